@@ -1,0 +1,49 @@
+# Needs Python 3.11+ and make, nothing else: everything is installed into .venv from the locked requirements.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+CONFIG ?= configs/exporter.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help install run demo test lint format bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Hash-checked, so that what is installed is what was locked; the stamp makes a second call free.
+$(VENV)/.installed: requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "Python 3.11 or newer is needed, %s is %d.%d; set PYTHON=/path/to/python3.11" % (sys.executable, *v))'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+install: $(VENV)/.installed ## set up .venv from the lock
+
+run: install ## run the exporter (CONFIG=configs/exporter.yaml)
+	$(BIN)/tempo-anomaly-exporter --config $(CONFIG)
+
+demo: install ## a week of synthetic traffic, and the exporter reading it
+	$(BIN)/tempo-anomaly-exporter demo
+
+test: install ## all tests
+	$(BIN)/python -m pytest
+
+lint: install ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install ## rewrite to the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install ## measure against the budgets of the design
+	$(BIN)/python -m benchmarks
+
+lock: install ## renew the locked requirements after editing pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --upgrade pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url -c requirements.lock --group dev pyproject.toml -o requirements-dev.lock
+
+clean: ## remove what make has built
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
