@@ -1,0 +1,17 @@
+"""The calendar that the configuration describes, for the core."""
+
+from zoneinfo import ZoneInfo
+
+from exporter.config.holiday import HolidayLookup
+from exporter.config.schema import Config
+from exporter.config.values import WEEKDAYS
+from exporter.core.civil import Calendar
+
+
+def build_calendar(config: Config) -> Calendar:
+    """Time zone, weekend and holidays as the core wants them. Safe to share between threads."""
+    zone = ZoneInfo(config.timezone)
+    weekend = frozenset(WEEKDAYS.index(day) for day in config.calendar.weekend)
+    if config.calendar.holidays is None:
+        return Calendar(zone, weekend)
+    return Calendar(zone, weekend, HolidayLookup(config.calendar.holidays))

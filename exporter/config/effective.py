@@ -1,0 +1,52 @@
+"""The configuration in force, as YAML for people to read, with secrets masked."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, SecretStr
+
+from exporter.config.schema import Config
+from exporter.config.units import format_duration
+from exporter.config.values import SECRET_MASK
+
+
+def effective_yaml(config: Config) -> str:
+    """Every key with the value in force.
+
+    It can be used as a configuration file, except that a secret is replaced by a mask, which is refused as a value. A
+    value that equals the default is written the way the default is, so that the two can be compared by eye.
+    """
+    return yaml.safe_dump(_plain(config, Config()), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _plain(model: BaseModel, defaults: BaseModel) -> dict[str, object]:
+    plain: dict[str, object] = {}
+    for name, field in type(model).model_fields.items():
+        value, default = getattr(model, name), getattr(defaults, name)
+        if isinstance(value, BaseModel):
+            plain[name] = _plain(value, default)
+        elif value == default and isinstance(field.default, str | int | float):
+            plain[name] = field.default
+        else:
+            plain[name] = _simple(value)
+    return plain
+
+
+def _simple(value: object) -> object:
+    match value:
+        case SecretStr():
+            return SECRET_MASK if value.get_secret_value() else ""
+        case timedelta():
+            return format_duration(value)
+        case Path():
+            return str(value)
+        case BaseModel():
+            return {name: _simple(item) for name, item in value}
+        case Mapping():
+            return {name: _simple(item) for name, item in value.items()}
+        case tuple():
+            return [_simple(item) for item in value]
+        case _:
+            return value

@@ -1,0 +1,78 @@
+"""The keys of the configuration as a list, taken from the schema: path, environment variable, default, meaning."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, Literal, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from exporter.config.schema import Config
+
+KeyPath = tuple[str, ...]
+Shape = Literal["scalar", "list", "mapping"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key.
+
+    Attributes:
+        path: names from the top of the file to the key.
+        shape: what stands behind it.
+        default: its default, as a user would write it.
+        description: what it does, in a sentence.
+    """
+
+    path: KeyPath
+    shape: Shape
+    default: object
+    description: str
+
+    @property
+    def dotted(self) -> str:
+        """The path as messages and documents write it."""
+        return ".".join(self.path)
+
+    @cached_property
+    def variable(self) -> str:
+        """The environment variable."""
+        return "_".join(self.path).upper()
+
+
+@dataclass(frozen=True)
+class SectionKey:
+    """A section and what it is about."""
+
+    path: KeyPath
+    description: str
+
+
+def _shape(field: FieldInfo) -> Shape:
+    origin = get_origin(field.annotation)
+    if origin is tuple:
+        return "list"
+    return "mapping" if inspect.isclass(origin) and issubclass(origin, Mapping) else "scalar"
+
+
+def _walk(model: type[BaseModel], path: KeyPath) -> Iterator[Key | SectionKey]:
+    for name, field in model.model_fields.items():
+        here = (*path, name)
+        description = field.description or ""
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
+            yield SectionKey(here, description)
+            yield from _walk(field.annotation, here)
+        else:
+            yield Key(here, _shape(field), field.default, description)
+
+
+ENTRIES: Final[tuple[Key | SectionKey, ...]] = tuple(_walk(Config, ()))
+"""Sections and keys in the order of the schema, each section before its keys."""
+
+KEYS: Final[Mapping[KeyPath, Key]] = {entry.path: entry for entry in ENTRIES if isinstance(entry, Key)}
+SECTIONS: Final[Mapping[KeyPath, SectionKey]] = {
+    entry.path: entry for entry in ENTRIES if isinstance(entry, SectionKey)
+}
+VARIABLES: Final[Mapping[str, Key]] = {key.variable: key for key in KEYS.values()}

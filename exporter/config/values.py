@@ -1,0 +1,316 @@
+"""What a single value may be: the types of the keys, each with its check and a message that says what to write.
+
+The messages complete a sentence that begins with the key: "tempo.limit must be at least 1, not 0". Values that may be
+secret are never repeated in them.
+"""
+
+import re
+import warnings
+from collections.abc import Mapping
+from datetime import timedelta
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+from exporter.config.holiday import canonical_region
+from exporter.config.units import parse_duration
+from exporter.config.wording import hint, shown
+
+SECRET_MASK: Final = "<secret>"  # noqa: S105 - it is what is shown instead
+"""Stands for a secret wherever the configuration is shown; Prometheus writes the same."""
+
+_LONGEST: Final = timedelta(days=3650)
+
+Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+WEEKDAYS: Final[tuple[Weekday, ...]] = (
+    "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday",
+)  # fmt: skip
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    folded = value.casefold() if isinstance(value, str) else None
+    if folded in {"true", "yes", "on", "1"}:
+        return True
+    if folded in {"false", "no", "off", "0"}:
+        return False
+    raise ValueError(f"must be true or false, not {shown(value)}")
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and re.fullmatch("[+-]?[0-9]{1,18}", value):
+        return int(value)
+    raise ValueError(f"must be a whole number, not {shown(value)}")
+
+
+def _real(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str) and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", value):
+        return float(value)
+    raise ValueError(f"must be a number, not {shown(value)}")
+
+
+def _duration(value: object) -> timedelta:
+    duration = value if isinstance(value, timedelta) else None
+    if duration is None:
+        if not isinstance(value, str):
+            raise ValueError(f"must be a duration such as 90s, 15m, 7d or 1h30m, not {shown(value)}")
+        duration = parse_duration(value)
+    if duration < timedelta():
+        raise ValueError("must not be negative")
+    if duration > _LONGEST:
+        raise ValueError(f"must be at most 10y, not {shown(value)}")
+    return duration
+
+
+def _positive(duration: timedelta) -> timedelta:
+    if not duration:
+        raise ValueError("must be longer than 0s")
+    return duration
+
+
+def _whole_seconds(duration: timedelta) -> timedelta:
+    if duration % timedelta(seconds=1):
+        raise ValueError("must be whole seconds: Tempo searches by the second")
+    return duration
+
+
+def _batch(duration: timedelta) -> timedelta:
+    hour = timedelta(hours=1)
+    if hour % duration and duration % hour:
+        raise ValueError("must divide an hour evenly (such as 5m, 15m, 30m) or be whole hours (such as 1h, 6h)")
+    return duration
+
+
+def choice(names: tuple[str, ...], aliases: Mapping[str, str] | None = None) -> BeforeValidator:
+    """One of a closed list of names, in any case."""
+
+    def check(value: object) -> str:
+        folded = value.casefold() if isinstance(value, str) else ""
+        name = (aliases or {}).get(folded, folded)
+        if name not in names:
+            raise ValueError(f"must be one of {', '.join(names)}, not {shown(value)}{hint(folded, names)}")
+        return name
+
+    return BeforeValidator(check)
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must not contain line breaks or other control characters")
+    return text
+
+
+def _header_text(text: str) -> str:
+    """What an HTTP header can carry unchanged; the text may be secret and is not repeated."""
+    if not all(" " <= character <= "~" for character in text):
+        raise ValueError("must be plain ASCII without line breaks: it is sent in an HTTP header")
+    if text != text.strip():
+        raise ValueError("must not begin or end with a space")
+    return text
+
+
+def _not_the_mask(text: str) -> None:
+    if text == SECRET_MASK:
+        raise ValueError(f"is {SECRET_MASK}, the mask that stands for a secret, not the secret itself")
+
+
+def _header_value(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    _not_the_mask(text)
+    _header_text(text)
+    return secret
+
+
+def _token(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    _header_value(secret)
+    if " " in text:
+        raise ValueError("must not contain spaces; leave out the word Bearer")
+    return secret
+
+
+def _password(secret: SecretStr) -> SecretStr:
+    _not_the_mask(secret.get_secret_value())
+    _printable(secret.get_secret_value())
+    return secret
+
+
+def _username(text: str) -> str:
+    if ":" in text:
+        raise ValueError("must not contain a colon: basic authentication has no way to send one")
+    return _printable(text)
+
+
+def _header_name(name: str) -> str:
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+        raise ValueError("is not a valid name of an HTTP header")
+    return name
+
+
+def _headers(headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
+    seen: dict[str, str] = {}
+    for name in headers:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise ValueError(f"names one header twice: {other} and {name}")
+    return headers
+
+
+def _url(text: str) -> str:
+    """A base URL. It may hold a password by mistake and is not repeated."""
+    if not text.isprintable() or " " in text:
+        raise ValueError("must not contain spaces or control characters")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError("is not a valid URL: check host and port") from None
+    if parts.scheme not in {"http", "https"} or not text[len(parts.scheme) :].startswith("://"):
+        raise ValueError("must begin with http:// or https://")
+    if "@" in parts.netloc:
+        raise ValueError(
+            "must not contain user or password: use tempo.basic_auth.username and tempo.basic_auth.password"
+        )
+    if not parts.hostname or port == 0:
+        raise ValueError("must name a host, and a port where it is not the usual one: http://tempo:3200")
+    if "?" in text or "#" in text:
+        raise ValueError("must not contain a query or a fragment: it is the address that /api/search is appended to")
+    return text.rstrip("/")
+
+
+def _traceql_conditions(text: str) -> str:
+    """Conditions that can stand in parentheses inside a TraceQL query, and cannot close them."""
+    text = _printable(text.strip())
+    outside_strings = re.sub(r'"(?:[^"\\]|\\.)*"|`[^`]*`', "", text)
+    if re.search('["`]', outside_strings):
+        raise ValueError("has a quotation mark that is not closed")
+    if re.search("[{}]", outside_strings):
+        raise ValueError('must be conditions without braces, such as resource.deployment.environment="prod"')
+    depth = 0
+    for parenthesis in re.findall("[()]", outside_strings):
+        depth += 1 if parenthesis == "(" else -1
+        if depth < 0:
+            break
+    if depth:
+        raise ValueError("has parentheses that do not match")
+    return text
+
+
+def _timezone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (LookupError, ValueError, OSError):  # not found, not a zone file, a directory or no name at all
+        raise ValueError(
+            f"must be an IANA time zone such as Europe/Berlin, not {shown(name)}{hint(name, available_timezones())}"
+        ) from None
+    return name
+
+
+def _region(value: object) -> str | None:
+    return None if value is None or value == "" else canonical_region(str(value))
+
+
+def _path(value: object) -> object:
+    if isinstance(value, str):
+        if not value:
+            raise ValueError("must name a file")
+        if "\0" in value:
+            raise ValueError("must not contain a zero byte")
+    return value
+
+
+def _path_or_none(value: object) -> object:
+    return None if value == "" else _path(value)
+
+
+def compile_regex(text: str) -> re.Pattern[str]:
+    """Compile a regular expression.
+
+    Raises:
+        ValueError: it is not one; the message says why and where.
+    """
+    try:
+        with warnings.catch_warnings():  # "possible nested set" and the like: not an error yet
+            warnings.simplefilter("ignore")
+            return re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"must be a regular expression, not {shown(text)}: {error}") from None
+
+
+def _regex(text: str) -> str:
+    compile_regex(text)
+    return text
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Host and port of a listen address; without a host, every IPv4 address.
+
+    Raises:
+        ValueError: it is not ``host:port``.
+    """
+    match = re.fullmatch(r"(?:\[(?P<v6>[^][]+)]|(?P<host>[A-Za-z0-9._-]*)):(?P<port>[0-9]{1,5})", text)
+    if match is None:
+        raise ValueError(
+            f"must be host:port, with an IPv6 address in brackets ([::]:9817) or none at all (:9817), not {shown(text)}"
+        )
+    port = int(match["port"])
+    if port > 65535:
+        raise ValueError(f"must have a port of at most 65535, not {port}")
+    host = match["v6"] or match["host"] or "0.0.0.0"  # noqa: S104 - what an empty host means to Prometheus and to Go
+    try:
+        if match["v6"]:
+            IPv6Address(host)
+        elif re.fullmatch("[0-9.]+", host):
+            IPv4Address(host)
+    except AddressValueError:
+        raise ValueError(f"must have a valid IP address, not {shown(host)}") from None
+    return host, port
+
+
+def _address(text: str) -> str:
+    split_address(text)
+    return text
+
+
+Boolean = Annotated[bool, BeforeValidator(_boolean)]
+Integer = Annotated[int, BeforeValidator(_integer)]
+Count = Annotated[Integer, Field(ge=1, le=1_000_000_000)]
+Real = Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)]
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+Seconds = Annotated[PositiveDuration, AfterValidator(_whole_seconds)]
+Batch = Annotated[Seconds, AfterValidator(_batch)]
+
+Text = Annotated[str, AfterValidator(_printable)]
+HeaderText = Annotated[str, AfterValidator(_header_text)]
+Username = Annotated[str, AfterValidator(_username)]
+Token = Annotated[SecretStr, AfterValidator(_token)]
+Password = Annotated[SecretStr, AfterValidator(_password)]
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
+Headers = Annotated[Mapping[HeaderName, HeaderValue], AfterValidator(_headers)]
+Url = Annotated[str, AfterValidator(_url)]
+TraceqlConditions = Annotated[str, AfterValidator(_traceql_conditions)]
+TimeZone = Annotated[str, AfterValidator(_timezone)]
+Region = Annotated[str | None, BeforeValidator(_region)]
+FilePath = Annotated[Path, BeforeValidator(_path)]
+OptionalFilePath = Annotated[Path | None, BeforeValidator(_path_or_none)]
+Regex = Annotated[str, AfterValidator(_regex)]
+ListenAddress = Annotated[str, AfterValidator(_address)]
+DayName = Annotated[Weekday, choice(WEEKDAYS)]
+Scope = Annotated[Literal["root", "entry"], choice(("root", "entry"))]
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    choice(("debug", "info", "warning", "error"), aliases={"warn": "warning"}),
+]
+LogFormat = Annotated[Literal["logfmt", "json"], choice(("logfmt", "json"))]

@@ -1,0 +1,133 @@
+"""Mergeable digests of durations: base-2 exponential histograms at scale 5.
+
+Bucket ``i`` holds durations in ``(2^(i/32), 2^((i+1)/32)]`` seconds: the exponential histogram of the OpenTelemetry
+metrics data model and the native histogram of Prometheus (schema 5). Buckets grow by 2^(1/32), so the geometric
+middle of a bucket is within 2^(1/64) - 1 = 1.1 % of everything in it. A duration of zero has no logarithm and a
+bucket of its own below all others.
+
+Merging adds counts, which is exact: the digest of pooled samples is the sum of their digests. No quantile is ever
+interpolated; it is the bucket that holds the sample of that rank.
+"""
+
+import math
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import Final, Self
+
+BUCKETS_PER_OCTAVE: Final = 32
+ZERO_BUCKET: Final = -1024
+"""Holds durations of exactly zero; one nanosecond falls into bucket -957."""
+
+_LOG2_NANOSECOND: Final = math.log2(1e-9)
+# Absorbs the rounding of log2, so that an exact power of two lands at its bucket's upper, inclusive bound.
+_EPSILON: Final = 1e-9
+
+
+def bucket_of_ns(duration_ns: int) -> int:
+    """The bucket of a duration in whole nanoseconds (not negative)."""
+    if duration_ns <= 0:
+        return ZERO_BUCKET
+    return math.ceil((math.log2(duration_ns) + _LOG2_NANOSECOND) * BUCKETS_PER_OCTAVE - _EPSILON) - 1
+
+
+def bucket_of_seconds(seconds: float) -> int:
+    """The bucket of a duration in seconds.
+
+    Samples in higher buckets are certainly longer than ``seconds``.
+    """
+    if seconds <= 0:
+        return ZERO_BUCKET
+    return max(ZERO_BUCKET, math.ceil(math.log2(seconds) * BUCKETS_PER_OCTAVE - _EPSILON) - 1)
+
+
+def bucket_upper_seconds(bucket: int) -> float:
+    """The largest duration that a bucket holds, in seconds."""
+    return 0.0 if bucket <= ZERO_BUCKET else 2.0 ** ((bucket + 1) / BUCKETS_PER_OCTAVE)
+
+
+def bucket_middle_seconds(bucket: int) -> float:
+    """The geometric middle of a bucket in seconds: what stands for its samples."""
+    return 0.0 if bucket <= ZERO_BUCKET else 2.0 ** ((bucket + 0.5) / BUCKETS_PER_OCTAVE)
+
+
+class Digest:
+    """An immutable digest of durations.
+
+    Two digests with the same counts are equal. An empty digest has no quantiles; asking for one is a
+    :class:`ValueError`.
+    """
+
+    __slots__ = ("_buckets", "_cumulative", "count")
+
+    count: int
+    """How many durations it holds."""
+
+    def __init__(self, counts: Mapping[int, int]) -> None:
+        """Take over sparse counts by bucket; none may be negative, and those of zero are dropped."""
+        self._buckets = sorted(bucket for bucket, count in counts.items() if count > 0)
+        self._cumulative = list(accumulate(counts[bucket] for bucket in self._buckets))
+        self.count = self._cumulative[-1] if self._cumulative else 0
+
+    @classmethod
+    def of_ns(cls, durations_ns: Iterable[int]) -> Self:
+        """The digest of some durations in nanoseconds."""
+        return cls(Counter(map(bucket_of_ns, durations_ns)))
+
+    @classmethod
+    def pool(cls, digests: "Iterable[Digest]") -> Self:
+        """The digest of all samples of several digests together."""
+        counts: dict[int, int] = {}
+        for digest in digests:
+            for bucket, count in digest:
+                counts[bucket] = counts.get(bucket, 0) + count
+        return cls(counts)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Pairs of bucket and count, by rising bucket."""
+        below = 0
+        for bucket, cumulative in zip(self._buckets, self._cumulative, strict=True):
+            yield bucket, cumulative - below
+            below = cumulative
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Digest):
+            return NotImplemented
+        return self._buckets == other._buckets and self._cumulative == other._cumulative
+
+    def __hash__(self) -> int:
+        return hash((tuple(self._buckets), tuple(self._cumulative)))
+
+    def __repr__(self) -> str:
+        return f"Digest({dict(self)!r})"
+
+    def quantile_bucket(self, q: float) -> int:
+        """The smallest bucket that at least the share ``q`` of the samples reaches (nearest rank, 0 ≤ q ≤ 1)."""
+        if not self.count:
+            raise ValueError("an empty digest has no quantiles")
+        rank = bisect_left(self._cumulative, q * self.count - _EPSILON)
+        return self._buckets[min(rank, len(self._buckets) - 1)]
+
+    def quantile_seconds(self, q: float) -> float:
+        """The quantile ``q`` in seconds, within 1.1 % of the sample of that rank."""
+        return bucket_middle_seconds(self.quantile_bucket(q))
+
+    def count_above(self, bucket: int) -> int:
+        """How many samples lie in buckets higher than ``bucket``."""
+        position = bisect_right(self._buckets, bucket)
+        return self.count - (self._cumulative[position - 1] if position else 0)
+
+    def mad_seconds(self) -> float:
+        """The median absolute deviation from the median in seconds, each sample standing at its bucket's middle."""
+        median = self.quantile_seconds(0.5)
+        deviations = sorted((abs(bucket_middle_seconds(bucket) - median), count) for bucket, count in self)
+        seen = 0
+        for deviation, count in deviations:
+            seen += count
+            if seen >= 0.5 * self.count - _EPSILON:
+                return deviation
+        raise AssertionError("unreachable: the counts add up to the total")
