@@ -1,0 +1,93 @@
+"""TraceQL: the queries that find the spans in scope."""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from exporter.core.span import SeriesKey
+from exporter.tempo.settings import Scope
+
+MAX_SPANS_PER_TRACE: Final = 100
+"""The most spans of a trace that Tempo returns in its default configuration; without asking, it returns three."""
+
+# A root span has no parent, and Tempo numbers that -1. A trace whose root has not arrived has no such span.
+_SCOPES: Final[dict[Scope, str]] = {
+    "root": "nestedSetParent<0",
+    "entry": "nestedSetParent<0 || kind=server || kind=consumer",
+}
+_SELECT: Final = "select(resource.service.name, name)"
+
+_FILTER_TOKEN: Final = re.compile(
+    r"""
+    (?P<string> "(?:[^"\\\n]|\\.)*" | `[^`]*` )
+  | (?P<comment> // | /\* )
+  | (?P<either> \|\| )
+  | (?P<other> . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def search_query(scope: Scope, user_filter: str = "", conditions: Iterable[str] = ()) -> str:
+    """The query for the spans in scope, with their service and name.
+
+    Args:
+        scope: which spans.
+        user_filter: conditions as a user wrote them; they cannot widen the scope, only narrow it.
+        conditions: further conditions, from :func:`series_conditions`.
+
+    Raises:
+        ValueError: ``user_filter`` is not something that can be joined; see :func:`filter_problem`.
+    """
+    problem = filter_problem(user_filter)
+    if problem is not None:
+        raise ValueError(problem)
+    narrower = [f"({condition})" for condition in (user_filter.strip(), *conditions) if condition]
+    spans = _SCOPES[scope]
+    if narrower and "||" in spans:
+        spans = f"({spans})"
+    return f"{{{' && '.join([spans, *narrower])}}} | {_SELECT}"
+
+
+def series_conditions(key: SeriesKey) -> tuple[str, str]:
+    """The conditions that single out the spans of one series."""
+    return f"resource.service.name={quoted(key.service_name)}", f"name={quoted(key.span_name)}"
+
+
+def quoted(text: str) -> str:
+    """A TraceQL string literal, which follows the rules of Go's: any text, on one line."""
+    return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    if "\ud800" <= character <= "\udfff":
+        return "\ufffd"  # half of a surrogate pair is not text, and cannot be sent
+    if character.isprintable():
+        return character
+    return f"\\U{ord(character):08x}"
+
+
+def filter_problem(user_filter: str) -> str | None:
+    """What keeps a user's conditions from being joined to a query, or None.
+
+    Whether they are TraceQL is for Tempo to say. This makes sure that, put in parentheses, they stay inside them.
+    """
+    open_parentheses = 0
+    for token in _FILTER_TOKEN.finditer(user_filter):
+        text = token.group()
+        if token.lastgroup == "comment":
+            return "comments are not possible in it"
+        if token.lastgroup != "other":
+            continue
+        if text in '"`':
+            return f"a string that begins with {text} does not end"
+        if text in "{}":
+            return 'it must be conditions only, without braces, e.g. resource.deployment.environment="prod"'
+        if text == "|":
+            return "it must be conditions only, without a pipeline; || means or"
+        open_parentheses += (text == "(") - (text == ")")
+        if open_parentheses < 0:
+            return "it closes a parenthesis that it did not open"
+    return "it opens a parenthesis that it does not close" if open_parentheses else None

@@ -1,0 +1,57 @@
+"""Which fallback level each endpoint of the demo has, worked out from its traffic by the rules of the design."""
+
+from collections import Counter
+from datetime import UTC, datetime
+
+from exporter.demo.endpoints import Endpoint
+from exporter.demo.scenario import SEED, calendar_weekend
+from exporter.demo.traffic import SeriesTraffic
+
+HOUR = 3600
+DAY = 24 * HOUR
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+SETTLE = 15 * 60
+
+
+def settled_hours(now: float) -> range:
+    """Starts of the whole hours of the last seven days that have settled, without the newest."""
+    first = -(-(int(now) - 7 * DAY) // HOUR) * HOUR
+    behind = (int(now) - SETTLE) // HOUR * HOUR - HOUR
+    return range(first, behind, HOUR)
+
+
+def traces_by_hour(endpoint: Endpoint, now: float) -> Counter[int]:
+    """How many traces an endpoint had in each settled hour that had any."""
+    traffic = SeriesTraffic(endpoint.profile, endpoint.seed(SEED))
+    return +Counter({start: len(traffic.hour(start // HOUR)) for start in settled_hours(now)})
+
+
+def is_weekend(start: float, weekend: tuple[str, str]) -> bool:
+    return WEEKDAYS[datetime.fromtimestamp(start, UTC).weekday()] in weekend
+
+
+def level(endpoint: Endpoint, now: float) -> int:
+    """The first level with enough traces in a pool that is mature; 5 without any."""
+    counts = traces_by_hour(endpoint, now)
+    weekend = calendar_weekend(now)
+    this_hour, today_is_weekend = int(now) // HOUR % 24, is_weekend(now, weekend)
+
+    def hours_away(start: int) -> int:
+        return abs((start // HOUR - this_hour + 12) % 24 - 12)
+
+    same_type = {s: n for s, n in counts.items() if is_weekend(s, weekend) == today_is_weekend}
+    pools = {
+        1: ({s: n for s, n in same_type.items() if hours_away(s) == 0}, 50),
+        2: ({s: n for s, n in same_type.items() if hours_away(s) <= 2}, 30),
+        3: (same_type, 50),
+        4: (counts, 30),
+    }
+    for number, (pool, enough) in pools.items():
+        mature = len(pool) >= 3 and sum(pool.values()) >= enough
+        if number == 2:
+            mature = mature and len({start // DAY for start in pool}) >= 2
+        if number >= 3:
+            mature = mature and max(pool) + HOUR - min(pool) >= DAY
+        if mature:
+            return number
+    return 5

@@ -1,0 +1,162 @@
+"""Stored and synthetic traces: what overlaps a window, how spans are related, and nothing depends on the asking."""
+
+import math
+from collections.abc import Iterable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.demo.endpoints import Call, Endpoint, SyntheticTraces
+from exporter.demo.traces import ORPHAN, ROOT, Operation, SpanTimes, Trace, TraceShape, TraceStore, make_trace
+from exporter.demo.traffic import SeriesProfile
+
+NS = 1_000_000_000
+HOUR = 3600
+START = 1_772_402_400  # a full hour
+
+ONE_SPAN = TraceShape((Operation("shop", "GET /"),), (ROOT,))
+
+
+def trace(trace_id: int, start_ns: int, duration_ns: int) -> Trace:
+    return make_trace(trace_id, ONE_SPAN, [SpanTimes(trace_id, start_ns, duration_ns)])
+
+
+def endpoints() -> list[Endpoint]:
+    database = Call(Operation("shop", "SELECT", "client"), 0.1, 0.8)
+    outgoing = Call(
+        Operation("gateway", "GET /shop", "client"),
+        0.05,
+        0.9,
+        (Call(Operation("shop", "GET /shop"), 0.1, 0.8, (database,)),),
+    )
+    follow_up = Call(Operation("mailer", "send", "consumer"), 1.5, 2.0)
+    return [
+        Endpoint(Operation("gateway", "GET /"), SeriesProfile(rate_per_minute=3, load_sd=0.1), (outgoing, follow_up)),
+        Endpoint(Operation("gateway", "POST /"), SeriesProfile(rate_per_minute=0.5, base_seconds=90), trace_id_bits=64),
+    ]
+
+
+def synthetic() -> SyntheticTraces:
+    return SyntheticTraces(endpoints(), seed=1, begin=START + 600.5)
+
+
+def told(traces: Iterable[Trace]) -> list[tuple[object, ...]]:
+    """What there is to know of traces; shapes are the same only within one source."""
+    return [(t.trace_id, t.spans, t.shape.operations, t.shape.parents) for t in traces]
+
+
+def test_a_trace_lasts_from_its_first_start_to_its_last_end() -> None:
+    shape = TraceShape((Operation("a", "x"), Operation("b", "y")), (ROOT, 0))
+
+    made = make_trace(1, shape, [SpanTimes(1, 100, 10), SpanTimes(2, 105, 50)])
+
+    assert (made.start_ns, made.end_ns) == (100, 155)
+
+
+@pytest.mark.parametrize("spans", [[], [SpanTimes(1, 0, 1), SpanTimes(2, 0, 1)]])
+def test_a_trace_has_the_spans_of_its_shape(spans: list[SpanTimes]) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        make_trace(1, ONE_SPAN, spans)
+
+
+def test_spans_are_numbered_as_a_nested_set() -> None:
+    #  0 ── 1 ── 2          the numbers of the left sides: 0:1 1:2 2:3, then 3:6 after 2 and 1 were left
+    #  └─── 3               4 is a root of its own after them, 5 has lost its parent
+    operations = tuple(Operation("s", str(position)) for position in range(7))
+    shape = TraceShape(operations, (ROOT, 0, 1, 0, ROOT, ORPHAN, 4))
+
+    assert shape.nested_set_parents == (-1, 1, 2, 1, -1, 0, 9)
+    assert shape.root == operations[4]
+
+
+def test_a_trace_without_a_root_has_no_name() -> None:
+    assert TraceShape((Operation("s", "x"),), (ORPHAN,)).root is None
+
+
+@given(
+    spans=st.lists(st.tuples(st.integers(0, 100), st.integers(0, 40)), max_size=30),
+    window=st.tuples(st.integers(0, 120), st.integers(0, 120)).map(sorted),
+)
+def test_a_store_finds_what_overlaps_a_window(spans: list[tuple[int, int]], window: list[int]) -> None:
+    traces = [trace(position, start, duration) for position, (start, duration) in enumerate(spans)]
+    start, end = window
+
+    found = TraceStore(traces).overlapping(start, end)
+
+    assert sorted(found) == sorted(t for t in traces if t.start_ns <= end and t.end_ns >= start)
+    assert [t.start_ns for t in found] == sorted(t.start_ns for t in found)
+
+
+def test_a_store_finds_a_trace_by_its_id() -> None:
+    wanted = trace(7, 5, 1)
+    store = TraceStore([trace(6, 9, 1), wanted])
+
+    assert len(store) == 2
+    assert store.find(7) == wanted
+    assert store.find(8) is None
+
+
+@settings(deadline=None, max_examples=15)
+@given(cuts=st.lists(st.integers(0, 4 * HOUR), min_size=2, max_size=5, unique=True).map(sorted))
+def test_synthetic_traces_do_not_depend_on_what_was_asked_before(cuts: list[int]) -> None:
+    asked_in_pieces, asked_at_once = synthetic(), synthetic()
+    everything = asked_at_once.overlapping(START * NS, (START + 4 * HOUR) * NS)
+
+    for first, last in pairwise(cuts):
+        start_ns, end_ns = (START + first) * NS, (START + last) * NS
+        found = asked_in_pieces.overlapping(start_ns, end_ns)
+        assert told(found) == told(t for t in everything if t.start_ns <= end_ns and t.end_ns >= start_ns)
+
+
+def test_traces_of_long_requests_are_found_behind_their_start() -> None:
+    source = synthetic()
+    long = max(source.overlapping(START * NS, (START + 4 * HOUR) * NS), key=lambda t: t.end_ns - t.start_ns)
+
+    assert long.end_ns - long.start_ns > 90 * NS
+    assert long in source.overlapping(long.end_ns, long.end_ns + 1)
+    assert long not in source.overlapping(long.end_ns + 1, long.end_ns + 2)
+
+
+def test_history_has_a_beginning() -> None:
+    traces = synthetic().overlapping(0, (START + 2 * HOUR) * NS)
+
+    assert traces
+    assert min(t.start_ns for t in traces) >= (START + 600.5) * NS
+
+
+def test_synthetic_traces_are_found_by_their_ids() -> None:
+    source = synthetic()
+
+    for wanted in synthetic().overlapping(START * NS, (START + 30 * HOUR) * NS)[::100]:
+        found = source.find(wanted.trace_id)
+        assert found is not None
+        assert told([found]) == told([wanted])
+    assert source.find(12345) is None
+
+
+def test_ids_are_unique_and_some_begin_with_zeros() -> None:
+    traces = synthetic().overlapping(START * NS, (START + 48 * HOUR) * NS)
+
+    assert len({t.trace_id for t in traces}) == len(traces)
+    assert all(0 < t.trace_id < 2**128 for t in traces)
+    assert all(len({span.span_id for span in t.spans}) == len(t.spans) for t in traces)
+    lengths = {len(f"{t.trace_id:x}") for t in traces}
+    assert {32, 31, 16} <= lengths
+
+
+def test_calls_lie_within_their_parents_and_follow_ups_behind() -> None:
+    traces = synthetic().overlapping(START * NS, (START + 4 * HOUR) * NS)
+    gateway = [t for t in traces if len(t.spans) > 1]
+
+    assert gateway
+    for found in gateway:
+        root, outgoing, shop, database, mail = found.spans
+        assert found.shape.parents == (ROOT, 0, 1, 2, 0)
+        for parent, child in ((root, outgoing), (outgoing, shop), (shop, database)):
+            assert parent.start_ns <= child.start_ns
+            assert child.start_ns + child.duration_ns <= parent.start_ns + parent.duration_ns
+        assert mail.start_ns >= root.start_ns + root.duration_ns
+        assert found.end_ns == mail.start_ns + mail.duration_ns
+        assert math.isclose(outgoing.duration_ns, 0.9 * root.duration_ns, rel_tol=0.26)

@@ -1,0 +1,311 @@
+"""Synthetic traffic: the same however it is cut, and as its parameters say."""
+
+import math
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import pairwise
+from statistics import NormalDist, fmean, median, pstdev
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.demo.latency import Bimodal, HeavyTailed, Incident, LatencyShape, Lognormal, WanderingLoad
+from exporter.demo.traffic import MAX_DURATION_SECONDS, Drift, Request, SeriesProfile, Surge, generate
+
+HOUR = 3600
+DAY = 24 * HOUR
+NS = 1_000_000_000
+MONDAY = int(datetime(2026, 3, 2, tzinfo=UTC).timestamp())
+SATURDAY = MONDAY + 5 * DAY
+
+SHAPES: list[LatencyShape] = [Lognormal(0.3), Lognormal(1.2), Bimodal(), HeavyTailed()]
+
+profiles = st.builds(
+    SeriesProfile,
+    rate_per_minute=st.sampled_from([0.05, 0.5, 3.0]),
+    base_seconds=st.floats(0.001, 2.0),
+    shape=st.sampled_from(SHAPES),
+    peak_hour=st.floats(0, 24),
+    traffic_swing=st.floats(0, 1),
+    weekend_traffic=st.floats(0, 2),
+    latency_swing=st.floats(1, 4),
+    weekend_latency=st.floats(0.7, 1),
+    load_sd=st.sampled_from([0.0, 0.2]),
+    load_correlation_minutes=st.floats(5, 120),
+    day_sd=st.sampled_from([0.0, 0.05]),
+    begins_at=st.sampled_from([-math.inf, MONDAY + 1234.5]),
+    gaps=st.sampled_from([(), ((MONDAY + 5000.25, MONDAY + 9000.75),)]),
+    surge=st.sampled_from([None, Surge(hour=1)]),
+    drift=st.sampled_from([None, Drift(0.01, MONDAY - DAY)]),
+    incidents=st.sampled_from([(), (Incident(MONDAY + 3000.5, MONDAY + 8000, 10, 0.1),)]),
+)
+
+
+def durations(profile: SeriesProfile, start: float, end: float, seed: int = 1) -> list[float]:
+    return [request.duration_ns / NS for request in generate(profile, start, end, seed)]
+
+
+def count(profile: SeriesProfile, start: float, end: float, seed: int = 1) -> int:
+    return sum(1 for _ in generate(profile, start, end, seed))
+
+
+def near(expected: float) -> object:
+    """Within five standard deviations of a Poisson count."""
+    return pytest.approx(expected, abs=5 * math.sqrt(expected))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    profile=profiles,
+    cuts=st.lists(st.floats(0, 6 * HOUR), min_size=2, max_size=6).map(sorted),
+    seed=st.integers(0, 2**32),
+)
+def test_any_cut_of_the_time_line_gives_the_same_requests(profile: SeriesProfile, cuts: list[float], seed: int) -> None:
+    bounds = [MONDAY + cut for cut in cuts]
+
+    pieces = [request for start, end in pairwise(bounds) for request in generate(profile, start, end, seed)]
+
+    assert pieces == list(generate(profile, bounds[0], bounds[-1], seed))
+
+
+@settings(deadline=None, max_examples=40)
+@given(profile=profiles, start=st.floats(0, 3 * HOUR), length=st.floats(0, 3 * HOUR))
+def test_requests_lie_in_the_range_and_in_order(profile: SeriesProfile, start: float, length: float) -> None:
+    begin, end = MONDAY + start, MONDAY + start + length
+
+    requests = list(generate(profile, begin, end, 1))
+
+    starts = [request.start_ns for request in requests]
+    assert starts == sorted(starts)
+    assert all(begin * NS <= start_ns < end * NS for start_ns in starts)
+    assert all(0 <= request.duration_ns <= MAX_DURATION_SECONDS * NS for request in requests)
+
+
+def test_another_seed_makes_other_traffic() -> None:
+    profile = SeriesProfile(rate_per_minute=1)
+
+    first, second = (set(generate(profile, MONDAY, MONDAY + DAY, seed)) for seed in (1, 2))
+
+    assert first
+    assert not first & second
+
+
+def test_no_requests_come_without_a_rate() -> None:
+    assert count(SeriesProfile(rate_per_minute=0), MONDAY, MONDAY + DAY) == 0
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.5, 2, 10])
+def test_the_rate_of_a_weekday_is_the_mean_rate(rate: float) -> None:
+    profile = SeriesProfile(rate_per_minute=rate, traffic_swing=0.7, weekend_traffic=0.2)
+
+    assert count(profile, MONDAY, MONDAY + 5 * DAY) == near(rate * 5 * 24 * 60)
+
+
+def test_counts_scatter_as_those_of_a_poisson_process() -> None:
+    profile = SeriesProfile(rate_per_minute=2)
+
+    counts = [count(profile, MONDAY + i * 600, MONDAY + (i + 1) * 600) for i in range(300)]
+
+    assert fmean(counts) == pytest.approx(20, rel=0.05)
+    assert pstdev(counts) == pytest.approx(math.sqrt(20), rel=0.15)
+
+
+def test_traffic_follows_the_hour_of_the_day() -> None:
+    profile = SeriesProfile(rate_per_minute=20, traffic_swing=0.5, peak_hour=14)
+
+    assert count(profile, MONDAY + 13 * HOUR, MONDAY + 15 * HOUR) == near(1.5 * 20 * 120 * 0.99)
+    assert count(profile, MONDAY + 1 * HOUR, MONDAY + 3 * HOUR) == near(0.5 * 20 * 120 * 1.02)
+
+
+def test_traffic_and_latency_follow_the_day_of_the_week() -> None:
+    profile = SeriesProfile(rate_per_minute=5, weekend_traffic=0.5, weekend_latency=0.7)
+
+    assert count(profile, SATURDAY, SATURDAY + 2 * DAY) == near(0.5 * 5 * 2 * 24 * 60)
+    weekday, weekend = (
+        median(durations(profile, MONDAY, SATURDAY)),
+        median(durations(profile, SATURDAY, SATURDAY + DAY)),
+    )
+    assert weekend / weekday == pytest.approx(0.7, rel=0.03)
+
+
+def test_the_weekend_may_lie_on_other_days() -> None:
+    profile = SeriesProfile(rate_per_minute=5, weekend_traffic=0.0, weekend=frozenset({0}))
+
+    assert count(profile, MONDAY, MONDAY + DAY) == 0
+    assert count(profile, SATURDAY, SATURDAY + DAY) == near(5 * 24 * 60)
+
+
+def test_traffic_keeps_to_its_active_hours() -> None:
+    profile = SeriesProfile(rate_per_minute=1, active_hours=frozenset({2, 3}))
+
+    hours = {request.start_ns // NS // HOUR % 24 for request in generate(profile, MONDAY, MONDAY + 2 * DAY, 1)}
+
+    assert hours == {2, 3}
+
+
+def test_a_surge_multiplies_the_traffic_of_an_hour_but_not_its_latency() -> None:
+    calm = SeriesProfile(rate_per_minute=5)
+    surging = replace(calm, surge=Surge(hour=9))
+
+    for day in range(2):
+        nine = MONDAY + day * DAY + 9 * HOUR
+        assert count(surging, nine, nine + HOUR) == near(10 * 5 * 60)
+        assert count(surging, nine + HOUR, nine + 2 * HOUR) == near(5 * 60)
+        assert median(durations(surging, nine, nine + HOUR)) == pytest.approx(0.1, rel=0.05)
+
+
+def test_a_surge_may_run_into_the_next_day() -> None:
+    profile = SeriesProfile(rate_per_minute=5, surge=Surge(hour=23, minutes=90))
+
+    assert count(profile, MONDAY + DAY, MONDAY + DAY + 1800) == near(10 * 5 * 30)
+    assert count(profile, MONDAY + DAY + 1800, MONDAY + DAY + 3600) == near(5 * 30)
+
+
+def test_nothing_comes_in_gaps_and_before_the_beginning_and_the_rest_is_undisturbed() -> None:
+    always = SeriesProfile(rate_per_minute=5)
+    begin, gap = MONDAY + 1800.5, (MONDAY + 2 * HOUR + 7.25, MONDAY + 4 * HOUR)
+    interrupted = replace(always, begins_at=begin, gaps=(gap,))
+
+    expected = [
+        request
+        for request in generate(always, MONDAY, MONDAY + DAY, 1)
+        if request.start_ns >= begin * NS and not gap[0] * NS <= request.start_ns < gap[1] * NS
+    ]
+
+    assert list(generate(interrupted, MONDAY, MONDAY + DAY, 1)) == expected
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.6, 0.9, 1.2])
+@pytest.mark.parametrize("q", [0.5, 0.9, 0.99])
+def test_lognormal_durations_have_their_quantiles(sigma: float, q: float) -> None:
+    profile = SeriesProfile(rate_per_minute=20, base_seconds=0.2, shape=Lognormal(sigma))
+
+    sample = sorted(durations(profile, MONDAY, MONDAY + DAY))
+
+    expected = 0.2 * math.exp(sigma * NormalDist().inv_cdf(q))
+    assert sample[int(q * len(sample))] == pytest.approx(expected, rel=0.06 * sigma / 0.3)
+
+
+def test_bimodal_durations_are_hits_and_misses() -> None:
+    profile = SeriesProfile(
+        rate_per_minute=10, base_seconds=0.1, shape=Bimodal(hit_share=0.7, hit_factor=0.1, sigma=0.2)
+    )
+
+    sample = durations(profile, MONDAY, MONDAY + DAY)
+
+    hits = [duration for duration in sample if duration < 0.03]
+    assert len(hits) / len(sample) == pytest.approx(0.7, abs=0.02)
+    assert median(hits) == pytest.approx(0.01, rel=0.03)
+    assert median(set(sample) - set(hits)) == pytest.approx(0.1, rel=0.03)
+
+
+def test_heavy_tails_are_heavier_and_end() -> None:
+    shape = HeavyTailed(sigma=0.3, tail_share=0.05, tail_index=1.5, longest=50)
+    profile = SeriesProfile(rate_per_minute=40, base_seconds=0.1, shape=shape)
+
+    sample = durations(profile, MONDAY, MONDAY + DAY)
+
+    assert median(sample) == pytest.approx(0.1, rel=0.05)
+    # P(factor > 10) is the tail's share times 10^-1.5; a lognormal of this sigma never comes that far.
+    assert sum(duration > 1.0 for duration in sample) / len(sample) == pytest.approx(0.05 * 10**-1.5, rel=0.4)
+    assert max(sample) < 0.1 * 50 * math.exp(0.3 * 5)
+
+
+def test_latency_follows_the_hour_of_the_day() -> None:
+    profile = SeriesProfile(rate_per_minute=20, base_seconds=0.05, latency_swing=4, peak_hour=14)
+
+    assert median(durations(profile, MONDAY + 13.5 * HOUR, MONDAY + 14.5 * HOUR)) == pytest.approx(0.2, rel=0.05)
+    assert median(durations(profile, MONDAY + 1.5 * HOUR, MONDAY + 2.5 * HOUR)) == pytest.approx(0.05, rel=0.05)
+
+
+def test_latency_drifts() -> None:
+    profile = SeriesProfile(rate_per_minute=5, base_seconds=0.1, drift=Drift(per_day=0.01, since=MONDAY))
+
+    assert median(durations(profile, MONDAY + 10 * DAY, MONDAY + 11 * DAY)) == pytest.approx(0.1 * 1.01**10.5, rel=0.02)
+    assert median(durations(profile, MONDAY - 2 * DAY, MONDAY)) == pytest.approx(0.1, rel=0.02)
+
+
+def test_days_have_moods() -> None:
+    profile = SeriesProfile(rate_per_minute=2, base_seconds=0.1, shape=Lognormal(0.01), day_sd=0.05)
+
+    moods = [math.log(median(durations(profile, MONDAY + d * DAY, MONDAY + d * DAY + HOUR)) / 0.1) for d in range(150)]
+
+    assert fmean(moods) == pytest.approx(0, abs=0.02)
+    assert pstdev(moods) == pytest.approx(0.05, rel=0.25)
+
+
+@pytest.mark.parametrize(("sd", "correlation_minutes"), [(0.2, 5.0), (0.1, 30.0), (0.03, 120.0)])
+def test_the_load_wanders_as_far_and_as_slowly_as_it_should(sd: float, correlation_minutes: float) -> None:
+    load = WanderingLoad(3, sd, correlation_minutes)
+    values = [value for hour in range(4000) for value in load.minutes(hour)]
+
+    lag = round(correlation_minutes)
+    correlation = fmean(a * b for a, b in zip(values, values[lag:], strict=False)) / fmean(a * a for a in values)
+
+    assert fmean(values) == pytest.approx(0, abs=0.2 * sd)
+    assert pstdev(values) == pytest.approx(sd, rel=0.1)
+    assert correlation == pytest.approx(math.exp(-lag / correlation_minutes), abs=0.1)
+
+
+def test_the_load_is_the_same_whichever_hour_is_asked_about_first() -> None:
+    hours = range(100, 130)
+    forward, backward = WanderingLoad(3, 0.1, 120), WanderingLoad(3, 0.1, 120)
+
+    assert [forward.minutes(hour) for hour in hours] == [backward.minutes(hour) for hour in reversed(hours)][::-1]
+
+
+def test_the_load_goes_on_over_the_full_hour() -> None:
+    load = WanderingLoad(3, 0.1, 120)
+    jumps = [load.minutes(hour + 1)[0] - load.minutes(hour)[-1] for hour in range(500)]
+    steps = [b - a for hour in range(50) for a, b in zip(load.minutes(hour), load.minutes(hour)[1:], strict=False)]
+
+    assert pstdev(jumps) == pytest.approx(pstdev(steps), rel=0.15)
+
+
+def test_an_incident_slows_the_requests_in_it_and_touches_nothing_else() -> None:
+    healthy = SeriesProfile(rate_per_minute=5, load_sd=0.1)
+    incident = Incident(MONDAY + 1800.5, MONDAY + 2.5 * HOUR, factor=5)
+
+    before = list(generate(healthy, MONDAY, MONDAY + 4 * HOUR, 1))
+    after = list(generate(replace(healthy, incidents=(incident,)), MONDAY, MONDAY + 4 * HOUR, 1))
+
+    assert after == [
+        Request(
+            r.start_ns, 5 * r.duration_ns if incident.start * NS <= r.start_ns < incident.end * NS else r.duration_ns
+        )
+        for r in before
+    ]
+
+
+def test_an_incident_may_touch_only_a_share_of_the_requests() -> None:
+    healthy = SeriesProfile(rate_per_minute=20)
+    incident = Incident(MONDAY, MONDAY + 6 * HOUR, factor=10, share=0.1)
+
+    before = durations(healthy, MONDAY, MONDAY + 6 * HOUR)
+    after = durations(replace(healthy, incidents=(incident,)), MONDAY, MONDAY + 6 * HOUR)
+
+    ratios = [b / a for a, b in zip(before, after, strict=True)]
+    assert {round(ratio) for ratio in ratios} == {1, 10}
+    assert sum(ratio > 5 for ratio in ratios) / len(ratios) == pytest.approx(0.1, abs=0.02)
+
+
+def test_no_request_takes_for_ever() -> None:
+    incident = Incident(MONDAY, MONDAY + DAY, factor=10)
+    profile = SeriesProfile(rate_per_minute=1, base_seconds=120, incidents=(incident,))
+
+    assert max(durations(profile, MONDAY, MONDAY + DAY)) == MAX_DURATION_SECONDS
+
+
+@pytest.mark.parametrize(
+    "impossible",
+    [{"rate_per_minute": -1}, {"base_seconds": 0}, {"traffic_swing": 1.5}, {"latency_swing": 0.5}],
+)
+def test_impossible_profiles_are_refused(impossible: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="got"):
+        SeriesProfile(**{"rate_per_minute": 1.0, **impossible})  # type: ignore[arg-type]
+
+
+def test_impossible_loads_are_refused() -> None:
+    with pytest.raises(ValueError, match="correlation"):
+        WanderingLoad(1, 0.1, 0)
