@@ -1,0 +1,106 @@
+"""What the embedded Tempo API answers with, refusals in Tempo's own words, and the JSON that several answers share."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from exporter.demo.traceql import Value
+from exporter.demo.traces import Trace
+
+JSON_TYPE: Final = "application/json"
+TEXT_TYPE: Final = "text/plain; charset=utf-8"
+
+NS_PER_SECOND: Final = 1_000_000_000
+_MAX_UINT32: Final = 2**32 - 1
+
+
+class Answer(NamedTuple):
+    """Status, content type and body of an HTTP response."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class Refused(ValueError):  # noqa: N818 - it is an answer, not a failure
+    """A request that Tempo answers with an error: its status and, as the exception's text, the body."""
+
+    def __init__(self, text: str, status: int = 400) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Which traces can be found now.
+
+    Attributes:
+        oldest_ns: what began before it has expired.
+        newest_ns: what ended after it has not been ingested yet.
+    """
+
+    oldest_ns: int
+    newest_ns: int
+
+    def shows(self, trace: Trace) -> bool:
+        """Whether a trace can be found."""
+        return trace.start_ns >= self.oldest_ns and trace.end_ns <= self.newest_ns
+
+
+def json_string(text: str) -> bytes:
+    """A JSON string with its quotes, as UTF-8."""
+    return json.dumps(text, ensure_ascii=False).encode()
+
+
+def json_value(value: Value) -> bytes:
+    """A value in OTLP's JSON, where 64-bit integers are strings."""
+    if isinstance(value, bool):
+        return b'{"boolValue":%b}' % (b"true" if value else b"false")
+    if isinstance(value, int):
+        return b'{"intValue":"%d"}' % value
+    if isinstance(value, float):
+        return b'{"doubleValue":%b}' % json.dumps(value).encode()
+    return b'{"stringValue":%b}' % json_string(value)
+
+
+def json_attributes(attributes: Mapping[str, Value]) -> bytes:
+    """A list of keys and values in OTLP's JSON."""
+    return b"[%b]" % b",".join(
+        b'{"key":%b,"value":%b}' % (json_string(key), json_value(value)) for key, value in attributes.items()
+    )
+
+
+def unsigned(params: Mapping[str, str], name: str) -> int:
+    """A parameter that is an unsigned 32-bit number; 0 where it is missing.
+
+    Raises:
+        Refused: it is none.
+    """
+    text = params.get(name, "")
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit()):
+        raise Refused(f'invalid {name}: strconv.ParseUint: parsing "{text}": invalid syntax')
+    if (value := int(text)) > _MAX_UINT32:
+        raise Refused(f'invalid {name}: strconv.ParseUint: parsing "{text}": value out of range')
+    return value
+
+
+def time_range(params: Mapping[str, str]) -> tuple[int, int]:
+    """The parameters ``start`` and ``end``, whole unix seconds; both 0 where both are missing.
+
+    Raises:
+        Refused: one is no number, or they are not in order.
+    """
+    start, end = unsigned(params, "start"), unsigned(params, "end")
+    if (start or end) and start >= end:
+        raise Refused(f"http parameter start must be before end. received start={start} end={end}")
+    return start, end
+
+
+def go_duration(seconds: int) -> str:
+    """A duration as Go prints it: ``168h0m0s``."""
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"

@@ -1,0 +1,102 @@
+"""Which path of the embedded Tempo API answers what, and how the API can be told to behave; no HTTP yet."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+
+from exporter.demo.aggregates import AggregateRequest, MetricsMode, aggregate
+from exporter.demo.answers import JSON_TYPE, NS_PER_SECOND, TEXT_TYPE, Answer, Refused, Visibility
+from exporter.demo.search import SearchLimits, SearchPlan, SearchRequest, search
+from exporter.demo.trace_by_id import parse_trace_id, render_v1, render_v2
+from exporter.demo.traceql import TraceQLError
+from exporter.demo.traces import Trace, TraceSource
+
+_BUILD_INFO: Final = b'{"version":"","revision":"","branch":"","buildUser":"","buildDate":"","goVersion":"go1.27.3"}'
+
+
+@dataclass(frozen=True)
+class ApiOptions:
+    """How the API behaves; the defaults are those of Tempo 3.0, but for traces that can be found at once.
+
+    Attributes:
+        limits: what a search may ask for.
+        metrics: how aggregates are answered.
+        metrics_max_duration_seconds: the longest range of an aggregate; 3 hours in Tempo 2.10.
+        retention_seconds: traces that began longer ago are gone; None keeps them.
+        visible_after_seconds: a trace can be found so long after its end; in Tempo 2.10 about 9 s, in 3.0 30 s.
+        delay_seconds: every answer takes so much longer.
+    """
+
+    limits: SearchLimits = field(default_factory=SearchLimits)
+    metrics: MetricsMode = "enabled"
+    metrics_max_duration_seconds: int = 24 * 3600
+    retention_seconds: float | None = None
+    visible_after_seconds: float = 0.0
+    delay_seconds: float = 0.0
+
+
+class TempoApi:
+    """Answers requests; knows nothing of HTTP connections."""
+
+    def __init__(self, source: TraceSource, options: ApiOptions, clock: Callable[[], float]) -> None:
+        """Serve a source.
+
+        Args:
+            source: the traces, those of the future included: the clock hides them.
+            options: how to behave.
+            clock: returns unix seconds.
+        """
+        self._source = source
+        self._options = options
+        self._clock = clock
+        self._plans = lru_cache(maxsize=64)(SearchPlan)
+
+    def answer(self, path: str, params: Mapping[str, str]) -> Answer:
+        """The answer to a GET request for a path with query parameters."""
+        try:
+            return self._answer(path, params)
+        except Refused as refused:
+            return Answer(refused.status, TEXT_TYPE, str(refused).encode())
+        except TraceQLError as error:
+            return Answer(400, TEXT_TYPE, str(error).encode())
+
+    def _answer(self, path: str, params: Mapping[str, str]) -> Answer:
+        if path == "/api/search":
+            request = SearchRequest.parse(params, self._options.limits)
+            plan = self._plans(request.query_text) if request.query_text else None
+            return Answer(200, JSON_TYPE, search(self._source, request, plan, self._visibility()))
+        if path == "/api/metrics/query_range":
+            return self._aggregate(params)
+        if path.startswith("/api/v2/traces/"):
+            trace = self._find(path.removeprefix("/api/v2/traces/"))
+            return Answer(200, JSON_TYPE, render_v2(trace))
+        if path.startswith("/api/traces/"):
+            trace = self._find(path.removeprefix("/api/traces/"))
+            return Answer(404, TEXT_TYPE, b"") if trace is None else Answer(200, JSON_TYPE, render_v1(trace))
+        if path == "/api/status/buildinfo":
+            return Answer(200, JSON_TYPE, _BUILD_INFO)
+        if path == "/api/echo":
+            return Answer(200, TEXT_TYPE, b"echo\n")
+        if path == "/ready":
+            return Answer(200, TEXT_TYPE, b"ready\n")
+        return Answer(404, TEXT_TYPE, b"404 page not found\n")
+
+    def _aggregate(self, params: Mapping[str, str]) -> Answer:
+        request = AggregateRequest.parse(params, self._options.metrics_max_duration_seconds)
+        if self._options.metrics == "refused":
+            raise Refused("error querying generators: empty ring", status=500)
+        if self._options.metrics == "empty":
+            return Answer(200, JSON_TYPE, b'{"series":[],"metrics":{"completedJobs":1}}')
+        return Answer(200, JSON_TYPE, aggregate(self._source, request, self._visibility()))
+
+    def _find(self, trace_id: str) -> Trace | None:
+        trace = self._source.find(parse_trace_id(trace_id))
+        return trace if trace is not None and self._visibility().shows(trace) else None
+
+    def _visibility(self) -> Visibility:
+        now, retention = self._clock(), self._options.retention_seconds
+        return Visibility(
+            oldest_ns=0 if retention is None else int((now - retention) * NS_PER_SECOND),
+            newest_ns=int((now - self._options.visible_after_seconds) * NS_PER_SECOND),
+        )

@@ -1,0 +1,287 @@
+"""The demo's world: a small web shop with a week of history, one incident in the past and one that is about to begin.
+
+Its endpoints are chosen so that on any day and at any hour every fallback level is to be seen: busy ones (level 1),
+quiet ones (2), jobs that run in one hour of the day (3, away from that hour), work that is mostly done at weekends
+(4, on a weekday) and endpoints that were deployed today (5).
+"""
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from exporter.demo.endpoints import Call, Endpoint, SyntheticTraces
+from exporter.demo.latency import HOUR_SECONDS, Bimodal, HeavyTailed, Incident, LatencyShape, Lognormal
+from exporter.demo.traces import Operation
+from exporter.demo.traffic import DAY_SECONDS, SeriesProfile
+
+SEED: Final = 7
+INCIDENT_AFTER_SECONDS: Final = 20.0
+INCIDENT_SECONDS: Final = 600.0
+INCIDENT_FACTOR: Final = 8.0
+INCIDENT_SERVICE: Final = "checkout"
+INCIDENT_SPAN: Final = "POST /checkout"
+
+_HISTORY_SECONDS: Final = 8 * DAY_SECONDS
+_PAST_INCIDENT_AGO_SECONDS: Final = 3 * DAY_SECONDS + 7 * HOUR_SECONDS
+_PAST_INCIDENT_SECONDS: Final = 2 * HOUR_SECONDS
+_PAST_INCIDENT_FACTOR: Final = 4.0
+_DEPLOYED_AGO_SECONDS: Final = 5 * HOUR_SECONDS
+_RESOURCE: Final = (("deployment.environment", "demo"),)
+_WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_WEEKEND_DAYS_AGO: Final = (5, 4)
+
+
+def _weekend(now: float) -> tuple[int, int]:
+    today = datetime.fromtimestamp(now, UTC)
+    first, second = ((today - timedelta(days=ago)).weekday() for ago in _WEEKEND_DAYS_AGO)
+    return first, second
+
+
+def calendar_weekend(now: float) -> tuple[str, str]:
+    """The two days of the week that the demo calls weekend: ``calendar.weekend`` of its configuration, in UTC.
+
+    A week of history holds two days of a real weekend, and a baseline needs three windows before it is trusted. So
+    that the demo shows the same on a Sunday, its weekend lies four and five days back: today and tomorrow are
+    weekdays, and at least four of the seven days before are of the same type.
+    """
+    first, second = _weekend(now)
+    return _WEEKDAYS[first], _WEEKDAYS[second]
+
+
+def _http(service: str, name: str) -> Operation:
+    return Operation(service, name, "server", _RESOURCE, (("http.request.method", name.split(maxsplit=1)[0]),))
+
+
+def _grpc(service: str, name: str) -> Operation:
+    return Operation(service, name, "server", _RESOURCE, (("rpc.system", "grpc"),))
+
+
+def _message(service: str, name: str) -> Operation:
+    return Operation(service, name, "consumer", _RESOURCE, (("messaging.system", "kafka"),))
+
+
+def _job(name: str) -> Operation:
+    return Operation("batch", name, "internal", _RESOURCE)
+
+
+def _remote(caller: str, callee: Operation, begins: float, takes: float, *calls: Call) -> Call:
+    """A call to another service: the caller's span, and the callee's within it."""
+    outgoing = Operation(caller, callee.name, "client", callee.resource, callee.attributes)
+    return Call(outgoing, begins, takes, (Call(callee, 0.04, 0.92, calls),))
+
+
+def _sql(service: str, name: str, begins: float, takes: float) -> Call:
+    return Call(Operation(service, name, "client", _RESOURCE, (("db.system.name", "postgresql"),)), begins, takes)
+
+
+_GET_USER: Final = _grpc("users", "users.v1.Users/GetUser")
+_GET_PRICES: Final = _grpc("catalog", "catalog.v1.Catalog/GetPrices")
+
+
+@dataclass(frozen=True)
+class _Shop:
+    """The shop as it is when the demo starts at ``now``.
+
+    Rates are chosen for what a slot of one hour holds after a week: 4 windows of the same hour of a weekday, 20 of
+    the hours around it, 96 or more of all weekdays.
+    """
+
+    now: float
+    incident_after_seconds: float
+    traffic_factor: float
+
+    def profile(
+        self,
+        per_hour: float,
+        base_ms: float,
+        shape: LatencyShape | None = None,
+        *,
+        traffic_swing: float = 0.35,
+        weekend_traffic: float = 0.75,
+        latency_swing: float = 1.3,
+        load_sd: float = 0.06,
+        active_hours: frozenset[int] | None = None,
+        begins_at: float = -math.inf,
+        incident: Incident | None = None,
+    ) -> SeriesProfile:
+        """What is usual here, but for what an endpoint has of its own."""
+        return SeriesProfile(
+            rate_per_minute=per_hour / 60 * self.traffic_factor,
+            base_seconds=base_ms / 1000,
+            shape=shape or Lognormal(0.4),
+            peak_hour=14.5,
+            traffic_swing=traffic_swing,
+            weekend_traffic=weekend_traffic,
+            active_hours=active_hours,
+            latency_swing=latency_swing,
+            weekend_latency=0.9,
+            load_sd=load_sd,
+            load_correlation_minutes=40,
+            day_sd=0.02,
+            weekend=frozenset(_weekend(self.now)),
+            begins_at=begins_at,
+            incidents=() if incident is None else (incident,),
+        )
+
+    def with_incidents(self) -> tuple[Endpoint, ...]:
+        """Busy endpoints of which one is about to have an incident and the other had one days ago."""
+        soon = self.now + self.incident_after_seconds
+        once = self.now - _PAST_INCIDENT_AGO_SECONDS
+        coming = Incident(soon, soon + INCIDENT_SECONDS, INCIDENT_FACTOR)
+        past = Incident(once, once + _PAST_INCIDENT_SECONDS, _PAST_INCIDENT_FACTOR)
+        return (
+            Endpoint(
+                _http(INCIDENT_SERVICE, INCIDENT_SPAN),
+                self.profile(1_200, 180, traffic_swing=0.25, incident=coming),
+                (
+                    _remote("checkout", _GET_USER, 0.02, 0.08),
+                    _remote(
+                        "checkout",
+                        _http("payments", "POST /charges"),
+                        0.15,
+                        0.7,
+                        _sql("payments", "INSERT charges", 0.6, 0.3),
+                    ),
+                    _sql("checkout", "INSERT orders", 0.88, 0.1),
+                    Call(_message("mailer", "order.created process"), 1.1, 1.5),
+                ),
+            ),
+            Endpoint(
+                _http("search", "GET /api/search"),
+                self.profile(55, 95, Lognormal(0.6), latency_swing=1.8, incident=past),
+                (Call(Operation("search", "index lookup", "internal", _RESOURCE), 0.1, 0.85),),
+            ),
+        )
+
+    def busy(self) -> tuple[Endpoint, ...]:
+        """At least 20 requests in any hour: level 1."""
+        return (
+            Endpoint(
+                _http("gateway", "GET /api/cart"),
+                self.profile(60, 24),
+                (_remote("gateway", _GET_USER, 0.05, 0.25), _sql("gateway", "SELECT carts", 0.35, 0.5)),
+            ),
+            Endpoint(
+                _http("gateway", "GET /api/products/{id}"),
+                self.profile(65, 40, Bimodal()),
+                (_remote("gateway", _GET_PRICES, 0.1, 0.8, _sql("catalog", "SELECT prices", 0.2, 0.7)),),
+            ),
+            Endpoint(
+                _http("gateway", "POST /api/login"),
+                self.profile(40, 210, Lognormal(0.3), traffic_swing=0.3),
+                (_remote("gateway", _GET_USER, 0.1, 0.2),),
+            ),
+            Endpoint(
+                _http("checkout", "GET /checkout/summary"),
+                self.profile(45, 60),
+                (_sql("checkout", "SELECT orders", 0.2, 0.7),),
+            ),
+            Endpoint(_grpc("catalog", "catalog.v1.Catalog/ListProducts"), self.profile(45, 30, latency_swing=1.6)),
+            Endpoint(
+                _grpc("recommendations", "recommendations.v1.Recommender/List"),
+                self.profile(45, 120, HeavyTailed(), latency_swing=2.2, load_sd=0.1),
+                (_remote("recommendations", _GET_PRICES, 0.5, 0.4),),
+            ),
+            Endpoint(_http("users", "GET /users/me"), self.profile(45, 8, Lognormal(0.3))),
+            Endpoint(
+                _message("mailer", "newsletter.requested process"),
+                self.profile(40, 450, Lognormal(0.9)),
+                trace_id_bits=64,
+            ),
+        )
+
+    def quiet(self) -> tuple[Endpoint, ...]:
+        """Too few requests for an hour of its own, enough for five of them: level 2."""
+        slight = 0.15
+        return (
+            Endpoint(_http("payments", "POST /webhooks/provider"), self.profile(3.5, 70, traffic_swing=slight)),
+            Endpoint(_http("payments", "POST /refunds"), self.profile(3.2, 320, traffic_swing=slight)),
+            Endpoint(
+                _http("catalog", "PUT /products/{id}"), self.profile(3, 140, Lognormal(0.6), traffic_swing=slight)
+            ),
+            Endpoint(_http("users", "POST /users"), self.profile(3.4, 260, traffic_swing=slight)),
+            Endpoint(
+                _http("gateway", "GET /api/orders/{id}/invoice"),
+                self.profile(3.6, 900, HeavyTailed(), traffic_swing=slight),
+            ),
+            Endpoint(_message("recommendations", "product.changed process"), self.profile(3, 35, traffic_swing=slight)),
+            Endpoint(_job("cron: expire carts"), self.profile(6, 1_200, traffic_swing=0, weekend_traffic=1)),
+        )
+
+    def once_a_day(self) -> tuple[Endpoint, ...]:
+        """Two jobs twelve hours apart: whatever the hour, it is not near that of both, and one is on level 3."""
+        return (
+            Endpoint(
+                _job("cron: nightly export"),
+                self.profile(
+                    36, 14_000, Lognormal(0.3), traffic_swing=0, weekend_traffic=1, active_hours=frozenset({2})
+                ),
+                (_sql("batch", "SELECT orders", 0.05, 0.6),),
+            ),
+            Endpoint(
+                _job("cron: reconcile payments"),
+                self.profile(
+                    30, 4_000, Lognormal(0.6), traffic_swing=0, weekend_traffic=1, active_hours=frozenset({14})
+                ),
+                (_remote("batch", _http("payments", "GET /charges"), 0.1, 0.8),),
+            ),
+        )
+
+    def at_weekends(self) -> tuple[Endpoint, ...]:
+        """Hardly used on weekdays, but often enough not to be forgotten: level 4, as today is a weekday."""
+        return (
+            Endpoint(
+                _http("users", "POST /support/tickets"), self.profile(0.25, 150, traffic_swing=0, weekend_traffic=7)
+            ),
+            Endpoint(_http("catalog", "POST /imports"), self.profile(0.25, 2_500, traffic_swing=0, weekend_traffic=8)),
+        )
+
+    def new(self) -> tuple[Endpoint, ...]:
+        """Deployed some hours ago: level 5."""
+        deployed = self.now - _DEPLOYED_AGO_SECONDS
+        return (
+            Endpoint(
+                _http("gateway", "GET /api/v2/recommendations"),
+                self.profile(2.2, 75, traffic_swing=0, begins_at=deployed),
+                (_remote("gateway", _grpc("recommendations", "recommendations.v2.Recommender/List"), 0.1, 0.85),),
+            ),
+            Endpoint(
+                _grpc("search", "search.v1.Search/Suggest"),
+                self.profile(1.8, 12, traffic_swing=0, begins_at=deployed),
+            ),
+        )
+
+
+def demo_endpoints(
+    now: float, *, incident_after_seconds: float = INCIDENT_AFTER_SECONDS, traffic_factor: float = 1.0
+) -> tuple[Endpoint, ...]:
+    """The endpoints of the shop, as they are when the demo starts at ``now``; arguments as of :func:`demo_scenario`."""
+    shop = _Shop(now, incident_after_seconds, traffic_factor)
+    return (
+        *shop.with_incidents(),
+        *shop.busy(),
+        *shop.quiet(),
+        *shop.once_a_day(),
+        *shop.at_weekends(),
+        *shop.new(),
+    )
+
+
+def demo_scenario(
+    now: float,
+    *,
+    seed: int = SEED,
+    incident_after_seconds: float = INCIDENT_AFTER_SECONDS,
+    traffic_factor: float = 1.0,
+) -> SyntheticTraces:
+    """The shop's traces: eight days before ``now``, and whatever happens after it.
+
+    Args:
+        now: the instant that the scenario is arranged around, unix seconds; the same gives the same traces again.
+        seed: another one makes other traffic of the same kind.
+        incident_after_seconds: the incident that one can watch begins so long after ``now``.
+        traffic_factor: so much more traffic, for measurements; with another than 1 the fallback levels differ.
+    """
+    endpoints = demo_endpoints(now, incident_after_seconds=incident_after_seconds, traffic_factor=traffic_factor)
+    return SyntheticTraces(endpoints, seed, begin=now - _HISTORY_SECONDS)

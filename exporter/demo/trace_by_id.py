@@ -1,0 +1,75 @@
+"""``/api/traces/{id}`` and ``/api/v2/traces/{id}`` of the embedded Tempo API: one whole trace in OTLP's JSON."""
+
+import base64
+import json
+from typing import Any
+
+from exporter.demo.answers import Refused, json_attributes
+from exporter.demo.traces import ORPHAN, ROOT, Operation, SpanTimes, Trace
+
+
+def parse_trace_id(text: str) -> int:
+    """A trace id, with or without leading zeros.
+
+    Raises:
+        Refused: it is none.
+    """
+    for position, character in enumerate(text):
+        if character not in "0123456789abcdefABCDEF":
+            raise Refused(
+                f"trace IDs can only contain hex characters: invalid character {character!r} at position {position + 1}"
+            )
+    if not 0 < len(text) <= 32:
+        raise Refused("trace IDs can't be larger than 128 bits" if text else "please provide a traceID")
+    return int(text, 16)
+
+
+def _base64(number: int, size: int) -> str:
+    return base64.b64encode(number.to_bytes(size, "big")).decode()
+
+
+def _attributes(operation_attributes: Any) -> Any:
+    return json.loads(json_attributes(dict(operation_attributes)))
+
+
+def _span(trace: Trace, operation: Operation, times: SpanTimes, parent: int) -> dict[str, Any]:
+    span: dict[str, Any] = {"traceId": _base64(trace.trace_id, 16), "spanId": _base64(times.span_id, 8)}
+    if parent != ROOT:
+        # The parent that never came is somebody, too: any id that is nobody else's.
+        parent_id = times.span_id ^ 1 if parent == ORPHAN else trace.spans[parent].span_id
+        span["parentSpanId"] = _base64(parent_id, 8)
+    if operation.name:
+        span["name"] = operation.name
+    if operation.kind != "unspecified":
+        span["kind"] = f"SPAN_KIND_{operation.kind.upper()}"
+    span["startTimeUnixNano"] = str(times.start_ns)
+    span["endTimeUnixNano"] = str(times.start_ns + times.duration_ns)
+    if operation.attributes:
+        span["attributes"] = _attributes(operation.attributes)
+    span["status"] = {}
+    return span
+
+
+def resource_spans(trace: Trace) -> list[dict[str, Any]]:
+    """The spans of a trace by the resource that sent them."""
+    by_resource: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
+    for operation, times, parent in zip(trace.shape.operations, trace.spans, trace.shape.parents, strict=True):
+        resource = tuple(operation.resource_attributes.items())
+        by_resource.setdefault(resource, []).append(_span(trace, operation, times, parent))
+    return [
+        {"resource": {"attributes": _attributes(resource)}, "scopeSpans": [{"scope": {}, "spans": spans}]}
+        for resource, spans in by_resource.items()
+    ]
+
+
+def render_v1(trace: Trace) -> bytes:
+    """The body of the older lookup's answer."""
+    return json.dumps({"batches": resource_spans(trace)}).encode()
+
+
+def render_v2(trace: Trace | None) -> bytes:
+    """The body of the newer lookup's answer; an unknown trace is an empty one."""
+    if trace is None:
+        return b'{"trace":{},"metrics":{}}'
+    metrics = {"inspectedBytes": str(1000 * len(trace.spans))}
+    return json.dumps({"trace": {"resourceSpans": resource_spans(trace)}, "metrics": metrics}).encode()

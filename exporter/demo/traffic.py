@@ -1,0 +1,226 @@
+"""Synthetic traffic of one endpoint: when requests arrive and how long each takes, from a seed.
+
+Arrivals are a Poisson process whose rate follows the hour of the day and the day of the week. A duration is the
+product of a base, the daily and weekly rhythm, a slowly wandering load, the mood of the day, a drift, a draw from the
+endpoint's distribution, and whatever incident is on.
+
+Traffic is made hour by hour and each hour has random numbers of its own: any part of the time line can be generated
+alone, in any order, again and again, and is the same. Days and hours are those of UTC.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from exporter.demo.latency import (
+    HOUR_SECONDS,
+    MINUTES_PER_HOUR,
+    Incident,
+    LatencyShape,
+    Lognormal,
+    WanderingLoad,
+    stream,
+)
+
+MAX_DURATION_SECONDS: Final = 600
+"""No request takes longer, whatever its factors: who looks for what overlaps an instant looks back so far."""
+
+DAY_SECONDS: Final = 24 * HOUR_SECONDS
+SATURDAY_AND_SUNDAY: Final = frozenset({5, 6})
+_NS: Final = 1_000_000_000
+_MAX_DURATION_NS: Final = MAX_DURATION_SECONDS * _NS
+
+
+class Request(NamedTuple):
+    """One request: when it began (nanoseconds since the Unix epoch) and how long it took (nanoseconds)."""
+
+    start_ns: int
+    duration_ns: int
+
+
+@dataclass(frozen=True)
+class Surge:
+    """Every day from ``hour`` on, for ``minutes``, there is ``factor`` times the traffic, as fast as ever."""
+
+    hour: int
+    factor: float = 10.0
+    minutes: int = 60
+
+
+@dataclass(frozen=True)
+class Drift:
+    """From ``since`` (unix seconds) on, latency grows by the share ``per_day`` every day."""
+
+    per_day: float
+    since: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesProfile:
+    """What one endpoint's traffic is like.
+
+    Attributes:
+        rate_per_minute: mean rate of a weekday.
+        base_seconds: median duration at the quietest hour of a weekday, for shapes whose median is 1.
+        shape: distribution of durations.
+        peak_hour: hour of the day, fractions allowed, with the most traffic and the most latency.
+        traffic_swing: how far the rate rises at the peak and falls twelve hours later, as a share of it (0 to 1).
+        weekend_traffic: factor of the rate on weekend days.
+        active_hours: hours of the day with traffic, where it is not all of them.
+        latency_swing: latency at the peak hour divided by that of the quietest (at least 1).
+        weekend_latency: factor of latency on weekend days.
+        load_sd: standard deviation of the load's logarithm.
+        load_correlation_minutes: how long a load lasts.
+        day_sd: standard deviation of each day's own logarithmic factor.
+        weekend: days of the week, 0 for Monday, that are weekend.
+        begins_at: there is no traffic before this instant (unix seconds).
+        gaps: ``[start, end)`` in unix seconds without traffic.
+        surge: a daily surge of traffic.
+        drift: a steady change of latency.
+        incidents: what goes wrong; the requests themselves are the same with and without.
+    """
+
+    rate_per_minute: float
+    base_seconds: float = 0.1
+    shape: LatencyShape = field(default_factory=lambda: Lognormal(0.3))
+    peak_hour: float = 14.0
+    traffic_swing: float = 0.0
+    weekend_traffic: float = 1.0
+    active_hours: frozenset[int] | None = None
+    latency_swing: float = 1.0
+    weekend_latency: float = 1.0
+    load_sd: float = 0.0
+    load_correlation_minutes: float = 30.0
+    day_sd: float = 0.0
+    weekend: frozenset[int] = SATURDAY_AND_SUNDAY
+    begins_at: float = -math.inf
+    gaps: tuple[tuple[float, float], ...] = ()
+    surge: Surge | None = None
+    drift: Drift | None = None
+    incidents: tuple[Incident, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rate_per_minute < 0 or self.base_seconds <= 0:
+            raise ValueError(
+                f"a rate must not be negative and a base duration must be positive, "
+                f"got {self.rate_per_minute} and {self.base_seconds}"
+            )
+        if not 0 <= self.traffic_swing <= 1 or self.latency_swing < 1:
+            raise ValueError(
+                f"a traffic swing lies between 0 and 1 and a latency swing is at least 1, "
+                f"got {self.traffic_swing} and {self.latency_swing}"
+            )
+
+
+class SeriesTraffic:
+    """The traffic of one series, by the hour."""
+
+    def __init__(self, profile: SeriesProfile, seed: int | str) -> None:
+        self._profile = profile
+        self._seed = seed
+        self._load = WanderingLoad(seed, profile.load_sd, profile.load_correlation_minutes)
+
+    def hour(self, hour: int) -> list[Request]:
+        """The requests that begin in an hour, counted from the Unix epoch, by start."""
+        profile = self._profile
+        begin = hour * HOUR_SECONDS
+        if begin + HOUR_SECONDS <= profile.begins_at:
+            return []
+        requests = self._healthy(hour)
+        for position, incident in enumerate(profile.incidents):
+            if incident.start < begin + HOUR_SECONDS and begin < incident.end:
+                requests = self._disturbed(requests, incident, position, hour)
+        for start, end in ((-math.inf, profile.begins_at), *profile.gaps):
+            if start < begin + HOUR_SECONDS and begin < end:
+                requests = [r for r in requests if not start * _NS <= r.start_ns < end * _NS]
+        return requests
+
+    def _healthy(self, hour: int) -> list[Request]:
+        """A Poisson process by its cumulative rate: unit exponentials apart, in minutes of constant rate."""
+        profile = self._profile
+        rng = stream(self._seed, "requests", hour)
+        uniform, log, sample = rng.random, math.log, profile.shape.sampler(rng)
+        minute_ns = hour * HOUR_SECONDS * _NS
+        requests: list[Request] = []
+        waiting = -log(1.0 - uniform())
+        for rate, duration_ns in zip(self._rates(hour), self._durations_ns(hour), strict=True):
+            if rate:
+                ns_per_unit = 60 * _NS / rate
+                passed = waiting
+                while passed < rate:
+                    took = int(duration_ns * sample())
+                    start_ns = minute_ns + int(passed * ns_per_unit)
+                    requests.append(Request(start_ns, min(_MAX_DURATION_NS, took)))
+                    passed -= log(1.0 - uniform())
+                waiting = passed - rate
+            minute_ns += 60 * _NS
+        return requests
+
+    def _disturbed(self, requests: list[Request], incident: Incident, position: int, hour: int) -> list[Request]:
+        uniform = stream(self._seed, f"incident {position}", hour).random
+        start_ns, end_ns = incident.start * _NS, incident.end * _NS
+        return [
+            Request(r.start_ns, min(_MAX_DURATION_NS, int(r.duration_ns * incident.factor)))
+            if start_ns <= r.start_ns < end_ns and uniform() < incident.share
+            else r
+            for r in requests
+        ]
+
+    def _is_weekend(self, hour: int) -> bool:
+        return datetime.fromtimestamp(hour * HOUR_SECONDS, UTC).weekday() in self._profile.weekend
+
+    def _rates(self, hour: int) -> list[float]:
+        """Expected requests in each minute of an hour."""
+        profile = self._profile
+        hour_of_day = hour % 24
+        if profile.active_hours is not None and hour_of_day not in profile.active_hours:
+            return [0.0] * MINUTES_PER_HOUR
+        rate = profile.rate_per_minute * (profile.weekend_traffic if self._is_weekend(hour) else 1.0)
+        rates = [rate * (1.0 + profile.traffic_swing * rhythm) for rhythm in self._rhythm(hour_of_day)]
+        if (surge := profile.surge) is not None:
+            for minute in range(MINUTES_PER_HOUR):
+                into_surge = (hour_of_day - surge.hour) % 24 * MINUTES_PER_HOUR + minute
+                if into_surge < surge.minutes:
+                    rates[minute] *= surge.factor
+        return rates
+
+    def _durations_ns(self, hour: int) -> list[float]:
+        """The duration, in each minute of an hour, that the distribution's factor 1 stands for."""
+        profile = self._profile
+        base_ns = profile.base_seconds * _NS * (profile.weekend_latency if self._is_weekend(hour) else 1.0)
+        if profile.day_sd:
+            base_ns *= math.exp(stream(self._seed, "day", hour // 24).gauss(0.0, profile.day_sd))
+        if profile.drift is not None:
+            days = max(0.0, (hour * HOUR_SECONDS - profile.drift.since) / DAY_SECONDS)
+            base_ns *= (1.0 + profile.drift.per_day) ** days
+        half_swing = math.log(profile.latency_swing) / 2.0
+        return [
+            base_ns * math.exp(half_swing * (1.0 + rhythm) + load)
+            for rhythm, load in zip(self._rhythm(hour % 24), self._load.minutes(hour), strict=True)
+        ]
+
+    def _rhythm(self, hour_of_day: int) -> list[float]:
+        """The day's wave in each minute of an hour: 1 at the peak hour, -1 twelve hours from it."""
+        profile = self._profile
+        if not profile.traffic_swing and profile.latency_swing == 1.0:
+            return [-1.0] * MINUTES_PER_HOUR
+        turn = math.tau / 24
+        return [
+            math.cos(turn * (hour_of_day + minute / MINUTES_PER_HOUR - profile.peak_hour))
+            for minute in range(MINUTES_PER_HOUR)
+        ]
+
+
+def generate(profile: SeriesProfile, start: float, end: float, seed: int | str) -> Iterator[Request]:
+    """The requests that begin in ``[start, end)`` (unix seconds), by start.
+
+    The same profile, seed and instant always give the same request, however the time line is cut into calls.
+    """
+    traffic = SeriesTraffic(profile, seed)
+    start_ns, end_ns = math.ceil(start * _NS), math.ceil(end * _NS)
+    for hour in range(int(start // HOUR_SECONDS), math.ceil(end / HOUR_SECONDS)):
+        for request in traffic.hour(hour):
+            if start_ns <= request.start_ns < end_ns:
+                yield request
