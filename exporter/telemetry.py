@@ -1,6 +1,6 @@
 """What the working parts report of themselves, in their own words; only the publisher knows metric names."""
 
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol, get_args
 
 Loop = Literal["poll", "backfill", "api"]
 """Who asked Tempo: the live edge, the ledger, or somebody at the command line or the API."""
@@ -25,14 +25,10 @@ may return. ``memory_limit``: the cap of the live window."""
 
 StorageFailure = Literal["full", "readonly", "locked", "corrupt", "other"]
 
-LOOPS: tuple[Loop, ...] = ("poll", "backfill", "api")
-FAILURE_REASONS: tuple[FailureReason, ...] = (
-    "connection", "timeout", "tls", "unauthorized", "refused", "rate_limited", "server_error", "malformed", "redirect",
-)  # fmt: skip
-SKIP_REASONS: tuple[SkipReason, ...] = (
-    "outside_window", "duplicate", "invalid", "filtered", "series_limit", "span_limit", "memory_limit",
-)  # fmt: skip
-STORAGE_FAILURES: tuple[StorageFailure, ...] = ("full", "readonly", "locked", "corrupt", "other")
+LOOPS: Final[tuple[Loop, ...]] = get_args(Loop)
+FAILURE_REASONS: Final[tuple[FailureReason, ...]] = get_args(FailureReason)
+SKIP_REASONS: Final[tuple[SkipReason, ...]] = get_args(SkipReason)
+STORAGE_FAILURES: Final[tuple[StorageFailure, ...]] = get_args(StorageFailure)
 
 
 class Telemetry(Protocol):

@@ -70,6 +70,7 @@ class Accumulator:
         self._windows = tuple(windows)
         self._admit = admit
         self._starts_ns = [window.start * _NS for window in windows]
+        self._first_marks = [-(-window.start // MARK_SECONDS) for window in windows]
         self._counts: list[dict[SeriesKey, dict[int, int]]] = [{} for _ in windows]
         # By the name that Tempo gave, which is not always the one that is kept.
         self._series_of: list[dict[SeriesKey, dict[int, int]]] = [{} for _ in windows]
@@ -77,7 +78,7 @@ class Accumulator:
 
     def add(self, spans: Iterable[Span]) -> None:
         """Add spans, each of which must have started within the windows."""
-        starts_ns, series_of = self._starts_ns, self._series_of
+        starts_ns, first_marks, series_of = self._starts_ns, self._first_marks, self._series_of
         single = len(starts_ns) == 1
         position = 0
         for _, _, key, start_ns, duration_ns in spans:
@@ -89,7 +90,7 @@ class Accumulator:
                 if series is None:
                     continue
             # Rounded up: a mark holds what ended in the five minutes before it.
-            offset = -(-(start_ns + duration_ns) // _MARK_NS) - starts_ns[position] // _MARK_NS
+            offset = -(-(start_ns + duration_ns) // _MARK_NS) - first_marks[position]
             code = (offset << _SHIFT) + bucket_of_ns(duration_ns) + _BIAS
             series[code] = series.get(code, 0) + 1
 

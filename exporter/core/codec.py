@@ -5,18 +5,25 @@ A digest is a variable-length integer with the number of its entries, the first 
 nearly all there is, take one byte each.
 
 Marks are a window's samples by the five-minute mark of the clock at or before which they *ended*, counted from the
-window's start: the finer grain that judging the past needs. They are stored as pairs of offset and digest, deflated
-where that is shorter: a busy series has much the same digest at every mark.
+mark at which the window starts, or from the next one where it starts between two: the finer grain that judging the
+past needs. They are stored as pairs of offset and digest, deflated where that is shorter: a busy series has much the
+same digest at every mark.
+
+Stored bytes may be damaged. What cannot have been encoded is refused here, so that nothing behind this module meets a
+count of zero or a bucket beyond all durations.
 """
 
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from exporter.core.digest import Digest
+from exporter.core.digest import HIGHEST_BUCKET, ZERO_BUCKET, Digest
 
 MARK_SECONDS: Final = 300
 """Distance of the marks in the past at which a window is judged."""
+
+
+_MOST_BITS: Final = 63
 
 
 class DamagedDigestError(ValueError):
@@ -69,6 +76,8 @@ class _Reader:
                 shift += 7
         except IndexError:
             raise DamagedDigestError(f"it ends after {len(data)} bytes, in the middle of a number") from None
+        if shift > _MOST_BITS:
+            raise DamagedDigestError(f"the number before byte {position} has more than {_MOST_BITS} bits")
         self.position = position
         return value
 
@@ -77,12 +86,17 @@ class _Reader:
         if not entries:
             return {}
         zigzag = self.varint()
-        bucket = (zigzag >> 1 if not zigzag & 1 else -(zigzag + 1 >> 1)) - 1
+        first = zigzag >> 1 if not zigzag & 1 else -(zigzag + 1 >> 1)
+        bucket = first - 1
         result: dict[int, int] = {}
         for _ in range(entries):
             token = self.varint()
             bucket += 1 + (self.varint() if token & 1 else 0)
             result[bucket] = token >> 1
+        if first < ZERO_BUCKET or bucket > HIGHEST_BUCKET:
+            raise DamagedDigestError(f"buckets from {first} to {bucket} are none of durations")
+        if 0 in result.values():
+            raise DamagedDigestError("a bucket without samples")
         return result
 
     def finish(self) -> None:
@@ -124,7 +138,10 @@ _WORTH_DEFLATING_BYTES: Final = 64
 
 
 def encode_marks(marks: Mapping[int, Digest]) -> bytes:
-    """The bytes of a window's marks: digests by offset, 1 for what ended in the window's first five minutes."""
+    """The bytes of a window's marks: digests by offset, none negative.
+
+    In a window that starts at a mark, 1 is what ended in its first five minutes.
+    """
     out = bytearray()
     _put_varint(out, len(marks))
     for offset in sorted(marks):

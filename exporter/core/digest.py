@@ -19,6 +19,8 @@ from typing import Final, Self
 BUCKETS_PER_OCTAVE: Final = 32
 ZERO_BUCKET: Final = -1024
 """Holds durations of exactly zero; one nanosecond falls into bucket -957."""
+HIGHEST_BUCKET: Final = 1087
+"""Holds durations up to 2^34 s, five centuries: more than the nanoseconds that 64 bits can count."""
 
 _LOG2_NANOSECOND: Final = math.log2(1e-9)
 # Absorbs the rounding of log2, so that an exact power of two lands at its bucket's upper, inclusive bound.

@@ -8,6 +8,7 @@ exactly once.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from heapq import nsmallest
 from typing import Final, NamedTuple
 
 from exporter.core.civil import HOUR_SECONDS, Calendar
@@ -214,7 +215,7 @@ def next_batch(windows: Sequence[Window], known: Iterable[LedgerEntry], rules: B
 def expected_density(window: Window, known: Iterable[LedgerEntry], neighbours: int = 3) -> float | None:
     """Traces a second to expect in a window: the most that any of the nearest windows had, or nothing known."""
     read = [entry for entry in known if entry.state.settled and entry.state is not WindowState.EXPIRED]
-    nearest = sorted(read, key=lambda entry: abs(entry.window.start - window.start))[:neighbours]
+    nearest = nsmallest(neighbours, read, key=lambda entry: abs(entry.window.start - window.start))
     return max((entry.traces / entry.window.seconds for entry in nearest), default=None)
 
 

@@ -1,0 +1,352 @@
+"""The past of a series: its hours, each the digest of the traces that started in one hour of the local clock.
+
+Hours are pooled by adding their digests, which is exact: p95 of some hours is the p95 of all their traces, never a mean
+of p95s.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+from exporter.core.civil import HOUR_SECONDS, Calendar, DayType, Slot
+from exporter.core.codec import MARK_SECONDS, decode_counts, decode_marks
+from exporter.core.digest import Digest
+
+QUANTILES: Final = (0.5, 0.9, 0.99)
+"""The quantiles of a window that a shift verdict compares with the baseline."""
+
+
+class Swing(NamedTuple):
+    """How far a quantile lay from its prediction, added up over marks of the clock; whole numbers, so sums are exact.
+
+    Attributes:
+        squares: sum of the squared distances, in units of 1/4096 square octave.
+        marks: number of marks that were summed.
+    """
+
+    squares: int = 0
+    marks: int = 0
+
+
+NO_SWING: Final = (Swing(), Swing(), Swing())
+"""The swing of an hour that was not judged: one for each of :data:`QUANTILES`."""
+
+
+class Judgement(NamedTuple):
+    """What the detector found about a past hour; stored beside its digest.
+
+    Attributes:
+        quarantined: the hour was anomalous, so it is kept and shown but neither pooled nor part of the swing.
+        swings: how far the hour lay from its own prediction, for each of :data:`QUANTILES`.
+    """
+
+    quarantined: bool = False
+    swings: tuple[Swing, ...] = NO_SWING
+
+
+UNJUDGED: Final = Judgement()
+
+by_start = attrgetter("start")
+
+
+class StoredWindow(NamedTuple):
+    """What the store has of one series in one window of the ledger.
+
+    Attributes:
+        start: start of the window, unix seconds.
+        traces: how many traces it holds.
+        digest: their durations, as :func:`exporter.core.codec.encode_digest` returns them.
+        marks: the same by when they ended, as :func:`exporter.core.codec.encode_marks` returns them; only hours that
+            are still to be judged need it.
+    """
+
+    start: int
+    traces: int
+    digest: bytes
+    marks: bytes = b""
+
+
+class Hour:
+    """The traces of one series that started in one hour of the local clock.
+
+    Where the ledger's windows are shorter than an hour, several of them make up an hour. Digests are decoded when
+    they are first needed: most hours of a history are only counted.
+
+    Attributes:
+        start: when the hour began, unix seconds.
+        slot: hour of the local day and type of the day.
+        day: the local date as a proleptic ordinal, to tell days apart.
+        count: how many traces it holds.
+        judgement: what the detector found; see :meth:`Hours.judge`.
+    """
+
+    __slots__ = ("_counts", "_digest", "_quantile_buckets", "_windows", "count", "day", "judgement", "slot", "start")
+
+    def __init__(self, civil: "CivilHour", windows: Sequence[StoredWindow], judgement: Judgement = UNJUDGED) -> None:
+        """Take the windows, at least one, that the hour consists of."""
+        self.start = civil.start
+        self.slot = civil.slot
+        self.day = civil.day
+        self.count = sum([window.traces for window in windows])
+        self.judgement = judgement
+        self._windows = windows
+        self._counts: dict[int, int] | None = None
+        self._digest: Digest | None = None
+        self._quantile_buckets: tuple[int, ...] | None = None
+
+    def __repr__(self) -> str:
+        return f"Hour({self.start}, {self.slot}, count={self.count}, {self.judgement})"
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """Sparse counts by bucket; not to be changed.
+
+        Raises:
+            DamagedDigestError: the stored bytes are no digest.
+        """
+        if self._counts is None:
+            first, *others = (decode_counts(window.digest) for window in self._windows)
+            for other in others:
+                _add(first, other)
+            self._counts = first
+        return self._counts
+
+    @property
+    def digest(self) -> Digest:
+        """The durations of its traces."""
+        if self._digest is None:
+            self._digest = Digest(self.counts)
+        return self._digest
+
+    @property
+    def quantile_buckets(self) -> tuple[int, ...]:
+        """The bucket of each of :data:`QUANTILES` within the hour alone."""
+        if self._quantile_buckets is None:
+            digest = self.digest
+            self._quantile_buckets = tuple(digest.quantile_bucket(q) for q in QUANTILES)
+        return self._quantile_buckets
+
+    def marks(self) -> Iterator[tuple[int, dict[int, int]]]:
+        """Sparse counts by bucket for each mark of the clock at or before which traces ended, as unix seconds.
+
+        A long trace may have ended in a later hour.
+
+        Raises:
+            DamagedDigestError: the stored bytes are no marks.
+        """
+        for window in self._windows:
+            if window.marks:
+                for offset, counts in decode_marks(window.marks).items():
+                    # Windows of, say, six minutes do not begin at marks of the clock: take the next mark.
+                    late = (window.start - self.start) % MARK_SECONDS
+                    mark = window.start + offset * MARK_SECONDS
+                    yield mark + (MARK_SECONDS - late if late else 0), counts
+
+
+class CivilHour(NamedTuple):
+    """An hour of the local clock.
+
+    Attributes:
+        start: when it begins, unix seconds.
+        end: when the next one begins.
+        slot: hour of the local day and type of the day.
+        day: the local date as a proleptic ordinal, to tell days apart.
+    """
+
+    start: int
+    end: int
+    slot: Slot
+    day: int
+
+
+class HourClock:
+    """Tells which local hour an instant lies in, and remembers: ten thousand series ask about the same instants."""
+
+    _REMEMBERED: Final = 100_000
+
+    def __init__(self, calendar: Calendar) -> None:
+        self._calendar = calendar
+        self._known: dict[int, CivilHour] = {}
+
+    def hour(self, unix_seconds: int) -> CivilHour:
+        """The local hour that an instant in whole unix seconds lies in."""
+        known = self._known.get(unix_seconds)
+        if known is None:
+            if len(self._known) >= self._REMEMBERED:
+                self._known.clear()
+            start = self._calendar.grid_floor(unix_seconds, HOUR_SECONDS)
+            local = self._calendar.local(start)
+            end = self._calendar.grid_next(start, HOUR_SECONDS)
+            slot = Slot(local.hour, self._calendar.day_type(local.date()))
+            known = CivilHour(start, end, slot, local.toordinal())
+            self._known[unix_seconds] = known
+        return known
+
+
+def hours_of(
+    windows: Iterable[StoredWindow], clock: HourClock, judgements: Mapping[int, Judgement] | None = None
+) -> list[Hour]:
+    """The hours that some windows of one series make up, in time order; empty windows make none.
+
+    Args:
+        windows: what is stored, in any order.
+        clock: tells the local hours.
+        judgements: what the detector found about the hours already judged, by the start of the hour.
+    """
+    judged = judgements or {}
+    parts: dict[int, list[StoredWindow]] = {}
+    for window in windows:
+        if window.traces:
+            parts.setdefault(clock.hour(window.start).start, []).append(window)
+    return [Hour(clock.hour(start), parts[start], judged.get(start, UNJUDGED)) for start in sorted(parts)]
+
+
+class Hours:
+    """The history of one series: its hours that had traffic, by slot and in time order."""
+
+    __slots__ = ("_all", "_by_day_type", "_by_slot", "_by_start", "_marks", "_running_pool", "_squares", "quarantined")
+
+    def __init__(self, hours: Iterable[Hour] = ()) -> None:
+        """Take hours in any order."""
+        self._by_start: dict[int, Hour] = {}
+        self._all: list[Hour] = []
+        self._by_slot: dict[Slot, list[Hour]] = {}
+        self._by_day_type: dict[DayType, list[Hour]] = {day_type: [] for day_type in DayType}
+        self.quarantined: set[int] = set()
+        """Starts of the hours that are quarantined."""
+        self._squares = [0] * len(QUANTILES)
+        self._marks = [0] * len(QUANTILES)
+        self._running_pool = _RunningPool()
+        for hour in sorted(hours, key=by_start):
+            self.append(hour)
+
+    def __iter__(self) -> Iterator[Hour]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def append(self, hour: Hour) -> None:
+        """Add an hour that is later than all others."""
+        self._by_start[hour.start] = hour
+        self._all.append(hour)
+        self._by_slot.setdefault(hour.slot, []).append(hour)
+        self._by_day_type[hour.slot.day_type].append(hour)
+        self._take_in(hour)
+
+    def judge(self, hour: Hour, judgement: Judgement) -> None:
+        """Replace the judgement of one of the hours."""
+        self._take_out(hour)
+        hour.judgement = judgement
+        self._take_in(hour)
+
+    def discard_before(self, start: int) -> None:
+        """Forget the hours that began before an instant."""
+        while self._all and self._all[0].start < start:
+            hour = self._all.pop(0)
+            del self._by_start[hour.start]
+            self._by_slot[hour.slot].pop(0)
+            self._by_day_type[hour.slot.day_type].pop(0)
+            self._take_out(hour)
+
+    def at(self, start: int) -> Hour | None:
+        """The hour that began at an instant, if it had traffic."""
+        return self._by_start.get(start)
+
+    def near(self, slot: Slot, reach: int) -> list[Hour]:
+        """The hours up to so many hours of the clock from a slot, round midnight, on the same type of day."""
+        if not reach:
+            return self._by_slot.get(slot, [])
+        members = [self._by_slot[near] for near in _slots_near(slot, reach) if near in self._by_slot]
+        return sorted(chain.from_iterable(members), key=by_start)
+
+    def of_all(self) -> list[Hour]:
+        """All of them."""
+        return self._all
+
+    def of_day_type(self, day_type: DayType) -> list[Hour]:
+        """The hours on a type of day."""
+        return self._by_day_type[day_type]
+
+    def swings(self, released: Iterable[Hour] = ()) -> list[Swing]:
+        """What the swings of all hours that are not quarantined add up to, for each of :data:`QUANTILES`.
+
+        Args:
+            released: quarantined hours that count all the same.
+        """
+        squares, marks = self._squares.copy(), self._marks.copy()
+        for hour in released:
+            for index, swing in enumerate(hour.judgement.swings):
+                squares[index] += swing.squares
+                marks[index] += swing.marks
+        return list(map(Swing, squares, marks))
+
+    def pooled(self, hours: Sequence[Hour]) -> dict[int, int]:
+        """Sparse counts by bucket of all traces of some hours together."""
+        return self._running_pool.of(hours)
+
+    def _take_in(self, hour: Hour) -> None:
+        if hour.judgement.quarantined:
+            self.quarantined.add(hour.start)
+        else:
+            self._add_swings(hour, 1)
+
+    def _take_out(self, hour: Hour) -> None:
+        if hour.judgement.quarantined:
+            self.quarantined.discard(hour.start)
+        else:
+            self._add_swings(hour, -1)
+
+    def _add_swings(self, hour: Hour, sign: int) -> None:
+        for index, swing in enumerate(hour.judgement.swings):
+            self._squares[index] += sign * swing.squares
+            self._marks[index] += sign * swing.marks
+
+
+class _RunningPool:
+    """Adds up hours; what it added up last time is reused, since the next hour's pool is often nearly the same."""
+
+    __slots__ = ("_counts", "_hours")
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+        self._hours: dict[int, Hour] = {}
+
+    def of(self, hours: Sequence[Hour]) -> dict[int, int]:
+        """The counts of some hours together."""
+        wanted = {hour.start: hour for hour in hours}
+        added = wanted.keys() - self._hours.keys()
+        dropped = self._hours.keys() - wanted.keys()
+        if len(added) + len(dropped) < len(wanted):
+            counts = self._counts
+            for start in dropped:
+                _subtract(counts, self._hours[start].counts)
+        else:
+            counts = self._counts = {}
+            added = set(wanted)
+        for start in added:
+            _add(counts, wanted[start].counts)
+        self._hours = wanted
+        return counts.copy()
+
+
+@lru_cache(maxsize=256)
+def _slots_near(slot: Slot, reach: int) -> tuple[Slot, ...]:
+    hours_of_day = {(slot.hour + offset) % 24 for offset in range(-reach, reach + 1)}
+    return tuple(Slot(hour, slot.day_type) for hour in sorted(hours_of_day))
+
+
+def _add(counts: dict[int, int], more: Mapping[int, int]) -> None:
+    for bucket, count in more.items():
+        counts[bucket] = counts.get(bucket, 0) + count
+
+
+def _subtract(counts: dict[int, int], less: Mapping[int, int]) -> None:
+    for bucket, count in less.items():
+        left = counts[bucket] - count
+        if left:
+            counts[bucket] = left
+        else:
+            del counts[bucket]
