@@ -10,7 +10,6 @@ prints its address as its first line:
 import argparse
 import contextlib
 import os
-import signal
 import socket
 import sys
 import threading
@@ -28,6 +27,7 @@ from exporter.demo.routes import ApiOptions, TempoApi
 from exporter.demo.scenario import INCIDENT_AFTER_SECONDS, SEED, demo_scenario
 from exporter.demo.search import SearchLimits
 from exporter.demo.traces import TraceSource
+from exporter.signals import StopRequest
 
 _REMEMBERED_REQUESTS: Final = 100_000
 
@@ -211,16 +211,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve the demo's scenario until SIGTERM, SIGINT, or the end of standard input where that was asked for."""
     arguments = _arguments(argv)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
+    stop = StopRequest()
+    stop.listen()
     if arguments.exit_with_parent:
         # The parent holds the other end of the pipe: however it dies, the pipe is closed. The descriptor is read and
         # not sys.stdin, whose lock a thread that still waits would hold when the interpreter ends.
         def wait_for_parent() -> None:
             while os.read(sys.stdin.fileno(), 4096):
                 pass
-            stop.set()
+            stop.make()
 
         threading.Thread(target=wait_for_parent, name="parent", daemon=True).start()
     options = ApiOptions(

@@ -1,0 +1,111 @@
+"""The command: runs a backtest, prints what it has found, and says by its exit status how that went."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NoReturn
+
+import click
+
+from exporter import logs
+from exporter.backtest.document import as_json
+from exporter.backtest.labels import LabelsError
+from exporter.backtest.overrides import load_config_with
+from exporter.backtest.run import NothingToReplayError, Options, backtest
+from exporter.backtest.text import as_text
+from exporter.backtest.traffic import TrafficError
+from exporter.config import ConfigError
+from exporter.config.units import parse_duration
+from exporter.store import DatabaseTooNewError, DatabaseTooOldError, StoreError
+
+_EXIT_FAILED: Final = 1
+_EXIT_USAGE: Final = 2
+
+
+def run_command(
+    config_file: Path | None,
+    log_level: str | None,
+    *,
+    csv: Path | None,
+    labels: Path | None,
+    learn: str | None,
+    service: str | None,
+    span: str | None,
+    settings: Sequence[str],
+    json: bool,
+) -> int:
+    """Run a backtest as it was asked for on the command line.
+
+    Args:
+        config_file: the configuration.
+        log_level: instead of the configured one.
+        csv: recorded traffic instead of the stored history.
+        labels: what is to be found.
+        learn: how much of each series is for learning, a duration.
+        service: only stored series of this service.
+        span: only stored series of this span name.
+        settings: keys of the configuration to set, ``key=value`` each.
+        json: print JSON instead of text.
+
+    Returns:
+        The exit status: 1 where there was nothing to replay or it did not come to an end, 2 for a mistake in what was
+        asked for.
+    """
+    if csv is not None and (service is not None or span is not None):
+        return _failed("--service and --span choose from the stored history; leave them out with --csv", _EXIT_USAGE)
+    try:
+        learn_seconds = None if learn is None else int(parse_duration(learn).total_seconds())
+    except ValueError as error:
+        return _failed(f"--learn {error}", _EXIT_USAGE)
+    try:
+        config = load_config_with(config_file, os.environ, settings)
+    except ConfigError as error:
+        return _failed(str(error), _EXIT_USAGE)
+    logs.configure(log_level or config.log.level, config.log.format)
+    options = Options(
+        csv=csv,
+        labels=labels,
+        learn_seconds=learn_seconds,
+        service=service,
+        span=span,
+        settings=settings,
+    )
+    warnings: list[str] = []
+    try:
+        with _interruptible():
+            report = backtest(config, options, warnings.append, sys.stderr)
+            output = as_json(report) if json else as_text(report)
+    except KeyboardInterrupt:
+        return _failed("interrupted; there is no result, and nothing was written", _EXIT_FAILED)
+    except (TrafficError, LabelsError) as error:
+        return _failed(str(error), _EXIT_USAGE)
+    except (NothingToReplayError, StoreError, DatabaseTooNewError, DatabaseTooOldError) as error:
+        return _failed(str(error), _EXIT_FAILED)
+    finally:
+        # Not before: the line that shows the progress is gone now.
+        for warning in warnings:
+            click.echo(warning, err=True)
+    click.echo(output)
+    return 0
+
+
+def _failed(message: str, status: int) -> int:
+    click.echo(message, err=True)
+    return status
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,68 @@
+"""Labelled incidents, from a JSON file: ``[{"series", "start_unix", "end_unix", "ignore"}, …]``."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+_SHOWN_PROBLEMS: Final = 5
+
+
+class LabelsError(Exception):
+    """The labels are not usable; the message says why."""
+
+
+class Label(NamedTuple):
+    """An incident that somebody has marked in the recorded traffic.
+
+    Attributes:
+        series: where: ``service_name/span_name``, or the name in a CSV file.
+        start: when it began, Unix seconds.
+        end: when it was over, Unix seconds.
+        ignore: it is neither to be found nor wrong to be flagged.
+    """
+
+    series: str
+    start: float
+    end: float
+    ignore: bool = False
+
+
+class _Entry(msgspec.Struct):
+    series: str
+    start_unix: float
+    end_unix: float
+    ignore: bool = False
+
+
+def read_labels(path: Path) -> list[Label]:
+    """Read a file of labels, in the order in which they stand there; further keys of an entry are passed over.
+
+    Raises:
+        LabelsError: the file cannot be read, or anything in it is no label: a score without it would be another one.
+    """
+    try:
+        entries = msgspec.json.decode(path.read_bytes(), type=list[_Entry])
+    except OSError as error:
+        raise LabelsError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise LabelsError(
+            f"{path} is no file of labels: {error}; it must be a JSON list of "
+            '{"series": text, "start_unix": seconds, "end_unix": seconds, "ignore": true or false}'
+        ) from error
+    problems = list(_problems(entries))
+    if problems:
+        more = len(problems) - _SHOWN_PROBLEMS
+        shown = [*problems[:_SHOWN_PROBLEMS], *([f"and {more} more like these"] if more > 0 else [])]
+        raise LabelsError("\n".join([f"{path} has labels that cannot be used:", *(f"  - {each}" for each in shown)]))
+    return [Label(entry.series, entry.start_unix, entry.end_unix, entry.ignore) for entry in entries]
+
+
+def _problems(entries: Sequence[_Entry]) -> Iterator[str]:
+    for number, entry in enumerate(entries):
+        if not (math.isfinite(entry.start_unix) and math.isfinite(entry.end_unix)):
+            yield f"$[{number}] lasts for ever"
+        elif entry.end_unix < entry.start_unix:
+            yield f"$[{number}] ends ({entry.end_unix:.0f}) before it starts ({entry.start_unix:.0f})"

@@ -1,0 +1,171 @@
+"""The demo on a terminal: an embedded Tempo API as a process of its own, the real exporter on it, and what happens."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import click
+
+from exporter.config import Config
+from exporter.core.baseline import FallbackLevel
+from exporter.core.detection.explanation import duration
+from exporter.core.span import SeriesKey
+from exporter.demo.scenario import calendar_weekend
+from exporter.detector.snapshot import SeriesStatus, Snapshot
+from exporter.publish.self_metrics import SelfMetrics
+from exporter.runner import Exporter
+from exporter.signals import StopRequest
+from exporter.store import Store
+from exporter.terminal import bar, progress_line
+from exporter.web.server import Server
+
+_LOOK_SECONDS: Final = 0.5
+_LEVEL_MEANING: Final = {
+    FallbackLevel.EXACT: "this hour of the day",
+    FallbackLevel.NEARBY: "nearby hours",
+    FallbackLevel.DAYTYPE: "this type of day",
+    FallbackLevel.GLOBAL: "everything there is",
+    FallbackLevel.UNAVAILABLE: "unavailable, too new",
+}
+
+
+def show(*, port: int, seed: int, incident_after_seconds: float, seconds: float | None) -> int:
+    """Run the demo until interrupted; returns the exit status.
+
+    Args:
+        port: where the exporter serves; 0 for any free port.
+        seed: another seed makes other traffic.
+        incident_after_seconds: when the incident begins that can be watched.
+        seconds: end by itself after so long.
+    """
+    stop = StopRequest()
+    stop.listen()
+    now = time.time()
+    click.echo("Making a week of synthetic traffic and serving it as Tempo would ...")
+    with (
+        tempfile.TemporaryDirectory(prefix="tempo-anomaly-demo-") as folder,
+        _tempo_api(now, seed, incident_after_seconds) as url,
+    ):
+        config = demo_config(url, now, Path(folder) / "demo.db")
+        metrics = SelfMetrics()
+        exporter = Exporter(config, Store.open(config.storage.path, on_failure=metrics.storage_failed), metrics)
+        try:
+            server = Server(exporter.site, "127.0.0.1", port)
+        except OSError as error:
+            exporter.close()
+            click.echo(f"cannot listen on port {port}: {error.strerror}; choose another with --port", err=True)
+            return 1
+        host, bound = server.addresses[0]
+        click.echo(f"  status page  http://{host}:{bound}/")
+        click.echo(f"  metrics      http://{host}:{bound}/metrics")
+        click.echo(f"  Tempo API    {url}")
+        exporter.start()
+        server.start(lambda error: stop.make())  # noqa: ARG005
+        try:
+            _narrate(exporter, stop, None if seconds is None else time.monotonic() + seconds)
+        finally:
+            server.stop()
+            exporter.close()
+    return 0
+
+
+def demo_config(tempo_url: str, now: float, database: Path) -> Config:
+    """The defaults, but for what makes a demonstration short: it polls more often and holds a flag back for less."""
+    return Config.model_validate(
+        {
+            "tempo": {"url": tempo_url},
+            "calendar": {"weekend": list(calendar_weekend(now))},
+            "polling": {"tempo_interval": "3s"},
+            "detection": {"hold": "9s", "clear_hold": "30s"},
+            "storage": {"path": str(database)},
+        }
+    )
+
+
+@contextmanager
+def _tempo_api(now: float, seed: int, incident_after_seconds: float) -> Iterator[str]:
+    """The embedded Tempo API, as a process that does not outlive this one."""
+    process = subprocess.Popen(  # noqa: S603 - our own module, with numbers as arguments
+        [
+            sys.executable, "-m", "exporter.demo.tempo_api", "--port", "0", "--exit-with-parent",
+            "--anchor", repr(now), "--seed", str(seed), "--incident-after", repr(incident_after_seconds),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        url = process.stdout.readline().strip() if process.stdout else ""
+        if not url:
+            raise click.ClickException(f"the embedded Tempo API did not start (exit status {process.wait()})")
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _narrate(exporter: Exporter, stop: StopRequest, deadline: float | None) -> None:
+    """Tell what happens until it is over."""
+    with progress_line(lambda: f"  reading history {bar(_progress(exporter))}", sys.stdout):
+        while _progress(exporter) < 1 and not _over(stop, deadline):
+            pass
+    told_levels = False
+    flagged: dict[SeriesKey, SeriesStatus] = {}
+    while not _over(stop, deadline):
+        page = exporter.publisher.page
+        if page is None:
+            continue
+        if not told_levels and _judged(page.snapshot):
+            told_levels = True
+            _tell_levels(page.snapshot)
+        flagged = _tell_flags(page.snapshot, flagged)
+
+
+def _over(stop: StopRequest, deadline: float | None) -> bool:
+    return stop.wait(_LOOK_SECONDS) or (deadline is not None and time.monotonic() > deadline)
+
+
+def _progress(exporter: Exporter) -> float:
+    return 1.0 if exporter.backfill is None else exporter.backfill.status.progress.ratio
+
+
+def _judged(snapshot: Snapshot) -> bool:
+    return any(status.shift is not None for status in snapshot.series)
+
+
+def _tell_levels(snapshot: Snapshot) -> None:
+    click.echo(
+        f"{_clock()}  A week is read: {snapshot.history.traces:,} traces in {snapshot.history.windows} windows, "
+        f"{len(snapshot.series)} endpoints. Their baselines come from"
+    )
+    for level, count in snapshot.series_by_level.items():
+        example = next((status for status in snapshot.series if status.level is level), None)
+        if example is None:
+            continue
+        usual = "" if example.baseline is None else f", usual p95 {duration(example.baseline.p95_seconds)}"
+        click.echo(
+            f"            {level:d} {_LEVEL_MEANING[level]:<21} {count:>3}, such as "
+            f"{example.key.service_name} {example.key.span_name}{usual}"
+        )
+    click.echo(f"{_clock()}  Watching; an incident begins soon. Press Ctrl-C to end.")
+
+
+def _tell_flags(snapshot: Snapshot, before: dict[SeriesKey, SeriesStatus]) -> dict[SeriesKey, SeriesStatus]:
+    now = {status.key: status for status in snapshot.series if status.shift}
+    for key in now.keys() - before.keys():
+        click.secho(f"{_clock()}  ANOMALOUS  {key.service_name} {key.span_name}", fg="red", bold=True)
+        click.echo(f"            {now[key].explanation}")
+    for key in before.keys() - now.keys():
+        click.secho(f"{_clock()}  back to usual  {key.service_name} {key.span_name}", fg="green")
+    return now
+
+
+def _clock() -> str:
+    return datetime.now().astimezone().strftime("%H:%M:%S")

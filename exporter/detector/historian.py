@@ -1,0 +1,304 @@
+"""Keeps the books: what is usual for every series in the present hour, worked out beside the poller.
+
+The poller only ever asks for the book of the hour, and waits for it only where nobody has worked it out yet: at the
+start, or after a jump of the clock. While history still comes in, the book is renewed from time to time; shortly before
+the hour turns, the next one is prepared.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from exporter import __version__
+from exporter.core.baseline import Baseline, CivilHour, HourClock, Hours, hours_of
+from exporter.core.civil import HOUR_SECONDS
+from exporter.core.codec import DamagedDigestError
+from exporter.core.detection.detector import Detector
+from exporter.core.detection.flag import DOWN, Flag
+from exporter.core.detection.state import decode_state
+from exporter.core.ledger import LedgerEntry
+from exporter.core.span import SeriesKey
+from exporter.detector.book import Book, SeriesBaseline, decode_book, encode_book
+from exporter.detector.past import PastJudge
+from exporter.detector.settings import JudgeSettings
+from exporter.detector.snapshot import HistoryFacts, Snapshot
+from exporter.logs import Log
+from exporter.store import SeriesHistory, Store, StoreError
+
+_PREPARE_SECONDS: Final = 300
+"""So long before the hour turns, the next hour's book is worked out."""
+_LOOK_SECONDS: Final = 2.0
+_PAUSE_AFTER_FAILURE_SECONDS: Final = 60.0
+_LONGEST_PAUSE_SECONDS: Final = 300.0
+_SAY_AGAIN_SECONDS: Final = 600.0
+_BEHIND_SECONDS: Final = 3 * HOUR_SECONDS
+"""With more of the past unjudged there is no verdict on the present: an incident might stand in the baseline."""
+_WORK_SHARE: Final = 0.1
+"""While history still comes in, the book is kept up with it for this share of one processor at most."""
+
+
+class Historian:
+    """Judges the stored history and keeps the book of the present hour."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: HourClock,
+        settings: JudgeSettings,
+        *,
+        settled_until: Callable[[], int],
+        on_accepted: Callable[[], None],
+        monotonic: Callable[[], float],
+        log: Log,
+        basis: str = "",
+    ) -> None:
+        """Begin with nothing judged and no book.
+
+        Args:
+            store: the history.
+            clock: tells the local hours.
+            settings: what a verdict depends on.
+            settled_until: the instant up to which the ledger has no gap; later hours are not judged yet.
+            on_accepted: is told of each lasting change that became the new normal.
+            monotonic: seconds that never jump.
+            log: takes what is accepted and released.
+            basis: what a book rests on besides the history and the settings: the calendar.
+        """
+        self._store = store
+        self._clock = clock
+        self._basis = f"{__version__} {settings!r} {basis}"
+        self._settings = settings
+        self._detector = Detector(settings.fallback, settings.shift, clock)
+        self._quiet_log = log.limited(_SAY_AGAIN_SECONDS, monotonic)
+        self._past = PastJudge(store, self._detector, clock, on_accepted, log, self._quiet_log)
+        self._settled_until = settled_until
+        self._monotonic = monotonic
+        self._log = log
+        self._opening = threading.Lock()
+        self._book: Book | None = None
+        self._next: Book | None = None
+        self._facts = HistoryFacts()
+        self._news = threading.Event()
+        # Whatever was kept from before a restart is to be looked over.
+        self._news.set()
+
+    # For the poller
+
+    def book(self, now: float) -> Book:
+        """The baselines in force at an instant: worked out here and now only if nobody has done so before.
+
+        Where the database cannot be read, those of another hour stay in force.
+        """
+        hour = self._clock.hour(int(now))
+        book = self._book
+        if book is not None and book.start == hour.start:
+            return book
+        following = self._next
+        if following is None or following.start != hour.start:
+            try:
+                following = self._kept(hour) or self._work_out(hour)
+            except StoreError as error:
+                self._quiet_log.error(
+                    "book", "cannot read what is usual at this hour; what was known stays in force", error=error
+                )
+                return book or Book(hour.start)
+        with self._opening:
+            self._book = following
+            self._next = None
+        return following
+
+    def describe(self, snapshot: Snapshot) -> Snapshot:
+        """A snapshot with what is known of the history filled in."""
+        return replace(snapshot, history=self._facts)
+
+    def remember(self, flags: Mapping[SeriesKey, Flag], suspects: Mapping[SeriesKey, Sequence[int]]) -> None:
+        """Keep flags and suspect hours over a restart."""
+        if not flags and not suspects:
+            return
+        kept = {key: None if flag == DOWN else msgspec.json.encode(flag).decode() for key, flag in flags.items()}
+        try:
+            self._store.remember(kept, suspects)
+        except StoreError as error:
+            self._quiet_log.error("flags", "flags would not survive a restart now", error=error)
+
+    def flags(self) -> dict[SeriesKey, Flag]:
+        """The flags from before a restart."""
+        known = {}
+        for key, text in self._store.flags().items():
+            try:
+                known[key] = msgspec.json.decode(text, type=Flag)
+            except msgspec.DecodeError as error:
+                self._log.warning("a remembered flag is not readable, it is down now", series=key, error=error)
+        return known
+
+    # For the ledger
+
+    def windows_written(self, entries: Sequence[LedgerEntry]) -> None:
+        """There is more history: keep up with it soon."""
+        self._past.windows_written(entries)
+        self._news.set()
+
+    # Its own work
+
+    def run(self, stop: threading.Event, clock: Callable[[], float]) -> None:
+        """Keep the books until stopped.
+
+        Args:
+            stop: ends this soon.
+            clock: Unix seconds.
+        """
+        resume_at = retry_at = self._monotonic()
+        while not stop.wait(_LOOK_SECONDS):
+            began = self._monotonic()
+            if began < retry_at:
+                continue
+            renew = self._news.is_set() and began >= resume_at
+            try:
+                if renew:
+                    self.catch_up(clock(), give_up=stop.is_set)
+                else:
+                    self.prepare(clock())
+            except StoreError as error:
+                self._quiet_log.error(
+                    "run", "cannot work out what is usual; what was known stays in force", error=error
+                )
+                retry_at = began + _PAUSE_AFTER_FAILURE_SECONDS
+            except Exception:  # noqa: BLE001 - a defect of ours must neither end the loop nor go unseen
+                self._log.exception("working out what is usual failed unexpectedly")
+                retry_at = began + _PAUSE_AFTER_FAILURE_SECONDS
+            if renew:
+                ended = self._monotonic()
+                resume_at = ended + min(_LONGEST_PAUSE_SECONDS, (ended - began) * (1 / _WORK_SHARE - 1))
+
+    def catch_up(self, now: float, give_up: Callable[[], bool] = lambda: False) -> None:
+        """Judge what has settled, and renew the book of the present hour.
+
+        Args:
+            now: Unix seconds.
+            give_up: once it says yes, as much as is done by then is kept, and no book is renewed.
+
+        Raises:
+            StoreError: the database refused.
+        """
+        self._news.clear()
+        hour = self._clock.hour(int(now))
+        try:
+            self._past.catch_up(min(self._settled_until(), hour.start), give_up)
+            if give_up():
+                return
+            book = self._work_out(hour)
+        except BaseException:
+            self._news.set()
+            raise
+        with self._opening:
+            self._next = None
+            if self._book is None or self._book.start == hour.start:
+                self._book = book
+            else:
+                # Meanwhile the hour has turned, and the book that is in force by now knows less than this one.
+                self._news.set()
+        self._keep(book)
+
+    def prepare(self, now: float) -> None:
+        """If the hour is about to turn, work out the next one's book.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        hour = self._clock.hour(int(now))
+        if hour.end - now > _PREPARE_SECONDS or (self._next is not None and self._next.start == hour.end):
+            return
+        book = self._work_out(self._clock.hour(hour.end))
+        with self._opening:
+            if self._book is None or self._book.start < book.start:
+                self._next = book
+        self._keep(book)
+
+    def _work_out(self, hour: CivilHour) -> Book:
+        """What is usual in an hour, and in those before it that the current window reaches into."""
+        hours = self._within_reach(hour)
+        judged = self._judged(hour.start)
+        since = hours[0].start - self._settings.fallback.lookback_seconds
+        books: list[dict[SeriesKey, SeriesBaseline]] = [{} for _ in hours]
+        for stored in self._store.history(self._store.series(), since, hour.start):
+            try:
+                for series, usual in zip(books, self._usual(stored, hours, judged=judged), strict=True):
+                    series[stored.key] = usual
+            except DamagedDigestError as error:
+                self._quiet_log.error(
+                    ("baseline", stored.key),
+                    "stored history is damaged, its series has no baseline",
+                    series=stored.key,
+                    error=error,
+                )
+        self._measure()
+        book = Book(hours[0].start, books[0])
+        for later, series in zip(hours[1:], books[1:], strict=True):
+            book = Book(later.start, series, before=book)
+        return book
+
+    def _keep(self, book: Book) -> None:
+        """Store a book, once there is nothing left to wait for."""
+        if self._judged(book.start):
+            self._store.save_book(book.start, encode_book(book, self._basis))
+
+    def _kept(self, hour: CivilHour) -> Book | None:
+        """The stored book of an hour; it is renewed soon, but a restart does not wait for that."""
+        data = self._store.book(hour.start)
+        return None if data is None else decode_book(data, self._basis)
+
+    def _judged(self, start: int) -> bool:
+        """Whether the past of an hour is judged far enough for a verdict."""
+        until = self._past.until
+        return until is not None and start - until <= _BEHIND_SECONDS
+
+    def _within_reach(self, hour: CivilHour) -> list[CivilHour]:
+        """The hours, oldest first, that a window may reach into while the given one lasts; that one comes last."""
+        hours = [hour]
+        while hours[0].start > hour.start - self._settings.shift.max_window_seconds:
+            hours.insert(0, self._clock.hour(hours[0].start - 1))
+        return hours
+
+    def _measure(self) -> None:
+        totals = self._store.totals()
+        self._facts = HistoryFacts(
+            windows=totals.windows,
+            traces=totals.traces,
+            oldest_trace_at=totals.oldest_window_start,
+            storage_bytes=self._store.size_bytes(),
+            quarantined_windows=totals.quarantined,
+        )
+
+    def _usual(self, stored: SeriesHistory, hours: Sequence[CivilHour], *, judged: bool) -> list[SeriesBaseline]:
+        """What is usual for a series in some hours, oldest first; of all but the last only the thresholds."""
+        *earlier, hour = hours
+        history = Hours(hours_of(stored.windows, self._clock, stored.judgements))
+        last_seen = float(self._clock.hour(stored.windows[-1].start).end)
+        epoch = self._epoch(stored)
+        expect = partial(self._detector.expect, history, epoch=epoch, suspects=stored.suspects)
+        usual = [SeriesBaseline(thresholds=expect(before).thresholds if judged else None) for before in earlier]
+        outlook = expect(hour)
+        if outlook.pool is None:
+            return [*usual, SeriesBaseline(last_seen, epoch=epoch)]
+        baseline = Baseline.of(outlook.pool)
+        present = SeriesBaseline(
+            last_seen=last_seen,
+            baseline=baseline,
+            outlier_threshold_seconds=self._settings.outlier.threshold_seconds(baseline),
+            thresholds=outlook.thresholds if judged else None,
+            epoch=epoch,
+        )
+        return [*usual, present]
+
+    def _epoch(self, stored: SeriesHistory) -> int | None:
+        if stored.state is None:
+            return None
+        try:
+            return decode_state(stored.state).epoch
+        except ValueError:
+            # Whoever judges the past says so, and begins anew.
+            return None

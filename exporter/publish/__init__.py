@@ -1,0 +1,1 @@
+"""What Prometheus gets to see. Only this package knows metric names."""

@@ -1,0 +1,370 @@
+"""The ledger's loop: reads every settled window once, newest first, and goes on doing so for ever.
+
+First start, restart after an outage and steady state are the same: whatever the ledger lacks of the wanted range is
+read. A few workers take batches of windows, newest first; each batch is committed with its digests in one transaction.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol
+
+from exporter.core.accumulate import Accumulator
+from exporter.core.civil import HOUR_SECONDS, Calendar
+from exporter.core.ledger import (
+    LONGEST_SEARCH_SECONDS,
+    Batch,
+    BatchRules,
+    LedgerEntry,
+    Progress,
+    Wanted,
+    Window,
+    WindowState,
+    wanted,
+)
+from exporter.logs import Log
+from exporter.reading.admission import Admission
+from exporter.reading.exact import ExactReader, Reading, Searcher
+from exporter.reading.outcome import failed_entries, read_entries, skipped
+from exporter.reading.plan import Plan
+from exporter.reading.report import Report
+from exporter.reading.retention import any_trace, expired_windows
+from exporter.store import Store, StoreError
+from exporter.telemetry import Telemetry
+from exporter.tempo.errors import StoppedError, TempoError
+
+_LONGEST_WAIT_SECONDS: Final = 60
+"""How long an idle worker sleeps at most: a clock that was set, or a machine that slept, is noticed by then."""
+
+_SHORTEST_WAIT_SECONDS: Final = 0.05
+_LONGEST_BREAK_SECONDS: Final = 60
+_PROBE_FROM_WINDOWS: Final = 12
+"""Fewer windows than this are read as fast as Tempo's retention is probed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillSettings:
+    """What history is wanted and how it is read; the configuration explains each."""
+
+    duration_seconds: float
+    batch_seconds: float
+    settle_seconds: float
+    retention_seconds: float
+    max_concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillStatus:
+    """Where the ledger stands.
+
+    Attributes:
+        progress: windows by state over the wanted range.
+        started_at: when this process began to read.
+        completed_at: when nothing settled was left unread for the first time since.
+    """
+
+    progress: Progress
+    started_at: float
+    completed_at: float | None
+
+
+class CommitListener(Protocol):
+    """Is told of windows that were written, from a worker's thread."""
+
+    def __call__(self, entries: Sequence[LedgerEntry], /) -> None:
+        """Take note; must not raise."""
+
+
+class Backfill:
+    """Fills the ledger."""
+
+    def __init__(
+        self,
+        searcher: Searcher,
+        store: Store,
+        admission: Admission,
+        calendar: Calendar,
+        settings: BackfillSettings,
+        telemetry: Telemetry,
+        *,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        stop: threading.Event,
+        log: Log,
+        on_commit: CommitListener = lambda entries: None,  # noqa: ARG005
+    ) -> None:
+        """Load the ledger; :meth:`run` does the work.
+
+        Args:
+            searcher: Tempo.
+            store: the history.
+            admission: decides which series are kept.
+            calendar: where the local hours begin.
+            settings: what is wanted.
+            telemetry: is told what happens.
+            clock: Unix seconds.
+            monotonic: seconds that never jump, for durations and pauses.
+            stop: ends :meth:`run` soon once set.
+            log: takes a line for every window.
+            on_commit: is told of windows that were written.
+
+        Raises:
+            StoreError: the ledger cannot be read.
+        """
+        self._searcher = searcher
+        self._reader = ExactReader(searcher, telemetry, "backfill")
+        self._store = store
+        self._admission = admission
+        self._calendar = calendar
+        self._settings = settings
+        self._telemetry = telemetry
+        self._clock = clock
+        self._monotonic = monotonic
+        self._stop = stop
+        self._report = Report(log, calendar, monotonic)
+        self._on_commit = on_commit
+
+        # All below is guarded by this condition, on which idle workers wait.
+        self._changed = threading.Condition()
+        range_ = self._wanted()
+        self._plan = Plan(range_, store.ledger(range_.start, range_.end), calendar)
+        self._probing = False
+        self._probed_from: int | None = None
+        self._failures_in_a_row = 0
+        self._resume_at = monotonic()
+        self._status = BackfillStatus(self._plan.progress, started_at=clock(), completed_at=None)
+
+    @property
+    def status(self) -> BackfillStatus:
+        """Where the ledger stood after the last change."""
+        return self._status
+
+    def settled_until(self) -> int:
+        """Up to when the ledger has no gap, Unix seconds."""
+        with self._changed:
+            return self._plan.settled_until
+
+    def run(self, *, patience: int | None = None) -> None:
+        """Read what the ledger lacks.
+
+        Args:
+            patience: by default it goes on until stopped, as windows settle. With a number it returns as soon as
+                there is nothing left that can be read now, or after so many failed batches in a row.
+        """
+        with self._changed:
+            self._publish()
+        workers = [
+            threading.Thread(target=self._work, args=(patience,), name=f"backfill-{number}", daemon=True)
+            for number in range(self._settings.max_concurrency)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+
+    def wake(self) -> None:
+        """Let idle workers look around now: it is time to stop, or a clock was moved."""
+        with self._changed:
+            self._changed.notify_all()
+
+    # A worker's life
+
+    def _work(self, patience: int | None) -> None:
+        while not self._stop.is_set():
+            self._follow_clock()
+            with self._changed:
+                # Asked once more, since whoever says stop wakes only those who are waiting already.
+                if self._stop.is_set():
+                    return
+                if patience is not None and self._nothing_to_wait_for(patience):
+                    self._changed.notify_all()
+                    return
+                batch: Batch | None = None
+                unprobed = self._worth_probing()
+                if unprobed:
+                    self._probing = True
+                elif self._monotonic() >= self._resume_at:
+                    batch = self._plan.take(self._clock(), self._batch_rules())
+                if not unprobed and batch is None:
+                    self._changed.wait(self._pause_seconds())
+                    continue
+            if batch is None:
+                self._find_oldest(unprobed)
+            else:
+                self._read(batch)
+
+    def _follow_clock(self) -> None:
+        """What is wanted moves on with the clock, and what is too old is forgotten."""
+        try:
+            with self._changed:
+                range_, before = self._wanted(), self._plan.range
+                if range_ == before:
+                    return
+                set_back = range_.start < before.start
+                self._plan.advance(range_, self._store.ledger(range_.start, before.start) if set_back else ())
+                self._publish()
+            pruned = self._store.prune(int(self._clock() - self._settings.retention_seconds))
+            self._admission.forget(pruned.series)
+        except StoreError as error:
+            self._report.not_followed(error)
+
+    def _nothing_to_wait_for(self, patience: int) -> bool:
+        if self._plan.in_hand or self._probing:
+            return False
+        return self._failures_in_a_row >= patience or not self._plan.readable(self._clock())
+
+    def _batch_rules(self) -> BatchRules:
+        return BatchRules(
+            limit=self._searcher.max_limit,
+            usual_windows=max(1, int(self._settings.batch_seconds) // HOUR_SECONDS),
+            longest_seconds=self._searcher.max_range_seconds or LONGEST_SEARCH_SECONDS,
+        )
+
+    def _pause_seconds(self) -> float:
+        due = self._plan.seconds_until_due(self._clock(), self._settings.settle_seconds)
+        rest = self._resume_at - self._monotonic()
+        return min(_LONGEST_WAIT_SECONDS, max(_SHORTEST_WAIT_SECONDS, rest if rest > 0 else due))
+
+    # Reading
+
+    def _read(self, batch: Batch) -> None:
+        began = self._monotonic()
+        accumulator = Accumulator(batch.windows, self._admission.ask)
+        try:
+            reading = self._reader.read(
+                batch.start,
+                batch.end,
+                accumulator.add,
+                expected_traces=batch.expected_traces,
+                give_up=self._stop.is_set,
+            )
+            if self._stop.is_set():
+                self._release(batch)
+                return
+            contents = accumulator.finish()
+            entries = read_entries(contents, reading, seconds=self._monotonic() - began, now=self._clock())
+            self._store.commit(entries, contents)
+        except StoppedError:
+            self._release(batch)
+        except TempoError as error:
+            if self._stop.is_set():
+                self._release(batch)
+            else:
+                self._fail(batch, str(error))
+        except StoreError as error:
+            self._report.not_stored(error)
+            self._release(batch, failed=True)
+        except Exception as error:  # noqa: BLE001
+            # A defect of ours must neither end the loop nor go unseen.
+            self._report.unexpected(batch.windows)
+            self._fail(batch, repr(error))
+        else:
+            for reason, count in skipped(contents).items():
+                self._telemetry.traces_skipped("backfill", reason, count)
+            self._succeed(batch, entries, reading)
+
+    def _succeed(self, batch: Batch, entries: Sequence[LedgerEntry], reading: Reading) -> None:
+        self._report.read(entries, reading, self._searcher.max_limit)
+        for entry in entries:
+            if entry.state is WindowState.PARTIAL:
+                self._telemetry.truncated("backfill")
+        with self._changed:
+            self._failures_in_a_row = 0
+            self._note(entries)
+        self._on_commit(entries)
+        self._release(batch)
+
+    def _fail(self, batch: Batch, error: str) -> None:
+        self._report.failed(batch.windows, error)
+        with self._changed:
+            entries = failed_entries(batch.windows, self._plan.attempts, error, now=self._clock())
+        self._record(entries)
+        self._release(batch, failed=True)
+
+    def _release(self, batch: Batch, *, failed: bool = False) -> None:
+        with self._changed:
+            self._plan.give_back(batch.windows)
+            if failed:
+                self._rest()
+            self._changed.notify_all()
+
+    def _rest(self) -> None:
+        """After a failure let everything rest a little, longer each time in a row: Tempo may be down."""
+        self._failures_in_a_row += 1
+        pause = min(_LONGEST_BREAK_SECONDS, 2 ** min(self._failures_in_a_row - 1, 10))
+        self._resume_at = self._monotonic() + pause
+
+    # Tempo's retention
+
+    def _worth_probing(self) -> Sequence[Window]:
+        """The windows never tried, if there are so many that it is worth asking first where Tempo's traces begin."""
+        if self._probing or self._monotonic() < self._resume_at:
+            return ()
+        untouched = self._plan.untouched()
+        if len(untouched) < _PROBE_FROM_WINDOWS or untouched[0].start == self._probed_from:
+            return ()
+        return untouched
+
+    def _find_oldest(self, windows: Sequence[Window]) -> None:
+        """Give up all windows before Tempo's first traces."""
+        try:
+            expired = expired_windows(windows, partial(any_trace, self._searcher))
+            self._expire(expired)
+        except StoppedError:
+            pass
+        except Exception as error:  # noqa: BLE001 - as above
+            self._report.not_probed(error)
+            with self._changed:
+                self._rest()
+        else:
+            with self._changed:
+                self._probed_from = expired[-1].end if expired else windows[0].start
+        finally:
+            with self._changed:
+                self._probing = False
+                self._changed.notify_all()
+
+    def _expire(self, windows: Sequence[Window]) -> None:
+        with self._changed:
+            # Others have gone on reading, and what they took is theirs.
+            windows = self._plan.claim(windows)
+        if not windows:
+            return
+        self._report.expired(windows)
+        self._record([LedgerEntry(window, WindowState.EXPIRED, read_at=self._clock()) for window in windows])
+        with self._changed:
+            self._plan.give_back(windows)
+
+    def _record(self, entries: Sequence[LedgerEntry]) -> None:
+        """Write lines without digests; if that fails, this process still knows them."""
+        try:
+            self._store.commit(entries)
+        except StoreError as error:
+            self._report.not_noted(error)
+        with self._changed:
+            self._note(entries)
+
+    # Bookkeeping, under the condition
+
+    def _wanted(self) -> Wanted:
+        return wanted(
+            self._clock(),
+            self._calendar,
+            duration_seconds=self._settings.duration_seconds,
+            settle_seconds=self._settings.settle_seconds,
+            batch_seconds=self._settings.batch_seconds,
+        )
+
+    def _note(self, entries: Sequence[LedgerEntry]) -> None:
+        self._plan.note(entries)
+        self._publish()
+
+    def _publish(self) -> None:
+        before, now = self._status, self._plan.progress
+        completed_at = before.completed_at
+        if now.complete and completed_at is None:
+            completed_at = self._clock()
+            traces = sum(entry.traces for entry in self._plan.entries)
+            self._report.complete(now, traces, completed_at - before.started_at)
+        self._status = BackfillStatus(now, before.started_at, completed_at)

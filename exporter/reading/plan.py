@@ -1,0 +1,142 @@
+"""What the ledger's loop still has to do, in memory: the wanted range, what is known of it, and who is on what.
+
+No I/O and no clock; whoever owns it guards it against other threads.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from exporter.core.civil import Calendar
+from exporter.core.ledger import (
+    Batch,
+    BatchRules,
+    LedgerEntry,
+    Progress,
+    Wanted,
+    Window,
+    WindowState,
+    next_batch,
+    pending,
+    progress,
+    ready,
+)
+
+_PATIENCE_ATTEMPTS: Final = 3
+
+
+class Plan:
+    """The ledger's open work."""
+
+    def __init__(self, range_: Wanted, known: Iterable[LedgerEntry], calendar: Calendar) -> None:
+        """Begin with what the store knows of a range."""
+        self._calendar = calendar
+        self._range = range_
+        self._entries = _by_window(known)
+        self._busy: set[Window] = set()
+        self._unread: list[Window] = []
+        self._recount()
+
+    @property
+    def range(self) -> Wanted:
+        """The range that is wanted."""
+        return self._range
+
+    @property
+    def entries(self) -> Sequence[LedgerEntry]:
+        """What is known of it."""
+        return list(self._entries.values())
+
+    @property
+    def progress(self) -> Progress:
+        """How far it has come."""
+        return progress(self._entries.values(), self._unread, self._range)
+
+    @property
+    def in_hand(self) -> bool:
+        """Whether anybody is reading."""
+        return bool(self._busy)
+
+    def advance(self, range_: Wanted, known: Iterable[LedgerEntry] = ()) -> None:
+        """Follow the clock.
+
+        Args:
+            range_: what is wanted now.
+            known: what the store knows of the part of it that was not wanted before. What lies in the past of the
+                range was let go of here, and is needed again after the clock was set back.
+        """
+        self._range = range_
+        self._entries = _by_window(known) | self._entries
+        self._recount()
+
+    def untouched(self) -> list[Window]:
+        """Windows that nobody has read, tried or taken, by time."""
+        return sorted(window for window in self._unread if window not in self._busy and window not in self._entries)
+
+    def readable(self, now: float) -> list[Window]:
+        """Windows that may be read now, newest first."""
+        free = [window for window in self._unread if window not in self._busy]
+        return ready(free, self._entries.values(), now)
+
+    def take(self, now: float, rules: BatchRules) -> Batch | None:
+        """The batch to read next, if any may be read now; whoever takes it gives it back."""
+        free = self.readable(now)
+        if not free:
+            return None
+        batch = next_batch(free, self._entries.values(), rules)
+        self._busy.update(batch.windows)
+        return batch
+
+    def claim(self, windows: Iterable[Window]) -> Sequence[Window]:
+        """Take those of some windows that are still untouched; whoever takes them gives them back."""
+        untouched = set(self.untouched())
+        claimed = [window for window in windows if window in untouched]
+        self._busy.update(claimed)
+        return claimed
+
+    def give_back(self, windows: Iterable[Window]) -> None:
+        """Nobody is on these windows any more."""
+        self._busy.difference_update(windows)
+
+    def note(self, entries: Iterable[LedgerEntry]) -> None:
+        """Remember what became of some windows."""
+        settled = set()
+        for entry in entries:
+            self._entries[entry.window] = entry
+            if entry.state.settled:
+                settled.add(entry.window)
+        self._unread = [window for window in self._unread if window not in settled]
+
+    def attempts(self, window: Window) -> int:
+        """How often a window has failed in a row."""
+        entry = self._entries.get(window)
+        return entry.attempts if entry else 0
+
+    @property
+    def settled_until(self) -> int:
+        """Up to when there is no gap: the start of the oldest unread window, or the end of the range.
+
+        A window that has failed for good measure is not waited for.
+        """
+        waited_for = [window.start for window in self._unread if self.attempts(window) < _PATIENCE_ATTEMPTS]
+        return min(waited_for, default=self._range.end)
+
+    def seconds_until_due(self, now: float, settle_seconds: float) -> float:
+        """How long until there may be something to read: the next window settles, or a failed one has rested."""
+        due = [self._calendar.grid_next(self._range.end, self._range.step_seconds) + settle_seconds]
+        # One that has rested is in somebody's hands, or was cut otherwise when it failed and has been read since.
+        due += [
+            entry.retry_at for entry in self._entries.values() if entry.retry_at is not None and entry.retry_at > now
+        ]
+        return max(0.0, min(due) - now)
+
+    def _recount(self) -> None:
+        self._entries = {window: entry for window, entry in self._entries.items() if window.end > self._range.start}
+        self._unread = pending(self._entries.values(), self._range, self._calendar)
+
+
+def _by_window(known: Iterable[LedgerEntry]) -> dict[Window, LedgerEntry]:
+    """What the store knows, but for expired windows.
+
+    They were never read. Asking for them once more after a restart is cheap, and Tempo's retention may have grown.
+    """
+    return {entry.window: entry for entry in known if entry.state is not WindowState.EXPIRED}

@@ -1,0 +1,20 @@
+"""The only part that touches SQLite."""
+
+from exporter.store.connection import Connection, StoreError
+from exporter.store.lock import DatabaseInUseError
+from exporter.store.rows import Findings, Pruned, SeriesHistory, Totals
+from exporter.store.schema import DatabaseTooNewError, DatabaseTooOldError
+from exporter.store.store import Store
+
+__all__ = [
+    "Connection",
+    "DatabaseInUseError",
+    "DatabaseTooNewError",
+    "DatabaseTooOldError",
+    "Findings",
+    "Pruned",
+    "SeriesHistory",
+    "Store",
+    "StoreError",
+    "Totals",
+]

@@ -1,0 +1,100 @@
+"""What goes into the database and what comes out of it, and how lines of the ledger and judgements become rows."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
+from itertools import chain
+from typing import Any, Final, NamedTuple
+
+from exporter.core.baseline import QUANTILES, Judgement, StoredWindow, Swing
+from exporter.core.codec import DamagedDigestError, decode_numbers, encode_numbers
+from exporter.core.ledger import LedgerEntry, Window, WindowState
+from exporter.core.span import SeriesKey
+
+ENTRY_COLUMNS: Final = (
+    "start, end, state, read_at, traces, stored, coverage, requests, splits,"
+    " duration_seconds, attempts, retry_at, error"
+)
+"""The columns of a line of the ledger, in the order of :func:`row_of` and :func:`entry_of`."""
+
+
+class SeriesHistory(NamedTuple):
+    """What is stored of one series.
+
+    Attributes:
+        key: the series.
+        windows: its windows with traffic, by time.
+        judgements: what was found about its past hours, by their start.
+        suspects: starts of hours that its flag has touched.
+        state: where judging it has stopped, as the detector wrote it; absent if it never began.
+    """
+
+    key: SeriesKey
+    windows: list[StoredWindow]
+    judgements: dict[int, Judgement]
+    suspects: frozenset[int]
+    state: bytes | None
+
+
+class Findings(NamedTuple):
+    """What judging more of a series' past has found, to be stored.
+
+    Attributes:
+        key: the series.
+        judgements: those that are new or have changed.
+        state: where judging has stopped.
+        settled_suspects: hours that are no longer suspect.
+    """
+
+    key: SeriesKey
+    judgements: Mapping[int, Judgement]
+    state: bytes
+    settled_suspects: Collection[int] = ()
+
+
+class Totals(NamedTuple):
+    """What stands in the history altogether."""
+
+    windows: int
+    traces: int
+    oldest_window_start: int | None
+    quarantined: int
+
+
+class Pruned(NamedTuple):
+    """What was too old.
+
+    Attributes:
+        windows: how many windows were deleted.
+        series: those that nothing is stored of any more.
+    """
+
+    windows: int
+    series: Sequence[SeriesKey]
+
+
+def entry_of(start: int, end: int, state: str, *rest: Any) -> LedgerEntry:
+    """The ledger's line of a row."""
+    return LedgerEntry(Window(start, end), WindowState(state), *rest)
+
+
+def row_of(entry: LedgerEntry) -> tuple[object, ...]:
+    """The row of a line of the ledger."""
+    window, state, *rest = (getattr(entry, field.name) for field in fields(LedgerEntry))
+    return (*window, state.value, *rest)
+
+
+def judgement_of(quarantined: int, swings: bytes) -> Judgement:
+    """The judgement of a row.
+
+    Raises:
+        DamagedDigestError: the bytes are no swings.
+    """
+    numbers = decode_numbers(swings)
+    if len(numbers) != 2 * len(QUANTILES):
+        raise DamagedDigestError(f"{len(numbers)} numbers are no swings")
+    return Judgement(bool(quarantined), tuple(map(Swing, numbers[::2], numbers[1::2])))
+
+
+def swings_bytes(judgement: Judgement) -> bytes:
+    """The swings of a judgement, as :func:`judgement_of` reads them."""
+    return encode_numbers(list(chain.from_iterable(judgement.swings)))

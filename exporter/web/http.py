@@ -1,0 +1,122 @@
+"""A WSGI application small enough to read: exact paths, GET and HEAD, and the headers that every answer has."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import parse_qs
+
+from exporter.logs import Log
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+_SECURITY_HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a page needs of a request."""
+
+    path: str
+    query: Mapping[str, list[str]]
+    accept: str
+    accepts_gzip: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer; the length is added."""
+
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+    status: HTTPStatus = HTTPStatus.OK
+    headers: tuple[tuple[str, str], ...] = field(default=())
+
+
+def text(message: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    """A line for people and probes."""
+    return Response(f"{message}\n".encode(), status=status)
+
+
+Page = Callable[[Request], Response]
+
+
+class Site:
+    """Serves pages by their exact path."""
+
+    def __init__(self, pages: Mapping[str, Page], log: Log) -> None:
+        self._pages = dict(pages)
+        self._log = log
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Answer one request; a page that raises is a 500 and a line in the log, never a dead worker."""
+        method = environ["REQUEST_METHOD"]
+        response = self._answer(method, environ)
+        headers = [
+            ("Content-Type", response.content_type),
+            ("Content-Length", str(len(response.body))),
+            *response.headers,
+            *_SECURITY_HEADERS,
+        ]
+        start_response(f"{response.status.value} {response.status.phrase}", headers)
+        return [] if method == "HEAD" else [response.body]
+
+    def _answer(self, method: str, environ: "WSGIEnvironment") -> Response:
+        path = environ.get("PATH_INFO", "")
+        page = self._pages.get(path)
+        if page is None:
+            return text("There is nothing here; the start page is at /", HTTPStatus.NOT_FOUND)
+        if method not in ("GET", "HEAD"):
+            refusal = text("This address can only be read", HTTPStatus.METHOD_NOT_ALLOWED)
+            return Response(refusal.body, status=refusal.status, headers=(("Allow", "GET, HEAD"),))
+        request = Request(
+            path=path,
+            query=parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True),
+            accept=environ.get("HTTP_ACCEPT", ""),
+            accepts_gzip=_accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", "")),
+        )
+        try:
+            return page(request)
+        except Exception:  # noqa: BLE001 - whatever it is, the next request must be answered
+            self._log.exception("a page failed", path=path)
+            return text("This page failed; the exporter's log says why", HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+class Accepted(NamedTuple):
+    """Something that a client accepts.
+
+    Attributes:
+        name: an encoding or a media type, in lower case.
+        parameters: what stands behind it, names in lower case.
+        weight: how much it is preferred; 0 refuses it.
+    """
+
+    name: str
+    parameters: Mapping[str, str]
+    weight: float
+
+
+def accepted(header: str) -> list[Accepted]:
+    """What a header of the ``Accept`` kind says (RFC 9110, 12.4.2); what has no valid weight is refused."""
+    items = []
+    for item in header.split(","):
+        name, *rest = (part.strip() for part in item.split(";"))
+        pairs = (part.partition("=") for part in rest)
+        parameters = {key.strip().lower(): value.strip() for key, _, value in pairs}
+        weight = parameters.pop("q", "1")
+        valid = re.fullmatch(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?", weight)
+        items.append(Accepted(name.lower(), parameters, float(weight) if valid else 0.0))
+    return items
+
+
+def _accepts_gzip(accept_encoding: str) -> bool:
+    """Whether gzip is among the encodings accepted (RFC 9110, 12.5.3)."""
+    weights = {item.name: item.weight for item in accepted(accept_encoding)}
+    return weights.get("gzip", weights.get("*", 0.0)) > 0

@@ -1,0 +1,68 @@
+"""``/metrics``: the series' samples as they were rendered with the snapshot, and the exporter's own."""
+
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.registry import Collector
+
+from exporter.publish.exposition import Format, Publisher, gzip_member, render_families
+from exporter.web.http import Request, Response, accepted
+
+_OPENMETRICS_VERSION: Final = "1.0.0"
+_CONTENT_TYPES: Final[Mapping[Format, str]] = {
+    Format.TEXT: "text/plain; version=0.0.4; charset=utf-8",
+    Format.OPENMETRICS: f"application/openmetrics-text; version={_OPENMETRICS_VERSION}; charset=utf-8",
+}
+_ENCODERS: Final[Mapping[Format, Callable[[Collector], bytes]]] = {
+    Format.TEXT: generate_latest,
+    Format.OPENMETRICS: generate_openmetrics,
+}
+
+
+def chosen_format(accept: str) -> Format:
+    """The format for an ``Accept`` header: OpenMetrics where the client asks for it at least as much as for text.
+
+    ``prometheus_client`` has a function for this, which overlooks weights, fails on a version that is no number, and
+    escapes names in ways that no name here needs.
+    """
+    items = accepted(accept)
+    openmetrics = max(
+        (
+            item.weight
+            for item in items
+            if item.name == "application/openmetrics-text"
+            and item.parameters.get("version", _OPENMETRICS_VERSION) == _OPENMETRICS_VERSION
+        ),
+        default=0.0,
+    )
+    text = max((item.weight for item in items if item.name in ("text/plain", "text/*", "*/*")), default=0.0)
+    return Format.OPENMETRICS if openmetrics > 0 and openmetrics >= text else Format.TEXT
+
+
+class MetricsPage:
+    """Answers scrapes."""
+
+    def __init__(self, publisher: Publisher, registry: CollectorRegistry) -> None:
+        self._publisher = publisher
+        self._registry = registry
+
+    def __call__(self, request: Request) -> Response:
+        """The page, or with ``name[]`` those families of it."""
+        names = frozenset(filter(None, request.query.get("name[]", ())))
+        format_ = chosen_format(request.accept)
+        page = self._publisher.page
+        parts: list[bytes] = []
+        if page is not None and names:
+            series = render_families(page.snapshot.series, format_, names)
+            parts.append(gzip_member(series) if request.accepts_gzip else series)
+        elif page is not None:
+            parts.append(page.render(format_, gzipped=request.accepts_gzip))
+        # The exporter's own families come last: in OpenMetrics they bring the end mark with them.
+        own = _ENCODERS[format_](self._registry.restricted_registry(names) if names else self._registry)
+        parts.append(gzip_member(own) if request.accepts_gzip else own)
+        encoding = (("Content-Encoding", "gzip"),) if request.accepts_gzip else ()
+        headers = (*encoding, ("Vary", "Accept, Accept-Encoding"))
+        return Response(b"".join(parts), _CONTENT_TYPES[format_], HTTPStatus.OK, headers)

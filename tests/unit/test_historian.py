@@ -1,0 +1,643 @@
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from exporter.core.baseline import FallbackLevel, HourClock
+from exporter.core.civil import Calendar
+from exporter.core.detection.flag import DOWN, Flag
+from exporter.core.span import SeriesKey
+from exporter.detector.book import Book
+from exporter.detector.historian import Historian
+from exporter.detector.settings import JudgeSettings
+from exporter.detector.snapshot import HistoryFacts, Snapshot
+from exporter.logs import get_logger
+from exporter.store import Findings, SeriesHistory, Store, StoreError
+from tests.unit.samples import DAY, HOUR, KEY, NOON, SETTINGS, Clock, Durations, around, commit_hour, messages
+
+OTHER = SeriesKey("checkout", "POST /pay")
+NOW = NOON + 600.0
+SATURDAY = NOON - 3 * DAY
+
+
+class WatchedStore(Store):
+    """A store that tells what was recorded, and refuses when it is told to."""
+
+    recorded: list[Findings]
+    refuses_reads = False
+    refuses_writes = False
+
+    def history(
+        self, keys: Iterable[SeriesKey], start: int, end: int, *, marks_from: int | None = None, at_once: int = 200
+    ) -> Iterator[SeriesHistory]:
+        if self.refuses_reads:
+            raise StoreError("locked", "reading the history failed")
+        return super().history(keys, start, end, marks_from=marks_from, at_once=at_once)
+
+    def record(self, findings: Iterable[Findings]) -> None:
+        if self.refuses_writes:
+            raise StoreError("full", "recording failed")
+        found = list(findings)
+        self.__dict__.setdefault("recorded", []).extend(found)
+        super().record(found)
+
+    def remember(self, flags: Mapping[SeriesKey, str | None], suspects: Mapping[SeriesKey, Collection[int]]) -> None:
+        if self.refuses_writes:
+            raise StoreError("full", "remembering failed")
+        super().remember(flags, suspects)
+
+    def take_recorded(self) -> list[Findings]:
+        taken = self.__dict__.pop("recorded", [])
+        assert isinstance(taken, list)
+        return taken
+
+
+class Bench:
+    """A historian over a store, with an instant up to which the ledger has no gap."""
+
+    def __init__(self, store: Store, settings: JudgeSettings = SETTINGS, settled_until: int = NOON) -> None:
+        self.store = store
+        self.settled_until = settled_until
+        self.accepted = 0
+        self.monotonic = Clock(0.0)
+        self.when_asked: Callable[[], None] = lambda: None
+        self.historian = Historian(
+            store,
+            HourClock(Calendar()),
+            settings,
+            settled_until=self._settled_until,
+            on_accepted=self._accept,
+            monotonic=self.monotonic,
+            log=get_logger("test"),
+        )
+
+    def _settled_until(self) -> int:
+        self.when_asked()
+        return self.settled_until
+
+    def _accept(self) -> None:
+        self.accepted += 1
+
+    def write(self, start: int, durations: Durations) -> None:
+        """Commit an hour and tell of it, as the ledger's loop does."""
+        self.historian.windows_written([commit_hour(self.store, start, durations)])
+
+    def facts(self) -> HistoryFacts:
+        return self.historian.describe(Snapshot(None)).history
+
+
+@pytest.fixture
+def store() -> Iterator[WatchedStore]:
+    store = WatchedStore.in_memory()
+    yield store
+    store.close()
+
+
+def write_days(bench: Bench, days: int, *, per_hour: int = 60, median: float = 0.1, until: int = NOON) -> None:
+    """Some days of hours with even traffic for one series."""
+    for start in range(until - days * DAY, until, HOUR):
+        bench.write(start, {KEY: around(median, per_hour)})
+
+
+class TestBaseline:
+    @pytest.mark.parametrize(
+        ("level", "starts", "per_hour"),
+        [
+            (FallbackLevel.EXACT, [NOON - days * DAY for days in (1, 4, 5, 6, 7)], 20),
+            (FallbackLevel.NEARBY, [NOON - days * DAY + 2 * HOUR for days in (1, 4, 5, 6)], 10),
+            (FallbackLevel.DAYTYPE, [NOON - days * DAY - 8 * HOUR for days in (1, 4, 5, 6)], 20),
+            (FallbackLevel.GLOBAL, [SATURDAY + hours * HOUR for hours in (0, 6, 18, 24)], 20),
+        ],
+    )
+    def test_each_level_serves_where_those_before_have_too_little(
+        self, store: Store, level: FallbackLevel, starts: list[int], per_hour: int
+    ) -> None:
+        bench = Bench(store)
+        everything: list[float] = []
+        for number, start in enumerate(starts):
+            seconds = around(0.1 + 0.002 * number, per_hour)
+            everything += seconds
+            bench.write(start, {KEY: seconds})
+        bench.historian.catch_up(NOW)
+        usual = bench.historian.book(NOW).of(KEY)
+        assert usual.baseline is not None
+        assert (usual.baseline.level, usual.baseline.mature) == (level, True)
+        assert (usual.baseline.windows, usual.baseline.count) == (len(starts), len(everything))
+        everything.sort()
+        assert usual.baseline.p50_seconds == pytest.approx(everything[len(everything) // 2 - 1], rel=0.0111)
+        assert usual.baseline.p95_seconds == pytest.approx(everything[len(everything) * 95 // 100 - 1], rel=0.0111)
+        assert usual.outlier_threshold_seconds == SETTINGS.outlier.threshold_seconds(usual.baseline)
+        assert usual.thresholds is not None
+        assert usual.last_seen == max(starts) + HOUR
+
+    def test_too_little_of_everything_is_no_baseline(self, store: Store) -> None:
+        bench = Bench(store)
+        bench.write(NOON - DAY, {KEY: around(0.1, 19)})
+        bench.historian.catch_up(NOW)
+        usual = bench.historian.book(NOW).of(KEY)
+        assert (usual.baseline, usual.thresholds, usual.last_seen) == (None, None, NOON - DAY + HOUR)
+
+    def test_enough_traces_of_one_day_are_a_baseline_but_no_verdict(self, store: Store) -> None:
+        bench = Bench(store)
+        for start in (NOON - DAY - 2 * HOUR, NOON - DAY, NOON - DAY + 2 * HOUR):
+            bench.write(start, {KEY: around(0.1, 40)})
+        bench.historian.catch_up(NOW)
+        usual = bench.historian.book(NOW).of(KEY)
+        assert usual.baseline is not None
+        assert not usual.baseline.mature
+        assert usual.thresholds is None
+        assert usual.outlier_threshold_seconds is not None
+
+    def test_series_do_not_mix(self, store: Store) -> None:
+        bench = Bench(store)
+        for days in (1, 4, 5):
+            bench.write(NOON - days * DAY, {KEY: around(0.1, 60), OTHER: around(2.0, 30)})
+        bench.historian.catch_up(NOW)
+        book = bench.historian.book(NOW)
+        assert [book.of(key).baseline is not None for key in (KEY, OTHER)] == [True, True]
+        assert {key: usual.baseline.count for key, usual in book.series.items() if usual.baseline} == {
+            KEY: 180,
+            OTHER: 90,
+        }
+
+
+class TestBook:
+    def test_there_is_one_without_any_history(self, store: Store) -> None:
+        book = Bench(store).historian.book(NOW)
+        assert (book.start, book.series) == (NOON, {})
+
+    def test_it_is_worked_out_once(self, store: Store) -> None:
+        historian = Bench(store).historian
+        assert historian.book(NOW) is historian.book(NOW + 1)
+
+    def test_the_first_one_after_the_hour_turns_is_that_of_the_new_hour(self, store: Store) -> None:
+        bench = Bench(store)
+        for days in (1, 4, 5):
+            bench.write(NOON - days * DAY, {KEY: around(0.1, 60)})
+            bench.write(NOON + HOUR - days * DAY, {KEY: around(0.3, 60)})
+        bench.historian.catch_up(NOW)
+        last, first = NOON + HOUR - 0.001, float(NOON + HOUR)
+        medians = [
+            usual.baseline.p50_seconds
+            for usual in (bench.historian.book(now).of(KEY) for now in (last, first))
+            if usual.baseline
+        ]
+        assert medians == [pytest.approx(0.1, rel=0.02), pytest.approx(0.3, rel=0.02)]
+
+    def test_the_one_that_was_prepared_needs_no_database(self, store: WatchedStore) -> None:
+        bench = Bench(store)
+        write_days(bench, 5)
+        bench.historian.catch_up(NOW)
+        bench.historian.prepare(NOON + HOUR - 301)
+        store.refuses_reads = True
+        assert bench.historian.book(NOON + HOUR).start == NOON
+        store.refuses_reads = False
+        bench.historian.prepare(NOON + HOUR - 300)
+        store.refuses_reads = True
+        bench.historian.prepare(NOON + HOUR - 200)
+        assert bench.historian.book(NOON + HOUR - 1).start == NOON
+        book = bench.historian.book(NOON + HOUR)
+        assert book.start == NOON + HOUR
+        assert book.of(KEY).baseline is not None
+
+    def test_more_history_makes_a_prepared_one_void(self, store: Store) -> None:
+        bench = Bench(store)
+        write_days(bench, 2)
+        bench.historian.prepare(NOON + HOUR - 100)
+        bench.write(NOON - 3 * DAY, {OTHER: around(0.1, 60)})
+        bench.historian.catch_up(NOON + HOUR - 90)
+        assert OTHER in bench.historian.book(NOON + HOUR).series
+
+    def test_it_knows_the_hours_that_a_window_reaches_into(self, store: Store) -> None:
+        bench = Bench(store)
+        for days in (1, 4, 5):
+            bench.write(NOON - days * DAY, {KEY: around(0.1, 60)})
+            bench.write(NOON - HOUR - days * DAY, {KEY: around(0.3, 60)})
+        bench.historian.catch_up(NOW)
+        present, before = bench.historian.book(NOW).schedule(KEY)
+        assert (present.start, before.start) == (NOON, NOON - HOUR)
+        assert before.thresholds.quantiles[0].usual > present.thresholds.quantiles[0].usual
+
+    def test_a_clock_that_was_set_back_gets_the_hour_that_it_shows(self, store: Store) -> None:
+        bench = Bench(store)
+        write_days(bench, 2)
+        bench.historian.catch_up(NOW)
+        earlier = NOW - 3 * HOUR
+        assert bench.historian.book(earlier).start == NOON - 3 * HOUR
+        bench.historian.catch_up(earlier)
+        assert bench.historian.book(earlier).start == NOON - 3 * HOUR
+
+    def test_one_that_is_finished_after_the_hour_has_turned_is_not_put_in_force(self, store: Store) -> None:
+        bench = Bench(store)
+        write_days(bench, 2)
+        turned: list[Book] = []
+
+        def when_asked() -> None:
+            # Just then the poller asks for the book of the hour that has begun.
+            turned.append(bench.historian.book(NOON + HOUR))
+
+        bench.when_asked = when_asked
+        bench.historian.catch_up(NOON + HOUR - 1)
+        assert [book.start for book in turned] == [NOON + HOUR]
+        assert bench.historian.book(NOON + HOUR) is turned[0]
+
+    def test_it_is_kept_over_a_restart_which_need_not_work_it_out_again(self, store: WatchedStore) -> None:
+        before = Bench(store)
+        write_days(before, 7)
+        before.historian.catch_up(NOW)
+        book = before.historian.book(NOW)
+        store.refuses_reads = True
+        assert Bench(store).historian.book(NOW) == book
+        assert book.of(KEY).thresholds is not None
+
+    def test_one_that_was_made_with_other_settings_is_not_used(self, store: WatchedStore) -> None:
+        before = Bench(store)
+        write_days(before, 7)
+        before.historian.catch_up(NOW)
+        stricter = replace(SETTINGS, outlier=replace(SETTINGS.outlier, factor=3.0, k=100.0))
+        after = Bench(store, stricter).historian.book(NOW)
+        threshold = after.of(KEY).outlier_threshold_seconds
+        assert threshold is not None
+        assert threshold > (before.historian.book(NOW).of(KEY).outlier_threshold_seconds or 0)
+
+    def test_one_that_was_made_while_the_past_was_not_judged_is_not_kept(self, store: WatchedStore) -> None:
+        before = Bench(store, settled_until=NOON - 7 * DAY)
+        write_days(before, 7)
+        before.historian.catch_up(NOW)
+        assert store.book(NOON) is None
+
+
+class TestJudging:
+    def test_an_incident_is_quarantined_and_counted(self, store: Store) -> None:
+        bench = Bench(store)
+        write_days(bench, 8, until=NOON - 5 * HOUR)
+        for start in range(NOON - 5 * HOUR, NOON - 2 * HOUR, HOUR):
+            bench.write(start, {KEY: around(0.5, 60)})
+        bench.historian.catch_up(NOW)
+        facts = bench.facts()
+        assert facts.quarantined_windows == 3
+        assert (facts.windows, facts.traces) == (8 * 24 + 3, (8 * 24 + 3) * 60)
+        assert facts.oldest_trace_at == NOON - 5 * HOUR - 8 * DAY
+        assert facts.storage_bytes is not None
+        assert facts.storage_bytes > 0
+
+    def test_no_hour_is_judged_before_the_ledger_has_no_gap_up_to_its_end(self, store: WatchedStore) -> None:
+        bench = Bench(store, settled_until=NOON - 4 * HOUR)
+        write_days(bench, 8)
+        bench.historian.catch_up(NOW)
+        (found,) = store.take_recorded()
+        assert max(found.judgements) == NOON - 5 * HOUR
+        assert store.judged_until() == NOON - 4 * HOUR
+
+    def test_while_that_is_behind_there_is_no_verdict(self, store: Store) -> None:
+        bench = Bench(store, settled_until=NOON - 3 * HOUR - 1)
+        write_days(bench, 8)
+        bench.historian.catch_up(NOW)
+        usual = bench.historian.book(NOW).of(KEY)
+        assert usual.baseline is not None
+        assert usual.baseline.mature
+        assert usual.thresholds is None
+        bench.settled_until = NOON - 3 * HOUR
+        bench.historian.catch_up(NOW)
+        assert bench.historian.book(NOW).of(KEY).thresholds is not None
+
+    def test_what_was_judged_is_not_judged_again(self, store: WatchedStore) -> None:
+        bench = Bench(store)
+        write_days(bench, 8)
+        bench.historian.catch_up(NOW)
+        assert store.take_recorded() != []
+        bench.historian.catch_up(NOW)
+        assert store.take_recorded() == []
+        bench.settled_until = NOON + HOUR
+        bench.write(NOON, {KEY: around(0.1, 60)})
+        bench.historian.catch_up(NOW + HOUR)
+        (found,) = store.take_recorded()
+        assert list(found.judgements) == [NOON]
+
+    def test_another_process_goes_on_where_it_stopped(self, store: WatchedStore) -> None:
+        bench = Bench(store)
+        write_days(bench, 8)
+        bench.historian.catch_up(NOW)
+        store.take_recorded()
+        again = Bench(store)
+        again.historian.catch_up(NOW)
+        assert store.take_recorded() == []
+        assert again.historian.book(NOW).of(KEY) == bench.historian.book(NOW).of(KEY)
+        assert again.facts() == bench.facts()
+
+    def test_it_stops_between_series_when_it_is_told_to(self, store: WatchedStore) -> None:
+        bench = Bench(store)
+        for start in range(NOON - 5 * DAY, NOON, HOUR):
+            bench.write(start, {KEY: around(0.1, 60), OTHER: around(0.1, 60)})
+        asked = iter([False, True, True, True])
+        bench.historian.catch_up(NOW, give_up=lambda: next(asked))
+        assert len(store.take_recorded()) == 1
+        assert store.judged_until() is None
+        bench.historian.catch_up(NOW)
+        assert len(store.take_recorded()) == 1
+        assert store.judged_until() == NOON
+
+    def test_a_window_that_was_read_late_makes_it_judge_anew_with_the_same_result(
+        self, store: WatchedStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        hours: dict[int, Durations] = {
+            start: {KEY: around(0.5 if NOON - 9 * HOUR <= start < NOON - 6 * HOUR else 0.1, 60)}
+            for start in range(NOON - 8 * DAY, NOON, HOUR)
+        }
+        late = NOON - 4 * DAY
+        bench = Bench(store)
+        for start, durations in hours.items():
+            if start != late:
+                bench.write(start, durations)
+        bench.historian.catch_up(NOW)
+        bench.write(late, hours[late])
+        bench.historian.catch_up(NOW)
+        assert messages(caplog) == ["older history was read late, so the past is judged anew"]
+
+        in_order = Bench(WatchedStore.in_memory())
+        for start, durations in hours.items():
+            in_order.write(start, durations)
+        in_order.historian.catch_up(NOW)
+
+        def stored(bench: Bench) -> list[SeriesHistory]:
+            return list(bench.store.history([KEY], 0, NOON))
+
+        assert stored(bench) == stored(in_order)
+        # The hour after the incident counts as well: the flag was still up when it began.
+        assert bench.facts().quarantined_windows == in_order.facts().quarantined_windows == 4
+        in_order.store.close()
+
+    def test_one_that_is_written_while_it_judges_is_not_overlooked(self, store: Store) -> None:
+        bench = Bench(store)
+        late = NOON - 2 * HOUR
+        for start in range(NOON - 5 * DAY, NOON, HOUR):
+            if start != late:
+                bench.write(start, {KEY: around(0.1, 60)})
+
+        def write_meanwhile() -> bool:
+            bench.write(late, {KEY: around(0.1, 60)})
+            return False
+
+        bench.historian.catch_up(NOW, give_up=write_meanwhile)
+        bench.historian.catch_up(NOW)
+        (stored,) = store.history([KEY], 0, NOON)
+        assert late in stored.judgements
+
+    def test_judging_anew_waits_until_the_gap_is_filled(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        bench = Bench(store)
+        write_days(bench, 3)
+        bench.historian.catch_up(NOW)
+        bench.settled_until = NOON - 10 * DAY
+        bench.write(NOON - 5 * DAY, {KEY: around(0.1, 60)})
+        bench.historian.catch_up(NOW)
+        assert messages(caplog) == []
+        bench.settled_until = NOON
+        bench.historian.catch_up(NOW)
+        assert len(messages(caplog)) == 1
+
+    def test_an_empty_window_that_was_read_late_changes_nothing(self, store: WatchedStore) -> None:
+        bench = Bench(store)
+        write_days(bench, 3)
+        bench.historian.catch_up(NOW)
+        store.take_recorded()
+        bench.write(NOON - 5 * DAY, {})
+        bench.historian.catch_up(NOW)
+        assert store.take_recorded() == []
+
+    def test_a_change_that_lasts_becomes_the_new_normal(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        bench = Bench(store)
+        changed = NOON - 26 * HOUR
+        write_days(bench, 9, until=changed)
+        accepted_after: list[int] = []
+        for start in range(changed, NOON, HOUR):
+            bench.write(start, {KEY: around(0.3, 60)})
+            bench.settled_until = start + HOUR
+            bench.historian.catch_up(start + HOUR + 1000)
+            accepted_after.append(bench.accepted)
+        hours = accepted_after.index(1)
+        assert 23 <= hours <= 25
+        assert accepted_after == [0] * hours + [1] * (26 - hours)
+        usual = bench.historian.book(NOON + 1000).of(KEY)
+        assert usual.epoch == changed
+        assert usual.baseline is not None
+        assert usual.baseline.p50_seconds == pytest.approx(0.3, rel=0.02)
+        assert usual.thresholds is not None
+        assert bench.facts().quarantined_windows == 0
+        told = [record for record in caplog.records if record.getMessage().startswith("a lasting change")]
+        assert [record.exporter_fields["span_name"] for record in told] == [KEY.span_name]  # type: ignore[attr-defined]
+
+
+class TestTrouble:
+    def test_damaged_bytes_of_one_series_do_not_lose_the_others(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = tmp_path / "history.db"
+        store = Store.open(path)
+        for start in range(NOON - 5 * DAY, NOON, HOUR):
+            commit_hour(store, start, {KEY: around(0.1, 60), OTHER: around(0.2, 60)})
+        store.close()
+        connection = sqlite3.connect(path)
+        connection.execute(
+            "UPDATE digests SET digest = x'ff' WHERE series_id = (SELECT id FROM series WHERE span_name = ?)",
+            (KEY.span_name,),
+        )
+        connection.commit()
+        connection.close()
+
+        bench = Bench(Store.open(path))
+        bench.historian.catch_up(NOW)
+        bench.historian.catch_up(NOW)
+        book = bench.historian.book(NOW)
+        assert book.of(KEY).baseline is None
+        assert book.of(OTHER).baseline is not None
+        assert book.of(OTHER).thresholds is not None
+        assert bench.store.judged_until() == NOON
+        assert sorted(messages(caplog, logging.ERROR)) == [
+            "stored history is damaged, its series has no baseline",
+            "stored history is damaged, its series is not judged",
+        ]
+        bench.store.close()
+
+    def test_what_cannot_be_read_leaves_the_book_in_force(
+        self, store: WatchedStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bench = Bench(store)
+        write_days(bench, 5)
+        bench.historian.catch_up(NOW)
+        book = bench.historian.book(NOW)
+        store.refuses_reads = True
+        bench.write(NOON - 6 * DAY, {KEY: around(0.1, 60)})
+        with pytest.raises(StoreError):
+            bench.historian.catch_up(NOW)
+        assert bench.historian.book(NOW) is book
+        assert bench.historian.book(NOW + HOUR) is book
+        assert bench.historian.book(NOW + HOUR + 15) is book
+        assert messages(caplog, logging.ERROR) == [
+            "cannot read what is usual at this hour; what was known stays in force"
+        ]
+        store.refuses_reads = False
+        assert bench.historian.book(NOW + HOUR + 30).start == NOON + HOUR
+
+    def test_without_any_book_an_empty_one_is_in_force(self, store: WatchedStore) -> None:
+        store.refuses_reads = True
+        assert Bench(store).historian.book(NOW).series == {}
+
+    def test_judging_that_cannot_be_recorded_is_done_again(self, store: WatchedStore) -> None:
+        bench = Bench(store)
+        changed = NOON - 26 * HOUR
+        write_days(bench, 9, until=changed)
+        write_days(bench, 1, median=0.3, until=changed + DAY)
+        bench.write(NOON - 2 * HOUR, {KEY: around(0.3, 60)})
+        bench.write(NOON - HOUR, {KEY: around(0.3, 60)})
+        store.refuses_writes = True
+        with pytest.raises(StoreError):
+            bench.historian.catch_up(NOW)
+        assert bench.accepted == 0
+        store.refuses_writes = False
+        bench.historian.catch_up(NOW)
+        assert bench.accepted == 1
+
+
+class TestFlags:
+    def test_they_survive_a_restart(self, store: Store) -> None:
+        flags = {KEY: Flag(up=True, since=NOW - 0.5, calm_since=NOW), OTHER: Flag(pending_since=NOW)}
+        Bench(store).historian.remember(flags, {})
+        assert Bench(store).historian.flags() == flags
+
+    def test_one_that_is_down_is_forgotten(self, store: Store) -> None:
+        historian = Bench(store).historian
+        historian.remember({KEY: Flag(up=True, since=NOW)}, {})
+        historian.remember({KEY: DOWN}, {})
+        assert historian.flags() == {}
+
+    def test_one_that_cannot_be_read_is_down(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+        store.remember({KEY: "[1, 2, 3, 4]", OTHER: "[true, 1.5, null, null]"}, {})
+        assert Bench(store).historian.flags() == {OTHER: Flag(up=True, since=1.5)}
+        assert messages(caplog) == ["a remembered flag is not readable, it is down now"]
+
+    def test_hours_that_a_flag_has_touched_are_kept_out_of_the_baseline(self, store: Store) -> None:
+        bench = Bench(store)
+        write_days(bench, 8)
+        bench.historian.catch_up(NOW)
+        before = bench.historian.book(NOW).of(KEY).baseline
+        bench.historian.remember({}, {KEY: (NOON - DAY,)})
+        bench.historian.catch_up(NOW)
+        after = bench.historian.book(NOW).of(KEY).baseline
+        assert before is not None
+        assert after is not None
+        assert after.windows == before.windows - 1
+
+    def test_if_the_database_refuses_that_is_said_once(
+        self, store: WatchedStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store.refuses_writes = True
+        historian = Bench(store).historian
+        for since in range(3):
+            historian.remember({KEY: Flag(up=True, since=since)}, {})
+        historian.remember({}, {})
+        assert messages(caplog) == ["flags would not survive a restart now"]
+
+
+class Looks(threading.Event):
+    """Stops the historian's loop after so many looks; waiting moves the monotonic clock."""
+
+    def __init__(self, monotonic: Clock, looks: int, meanwhile: Callable[[int], None] = lambda look: None) -> None:
+        super().__init__()
+        self._monotonic = monotonic
+        self._looks = looks
+        self._meanwhile = meanwhile
+        self.look = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self._monotonic.now += timeout
+        if self.look == self._looks:
+            return True
+        self.look += 1
+        self._meanwhile(self.look)
+        return False
+
+
+class TestRun:
+    def test_news_are_looked_at_soon_and_only_once(self, store: WatchedStore) -> None:
+        bench = Bench(store)
+        write_days(bench, 2)
+        recorded: list[int] = []
+        looks = Looks(bench.monotonic, 5, lambda look: recorded.append(len(store.take_recorded())))
+        bench.historian.run(looks, Clock(NOW))
+        assert recorded == [0, 1, 0, 0, 0]
+
+    def test_after_a_failure_it_waits_and_tries_again(
+        self, store: WatchedStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bench = Bench(store)
+        write_days(bench, 2)
+        tried: list[float] = []
+        refuse = store.history
+
+        def history(*args: object, **options: object) -> Iterator[SeriesHistory]:
+            tried.append(bench.monotonic.now)
+            raise StoreError("locked", "reading the history failed")
+
+        store.history = history  # type: ignore[method-assign]
+
+        def meanwhile(look: int) -> None:
+            if look == 80:
+                store.history = refuse  # type: ignore[method-assign]
+
+        bench.historian.run(Looks(bench.monotonic, 100, meanwhile), Clock(NOW))
+        assert tried == [2.0, 62.0, 122.0]
+        assert store.judged_until() == NOON
+        assert messages(caplog, logging.ERROR) == ["cannot work out what is usual; what was known stays in force"]
+
+    def test_a_defect_is_logged_and_does_not_end_it(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+        bench = Bench(store)
+        errors = iter([ZeroDivisionError()])
+
+        def when_asked() -> None:
+            for error in errors:
+                raise error
+
+        bench.when_asked = when_asked
+        write_days(bench, 2)
+        bench.historian.run(Looks(bench.monotonic, 40), Clock(NOW))
+        assert messages(caplog, logging.ERROR) == ["working out what is usual failed unexpectedly"]
+        assert store.judged_until() == NOON
+
+    def test_while_much_comes_in_it_rests_between_renewals(self, store: Store) -> None:
+        bench = Bench(store)
+        renewed: list[float] = []
+
+        def when_asked() -> None:
+            renewed.append(bench.monotonic.now)
+            bench.monotonic.now += 10
+
+        bench.when_asked = when_asked
+        looks = Looks(bench.monotonic, 100, lambda look: bench.historian.windows_written([]))
+        bench.historian.run(looks, Clock(NOW))
+        assert renewed == [2.0, 102.0, 202.0]
+
+    def test_the_next_hour_is_prepared_even_while_it_rests(self, store: WatchedStore) -> None:
+        bench = Bench(store)
+        clock = Clock(NOON + HOUR - 600)
+
+        def when_asked() -> None:
+            bench.monotonic.now += 30
+
+        bench.when_asked = when_asked
+        write_days(bench, 2)
+
+        def meanwhile(look: int) -> None:
+            bench.historian.windows_written([])
+            clock.now = NOON + HOUR - 600 + 4 * look
+
+        bench.historian.run(Looks(bench.monotonic, 100, meanwhile), clock)
+        store.refuses_reads = True
+        assert bench.historian.book(NOON + HOUR).of(KEY).last_seen == NOON

@@ -1,0 +1,62 @@
+import io
+import threading
+
+import pytest
+
+from exporter.terminal import bar, progress_line
+
+ERASE = "\r\x1b[2K"
+
+
+class Terminal(io.StringIO):
+    """Shows what is written, and says when a line was drawn so often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn = threading.Semaphore(0)
+
+    def isatty(self) -> bool:
+        return True
+
+    def flush(self) -> None:
+        self.drawn.release()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shown"),
+    [
+        (0.0, "[........................]   0%"),
+        (0.5, "[############............]  50%"),
+        (0.999, "[#######################.] 100%"),
+        (1.0, "[########################] 100%"),
+    ],
+)
+def test_a_bar(ratio: float, shown: str) -> None:
+    assert bar(ratio) == shown
+
+
+def test_the_line_is_kept_up_to_date_and_taken_away() -> None:
+    terminal = Terminal()
+    numbers = iter(range(1000))
+    with progress_line(lambda: f"{next(numbers)} windows", terminal):
+        for _ in range(2):
+            assert terminal.drawn.acquire(timeout=30)
+    written = terminal.getvalue().split(ERASE)
+    assert written[:3] == ["", "0 windows", "1 windows"]
+    assert written[-1] == ""
+
+
+def test_it_is_taken_away_when_the_work_fails() -> None:
+    terminal = Terminal()
+    with pytest.raises(ZeroDivisionError), progress_line(lambda: "working", terminal):
+        assert terminal.drawn.acquire(timeout=30)
+        raise ZeroDivisionError
+    assert terminal.getvalue().endswith(f"working{ERASE}")
+    assert all(thread.name != "progress" for thread in threading.enumerate())
+
+
+def test_where_there_is_no_terminal_nothing_is_written() -> None:
+    stream = io.StringIO()
+    with progress_line(lambda: "working", stream):
+        pass
+    assert stream.getvalue() == ""

@@ -1,0 +1,176 @@
+import contextlib
+import http.client
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from waitress import wasyncore
+
+from exporter.logs import get_logger
+from exporter.web.http import Request, Response, Site, text
+from exporter.web.server import Server
+from tests.unit.samples import messages
+
+TIMEOUT = 30
+LARGE = b"x" * (8 << 20)
+"""More than the buffers of two sockets take."""
+
+
+def small(request: Request) -> Response:
+    return text("small")
+
+
+def large(request: Request) -> Response:
+    return Response(LARGE)
+
+
+def broken(request: Request) -> Response:
+    raise ZeroDivisionError
+
+
+class Running:
+    """A server that runs, on a port of its own."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.failures: list[BaseException] = []
+        pages = {"/small": small, "/large": large, "/broken": broken}
+        self.server = Server(Site(pages, get_logger("web")), host, 0)
+        ((self.host, self.port),) = self.server.addresses
+        self.server.start(self.failures.append)
+
+    def connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT)
+
+    def get(self, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes]:
+        connection = self.connection()
+        with contextlib.closing(connection):
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    def client(self, sends: bytes = b"") -> socket.socket:
+        """A client that connects, sends something and then does nothing any more."""
+        client = socket.create_connection((self.host, self.port), timeout=TIMEOUT)
+        client.sendall(sends)
+        return client
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    running = Running()
+    yield running
+    running.server.stop()
+    assert running.failures == []
+
+
+class TestServing:
+    def test_a_request(self, running: Running) -> None:
+        assert running.get("/small") == (200, b"small\n")
+        assert running.get("/nothing")[0] == 404
+        assert running.get("/large", "HEAD") == (200, b"")
+
+    def test_one_connection_serves_many(self, running: Running) -> None:
+        connection = running.connection()
+        with contextlib.closing(connection):
+            for _ in range(3):
+                connection.request("GET", "/small")
+                answer = connection.getresponse()
+                assert (answer.status, answer.read()) == (200, b"small\n")
+                assert answer.getheader("Server") == "tempo-anomaly-exporter"
+
+    def test_a_page_that_fails_costs_no_worker(self, running: Running, caplog: pytest.LogCaptureFixture) -> None:
+        assert [running.get("/broken")[0] for _ in range(10)] == [500] * 10
+        assert running.get("/small")[0] == 200
+        assert len(messages(caplog, logging.ERROR)) == 10
+
+    def test_nothing_is_stored_that_nobody_asked_for(self, running: Running) -> None:
+        assert running.get("/small", "POST", b"x" * 1000)[0] == 405
+        with running.client(b"POST /small HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n") as client:
+            assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+    @pytest.mark.parametrize(
+        "request_", [b"nonsense\r\n\r\n", b"GET /small HTTP/9.9\r\nA\r\n\r\n", b"\x16\x03\x01\x02\0\r\n\r\n"]
+    )
+    def test_what_is_no_http_does_no_harm(self, running: Running, request_: bytes) -> None:
+        with running.client(request_) as client:
+            client.shutdown(socket.SHUT_WR)
+            client.recv(1000)
+        assert running.get("/small")[0] == 200
+
+
+class TestSlowClients:
+    def test_they_hold_up_nobody(self, running: Running, caplog: pytest.LogCaptureFixture) -> None:
+        silent = [running.client() for _ in range(20)]
+        halfway = [running.client(b"GET /small HTTP/1.1\r\nHos") for _ in range(20)]
+        never_reading = [running.client(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(8)]
+        gone = [running.client(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(8)]
+        for client in gone:
+            client.close()
+        with ThreadPoolExecutor(10) as scrapers:
+            answers = list(scrapers.map(running.get, ["/small"] * 30 + ["/large"] * 3))
+        assert answers == [(200, b"small\n")] * 30 + [(200, LARGE)] * 3
+        halfway[0].sendall(b"t: x\r\n\r\n")
+        assert halfway[0].recv(1000).startswith(b"HTTP/1.1 200 ")
+        for client in (*silent, *halfway, *never_reading):
+            client.close()
+        assert messages(caplog, logging.WARNING) == []
+
+
+class TestListening:
+    def test_an_address_in_use_is_refused(self, running: Running) -> None:
+        with pytest.raises(OSError, match="Address already in use"):
+            Server(Site({}, get_logger("web")), running.host, running.port)
+
+    def test_a_name_that_is_none_is_refused(self) -> None:
+        with pytest.raises(OSError):
+            Server(Site({}, get_logger("web")), "no such host.invalid", 0)
+
+    def test_an_address_that_is_not_ours_is_refused(self) -> None:
+        with pytest.raises(OSError, match="assign requested address"):
+            Server(Site({}, get_logger("web")), "192.0.2.1", 0)
+
+    @pytest.mark.parametrize(("host", "bound"), [("", "0.0.0.0"), ("0.0.0.0", "0.0.0.0"), ("localhost", "127.0.0.1")])
+    def test_it_listens_where_it_should(self, host: str, bound: str) -> None:
+        server = Server(Site({}, get_logger("web")), host, 0)
+        ((address, port),) = server.addresses
+        server.stop()
+        assert address == bound
+        assert port > 0
+
+    def test_ipv6(self) -> None:
+        try:
+            running = Running("::1")
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        assert running.host == "::1"
+        assert running.get("/small")[0] == 200
+        running.server.stop()
+
+    def test_when_it_is_stopped_the_port_is_free(self) -> None:
+        running = Running()
+        with running.client():
+            running.server.stop()
+            again = Server(Site({}, get_logger("web")), running.host, running.port)
+            again.stop()
+        assert running.failures == []
+
+    def test_that_it_has_failed_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        told = threading.Event()
+        failures: list[BaseException] = []
+
+        def fail(error: BaseException) -> None:
+            failures.append(error)
+            told.set()
+
+        def loop(*args: object, **options: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(wasyncore, "loop", loop)
+        server = Server(Site({}, get_logger("web")), "127.0.0.1", 0)
+        server.start(fail)
+        assert told.wait(TIMEOUT)
+        server.stop()
+        assert [type(failure) for failure in failures] == [ZeroDivisionError]

@@ -1,0 +1,39 @@
+"""Requests to a site without a server in between."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+from exporter.web.http import Site
+
+if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
+
+
+class Answer(NamedTuple):
+    status: str
+    headers: dict[str, str]
+    body: bytes
+
+
+def ask(site: Site, path: str, method: str = "GET", query: str = "", **headers: str) -> Answer:
+    """What a site answers, under the eyes of the validator of the standard library."""
+    environ: dict[str, object] = {"PATH_INFO": path, "SCRIPT_NAME": "", "REQUEST_METHOD": method, "QUERY_STRING": query}
+    environ |= {f"HTTP_{name.upper()}": value for name, value in headers.items()}
+    setup_testing_defaults(environ)
+    begun: list[tuple[str, dict[str, str]]] = []
+
+    def start_response(
+        status: str, headers: list[tuple[str, str]], exc_info: "OptExcInfo | None" = None
+    ) -> Callable[[bytes], object]:
+        assert exc_info is None
+        assert len({name.lower() for name, _ in headers}) == len(headers)
+        begun.append((status, dict(headers)))
+        return lambda data: None
+
+    body: Iterable[bytes] = validator(site)(environ, start_response)
+    content = b"".join(body)
+    body.close()  # type: ignore[attr-defined]
+    ((status, found),) = begun
+    return Answer(status, found, content)
