@@ -40,6 +40,11 @@ class WindowState(StrEnum):
         """Whether the window needs no further reading."""
         return self is not WindowState.FAILED
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether it rests on Tempo having said that there is nothing."""
+        return self in (WindowState.EMPTY, WindowState.EXPIRED)
+
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
@@ -54,8 +59,8 @@ class LedgerEntry:
         requests: searches it took; a search that read several windows counts for each by its share.
         splits: searches that had to be halved.
         duration_seconds: how long the reading took.
-        attempts: failed attempts so far.
-        retry_at: when a failed window may be tried again.
+        attempts: failed attempts so far; of a window without traces, how often it was asked about again.
+        retry_at: when a failed window may be tried again, or one without traces is asked about again.
         error: why the last attempt failed.
         read_at: when this line was written.
     """
@@ -79,6 +84,22 @@ LONGEST_SEARCH_SECONDS: Final = 168 * HOUR_SECONDS
 
 FIRST_RETRY_SECONDS: Final = 30
 LONGEST_RETRY_SECONDS: Final = 3600
+
+
+_DOUBTS_SECONDS: Final = (900, 3600, 6 * 3600, 24 * 3600)
+
+
+def doubt_again_at(now: float, confirmations: int) -> float | None:
+    """When to ask once more whether a window without traces really has none; at some point that is believed.
+
+    Tempo answers "no traces" also while the block that holds them is not yet in its list of blocks, which it renews
+    every few minutes, or while an ingester is late to hand over what it has.
+
+    Args:
+        now: Unix seconds.
+        confirmations: how often it was asked already and there was nothing.
+    """
+    return now + _DOUBTS_SECONDS[confirmations] if confirmations < len(_DOUBTS_SECONDS) else None
 
 
 def retry_pause_seconds(attempts: int) -> int:

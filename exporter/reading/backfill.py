@@ -26,7 +26,7 @@ from exporter.core.ledger import (
 from exporter.logs import Log
 from exporter.reading.admission import Admission
 from exporter.reading.exact import ExactReader, Reading, Searcher
-from exporter.reading.outcome import failed_entries, read_entries, skipped
+from exporter.reading.outcome import confirmed_entries, expired_entries, failed_entries, read_entries, skipped
 from exporter.reading.plan import Plan
 from exporter.reading.report import Report
 from exporter.reading.retention import any_trace, expired_windows
@@ -181,18 +181,23 @@ class Backfill:
                     self._changed.notify_all()
                     return
                 batch: Batch | None = None
+                doubtful: Sequence[LedgerEntry] = ()
                 unprobed = self._worth_probing()
                 if unprobed:
                     self._probing = True
                 elif self._monotonic() >= self._resume_at:
                     batch = self._plan.take(self._clock(), self._batch_rules())
-                if not unprobed and batch is None:
+                    if batch is None and patience is None:
+                        doubtful = self._plan.doubt(self._clock())
+                if not (unprobed or batch or doubtful):
                     self._changed.wait(self._pause_seconds())
                     continue
-            if batch is None:
-                self._find_oldest(unprobed)
-            else:
+            if batch is not None:
                 self._read(batch)
+            elif doubtful:
+                self._ask_again(doubtful)
+            else:
+                self._find_oldest(unprobed)
 
     def _follow_clock(self) -> None:
         """What is wanted moves on with the clock, and what is too old is forgotten."""
@@ -332,9 +337,34 @@ class Backfill:
         if not windows:
             return
         self._report.expired(windows)
-        self._record([LedgerEntry(window, WindowState.EXPIRED, read_at=self._clock()) for window in windows])
+        self._record(expired_entries(windows, now=self._clock()))
         with self._changed:
             self._plan.give_back(windows)
+
+    def _ask_again(self, entries: Sequence[LedgerEntry]) -> None:
+        """Ask whether some windows that were without traces still are; read them again if they are not."""
+        windows = [entry.window for entry in entries]
+        try:
+            # The last second is left out: what begins at the end of a range belongs to the next window.
+            found = any_trace(self._searcher, windows[0].start, windows[-1].end - 1)
+        except StoppedError:
+            pass
+        except Exception as error:  # noqa: BLE001 - as above
+            self._report.not_probed(error)
+            with self._changed:
+                self._rest()
+        else:
+            if found:
+                self._report.reopened(windows)
+                with self._changed:
+                    self._plan.reopen(windows)
+                    self._publish()
+            else:
+                self._record(confirmed_entries(entries, now=self._clock()))
+        finally:
+            with self._changed:
+                self._plan.give_back(windows)
+                self._changed.notify_all()
 
     def _record(self, entries: Sequence[LedgerEntry]) -> None:
         """Write lines without digests; if that fails, this process still knows them."""

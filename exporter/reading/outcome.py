@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from exporter.core.accumulate import WindowContent
-from exporter.core.ledger import LedgerEntry, Window, WindowState, retry_pause_seconds
+from exporter.core.ledger import LedgerEntry, Window, WindowState, doubt_again_at, retry_pause_seconds
 from exporter.reading.exact import Reading
 from exporter.telemetry import SkipReason
 
@@ -25,10 +26,11 @@ def read_entries(
     for content in contents:
         window = content.window
         cut = any(start < window.end and window.start < end for start, end in reading.truncated)
+        state = WindowState.PARTIAL if cut else WindowState.DONE if content.traces else WindowState.EMPTY
         entries.append(
             LedgerEntry(
                 window=window,
-                state=WindowState.PARTIAL if cut else WindowState.DONE if content.traces else WindowState.EMPTY,
+                state=state,
                 read_at=now,
                 traces=content.traces,
                 stored=content.stored,
@@ -36,6 +38,7 @@ def read_entries(
                 requests=reading.requests * share,
                 splits=reading.splits if len(contents) == 1 else 0,
                 duration_seconds=seconds * share,
+                retry_at=doubt_again_at(now, 0) if state.doubtful else None,
             )
         )
     return entries
@@ -66,6 +69,21 @@ def failed_entries(
             )
         )
     return entries
+
+
+def expired_entries(windows: Iterable[Window], *, now: float) -> list[LedgerEntry]:
+    """The lines of windows that lie before Tempo's first traces."""
+    return [
+        LedgerEntry(window, WindowState.EXPIRED, read_at=now, retry_at=doubt_again_at(now, 0)) for window in windows
+    ]
+
+
+def confirmed_entries(entries: Iterable[LedgerEntry], *, now: float) -> list[LedgerEntry]:
+    """The lines of windows without traces after one more question had the same answer."""
+    return [
+        replace(entry, attempts=entry.attempts + 1, retry_at=doubt_again_at(now, entry.attempts + 1))
+        for entry in entries
+    ]
 
 
 def skipped(contents: Iterable[WindowContent]) -> Counter[SkipReason]:

@@ -93,6 +93,31 @@ class Plan:
         self._busy.update(claimed)
         return claimed
 
+    def doubt(self, now: float) -> Sequence[LedgerEntry]:
+        """Take the newest stretch of windows without traces that are to be asked about again, by time."""
+        due = sorted(
+            (
+                entry
+                for entry in self._entries.values()
+                if entry.state.doubtful and entry.retry_at is not None and entry.retry_at <= now
+            ),
+            key=lambda entry: entry.window,
+        )
+        stretch: list[LedgerEntry] = []
+        for entry in reversed(due):
+            if entry.window in self._busy or (stretch and entry.window.end != stretch[-1].window.start):
+                break
+            stretch.append(entry)
+        stretch.reverse()
+        self._busy.update(entry.window for entry in stretch)
+        return stretch
+
+    def reopen(self, windows: Iterable[Window]) -> None:
+        """There is something in these windows after all: they are to be read."""
+        for window in windows:
+            self._entries.pop(window, None)
+        self._recount()
+
     def give_back(self, windows: Iterable[Window]) -> None:
         """Nobody is on these windows any more."""
         self._busy.difference_update(windows)

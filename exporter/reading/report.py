@@ -83,6 +83,14 @@ class Report:
         """Nobody knows where Tempo's traces begin."""
         self._quiet.warning("not probed", "cannot find out how far back Tempo's traces go", error=error)
 
+    def reopened(self, windows: Sequence[Window]) -> None:
+        """Tempo has traces by now where it had none before."""
+        self._log.info(
+            "Tempo had no traces here and has some by now, so this is read again",
+            oldest=self._iso(windows[0].start),
+            windows=len(windows),
+        )
+
     def expired(self, windows: Sequence[Window]) -> None:
         """Some windows lie before Tempo's first trace."""
         self._log.info(

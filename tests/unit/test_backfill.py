@@ -667,6 +667,32 @@ def test_an_empty_tempo_has_empty_windows_and_not_expired_ones() -> None:
     assert rig.states() == {WindowState.EMPTY: 48}
 
 
+def test_traces_that_tempo_finds_only_later_are_read_after_all() -> None:
+    rig = Rig(FakeTempo(), hours=24)
+    with rig.running():
+        rig.drive(lambda: rig.backfill.status.progress.complete)
+        assert rig.states() == {WindowState.EMPTY: 24}
+        rig.tempo.spans = steady(10)
+        rig.drive(lambda: rig.states()[WindowState.DONE] == 10, advance=60)
+    assert rig.store.totals().traces == 100
+    # What is still without traces is asked about a few times more, and no window in between is searched for it.
+    assert len(rig.tempo.searches) <= 2 * 24
+
+
+def test_a_quiet_stretch_is_asked_about_again_as_a_whole_and_not_searched() -> None:
+    rig = Rig(FakeTempo(steady(3)), hours=11)
+    quiet = [hour(ago) for ago in range(8, 3, -1)]
+    with rig.running():
+        rig.drive(lambda: rig.backfill.status.progress.complete)
+        searches = len(rig.tempo.searches)
+        rig.drive(lambda: all(rig.ledger()[window].attempts == 2 for window in quiet), advance=60)
+    assert all(rig.ledger()[window].state is WindowState.EMPTY for window in quiet)
+    # Twice all that was quiet, and now and then a window that has settled since.
+    assert rig.tempo.probes[0] == (hour(11).start, quiet[-1].end - 1)
+    assert len(rig.tempo.probes) <= 6
+    assert all(start >= NOON for start, _ in rig.tempo.searches[searches:])
+
+
 def test_probing_copes_with_a_tempo_that_searches_short_ranges_only(caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig(FakeTempo(steady(20), allowed_seconds=5 * HOUR), hours=48)
     rig.read()
