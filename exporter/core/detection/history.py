@@ -22,7 +22,7 @@ from exporter.core.detection.state import SeriesState
 from exporter.core.detection.thresholds import Prediction
 from exporter.core.detection.tick import Tick, tick
 from exporter.core.detection.window import RecentTraces
-from exporter.core.hours import QUANTILES, UNJUDGED, CivilHour, Hour, Hours, Judgement, Swing
+from exporter.core.hours import NO_SWING, QUANTILES, UNJUDGED, CivilHour, Hour, Hours, Judgement, Swing
 
 
 class FlagChange(NamedTuple):
@@ -164,6 +164,8 @@ class _Fold:
         A tick can only change something if the flag is up or pending, or a quantile lies above the least its gate can
         be; all others are passed over.
         """
+        if len(self._recent) < MIN_JUDGED and self._flag == DOWN:
+            return NO_SWING
         parameters = self._detector.parameters
         prediction = outlook.prediction
         since, gates = self._schedule.since, self._schedule.least_gates()
@@ -207,10 +209,16 @@ class _Fold:
         self._run = extended_run(self._run, SettledHour(hour.start, anomalous, elevated))
 
     def _remarkable(self, hour: Hour, prediction: Prediction) -> tuple[bool, bool]:
-        """Whether an hour is anomalous, and whether it is elevated; for most hours it takes no thresholds to tell."""
+        """Whether an hour is anomalous, and whether it is elevated; for most hours it takes no thresholds to tell.
+
+        Outside of a run nobody asks whether an hour that is not anomalous is elevated, so then it counts as not.
+        """
         floors = prediction.floors
         buckets = hour.quantile_buckets
-        if buckets[0] > floors.fast and not any(map(gt, buckets, floors.clears)):
+        least = floors.clears if self._run else floors.gates
+        if buckets[0] > floors.fast and not any(map(gt, buckets, least)):
+            return False, False
+        if not self._run and hour.count < MIN_JUDGED:
             return False, False
         thresholds = prediction.thresholds
         anomalous = is_anomalous(hour.digest, thresholds, self._detector.parameters)
