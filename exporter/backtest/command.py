@@ -66,12 +66,7 @@ def run_command(
         return _failed(str(error), _EXIT_USAGE)
     logs.configure(log_level or config.log.level, config.log.format)
     options = Options(
-        csv=csv,
-        labels=labels,
-        learn_seconds=learn_seconds,
-        service=service,
-        span=span,
-        settings=settings,
+        csv=csv, labels=labels, learn_seconds=learn_seconds, service=service, span=span, settings=settings
     )
     warnings: list[str] = []
     try:

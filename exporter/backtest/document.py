@@ -1,25 +1,7 @@
-"""The report as JSON. The keys below stay what they are; further ones may be added. All times are Unix seconds.
+"""The report as JSON. docs/backtest.md says what its keys mean; they stay what they are, further ones may be added.
 
-- ``source``: ``kind`` (``history`` or ``csv``), ``path``, ``rows`` and ``bad_rows`` (number by reason; of a CSV file,
-  else null and empty), ``damaged_series`` (names; their stored bytes cannot be read)
-- ``settings``: what was given with ``--set``, as text
-- ``learn_seconds``: learning time of each series; null: up to its first mature baseline
-- ``summary``: ``series``, ``series_unjudged`` (never had a mature baseline), ``series_days`` (after learning),
-  ``traces``, ``episodes``, ``episodes_per_1000_series_days``, ``quarantined_hours``, ``accepted_changes``,
-  ``released_hours``
-- ``score`` (null without labels): ``events``, ``found``, ``recall``, ``true_episodes``, ``false_episodes``,
-  ``neutral_episodes`` (touch only ignored labels), ``precision``, ``false_episodes_per_1000_series_days``,
-  ``median_delay_seconds``, ``labels_left_out`` (outside of what counts), ``labels_elsewhere`` (series not replayed)
-- ``episodes``, by series and time: ``series``, ``start_unix``, ``end_unix``, ``ongoing`` (still up at the end of the
-  traffic), ``alerts`` (``start_unix`` and ``end_unix`` of each), ``explanation`` of the first: ``sentence``,
-  ``quantile``, ``traces``, ``slow``, ``allowed``, ``limit_seconds``, ``usual_seconds``, ``current_seconds``,
-  ``swing_factor``, ``chance``, ``baseline`` (``level``, ``windows``, ``traces``)
-- ``series``, by name: ``series``, ``traces``, ``start_unix``, ``end_unix``, ``counts_from_unix`` (learning was over),
-  ``judged_hours``, ``quarantined_hours`` (their starts), ``accepted`` (``since_unix``, ``at_unix``),
-  ``released_hours`` (their starts)
-
-What is unknown, such as the precision without episodes, is null. Episodes have the form of labels: those of one run,
-taken out of the document, can be what another one is compared with.
+All times are Unix seconds, and what is unknown is null. Episodes have the form of labels: those of one run, taken out
+of the document, can be what another one is compared with.
 """
 
 import json

@@ -1,6 +1,7 @@
 """Runs a backtest from beginning to end: reads the traffic, replays it, and puts together what was found."""
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -101,11 +102,7 @@ def _replay_history(config: Config, options: Options, labels: Sequence[Label] | 
             f"there is no history at {path}: run the exporter until it has read some, point storage.path at its "
             "database, or replay a file with --csv"
         )
-    rules = _detector(config)
-    replays: list[SeriesReplay] = []
-    damaged: list[str] = []
-    store = Store.open_readonly(path)
-    try:
+    with closing(Store.open_readonly(path)) as store:
         known = store.series()
         until = max((entry.window.end for entry in store.ledger(0, _FOR_EVER) if entry.stored), default=None)
         if not known or until is None:
@@ -113,17 +110,7 @@ def _replay_history(config: Config, options: Options, labels: Sequence[Label] | 
                 f"the history in {path} is still empty: let the exporter read some, or replay a file with --csv"
             )
         keys = _selected(known, options)
-        history = store.history(keys, 0, until, marks_from=0, at_once=_SERIES_AT_ONCE)
-        for done, stored in enumerate(history):
-            shown.replaying(done, len(keys))
-            if not any(window.traces for window in stored.windows):
-                continue
-            try:
-                replays.append(replay_history(stored, rules, until, options.learn_seconds))
-            except DamagedDigestError:
-                damaged.append(name_of(stored))
-    finally:
-        store.close()
+        replays, damaged = _replay_stored(store, keys, until, _detector(config), options.learn_seconds, shown)
     if not replays:
         reason = ": what is stored of it is damaged" if damaged else ""
         raise NothingToReplayError(f"no series in {path} has a history that can be replayed{reason}")
@@ -133,10 +120,32 @@ def _replay_history(config: Config, options: Options, labels: Sequence[Label] | 
         calendar=build_calendar(config),
         settings=options.settings,
         learn_seconds=options.learn_seconds,
-        replays=sorted(replays, key=_name),
+        replays=sorted(replays, key=lambda replay: replay.series),
         damaged=sorted(damaged),
         labels=labels,
     )
+
+
+def _replay_stored(
+    store: Store,
+    keys: Sequence[SeriesKey],
+    until: int,
+    detector: Detector,
+    learn_seconds: int | None,
+    shown: _Progress,
+) -> tuple[list[SeriesReplay], list[str]]:
+    """The replays of stored series, and the names of those whose stored bytes are damaged."""
+    replays: list[SeriesReplay] = []
+    damaged: list[str] = []
+    for done, stored in enumerate(store.history(keys, 0, until, marks_from=0, at_once=_SERIES_AT_ONCE)):
+        shown.replaying(done, len(keys))
+        if not any(window.traces for window in stored.windows):
+            continue
+        try:
+            replays.append(replay_history(stored, detector, until, learn_seconds))
+        except DamagedDigestError:
+            damaged.append(name_of(stored))
+    return replays, damaged
 
 
 def _selected(known: Sequence[SeriesKey], options: Options) -> list[SeriesKey]:
@@ -173,11 +182,11 @@ def _replay_csv(
         raise NothingToReplayError(
             f"{path} has no row that can be used: below the header {','.join(COLUMNS)}, each row must be one request"
         )
-    rules = _detector(config)
+    detector = _detector(config)
     replays: list[SeriesReplay] = []
     for name, requests in sorted(traffic.series.items()):
         shown.replaying(len(replays), len(traffic.series))
-        replays.append(replay_requests(name, requests, rules, learn_seconds))
+        replays.append(replay_requests(name, requests, detector, learn_seconds))
     report = Report(
         kind="csv",
         path=path,
@@ -199,12 +208,9 @@ def _replay_csv(
 
 
 def _detector(config: Config) -> Detector:
+    """The detector that the configuration asks for."""
     settings = judge_settings(config)
     return Detector(settings.fallback, settings.shift, HourClock(build_calendar(config)))
-
-
-def _name(replay: SeriesReplay) -> str:
-    return replay.series
 
 
 def _written(seconds: int) -> str:

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.backtest.labels import Label
 from exporter.backtest.score import Interval, Score, episodes, score_series, total
 
-SPAN = 4_000
+SPAN = 2_400
 
 
 def intervals(most: int) -> st.SearchStrategy[list[Interval]]:
@@ -93,6 +93,7 @@ def test_episodes_are_the_alerts_with_short_pauses_closed(alerts: list[Interval]
     assert bounds == [(min(episode), max(episode)) for episode in painted_episodes(alerts)]
 
 
+@settings(max_examples=30)
 @given(intervals(4), labels, st.integers(0, SPAN))
 def test_nothing_depends_on_the_order(alerts: list[Interval], labels: list[Label], since: int) -> None:
     one = score_series(alerts, labels, since=since, until=SPAN, step_seconds=60)
@@ -100,6 +101,7 @@ def test_nothing_depends_on_the_order(alerts: list[Interval], labels: list[Label
     assert one == other
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(intervals(3), labels), max_size=4))
 def test_a_total_adds_up(series: list[tuple[list[Interval], list[Label]]]) -> None:
     scores = [score_series(alerts, some, since=100, until=SPAN, step_seconds=60) for alerts, some in series]
