@@ -1,0 +1,122 @@
+"""The demo, as somebody sees it who has just checked the project out."""
+
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGINT
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from exporter.core.span import SeriesKey
+from tests.e2e.processes import Lines, command, environment, eventually, run
+from tests.e2e.scrape import Metrics
+
+CHECKOUT = SeriesKey("checkout", "POST /checkout")
+READ_SECONDS = 60
+FLAG_SECONDS = 150
+
+
+@contextmanager
+def demo(directory: Path) -> Iterator[tuple["subprocess.Popen[str]", Lines]]:
+    """The demo with its output; it is killed if it is still there afterwards, and ends by itself if this cannot be."""
+    process = subprocess.Popen(
+        command("demo", "--port", "0", "--incident-after", "5", "--for", str(READ_SECONDS + FLAG_SECONDS + 30)),
+        cwd=directory,
+        env=environment(TMPDIR=str(directory)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+    )
+    assert process.stdout is not None
+    said = Lines(process.stdout)
+    try:
+        yield process, said
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        said.close()
+
+
+def address(said: Lines, name: str) -> str | None:
+    """An address that the demo has announced."""
+    found = [match[1] for line in said.lines if (match := re.match(rf"\s+{name}\s+(http://\S+)$", line))]
+    return found[0] if found else None
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started, where the system tells."""
+    children = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            text = status.read_text()
+        except OSError:
+            continue  # it has just ended
+        if re.search(rf"^PPid:\s+{pid}$", text, re.MULTILINE):
+            children.append(int(status.parent.name))
+    return children
+
+
+def is_there(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.timeout(READ_SECONDS + FLAG_SECONDS + 60)
+def test_the_demo_reads_a_week_and_raises_a_flag_when_its_incident_begins(tmp_path: Path) -> None:
+    with demo(tmp_path) as (process, said):
+
+        def page() -> Metrics:
+            assert process.poll() is None, said.tail()
+            response = requests.get(address(said, "metrics") or "", timeout=10)
+            return Metrics.parse(response.text)
+
+        def levels() -> dict[str, float]:
+            return page().by("series_by_fallback_level", "level")
+
+        eventually(lambda: address(said, "Tempo API") is not None, said.tail, 30)
+        eventually(lambda: page()["backfill_complete"] == 1 and all(levels().values()), said.tail, READ_SECONDS)
+        week = page()
+        assert week["backfill_progress_ratio"] == 1
+        assert sum(week.by("backfill_windows", "state").values()) in (167, 168)
+        assert week["history_traces"] > 50_000
+        assert set(week.by("series_by_fallback_level", "level")) == {"1", "2", "3", "4", "5"}
+
+        def anomalous() -> list[SeriesKey]:
+            now = page()
+            return [series for series in now.series() if now.get("anomalous", series, kind="shift") == 1]
+
+        eventually(lambda: CHECKOUT in anomalous(), said.tail, FLAG_SECONDS)
+        assert anomalous() == [CHECKOUT]
+        eventually(lambda: any("ANOMALOUS" in line and "POST /checkout" in line for line in said.lines), said.tail, 10)
+
+        children = children_of(process.pid)
+        tempo = urlsplit(address(said, "Tempo API") or "")
+        process.send_signal(SIGINT)
+        assert process.wait(10) == 0
+        eventually(lambda: not any(map(is_there, children)), lambda: f"left: {children}", 10)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((tempo.hostname, tempo.port), timeout=5).close()
+
+    assert "Traceback" not in "\n".join(said.lines)
+    assert any("A week is read" in line for line in said.lines)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_that_the_demo_cannot_have(tmp_path: Path) -> None:
+    ended = run("demo", "--port", "99999", directory=tmp_path)
+    assert ended.returncode == 2
+    assert "99999 is not in the range" in ended.stderr
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run("demo", "--port", str(port), directory=tmp_path)
+    assert ended.returncode == 1
+    assert f"cannot listen on port {port}: Address already in use" in ended.stderr
+    assert "--port" in ended.stderr

@@ -1,0 +1,59 @@
+"""What keeps the exporter from starting is said in a line that names what to do."""
+
+import socket
+from pathlib import Path
+
+from tests.e2e.conftest import StartExporter, StartTempo
+from tests.e2e.processes import run, settings, write_settings
+from tests.e2e.traffic import Traffic
+
+
+def test_two_exporters_on_one_database(tempo: StartTempo, exporter: StartExporter, tmp_path: Path) -> None:
+    configuration = settings(tempo(Traffic()).url, storage={"path": str(tmp_path / "history.db")})
+    first = exporter(configuration)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    second = run("--config", str(write_settings(elsewhere, configuration)), directory=elsewhere)
+    assert second.returncode == 1
+    assert f"{tmp_path}/history.db is in use by another exporter (process {first.process.pid})" in second.stderr
+    assert "storage.path" in second.stderr
+    assert len(second.stderr.splitlines()) == 1
+
+    assert first.get("/-/healthy").status_code == 200
+    assert first.stop() == 0
+    third = exporter(configuration)
+    assert third.get("/-/healthy").status_code == 200
+
+
+def test_a_crashed_exporter_leaves_its_database_free(tempo: StartTempo, exporter: StartExporter) -> None:
+    configuration = settings(tempo(Traffic()).url)
+    exporter(configuration).kill()
+    assert exporter(configuration).get("/-/healthy").status_code == 200
+
+
+def test_port_in_use(tempo: StartTempo, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        configuration = settings(tempo(Traffic()).url, web={"listen_address": address})
+        ended = run("--config", str(write_settings(tmp_path, configuration)), directory=tmp_path)
+    assert ended.returncode == 1
+    assert f"cannot listen on {address}: Address already in use" in ended.stderr
+    assert "web.listen_address" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_history_that_was_read_otherwise(tempo: StartTempo, exporter: StartExporter, tmp_path: Path) -> None:
+    url = tempo(Traffic()).url
+    assert exporter(settings(url)).stop() == 0
+    ended = run("--config", str(write_settings(tmp_path, settings(url, tempo={"scope": "entry"}))), directory=tmp_path)
+    assert ended.returncode == 2
+    assert "tempo.scope=root" in ended.stderr
+    assert "storage.path" in ended.stderr
+
+
+def test_a_database_that_is_none(tempo: StartTempo, tmp_path: Path) -> None:
+    (tmp_path / "tempo-anomaly.db").write_bytes(b"not a database, and longer than a header of one\n" * 100)
+    ended = run("--config", str(write_settings(tmp_path, settings(tempo(Traffic()).url))), directory=tmp_path)
+    assert ended.returncode == 1
+    assert "tempo-anomaly.db" in ended.stderr
+    assert "Traceback" not in ended.stderr

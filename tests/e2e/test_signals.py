@@ -1,0 +1,75 @@
+"""SIGTERM and SIGINT end the exporter within five seconds, whatever it is doing."""
+
+import time
+from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
+
+import pytest
+
+from exporter.core.span import SeriesKey
+from tests.e2e.conftest import StartExporter, StartTempo
+from tests.e2e.processes import ExporterProcess, eventually, settings
+from tests.e2e.silence import silent_tempo
+from tests.e2e.traffic import HOUR, Traffic
+
+CART = SeriesKey("shop", "GET /cart")
+
+both_signals = pytest.mark.parametrize("number", [SIGTERM, SIGINT], ids=lambda number: number.name)
+
+
+def some_days() -> Traffic:
+    traffic = Traffic()
+    this_hour = int(time.time()) // HOUR * HOUR
+    traffic.hourly(CART, range(this_hour - 50 * HOUR, this_hour, HOUR), count=10, scale=0.2)
+    return traffic
+
+
+def assert_ends(running: ExporterProcess, number: Signals) -> None:
+    """It ends in time, says so last, and everything of it has ended: SQLite has tidied up behind it."""
+    assert running.stop(number, timeout=5) == 0
+    assert running.logged()[-1]["msg"] == "stopped"
+    assert running.logged("a part did not end in time") == []
+    assert not [record for record in running.logged() if record["level"] == "error"]
+    assert sorted(file.name for file in running.directory.glob("*.db*")) == [
+        "tempo-anomaly.db",
+        "tempo-anomaly.db.lock",
+    ]
+
+
+@both_signals
+def test_idle(tempo: StartTempo, exporter: StartExporter, number: Signals) -> None:
+    running = exporter(settings(tempo(some_days()).url, polling={"backfill_duration": "48h", "tempo_interval": "60s"}))
+    running.wait_for(lambda page: page["backfill_complete"] == 1 and page.get("snapshot_timestamp_seconds"))
+    assert_ends(running, number)
+
+
+@both_signals
+def test_during_backfill_from_a_slow_tempo(tempo: StartTempo, exporter: StartExporter, number: Signals) -> None:
+    server = tempo(some_days(), delay_seconds=3.0)
+    running = exporter(settings(server.url, tempo={"timeout": "30s"}, polling={"backfill_duration": "48h"}))
+    eventually(lambda: len(server.searches()) >= 2, lambda: "Tempo is not asked", 30)
+    assert_ends(running, number)
+
+
+@both_signals
+def test_while_tempo_hangs(exporter: StartExporter, tmp_path: Path, number: Signals) -> None:
+    with silent_tempo() as url:
+        running = exporter(settings(url, tempo={"timeout": "60s"}))
+        assert running.get("/-/healthy").status_code == 200
+        assert running.get("/-/ready").status_code == 503
+        assert_ends(running, number)
+
+
+@both_signals
+def test_a_dry_run_that_is_interrupted(tempo: StartTempo, tmp_path: Path, number: Signals) -> None:
+    server = tempo(some_days(), delay_seconds=3.0)
+    running = ExporterProcess(tmp_path, settings(server.url, polling={"backfill_duration": "48h"}), "--once")
+    running.launch()
+    try:
+        eventually(lambda: len(server.searches()) >= 1, lambda: "Tempo is not asked", 30)
+        assert running.stop(number, timeout=5) == 1
+    finally:
+        running.kill()
+    assert running.lines[-1] == "interrupted; nothing was written"
+    assert running.defects() == []
+    assert list(tmp_path.glob("*.db*")) == []
