@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 CONFIG ?= configs/exporter.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint format bench lock clean
+.PHONY: help install run demo test lint format bench bench-detection lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Hash-checked, so that what is installed is what was locked; the stamp makes a second call free.
 $(VENV)/.installed: requirements-dev.lock pyproject.toml
@@ -40,6 +40,9 @@ format: install ## rewrite to the project's format
 
 bench: install ## measure against the budgets of the design
 	$(BIN)/python -m benchmarks
+
+bench-detection: install ## measure the detector against its targets
+	$(BIN)/python -m benchmarks.detection
 
 lock: install ## renew the locked requirements after editing pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --upgrade pyproject.toml -o requirements.lock

@@ -1,0 +1,1 @@
+"""Measures the exporter against the budgets of its design: ``python -m benchmarks`` prints one table."""

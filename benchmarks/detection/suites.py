@@ -1,0 +1,148 @@
+"""The synthetic series: what each suite of them is like, drawn from a seed."""
+
+import math
+import random
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from exporter.core.detection.parameters import Parameters
+from exporter.demo.latency import Bimodal, HeavyTailed, Incident, LatencyShape, Lognormal
+from exporter.demo.traffic import DAY_SECONDS, Drift, SeriesProfile, Surge
+
+BEGIN: Final = 1_767_571_200
+"""A Monday, 2026-01-05 00:00 UTC, as Unix seconds."""
+LEARNING_DAYS: Final = 8
+JUDGED_DAYS: Final = 10
+END: Final = BEGIN + (LEARNING_DAYS + JUDGED_DAYS) * DAY_SECONDS
+LIVE_FROM: Final = BEGIN + LEARNING_DAYS * DAY_SECONDS
+
+RATES_PER_MINUTE: Final = (0.05, 0.5, 2.0, 10.0, 60.0)
+_SHAPES: Final[tuple[LatencyShape, ...]] = (
+    Lognormal(0.3),
+    Lognormal(0.6),
+    Lognormal(0.9),
+    Lognormal(1.2),
+    Bimodal(),
+    HeavyTailed(),
+)
+_MINUTES: Final = (3, 10, 30, 180)
+_SEGMENT_SECONDS: Final = 10 * 3600
+
+
+class Suite(StrEnum):
+    """A kind of traffic, and what is asked of it."""
+
+    PLAIN = "plain"
+    SURGE = "surge"
+    GAPS = "gaps"
+    NEW = "new endpoints"
+    DRIFT = "drift"
+    INCIDENTS = "incidents"
+    PERMANENT = "permanent"
+    ABLATION = "without swing"
+
+
+class Kind(NamedTuple):
+    """What an incident does: it multiplies the durations of a share of the requests."""
+
+    factor: float
+    share: float = 1.0
+
+
+KINDS: Final = (Kind(1.3), Kind(1.5), Kind(2.0), Kind(5.0), Kind(10.0), Kind(10.0, 0.1))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One series to be judged.
+
+    Attributes:
+        suite: what it belongs to.
+        seed: of its traffic.
+        profile: what its traffic is like.
+        live_from: when judging begins, Unix seconds; before that it is only learnt from.
+        parameters: the detector's settings.
+    """
+
+    suite: Suite
+    seed: str
+    profile: SeriesProfile
+    live_from: float = LIVE_FROM
+    parameters: Parameters = field(default_factory=Parameters)
+
+    @property
+    def judged_days(self) -> float:
+        """For how many days it is judged."""
+        return (END - self.live_from) / DAY_SECONDS
+
+
+def cases(suite: Suite, per_rate: int, seed: str) -> list[Case]:
+    """The series of a suite: so many of each rate of traffic, half as many of the highest."""
+    # The same series in every suite: what differs between suites is what their names say.
+    return [
+        _case(suite, f"{seed}/{rate}/{number}", rate, _SHAPES[number % len(_SHAPES)])
+        for rate in RATES_PER_MINUTE
+        for number in range(per_rate if rate < max(RATES_PER_MINUTE) else math.ceil(per_rate / 2))
+    ]
+
+
+def _case(suite: Suite, name: str, rate: float, shape: LatencyShape) -> Case:
+    rng = random.Random(name)
+    profile = SeriesProfile(
+        rate_per_minute=rate,
+        base_seconds=_on_a_scale(rng, 0.005, 1.5),
+        shape=shape,
+        peak_hour=rng.uniform(10, 18),
+        traffic_swing=rng.uniform(0.3, 0.8),
+        latency_swing=_on_a_scale(rng, 1, 4),
+        weekend_latency=_on_a_scale(rng, 0.7, 1),
+        load_sd=_on_a_scale(rng, 0.03, 0.2),
+        load_correlation_minutes=_on_a_scale(rng, 5, 120),
+        day_sd=rng.uniform(0, 0.05),
+    )
+    live_from: float = LIVE_FROM
+    parameters = Parameters()
+    match suite:
+        case Suite.PLAIN:
+            pass
+        case Suite.SURGE:
+            profile = replace(profile, surge=Surge(hour=rng.randrange(24)))
+        case Suite.GAPS:
+            profile = replace(profile, gaps=_gaps(rng))
+        case Suite.NEW:
+            live_from = LIVE_FROM + rng.randrange(24 * 4) * 3600
+            profile = replace(profile, begins_at=live_from)
+        case Suite.DRIFT:
+            profile = replace(profile, drift=Drift(per_day=0.01, since=BEGIN))
+        case Suite.INCIDENTS:
+            profile = replace(profile, incidents=_incidents(rng))
+        case Suite.PERMANENT:
+            since = LIVE_FROM + rng.uniform(0, DAY_SECONDS)
+            profile = replace(profile, incidents=(Incident(since, math.inf, 2.0),))
+        case Suite.ABLATION:
+            parameters = Parameters(swing=0.0)
+    return Case(suite, name, profile, live_from, parameters)
+
+
+def _on_a_scale(rng: random.Random, least: float, most: float) -> float:
+    """A magnitude or a factor: as likely between 1 and 2 as between 2 and 4."""
+    return least * math.exp(rng.random() * math.log(most / least))
+
+
+def _gaps(rng: random.Random) -> tuple[tuple[float, float], ...]:
+    """Six hours every third day, and two whole days."""
+    short = [BEGIN + day * DAY_SECONDS + rng.uniform(0, 18) * 3600 for day in range(0, LEARNING_DAYS + JUDGED_DAYS, 3)]
+    whole = [BEGIN + day * DAY_SECONDS for day in rng.sample(range(LEARNING_DAYS + JUDGED_DAYS), 2)]
+    return tuple((start, start + 6 * 3600) for start in short) + tuple((start, start + DAY_SECONDS) for start in whole)
+
+
+def _incidents(rng: random.Random) -> tuple[Incident, ...]:
+    """One of each kind and length, in random order, ten hours for each."""
+    drawn = [(kind, minutes) for kind in KINDS for minutes in _MINUTES]
+    rng.shuffle(drawn)
+    found = []
+    for number, (kind, minutes) in enumerate(drawn):
+        start = LIVE_FROM + number * _SEGMENT_SECONDS + rng.uniform(0.5, 6.5) * 3600
+        found.append(Incident(start, start + 60 * minutes, kind.factor, kind.share))
+    return tuple(found)

@@ -1,0 +1,182 @@
+"""Draws the picture of ``docs/detection.md``: a day of one endpoint, its baseline and swing, and an incident.
+
+``python -m benchmarks.detection_picture > docs/detection.svg``: the same picture every time.
+"""
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from exporter.core.accumulate import Accumulator
+from exporter.core.baseline import FallbackRules, HourClock, Hours, StoredWindow, hours_of
+from exporter.core.civil import HOUR_SECONDS, Calendar
+from exporter.core.codec import encode_digest, encode_marks
+from exporter.core.detection.detector import Detector
+from exporter.core.detection.flag import FlagEvent
+from exporter.core.detection.history import advance
+from exporter.core.detection.parameters import Parameters
+from exporter.core.detection.replay import Replay
+from exporter.core.detection.state import SeriesState
+from exporter.core.digest import Digest, bucket_upper_seconds
+from exporter.core.ledger import Window
+from exporter.core.span import SeriesKey, Span
+from exporter.demo.latency import Incident, Lognormal
+from exporter.demo.traffic import Request, SeriesProfile, SeriesTraffic
+
+_SEED: Final = 20
+_NS: Final = 1_000_000_000
+_DAY: Final = 24 * HOUR_SECONDS
+_BEGIN: Final = int(datetime(2026, 3, 2, tzinfo=UTC).timestamp())
+_LEARNT_DAYS: Final = 9
+_DRAWN: Final = _BEGIN + _LEARNT_DAYS * _DAY
+_INCIDENT: Final = Incident(_DRAWN + 15.2 * HOUR_SECONDS, _DRAWN + 16.4 * HOUR_SECONDS, 2.6)
+_QUANTILE_INDEX: Final = 1  # p90
+_STEP_SECONDS: Final = 300
+_KEY: Final = SeriesKey("checkout", "POST /checkout")
+
+_WIDTH: Final = 960
+_HEIGHT: Final = 400
+_LEFT: Final = 64
+_RIGHT: Final = 28
+_TOP: Final = 44
+_BOTTOM: Final = 52
+_LEGEND: Final = (
+    (0, "#212121", "— p90 of the last five minutes"),
+    (230, "#1565c0", "— usual p90 of the hour, and above it its swing"),
+    (560, "#ef6c00", "- - gate: what a shift must exceed"),
+)
+
+
+class _Expected(NamedTuple):
+    """What is expected of an hour, in seconds."""
+
+    usual: float
+    swing: float
+    gate: float
+
+
+def _traffic() -> list[list[Request]]:
+    profile = SeriesProfile(
+        rate_per_minute=12,
+        base_seconds=0.12,
+        shape=Lognormal(0.4),
+        peak_hour=14,
+        latency_swing=2.2,
+        traffic_swing=0.4,
+        load_sd=0.09,
+        load_correlation_minutes=40,
+        incidents=(_INCIDENT,),
+    )
+    traffic = SeriesTraffic(profile, _SEED)
+    return [list(traffic.hour(_BEGIN // HOUR_SECONDS + number)) for number in range((_LEARNT_DAYS + 1) * 24)]
+
+
+def _stored(start: int, requests: Sequence[Request]) -> StoredWindow:
+    accumulator = Accumulator([Window(start, start + HOUR_SECONDS)], lambda key: key)
+    accumulator.add(Span("0" * 32, "0" * 16, _KEY, *request) for request in requests)
+    (content,) = accumulator.finish()
+    item = content.series[_KEY]
+    return StoredWindow(start, item.digest.count, encode_digest(item.digest), encode_marks(item.marks))
+
+
+def _expectations(detector: Detector, clock: HourClock, hours: Sequence[Sequence[Request]]) -> list[_Expected]:
+    history = Hours()
+    state: SeriesState | None = None
+    found = []
+    for number, requests in enumerate(hours):
+        start = _BEGIN + number * HOUR_SECONDS
+        if start >= _DRAWN and state is not None:
+            outlook, _ = detector.schedule_at(history, state, start, ())
+            if outlook.thresholds is None:
+                raise ValueError(f"there is no baseline for hour {number}")
+            threshold = outlook.thresholds.quantiles[_QUANTILE_INDEX]
+            found.append(_Expected(*map(bucket_upper_seconds, (threshold.usual, threshold.stat, threshold.gate))))
+        for hour in hours_of([_stored(start, requests)], clock):
+            history.append(hour)
+        state = advance(detector, history, start + HOUR_SECONDS, state).state
+    return found
+
+
+def _current(hours: Sequence[Sequence[Request]]) -> list[tuple[int, float]]:
+    """The window's p90 every five minutes of the drawn day, by when requests ended."""
+    ended = sorted((start + took, took) for requests in hours for start, took in requests)
+    points = []
+    for now in range(_DRAWN + _STEP_SECONDS, _DRAWN + _DAY + 1, _STEP_SECONDS):
+        window = [took for end, took in ended if (now - _STEP_SECONDS) * _NS < end <= now * _NS]
+        if window:
+            points.append((now, Digest.of_ns(window).quantile_seconds(0.9)))
+    return points
+
+
+def _flags(detector: Detector, clock: HourClock, hours: Sequence[Sequence[Request]]) -> list[tuple[int, int]]:
+    replay = Replay(detector)
+    for number, requests in enumerate(hours):
+        replay.hour(clock.hour(_BEGIN + number * HOUR_SECONDS), requests)
+    raised = [change.at for change in replay.changes if change.event is FlagEvent.RAISED]
+    cleared = [change.at for change in replay.changes if change.event is FlagEvent.CLEARED]
+    return list(zip(raised, cleared, strict=True))
+
+
+def draw() -> str:
+    """The picture as SVG."""
+    clock = HourClock(Calendar())
+    detector = Detector(FallbackRules(), Parameters(), clock)
+    hours = _traffic()
+    expected = _expectations(detector, clock, hours)
+    current = _current(hours)
+    highest = max(value for _, value in current) * 1.05
+
+    def x(unix_seconds: float) -> float:
+        return round(_LEFT + (unix_seconds - _DRAWN) / _DAY * (_WIDTH - _LEFT - _RIGHT), 1)
+
+    def y(seconds: float) -> float:
+        return round(_HEIGHT - _BOTTOM - seconds / highest * (_HEIGHT - _TOP - _BOTTOM), 1)
+
+    def steps(values: Sequence[float]) -> list[str]:
+        return [
+            f"{x(_DRAWN + (number + edge) * HOUR_SECONDS)},{y(value)}"
+            for number, value in enumerate(values)
+            for edge in (0, 1)
+        ]
+
+    usual = steps([hour.usual for hour in expected])
+    band = steps([hour.swing for hour in expected]) + list(reversed(usual))
+    gate = steps([hour.gate for hour in expected])
+    line = [f"{x(now)},{y(value)}" for now, value in current]
+    frame = f"{_WIDTH} {_HEIGHT}"
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {frame}" font-family="sans-serif" font-size="13">',
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>',
+    ]
+    for raised, cleared in _flags(detector, clock, hours):
+        if raised >= _DRAWN:
+            size = f'width="{x(cleared) - x(raised):.1f}" height="{_HEIGHT - _TOP - _BOTTOM}"'
+            parts.append(f'<rect x="{x(raised)}" y="{_TOP}" {size} fill="#c62828" fill-opacity=".12"/>')
+            said = f"flag up {_clock(raised)}–{_clock(cleared)}"
+            parts.append(f'<text x="{x(raised)}" y="{_TOP - 8}" fill="#c62828">{said}</text>')
+    for fifth in range(int(highest * 5) + 1):
+        level = y(fifth / 5)
+        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{level}" y2="{level}" stroke="#e0e0e0"/>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{level + 4}" text-anchor="end" fill="#555">{fifth * 200} ms</text>')
+    for hour in range(0, 25, 3):
+        place = f'x="{x(_DRAWN + hour * HOUR_SECONDS)}" y="{_HEIGHT - _BOTTOM + 18}"'
+        parts.append(f'<text {place} text-anchor="middle" fill="#555">{hour:02d}:00</text>')
+    parts += [
+        f'<polygon points="{" ".join(band)}" fill="#1565c0" fill-opacity=".18"/>',
+        f'<polyline points="{" ".join(usual)}" fill="none" stroke="#1565c0" stroke-width="2"/>',
+        f'<polyline points="{" ".join(gate)}" fill="none" stroke="#ef6c00" stroke-width="1.5" stroke-dasharray="5 4"/>',
+        f'<polyline points="{" ".join(line)}" fill="none" stroke="#212121" stroke-width="1.3"/>',
+    ]
+    for offset, colour, words in _LEGEND:
+        parts.append(f'<text x="{_LEFT + offset}" y="{_HEIGHT - 12}" fill="{colour}">{words}</text>')
+    parts.append("</svg>\n")
+    return "\n".join(parts)
+
+
+def _clock(unix_seconds: int) -> str:
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%H:%M")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(draw())
