@@ -1,36 +1,36 @@
 """Requests to stop: SIGTERM, SIGINT, or a part of the process that cannot go on."""
 
+import contextlib
+import os
+import select
 import signal
-from queue import Empty, SimpleQueue
 
 
 class StopRequest:
     """Waits, in the main thread, until somebody asks the process to stop.
 
-    A queue and not a :class:`threading.Event`: a signal is handled between any two instructions of the main thread, and
-    one that comes while that thread is inside the event, holding its lock, would wait for itself for ever.
-    ``SimpleQueue.put`` is documented to be safe there.
+    A pipe, to which the signal itself writes (:func:`signal.set_wakeup_fd`). Python runs a handler only between two
+    instructions of the main thread: one that comes while that thread is about to wait for a lock, an event or a queue
+    would not be run until the wait is over, which is never.
     """
 
     def __init__(self) -> None:
-        self._requests: SimpleQueue[None] = SimpleQueue()
-        self._made = False
+        self._asked, self._ask = os.pipe()
+        os.set_blocking(self._ask, False)
 
     def listen(self) -> None:
         """Take SIGTERM and SIGINT as requests; only the main thread may do this."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.make())
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._ask, warn_on_full_buffer=False)
 
     def make(self) -> None:
         """Ask the process to stop; from any thread."""
-        self._requests.put(None)
+        # A full pipe says it already.
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._ask, b"\0")
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for a request, for so long at most; says whether there was one."""
-        if not self._made:
-            try:
-                self._requests.get(timeout=seconds)
-            except Empty:
-                return False
-            self._made = True
-        return True
+        asked, _, _ = select.select([self._asked], [], [], seconds)
+        return bool(asked)
