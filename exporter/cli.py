@@ -119,7 +119,8 @@ def demo(
     """
     if config_file or inherited[0]:
         raise click.UsageError("the demo brings its own configuration; leave --config out")
-    logs.configure(log_level or inherited[1] or "warning", "logfmt")
+    # The demo tells what happens in its own words; what the exporter logs of it would stand between them.
+    logs.configure(log_level or inherited[1] or "error", "logfmt")
     # Only the demo needs what it is made of.
     from exporter.demo.show import show  # noqa: PLC0415
 
