@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from exporter.core.accumulate import Accumulator
-from exporter.core.baseline import FallbackRules, HourClock, Hours, StoredWindow, hours_of
+from exporter.core.baseline import FallbackRules
 from exporter.core.civil import HOUR_SECONDS, Calendar
 from exporter.core.codec import encode_digest, encode_marks
 from exporter.core.detection.detector import Detector
@@ -19,6 +19,7 @@ from exporter.core.detection.parameters import Parameters
 from exporter.core.detection.replay import Replay
 from exporter.core.detection.state import SeriesState
 from exporter.core.digest import Digest, bucket_upper_seconds
+from exporter.core.hours import HourClock, Hours, StoredWindow, hours_of
 from exporter.core.ledger import Window
 from exporter.core.span import SeriesKey, Span
 from exporter.demo.latency import Incident, Lognormal

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.config import Config, build_calendar
-from exporter.core.baseline import HourClock
+from exporter.core.hours import HourClock
 from exporter.core.ledger import Progress
 from exporter.detector.historian import Historian
 from exporter.detector.live import LiveEdge

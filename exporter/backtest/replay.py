@@ -8,7 +8,6 @@ from itertools import starmap
 from typing import Final, NamedTuple
 
 from exporter.backtest.traffic import Request, Requests, median_step_seconds
-from exporter.core.baseline import Hours, Judgement, hours_of
 from exporter.core.civil import HOUR_SECONDS
 from exporter.core.detection.detector import Detector
 from exporter.core.detection.explanation import Explanation
@@ -17,6 +16,7 @@ from exporter.core.detection.history import FlagChange, advance
 from exporter.core.detection.parameters import SUSPICION_SECONDS
 from exporter.core.detection.replay import Replay
 from exporter.core.detection.state import SeriesState
+from exporter.core.hours import Hours, Judgement, hours_of
 from exporter.store import SeriesHistory
 
 _NS: Final = 1_000_000_000

@@ -15,9 +15,9 @@ from exporter.backtest.traffic import COLUMNS, read_traffic
 from exporter.config import Config, build_calendar
 from exporter.config.units import format_duration
 from exporter.config.wording import hint
-from exporter.core.baseline import HourClock
 from exporter.core.codec import DamagedDigestError
 from exporter.core.detection.detector import Detector
+from exporter.core.hours import HourClock
 from exporter.core.span import SeriesKey
 from exporter.store import Store
 from exporter.terminal import bar, progress_line

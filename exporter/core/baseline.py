@@ -14,38 +14,10 @@ from typing import Final
 from exporter.core.civil import HOUR_SECONDS, Slot
 from exporter.core.digest import Digest
 from exporter.core.hours import (
-    NO_SWING,
-    QUANTILES,
-    UNJUDGED,
-    CivilHour,
     Hour,
-    HourClock,
     Hours,
-    Judgement,
-    StoredWindow,
-    Swing,
     by_start,
-    hours_of,
 )
-
-__all__ = [
-    "NO_SWING",
-    "QUANTILES",
-    "UNJUDGED",
-    "Baseline",
-    "CivilHour",
-    "FallbackLevel",
-    "FallbackRules",
-    "Hour",
-    "HourClock",
-    "Hours",
-    "Judgement",
-    "Pool",
-    "StoredWindow",
-    "Swing",
-    "choose_pool",
-    "hours_of",
-]
 
 # A pool serves a shift verdict only when it is mature; these are not meant to be tuned.
 MATURE_WINDOWS: Final = 3

@@ -14,12 +14,13 @@ from typing import Final
 import msgspec
 
 from exporter import __version__
-from exporter.core.baseline import Baseline, CivilHour, HourClock, Hours, hours_of
+from exporter.core.baseline import Baseline
 from exporter.core.civil import HOUR_SECONDS
 from exporter.core.codec import DamagedDigestError
 from exporter.core.detection.detector import Detector
 from exporter.core.detection.flag import DOWN, Flag
 from exporter.core.detection.state import decode_state
+from exporter.core.hours import CivilHour, HourClock, Hours, hours_of
 from exporter.core.ledger import LedgerEntry
 from exporter.core.span import SeriesKey
 from exporter.detector.book import Book, SeriesBaseline, decode_book, encode_book

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
 
-from exporter.core.baseline import HourClock, Hours, hours_of
 from exporter.core.codec import DamagedDigestError
 from exporter.core.detection.detector import Detector
 from exporter.core.detection.history import Progress, advance
 from exporter.core.detection.state import SeriesState, decode_state, encode_state
+from exporter.core.hours import HourClock, Hours, hours_of
 from exporter.core.ledger import LedgerEntry
 from exporter.core.span import SeriesKey
 from exporter.logs import LimitedLog, Log

@@ -5,8 +5,8 @@ from dataclasses import fields
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
-from exporter.core.baseline import QUANTILES, Judgement, StoredWindow, Swing
 from exporter.core.codec import DamagedDigestError, decode_numbers, encode_numbers
+from exporter.core.hours import QUANTILES, Judgement, StoredWindow, Swing
 from exporter.core.ledger import LedgerEntry, Window, WindowState
 from exporter.core.span import SeriesKey
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from exporter.core.accumulate import WindowContent
-from exporter.core.baseline import Judgement, StoredWindow
 from exporter.core.civil import HOUR_SECONDS
 from exporter.core.codec import DamagedDigestError, encode_digest, encode_marks
+from exporter.core.hours import Judgement, StoredWindow
 from exporter.core.ledger import LedgerEntry, Window
 from exporter.core.span import SeriesKey
 from exporter.store.connection import Connection, OnFailure

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 import pytest
 
 from exporter.core.accumulate import Accumulator
-from exporter.core.baseline import QUANTILES, Baseline, FallbackLevel, FallbackRules
+from exporter.core.baseline import Baseline, FallbackLevel, FallbackRules
 from exporter.core.civil import DayType, Slot
 from exporter.core.detection.explanation import Explanation
 from exporter.core.detection.parameters import Parameters
 from exporter.core.detection.thresholds import QuantileThreshold, Thresholds
 from exporter.core.digest import bucket_of_seconds
+from exporter.core.hours import QUANTILES
 from exporter.core.ledger import LedgerEntry, Progress, Window, WindowState
 from exporter.core.outlier import OutlierRule
 from exporter.core.span import SeriesKey, Span

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.core.accumulate import Accumulator, WindowContent
-from exporter.core.baseline import Hour, HourClock, StoredWindow
 from exporter.core.codec import encode_digest, encode_marks
 from exporter.core.digest import Digest
+from exporter.core.hours import Hour, HourClock, StoredWindow
 from exporter.core.ledger import Window
 from exporter.core.span import SeriesKey, Span
 from exporter.telemetry import SkipReason

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from exporter.backtest.replay import SeriesReplay, replay_history, replay_requests
-from exporter.core.baseline import FallbackRules, HourClock, Hours, hours_of
+from exporter.core.baseline import FallbackRules
 from exporter.core.civil import HOUR_SECONDS, Calendar
 from exporter.core.detection.detector import Detector
 from exporter.core.detection.flag import FlagEvent
 from exporter.core.detection.history import advance
 from exporter.core.detection.parameters import Parameters
+from exporter.core.hours import HourClock, Hours, hours_of
 from exporter.core.span import SeriesKey
 from exporter.store import SeriesHistory, Store
 from tests.unit.backtest_traffic import MONDAY, Incident, as_requests, requests, write_history

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from exporter.core.baseline import FallbackLevel, HourClock
+from exporter.core.baseline import FallbackLevel
 from exporter.core.civil import Calendar
 from exporter.core.detection.flag import DOWN, Flag
+from exporter.core.hours import HourClock
 from exporter.core.span import SeriesKey
 from exporter.detector.book import Book
 from exporter.detector.historian import Historian

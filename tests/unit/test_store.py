@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.core.accumulate import Accumulator, WindowContent
-from exporter.core.baseline import Judgement, Swing
 from exporter.core.codec import decode_digest, decode_marks
 from exporter.core.digest import Digest
+from exporter.core.hours import Judgement, Swing
 from exporter.core.ledger import LedgerEntry, Window, WindowState
 from exporter.core.span import SeriesKey
 from exporter.store import (
