@@ -22,7 +22,7 @@ _SERIES_PER_RATE: Final = {
     Suite.GAPS: 4,
     Suite.NEW: 4,
     Suite.DRIFT: 8,
-    Suite.PERMANENT: 7,
+    Suite.PERMANENT: 14,
     Suite.ABLATION: 4,
 }
 _QUICK_SUITES: Final = {Suite.PLAIN: 3, Suite.INCIDENTS: 2, Suite.ABLATION: 3}

@@ -1,0 +1,147 @@
+"""Backfill of a week, against the same searches fetched and thrown away, and against decoding the same bodies."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from benchmarks.context import Context, in_child
+from benchmarks.fetching import decode, fetch
+from benchmarks.machine import memory
+from benchmarks.report import Budget, Figure, Reference
+from benchmarks.running import RunningExporter
+from benchmarks.source import Search, Source
+from benchmarks.traffic import Traffic
+from exporter.config import Config, build_calendar
+from exporter.logs import get_logger
+from exporter.publish.self_metrics import SelfMetrics
+from exporter.reading.admission import Admission
+from exporter.reading.backfill import Backfill
+from exporter.store import Store
+from exporter.tempo import TempoClient
+from exporter.wiring import backfill_settings, client_settings, series_rules
+
+REAL_TEMPO_TRACES_PER_SECOND: Final = 14_000
+"""What a real Tempo was measured to serve, all searches together."""
+_SERIES: Final = 200
+_WEEK_SECONDS: Final = 7 * 86_400
+_WINDOWS: Final = 7 * 24
+_LIVE_SECONDS: Final = 1_800
+"""There is traffic for so long after the beginning, for the live edge of the exporters that run meanwhile."""
+_PATIENCE: Final = 3
+_DECODED: Final = 4
+"""Only every fourth body is decoded for comparison: it takes long, and they are much the same."""
+
+
+class FillCost(NamedTuple):
+    """What filling a ledger has cost: seconds, bytes of resident memory at most, traces stored and traces fetched."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    traces: int
+    fetched: int
+
+
+def fill(url: str, path: Path) -> FillCost:
+    """Read a week into a new database with nothing but the backfill, as fast as the source lets it."""
+    tempo = {"url": url, "requests_per_second": 1000}
+    config = Config.model_validate({"tempo": tempo, "storage": {"path": str(path)}})
+    metrics = SelfMetrics()
+    store = Store.open(config.storage.path)
+    stop = threading.Event()
+    log = get_logger("benchmark")
+    backfill = Backfill(
+        TempoClient(client_settings(config), metrics, log, stop=stop),
+        store,
+        Admission(series_rules(config)),
+        build_calendar(config),
+        backfill_settings(config),
+        metrics,
+        clock=time.time,
+        monotonic=time.monotonic,
+        stop=stop,
+        log=log,
+    )
+    wall, cpu = time.monotonic(), time.process_time()
+    backfill.run(patience=_PATIENCE)
+    wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+    fetched = metrics.registry.get_sample_value("tempo_anomaly_traces_read_total", {"loop": "backfill"}) or 0
+    traces = store.totals().traces
+    store.close()
+    return FillCost(wall, cpu, memory().most, traces, int(fetched))
+
+
+def measure(context: Context) -> Iterator[Figure]:
+    """Both budgets, and what they are made of."""
+    now = int(time.time())
+    seconds = _WEEK_SECONDS + _LIVE_SECONDS
+    traces = context.traces * seconds // _WEEK_SECONDS
+    with Source(Traffic(traces, now - _WEEK_SECONDS, now + _LIVE_SECONDS, _SERIES), live=True) as source:
+        yield from _against_fast_source(context, source)
+        source.pace(REAL_TEMPO_TRACES_PER_SECOND)
+        yield from _against_real_pace(context, source)
+
+
+def _against_fast_source(context: Context, source: Source) -> Iterator[Figure]:
+    filled = in_child(fill, source.url, context.folder / "fast.db")
+    searches = _searches(source)
+    fetched = in_child(fetch, source.url, searches, 4)
+    decoded = in_child(decode, source.url, searches[::_DECODED])
+    what = f"backfill of 7 days, {filled.traces:,} traces"
+    share = decoded.bytes / fetched.bytes
+    yield Figure(
+        f"{what}, source faster than a reader: CPU",
+        filled.cpu_seconds,
+        "seconds",
+        Reference("orjson.loads of the same bodies", decoded.orjson / share),
+        Budget(1.5, "ratio"),
+    )
+    yield Figure(
+        "  the same",
+        filled.cpu_seconds,
+        "seconds",
+        Reference("orjson.loads with the garbage collector switched off", decoded.orjson_uncollected / share),
+    )
+    yield Figure(
+        "  its decoding alone: CPU",
+        decoded.spans / share,
+        "seconds",
+        Reference("msgspec.json.decode of the same bodies", decoded.msgspec / share),
+    )
+    yield Figure(
+        "  the same backfill: wall time",
+        filled.wall_seconds,
+        "seconds",
+        Reference("its searches fetched and thrown away", fetched.wall_seconds),
+    )
+    yield Figure("  the same backfill: peak RSS", filled.peak_bytes, "bytes")
+    yield Figure("  traces it fetched", filled.fetched, "count", Reference("stored", filled.traces))
+    yield Figure("  searches it made", len(searches), "count", Reference("windows", _WINDOWS))
+    yield Figure("  the source: traces a second", filled.fetched / fetched.wall_seconds, "count")
+
+
+def _against_real_pace(context: Context, source: Source) -> Iterator[Figure]:
+    source.take_searches()  # those of before
+    with RunningExporter(context.folder, source.url, context.folder / "paced.db") as exporter:
+        exporter.wait_until(lambda: exporter.value("backfill_completed_timestamp_seconds") is not None, 0.5)
+        began = exporter.value("backfill_started_timestamp_seconds") or 0.0
+        ended = exporter.value("backfill_completed_timestamp_seconds") or 0.0
+        cpu, peak = exporter.cpu_seconds, exporter.memory.most
+        searches = _searches(source)
+    fetched = in_child(fetch, source.url, searches, 4)
+    yield Figure(
+        f"the whole exporter, source at {REAL_TEMPO_TRACES_PER_SECOND:,} traces/s: wall time of backfill",
+        ended - began,
+        "seconds",
+        Reference("its searches fetched and thrown away", fetched.wall_seconds),
+        Budget(1.25, "ratio"),
+    )
+    yield Figure("  CPU of the process meanwhile, poller and historian included", cpu, "seconds")
+    yield Figure("  its peak RSS", peak, "bytes")
+
+
+def _searches(source: Source) -> Sequence[Search]:
+    """What was searched, without the probes for how far back traces go."""
+    return [search for search in source.take_searches() if search.limit > 1]

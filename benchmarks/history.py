@@ -1,0 +1,163 @@
+"""A week of stored history to measure with, and what judging it costs.
+
+The digests are real ones of random durations, made once for each kind of traffic and then dealt out at random: making
+1.7 million of them anew would take longer than everything that is measured.
+"""
+
+import random
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from benchmarks.machine import memory
+from benchmarks.traffic import random_duration_ns, series_key
+from exporter.config import build_calendar, load_config
+from exporter.core.accumulate import WindowContent, WindowDigest
+from exporter.core.civil import HOUR_SECONDS
+from exporter.core.codec import MARK_SECONDS, encode_digest, encode_marks
+from exporter.core.digest import Digest
+from exporter.core.ledger import LedgerEntry, Wanted, Window, WindowState, pending, wanted
+from exporter.core.span import SeriesKey
+from exporter.detector.book import Book
+from exporter.detector.historian import Historian
+from exporter.publish.self_metrics import SelfMetrics
+from exporter.runner import Exporter
+from exporter.store import Store
+from exporter.wiring import reading_description
+
+KINDS: Final = ((10, 0.70), (100, 0.25), (1_000, 0.05))
+"""Traces an hour, and the share of series that have so many: most endpoints have little traffic."""
+_VARIANTS: Final = 200
+_SLOW_SHARE: Final = 0.005
+"""Hours that an incident made three times as slow."""
+_SETTLED_SECONDS: Final = 1_200
+"""So long after its end an hour has settled."""
+_MARKS: Final = HOUR_SECONDS // MARK_SECONDS
+
+
+class JudgeCost(NamedTuple):
+    """What some judging has cost, in seconds and in bytes of resident memory at most."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
+class _Row(NamedTuple):
+    traces: int
+    digest: bytes
+    marks: bytes
+
+
+def window_digest(random_: random.Random, traces: int, slower: float = 1.0) -> WindowDigest:
+    """What one series leaves of one window: so many traces, spread over the hour."""
+    durations = [random_duration_ns(random_, slower) for _ in range(traces)]
+    marks: dict[int, list[int]] = {}
+    for duration_ns in durations:
+        marks.setdefault(random_.randrange(_MARKS) + 1, []).append(duration_ns)
+    return WindowDigest(Digest.of_ns(durations), {mark: Digest.of_ns(some) for mark, some in marks.items()})
+
+
+def settled_windows(now: float) -> list[Window]:
+    """The windows that an exporter with the default configuration wants, now and an hour ago, newest first."""
+    config = load_config(None, {})
+    polling = config.polling
+    calendar = build_calendar(config)
+    range_: Wanted = wanted(
+        now,
+        calendar,
+        duration_seconds=polling.backfill_duration.total_seconds() + HOUR_SECONDS,
+        settle_seconds=polling.settle.total_seconds(),
+        batch_seconds=polling.backfill_batch.total_seconds(),
+    )
+    return pending([], range_, calendar)
+
+
+def entry(window: Window, traces: int) -> LedgerEntry:
+    """The ledger's line for a window that was read."""
+    return LedgerEntry(window, WindowState.DONE, read_at=window.end, traces=traces, stored=traces, coverage=1.0)
+
+
+def write_history(path: Path, series: int, seed: int = 1) -> None:
+    """Write a database with all windows that are wanted now; nothing in it is judged."""
+    random_ = random.Random(seed)
+    windows = settled_windows(time.time())
+    kinds = [_rows(random_, traces) for traces, _ in KINDS]
+    kind_of = random_.choices(kinds, [share for _, share in KINDS], k=series)
+    store = Store.open(path)
+    store.describe_reading(reading_description(load_config(None, {})))
+    first = {series_key(number): window_digest(random_, 1) for number in range(series)}
+    store.commit([entry(windows[0], series)], [WindowContent(windows[0], first, {})])
+    ids = [series_ids[series_key(number)] for series_ids in [_series_ids(path)] for number in range(series)]
+    store.commit([entry(window, series) for window in windows])
+    store.close()
+    with sqlite3.connect(path) as connection:
+        for window in reversed(windows):
+            connection.executemany(
+                "INSERT INTO digests (series_id, window_start, traces, digest, marks) VALUES (?, ?, ?, ?, ?)",
+                [
+                    (series_id, window.start, *random_.choice(rows))
+                    for series_id, rows in zip(ids, kind_of, strict=True)
+                ],
+            )
+    connection.close()
+
+
+def _rows(random_: random.Random, traces: int) -> Sequence[_Row]:
+    """Encoded windows of one kind of traffic, a few of them slow."""
+    rows = []
+    for number in range(_VARIANTS):
+        item = window_digest(random_, traces, 3.0 if number < _VARIANTS * _SLOW_SHARE else 1.0)
+        rows.append(_Row(item.digest.count, encode_digest(item.digest), encode_marks(item.marks)))
+    return rows
+
+
+def _series_ids(path: Path) -> dict[SeriesKey, int]:
+    connection = sqlite3.connect(path)
+    rows = connection.execute("SELECT id, service_name, span_name FROM series").fetchall()
+    connection.close()
+    return {SeriesKey(service, span): series_id for series_id, service, span in rows}
+
+
+def judge(path: Path) -> JudgeCost:
+    """Judge a history from its beginning to an hour before its end, and work out the first book."""
+    store = Store.open(path)
+    cost = _catch_up(store, _end(store) - HOUR_SECONDS)
+    store.close()
+    return cost
+
+
+def turn(path: Path) -> JudgeCost:
+    """Judge the last hour of a history, and work out the book of the one after it: what happens every hour."""
+    store = Store.open(path)
+    cost = _catch_up(store, _end(store))
+    store.close()
+    return cost
+
+
+def book_of(path: Path) -> Book:
+    """What is usual in the hour after a history, which is judged on the way."""
+    store = Store.open(path)
+    now = _end(store) + _SETTLED_SECONDS
+    historian = _historian(store, now)
+    historian.catch_up(now)
+    store.close()
+    return historian.book(now)
+
+
+def _catch_up(store: Store, end: int) -> JudgeCost:
+    historian = _historian(store, end + _SETTLED_SECONDS)
+    wall, cpu = time.monotonic(), time.process_time()
+    historian.catch_up(end + _SETTLED_SECONDS)
+    return JudgeCost(time.monotonic() - wall, time.process_time() - cpu, memory().most)
+
+
+def _historian(store: Store, now: int) -> Historian:
+    """The historian of an exporter at an instant: no part of it runs, but all of it is put together as it runs."""
+    return Exporter(load_config(None, {}), store, SelfMetrics(), clock=lambda: now)._historian  # noqa: SLF001
+
+
+def _end(store: Store) -> int:
+    return store.ledger(0, int(time.time()))[-1].window.end

@@ -1,0 +1,229 @@
+"""The poller and the page it is published on, in a process of its own that does what it is told.
+
+The clock is told, too: a cycle reads what a source has for the minutes before some instant of the past, so cycles can
+follow one another without waiting for traffic. Everything else is what an exporter consists of.
+"""
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from benchmarks.history import book_of, write_history
+from benchmarks.source import Source
+from benchmarks.traffic import Traffic, series_key
+from exporter.config import Config
+from exporter.core.detection.flag import Flag
+from exporter.core.span import SeriesKey
+from exporter.detector.book import Book
+from exporter.detector.live import LiveEdge
+from exporter.detector.snapshot import Snapshot
+from exporter.logs import get_logger
+from exporter.poller import Poller
+from exporter.publish.exposition import Publisher
+from exporter.publish.self_metrics import SelfMetrics, StateCollector
+from exporter.reading.admission import Admission
+from exporter.reading.exact import ExactReader
+from exporter.tempo import TempoClient
+from exporter.web.http import Request, Site
+from exporter.web.metrics import MetricsPage
+from exporter.web.server import Server
+from exporter.wiring import client_settings, judge_settings, poll_settings, series_rules
+
+_TRACES_PER_SECOND: Final = 1 / 30
+"""Of every series: ten in an evaluation window of five minutes."""
+_TRAFFIC_SECONDS: Final = 900
+_BOOKED_SERIES: Final = 20
+"""What is usual is worked out for so many series, and is then the same for all."""
+
+
+class Rig:
+    """The rig's process and the source it reads, seen from the one that measures.
+
+    Attributes:
+        port: where it serves.
+        traces_per_cycle: how many traces a cycle reads.
+    """
+
+    def __init__(self, folder: Path, series: int) -> None:
+        """Set up so many series, each with history and traffic, and go through the first cycle."""
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_run, args=(folder, series, theirs))
+        self._process.start()
+        theirs.close()
+        start = self._connection.recv()
+        traces = int(series * _TRACES_PER_SECOND * _TRAFFIC_SECONDS)
+        self._source = Source(Traffic(traces, start, start + _TRAFFIC_SECONDS, series, even=True), live=False)
+        self._connection.send(self._source.url)
+        self.port: int = self._connection.recv()
+
+    def cycle(self, seconds: float) -> float:
+        """Go through a cycle so many seconds after the last; returns the processor time it took."""
+        return float(self._ask("cycle", seconds))
+
+    def build(self, on: bool) -> int:
+        """Begin or end going through one cycle after the other; returns how many there have been."""
+        return int(self._ask("build", on))
+
+    def reference_seconds(self, repeats: int) -> tuple[float, float]:
+        """How long prometheus_client takes to render the samples of the page, as text and as OpenMetrics."""
+        text, openmetrics = self._ask("reference_seconds", repeats)
+        return text, openmetrics
+
+    def close(self) -> None:
+        """End the process and the source."""
+        self._connection.close()
+        self._process.join()
+        self._source.close()
+
+    def _ask(self, what: str, *arguments: object) -> Any:
+        self._connection.send((what, arguments))
+        return self._connection.recv()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Known:
+    """A history in which the book is always at hand, as it is but for once an hour."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    def book(self, now: float) -> Book:  # noqa: ARG002 - there is only one
+        return self._book
+
+    def describe(self, snapshot: Snapshot) -> Snapshot:
+        return snapshot
+
+    def remember(self, flags: Mapping[SeriesKey, Flag], suspects: Mapping[SeriesKey, tuple[int, ...]]) -> None:
+        """Nothing outlives the measurement."""
+
+
+class _Parts:
+    """What runs in the rig's process."""
+
+    def __init__(self, url: str, book: Book) -> None:
+        self._now = book.start + 360.0
+        self._end = book.start + _TRAFFIC_SECONDS - 10.0
+        self._building: threading.Thread | None = None
+        self._stop_building = threading.Event()
+        self._cycles = 0
+        config = Config.model_validate({"tempo": {"url": url, "requests_per_second": 1000}})
+        log = get_logger("benchmark")
+        metrics = SelfMetrics()
+        stop = threading.Event()
+        rules = series_rules(config)
+        admission = Admission(rules)
+        polling = poll_settings(config)
+        publisher = Publisher()
+        self._poller = Poller(
+            ExactReader(TempoClient(client_settings(config), metrics, log, stop=stop), metrics, "poll"),
+            LiveEdge(
+                judge_settings(config),
+                admission.ask,
+                started_at=self._now,
+                remembered_seconds=polling.remembered_seconds,
+                flags={},
+            ),
+            _Known(book),
+            publisher.publish,
+            polling,
+            metrics,
+            clock=lambda: self._now,
+            monotonic=time.monotonic,
+            stop=stop,
+            log=log,
+        )
+
+        def snapshot() -> Snapshot | None:
+            return None if publisher.page is None else publisher.page.snapshot
+
+        metrics.registry.register(StateCollector(snapshot, lambda: None, admission, rules.most))
+        self._page = MetricsPage(publisher, metrics.registry)
+        self._poller.cycle()
+        server = Server(Site({"/metrics": self._page}, log), "127.0.0.1", 0)
+        server.start(lambda error: None)  # noqa: ARG005 - a scrape would fail
+        self.port = server.addresses[0][1]
+
+    def cycle(self, seconds: float) -> float:
+        self._now = min(self._now + seconds, self._end)
+        began = time.process_time()
+        if not self._poller.cycle():
+            raise RuntimeError("the rig could not read its source")
+        self._cycles += 1
+        return time.process_time() - began
+
+    def build(self, on: bool) -> int:
+        if on:
+            self._stop_building.clear()
+            self._building = threading.Thread(target=self._build, daemon=True)
+            self._building.start()
+        elif self._building is not None:
+            self._stop_building.set()
+            self._building.join()
+        return self._cycles
+
+    def _build(self) -> None:
+        while not self._stop_building.is_set():
+            self.cycle(1)
+
+    def reference_seconds(self, repeats: int) -> tuple[float, float]:
+        request = Request("/metrics", {}, accept="text/plain", accepts_gzip=False)
+        families = list(text_string_to_metric_families(self._page(request).body.decode()))
+
+        class Same(Collector):
+            def collect(self) -> list[Metric]:
+                return families
+
+        registry = CollectorRegistry()
+        registry.register(Same())
+        return _best(repeats, partial(generate_latest, registry)), _best(
+            repeats, partial(generate_openmetrics, registry)
+        )
+
+
+def _best(repeats: int, work: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def _run(folder: Path, series: int, connection: Connection) -> None:
+    """Do what is asked until the other end of the connection is closed."""
+    path = folder / f"rig-{series}.db"
+    write_history(path, _BOOKED_SERIES)
+    book = book_of(path)
+    path.unlink()
+    usual = [book.of(series_key(number)) for number in range(_BOOKED_SERIES)]
+    all_ = {series_key(number): usual[number % _BOOKED_SERIES] for number in range(series)}
+    connection.send(book.start)
+    parts = _Parts(connection.recv(), replace(book, series=all_))
+    connection.send(parts.port)
+    try:
+        while True:
+            what, arguments = connection.recv()
+            connection.send(getattr(parts, what)(*arguments))
+    except EOFError:
+        pass

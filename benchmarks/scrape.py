@@ -1,0 +1,68 @@
+"""How long a scrape takes over HTTP, with nothing else going on and while snapshots are built without a pause."""
+
+import gzip
+import time
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from benchmarks.context import Context
+from benchmarks.report import Budget, Figure, Reference, amount
+from benchmarks.rig import Rig
+from benchmarks.running import Client
+
+_OPENMETRICS: Final = "application/openmetrics-text;version=1.0.0"
+HEADERS: Final[Mapping[str, Mapping[str, str]]] = {
+    "text": {"Accept": "text/plain"},
+    "OpenMetrics, gzip": {"Accept": _OPENMETRICS, "Accept-Encoding": "gzip"},
+    "text, gzip": {"Accept": "text/plain", "Accept-Encoding": "gzip"},
+    "OpenMetrics": {"Accept": _OPENMETRICS},
+}
+"""What can be asked for; the second is what Prometheus asks for."""
+_BUDGET_SECONDS: Final = 0.1
+_LONGEST_SECONDS: Final = 8.0
+_FEWEST: Final = 10
+_REFERENCE_REPEATS: Final = 3
+
+
+def measure(context: Context) -> Iterator[Figure]:
+    """Scrapes in every format, beside prometheus_client's rendering of the same samples."""
+    for series in context.series:
+        formats = list(HEADERS) if series == context.series[-1] else list(HEADERS)[:2]
+        with Rig(context.folder, series) as rig:
+            client = Client(rig.port)
+            page = client.get("/metrics", HEADERS["text"]).body
+            samples = sum(not line.startswith(b"#") for line in page.splitlines())
+            text, openmetrics = rig.reference_seconds(_REFERENCE_REPEATS)
+            for building in (False, True):
+                rig.build(building)
+                for name in formats:
+                    seconds = _scrape(client, HEADERS[name], context.repeats)
+                    rendered = openmetrics if name.startswith("OpenMetrics") else text
+                    yield Figure(
+                        f"scrape, {series:,} series ({samples:,} samples), {name}, "
+                        f"{'snapshots built all the time' if building else 'idle'}: p99 of {len(seconds)}",
+                        _quantile(seconds, 0.99),
+                        "seconds",
+                        Reference("prometheus_client's rendering", rendered),
+                        Budget(_BUDGET_SECONDS),
+                        detail=f"p50 {amount(_quantile(seconds, 0.5), 'seconds')}",
+                    )
+            rig.build(False)
+            client.close()
+
+
+def _scrape(client: Client, headers: Mapping[str, str], repeats: int) -> list[float]:
+    """How long scrapes take, one after the other, for as long as that is worth while."""
+    first = client.get("/metrics", headers).body
+    if not (gzip.decompress(first) if "Accept-Encoding" in headers else first).startswith(b"# HELP"):
+        raise RuntimeError("what was scraped is no page of metrics")
+    seconds: list[float] = []
+    began = time.monotonic()
+    while len(seconds) < repeats and (len(seconds) < _FEWEST or time.monotonic() - began < _LONGEST_SECONDS):
+        seconds.append(client.get("/metrics", headers).seconds)
+    return seconds
+
+
+def _quantile(values: list[float], q: float) -> float:
+    """The nearest rank."""
+    return sorted(values)[min(len(values) - 1, int(q * len(values)))]

@@ -1,0 +1,205 @@
+"""A Tempo to read from: its search API over traces that were rendered beforehand, as a process of its own.
+
+Rendering is what a search costs the embedded Tempo API of the demo, so here every trace is rendered once, by that same
+API's code, into one file by time. A search is then a stretch of that file, and the source is faster than any reader of
+it; a pace makes it as slow as a real Tempo.
+"""
+
+import mmap
+import multiprocessing
+import tempfile
+import threading
+import time
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+from urllib.parse import parse_qs, urlsplit
+
+from benchmarks.traffic import LONGEST_SECONDS, Traffic, series_key
+from exporter.demo.search import SearchPlan
+from exporter.demo.traces import ROOT, Operation, SpanTimes, TraceShape, make_trace
+from exporter.tempo import search_query
+
+_NS: Final = 1_000_000_000
+_ALWAYS: Final = 2**63 - 1
+
+
+class Search(NamedTuple):
+    """A search that the source has answered."""
+
+    start: int
+    end: int
+    limit: int
+
+
+class Source:
+    """The source's process, seen from the one that measures.
+
+    Attributes:
+        url: where it listens.
+        pid: its process.
+    """
+
+    def __init__(self, traffic: Traffic, *, live: bool) -> None:
+        """Render the traces, which takes some seconds for a million, and listen.
+
+        Args:
+            traffic: the traces.
+            live: traces are found only once they have ended, by the clock on the wall.
+        """
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(traffic, live, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.url: str = self._connection.recv()
+        self.pid = self._process.pid
+
+    def pace(self, traces_per_second: float | None) -> None:
+        """Answer no faster than that, all searches together; as fast as possible with None."""
+        self._ask("pace", traces_per_second)
+
+    def take_searches(self) -> list[Search]:
+        """The searches answered since this was asked last."""
+        return [Search(*search) for search in self._ask("take_searches")]
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.join()
+
+    def _ask(self, what: str, *arguments: object) -> Any:
+        self._connection.send((what, arguments))
+        return self._connection.recv()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Rendered:
+    """Traces as Tempo's JSON, one behind the other in a file that no name leads to."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        plan = SearchPlan(search_query("root"))
+        shapes = [TraceShape((Operation(*series_key(series)),), (ROOT,)) for series in range(traffic.series)]
+        self._starts_ns = array("q")
+        self._ends_ns = array("q")
+        self._offsets = array("q", [0])
+        with tempfile.TemporaryFile() as file:
+            for number, request in enumerate(traffic.requests(), start=1):
+                # Any odd factor makes ids that are spread out and distinct.
+                span_id = number * 0x9E3779B97F4A7C15 % 2**64
+                span = SpanTimes(span_id, request.start_ns, request.duration_ns)
+                trace = make_trace(span_id << 64 | number, shapes[request.series], [span])
+                written = file.write(plan.render(trace, 3)) + file.write(b",")
+                self._starts_ns.append(trace.start_ns)
+                self._ends_ns.append(trace.end_ns)
+                self._offsets.append(self._offsets[-1] + written)
+            file.flush()
+            self._bytes = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def search(self, search: Search, visible_ns: int) -> tuple[int, list[bytes | memoryview]]:
+        """How many traces overlap a range, as far as the limit lets them, and their JSON in parts."""
+        start_ns, end_ns = search.start * _NS, min(search.end * _NS, visible_ns)
+        inside = bisect_left(self._starts_ns, start_ns)
+        candidates = range(bisect_left(self._starts_ns, start_ns - LONGEST_SECONDS * _NS), inside)
+        before = [position for position in candidates if self._ends_ns[position] >= start_ns][: search.limit]
+        behind = max(inside, bisect_right(self._starts_ns, end_ns))
+        behind = min(behind, inside + search.limit - len(before))
+        parts = [self._stretch(position, position + 1) for position in before]
+        if behind > inside:
+            parts.append(self._stretch(inside, behind))
+        separated = [piece for part in parts for piece in (b",", part)][1:]
+        return len(before) + behind - inside, separated
+
+    def _stretch(self, first: int, behind: int) -> memoryview:
+        return self._bytes[self._offsets[first] : self._offsets[behind] - 1]
+
+
+class _Pace:
+    """Makes answers as slow as one Tempo is over all its clients."""
+
+    def __init__(self) -> None:
+        self.traces_per_second: float | None = None
+        self._free_at = 0.0
+        self._mutex = threading.Lock()
+
+    def wait(self, traces: int) -> None:
+        """Let as much time pass as it takes to serve so many traces."""
+        if self.traces_per_second is None:
+            return
+        with self._mutex:
+            now = time.monotonic()
+            self._free_at = due = max(self._free_at, now) + traces / self.traces_per_second
+        time.sleep(max(0.0, due - now))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers searches."""
+
+    server: "_Server"
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        search = Search(int(query["start"]), int(query["end"]), int(query["limit"]))
+        count, parts = self.server.rendered.search(search, self.server.visible_ns())
+        self.server.searches.append(search)
+        self.server.pace.wait(count)
+        parts = [b'{"traces":[', *parts, b'],"metrics":{"inspectedBytes":"1","completedJobs":1,"totalJobs":1}}']
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(sum(map(len, parts))))
+        self.end_headers()
+        for part in parts:
+            self.wfile.write(part)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, rendered: _Rendered, visible_ns: Callable[[], int]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.rendered = rendered
+        self.visible_ns = visible_ns
+        self.pace = _Pace()
+        self.searches: list[Search] = []
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is nobody's problem."""
+
+    def take_searches(self) -> list[tuple[int, ...]]:
+        taken, self.searches = self.searches, []
+        return [tuple(search) for search in taken]
+
+    def set_pace(self, traces_per_second: float | None) -> None:
+        self.pace.traces_per_second = traces_per_second
+
+
+def _serve(traffic: Traffic, live: bool, connection: Connection) -> None:
+    """Serve until the other end of the connection is closed."""
+    visible = (lambda: time.time_ns() - LONGEST_SECONDS * _NS) if live else (lambda: _ALWAYS)
+    with _Server(_Rendered(traffic), visible) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        connection.send(f"http://127.0.0.1:{server.server_port}")
+        calls: dict[str, Callable[..., Any]] = {"pace": server.set_pace, "take_searches": server.take_searches}
+        try:
+            while True:
+                what, arguments = connection.recv()
+                connection.send(calls[what](*arguments))
+        except EOFError:
+            server.shutdown()
