@@ -61,14 +61,14 @@ def window_digest(random_: random.Random, traces: int, slower: float = 1.0) -> W
 
 
 def settled_windows(now: float) -> list[Window]:
-    """The windows that an exporter with the default configuration wants, now and an hour ago, newest first."""
+    """The windows that an exporter with the default configuration wants, now and up to two hours ago, newest first."""
     config = load_config(None, {})
     polling = config.polling
     calendar = build_calendar(config)
     range_: Wanted = wanted(
         now,
         calendar,
-        duration_seconds=polling.backfill_duration.total_seconds() + HOUR_SECONDS,
+        duration_seconds=polling.backfill_duration.total_seconds() + 2 * HOUR_SECONDS,
         settle_seconds=polling.settle.total_seconds(),
         batch_seconds=polling.backfill_batch.total_seconds(),
     )

@@ -91,24 +91,24 @@ def demo_config(tempo_url: str, now: float, database: Path) -> Config:
 @contextmanager
 def _tempo_api(now: float, seed: int, incident_after_seconds: float) -> Iterator[str]:
     """The embedded Tempo API, as a process that does not outlive this one."""
-    process = subprocess.Popen(  # noqa: S603 - our own module, with numbers as arguments
-        [
-            sys.executable, "-m", "exporter.demo.tempo_api", "--port", "0", "--exit-with-parent",
-            "--anchor", repr(now), "--seed", str(seed), "--incident-after", repr(incident_after_seconds),
-        ],
+    arguments = [
+        *("--port", "0", "--exit-with-parent", "--anchor", repr(now), "--seed", str(seed)),
+        *("--incident-after", repr(incident_after_seconds)),
+    ]
+    with subprocess.Popen(  # noqa: S603 - our own module, with numbers as arguments
+        [sys.executable, "-m", "exporter.demo.tempo_api", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )  # fmt: skip
-    try:
-        url = process.stdout.readline().strip() if process.stdout else ""
-        if not url:
-            raise click.ClickException(f"the embedded Tempo API did not start (exit status {process.wait()})")
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
+    ) as process:
+        try:
+            url = process.stdout.readline().strip() if process.stdout else ""
+            if not url:
+                raise click.ClickException(f"the embedded Tempo API did not start (exit status {process.wait()})")
+            yield url
+        finally:
+            process.terminate()
 
 
 def _narrate(exporter: Exporter, stop: StopRequest, deadline: float | None) -> None:

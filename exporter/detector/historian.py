@@ -110,6 +110,7 @@ class Historian:
         with self._opening:
             self._book = following
             self._next = None
+        self._measure()
         return following
 
     def describe(self, snapshot: Snapshot) -> Snapshot:
@@ -202,6 +203,7 @@ class Historian:
             else:
                 # Meanwhile the hour has turned, and the book that is in force by now knows less than this one.
                 self._news.set()
+        self._measure()
         self._keep(book)
 
     def prepare(self, now: float) -> None:
@@ -236,7 +238,6 @@ class Historian:
                     series=stored.key,
                     error=error,
                 )
-        self._measure()
         book = Book(hours[0].start, books[0])
         for later, series in zip(hours[1:], books[1:], strict=True):
             book = Book(later.start, series, before=book)
@@ -265,7 +266,12 @@ class Historian:
         return hours
 
     def _measure(self) -> None:
-        totals = self._store.totals()
+        """Take stock of the history that the book in force knows."""
+        try:
+            totals = self._store.totals()
+        except StoreError as error:
+            self._quiet_log.error("facts", "cannot count the history", error=error)
+            return
         self._facts = HistoryFacts(
             windows=totals.windows,
             traces=totals.traces,

@@ -37,6 +37,7 @@ from exporter.tempo.errors import StoppedError, TempoError
 _LONGEST_WAIT_SECONDS: Final = 60
 """How long an idle worker sleeps at most: a clock that was set, or a machine that slept, is noticed by then."""
 
+_LOOK_SECONDS: Final = 1.0
 _SHORTEST_WAIT_SECONDS: Final = 0.05
 _LONGEST_BREAK_SECONDS: Final = 60
 _PROBE_FROM_WINDOWS: Final = 12
@@ -161,7 +162,9 @@ class Backfill:
         for worker in workers:
             worker.start()
         for worker in workers:
-            worker.join()
+            # In steps: a signal that comes as a wait begins is not handled before the wait is over.
+            while worker.is_alive():
+                worker.join(_LOOK_SECONDS)
 
     def wake(self) -> None:
         """Let idle workers look around now: it is time to stop, or a clock was moved."""
