@@ -89,8 +89,13 @@ class _Reader:
         first = zigzag >> 1 if not zigzag & 1 else -(zigzag + 1 >> 1)
         bucket = first - 1
         result: dict[int, int] = {}
+        data, size = self.data, len(self.data)
         for _ in range(entries):
-            token = self.varint()
+            # Nearly all tokens are one byte; judging a week decodes millions of them, and a call costs more than this.
+            if self.position < size and (token := data[self.position]) <= 0x7F:
+                self.position += 1
+            else:
+                token = self.varint()
             bucket += 1 + (self.varint() if token & 1 else 0)
             result[bucket] = token >> 1
         if first < ZERO_BUCKET or bucket > HIGHEST_BUCKET:
