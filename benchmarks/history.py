@@ -32,8 +32,6 @@ KINDS: Final = ((10, 0.70), (100, 0.25), (1_000, 0.05))
 _VARIANTS: Final = 200
 _SLOW_SHARE: Final = 0.005
 """Hours that an incident made three times as slow."""
-_SETTLED_SECONDS: Final = 1_200
-"""So long after its end an hour has settled."""
 _MARKS: Final = HOUR_SECONDS // MARK_SECONDS
 
 
@@ -61,7 +59,7 @@ def window_digest(random_: random.Random, traces: int, slower: float = 1.0) -> W
 
 
 def settled_windows(now: float) -> list[Window]:
-    """The windows that an exporter with the default configuration wants, now and up to two hours ago, newest first."""
+    """The windows that an exporter with the default configuration wants now, or wanted an hour ago, newest first."""
     config = load_config(None, {})
     polling = config.polling
     calendar = build_calendar(config)
@@ -122,42 +120,34 @@ def _series_ids(path: Path) -> dict[SeriesKey, int]:
 
 
 def judge(path: Path) -> JudgeCost:
-    """Judge a history from its beginning to an hour before its end, and work out the first book."""
-    store = Store.open(path)
-    cost = _catch_up(store, _end(store) - HOUR_SECONDS)
-    store.close()
-    return cost
+    """Judge a history as far as it had settled an hour ago, and work out the book of that hour."""
+    return _catch_up(path, time.time() - HOUR_SECONDS)
 
 
 def turn(path: Path) -> JudgeCost:
-    """Judge the last hour of a history, and work out the book of the one after it: what happens every hour."""
-    store = Store.open(path)
-    cost = _catch_up(store, _end(store))
-    store.close()
-    return cost
+    """Judge what has settled since, and work out the book of the present hour: what happens every hour."""
+    return _catch_up(path, time.time())
 
 
 def book_of(path: Path) -> Book:
-    """What is usual in the hour after a history, which is judged on the way."""
-    store = Store.open(path)
-    now = _end(store) + _SETTLED_SECONDS
+    """What is usual in the present hour after a history, which is judged on the way."""
+    store, now = Store.open(path), time.time()
     historian = _historian(store, now)
     historian.catch_up(now)
     store.close()
     return historian.book(now)
 
 
-def _catch_up(store: Store, end: int) -> JudgeCost:
-    historian = _historian(store, end + _SETTLED_SECONDS)
+def _catch_up(path: Path, now: float) -> JudgeCost:
+    store = Store.open(path)
+    historian = _historian(store, now)
     wall, cpu = time.monotonic(), time.process_time()
-    historian.catch_up(end + _SETTLED_SECONDS)
-    return JudgeCost(time.monotonic() - wall, time.process_time() - cpu, memory().most)
+    historian.catch_up(now)
+    cost = JudgeCost(time.monotonic() - wall, time.process_time() - cpu, memory().most)
+    store.close()
+    return cost
 
 
-def _historian(store: Store, now: int) -> Historian:
+def _historian(store: Store, now: float) -> Historian:
     """The historian of an exporter at an instant: no part of it runs, but all of it is put together as it runs."""
     return Exporter(load_config(None, {}), store, SelfMetrics(), clock=lambda: now)._historian  # noqa: SLF001
-
-
-def _end(store: Store) -> int:
-    return store.ledger(0, int(time.time()))[-1].window.end

@@ -11,7 +11,7 @@ _BUDGET_SECONDS: Final = 5.0
 
 
 def measure(context: Context) -> Iterator[Figure]:
-    """With every number of series."""
+    """With every number of series; in the hour for which there is a book, unless it turns while this is measured."""
     for series in context.series:
         seen = context.once(restarted, series)
         what = f"restart with 7 days of {series:,} series: time to the first snapshot, less one poll"
