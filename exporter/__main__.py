@@ -1,6 +1,6 @@
 """``python -m exporter`` is ``tempo-anomaly-exporter``."""
 
-from exporter.cli import main
+from exporter.cli.main import main
 
 if __name__ == "__main__":
     main()

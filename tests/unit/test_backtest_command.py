@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from exporter.backtest.run import Options
 from exporter.backtest.run import backtest as backtest_run
-from exporter.cli import main
+from exporter.cli.main import main
 from exporter.config import Config
 from exporter.config.keys import VARIABLES
 from exporter.core.span import SeriesKey

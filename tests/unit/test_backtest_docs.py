@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from exporter.cli import main
+from exporter.cli.main import main
 from exporter.config.keys import KEYS, VARIABLES
 from exporter.core.span import SeriesKey
 from tests.unit.backtest_traffic import Incident, requests, write_csv, write_history

@@ -12,8 +12,9 @@ from click.testing import CliRunner, Result
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 
-from exporter import __version__, cli
-from exporter.cli import main
+from exporter import __version__
+from exporter.cli import run as running
+from exporter.cli.main import main
 from exporter.config import Config, load_config
 from exporter.config.keys import KEYS, VARIABLES
 from exporter.demo.tempo_api import TempoServer
@@ -255,7 +256,7 @@ class Recorder:
 
 def test_every_key_of_the_configuration_is_used(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     read: set[str] = set()
-    monkeypatch.setattr(cli, "load_config", lambda *sources: Recorder(load_config(*sources), (), read))
+    monkeypatch.setattr(running, "load_config", lambda *sources: Recorder(load_config(*sources), (), read))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         # So it ends by itself, after everything was put together.
         result = invoke("run", WEB_LISTEN_ADDRESS=f"127.0.0.1:{taken.getsockname()[1]}", STORAGE_PATH="x.db")

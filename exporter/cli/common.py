@@ -1,0 +1,57 @@
+"""What all commands have in common: their shared options, exit statuses, and how they give up."""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final, NamedTuple, NoReturn
+
+import click
+
+from exporter import __version__
+
+EXIT_FAILED: Final = 1
+EXIT_CONFIGURATION: Final = 2
+
+EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class Shared(NamedTuple):
+    """The options that may stand before a command as well as behind it; what stands behind it wins.
+
+    Attributes:
+        config_file: the YAML file; without it there are the defaults and the environment.
+        log_level: least important messages to write, instead of the configured ones.
+    """
+
+    config_file: Path | None = None
+    log_level: str | None = None
+
+
+def shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that every command has; it receives them as its first argument, a :class:`Shared`."""
+
+    @click.version_option(__version__, prog_name="tempo-anomaly-exporter")
+    @click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        help="Least important messages to write; instead of log.level.",
+    )
+    @click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        help="The YAML file; without it there are the defaults and the environment.",
+    )
+    @wraps(command)
+    def with_shared(config_file: Path | None, log_level: str | None, **options: Any) -> None:
+        before = click.get_current_context().obj or Shared()
+        command(Shared(config_file or before.config_file, log_level or before.log_level), **options)
+
+    return with_shared
+
+
+def give_up(message: str, status: int) -> NoReturn:
+    """End the process with a message for people."""
+    click.echo(message, err=True)
+    sys.exit(status)

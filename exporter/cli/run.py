@@ -1,0 +1,158 @@
+"""``run``, the default: the exporter itself, one pass of it, or a look at its configuration."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from exporter import __version__, logs
+from exporter.cli.common import EXIT_CONFIGURATION, EXIT_FAILED, Shared, give_up, shared_options
+from exporter.config import Config, ConfigError, effective_yaml, ignored_variables, load_config
+from exporter.memory import share_one_arena
+from exporter.publish.self_metrics import SelfMetrics
+from exporter.runner import Exporter, PassResult, ReadingChangedError
+from exporter.signals import StopRequest
+from exporter.store import DatabaseInUseError, DatabaseTooNewError, Store, StoreError
+from exporter.terminal import bar, progress_line
+from exporter.web.server import Server
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def run_options(command: _F) -> _F:
+    """The options of the exporter itself."""
+    for option in (
+        click.option("--check-config", is_flag=True, help="Validate and print the configuration, then exit."),
+        click.option(
+            "--once", is_flag=True, help="Dry run: read everything once, print the metrics, write nothing, then exit."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@run_options
+@shared_options
+def run(shared: Shared, *, once: bool, check_config: bool) -> None:
+    """Run the exporter (the default)."""
+    start(shared, once=once, check_config=check_config)
+
+
+def start(shared: Shared, *, once: bool, check_config: bool) -> None:
+    """Do what the options of the exporter itself say; does not return but for ``check_config``."""
+    try:
+        config = load_config(shared.config_file, os.environ)
+    except ConfigError as error:
+        give_up(str(error), EXIT_CONFIGURATION)
+    logs.configure(shared.log_level or config.log.level, config.log.format)
+    if check_config:
+        click.echo(effective_yaml(config), nl=False)
+        return
+    sys.exit(_once(config) if once else _run(config))
+
+
+def _run(config: Config) -> int:
+    if config.web.config_file is not None:
+        # Whoever asks for TLS and passwords must not be served without them.
+        give_up(
+            "web.config_file: serving with TLS and passwords is not possible yet; leave the key out, let "
+            "web.listen_address be one that only a proxy reaches, and let that proxy do both",
+            EXIT_CONFIGURATION,
+        )
+    share_one_arena()
+    log = logs.get_logger("main")
+    stop = StopRequest()
+    stop.listen()
+    metrics = SelfMetrics()
+    try:
+        store = Store.open(config.storage.path, on_failure=metrics.storage_failed)
+    except (DatabaseInUseError, DatabaseTooNewError, StoreError) as error:
+        give_up(str(error), EXIT_FAILED)
+    try:
+        exporter = Exporter(config, store, metrics)
+    except (ReadingChangedError, StoreError) as error:
+        store.close()
+        give_up(str(error), EXIT_FAILED if isinstance(error, StoreError) else EXIT_CONFIGURATION)
+    failures: list[BaseException] = []
+
+    def fail(error: BaseException) -> None:
+        failures.append(error)
+        stop.make()
+
+    try:
+        server = Server(exporter.site, config.web.host, config.web.port)
+    except OSError as error:
+        exporter.close()
+        give_up(
+            f"cannot listen on {config.web.listen_address}: {error.strerror or error}; "
+            "set web.listen_address to a free one",
+            EXIT_FAILED,
+        )
+    log.info("started", version=__version__, tempo=config.tempo.url, listening=server.addresses)
+    ignored = ignored_variables(os.environ)
+    if ignored:
+        log.info("environment variables that are no configuration keys are ignored", variables=ignored)
+    exporter.start()
+    server.start(fail)
+    stop.wait()
+    server.stop()
+    exporter.close()
+    if failures:
+        log.error("serving failed, so the exporter ends", error=failures[0])
+        return EXIT_FAILED
+    log.info("stopped")
+    return 0
+
+
+def _once(config: Config) -> int:
+    exporter = Exporter(config, Store.in_memory(), SelfMetrics())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
+    try:
+        with progress_line(lambda: _progress(exporter), sys.stderr):
+            result = exporter.one_pass()
+    except KeyboardInterrupt:
+        click.echo("interrupted; nothing was written", err=True)
+        return EXIT_FAILED
+    finally:
+        exporter.close()
+    click.echo(exporter.exposition(), nl=False)
+    click.echo(summary(result), err=True)
+    return 0 if result.complete else EXIT_FAILED
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _progress(exporter: Exporter) -> str:
+    if exporter.backfill is None:
+        return "reading the current traffic"
+    progress = exporter.backfill.status.progress
+    done = progress.windows - progress.pending
+    return f"reading history {bar(progress.ratio)}  {done:,} of {progress.windows:,} windows"
+
+
+def summary(result: PassResult) -> str:
+    """What one pass came to, for people."""
+    lines = []
+    progress, snapshot = result.progress, result.snapshot
+    if progress is not None:
+        lines.append(
+            f"history: {progress.done} windows read, {progress.empty} empty, {progress.partial} partial, "
+            f"{progress.failed} failed, {progress.expired} older than Tempo's traces, {progress.pending} not read"
+        )
+    if snapshot is not None:
+        levels = ", ".join(f"{count} on level {level:d}" for level, count in snapshot.series_by_level.items() if count)
+        lines.append(f"series: {len(snapshot.series)} ({levels or 'none'}), {snapshot.series_learning} still learning")
+        slow = [status for status in snapshot.series if status.explanation is not None]
+        lines.append(f"slower than usual at this moment (a flag rises once that lasts): {len(slow)}")
+        lines += [f"  {status.key.service_name} {status.key.span_name!r}: {status.explanation}" for status in slow]
+    if not result.polled:
+        lines.append("the current traffic could not be read; the log above says why")
+    lines.append("complete" if result.complete else "NOT complete: what is missing stands above")
+    return "\n".join(lines)
