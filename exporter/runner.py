@@ -105,7 +105,7 @@ class Exporter:
         rules = series_rules(config)
         self._hours = HourClock(calendar)
         self._settle_seconds = config.polling.settle.total_seconds()
-        admission = Admission(rules)
+        admission = Admission(rules, get_logger("series"))
         admission.preload(store.series())
         self._client = TempoClient(
             client_settings(config),

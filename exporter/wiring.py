@@ -105,6 +105,7 @@ def series_rules(config: Config) -> SeriesRules:
         include=[re.compile(pattern) for pattern in series.include],
         exclude=[re.compile(pattern) for pattern in series.exclude],
         rename=[(re.compile(rule.match), rule.replace) for rule in series.rename],
+        placeholders=series.placeholders,
         most=series.max,
     )
 
