@@ -208,7 +208,8 @@ class Series(Section):
     )
     placeholders: Boolean = _key(
         True,
-        "Turn ids in span names into {number}, {uuid}, {hex}, {email}, {date}: /orders/17 and /orders/18 are one endpoint.",
+        "Turn ids in span names into {number}, {uuid}, {hex}, {email} or {date}: "
+        "/orders/17 and /orders/18 are one endpoint.",
     )
 
 
