@@ -17,7 +17,7 @@ from exporter.publish.self_metrics import ProtectionCollector, SelfMetrics
 from exporter.runner import Exporter, PassResult, ReadingChangedError
 from exporter.signals import StopRequest
 from exporter.store import DatabaseInUseError, DatabaseTooNewError, Store, StoreError
-from exporter.terminal import bar, progress_line
+from exporter.terminal import bar, printable, progress_line
 from exporter.web.guard import Guard
 from exporter.web.protection import Protection
 from exporter.web.server import Server
@@ -181,7 +181,9 @@ def summary(result: PassResult) -> str:
         lines.append(f"series: {len(snapshot.series)} ({levels or 'none'}), {snapshot.series_learning} still learning")
         slow = [status for status in snapshot.series if status.explanation is not None]
         lines.append(f"slower than usual at this moment (a flag rises once that lasts): {len(slow)}")
-        lines += [f"  {status.key.service_name} {status.key.span_name!r}: {status.explanation}" for status in slow]
+        lines += [
+            f"  {printable(status.key.service_name)} {status.key.span_name!r}: {status.explanation}" for status in slow
+        ]
     if not result.polled:
         lines.append("the current traffic could not be read; the log above says why")
     lines.append("complete" if result.complete else "NOT complete: what is missing stands above")
