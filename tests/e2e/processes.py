@@ -116,6 +116,7 @@ class ExporterProcess:
     Attributes:
         url: where it serves, without a slash at the end.
         directory: its working directory, which holds its configuration and its database.
+        access: how to get in, as options of ``requests``: what to trust, user and password.
     """
 
     def __init__(self, directory: Path, configuration: Settings, *arguments: str) -> None:
@@ -128,6 +129,7 @@ class ExporterProcess:
         """
         self.directory = directory
         self.url = ""
+        self.access: dict[str, Any] = {}
         self._arguments = ("--config", str(write_settings(directory, configuration)), *arguments)
         self._process: subprocess.Popen[str] | None = None
         self._stderr: Lines | None = None
@@ -138,7 +140,7 @@ class ExporterProcess:
         self._await("the exporter has not started", lambda: any(self.logged("started")), _START_SECONDS)
         (started,) = self.logged("started")
         ((host, port),) = started["listening"]
-        self.url = f"http://{host}:{port}"
+        self.url = f"{'https' if started['tls'] else 'http'}://{host}:{port}"
         return self
 
     def launch(self) -> None:
@@ -187,7 +189,7 @@ class ExporterProcess:
 
     def get(self, path: str, **options: Any) -> requests.Response:
         """GET a path."""
-        return requests.get(self.url + path, timeout=_HTTP_SECONDS, **options)
+        return requests.get(self.url + path, timeout=_HTTP_SECONDS, **self.access | options)
 
     def metrics(self) -> Metrics:
         """Scrape it."""
