@@ -1,6 +1,5 @@
 import math
 import re
-import shutil
 import subprocess
 from itertools import product
 
@@ -8,6 +7,7 @@ import pytest
 
 from exporter.detector.snapshot import HistoryFacts, SeriesStatus, Snapshot
 from exporter.telemetry import FAILURE_REASONS, LOOPS, SKIP_REASONS, STORAGE_FAILURES
+from tests.tools import tool
 from tests.unit.samples import KEY, NOON, baseline
 from tests.unit.whole_page import WholePage
 
@@ -98,11 +98,8 @@ class TestContract:
             assert re.fullmatch(r"[A-Z0-9].+\.", family.documentation), name
 
     def test_promtool_finds_nothing(self) -> None:
-        promtool = shutil.which("promtool")
-        if promtool is None:
-            pytest.skip("promtool is not on PATH")
         checked = subprocess.run(
-            [promtool, "check", "metrics"], input=WholePage.full().get().body, capture_output=True, timeout=60
+            [tool("promtool"), "check", "metrics"], input=WholePage.full().get().body, capture_output=True, timeout=60
         )
         found = (checked.stdout + checked.stderr).decode()
         # The client library's own process metrics are not ours to name.
