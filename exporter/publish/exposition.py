@@ -43,7 +43,7 @@ def render_families(statuses: Sequence[SeriesStatus], format_: Format, names: fr
         names: only families with one of these names, of the family or of its samples.
     """
     lines: list[str] = []
-    labels = [_labels(status.key) for status in statuses]
+    labels = [series_labels(status.key) for status in statuses]
     for name, members in groupby(SERIES_FAMILIES, key=lambda family: family.name):
         families = list(members)
         first = families[0]
@@ -65,23 +65,30 @@ def _samples(family: Family, statuses: Iterable[SeriesStatus], labels: Iterable[
         value = value_of(status)
         if value is not None:
             exemplar = "" if exemplar_of is None else _exemplar(exemplar_of(status))
-            yield f"{before}{label}}} {_number(value)}{exemplar}\n"
+            yield f"{before}{label}}} {number_text(value)}{exemplar}\n"
 
 
 def _exemplar(exemplar: Exemplar | None) -> str:
     if exemplar is None:
         return ""
-    return f' # {{trace_id="{exemplar.trace_id}"}} {_number(exemplar.seconds)} {exemplar.at!r}'
+    return f' # {{trace_id="{exemplar.trace_id}"}} {number_text(exemplar.seconds)} {exemplar.at!r}'
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
+    """A number as Prometheus writes it."""
     text: str = floatToGoString(value)  # type: ignore[no-untyped-call]
     return text
 
 
 @lru_cache(maxsize=20_000)
-def _labels(key: SeriesKey) -> str:
-    return ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(SERIES_LABELS, key, strict=True))
+def series_labels(key: SeriesKey) -> str:
+    """The labels of a series as they stand between braces."""
+    return ",".join(label_text(name, value) for name, value in zip(SERIES_LABELS, key, strict=True))
+
+
+def label_text(name: str, value: str) -> str:
+    """A label with its value, whatever that consists of."""
+    return f'{name}="{_escaped(value)}"'
 
 
 def _escaped(value: str) -> str:
