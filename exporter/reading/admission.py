@@ -32,7 +32,7 @@ class SeriesRules:
     include: Sequence[re.Pattern[str]] = ()
     exclude: Sequence[re.Pattern[str]] = ()
     rename: Sequence[tuple[re.Pattern[str], str]] = ()
-    placeholders: bool = False
+    placeholders: bool = True
     most: int = 10_000
 
     def renamed(self, key: SeriesKey) -> SeriesKey:

@@ -25,6 +25,7 @@ def rules(
         include=[re.compile(pattern) for pattern in include.split()],
         exclude=[re.compile(pattern) for pattern in exclude.split()],
         rename=[(re.compile(pattern), replacement) for pattern, replacement in rename],
+        placeholders=False,
         most=most,
     )
 
