@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.core.civil import HOUR_SECONDS, Calendar
-from exporter.core.ledger import LedgerEntry, Wanted, Window, WindowState, pending
+from exporter.core.ledger import LedgerEntry, Wanted, WindowState, pending
 
 HEAD_SECONDS: Final = 3 * HOUR_SECONDS
 """So much of the newest past Prometheus may still hold in memory."""
@@ -92,31 +92,30 @@ def _hours_until(at: int, now: float) -> int:
     return max(1, -(-(at - int(now)) // HOUR_SECONDS))
 
 
-def demand_complete(entries: Iterable[LedgerEntry], wanted: Wanted, range_: Range, calendar: Calendar) -> None:
-    """Make sure that nothing in the range is still to be read.
+def demand_complete(
+    entries: Iterable[LedgerEntry], wanted: Wanted, since: int | None, until: int, calendar: Calendar
+) -> None:
+    """Make sure that nothing of what is to be written is still to be read.
 
     Args:
         entries: the ledger.
-        wanted: the history that the exporter wants.
-        range_: what is to be written.
+        wanted: the history that the exporter wants. It is read from its newest end, so that what is stored already may
+            have no gap and yet be the least of it.
+        since: where the history is to begin; with the oldest that is wanted where absent.
+        until: where it ends.
         calendar: how it is cut into windows.
 
     Raises:
         UnreadError: something is.
     """
-    missing = unread(entries, wanted, range_, calendar)
+    missing = [
+        window
+        for window in pending(entries, wanted, calendar)
+        if window.start < until and (since is None or window.end > since)
+    ]
     if missing:
         raise UnreadError(
             f"{len(missing):,} windows of that time are still to be read: wait until backfill_complete on /metrics is "
             "1 (blocks that were loaded into Prometheus cannot be completed later), or write what there is with "
             "--incomplete"
         )
-
-
-def unread(entries: Iterable[LedgerEntry], wanted: Wanted, range_: Range, calendar: Calendar) -> list[Window]:
-    """The windows in the range that are wanted and still to be read, newest first."""
-    return [
-        window
-        for window in pending(entries, wanted, calendar)
-        if window.start < range_.until and range_.since < window.end
-    ]

@@ -107,7 +107,7 @@ def _range(store: Store, config: Config, options: Options, now: float) -> Range:
             settle_seconds=settings.settle_seconds,
             batch_seconds=settings.batch_seconds,
         )
-        demand_complete(entries, range_wanted, found, calendar)
+        demand_complete(entries, range_wanted, options.since, found.until, calendar)
     return found
 
 
