@@ -17,7 +17,7 @@ from exporter.core.codec import DamagedDigestError, encode_digest, encode_marks
 from exporter.core.hours import Judgement, StoredWindow
 from exporter.core.ledger import LedgerEntry, Window
 from exporter.core.span import SeriesKey
-from exporter.store.connection import Connection, OnFailure
+from exporter.store.connection import Connection, OnDamage, OnFailure
 from exporter.store.rows import (
     ENTRY_COLUMNS,
     Findings,
@@ -52,15 +52,26 @@ class Store:
             }
 
     @classmethod
-    def open(cls, path: Path, *, on_failure: OnFailure = lambda reason: None) -> Self:  # noqa: ARG005
+    def open(
+        cls,
+        path: Path,
+        *,
+        on_failure: OnFailure = lambda reason: None,  # noqa: ARG005
+        on_damage: OnDamage = lambda: None,
+    ) -> Self:
         """Open or create the database, and keep every other exporter off it.
+
+        Args:
+            path: the file.
+            on_failure: is told why the database refused something.
+            on_damage: is told that the file is damaged, from whichever thread has noticed.
 
         Raises:
             DatabaseInUseError: another exporter uses it.
             DatabaseTooNewError: a newer exporter wrote it.
             StoreError: it cannot be opened or created.
         """
-        connection = Connection.open(path, on_failure)
+        connection = Connection.open(path, on_failure, on_damage)
         try:
             return cls(connection)
         except BaseException:
@@ -103,7 +114,10 @@ class Store:
                 f"SELECT {ENTRY_COLUMNS} FROM windows WHERE start < ? AND end > ? ORDER BY start",
                 (end, start),
             ).fetchall()
-        return [entry_of(*row) for row in rows]
+        try:
+            return [entry_of(*row) for row in rows]
+        except ValueError as error:
+            raise self._connection.unreadable("reading the ledger") from error
 
     def commit(self, entries: Sequence[LedgerEntry], contents: Sequence[WindowContent] = ()) -> None:
         """Write windows and their digests in one transaction, in place of whatever stood there.

@@ -51,9 +51,9 @@ def write_settings(directory: Path, configuration: Settings) -> Path:
     return file
 
 
-def command(*arguments: str) -> list[str]:
+def command(*arguments: str, module: str = "exporter") -> list[str]:
     """The exporter's command line."""
-    return [sys.executable, "-m", "exporter", *arguments]
+    return [sys.executable, "-m", module, *arguments]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -119,14 +119,19 @@ class ExporterProcess:
         access: how to get in, as options of ``requests``: what to trust, user and password.
     """
 
-    def __init__(self, directory: Path, configuration: Settings, *arguments: str) -> None:
+    module = "exporter"
+    """What is run."""
+
+    def __init__(self, directory: Path, configuration: Settings, *arguments: str, **environ: str) -> None:
         """Prepare a process; :meth:`start` starts it.
 
         Args:
             directory: its working directory.
             configuration: the content of its configuration file.
             arguments: options besides ``--config``.
+            environ: more of an environment than :func:`environment` gives.
         """
+        self._environ = environ
         self.directory = directory
         self.url = ""
         self.access: dict[str, Any] = {}
@@ -146,9 +151,9 @@ class ExporterProcess:
     def launch(self) -> None:
         """Start it and do not wait."""
         self._process = subprocess.Popen(
-            command(*self._arguments),
+            command(*self._arguments, module=self.module),
             cwd=self.directory,
-            env=environment(),
+            env=environment(**self._environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -157,9 +157,9 @@ def test_only_those_with_a_certificate(
     address = urlsplit(running.url)
     context = ssl.create_default_context(cafile=running.access["verify"])
     context.load_cert_chain(certificate, key)
-    with socket.create_connection((address.hostname, address.port), timeout=10) as client:
-        with context.wrap_socket(client, server_hostname=address.hostname) as wrapped:
-            assert wrapped.version() == "TLSv1.2"
+    client = socket.create_connection((address.hostname, address.port), timeout=10)
+    with context.wrap_socket(client, server_hostname=address.hostname) as wrapped:
+        assert wrapped.version() == "TLSv1.2"
 
 
 def test_a_broken_file_keeps_it_from_starting(tempo: StartTempo, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ OWN = {
     "storage_failures_total": ("counter", {"reason"}),
     "snapshot_timestamp_seconds": ("gauge", set()),
     "snapshot_build_duration_seconds": ("gauge", set()),
+    "clock_jumps_total": ("counter", set()),
     "web_config_last_reload_successful": ("gauge", set()),
     "web_config_last_reload_success_timestamp_seconds": ("gauge", set()),
     "web_unauthorized_total": ("counter", set()),
