@@ -17,7 +17,8 @@ BUILT_IN = {"__range", "__interval", "__rate_interval", "__from", "__to", "__url
 TYPES = {"prometheus": "${datasource}", "tempo": "${tempo}", "grafana": "-- Grafana --"}
 PLAIN_UNITS = {"none", "short", "s", "percentunit", "bytes", "reqps", "dateTimeAsLocal", "dateTimeAsLocalNoDateIfToday"}
 COLOURS = {
-    *("green", "semi-dark-green", "yellow", "orange", "red", "blue", "light-blue"),
+    *("green", "semi-dark-green", "yellow", "orange", "red"),
+    *("dark-blue", "semi-dark-blue", "blue", "light-blue"),
     *("#8e8e8e", "text", "transparent", "rgba(0, 211, 255, 1)"),
 }
 SELECTOR = re.compile(r"\b((?:tempo_anomaly|process)_\w+)(?:\{((?:[^{}`\"]|`[^`]*`|\"[^\"]*\")*)\})?")
