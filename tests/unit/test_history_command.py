@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from exporter.cli.main import main
 from exporter.config.keys import VARIABLES
@@ -18,6 +17,7 @@ from exporter.core.span import SeriesKey
 from exporter.store import Store
 from tests.unit.backtest_traffic import MONDAY, requests, write_history
 from tests.unit.samples import DAY, HOUR
+from tests.unit.test_timed import parsed
 
 PAY, CART = SeriesKey("shop", "GET /pay"), SeriesKey("shop", "GET /cart")
 DAYS = 2
@@ -49,7 +49,7 @@ def history(*arguments: str | Path) -> Result:
 
 
 def samples(text: str) -> Iterator[Any]:
-    for family in text_string_to_metric_families(text):
+    for family in parsed(text):
         yield from family.samples
 
 
