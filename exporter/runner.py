@@ -18,7 +18,7 @@ from exporter.publish.exposition import Publisher
 from exporter.publish.self_metrics import SelfMetrics, StateCollector
 from exporter.reading.admission import Admission
 from exporter.reading.backfill import Backfill, BackfillStatus
-from exporter.reading.exact import ExactReader
+from exporter.reading.edge import EdgeReader
 from exporter.store import Store
 from exporter.tempo import TempoClient
 from exporter.web.http import Request, Site
@@ -143,7 +143,13 @@ class Exporter:
         polling = poll_settings(config)
         self.publisher = Publisher()
         self._poller = Poller(
-            ExactReader(self._client, metrics, "poll"),
+            EdgeReader(
+                self._client,
+                metrics,
+                polling.budget,
+                usual_seconds=polling.lookback_seconds,
+                hold_seconds=polling.window_seconds,
+            ),
             LiveEdge(
                 settings,
                 admission.ask,

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from exporter.config import Config
 from exporter.core.baseline import FallbackRules
+from exporter.core.budget import Budget
 from exporter.core.detection.parameters import Parameters
 from exporter.core.outlier import OutlierRule
 from exporter.detector.settings import JudgeSettings
@@ -51,6 +52,7 @@ def backfill_settings(config: Config) -> BackfillSettings:
         settle_seconds=polling.settle.total_seconds(),
         retention_seconds=config.storage.retention.total_seconds(),
         max_concurrency=config.tempo.max_concurrency,
+        budget=Budget(polling.max_traces_per_window, polling.max_requests_per_window),
     )
 
 
@@ -62,6 +64,7 @@ def poll_settings(config: Config) -> PollSettings:
         window_seconds=config.detection.window.total_seconds(),
         max_window_seconds=config.detection.max_window.total_seconds(),
         affordable_traces=_AFFORDABLE_SEARCHES * config.tempo.limit,
+        budget=Budget(config.polling.max_traces_per_poll, config.polling.max_requests_per_poll),
     )
 
 
