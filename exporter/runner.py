@@ -20,7 +20,7 @@ from exporter.publish.exposition import Publisher
 from exporter.publish.self_metrics import SelfMetrics, StateCollector
 from exporter.reading.admission import Admission
 from exporter.reading.backfill import Backfill, BackfillStatus
-from exporter.reading.exact import ExactReader
+from exporter.reading.edge import EdgeReader
 from exporter.store import Store
 from exporter.tempo import TempoClient
 from exporter.web.http import Request, Site
@@ -156,7 +156,13 @@ class Exporter:
             flags=self._historian.flags(),
         )
         self._poller = Poller(
-            ExactReader(self._client, metrics, "poll"),
+            EdgeReader(
+                self._client,
+                metrics,
+                polling.budget,
+                usual_seconds=polling.lookback_seconds,
+                hold_seconds=polling.window_seconds,
+            ),
             self._live,
             self._historian,
             self.publisher.publish,

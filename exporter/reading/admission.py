@@ -81,6 +81,11 @@ class Admission:
                 if self.rules.wants(key) and len(self._admitted) < self.rules.most:
                     self._admitted.add(key)
 
+    def known(self) -> list[SeriesKey]:
+        """The series that are admitted, in no order."""
+        with self._mutex:
+            return list(self._admitted)
+
     def forget(self, keys: Iterable[SeriesKey]) -> None:
         """Make room: these series are gone."""
         with self._mutex:
