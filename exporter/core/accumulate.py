@@ -40,11 +40,13 @@ class WindowContent:
         window: the window.
         series: the durations of each series.
         skipped: how many spans were not kept, by reason.
+        at_start: how many spans, kept or not, started exactly when the window did.
     """
 
     window: Window
     series: Mapping[SeriesKey, WindowDigest]
     skipped: Mapping[SkipReason, int]
+    at_start: int = 0
 
     @property
     def stored(self) -> int:
@@ -75,6 +77,7 @@ class Accumulator:
         # By the name that Tempo gave, which is not always the one that is kept.
         self._series_of: list[dict[SeriesKey, dict[int, int]]] = [{} for _ in windows]
         self._skipped: list[Counter[SkipReason]] = [Counter() for _ in windows]
+        self._at_start = [0] * len(self._windows)
 
     def add(self, spans: Iterable[Span]) -> None:
         """Add spans, each of which must have started within the windows."""
@@ -84,6 +87,8 @@ class Accumulator:
         for _, _, key, start_ns, duration_ns in spans:
             if not single:
                 position = bisect_right(starts_ns, start_ns) - 1
+            if start_ns == starts_ns[position]:
+                self._at_start[position] += 1
             series = series_of[position].get(key)
             if series is None:
                 series = self._series(position, key)
@@ -104,11 +109,19 @@ class Accumulator:
         self._series_of[position][key] = counts
         return counts
 
+    def series(self) -> set[SeriesKey]:
+        """The names under which something was kept so far, in any window."""
+        return set().union(*self._counts)
+
     def finish(self) -> list[WindowContent]:
         """What every window holds, oldest first, also those that stayed empty."""
         return [
-            WindowContent(window, {key: _window_digest(codes) for key, codes in counts.items()}, dict(skipped))
-            for window, counts, skipped in zip(self._windows, self._counts, self._skipped, strict=True)
+            WindowContent(
+                window, {key: _window_digest(codes) for key, codes in counts.items()}, dict(skipped), at_start
+            )
+            for window, counts, skipped, at_start in zip(
+                self._windows, self._counts, self._skipped, self._at_start, strict=True
+            )
         ]
 
 

@@ -17,12 +17,13 @@ from exporter.core.codec import DamagedDigestError, encode_digest, encode_marks
 from exporter.core.hours import Judgement, StoredWindow
 from exporter.core.ledger import LedgerEntry, Window
 from exporter.core.span import SeriesKey
-from exporter.store.connection import Connection, OnFailure
+from exporter.store.connection import Connection, OnDamage, OnFailure
 from exporter.store.rows import (
     ENTRY_COLUMNS,
     Findings,
     Pruned,
     SeriesHistory,
+    SeriesTraffic,
     Totals,
     entry_of,
     judgement_of,
@@ -51,15 +52,26 @@ class Store:
             }
 
     @classmethod
-    def open(cls, path: Path, *, on_failure: OnFailure = lambda reason: None) -> Self:  # noqa: ARG005
+    def open(
+        cls,
+        path: Path,
+        *,
+        on_failure: OnFailure = lambda reason: None,  # noqa: ARG005
+        on_damage: OnDamage = lambda: None,
+    ) -> Self:
         """Open or create the database, and keep every other exporter off it.
+
+        Args:
+            path: the file.
+            on_failure: is told why the database refused something.
+            on_damage: is told that the file is damaged, from whichever thread has noticed.
 
         Raises:
             DatabaseInUseError: another exporter uses it.
             DatabaseTooNewError: a newer exporter wrote it.
             StoreError: it cannot be opened or created.
         """
-        connection = Connection.open(path, on_failure)
+        connection = Connection.open(path, on_failure, on_damage)
         try:
             return cls(connection)
         except BaseException:
@@ -102,7 +114,10 @@ class Store:
                 f"SELECT {ENTRY_COLUMNS} FROM windows WHERE start < ? AND end > ? ORDER BY start",
                 (end, start),
             ).fetchall()
-        return [entry_of(*row) for row in rows]
+        try:
+            return [entry_of(*row) for row in rows]
+        except ValueError as error:
+            raise self._connection.unreadable("reading the ledger") from error
 
     def commit(self, entries: Sequence[LedgerEntry], contents: Sequence[WindowContent] = ()) -> None:
         """Write windows and their digests in one transaction, in place of whatever stood there.
@@ -188,6 +203,46 @@ class Store:
                 key=names[series_id],
                 windows=[StoredWindow(*row[1:]) for row in rows],
                 judgements=self._judgements(judgements.get(series_id, ())),
+                suspects=frozenset(hour for _, hour in suspects.get(series_id, ())),
+                state=next((state for _, state in states.get(series_id, ())), None),
+            )
+            for series_id, rows in windows.items()
+        ]
+
+    def traffic(self, keys: Iterable[SeriesKey], start: int, end: int, at_once: int = 200) -> Iterator[SeriesTraffic]:
+        """How much is stored of some series in the windows that begin in ``[start, end)``, without their durations.
+
+        As :meth:`history`, it holds the database for ``at_once`` series at a time and leaves out those without windows.
+        """
+        with self._connection.mutex:
+            names = {self._ids[key]: key for key in keys if key in self._ids}
+        ids = sorted(names)
+        for position in range(0, len(ids), at_once):
+            yield from self._traffic_of(ids[position : position + at_once], names, start, end)
+
+    def _traffic_of(
+        self, ids: Sequence[int], names: Mapping[int, SeriesKey], start: int, end: int
+    ) -> list[SeriesTraffic]:
+        among = f"series_id IN ({', '.join('?' * len(ids))})"
+        with self._connection.reading("counting the history") as db:
+            windows = _by_series(
+                db,
+                f"SELECT series_id, window_start, traces FROM digests WHERE {among} AND traces > 0"
+                " AND window_start >= ? AND window_start < ? ORDER BY series_id, window_start",
+                (*ids, start, end),
+            )
+            quarantined = _by_series(
+                db,
+                f"SELECT series_id, hour_start FROM judgements WHERE {among} AND hour_start >= ? AND quarantined",
+                (*ids, start),
+            )
+            suspects = _by_series(db, f"SELECT series_id, hour_start FROM suspects WHERE {among}", ids)
+            states = _by_series(db, f"SELECT series_id, state FROM states WHERE {among}", ids)
+        return [
+            SeriesTraffic(
+                key=names[series_id],
+                windows=[(window_start, traces) for _, window_start, traces in rows],
+                quarantined=frozenset(hour for _, hour in quarantined.get(series_id, ())),
                 suspects=frozenset(hour for _, hour in suspects.get(series_id, ())),
                 state=next((state for _, state in states.get(series_id, ())), None),
             )

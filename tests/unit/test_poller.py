@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from exporter.core.budget import Budget
 from exporter.core.detection.flag import Flag
 from exporter.core.span import SeriesKey
 from exporter.detector.book import Book, SeriesBaseline
@@ -12,7 +13,7 @@ from exporter.detector.live import LiveEdge
 from exporter.detector.snapshot import HistoryFacts, SeriesStatus, Snapshot
 from exporter.logs import get_logger
 from exporter.poller import Poller, PollSettings
-from exporter.reading.exact import ExactReader
+from exporter.reading.edge import EdgeReader
 from exporter.tempo.errors import StoppedError, TempoError
 from tests.unit.fakes import FakeTempo, Recorder
 from tests.unit.samples import HOUR, KEY, NOON, SETTINGS, Clock, baseline, messages, span, thresholds
@@ -20,7 +21,7 @@ from tests.unit.samples import HOUR, KEY, NOON, SETTINGS, Clock, baseline, messa
 NOW = NOON + 1800.0
 POLL = PollSettings(
     interval_seconds=15.0, lookback_seconds=120.0, window_seconds=300.0, max_window_seconds=3600.0,
-    affordable_traces=50_000,
+    affordable_traces=50_000, budget=Budget(20_000, 50),
 )  # fmt: skip
 FACTS = HistoryFacts(windows=7, traces=70)
 
@@ -73,7 +74,13 @@ class Bench:
         self.history = History({KEY: SeriesBaseline(NOW, baseline(), 0.4, thresholds())}, [])
         self.published: list[Snapshot] = []
         self.poller = Poller(
-            ExactReader(tempo, self.telemetry, "poll"),
+            EdgeReader(
+                tempo,
+                self.telemetry,
+                settings.budget,
+                usual_seconds=settings.lookback_seconds,
+                hold_seconds=settings.window_seconds,
+            ),
             LiveEdge(
                 SETTINGS,
                 lambda key: key,
@@ -118,9 +125,9 @@ class TestReading:
 
     def test_it_reaches_back_only_as_far_as_that_is_affordable(self) -> None:
         spans = [span(number, NOW - number % 300) for number in range(100)]
-        settings = replace(POLL, affordable_traces=1099)
+        settings = replace(POLL, affordable_traces=1092)
         assert Bench(FakeTempo(spans, max_limit=5000), settings).cycle() == (True, [(-300, 2)])
-        settings = replace(POLL, affordable_traces=1100)
+        settings = replace(POLL, affordable_traces=1093)
         assert Bench(FakeTempo(spans, max_limit=5000), settings).cycle() == (True, [(-300, 2), (-3600, -298)])
 
     def test_it_does_not_reach_back_where_no_window_does(self) -> None:
@@ -193,7 +200,7 @@ class TestReading:
         bench = Bench(FakeTempo(spans, max_limit=50), replace(POLL, max_window_seconds=300.0))
         assert bench.cycle()[0] is False
         assert bench.telemetry.truncated_windows["poll"] == 1
-        assert 50 < (bench.status().current_traces or 0) <= 61
+        assert bench.status().current_traces == 1
         assert "there is more current traffic than can be read in time" in messages(caplog)[-1]
         bench.cycle(15)
         assert bench.telemetry.truncated_windows["poll"] == 2

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from exporter.core.span import SeriesKey
 from exporter.logs import get_logger
 from exporter.telemetry import FailureReason, Loop
 from exporter.tempo import ClientSettings, StoppedError, TempoClient, TempoError
@@ -114,9 +115,10 @@ def test_a_probe_is_no_reading(tempo: FakeTempo) -> None:
 
 def test_the_query_has_scope_filter_and_conditions(tempo: FakeTempo) -> None:
     rig = Rig(tempo.url, scope="entry", filter='resource.env="prod"')
-    rig.search(conditions=['name="GET /"'])
+    rig.search(series=[SeriesKey("a", 'GET "/"'), SeriesKey("b", "x")])
     assert tempo.requests[0].params["q"] == (
-        '{(nestedSetParent<0 || kind=server || kind=consumer) && (resource.env="prod") && (name="GET /")} '
+        '{(nestedSetParent<0 || kind=server || kind=consumer) && (resource.env="prod") && '
+        '((resource.service.name="a" && name="GET \\"/\\"") || (resource.service.name="b" && name="x"))} '
         "| select(resource.service.name, name)"
     )
     with pytest.raises(ValueError, match="braces"):
