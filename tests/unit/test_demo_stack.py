@@ -104,11 +104,27 @@ def test_addresses_are_those_of_services(name: str) -> None:
 
 
 def test_the_exporter_reads_this_tempo_into_its_volume() -> None:
-    config = load_config(DEMO / "exporter.yaml", {})
+    image = (ROOT / "Dockerfile").read_text("utf-8")
+    (path,) = re.findall(r"STORAGE_PATH=(\S+)", image)
+    config = load_config(DEMO / "exporter.yaml", {"STORAGE_PATH": path})
     assert config.tempo.url == "http://tempo:3200"
-    assert "exporter-data:/data" in SERVICES["exporter"]["volumes"]
-    assert config.storage.path.parent == Path("/data")
+    for name in ("exporter", "past"):
+        assert f"exporter-data:{config.storage.path.parent}" in SERVICES[name]["volumes"]
     assert config.web.port == 9817
+
+
+def test_what_the_exporter_writes_is_read_by_who_makes_blocks_of_it() -> None:
+    image = (ROOT / "Dockerfile").read_text("utf-8")
+    (group,) = re.findall(r"^USER \d+:(\d+)$", image, re.MULTILINE)
+    assert SERVICES["blocks"]["group_add"] == [group]
+    (output,) = (argument for argument in SERVICES["past"]["command"] if argument.startswith("--output="))
+    assert f"/exporter/{Path(output).name} /prometheus" in SERVICES["blocks"]["command"][0]
+
+
+@pytest.mark.parametrize("name", list(OURS))
+def test_who_serves_nothing_is_not_asked_whether_it_serves(name: str) -> None:
+    if "ports" not in OURS[name]:
+        assert OURS[name]["healthcheck"] == {"disable": True}
 
 
 def test_the_past_has_the_labels_that_are_scraped() -> None:
