@@ -15,6 +15,7 @@ from exporter.demo.otlp import Encoder
 from exporter.demo.scenario import SEED, demo_scenario
 from exporter.demo.sender import Sender, SendError, StoppedError
 from exporter.demo.traces import Trace, TraceSource
+from exporter.demo.traffic import SATURDAY_AND_SUNDAY
 from exporter.signals import StopRequest
 from exporter.terminal import bar, progress_line
 
@@ -128,15 +129,29 @@ class Generator:
         began = self._clock.now()
         anchor_ns = int(began * _NS)
         begin_ns = anchor_ns - int(options.days * _DAY_SECONDS * _NS)
-        self._history(demo_scenario(began, seed=options.seed), begin_ns, anchor_ns)
-        if options.query_url is not None:
-            self._wait_until_found(options.query_url, begin_ns // _NS, anchor_ns // _NS)
+        since, until = begin_ns // _NS, anchor_ns // _NS
+        if options.query_url is not None and self._is_there(options.query_url, since, until):
+            self._say(f"{options.query_url} finds a history there already; it is not sent again.")
+            self.progress = 1.0
+        else:
+            self._history(self._scenario(began, options.incident_after_seconds), begin_ns, anchor_ns)
+            if options.query_url is not None:
+                self._wait_until_found(options.query_url, since, until)
         if options.live_seconds == 0:
             return
         # The same requests again; only the incident begins when whoever watches has seen what comes before it.
         begins = self._clock.now() - began + options.incident_after_seconds
         self._say(f"Live traffic; the incident begins at {_clock(began + begins)}.")
-        self._live(demo_scenario(began, seed=options.seed, incident_after_seconds=begins), anchor_ns)
+        self._live(self._scenario(began, begins), anchor_ns)
+
+    def _scenario(self, began: float, incident_after_seconds: float) -> TraceSource:
+        """The demo's shop, but with the weekend that is usual: whoever watches has a calendar of his own."""
+        return demo_scenario(
+            began,
+            seed=self._options.seed,
+            incident_after_seconds=incident_after_seconds,
+            weekend=SATURDAY_AND_SUNDAY,
+        )
 
     def describe(self) -> str:
         """How far it has come, on one line."""
@@ -170,6 +185,11 @@ class Generator:
                 return
             if self._wait(_LIVE_SECONDS):
                 raise StoppedError
+
+    def _is_there(self, url: str, since: int, until: int) -> bool:
+        """Whether Tempo finds something in the middle of the history: it was sent before."""
+        middle = (since + until) // 2
+        return _finds(url, middle, middle + HOUR_SECONDS)
 
     def _wait_until_found(self, url: str, since: int, until: int) -> None:
         """Wait until Tempo finds the history from end to end: it looks for new blocks only every now and then."""

@@ -116,11 +116,13 @@ def target_labels(given: Sequence[str], config: Config) -> dict[str, str]:
 
 
 def instant(option: str, text: str, zone: ZoneInfo) -> int:
-    """A time as Unix seconds: ISO 8601, local where it names no offset, or Unix seconds.
+    """A time as Unix seconds: ISO 8601, local where it names no offset, Unix seconds, or ``now``.
 
     Raises:
         UsageError: it is none.
     """
+    if text == "now":
+        return int(time.time())
     try:
         if text.isascii() and text.isdigit():
             return int(datetime.fromtimestamp(int(text), zone).timestamp())
@@ -128,7 +130,7 @@ def instant(option: str, text: str, zone: ZoneInfo) -> int:
         return int((at if at.tzinfo else at.replace(tzinfo=zone)).timestamp())
     except (ValueError, OverflowError, OSError):
         raise UsageError(
-            f"{option} {shown(text)} is not a time such as 2026-01-31T15:00, 2026-01-31T15:00Z or Unix seconds"
+            f"{option} {shown(text)} is not a time such as 2026-01-31T15:00, 2026-01-31T15:00Z, Unix seconds, or now"
         ) from None
 
 

@@ -23,6 +23,7 @@ from exporter.demo.scenario import demo_scenario
 from exporter.demo.sender import Accepted, Sender, SendError, StoppedError
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import ORPHAN, ROOT, Operation, SpanTimes, Trace, TraceShape, make_trace
+from exporter.demo.traffic import SATURDAY_AND_SUNDAY
 from tests.e2e.processes import command, environment
 from tests.unit.otlp_receiver import Answer, OtlpReceiver, ReceivedSpan, decoded, served
 
@@ -79,7 +80,7 @@ def generated(
 
 def expected(after: float, until: float, **options: Any) -> list[ReceivedSpan]:
     """All spans of the traces that ended in a range, as the embedded Tempo API serves them."""
-    source = demo_scenario(NOW, **options)
+    source = demo_scenario(NOW, weekend=SATURDAY_AND_SUNDAY, **options)
     found = source.overlapping(int(after * NS), int(until * NS))
     return [span for trace in found if int(after * NS) < trace.end_ns <= int(until * NS) for span in served(trace)]
 
@@ -134,6 +135,12 @@ class TestWhatArrives:
         assert len(said) == 1
         assert said[0].endswith("rejects spans (3 of a request): too old")
 
+    def test_history_that_tempo_has_already_is_not_sent_again(self) -> None:
+        with TempoServer(demo_scenario(NOW), ApiOptions(), clock=lambda: NOW) as tempo:
+            generator, receiver, said = generated({"days": 0.25, "live_seconds": 0, "query_url": tempo.url}, Time())
+        assert (generator.sent.traces, receiver.spans) == (0, [])
+        assert said == [f"{tempo.url} finds a history there already; it is not sent again."]
+
     def test_waits_until_tempo_finds_the_history(self) -> None:
         time = Time()
         visible_at = NOW + 60
@@ -141,7 +148,7 @@ class TestWhatArrives:
         # Nothing is found as long as the clock of this Tempo stands before all of it.
         with TempoServer(source, ApiOptions(), clock=lambda: NOW if time.at >= visible_at else 0.0) as tempo:
             _, _, said = generated({"days": 0.25, "live_seconds": 0, "query_url": tempo.url + "/"}, time)
-            searches = tempo.searches()
+            searches = tempo.searches()[1:]
         assert said == [f"Waiting until {tempo.url}/ finds the history."]
         assert visible_at <= time.at <= visible_at + 10
         assert {int(search["start"]) for search in searches} == {int(NOW) - hours * HOUR for hours in (6, 5, 4, 3)}
