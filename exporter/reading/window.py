@@ -24,6 +24,8 @@ from exporter.tempo.query import condition_length
 _MOST_SLICES: Final = 64
 """About one a minute of an hour, which is as even as it need be: the detector looks at five minutes."""
 
+_FEWEST_SLICES: Final = 4
+
 _SAMPLE_SHARE: Final = 0.5
 """The part of the budget that is kept for the sample; rare endpoints share the rest."""
 
@@ -186,7 +188,8 @@ class WindowReader:
         most = max(1, min(_MOST_SLICES, self._budget.requests * 2 // 3))
         share = min(share, most * self._per_search / max(1.0, traces))
         slices = slices_for(share, window.seconds, most)
-        return slices if not slices.whole else Slices(1, 2)
+        # Never all, or it need not have come to this; and never so few that a short window has none.
+        return slices._replace(of=min(max(slices.of, 2), max(2, window.seconds // (_FEWEST_SLICES * slices.seconds))))
 
     def _read_slices(
         self,
