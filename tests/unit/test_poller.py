@@ -144,7 +144,8 @@ class TestDenseTraffic:
         for _ in range(4):
             bench.cycle(after=15)
         share = bench.published[-1].poll_share
-        assert share is not None and share < 1
+        assert share is not None
+        assert share < 1
         there = sum(NOW - 240 < each.end_ns / 1e9 <= NOW + 60 for each in bench.tempo.spans)
         assert bench.status().current_traces == pytest.approx(there * share, rel=0.35)
 
