@@ -221,6 +221,19 @@ def test_where_even_a_second_is_too_full_it_is_known_and_nothing_biased_is_kept(
     assert len(tempo.searches) <= BUDGET.requests
 
 
+def test_a_short_window_has_its_slices_too() -> None:
+    tempo = DenseTempo(DenseTraffic(100 * BUDGET.traces))
+    telemetry = Recorder()
+    counts = SourceCounts(tempo, telemetry, lambda: 0.0, get_logger("test"))
+    reader = WindowReader(tempo, counts, Admission(SeriesRules()), telemetry, Budget(1000, 20))
+    for minute in range(3):
+        window = Window(NOON + 60 * minute, NOON + 60 * minute + 60)
+        (part,) = reader.read(Batch((window,), 1389 * 60.0), lambda: False)
+        assert part.sampled
+        assert part.contents[0].traces > 500
+        assert part.there == pytest.approx(1389 * 60, rel=0.2)
+
+
 def test_reading_again_reads_the_same() -> None:
     tempo = DenseTempo(DenseTraffic(20 * BUDGET.traces))
     assert digests(read_hour(tempo)[0]) == digests(read_hour(tempo)[0])
