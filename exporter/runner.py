@@ -12,6 +12,7 @@ from exporter.core.hours import HourClock
 from exporter.core.ledger import Progress
 from exporter.core.span import SeriesKey
 from exporter.detector.historian import Historian
+from exporter.detector.inquiry import Inquiry
 from exporter.detector.live import LiveEdge
 from exporter.detector.snapshot import Snapshot
 from exporter.logs import get_logger
@@ -23,6 +24,7 @@ from exporter.reading.backfill import Backfill, BackfillStatus
 from exporter.reading.edge import EdgeReader
 from exporter.store import Store
 from exporter.tempo import TempoClient
+from exporter.web.api.api import Api
 from exporter.web.http import Request, Site
 from exporter.web.metrics import MetricsPage
 from exporter.web.pages import StartPage, healthy, ready
@@ -177,8 +179,17 @@ class Exporter:
         self._metrics = metrics
         metrics.state = StateCollector(self._snapshot, self._backfill_status, admission, rules.most)
         self._metrics_page = MetricsPage(self.publisher, metrics.registry)
+        api = Api(
+            Inquiry(store, self._hours, settings),
+            self._snapshot,
+            lambda trace_id: self._client.trace(trace_id, loop="api"),
+            renamed=rules.renamed,
+            calendar=calendar,
+            clock=clock,
+        )
         self.site = Site(
             {
+                **api.pages(),
                 "/": StartPage(self._snapshot, self._backfill_status, config.tempo.url, clock),
                 "/metrics": self._metrics_page,
                 "/-/healthy": healthy,

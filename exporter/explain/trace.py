@@ -14,8 +14,6 @@ from exporter.explain.words import sentence, series_name
 from exporter.terminal import printable
 
 _NS: Final = 1_000_000_000
-NOTABLE_SHARE: Final = 0.01
-"""Steps of the critical path that took a smaller share of the time are not worth a line."""
 
 
 class NotInTraceError(Exception):
