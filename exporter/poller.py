@@ -25,6 +25,8 @@ from exporter.tempo.errors import StoppedError, TempoError
 _WARN_AGAIN_SECONDS: Final = 600
 _FUTURE_SECONDS: Final = 2
 """How far beyond now a search reaches: clocks of traced services run ahead, and Tempo's seconds are whole."""
+_JUMP_SECONDS: Final = 10
+"""A clock that is further off than this from one cycle to the next was set, or the machine slept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class Poller:
         monotonic: Callable[[], float],
         stop: threading.Event,
         log: Log,
+        on_clock_jump: Callable[[], None] = lambda: None,
     ) -> None:
         self._reader = reader
         self._live = live
@@ -95,6 +98,8 @@ class Poller:
         self._stop = stop
         self._log = log
         self._quiet_log = log.limited(_WARN_AGAIN_SECONDS, monotonic)
+        self._on_clock_jump = on_clock_jump
+        self._clock_ahead = clock() - monotonic()
         self._last_success: float | None = None
         self._poll_seconds: float | None = None
         self._slices = WHOLE
@@ -104,6 +109,7 @@ class Poller:
         """Cycle until stopped."""
         due = self._monotonic()
         while not self._stop.is_set():
+            self._look_at_clock()
             try:
                 self.cycle()
             except Exception:  # noqa: BLE001 - a defect of ours must neither end the loop nor go unseen
@@ -122,6 +128,14 @@ class Poller:
                     interval=self._settings.interval_seconds,
                 )
             self._stop.wait(max(0.0, due - self._monotonic()))
+
+    def _look_at_clock(self) -> None:
+        """Notice a clock that was set, and a machine that slept: meanwhile only the clock on the wall went on."""
+        ahead = self._clock() - self._monotonic()
+        jumped, self._clock_ahead = ahead - self._clock_ahead, ahead
+        if abs(jumped) > _JUMP_SECONDS:
+            self._log.warning("the clock has jumped, or this machine slept; what is missing is read", seconds=jumped)
+            self._on_clock_jump()
 
     def cycle(self) -> bool:
         """One cycle; says whether all of the live edge could be read."""

@@ -220,6 +220,11 @@ class Series(Section):
     rename: tuple[Rename, ...] = _key(
         (), "List of {match, replace}: what the expression matches in a span name is replaced, \\1 is its first group."
     )
+    placeholders: Boolean = _key(
+        True,
+        "Turn ids in span names into {number}, {uuid}, {hex}, {email} or {date}: "
+        "/orders/17 and /orders/18 are one endpoint.",
+    )
 
 
 class Storage(Section):

@@ -136,6 +136,10 @@ class LiveEdge:
         self._known_since: float | None = None
         self._series = {key: _LiveSeries(flag) for key, flag in flags.items()}
 
+    def flags(self) -> dict[SeriesKey, Flag]:
+        """The flags that are up."""
+        return {key: series.flag for key, series in self._series.items() if series.flag.up}
+
     def take_in(self, spans: Iterable[Span], now: float, book: Book) -> Counter[SkipReason]:
         """Add spans to the windows they ended in, each once.
 

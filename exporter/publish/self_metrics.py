@@ -36,7 +36,8 @@ class SelfMetrics(Telemetry):
     """Counts what the working parts report.
 
     Attributes:
-        registry: holds these and the process metrics, and nothing else.
+        registry: holds these, the process metrics and what ``state`` has, and nothing else.
+        state: publishes what stands in the exporter that runs; another one takes its place without a gap.
     """
 
     def __init__(self) -> None:
@@ -81,6 +82,8 @@ class SelfMetrics(Telemetry):
         self._accepted = self._counter(
             "baseline_shifts_accepted", "Lasting changes of latency that were accepted as the new normal."
         )
+        self._jumps = self._counter("clock_jumps", "Times the clock was set by more than 10 s, or the machine slept.")
+        self._refused = self._counter("web_unauthorized", "Requests refused for want of a right password.")
         for loop in LOOPS:
             for counter in (
                 self._requests,
@@ -98,6 +101,8 @@ class SelfMetrics(Telemetry):
                 self._skipped.labels(loop, skip)
         for storage in STORAGE_FAILURES:
             self._storage.labels(storage)
+        self.state: Collector | None = None
+        self.registry.register(_Current(lambda: self.state))
 
     def _gauge(self, name: str, help_: str, *labels: str) -> Gauge:
         return Gauge(PREFIX + name, help_, labels, registry=self.registry)
@@ -153,6 +158,68 @@ class SelfMetrics(Telemetry):
     def shift_accepted(self) -> None:
         """A lasting change became the new normal."""
         self._accepted.inc()
+
+    def clock_jumped(self) -> None:
+        """The clock was set, or the machine slept."""
+        self._jumps.inc()
+
+    def request_refused(self) -> None:
+        """A request had no right password."""
+        self._refused.inc()
+
+
+class Reloaded(Protocol):
+    """What became of the last look at ``web.config_file``, as far as it is published."""
+
+    @property
+    def successful(self) -> bool:
+        """Whether what is in force is what the files say."""
+
+    @property
+    def succeeded_at(self) -> float:
+        """When they were last taken over, Unix seconds."""
+
+
+class ProtectionCollector(Collector):
+    """Publishes whether what protects the web side is what its files say; only where there are such files."""
+
+    def __init__(self, status: Callable[[], Reloaded]) -> None:
+        self._status = status
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing, as in :class:`StateCollector`."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Fresh families."""
+        status = self._status()
+        yield _gauge(
+            "web_config_last_reload_successful",
+            "Whether web.config_file is in force as it is now; otherwise what it was before is.",
+            float(status.successful),
+        )
+        yield _gauge(
+            "web_config_last_reload_success_timestamp_seconds",
+            "When web.config_file, or a file that it names, was last taken over.",
+            status.succeeded_at,
+        )
+
+
+class _Current(Collector):
+    """Publishes what whichever collector is the current one has."""
+
+    def __init__(self, current: Callable[[], Collector | None]) -> None:
+        self._current = current
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing, as in :class:`StateCollector`."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Fresh families."""
+        current = self._current()
+        if current is not None:
+            yield from current.collect()
 
 
 class SourceCountsGauge(Collector):

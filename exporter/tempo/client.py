@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from typing import Final, TypeVar
 
 from exporter.core.span import SeriesKey, Span
+from exporter.core.trace_path import TraceSpan
 from exporter.logs import Log
 from exporter.telemetry import Loop, Telemetry
 from exporter.tempo.counts import Counts, decode_counts_answer
@@ -24,6 +26,7 @@ from exporter.tempo.failures import HttpAnswer, excerpt, not_json, status_failur
 from exporter.tempo.query import MAX_SPANS_PER_TRACE, any_series_condition, count_query, search_query
 from exporter.tempo.settings import ClientSettings
 from exporter.tempo.throttle import Throttle, Turns
+from exporter.tempo.trace import decode_trace
 from exporter.tempo.transport import Params, Transport
 
 _T = TypeVar("_T")
@@ -37,6 +40,8 @@ _LONGEST_RETRY_AFTER_SECONDS: Final = 60.0
 _WARN_AGAIN_SECONDS: Final = 600.0
 
 _SEARCH: Final = "/api/search"
+_TRACE: Final = "/api/v2/traces/"
+_OLD_TRACE: Final = "/api/traces/"
 _COUNT: Final = "/api/metrics/query_range"
 
 
@@ -177,6 +182,30 @@ class TempoClient:
         """
         return self._search(self._query, start, end, 1, loop).traces > 0
 
+    def trace(self, trace_id: str, *, loop: Loop) -> list[TraceSpan]:
+        """The spans of one trace in no order; none where Tempo does not know it.
+
+        Args:
+            trace_id: hex digits.
+            loop: who asks.
+
+        Raises:
+            TempoError: it failed, and trying again did not help or made no sense.
+            StoppedError: the exporter is being stopped.
+        """
+        try:
+            return self.fetch(_TRACE + trace_id, {}, loop=loop, read=self._read_trace)
+        except TempoError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+        # A Tempo from before 2.7 has only the older lookup, to which an unknown trace is an unknown address.
+        try:
+            return self.fetch(_OLD_TRACE + trace_id, {}, loop=loop, read=self._read_trace)
+        except TempoError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return []
+
     def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> Counts:
         """Let Tempo count the spans in scope that started in ``(start, end]``, step by step; asked once only.
 
@@ -315,6 +344,12 @@ class TempoClient:
                 status=answer.status,
             )
         return read
+
+    def _read_trace(self, answer: HttpAnswer) -> list[TraceSpan]:
+        try:
+            return decode_trace(answer.body)
+        except ValueError:
+            raise not_json(answer, self._transport.mask) from None
 
     def _read_counts(self, answer: HttpAnswer) -> Counts:
         try:

@@ -73,7 +73,7 @@ def read_hour(
     telemetry = Recorder()
     counts = SourceCounts(tempo, telemetry, lambda: 0.0, get_logger("test"))
     counts.learn([WINDOW], [])
-    admission = Admission(rules or SeriesRules())
+    admission = Admission(rules or SeriesRules(placeholders=False))
     admission.preload(known)
     reader = WindowReader(tempo, counts, admission, telemetry, budget)
     (part,) = reader.read(Batch((WINDOW,), counts.of(WINDOW) or expected), threading.Event().is_set)
@@ -195,7 +195,7 @@ class TestWithoutCounts:
 
 def test_endpoints_that_nobody_wants_cost_nothing() -> None:
     tempo = DenseTempo(DenseTraffic(20 * BUDGET.traces))
-    part, _ = read_hour(tempo, rules=SeriesRules(exclude=[re.compile("service-1?[0-5]/")]))
+    part, _ = read_hour(tempo, rules=SeriesRules(exclude=[re.compile("service-1?[0-5]/")], placeholders=False))
     (content,) = part.contents
     assert content.skipped["filtered"] > 0
     assert not any(key.service_name in ("service-1", "service-5", "service-10") for key in content.series)
