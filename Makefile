@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CONFIG ?= configs/exporter.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint format bench bench-detection kubernetes lock clean
+.PHONY: help install run demo test lint format bench bench-detection dashboards kubernetes lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench: install ## measure against the budgets of the design
 
 bench-detection: install ## measure the detector against its targets
 	$(BIN)/python -m benchmarks.detection
+
+dashboards: install ## bring dashboards that Grafana has exported into the form in which they are kept
+	$(BIN)/python -m tools.dashboards
 
 kubernetes: install ## renew the Kubernetes manifests that are made of other files
 	$(BIN)/python -m tools.prometheus_rule

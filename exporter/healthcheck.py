@@ -6,6 +6,7 @@ Exit status 0 if it answers, 1 if it does not, 2 if the configuration says nothi
 import os
 import ssl
 import sys
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from ipaddress import ip_address
 from pathlib import Path
@@ -42,11 +43,12 @@ def _connections(host: str, port: int, *, tls: bool) -> list[HTTPConnection]:
 
 def _asked(connection: HTTPConnection) -> bool:
     try:
+        connection.connect()
         connection.request("GET", "/-/healthy")
-        return connection.getresponse().status == 200
-    except ssl.SSLError as error:
-        # Only a working exporter asks for a client certificate, which nobody has given to this check.
-        return "CERTIFICATE_REQUIRED" in str(error)
+        return connection.getresponse().status == HTTPStatus.OK
+    except (ssl.SSLError, ConnectionError) as error:
+        # Who turns away a client without a certificate works: with TLS 1.2 by an alert, with 1.3 after the handshake.
+        return isinstance(connection, HTTPSConnection) and (connection.sock is not None or "ALERT" in str(error))
     except (OSError, HTTPException):
         return False
     finally:

@@ -103,6 +103,7 @@ class Poller:
         self._last_success: float | None = None
         self._poll_seconds: float | None = None
         self._slices = WHOLE
+        self._by_name: frozenset[SeriesKey] = frozenset()
 
     def run(self) -> None:
         """Cycle until stopped."""
@@ -192,11 +193,12 @@ class Poller:
             int(start),
             int(now) + _FUTURE_SECONDS,
             lambda: self._stop.is_set() or self._monotonic() > deadline,
+            lambda: self._live.per_hour(self._history.book(now)),
         )
         spans += reading.spans
-        if reading.slices.share < self._slices.share:
-            self._live.thin(reading.slices)
-        self._slices = reading.slices
+        if reading.slices.share < self._slices.share or not self._by_name <= reading.by_name:
+            self._live.thin(reading.slices, reading.by_name)
+        self._slices, self._by_name = reading.slices, reading.by_name
         if not reading.slices.whole:
             self._quiet_log.info(
                 "sampled",

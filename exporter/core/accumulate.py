@@ -17,6 +17,8 @@ _MARK_NS: Final = MARK_SECONDS * _NS
 # A mark's offset and a bucket in one integer: one dictionary look-up a span instead of two.
 _SHIFT: Final = 12
 _BIAS: Final = 1 << (_SHIFT - 1)
+_REMEMBERED_NAMES: Final = 20_000
+"""Names as Tempo gave them, in each window: with an id in each, they would be as many as there are traces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,10 @@ class Accumulator:
             self._skipped[position][kept_as] += 1
             return None
         counts = self._counts[position].setdefault(kept_as, {})
-        self._series_of[position][key] = counts
+        known = self._series_of[position]
+        if len(known) >= _REMEMBERED_NAMES:
+            known.clear()
+        known[key] = counts
         return counts
 
     def series(self) -> set[SeriesKey]:

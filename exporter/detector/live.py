@@ -5,7 +5,7 @@ again.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -172,14 +172,27 @@ class LiveEdge:
         self._seen.forget_before(self._known_since)
         return skipped
 
-    def thin(self, slices: Slices) -> None:
+    def thin(self, slices: Slices, whole: Collection[SeriesKey] = ()) -> None:
         """Keep only the traces that ended in some slices of time.
 
         Where the traffic has become so dense that no more than those are read, the minutes before, of which more was
         read, would otherwise outweigh the newest. What was counted stays counted.
+
+        Args:
+            slices: what is read from now on.
+            whole: the series that are read whole all the same.
         """
-        for series in self._series.values():
-            series.recent.keep(slices.holds)
+        for key, series in self._series.items():
+            if key not in whole:
+                series.recent.keep(slices.holds)
+
+    def per_hour(self, book: Book) -> dict[SeriesKey, float]:
+        """How many traces an hour the series usually have whose name is the one that Tempo knows."""
+        return {
+            key: usual.baseline.count / usual.baseline.windows
+            for key, usual in book.series.items()
+            if usual.baseline is not None and self._admit(key) == key
+        }
 
     def _oldest(self, now: float) -> float:
         """The instant at or before which spans are not taken in: no window reaches further back.

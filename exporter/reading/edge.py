@@ -4,23 +4,33 @@ A sample is all traces that *ended* in chosen slices of time (:mod:`exporter.cor
 counts them by their ends: a search finds whatever overlaps its range, so by any other rule long traces would be found
 in more slices than short ones. The slices depend on the clock alone, so that the next poll, which reads most of the
 same time once more, reads the same slices and finds there what has come late.
+
+Endpoints with little traffic, of which a sample would hold next to nothing, are read whole beside it, by their names.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from typing import Final, NamedTuple
 
 from exporter.core.budget import Budget
+from exporter.core.rare import rare_groups
 from exporter.core.sampling import WHOLE, Slices
-from exporter.core.span import Span
+from exporter.core.span import SeriesKey, Span
 from exporter.reading.exact import SEARCH_FILL, ExactReader, Searcher, TooDenseError
 from exporter.telemetry import Telemetry
+from exporter.tempo.query import condition_length
 
 _NS: Final = 1_000_000_000
+_HOUR: Final = 3600
 SLICE_SECONDS: Final = 2
 """Short, so that many of them fit into the current window; a search of a second reads nearly two seconds as it is."""
 _PROBES: Final = 3
+_BY_NAME_TRACES: Final = 0.25
+"""The part of the budget, of traces and of requests, that endpoints with little traffic may have for themselves."""
+_BY_NAME_REQUESTS: Final = 0.1
 _TOLERATED: Final = 1.5
-_MOST_PER_STRATUM: Final = 64
+_MOST_PER_STRATUM: Final = 16
+"""Of half a minute there is always one slice: a poll without any would know nothing."""
 _USUAL_OVERHEAD: Final = 1.2
 """What comes with searches for slices over what belongs to them, as long as nothing is known of it."""
 
@@ -34,6 +44,7 @@ class EdgeReading(NamedTuple):
         received: how many came, wanted or not.
         splits: searches that came back full and whose range was halved.
         unread: ranges that should have been read and were not.
+        by_name: endpoints that were read whole, beside the sample.
     """
 
     spans: Sequence[Span]
@@ -41,6 +52,7 @@ class EdgeReading(NamedTuple):
     received: int
     splits: int
     unread: int
+    by_name: frozenset[SeriesKey] = frozenset()
 
 
 class EdgeReader:
@@ -74,13 +86,21 @@ class EdgeReader:
         """Traces a second when it was read last."""
         return self._density
 
-    def read(self, start: int, end: int, give_up: Callable[[], bool]) -> EdgeReading:
+    def read(
+        self,
+        start: int,
+        end: int,
+        give_up: Callable[[], bool],
+        per_hour: Callable[[], Mapping[SeriesKey, float]] = dict,
+    ) -> EdgeReading:
         """Read what overlaps ``[start, end]``, newest part first.
 
         Args:
             start: Unix seconds.
             end: Unix seconds.
             give_up: asked before each search; once it says yes, what is still unread stays so.
+            per_hour: says how many traces an hour endpoints usually have, as far as that is known; asked only where a
+                sample is read.
 
         Raises:
             TempoError: a search failed for good.
@@ -105,7 +125,8 @@ class EdgeReader:
             # It is denser than its density says: half of it is surely little enough to go on with.
             slices = self._hold(end, 2)
         self._telemetry.sampled("poll")
-        sample = self._sample(start, end, slices, budget, give_up)
+        by_name = self._read_by_name(start, end, slices, budget, per_hour(), give_up)
+        sample = self._sample(start, end, slices, budget, by_name, give_up)
         return sample._replace(received=sample.received + in_vain, splits=sample.splits + splits)
 
     def _slices(self, now: float, budget: Budget, seconds: float) -> Slices:
@@ -155,7 +176,45 @@ class EdgeReader:
         self._density = max(at_least, sum(found[1:]) / max(1, len(found) - 1))
         return received
 
-    def _sample(self, start: int, end: int, slices: Slices, budget: Budget, give_up: Callable[[], bool]) -> EdgeReading:
+    def _read_by_name(
+        self,
+        start: int,
+        end: int,
+        slices: Slices,
+        budget: Budget,
+        per_hour: Mapping[SeriesKey, float],
+        give_up: Callable[[], bool],
+    ) -> Mapping[SeriesKey, list[Span]]:
+        """All that ended in the range of endpoints with so little traffic that the sample would not do."""
+        expected = {key: max(1, ceil(count * (end - start) / _HOUR)) for key, count in per_hour.items()}
+        most = Budget(round(budget.traces * _BY_NAME_TRACES), max(1, round(budget.requests * _BY_NAME_REQUESTS)))
+        limit = self._searcher.max_limit
+        found: dict[SeriesKey, list[Span]] = {}
+        for group in rare_groups(expected, slices.share, most, limit * SEARCH_FILL, condition_length):
+            spans: list[Span] = []
+            try:
+                reading = self._exact.read(
+                    start, end, spans.extend, by_start=False, series=group, budget=Budget(limit, 2), give_up=give_up
+                )
+            except TooDenseError:
+                # They have more traffic than usual, so the sample will do.
+                continue
+            if not reading.truncated:
+                found.update((key, []) for key in group)
+                for span in spans:
+                    if start * _NS < span.end_ns <= end * _NS and span.key in found:
+                        found[span.key].append(span)
+        return found
+
+    def _sample(
+        self,
+        start: int,
+        end: int,
+        slices: Slices,
+        budget: Budget,
+        by_name: Mapping[SeriesKey, Sequence[Span]],
+        give_up: Callable[[], bool],
+    ) -> EdgeReading:
         spans: list[Span] = []
         received = requests = splits = unread = seconds = outside = 0
         for first, last in reversed(list(slices.within(start, end))):
@@ -185,4 +244,7 @@ class EdgeReader:
         if spans:
             self._density = len(spans) / seconds
             self._overhead = received / len(spans)
-        return EdgeReading(spans, slices, received, splits, unread)
+        spans = [span for span in spans if span.key not in by_name]
+        for some in by_name.values():
+            spans += some
+        return EdgeReading(spans, slices, received, splits, unread, frozenset(by_name))

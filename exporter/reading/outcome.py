@@ -49,6 +49,8 @@ def read_entries(
         if there is None:
             there = part.there
         cut = any(start < window.end and window.start < end for start, end in reading.truncated)
+        # A sample with nothing in it is of a window that is anything but empty.
+        cut |= part.sampled and not content.traces
         state = WindowState.PARTIAL if cut else WindowState.DONE if content.traces else WindowState.EMPTY
         coverage = None if cut else 1.0
         if there:

@@ -73,7 +73,7 @@ def read_hour(
     telemetry = Recorder()
     counts = SourceCounts(tempo, telemetry, lambda: 0.0, get_logger("test"))
     counts.learn([WINDOW], [])
-    admission = Admission(rules or SeriesRules())
+    admission = Admission(rules or SeriesRules(placeholders=False))
     admission.preload(known)
     reader = WindowReader(tempo, counts, admission, telemetry, budget)
     (part,) = reader.read(Batch((WINDOW,), counts.of(WINDOW) or expected), threading.Event().is_set)
@@ -195,7 +195,7 @@ class TestWithoutCounts:
 
 def test_endpoints_that_nobody_wants_cost_nothing() -> None:
     tempo = DenseTempo(DenseTraffic(20 * BUDGET.traces))
-    part, _ = read_hour(tempo, rules=SeriesRules(exclude=[re.compile("service-1?[0-5]/")]))
+    part, _ = read_hour(tempo, rules=SeriesRules(exclude=[re.compile("service-1?[0-5]/")], placeholders=False))
     (content,) = part.contents
     assert content.skipped["filtered"] > 0
     assert not any(key.service_name in ("service-1", "service-5", "service-10") for key in content.series)
@@ -219,6 +219,19 @@ def test_where_even_a_second_is_too_full_it_is_known_and_nothing_biased_is_kept(
     rare = {each.key for each in tempo.traffic.endpoints if each.per_hour < 1000 * SEARCH_FILL}
     assert digests(part).keys() <= rare
     assert len(tempo.searches) <= BUDGET.requests
+
+
+def test_a_short_window_has_its_slices_too() -> None:
+    tempo = DenseTempo(DenseTraffic(100 * BUDGET.traces))
+    telemetry = Recorder()
+    counts = SourceCounts(tempo, telemetry, lambda: 0.0, get_logger("test"))
+    reader = WindowReader(tempo, counts, Admission(SeriesRules()), telemetry, Budget(1000, 20))
+    for minute in range(3):
+        window = Window(NOON + 60 * minute, NOON + 60 * minute + 60)
+        (part,) = reader.read(Batch((window,), 1389 * 60.0), lambda: False)
+        assert part.sampled
+        assert part.contents[0].traces > 500
+        assert part.there == pytest.approx(1389 * 60, rel=0.2)
 
 
 def test_reading_again_reads_the_same() -> None:

@@ -45,7 +45,11 @@ class EdgeTempo:
     def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> Found:
         assert loop == "poll"
         self.searches.append((start, end))
-        found = [each for each in self.spans if each.start_ns <= end * NS and start * NS <= each.end_ns]
+        found = [
+            each
+            for each in self.spans
+            if each.start_ns <= end * NS and start * NS <= each.end_ns and (not series or each.key in series)
+        ]
         found = found[: self.max_limit]
         self.received += len(found)
         return Found(found, len(found) >= self.max_limit, self.max_limit)
@@ -127,7 +131,7 @@ def test_traffic_that_grows_is_noticed_and_for_a_while_the_sample_stays_small() 
 
 
 def test_a_first_look_at_dense_traffic_costs_little_more_than_any_other() -> None:
-    rig = Rig(spans(NOON - 400, NOON, 200))
+    rig = Rig(spans(NOON - 400, NOON, 120))
     rig.poll(NOON)
     assert rig.tempo.received <= 3 * BUDGET.traces
     durations = [each.duration_ns for each in rig.poll(NOON).spans]
@@ -141,3 +145,39 @@ def test_once_given_up_what_is_unread_is_counted() -> None:
     rig.poll(NOON)
     reading = rig.reader.read(NOON - 120, NOON, lambda: len(rig.tempo.searches) >= 2)
     assert reading.unread > 0
+
+
+RARE = SeriesKey("checkout", 'POST "/refund"')
+
+
+def test_endpoints_with_little_traffic_are_read_whole_beside_the_sample() -> None:
+    rare = [each._replace(key=RARE, trace_id=f"f{each.trace_id[1:]}") for each in spans(NOON - 400, NOON, 0.2)]
+    rig = Rig([*spans(NOON - 400, NOON, 100), *rare])
+    rig.poll(NOON)
+    usual = {KEY: 360_000.0, RARE: 720.0}
+    rig.tempo.searches.clear()
+    rig.tempo.received = 0
+    reading = rig.reader.read(NOON - 120, NOON, lambda: False, lambda: usual)
+    assert reading.by_name == {RARE}
+    found = [each for each in reading.spans if each.key == RARE]
+    assert Counter(found) == Counter(each for each in rare if (NOON - 120) * NS < each.end_ns <= NOON * NS)
+    sampled = [each for each in reading.spans if each.key == KEY]
+    assert all(reading.slices.holds(-(-each.end_ns // NS) - 1) for each in sampled)
+    assert rig.tempo.received <= 1.5 * BUDGET.traces
+
+
+def test_an_endpoint_that_has_much_more_traffic_than_usual_is_left_to_the_sample() -> None:
+    rig = Rig(spans(NOON - 400, NOON, 100))
+    rig.poll(NOON)
+    reading = rig.reader.read(NOON - 120, NOON, lambda: False, lambda: {KEY: 10.0})
+    assert reading.by_name == frozenset()
+    assert reading.spans
+    assert rig.tempo.received <= 4 * BUDGET.traces
+
+
+def test_how_much_endpoints_usually_have_does_not_matter_where_all_is_read() -> None:
+    def fail() -> dict[SeriesKey, float]:
+        raise AssertionError("nobody needs it")
+
+    rig = Rig(spans(NOON - 400, NOON, 5))
+    assert rig.reader.read(NOON - 120, NOON, lambda: False, fail).slices.whole

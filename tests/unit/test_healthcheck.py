@@ -104,8 +104,12 @@ class TestTls:
         assert answers("127.0.0.1", port, tls=True)
         assert not answers("127.0.0.1", port, tls=False)
 
-    def test_who_asks_for_a_client_certificate_works(self, serve: Serve, context: ssl.SSLContext) -> None:
+    @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+    def test_who_asks_for_a_client_certificate_works(
+        self, serve: Serve, context: ssl.SSLContext, version: ssl.TLSVersion
+    ) -> None:
         context.verify_mode = ssl.CERT_REQUIRED
+        context.minimum_version = context.maximum_version = version
         assert answers("127.0.0.1", serve(200, context), tls=True)
 
     def test_a_web_configuration_without_tls_is_asked_in_the_clear(self, serve: Serve) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from exporter.core.budget import Budget
 from exporter.core.detection.flag import Flag
-from exporter.core.span import SeriesKey
+from exporter.core.span import SeriesKey, Span
 from exporter.detector.book import Book, SeriesBaseline
 from exporter.detector.live import LiveEdge
 from exporter.detector.snapshot import HistoryFacts, SeriesStatus, Snapshot
@@ -114,6 +114,53 @@ class Bench:
 
 def fail(start: int, end: int) -> None:
     raise TempoError("http://tempo:3200 is not there", reason="connection")
+
+
+class TestDenseTraffic:
+    """What is too much to be read is judged by a sample, and what was read before is thinned to it."""
+
+    def dense(self, start: float, end: float, per_second: int) -> list[Span]:
+        count = round((end - start) * per_second)
+        return [span(int(start) * 1000 + n, start + (n + 0.5) / per_second, 0.1) for n in range(count)]
+
+    def test_a_sample_is_judged_and_its_share_published(self) -> None:
+        spans = self.dense(NOW - 300, NOW, 100)
+        bench = Bench(FakeTempo(spans, max_limit=1000), replace(POLL, budget=Budget(2000, 50)))
+        complete, searches = bench.cycle()
+        assert complete
+        assert len(searches) <= 2.5 * 50
+        (snapshot,) = bench.published
+        assert snapshot.poll_share is not None
+        assert snapshot.poll_share <= 1 / 4
+        assert bench.status().current_traces == pytest.approx(len(spans) * snapshot.poll_share, rel=0.3)
+        assert bench.telemetry.sampled_windows == {"poll": 1}
+
+    def test_when_traffic_grows_the_minutes_before_do_not_outweigh_the_newest(self) -> None:
+        bench = Bench(FakeTempo(self.dense(NOW - 300, NOW, 10), max_limit=1000), replace(POLL, budget=Budget(2000, 50)))
+        bench.cycle()
+        assert bench.published[-1].poll_share == 1
+        assert bench.status().current_traces == 3000
+        bench.tempo.spans += self.dense(NOW, NOW + 60, 150)
+        for _ in range(4):
+            bench.cycle(after=15)
+        share = bench.published[-1].poll_share
+        assert share is not None
+        assert share < 1
+        there = sum(NOW - 240 < each.end_ns / 1e9 <= NOW + 60 for each in bench.tempo.spans)
+        assert bench.status().current_traces == pytest.approx(there * share, rel=0.35)
+
+    def test_an_endpoint_with_little_traffic_is_seen_whole(self) -> None:
+        rare = SeriesKey("checkout", "POST /refund")
+        few = [span(number, NOW - number * 20 - 1, 0.1, rare) for number in range(15)]
+        bench = Bench(
+            FakeTempo([*few, *self.dense(NOW - 300, NOW, 100)], max_limit=1000),
+            replace(POLL, budget=Budget(2000, 50)),
+        )
+        usual = replace(baseline(), windows=10, count=1500)
+        bench.history.series = {rare: SeriesBaseline(NOW, usual, 0.4, thresholds())}
+        bench.cycle()
+        (status,) = [each for each in bench.published[-1].series if each.key == rare]
+        assert status.current_traces == 15
 
 
 class TestReading:
