@@ -212,7 +212,7 @@ def test_stats_and_tables_ask_for_now_and_graphs_for_the_range(board: Board) -> 
 
 
 def test_graphs_of_all_endpoints_have_few_points() -> None:
-    """With thousands of endpoints, each point costs Prometheus; docs/dashboards.md has the figures."""
+    """With thousands of endpoints, each point costs Prometheus; docs/dashboards.md has figures."""
     for panel in BY_UID["tempo-anomaly-overview"].charts:
         if panel["type"] in ("timeseries", "state-timeline"):
             assert panel["maxDataPoints"] <= 300, panel["title"]
