@@ -23,6 +23,7 @@ from exporter.store.rows import (
     Findings,
     Pruned,
     SeriesHistory,
+    SeriesTraffic,
     Totals,
     entry_of,
     judgement_of,
@@ -188,6 +189,46 @@ class Store:
                 key=names[series_id],
                 windows=[StoredWindow(*row[1:]) for row in rows],
                 judgements=self._judgements(judgements.get(series_id, ())),
+                suspects=frozenset(hour for _, hour in suspects.get(series_id, ())),
+                state=next((state for _, state in states.get(series_id, ())), None),
+            )
+            for series_id, rows in windows.items()
+        ]
+
+    def traffic(self, keys: Iterable[SeriesKey], start: int, end: int, at_once: int = 200) -> Iterator[SeriesTraffic]:
+        """How much is stored of some series in the windows that begin in ``[start, end)``, without their durations.
+
+        As :meth:`history`, it holds the database for ``at_once`` series at a time and leaves out those without windows.
+        """
+        with self._connection.mutex:
+            names = {self._ids[key]: key for key in keys if key in self._ids}
+        ids = sorted(names)
+        for position in range(0, len(ids), at_once):
+            yield from self._traffic_of(ids[position : position + at_once], names, start, end)
+
+    def _traffic_of(
+        self, ids: Sequence[int], names: Mapping[int, SeriesKey], start: int, end: int
+    ) -> list[SeriesTraffic]:
+        among = f"series_id IN ({', '.join('?' * len(ids))})"
+        with self._connection.reading("counting the history") as db:
+            windows = _by_series(
+                db,
+                f"SELECT series_id, window_start, traces FROM digests WHERE {among} AND traces > 0"
+                " AND window_start >= ? AND window_start < ? ORDER BY series_id, window_start",
+                (*ids, start, end),
+            )
+            quarantined = _by_series(
+                db,
+                f"SELECT series_id, hour_start FROM judgements WHERE {among} AND hour_start >= ? AND quarantined",
+                (*ids, start),
+            )
+            suspects = _by_series(db, f"SELECT series_id, hour_start FROM suspects WHERE {among}", ids)
+            states = _by_series(db, f"SELECT series_id, state FROM states WHERE {among}", ids)
+        return [
+            SeriesTraffic(
+                key=names[series_id],
+                windows=[(window_start, traces) for _, window_start, traces in rows],
+                quarantined=frozenset(hour for _, hour in quarantined.get(series_id, ())),
                 suspects=frozenset(hour for _, hour in suspects.get(series_id, ())),
                 state=next((state for _, state in states.get(series_id, ())), None),
             )
