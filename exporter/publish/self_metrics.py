@@ -74,6 +74,7 @@ class SelfMetrics(Telemetry):
         self._accepted = self._counter(
             "baseline_shifts_accepted", "Lasting changes of latency that were accepted as the new normal."
         )
+        self._refused = self._counter("web_unauthorized", "Requests refused for want of a right password.")
         for loop in LOOPS:
             for counter in (self._requests, self._saturations, self._splits, self._truncated, self._read):
                 counter.labels(loop)
@@ -131,6 +132,47 @@ class SelfMetrics(Telemetry):
     def shift_accepted(self) -> None:
         """A lasting change became the new normal."""
         self._accepted.inc()
+
+    def request_refused(self) -> None:
+        """A request had no right password."""
+        self._refused.inc()
+
+
+class Reloaded(Protocol):
+    """What became of the last look at ``web.config_file``, as far as it is published."""
+
+    @property
+    def successful(self) -> bool:
+        """Whether what is in force is what the files say."""
+
+    @property
+    def succeeded_at(self) -> float:
+        """When they were last taken over, Unix seconds."""
+
+
+class ProtectionCollector(Collector):
+    """Publishes whether what protects the web side is what its files say; only where there are such files."""
+
+    def __init__(self, status: Callable[[], Reloaded]) -> None:
+        self._status = status
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing, as in :class:`StateCollector`."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Fresh families."""
+        status = self._status()
+        yield _gauge(
+            "web_config_last_reload_successful",
+            "Whether web.config_file is in force as it is now; otherwise what it was before is.",
+            float(status.successful),
+        )
+        yield _gauge(
+            "web_config_last_reload_success_timestamp_seconds",
+            "When web.config_file, or a file that it names, was last taken over.",
+            status.succeeded_at,
+        )
 
 
 class Admitted(Protocol):

@@ -62,6 +62,9 @@ OWN = {
     "storage_failures_total": ("counter", {"reason"}),
     "snapshot_timestamp_seconds": ("gauge", set()),
     "snapshot_build_duration_seconds": ("gauge", set()),
+    "web_config_last_reload_successful": ("gauge", set()),
+    "web_config_last_reload_success_timestamp_seconds": ("gauge", set()),
+    "web_unauthorized_total": ("counter", set()),
 }
 """The tables of the design, name by name: what users have built their alerts on."""
 
@@ -135,7 +138,9 @@ class TestBeforeAnythingHappens:
         assert names == {
             name
             for name in OWN
-            if not name.startswith(("backfill_", "history_", "poll_", "snapshot_", "quarantined_", "series"))
+            if not name.startswith(
+                ("backfill_", "history_", "poll_", "snapshot_", "quarantined_", "series", "web_config_")
+            )
             and name != "storage_size_bytes"
         } | {"backfill_enabled", "series_limit", "series_dropped_total"}
 

@@ -5,11 +5,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.detector.snapshot import Snapshot
 from exporter.publish.exposition import Publisher
-from exporter.publish.self_metrics import SelfMetrics, StateCollector
+from exporter.publish.self_metrics import ProtectionCollector, SelfMetrics, StateCollector
 from exporter.reading.admission import Admission, SeriesRules
 from exporter.reading.backfill import BackfillStatus
 from exporter.web.http import Request, Response
 from exporter.web.metrics import MetricsPage
+from exporter.web.protection import ReloadStatus
 from tests.unit.samples import backfill_status, small_snapshot
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -37,6 +38,8 @@ class WholePage:
                 series_limit=100,
             )
         )
+        if snapshot is not None:
+            self.metrics.registry.register(ProtectionCollector(lambda: ReloadStatus(True, 1_750_000_000.0)))
         self.page = MetricsPage(self.publisher, self.metrics.registry)
 
     @classmethod
