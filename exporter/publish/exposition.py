@@ -15,7 +15,7 @@ from itertools import groupby
 
 from prometheus_client.utils import floatToGoString
 
-from exporter.core.span import SeriesKey
+from exporter.core.span import SeriesKey, encodable
 from exporter.detector.snapshot import Exemplar, SeriesStatus, Snapshot
 from exporter.publish.families import SERIES_FAMILIES, SERIES_LABELS, Family
 
@@ -85,9 +85,7 @@ def _labels(key: SeriesKey) -> str:
 
 
 def _escaped(value: str) -> str:
-    # A lone surrogate cannot be written as UTF-8; what stands for it keeps different names different.
-    encodable = value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return encodable.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return encodable(value).replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 @dataclass
