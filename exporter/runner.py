@@ -12,6 +12,7 @@ from exporter.core.hours import HourClock
 from exporter.core.ledger import Progress
 from exporter.core.span import SeriesKey
 from exporter.detector.historian import Historian
+from exporter.detector.inquiry import Inquiry
 from exporter.detector.live import LiveEdge
 from exporter.detector.snapshot import Snapshot
 from exporter.logs import get_logger
@@ -25,7 +26,10 @@ from exporter.store import Store
 from exporter.tempo import TempoClient
 from exporter.web.http import Request, Site
 from exporter.web.metrics import MetricsPage
-from exporter.web.pages import StartPage, healthy, ready
+from exporter.web.pages.explore import Explore
+from exporter.web.pages.pages import pages
+from exporter.web.pages.sources import Sources
+from exporter.web.probes import healthy, ready
 from exporter.wiring import (
     backfill_settings,
     client_settings,
@@ -177,9 +181,21 @@ class Exporter:
         self._metrics = metrics
         metrics.state = StateCollector(self._snapshot, self._backfill_status, admission, rules.most)
         self._metrics_page = MetricsPage(self.publisher, metrics.registry)
+        sources = Sources(
+            snapshot=self._snapshot,
+            backfill=self._backfill_status,
+            history=Inquiry(store, self._hours, settings),
+            clock=clock,
+            hours=self._hours,
+            local=calendar.local,
+            parameters=settings.shift,
+            interval_seconds=polling.interval_seconds,
+            tempo_url=config.tempo.url,
+            explore=Explore(config.grafana.explore_url),
+        )
         self.site = Site(
             {
-                "/": StartPage(self._snapshot, self._backfill_status, config.tempo.url, clock),
+                **pages(sources, get_logger("web"), monotonic),
                 "/metrics": self._metrics_page,
                 "/-/healthy": healthy,
                 "/-/ready": lambda request: ready(self._snapshot()),  # noqa: ARG005
