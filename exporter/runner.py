@@ -24,6 +24,7 @@ from exporter.reading.backfill import Backfill, BackfillStatus
 from exporter.reading.edge import EdgeReader
 from exporter.store import Store
 from exporter.tempo import TempoClient
+from exporter.web.api.api import Api
 from exporter.web.http import Request, Site
 from exporter.web.metrics import MetricsPage
 from exporter.web.pages.explore import Explore
@@ -181,10 +182,11 @@ class Exporter:
         self._metrics = metrics
         metrics.state = StateCollector(self._snapshot, self._backfill_status, admission, rules.most)
         self._metrics_page = MetricsPage(self.publisher, metrics.registry)
+        inquiry = Inquiry(store, self._hours, settings)
         sources = Sources(
             snapshot=self._snapshot,
             backfill=self._backfill_status,
-            history=Inquiry(store, self._hours, settings),
+            history=inquiry,
             clock=clock,
             hours=self._hours,
             local=calendar.local,
@@ -193,9 +195,18 @@ class Exporter:
             tempo_url=config.tempo.url,
             explore=Explore(config.grafana.explore_url),
         )
+        api = Api(
+            inquiry,
+            self._snapshot,
+            lambda trace_id: self._client.trace(trace_id, loop="api"),
+            renamed=rules.renamed,
+            calendar=calendar,
+            clock=clock,
+        )
         self.site = Site(
             {
                 **pages(sources, get_logger("web"), monotonic),
+                **api.pages(),
                 "/metrics": self._metrics_page,
                 "/-/healthy": healthy,
                 "/-/ready": lambda request: ready(self._snapshot()),  # noqa: ARG005

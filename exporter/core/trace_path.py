@@ -331,7 +331,6 @@ def _last_to_finish(frame: _Frame, layout: _Layout) -> TraceSpan | None:
     return None
 
 
-def longest_of(spans: Iterable[TraceSpan], service_name: str, name: str) -> TraceSpan | None:
-    """The longest span of an endpoint in a trace; None where there is none."""
-    same = (span for span in spans if (span.service_name, span.name) == (service_name, name))
-    return min(same, key=_longest_first, default=None)
+def longest_span(spans: Iterable[TraceSpan]) -> TraceSpan | None:
+    """The longest of some spans, whatever their order; None where there are none."""
+    return min(spans, key=lambda span: (_longest_first(span), span), default=None)
