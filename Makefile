@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CONFIG ?= configs/exporter.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint format bench bench-detection lock clean
+.PHONY: help install run demo test lint format bench bench-detection screenshots lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench: install ## measure against the budgets of the design
 
 bench-detection: install ## measure the detector against its targets
 	$(BIN)/python -m benchmarks.detection
+
+screenshots: install ## renew the pictures of the documentation (needs chromium and chromium-driver)
+	$(BIN)/python -m tests.e2e.screenshots
 
 lock: install ## renew the locked requirements after editing pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --upgrade pyproject.toml -o requirements.lock

@@ -91,7 +91,7 @@ class TestAnomalous:
             (None, "Not known yet: the current traffic has not been read."),
             (Snapshot(None), "Not known yet: the current traffic has not been read."),
             (Snapshot(NOON), "Not known yet: no endpoint has sent any traces."),
-            (of(SeriesStatus(KEY)), "Not known yet: no endpoint has a baseline to be judged by."),
+            (of(SeriesStatus(KEY)), "Not known yet: no endpoint has enough history to be judged by."),
         ],
     )
     def test_before_anything_is_known_it_does_not_say_that_all_is_well(

@@ -121,7 +121,7 @@ def _verdict(snapshot: Snapshot | None, shifted: list[SeriesStatus]) -> h.Node:
     judged = sum(status.shift is not None for status in snapshot.series)
     if not judged:
         return h.p(".quiet")[
-            "Not known yet: no endpoint has a baseline to be judged by."
+            "Not known yet: no endpoint has enough history to be judged by."
             if snapshot.series
             else "Not known yet: no endpoint has sent any traces."
         ]
