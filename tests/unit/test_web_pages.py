@@ -139,6 +139,13 @@ class TestHistory:
         assert "3 anomalous hours are kept out of the baselines." in page.text
         assert ("progress", {"value": "0.9345", "max": "1", "aria-label": "History read"}) in page.elements
 
+    def test_it_comes_before_the_endpoints_only_while_it_is_read(self) -> None:
+        status = backfill_status()
+        done = replace(status, progress=replace(status.progress, pending=0, failed=0))
+        for backfill, order in ((status, ["history", "endpoints"]), (done, ["endpoints", "history"])):
+            ids = World(small_snapshot(), backfill).read().attributes("id")
+            assert ids == ["anomalous", *order]
+
     def test_why_the_rest_is_not(self) -> None:
         page = World(None, replace(backfill_status(), failure="GET http://tempo/api/search: <timeout>")).read()
         assert "tried again: GET http://tempo/api/search: <timeout>" in page.text
@@ -362,7 +369,7 @@ class TestPlot:
         assert world.asked_profiles == [KEY] * 4
 
     def test_not_the_profiles_of_all_are_kept(self) -> None:
-        keys = [SeriesKey("s", f"{number:03}") for number in range(201)]
+        keys = [SeriesKey("s", f"{number:03}") for number in range(101)]
         world = World(of(*(SeriesStatus(key, baseline()) for key in keys)))
         site_of_one_process = world.site()
         world.site = lambda: site_of_one_process  # type: ignore[method-assign]

@@ -41,6 +41,9 @@ class StartPage:
         times = words.Times(sources.clock(), sources.local)
         selection = Selection.of(request.query)
         shifted = [] if snapshot is None else [status for status in snapshot.series if status.shift]
+        history = _history(backfill, snapshot, times)
+        # Until it is read, it explains the rest of the page; then it is only to be looked up.
+        reading = backfill is not None and not backfill.progress.complete
         title = f"({len(shifted):,}) anomalous now" if shifted else "Status"
         return layout.html(
             f"{title} · tempo-anomaly-exporter",
@@ -48,8 +51,9 @@ class StartPage:
             _trouble(snapshot, sources, times),
             _anomalous(snapshot, shifted, sources, times),
             snapshot is not None and _tally(snapshot, len(shifted)),
-            _history(backfill, snapshot, times),
+            reading and history,
             table.endpoints(() if snapshot is None else snapshot.series, selection),
+            not reading and history,
         )
 
 
