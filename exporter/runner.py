@@ -2,13 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from exporter.config import Config, build_calendar
+from exporter.core.detection.flag import Flag
 from exporter.core.hours import HourClock
 from exporter.core.ledger import Progress
+from exporter.core.span import SeriesKey
 from exporter.detector.historian import Historian
 from exporter.detector.live import LiveEdge
 from exporter.detector.snapshot import Snapshot
@@ -18,7 +20,7 @@ from exporter.publish.exposition import Publisher
 from exporter.publish.self_metrics import SelfMetrics, StateCollector
 from exporter.reading.admission import Admission
 from exporter.reading.backfill import Backfill, BackfillStatus
-from exporter.reading.exact import ExactReader
+from exporter.reading.edge import EdgeReader
 from exporter.store import Store
 from exporter.tempo import TempoClient
 from exporter.web.http import Request, Site
@@ -80,6 +82,7 @@ class Exporter:
         *,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        flags: Mapping[SeriesKey, Flag] | None = None,
     ) -> None:
         """Put the parts together; nothing runs yet.
 
@@ -89,6 +92,7 @@ class Exporter:
             metrics: counts what happens, and holds the registry that is served.
             clock: Unix seconds.
             monotonic: seconds that never jump.
+            flags: those that are up and that the store does not know.
 
         Raises:
             ReadingChangedError: the store holds another history than the configuration asks for.
@@ -105,7 +109,7 @@ class Exporter:
         rules = series_rules(config)
         self._hours = HourClock(calendar)
         self._settle_seconds = config.polling.settle.total_seconds()
-        admission = Admission(rules)
+        admission = Admission(rules, get_logger("series"))
         admission.preload(store.series())
         self._client = TempoClient(
             client_settings(config),
@@ -140,17 +144,26 @@ class Exporter:
                 log=get_logger("backfill"),
                 on_commit=self._historian.windows_written,
             )
+        if flags:
+            self._historian.remember(flags, {})
         polling = poll_settings(config)
         self.publisher = Publisher()
+        self._live = LiveEdge(
+            settings,
+            admission.ask,
+            started_at=clock(),
+            remembered_seconds=polling.remembered_seconds,
+            flags=self._historian.flags(),
+        )
         self._poller = Poller(
-            ExactReader(self._client, metrics, "poll"),
-            LiveEdge(
-                settings,
-                admission.ask,
-                started_at=clock(),
-                remembered_seconds=polling.remembered_seconds,
-                flags=self._historian.flags(),
+            EdgeReader(
+                self._client,
+                metrics,
+                polling.budget,
+                usual_seconds=polling.lookback_seconds,
+                hold_seconds=polling.window_seconds,
             ),
+            self._live,
             self._historian,
             self.publisher.publish,
             polling,
@@ -159,8 +172,10 @@ class Exporter:
             monotonic=monotonic,
             stop=self._stop,
             log=get_logger("poller"),
+            on_clock_jump=self._clock_jumped,
         )
-        metrics.registry.register(StateCollector(self._snapshot, self._backfill_status, admission, rules.most))
+        self._metrics = metrics
+        metrics.state = StateCollector(self._snapshot, self._backfill_status, admission, rules.most)
         self._metrics_page = MetricsPage(self.publisher, metrics.registry)
         self.site = Site(
             {
@@ -195,6 +210,10 @@ class Exporter:
         self._client.close()
         self._store.close()
 
+    def flags(self) -> Mapping[SeriesKey, Flag]:
+        """The flags that are up; to be asked for once everything has ended."""
+        return self._live.flags()
+
     def _run(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
         self._threads.append(thread)
@@ -223,6 +242,11 @@ class Exporter:
 
     def _backfill_status(self) -> BackfillStatus | None:
         return None if self.backfill is None else self.backfill.status
+
+    def _clock_jumped(self) -> None:
+        self._metrics.clock_jumped()
+        if self.backfill is not None:
+            self.backfill.wake()
 
     def _settled_until(self) -> int:
         if self.backfill is not None:

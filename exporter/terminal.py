@@ -16,6 +16,11 @@ def bar(ratio: float) -> str:
     return f"[{'#' * done}{'.' * (_BAR_CELLS - done)}] {ratio:4.0%}"
 
 
+def printable(name: str) -> str:
+    """A name that somebody else has chosen, so that it neither begins a line of its own nor commands the terminal."""
+    return name if name.isprintable() else repr(name)
+
+
 @contextmanager
 def progress_line(describe: Callable[[], str], stream: TextIO) -> Iterator[None]:
     """Keep a line up to date while the body runs, and take it away afterwards.

@@ -1,10 +1,15 @@
 """The configuration, translated for each part in the part's own terms. No part knows the configuration itself."""
 
 import re
+import ssl
 from datetime import timedelta
+from pathlib import Path
+from typing import Final, Literal
 
-from exporter.config import Config
+from exporter.config import Config, ConfigError
+from exporter.config.web import ClientAuth, TlsServer, load_web_config
 from exporter.core.baseline import FallbackRules
+from exporter.core.budget import Budget
 from exporter.core.detection.parameters import Parameters
 from exporter.core.outlier import OutlierRule
 from exporter.detector.settings import JudgeSettings
@@ -12,9 +17,19 @@ from exporter.poller import PollSettings
 from exporter.reading.admission import SeriesRules
 from exporter.reading.backfill import BackfillSettings
 from exporter.tempo import ClientSettings
+from exporter.web.passwords import Passwords
+from exporter.web.protection import Rules, file_state
+from exporter.web.tls import TlsError, TlsSettings, server_context
 
 _AFFORDABLE_SEARCHES = 10
 """How many full searches the first reading of the live edge may take beyond the evaluation window."""
+
+_CLIENT_AUTH: Final[dict[ClientAuth, Literal["none", "if_given", "required"]]] = {
+    "NoClientCert": "none",
+    "VerifyClientCertIfGiven": "if_given",
+    "RequireAndVerifyClientCert": "required",
+}
+_TLS_VERSIONS: Final = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 
 
 def client_settings(config: Config) -> ClientSettings:
@@ -51,6 +66,7 @@ def backfill_settings(config: Config) -> BackfillSettings:
         settle_seconds=polling.settle.total_seconds(),
         retention_seconds=config.storage.retention.total_seconds(),
         max_concurrency=config.tempo.max_concurrency,
+        budget=Budget(polling.max_traces_per_window, polling.max_requests_per_window),
     )
 
 
@@ -62,6 +78,7 @@ def poll_settings(config: Config) -> PollSettings:
         window_seconds=config.detection.window.total_seconds(),
         max_window_seconds=config.detection.max_window.total_seconds(),
         affordable_traces=_AFFORDABLE_SEARCHES * config.tempo.limit,
+        budget=Budget(config.polling.max_traces_per_poll, config.polling.max_requests_per_poll),
     )
 
 
@@ -105,7 +122,44 @@ def series_rules(config: Config) -> SeriesRules:
         include=[re.compile(pattern) for pattern in series.include],
         exclude=[re.compile(pattern) for pattern in series.exclude],
         rename=[(re.compile(rule.match), rule.replace) for rule in series.rename],
+        placeholders=series.placeholders,
         most=series.max,
+    )
+
+
+def web_rules(path: Path) -> Rules:
+    """What ``web.config_file`` and the files that it names say now.
+
+    Raises:
+        ConfigError: they cannot be used; with all that is wrong.
+    """
+    seen = {path: file_state(path)}
+    config = load_web_config(path)
+    tls = _tls_settings(config.tls_server_config)
+    if tls is not None:
+        named = (tls.cert_file, tls.key_file, tls.client_ca_file)
+        seen |= {file: file_state(file) for file in named if file is not None}
+    try:
+        context = None if tls is None else server_context(tls)
+    except TlsError as error:
+        raise ConfigError(error.problems, str(path)) from error
+    users = {name: hash_.get_secret_value().encode() for name, hash_ in config.basic_auth_users.items()}
+    return Rules(seen, context, Passwords(users) if users else None, config.http_server_config.headers)
+
+
+def _tls_settings(tls: TlsServer) -> TlsSettings | None:
+    if tls.cert_file is None or tls.key_file is None:
+        return None
+    return TlsSettings(
+        cert_file=tls.cert_file,
+        key_file=tls.key_file,
+        client_ca_file=tls.client_ca_file,
+        client_auth=_CLIENT_AUTH[tls.client_auth_type],
+        minimum=_TLS_VERSIONS[tls.min_version],
+        maximum=_TLS_VERSIONS[tls.max_version],
+        suites=tls.tls12_suites,
+        prefer_server_suites=tls.prefer_server_cipher_suites,
+        curve=tls.curve_preferences[0] if tls.curve_preferences else None,
     )
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -11,13 +12,17 @@ import click
 from exporter import __version__, logs
 from exporter.cli.common import EXIT_CONFIGURATION, EXIT_FAILED, Shared, give_up, shared_options
 from exporter.config import Config, ConfigError, effective_yaml, ignored_variables, load_config
+from exporter.keeper import Keeper
 from exporter.memory import share_one_arena
-from exporter.publish.self_metrics import SelfMetrics
+from exporter.publish.self_metrics import ProtectionCollector, SelfMetrics
 from exporter.runner import Exporter, PassResult, ReadingChangedError
 from exporter.signals import StopRequest
 from exporter.store import DatabaseInUseError, DatabaseTooNewError, Store, StoreError
-from exporter.terminal import bar, progress_line
+from exporter.terminal import bar, printable, progress_line
+from exporter.web.guard import Guard
+from exporter.web.protection import Protection
 from exporter.web.server import Server
+from exporter.wiring import web_rules
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -49,34 +54,34 @@ def start(shared: Shared, *, once: bool, check_config: bool) -> None:
     except ConfigError as error:
         give_up(str(error), EXIT_CONFIGURATION)
     logs.configure(shared.log_level or config.log.level, config.log.format)
+    if once:
+        sys.exit(_once(config))
+    protection = _protection(config)
     if check_config:
         click.echo(effective_yaml(config), nl=False)
         return
-    sys.exit(_once(config) if once else _run(config))
+    sys.exit(_run(config, protection))
 
 
-def _run(config: Config) -> int:
-    if config.web.config_file is not None:
-        # Whoever asks for TLS and passwords must not be served without them.
-        give_up(
-            "web.config_file: serving with TLS and passwords is not possible yet; leave the key out, let "
-            "web.listen_address be one that only a proxy reaches, and let that proxy do both",
-            EXIT_CONFIGURATION,
-        )
+def _protection(config: Config) -> Protection | None:
+    if config.web.config_file is None:
+        return None
+    try:
+        return Protection(partial(web_rules, config.web.config_file), logs.get_logger("web"))
+    except ConfigError as error:
+        give_up(f"web.config_file: {error}", EXIT_CONFIGURATION)
+
+
+def _run(config: Config, protection: Protection | None) -> int:
     share_one_arena()
     log = logs.get_logger("main")
     stop = StopRequest()
     stop.listen()
     metrics = SelfMetrics()
     try:
-        store = Store.open(config.storage.path, on_failure=metrics.storage_failed)
-    except (DatabaseInUseError, DatabaseTooNewError, StoreError) as error:
-        give_up(str(error), EXIT_FAILED)
-    try:
-        exporter = Exporter(config, store, metrics)
-    except (ReadingChangedError, StoreError) as error:
-        store.close()
-        give_up(str(error), EXIT_FAILED if isinstance(error, StoreError) else EXIT_CONFIGURATION)
+        keeper = Keeper(config, metrics, log)
+    except (DatabaseInUseError, DatabaseTooNewError, ReadingChangedError, StoreError) as error:
+        give_up(str(error), EXIT_CONFIGURATION if isinstance(error, ReadingChangedError) else EXIT_FAILED)
     failures: list[BaseException] = []
 
     def fail(error: BaseException) -> None:
@@ -84,28 +89,49 @@ def _run(config: Config) -> int:
         stop.make()
 
     try:
-        server = Server(exporter.site, config.web.host, config.web.port)
+        server = _server(config, keeper, metrics, protection)
     except OSError as error:
-        exporter.close()
+        keeper.close()
         give_up(
             f"cannot listen on {config.web.listen_address}: {error.strerror or error}; "
             "set web.listen_address to a free one",
             EXIT_FAILED,
         )
-    log.info("started", version=__version__, tempo=config.tempo.url, listening=server.addresses)
+    log.info(
+        "started",
+        version=__version__,
+        tempo=config.tempo.url,
+        listening=server.addresses,
+        tls=protection is not None and protection.rules.tls is not None,
+        passwords=protection is not None and protection.rules.passwords is not None,
+    )
     ignored = ignored_variables(os.environ)
     if ignored:
         log.info("environment variables that are no configuration keys are ignored", variables=ignored)
-    exporter.start()
+    keeper.start(fail)
     server.start(fail)
+    if protection is not None:
+        protection.start()
     stop.wait()
+    if protection is not None:
+        protection.stop()
     server.stop()
-    exporter.close()
+    keeper.close()
     if failures:
-        log.error("serving failed, so the exporter ends", error=failures[0])
+        log.error("the exporter cannot go on", error=failures[0])
         return EXIT_FAILED
     log.info("stopped")
     return 0
+
+
+def _server(config: Config, keeper: Keeper, metrics: SelfMetrics, protection: Protection | None) -> Server:
+    log = logs.get_logger("web")
+    if protection is None:
+        return Server(keeper, config.web.host, config.web.port, log=log)
+    metrics.registry.register(ProtectionCollector(lambda: protection.status))
+    guard = Guard(keeper, protection, log, on_refused=metrics.request_refused)
+    context = None if protection.rules.tls is None else protection.context
+    return Server(guard, config.web.host, config.web.port, log=log, context=context)
 
 
 def _once(config: Config) -> int:
@@ -120,7 +146,8 @@ def _once(config: Config) -> int:
         return EXIT_FAILED
     finally:
         exporter.close()
-    click.echo(exporter.exposition(), nl=False)
+    # With colour, or click would take what looks like an escape sequence out of a name.
+    click.echo(exporter.exposition(), nl=False, color=True)
     click.echo(summary(result), err=True)
     return 0 if result.complete else EXIT_FAILED
 
@@ -151,7 +178,9 @@ def summary(result: PassResult) -> str:
         lines.append(f"series: {len(snapshot.series)} ({levels or 'none'}), {snapshot.series_learning} still learning")
         slow = [status for status in snapshot.series if status.explanation is not None]
         lines.append(f"slower than usual at this moment (a flag rises once that lasts): {len(slow)}")
-        lines += [f"  {status.key.service_name} {status.key.span_name!r}: {status.explanation}" for status in slow]
+        lines += [
+            f"  {printable(status.key.service_name)} {status.key.span_name!r}: {status.explanation}" for status in slow
+        ]
     if not result.polled:
         lines.append("the current traffic could not be read; the log above says why")
     lines.append("complete" if result.complete else "NOT complete: what is missing stands above")

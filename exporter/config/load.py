@@ -2,34 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from exporter.config import keys
+from exporter.config.complaint import complaint, dotted, place_of
 from exporter.config.contradictions import contradictions
 from exporter.config.document import Document, EntryPath, read_document
 from exporter.config.environment import read_environment
 from exporter.config.schema import Config
-from exporter.config.wording import nearest, shown, shown_name
-
-_MESSAGES: Final = {
-    "missing": "is missing",
-    "string_type": "must be text",
-    "string_unicode": "must be valid UTF-8",
-    "tuple_type": "must be a list",
-    "dict_type": "must be a mapping of names to values",
-    "model_type": "must be a mapping of names to values",
-    "path_type": "must be the path of a file",
-    "finite_number": "must be finite",
-}
-_BOUNDS: Final = {
-    "greater_than": ("gt", "must be greater than"),
-    "greater_than_equal": ("ge", "must be at least"),
-    "less_than": ("lt", "must be less than"),
-    "less_than_equal": ("le", "must be at most"),
-}
+from exporter.config.wording import nearest
 
 
 class ConfigError(Exception):
@@ -39,10 +22,10 @@ class ConfigError(Exception):
         problems: everything that is wrong, a sentence each. None of them repeats a secret.
     """
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    def __init__(self, problems: Sequence[str], where: str = "the configuration") -> None:
         self.problems = tuple(problems)
         count = f"{len(self.problems)} problems" if len(self.problems) != 1 else "1 problem"
-        super().__init__("\n".join([f"{count} in the configuration:", *(f"  - {each}" for each in self.problems)]))
+        super().__init__("\n".join([f"{count} in {where}:", *(f"  - {each}" for each in self.problems)]))
 
 
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
@@ -68,9 +51,9 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
         origins[key] = f"environment variable {keys.KEYS[key].variable}"
     config, errors = _validate(tree)
     for error in errors:
-        place = _place(error)
+        place = place_of(error)
         problems.append(_problem(error, place, origins))
-        doubtful.add(_dotted(place))
+        doubtful.add(dotted(place))
         if error["type"] == "extra_forbidden" and (meant := _meant(place)):
             doubtful.add(meant)
     problems += overlay.problems
@@ -94,9 +77,9 @@ def _sections(
         if value is None:
             return {}
         if not isinstance(value, dict):
-            name = f"{_dotted(path)}{_origin(path, origins)}" if path else str(file)
+            name = f"{dotted(path)}{_origin(path, origins)}" if path else str(file)
             problems.append(f"{name} must be a mapping of keys to values")
-            doubtful.add(_dotted(path))
+            doubtful.add(dotted(path))
             return {}
         return {
             name: clean(entry, (*path, name)) if (*path, name) in keys.SECTIONS else entry
@@ -120,7 +103,7 @@ def _validate(tree: Mapping[str, object]) -> tuple[Config, list[ErrorDetails]]:
         return Config.model_validate(tree), []
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
-    faulty = {_entry(_place(error)) for error in errors}
+    faulty = {_entry(place_of(error)) for error in errors}
     config, more = _validate(_without(tree, faulty, ()))
     return config, errors + more
 
@@ -133,19 +116,13 @@ def _without(tree: Mapping[str, object], faulty: set[EntryPath], path: EntryPath
     }
 
 
-def _place(error: ErrorDetails) -> EntryPath:
-    """Where an error is, without the marker that pydantic adds when it is the key that is wrong."""
-    place = error["loc"]
-    return place[:-1] if place and place[-1] == "[key]" else place
-
-
 def _entry(place: EntryPath) -> EntryPath:
     """The key that an error belongs to, where it is deep inside the value of one."""
     return next((key for key in keys.KEYS if place[: len(key)] == key), place)
 
 
 def _problem(error: ErrorDetails, place: EntryPath, origins: Mapping[EntryPath, str]) -> str:
-    return f"{_dotted(place)}{_origin(place, origins)} {_complaint(error, place)}"
+    return f"{dotted(place)}{_origin(place, origins)} {complaint(error, _meant)}"
 
 
 def _origin(place: EntryPath, origins: Mapping[EntryPath, str]) -> str:
@@ -154,34 +131,13 @@ def _origin(place: EntryPath, origins: Mapping[EntryPath, str]) -> str:
     return f" ({found})" if found else ""
 
 
-def _complaint(error: ErrorDetails, place: EntryPath) -> str:
-    kind, given, context = error["type"], error["input"], error.get("ctx", {})
-    if kind == "extra_forbidden":
-        meant = _meant(place)
-        return "is not a known key" + (f"; did you mean {meant}?" if meant else "")
-    if given is None:
-        return "has no value: give it one or leave it out"
-    if kind == "value_error":
-        return str(context["error"])
-    if kind in _BOUNDS:
-        name, words = _BOUNDS[kind]
-        return f"{words} {context[name]}, not {shown(given)}"
-    return _MESSAGES.get(kind, error["msg"])
-
-
 def _meant(place: EntryPath) -> str | None:
     """The valid path that an unknown one stands for: a sibling with a similar name, else the same name elsewhere."""
     name, parent = str(place[-1]), place[:-1]
     siblings = [path[-1] for path in (*keys.SECTIONS, *keys.KEYS) if path[:-1] == parent]
     if sibling := nearest(name, siblings):
-        return _dotted((*parent, sibling))
+        return dotted((*parent, sibling))
     return next((key.dotted for key in keys.KEYS.values() if key.path[-1] == name), None)
-
-
-def _dotted(place: EntryPath) -> str:
-    """A place in the tree, such as ``series.include[0]``."""
-    words = (f"[{part}]" if isinstance(part, int) else f".{shown_name(part)}" for part in place)
-    return "".join(words).removeprefix(".")
 
 
 def _concerns(doubt: str, key: str) -> bool:

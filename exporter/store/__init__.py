@@ -1,8 +1,9 @@
 """The only part that touches SQLite."""
 
+from exporter.store.aside import set_aside
 from exporter.store.connection import Connection, StoreError
 from exporter.store.lock import DatabaseInUseError
-from exporter.store.rows import Findings, Pruned, SeriesHistory, Totals
+from exporter.store.rows import Findings, Pruned, SeriesHistory, SeriesTraffic, Totals
 from exporter.store.schema import DatabaseTooNewError, DatabaseTooOldError
 from exporter.store.store import Store
 
@@ -14,7 +15,9 @@ __all__ = [
     "Findings",
     "Pruned",
     "SeriesHistory",
+    "SeriesTraffic",
     "Store",
     "StoreError",
     "Totals",
+    "set_aside",
 ]

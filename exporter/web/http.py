@@ -12,12 +12,21 @@ from exporter.logs import Log
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
+)
+"""A page is made of what this exporter serves as files, and of nothing that stands inside of it: a name from Tempo that
+found its way into a page as markup would still be no script and no style."""
+
 _SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
-    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:"),
+    ("Content-Security-Policy", CONTENT_SECURITY_POLICY),
 )
+_CACHE_CONTROL = ("Cache-Control", "no-store")
+"""Unless a page says otherwise: what is served is true for seconds, and may be for those with a password only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,19 @@ def text(message: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
     return Response(f"{message}\n".encode(), status=status)
 
 
+def deliver(response: Response, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    """Send an answer, with the headers that every answer has."""
+    given = {name.lower() for name, _ in response.headers}
+    headers = [
+        ("Content-Type", response.content_type),
+        ("Content-Length", str(len(response.body))),
+        *response.headers,
+        *(header for header in (*_SECURITY_HEADERS, _CACHE_CONTROL) if header[0].lower() not in given),
+    ]
+    start_response(f"{response.status.value} {response.status.phrase}", headers)
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [response.body]
+
+
 Page = Callable[[Request], Response]
 
 
@@ -57,16 +79,7 @@ class Site:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer one request; a page that raises is a 500 and a line in the log, never a dead worker."""
-        method = environ["REQUEST_METHOD"]
-        response = self._answer(method, environ)
-        headers = [
-            ("Content-Type", response.content_type),
-            ("Content-Length", str(len(response.body))),
-            *response.headers,
-            *_SECURITY_HEADERS,
-        ]
-        start_response(f"{response.status.value} {response.status.phrase}", headers)
-        return [] if method == "HEAD" else [response.body]
+        return deliver(self._answer(environ["REQUEST_METHOD"], environ), environ, start_response)
 
     def _answer(self, method: str, environ: "WSGIEnvironment") -> Response:
         path = environ.get("PATH_INFO", "")

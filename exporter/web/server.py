@@ -3,14 +3,23 @@
 A client that is slow, silent, or never reads its answer therefore holds a buffer and not a thread.
 """
 
+import errno
 import logging
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from waitress import wasyncore
-from waitress.server import BaseWSGIServer, create_server
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.server import TcpWSGIServer
+from waitress.task import ThreadedTaskDispatcher
+
+from exporter.logs import Log, get_logger
+from exporter.web.tls import TlsChannel, encrypted
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -24,12 +33,27 @@ _BUFFERED_BYTES: Final = 32 << 20
 _HIGH_WATERMARK_BYTES: Final = 1 << 30
 _LOOK_SECONDS: Final = 1
 _STOP_SECONDS: Final = 1
+_BREATH_SECONDS: Final = 1.0
+"""Without a free file descriptor nobody can be let in, and asking again at once would only burn a processor."""
+_SAY_AGAIN_SECONDS: Final = 600
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+Context = Callable[[], ssl.SSLContext]
+"""Gives what a new connection is encrypted with."""
 
 
 class Server:
     """The listening socket and the threads behind it."""
 
-    def __init__(self, application: "WSGIApplication", host: str, port: int) -> None:
+    def __init__(
+        self,
+        application: "WSGIApplication",
+        host: str,
+        port: int,
+        *,
+        log: Log | None = None,
+        context: Context | None = None,
+    ) -> None:
         """Bind.
 
         Args:
@@ -37,6 +61,8 @@ class Server:
             host: name or address to listen on, every IPv4 one if empty; an IPv6 address without brackets. Of a name
                 that stands for several addresses one is taken, of IPv4 if there is one.
             port: port to listen on, 0 for any free one.
+            log: is told when nobody can be let in; the web side's own where it is absent.
+            context: asked for every connection; absent to serve without TLS.
 
         Raises:
             OSError: the name is unknown, or the address is in use or not ours.
@@ -45,10 +71,12 @@ class Server:
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         self._socket = _bound_socket(host or "0.0.0.0", port)  # noqa: S104 - what the user asked for
         self._open: dict[int, socket.socket] = {}
-        server = create_server(
+        self._server = _Listener(
             application,
-            map=self._open,
-            sockets=[self._socket],
+            log or get_logger("web"),
+            context,
+            self._open,
+            self._socket,
             threads=_THREADS,
             connection_limit=_MOST_CONNECTIONS,
             channel_timeout=_SILENT_SECONDS,
@@ -59,9 +87,8 @@ class Server:
             outbuf_high_watermark=_HIGH_WATERMARK_BYTES,
             clear_untrusted_proxy_headers=True,
             ident="tempo-anomaly-exporter",
+            url_scheme="http" if context is None else "https",
         )
-        assert isinstance(server, BaseWSGIServer)  # noqa: S101 - as it is for a single socket
-        self._server = server
         self._thread: threading.Thread | None = None
         self._stopping = False
 
@@ -98,6 +125,55 @@ class Server:
         if self._thread is not None:
             self._thread.join(_STOP_SECONDS)
         wasyncore.close_all(self._open, ignore_all=True)
+
+
+class _Listener(TcpWSGIServer):
+    """Lets connections in, with TLS where that is wanted."""
+
+    def __init__(
+        self,
+        application: "WSGIApplication",
+        log: Log,
+        context: Context | None,
+        map_: dict[int, Any],
+        bound: socket.socket,
+        **adjustments: Any,
+    ) -> None:
+        self._log = log.limited(_SAY_AGAIN_SECONDS, time.monotonic)
+        self._context = context
+        self._connections = map_
+        self._closed_until = 0.0
+        sockinfo = (bound.family, bound.type, bound.proto, bound.getsockname())
+        dispatcher = ThreadedTaskDispatcher()
+        dispatcher.set_thread_count(adjustments["threads"])
+        adj = Adjustments(sockets=[bound], **adjustments)
+        super().__init__(application, map_, True, bound, dispatcher, adj, sockinfo, bind_socket=False)
+
+    def readable(self) -> bool:
+        """Whether to let somebody in."""
+        return bool(super().readable()) and time.monotonic() >= self._closed_until
+
+    def handle_accept(self) -> None:
+        """Let somebody in who waits."""
+        try:
+            accepted = self.accept()
+            if accepted is None:
+                return
+            connection, address = accepted
+            self.set_socket_options(connection)
+            if self._context is None:
+                HTTPChannel(self, connection, address, self.adj, map=self._connections)
+            else:
+                TlsChannel(self, encrypted(connection, self._context()), address, self.adj, map=self._connections)
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                self._closed_until = time.monotonic() + _BREATH_SECONDS
+                self._log.error(
+                    "accept",
+                    "no new connection can be accepted, whoever wants one waits; raise the limit of open files",
+                    error=error,
+                )
+            # Else the client is gone already.
 
 
 def _bound_socket(host: str, port: int) -> socket.socket:

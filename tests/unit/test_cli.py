@@ -265,7 +265,14 @@ def test_every_key_of_the_configuration_is_used(invoke: Invoke, monkeypatch: pyt
     assert {key.dotted for key in KEYS.values()} <= read
 
 
-def test_it_does_not_serve_openly_what_was_to_be_served_with_passwords(invoke: Invoke) -> None:
-    result = invoke("run", WEB_CONFIG_FILE="web.yml", STORAGE_PATH="x.db")
+@pytest.mark.parametrize("arguments", [("run",), ("--check-config",)])
+def test_it_does_not_serve_openly_what_was_to_be_served_with_passwords(
+    invoke: Invoke, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    web = tmp_path / "web.yml"
+    web.write_text("basic_auth_user: {alice: x}\ntls_server_config: {cert_file: gone.crt, min_version: SSL3}\n")
+    result = invoke(*arguments, WEB_CONFIG_FILE=str(web), STORAGE_PATH="x.db")
     assert result.exit_code == 2
-    assert "web.config_file" in result.stderr
+    assert result.stdout == ""
+    assert f"web.config_file: 2 problems in {web}:" in result.stderr
+    assert "did you mean basic_auth_users?" in result.stderr

@@ -72,8 +72,17 @@ class TestHeaders:
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["X-Frame-Options"] == "DENY"
         assert headers["Referrer-Policy"] == "no-referrer"
-        assert headers["Content-Security-Policy"].startswith("default-src 'none'")
-        assert "script" not in headers["Content-Security-Policy"]
+        assert headers["Content-Security-Policy"] == (
+            "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; form-action 'self'; "
+            "base-uri 'none'; frame-ancestors 'none'"
+        )
+        assert headers["Cache-Control"] == "no-store"
+
+    def test_a_page_may_say_itself_how_long_it_is_true(self) -> None:
+        def style(request: Request) -> Response:
+            return Response(b"", "text/css", headers=(("Cache-Control", "max-age=3600"),))
+
+        assert ask(site(style=style), "/style").headers["Cache-Control"] == "max-age=3600"
 
     def test_a_page_has_its_own_type_status_and_headers(self) -> None:
         def teapot(request: Request) -> Response:

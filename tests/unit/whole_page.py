@@ -5,11 +5,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.detector.snapshot import Snapshot
 from exporter.publish.exposition import Publisher
-from exporter.publish.self_metrics import SelfMetrics, StateCollector
+from exporter.publish.self_metrics import ProtectionCollector, SelfMetrics, StateCollector
 from exporter.reading.admission import Admission, SeriesRules
 from exporter.reading.backfill import BackfillStatus
 from exporter.web.http import Request, Response
 from exporter.web.metrics import MetricsPage
+from exporter.web.protection import ReloadStatus
 from tests.unit.samples import backfill_status, small_snapshot
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -29,20 +30,22 @@ class WholePage:
         if snapshot is not None:
             self.publisher.publish(snapshot)
         admission = Admission(SeriesRules(most=100), dropped=4)
-        self.metrics.registry.register(
-            StateCollector(
-                lambda: None if self.publisher.page is None else self.publisher.page.snapshot,
-                lambda: backfill,
-                admission,
-                series_limit=100,
-            )
+        self.metrics.state = StateCollector(
+            lambda: None if self.publisher.page is None else self.publisher.page.snapshot,
+            lambda: backfill,
+            admission,
+            series_limit=100,
         )
+        if snapshot is not None:
+            self.metrics.registry.register(ProtectionCollector(lambda: ReloadStatus(True, 1_750_000_000.0)))
         self.page = MetricsPage(self.publisher, self.metrics.registry)
 
     @classmethod
     def full(cls) -> "WholePage":
         """One on which nothing is absent."""
-        return cls(small_snapshot(), backfill_status())
+        page = cls(small_snapshot(), backfill_status())
+        page.metrics.source_counts_available(True)
+        return page
 
     def get(self, accept: str = "", *names: str, gzip: bool = False) -> Response:
         """A scrape."""

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
-from exporter.web.http import Site
-
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
+    from _typeshed.wsgi import WSGIApplication
 
 
 class Answer(NamedTuple):
@@ -17,7 +16,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def ask(site: Site, path: str, method: str = "GET", query: str = "", **headers: str) -> Answer:
+def ask(site: "WSGIApplication", path: str, method: str = "GET", query: str = "", **headers: str) -> Answer:
     """What a site answers, under the eyes of the validator of the standard library."""
     environ: dict[str, object] = {"PATH_INFO": path, "SCRIPT_NAME": "", "REQUEST_METHOD": method, "QUERY_STRING": query}
     environ |= {f"HTTP_{name.upper()}": value for name, value in headers.items()}

@@ -1,0 +1,85 @@
+"""Stands before the site: lets those in who may read, and puts the headers on that ``web.config_file`` asks for."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from exporter.logs import Log
+from exporter.web.http import Response, deliver, text
+from exporter.web.passwords import Verdict
+from exporter.web.protection import Protection
+
+if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+OPEN_PATHS: Final = frozenset({"/-/healthy", "/-/ready"})
+"""Probes have no password, and learn nothing but that the process works."""
+
+_SAY_AGAIN_SECONDS: Final = 600
+_REALM: Final = 'Basic realm="tempo-anomaly-exporter", charset="UTF-8"'
+
+
+class Guard:
+    """The site behind the rules in force."""
+
+    def __init__(
+        self,
+        site: "WSGIApplication",
+        protection: Protection,
+        log: Log,
+        *,
+        on_refused: Callable[[], None] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Guard a site.
+
+        Args:
+            site: what is served.
+            protection: holds the rules.
+            log: is told of refusals, once in a while.
+            on_refused: is told of each request without a right password.
+            monotonic: seconds that never jump.
+        """
+        self._site = site
+        self._protection = protection
+        self._log = log.limited(_SAY_AGAIN_SECONDS, monotonic)
+        self._on_refused = on_refused
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Answer one request."""
+        rules = self._protection.rules
+        begin = _with_headers(start_response, rules.headers) if rules.headers else start_response
+        if rules.passwords is None or environ.get("PATH_INFO", "") in OPEN_PATHS:
+            return self._site(environ, begin)
+        verdict = rules.passwords.judge(environ.get("HTTP_AUTHORIZATION", ""))
+        if verdict is Verdict.WELCOME:
+            return self._site(environ, begin)
+        return deliver(self._refusal(verdict, environ), environ, begin)
+
+    def _refusal(self, verdict: Verdict, environ: "WSGIEnvironment") -> Response:
+        if verdict is Verdict.BUSY:
+            busy = text("Too many passwords are being checked; come again", HTTPStatus.SERVICE_UNAVAILABLE)
+            return Response(busy.body, status=busy.status, headers=(("Retry-After", "1"),))
+        self._on_refused()
+        # Not the user's name: people type passwords there.
+        self._log.warning(
+            "refused", "a request without a right password was refused", client=environ.get("REMOTE_ADDR", "")
+        )
+        wrong = text("This needs a user and a password", HTTPStatus.UNAUTHORIZED)
+        return Response(wrong.body, status=wrong.status, headers=(("WWW-Authenticate", _REALM),))
+
+
+def _with_headers(start_response: "StartResponse", wanted: Mapping[str, str]) -> "StartResponse":
+    """The same, with some headers in place of those that an answer would have."""
+    replaced = {name.lower() for name in wanted}
+    added = [(name, value) for name, value in wanted.items() if value]
+
+    def begin(
+        status: str, headers: list[tuple[str, str]], exc_info: "OptExcInfo | None" = None, /
+    ) -> Callable[[bytes], object]:
+        kept = [header for header in headers if header[0].lower() not in replaced]
+        return start_response(status, [*kept, *added], exc_info)
+
+    return begin
