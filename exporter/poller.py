@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from exporter.core.budget import Budget
 from exporter.core.detection.flag import Flag, FlagEvent
+from exporter.core.sampling import WHOLE
 from exporter.core.span import SeriesKey, Span
 from exporter.detector.book import Book
 from exporter.detector.live import FlagChange, LiveEdge
 from exporter.detector.snapshot import SeriesStatus, Snapshot
 from exporter.logs import Log
-from exporter.reading.exact import ExactReader
+from exporter.reading.edge import EdgeReader
 from exporter.telemetry import Telemetry
 from exporter.tempo.errors import StoppedError, TempoError
 
@@ -38,6 +40,7 @@ class PollSettings:
         max_window_seconds: how far back the window of a series with little traffic reaches; the first cycle reads so
             far back where that is affordable, so that a restart costs no blindness.
         affordable_traces: how many traces that may be.
+        budget: what one cycle may cost Tempo.
     """
 
     interval_seconds: float
@@ -45,6 +48,7 @@ class PollSettings:
     window_seconds: float
     max_window_seconds: float
     affordable_traces: int
+    budget: Budget
 
     @property
     def remembered_seconds(self) -> float:
@@ -70,7 +74,7 @@ class Poller:
 
     def __init__(
         self,
-        reader: ExactReader,
+        reader: EdgeReader,
         live: LiveEdge,
         history: History,
         publish: Callable[[Snapshot], None],
@@ -98,7 +102,8 @@ class Poller:
         self._clock_ahead = clock() - monotonic()
         self._last_success: float | None = None
         self._poll_seconds: float | None = None
-        self._density: float | None = None
+        self._slices = WHOLE
+        self._by_name: frozenset[SeriesKey] = frozenset()
 
     def run(self) -> None:
         """Cycle until stopped."""
@@ -145,7 +150,7 @@ class Poller:
             self._quiet_log.warning(
                 "unread", "cannot read the current traffic, so nothing is judged until that works", error=error
             )
-            self._publish_unjudged(now)
+            self._publish_unjudged(now, str(error))
             return False
         if self._stop.is_set():
             return False
@@ -172,7 +177,8 @@ class Poller:
     def _reach_back(self, now: float, spans: list[Span], deadline: float) -> None:
         """What series with little traffic need besides: welcome, but nothing waits for it."""
         rest_seconds = self._settings.max_window_seconds - self._settings.window_seconds
-        if rest_seconds <= 0 or (self._density or 0) * rest_seconds > self._settings.affordable_traces:
+        affordable = (self._reader.density or 0) * rest_seconds <= self._settings.affordable_traces
+        if rest_seconds <= 0 or not affordable or not self._slices.whole:
             return
         try:
             self._read(now, now - rest_seconds, spans, deadline)
@@ -186,26 +192,35 @@ class Poller:
         reading = self._reader.read(
             int(start),
             int(now) + _FUTURE_SECONDS,
-            spans.extend,
-            by_start=False,
-            expected_traces=None if self._density is None else self._density * (now - start),
-            give_up=lambda: self._stop.is_set() or self._monotonic() > deadline,
+            lambda: self._stop.is_set() or self._monotonic() > deadline,
+            lambda: self._live.per_hour(self._history.book(now)),
         )
-        self._density = reading.received / (now - start)
+        spans += reading.spans
+        if reading.slices.share < self._slices.share or not self._by_name <= reading.by_name:
+            self._live.thin(reading.slices, reading.by_name)
+        self._slices, self._by_name = reading.slices, reading.by_name
+        if not reading.slices.whole:
+            self._quiet_log.info(
+                "sampled",
+                "there is more current traffic than polling.max_traces_per_poll, so a sample spread evenly is judged",
+                traces_per_second=round(self._reader.density or 0),
+                share=reading.slices.share,
+            )
         if reading.splits:
             self._quiet_log.warning(
                 "saturated",
                 "searches of the current traffic came back full and were halved; raise tempo.limit to need fewer",
                 splits=reading.splits,
             )
-        if reading.truncated and not self._stop.is_set():
+        if reading.unread and not self._stop.is_set():
             self._telemetry.truncated("poll")
             self._quiet_log.warning(
                 "truncated",
-                "there is more current traffic than can be read in time, part of it is not judged; raise tempo.limit",
-                unread_ranges=len(reading.truncated),
+                "there is more current traffic than can be read in time, part of it is not judged; raise tempo.limit, "
+                "or lower polling.max_traces_per_poll",
+                unread_ranges=reading.unread,
             )
-        return not reading.truncated
+        return not reading.unread
 
     # Judging and publishing
 
@@ -221,19 +236,23 @@ class Poller:
         self._history.remember(judged.flags, judged.suspects)
         self._publish_snapshot(judged.statuses, now, began)
 
-    def _publish_unjudged(self, now: float) -> None:
+    def _publish_unjudged(self, now: float, reason: str) -> None:
         """While Tempo does not answer: what is usual goes on, and what was found last stands for as long as it may."""
         began = self._monotonic()
         recent = self._last_success is not None and now - self._last_success <= self._settings.window_seconds
         statuses = self._live.hold(self._last_success if recent else None, now, self._history.book(now))
-        self._publish_snapshot(statuses, self._last_success, began)
+        self._publish_snapshot(statuses, self._last_success, began, unread=reason)
 
-    def _publish_snapshot(self, statuses: tuple[SeriesStatus, ...], judged_at: float | None, began: float) -> None:
+    def _publish_snapshot(
+        self, statuses: tuple[SeriesStatus, ...], judged_at: float | None, began: float, unread: str | None = None
+    ) -> None:
         snapshot = Snapshot(
             judged_at=judged_at,
             build_seconds=self._monotonic() - began,
             series=statuses,
             poll_seconds=self._poll_seconds,
+            poll_share=None if self._last_success is None else self._slices.share,
+            unread=unread,
         )
         self._publish(self._history.describe(snapshot))
 

@@ -12,6 +12,7 @@ from exporter.core.hours import HourClock
 from exporter.core.ledger import Progress
 from exporter.core.span import SeriesKey
 from exporter.detector.historian import Historian
+from exporter.detector.inquiry import Inquiry
 from exporter.detector.live import LiveEdge
 from exporter.detector.snapshot import Snapshot
 from exporter.logs import get_logger
@@ -20,12 +21,16 @@ from exporter.publish.exposition import Publisher
 from exporter.publish.self_metrics import SelfMetrics, StateCollector
 from exporter.reading.admission import Admission
 from exporter.reading.backfill import Backfill, BackfillStatus
-from exporter.reading.exact import ExactReader
+from exporter.reading.edge import EdgeReader
 from exporter.store import Store
 from exporter.tempo import TempoClient
+from exporter.web.api.api import Api
 from exporter.web.http import Request, Site
 from exporter.web.metrics import MetricsPage
-from exporter.web.pages import StartPage, healthy, ready
+from exporter.web.pages.explore import Explore
+from exporter.web.pages.pages import pages
+from exporter.web.pages.sources import Sources
+from exporter.web.probes import healthy, ready
 from exporter.wiring import (
     backfill_settings,
     client_settings,
@@ -109,7 +114,7 @@ class Exporter:
         rules = series_rules(config)
         self._hours = HourClock(calendar)
         self._settle_seconds = config.polling.settle.total_seconds()
-        admission = Admission(rules)
+        admission = Admission(rules, get_logger("series"))
         admission.preload(store.series())
         self._client = TempoClient(
             client_settings(config),
@@ -156,7 +161,13 @@ class Exporter:
             flags=self._historian.flags(),
         )
         self._poller = Poller(
-            ExactReader(self._client, metrics, "poll"),
+            EdgeReader(
+                self._client,
+                metrics,
+                polling.budget,
+                usual_seconds=polling.lookback_seconds,
+                hold_seconds=polling.window_seconds,
+            ),
             self._live,
             self._historian,
             self.publisher.publish,
@@ -171,9 +182,31 @@ class Exporter:
         self._metrics = metrics
         metrics.state = StateCollector(self._snapshot, self._backfill_status, admission, rules.most)
         self._metrics_page = MetricsPage(self.publisher, metrics.registry)
+        inquiry = Inquiry(store, self._hours, settings)
+        sources = Sources(
+            snapshot=self._snapshot,
+            backfill=self._backfill_status,
+            history=inquiry,
+            clock=clock,
+            hours=self._hours,
+            local=calendar.local,
+            parameters=settings.shift,
+            interval_seconds=polling.interval_seconds,
+            tempo_url=config.tempo.url,
+            explore=Explore(config.grafana.explore_url),
+        )
+        api = Api(
+            inquiry,
+            self._snapshot,
+            lambda trace_id: self._client.trace(trace_id, loop="api"),
+            renamed=rules.renamed,
+            calendar=calendar,
+            clock=clock,
+        )
         self.site = Site(
             {
-                "/": StartPage(self._snapshot, self._backfill_status, config.tempo.url, clock),
+                **pages(sources, get_logger("web"), monotonic),
+                **api.pages(),
                 "/metrics": self._metrics_page,
                 "/-/healthy": healthy,
                 "/-/ready": lambda request: ready(self._snapshot()),  # noqa: ARG005

@@ -8,23 +8,21 @@ the hour turns, the next one is prepared.
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Final
 
 import msgspec
 
 from exporter import __version__
 from exporter.core.baseline import Baseline
-from exporter.core.civil import HOUR_SECONDS
 from exporter.core.codec import DamagedDigestError
 from exporter.core.detection.detector import Detector
 from exporter.core.detection.flag import DOWN, Flag
-from exporter.core.detection.state import decode_state
-from exporter.core.hours import CivilHour, HourClock, Hours, hours_of
+from exporter.core.hours import CivilHour, HourClock
 from exporter.core.ledger import LedgerEntry
 from exporter.core.span import SeriesKey
 from exporter.detector.book import Book, SeriesBaseline, decode_book, encode_book
 from exporter.detector.past import PastJudge
+from exporter.detector.record import SeriesRecord, judged_far_enough
 from exporter.detector.settings import JudgeSettings
 from exporter.detector.snapshot import HistoryFacts, Snapshot
 from exporter.logs import Log
@@ -36,8 +34,6 @@ _LOOK_SECONDS: Final = 2.0
 _PAUSE_AFTER_FAILURE_SECONDS: Final = 60.0
 _LONGEST_PAUSE_SECONDS: Final = 300.0
 _SAY_AGAIN_SECONDS: Final = 600.0
-_BEHIND_SECONDS: Final = 3 * HOUR_SECONDS
-"""With more of the past unjudged there is no verdict on the present: an incident might stand in the baseline."""
 _WORK_SHARE: Final = 0.1
 """While history still comes in, the book is kept up with it for this share of one processor at most."""
 
@@ -255,8 +251,7 @@ class Historian:
 
     def _judged(self, start: int) -> bool:
         """Whether the past of an hour is judged far enough for a verdict."""
-        until = self._past.until
-        return until is not None and start - until <= _BEHIND_SECONDS
+        return judged_far_enough(self._past.until, start)
 
     def _within_reach(self, hour: CivilHour) -> list[CivilHour]:
         """The hours, oldest first, that a window may reach into while the given one lasts; that one comes last."""
@@ -283,29 +278,18 @@ class Historian:
     def _usual(self, stored: SeriesHistory, hours: Sequence[CivilHour], *, judged: bool) -> list[SeriesBaseline]:
         """What is usual for a series in some hours, oldest first; of all but the last only the thresholds."""
         *earlier, hour = hours
-        history = Hours(hours_of(stored.windows, self._clock, stored.judgements))
+        record = SeriesRecord(stored, self._detector)
         last_seen = float(self._clock.hour(stored.windows[-1].start).end)
-        epoch = self._epoch(stored)
-        expect = partial(self._detector.expect, history, epoch=epoch, suspects=stored.suspects)
-        usual = [SeriesBaseline(thresholds=expect(before).thresholds if judged else None) for before in earlier]
-        outlook = expect(hour)
+        usual = [SeriesBaseline(thresholds=record.expect(before).thresholds if judged else None) for before in earlier]
+        outlook = record.expect(hour)
         if outlook.pool is None:
-            return [*usual, SeriesBaseline(last_seen, epoch=epoch)]
+            return [*usual, SeriesBaseline(last_seen, epoch=record.epoch)]
         baseline = Baseline.of(outlook.pool)
         present = SeriesBaseline(
             last_seen=last_seen,
             baseline=baseline,
             outlier_threshold_seconds=self._settings.outlier.threshold_seconds(baseline),
             thresholds=outlook.thresholds if judged else None,
-            epoch=epoch,
+            epoch=record.epoch,
         )
         return [*usual, present]
-
-    def _epoch(self, stored: SeriesHistory) -> int | None:
-        if stored.state is None:
-            return None
-        try:
-            return decode_state(stored.state).epoch
-        except ValueError:
-            # Whoever judges the past says so, and begins anew.
-            return None

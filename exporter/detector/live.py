@@ -5,7 +5,7 @@ again.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,10 +14,11 @@ from exporter.core.detection.flag import DOWN, Flag, FlagEvent
 from exporter.core.detection.tick import tick
 from exporter.core.detection.window import RecentTraces, View, end_second
 from exporter.core.digest import bucket_of_ns
+from exporter.core.sampling import Slices
 from exporter.core.span import SeriesKey, Span
 from exporter.detector.book import Book, SeriesBaseline
 from exporter.detector.settings import JudgeSettings
-from exporter.detector.snapshot import Exemplar, SeriesStatus
+from exporter.detector.snapshot import NO_OUTLIERS, Exemplar, SeriesStatus
 from exporter.telemetry import SkipReason
 
 _NS: Final = 1_000_000_000
@@ -58,7 +59,17 @@ class SeenSpans:
 class _LiveSeries:
     """One series at the live edge."""
 
-    __slots__ = ("exemplar", "explanation", "flag", "last_seen", "outliers_total", "recent", "score", "traces_total")
+    __slots__ = (
+        "exemplar",
+        "explanation",
+        "flag",
+        "last_seen",
+        "outliers",
+        "outliers_total",
+        "recent",
+        "score",
+        "traces_total",
+    )
 
     def __init__(self, flag: Flag = DOWN) -> None:
         self.recent = RecentTraces()
@@ -68,6 +79,7 @@ class _LiveSeries:
         self.traces_total = 0
         self.outliers_total = 0
         self.exemplar: Exemplar | None = None
+        self.outliers = NO_OUTLIERS
         self.last_seen = 0.0
 
 
@@ -171,6 +183,28 @@ class LiveEdge:
         self._seen.forget_before(self._known_since)
         return skipped
 
+    def thin(self, slices: Slices, whole: Collection[SeriesKey] = ()) -> None:
+        """Keep only the traces that ended in some slices of time.
+
+        Where the traffic has become so dense that no more than those are read, the minutes before, of which more was
+        read, would otherwise outweigh the newest. What was counted stays counted.
+
+        Args:
+            slices: what is read from now on.
+            whole: the series that are read whole all the same.
+        """
+        for key, series in self._series.items():
+            if key not in whole:
+                series.recent.keep(slices.holds)
+
+    def per_hour(self, book: Book) -> dict[SeriesKey, float]:
+        """How many traces an hour the series usually have whose name is the one that Tempo knows."""
+        return {
+            key: usual.baseline.count / usual.baseline.windows
+            for key, usual in book.series.items()
+            if usual.baseline is not None and self._admit(key) == key
+        }
+
     def _oldest(self, now: float) -> float:
         """The instant at or before which spans are not taken in: no window reaches further back.
 
@@ -193,8 +227,11 @@ class LiveEdge:
         series.recent.add(end_second(span.end_ns), bucket_of_ns(span.duration_ns))
         threshold = book.of(key).outlier_threshold_seconds
         outlier = threshold is not None and seconds > threshold
-        if outlier and (series.exemplar is None or ended_at >= series.exemplar.at):
-            series.exemplar = Exemplar(span.trace_id, seconds, ended_at)
+        if outlier:
+            exemplar = Exemplar(span.trace_id, seconds, ended_at)
+            series.outliers = series.outliers.with_one_more(exemplar)
+            if series.exemplar is None or ended_at >= series.exemplar.at:
+                series.exemplar = exemplar
         if ended_at >= self._started_at:
             series.traces_total += 1
             series.outliers_total += outlier
@@ -284,5 +321,6 @@ class LiveEdge:
             traces_total=series.traces_total,
             outliers_total=series.outliers_total,
             exemplar=series.exemplar,
+            outliers=series.outliers,
             explanation=None if window is None else series.explanation,
         )

@@ -67,6 +67,13 @@ class SelfMetrics(Telemetry):
             "Windows that stayed incomplete: even one second held too much, or there was no time to read it all.",
             "loop",
         )
+        self._sampled = self._counter(
+            "search_sampled_windows",
+            "Windows too dense to be read whole, of which a sample spread evenly over them was read.",
+            "loop",
+        )
+        self._source_counts = SourceCountsGauge()
+        self.registry.register(self._source_counts)
         self._read = self._counter("traces_read", "Spans in scope that Tempo returned.", "loop")
         self._skipped = self._counter(
             "traces_skipped", "Spans that Tempo returned, or withheld, and that were left out.", "loop", "reason"
@@ -78,7 +85,14 @@ class SelfMetrics(Telemetry):
         self._jumps = self._counter("clock_jumps", "Times the clock was set by more than 10 s, or the machine slept.")
         self._refused = self._counter("web_unauthorized", "Requests refused for want of a right password.")
         for loop in LOOPS:
-            for counter in (self._requests, self._saturations, self._splits, self._truncated, self._read):
+            for counter in (
+                self._requests,
+                self._saturations,
+                self._splits,
+                self._truncated,
+                self._sampled,
+                self._read,
+            ):
                 counter.labels(loop)
             self._durations.labels(loop)
             for failure in FAILURE_REASONS:
@@ -120,6 +134,14 @@ class SelfMetrics(Telemetry):
     def truncated(self, loop: Loop) -> None:
         """A window stayed incomplete."""
         self._truncated.labels(loop).inc()
+
+    def sampled(self, loop: Loop) -> None:
+        """A window was read as a sample."""
+        self._sampled.labels(loop).inc()
+
+    def source_counts_available(self, available: bool) -> None:
+        """Whether Tempo can count."""
+        self._source_counts.available = available
 
     def traces_read(self, loop: Loop, count: int) -> None:
         """Spans were read."""
@@ -198,6 +220,29 @@ class _Current(Collector):
         current = self._current()
         if current is not None:
             yield from current.collect()
+
+
+class SourceCountsGauge(Collector):
+    """Whether Tempo counts; absent until that is known.
+
+    Attributes:
+        available: what is known.
+    """
+
+    def __init__(self) -> None:
+        self.available: bool | None = None
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: it may be absent."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """The gauge, once it is known."""
+        yield from _if_known(
+            "source_counts_available",
+            "Whether Tempo counts its traces (TraceQL metrics), so that what was read can be held against it.",
+            None if self.available is None else float(self.available),
+        )
 
 
 class Admitted(Protocol):
@@ -282,6 +327,11 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
     )
     yield from _if_known(
         "poll_duration_seconds", "How long the last reading of the live edge took.", snapshot.poll_seconds
+    )
+    yield from _if_known(
+        "poll_coverage_ratio",
+        "Share of the current traffic that is read and judged; less than 1 where it is so dense that a sample is.",
+        snapshot.poll_share,
     )
     yield _gauge("history_windows", "Windows that stand in the stored history.", snapshot.history.windows)
     yield _gauge("history_traces", "Traces that stand in the stored history.", snapshot.history.traces)

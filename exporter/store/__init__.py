@@ -3,7 +3,7 @@
 from exporter.store.aside import set_aside
 from exporter.store.connection import Connection, StoreError
 from exporter.store.lock import DatabaseInUseError
-from exporter.store.rows import Findings, Pruned, SeriesHistory, Totals
+from exporter.store.rows import Findings, Pruned, SeriesHistory, SeriesTraffic, Totals
 from exporter.store.schema import DatabaseTooNewError, DatabaseTooOldError
 from exporter.store.store import Store
 
@@ -15,6 +15,7 @@ __all__ = [
     "Findings",
     "Pruned",
     "SeriesHistory",
+    "SeriesTraffic",
     "Store",
     "StoreError",
     "Totals",

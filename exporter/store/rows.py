@@ -35,6 +35,24 @@ class SeriesHistory(NamedTuple):
     state: bytes | None
 
 
+class SeriesTraffic(NamedTuple):
+    """How much is stored of one series; what its durations are is left out.
+
+    Attributes:
+        key: the series.
+        windows: start and number of traces of its windows with traffic, by time.
+        quarantined: starts of hours that are quarantined.
+        suspects: starts of hours that its flag has touched.
+        state: where judging it has stopped, as the detector wrote it; absent if it never began.
+    """
+
+    key: SeriesKey
+    windows: list[tuple[int, int]]
+    quarantined: frozenset[int]
+    suspects: frozenset[int]
+    state: bytes | None
+
+
 class Findings(NamedTuple):
     """What judging more of a series' past has found, to be stored.
 

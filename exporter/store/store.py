@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from exporter.core.accumulate import WindowContent
 from exporter.core.civil import HOUR_SECONDS
@@ -23,6 +23,7 @@ from exporter.store.rows import (
     Findings,
     Pruned,
     SeriesHistory,
+    SeriesTraffic,
     Totals,
     entry_of,
     judgement_of,
@@ -30,6 +31,9 @@ from exporter.store.rows import (
     swings_bytes,
 )
 from exporter.store.schema import check_version, migrate
+
+_PRUNED_AT_ONCE: Final = 500
+"""Series whose old findings are deleted in one transaction, so that nobody waits for long."""
 
 
 class Store:
@@ -208,6 +212,46 @@ class Store:
             for series_id, rows in windows.items()
         ]
 
+    def traffic(self, keys: Iterable[SeriesKey], start: int, end: int, at_once: int = 200) -> Iterator[SeriesTraffic]:
+        """How much is stored of some series in the windows that begin in ``[start, end)``, without their durations.
+
+        As :meth:`history`, it holds the database for ``at_once`` series at a time and leaves out those without windows.
+        """
+        with self._connection.mutex:
+            names = {self._ids[key]: key for key in keys if key in self._ids}
+        ids = sorted(names)
+        for position in range(0, len(ids), at_once):
+            yield from self._traffic_of(ids[position : position + at_once], names, start, end)
+
+    def _traffic_of(
+        self, ids: Sequence[int], names: Mapping[int, SeriesKey], start: int, end: int
+    ) -> list[SeriesTraffic]:
+        among = f"series_id IN ({', '.join('?' * len(ids))})"
+        with self._connection.reading("counting the history") as db:
+            windows = _by_series(
+                db,
+                f"SELECT series_id, window_start, traces FROM digests WHERE {among} AND traces > 0"
+                " AND window_start >= ? AND window_start < ? ORDER BY series_id, window_start",
+                (*ids, start, end),
+            )
+            quarantined = _by_series(
+                db,
+                f"SELECT series_id, hour_start FROM judgements WHERE {among} AND hour_start >= ? AND quarantined",
+                (*ids, start),
+            )
+            suspects = _by_series(db, f"SELECT series_id, hour_start FROM suspects WHERE {among}", ids)
+            states = _by_series(db, f"SELECT series_id, state FROM states WHERE {among}", ids)
+        return [
+            SeriesTraffic(
+                key=names[series_id],
+                windows=[(window_start, traces) for _, window_start, traces in rows],
+                quarantined=frozenset(hour for _, hour in quarantined.get(series_id, ())),
+                suspects=frozenset(hour for _, hour in suspects.get(series_id, ())),
+                state=next((state for _, state in states.get(series_id, ())), None),
+            )
+            for series_id, rows in windows.items()
+        ]
+
     # What the detector found
 
     def record(self, findings: Iterable[Findings]) -> None:
@@ -336,14 +380,25 @@ class Store:
             # One transaction each, so that nobody waits for long.
             with self._writing("deleting old windows") as db:
                 _forget(db, Window(*window))
-        with self._writing("deleting old findings") as db:
-            for table in ("judgements", "suspects"):
-                db.execute(f"DELETE FROM {table} WHERE hour_start < ?", (before,))
+        self._prune_findings(before)
+        with self._writing("deleting old series") as db:
             gone = self._forget_unused_series(db)
         with self._connection.reading("giving back space") as db:
             # As a script: what `execute` runs of this stops after one page.
             db.executescript("PRAGMA incremental_vacuum")
         return Pruned(len(old), gone)
+
+    def _prune_findings(self, before: int) -> None:
+        """Delete what was found about hours that began before an instant, some series at a time."""
+        with self._connection.mutex:
+            ids = sorted(self._ids.values())
+        for position in range(0, len(ids), _PRUNED_AT_ONCE):
+            with self._writing("deleting old findings") as db:
+                for table in ("judgements", "suspects"):
+                    db.executemany(
+                        f"DELETE FROM {table} WHERE series_id = ? AND hour_start < ?",
+                        ((series_id, before) for series_id in ids[position : position + _PRUNED_AT_ONCE]),
+                    )
 
     def _forget_unused_series(self, db: sqlite3.Connection) -> Sequence[SeriesKey]:
         """Delete series without history and without a flag, so that names of the past do not fill the table."""

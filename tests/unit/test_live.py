@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from exporter.core.baseline import FallbackLevel
 from exporter.core.detection.flag import DOWN, Flag, FlagEvent
+from exporter.core.sampling import Slices
 from exporter.core.span import SeriesKey, Span
 from exporter.detector.book import Book, SeriesBaseline
 from exporter.detector.live import Judged, LiveEdge
@@ -190,6 +191,18 @@ class TestOutliers:
         assert (status.traces_total, status.outliers_total, status.outlier) == (4, 3, True)
         assert status.exemplar == Exemplar(f"{2:032x}", 0.6, NOW - 1)
 
+    def test_the_latest_are_remembered_and_not_more(self) -> None:
+        live = edge()
+        first = judge(live, [span(1, NOW - 3, 0.5), span(2, NOW - 2, 0.1), span(3, NOW - 1, 0.6)])
+        assert list(first.outliers) == [
+            Exemplar(f"{1:032x}", 0.5, NOW - 3),
+            Exemplar(f"{3:032x}", 0.6, NOW - 1),
+        ]
+        later = judge(live, [span(number, NOW, number / 10) for number in range(10, 30)])
+        assert [each.trace_id for each in later.outliers] == [f"{number:032x}" for number in range(20, 30)]
+        # A snapshot that was published stays as it was.
+        assert len(list(first.outliers)) == 2
+
     def test_the_flag_falls_when_the_window_has_passed_and_the_exemplar_stays(self) -> None:
         live = edge()
         judge(live, [span(1, NOW, 0.5)])
@@ -332,3 +345,18 @@ class TestWhileTempoIsAway:
         live.tick(NOW, BOOK)
         assert self.held(live, NOW, NOW + 120).shift is False
         assert self.held(live, None, NOW + 600).shift is False
+
+
+def test_when_less_is_read_the_minutes_before_are_thinned_likewise() -> None:
+    """Otherwise what was read whole would outweigh what is newer, and is only a sample."""
+    live = edge(most_traces=10_000)
+    spans = [span(second * 10 + number, NOW - second, 0.1) for second in range(1, 240) for number in range(10)]
+    assert judge(live, spans).current_traces == len(spans)
+    slices = Slices(2, 4)
+    live.thin(slices)
+    (status,) = live.tick(NOW, BOOK).statuses
+    kept = [each for each in spans if slices.holds(-(-each.end_ns // 10**9) - 1)]
+    assert status.current_traces == len(kept) == pytest.approx(len(spans) / 4, rel=0.2)
+    assert status.traces_total == len(spans)
+    # What was thinned out is not taken in again.
+    assert live.take_in(spans, NOW, BOOK) == {"duplicate": len(spans)}

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlite_utils import Database
 
 from exporter.core.accumulate import Accumulator, WindowContent
 from exporter.core.codec import decode_digest, decode_marks

@@ -43,7 +43,9 @@ class WholePage:
     @classmethod
     def full(cls) -> "WholePage":
         """One on which nothing is absent."""
-        return cls(small_snapshot(), backfill_status())
+        page = cls(small_snapshot(), backfill_status())
+        page.metrics.source_counts_available(True)
+        return page
 
     def get(self, accept: str = "", *names: str, gzip: bool = False) -> Response:
         """A scrape."""
