@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from exporter.core.civil import HOUR_SECONDS, Calendar, DayType, Slot
 from exporter.core.codec import MARK_SECONDS, decode_counts, decode_marks
@@ -188,6 +188,10 @@ class HourClock:
     def __init__(self, calendar: Calendar) -> None:
         self._calendar = calendar
         self._known: dict[int, CivilHour] = {}
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Calendar]]:
+        """For another process: the calendar, without what was asked about so far."""
+        return type(self), (self._calendar,)
 
     def hour(self, unix_seconds: int) -> CivilHour:
         """The local hour that an instant in whole unix seconds lies in."""
