@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 CONFIG ?= configs/exporter.yaml
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint format bench bench-detection dashboards kubernetes lock clean
+.PHONY: help install run demo test lint format bench bench-detection dashboards kubernetes screenshots lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,8 +27,9 @@ run: install ## run the exporter (CONFIG=configs/exporter.yaml)
 demo: install ## a week of synthetic traffic, and the exporter reading it
 	$(BIN)/tempo-anomaly-exporter demo
 
+# Several tests at a time: most of what a test of a real process does is wait.
 test: install ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: install ## formatting, lint, types
 	$(BIN)/ruff format --check .
@@ -49,6 +51,9 @@ dashboards: install ## bring dashboards that Grafana has exported into the form 
 
 kubernetes: install ## renew the Kubernetes manifests that are made of other files
 	$(BIN)/python -m tools.prometheus_rule
+
+screenshots: install ## renew the pictures of the documentation (needs chromium and chromium-driver)
+	$(BIN)/python -m tests.e2e.screenshots
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 

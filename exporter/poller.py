@@ -150,7 +150,7 @@ class Poller:
             self._quiet_log.warning(
                 "unread", "cannot read the current traffic, so nothing is judged until that works", error=error
             )
-            self._publish_unjudged(now)
+            self._publish_unjudged(now, str(error))
             return False
         if self._stop.is_set():
             return False
@@ -236,20 +236,23 @@ class Poller:
         self._history.remember(judged.flags, judged.suspects)
         self._publish_snapshot(judged.statuses, now, began)
 
-    def _publish_unjudged(self, now: float) -> None:
+    def _publish_unjudged(self, now: float, reason: str) -> None:
         """While Tempo does not answer: what is usual goes on, and what was found last stands for as long as it may."""
         began = self._monotonic()
         recent = self._last_success is not None and now - self._last_success <= self._settings.window_seconds
         statuses = self._live.hold(self._last_success if recent else None, now, self._history.book(now))
-        self._publish_snapshot(statuses, self._last_success, began)
+        self._publish_snapshot(statuses, self._last_success, began, unread=reason)
 
-    def _publish_snapshot(self, statuses: tuple[SeriesStatus, ...], judged_at: float | None, began: float) -> None:
+    def _publish_snapshot(
+        self, statuses: tuple[SeriesStatus, ...], judged_at: float | None, began: float, unread: str | None = None
+    ) -> None:
         snapshot = Snapshot(
             judged_at=judged_at,
             build_seconds=self._monotonic() - began,
             series=statuses,
             poll_seconds=self._poll_seconds,
             poll_share=None if self._last_success is None else self._slices.share,
+            unread=unread,
         )
         self._publish(self._history.describe(snapshot))
 

@@ -27,7 +27,10 @@ from exporter.tempo import TempoClient
 from exporter.web.api.api import Api
 from exporter.web.http import Request, Site
 from exporter.web.metrics import MetricsPage
-from exporter.web.pages import StartPage, healthy, ready
+from exporter.web.pages.explore import Explore
+from exporter.web.pages.pages import pages
+from exporter.web.pages.sources import Sources
+from exporter.web.probes import healthy, ready
 from exporter.wiring import (
     backfill_settings,
     client_settings,
@@ -179,8 +182,21 @@ class Exporter:
         self._metrics = metrics
         metrics.state = StateCollector(self._snapshot, self._backfill_status, admission, rules.most)
         self._metrics_page = MetricsPage(self.publisher, metrics.registry)
+        inquiry = Inquiry(store, self._hours, settings)
+        sources = Sources(
+            snapshot=self._snapshot,
+            backfill=self._backfill_status,
+            history=inquiry,
+            clock=clock,
+            hours=self._hours,
+            local=calendar.local,
+            parameters=settings.shift,
+            interval_seconds=polling.interval_seconds,
+            tempo_url=config.tempo.url,
+            explore=Explore(config.grafana.explore_url),
+        )
         api = Api(
-            Inquiry(store, self._hours, settings),
+            inquiry,
             self._snapshot,
             lambda trace_id: self._client.trace(trace_id, loop="api"),
             renamed=rules.renamed,
@@ -189,8 +205,8 @@ class Exporter:
         )
         self.site = Site(
             {
+                **pages(sources, get_logger("web"), monotonic),
                 **api.pages(),
-                "/": StartPage(self._snapshot, self._backfill_status, config.tempo.url, clock),
                 "/metrics": self._metrics_page,
                 "/-/healthy": healthy,
                 "/-/ready": lambda request: ready(self._snapshot()),  # noqa: ARG005

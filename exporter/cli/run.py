@@ -146,7 +146,8 @@ def _once(config: Config) -> int:
         return EXIT_FAILED
     finally:
         exporter.close()
-    click.echo(exporter.exposition(), nl=False)
+    # With colour, or click would take what looks like an escape sequence out of a name.
+    click.echo(exporter.exposition(), nl=False, color=True)
     click.echo(summary(result), err=True)
     return 0 if result.complete else EXIT_FAILED
 

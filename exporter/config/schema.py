@@ -16,6 +16,7 @@ from exporter.config.values import (
     Count,
     DayName,
     Duration,
+    ExploreUrl,
     FilePath,
     Headers,
     HeaderText,
@@ -251,6 +252,14 @@ class Web(Section):
         return values.split_address(self.listen_address)[1]
 
 
+class Grafana(Section):
+    """``grafana``."""
+
+    explore_url: ExploreUrl = _key(
+        "", "Address that opens a trace: {trace_id} is replaced by its id, or {query} by that or by TraceQL."
+    )
+
+
 class LogSettings(Section):
     """``log``."""
 
@@ -274,4 +283,5 @@ class Config(Section):
     series: Series = _section(Series, "Which endpoints are watched, and how many.")
     storage: Storage = _section(Storage, "Where history is kept, and for how long.")
     web: Web = _section(Web, "What the exporter serves.")
+    grafana: Grafana = _section(Grafana, "Where the pages' links to traces lead.")
     log: LogSettings = _section(LogSettings, "What the exporter writes to standard error.")

@@ -11,7 +11,7 @@ from datetime import timedelta
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Annotated, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -22,6 +22,9 @@ from exporter.config.wording import hint, shown
 
 SECRET_MASK: Final = "<secret>"  # noqa: S105 - it is what is shown instead
 """Stands for a secret wherever the configuration is shown; Prometheus writes the same."""
+
+EXPLORE_PLACES: Final = ("{trace_id}", "{query}")
+"""What is replaced in ``grafana.explore_url``: by the id of a trace, or by that or a TraceQL query."""
 
 _LONGEST: Final = timedelta(days=3650)
 
@@ -165,8 +168,8 @@ def _headers(headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
     return headers
 
 
-def _url(text: str) -> str:
-    """A base URL. It may hold a password by mistake and is not repeated."""
+def _split_url(text: str) -> SplitResult:
+    """The parts of a URL over HTTP. It may hold a password by mistake and is not repeated."""
     if not text.isprintable() or " " in text:
         raise ValueError("must not contain spaces or control characters")
     try:
@@ -176,15 +179,37 @@ def _url(text: str) -> str:
         raise ValueError("is not a valid URL: check host and port") from None
     if parts.scheme not in {"http", "https"} or not text[len(parts.scheme) :].startswith("://"):
         raise ValueError("must begin with http:// or https://")
+    if not parts.hostname or port == 0:
+        raise ValueError("must name a host, and a port where it is not the usual one: http://tempo:3200")
+    return parts
+
+
+def _url(text: str) -> str:
+    """A base URL."""
+    parts = _split_url(text)
     if "@" in parts.netloc:
         raise ValueError(
             "must not contain user or password: use tempo.basic_auth.username and tempo.basic_auth.password"
         )
-    if not parts.hostname or port == 0:
-        raise ValueError("must name a host, and a port where it is not the usual one: http://tempo:3200")
     if "?" in text or "#" in text:
         raise ValueError("must not contain a query or a fragment: it is the address that /api/search is appended to")
     return text.rstrip("/")
+
+
+def _explore_url(text: str) -> str:
+    """A URL with a place for what is to be looked up in it; empty for none. Everybody who sees the pages sees it."""
+    if not text:
+        return text
+    parts = _split_url(text)
+    if "@" in parts.netloc:
+        raise ValueError("must not contain user or password: it is shown to everybody who opens a page")
+    places = [place for place in EXPLORE_PLACES if place in text]
+    if len(places) != 1 or places[0] in parts.netloc:
+        raise ValueError(
+            f"must contain one of {' and '.join(EXPLORE_PLACES)}, in its path or its query: it is replaced by what to "
+            "look up"
+        )
+    return text
 
 
 def _traceql_conditions(text: str) -> str:
@@ -300,6 +325,7 @@ HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
 Headers = Annotated[Mapping[HeaderName, HeaderValue], AfterValidator(_headers)]
 Url = Annotated[str, AfterValidator(_url)]
+ExploreUrl = Annotated[str, AfterValidator(_explore_url)]
 TraceqlConditions = Annotated[str, AfterValidator(_traceql_conditions)]
 TimeZone = Annotated[str, AfterValidator(_timezone)]
 Region = Annotated[str | None, BeforeValidator(_region)]

@@ -10,6 +10,11 @@ class SeriesKey(NamedTuple):
     span_name: str
 
 
+def encodable(name: str) -> str:
+    """A name as UTF-8 can hold it: what stands for a lone surrogate keeps different names different."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class Span(NamedTuple):
     """One span in scope, as Tempo's search returns it.
 

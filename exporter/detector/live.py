@@ -18,7 +18,7 @@ from exporter.core.sampling import Slices
 from exporter.core.span import SeriesKey, Span
 from exporter.detector.book import Book, SeriesBaseline
 from exporter.detector.settings import JudgeSettings
-from exporter.detector.snapshot import Exemplar, SeriesStatus
+from exporter.detector.snapshot import NO_OUTLIERS, Exemplar, SeriesStatus
 from exporter.telemetry import SkipReason
 
 _NS: Final = 1_000_000_000
@@ -59,7 +59,17 @@ class SeenSpans:
 class _LiveSeries:
     """One series at the live edge."""
 
-    __slots__ = ("exemplar", "explanation", "flag", "last_seen", "outliers_total", "recent", "score", "traces_total")
+    __slots__ = (
+        "exemplar",
+        "explanation",
+        "flag",
+        "last_seen",
+        "outliers",
+        "outliers_total",
+        "recent",
+        "score",
+        "traces_total",
+    )
 
     def __init__(self, flag: Flag = DOWN) -> None:
         self.recent = RecentTraces()
@@ -69,6 +79,7 @@ class _LiveSeries:
         self.traces_total = 0
         self.outliers_total = 0
         self.exemplar: Exemplar | None = None
+        self.outliers = NO_OUTLIERS
         self.last_seen = 0.0
 
 
@@ -216,8 +227,11 @@ class LiveEdge:
         series.recent.add(end_second(span.end_ns), bucket_of_ns(span.duration_ns))
         threshold = book.of(key).outlier_threshold_seconds
         outlier = threshold is not None and seconds > threshold
-        if outlier and (series.exemplar is None or ended_at >= series.exemplar.at):
-            series.exemplar = Exemplar(span.trace_id, seconds, ended_at)
+        if outlier:
+            exemplar = Exemplar(span.trace_id, seconds, ended_at)
+            series.outliers = series.outliers.with_one_more(exemplar)
+            if series.exemplar is None or ended_at >= series.exemplar.at:
+                series.exemplar = exemplar
         if ended_at >= self._started_at:
             series.traces_total += 1
             series.outliers_total += outlier
@@ -307,5 +321,6 @@ class LiveEdge:
             traces_total=series.traces_total,
             outliers_total=series.outliers_total,
             exemplar=series.exemplar,
+            outliers=series.outliers,
             explanation=None if window is None else series.explanation,
         )

@@ -1,9 +1,11 @@
 """What the detector finds, all at once: built after every cycle, swapped in whole, never changed. Scrapes read it."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from struct import Struct
+from typing import Final
 
 from exporter.core.baseline import Baseline, FallbackLevel
 from exporter.core.detection.explanation import Explanation
@@ -25,6 +27,34 @@ class Exemplar:
     at: float
 
 
+class Outliers:
+    """The latest outliers of a series, immutable.
+
+    They are packed, since ten thousand series may remember ten each: that takes 360 bytes, as objects 2 kB.
+    """
+
+    __slots__ = ("_packed",)
+
+    _RECORD: Final = Struct("16sdd")
+    _MOST: Final = 10
+
+    def __init__(self, packed: bytes = b"") -> None:
+        self._packed = packed
+
+    def with_one_more(self, exemplar: Exemplar) -> "Outliers":
+        """These and another one; of too many, the one that came first is dropped."""
+        kept = self._packed[-self._RECORD.size * (self._MOST - 1) :]
+        return Outliers(kept + self._RECORD.pack(bytes.fromhex(exemplar.trace_id), exemplar.seconds, exemplar.at))
+
+    def __iter__(self) -> Iterator[Exemplar]:
+        """In the order in which they came."""
+        for trace_id, seconds, at in self._RECORD.iter_unpack(self._packed):
+            yield Exemplar(trace_id.hex(), seconds, at)
+
+
+NO_OUTLIERS: Final = Outliers()
+
+
 @dataclass(frozen=True, slots=True)
 class SeriesStatus:
     """What is known of one series now. What is unknown is absent.
@@ -44,6 +74,7 @@ class SeriesStatus:
         traces_total: traces judged since the process began.
         outliers_total: outliers among them.
         exemplar: the latest outlier.
+        outliers: the latest ones, it among them.
         explanation: what speaks for a shift; absent where nothing does.
     """
 
@@ -61,6 +92,7 @@ class SeriesStatus:
     traces_total: int = 0
     outliers_total: int = 0
     exemplar: Exemplar | None = None
+    outliers: Outliers = NO_OUTLIERS
     explanation: Explanation | None = None
 
     @property
@@ -104,6 +136,7 @@ class Snapshot:
         poll_seconds: how long the last reading of the live edge took; absent until then.
         poll_share: the share of the current traffic that was read; absent until then.
         history: what is known of the stored history.
+        unread: why the live edge could not be read last time, in words; absent while it can.
     """
 
     judged_at: float | None
@@ -112,6 +145,7 @@ class Snapshot:
     poll_seconds: float | None = None
     poll_share: float | None = None
     history: HistoryFacts = HistoryFacts()
+    unread: str | None = None
 
     @cached_property
     def series_by_level(self) -> Mapping[FallbackLevel, int]:

@@ -16,7 +16,7 @@ from typing import Final
 
 from prometheus_client.utils import floatToGoString
 
-from exporter.core.span import SeriesKey
+from exporter.core.span import SeriesKey, encodable
 from exporter.detector.snapshot import Exemplar, SeriesStatus, Snapshot
 from exporter.publish.families import SERIES_FAMILIES, SERIES_LABELS, Family
 
@@ -93,9 +93,7 @@ def label_text(name: str, value: str) -> str:
 
 
 def _escaped(value: str) -> str:
-    # A lone surrogate cannot be written as UTF-8; what stands for it keeps different names different.
-    encodable = value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return encodable.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return encodable(value).replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 Kind = tuple[Format, bool]

@@ -74,11 +74,13 @@ class BackfillStatus:
         progress: windows by state over the wanted range.
         started_at: when this process began to read.
         completed_at: when nothing settled was left unread for the first time since.
+        failure: why the window that failed last could not be read, in words; absent while none waits for another try.
     """
 
     progress: Progress
     started_at: float
     completed_at: float | None
+    failure: str | None = None
 
 
 class CommitListener(Protocol):
@@ -146,7 +148,7 @@ class Backfill:
         self._probed_from: int | None = None
         self._failures_in_a_row = 0
         self._resume_at = monotonic()
-        self._status = BackfillStatus(self._plan.progress, started_at=clock(), completed_at=None)
+        self._status = BackfillStatus(self._plan.progress, clock(), completed_at=None, failure=self._failure())
 
     @property
     def status(self) -> BackfillStatus:
@@ -442,4 +444,8 @@ class Backfill:
             completed_at = self._clock()
             traces = sum(entry.traces for entry in self._plan.entries)
             self._report.complete(now, traces, completed_at - before.started_at)
-        self._status = BackfillStatus(now, before.started_at, completed_at)
+        self._status = BackfillStatus(now, before.started_at, completed_at, self._failure())
+
+    def _failure(self) -> str | None:
+        failed = [entry for entry in self._plan.entries if entry.state is WindowState.FAILED]
+        return max(failed, key=lambda entry: entry.read_at).error if failed else None

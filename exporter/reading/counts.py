@@ -20,7 +20,7 @@ from exporter.tempo.errors import RangeTooLongError, TempoError
 
 _FIRST_PAUSE_SECONDS: Final = 900.0
 _LONGEST_PAUSE_SECONDS: Final = 6 * 3600.0
-_USUAL_RANGE_SECONDS: Final = 24 * 3600
+_LONGEST_RANGE_SECONDS: Final = 24 * 3600
 _MOST_STEP_SECONDS: Final = 900
 _MOST_POINTS: Final = 5000
 _REMEMBERED_WINDOWS: Final = 5000
@@ -49,6 +49,7 @@ class SourceCounts:
         self._log = log
         self._asking = threading.Lock()
         self._totals: dict[Window, int] = {}
+        self._range_seconds = _LONGEST_RANGE_SECONDS
         self._available: bool | None = None
         self._failures = 0
         self._resume_at = monotonic()
@@ -72,17 +73,22 @@ class SourceCounts:
         with self._asking:
             if all(window in self._totals for window in windows) or self._monotonic() < self._resume_at:
                 return False
-            try:
-                return self._ask([*others, *windows], windows[-1].end, windows[0].start)
-            except TempoError as error:
-                self._rest("Tempo cannot say how many traces it has; everything works without that", error=error)
-                return False
+            while True:
+                try:
+                    return self._ask([*others, *windows], windows[-1].end, windows[0].start)
+                except TempoError as error:
+                    if error.reason == "timeout" and self._range_seconds > windows[0].seconds:
+                        # A day of dense traffic takes long to count; a part of it may not.
+                        self._range_seconds = max(windows[0].seconds, self._range_seconds // 6)
+                        continue
+                    self._rest("Tempo cannot say how many traces it has; everything works without that", error=error)
+                    return False
 
     def _ask(self, windows: Sequence[Window], end: int, at_least_from: int) -> bool:
         """Ask about all that one question reaches before an instant, and go on until an earlier one is reached."""
         learned = False
         while end > at_least_from:
-            longest = self._counter.max_count_range_seconds or _USUAL_RANGE_SECONDS
+            longest = min(self._range_seconds, self._counter.max_count_range_seconds or self._range_seconds)
             some = sorted({each for each in windows if end - longest <= each.start and each.end <= end})
             step = _step(some)
             if not some or step is None or (some[-1].end - some[0].start) // step > _MOST_POINTS:

@@ -90,8 +90,9 @@ class Connection:
         connection = cls(raw, path=path, lock=lock, on_failure=on_failure, on_damage=on_damage)
         try:
             with connection.reading(f"opening {path}"):
-                # Only before the first table is made: lets retention give pages back without rewriting the file.
-                raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                if raw.execute("PRAGMA page_count").fetchone() == (0,):
+                    # Only before the first table is made: lets retention give pages back without rewriting the file.
+                    raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 raw.execute("PRAGMA journal_mode = WAL")
                 # Safe in WAL mode against a killed process; a power cut may lose the last windows: they are read again.
                 raw.execute("PRAGMA synchronous = NORMAL")

@@ -4,6 +4,8 @@ import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies
 
 import requests
 from requests.auth import AuthBase
@@ -70,6 +72,7 @@ class Credentials(AuthBase):
         self._username = settings.username or url_username
         self._password = settings.password if settings.username else url_password
         self._password_file = _secret_file(settings.password_file, "tempo.basic_auth.password_file")
+        self._proxy_secrets = list(_proxy_secrets())
         self._header_values = [v for v in settings.headers.values() if len(v) >= _MIN_MASKED_HEADER]
 
     def authorization(self) -> str | None:
@@ -107,6 +110,19 @@ class Credentials(AuthBase):
         if self._username:
             yield _basic(self._username, password)
         yield from self._header_values
+        yield from self._proxy_secrets
+
+
+def _proxy_secrets() -> Iterator[str]:
+    """The passwords in the addresses of the environment's proxies, as they are and as they are sent."""
+    for address in getproxies().values():
+        try:
+            parts = urlsplit(address)
+        except ValueError:
+            continue  # the request will say so
+        if parts.password:
+            username, password = unquote(parts.username or ""), unquote(parts.password)
+            yield from (parts.password, password, _basic(username, password))
 
 
 def _secret_file(path: str | None, setting: str) -> SecretFile | None:

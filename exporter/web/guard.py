@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from exporter.logs import Log
-from exporter.web.http import Response, deliver, text
+from exporter.web.http import Response, deliver, refusal
 from exporter.web.passwords import Verdict
 from exporter.web.protection import Protection
 
@@ -59,16 +59,17 @@ class Guard:
         return deliver(self._refusal(verdict, environ), environ, begin)
 
     def _refusal(self, verdict: Verdict, environ: "WSGIEnvironment") -> Response:
+        path = environ.get("PATH_INFO", "")
         if verdict is Verdict.BUSY:
-            busy = text("Too many passwords are being checked; come again", HTTPStatus.SERVICE_UNAVAILABLE)
-            return Response(busy.body, status=busy.status, headers=(("Retry-After", "1"),))
+            message = "Too many passwords are being checked; come again"
+            return refusal(path, HTTPStatus.SERVICE_UNAVAILABLE, message, (("Retry-After", "1"),))
         self._on_refused()
         # Not the user's name: people type passwords there.
         self._log.warning(
             "refused", "a request without a right password was refused", client=environ.get("REMOTE_ADDR", "")
         )
-        wrong = text("This needs a user and a password", HTTPStatus.UNAUTHORIZED)
-        return Response(wrong.body, status=wrong.status, headers=(("WWW-Authenticate", _REALM),))
+        message = "This needs a user and a password"
+        return refusal(path, HTTPStatus.UNAUTHORIZED, message, (("WWW-Authenticate", _REALM),))
 
 
 def _with_headers(start_response: "StartResponse", wanted: Mapping[str, str]) -> "StartResponse":

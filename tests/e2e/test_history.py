@@ -1,7 +1,10 @@
 """A stored week, loaded into a real Prometheus as docs/history.md says, and asked for there."""
 
 import math
+import shlex
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
@@ -20,7 +23,8 @@ DAYS: Final = 4
 END: Final = MONDAY + DAYS * DAY
 BUSY = SeriesKey("shop", "GET /pay")
 QUOTED = SeriesKey("shop", 'POST "/a\\b"\n{x="y"} 订单')
-LABELS: Final = {"job": "tempo-anomaly-exporter", "instance": "exporter:9817"}
+LABELS: Final = {"job": "tempo-anomaly-exporter", "instance": "127.0.0.1:9817"}
+DOCUMENT: Final = Path(__file__).parent.parent.parent / "docs" / "history.md"
 BUCKET: Final = 0.0111
 """How far a quantile of a digest may lie from the sample of that rank."""
 
@@ -32,19 +36,28 @@ class Loaded(NamedTuple):
     busy: Sequence[tuple[int, int]]
 
 
+def documented() -> list[list[str]]:
+    """The commands that docs/history.md gives first."""
+    block = DOCUMENT.read_text("utf-8").split("```sh\n")[1].split("```")[0]
+    return [shlex.split(line, comments=True) for line in block.splitlines()]
+
+
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     directory = tmp_path_factory.mktemp("history")
     busy = requests(DAYS, 600, [Incident(3 * 24 + 10, 3 * 24 + 11.5, 3.0)])
     quoted = requests(DAYS, 30, seed=2)
     write_history(directory / "history.db", {BUSY: busy, QUOTED: quoted}, DAYS)
-    options = ("--incomplete", "--output", "week.om", "--label", f"instance={LABELS['instance']}")
-    written = run("history", *options, directory=directory, STORAGE_PATH="history.db")
+    (directory / "exporter.yaml").write_text("storage: {path: history.db}\nweb: {listen_address: 127.0.0.1:9817}\n")
+    history, promtool, _, move = documented()
+    written = run(*history[1:], directory=directory)
     assert written.returncode == 0, written.stderr
-    prometheus = PrometheusServer(directory / "prometheus", retention="100y")
-    load = ("tsdb", "create-blocks-from", "--max-block-duration=24h", "openmetrics", "week.om", str(prometheus.data))
-    done = run_tool("promtool", *load, directory=directory)
+    done = run_tool(*promtool, directory=directory)
     assert done.returncode == 0, done.stdout
+    prometheus = PrometheusServer(directory / "prometheus", retention="100y")
+    prometheus.directory.mkdir()
+    assert move[:2] == ["mv", "blocks/*"]
+    (directory / "blocks").rename(prometheus.data)
     with prometheus:
         yield Loaded(prometheus, busy)
 
@@ -52,10 +65,6 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
 def quantile(durations_ns: Sequence[int], q: float) -> float:
     """The nearest rank, in seconds."""
     return sorted(durations_ns)[math.ceil(q * len(durations_ns)) - 1] / NS
-
-
-def ended_between(made: Sequence[tuple[int, int]], after: float, until: float) -> list[int]:
-    return [duration for start, duration in made if after * NS < start + duration <= until * NS]
 
 
 def named(key: SeriesKey) -> dict[str, str]:
@@ -80,8 +89,11 @@ def test_the_current_quantiles_are_those_of_the_requests(loaded: Loaded, q: floa
         f'{metric}{{span_name="{BUSY.span_name}"}}', END - DAY + MARK, END, MARK
     )
     assert len(points) == DAY // MARK
+    ended: defaultdict[int, list[int]] = defaultdict(list)
+    for start, duration in loaded.busy:
+        ended[-(-(start + duration) // (MARK * NS)) * MARK].append(duration)
     for time, value in points:
-        assert value == pytest.approx(quantile(ended_between(loaded.busy, time - MARK, time), q), rel=BUCKET)
+        assert value == pytest.approx(quantile(ended[int(time)], q), rel=BUCKET)
 
 
 def test_the_baseline_is_that_of_the_hour_then(loaded: Loaded) -> None:

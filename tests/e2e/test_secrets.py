@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from exporter.telemetry import FAILURE_REASONS, LOOPS
 from tests.e2e.conftest import StartExporter
-from tests.e2e.processes import run, settings, write_settings
+from tests.e2e.processes import ExporterProcess, run, settings, write_settings
 from tests.e2e.scrape import Metrics
 from tests.unit.tempo_server import FakeTempo, Handler, fake_tempo, replying
 
@@ -29,7 +30,11 @@ def echo() -> Iterator[FakeTempo]:
     numbers = count()
 
     def answer(handler: Handler) -> None:
-        sent = [handler.headers[name] for name in ("Authorization", "X-Api-Key") if name in handler.headers]
+        sent = [
+            handler.headers[name]
+            for name in ("Authorization", "X-Api-Key", "Proxy-Authorization")
+            if name in handler.headers
+        ]
         # At the beginning, since long bodies are not quoted in full.
         said = f"{REFUSAL} {', '.join([*map(_decoded, sent), *sent])}"
         status = next(numbers) % 4
@@ -98,3 +103,22 @@ def test_secrets_are_nowhere_to_be_seen(echo: FakeTempo, exporter: StartExporter
     for place, text in shown.items():
         for secret in secrets:
             assert secret not in text, f"{secret!r} in {place}: {text[max(0, text.find(secret) - 300) :][:700]}"
+
+
+def test_the_password_of_a_proxy_is_nowhere_to_be_seen(echo: FakeTempo, tmp_path: Path) -> None:
+    encoded = base64.b64encode(f"me:{TOKEN}".encode()).decode()
+    proxy = echo.url.replace("//", f"//me:{quote(TOKEN, safe='')}@")
+    # Twice: one that refuses and repeats what it was sent, and one that is not there at all.
+    for number, address in enumerate((proxy, proxy.rpartition(":")[0] + ":1")):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        configuration = settings("http://tempo.example:3200", polling={"backfill_duration": "4h"})
+        with ExporterProcess(directory, configuration, "--log-level", "debug", http_proxy=address) as running:
+            running.wait_for(lambda page: page.by("backfill_windows", "state")["failed"] >= 2)
+            shown = [running.get(path).text for path in ("/", "/metrics")]
+            assert running.stop() == 0
+        shown += [*running.lines, (directory / "tempo-anomaly.db").read_bytes().decode("utf-8", "replace")]
+        assert any((REFUSAL, "the proxy that the environment names")[number] in text for text in shown)
+        for secret in (TOKEN, quote(TOKEN, safe=""), encoded):
+            assert secret not in "\n".join(shown)
+    assert any(encoded in value for request in echo.requests for value in request.headers.values())

@@ -395,6 +395,7 @@ def test_a_window_that_fails_is_tried_again_after_growing_pauses_and_then_filled
         assert (line.attempts, line.retry_at) == (attempts, now + pause)
         assert line.error == "GET http://tempo/api/search: no connection"
         assert rig.backfill.status.progress.failed == 1
+        assert rig.backfill.status.failure == line.error
         rig.clock.advance(pause - 1)
         rig.read()
         assert rig.searched_windows().count(hour(2)) == attempts

@@ -171,7 +171,9 @@ def test_queries_name_metrics_and_labels_that_the_exporter_has(board: Board) -> 
         for metric, matchers in found:
             assert metric in labels, f"{query.place}: {metric}"
             assert matchers.keys() <= labels[metric] | {"job", "instance"}, query.place
-        grouped = {name for group in re.findall(r"\b(?:by|on) \(([^)]*)\)", query.text) for name in group.split(", ")}
+        grouped = {
+            name for group in re.findall(r"\b(?:by|on) \(([^)]*)\)", query.text) for name in group.split(", ") if name
+        }
         assert grouped <= set().union(*(labels[metric] for metric, _ in found)) | {"instance"}, query.place
 
 
@@ -207,6 +209,13 @@ def test_stats_and_tables_ask_for_now_and_graphs_for_the_range(board: Board) -> 
             now = query.panel["type"] in ("stat", "table")
             assert (query.target["instant"], query.target["range"]) == (now, not now), query.place
             assert query.target["format"] == ("table" if query.panel["type"] == "table" else "time_series")
+
+
+def test_graphs_of_all_endpoints_have_few_points() -> None:
+    """With thousands of endpoints, each point costs Prometheus; docs/dashboards.md has figures."""
+    for panel in BY_UID["tempo-anomaly-overview"].charts:
+        if panel["type"] in ("timeseries", "state-timeline"):
+            assert panel["maxDataPoints"] <= 300, panel["title"]
 
 
 @each_board

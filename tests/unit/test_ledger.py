@@ -1,6 +1,7 @@
 """What of the past is wanted, what of it is still to be read, and in what portions."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -324,3 +325,27 @@ def test_windows_follow_the_local_clock() -> None:
     # Four days from noon to noon on a clock that went forward by an hour, and the newest hour has not settled.
     assert berlin.local(range_.start).hour == 11
     assert len(pending([], range_, berlin)) == 4 * 24 - 1
+
+
+def test_what_tempo_has_counted_counts_for_more_than_what_its_neighbours_had() -> None:
+    windows = hours(2, 3, 4, 5)
+    known = [entry(*hours(1)[0], traces=10)]
+    counted = dict(zip(windows, (100, 200, 4000, 100), strict=True))
+    batch = next_batch(windows, known, RULES, counted.get)
+    assert (batch.windows, batch.expected_traces) == ((windows[1], windows[0]), 300)
+    del counted[windows[1]]
+    assert next_batch(windows, known, RULES, counted.get).expected_traces == pytest.approx(110)
+
+
+def test_a_window_beyond_what_is_read_of_one_is_a_batch_of_its_own() -> None:
+    windows = hours(2, 3)
+    rules = replace(RULES, limit=10_000, most_traces=1000)
+    assert len(next_batch(windows, [], rules, dict.fromkeys(windows, 400).get).windows) == 2
+    assert len(next_batch(windows, [], rules, dict.fromkeys(windows, 600).get).windows) == 1
+
+
+def test_as_much_is_expected_as_was_there_and_not_as_was_read() -> None:
+    (window,) = hours(1)
+    sampled = replace(entry(*window, traces=36), coverage=0.01)
+    assert sampled.there == pytest.approx(3600)
+    assert expected_density(hours(2)[0], [sampled]) == pytest.approx(1.0)

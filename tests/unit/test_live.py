@@ -191,6 +191,18 @@ class TestOutliers:
         assert (status.traces_total, status.outliers_total, status.outlier) == (4, 3, True)
         assert status.exemplar == Exemplar(f"{2:032x}", 0.6, NOW - 1)
 
+    def test_the_latest_are_remembered_and_not_more(self) -> None:
+        live = edge()
+        first = judge(live, [span(1, NOW - 3, 0.5), span(2, NOW - 2, 0.1), span(3, NOW - 1, 0.6)])
+        assert list(first.outliers) == [
+            Exemplar(f"{1:032x}", 0.5, NOW - 3),
+            Exemplar(f"{3:032x}", 0.6, NOW - 1),
+        ]
+        later = judge(live, [span(number, NOW, number / 10) for number in range(10, 30)])
+        assert [each.trace_id for each in later.outliers] == [f"{number:032x}" for number in range(20, 30)]
+        # A snapshot that was published stays as it was.
+        assert len(list(first.outliers)) == 2
+
     def test_the_flag_falls_when_the_window_has_passed_and_the_exemplar_stays(self) -> None:
         live = edge()
         judge(live, [span(1, NOW, 0.5)])

@@ -329,6 +329,7 @@ class TestPublishing:
         bench.tempo.before_search = fail
         assert bench.cycle(15)[0] is False
         assert bench.published[-1].judged_at == NOW
+        assert bench.published[-1].unread == "http://tempo:3200 is not there"
         assert bench.status().current_traces == 1
         bench.cycle(285)
         assert bench.status().current_traces == 1
@@ -338,6 +339,9 @@ class TestPublishing:
         assert bench.status().baseline is not None
         assert len(bench.history.remembered) == 1
         assert messages(caplog) == ["cannot read the current traffic, so nothing is judged until that works"]
+        bench.tempo.before_search = lambda start, end: None
+        bench.cycle(15)
+        assert bench.published[-1].unread is None
 
     def test_where_tempo_was_never_there_the_history_is_published_all_the_same(self) -> None:
         bench = Bench(FakeTempo())

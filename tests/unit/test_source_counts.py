@@ -1,6 +1,7 @@
 """Tempo's own counts: asked for cheaply, believed only as far as they can be, and missed by nobody."""
 
 import logging
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,8 @@ from exporter.core.ledger import Window
 from exporter.core.span import SeriesKey, Span
 from exporter.logs import get_logger
 from exporter.reading.counts import SourceCounts
+from exporter.tempo.counts import Counts
+from exporter.tempo.errors import TempoError
 from tests.unit.fakes import KEY, FakeTempo, Recorder, span
 from tests.unit.samples import HOUR, NOON, Clock, messages
 
@@ -122,3 +125,38 @@ def test_counts_of_less_than_was_read_are_not_believed(caplog: pytest.LogCapture
     assert rig.counts.of(hour(1)) is None
     assert rig.telemetry.source_counts[-1] is False
     assert "fewer traces than were read" in messages(caplog)[-1]
+
+
+def test_what_takes_too_long_to_count_is_asked_for_in_parts() -> None:
+    tempo = FakeTempo(traffic(24), counting="exact")
+    count = tempo.count
+
+    def slow(start: int, end: int, step_seconds: int, **options: Any) -> Counts:
+        if end - start > 4 * HOUR:
+            tempo.counted.append((start, end))
+            raise TempoError("not answered within 15 s", reason="timeout", retryable=True)
+        return count(start, end, step_seconds, **options)
+
+    tempo.count = slow  # type: ignore[method-assign]
+    rig = Rig(tempo)
+    assert rig.counts.learn([hour(1)], last(24))
+    assert [end - start for start, end in tempo.counted] == [24 * HOUR, 4 * HOUR]
+    # From now on no more is asked for at once.
+    assert rig.counts.learn([hour(5)], last(24))
+    assert tempo.counted[-1] == (NOON - 8 * HOUR, NOON - 4 * HOUR)
+    assert rig.telemetry.source_counts == [True, True]
+
+
+def test_what_takes_too_long_however_little_is_asked_for_is_left_alone() -> None:
+    tempo = FakeTempo(traffic(24), counting="exact")
+
+    def slow(start: int, end: int, step_seconds: int, **options: Any) -> Counts:
+        tempo.counted.append((start, end))
+        raise TempoError("not answered within 15 s", reason="timeout", retryable=True)
+
+    tempo.count = slow  # type: ignore[method-assign]
+    rig = Rig(tempo)
+    assert not rig.counts.learn([hour(1)], last(24))
+    assert not rig.counts.learn([hour(2)], last(24))
+    assert [end - start for start, end in tempo.counted] == [24 * HOUR, 4 * HOUR, HOUR]
+    assert rig.telemetry.source_counts == [False]

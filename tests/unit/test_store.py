@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,9 +15,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlite_utils import Database
 
 from exporter.core.accumulate import Accumulator, WindowContent
-from exporter.core.codec import decode_digest, decode_marks
+from exporter.core.codec import decode_counts, decode_digest, decode_marks
 from exporter.core.digest import Digest
 from exporter.core.hours import Judgement, Swing
 from exporter.core.ledger import LedgerEntry, Window, WindowState
@@ -30,6 +32,7 @@ from exporter.store import (
     SeriesHistory,
     Store,
     StoreError,
+    schema,
 )
 from exporter.telemetry import StorageFailure
 from tests.unit.fakes import NS, span
@@ -106,7 +109,8 @@ def test_a_window_and_its_digests_come_back_as_they_were(tmp_path: Path) -> None
         (stored,) = found[LOGIN].windows
         assert (stored.start, stored.traces) == (window(1).start, 2)
         assert decode_digest(stored.digest) == Digest.of_ns([0, 400 * NS])
-        marks = {offset: Digest(counts) for offset, counts in decode_marks(stored.marks).items()}
+        told = decode_marks(stored.marks, decode_counts(stored.digest))
+        marks = {offset: Digest(Counter(samples)) for offset, samples in told.items()}
         assert marks == {0: Digest.of_ns([0]), 2: Digest.of_ns([400 * NS])}
 
 
@@ -724,3 +728,30 @@ def test_reading_fails_with_the_same_words() -> None:
             store.ledger(0, NOON)
         assert refused.value.reason == "other"
         assert refusing.failures == ["other"]
+
+
+def test_an_older_database_is_brought_up_to_date_with_what_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "history.db"
+    with closing(Store.open(path)) as older:
+        line = put(older, window(1), {CART: [0.1, 0.2]})
+        version = len(schema.MIGRATIONS)
+
+    def further(db: Database) -> None:
+        db.execute("ALTER TABLE windows ADD COLUMN further TEXT")
+
+    def failing(db: Database) -> None:
+        db.execute("DROP TABLE digests")
+        raise sqlite3.OperationalError("out of luck")
+
+    # A step that fails leaves what the steps before it have reached, and nothing of its own.
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, further, failing))
+    with pytest.raises(StoreError, match="out of luck"):
+        Store.open(path)
+    with closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("PRAGMA user_version").fetchone() == (version + 1,)
+    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:-1])
+    with closing(Store.open(path)) as newer:
+        assert newer.ledger(0, NOON) == [line]
+        assert newer.totals()[:2] == (1, 2)

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from exporter.terminal import bar, progress_line
+from exporter.terminal import bar, printable, progress_line
 
 ERASE = "\r\x1b[2K"
 
@@ -60,3 +60,14 @@ def test_where_there_is_no_terminal_nothing_is_written() -> None:
     with progress_line(lambda: "working", stream):
         pass
     assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("name", ["plain", "", "日本語 🙂", 'quotes "'])
+def test_what_can_be_printed_is_printed(name: str) -> None:
+    assert printable(name) == name
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "\u202e", "\r", "\ud83d", "\x85"])
+def test_what_would_command_a_terminal_is_quoted(name: str) -> None:
+    assert printable(name) == repr(name)
+    assert printable(name).isprintable()

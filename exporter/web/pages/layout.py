@@ -1,0 +1,68 @@
+"""The frame around every page."""
+
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Final
+from zlib import crc32
+
+import htpy as h
+
+from exporter import __version__
+from exporter.web.http import Page, Request, Response
+
+_ASSETS: Final = {"style.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
+_CONTENTS: Final = {name: files("exporter.web").joinpath("static", name).read_bytes() for name in _ASSETS}
+_VERSIONS: Final = {name: f"{crc32(content):08x}" for name, content in _CONTENTS.items()}
+_A_YEAR: Final = 31_536_000
+
+
+def html(title: str, *body: h.Node, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    """A page.
+
+    Args:
+        title: what the window is called.
+        body: what stands between head and foot.
+        status: the status of the answer.
+    """
+    page = h.html(lang="en")[
+        h.head[
+            h.meta(charset="utf-8"),
+            h.title[title],
+            h.meta(name="viewport", content="width=device-width, initial-scale=1"),
+            h.meta(name="color-scheme", content="light dark"),
+            h.link(rel="icon", type="image/svg+xml", href=_asset("icon.svg")),
+            h.link(rel="stylesheet", href=_asset("style.css")),
+        ],
+        h.body[
+            h.header(".top")[
+                h.a(".brand", href="./")["tempo-anomaly-exporter"],
+                h.nav[
+                    h.a(href="metrics")["metrics"],
+                    h.a(href="-/ready")["ready"],
+                    h.a(href="-/healthy")["healthy"],
+                ],
+            ],
+            h.main[body],
+            h.footer[f"version {__version__}"],
+        ],
+    ]
+    content = str(page).encode("utf-8", "backslashreplace")
+    return Response(content, "text/html; charset=utf-8", status)
+
+
+def assets() -> dict[str, Page]:
+    """What the pages refer to, by path."""
+    return {f"/static/{name}": _serve(name) for name in _ASSETS}
+
+
+def _asset(name: str) -> str:
+    return f"static/{name}?v={_VERSIONS[name]}"
+
+
+def _serve(name: str) -> Page:
+    def page(request: Request) -> Response:
+        known = request.query.get("v") == [_VERSIONS[name]]
+        caching = f"public, max-age={_A_YEAR}, immutable" if known else "no-cache"
+        return Response(_CONTENTS[name], _ASSETS[name], headers=(("Cache-Control", caching),))
+
+    return page

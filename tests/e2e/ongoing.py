@@ -1,0 +1,46 @@
+"""An exporter that has read the demo's week and finds itself in the middle of an incident."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from exporter.core.span import SeriesKey
+from exporter.demo.routes import ApiOptions
+from exporter.demo.scenario import INCIDENT_SERVICE, INCIDENT_SPAN, calendar_weekend, demo_scenario
+from exporter.demo.tempo_api import TempoServer
+from tests.e2e.processes import ExporterProcess, settings
+
+INCIDENT: Final = SeriesKey(INCIDENT_SERVICE, INCIDENT_SPAN)
+EXPLORE: Final = (
+    "https://grafana.example/explore?schemaVersion=1&panes="
+    '{"t":{"datasource":"tempo","queries":[{"refId":"A","queryType":"traceql","query":"{query}"}]}}'
+)
+_BEGAN_AGO_SECONDS: Final = 240.0
+
+
+@contextmanager
+def ongoing_incident(directory: Path, **changes: Mapping[str, Any]) -> Iterator[ExporterProcess]:
+    """Run it until the context ends.
+
+    Args:
+        directory: its working directory.
+        changes: of its configuration.
+    """
+    now = time.time()
+    scenario = demo_scenario(now, incident_after_seconds=-_BEGAN_AGO_SECONDS)
+    configuration = settings(
+        "",
+        calendar={"weekend": list(calendar_weekend(now))},
+        detection={"hold": "1s"},
+        grafana={"explore_url": EXPLORE},
+        polling={"tempo_interval": "2s"},
+        **changes,
+    )
+    with TempoServer(scenario, ApiOptions()) as tempo:
+        configuration["tempo"]["url"] = tempo.url
+        with ExporterProcess(directory, configuration) as process:
+            process.wait_until_filled()
+            process.wait_for(lambda page: page.get("anomalous", INCIDENT, kind="shift") == 1)
+            yield process

@@ -1,0 +1,147 @@
+"""Names that somebody else has chosen, from Tempo to all that comes out: pages, metrics, logs, database, files."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from exporter.core.span import SeriesKey
+from exporter.demo.tempo_api import TempoServer
+from exporter.tempo.decode import MAX_NAME_CHARACTERS
+from exporter.web.pages.words import cut
+from tests.e2e.processes import ExporterProcess, command, environment, settings, write_settings
+from tests.e2e.scrape import OPENMETRICS, Metrics
+from tests.e2e.test_http import PageText
+from tests.e2e.traffic import HOUR, MINUTE, Traffic
+
+DATABASE = "tempo-anomaly.db"
+HOSTILE: Final = (
+    "plain",
+    'quotes " and \\" and \\ and a line\nlevel=error msg="forged"',
+    'x"} 1\n# TYPE forged gauge\nforged 1\n# EOF',
+    "</td></table><script src=//evil.example></script><img onerror=alert(1)>&amp;",
+    "javascript:alert(1)//%0d%0aSet-Cookie: x=1\r\nX-Forged: 1\r\n\r\n",
+    "'; DROP TABLE series; --\" OR 1=1",
+    "../../../etc/passwd\0.db",
+    "$(reboot) `reboot` ${jndi:ldap://evil.example} {{ .Labels }} %s %n {0}",
+    "\x1b]0;title\x07\x1b[2J\u202etxt.exe\u2028\x85\u200b",
+    "GET /" + "long/" * 2000,
+    "日本語 ÅÅ 🙂",
+)
+SERIES: Final = [SeriesKey(name, name) for name in HOSTILE]
+
+
+def as_published(name: str) -> str:
+    """A name as it comes out: NUL cannot be written, and of a long one the beginning is enough."""
+    name = name.replace("\0", "\ufffd")
+    return name if len(name) <= MAX_NAME_CHARACTERS else f"{name[: MAX_NAME_CHARACTERS - 1]}…"
+
+
+NAMES: Final = {as_published(name) for name in HOSTILE}
+PUBLISHED: Final = {SeriesKey(name, name) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def tempo_url() -> Iterator[str]:
+    """Every endpoint has some days of history and an incident that began ten minutes ago."""
+    now = time.time()
+    traffic = Traffic()
+    this_hour = int(now) // HOUR * HOUR
+    for key in SERIES:
+        traffic.hourly(key, range(this_hour - 48 * HOUR, this_hour - HOUR, HOUR), count=6, scale=0.2)
+        traffic.spread(key, now - 10 * MINUTE, now + 5 * MINUTE, count=150, scale=2.0)
+    with TempoServer(traffic.store()) as server:
+        yield server.url
+
+
+def configuration(url: str, log_format: str) -> dict[str, Any]:
+    return settings(
+        url,
+        polling={"backfill_duration": "48h"},
+        detection={"hold": "1s"},
+        # Some of the names hold numbers, and are to come out as they are.
+        series={"placeholders": False},
+        log={"format": log_format, "level": "debug"},
+    )
+
+
+@pytest.fixture(scope="module")
+def running(tempo_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExporterProcess]:
+    """An exporter on which every flag is up."""
+    with ExporterProcess(tmp_path_factory.mktemp("exporter"), configuration(tempo_url, "json")) as process:
+        process.wait_for(
+            lambda page: all(page.get("anomalous", series, kind="shift") == 1 for series in PUBLISHED), timeout=60
+        )
+        yield process
+
+
+@pytest.mark.parametrize("accept", ["text/plain", OPENMETRICS])
+def test_metrics(running: ExporterProcess, accept: str) -> None:
+    response = running.get("/metrics", headers={"Accept": accept})
+    response.encoding = "utf-8"
+    page = Metrics.parse(response.text, openmetrics=accept == OPENMETRICS)
+    assert page.series() == PUBLISHED
+    assert not [name for name in page.families if "forged" in name]
+    if accept != OPENMETRICS:
+        promtool = shutil.which("promtool")
+        if promtool is None and not os.environ.get("CI"):
+            pytest.skip("promtool is not on PATH")
+        checked = subprocess.run([promtool or "promtool", "check", "metrics"], input=response.content, timeout=60)
+        assert checked.returncode in (0, 3)  # 3: what it thinks of names of the client library
+
+
+def test_pages(running: ExporterProcess) -> None:
+    response = running.get("/")
+    assert "X-Forged" not in response.headers and "Set-Cookie" not in response.headers
+    text = PageText()
+    text.feed(response.content.decode("utf-8"))
+    assert "script" not in text.elements
+    assert "<img onerror" not in response.text
+    assert {cut(name) for name in NAMES} <= set(text.names)
+
+
+def test_the_log(running: ExporterProcess) -> None:
+    """Each name comes in one line and as it was, and no line is anybody's but the exporter's."""
+    lines = list(running.lines)
+    records = [json.loads(line) for line in lines]
+    assert all({"ts", "level", "logger", "msg"} <= record.keys() for record in records)
+    assert all(line.isprintable() or line.isascii() for line in lines)
+    told = {record["span_name"] for record in records if record["msg"] == "latency has shifted"}
+    assert told == NAMES
+    assert not [record for record in records if record["msg"] == "forged"]
+
+
+def test_a_dry_run(tempo_url: str, tmp_path: Path) -> None:
+    """On a terminal, and with the log for people."""
+    file = write_settings(tmp_path, configuration(tempo_url, "logfmt"))
+    # Bytes, since reading text would take carriage returns for ends of lines.
+    ended = subprocess.run(
+        command("--once", "--config", str(file)), cwd=tmp_path, env=environment(), capture_output=True, timeout=60
+    )
+    said = ended.stderr.decode("utf-8")
+    assert ended.returncode == 0, said
+    assert Metrics.parse(ended.stdout.decode("utf-8")).series() == PUBLISHED
+    assert all(character == "\n" or character.isprintable() for character in said)
+    ours = ("ts=", "  ", "history: ", "series: ", "slower than usual at this moment", "complete")
+    assert [line for line in said.split("\n")[:-1] if not line.startswith(ours)] == []
+    assert sum(line.startswith("  ") for line in said.split("\n")[:-1]) == len(HOSTILE)
+
+
+def test_the_database_and_files(running: ExporterProcess) -> None:
+    with closing(sqlite3.connect(f"file:{running.directory / DATABASE}?mode=ro", uri=True)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        assert {"series", "windows", "digests"} <= tables
+        stored = set(database.execute("SELECT service_name, span_name FROM series"))
+    assert {SeriesKey(*map(as_published, row)) for row in stored} == PUBLISHED
+    assert {file.name for file in running.directory.iterdir()} == {
+        "exporter.yaml", DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}.lock",
+    }  # fmt: skip
