@@ -3,8 +3,8 @@
 The rules are those of :func:`exporter.core.baseline.choose_pool`, for all 48 slots at once.
 """
 
-from collections.abc import Collection, Iterable, Mapping
-from functools import reduce
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from exporter.core.baseline import (
@@ -38,6 +38,34 @@ class Standing(NamedTuple):
     hours: int
 
 
+class Standings(Mapping[Slot, Standing]):
+    """Where a series stands in all 48 slots; small, since there are thousands of series."""
+
+    __slots__ = ("_hours", "_levels", "_traces")
+
+    def __init__(self, found: Sequence[Standing]) -> None:
+        """Take one for each of :data:`SLOTS`."""
+        self._levels = bytes([standing.level * 2 + standing.mature for standing in found])
+        self._traces = array("Q", [standing.traces for standing in found])
+        self._hours = array("L", [standing.hours for standing in found])
+
+    def __getitem__(self, slot: Slot) -> Standing:
+        number = number_of(slot)
+        level, mature = divmod(self._levels[number], 2)
+        return Standing(FallbackLevel(level), bool(mature), self._traces[number], self._hours[number])
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(SLOTS)
+
+    def __len__(self) -> int:
+        return len(SLOTS)
+
+
+def number_of(slot: Slot) -> int:
+    """The position of a slot among :data:`SLOTS`."""
+    return slot.hour if slot.day_type is DayType.WEEKDAY else slot.hour + 24
+
+
 class _Tally(NamedTuple):
     """What some hours hold altogether: how many there are, their traces, and the first and last of them."""
 
@@ -48,18 +76,13 @@ class _Tally(NamedTuple):
     first_day: int = 2**62
     last_day: int = -(2**62)
 
-    def plus(self, other: "_Tally") -> "_Tally":
-        return _Tally(
-            self.hours + other.hours,
-            self.traces + other.traces,
-            min(self.first_start, other.first_start),
-            max(self.last_start, other.last_start),
-            min(self.first_day, other.first_day),
-            max(self.last_day, other.last_day),
-        )
-
-    def and_hour(self, civil: CivilHour, traces: int) -> "_Tally":
-        return self.plus(_Tally(1, traces, civil.start, civil.start, civil.day, civil.day))
+    @classmethod
+    def of(cls, rows: Sequence[tuple[int, int, int]]) -> "_Tally":
+        """The tally of some hours, each by its start, its day and its traces."""
+        if not rows:
+            return _NOTHING
+        first, last = min(rows), max(rows)
+        return cls(len(rows), sum([traces for _, _, traces in rows]), first[0], last[0], first[1], last[1])
 
     def is_mature(self, level: FallbackLevel) -> bool:
         if self.hours < MATURE_WINDOWS or self.traces < MATURE_TRACES:
@@ -81,7 +104,7 @@ def standings(
     *,
     quarantined: Collection[int] = (),
     suspects: Collection[int] = (),
-) -> Mapping[Slot, Standing]:
+) -> Standings:
     """Where a series stands in each of the 48 slots.
 
     Args:
@@ -90,23 +113,26 @@ def standings(
         quarantined: starts of hours that are quarantined.
         suspects: starts of hours that are not to be pooled because a raised flag has touched them.
     """
-    good = dict.fromkeys(SLOTS, _NOTHING)
-    bad = dict.fromkeys(SLOTS, _NOTHING)
-    unquarantined = dict.fromkeys(SLOTS, 0)
-    recurring = dict.fromkeys(SLOTS, 0)
-    for civil, traces in traffic:
-        is_quarantined = civil.start in quarantined
-        (recurring if is_quarantined else unquarantined)[civil.slot] += 1
-        if civil.start not in suspects:
-            tallies = bad if is_quarantined else good
-            tallies[civil.slot] = tallies[civil.slot].and_hour(civil, traces)
-    pools = _Pools(good, rules)
-    found = {}
-    for slot in SLOTS:
+    # By number of the slot, and not by slot: ten thousand series have millions of hours.
+    good: list[list[tuple[int, int, int]]] = [[] for _ in SLOTS]
+    bad: list[list[tuple[int, int, int]]] = [[] for _ in SLOTS]
+    recurring = [0] * len(SLOTS)
+    suspected = [0] * len(SLOTS)
+    for (start, _, slot, day), traces in traffic:
+        number = number_of(slot)
+        is_quarantined = start in quarantined
+        recurring[number] += is_quarantined
+        if start not in suspects:
+            (bad if is_quarantined else good)[number].append((start, day, traces))
+        elif not is_quarantined:
+            suspected[number] += 1
+    pools = _Pools(dict(zip(SLOTS, map(_Tally.of, good), strict=True)), rules)
+    found = []
+    for number, slot in enumerate(SLOTS):
         # What happens at this hour as often as not is usual.
-        released = recurring[slot] >= max(MATURE_WINDOWS, unquarantined[slot])
-        found[slot] = _standing(slot, pools, rules, bad[slot] if released else _NOTHING)
-    return found
+        released = recurring[number] >= max(MATURE_WINDOWS, len(good[number]) + suspected[number])
+        found.append(_standing(slot, pools, rules, _Tally.of(bad[number]) if released else _NOTHING))
+    return Standings(found)
 
 
 class _Pools:
@@ -138,10 +164,10 @@ class _Pools:
 
 
 def _standing(slot: Slot, pools: _Pools, rules: FallbackRules, released: _Tally) -> Standing:
-    own = pools.of(FallbackLevel.EXACT, slot).plus(released)
+    own = _sum((pools.of(FallbackLevel.EXACT, slot), released))
     serving = FallbackLevel.UNAVAILABLE
     for level, min_samples in rules.levels():
-        pool = pools.of(level, slot).plus(released)
+        pool = _sum((pools.of(level, slot), released))
         if not pool.hours or pool.traces < min_samples:
             continue
         if pool.is_mature(level):
@@ -151,4 +177,8 @@ def _standing(slot: Slot, pools: _Pools, rules: FallbackRules, released: _Tally)
 
 
 def _sum(tallies: Iterable[_Tally]) -> _Tally:
-    return reduce(_Tally.plus, (tally for tally in tallies if tally.hours), _NOTHING)
+    some = [tally for tally in tallies if tally.hours]
+    if len(some) < 2:
+        return some[0] if some else _NOTHING
+    hours, traces, first_starts, last_starts, first_days, last_days = zip(*some, strict=True)
+    return _Tally(sum(hours), sum(traces), min(first_starts), max(last_starts), min(first_days), max(last_days))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from exporter.core.availability import SLOTS, Standing, standings
+from exporter.core.availability import SLOTS, Standings, standings
 from exporter.core.baseline import Baseline, FallbackLevel, FallbackRules, Pool, choose_pool
 from exporter.core.civil import HOUR_SECONDS, Slot
 from exporter.core.detection.detector import Detector
@@ -153,7 +153,7 @@ class _Counted(NamedTuple):
     hour_start: int
     judged_until: int | None
     good_until: float
-    standings: Mapping[SeriesKey, Mapping[Slot, Standing]]
+    standings: Mapping[SeriesKey, Standings]
 
 
 class Inquiry:
@@ -245,7 +245,7 @@ class Inquiry:
             slots.append(SlotUsual(slot, baseline, self._outlier_threshold(baseline), standing.traces, standing.hours))
         return Profile(key, tuple(slots), record.epoch)
 
-    def available(self, now: int) -> Mapping[SeriesKey, Mapping[Slot, Standing]]:
+    def available(self, now: int) -> Mapping[SeriesKey, Standings]:
         """Where each series stands in each of the 48 slots, as it would be in force now.
 
         It is counted once an hour, which takes seconds where there are ten thousand series; while the past is not
@@ -269,17 +269,18 @@ class Inquiry:
                 self._counted = counted
             return counted.standings
 
-    def _count(self, present: CivilHour) -> Iterator[tuple[SeriesKey, Mapping[Slot, Standing]]]:
+    def _count(self, present: CivilHour) -> Iterator[tuple[SeriesKey, Standings]]:
         rules = self._settings.fallback
         until = present.start - HOUR_SECONDS
         for stored in self._store.traffic(self._store.series(), present.start - rules.lookback_seconds, until):
             since = epoch_of(stored.state) or 0
-            hours: dict[CivilHour, int] = {}
-            for start, traces in stored.windows:
-                hour = self._clock.hour(start)
-                if hour.start >= since:
-                    hours[hour] = hours.get(hour, 0) + traces
-            found = standings(hours.items(), rules, quarantined=stored.quarantined, suspects=stored.suspects)
+            hours: dict[int, int] = {}
+            for window_start, traces in stored.windows:
+                start = self._clock.hour(window_start).start
+                if start >= since:
+                    hours[start] = hours.get(start, 0) + traces
+            traffic = ((self._clock.hour(start), traces) for start, traces in hours.items())
+            found = standings(traffic, rules, quarantined=stored.quarantined, suspects=stored.suspects)
             yield stored.key, found
 
     def _record(self, key: SeriesKey, hour: CivilHour, present: CivilHour) -> SeriesRecord | None:
@@ -295,7 +296,7 @@ class Inquiry:
             return SeriesRecord(stored, self._detector)
         return None
 
-    def _standings(self, record: SeriesRecord, hour: CivilHour) -> Mapping[Slot, Standing]:
+    def _standings(self, record: SeriesRecord, hour: CivilHour) -> Standings:
         rules = self._settings.fallback
         since = max(hour.start - rules.lookback_seconds, record.epoch or 0)
         traffic = (

@@ -45,7 +45,7 @@ def usual_document(usual: Usual, calendar: Calendar) -> Json:
         if baseline is None
         else {
             **_baseline(baseline),
-            "hours": [{"start_unix": hour.start, "traces": hour.traces} for hour in usual.hours],
+            "pooled_hours": [{"start_unix": hour.start, "traces": hour.traces} for hour in usual.hours],
         },
         "outlier_threshold_seconds": usual.outlier_threshold_seconds,
         "shift_thresholds": [
@@ -64,7 +64,7 @@ def usual_document(usual: Usual, calendar: Calendar) -> Json:
                 "level_name": LEVEL_NAMES[each.level],
                 "needed_traces": each.needed,
                 "traces": each.traces,
-                "hours": each.hours,
+                "windows": each.hours,
                 "mature": each.mature,
             }
             for each in usual.supply
@@ -130,10 +130,10 @@ def availability_document(key: SeriesKey, standings: Mapping[Slot, Standing]) ->
     """In which of the 48 slots a series has a baseline: levels by hour of the day, from midnight on."""
     return {
         **_names(key),
-        "levels": {
+        "level_by_hour": {
             day_type.value: [int(standings[Slot(hour, day_type)].level) for hour in range(24)] for day_type in DayType
         },
-        "learning": {
+        "learning_hours": {
             day_type.value: [
                 hour
                 for hour in range(24)
@@ -142,7 +142,7 @@ def availability_document(key: SeriesKey, standings: Mapping[Slot, Standing]) ->
             ]
             for day_type in DayType
         },
-        "traces": {
+        "traces_by_hour": {
             day_type.value: [standings[Slot(hour, day_type)].traces for hour in range(24)] for day_type in DayType
         },
     }
@@ -220,7 +220,7 @@ def _slot(slot: SlotUsual) -> Json:
         "baseline": None if slot.baseline is None else _baseline(slot.baseline),
         "outlier_threshold_seconds": slot.outlier_threshold_seconds,
         "own_traces": slot.traces,
-        "own_hours": slot.hours,
+        "own_windows": slot.hours,
     }
 
 

@@ -121,8 +121,8 @@ def _available(client: ExporterClient) -> tuple[dict[SeriesKey, dict[str, Any]],
 
 
 def _able(availability: Mapping[str, Any], day_type: str) -> bool:
-    level = availability["levels"][day_type][NIGHT_HOUR]
-    return level < 5 and NIGHT_HOUR not in availability["learning"][day_type]
+    level = availability["level_by_hour"][day_type][NIGHT_HOUR]
+    return level < 5 and NIGHT_HOUR not in availability["learning_hours"][day_type]
 
 
 def _judged(client: ExporterClient, key: SeriesKey, at: float) -> Judged:

@@ -121,12 +121,13 @@ def check_all(asked: Asked) -> None:
             assert answer["bucket"]["day_type"] == (
                 "weekend" if asked.week.is_weekend(asked.week.hour(at)) else "weekday"
             )
-            assert sum(each["traces"] for each in (answer["baseline"] or {"hours": []})["hours"]) == (
+            assert sum(each["traces"] for each in (answer["baseline"] or {"pooled_hours": []})["pooled_hours"]) == (
                 asked.expected(series, at).traces
             )
     # All of the coming week: every slot, of every endpoint.
     available = {
-        SeriesKey(each["service_name"], each["span_name"]): each["levels"] for each in asked.ask("available")["series"]
+        SeriesKey(each["service_name"], each["span_name"]): each["level_by_hour"]
+        for each in asked.ask("available")["series"]
     }
     assert set(available) == set(LEVELS)
     for series, levels in available.items():

@@ -74,7 +74,7 @@ class TestEndpoint:
     def test_the_same_as_json(self, explain: Explain) -> None:
         found = json.loads(explain(*named(KEY), *AT, "--duration", "320ms", "--json").stdout)
         assert (found["duration"]["outlier"], found["level"], found["present"]) == (True, 1, False)
-        assert len(found["baseline"]["hours"]) == 5
+        assert len(found["baseline"]["pooled_hours"]) == 5
 
     def test_level_5_says_why_and_what_to_do(self, explain: Explain) -> None:
         result = explain(*named(RARE), *AT)

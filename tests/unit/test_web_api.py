@@ -99,7 +99,9 @@ class TestCheck:
         assert baseline["p50_seconds"] == pytest.approx(p50, rel=0.0111)
         assert baseline["p95_seconds"] == pytest.approx(p95, rel=0.0111)
         # Tuesday noon: the weekdays of nine days, the present hour not among them.
-        assert [hour["start_unix"] for hour in baseline["hours"]] == [NOON - days * DAY for days in (8, 7, 6, 5, 4, 1)]
+        assert [hour["start_unix"] for hour in baseline["pooled_hours"]] == [
+            NOON - days * DAY for days in (8, 7, 6, 5, 4, 1)
+        ]
         assert (baseline["samples"], baseline["windows"], found["level"]) == (180, 6, 1)
         assert found["bucket"] == {"hour": 12, "day_type": "weekday", "name": "weekday 12:00-13:00"}
         assert found["hour"] == {
@@ -169,7 +171,7 @@ class TestBaseline:
         assert buckets == [(day_type, hour) for day_type in ("weekday", "weekend") for hour in range(24)]
         assert slots[12]["baseline"]["samples"] == slots[12]["own_traces"] == 180
         # Only one Saturday and one Sunday: what is around them serves.
-        assert (slots[24]["level"], slots[24]["own_hours"]) == (2, 2)
+        assert (slots[24]["level"], slots[24]["own_windows"]) == (2, 2)
 
 
 class TestLists:
@@ -206,10 +208,10 @@ class TestLists:
         found = bench.get("available")
         assert [each["span_name"] for each in found["series"]] == ["GET /cart", "GET /cart/items"]
         cart, rare = found["series"]
-        assert cart["levels"]["weekday"][12] == 1
-        assert cart["learning"] == {"weekday": [], "weekend": []}
-        assert cart["traces"]["weekday"][12] == 180
-        assert set(rare["levels"]["weekday"] + rare["levels"]["weekend"]) == {5}
+        assert cart["level_by_hour"]["weekday"][12] == 1
+        assert cart["learning_hours"] == {"weekday": [], "weekend": []}
+        assert cart["traces_by_hour"]["weekday"][12] == 180
+        assert set(rare["level_by_hour"]["weekday"] + rare["level_by_hour"]["weekend"]) == {5}
         assert found["series_by_level"]["weekday"][12] == [1, 0, 0, 0, 1]
         second = bench.get("available", f"limit=1&cursor={bench.get('available', 'limit=1')['next_cursor']}")
         assert ([each["span_name"] for each in second["series"]], second["series_by_level"]) == (
