@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CONFIG ?= configs/exporter.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint format bench bench-detection screenshots lock clean
+.PHONY: help install run demo test lint format bench bench-detection screenshots dashboards kubernetes lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,9 +47,18 @@ bench-detection: install ## measure the detector against its targets
 screenshots: install ## renew the pictures of the documentation (needs chromium and chromium-driver)
 	$(BIN)/python -m tests.e2e.screenshots
 
+dashboards: install ## bring dashboards that Grafana has exported into the form in which they are kept
+	$(BIN)/python -m tools.dashboards
+
+kubernetes: install ## renew the Kubernetes manifests that are made of other files
+	$(BIN)/python -m tools.prometheus_rule
+
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
+
 lock: install ## renew the locked requirements after editing pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --upgrade pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url -c requirements.lock --group dev pyproject.toml -o requirements-dev.lock
+	$(COMPILE) --upgrade pyproject.toml -o requirements.lock
+	$(COMPILE) --upgrade -c requirements.lock --group dev pyproject.toml -o requirements-dev.lock
+	$(COMPILE) -c requirements-dev.lock --group pyproject.toml:build -o requirements-build.lock
 
 clean: ## remove what make has built
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

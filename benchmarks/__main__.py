@@ -13,7 +13,7 @@ from benchmarks import machine
 from benchmarks.context import Context
 from benchmarks.report import HEADER, Figure, table
 
-NAMES: Final = ("backfill", "poll", "scrape", "historian", "restart", "memory", "store")
+NAMES: Final = ("backfill", "dense", "poll", "scrape", "historian", "restart", "memory", "store")
 """The benchmarks, each a module of this package with a function ``measure``."""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Unit = Literal["seconds", "bytes", "count", "ratio"]
+Unit = Literal["seconds", "bytes", "count", "ratio", "percent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,8 @@ def amount(value: float, unit: Unit) -> str:
         return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
     if unit == "bytes":
         return f"{value / 1e6:,.1f} MB" if value >= 1e6 else f"{value:,.0f} bytes"
+    if unit == "percent":
+        return f"{value * 100:.1f} %"
     return f"{value:.2f} ×" if unit == "ratio" else f"{value:,.0f}"
 
 

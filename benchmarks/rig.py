@@ -35,7 +35,7 @@ from exporter.poller import Poller
 from exporter.publish.exposition import Publisher
 from exporter.publish.self_metrics import SelfMetrics, StateCollector
 from exporter.reading.admission import Admission
-from exporter.reading.exact import ExactReader
+from exporter.reading.edge import EdgeReader
 from exporter.tempo import TempoClient
 from exporter.web.http import Request, Site
 from exporter.web.metrics import MetricsPage
@@ -127,7 +127,13 @@ class _Parts:
         self._building: threading.Thread | None = None
         self._stop_building = threading.Event()
         self._cycles = 0
-        config = Config.model_validate({"tempo": {"url": url, "requests_per_second": 1000}})
+        # Whatever there is, is read whole: what is measured is a cycle with traffic in each series.
+        config = Config.model_validate(
+            {
+                "tempo": {"url": url, "requests_per_second": 1000},
+                "polling": {"max_traces_per_poll": 1_000_000, "max_requests_per_poll": 1000},
+            }
+        )
         log = get_logger("benchmark")
         metrics = SelfMetrics()
         stop = threading.Event()
@@ -136,7 +142,13 @@ class _Parts:
         polling = poll_settings(config)
         publisher = Publisher()
         self._poller = Poller(
-            ExactReader(TempoClient(client_settings(config), metrics, log, stop=stop), metrics, "poll"),
+            EdgeReader(
+                TempoClient(client_settings(config), metrics, log, stop=stop),
+                metrics,
+                polling.budget,
+                usual_seconds=polling.lookback_seconds,
+                hold_seconds=polling.window_seconds,
+            ),
             LiveEdge(
                 judge_settings(config),
                 admission.ask,

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from exporter.core.span import SeriesKey
 
+_LETTERS: Final = str.maketrans("0123456789", "ghijklmnop")
 _NS: Final = 1_000_000_000
 _SLICE_SECONDS: Final = 600
 _DAY_SECONDS: Final = 86_400
@@ -88,8 +89,9 @@ class Traffic:
 
 
 def series_key(series: int) -> SeriesKey:
-    """The name of a series: fifty to a service."""
-    return SeriesKey(f"service-{series // 50:03d}", f"GET /api/v1/resource-{series:05d}")
+    """The name of a series: fifty to a service. In letters, since numbers would be taken for ids of one endpoint."""
+    letters = f"{series:05d}".translate(_LETTERS)
+    return SeriesKey(f"service-{series // 50:03d}", f"GET /api/v1/resource-{letters}")
 
 
 def random_duration_ns(random_: random.Random, slower: float = 1.0) -> int:

@@ -10,19 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from exporter.core.budget import Budget
 from exporter.core.detection.flag import Flag, FlagEvent
+from exporter.core.sampling import WHOLE
 from exporter.core.span import SeriesKey, Span
 from exporter.detector.book import Book
 from exporter.detector.live import FlagChange, LiveEdge
 from exporter.detector.snapshot import SeriesStatus, Snapshot
 from exporter.logs import Log
-from exporter.reading.exact import ExactReader
+from exporter.reading.edge import EdgeReader
 from exporter.telemetry import Telemetry
 from exporter.tempo.errors import StoppedError, TempoError
 
 _WARN_AGAIN_SECONDS: Final = 600
 _FUTURE_SECONDS: Final = 2
 """How far beyond now a search reaches: clocks of traced services run ahead, and Tempo's seconds are whole."""
+_JUMP_SECONDS: Final = 10
+"""A clock that is further off than this from one cycle to the next was set, or the machine slept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class PollSettings:
         max_window_seconds: how far back the window of a series with little traffic reaches; the first cycle reads so
             far back where that is affordable, so that a restart costs no blindness.
         affordable_traces: how many traces that may be.
+        budget: what one cycle may cost Tempo.
     """
 
     interval_seconds: float
@@ -43,6 +48,7 @@ class PollSettings:
     window_seconds: float
     max_window_seconds: float
     affordable_traces: int
+    budget: Budget
 
     @property
     def remembered_seconds(self) -> float:
@@ -68,7 +74,7 @@ class Poller:
 
     def __init__(
         self,
-        reader: ExactReader,
+        reader: EdgeReader,
         live: LiveEdge,
         history: History,
         publish: Callable[[Snapshot], None],
@@ -79,6 +85,7 @@ class Poller:
         monotonic: Callable[[], float],
         stop: threading.Event,
         log: Log,
+        on_clock_jump: Callable[[], None] = lambda: None,
     ) -> None:
         self._reader = reader
         self._live = live
@@ -91,14 +98,18 @@ class Poller:
         self._stop = stop
         self._log = log
         self._quiet_log = log.limited(_WARN_AGAIN_SECONDS, monotonic)
+        self._on_clock_jump = on_clock_jump
+        self._clock_ahead = clock() - monotonic()
         self._last_success: float | None = None
         self._poll_seconds: float | None = None
-        self._density: float | None = None
+        self._slices = WHOLE
+        self._by_name: frozenset[SeriesKey] = frozenset()
 
     def run(self) -> None:
         """Cycle until stopped."""
         due = self._monotonic()
         while not self._stop.is_set():
+            self._look_at_clock()
             try:
                 self.cycle()
             except Exception:  # noqa: BLE001 - a defect of ours must neither end the loop nor go unseen
@@ -117,6 +128,14 @@ class Poller:
                     interval=self._settings.interval_seconds,
                 )
             self._stop.wait(max(0.0, due - self._monotonic()))
+
+    def _look_at_clock(self) -> None:
+        """Notice a clock that was set, and a machine that slept: meanwhile only the clock on the wall went on."""
+        ahead = self._clock() - self._monotonic()
+        jumped, self._clock_ahead = ahead - self._clock_ahead, ahead
+        if abs(jumped) > _JUMP_SECONDS:
+            self._log.warning("the clock has jumped, or this machine slept; what is missing is read", seconds=jumped)
+            self._on_clock_jump()
 
     def cycle(self) -> bool:
         """One cycle; says whether all of the live edge could be read."""
@@ -158,7 +177,8 @@ class Poller:
     def _reach_back(self, now: float, spans: list[Span], deadline: float) -> None:
         """What series with little traffic need besides: welcome, but nothing waits for it."""
         rest_seconds = self._settings.max_window_seconds - self._settings.window_seconds
-        if rest_seconds <= 0 or (self._density or 0) * rest_seconds > self._settings.affordable_traces:
+        affordable = (self._reader.density or 0) * rest_seconds <= self._settings.affordable_traces
+        if rest_seconds <= 0 or not affordable or not self._slices.whole:
             return
         try:
             self._read(now, now - rest_seconds, spans, deadline)
@@ -172,26 +192,35 @@ class Poller:
         reading = self._reader.read(
             int(start),
             int(now) + _FUTURE_SECONDS,
-            spans.extend,
-            by_start=False,
-            expected_traces=None if self._density is None else self._density * (now - start),
-            give_up=lambda: self._stop.is_set() or self._monotonic() > deadline,
+            lambda: self._stop.is_set() or self._monotonic() > deadline,
+            lambda: self._live.per_hour(self._history.book(now)),
         )
-        self._density = reading.received / (now - start)
+        spans += reading.spans
+        if reading.slices.share < self._slices.share or not self._by_name <= reading.by_name:
+            self._live.thin(reading.slices, reading.by_name)
+        self._slices, self._by_name = reading.slices, reading.by_name
+        if not reading.slices.whole:
+            self._quiet_log.info(
+                "sampled",
+                "there is more current traffic than polling.max_traces_per_poll, so a sample spread evenly is judged",
+                traces_per_second=round(self._reader.density or 0),
+                share=reading.slices.share,
+            )
         if reading.splits:
             self._quiet_log.warning(
                 "saturated",
                 "searches of the current traffic came back full and were halved; raise tempo.limit to need fewer",
                 splits=reading.splits,
             )
-        if reading.truncated and not self._stop.is_set():
+        if reading.unread and not self._stop.is_set():
             self._telemetry.truncated("poll")
             self._quiet_log.warning(
                 "truncated",
-                "there is more current traffic than can be read in time, part of it is not judged; raise tempo.limit",
-                unread_ranges=len(reading.truncated),
+                "there is more current traffic than can be read in time, part of it is not judged; raise tempo.limit, "
+                "or lower polling.max_traces_per_poll",
+                unread_ranges=reading.unread,
             )
-        return not reading.truncated
+        return not reading.unread
 
     # Judging and publishing
 
@@ -223,6 +252,7 @@ class Poller:
             series=statuses,
             poll_seconds=self._poll_seconds,
             unread=unread,
+            poll_share=None if self._last_success is None else self._slices.share,
         )
         self._publish(self._history.describe(snapshot))
 

@@ -2,13 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from exporter.config import Config, build_calendar
+from exporter.core.detection.flag import Flag
 from exporter.core.hours import HourClock
 from exporter.core.ledger import Progress
+from exporter.core.span import SeriesKey
 from exporter.detector.historian import Historian
 from exporter.detector.inquiry import Inquiry
 from exporter.detector.live import LiveEdge
@@ -19,9 +21,10 @@ from exporter.publish.exposition import Publisher
 from exporter.publish.self_metrics import SelfMetrics, StateCollector
 from exporter.reading.admission import Admission
 from exporter.reading.backfill import Backfill, BackfillStatus
-from exporter.reading.exact import ExactReader
+from exporter.reading.edge import EdgeReader
 from exporter.store import Store
 from exporter.tempo import TempoClient
+from exporter.web.api.api import Api
 from exporter.web.http import Request, Site
 from exporter.web.metrics import MetricsPage
 from exporter.web.pages.explore import Explore
@@ -84,6 +87,7 @@ class Exporter:
         *,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        flags: Mapping[SeriesKey, Flag] | None = None,
     ) -> None:
         """Put the parts together; nothing runs yet.
 
@@ -93,6 +97,7 @@ class Exporter:
             metrics: counts what happens, and holds the registry that is served.
             clock: Unix seconds.
             monotonic: seconds that never jump.
+            flags: those that are up and that the store does not know.
 
         Raises:
             ReadingChangedError: the store holds another history than the configuration asks for.
@@ -109,7 +114,7 @@ class Exporter:
         rules = series_rules(config)
         self._hours = HourClock(calendar)
         self._settle_seconds = config.polling.settle.total_seconds()
-        admission = Admission(rules)
+        admission = Admission(rules, get_logger("series"))
         admission.preload(store.series())
         self._client = TempoClient(
             client_settings(config),
@@ -144,17 +149,26 @@ class Exporter:
                 log=get_logger("backfill"),
                 on_commit=self._historian.windows_written,
             )
+        if flags:
+            self._historian.remember(flags, {})
         polling = poll_settings(config)
         self.publisher = Publisher()
+        self._live = LiveEdge(
+            settings,
+            admission.ask,
+            started_at=clock(),
+            remembered_seconds=polling.remembered_seconds,
+            flags=self._historian.flags(),
+        )
         self._poller = Poller(
-            ExactReader(self._client, metrics, "poll"),
-            LiveEdge(
-                settings,
-                admission.ask,
-                started_at=clock(),
-                remembered_seconds=polling.remembered_seconds,
-                flags=self._historian.flags(),
+            EdgeReader(
+                self._client,
+                metrics,
+                polling.budget,
+                usual_seconds=polling.lookback_seconds,
+                hold_seconds=polling.window_seconds,
             ),
+            self._live,
             self._historian,
             self.publisher.publish,
             polling,
@@ -163,13 +177,24 @@ class Exporter:
             monotonic=monotonic,
             stop=self._stop,
             log=get_logger("poller"),
+            on_clock_jump=self._clock_jumped,
         )
-        metrics.registry.register(StateCollector(self._snapshot, self._backfill_status, admission, rules.most))
+        self._metrics = metrics
+        metrics.state = StateCollector(self._snapshot, self._backfill_status, admission, rules.most)
         self._metrics_page = MetricsPage(self.publisher, metrics.registry)
+        inquiry = Inquiry(store, self._hours, settings)
+        api = Api(
+            inquiry,
+            self._snapshot,
+            lambda trace_id: self._client.trace(trace_id, loop="api"),
+            renamed=rules.renamed,
+            calendar=calendar,
+            clock=clock,
+        )
         sources = Sources(
             snapshot=self._snapshot,
             backfill=self._backfill_status,
-            history=Inquiry(store, self._hours, settings),
+            history=inquiry,
             clock=clock,
             hours=self._hours,
             local=calendar.local,
@@ -181,6 +206,7 @@ class Exporter:
         self.site = Site(
             {
                 **pages(sources, get_logger("web"), monotonic),
+                **api.pages(),
                 "/metrics": self._metrics_page,
                 "/-/healthy": healthy,
                 "/-/ready": lambda request: ready(self._snapshot()),  # noqa: ARG005
@@ -211,6 +237,10 @@ class Exporter:
         self._client.close()
         self._store.close()
 
+    def flags(self) -> Mapping[SeriesKey, Flag]:
+        """The flags that are up; to be asked for once everything has ended."""
+        return self._live.flags()
+
     def _run(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
         self._threads.append(thread)
@@ -239,6 +269,11 @@ class Exporter:
 
     def _backfill_status(self) -> BackfillStatus | None:
         return None if self.backfill is None else self.backfill.status
+
+    def _clock_jumped(self) -> None:
+        self._metrics.clock_jumped()
+        if self.backfill is not None:
+            self.backfill.wake()
 
     def _settled_until(self) -> int:
         if self.backfill is not None:

@@ -4,6 +4,22 @@ import contextlib
 import os
 import select
 import signal
+from collections.abc import Iterator
+from typing import NoReturn
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """While the body runs, SIGTERM ends it as Ctrl-C does: with a :class:`KeyboardInterrupt`."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 class StopRequest:

@@ -19,9 +19,12 @@ FailureReason = Literal[
 """Why a request to Tempo failed. ``refused`` is a 4xx other than those with a name of their own; ``malformed`` is an
 answer that was not what it should be: not JSON, cut off, or not read completely by Tempo itself."""
 
-SkipReason = Literal["outside_window", "duplicate", "invalid", "filtered", "series_limit", "span_limit", "memory_limit"]
+SkipReason = Literal[
+    "outside_window", "duplicate", "invalid", "filtered", "series_limit", "span_limit", "memory_limit", "saturated"
+]
 """Why a span that was read is not in the result. ``span_limit``: Tempo had more matching spans in the trace than it
-may return. ``memory_limit``: the cap of the live window."""
+may return. ``memory_limit``: the cap of the live window. ``saturated``: it came with a search of a single second that
+was as long as its limit, which is no sample of that second."""
 
 StorageFailure = Literal["full", "readonly", "locked", "corrupt", "other"]
 
@@ -51,6 +54,12 @@ class Telemetry(Protocol):
 
     def truncated(self, loop: Loop) -> None:
         """A window stayed incomplete."""
+
+    def sampled(self, loop: Loop) -> None:
+        """A window was too dense to be read whole, and was read as a representative sample."""
+
+    def source_counts_available(self, available: bool) -> None:
+        """Whether Tempo says how many traces it has."""
 
     def traces_read(self, loop: Loop, count: int) -> None:
         """So many spans in scope were read from Tempo."""

@@ -1,4 +1,4 @@
-"""Shows how far long work has come: one line on a terminal that is written over, and nothing where there is none."""
+"""What a terminal shows: how far long work has come, on one line that is written over; names that do it no harm."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,6 +8,13 @@ from typing import TextIO
 _REFRESH_SECONDS = 0.2
 _BAR_CELLS = 24
 _ERASE_LINE = "\r\x1b[2K"
+_LONGEST_NAME = 200
+
+
+def printable(name: str) -> str:
+    """A name from outside on one line, with escapes for all that a terminal would act upon."""
+    text = "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in name)
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
 
 
 def bar(ratio: float) -> str:

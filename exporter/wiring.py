@@ -9,6 +9,7 @@ from typing import Final, Literal
 from exporter.config import Config, ConfigError
 from exporter.config.web import ClientAuth, TlsServer, load_web_config
 from exporter.core.baseline import FallbackRules
+from exporter.core.budget import Budget
 from exporter.core.detection.parameters import Parameters
 from exporter.core.outlier import OutlierRule
 from exporter.detector.settings import JudgeSettings
@@ -65,6 +66,7 @@ def backfill_settings(config: Config) -> BackfillSettings:
         settle_seconds=polling.settle.total_seconds(),
         retention_seconds=config.storage.retention.total_seconds(),
         max_concurrency=config.tempo.max_concurrency,
+        budget=Budget(polling.max_traces_per_window, polling.max_requests_per_window),
     )
 
 
@@ -76,6 +78,7 @@ def poll_settings(config: Config) -> PollSettings:
         window_seconds=config.detection.window.total_seconds(),
         max_window_seconds=config.detection.max_window.total_seconds(),
         affordable_traces=_AFFORDABLE_SEARCHES * config.tempo.limit,
+        budget=Budget(config.polling.max_traces_per_poll, config.polling.max_requests_per_poll),
     )
 
 
@@ -119,6 +122,7 @@ def series_rules(config: Config) -> SeriesRules:
         include=[re.compile(pattern) for pattern in series.include],
         exclude=[re.compile(pattern) for pattern in series.exclude],
         rename=[(re.compile(rule.match), rule.replace) for rule in series.rename],
+        placeholders=series.placeholders,
         most=series.max,
     )
 

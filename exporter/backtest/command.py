@@ -1,12 +1,10 @@
 """The command: runs a backtest, prints what it has found, and says by its exit status how that went."""
 
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 import click
 
@@ -19,6 +17,7 @@ from exporter.backtest.text import as_text
 from exporter.backtest.traffic import TrafficError
 from exporter.config import ConfigError
 from exporter.config.units import parse_duration
+from exporter.signals import interruptible
 from exporter.store import DatabaseTooNewError, DatabaseTooOldError, StoreError
 
 _EXIT_FAILED: Final = 1
@@ -70,7 +69,7 @@ def run_command(
     )
     warnings: list[str] = []
     try:
-        with _interruptible():
+        with interruptible():
             report = backtest(config, options, warnings.append, sys.stderr)
             output = as_json(report) if json else as_text(report)
     except KeyboardInterrupt:
@@ -90,17 +89,3 @@ def run_command(
 def _failed(message: str, status: int) -> int:
     click.echo(message, err=True)
     return status
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt

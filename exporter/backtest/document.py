@@ -11,6 +11,7 @@ from exporter.backtest.replay import SeriesReplay
 from exporter.backtest.report import Episode, Report, per_1000_series_days
 from exporter.backtest.score import Score
 from exporter.core.detection.explanation import Explanation
+from exporter.explain.document import explanation_document
 
 
 def as_json(report: Report) -> str:
@@ -79,16 +80,7 @@ def _episode(episode: Episode) -> dict[str, Any]:
 def _explanation(explanation: Explanation) -> dict[str, Any]:
     baseline = explanation.baseline
     return {
-        "sentence": str(explanation),
-        "quantile": explanation.quantile,
-        "traces": explanation.traces,
-        "slow": explanation.slow,
-        "allowed": explanation.allowed,
-        "limit_seconds": explanation.limit_seconds,
-        "usual_seconds": explanation.usual_seconds,
-        "current_seconds": explanation.current_seconds,
-        "swing_factor": explanation.swing_factor,
-        "chance": explanation.chance,
+        **explanation_document(explanation),
         "baseline": {"level": int(baseline.level), "windows": baseline.windows, "traces": baseline.count},
     }
 

@@ -10,7 +10,6 @@ from typing import Final, TextIO
 from exporter.backtest.labels import Label, read_labels
 from exporter.backtest.replay import SeriesReplay, name_of, replay_history, replay_requests
 from exporter.backtest.report import Report
-from exporter.backtest.text import printable
 from exporter.backtest.traffic import COLUMNS, read_traffic
 from exporter.config import Config, build_calendar
 from exporter.config.units import format_duration
@@ -20,7 +19,7 @@ from exporter.core.detection.detector import Detector
 from exporter.core.hours import HourClock
 from exporter.core.span import SeriesKey
 from exporter.store import Store
-from exporter.terminal import bar, progress_line
+from exporter.terminal import bar, printable, progress_line
 from exporter.wiring import judge_settings
 
 DEFAULT_CSV_LEARN_SECONDS: Final = 7 * 86_400

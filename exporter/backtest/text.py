@@ -3,15 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import groupby
-from typing import Final
 
 from exporter.backtest.replay import SeriesReplay
 from exporter.backtest.report import Episode, Report, per_1000_series_days
 from exporter.backtest.score import Score
 from exporter.config.units import format_duration
 from exporter.core.civil import HOUR_SECONDS, Calendar
-
-_LONGEST_NAME: Final = 200
+from exporter.terminal import printable
 
 
 def as_text(report: Report) -> str:
@@ -27,12 +25,6 @@ def as_text(report: Report) -> str:
     if score is not None:
         blocks.append("\n".join(_score(score, report.labels_elsewhere())))
     return "\n\n".join(blocks)
-
-
-def printable(name: str) -> str:
-    """A name from outside on one line, with escapes for all that a terminal would act upon."""
-    text = "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in name)
-    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
 
 
 def _series(replay: SeriesReplay, found: Iterable[Episode], calendar: Calendar) -> Iterator[str]:

@@ -12,12 +12,13 @@ import click
 from exporter import __version__, logs
 from exporter.cli.common import EXIT_CONFIGURATION, EXIT_FAILED, Shared, give_up, shared_options
 from exporter.config import Config, ConfigError, effective_yaml, ignored_variables, load_config
+from exporter.keeper import Keeper
 from exporter.memory import share_one_arena
 from exporter.publish.self_metrics import ProtectionCollector, SelfMetrics
 from exporter.runner import Exporter, PassResult, ReadingChangedError
 from exporter.signals import StopRequest
 from exporter.store import DatabaseInUseError, DatabaseTooNewError, Store, StoreError
-from exporter.terminal import bar, progress_line
+from exporter.terminal import bar, printable, progress_line
 from exporter.web.guard import Guard
 from exporter.web.protection import Protection
 from exporter.web.server import Server
@@ -78,14 +79,9 @@ def _run(config: Config, protection: Protection | None) -> int:
     stop.listen()
     metrics = SelfMetrics()
     try:
-        store = Store.open(config.storage.path, on_failure=metrics.storage_failed)
-    except (DatabaseInUseError, DatabaseTooNewError, StoreError) as error:
-        give_up(str(error), EXIT_FAILED)
-    try:
-        exporter = Exporter(config, store, metrics)
-    except (ReadingChangedError, StoreError) as error:
-        store.close()
-        give_up(str(error), EXIT_FAILED if isinstance(error, StoreError) else EXIT_CONFIGURATION)
+        keeper = Keeper(config, metrics, log)
+    except (DatabaseInUseError, DatabaseTooNewError, ReadingChangedError, StoreError) as error:
+        give_up(str(error), EXIT_CONFIGURATION if isinstance(error, ReadingChangedError) else EXIT_FAILED)
     failures: list[BaseException] = []
 
     def fail(error: BaseException) -> None:
@@ -93,9 +89,9 @@ def _run(config: Config, protection: Protection | None) -> int:
         stop.make()
 
     try:
-        server = _server(config, exporter, metrics, protection)
+        server = _server(config, keeper, metrics, protection)
     except OSError as error:
-        exporter.close()
+        keeper.close()
         give_up(
             f"cannot listen on {config.web.listen_address}: {error.strerror or error}; "
             "set web.listen_address to a free one",
@@ -112,7 +108,7 @@ def _run(config: Config, protection: Protection | None) -> int:
     ignored = ignored_variables(os.environ)
     if ignored:
         log.info("environment variables that are no configuration keys are ignored", variables=ignored)
-    exporter.start()
+    keeper.start(fail)
     server.start(fail)
     if protection is not None:
         protection.start()
@@ -120,20 +116,20 @@ def _run(config: Config, protection: Protection | None) -> int:
     if protection is not None:
         protection.stop()
     server.stop()
-    exporter.close()
+    keeper.close()
     if failures:
-        log.error("serving failed, so the exporter ends", error=failures[0])
+        log.error("the exporter cannot go on", error=failures[0])
         return EXIT_FAILED
     log.info("stopped")
     return 0
 
 
-def _server(config: Config, exporter: Exporter, metrics: SelfMetrics, protection: Protection | None) -> Server:
+def _server(config: Config, keeper: Keeper, metrics: SelfMetrics, protection: Protection | None) -> Server:
     log = logs.get_logger("web")
     if protection is None:
-        return Server(exporter.site, config.web.host, config.web.port, log=log)
+        return Server(keeper, config.web.host, config.web.port, log=log)
     metrics.registry.register(ProtectionCollector(lambda: protection.status))
-    guard = Guard(exporter.site, protection, log, on_refused=metrics.request_refused)
+    guard = Guard(keeper, protection, log, on_refused=metrics.request_refused)
     context = None if protection.rules.tls is None else protection.context
     return Server(guard, config.web.host, config.web.port, log=log, context=context)
 
@@ -181,7 +177,9 @@ def summary(result: PassResult) -> str:
         lines.append(f"series: {len(snapshot.series)} ({levels or 'none'}), {snapshot.series_learning} still learning")
         slow = [status for status in snapshot.series if status.explanation is not None]
         lines.append(f"slower than usual at this moment (a flag rises once that lasts): {len(slow)}")
-        lines += [f"  {status.key.service_name} {status.key.span_name!r}: {status.explanation}" for status in slow]
+        lines += [
+            f"  {printable(status.key.service_name)} {status.key.span_name!r}: {status.explanation}" for status in slow
+        ]
     if not result.polled:
         lines.append("the current traffic could not be read; the log above says why")
     lines.append("complete" if result.complete else "NOT complete: what is missing stands above")

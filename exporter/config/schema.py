@@ -127,6 +127,20 @@ class Polling(Section):
     backfill_batch: Batch = _key(
         "1h", "Length of a window of history: a divisor of an hour; whole hours read several windows in one search."
     )
+    max_traces_per_window: Integer = _key(
+        50_000,
+        "Traces to read of one window of history; a denser one is read as a sample spread evenly over it.",
+        ge=1000,
+    )
+    max_requests_per_window: Integer = _key(
+        100, "Requests to Tempo for one window of history; as many as this, however little each returns.", ge=20
+    )
+    max_traces_per_poll: Integer = _key(
+        20_000,
+        "Traces to read in one poll of the current traffic; when there are more, a sample spread evenly.",
+        ge=1000,
+    )
+    max_requests_per_poll: Integer = _key(50, "Requests to Tempo in one poll of the current traffic.", ge=20)
     settle: Seconds = _key("15m", "Age at which a window is complete in Tempo and is read for the record, once.")
 
 
@@ -206,6 +220,11 @@ class Series(Section):
     )
     rename: tuple[Rename, ...] = _key(
         (), "List of {match, replace}: what the expression matches in a span name is replaced, \\1 is its first group."
+    )
+    placeholders: Boolean = _key(
+        True,
+        "Turn ids in span names into {number}, {uuid}, {hex}, {email} or {date}: "
+        "/orders/17 and /orders/18 are one endpoint.",
     )
 
 

@@ -17,6 +17,8 @@ _MARK_NS: Final = MARK_SECONDS * _NS
 # A mark's offset and a bucket in one integer: one dictionary look-up a span instead of two.
 _SHIFT: Final = 12
 _BIAS: Final = 1 << (_SHIFT - 1)
+_REMEMBERED_NAMES: Final = 20_000
+"""Names as Tempo gave them, in each window: with an id in each, they would be as many as there are traces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,13 @@ class WindowContent:
         window: the window.
         series: the durations of each series.
         skipped: how many spans were not kept, by reason.
+        at_start: how many spans, kept or not, started exactly when the window did.
     """
 
     window: Window
     series: Mapping[SeriesKey, WindowDigest]
     skipped: Mapping[SkipReason, int]
+    at_start: int = 0
 
     @property
     def stored(self) -> int:
@@ -75,6 +79,7 @@ class Accumulator:
         # By the name that Tempo gave, which is not always the one that is kept.
         self._series_of: list[dict[SeriesKey, dict[int, int]]] = [{} for _ in windows]
         self._skipped: list[Counter[SkipReason]] = [Counter() for _ in windows]
+        self._at_start = [0] * len(self._windows)
 
     def add(self, spans: Iterable[Span]) -> None:
         """Add spans, each of which must have started within the windows."""
@@ -84,6 +89,8 @@ class Accumulator:
         for _, _, key, start_ns, duration_ns in spans:
             if not single:
                 position = bisect_right(starts_ns, start_ns) - 1
+            if start_ns == starts_ns[position]:
+                self._at_start[position] += 1
             series = series_of[position].get(key)
             if series is None:
                 series = self._series(position, key)
@@ -101,14 +108,25 @@ class Accumulator:
             self._skipped[position][kept_as] += 1
             return None
         counts = self._counts[position].setdefault(kept_as, {})
-        self._series_of[position][key] = counts
+        known = self._series_of[position]
+        if len(known) >= _REMEMBERED_NAMES:
+            known.clear()
+        known[key] = counts
         return counts
+
+    def series(self) -> set[SeriesKey]:
+        """The names under which something was kept so far, in any window."""
+        return set().union(*self._counts)
 
     def finish(self) -> list[WindowContent]:
         """What every window holds, oldest first, also those that stayed empty."""
         return [
-            WindowContent(window, {key: _window_digest(codes) for key, codes in counts.items()}, dict(skipped))
-            for window, counts, skipped in zip(self._windows, self._counts, self._skipped, strict=True)
+            WindowContent(
+                window, {key: _window_digest(codes) for key, codes in counts.items()}, dict(skipped), at_start
+            )
+            for window, counts, skipped, at_start in zip(
+                self._windows, self._counts, self._skipped, self._at_start, strict=True
+            )
         ]
 
 

@@ -5,7 +5,7 @@ configuration; whatever they are, the windows planned here and the entries that 
 exactly once.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from heapq import nsmallest
@@ -59,8 +59,10 @@ class LedgerEntry:
         requests: searches it took; a search that read several windows counts for each by its share.
         splits: searches that had to be halved.
         duration_seconds: how long the reading took.
-        attempts: failed attempts so far; of a window without traces, how often it was asked about again.
-        retry_at: when a failed window may be tried again, or one without traces is asked about again.
+        attempts: failed attempts so far; of a window without traces, how often it was asked about again; of one that
+            was read, how often it was read again since traces were missing.
+        retry_at: when a failed window may be tried again, one without traces is asked about again, or one of which
+            traces are missing is read again.
         error: why the last attempt failed.
         read_at: when this line was written.
     """
@@ -78,12 +80,24 @@ class LedgerEntry:
     retry_at: float | None = None
     error: str | None = None
 
+    @property
+    def there(self) -> float:
+        """How many traces there are in it, as far as is known."""
+        return self.traces / self.coverage if self.coverage else self.traces
+
 
 LONGEST_SEARCH_SECONDS: Final = 168 * HOUR_SECONDS
 """The longest range that Tempo searches unless configured otherwise (``max_duration``)."""
 
 FIRST_RETRY_SECONDS: Final = 30
 LONGEST_RETRY_SECONDS: Final = 3600
+
+
+READ_AGAIN_SECONDS: Final = 900
+"""When a window of which traces are missing is read once more: they may be on their way."""
+
+MISSING_SHARE: Final = 0.01
+"""So small a share of missing traces changes no quantile that anybody could tell, and is let be."""
 
 
 _DOUBTS_SECONDS: Final = (900, 3600, 6 * 3600, 24 * 3600)
@@ -195,6 +209,7 @@ class BatchRules:
 
     Attributes:
         limit: traces per search. A batch is meant to fill at most :attr:`fill` of it.
+        most_traces: traces that are read of one window at most; a denser one is a batch of its own.
         usual_windows: windows per batch while nothing is known of the traffic.
         most_windows: windows per batch at most, so that progress is made in steps that can be seen.
         longest_seconds: the longest range Tempo lets be searched at once.
@@ -202,42 +217,57 @@ class BatchRules:
     """
 
     limit: int
+    most_traces: int = 50_000
     usual_windows: int = 1
     most_windows: int = 24
     longest_seconds: int = LONGEST_SEARCH_SECONDS
     fill: float = 0.6
 
 
-def next_batch(windows: Sequence[Window], known: Iterable[LedgerEntry], rules: BatchRules) -> Batch:
+def next_batch(
+    windows: Sequence[Window],
+    known: Iterable[LedgerEntry],
+    rules: BatchRules,
+    counted: Callable[[Window], int | None] = lambda window: None,  # noqa: ARG005
+) -> Batch:
     """The newest of some pending windows (newest first, not empty), with as many older neighbours as fit.
 
-    How much a window holds is expected from its nearest neighbours in time that have been read. One that has failed
-    before is read alone, so that it holds up no other.
+    How much a window holds is what Tempo has counted, or is expected from its nearest neighbours in time that have
+    been read. One that has failed before is read alone, so that it holds up no other.
     """
     known = list(known)
     failed = {entry.window for entry in known if entry.state is WindowState.FAILED}
     first = windows[0]
     density = expected_density(first, known)
+
+    def expected(window: Window) -> float | None:
+        count = counted(window)
+        return count if count is not None else None if density is None else density * window.seconds
+
+    traces = expected(first)
+    room = min(rules.limit * rules.fill, rules.most_traces)
     chosen = [first]
     if first not in failed:
         for window in windows[1:]:
+            more = expected(window)
+            together = None if traces is None or more is None else traces + more
+            fits = len(chosen) < rules.usual_windows if together is None else together <= room
             span = first.end - window.start
-            fits = len(chosen) < rules.usual_windows if density is None else density * span <= rules.limit * rules.fill
             adjacent = window.end == chosen[-1].start
-            room = len(chosen) < rules.most_windows and span <= rules.longest_seconds
-            if not (fits and adjacent and room) or window in failed:
+            short = len(chosen) < rules.most_windows and span <= rules.longest_seconds
+            if not (fits and adjacent and short) or window in failed:
                 break
             chosen.append(window)
+            traces = together
     chosen.reverse()
-    seconds = chosen[-1].end - chosen[0].start
-    return Batch(tuple(chosen), None if density is None else density * seconds)
+    return Batch(tuple(chosen), traces)
 
 
 def expected_density(window: Window, known: Iterable[LedgerEntry], neighbours: int = 3) -> float | None:
     """Traces a second to expect in a window: the most that any of the nearest windows had, or nothing known."""
     read = [entry for entry in known if entry.state.settled and entry.state is not WindowState.EXPIRED]
     nearest = nsmallest(neighbours, read, key=lambda entry: abs(entry.window.start - window.start))
-    return max((entry.traces / entry.window.seconds for entry in nearest), default=None)
+    return max((entry.there / entry.window.seconds for entry in nearest), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +316,7 @@ def progress(entries: Iterable[LedgerEntry], unread: Iterable[Window], range_: W
     failed = {entry.window for entry in inside if entry.state is WindowState.FAILED}
     unread_failed = [window in failed for window in unread]
     states = [entry.state for entry in inside]
-    covered = [(entry.traces, entry.coverage) for entry in inside if entry.coverage]
+    covered = [entry for entry in inside if entry.coverage]
     return Progress(
         pending=unread_failed.count(False),
         done=states.count(WindowState.DONE),
@@ -294,6 +324,6 @@ def progress(entries: Iterable[LedgerEntry], unread: Iterable[Window], range_: W
         partial=states.count(WindowState.PARTIAL),
         failed=unread_failed.count(True),
         expired=states.count(WindowState.EXPIRED),
-        traces_read=sum(traces for traces, _ in covered),
-        traces_there=sum(traces / coverage for traces, coverage in covered),
+        traces_read=sum(entry.traces for entry in covered),
+        traces_there=sum(entry.there for entry in covered),
     )

@@ -90,6 +90,7 @@ class _Shop:
     now: float
     incident_after_seconds: float
     traffic_factor: float
+    weekend: frozenset[int]
 
     def profile(
         self,
@@ -119,7 +120,7 @@ class _Shop:
             load_sd=load_sd,
             load_correlation_minutes=40,
             day_sd=0.02,
-            weekend=frozenset(_weekend(self.now)),
+            weekend=self.weekend,
             begins_at=begins_at,
             incidents=() if incident is None else (incident,),
         )
@@ -254,10 +255,15 @@ class _Shop:
 
 
 def demo_endpoints(
-    now: float, *, incident_after_seconds: float = INCIDENT_AFTER_SECONDS, traffic_factor: float = 1.0
+    now: float,
+    *,
+    incident_after_seconds: float = INCIDENT_AFTER_SECONDS,
+    traffic_factor: float = 1.0,
+    weekend: frozenset[int] | None = None,
 ) -> tuple[Endpoint, ...]:
     """The endpoints of the shop, as they are when the demo starts at ``now``; arguments as of :func:`demo_scenario`."""
-    shop = _Shop(now, incident_after_seconds, traffic_factor)
+    days = frozenset(_weekend(now)) if weekend is None else weekend
+    shop = _Shop(now, incident_after_seconds, traffic_factor, days)
     return (
         *shop.with_incidents(),
         *shop.busy(),
@@ -274,6 +280,7 @@ def demo_scenario(
     seed: int = SEED,
     incident_after_seconds: float = INCIDENT_AFTER_SECONDS,
     traffic_factor: float = 1.0,
+    weekend: frozenset[int] | None = None,
 ) -> SyntheticTraces:
     """The shop's traces: eight days before ``now``, and whatever happens after it.
 
@@ -282,6 +289,9 @@ def demo_scenario(
         seed: another one makes other traffic of the same kind.
         incident_after_seconds: the incident that one can watch begins so long after ``now``.
         traffic_factor: so much more traffic, for measurements; with another than 1 the fallback levels differ.
+        weekend: days of the week, 0 for Monday, that are weekend; those of :func:`calendar_weekend` where absent.
     """
-    endpoints = demo_endpoints(now, incident_after_seconds=incident_after_seconds, traffic_factor=traffic_factor)
+    endpoints = demo_endpoints(
+        now, incident_after_seconds=incident_after_seconds, traffic_factor=traffic_factor, weekend=weekend
+    )
     return SyntheticTraces(endpoints, seed, begin=now - _HISTORY_SECONDS)

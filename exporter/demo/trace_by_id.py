@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from exporter.demo.answers import Refused, json_attributes
-from exporter.demo.traces import ORPHAN, ROOT, Operation, SpanTimes, Trace
+from exporter.demo.traces import Operation, SpanTimes, Trace, parent_span_id
 
 
 def parse_trace_id(text: str) -> int:
@@ -32,11 +32,9 @@ def _attributes(operation_attributes: Any) -> Any:
     return json.loads(json_attributes(dict(operation_attributes)))
 
 
-def _span(trace: Trace, operation: Operation, times: SpanTimes, parent: int) -> dict[str, Any]:
+def _span(trace: Trace, operation: Operation, times: SpanTimes, parent_id: int | None) -> dict[str, Any]:
     span: dict[str, Any] = {"traceId": _base64(trace.trace_id, 16), "spanId": _base64(times.span_id, 8)}
-    if parent != ROOT:
-        # The parent that never came is somebody, too: any id that is nobody else's.
-        parent_id = times.span_id ^ 1 if parent == ORPHAN else trace.spans[parent].span_id
+    if parent_id is not None:
         span["parentSpanId"] = _base64(parent_id, 8)
     if operation.name:
         span["name"] = operation.name
@@ -53,9 +51,9 @@ def _span(trace: Trace, operation: Operation, times: SpanTimes, parent: int) -> 
 def resource_spans(trace: Trace) -> list[dict[str, Any]]:
     """The spans of a trace by the resource that sent them."""
     by_resource: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
-    for operation, times, parent in zip(trace.shape.operations, trace.spans, trace.shape.parents, strict=True):
+    for position, (operation, times) in enumerate(zip(trace.shape.operations, trace.spans, strict=True)):
         resource = tuple(operation.resource_attributes.items())
-        by_resource.setdefault(resource, []).append(_span(trace, operation, times, parent))
+        by_resource.setdefault(resource, []).append(_span(trace, operation, times, parent_span_id(trace, position)))
     return [
         {"resource": {"attributes": _attributes(resource)}, "scopeSpans": [{"scope": {}, "spans": spans}]}
         for resource, spans in by_resource.items()

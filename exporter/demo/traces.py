@@ -124,6 +124,15 @@ def make_trace(trace_id: int, shape: TraceShape, spans: Sequence[SpanTimes]) -> 
     return Trace(trace_id, start_ns, end_ns, shape, tuple(spans))
 
 
+def parent_span_id(trace: Trace, position: int) -> int | None:
+    """The id of the parent of the span at a position; a root span has none."""
+    parent = trace.shape.parents[position]
+    if parent == ROOT:
+        return None
+    # The parent that never came is somebody, too: any id that is nobody else's.
+    return trace.spans[position].span_id ^ 1 if parent == ORPHAN else trace.spans[parent].span_id
+
+
 class TraceSource(Protocol):
     """Where the embedded Tempo API gets its traces; called from several threads."""
 

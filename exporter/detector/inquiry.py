@@ -15,7 +15,7 @@ from exporter.core.baseline import Baseline, FallbackLevel, FallbackRules, Pool,
 from exporter.core.civil import HOUR_SECONDS, Slot
 from exporter.core.detection.detector import Detector
 from exporter.core.detection.thresholds import Thresholds, wobble
-from exporter.core.digest import bucket_upper_seconds
+from exporter.core.digest import Digest, bucket_upper_seconds
 from exporter.core.hours import CivilHour, HourClock
 from exporter.core.span import SeriesKey
 from exporter.detector.record import SeriesRecord, epoch_of, judged_far_enough
@@ -86,6 +86,7 @@ class Usual:
         key: the series.
         hour: the hour of the local clock.
         baseline: what its latencies usually are; absent at level 5.
+        digest: all traces that are pooled in it; absent at level 5.
         hours: the hours pooled in it, by time.
         outlier_threshold_seconds: a single trace slower than this is an outlier; absent at level 5.
         shift: what a shift is told by, for each quantile; empty where there is no verdict.
@@ -99,6 +100,7 @@ class Usual:
     key: SeriesKey
     hour: CivilHour
     baseline: Baseline | None
+    digest: Digest | None
     hours: tuple[PooledHour, ...]
     outlier_threshold_seconds: float | None
     shift: tuple[ShiftThreshold, ...]
@@ -203,7 +205,7 @@ class Inquiry:
             supply = tuple(
                 LevelSupply(level, needed, 0, 0, False) for level, needed in self._settings.fallback.levels()
             )
-            return Usual(key, hour, None, (), None, (), NoVerdict.UNAVAILABLE, supply, (), None, asked.start)
+            return Usual(key, hour, None, None, (), None, (), NoVerdict.UNAVAILABLE, supply, (), None, asked.start)
         outlook = record.expect(asked)
         judged = judged_far_enough(self._store.judged_until(), asked.start)
         baseline = None if outlook.pool is None else Baseline.of(outlook.pool)
@@ -212,6 +214,7 @@ class Inquiry:
             key=key,
             hour=hour,
             baseline=baseline,
+            digest=None if outlook.pool is None else outlook.pool.digest,
             hours=() if outlook.pool is None else tuple(PooledHour(h.start, h.count) for h in outlook.pool.hours),
             outlier_threshold_seconds=self._outlier_threshold(baseline),
             shift=() if thresholds is None else tuple(self._shift_thresholds(thresholds)),

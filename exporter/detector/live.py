@@ -5,7 +5,7 @@ again.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +14,7 @@ from exporter.core.detection.flag import DOWN, Flag, FlagEvent
 from exporter.core.detection.tick import tick
 from exporter.core.detection.window import RecentTraces, View, end_second
 from exporter.core.digest import bucket_of_ns
+from exporter.core.sampling import Slices
 from exporter.core.span import SeriesKey, Span
 from exporter.detector.book import Book, SeriesBaseline
 from exporter.detector.settings import JudgeSettings
@@ -146,6 +147,10 @@ class LiveEdge:
         self._known_since: float | None = None
         self._series = {key: _LiveSeries(flag) for key, flag in flags.items()}
 
+    def flags(self) -> dict[SeriesKey, Flag]:
+        """The flags that are up."""
+        return {key: series.flag for key, series in self._series.items() if series.flag.up}
+
     def take_in(self, spans: Iterable[Span], now: float, book: Book) -> Counter[SkipReason]:
         """Add spans to the windows they ended in, each once.
 
@@ -177,6 +182,28 @@ class LiveEdge:
         self._known_since = now - self._remembered_seconds
         self._seen.forget_before(self._known_since)
         return skipped
+
+    def thin(self, slices: Slices, whole: Collection[SeriesKey] = ()) -> None:
+        """Keep only the traces that ended in some slices of time.
+
+        Where the traffic has become so dense that no more than those are read, the minutes before, of which more was
+        read, would otherwise outweigh the newest. What was counted stays counted.
+
+        Args:
+            slices: what is read from now on.
+            whole: the series that are read whole all the same.
+        """
+        for key, series in self._series.items():
+            if key not in whole:
+                series.recent.keep(slices.holds)
+
+    def per_hour(self, book: Book) -> dict[SeriesKey, float]:
+        """How many traces an hour the series usually have whose name is the one that Tempo knows."""
+        return {
+            key: usual.baseline.count / usual.baseline.windows
+            for key, usual in book.series.items()
+            if usual.baseline is not None and self._admit(key) == key
+        }
 
     def _oldest(self, now: float) -> float:
         """The instant at or before which spans are not taken in: no window reaches further back.

@@ -134,6 +134,7 @@ class Snapshot:
         build_seconds: how long building this took.
         series: the series on the page, by name.
         poll_seconds: how long the last reading of the live edge took; absent until then.
+        poll_share: the share of the current traffic that was read; absent until then.
         history: what is known of the stored history.
         unread: why the live edge could not be read last time, in words; absent while it can.
     """
@@ -142,6 +143,7 @@ class Snapshot:
     build_seconds: float = 0.0
     series: tuple[SeriesStatus, ...] = ()
     poll_seconds: float | None = None
+    poll_share: float | None = None
     history: HistoryFacts = HistoryFacts()
     unread: str | None = None
 

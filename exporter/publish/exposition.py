@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from itertools import groupby
+from typing import Final
 
 from prometheus_client.utils import floatToGoString
 
@@ -43,7 +44,7 @@ def render_families(statuses: Sequence[SeriesStatus], format_: Format, names: fr
         names: only families with one of these names, of the family or of its samples.
     """
     lines: list[str] = []
-    labels = [_labels(status.key) for status in statuses]
+    labels = [series_labels(status.key) for status in statuses]
     for name, members in groupby(SERIES_FAMILIES, key=lambda family: family.name):
         families = list(members)
         first = families[0]
@@ -65,27 +66,41 @@ def _samples(family: Family, statuses: Iterable[SeriesStatus], labels: Iterable[
         value = value_of(status)
         if value is not None:
             exemplar = "" if exemplar_of is None else _exemplar(exemplar_of(status))
-            yield f"{before}{label}}} {_number(value)}{exemplar}\n"
+            yield f"{before}{label}}} {number_text(value)}{exemplar}\n"
 
 
 def _exemplar(exemplar: Exemplar | None) -> str:
     if exemplar is None:
         return ""
-    return f' # {{trace_id="{exemplar.trace_id}"}} {_number(exemplar.seconds)} {exemplar.at!r}'
+    return f' # {{trace_id="{exemplar.trace_id}"}} {number_text(exemplar.seconds)} {exemplar.at!r}'
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
+    """A number as Prometheus writes it."""
     text: str = floatToGoString(value)  # type: ignore[no-untyped-call]
     return text
 
 
 @lru_cache(maxsize=20_000)
-def _labels(key: SeriesKey) -> str:
-    return ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(SERIES_LABELS, key, strict=True))
+def series_labels(key: SeriesKey) -> str:
+    """The labels of a series as they stand between braces."""
+    return ",".join(label_text(name, value) for name, value in zip(SERIES_LABELS, key, strict=True))
+
+
+def label_text(name: str, value: str) -> str:
+    """A label with its value, whatever that consists of."""
+    return f'{name}="{_escaped(value)}"'
 
 
 def _escaped(value: str) -> str:
     return encodable(value).replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+Kind = tuple[Format, bool]
+"""An exposition format, and whether it is compressed."""
+
+_KEPT_SNAPSHOTS: Final = 20
+"""For so many snapshots a page is rendered beforehand in a format that nobody has asked for again."""
 
 
 @dataclass
@@ -93,32 +108,39 @@ class Page:
     """The rendered samples of one snapshot, each format rendered once, when it is first asked for or beforehand."""
 
     snapshot: Snapshot
-    _rendered: dict[tuple[Format, bool], bytes] = field(default_factory=dict, init=False)
+    _rendered: dict[Kind, bytes] = field(default_factory=dict, init=False)
+    _asked: set[Kind] = field(default_factory=set, init=False)
     _mutex: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def render(self, format_: Format, *, gzipped: bool) -> bytes:
         """The series' samples, compressed or not, without OpenMetrics' end mark."""
-        done = self._rendered.get((format_, gzipped))
-        if done is not None:
-            return done
-        with self._mutex:
-            return self._render(format_, gzipped=gzipped)
+        kind = format_, gzipped
+        self._asked.add(kind)
+        return self._rendered.get(kind) or self.prepare(kind)
 
-    def _render(self, format_: Format, *, gzipped: bool) -> bytes:
-        done = self._rendered.get((format_, gzipped))
-        if done is None:
-            if gzipped:
-                done = gzip_member(self._render(format_, gzipped=False))
-            else:
-                done = render_families(self.snapshot.series, format_)
-            self._rendered[format_, gzipped] = done
-        return done
+    def prepare(self, kind: Kind) -> bytes:
+        """Render the samples before somebody asks for them."""
+        with self._mutex:
+            done = self._rendered.get(kind)
+            if done is None:
+                format_, gzipped = kind
+                # What is rendered only to be compressed is not kept: it is fifteen times as large.
+                done = self._rendered.get((format_, False)) or render_families(self.snapshot.series, format_)
+                if gzipped:
+                    done = gzip_member(done)
+                self._rendered[kind] = done
+            return done
 
     @property
-    def rendered(self) -> frozenset[tuple[Format, bool]]:
-        """What somebody has asked for; whoever scrapes may ask for more at this very moment."""
+    def rendered(self) -> frozenset[Kind]:
+        """What it is rendered in."""
         with self._mutex:
             return frozenset(self._rendered)
+
+    @property
+    def asked(self) -> frozenset[Kind]:
+        """What somebody has asked for; whoever scrapes may ask for more at this very moment."""
+        return frozenset(self._asked.copy())
 
 
 class Publisher:
@@ -126,6 +148,7 @@ class Publisher:
 
     def __init__(self) -> None:
         self._page: Page | None = None
+        self._unasked: dict[Kind, int] = {}
 
     @property
     def page(self) -> Page | None:
@@ -133,8 +156,14 @@ class Publisher:
         return self._page
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Render a snapshot in the formats that were asked of the last one, then serve it."""
+        """Render a snapshot in the formats that were asked for of late, then serve it."""
+        asked = self._page.asked if self._page else frozenset()
+        self._unasked = {
+            kind: snapshots + 1 for kind, snapshots in self._unasked.items() if snapshots < _KEPT_SNAPSHOTS
+        }
+        self._unasked |= dict.fromkeys(asked, 0)
         page = Page(snapshot)
-        for format_, gzipped in sorted(self._page.rendered if self._page else (), key=str):
-            page.render(format_, gzipped=gzipped)
+        # Uncompressed first, so that it need not be rendered again to be compressed.
+        for kind in sorted(self._unasked, key=lambda kind: kind[1]):
+            page.prepare(kind)
         self._page = page

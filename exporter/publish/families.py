@@ -137,7 +137,7 @@ SERIES_FAMILIES: Final[Sequence[Family]] = (
     ),
     Family(
         PREFIX + "traces",
-        "Traces judged at the live edge, each once.",
+        "Traces read and judged at the live edge, each once; of dense traffic a sample (poll_coverage_ratio).",
         "counter",
         lambda status: status.traces_total,
     ),

@@ -36,7 +36,8 @@ class SelfMetrics(Telemetry):
     """Counts what the working parts report.
 
     Attributes:
-        registry: holds these and the process metrics, and nothing else.
+        registry: holds these, the process metrics and what ``state`` has, and nothing else.
+        state: publishes what stands in the exporter that runs; another one takes its place without a gap.
     """
 
     def __init__(self) -> None:
@@ -66,6 +67,13 @@ class SelfMetrics(Telemetry):
             "Windows that stayed incomplete: even one second held too much, or there was no time to read it all.",
             "loop",
         )
+        self._sampled = self._counter(
+            "search_sampled_windows",
+            "Windows too dense to be read whole, of which a sample spread evenly over them was read.",
+            "loop",
+        )
+        self._source_counts = SourceCountsGauge()
+        self.registry.register(self._source_counts)
         self._read = self._counter("traces_read", "Spans in scope that Tempo returned.", "loop")
         self._skipped = self._counter(
             "traces_skipped", "Spans that Tempo returned, or withheld, and that were left out.", "loop", "reason"
@@ -74,9 +82,17 @@ class SelfMetrics(Telemetry):
         self._accepted = self._counter(
             "baseline_shifts_accepted", "Lasting changes of latency that were accepted as the new normal."
         )
+        self._jumps = self._counter("clock_jumps", "Times the clock was set by more than 10 s, or the machine slept.")
         self._refused = self._counter("web_unauthorized", "Requests refused for want of a right password.")
         for loop in LOOPS:
-            for counter in (self._requests, self._saturations, self._splits, self._truncated, self._read):
+            for counter in (
+                self._requests,
+                self._saturations,
+                self._splits,
+                self._truncated,
+                self._sampled,
+                self._read,
+            ):
                 counter.labels(loop)
             self._durations.labels(loop)
             for failure in FAILURE_REASONS:
@@ -85,6 +101,8 @@ class SelfMetrics(Telemetry):
                 self._skipped.labels(loop, skip)
         for storage in STORAGE_FAILURES:
             self._storage.labels(storage)
+        self.state: Collector | None = None
+        self.registry.register(_Current(lambda: self.state))
 
     def _gauge(self, name: str, help_: str, *labels: str) -> Gauge:
         return Gauge(PREFIX + name, help_, labels, registry=self.registry)
@@ -117,6 +135,14 @@ class SelfMetrics(Telemetry):
         """A window stayed incomplete."""
         self._truncated.labels(loop).inc()
 
+    def sampled(self, loop: Loop) -> None:
+        """A window was read as a sample."""
+        self._sampled.labels(loop).inc()
+
+    def source_counts_available(self, available: bool) -> None:
+        """Whether Tempo can count."""
+        self._source_counts.available = available
+
     def traces_read(self, loop: Loop, count: int) -> None:
         """Spans were read."""
         self._read.labels(loop).inc(count)
@@ -132,6 +158,10 @@ class SelfMetrics(Telemetry):
     def shift_accepted(self) -> None:
         """A lasting change became the new normal."""
         self._accepted.inc()
+
+    def clock_jumped(self) -> None:
+        """The clock was set, or the machine slept."""
+        self._jumps.inc()
 
     def request_refused(self) -> None:
         """A request had no right password."""
@@ -172,6 +202,46 @@ class ProtectionCollector(Collector):
             "web_config_last_reload_success_timestamp_seconds",
             "When web.config_file, or a file that it names, was last taken over.",
             status.succeeded_at,
+        )
+
+
+class _Current(Collector):
+    """Publishes what whichever collector is the current one has."""
+
+    def __init__(self, current: Callable[[], Collector | None]) -> None:
+        self._current = current
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing, as in :class:`StateCollector`."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Fresh families."""
+        current = self._current()
+        if current is not None:
+            yield from current.collect()
+
+
+class SourceCountsGauge(Collector):
+    """Whether Tempo counts; absent until that is known.
+
+    Attributes:
+        available: what is known.
+    """
+
+    def __init__(self) -> None:
+        self.available: bool | None = None
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: it may be absent."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """The gauge, once it is known."""
+        yield from _if_known(
+            "source_counts_available",
+            "Whether Tempo counts its traces (TraceQL metrics), so that what was read can be held against it.",
+            None if self.available is None else float(self.available),
         )
 
 
@@ -257,6 +327,11 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
     )
     yield from _if_known(
         "poll_duration_seconds", "How long the last reading of the live edge took.", snapshot.poll_seconds
+    )
+    yield from _if_known(
+        "poll_coverage_ratio",
+        "Share of the current traffic that is read and judged; less than 1 where it is so dense that a sample is.",
+        snapshot.poll_share,
     )
     yield _gauge("history_windows", "Windows that stand in the stored history.", snapshot.history.windows)
     yield _gauge("history_traces", "Traces that stand in the stored history.", snapshot.history.traces)

@@ -6,10 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from exporter.core.placeholders import with_placeholders
 from exporter.core.span import SeriesKey
+from exporter.logs import Log
 from exporter.telemetry import SkipReason
 
 _REMEMBERED_ANSWERS: Final = 100_000
+_REMEMBERED_CHARACTERS: Final = 16 << 20
+_LONGEST_NAME: Final = 1_000
+"""Characters of a name that are kept: no endpoint is called like that, but ten thousand of them would fill a page."""
 
 
 @dataclass(frozen=True)
@@ -20,20 +25,24 @@ class SeriesRules:
         include: where there are any, one of them must match.
         exclude: none of them may match.
         rename: pairs of a pattern and what replaces it in the span name, applied in order before the rest.
+        placeholders: whether ids that are left in span names then become placeholders.
         most: how many series there may be.
     """
 
     include: Sequence[re.Pattern[str]] = ()
     exclude: Sequence[re.Pattern[str]] = ()
     rename: Sequence[tuple[re.Pattern[str], str]] = ()
+    placeholders: bool = True
     most: int = 10_000
 
     def renamed(self, key: SeriesKey) -> SeriesKey:
         """The name under which a series is kept."""
-        span_name = key.span_name
+        span_name = key.span_name[:_LONGEST_NAME]
         for pattern, replacement in self.rename:
             span_name = pattern.sub(replacement, span_name)
-        return key._replace(span_name=span_name)
+        if self.placeholders:
+            span_name = with_placeholders(span_name)
+        return SeriesKey(key.service_name[:_LONGEST_NAME], span_name[:_LONGEST_NAME])
 
     def wants(self, key: SeriesKey) -> bool:
         """Whether the patterns let a series (already renamed) in."""
@@ -49,13 +58,17 @@ class Admission:
 
     Attributes:
         rules: the user's.
+        log: is told once when there is no room for more.
         dropped: distinct names that found no room, as far as they are remembered.
     """
 
     rules: SeriesRules
+    log: Log | None = None
     dropped: int = 0
     _admitted: set[SeriesKey] = field(default_factory=set)
     _answers: dict[SeriesKey, SeriesKey | SkipReason] = field(default_factory=dict)
+    _characters: int = 0
+    _is_full: bool = False
     _mutex: threading.Lock = field(default_factory=threading.Lock)
 
     def __len__(self) -> int:
@@ -68,11 +81,18 @@ class Admission:
                 if self.rules.wants(key) and len(self._admitted) < self.rules.most:
                     self._admitted.add(key)
 
+    def known(self) -> list[SeriesKey]:
+        """The series that are admitted, in no order."""
+        with self._mutex:
+            return list(self._admitted)
+
     def forget(self, keys: Iterable[SeriesKey]) -> None:
         """Make room: these series are gone."""
         with self._mutex:
             self._admitted.difference_update(keys)
             self._answers.clear()
+            self._characters = 0
+            self._is_full = self._is_full and len(self._admitted) >= self.rules.most
 
     def ask(self, key: SeriesKey) -> SeriesKey | SkipReason:
         """The name under which a span's series is kept, or why it is not."""
@@ -94,9 +114,24 @@ class Admission:
                 answer = renamed
             else:
                 self.dropped += 1
+                self._say_full(renamed)
                 answer = "series_limit"
             # A flood of distinct names must not fill the memory with answers to them.
-            if len(self._answers) >= _REMEMBERED_ANSWERS:
+            self._characters += len(key.service_name) + len(key.span_name)
+            if len(self._answers) >= _REMEMBERED_ANSWERS or self._characters > _REMEMBERED_CHARACTERS:
                 self._answers.clear()
+                self._characters = 0
             self._answers[key] = answer
             return answer
+
+    def _say_full(self, first: SeriesKey) -> None:
+        """Say that there is no room, once until there is some again."""
+        if self._is_full or self.log is None:
+            return
+        self._is_full = True
+        self.log.warning(
+            "as many series as series.max allows are watched, traces of further ones are left out and counted; "
+            "series.exclude and series.rename make room, series.max allows more",
+            series_max=self.rules.most,
+            first_left_out=first,
+        )

@@ -5,12 +5,13 @@ read. A few workers take batches of windows, newest first; each batch is committ
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from typing import Final, Protocol
 
-from exporter.core.accumulate import Accumulator
+from exporter.core.budget import Budget
 from exporter.core.civil import HOUR_SECONDS, Calendar
 from exporter.core.ledger import (
     LONGEST_SEARCH_SECONDS,
@@ -25,11 +26,13 @@ from exporter.core.ledger import (
 )
 from exporter.logs import Log
 from exporter.reading.admission import Admission
-from exporter.reading.exact import ExactReader, Reading, Searcher
+from exporter.reading.counts import Counter, SourceCounts
+from exporter.reading.exact import Searcher
 from exporter.reading.outcome import confirmed_entries, expired_entries, failed_entries, read_entries, skipped
 from exporter.reading.plan import Plan
 from exporter.reading.report import Report
 from exporter.reading.retention import any_trace, expired_windows
+from exporter.reading.window import Part, WindowReader
 from exporter.store import Store, StoreError
 from exporter.telemetry import Telemetry
 from exporter.tempo.errors import StoppedError, TempoError
@@ -40,6 +43,9 @@ _LONGEST_WAIT_SECONDS: Final = 60
 _LOOK_SECONDS: Final = 1.0
 _SHORTEST_WAIT_SECONDS: Final = 0.05
 _LONGEST_BREAK_SECONDS: Final = 60
+_COUNTED_SECONDS: Final = 24 * HOUR_SECONDS
+"""How far back one question for counts reaches, where Tempo lets it: also over windows that were read, to see whether
+more has come since."""
 _PROBE_FROM_WINDOWS: Final = 12
 """Fewer windows than this are read as fast as Tempo's retention is probed."""
 
@@ -53,6 +59,11 @@ class BackfillSettings:
     settle_seconds: float
     retention_seconds: float
     max_concurrency: int
+    budget: Budget
+
+
+class Source(Searcher, Counter, Protocol):
+    """Tempo, as far as the ledger's loop needs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +95,7 @@ class Backfill:
 
     def __init__(
         self,
-        searcher: Searcher,
+        searcher: Source,
         store: Store,
         admission: Admission,
         calendar: Calendar,
@@ -116,7 +127,8 @@ class Backfill:
             StoreError: the ledger cannot be read.
         """
         self._searcher = searcher
-        self._reader = ExactReader(searcher, telemetry, "backfill")
+        self._counts = SourceCounts(searcher, telemetry, monotonic, log)
+        self._reader = WindowReader(searcher, self._counts, admission, telemetry, settings.budget)
         self._store = store
         self._admission = admission
         self._calendar = calendar
@@ -191,7 +203,9 @@ class Backfill:
                 if unprobed:
                     self._probing = True
                 elif self._monotonic() >= self._resume_at:
-                    batch = self._plan.take(self._clock(), self._batch_rules())
+                    if patience is None and (late := self._plan.reread(self._clock())):
+                        self._report.read_again(late)
+                    batch = self._plan.take(self._clock(), self._batch_rules(), self._counts.of)
                     if batch is None and patience is None:
                         doubtful = self._plan.doubt(self._clock())
                 if not (unprobed or batch or doubtful):
@@ -227,6 +241,7 @@ class Backfill:
     def _batch_rules(self) -> BatchRules:
         return BatchRules(
             limit=self._searcher.max_limit,
+            most_traces=self._settings.budget.traces,
             usual_windows=max(1, int(self._settings.batch_seconds) // HOUR_SECONDS),
             longest_seconds=self._searcher.max_range_seconds or LONGEST_SEARCH_SECONDS,
         )
@@ -240,55 +255,82 @@ class Backfill:
 
     def _read(self, batch: Batch) -> None:
         began = self._monotonic()
-        accumulator = Accumulator(batch.windows, self._admission.ask)
+        unread = set(batch.windows)
         try:
-            reading = self._reader.read(
-                batch.start,
-                batch.end,
-                accumulator.add,
-                expected_traces=batch.expected_traces,
-                give_up=self._stop.is_set,
-            )
-            if self._stop.is_set():
-                self._release(batch)
-                return
-            contents = accumulator.finish()
-            entries = read_entries(contents, reading, seconds=self._monotonic() - began, now=self._clock())
-            self._store.commit(entries, contents)
+            for part in self._reader.read(self._counted(batch), self._stop.is_set):
+                if self._stop.is_set():
+                    break
+                self._keep(part, self._monotonic() - began)
+                unread.difference_update(content.window for content in part.contents)
+                began = self._monotonic()
         except StoppedError:
             self._release(batch)
         except TempoError as error:
             if self._stop.is_set():
                 self._release(batch)
             else:
-                self._fail(batch, str(error))
+                self._fail(batch, unread, str(error))
         except StoreError as error:
             self._report.not_stored(error)
             self._release(batch, failed=True)
         except Exception as error:  # noqa: BLE001
             # A defect of ours must neither end the loop nor go unseen.
             self._report.unexpected(batch.windows)
-            self._fail(batch, repr(error))
+            self._fail(batch, unread, repr(error))
         else:
-            for reason, count in skipped(contents).items():
-                self._telemetry.traces_skipped("backfill", reason, count)
-            self._succeed(batch, entries, reading)
+            self._release(batch)
 
-    def _succeed(self, batch: Batch, entries: Sequence[LedgerEntry], reading: Reading) -> None:
-        self._report.read(entries, reading, self._searcher.max_limit)
+    def _counted(self, batch: Batch) -> Batch:
+        """The batch with what Tempo says it holds, where it does."""
+        with self._changed:
+            others = self._plan.near(batch.end, _COUNTED_SECONDS)
+        if self._counts.learn(batch.windows, others):
+            with self._changed:
+                self._plan.doubt_counts(self._counts.of, self._clock())
+        counts = [self._counts.of(window) for window in batch.windows]
+        known = [count for count in counts if count is not None]
+        return batch if len(known) < len(counts) else Batch(batch.windows, sum(known))
+
+    def _keep(self, part: Part, seconds: float) -> None:
+        """Write what was read within some seconds.
+
+        Raises:
+            StoreError: it was not written.
+        """
+        with self._changed:
+            before = [self._plan.before(content.window) for content in part.contents]
+            rereads = [self._plan.rereads(content.window) for content in part.contents]
+        entries = read_entries(part, self._counts.compare, rereads, seconds=seconds, now=self._clock())
+        # Read once more and less was there: what stands in the database is the better part.
+        better = [
+            earlier is None or earlier.traces <= entry.traces for earlier, entry in zip(before, entries, strict=True)
+        ]
+        self._store.commit(list(compress(entries, better)), list(compress(part.contents, better)))
+        entries = [
+            earlier if earlier and not kept else entry
+            for earlier, entry, kept in zip(before, entries, better, strict=True)
+        ]
+        for reason, count in skipped(part.contents).items():
+            self._telemetry.traces_skipped("backfill", reason, count)
+        self._report.read(entries, part, self._searcher.max_limit)
         for entry in entries:
             if entry.state is WindowState.PARTIAL:
                 self._telemetry.truncated("backfill")
         with self._changed:
             self._failures_in_a_row = 0
             self._note(entries)
-        self._on_commit(entries)
-        self._release(batch)
+        self._on_commit(list(compress(entries, better)))
 
-    def _fail(self, batch: Batch, error: str) -> None:
-        self._report.failed(batch.windows, error)
+    def _fail(self, batch: Batch, unread: Collection[Window], error: str) -> None:
+        windows = [window for window in batch.windows if window in unread] or batch.windows
+        self._report.failed(windows, error)
         with self._changed:
-            entries = failed_entries(batch.windows, self._plan.attempts, error, now=self._clock())
+            # What was read before, and was only to be completed, stays as it is.
+            before = list(filter(None, map(self._plan.before, windows)))
+            self._note(before)
+            known = {entry.window for entry in before}
+            windows = [window for window in windows if window not in known]
+            entries = failed_entries(windows, self._plan.attempts, error, now=self._clock())
         self._record(entries)
         self._release(batch, failed=True)
 

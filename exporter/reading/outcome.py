@@ -3,30 +3,62 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from exporter.core.accumulate import WindowContent
-from exporter.core.ledger import LedgerEntry, Window, WindowState, doubt_again_at, retry_pause_seconds
-from exporter.reading.exact import Reading
+from exporter.core.ledger import (
+    MISSING_SHARE,
+    READ_AGAIN_SECONDS,
+    LedgerEntry,
+    Window,
+    WindowState,
+    doubt_again_at,
+    retry_pause_seconds,
+)
+from exporter.reading.window import Part
 from exporter.telemetry import SkipReason
 
 
 def read_entries(
-    contents: Sequence[WindowContent], reading: Reading, *, seconds: float, now: float
+    part: Part,
+    counted: Callable[[Window, int], int | None],
+    rereads: Sequence[int],
+    *,
+    seconds: float,
+    now: float,
 ) -> list[LedgerEntry]:
     """The lines of windows that were read together; what that cost is shared out evenly.
 
     Args:
-        contents: what was found in each.
-        reading: how the reading went.
+        part: what was read.
+        counted: how many traces there are in a window of which so many were read, if that is known.
+        rereads: how often each was read before since traces of it were missing.
         seconds: how long it took.
         now: Unix seconds.
     """
+    contents, reading = part.contents, part.reading
     share = 1 / len(contents)
+    # Tempo counts a span that starts on an edge with what is before the edge, and the ledger with what is behind it.
+    at_edges = [*(content.at_start for content in contents), reading.at_end]
     entries = []
-    for content in contents:
+    for content, reread, (at_start, at_end) in zip(contents, rereads, pairwise(at_edges), strict=True):
         window = content.window
+        there: float | None = counted(window, 0 if part.sampled else content.traces - at_start)
+        if there is not None and not part.sampled:
+            there = max(content.traces, there + at_start - at_end)
+        if there is None:
+            there = part.there
         cut = any(start < window.end and window.start < end for start, end in reading.truncated)
+        # A sample with nothing in it is of a window that is anything but empty.
+        cut |= part.sampled and not content.traces
         state = WindowState.PARTIAL if cut else WindowState.DONE if content.traces else WindowState.EMPTY
+        coverage = None if cut else 1.0
+        if there:
+            coverage = min(1.0, content.traces / there)
+        retry_at = doubt_again_at(now, 0) if state.doubtful else None
+        missing = state is WindowState.DONE and coverage is not None and coverage < 1 - MISSING_SHARE
+        if missing and not part.sampled and not reread:
+            retry_at = now + READ_AGAIN_SECONDS
         entries.append(
             LedgerEntry(
                 window=window,
@@ -34,11 +66,12 @@ def read_entries(
                 read_at=now,
                 traces=content.traces,
                 stored=content.stored,
-                coverage=None if cut else 1.0,
+                coverage=coverage,
                 requests=reading.requests * share,
                 splits=reading.splits if len(contents) == 1 else 0,
                 duration_seconds=seconds * share,
-                retry_at=doubt_again_at(now, 0) if state.doubtful else None,
+                attempts=reread,
+                retry_at=retry_at,
             )
         )
     return entries

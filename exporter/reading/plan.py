@@ -3,11 +3,13 @@
 No I/O and no clock; whoever owns it guards it against other threads.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from exporter.core.civil import Calendar
 from exporter.core.ledger import (
+    MISSING_SHARE,
     Batch,
     BatchRules,
     LedgerEntry,
@@ -33,6 +35,7 @@ class Plan:
         self._range = range_
         self._entries = _by_window(known)
         self._busy: set[Window] = set()
+        self._before: dict[Window, LedgerEntry] = {}
         self._unread: list[Window] = []
         self._recount()
 
@@ -77,12 +80,17 @@ class Plan:
         free = [window for window in self._unread if window not in self._busy]
         return ready(free, self._entries.values(), now)
 
-    def take(self, now: float, rules: BatchRules) -> Batch | None:
+    def take(
+        self,
+        now: float,
+        rules: BatchRules,
+        counted: Callable[[Window], int | None] = lambda window: None,  # noqa: ARG005
+    ) -> Batch | None:
         """The batch to read next, if any may be read now; whoever takes it gives it back."""
         free = self.readable(now)
         if not free:
             return None
-        batch = next_batch(free, self._entries.values(), rules)
+        batch = next_batch(free, self._entries.values(), rules, counted)
         self._busy.update(batch.windows)
         return batch
 
@@ -112,6 +120,45 @@ class Plan:
         self._busy.update(entry.window for entry in stretch)
         return stretch
 
+    def near(self, end: int, seconds: int) -> list[Window]:
+        """The windows, read or not, of a stretch of time before an instant."""
+        windows = [*self._unread, *(entry.window for entry in self._entries.values())]
+        return sorted({window for window in windows if end - seconds <= window.start and window.end <= end})
+
+    def doubt_counts(self, counted: Callable[[Window], int | None], now: float) -> None:
+        """Note windows of which traces have come late, by what Tempo has counted since: they are read once more.
+
+        One that was read for that already is left alone: what it lacks by then is not coming. So is a sample.
+        """
+        for entry in list(self._entries.values()):
+            count = counted(entry.window) or 0
+            whole = entry.state in (WindowState.DONE, WindowState.EMPTY) and entry.coverage in (None, 1.0)
+            if whole and not self.rereads(entry.window) and entry.traces < count * (1 - MISSING_SHARE) - 1:
+                self._entries[entry.window] = replace(entry, retry_at=now)
+
+    def rereads(self, window: Window) -> int:
+        """How often a window that was read has been read again, or is about to be."""
+        entry = self._entries.get(window)
+        if window in self._before:
+            return 1
+        return entry.attempts if entry is not None and entry.state is WindowState.DONE else 0
+
+    def reread(self, now: float) -> Sequence[Window]:
+        """Windows of which traces were missing, and that are due to be read once more, become unread; says which."""
+        due = [
+            entry
+            for entry in self._entries.values()
+            if entry.state is WindowState.DONE and entry.retry_at is not None and entry.retry_at <= now
+        ]
+        for entry in due:
+            self._before[entry.window] = replace(entry, attempts=1, retry_at=None)
+        self.reopen(entry.window for entry in due)
+        return [entry.window for entry in due]
+
+    def before(self, window: Window) -> LedgerEntry | None:
+        """What stands in the ledger of a window that is being read again."""
+        return self._before.get(window)
+
     def reopen(self, windows: Iterable[Window]) -> None:
         """There is something in these windows after all: they are to be read."""
         for window in windows:
@@ -127,6 +174,7 @@ class Plan:
         settled = set()
         for entry in entries:
             self._entries[entry.window] = entry
+            self._before.pop(entry.window, None)
             if entry.state.settled:
                 settled.add(entry.window)
         self._unread = [window for window in self._unread if window not in settled]

@@ -6,7 +6,7 @@ from typing import Final
 from exporter.core.civil import Calendar
 from exporter.core.ledger import LedgerEntry, Progress, Window
 from exporter.logs import Log
-from exporter.reading.exact import Reading
+from exporter.reading.window import Part
 
 _WARN_AGAIN_SECONDS: Final = 600
 
@@ -19,8 +19,9 @@ class Report:
         self._quiet = log.limited(_WARN_AGAIN_SECONDS, monotonic)
         self._calendar = calendar
 
-    def read(self, entries: Sequence[LedgerEntry], reading: Reading, limit: int) -> None:
+    def read(self, entries: Sequence[LedgerEntry], part: Part, limit: int) -> None:
         """Some windows were read together, with searches of at most so many traces."""
+        reading = part.reading
         for entry in entries:
             self._log.info(
                 "window read",
@@ -31,11 +32,19 @@ class Report:
                 stored=entry.stored,
                 requests=round(entry.requests, 2),
                 splits=entry.splits,
-                coverage=entry.coverage,
+                coverage=None if entry.coverage is None else round(entry.coverage, 4),
                 duration=round(entry.duration_seconds, 3),
             )
         begin = self._iso(entries[0].window.start)
-        if reading.splits:
+        if part.sampled:
+            self._quiet.info(
+                "sampled",
+                "a window holds more than polling.max_traces_per_window, so a sample spread evenly over it was read",
+                window=begin,
+                traces=round(part.there or 0),
+                read=entries[0].traces,
+            )
+        if reading.splits and not part.sampled:
             self._quiet.warning(
                 "saturated",
                 "searches came back full and were halved until they did not; raise tempo.limit to need fewer of them",
@@ -46,8 +55,8 @@ class Report:
         if reading.truncated:
             self._quiet.warning(
                 "truncated",
-                "more traces start within one second than a search returns, the rest of that second is not read; "
-                "raise tempo.limit, and max_result_limit in Tempo if it stands in the way",
+                "more traces start within one second than a search returns, and such a second is not read; raise "
+                "tempo.limit, and max_result_limit in Tempo if it stands in the way",
                 window=begin,
                 seconds=len(reading.truncated),
                 limit=limit,
@@ -88,6 +97,14 @@ class Report:
         self._log.info(
             "Tempo had no traces here and has some by now, so this is read again",
             oldest=self._iso(windows[0].start),
+            windows=len(windows),
+        )
+
+    def read_again(self, windows: Sequence[Window]) -> None:
+        """Tempo has more traces than were read."""
+        self._log.info(
+            "Tempo has counted more traces than were read, so this is read again, once",
+            oldest=self._iso(min(windows).start),
             windows=len(windows),
         )
 

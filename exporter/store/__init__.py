@@ -1,5 +1,6 @@
 """The only part that touches SQLite."""
 
+from exporter.store.aside import set_aside
 from exporter.store.connection import Connection, StoreError
 from exporter.store.lock import DatabaseInUseError
 from exporter.store.rows import Findings, Pruned, SeriesHistory, SeriesTraffic, Totals
@@ -18,4 +19,5 @@ __all__ = [
     "Store",
     "StoreError",
     "Totals",
+    "set_aside",
 ]

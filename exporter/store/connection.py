@@ -13,6 +13,7 @@ from exporter.store.lock import DatabaseLock
 from exporter.telemetry import StorageFailure
 
 OnFailure = Callable[[StorageFailure], None]
+OnDamage = Callable[[], None]
 
 _BUSY_SECONDS: Final = 10
 
@@ -44,6 +45,7 @@ class Connection:
         path: Path | None = None,
         lock: DatabaseLock | None = None,
         on_failure: OnFailure = lambda reason: None,  # noqa: ARG005
+        on_damage: OnDamage = lambda: None,
     ) -> None:
         """Use a connection that any thread may use.
 
@@ -52,6 +54,7 @@ class Connection:
             path: the file, if there is one.
             lock: what keeps other processes off it; released by :meth:`close`.
             on_failure: is told why the database refused something.
+            on_damage: is told that the database cannot be used any more, since its file is damaged.
         """
         self._raw = raw
         self._db = Database(raw, execute_plugins=False)
@@ -59,9 +62,10 @@ class Connection:
         self._lock = lock
         self.mutex = threading.RLock()
         self.on_failure = on_failure
+        self._on_damage = on_damage
 
     @classmethod
-    def open(cls, path: Path, on_failure: OnFailure) -> Self:
+    def open(cls, path: Path, on_failure: OnFailure, on_damage: OnDamage = lambda: None) -> Self:
         """Open or create a database file, and keep every other exporter off it.
 
         Raises:
@@ -83,7 +87,7 @@ class Connection:
         except BaseException:
             lock.release()
             raise
-        connection = cls(raw, path=path, lock=lock, on_failure=on_failure)
+        connection = cls(raw, path=path, lock=lock, on_failure=on_failure, on_damage=on_damage)
         try:
             with connection.reading(f"opening {path}"):
                 # Only before the first table is made: lets retention give pages back without rewriting the file.
@@ -132,8 +136,19 @@ class Connection:
         Args:
             doing: what for, as an error begins: "reading the ledger".
         """
-        with self.mutex, _translated(doing, self.on_failure):
-            yield self._raw
+        try:
+            with self.mutex, _translated(doing, self.on_failure):
+                yield self._raw
+        except StoreError as error:
+            if error.reason == "corrupt":
+                self._on_damage()
+            raise
+
+    def unreadable(self, doing: str) -> StoreError:
+        """The error of a row that SQLite has read and that makes no sense: its page was overwritten."""
+        self.on_failure("corrupt")
+        self._on_damage()
+        return StoreError("corrupt", f"{doing} failed: a row makes no sense{_advice('corrupt')}")
 
     @contextmanager
     def writing(self, doing: str) -> Iterator[sqlite3.Connection]:
@@ -182,6 +197,9 @@ def _reason(error: sqlite3.Error) -> StorageFailure:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return "locked"
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return "corrupt"
+        case _ if "decode to UTF-8" in str(error):
+            # What was text once is none any more; Python finds that out, and has no code for it.
             return "corrupt"
         case _:
             return "other"

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from exporter.core.accumulate import WindowContent
 from exporter.core.civil import HOUR_SECONDS
@@ -17,7 +17,7 @@ from exporter.core.codec import DamagedDigestError, encode_digest, encode_marks
 from exporter.core.hours import Judgement, StoredWindow
 from exporter.core.ledger import LedgerEntry, Window
 from exporter.core.span import SeriesKey
-from exporter.store.connection import Connection, OnFailure
+from exporter.store.connection import Connection, OnDamage, OnFailure
 from exporter.store.rows import (
     ENTRY_COLUMNS,
     Findings,
@@ -31,6 +31,9 @@ from exporter.store.rows import (
     swings_bytes,
 )
 from exporter.store.schema import check_version, migrate
+
+_PRUNED_AT_ONCE: Final = 500
+"""Series whose old findings are deleted in one transaction, so that nobody waits for long."""
 
 
 class Store:
@@ -52,15 +55,26 @@ class Store:
             }
 
     @classmethod
-    def open(cls, path: Path, *, on_failure: OnFailure = lambda reason: None) -> Self:  # noqa: ARG005
+    def open(
+        cls,
+        path: Path,
+        *,
+        on_failure: OnFailure = lambda reason: None,  # noqa: ARG005
+        on_damage: OnDamage = lambda: None,
+    ) -> Self:
         """Open or create the database, and keep every other exporter off it.
+
+        Args:
+            path: the file.
+            on_failure: is told why the database refused something.
+            on_damage: is told that the file is damaged, from whichever thread has noticed.
 
         Raises:
             DatabaseInUseError: another exporter uses it.
             DatabaseTooNewError: a newer exporter wrote it.
             StoreError: it cannot be opened or created.
         """
-        connection = Connection.open(path, on_failure)
+        connection = Connection.open(path, on_failure, on_damage)
         try:
             return cls(connection)
         except BaseException:
@@ -103,7 +117,10 @@ class Store:
                 f"SELECT {ENTRY_COLUMNS} FROM windows WHERE start < ? AND end > ? ORDER BY start",
                 (end, start),
             ).fetchall()
-        return [entry_of(*row) for row in rows]
+        try:
+            return [entry_of(*row) for row in rows]
+        except ValueError as error:
+            raise self._connection.unreadable("reading the ledger") from error
 
     def commit(self, entries: Sequence[LedgerEntry], contents: Sequence[WindowContent] = ()) -> None:
         """Write windows and their digests in one transaction, in place of whatever stood there.
@@ -363,14 +380,25 @@ class Store:
             # One transaction each, so that nobody waits for long.
             with self._writing("deleting old windows") as db:
                 _forget(db, Window(*window))
-        with self._writing("deleting old findings") as db:
-            for table in ("judgements", "suspects"):
-                db.execute(f"DELETE FROM {table} WHERE hour_start < ?", (before,))
+        self._prune_findings(before)
+        with self._writing("deleting old series") as db:
             gone = self._forget_unused_series(db)
         with self._connection.reading("giving back space") as db:
             # As a script: what `execute` runs of this stops after one page.
             db.executescript("PRAGMA incremental_vacuum")
         return Pruned(len(old), gone)
+
+    def _prune_findings(self, before: int) -> None:
+        """Delete what was found about hours that began before an instant, some series at a time."""
+        with self._connection.mutex:
+            ids = sorted(self._ids.values())
+        for position in range(0, len(ids), _PRUNED_AT_ONCE):
+            with self._writing("deleting old findings") as db:
+                for table in ("judgements", "suspects"):
+                    db.executemany(
+                        f"DELETE FROM {table} WHERE series_id = ? AND hour_start < ?",
+                        ((series_id, before) for series_id in ids[position : position + _PRUNED_AT_ONCE]),
+                    )
 
     def _forget_unused_series(self, db: sqlite3.Connection) -> Sequence[SeriesKey]:
         """Delete series without history and without a flag, so that names of the past do not fill the table."""

@@ -9,20 +9,24 @@ failed together do not come back together. No slot is held during a pause. Anyth
 import random as random_module
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from typing import Final, TypeVar
 
-from exporter.core.span import Span
+from exporter.core.span import SeriesKey, Span
+from exporter.core.trace_path import TraceSpan
 from exporter.logs import Log
 from exporter.telemetry import Loop, Telemetry
+from exporter.tempo.counts import Counts, decode_counts_answer
 from exporter.tempo.decode import SearchDecoder
 from exporter.tempo.errors import LimitTooHighError, RangeTooLongError, StoppedError, TempoError, TooManySpansError
 from exporter.tempo.failures import HttpAnswer, excerpt, not_json, status_failure
-from exporter.tempo.query import MAX_SPANS_PER_TRACE, search_query
+from exporter.tempo.query import MAX_SPANS_PER_TRACE, any_series_condition, count_query, search_query
 from exporter.tempo.settings import ClientSettings
 from exporter.tempo.throttle import Throttle, Turns
+from exporter.tempo.trace import decode_trace
 from exporter.tempo.transport import Params, Transport
 
 _T = TypeVar("_T")
@@ -36,6 +40,9 @@ _LONGEST_RETRY_AFTER_SECONDS: Final = 60.0
 _WARN_AGAIN_SECONDS: Final = 600.0
 
 _SEARCH: Final = "/api/search"
+_TRACE: Final = "/api/v2/traces/"
+_OLD_TRACE: Final = "/api/traces/"
+_COUNT: Final = "/api/metrics/query_range"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,7 @@ class TempoClient:
         self._max_limit: int | None = None
         self._max_spans = MAX_SPANS_PER_TRACE
         self._max_range_seconds: int | None = None
+        self._max_count_range_seconds: int | None = None
         self._quiet_log = log.limited(_WARN_AGAIN_SECONDS, monotonic)
 
     @property
@@ -124,8 +132,13 @@ class TempoClient:
         """The longest range that Tempo searches; None until it has refused one."""
         return self._max_range_seconds
 
+    @property
+    def max_count_range_seconds(self) -> int | None:
+        """The longest range over which Tempo counts; None until it has refused one."""
+        return self._max_count_range_seconds
+
     def search(
-        self, start: int, end: int, *, loop: Loop, limit: int | None = None, conditions: Iterable[str] = ()
+        self, start: int, end: int, *, loop: Loop, limit: int | None = None, series: Sequence[SeriesKey] = ()
     ) -> SearchAnswer:
         """Find the spans in scope of traces that overlap ``[start, end]``, both in whole unix seconds.
 
@@ -134,15 +147,15 @@ class TempoClient:
             end: its end, later than ``start``.
             loop: who asks.
             limit: the most traces to return; as configured where it is None.
-            conditions: TraceQL that the spans must meet besides, e.g. from ``query.series_conditions``.
+            series: only the spans of these are wanted; all in scope where there are none.
 
         Raises:
             RangeTooLongError: the range is longer than Tempo allows, which is now known.
             TempoError: it failed, and trying again did not help or made no sense.
             StoppedError: the exporter is being stopped.
         """
-        conditions = tuple(conditions)
-        query = search_query(self._settings.scope, self._settings.filter, conditions) if conditions else self._query
+        settings = self._settings
+        query = search_query(settings.scope, settings.filter, [any_series_condition(series)]) if series else self._query
         answer = self._search(query, start, end, limit or self._settings.limit, loop)
         self._telemetry.traces_read(loop, len(answer.spans) + answer.invalid)
         if answer.invalid:
@@ -169,7 +182,63 @@ class TempoClient:
         """
         return self._search(self._query, start, end, 1, loop).traces > 0
 
-    def fetch(self, path: str, params: Params, *, loop: Loop, read: Callable[[HttpAnswer], _T]) -> _T:
+    def trace(self, trace_id: str, *, loop: Loop) -> list[TraceSpan]:
+        """The spans of one trace in no order; none where Tempo does not know it.
+
+        Args:
+            trace_id: hex digits.
+            loop: who asks.
+
+        Raises:
+            TempoError: it failed, and trying again did not help or made no sense.
+            StoppedError: the exporter is being stopped.
+        """
+        try:
+            return self.fetch(_TRACE + trace_id, {}, loop=loop, read=self._read_trace)
+        except TempoError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+        # A Tempo from before 2.7 has only the older lookup, to which an unknown trace is an unknown address.
+        try:
+            return self.fetch(_OLD_TRACE + trace_id, {}, loop=loop, read=self._read_trace)
+        except TempoError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return []
+
+    def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> Counts:
+        """Let Tempo count the spans in scope that started in ``(start, end]``, step by step; asked once only.
+
+        An error does not mean that Tempo is away: many installations cannot count.
+
+        Args:
+            start: begin of the range in Unix seconds, a multiple of the step.
+            end: its end, likewise, at least two steps later.
+            step_seconds: the length of a step.
+            loop: who asks.
+            by_series: also how many each series has.
+
+        Raises:
+            RangeTooLongError: the range is longer than Tempo allows, which is now known.
+            TempoError: it failed.
+            StoppedError: the exporter is being stopped.
+        """
+        params: Params = {
+            "q": count_query(self._settings.scope, self._settings.filter, by_series=by_series),
+            # A point stands for the step before it.
+            "start": start + step_seconds,
+            "end": end,
+            "step": f"{step_seconds}s",
+        }
+        try:
+            return self.fetch(_COUNT, params, loop=loop, read=self._read_counts, optional=True)
+        except RangeTooLongError as error:
+            self._max_count_range_seconds = error.max_seconds
+            raise
+
+    def fetch(
+        self, path: str, params: Params, *, loop: Loop, read: Callable[[HttpAnswer], _T], optional: bool = False
+    ) -> _T:
         """Ask Tempo for a path and make something of the answer.
 
         Args:
@@ -177,6 +246,7 @@ class TempoClient:
             params: the query string.
             loop: who asks.
             read: makes something of an answer with status 200, or raises TempoError. It runs without a slot.
+            optional: Tempo may not be able to do this at all, so it is asked once, and to refuse is an answer.
 
         Raises:
             TempoError: it failed, and trying again did not help or made no sense.
@@ -185,9 +255,9 @@ class TempoClient:
         attempt = 1
         while True:
             try:
-                return self._attempt(path, params, loop, read)
+                return self._attempt(path, params, loop, read, optional)
             except TempoError as error:
-                if not error.retryable or attempt >= ATTEMPTS[loop]:
+                if optional or not error.retryable or attempt >= ATTEMPTS[loop]:
                     raise
                 seconds = self._pause_seconds(attempt, error)
                 self._log.debug(
@@ -206,7 +276,7 @@ class TempoClient:
         """Close the connections that are not in use; the client may still be used after that."""
         self._transport.close()
 
-    def _attempt(self, path: str, params: Params, loop: Loop, read: Callable[[HttpAnswer], _T]) -> _T:
+    def _attempt(self, path: str, params: Params, loop: Loop, read: Callable[[HttpAnswer], _T], optional: bool) -> _T:
         try:
             answer = self._exchange(path, params, loop)
             failure = status_failure(answer, self._clock(), self._transport.mask)
@@ -215,7 +285,7 @@ class TempoClient:
             result = read(answer)
         except TempoError as error:
             self._telemetry.request_failed(loop, error.reason)
-            self._telemetry.tempo_answered(error.answered)
+            self._telemetry.tempo_answered(error.answered or (optional and error.status is not None))
             raise
         self._telemetry.tempo_answered(True)
         return result
@@ -274,6 +344,18 @@ class TempoClient:
                 status=answer.status,
             )
         return read
+
+    def _read_trace(self, answer: HttpAnswer) -> list[TraceSpan]:
+        try:
+            return decode_trace(answer.body)
+        except ValueError:
+            raise not_json(answer, self._transport.mask) from None
+
+    def _read_counts(self, answer: HttpAnswer) -> Counts:
+        try:
+            return decode_counts_answer(answer.body)
+        except ValueError:
+            raise not_json(answer, self._transport.mask) from None
 
     def _learn_limit(self, max_limit: int) -> None:
         with self._learning:

@@ -222,7 +222,7 @@ class _Keys(dict[str, SeriesKey]):
         self._names = names
 
     def __missing__(self, name: str) -> SeriesKey:
-        key = SeriesKey(self._service_name, _clean(name))
+        key = SeriesKey(self._service_name, clean_name(name))
         if len(name) <= MAX_NAME_CHARACTERS:
             self[name] = key
             self._names.size += 1
@@ -245,7 +245,7 @@ class _Names:
     def learn(self, attributes: bytes, otherwise: str) -> _Keys:
         """The series of the service that attributes name, or of another where they name none."""
         named = _service_of(attributes)
-        service_name = _clean(named or otherwise)
+        service_name = clean_name(named or otherwise)
         keys = self._by_service.setdefault(service_name, _Keys(service_name, self))
         if named and len(attributes) <= _MAX_REMEMBERED_BYTES:
             self.by_attributes[attributes] = keys
@@ -255,15 +255,15 @@ class _Names:
 
 def _service_of(attributes: bytes) -> str:
     try:
-        for attribute in _lenient(_ATTRIBUTES, attributes):
+        for attribute in decode_leniently(_ATTRIBUTES, attributes):
             if attribute.key == "service.name":
-                return _lenient(_VALUE, bytes(attribute.value)).string_value
+                return decode_leniently(_VALUE, bytes(attribute.value)).string_value
     except _UNREADABLE:
         pass
     return ""
 
 
-def _clean(name: str) -> str:
+def clean_name(name: str) -> str:
     """A name that databases and pages can hold: no NUL characters, and not endless."""
     name = name.replace("\0", "\ufffd")
     return name if len(name) <= MAX_NAME_CHARACTERS else name[: MAX_NAME_CHARACTERS - 1] + "…"
@@ -289,7 +289,7 @@ def _union(span_sets: Sequence[_SpanSet]) -> list[_Span]:
 def _old_span_set(trace: _Trace) -> list[_SpanSet]:
     """The one set of spans that an older Tempo returns instead of several."""
     try:
-        return [_lenient(_SPAN_SET, bytes(trace.old_span_set))]
+        return [decode_leniently(_SPAN_SET, bytes(trace.old_span_set))]
     except _UNREADABLE:
         return []
 
@@ -297,7 +297,7 @@ def _old_span_set(trace: _Trace) -> list[_SpanSet]:
 def _split(body: bytes) -> _UnreadBody:
     """A body whose traces are still to be read, one by one."""
     try:
-        return _lenient(_UNREAD_BODY, body)
+        return decode_leniently(_UNREAD_BODY, body)
     except RecursionError:
         raise ValueError("nested beyond reason") from None
 
@@ -306,13 +306,13 @@ def _readable(traces: Iterable[msgspec.Raw], result: Decoded) -> Iterator[_Trace
     """Those of some traces that can be read; the others are counted."""
     for raw in traces:
         try:
-            yield _lenient(_TRACE, bytes(raw))
+            yield decode_leniently(_TRACE, bytes(raw))
         except _UNREADABLE as error:
             result.traces += 1
             result.reject(f"unreadable trace: {error}")
 
 
-def _lenient(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
+def decode_leniently(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
     """Decode, if need be after mending what JSON permits or what is easily mended, but the decoder does not take."""
     try:
         return decoder.decode(data)

@@ -228,12 +228,14 @@ def transport_failure(url: str, error: Exception, timeout_seconds: float) -> Tem
     if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
         message = f"GET {url} could not be sent: a file named in tempo.tls is missing or cannot be read."
         return TempoError(message, reason="tls")
-    detail, reason = _why_no_connection(causes)
+    detail, reason = why_no_connection(error)
     message = f"GET {url}: {detail}. Is Tempo running, and is tempo.url right?"
     return TempoError(message, reason=reason, retryable=True)
 
 
-def _why_no_connection(causes: list[BaseException]) -> tuple[str, FailureReason]:
+def why_no_connection(error: Exception) -> tuple[str, FailureReason]:
+    """Why no answer came, in words and as a reason; the exception's own text is not used."""
+    causes = list(_causes(error))
     if _first(causes, socket.gaierror):
         return "the host name is not known", "connection"
     if _first(causes, requests.exceptions.ProxyError, urllib3.exceptions.ProxyError):

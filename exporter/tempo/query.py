@@ -1,8 +1,9 @@
 """TraceQL: the queries that find the spans in scope."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
+from urllib.parse import quote_plus
 
 from exporter.core.span import SeriesKey
 from exporter.tempo.settings import Scope
@@ -39,6 +40,20 @@ def search_query(scope: Scope, user_filter: str = "", conditions: Iterable[str] 
     Raises:
         ValueError: ``user_filter`` is not something that can be joined; see :func:`filter_problem`.
     """
+    return f"{_selector(scope, user_filter, conditions)} | {_SELECT}"
+
+
+def count_query(scope: Scope, user_filter: str = "", *, by_series: bool = False) -> str:
+    """The query for the number of spans in scope, altogether or of each series.
+
+    Raises:
+        ValueError: ``user_filter`` is not something that can be joined; see :func:`filter_problem`.
+    """
+    by = " by (resource.service.name, name)" if by_series else ""
+    return f"{_selector(scope, user_filter)} | count_over_time(){by}"
+
+
+def _selector(scope: Scope, user_filter: str, conditions: Iterable[str] = ()) -> str:
     problem = filter_problem(user_filter)
     if problem is not None:
         raise ValueError(problem)
@@ -46,12 +61,22 @@ def search_query(scope: Scope, user_filter: str = "", conditions: Iterable[str] 
     spans = _SCOPES[scope]
     if narrower and "||" in spans:
         spans = f"({spans})"
-    return f"{{{' && '.join([spans, *narrower])}}} | {_SELECT}"
+    return f"{{{' && '.join([spans, *narrower])}}}"
 
 
 def series_conditions(key: SeriesKey) -> tuple[str, str]:
     """The conditions that single out the spans of one series."""
     return f"resource.service.name={quoted(key.service_name)}", f"name={quoted(key.span_name)}"
+
+
+def any_series_condition(keys: Sequence[SeriesKey]) -> str:
+    """The condition that singles out the spans of some series, at least one."""
+    return " || ".join(f"({' && '.join(series_conditions(key))})" for key in keys)
+
+
+def condition_length(key: SeriesKey) -> int:
+    """How much longer a URL becomes by one more series in :func:`any_series_condition`."""
+    return len(quote_plus(f" || ({' && '.join(series_conditions(key))})"))
 
 
 def quoted(text: str) -> str:

@@ -1,8 +1,9 @@
 """A WSGI application small enough to read: exact paths, GET and HEAD, and the headers that every answer has."""
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs
@@ -25,6 +26,8 @@ _SECURITY_HEADERS = (
     ("Referrer-Policy", "no-referrer"),
     ("Content-Security-Policy", CONTENT_SECURITY_POLICY),
 )
+API_PATHS = "/api/"
+"""What begins so is for programs."""
 _CACHE_CONTROL = ("Cache-Control", "no-store")
 """Unless a page says otherwise: what is served is true for seconds, and may be for those with a password only."""
 
@@ -52,6 +55,28 @@ class Response:
 def text(message: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
     """A line for people and probes."""
     return Response(f"{message}\n".encode(), status=status)
+
+
+def problem(
+    status: HTTPStatus, detail: str, *, headers: tuple[tuple[str, str], ...] = (), **members: object
+) -> Response:
+    """An error for programs: problem details in JSON (RFC 9457).
+
+    Args:
+        status: the HTTP status.
+        detail: what happened and what to do.
+        headers: further headers.
+        members: what programs may want to know besides.
+    """
+    document = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail, **members}
+    return Response(json.dumps(document).encode(), "application/problem+json", status, headers)
+
+
+def refusal(path: str, status: HTTPStatus, message: str, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+    """An error as whoever asks for a path expects it: programs below ``/api/``, people elsewhere."""
+    if path.startswith(API_PATHS):
+        return problem(status, message, headers=headers)
+    return replace(text(message, status), headers=headers)
 
 
 def deliver(response: Response, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -85,10 +110,10 @@ class Site:
         path = environ.get("PATH_INFO", "")
         page = self._pages.get(path)
         if page is None:
-            return text("There is nothing here; the start page is at /", HTTPStatus.NOT_FOUND)
+            return refusal(path, HTTPStatus.NOT_FOUND, "There is nothing here; the start page is at /")
         if method not in ("GET", "HEAD"):
-            refusal = text("This address can only be read", HTTPStatus.METHOD_NOT_ALLOWED)
-            return Response(refusal.body, status=refusal.status, headers=(("Allow", "GET, HEAD"),))
+            allowed = (("Allow", "GET, HEAD"),)
+            return refusal(path, HTTPStatus.METHOD_NOT_ALLOWED, "This address can only be read", allowed)
         request = Request(
             path=path,
             query=parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True),
@@ -99,7 +124,8 @@ class Site:
             return page(request)
         except Exception:  # noqa: BLE001 - whatever it is, the next request must be answered
             self._log.exception("a page failed", path=path)
-            return text("This page failed; the exporter's log says why", HTTPStatus.INTERNAL_SERVER_ERROR)
+            said = "This page failed; the exporter's log says why"
+            return refusal(path, HTTPStatus.INTERNAL_SERVER_ERROR, said)
 
 
 class Accepted(NamedTuple):

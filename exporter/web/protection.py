@@ -16,6 +16,7 @@ from exporter.logs import Log
 from exporter.web.passwords import Passwords
 
 _LOOK_SECONDS: Final = 2.0
+_STOP_SECONDS: Final = 0.5
 
 FileState = tuple[int, int, int] | None
 """What tells one version of a file from the next; absent where it is not there."""
@@ -128,7 +129,7 @@ class Protection:
         """Look no more."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(_LOOK_SECONDS)
+            self._thread.join(_STOP_SECONDS)
 
     def _refuse_to_lower(self, rules: Rules) -> None:
         """A file that is just being written is short for a moment: that must not open what was closed."""

@@ -51,9 +51,9 @@ def write_settings(directory: Path, configuration: Settings) -> Path:
     return file
 
 
-def command(*arguments: str) -> list[str]:
+def command(*arguments: str, module: str = "exporter") -> list[str]:
     """The exporter's command line."""
-    return [sys.executable, "-m", "exporter", *arguments]
+    return [sys.executable, "-m", module, *arguments]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -116,18 +116,25 @@ class ExporterProcess:
     Attributes:
         url: where it serves, without a slash at the end.
         directory: its working directory, which holds its configuration and its database.
+        access: how to get in, as options of ``requests``: what to trust, user and password.
     """
 
-    def __init__(self, directory: Path, configuration: Settings, *arguments: str) -> None:
+    module = "exporter"
+    """What is run."""
+
+    def __init__(self, directory: Path, configuration: Settings, *arguments: str, **environ: str) -> None:
         """Prepare a process; :meth:`start` starts it.
 
         Args:
             directory: its working directory.
             configuration: the content of its configuration file.
             arguments: options besides ``--config``.
+            environ: more of an environment than :func:`environment` gives.
         """
+        self._environ = environ
         self.directory = directory
         self.url = ""
+        self.access: dict[str, Any] = {}
         self._arguments = ("--config", str(write_settings(directory, configuration)), *arguments)
         self._process: subprocess.Popen[str] | None = None
         self._stderr: Lines | None = None
@@ -138,15 +145,15 @@ class ExporterProcess:
         self._await("the exporter has not started", lambda: any(self.logged("started")), _START_SECONDS)
         (started,) = self.logged("started")
         ((host, port),) = started["listening"]
-        self.url = f"http://{host}:{port}"
+        self.url = f"{'https' if started['tls'] else 'http'}://{host}:{port}"
         return self
 
     def launch(self) -> None:
         """Start it and do not wait."""
         self._process = subprocess.Popen(
-            command(*self._arguments),
+            command(*self._arguments, module=self.module),
             cwd=self.directory,
-            env=environment(),
+            env=environment(**self._environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -187,7 +194,7 @@ class ExporterProcess:
 
     def get(self, path: str, **options: Any) -> requests.Response:
         """GET a path."""
-        return requests.get(self.url + path, timeout=_HTTP_SECONDS, **options)
+        return requests.get(self.url + path, timeout=_HTTP_SECONDS, **self.access | options)
 
     def metrics(self) -> Metrics:
         """Scrape it."""

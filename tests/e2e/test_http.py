@@ -23,7 +23,7 @@ from tests.e2e.scrape import OPENMETRICS, PREFIX, Metrics
 from tests.e2e.traffic import HOUR, MINUTE, Traffic
 from tests.unit.tempo_server import FakeTempo, a_span, a_trace, fake_tempo, replying, search_body
 
-ENDPOINTS = [SeriesKey("shop", f"GET /page/{number}") for number in range(30)]
+ENDPOINTS = [SeriesKey("shop", f"GET /page-{number}") for number in range(30)]
 
 LONE_SURROGATE = "half a pair \ud83d of surrogates"
 HOSTILE = [
@@ -68,7 +68,7 @@ def test_pages(running: ExporterProcess) -> None:
     start = running.get("/")
     assert start.status_code == 200
     assert start.headers["Content-Type"] == "text/html; charset=utf-8"
-    for part in ("GET /page/7", 'href="metrics"', "no endpoint has enough history", "Endpoints <small>30<"):
+    for part in ("GET /page-7", 'href="metrics"', "no endpoint has enough history", "Endpoints <small>30<"):
         assert part in start.text
     for path in ("/-/healthy", "/-/ready"):
         assert running.get(path).status_code == 200

@@ -16,7 +16,7 @@ from tests.e2e.traffic import HOUR, Traffic
 
 KILLS = 10
 HOURS = 150
-ENDPOINTS = [SeriesKey("shop", f"GET /page/{number}") for number in range(6)]
+ENDPOINTS = [SeriesKey("shop", f"GET /page-{number}") for number in range(6)]
 DATABASE = "tempo-anomaly.db"
 
 

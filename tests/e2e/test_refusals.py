@@ -1,8 +1,11 @@
 """What keeps the exporter from starting is said in a line that names what to do."""
 
 import socket
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+from exporter.store import Store
 from tests.e2e.conftest import StartExporter, StartTempo
 from tests.e2e.processes import run, settings, write_settings
 from tests.e2e.traffic import Traffic
@@ -51,9 +54,14 @@ def test_a_history_that_was_read_otherwise(tempo: StartTempo, exporter: StartExp
     assert "storage.path" in ended.stderr
 
 
-def test_a_database_that_is_none(tempo: StartTempo, tmp_path: Path) -> None:
-    (tmp_path / "tempo-anomaly.db").write_bytes(b"not a database, and longer than a header of one\n" * 100)
+def test_a_database_of_a_newer_exporter_is_left_alone(tempo: StartTempo, tmp_path: Path) -> None:
+    database = tmp_path / "tempo-anomaly.db"
+    Store.open(database).close()
+    with closing(sqlite3.connect(database)) as newer:
+        newer.execute("PRAGMA user_version = 1000")
+    content = database.read_bytes()
     ended = run("--config", str(write_settings(tmp_path, settings(tempo(Traffic()).url))), directory=tmp_path)
     assert ended.returncode == 1
-    assert "tempo-anomaly.db" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert "version 1000" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert database.read_bytes() == content

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Literal
 
 from exporter.core.span import SeriesKey, Span
 from exporter.telemetry import FailureReason, Loop, SkipReason, StorageFailure, Telemetry
+from exporter.tempo.counts import Counts
 from exporter.tempo.errors import RangeTooLongError, TempoError
 
 NS = 1_000_000_000
@@ -29,11 +31,21 @@ class Recorder(Telemetry):
         self._mutex = threading.Lock()
         self.splits: Counter[Loop] = Counter()
         self.truncated_windows: Counter[Loop] = Counter()
+        self.sampled_windows: Counter[Loop] = Counter()
+        self.source_counts: list[bool] = []
         self.skipped: Counter[tuple[Loop, SkipReason]] = Counter()
 
     def split(self, loop: Loop) -> None:
         with self._mutex:
             self.splits[loop] += 1
+
+    def sampled(self, loop: Loop) -> None:
+        with self._mutex:
+            self.sampled_windows[loop] += 1
+
+    def source_counts_available(self, available: bool) -> None:
+        with self._mutex:
+            self.source_counts.append(available)
 
     def truncated(self, loop: Loop) -> None:
         with self._mutex:
@@ -86,6 +98,11 @@ class FakeTempo:
         before_search: is called with the range of every search, and may raise what the search is to fail with.
         before_probe: the same for every probe.
         searches: the ranges searched, in the order in which they began.
+        names: the series that each was about; none for all.
+        counting: how it counts; Tempo 2 mostly does not.
+        counted: the ranges that it was asked to count.
+        allowed_count_seconds: the longest range that it counts.
+        count_refusals: how many were longer.
         probes: the ranges that were asked whether anything exists.
         refusals: how many searches and probes asked for too long a range.
         most_at_once: how many searches have been under way at a time.
@@ -99,6 +116,11 @@ class FakeTempo:
     before_search: Callable[[int, int], None] = lambda start, end: None
     before_probe: Callable[[int, int], None] = lambda start, end: None
     searches: list[tuple[int, int]] = field(default_factory=list)
+    names: list[tuple[SeriesKey, ...]] = field(default_factory=list)
+    counting: Literal["exact", "empty", "refused"] = "empty"
+    counted: list[tuple[int, int]] = field(default_factory=list)
+    allowed_count_seconds: int = 24 * 3600
+    count_refusals: int = 0
     probes: list[tuple[int, int]] = field(default_factory=list)
     refusals: int = 0
     most_at_once: int = 0
@@ -108,11 +130,12 @@ class FakeTempo:
     def __post_init__(self) -> None:
         self._chance = random.Random(self.seed)
 
-    def search(self, start: int, end: int, *, loop: Loop) -> Found:
+    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> Found:
         assert loop in ("poll", "backfill", "api")
         with self._mutex:
             self._check(start, end)
             self.searches.append((start, end))
+            self.names.append(tuple(series))
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
         try:
@@ -121,7 +144,7 @@ class FakeTempo:
             with self._mutex:
                 self._at_once -= 1
         with self._mutex:
-            traces = self._overlapping(start, end)
+            traces = self._overlapping(start, end, frozenset(series))
             self._chance.shuffle(traces)
             saturated = len(traces) >= self.max_limit
             spans = [each for trace in traces[: self.max_limit] for each in trace]
@@ -143,9 +166,37 @@ class FakeTempo:
             self.max_range_seconds = self.allowed_seconds
             raise RangeTooLongError("range exceeds what is allowed", max_seconds=self.allowed_seconds)
 
-    def _overlapping(self, start: int, end: int) -> list[list[Span]]:
+    @property
+    def max_count_range_seconds(self) -> int | None:
+        return self.allowed_count_seconds if self.count_refusals else None
+
+    def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> Counts:
+        """Exact counts at the ends of steps, as Tempo 3 gives them; nothing or an error where it cannot count."""
+        assert loop == "backfill"
+        assert start % step_seconds == end % step_seconds == 0
+        assert end - start >= 2 * step_seconds
+        with self._mutex:
+            self.counted.append((start, end))
+            if self.counting == "refused":
+                raise TempoError("empty ring", reason="server_error", retryable=True, status=500)
+            if end - start > self.allowed_count_seconds:
+                self.count_refusals += 1
+                raise RangeTooLongError("exceeds the maximum allowed", max_seconds=self.allowed_count_seconds)
+            if self.counting == "empty":
+                return Counts()
+            ends: Counter[int] = Counter()
+            series: Counter[SeriesKey] = Counter()
+            for each in self.spans:
+                if start * NS < each.start_ns <= end * NS:
+                    ends[-(-each.start_ns // (step_seconds * NS)) * step_seconds] += 1
+                    series[each.key] += 1
+            return Counts(ends, series if by_series else {})
+
+    def _overlapping(self, start: int, end: int, series: frozenset[SeriesKey] = frozenset()) -> list[list[Span]]:
         traces: dict[str, list[Span]] = {}
         for each in self.spans:
+            if series and each.key not in series:
+                continue
             traces.setdefault(each.trace_id, []).append(each)
         return [
             trace

@@ -145,6 +145,7 @@ def small_snapshot() -> Snapshot:
             SeriesStatus(SeriesKey("checkout", "POST /pay"), current_traces=2, current_p50_seconds=0.0),
         ),
         poll_seconds=0.5,
+        poll_share=0.25,
         history=HistoryFacts(168, 1_000_000, float(NOON - 7 * DAY), 4_194_304, 3),
     )
 

@@ -302,6 +302,12 @@ class Recorder(Telemetry):
     def tempo_answered(self, answered: bool) -> None:
         self.answered.append(answered)
 
+    def sampled(self, loop: Loop) -> None:
+        raise AssertionError("the readers' to report")
+
+    def source_counts_available(self, available: bool) -> None:
+        raise AssertionError("the readers' to report")
+
     def saturated(self, loop: Loop) -> None:
         self.saturations.append(loop)
 

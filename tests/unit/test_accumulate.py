@@ -153,3 +153,13 @@ def test_what_is_not_kept_is_counted_span_by_span() -> None:
 def test_a_window_without_spans_is_there_and_empty() -> None:
     (content,) = accumulated([Window(NOON, NOON + HOUR)])
     assert (content.traces, content.stored, content.series, content.skipped) == (0, 0, {}, {})
+
+
+def test_names_with_an_id_in_each_take_no_memory_of_their_own() -> None:
+    kept = SeriesKey("shop", "GET /orders/{number}")
+    accumulator = Accumulator([Window(0, 3600)], lambda key: kept)
+    for number in range(50_000):
+        accumulator.add([Span("", "", SeriesKey("shop", f"GET /orders/{number}"), number, 1_000_000)])
+    (content,) = accumulator.finish()
+    assert {key: item.digest.count for key, item in content.series.items()} == {kept: 50_000}
+    assert len(accumulator._series_of[0]) <= 20_000

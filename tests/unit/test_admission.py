@@ -2,12 +2,15 @@
 
 import re
 import threading
+import tracemalloc
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.core.span import SeriesKey
+from exporter.logs import get_logger
 from exporter.reading.admission import Admission, SeriesRules
 
 CART = SeriesKey("shop", "GET /cart")
@@ -22,6 +25,7 @@ def rules(
         include=[re.compile(pattern) for pattern in include.split()],
         exclude=[re.compile(pattern) for pattern in exclude.split()],
         rename=[(re.compile(pattern), replacement) for pattern, replacement in rename],
+        placeholders=False,
         most=most,
     )
 
@@ -141,3 +145,44 @@ def test_threads_that_ask_at_once_get_the_same_answers() -> None:
     assert len(answers) == 4
     assert all(answer == answers[0] for answer in answers)
     assert (len(admission), admission.dropped) == (50, 150)
+
+
+def test_ids_become_placeholders_after_the_users_own_names() -> None:
+    admission = Admission(
+        SeriesRules(rename=[(re.compile(r"/orders/\d+"), "/orders/{order}")], placeholders=True, most=2)
+    )
+    assert admission.ask(SeriesKey("shop-2024", "GET /orders/17/items/3")) == SeriesKey(
+        "shop-2024", "GET /orders/{order}/items/{number}"
+    )
+    assert admission.ask(SeriesKey("shop-2024", "GET /orders/18/items/4")) in admission._admitted
+    assert len(admission) == 1
+
+
+def test_nobody_is_called_longer_than_a_name_can_be() -> None:
+    admission = Admission(rules())
+    kept = admission.ask(SeriesKey("s" * 5_000, "n" * 5_000))
+    assert isinstance(kept, SeriesKey)
+    assert (len(kept.service_name), len(kept.span_name)) == (1_000, 1_000)
+
+
+def test_that_it_is_full_is_said_once_until_there_is_room_again(caplog: pytest.LogCaptureFixture) -> None:
+    admission = Admission(rules(most=1), get_logger("series"))
+    for key in (CART, LOGIN, HEALTH, LOGIN):
+        admission.ask(key)
+    assert [record.getMessage()[:14] for record in caplog.records] == ["as many series"]
+    admission.forget([CART])
+    for key in (LOGIN, CART, HEALTH):
+        admission.ask(key)
+    assert len(caplog.records) == 2
+
+
+def test_a_flood_of_long_names_takes_bounded_memory() -> None:
+    admission = Admission(rules(most=10))
+    tracemalloc.start()
+    for number in range(40_000):
+        admission.ask(SeriesKey("scanner", f"GET /{'x' * 900}{number}"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Kept, these names would take 38 MB.
+    assert peak < 24 << 20
+    assert admission.dropped == 40_000 - 10

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from math import log2
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.core.accumulate import WindowContent
+from exporter.core.budget import Budget
 from exporter.core.civil import Calendar
 from exporter.core.codec import decode_digest
 from exporter.core.digest import Digest
@@ -50,6 +52,9 @@ def steady(hours: int, per_hour: int = 10) -> list[Span]:
     ]
 
 
+BUDGET = Budget(traces=50_000, requests=100)
+
+
 class Rig:
     """A backfill of the last hours in UTC, with nothing real about it but its threads."""
 
@@ -66,6 +71,7 @@ class Rig:
         rules: SeriesRules | None = None,
         calendar: Calendar = UTC_CALENDAR,
         tick: float = 1000.0,
+        budget: Budget = BUDGET,
     ) -> None:
         self.tempo = tempo
         self.store = store or Store.in_memory()
@@ -85,6 +91,7 @@ class Rig:
                 settle_seconds=SETTLE,
                 retention_seconds=retention,
                 max_concurrency=concurrency,
+                budget=budget,
             ),
             self.telemetry,
             clock=self.clock.time,
@@ -625,7 +632,7 @@ def test_a_second_with_too_many_makes_its_window_partial_and_no_other(caplog: py
     assert rig.states() == {WindowState.DONE: 2, WindowState.PARTIAL: 1}
     line = rig.ledger()[hour(2)]
     assert (line.state, line.coverage) == (WindowState.PARTIAL, None)
-    assert 10 + 50 <= line.traces < 90
+    assert line.traces == 10
     assert rig.telemetry.truncated_windows == {"backfill": 1}
     assert rig.backfill.status.progress.complete
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
@@ -766,3 +773,147 @@ def test_an_outage_of_tempo_is_told_once(caplog: pytest.LogCaptureFixture) -> No
     assert rig.states() == {WindowState.FAILED: 4}
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert told == ["window not read, it will be tried again"]
+
+
+# What Tempo counts
+
+
+def crowded(ago: int, count: int) -> list[Span]:
+    """So many traces in the middle of the seconds of an hour."""
+    return [span(NOON - ago * HOUR + number % HOUR + 0.5, 0.1) for number in range(count)]
+
+
+def test_what_was_read_is_held_against_what_tempo_counts() -> None:
+    rig = Rig(FakeTempo(steady(6), counting="exact"))
+    rig.read()
+    assert {line.coverage for line in rig.committed} == {1.0}
+    assert rig.tempo.counted == [(NOON - 6 * HOUR, NOON)]
+    assert rig.telemetry.source_counts == [True]
+    # How much to expect is known, so that all that is left is one search.
+    assert len(rig.tempo.searches) == 2
+    assert rig.backfill.status.progress.coverage == 1.0
+
+
+def test_a_trace_on_the_edge_of_a_window_is_missing_in_neither() -> None:
+    """Tempo counts it in the step that ends there, the ledger in the window that begins there."""
+    edges = [span(NOON - ago * HOUR) for ago in (1, 2, 3) for _ in range(5)]
+    rig = Rig(FakeTempo([*steady(3), *edges], counting="exact"), hours=3)
+    rig.read()
+    assert [line.coverage for line in rig.committed] == [1.0, 1.0, 1.0]
+    assert not any(line.retry_at for line in rig.committed)
+
+
+def test_traces_that_are_missing_are_read_once_more() -> None:
+    spans = steady(3)
+    hidden = crowded(2, 40)
+    tempo = FakeTempo(spans, counting="exact")
+    counted = FakeTempo([*spans, *hidden], counting="exact")
+    tempo.count = counted.count  # type: ignore[method-assign]
+    rig = Rig(tempo, hours=3, tick=0.001)
+    with rig.running():
+        rig.drive(lambda: rig.backfill.status.progress.complete)
+        line = rig.ledger()[hour(2)]
+        assert (line.state, line.traces, line.coverage, line.attempts) == (WindowState.DONE, 10, 0.2, 0)
+        assert line.retry_at == NOW + 900
+        tempo.spans = [*spans, *hidden]
+        rig.clock.advance(901)
+        rig.backfill.wake()
+        rig.drive(lambda: rig.ledger()[hour(2)].traces == 50)
+        line = rig.ledger()[hour(2)]
+        assert (line.state, line.coverage, line.attempts, line.retry_at) == (WindowState.DONE, 1.0, 1, None)
+    assert rig.stored()[KEY, hour(2).start].count == 50
+    searched = [found for found in tempo.searches if found[0] <= hour(2).start < found[1]]
+    assert len(searched) == 2
+
+
+def test_what_stays_missing_is_not_asked_for_for_ever() -> None:
+    tempo = FakeTempo(steady(3), counting="exact")
+    tempo.count = FakeTempo([*steady(3), *crowded(2, 40)], counting="exact").count  # type: ignore[method-assign]
+    rig = Rig(tempo, hours=3, tick=0.001)
+    with rig.running():
+        rig.drive(lambda: rig.backfill.status.progress.complete)
+        for _ in range(3):
+            rig.clock.advance(901)
+            rig.backfill.wake()
+            rig.drive(lambda: rig.backfill.status.progress.complete)
+        rig.drive(lambda: rig.ledger()[hour(2)].attempts == 1)
+    line = rig.ledger()[hour(2)]
+    assert (line.traces, line.coverage, line.retry_at) == (10, 0.2, None)
+    assert len([found for found in tempo.searches if found == tuple(hour(2))]) <= 2
+
+
+def test_a_failure_to_read_again_loses_nothing() -> None:
+    tempo = FakeTempo(steady(3), counting="exact")
+    tempo.count = FakeTempo([*steady(3), *crowded(2, 40)], counting="exact").count  # type: ignore[method-assign]
+    rig = Rig(tempo, hours=3, tick=0.001)
+    with rig.running():
+        rig.drive(lambda: rig.backfill.status.progress.complete)
+        before = rig.stored()
+        failed = threading.Event()
+
+        def fail(start: int, end: int) -> None:
+            failed.set()
+            away(start, end)
+
+        tempo.before_search = fail
+        rig.clock.advance(901)
+        rig.backfill.wake()
+        rig.drive(failed.is_set)
+        rig.drive(lambda: rig.backfill.status.progress.complete)
+    assert rig.stored() == before
+    assert rig.states() == {WindowState.DONE: 3}
+
+
+def test_traces_that_came_after_the_reading_are_noticed_by_the_next_count() -> None:
+    tempo = FakeTempo(steady(3), counting="exact")
+    rig = Rig(tempo, hours=3, tick=0.001)
+    with rig.running():
+        rig.drive(lambda: rig.backfill.status.progress.complete)
+        late = crowded(2, 40)
+        tempo.spans = [*tempo.spans, *late, *(span(NOON + 60 * minute + 0.5, 0.1) for minute in range(60))]
+        rig.clock.advance(HOUR)
+        rig.backfill.wake()
+        rig.drive(lambda: rig.ledger()[hour(2)].traces == 50)
+    assert rig.stored()[KEY, hour(2).start].count == 50
+
+
+@pytest.mark.parametrize("how", ["empty", "refused"])
+def test_everything_works_where_tempo_cannot_count(how: Literal["empty", "refused"]) -> None:
+    rig = Rig(FakeTempo(steady(6), counting=how))
+    rig.read()
+    assert rig.states() == {WindowState.DONE: 6}
+    assert {line.coverage for line in rig.committed} == {1.0}
+    assert set(rig.telemetry.source_counts) == {False}
+
+
+# Windows too dense to be read whole
+
+
+@pytest.mark.parametrize("counting", ["exact", "refused"])
+def test_of_a_window_beyond_the_budget_a_sample_is_read(counting: Literal["exact", "refused"]) -> None:
+    spans = [*steady(3), *crowded(2, 6000)]
+    rig = Rig(FakeTempo(spans, counting=counting, max_limit=300), hours=3, budget=Budget(600, 100))
+    rig.read()
+    assert rig.states() == {WindowState.DONE: 3}
+    line = rig.ledger()[hour(2)]
+    assert line.coverage == pytest.approx(0.1, rel=0.35)
+    assert line.there == pytest.approx(6010, rel=0.1)
+    assert rig.stored()[KEY, hour(2).start].count == line.stored == line.traces
+    assert line.requests <= 100
+    assert rig.telemetry.sampled_windows == {"backfill": 1}
+    assert rig.telemetry.truncated_windows == {}
+    progress = rig.backfill.status.progress
+    assert progress.complete
+    assert progress.coverage == pytest.approx((line.traces + 20) / 6030, rel=0.1)
+
+
+def test_what_a_sample_taught_is_expected_of_its_neighbours() -> None:
+    spans = [each for ago in (1, 2, 3) for each in crowded(ago, 4000)]
+    rig = Rig(FakeTempo(spans, max_limit=300), hours=3, budget=Budget(400, 100))
+    rig.read()
+    assert rig.telemetry.sampled_windows == {"backfill": 3}
+    newest, *others = rig.committed
+    # Only the first had to find out how dense it is, with a search in vain.
+    assert rig.telemetry.splits["backfill"] <= 1
+    assert all(line.there == pytest.approx(4000, rel=0.2) for line in rig.committed)
+    assert all(line.requests <= newest.requests for line in others)

@@ -43,6 +43,8 @@ def test_the_short_form_measures_everything_that_has_a_budget() -> None:
     for beginning, limit in (
         ("backfill of 7 days", "≤ 1.5 ×"),
         ("the whole exporter, source at 14,000 traces/s", "≤ 1.25 ×"),
+        ("a window of 4 × the budget of 2,000 traces: requests", "≤ 100"),
+        ("a window of 4 × the budget of 2,000 traces: bytes", "≤ 1.5 ×"),
         ("poll cycle", "≤ 3.0 s"),
         ("scrape, 5 series", "≤ 100 ms"),
         ("judging 7 days", "≤ 120 s"),

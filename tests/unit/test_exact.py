@@ -7,10 +7,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from exporter.core.span import Span
-from exporter.reading.exact import ExactReader, Reading
+from exporter.core.budget import Budget
+from exporter.core.span import SeriesKey, Span
+from exporter.reading.exact import ExactReader, Reading, TooDenseError
 from exporter.tempo.errors import RangeTooLongError, TempoError
-from tests.unit.fakes import NS, FakeTempo, Recorder, away, span
+from tests.unit.fakes import KEY, NS, FakeTempo, Recorder, away, span
 from tests.unit.ledgers import HOUR, NOON
 
 END = NOON + 400
@@ -90,6 +91,8 @@ def test_what_stays_incomplete_is_known_to_the_second(
     assert came <= there
     for missing in there - came:
         assert missing.start_ns // NS in too_full
+    for each in came:
+        assert each.start_ns // NS not in too_full
 
 
 @given(traffic(), ranges, st.integers(1, 200), st.integers())
@@ -150,10 +153,52 @@ def test_an_answer_as_long_as_its_limit_is_not_the_range() -> None:
     assert (reading.requests, reading.splits, telemetry.splits) == (3, 1, {"backfill": 1})
 
 
-def test_of_a_second_that_is_too_full_as_much_is_kept_as_came() -> None:
-    kept, reading = read(FakeTempo(second_by_second(10, 3), max_limit=8), NOON, NOON + 3)
-    assert reading.truncated == ((NOON + 2, NOON + 3), (NOON + 1, NOON + 2), (NOON, NOON + 1))
-    assert len(kept) == reading.kept == 3 * 8
+def test_of_a_second_that_is_too_full_nothing_is_kept() -> None:
+    """What came of it are the traces that Tempo happened to find first, and nobody knows what they stand for."""
+    telemetry = Recorder()
+    crowded = [span(NOON + 1.5) for _ in range(10)]
+    kept, reading = read(FakeTempo([*second_by_second(3, 3), *crowded], max_limit=8), NOON, NOON + 3, telemetry)
+    assert reading.truncated == ((NOON + 1, NOON + 2),)
+    assert len(kept) == reading.kept == 2 * 3
+    assert telemetry.skipped["backfill", "saturated"] == 8
+
+
+def test_what_starts_at_the_very_end_is_known() -> None:
+    """Tempo counts it with what is before the end, the ledger with what is behind it."""
+    spans = [span(NOON), span(NOON + 5), span(NOON + 10), span(NOON + 10), span(NOON + 10.5)]
+    for limit in (100, 3):
+        kept, reading = read(FakeTempo(spans, max_limit=limit), NOON, NOON + 10)
+        assert (len(kept), reading.at_end) == (2, 2)
+
+
+class TestBudget:
+    def test_a_range_within_it_is_read(self) -> None:
+        kept, reading = read(
+            FakeTempo(second_by_second(1, 64), max_limit=10), NOON, NOON + 64, budget=Budget(1000, 15 + 16)
+        )
+        assert (len(kept), reading.requests) == (64, 15)
+
+    def test_too_many_requests_end_it_and_say_how_dense_it_is(self) -> None:
+        tempo = FakeTempo(second_by_second(4, 64), max_limit=20)
+        with pytest.raises(TooDenseError) as error:
+            read(tempo, NOON, NOON + 64, budget=Budget(100_000, 7))
+        assert (error.value.requests, len(tempo.searches)) == (7, 7)
+        assert error.value.density == pytest.approx(5, rel=0.3)
+        assert error.value.splits == 5
+
+    def test_too_many_traces_end_it_those_in_vain_included(self) -> None:
+        tempo = FakeTempo(second_by_second(4, 64), max_limit=20)
+        with pytest.raises(TooDenseError) as error:
+            read(tempo, NOON, NOON + 64, budget=Budget(50, 1000))
+        assert 50 < error.value.received <= 50 + 20
+        assert len(tempo.searches) == 3
+
+    def test_of_some_series_only_their_spans_are_read(self) -> None:
+        others = [span(NOON + 0.5, key=SeriesKey("checkout", "GET /")) for _ in range(30)]
+        tempo = FakeTempo([*others, *second_by_second(1, 8)], max_limit=20)
+        kept, reading = read(tempo, NOON, NOON + 8, series=[KEY])
+        assert {each.key for each in kept} == {KEY}
+        assert (len(kept), reading.requests) == (8, 1)
 
 
 def test_a_range_that_is_expected_to_be_full_is_cut_beforehand() -> None:

@@ -232,12 +232,26 @@ class TestPublisher:
         for _ in range(2):
             publisher.publish(small_snapshot())
             page = publisher.page
-            # The packed one is made from the plain one.
-            assert page.rendered == {(Format.OPENMETRICS, True), (Format.OPENMETRICS, False)}
+            # The packed one is made from the plain one, which nobody has asked for.
+            assert page.rendered == {(Format.OPENMETRICS, True)}
             assert page.snapshot == small_snapshot()
             assert gzip.decompress(page.render(Format.OPENMETRICS, gzipped=True)) == render_families(
                 small_snapshot().series, Format.OPENMETRICS
             )
+
+    def test_what_nobody_asks_for_any_more_is_no_longer_rendered(self) -> None:
+        publisher = Publisher()
+        publisher.publish(Snapshot(NOON))
+        rendered = []
+        for number in range(60):
+            assert publisher.page is not None
+            publisher.page.render(Format.TEXT, gzipped=True)
+            if number < 20:
+                publisher.page.render(Format.OPENMETRICS, gzipped=False)
+            publisher.publish(small_snapshot())
+            rendered.append(publisher.page.rendered)
+        assert rendered[20] == {(Format.TEXT, True), (Format.OPENMETRICS, False)}
+        assert rendered[-1] == {(Format.TEXT, True)}
 
     def test_who_holds_a_page_keeps_it(self) -> None:
         publisher = Publisher()

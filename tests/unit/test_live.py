@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from exporter.core.baseline import FallbackLevel
 from exporter.core.detection.flag import DOWN, Flag, FlagEvent
+from exporter.core.sampling import Slices
 from exporter.core.span import SeriesKey, Span
 from exporter.detector.book import Book, SeriesBaseline
 from exporter.detector.live import Judged, LiveEdge
@@ -344,3 +345,18 @@ class TestWhileTempoIsAway:
         live.tick(NOW, BOOK)
         assert self.held(live, NOW, NOW + 120).shift is False
         assert self.held(live, None, NOW + 600).shift is False
+
+
+def test_when_less_is_read_the_minutes_before_are_thinned_likewise() -> None:
+    """Otherwise what was read whole would outweigh what is newer, and is only a sample."""
+    live = edge(most_traces=10_000)
+    spans = [span(second * 10 + number, NOW - second, 0.1) for second in range(1, 240) for number in range(10)]
+    assert judge(live, spans).current_traces == len(spans)
+    slices = Slices(2, 4)
+    live.thin(slices)
+    (status,) = live.tick(NOW, BOOK).statuses
+    kept = [each for each in spans if slices.holds(-(-each.end_ns // 10**9) - 1)]
+    assert status.current_traces == len(kept) == pytest.approx(len(spans) / 4, rel=0.2)
+    assert status.traces_total == len(spans)
+    # What was thinned out is not taken in again.
+    assert live.take_in(spans, NOW, BOOK) == {"duplicate": len(spans)}

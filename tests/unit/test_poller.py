@@ -5,14 +5,15 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from exporter.core.budget import Budget
 from exporter.core.detection.flag import Flag
-from exporter.core.span import SeriesKey
+from exporter.core.span import SeriesKey, Span
 from exporter.detector.book import Book, SeriesBaseline
 from exporter.detector.live import LiveEdge
 from exporter.detector.snapshot import HistoryFacts, SeriesStatus, Snapshot
 from exporter.logs import get_logger
 from exporter.poller import Poller, PollSettings
-from exporter.reading.exact import ExactReader
+from exporter.reading.edge import EdgeReader
 from exporter.tempo.errors import StoppedError, TempoError
 from tests.unit.fakes import FakeTempo, Recorder
 from tests.unit.samples import HOUR, KEY, NOON, SETTINGS, Clock, baseline, messages, span, thresholds
@@ -20,7 +21,7 @@ from tests.unit.samples import HOUR, KEY, NOON, SETTINGS, Clock, baseline, messa
 NOW = NOON + 1800.0
 POLL = PollSettings(
     interval_seconds=15.0, lookback_seconds=120.0, window_seconds=300.0, max_window_seconds=3600.0,
-    affordable_traces=50_000,
+    affordable_traces=50_000, budget=Budget(20_000, 50),
 )  # fmt: skip
 FACTS = HistoryFacts(windows=7, traces=70)
 
@@ -73,7 +74,13 @@ class Bench:
         self.history = History({KEY: SeriesBaseline(NOW, baseline(), 0.4, thresholds())}, [])
         self.published: list[Snapshot] = []
         self.poller = Poller(
-            ExactReader(tempo, self.telemetry, "poll"),
+            EdgeReader(
+                tempo,
+                self.telemetry,
+                settings.budget,
+                usual_seconds=settings.lookback_seconds,
+                hold_seconds=settings.window_seconds,
+            ),
             LiveEdge(
                 SETTINGS,
                 lambda key: key,
@@ -109,6 +116,53 @@ def fail(start: int, end: int) -> None:
     raise TempoError("http://tempo:3200 is not there", reason="connection")
 
 
+class TestDenseTraffic:
+    """What is too much to be read is judged by a sample, and what was read before is thinned to it."""
+
+    def dense(self, start: float, end: float, per_second: int) -> list[Span]:
+        count = round((end - start) * per_second)
+        return [span(int(start) * 1000 + n, start + (n + 0.5) / per_second, 0.1) for n in range(count)]
+
+    def test_a_sample_is_judged_and_its_share_published(self) -> None:
+        spans = self.dense(NOW - 300, NOW, 100)
+        bench = Bench(FakeTempo(spans, max_limit=1000), replace(POLL, budget=Budget(2000, 50)))
+        complete, searches = bench.cycle()
+        assert complete
+        assert len(searches) <= 2.5 * 50
+        (snapshot,) = bench.published
+        assert snapshot.poll_share is not None
+        assert snapshot.poll_share <= 1 / 4
+        assert bench.status().current_traces == pytest.approx(len(spans) * snapshot.poll_share, rel=0.3)
+        assert bench.telemetry.sampled_windows == {"poll": 1}
+
+    def test_when_traffic_grows_the_minutes_before_do_not_outweigh_the_newest(self) -> None:
+        bench = Bench(FakeTempo(self.dense(NOW - 300, NOW, 10), max_limit=1000), replace(POLL, budget=Budget(2000, 50)))
+        bench.cycle()
+        assert bench.published[-1].poll_share == 1
+        assert bench.status().current_traces == 3000
+        bench.tempo.spans += self.dense(NOW, NOW + 60, 150)
+        for _ in range(4):
+            bench.cycle(after=15)
+        share = bench.published[-1].poll_share
+        assert share is not None
+        assert share < 1
+        there = sum(NOW - 240 < each.end_ns / 1e9 <= NOW + 60 for each in bench.tempo.spans)
+        assert bench.status().current_traces == pytest.approx(there * share, rel=0.35)
+
+    def test_an_endpoint_with_little_traffic_is_seen_whole(self) -> None:
+        rare = SeriesKey("checkout", "POST /refund")
+        few = [span(number, NOW - number * 20 - 1, 0.1, rare) for number in range(15)]
+        bench = Bench(
+            FakeTempo([*few, *self.dense(NOW - 300, NOW, 100)], max_limit=1000),
+            replace(POLL, budget=Budget(2000, 50)),
+        )
+        usual = replace(baseline(), windows=10, count=1500)
+        bench.history.series = {rare: SeriesBaseline(NOW, usual, 0.4, thresholds())}
+        bench.cycle()
+        (status,) = [each for each in bench.published[-1].series if each.key == rare]
+        assert status.current_traces == 15
+
+
 class TestReading:
     def test_first_the_whole_window_and_what_little_traffic_needs_then_the_lookback(self) -> None:
         bench = Bench(FakeTempo())
@@ -118,9 +172,9 @@ class TestReading:
 
     def test_it_reaches_back_only_as_far_as_that_is_affordable(self) -> None:
         spans = [span(number, NOW - number % 300) for number in range(100)]
-        settings = replace(POLL, affordable_traces=1099)
+        settings = replace(POLL, affordable_traces=1092)
         assert Bench(FakeTempo(spans, max_limit=5000), settings).cycle() == (True, [(-300, 2)])
-        settings = replace(POLL, affordable_traces=1100)
+        settings = replace(POLL, affordable_traces=1093)
         assert Bench(FakeTempo(spans, max_limit=5000), settings).cycle() == (True, [(-300, 2), (-3600, -298)])
 
     def test_it_does_not_reach_back_where_no_window_does(self) -> None:
@@ -193,7 +247,7 @@ class TestReading:
         bench = Bench(FakeTempo(spans, max_limit=50), replace(POLL, max_window_seconds=300.0))
         assert bench.cycle()[0] is False
         assert bench.telemetry.truncated_windows["poll"] == 1
-        assert 50 < (bench.status().current_traces or 0) <= 61
+        assert bench.status().current_traces == 1
         assert "there is more current traffic than can be read in time" in messages(caplog)[-1]
         bench.cycle(15)
         assert bench.telemetry.truncated_windows["poll"] == 2

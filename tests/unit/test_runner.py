@@ -5,6 +5,7 @@ import pytest
 
 from exporter.config import Config
 from exporter.core.baseline import FallbackLevel, FallbackRules
+from exporter.core.budget import Budget
 from exporter.core.civil import HOUR_SECONDS, DayType, Slot
 from exporter.core.detection.parameters import Parameters
 from exporter.core.ledger import Progress
@@ -247,8 +248,8 @@ class TestWiring:
                 "detection": {"window": "4m", "max_window": "40m"},
             }
         )
-        assert backfill_settings(config) == BackfillSettings(50 * 3600, 1800, 660, 20 * DAY, 3)
-        assert poll_settings(config) == PollSettings(7, 70, 240, 2400, 170)
+        assert backfill_settings(config) == BackfillSettings(50 * 3600, 1800, 660, 20 * DAY, 3, Budget(50_000, 100))
+        assert poll_settings(config) == PollSettings(7, 70, 240, 2400, 170, Budget(20_000, 50))
 
     def test_what_a_verdict_depends_on(self) -> None:
         config = Config.model_validate(

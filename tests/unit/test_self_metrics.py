@@ -1,6 +1,5 @@
 import math
 import re
-import shutil
 import subprocess
 from itertools import product
 
@@ -8,6 +7,7 @@ import pytest
 
 from exporter.detector.snapshot import HistoryFacts, SeriesStatus, Snapshot
 from exporter.telemetry import FAILURE_REASONS, LOOPS, SKIP_REASONS, STORAGE_FAILURES
+from tests.tools import tool
 from tests.unit.samples import KEY, NOON, baseline
 from tests.unit.whole_page import WholePage
 
@@ -37,10 +37,13 @@ OWN = {
     "search_saturations_total": ("counter", {"loop"}),
     "search_splits_total": ("counter", {"loop"}),
     "search_truncated_windows_total": ("counter", {"loop"}),
+    "search_sampled_windows_total": ("counter", {"loop"}),
+    "source_counts_available": ("gauge", set()),
     "traces_read_total": ("counter", {"loop"}),
     "traces_skipped_total": ("counter", {"loop", "reason"}),
     "poll_last_success_timestamp_seconds": ("gauge", set()),
     "poll_duration_seconds": ("gauge", set()),
+    "poll_coverage_ratio": ("gauge", set()),
     "backfill_enabled": ("gauge", set()),
     "backfill_complete": ("gauge", set()),
     "backfill_progress_ratio": ("gauge", set()),
@@ -62,6 +65,7 @@ OWN = {
     "storage_failures_total": ("counter", {"reason"}),
     "snapshot_timestamp_seconds": ("gauge", set()),
     "snapshot_build_duration_seconds": ("gauge", set()),
+    "clock_jumps_total": ("counter", set()),
     "web_config_last_reload_successful": ("gauge", set()),
     "web_config_last_reload_success_timestamp_seconds": ("gauge", set()),
     "web_unauthorized_total": ("counter", set()),
@@ -98,11 +102,8 @@ class TestContract:
             assert re.fullmatch(r"[A-Z0-9].+\.", family.documentation), name
 
     def test_promtool_finds_nothing(self) -> None:
-        promtool = shutil.which("promtool")
-        if promtool is None:
-            pytest.skip("promtool is not on PATH")
         checked = subprocess.run(
-            [promtool, "check", "metrics"], input=WholePage.full().get().body, capture_output=True, timeout=60
+            [tool("promtool"), "check", "metrics"], input=WholePage.full().get().body, capture_output=True, timeout=60
         )
         found = (checked.stdout + checked.stderr).decode()
         # The client library's own process metrics are not ours to name.
@@ -117,6 +118,7 @@ class TestBeforeAnythingHappens:
                 (f"{P}{name}_total", loop)
                 for name in (
                     "tempo_requests", "search_saturations", "search_splits", "search_truncated_windows", "traces_read",
+                    "search_sampled_windows",
                 )
                 for loop in ("poll", "backfill", "api")
             ),
@@ -141,7 +143,7 @@ class TestBeforeAnythingHappens:
             if not name.startswith(
                 ("backfill_", "history_", "poll_", "snapshot_", "quarantined_", "series", "web_config_")
             )
-            and name != "storage_size_bytes"
+            and name not in ("storage_size_bytes", "source_counts_available")
         } | {"backfill_enabled", "series_limit", "series_dropped_total"}
 
     def test_tempo_is_not_up(self) -> None:
@@ -167,6 +169,7 @@ class TestCounting:
         metrics.saturated("api")
         metrics.split("backfill")
         metrics.truncated("poll")
+        metrics.sampled("backfill")
         metrics.traces_read("poll", 70)
         metrics.traces_skipped("poll", "duplicate", 60)
         metrics.storage_failed("full")
@@ -185,12 +188,19 @@ class TestCounting:
             (P + "search_saturations_total", "api"): 1,
             (P + "search_splits_total", "backfill"): 1,
             (P + "search_truncated_windows_total", "poll"): 1,
+            (P + "search_sampled_windows_total", "backfill"): 1,
             (P + "traces_read_total", "poll"): 70,
             (P + "traces_skipped_total", "poll", "duplicate"): 60,
             (P + "storage_failures_total", "full"): 1,
             (P + "baseline_shifts_accepted_total",): 1,
         }  # fmt: skip
         assert grown == expected
+
+    def test_whether_tempo_counts_is_said_once_it_is_known(self) -> None:
+        page = WholePage()
+        for available in (False, True):
+            page.metrics.source_counts_available(available)
+            assert page.values()[P + "source_counts_available",] == available
 
     def test_tempo_can_go_down_again(self) -> None:
         page = WholePage()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from exporter.core.span import SeriesKey
 from exporter.logs import get_logger
 from exporter.telemetry import FailureReason, Loop
 from exporter.tempo import ClientSettings, StoppedError, TempoClient, TempoError
@@ -114,9 +115,10 @@ def test_a_probe_is_no_reading(tempo: FakeTempo) -> None:
 
 def test_the_query_has_scope_filter_and_conditions(tempo: FakeTempo) -> None:
     rig = Rig(tempo.url, scope="entry", filter='resource.env="prod"')
-    rig.search(conditions=['name="GET /"'])
+    rig.search(series=[SeriesKey("a", 'GET "/"'), SeriesKey("b", "x")])
     assert tempo.requests[0].params["q"] == (
-        '{(nestedSetParent<0 || kind=server || kind=consumer) && (resource.env="prod") && (name="GET /")} '
+        '{(nestedSetParent<0 || kind=server || kind=consumer) && (resource.env="prod") && '
+        '((resource.service.name="a" && name="GET \\"/\\"") || (resource.service.name="b" && name="x"))} '
         "| select(resource.service.name, name)"
     )
     with pytest.raises(ValueError, match="braces"):
@@ -619,3 +621,45 @@ def test_no_traceback_shows_what_the_library_said(tempo: FakeTempo) -> None:
     error = Rig(tempo.url, auth_token="line\nbreak-secret").fails()
     assert error.__cause__ is None
     assert error.__context__ is None
+
+
+# Counts
+
+
+def test_that_tempo_cannot_count_does_not_mean_that_it_is_down(tempo: FakeTempo) -> None:
+    """Tempo 2 answers 500 "empty ring" where it keeps nothing to count; asking again would not help."""
+    tempo.answer(replying("error querying generators: empty ring", 500, "text/plain"))
+    rig = Rig(tempo.url)
+    with pytest.raises(TempoError, match="empty ring"):
+        rig.client.count(0, 3600, 900, loop="backfill")
+    assert len(tempo.requests) == 1
+    assert rig.pauses == []
+    assert rig.telemetry.failures == [("backfill", "server_error")]
+    assert rig.telemetry.answered == [True]
+
+
+def test_that_nobody_answers_does(tempo: FakeTempo) -> None:
+    tempo.answer(hanging_up)
+    rig = Rig(tempo.url)
+    with pytest.raises(TempoError):
+        rig.client.count(0, 3600, 900, loop="backfill")
+    assert rig.telemetry.answered == [False]
+
+
+def test_counting_is_within_scope_and_filter(tempo: FakeTempo) -> None:
+    tempo.answer(replying({"series": [], "metrics": {}}))
+    rig = Rig(tempo.url, scope="entry", filter='resource.env="prod"')
+    rig.client.count(3600, 7200, 900, loop="backfill")
+    assert tempo.requests[0].params == {
+        "q": '{(nestedSetParent<0 || kind=server || kind=consumer) && (resource.env="prod")} | count_over_time()',
+        "start": "4500",
+        "end": "7200",
+        "step": "900s",
+    }
+
+
+@pytest.mark.parametrize("body", ["<html>", "{}", '{"series": 3}', ""])
+def test_an_answer_that_counts_nothing_is_an_error(tempo: FakeTempo, body: str) -> None:
+    tempo.answer(replying(body))
+    with pytest.raises(TempoError):
+        Rig(tempo.url).client.count(0, 3600, 900, loop="backfill")

@@ -1,6 +1,7 @@
 """What real Tempos answered, replayed through the client over HTTP."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -194,3 +195,38 @@ def test_whether_anything_is_there(tempo: FakeTempo, version: str) -> None:
     tempo.answer(recorded(version, "search-one-second").responder)
     assert client.exists(1, 2, loop="backfill")
     assert {request.params["limit"] for request in tempo.requests} == {"1"}
+
+
+def test_counts_of_tempo_3_are_those_of_the_traces_that_it_has(tempo: FakeTempo) -> None:
+    """A point stands for the step that ends there: what came at 12:02:30 is counted at 12:03."""
+    counts, roots = recorded("tempo-3.0.3", "metrics-count"), recorded("tempo-3.0.3", "search-roots")
+    start, end = counts.params["start"], counts.params["end"]
+    tempo.answer(counts.responder)
+    found = client_for(tempo).count(start, end, 60, loop="backfill", by_series=True)
+    asked = tempo.requests[0]
+    assert asked.path == "/api/metrics/query_range"
+    assert asked.params["q"] == "{nestedSetParent<0} | count_over_time() by (resource.service.name, name)"
+    assert (asked.params["start"], asked.params["end"], asked.params["step"]) == (str(start + 60), str(end), "60s")
+    assert found.known and found.complete
+    by_end: Counter[int] = Counter()
+    for each in expected_spans(roots.body):
+        by_end[-(-each.start_ns // (60 * 10**9)) * 60] += 1
+    inside = {at: count for at, count in by_end.items() if start < at <= end}
+    assert {at: count for at, count in found.ends.items() if start < at <= end} == inside
+    assert found.between(start, end) == sum(inside.values())
+
+
+def test_where_tempo_2_does_not_count_nothing_is_known(tempo: FakeTempo) -> None:
+    tempo.answer(recorded("tempo-2.10.8", "metrics-count").responder)
+    assert not client_for(tempo).count(1_795_077_000, 1_795_077_600, 60, loop="backfill").known
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_how_long_a_range_is_counted_is_learned(tempo: FakeTempo, version: str) -> None:
+    refusal = recorded(version, "metrics-range-too-long")
+    tempo.answer(refusal.responder)
+    client = client_for(tempo)
+    with pytest.raises(RangeTooLongError):
+        client.count(0, 7 * 86_400, 3600, loop="backfill")
+    assert client.max_count_range_seconds == (3 if version == "tempo-2.10.8" else 24) * 3600
+    assert client.max_range_seconds is None

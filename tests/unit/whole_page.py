@@ -30,13 +30,11 @@ class WholePage:
         if snapshot is not None:
             self.publisher.publish(snapshot)
         admission = Admission(SeriesRules(most=100), dropped=4)
-        self.metrics.registry.register(
-            StateCollector(
-                lambda: None if self.publisher.page is None else self.publisher.page.snapshot,
-                lambda: backfill,
-                admission,
-                series_limit=100,
-            )
+        self.metrics.state = StateCollector(
+            lambda: None if self.publisher.page is None else self.publisher.page.snapshot,
+            lambda: backfill,
+            admission,
+            series_limit=100,
         )
         if snapshot is not None:
             self.metrics.registry.register(ProtectionCollector(lambda: ReloadStatus(True, 1_750_000_000.0)))
@@ -45,7 +43,9 @@ class WholePage:
     @classmethod
     def full(cls) -> "WholePage":
         """One on which nothing is absent."""
-        return cls(small_snapshot(), backfill_status())
+        page = cls(small_snapshot(), backfill_status())
+        page.metrics.source_counts_available(True)
+        return page
 
     def get(self, accept: str = "", *names: str, gzip: bool = False) -> Response:
         """A scrape."""

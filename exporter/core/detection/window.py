@@ -6,8 +6,9 @@ Keyed by when they started, the newest minutes of a window would be missing exac
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import compress
 from math import ceil
 from typing import Final
 
@@ -93,6 +94,14 @@ class RecentTraces:
         if first > 0:
             del seconds[:first]
             del self._buckets[:first]
+
+    def keep(self, holds: Callable[[int], bool]) -> None:
+        """Forget the traces that ended in seconds that are not to be kept; a second is known by when it begins."""
+        seconds = self._seconds
+        kept = {second for second in set(seconds) if holds(second - 1)}
+        stays = [second in kept for second in seconds]
+        self._seconds = array("q", compress(seconds, stays))
+        self._buckets = array("h", compress(self._buckets, stays))
 
     def view(self, now: float, parameters: Parameters) -> "View":
         """The current window: the last minutes, extended back until they hold enough traces."""

@@ -1,0 +1,226 @@
+"""What a window of history costs that is far too dense to be read whole, and how well what is read stands for it."""
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+import orjson
+
+from benchmarks.context import Context
+from benchmarks.dense_traffic import HOUR, DenseTraffic
+from benchmarks.report import Budget as Limit
+from benchmarks.report import Figure, Reference
+from exporter.config import Config
+from exporter.core.budget import Budget
+from exporter.core.ledger import Batch, Window
+from exporter.core.span import SeriesKey, Span
+from exporter.demo.search import SearchPlan
+from exporter.demo.traces import ROOT, Operation, SpanTimes, Trace, TraceShape, make_trace
+from exporter.logs import get_logger
+from exporter.publish.self_metrics import SelfMetrics
+from exporter.reading.admission import Admission, SeriesRules
+from exporter.reading.counts import SourceCounts
+from exporter.reading.window import Part, WindowReader
+from exporter.telemetry import Loop
+from exporter.tempo import SearchAnswer, TempoClient
+from exporter.tempo.counts import Counts
+from exporter.wiring import client_settings
+
+_START: Final = 1_795_075_200
+_WINDOW: Final = Window(_START, _START + HOUR)
+_BUDGET: Final = Budget(50_000, 100)
+_ENOUGH: Final = 200
+
+
+def measure(context: Context) -> Iterator[Figure]:
+    """Windows of one, ten and a hundred times the budget."""
+    quick = context.repeats < 100
+    budget = Budget(2000, 100) if quick else _BUDGET
+    first: _Reading | None = None
+    for times in (1, 4) if quick else (1, 10, 100):
+        traffic = DenseTraffic(round(0.9 * times * budget.traces), busiest=min(100_000, budget.traces * times // 25))
+        read = _read(traffic, budget)
+        first = first or read
+        what = f"a window of {times} × the budget of {budget.traces:,} traces"
+        there = sum(endpoint.per_hour for endpoint in traffic.endpoints)
+        at_once = None if read is first else Reference("at 1 ×", first.cpu_seconds)
+        yield Figure(
+            f"{what}: CPU", read.cpu_seconds, "seconds", at_once, None if at_once is None else Limit(1.5, "ratio"),
+            f"{read.kept:,} of {there:,} traces read",
+        )  # fmt: skip
+        at_once = None if read is first else Reference("at 1 ×", first.bytes)
+        yield Figure(f"{what}: bytes", read.bytes, "bytes", at_once, None if at_once is None else Limit(1.5, "ratio"))
+        yield Figure(f"{what}: requests", read.requests, "count", None, Limit(budget.requests))
+        for q, limit in ((0.5, 0.03), (0.95, 0.08)):
+            errors = _errors(traffic, read.part, q)
+            if errors:
+                yield Figure(
+                    f"{what}: p{q * 100:.0f} off by",
+                    median(errors),
+                    "percent",
+                    budget=None if quick else Limit(limit),
+                    detail=f"median of {len(errors)} endpoints with {_ENOUGH} traces read, at most {max(errors):.0%}",
+                )
+
+
+@dataclass
+class _Reading:
+    """What reading a window has cost."""
+
+    part: Part
+    cpu_seconds: float
+    bytes: int
+    requests: int
+
+    @property
+    def kept(self) -> int:
+        return sum(content.traces for content in self.part.contents)
+
+
+@dataclass
+class _Counting:
+    """Tempo, and what comes from it."""
+
+    client: TempoClient
+    bytes: int = 0
+    requests: int = 0
+    max_limit: int = field(init=False)
+    max_range_seconds: int | None = None
+    max_count_range_seconds: int | None = None
+
+    def __post_init__(self) -> None:
+        self.max_limit = self.client.max_limit
+
+    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> SearchAnswer:
+        answer = self.client.search(start, end, loop=loop, series=series)
+        self.requests += 1
+        self.bytes += answer.bytes
+        return answer
+
+    def exists(self, start: int, end: int, *, loop: Loop) -> bool:
+        return self.client.exists(start, end, loop=loop)
+
+    def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> Counts:
+        self.requests += 1
+        return self.client.count(start, end, step_seconds, loop=loop, by_series=by_series)
+
+
+def _read(traffic: DenseTraffic, budget: Budget) -> _Reading:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(traffic, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        config = Config.model_validate({"tempo": {"url": ours.recv(), "requests_per_second": 1000, "timeout": "60s"}})
+        metrics = SelfMetrics()
+        tempo = _Counting(TempoClient(client_settings(config), metrics, get_logger("benchmark")))
+        counts = SourceCounts(tempo, metrics, time.monotonic, get_logger("benchmark"))
+        reader = WindowReader(tempo, counts, Admission(SeriesRules()), metrics, budget)
+        began = time.process_time()
+        counts.learn([_WINDOW], [])
+        count = counts.of(_WINDOW)
+        (part,) = reader.read(Batch((_WINDOW,), None if count is None else float(count)), threading.Event().is_set)
+        return _Reading(part, time.process_time() - began, tempo.bytes, tempo.requests)
+    finally:
+        ours.close()
+        process.join()
+
+
+def _errors(traffic: DenseTraffic, part: Part, q: float) -> list[float]:
+    found = part.contents[0].series
+    return [
+        abs(found[endpoint.key].digest.quantile_seconds(q) / endpoint.quantile_seconds(q, _START) - 1)
+        for endpoint in traffic.endpoints
+        if endpoint.key in found and found[endpoint.key].digest.count >= _ENOUGH
+    ]
+
+
+# The source's process
+
+
+class _Dense:
+    """Tempo's answers about dense traffic, which is worked out for each."""
+
+    def __init__(self, traffic: DenseTraffic) -> None:
+        self._traffic = traffic
+        self._shapes = {
+            endpoint.key: TraceShape((Operation(*endpoint.key),), (ROOT,)) for endpoint in traffic.endpoints
+        }
+
+    def search(self, params: Mapping[str, str]) -> bytes:
+        """The first traces of a range, as many as the limit."""
+        plan = SearchPlan(params["q"])
+        start, end, limit = (int(params[name]) for name in ("start", "end", "limit"))
+        keys = [key for key, shape in self._shapes.items() if plan.matches(self._any(shape))]
+        per_second = sum(each.per_hour for each in self._traffic.endpoints if each.key in set(keys)) / HOUR
+        last = min(end, start + int(2 * limit / per_second) + 1) if per_second else end
+        spans = self._traffic.spans(start, last, keys)[:limit] if keys else []
+        rendered = b",".join(plan.render(self._trace(span), 3) for span in spans)
+        return b'{"traces":[%b],"metrics":{"completedJobs":1,"totalJobs":1}}' % rendered
+
+    def count(self, params: Mapping[str, str]) -> bytes:
+        """How many traces each endpoint has, at the end of the last step."""
+        by = "by (" in params["q"]
+        counts = {endpoint.key: endpoint.per_hour for endpoint in self._traffic.endpoints}
+        series = counts.items() if by else [(None, sum(counts.values()))]
+        return orjson.dumps(
+            {
+                "series": [
+                    {
+                        "labels": []
+                        if key is None
+                        else [
+                            {"key": "resource.service.name", "value": {"stringValue": key.service_name}},
+                            {"key": "name", "value": {"stringValue": key.span_name}},
+                        ],
+                        "samples": [{"timestampMs": str(int(params["end"]) * 1000), "value": count}],
+                    }
+                    for key, count in series
+                ],
+                "metrics": {},
+            }
+        )
+
+    def _any(self, shape: TraceShape) -> Trace:
+        return make_trace(1, shape, [SpanTimes(1, 1, 1)])
+
+    def _trace(self, span: Span) -> Trace:
+        times = SpanTimes(int(span.span_id, 16), span.start_ns, span.duration_ns)
+        return make_trace(int(span.trace_id, 16), self._shapes[span.key], [times])
+
+
+def _serve(traffic: DenseTraffic, connection: Connection) -> None:
+    dense = _Dense(traffic)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_GET(self) -> None:
+            target = urlsplit(self.path)
+            params = dict(parse_qsl(target.query))
+            body = dense.search(params) if target.path == "/api/search" else dense.count(params)
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    connection.send(f"http://127.0.0.1:{server.server_port}")
+    try:
+        connection.recv()
+    except EOFError:
+        server.shutdown()

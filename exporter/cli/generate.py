@@ -1,0 +1,74 @@
+"""``generate``: the demo's traffic into a real Tempo."""
+
+import sys
+
+import click
+
+from exporter.cli.common import Shared, shared_options
+
+
+@click.command()
+@click.option(
+    "--url", default="http://localhost:4318", show_default=True, help="The OTLP/HTTP receiver: Tempo or a collector."
+)
+@click.option("--header", "headers", metavar="NAME=VALUE", multiple=True, help="A further HTTP header; repeatable.")
+@click.option("--days", type=click.FloatRange(0, 8), default=7.0, show_default=True, help="How much history to send.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(1),
+    default=1000.0,
+    show_default=True,
+    help="Traces a second while history is sent; live traffic comes as it happens.",
+)
+@click.option("--seed", default=7, show_default=True, help="Another seed makes other traffic.")
+@click.option(
+    "--incident-after",
+    default=600.0,
+    show_default=True,
+    help="Seconds until the incident that you can watch begins, from when the history has been sent.",
+)
+@click.option("--for", "seconds", type=click.FloatRange(0), help="End after so many seconds of live traffic.")
+@click.option(
+    "--query-url", help="Tempo's own API: before live traffic, wait until the history is found there. [default: none]"
+)
+@shared_options
+def generate(
+    shared: Shared,
+    *,
+    url: str,
+    headers: tuple[str, ...],
+    days: float,
+    rate: float,
+    seed: int,
+    incident_after: float,
+    seconds: float | None,
+    query_url: str | None,
+) -> None:
+    """Send the demo's synthetic traffic to a real Tempo, over OTLP/HTTP.
+
+    A week of history first, then live traffic with an incident, until interrupted. Nothing is sent to anywhere else.
+    """
+    if shared.config_file:
+        raise click.UsageError("generate needs no configuration; leave --config out")
+    pairs = [header.partition("=") for header in headers]
+    for header, (name, separator, _) in zip(headers, pairs, strict=True):
+        if not name or not separator:
+            raise click.BadParameter(f"{header!r} is not NAME=VALUE", param_hint="--header")
+    for address, option in ((url, "--url"), (query_url, "--query-url")):
+        if address is not None and not address.startswith(("http://", "https://")):
+            raise click.BadParameter(f"{address!r} does not begin with http:// or https://", param_hint=option)
+    # Only this command needs what it is made of.
+    from exporter.demo.generate import Options  # noqa: PLC0415
+    from exporter.demo.generate import generate as send  # noqa: PLC0415
+
+    options = Options(
+        url=url,
+        headers={name: value for name, _, value in pairs},
+        days=days,
+        seed=seed,
+        incident_after_seconds=incident_after,
+        rate=rate,
+        live_seconds=seconds,
+        query_url=query_url,
+    )
+    sys.exit(send(options))

@@ -1,0 +1,291 @@
+"""Answers as JSON, the same from the API and the command line. docs/api.md says what the keys mean.
+
+They stay what they are within a version; further ones may be added. All instants are Unix seconds, all durations
+seconds, all shares ratios, and what is unknown is null.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from exporter.core.availability import Standing
+from exporter.core.baseline import Baseline, FallbackLevel
+from exporter.core.civil import Calendar, DayType, Slot
+from exporter.core.detection.explanation import Explanation
+from exporter.core.span import SeriesKey
+from exporter.core.trace_path import PathStep, TracePath, TraceSpan
+from exporter.detector.inquiry import Profile, SlotUsual, Usual
+from exporter.detector.snapshot import SeriesStatus
+from exporter.explain.check import Check, DurationVerdict
+from exporter.explain.trace import TraceAnswer, trace_sentence
+from exporter.explain.words import LEVEL_NAMES, sentence
+
+Json = dict[str, Any]
+
+_NS: Final = 1_000_000_000
+_MOST_STEPS: Final = 200
+"""A critical path may have as many steps as the trace has spans: those that took longest are told."""
+
+
+def usual_document(usual: Usual, calendar: Calendar) -> Json:
+    """What is usual for a series in one hour."""
+    baseline = usual.baseline
+    return {
+        **_names(usual.key),
+        "hour": {
+            "start_unix": usual.hour.start,
+            "end_unix": usual.hour.end,
+            "local": calendar.local(usual.hour.start).isoformat(),
+            "timezone": str(calendar.zone),
+        },
+        "bucket": _bucket(usual.hour.slot),
+        "known_until_unix": usual.known_until,
+        "level": int(usual.level),
+        "level_name": LEVEL_NAMES[usual.level],
+        "baseline": None
+        if baseline is None
+        else {
+            **_baseline(baseline),
+            "hours": [{"start_unix": hour.start, "traces": hour.traces} for hour in usual.hours],
+        },
+        "outlier_threshold_seconds": usual.outlier_threshold_seconds,
+        "shift_thresholds": [
+            {
+                "quantile": each.quantile,
+                "usual_seconds": each.usual_seconds,
+                "swing_factor": each.swing_factor,
+                "limit_seconds": each.limit_seconds,
+            }
+            for each in usual.shift
+        ],
+        "no_shift_verdict": None if usual.no_verdict is None else usual.no_verdict.value,
+        "levels": [
+            {
+                "level": int(each.level),
+                "level_name": LEVEL_NAMES[each.level],
+                "needed_traces": each.needed,
+                "traces": each.traces,
+                "hours": each.hours,
+                "mature": each.mature,
+            }
+            for each in usual.supply
+        ],
+        "kept_out_hours_unix": list(usual.kept_out),
+        "epoch_unix": usual.epoch,
+    }
+
+
+def check_document(check: Check, calendar: Calendar) -> Json:
+    """The answer to a question about an endpoint."""
+    return {
+        "at_unix": check.at,
+        "present": check.present,
+        **usual_document(check.usual, calendar),
+        "duration": None if check.duration is None else _duration(check.duration),
+        "now": None if check.status is None else _now(check.status),
+        "sentence": sentence(check, calendar),
+    }
+
+
+def profile_document(profile: Profile) -> Json:
+    """What is usual for a series around the clock."""
+    return {
+        **_names(profile.key),
+        "epoch_unix": profile.epoch,
+        "slots": [_slot(slot) for slot in profile.slots],
+    }
+
+
+def series_document(status: SeriesStatus) -> Json:
+    """What is known of a series now."""
+    return {
+        **_names(status.key),
+        "state": state_of(status),
+        "level": int(status.level),
+        "level_name": LEVEL_NAMES[status.level],
+        "baseline": None if status.baseline is None else _baseline(status.baseline),
+        "outlier_threshold_seconds": status.outlier_threshold_seconds,
+        "epoch_unix": status.epoch,
+        **_now(status),
+    }
+
+
+def state_of(status: SeriesStatus) -> str:
+    """Where a series stands: what is worst counts."""
+    if status.shift:
+        return "shifted"
+    if status.outlier:
+        return "outlier"
+    if status.level is FallbackLevel.UNAVAILABLE:
+        return "unavailable"
+    if status.learning:
+        return "learning"
+    return "unjudged" if status.shift is None else "usual"
+
+
+STATES: Final = ("shifted", "outlier", "unavailable", "learning", "unjudged", "usual")
+"""All that :func:`state_of` may say."""
+
+
+def availability_document(key: SeriesKey, standings: Mapping[Slot, Standing]) -> Json:
+    """In which of the 48 slots a series has a baseline: levels by hour of the day, from midnight on."""
+    return {
+        **_names(key),
+        "levels": {
+            day_type.value: [int(standings[Slot(hour, day_type)].level) for hour in range(24)] for day_type in DayType
+        },
+        "learning": {
+            day_type.value: [
+                hour
+                for hour in range(24)
+                for standing in (standings[Slot(hour, day_type)],)
+                if standing.level is not FallbackLevel.UNAVAILABLE and not standing.mature
+            ]
+            for day_type in DayType
+        },
+        "traces": {
+            day_type.value: [standings[Slot(hour, day_type)].traces for hour in range(24)] for day_type in DayType
+        },
+    }
+
+
+def coverage_document(available: Mapping[SeriesKey, Mapping[Slot, Standing]]) -> Json:
+    """How many series stand on each level in each of the 48 slots: five numbers by hour of the day."""
+    counts = {day_type: [[0] * len(FallbackLevel) for _ in range(24)] for day_type in DayType}
+    for standings in available.values():
+        for slot, standing in standings.items():
+            counts[slot.day_type][slot.hour][standing.level - 1] += 1
+    return {day_type.value: hours for day_type, hours in counts.items()}
+
+
+def trace_document(answer: TraceAnswer, calendar: Calendar) -> Json:
+    """Where the time of a trace went."""
+    path = answer.path
+    order = sorted(range(len(path.steps)), key=lambda position: (-path.steps[position].self_ns, position))
+    told = [path.steps[position] for position in sorted(order[:_MOST_STEPS])]
+    return {
+        "trace_id": answer.trace_id,
+        **_names(answer.key),
+        "root": _span(path.root, path),
+        "spans": path.spans,
+        "services": [
+            {
+                "service_name": service,
+                "self_seconds": nanoseconds / _NS,
+                "share": path.share(nanoseconds),
+            }
+            for service, nanoseconds in path.services
+        ],
+        "critical_path": [_step(step, path) for step in told],
+        "critical_path_steps": len(path.steps),
+        "longest_spans": [_span(span, path) for span in path.longest],
+        "oddities": {
+            "roots": path.oddities.roots,
+            "missing_parents": path.oddities.missing_parents,
+            "in_cycles": path.oddities.in_cycles,
+            "duplicates": path.oddities.duplicates,
+            "elsewhere": path.oddities.elsewhere,
+            "not_waited_for": path.oddities.not_waited_for,
+            "moved": path.oddities.moved,
+        },
+        "check": None if answer.check is None else check_document(answer.check, calendar),
+        "sentence": trace_sentence(answer, calendar),
+    }
+
+
+def _names(key: SeriesKey) -> Json:
+    return {"service_name": key.service_name, "span_name": key.span_name}
+
+
+def _bucket(slot: Slot) -> Json:
+    return {"hour": slot.hour, "day_type": slot.day_type.value, "name": str(slot)}
+
+
+def _baseline(baseline: Baseline) -> Json:
+    return {
+        "level": int(baseline.level),
+        "mature": baseline.mature,
+        "windows": baseline.windows,
+        "samples": baseline.count,
+        "p50_seconds": baseline.p50_seconds,
+        "p95_seconds": baseline.p95_seconds,
+        "mad_seconds": baseline.mad_seconds,
+    }
+
+
+def _slot(slot: SlotUsual) -> Json:
+    level = FallbackLevel.UNAVAILABLE if slot.baseline is None else slot.baseline.level
+    return {
+        "bucket": _bucket(slot.slot),
+        "level": int(level),
+        "baseline": None if slot.baseline is None else _baseline(slot.baseline),
+        "outlier_threshold_seconds": slot.outlier_threshold_seconds,
+        "own_traces": slot.traces,
+        "own_hours": slot.hours,
+    }
+
+
+def _duration(verdict: DurationVerdict) -> Json:
+    return {
+        "seconds": verdict.seconds,
+        "outlier": verdict.outlier,
+        "threshold_ratio": verdict.threshold_ratio,
+        "p50_ratio": verdict.p50_ratio,
+        "p95_ratio": verdict.p95_ratio,
+        "slower_traces": verdict.slower_traces,
+    }
+
+
+def _now(status: SeriesStatus) -> Json:
+    exemplar = status.exemplar
+    return {
+        "current_traces": status.current_traces,
+        "current_p50_seconds": status.current_p50_seconds,
+        "current_p95_seconds": status.current_p95_seconds,
+        "shifted": status.shift,
+        "shifted_since_unix": status.since,
+        "score": status.score,
+        "outlier": status.outlier,
+        "last_outlier": None
+        if exemplar is None
+        else {"trace_id": exemplar.trace_id, "seconds": exemplar.seconds, "at_unix": exemplar.at},
+        "explanation": None if status.explanation is None else explanation_document(status.explanation),
+    }
+
+
+def explanation_document(explanation: Explanation) -> Json:
+    """Why a window is out of the ordinary."""
+    return {
+        "sentence": str(explanation),
+        "quantile": explanation.quantile,
+        "traces": explanation.traces,
+        "slow": explanation.slow,
+        "allowed": explanation.allowed,
+        "limit_seconds": explanation.limit_seconds,
+        "usual_seconds": explanation.usual_seconds,
+        "current_seconds": explanation.current_seconds,
+        "swing_factor": explanation.swing_factor,
+        "chance": explanation.chance,
+    }
+
+
+def _span(span: TraceSpan, path: TracePath) -> Json:
+    return {
+        "service_name": span.service_name,
+        "span_name": span.name,
+        "span_id": span.span_id,
+        "kind": span.kind,
+        "error": span.error,
+        "start_unix": span.start_ns / _NS,
+        "begins_seconds": (span.start_ns - path.root.start_ns) / _NS,
+        "duration_seconds": span.duration_ns / _NS,
+    }
+
+
+def _step(step: PathStep, path: TracePath) -> Json:
+    return {
+        **_span(step.span, path),
+        "begins_seconds": step.begins_ns / _NS,
+        "depth": step.depth,
+        "self_seconds": step.self_ns / _NS,
+        "share": path.share(step.self_ns),
+    }

@@ -1,0 +1,141 @@
+"""Answers for a terminal: the facts in a few lines each, and a sentence that sums them up."""
+
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from exporter.core.civil import Calendar
+from exporter.core.detection.explanation import compared_with, duration
+from exporter.core.trace_path import PathStep, TracePath, TraceSpan
+from exporter.detector.inquiry import Usual
+from exporter.explain.check import Check
+from exporter.explain.trace import TraceAnswer, oddities, trace_sentence
+from exporter.explain.words import LEVEL_NAMES, counted, hour_ranges, instant, sentence, series_name
+from exporter.terminal import printable
+
+_NS: Final = 1_000_000_000
+_LABEL: Final = 13
+_WIDTH: Final = 110
+_MOST_RANGES: Final = 12
+_MOST_LINES: Final = 20
+_NOTABLE_SHARE: Final = 0.01
+"""Steps of the critical path that took a smaller share of the time are not worth a line."""
+
+
+def check_text(check: Check, calendar: Calendar) -> str:
+    """The answer to a question about an endpoint."""
+    usual = check.usual
+    begin, end = calendar.local(usual.hour.start), calendar.local(usual.hour.end)
+    lines = [
+        series_name(usual.key),
+        f"{begin:%A %Y-%m-%d %H:%M}–{end:%H:%M %Z}, {usual.hour.slot.day_type} in the calendar",
+        "",
+        *_facts(usual, calendar),
+        "",
+        *textwrap.wrap(sentence(check, calendar), _WIDTH),
+    ]
+    return "\n".join(lines)
+
+
+def _facts(usual: Usual, calendar: Calendar) -> Iterator[str]:
+    baseline = usual.baseline
+    if baseline is not None:
+        yield _line(
+            "usual",
+            f"p50 {duration(baseline.p50_seconds)}, p95 {duration(baseline.p95_seconds)}, "
+            f"MAD {duration(baseline.mad_seconds)}",
+        )
+        learning = "" if baseline.mature else ", still learning"
+        yield _line("by", f"{compared_with(baseline)}: level {usual.level:d}, {baseline.count:,} traces{learning}")
+        yield from _listed("hours", hour_ranges([hour.start for hour in usual.hours], calendar))
+    if usual.outlier_threshold_seconds is not None:
+        yield _line("outlier", f"a single trace above {duration(usual.outlier_threshold_seconds)}")
+    for position, each in enumerate(usual.shift):
+        yield _line(
+            "" if position else "shift",
+            f"p{100 * each.quantile:g} above {duration(each.limit_seconds)} "
+            f"(usually {duration(each.usual_seconds)}; swings up to × {each.swing_factor:.2g} are usual)",
+        )
+    for position, supply in enumerate(usual.supply):
+        serves = "  <- serves" if supply.level is usual.level else ""
+        learning = "" if supply.mature or supply.traces < supply.needed else ", too few hours or days for a verdict"
+        yield _line(
+            "" if position else "levels",
+            f"{supply.level:d} {LEVEL_NAMES[supply.level]:<12} {supply.traces:>9,} of {supply.needed:>3} traces, "
+            f"{counted(supply.hours, 'hour')}{learning}{serves}",
+        )
+    if usual.kept_out:
+        yield from _listed("kept out", hour_ranges(usual.kept_out, calendar))
+    if usual.epoch is not None:
+        yield _line("new normal", f"since {instant(usual.epoch, calendar)}; what was before does not count")
+
+
+def trace_text(answer: TraceAnswer, calendar: Calendar) -> str:
+    """Where the time of a trace went."""
+    path, root = answer.path, answer.path.root
+    took = (
+        f"trace {answer.trace_id}: {duration(root.duration_ns / _NS)} from {instant(root.start_ns / _NS, calendar)}, "
+        f"{counted(path.spans, 'span')}{', failed' if root.error else ''}"
+    )
+    lines = [
+        series_name(answer.key),
+        took,
+        "",
+        "services on the critical path",
+        *_cut([_share(ns, path, printable(service) or "(no service)") for service, ns in path.services if ns]),
+        "",
+        "critical path",
+        *_path(path),
+    ]
+    if path.longest:
+        lines += ["", "longest spans below", *(_long(span) for span in path.longest)]
+    notes = [f"note: {line}" for line in oddities(path)]
+    lines += ["", *notes] if notes else []
+    lines += ["", *textwrap.wrap(trace_sentence(answer, calendar), _WIDTH)]
+    return "\n".join(lines)
+
+
+def _path(path: TracePath) -> Iterator[str]:
+    notable = [step for step in path.steps if (path.share(step.self_ns) or 0.0) >= _NOTABLE_SHARE]
+    shown: Iterable[PathStep] = notable
+    if len(notable) > _MOST_LINES:
+        least = sorted((step.self_ns for step in notable), reverse=True)[_MOST_LINES - 1]
+        shown = [step for step in notable if step.self_ns >= least][:_MOST_LINES]
+    shown = list(shown)
+    for step in shown:
+        indent = "  " * min(step.depth, 12)
+        yield _share(step.self_ns, path, f"{indent}{_span_name(step.span)}")
+    rest = len(path.steps) - len(shown)
+    if rest:
+        left = sum(step.self_ns for step in path.steps) - sum(step.self_ns for step in shown)
+        yield _share(left, path, f"{counted(rest, 'further step')}")
+
+
+def _share(nanoseconds: int, path: TracePath, name: str) -> str:
+    share = path.share(nanoseconds)
+    return f"  {'–' if share is None else f'{share:.1%}':>6}  {duration(nanoseconds / _NS):>8}  {name}"
+
+
+def _long(span: TraceSpan) -> str:
+    return f"          {duration(span.duration_ns / _NS):>8}  {_span_name(span)}"
+
+
+def _span_name(span: TraceSpan) -> str:
+    name = f"{printable(span.service_name) or '(no service)'} {printable(span.name) or '(no name)'}"
+    return f"{name} ({span.kind}{', failed' if span.error else ''})"
+
+
+def _cut(lines: list[str]) -> list[str]:
+    more = len(lines) - _MOST_LINES
+    return lines if more <= 0 else [*lines[:_MOST_LINES], f"  and {more:,} more"]
+
+
+def _listed(label: str, items: list[str]) -> Iterator[str]:
+    shown = items[-_MOST_RANGES:]
+    more = f", and {len(items) - len(shown):,} earlier" if len(items) > len(shown) else ""
+    for position, line in enumerate(textwrap.wrap(", ".join(reversed(shown)) + more, _WIDTH - _LABEL)):
+        yield _line("" if position else label, line)
+
+
+def _line(label: str, text: str) -> str:
+    return f"  {label:<{_LABEL - 2}}{text}"

@@ -1,0 +1,1 @@
+"""The stored history for Prometheus, so that a new installation's dashboards show a week at once."""

@@ -1,0 +1,175 @@
+"""The command: reads what was asked for, writes the history, and says what came of it."""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import IO, Final
+from zoneinfo import ZoneInfo
+
+import click
+
+from exporter import logs
+from exporter.config import Config, ConfigError, build_calendar, load_config
+from exporter.config.units import parse_duration
+from exporter.config.wording import shown
+from exporter.core.civil import HOUR_SECONDS, Calendar
+from exporter.core.codec import MARK_SECONDS
+from exporter.history.range import NothingToWriteError, UnreadError
+from exporter.history.write import Options, Written, whole_file, write_history
+from exporter.publish.timed import OWN_LABELS
+from exporter.signals import interruptible
+from exporter.store import DatabaseTooNewError, DatabaseTooOldError, StoreError
+
+DEFAULT_JOB: Final = "tempo-anomaly-exporter"
+_EXIT_FAILED: Final = 1
+_EXIT_USAGE: Final = 2
+_LABEL: Final = re.compile("[a-zA-Z_][a-zA-Z0-9_]*")
+_EVERY_INTERFACE: Final = ("", "0.0.0.0", "::")  # noqa: S104 - nothing is bound here
+_SHOWN: Final = 5
+
+
+class UsageError(Exception):
+    """A mistake on the command line; the message says which."""
+
+
+def run_command(
+    config_file: Path | None,
+    log_level: str | None,
+    *,
+    output: Path | None,
+    since: str | None,
+    until: str | None,
+    step: str,
+    labels: Sequence[str],
+    incomplete: bool,
+) -> int:
+    """Write the history as it was asked for on the command line.
+
+    Args:
+        config_file: the configuration.
+        log_level: instead of the configured one.
+        output: where to write; standard output where absent.
+        since: where to begin.
+        until: where to end.
+        step: how far samples lie apart, a duration.
+        labels: labels to add, ``name=value`` each.
+        incomplete: write what there is although some of it is still to be read.
+
+    Returns:
+        The exit status: 1 where nothing was written, or not all of it, 2 for a mistake in what was asked for.
+    """
+    try:
+        config = load_config(config_file, os.environ)
+        zone = ZoneInfo(config.timezone)
+        options = Options(
+            target_labels=target_labels(labels, config),
+            since=None if since is None else instant("--since", since, zone),
+            until=None if until is None else instant("--until", until, zone),
+            step_seconds=step_seconds(step),
+            incomplete=incomplete,
+        )
+    except (ConfigError, UsageError) as error:
+        return _failed(str(error), _EXIT_USAGE)
+    logs.configure(log_level or config.log.level, config.log.format)
+    try:
+        with interruptible(), _opened(output) as out:
+            written = write_history(config, options, out, sys.stderr, time.time())
+    except KeyboardInterrupt:
+        return _failed("interrupted; what was written is of no use", _EXIT_FAILED)
+    except (NothingToWriteError, UnreadError, StoreError, DatabaseTooNewError, DatabaseTooOldError) as error:
+        return _failed(str(error), _EXIT_FAILED)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = "temporary files" if error.filename is None else f"{error.filename}"
+        return _failed(f"cannot write {where}: {error.strerror}; free some space or set TMPDIR", _EXIT_FAILED)
+    click.echo(_summary(written, build_calendar(config)), err=True)
+    return _EXIT_FAILED if written.damaged else 0
+
+
+def target_labels(given: Sequence[str], config: Config) -> dict[str, str]:
+    """The labels to add: ``job`` and ``instance`` as Prometheus most likely has them, and what was given.
+
+    An empty value takes a label away.
+
+    Raises:
+        UsageError: something given is no label, or one that the exporter itself sets.
+    """
+    host = "localhost" if config.web.host in _EVERY_INTERFACE else config.web.host
+    address = f"[{host}]:{config.web.port}" if ":" in host else f"{host}:{config.web.port}"
+    labels = {"job": DEFAULT_JOB, "instance": address}
+    for label in given:
+        name, separator, value = label.partition("=")
+        if not separator or not _LABEL.fullmatch(name):
+            raise UsageError(
+                f"--label {shown(label)} is not NAME=VALUE with letters, digits and underscores in its name"
+            )
+        if name in OWN_LABELS or name.startswith("__"):
+            raise UsageError(f"--label {name} cannot be set: the exporter or Prometheus itself sets it")
+        labels[name] = value
+    return {name: value for name, value in labels.items() if value}
+
+
+def instant(option: str, text: str, zone: ZoneInfo) -> int:
+    """A time as Unix seconds: ISO 8601, local where it names no offset, Unix seconds, or ``now``.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if text == "now":
+        return int(time.time())
+    try:
+        if text.isascii() and text.isdigit():
+            return int(datetime.fromtimestamp(int(text), zone).timestamp())
+        at = datetime.fromisoformat(text)
+        return int((at if at.tzinfo else at.replace(tzinfo=zone)).timestamp())
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(
+            f"{option} {shown(text)} is not a time such as 2026-01-31T15:00, 2026-01-31T15:00Z, Unix seconds, or now"
+        ) from None
+
+
+def step_seconds(text: str) -> int:
+    """How far samples lie apart.
+
+    Raises:
+        UsageError: it is no duration, or one that does not fit.
+    """
+    try:
+        step = parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"--step {error}") from None
+    seconds = int(step.total_seconds())
+    whole = timedelta(seconds=seconds) == step and seconds > 0
+    if not whole or seconds % MARK_SECONDS or HOUR_SECONDS % seconds:
+        raise UsageError(f"--step {text} must be 5m, 10m, 15m, 20m, 30m or 1h")
+    return seconds
+
+
+@contextmanager
+def _opened(output: Path | None) -> Iterator[IO[bytes]]:
+    if output is None:
+        yield sys.stdout.buffer
+    else:
+        with whole_file(output) as file:
+            yield file
+
+
+def _summary(written: Written, calendar: Calendar) -> str:
+    since, until = (f"{calendar.local(at):%Y-%m-%d %H:%M %Z}" for at in (written.range.since, written.range.until))
+    what = f"{written.series:,} series, {written.samples:,} samples, from {since} to {until}"
+    lines = [f"{what}; it ends there because {written.range.why}"]
+    if written.damaged:
+        names = ", ".join(f"{key.service_name!r}/{key.span_name!r}" for key in written.damaged[:_SHOWN])
+        lines.append(f"left out, because what is stored of them is damaged: {len(written.damaged):,} series ({names})")
+    return "\n".join(lines)
+
+
+def _failed(message: str, status: int) -> int:
+    click.echo(message, err=True)
+    return status

@@ -1,0 +1,55 @@
+"""More names than anybody wants: ids become one endpoint, and what finds no room is left out, counted and said once."""
+
+import string
+import time
+
+from exporter.core.span import SeriesKey
+from tests.e2e.conftest import StartExporter, StartTempo
+from tests.e2e.database import digests
+from tests.e2e.processes import settings
+from tests.e2e.traffic import HOUR, Traffic
+
+MOST = 20
+FLOOD = 2_000
+CART = SeriesKey("shop", "GET /cart")
+ORDERS = SeriesKey("shop", "GET /orders/{number}")
+
+
+def shop(now: float) -> Traffic:
+    """A shop whose orders have numbers."""
+    traffic = Traffic()
+    this_hour = int(now) // HOUR * HOUR
+    for hour in range(this_hour - 5 * HOUR, this_hour - HOUR, HOUR):
+        traffic.hourly(CART, [hour], count=60, scale=0.2)
+        for number in range(60):
+            traffic.request(SeriesKey("shop", f"GET /orders/{10_000 + number}"), hour + number, 0.1)
+    return traffic
+
+
+def test_a_flood_of_names_is_left_out_and_counted_and_those_from_before_stay(
+    tempo: StartTempo, exporter: StartExporter
+) -> None:
+    limited = {"polling": {"backfill_duration": "6h", "tempo_interval": "500ms"}, "series": {"max": MOST}}
+    calm = exporter(settings(tempo(shop(time.time())).url, **limited))
+    page = calm.wait_until_filled()
+    assert page["series"] == 2
+    assert page["series_dropped_total"] == 0
+    assert calm.stop() == 0
+
+    flooded = shop(time.time())
+    for number in range(FLOOD):
+        name = "".join(string.ascii_lowercase[number // 26**place % 26] for place in range(3))
+        flooded.request(SeriesKey("scanner", f"GET /{name}.php"), time.time() - 30, 0.01)
+    running = exporter(settings(tempo(flooded).url, **limited))
+    page = running.wait_for(lambda page: page["series_dropped_total"] > 0)
+    page = running.wait_for(lambda page: page["series"] == MOST == len(page.series()))
+
+    assert {CART, ORDERS} <= page.series()
+    assert page["series_limit"] == MOST
+    assert page["series_dropped_total"] == FLOOD - (MOST - 2)
+    assert (page.get("traces_skipped_total", loop="poll", reason="series_limit") or 0) >= FLOOD - (MOST - 2)
+    (said,) = [record for record in running.logged() if "series.max" in record["msg"]]
+    assert (said["level"], said["series_max"]) == ("warning", MOST)
+    assert running.stop() == 0
+    names = {row[:2] for row in digests(running.directory / "tempo-anomaly.db")}
+    assert names == {CART, ORDERS}

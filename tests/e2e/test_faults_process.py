@@ -1,0 +1,146 @@
+"""Faults of the machine: no file descriptors, a clock that jumps, clients that never read when it is time to stop."""
+
+import resource
+import socket
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from exporter.core.span import SeriesKey
+from exporter.demo.tempo_api import TempoServer
+from tests.e2e.conftest import StartExporter, StartTempo
+from tests.e2e.database import digests, windows
+from tests.e2e.faulty import FaultyExporter
+from tests.e2e.faulty_tempo import Gate, answering
+from tests.e2e.processes import eventually, settings
+from tests.e2e.test_faults_tempo import assert_exact
+from tests.e2e.test_outage import failures
+from tests.e2e.traffic import HOUR, MINUTE, Traffic
+from tests.unit.tempo_server import fake_tempo
+
+CART = SeriesKey("shop", "GET /cart")
+DATABASE = "tempo-anomaly.db"
+
+
+def around(now: float) -> Traffic:
+    """Traffic from yesterday until some hours from now."""
+    traffic = Traffic()
+    this_hour = int(now) // HOUR * HOUR
+    traffic.hourly(CART, range(this_hour - 30 * HOUR, this_hour + 5 * HOUR, HOUR), count=60, scale=0.2)
+    return traffic
+
+
+def test_out_of_file_descriptors(exporter: StartExporter, tmp_path: Path) -> None:
+    traffic = around(time.time())
+    with fake_tempo() as tempo:
+        gate = Gate(answering(traffic, time.time))
+        tempo.answer(gate)
+        running = exporter(settings(tempo.url, tempo={"limit": 50}, polling={"backfill_duration": "24h"}))
+        with requests.Session() as scraper:
+            assert scraper.get(f"{running.url}/-/healthy", timeout=10).status_code == 200
+            pid = running.process.pid
+            soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))
+            gate.open()
+            # Whoever was let in before is still served; whoever comes now waits.
+            waiting = socket.create_connection(_address(running.url), timeout=60)
+            waiting.sendall(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            eventually(
+                lambda: bool(
+                    running.logged(
+                        "no new connection can be accepted, whoever wants one waits; raise the limit of open files"
+                    )
+                ),
+                lambda: "nothing is said",
+                30,
+            )
+            used = _processor_seconds(pid)
+            assert scraper.get(f"{running.url}/metrics", timeout=10).status_code == 200
+            time.sleep(1)
+            assert _processor_seconds(pid) - used < 0.9, "it spins"
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+            with waiting:
+                assert waiting.recv(1000).startswith(b"HTTP/1.1 200 ")
+        running.wait_until_filled(60)
+        assert running.stop() == 0
+    assert_exact(tmp_path / DATABASE, traffic)
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or 0
+
+
+def _processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+@pytest.mark.timeout(180)
+def test_a_clock_that_jumps(tmp_path: Path) -> None:
+    """A machine that sleeps for some hours, and a clock that was wrong and is set back."""
+    traffic = around(time.time())
+    # Tempo's own clock is ahead of all that happens here: what it hides is not the matter.
+    with TempoServer(traffic.store(), clock=lambda: time.time() + 6 * HOUR) as server, ExitStack() as stack:
+        running = FaultyExporter(tmp_path, settings(server.url, polling={"backfill_duration": "24h"}))
+        stack.callback(running.kill)
+        running.start()
+        first = running.wait_until_filled()
+        before = first["snapshot_timestamp_seconds"]
+
+        running.breaks(clock=3 * HOUR)
+        page = running.wait_for(
+            lambda page: page["history_windows"] >= first["history_windows"] + 3 and page["backfill_complete"] == 1, 90
+        )
+        assert page["snapshot_timestamp_seconds"] > before + 3 * HOUR - MINUTE
+        assert (page.get("current_traces", CART) or 0) > 0
+        asked = len(server.searches())
+
+        running.breaks(clock=-2 * HOUR)
+        running.wait_for(
+            lambda page: page["snapshot_timestamp_seconds"] < before and page["backfill_complete"] == 1, 90
+        )
+        assert running.get("/-/ready").status_code == 200
+        running.breaks()
+        page = running.wait_for(
+            lambda page: page["snapshot_timestamp_seconds"] > before and page["backfill_complete"] == 1, 90
+        )
+        assert page["clock_jumps_total"] == 3
+        jumps = [round(record["seconds"] / HOUR) for record in running.logged() if "clock has jumped" in record["msg"]]
+        assert jumps == [3, -5, 2]
+        assert failures(page, "backfill") == failures(page, "poll") == {}
+        assert running.defects() == []
+        assert running.stop() == 0
+        # Hours that were read stay read, whatever the clock says.
+        read_again = Counter(
+            (search["start"], search["end"])
+            for search in server.searches()[asked:]
+            if int(search["end"]) - int(search["start"]) >= HOUR and int(search["end"]) < before - 2 * HOUR
+        )
+        assert not [span for span, times in read_again.items() if times > 1]
+    assert_exact(tmp_path / DATABASE, traffic)
+    ledger = windows(tmp_path / DATABASE)
+    assert sum(row[3] for row in digests(tmp_path / DATABASE)) == sum(row[4] or 0 for row in ledger)
+
+
+def test_it_stops_although_nobody_reads(tempo: StartTempo, exporter: StartExporter, tmp_path: Path) -> None:
+    traffic = around(time.time())
+    server = tempo(traffic, delay_seconds=0.05)
+    running = exporter(settings(server.url, tempo={"limit": 20}, polling={"backfill_duration": "24h"}))
+    with ExitStack() as clients:
+        for _ in range(20):
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            clients.enter_context(client).connect(_address(running.url))
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
+        assert running.metrics()["backfill_complete"] == 0
+        assert running.stop(timeout=5) == 0
+    again = exporter(settings(server.url, tempo={"limit": 20}, polling={"backfill_duration": "24h"}))
+    again.wait_until_filled(60)
+    assert again.stop() == 0
+    assert_exact(tmp_path / DATABASE, traffic)

@@ -1,0 +1,116 @@
+"""A stored week, loaded into a real Prometheus as docs/history.md says, and asked for there."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import pytest
+
+from exporter.core.span import SeriesKey
+from tests.e2e.processes import run
+from tests.e2e.programs import PrometheusServer
+from tests.tools import run_tool
+from tests.unit.backtest_traffic import MONDAY, Incident, requests, write_history
+
+HOUR: Final = 3600
+DAY: Final = 24 * HOUR
+NS: Final = 1_000_000_000
+MARK: Final = 300
+DAYS: Final = 4
+END: Final = MONDAY + DAYS * DAY
+BUSY = SeriesKey("shop", "GET /pay")
+QUOTED = SeriesKey("shop", 'POST "/a\\b"\n{x="y"} 订单')
+LABELS: Final = {"job": "tempo-anomaly-exporter", "instance": "exporter:9817"}
+BUCKET: Final = 0.0111
+"""How far a quantile of a digest may lie from the sample of that rank."""
+
+
+class Loaded(NamedTuple):
+    """A Prometheus that serves a history, and the requests that it was made of."""
+
+    prometheus: PrometheusServer
+    busy: Sequence[tuple[int, int]]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+    directory = tmp_path_factory.mktemp("history")
+    busy = requests(DAYS, 600, [Incident(3 * 24 + 10, 3 * 24 + 11.5, 3.0)])
+    quoted = requests(DAYS, 30, seed=2)
+    write_history(directory / "history.db", {BUSY: busy, QUOTED: quoted}, DAYS)
+    options = ("--incomplete", "--output", "week.om", "--label", f"instance={LABELS['instance']}")
+    written = run("history", *options, directory=directory, STORAGE_PATH="history.db")
+    assert written.returncode == 0, written.stderr
+    prometheus = PrometheusServer(directory / "prometheus", retention="100y")
+    load = ("tsdb", "create-blocks-from", "--max-block-duration=24h", "openmetrics", "week.om", str(prometheus.data))
+    done = run_tool("promtool", *load, directory=directory)
+    assert done.returncode == 0, done.stdout
+    with prometheus:
+        yield Loaded(prometheus, busy)
+
+
+def quantile(durations_ns: Sequence[int], q: float) -> float:
+    """The nearest rank, in seconds."""
+    return sorted(durations_ns)[math.ceil(q * len(durations_ns)) - 1] / NS
+
+
+def ended_between(made: Sequence[tuple[int, int]], after: float, until: float) -> list[int]:
+    return [duration for start, duration in made if after * NS < start + duration <= until * NS]
+
+
+def named(key: SeriesKey) -> dict[str, str]:
+    return {"service_name": key.service_name, "span_name": key.span_name, **LABELS}
+
+
+def test_every_five_minutes_are_there(loaded: Loaded) -> None:
+    """As a dashboard asks: a step of five minutes over the whole time, and no gap in any line."""
+    for metric in ("current_p95_seconds", "current_traces", "baseline_fallback_level"):
+        found = loaded.prometheus.query_range(
+            f'tempo_anomaly_{metric}{{span_name="{BUSY.span_name}"}}', MONDAY + MARK, END, MARK
+        )
+        ((labels, points),) = found
+        assert labels == {"__name__": f"tempo_anomaly_{metric}", **named(BUSY)}
+        assert [time for time, _ in points] == list(range(MONDAY + MARK, END + 1, MARK))
+
+
+@pytest.mark.parametrize("q", [0.5, 0.95])
+def test_the_current_quantiles_are_those_of_the_requests(loaded: Loaded, q: float) -> None:
+    metric = f"tempo_anomaly_current_p{q * 100:.0f}_seconds"
+    ((_, points),) = loaded.prometheus.query_range(
+        f'{metric}{{span_name="{BUSY.span_name}"}}', END - DAY + MARK, END, MARK
+    )
+    assert len(points) == DAY // MARK
+    for time, value in points:
+        assert value == pytest.approx(quantile(ended_between(loaded.busy, time - MARK, time), q), rel=BUCKET)
+
+
+def test_the_baseline_is_that_of_the_hour_then(loaded: Loaded) -> None:
+    """On the fourth weekday three of the same hour are behind it; what came later plays no part."""
+    for hour in (2, 9, 15):
+        at = MONDAY + 3 * DAY + hour * HOUR + MARK
+        pool = [
+            duration
+            for start, duration in loaded.busy
+            if any(0 <= start - (MONDAY + day * DAY + hour * HOUR) * NS < HOUR * NS for day in range(3))
+        ]
+        selector = f'{{span_name="{BUSY.span_name}"}}'
+        values = {
+            metric: loaded.prometheus.query(f"tempo_anomaly_baseline_{metric}{selector}", at)[0].value
+            for metric in ("p50_seconds", "p95_seconds", "samples", "windows", "fallback_level")
+        }
+        assert (values["fallback_level"], values["windows"], values["samples"]) == (1, 3, len(pool))
+        assert values["p50_seconds"] == pytest.approx(quantile(pool, 0.5), rel=BUCKET)
+        assert values["p95_seconds"] == pytest.approx(quantile(pool, 0.95), rel=BUCKET)
+
+
+def test_the_incident_is_there(loaded: Loaded) -> None:
+    began, ended = MONDAY + 3 * DAY + 10 * HOUR, MONDAY + 3 * DAY + 11.5 * HOUR
+    ((labels, points),) = loaded.prometheus.query_range('tempo_anomaly_anomalous{kind="shift"} == 1', MONDAY, END, MARK)
+    assert labels["span_name"] == BUSY.span_name
+    assert began < points[0][0] <= began + 3 * MARK
+    assert ended < points[-1][0] <= ended + 3 * MARK
+
+
+def test_names_come_through_whole(loaded: Loaded) -> None:
+    found = loaded.prometheus.query("tempo_anomaly_baseline_fallback_level", END)
+    assert sorted(each.labels["span_name"] for each in found) == sorted((BUSY.span_name, QUOTED.span_name))

@@ -1,0 +1,109 @@
+"""A wheel in an environment that holds nothing but the locked requirements: what people install."""
+
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from importlib.metadata import distribution
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from exporter import __version__
+from tests.e2e.conftest import StartTempo
+from tests.e2e.processes import environment, write_settings
+from tests.e2e.traffic import Traffic
+
+ROOT = Path(__file__).parents[2]
+
+
+def locked() -> list[str]:
+    """The names of what runs beside the exporter."""
+    return re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built as a release is."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that finds the wheel and the locked requirements, and nothing else.
+
+    The requirements are copied from where the tests run: they are the same versions, and no registry is asked.
+    """
+    folder = tmp_path_factory.mktemp("installed")
+    venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
+    interpreter = folder / "bin/python"
+    packages = Path(
+        subprocess.run(
+            [interpreter, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        ).stdout.strip()
+    )
+    # pip is a requirement of a command of sqlite-utils that nobody runs; images leave it out, too.
+    for name in set(locked()) - {"pip"}:
+        found = distribution(name)
+        for file in found.files or ():
+            if ".." not in file.parts and file.suffix != ".pyc":
+                target = packages / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(str(file.locate()), target)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", interpreter, "install", "--no-index", "--no-deps", "--quiet", wheel],
+        check=True,
+        timeout=120,
+    )
+    return interpreter
+
+
+def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel: Path) -> None:
+    with ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {name.split("/")[0] for name in names} == {"exporter", f"tempo_anomaly_exporter-{__version__}.dist-info"}
+    assert "exporter/py.typed" in names
+
+
+def test_it_runs_without_anything_of_the_development(python: Path, tmp_path: Path, tempo: StartTempo) -> None:
+    command = python.with_name("tempo-anomaly-exporter")
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [command, *arguments], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+        )
+
+    assert run("--version").stdout == f"tempo-anomaly-exporter, version {__version__}\n"
+    server = tempo(Traffic())
+    config = write_settings(tmp_path, {"tempo": {"url": server.url}, "polling": {"backfill_duration": "2h"}})
+    checked = run("--config", str(config), "--check-config")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    once = run("--config", str(config), "--once")
+    assert once.returncode == 0, once.stderr
+    assert "tempo_anomaly_build_info" in once.stdout
+
+
+def test_every_module_finds_what_it_imports(python: Path, tmp_path: Path) -> None:
+    script = (
+        "import importlib, pkgutil, exporter\n"
+        "for module in pkgutil.walk_packages(exporter.__path__, 'exporter.'):\n"
+        "    if not module.name.endswith('__main__'):\n"
+        "        importlib.import_module(module.name)\n"
+    )
+    imported = subprocess.run([python, "-I", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (imported.returncode, imported.stderr) == (0, "")

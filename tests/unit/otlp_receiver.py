@@ -1,0 +1,155 @@
+"""An OTLP/HTTP receiver on loopback: takes spans as JSON, and answers as a test tells it to."""
+
+import base64
+import gzip
+import json
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, ClassVar, NamedTuple, Self
+
+from exporter.demo.trace_by_id import resource_spans
+from exporter.demo.traces import Trace
+
+KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
+
+
+class ReceivedSpan(NamedTuple):
+    """A span as it was received: ids as numbers, what is missing empty."""
+
+    trace_id: int
+    span_id: int
+    parent_id: int | None
+    name: str
+    kind: str
+    start_ns: int
+    end_ns: int
+    resource: Mapping[str, str]
+    attributes: Mapping[str, str]
+
+
+class Answer(NamedTuple):
+    """What the receiver answers; a status of 0 closes the connection without a word."""
+
+    status: int = 200
+    body: bytes = b'{"partialSuccess":{}}'
+    headers: Mapping[str, str] = {}
+
+
+TAKEN = Answer()
+
+
+class OtlpReceiver:
+    """The receiver.
+
+    Attributes:
+        url: where it listens, without a slash at the end.
+        script: answers in the order in which they are due; afterwards everything is taken.
+        headers: of every request, in lower case.
+        spans: all spans that were taken.
+        paths: of every request.
+    """
+
+    def __init__(self, script: Sequence[Answer] = ()) -> None:
+        self.script = deque(script)
+        self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
+        self.spans: list[ReceivedSpan] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm: ClassVar[bool] = True
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.paths.append(self.path)
+                receiver.headers.append({name.lower(): value for name, value in self.headers.items()})
+                answer = receiver.script.popleft() if receiver.script else TAKEN
+                if not answer.status:
+                    self.close_connection = True
+                    return
+                if answer.status == 200:
+                    receiver.spans += decoded(gzip.decompress(body))
+                self.send_response(answer.status)
+                for name, value in {"Content-Type": "application/json", **answer.headers}.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(answer.body)))
+                self.end_headers()
+                self.wfile.write(answer.body)
+
+            def log_message(self, *args: object) -> None:
+                """Nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def decoded(body: bytes) -> list[ReceivedSpan]:
+    """The spans of a request, held to what OTLP's JSON demands: hexadecimal ids, kinds as numbers, times as text."""
+    spans = []
+    for group in json.loads(body)["resourceSpans"]:
+        resource = _attributes(group["resource"]["attributes"])
+        for scope in group["scopeSpans"]:
+            for span in scope["spans"]:
+                assert (len(span["traceId"]), len(span["spanId"])) == (32, 16)
+                assert len(span["parentSpanId"]) in (0, 16)
+                assert isinstance(span["kind"], int)
+                assert isinstance(span["startTimeUnixNano"], str)
+                spans.append(
+                    ReceivedSpan(
+                        int(span["traceId"], 16),
+                        int(span["spanId"], 16),
+                        int(span["parentSpanId"], 16) if span["parentSpanId"] else None,
+                        span["name"],
+                        KINDS[span["kind"]],
+                        int(span["startTimeUnixNano"]),
+                        int(span["endTimeUnixNano"]),
+                        resource,
+                        _attributes(span["attributes"]),
+                    )
+                )
+    return spans
+
+
+def _attributes(pairs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    return {pair["key"]: pair["value"]["stringValue"] for pair in pairs}
+
+
+def served(trace: Trace) -> list[ReceivedSpan]:
+    """What the embedded Tempo API answers about a trace by its id, in the same terms."""
+
+    def number(text: str) -> int:
+        return int.from_bytes(base64.b64decode(text), "big")
+
+    return [
+        ReceivedSpan(
+            number(span["traceId"]),
+            number(span["spanId"]),
+            number(span["parentSpanId"]) if "parentSpanId" in span else None,
+            span.get("name", ""),
+            span.get("kind", "SPAN_KIND_UNSPECIFIED").removeprefix("SPAN_KIND_").lower(),
+            int(span["startTimeUnixNano"]),
+            int(span["endTimeUnixNano"]),
+            _attributes(group["resource"]["attributes"]),
+            _attributes(span.get("attributes", ())),
+        )
+        for group in resource_spans(trace)
+        for scope in group["scopeSpans"]
+        for span in scope["spans"]
+    ]

@@ -1,0 +1,52 @@
+"""``python -m tools.prometheus_rule``: the alert rules as the object that the Prometheus Operator takes.
+
+The rules themselves stand in ``configs/prometheus/rules``; this only wraps them.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+_ROOT: Final = Path(__file__).parents[1]
+RULES: Final = _ROOT / "configs/prometheus/rules"
+TARGET: Final = _ROOT / "configs/kubernetes/prometheusrule.yaml"
+_HEAD: Final = "# Made of configs/prometheus/rules by `make kubernetes`; change those and not this.\n"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text of several lines as it stands, so that people can read it."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def groups() -> list[dict[str, Any]]:
+    """The groups of all rule files, file by file."""
+    return [
+        group
+        for file in sorted(RULES.glob("*.yml"))
+        for group in yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]
+    ]
+
+
+def rendered() -> str:
+    """The manifest."""
+    manifest = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {
+            "name": "tempo-anomaly-exporter",
+            "labels": {"app.kubernetes.io/name": "tempo-anomaly-exporter"},
+        },
+        "spec": {"groups": groups()},
+    }
+    return _HEAD + yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+if __name__ == "__main__":
+    TARGET.write_text(rendered(), encoding="utf-8")
