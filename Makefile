@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CONFIG ?= configs/exporter.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint format bench bench-detection dashboards kubernetes lock clean
+.PHONY: help install run demo test lint format bench bench-detection dashboards kubernetes screenshots lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ dashboards: install ## bring dashboards that Grafana has exported into the form 
 
 kubernetes: install ## renew the Kubernetes manifests that are made of other files
 	$(BIN)/python -m tools.prometheus_rule
+
+screenshots: install ## renew the pictures of the documentation (needs chromium and chromium-driver)
+	$(BIN)/python -m tests.e2e.screenshots
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 

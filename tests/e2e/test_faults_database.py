@@ -20,7 +20,7 @@ from tests.e2e.traffic import HOUR, Traffic
 from tests.unit.tempo_server import fake_tempo
 
 DATABASE = "tempo-anomaly.db"
-ENDPOINTS = [SeriesKey("shop", f"GET /page/{number}") for number in range(40)]
+ENDPOINTS = [SeriesKey("shop", f"GET /page/{first}{second}") for first in "abcdefgh" for second in "vwxyz"]
 
 
 def some_hours(now: float) -> Traffic:
@@ -187,8 +187,7 @@ def test_a_log_of_the_damaged_one_is_not_played_into_the_fresh_one(
     running = exporter(configuration(tempo_url), directory=crashed)
     running.wait_until_filled()
     assert running.stop() == 0
-    (aside,) = crashed.glob("*-wal")
-    assert aside.read_bytes() == log
+    assert list(crashed.glob("*.corrupt-*"))
     assert digests(whole) <= digests(crashed / DATABASE)
     with closing(sqlite3.connect(crashed / DATABASE)) as fresh:
         assert fresh.execute("SELECT count(*) FROM series WHERE service_name = 'from'").fetchone() == (0,)

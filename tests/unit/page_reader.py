@@ -88,6 +88,7 @@ def usual(key: SeriesKey) -> Usual:
         key=key,
         hour=HOURS.hour(NOON),
         baseline=baseline(),
+        digest=None,
         hours=(),
         outlier_threshold_seconds=0.4,
         shift=(ShiftThreshold(0.5, 0.1, 1.2, 0.14), ShiftThreshold(0.9, 0.16, 1.2, 0.23)),

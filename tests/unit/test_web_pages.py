@@ -91,7 +91,7 @@ class TestAnomalous:
             (None, "Not known yet: the current traffic has not been read."),
             (Snapshot(None), "Not known yet: the current traffic has not been read."),
             (Snapshot(NOON), "Not known yet: no endpoint has sent any traces."),
-            (of(SeriesStatus(KEY)), "Not known yet: no endpoint has a baseline to be judged by."),
+            (of(SeriesStatus(KEY)), "Not known yet: no endpoint has enough history to be judged by."),
         ],
     )
     def test_before_anything_is_known_it_does_not_say_that_all_is_well(
@@ -138,6 +138,13 @@ class TestHistory:
         assert "Stored are 1,000,000 traces in 168 windows, the oldest from 2026-11-10 12:00, in 4.2 MB." in page.text
         assert "3 anomalous hours are kept out of the baselines." in page.text
         assert ("progress", {"value": "0.9345", "max": "1", "aria-label": "History read"}) in page.elements
+
+    def test_it_comes_before_the_endpoints_only_while_it_is_read(self) -> None:
+        status = backfill_status()
+        done = replace(status, progress=replace(status.progress, pending=0, failed=0))
+        for backfill, order in ((status, ["history", "endpoints"]), (done, ["endpoints", "history"])):
+            ids = World(small_snapshot(), backfill).read().attributes("id")
+            assert ids == ["anomalous", *order]
 
     def test_why_the_rest_is_not(self) -> None:
         page = World(None, replace(backfill_status(), failure="GET http://tempo/api/search: <timeout>")).read()
@@ -362,7 +369,7 @@ class TestPlot:
         assert world.asked_profiles == [KEY] * 4
 
     def test_not_the_profiles_of_all_are_kept(self) -> None:
-        keys = [SeriesKey("s", f"{number:03}") for number in range(201)]
+        keys = [SeriesKey("s", f"{number:03}") for number in range(101)]
         world = World(of(*(SeriesStatus(key, baseline()) for key in keys)))
         site_of_one_process = world.site()
         world.site = lambda: site_of_one_process  # type: ignore[method-assign]

@@ -41,6 +41,9 @@ class StartPage:
         times = words.Times(sources.clock(), sources.local)
         selection = Selection.of(request.query)
         shifted = [] if snapshot is None else [status for status in snapshot.series if status.shift]
+        history = _history(backfill, snapshot, times)
+        # Until it is read, it explains the rest of the page; then it is only to be looked up.
+        reading = backfill is not None and not backfill.progress.complete
         title = f"({len(shifted):,}) anomalous now" if shifted else "Status"
         return layout.html(
             f"{title} · tempo-anomaly-exporter",
@@ -48,8 +51,9 @@ class StartPage:
             _trouble(snapshot, sources, times),
             _anomalous(snapshot, shifted, sources, times),
             snapshot is not None and _tally(snapshot, len(shifted)),
-            _history(backfill, snapshot, times),
+            reading and history,
             table.endpoints(() if snapshot is None else snapshot.series, selection),
+            not reading and history,
         )
 
 
@@ -121,7 +125,7 @@ def _verdict(snapshot: Snapshot | None, shifted: list[SeriesStatus]) -> h.Node:
     judged = sum(status.shift is not None for status in snapshot.series)
     if not judged:
         return h.p(".quiet")[
-            "Not known yet: no endpoint has a baseline to be judged by."
+            "Not known yet: no endpoint has enough history to be judged by."
             if snapshot.series
             else "Not known yet: no endpoint has sent any traces."
         ]

@@ -1,0 +1,180 @@
+"""The pages in a real browser: what it shows, what it does on a click, and that it has nothing to complain of."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.color import Color
+from selenium.webdriver.support.select import Select
+
+from exporter.web.pages.links import ENDPOINT, of_series
+from tests.e2e.browser import browser, complaints, prefer, require_browser, resize
+from tests.e2e.ongoing import INCIDENT, ongoing_incident
+from tests.e2e.processes import ExporterProcess, eventually, settings
+from tests.e2e.test_http import HOSTILE, hostile_traces
+from tests.unit.tempo_server import fake_tempo, replying, search_body
+
+WIDE = (1280, 900)
+PHONE = (360, 740)
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Chrome]:
+    require_browser()
+    with browser(*WIDE) as driver:
+        yield driver
+
+
+@pytest.fixture
+def view(chrome: Chrome) -> Iterator[Chrome]:
+    """The browser, wide and light, that must not complain of anything a test has looked at."""
+    resize(chrome, *WIDE)
+    prefer(chrome, "light")
+    complaints(chrome)
+    yield chrome
+    assert complaints(chrome) == []
+
+
+@pytest.fixture(scope="module")
+def incident(chrome: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExporterProcess]:
+    """Only once there is a browser: an exporter on the demo, in the middle of the incident."""
+    with ongoing_incident(tmp_path_factory.mktemp("incident")) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def hostile(chrome: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExporterProcess]:
+    """An exporter whose endpoints have hostile names."""
+    with fake_tempo() as tempo:
+        tempo.answer(replying(search_body(*hostile_traces(time.time()))))
+        configuration = settings(tempo.url, polling={"backfill_duration": "6h"})
+        with ExporterProcess(tmp_path_factory.mktemp("hostile"), configuration) as process:
+            process.wait_until_filled()
+            yield process
+
+
+def rows(view: Chrome) -> list[WebElement]:
+    return view.find_elements(By.CSS_SELECTOR, ".endpoints tbody tr")
+
+
+def endpoint_names(view: Chrome) -> list[str]:
+    return [each.text for each in view.find_elements(By.CSS_SELECTOR, ".endpoints tbody .who a .span")]
+
+
+def shown_images(view: Chrome) -> list[int]:
+    """The natural widths of the images in view, once they are loaded; 0 for a broken one."""
+    widths: list[int] = view.execute_async_script(
+        "const done = arguments[0];"
+        "const inView = [...document.images].filter(i => i.getBoundingClientRect().top < innerHeight);"
+        "Promise.all(inView.map(i => i.decode().catch(() => 0))).then(() => done(inView.map(i => i.naturalWidth)))"
+    )
+    return widths
+
+
+def test_what_is_anomalous_is_at_the_top_with_the_reason(view: Chrome, incident: ExporterProcess) -> None:
+    view.get(f"{incident.url}/")
+    assert "anomalous now" in view.title
+    card = view.find_element(By.CSS_SELECTOR, ".card")
+    assert INCIDENT.span_name in card.text
+    assert "requests took longer than" in card.text
+    assert endpoint_names(view)[0] == INCIDENT.span_name
+    widths = shown_images(view)
+    assert widths
+    assert set(widths) == {144}
+    assert card.value_of_css_property("border-left-width") == "4px", "the stylesheet is in force"
+
+
+def test_filtering_and_sorting(view: Chrome, incident: ExporterProcess) -> None:
+    view.get(f"{incident.url}/")
+    everything = len(rows(view))
+    view.find_element(By.NAME, "q").send_keys("checkout")
+    Select(view.find_element(By.NAME, "level")).select_by_value("1")
+    view.find_element(By.CSS_SELECTOR, ".filter button").click()
+    assert 0 < len(rows(view)) < everything
+    assert {each.text for each in view.find_elements(By.CSS_SELECTOR, ".endpoints .service")} == {"checkout"}
+    assert view.find_element(By.NAME, "q").get_attribute("value") == "checkout"
+    view.find_element(By.PARTIAL_LINK_TEXT, "Endpoint").click()
+    names = endpoint_names(view)
+    assert names == sorted(names)
+    view.find_element(By.PARTIAL_LINK_TEXT, "Endpoint").click()
+    assert endpoint_names(view) == names[::-1]
+    view.find_element(By.LINK_TEXT, "Show all").click()
+    assert len(rows(view)) == everything
+
+
+def test_an_endpoint_has_a_page(view: Chrome, incident: ExporterProcess) -> None:
+    view.get(f"{incident.url}/")
+    view.find_element(By.CSS_SELECTOR, ".card a").click()
+    assert view.find_element(By.TAG_NAME, "h1").text == f"{INCIDENT.service_name} {INCIDENT.span_name}"
+    assert len(view.find_elements(By.CSS_SELECTOR, "svg.profile")) == 2
+    assert len(view.find_elements(By.CSS_SELECTOR, "svg.profile .now")) == 1
+    traces = [each.get_attribute("href") or "" for each in view.find_elements(By.CSS_SELECTOR, "a.id")]
+    assert traces
+    assert all(address.startswith("https://grafana.example/explore?") for address in traces)
+    view.find_element(By.TAG_NAME, "summary").click()
+    hours = view.find_elements(By.CSS_SELECTOR, "details tbody tr")
+    assert len(hours) == 48
+    assert hours[0].is_displayed()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("page", ["/", f"/{of_series(ENDPOINT, INCIDENT)}"])
+def test_a_narrow_view_needs_no_scrolling_to_the_side_and_text_is_readable(
+    view: Chrome, incident: ExporterProcess, page: str, scheme: str
+) -> None:
+    resize(view, *PHONE)
+    prefer(view, scheme)
+    view.get(incident.url + page)
+    assert view.execute_script("return document.documentElement.scrollWidth") == PHONE[0]
+    background = luminance(view.find_element(By.TAG_NAME, "body").value_of_css_property("background-color"))
+    assert (background < 0.1) == (scheme == "dark")
+    for selector in ("body", ".quiet", ".why", ".badge.bad", "main a", ".badge.odd"):
+        for element in view.find_elements(By.CSS_SELECTOR, selector)[:3]:
+            assert contrast(view, element) >= 4.5, (selector, element.text)
+
+
+def luminance(css: str) -> float:
+    """Relative luminance, as the Web Content Accessibility Guidelines define it."""
+    channels = [int(Color.from_string(css).hex[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in channels]
+    return sum(weight * each for weight, each in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(view: Chrome, element: WebElement) -> float:
+    """Of a text and what it stands on, from 1 to 21."""
+    ground = view.execute_script(
+        "let e = arguments[0]; const of = e => getComputedStyle(e).backgroundColor;"
+        "while (e.parentElement && of(e) === 'rgba(0, 0, 0, 0)') e = e.parentElement; return of(e)",
+        element,
+    )
+    lights = sorted(luminance(css) for css in (element.value_of_css_property("color"), ground))
+    return (lights[1] + 0.05) / (lights[0] + 0.05)
+
+
+def test_hostile_names_are_text_and_lead_to_their_pages(view: Chrome, hostile: ExporterProcess) -> None:
+    view.get(f"{hostile.url}/")
+    assert len(rows(view)) == 2 * len(HOSTILE)
+    assert view.execute_script("return document.scripts.length + document.querySelectorAll('td td, b b').length") == 0
+    assert len(view.find_elements(By.CSS_SELECTOR, ".endpoints tbody tr > td")) == 8 * len(rows(view))
+    addresses = [each.get_attribute("href") for each in view.find_elements(By.CSS_SELECTOR, ".endpoints .who a")]
+    for address in addresses:
+        view.get(address or "")
+        assert "There is no such endpoint" not in view.find_element(By.TAG_NAME, "main").text, json.dumps(address)
+        assert view.execute_script("return document.scripts.length") == 0
+        assert view.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_without_tempo_it_says_what_to_do_and_not_that_all_is_well(view: Chrome, tmp_path: Path) -> None:
+    with ExporterProcess(tmp_path, settings("http://127.0.0.1:1")) as process:
+        eventually(lambda: process.get("/-/ready").ok, lambda: "no snapshot", timeout=30)
+        view.get(f"{process.url}/")
+        text = view.find_element(By.TAG_NAME, "main").text
+    assert "Tempo cannot be read. Nothing has been judged yet." in text
+    assert "http://127.0.0.1:1" in text
+    assert "Not known yet" in text
+    assert "No endpoint is slower" not in text
