@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 CONFIG ?= configs/exporter.yaml
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install run demo test lint format bench bench-detection dashboards kubernetes screenshots lock clean
@@ -26,8 +27,9 @@ run: install ## run the exporter (CONFIG=configs/exporter.yaml)
 demo: install ## a week of synthetic traffic, and the exporter reading it
 	$(BIN)/tempo-anomaly-exporter demo
 
+# Several tests at a time: most of what a test of a real process does is wait.
 test: install ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: install ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ from exporter.cli.explain import explain
 from exporter.cli.generate import generate
 from exporter.cli.history import history
 from exporter.cli.run import run, run_options, start
+from exporter.cli.verify import verify
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,5 +28,5 @@ def main(shared: Shared, *, once: bool, check_config: bool) -> None:
         raise click.UsageError("--once and --check-config belong to the exporter itself; leave the command out")
 
 
-for command in (run, demo, backtest, explain, history, generate):
+for command in (run, demo, backtest, explain, history, generate, verify):
     main.add_command(command)

@@ -2,6 +2,7 @@
 
 import threading
 from datetime import date
+from typing import Self
 
 import holidays
 
@@ -48,6 +49,10 @@ class HolidayLookup:
         self._subdivision = subdivision or None
         self._years: dict[int, frozenset[date]] = {}
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        """For another process: the region, of which it looks up the years itself."""
+        return type(self), (f"{self._country}-{self._subdivision}" if self._subdivision else self._country,)
 
     def __call__(self, day: date) -> bool:
         """Whether the day is a holiday."""

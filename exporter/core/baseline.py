@@ -196,7 +196,8 @@ def choose_pool(
     if serving is None:
         return None
     level, hours, mature = serving
-    return Pool(level, slot, tuple(hours), history.pooled(hours), mature, tuple(released))
+    kind = slot if level is FallbackLevel.EXACT else level
+    return Pool(level, slot, tuple(hours), history.pooled(hours, kind), mature, tuple(released))
 
 
 def _recurring(hours: Sequence[Hour]) -> list[Hour]:

@@ -6,15 +6,18 @@ nearly all there is, take one byte each.
 
 Marks are a window's samples by the five-minute mark of the clock at or before which they *ended*, counted from the
 mark at which the window starts, or from the next one where it starts between two: the finer grain that judging the
-past needs. They are stored as pairs of offset and digest, deflated where that is shorter: a busy series has much the
-same digest at every mark.
+past needs. What their durations are, the window's digest tells already, so where there are few samples only the mark
+of each is stored, in half a byte: the samples are *dealt* out to the marks. Where there are many, so that most marks
+hold most buckets, each mark has a digest of its own. Either is deflated where that is shorter.
 
 Stored bytes may be damaged. What cannot have been encoded is refused here, so that nothing behind this module meets a
 count of zero or a bucket beyond all durations.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain, repeat
 from typing import Final
 
 from exporter.core.digest import HIGHEST_BUCKET, ZERO_BUCKET, Digest
@@ -53,60 +56,62 @@ def _put_digest(out: bytearray, digest: Digest) -> None:
         previous = bucket
 
 
-class _Reader:
-    """Takes integers and digests off the front of some bytes."""
+# What takes something off the front of bytes returns it with the position behind it, and lets an IndexError through
+# where the bytes end too soon: judging a week reads millions of entries, so these loops hold no more than they must.
 
-    __slots__ = ("data", "position")
 
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.position = 0
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    byte = data[position]
+    position += 1
+    value = byte & 0x7F
+    shift = 7
+    while byte > 0x7F:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+    if shift > _MOST_BITS:
+        raise DamagedDigestError(f"the number before byte {position} has more than {_MOST_BITS} bits")
+    return value, position
 
-    def varint(self) -> int:
-        data, position = self.data, self.position
-        try:
-            byte = data[position]
+
+def _counts(data: bytes, position: int) -> tuple[dict[int, int], int]:
+    entries, position = _varint(data, position)
+    if not entries:
+        return {}, position
+    zigzag, position = _varint(data, position)
+    first = zigzag >> 1 if not zigzag & 1 else -(zigzag + 1 >> 1)
+    bucket = first - 1
+    result: dict[int, int] = {}
+    for _ in range(entries):
+        token = data[position]
+        if token <= 0x7F:
             position += 1
-            value = byte & 0x7F
-            shift = 7
-            while byte > 0x7F:
-                byte = data[position]
+        else:
+            token, position = _varint(data, position)
+        bucket += 1
+        if token & 1:
+            gap = data[position]
+            if gap <= 0x7F:
                 position += 1
-                value |= (byte & 0x7F) << shift
-                shift += 7
-        except IndexError:
-            raise DamagedDigestError(f"it ends after {len(data)} bytes, in the middle of a number") from None
-        if shift > _MOST_BITS:
-            raise DamagedDigestError(f"the number before byte {position} has more than {_MOST_BITS} bits")
-        self.position = position
-        return value
-
-    def counts(self) -> dict[int, int]:
-        entries = self.varint()
-        if not entries:
-            return {}
-        zigzag = self.varint()
-        first = zigzag >> 1 if not zigzag & 1 else -(zigzag + 1 >> 1)
-        bucket = first - 1
-        result: dict[int, int] = {}
-        data, size = self.data, len(self.data)
-        for _ in range(entries):
-            # Nearly all tokens are one byte; judging a week decodes millions of them, and a call costs more than this.
-            if self.position < size and (token := data[self.position]) <= 0x7F:
-                self.position += 1
             else:
-                token = self.varint()
-            bucket += 1 + (self.varint() if token & 1 else 0)
-            result[bucket] = token >> 1
-        if first < ZERO_BUCKET or bucket > HIGHEST_BUCKET:
-            raise DamagedDigestError(f"buckets from {first} to {bucket} are none of durations")
-        if 0 in result.values():
-            raise DamagedDigestError("a bucket without samples")
-        return result
+                gap, position = _varint(data, position)
+            bucket += gap
+        result[bucket] = token >> 1
+    if first < ZERO_BUCKET or bucket > HIGHEST_BUCKET:
+        raise DamagedDigestError(f"buckets from {first} to {bucket} are none of durations")
+    if 0 in result.values():
+        raise DamagedDigestError("a bucket without samples")
+    return result, position
 
-    def finish(self) -> None:
-        if self.position != len(self.data):
-            raise DamagedDigestError(f"{len(self.data) - self.position} bytes are left over")
+
+def _cut(data: bytes) -> DamagedDigestError:
+    return DamagedDigestError(f"it ends after {len(data)} bytes, in the middle of a number")
+
+
+def _finish(data: bytes, position: int) -> None:
+    if position != len(data):
+        raise DamagedDigestError(f"{len(data) - position} bytes are left over")
 
 
 def encode_digest(digest: Digest) -> bytes:
@@ -126,57 +131,138 @@ def decode_digest(data: bytes) -> Digest:
 
 
 def decode_counts(data: bytes) -> dict[int, int]:
-    """The sparse counts by bucket of an encoded digest: cheaper than the digest where it is only added to a pool.
+    """The sparse counts of an encoded digest, by rising bucket: cheaper than the digest where it is only pooled.
 
     Raises:
         DamagedDigestError: the bytes are not what :func:`encode_digest` returns.
     """
-    reader = _Reader(data)
-    counts = reader.counts()
-    reader.finish()
+    try:
+        counts, position = _counts(data, 0)
+    except IndexError:
+        raise _cut(data) from None
+    _finish(data, position)
     return counts
 
 
-_PLAIN: Final = b"\0"
-_DEFLATED: Final = b"\1"
+# The first byte of marks says how they are stored: two bits.
+_DEFLATED: Final = 1
+_DEALT: Final = 2
 _WORTH_DEFLATING_BYTES: Final = 64
+_WORTH_DEALING_SAMPLES: Final = 1_500
+"""With more of them, digests of the marks are shorter."""
+_DIGITS: Final = "0123456789abcdef"
 
 
 def encode_marks(marks: Mapping[int, Digest]) -> bytes:
-    """The bytes of a window's marks: digests by offset, none negative.
+    """The bytes of a window's marks: digests by offset, none negative; together they are the window's digest.
 
     In a window that starts at a mark, 1 is what ended in its first five minutes.
     """
-    out = bytearray()
-    _put_varint(out, len(marks))
-    for offset in sorted(marks):
-        _put_varint(out, offset)
-        _put_digest(out, marks[offset])
+    kind = 0
+    if (
+        len(marks) <= len(_DIGITS)
+        and max(marks, default=0) < _MOST_BITS
+        and sum(digest.count for digest in marks.values()) <= _WORTH_DEALING_SAMPLES
+    ):
+        kind = _DEALT
+        out = _deal(marks)
+    else:
+        out = bytearray()
+        _put_varint(out, len(marks))
+        for offset in sorted(marks):
+            _put_varint(out, offset)
+            _put_digest(out, marks[offset])
     if len(out) >= _WORTH_DEFLATING_BYTES:
         deflated = zlib.compress(out, wbits=-zlib.MAX_WBITS)
         if len(deflated) < len(out):
-            return _DEFLATED + deflated
-    return _PLAIN + bytes(out)
+            return bytes([kind | _DEFLATED]) + deflated
+    return bytes([kind]) + bytes(out)
 
 
-def decode_marks(data: bytes) -> dict[int, dict[int, int]]:
-    """Sparse counts by bucket for each mark's offset.
+def decode_marks(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]:
+    """The buckets of the samples at each mark's offset, from fast to slow.
+
+    Args:
+        data: the bytes of a window's marks.
+        window: the sparse counts of all its samples, by rising bucket.
 
     Raises:
-        DamagedDigestError: the bytes are not what :func:`encode_marks` returns.
+        DamagedDigestError: the bytes are not what :func:`encode_marks` returns, or are those of another window.
     """
-    kind, data = data[:1], data[1:]
-    if kind == _DEFLATED:
-        try:
+    try:
+        kind, data = data[0], data[1:]
+        if kind > (_DEALT | _DEFLATED):
+            raise DamagedDigestError(f"it is of the unknown kind {kind}")
+        if kind & _DEFLATED:
             data = zlib.decompress(data, wbits=-zlib.MAX_WBITS)
-        except zlib.error as error:
-            raise DamagedDigestError(str(error)) from None
-    elif kind != _PLAIN:
-        raise DamagedDigestError(f"it is of the unknown kind {kind!r}")
-    reader = _Reader(data)
-    marks = {reader.varint(): reader.counts() for _ in range(reader.varint())}
-    reader.finish()
-    return marks
+        return _dealt(data, window) if kind & _DEALT else _digests(data, window)
+    except zlib.error as error:
+        raise DamagedDigestError(str(error)) from None
+    except IndexError:
+        raise _cut(data) from None
+
+
+def _digests(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]:
+    size, position = _varint(data, 0)
+    marks: dict[int, dict[int, int]] = {}
+    for _ in range(size):
+        offset, position = _varint(data, position)
+        marks[offset], position = _counts(data, position)
+    _finish(data, position)
+    # Only now is it safe to go from counts to samples: a damaged count may be beyond all memory.
+    if sum(sum(counts.values()) for counts in marks.values()) != sum(window.values()):
+        raise DamagedDigestError("its marks hold other samples than the window")
+    return {offset: list(_samples(counts)) for offset, counts in marks.items()}
+
+
+def _samples(counts: Mapping[int, int]) -> Iterator[int]:
+    return chain.from_iterable(map(repeat, counts, counts.values()))
+
+
+def _deal(marks: Mapping[int, Digest]) -> bytearray:
+    """A set of bits with the offsets, then for each of the window's samples, from fast to slow, which of them it is."""
+    out = bytearray()
+    offsets = sorted(marks)
+    _put_varint(out, sum(1 << offset for offset in offsets))
+    if len(offsets) > 1:
+        samples = sorted(
+            (bucket, digit, count)
+            for digit, offset in zip(_DIGITS, offsets, strict=False)
+            for bucket, count in marks[offset]
+        )
+        digits = "".join(digit * count for _, digit, count in samples)
+        out += bytes.fromhex(digits if len(digits) % 2 == 0 else digits + _DIGITS[0])
+    return out
+
+
+def _dealt(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]:
+    bits, position = _varint(data, 0)
+    offsets = _offsets(bits)
+    digits = data[position:].hex()
+    samples = sum(window.values())
+    if samples > _WORTH_DEALING_SAMPLES or (samples and not offsets):
+        raise DamagedDigestError(f"{samples} samples are not dealt out to {len(offsets)} marks")
+    if len(offsets) <= 1:
+        _finish(data, position)
+        return {offset: list(_samples(window)) for offset in offsets}
+    if len(digits) != samples + samples % 2:
+        raise DamagedDigestError(f"{len(digits)} half bytes do not deal out {samples} samples")
+    marks: tuple[list[int], ...] = tuple([] for _ in offsets)
+    deal = {digit: mark.append for digit, mark in zip(_DIGITS, marks, strict=False)}
+    try:
+        for digit, bucket in zip(digits, _samples(window), strict=False):
+            deal[digit](bucket)
+    except KeyError as error:
+        raise DamagedDigestError(f"there is no mark {error}") from None
+    return dict(zip(offsets, marks, strict=True))
+
+
+@lru_cache(maxsize=4096)
+def _offsets(bits: int) -> tuple[int, ...]:
+    offsets = tuple(offset for offset in range(bits.bit_length()) if bits >> offset & 1)
+    if len(offsets) > len(_DIGITS):
+        raise DamagedDigestError(f"{len(offsets)} marks are too many to deal out samples to")
+    return offsets
 
 
 def encode_numbers(numbers: Sequence[int]) -> bytes:
@@ -193,8 +279,12 @@ def decode_numbers(data: bytes) -> list[int]:
     Raises:
         DamagedDigestError: the bytes end in the middle of a number.
     """
-    reader = _Reader(data)
     numbers = []
-    while reader.position < len(data):
-        numbers.append(reader.varint())
+    position = 0
+    try:
+        while position < len(data):
+            number, position = _varint(data, position)
+            numbers.append(number)
+    except IndexError:
+        raise _cut(data) from None
     return numbers

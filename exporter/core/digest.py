@@ -68,8 +68,10 @@ class Digest:
 
     def __init__(self, counts: Mapping[int, int]) -> None:
         """Take over sparse counts by bucket; none may be negative, and those of zero are dropped."""
-        self._buckets = sorted(bucket for bucket, count in counts.items() if count > 0)
-        self._cumulative = list(accumulate(counts[bucket] for bucket in self._buckets))
+        if 0 in counts.values():
+            counts = {bucket: count for bucket, count in counts.items() if count}
+        self._buckets = sorted(counts)
+        self._cumulative = list(accumulate([counts[bucket] for bucket in self._buckets]))
         self.count = self._cumulative[-1] if self._cumulative else 0
 
     @classmethod
@@ -109,14 +111,27 @@ class Digest:
 
     def quantile_bucket(self, q: float) -> int:
         """The smallest bucket that at least the share ``q`` of the samples reaches (nearest rank, 0 ≤ q ≤ 1)."""
-        if not self.count:
+        (bucket,) = self.quantile_buckets((q,))
+        return bucket
+
+    def quantile_buckets(self, qs: Iterable[float]) -> list[int]:
+        """The buckets of several quantiles."""
+        buckets, cumulative, count = self._buckets, self._cumulative, self.count
+        if not count:
             raise ValueError("an empty digest has no quantiles")
-        rank = bisect_left(self._cumulative, q * self.count - _EPSILON)
-        return self._buckets[min(rank, len(self._buckets) - 1)]
+        # The last one is there for what rounds up to more than all.
+        last = len(buckets) - 1
+        return [buckets[bisect_left(cumulative, q * count - _EPSILON, 0, last)] for q in qs]
 
     def quantile_seconds(self, q: float) -> float:
         """The quantile ``q`` in seconds, within 1.1 % of the sample of that rank."""
         return bucket_middle_seconds(self.quantile_bucket(q))
+
+    def slowest_bucket(self, number: int) -> int:
+        """The bucket of the sample that is the slowest, the second slowest and so on; the fastest, if that is all."""
+        if not self.count:
+            raise ValueError("an empty digest has no samples")
+        return self._buckets[bisect_left(self._cumulative, self.count - number + 1)]
 
     def count_above(self, bucket: int) -> int:
         """How many samples lie in buckets higher than ``bucket``."""

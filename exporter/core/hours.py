@@ -4,11 +4,11 @@ Hours are pooled by adding their digests, which is exact: p95 of some hours is t
 of p95s.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from exporter.core.civil import HOUR_SECONDS, Calendar, DayType, Slot
 from exporter.core.codec import MARK_SECONDS, decode_counts, decode_marks
@@ -82,7 +82,18 @@ class Hour:
         judgement: what the detector found; see :meth:`Hours.judge`.
     """
 
-    __slots__ = ("_counts", "_digest", "_quantile_buckets", "_windows", "count", "day", "judgement", "slot", "start")
+    __slots__ = (
+        "_counts",
+        "_digest",
+        "_parts",
+        "_quantile_buckets",
+        "_windows",
+        "count",
+        "day",
+        "judgement",
+        "slot",
+        "start",
+    )
 
     def __init__(self, civil: "CivilHour", windows: Sequence[StoredWindow], judgement: Judgement = UNJUDGED) -> None:
         """Take the windows, at least one, that the hour consists of."""
@@ -92,6 +103,7 @@ class Hour:
         self.count = sum([window.traces for window in windows])
         self.judgement = judgement
         self._windows = windows
+        self._parts: list[dict[int, int]] | None = None
         self._counts: dict[int, int] | None = None
         self._digest: Digest | None = None
         self._quantile_buckets: tuple[int, ...] | None = None
@@ -107,10 +119,13 @@ class Hour:
             DamagedDigestError: the stored bytes are no digest.
         """
         if self._counts is None:
-            first, *others = (decode_counts(window.digest) for window in self._windows)
-            for other in others:
-                _add(first, other)
-            self._counts = first
+            parts = self._decoded()
+            if len(parts) == 1:
+                self._counts = parts[0]
+            else:
+                self._counts = {}
+                for part in parts:
+                    _add(self._counts, part)
         return self._counts
 
     @property
@@ -124,25 +139,29 @@ class Hour:
     def quantile_buckets(self) -> tuple[int, ...]:
         """The bucket of each of :data:`QUANTILES` within the hour alone."""
         if self._quantile_buckets is None:
-            digest = self.digest
-            self._quantile_buckets = tuple(digest.quantile_bucket(q) for q in QUANTILES)
+            self._quantile_buckets = tuple(self.digest.quantile_buckets(QUANTILES))
         return self._quantile_buckets
 
-    def marks(self) -> Iterator[tuple[int, dict[int, int]]]:
-        """Sparse counts by bucket for each mark of the clock at or before which traces ended, as unix seconds.
+    def marks(self) -> Iterator[tuple[int, list[int]]]:
+        """Marks of the clock in unix seconds, and the buckets of the traces that ended by each, from fast to slow.
 
         A long trace may have ended in a later hour.
 
         Raises:
             DamagedDigestError: the stored bytes are no marks.
         """
-        for window in self._windows:
+        for window, part in zip(self._windows, self._decoded(), strict=True):
             if window.marks:
-                for offset, counts in decode_marks(window.marks).items():
-                    # Windows of, say, six minutes do not begin at marks of the clock: take the next mark.
-                    late = (window.start - self.start) % MARK_SECONDS
-                    mark = window.start + offset * MARK_SECONDS
-                    yield mark + (MARK_SECONDS - late if late else 0), counts
+                # Windows of, say, six minutes do not begin at marks of the clock: take the next mark.
+                late = (window.start - self.start) % MARK_SECONDS
+                first = window.start + (MARK_SECONDS - late if late else 0)
+                for offset, buckets in decode_marks(window.marks, part).items():
+                    yield first + offset * MARK_SECONDS, buckets
+
+    def _decoded(self) -> list[dict[int, int]]:
+        if self._parts is None:
+            self._parts = [decode_counts(window.digest) for window in self._windows]
+        return self._parts
 
 
 class CivilHour(NamedTuple):
@@ -169,6 +188,10 @@ class HourClock:
     def __init__(self, calendar: Calendar) -> None:
         self._calendar = calendar
         self._known: dict[int, CivilHour] = {}
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Calendar]]:
+        """For another process: the calendar, without what was asked about so far."""
+        return type(self), (self._calendar,)
 
     def hour(self, unix_seconds: int) -> CivilHour:
         """The local hour that an instant in whole unix seconds lies in."""
@@ -206,7 +229,7 @@ def hours_of(
 class Hours:
     """The history of one series: its hours that had traffic, by slot and in time order."""
 
-    __slots__ = ("_all", "_by_day_type", "_by_slot", "_by_start", "_marks", "_running_pool", "_squares", "quarantined")
+    __slots__ = ("_all", "_by_day_type", "_by_slot", "_by_start", "_marks", "_pools", "_squares", "quarantined")
 
     def __init__(self, hours: Iterable[Hour] = ()) -> None:
         """Take hours in any order."""
@@ -218,7 +241,7 @@ class Hours:
         """Starts of the hours that are quarantined."""
         self._squares = [0] * len(QUANTILES)
         self._marks = [0] * len(QUANTILES)
-        self._running_pool = _RunningPool()
+        self._pools: dict[Hashable, _RunningPool] = {}
         for hour in sorted(hours, key=by_start):
             self.append(hour)
 
@@ -283,20 +306,28 @@ class Hours:
                 marks[index] += swing.marks
         return list(map(Swing, squares, marks))
 
-    def pooled(self, hours: Sequence[Hour]) -> dict[int, int]:
-        """Sparse counts by bucket of all traces of some hours together."""
-        return self._running_pool.of(hours)
+    def pooled(self, hours: Sequence[Hour], kind: Hashable = None) -> dict[int, int]:
+        """Sparse counts by bucket of all traces of some hours together.
+
+        Args:
+            hours: some of its hours.
+            kind: what is much the same set of hours every time that it is asked for.
+        """
+        pool = self._pools.get(kind)
+        if pool is None:
+            pool = self._pools[kind] = _RunningPool()
+        return pool.of(hours)
 
     def _take_in(self, hour: Hour) -> None:
         if hour.judgement.quarantined:
             self.quarantined.add(hour.start)
-        else:
+        elif hour.judgement.swings != NO_SWING:
             self._add_swings(hour, 1)
 
     def _take_out(self, hour: Hour) -> None:
         if hour.judgement.quarantined:
             self.quarantined.discard(hour.start)
-        else:
+        elif hour.judgement.swings != NO_SWING:
             self._add_swings(hour, -1)
 
     def _add_swings(self, hour: Hour, sign: int) -> None:
@@ -312,24 +343,29 @@ class _RunningPool:
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
-        self._hours: dict[int, Hour] = {}
+        self._hours: Sequence[Hour] = []
 
     def of(self, hours: Sequence[Hour]) -> dict[int, int]:
         """The counts of some hours together."""
-        wanted = {hour.start: hour for hour in hours}
-        added = wanted.keys() - self._hours.keys()
-        dropped = self._hours.keys() - wanted.keys()
-        if len(added) + len(dropped) < len(wanted):
-            counts = self._counts
-            for start in dropped:
-                _subtract(counts, self._hours[start].counts)
-        else:
-            counts = self._counts = {}
-            added = set(wanted)
-        for start in added:
-            _add(counts, wanted[start].counts)
-        self._hours = wanted
-        return counts.copy()
+        known = self._hours
+        added: Sequence[Hour] = hours[len(known) :]
+        dropped: Sequence[Hour] = []
+        if hours[: len(known)] != known:
+            added, dropped = _difference(hours, known), _difference(known, hours)
+            if len(added) + len(dropped) >= len(hours):
+                self._counts = {}
+                added, dropped = hours, []
+        for hour in dropped:
+            _subtract(self._counts, hour.counts)
+        for hour in added:
+            _add(self._counts, hour.counts)
+        self._hours = hours
+        return self._counts.copy()
+
+
+def _difference(hours: Sequence[Hour], others: Sequence[Hour]) -> list[Hour]:
+    starts = {hour.start for hour in others}
+    return [hour for hour in hours if hour.start not in starts]
 
 
 @lru_cache(maxsize=256)

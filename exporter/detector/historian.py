@@ -71,7 +71,7 @@ class Historian:
         self._settings = settings
         self._detector = Detector(settings.fallback, settings.shift, clock)
         self._quiet_log = log.limited(_SAY_AGAIN_SECONDS, monotonic)
-        self._past = PastJudge(store, self._detector, clock, on_accepted, log, self._quiet_log)
+        self._past = PastJudge(store, self._detector, on_accepted, log, self._quiet_log)
         self._settled_until = settled_until
         self._monotonic = monotonic
         self._log = log

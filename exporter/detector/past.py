@@ -1,26 +1,25 @@
 """Judges past hours as they settle, in time order, so that no baseline learns an incident.
 
 Series are gone through a few at a time: memory stays small, the database is never held for long, and what has been
-found about a series is stored before the next ones are looked at.
+found about a series is stored before the next ones are looked at. Where there is much to judge, a second process helps.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
 
-from exporter.core.codec import DamagedDigestError
 from exporter.core.detection.detector import Detector
-from exporter.core.detection.history import Progress, advance
-from exporter.core.detection.state import SeriesState, decode_state, encode_state
-from exporter.core.hours import HourClock, Hours, hours_of
 from exporter.core.ledger import LedgerEntry
-from exporter.core.span import SeriesKey
+from exporter.detector.helper import Helper
+from exporter.detector.judging import Judged, judge_series
 from exporter.logs import LimitedLog, Log
-from exporter.store import Findings, SeriesHistory, Store
+from exporter.store import SeriesHistory, Store
 
-_SERIES_AT_ONCE: Final = 200
+_SERIES_AT_ONCE: Final = 20
+_WORTH_A_HELPER_HOURS: Final = 100_000
+"""With so many hours of all series left, a second process pays: some ten seconds' work."""
 
 
 class PastJudge:
@@ -30,7 +29,6 @@ class PastJudge:
         self,
         store: Store,
         detector: Detector,
-        clock: HourClock,
         on_accepted: Callable[[], None],
         log: Log,
         quiet_log: LimitedLog,
@@ -40,7 +38,6 @@ class PastJudge:
         Args:
             store: the history.
             detector: the rules.
-            clock: tells the local hours.
             on_accepted: is told of each lasting change that became the new normal.
             log: takes what is accepted and released.
             quiet_log: takes what would be said again every time.
@@ -50,7 +47,6 @@ class PastJudge:
         """
         self._store = store
         self._detector = detector
-        self._clock = clock
         self._on_accepted = on_accepted
         self._log = log
         self._quiet_log = quiet_log
@@ -90,24 +86,43 @@ class PastJudge:
             self._looked_until = until
         lookback = self._detector.rules.lookback_seconds
         since = 0 if self._until is None else self._until - lookback
-        histories = self._store.history(
-            self._store.series(), since, until, marks_from=self._until or 0, at_once=_SERIES_AT_ONCE
-        )
-        while some := list(islice(histories, _SERIES_AT_ONCE)):
-            found: list[tuple[Findings, Progress]] = []
-            for stored in some:
-                if give_up():
-                    break
-                judged = self._judge(stored, until)
-                if judged is not None:
-                    found.append(judged)
-            self._store.record([findings for findings, _ in found])
-            for findings, progress in found:
-                self._tell(findings.key, progress)
-            if give_up():
+        keys = self._store.series()
+        histories = self._store.history(keys, since, until, marks_from=self._until or 0, at_once=_SERIES_AT_ONCE)
+        with Helper(self._detector, until, self._quiet_log) as helper:
+            if not self._judge_all(histories, until, len(keys), helper, give_up):
                 return
         self._store.set_judged_until(until)
         self._until = until
+
+    def _judge_all(
+        self, histories: Iterator[SeriesHistory], until: int, series: int, helper: Helper, give_up: Callable[[], bool]
+    ) -> bool:
+        """Judge series, the helper some of them; whether all were judged before it was told to give up."""
+        found: list[Judged] = []
+        done = hours = 0
+        while not give_up():
+            if helper.is_free():
+                found += helper.exchange(list(islice(histories, _SERIES_AT_ONCE)))
+            stored = next(histories, None)
+            if stored is None:
+                self._record([*found, *helper.exchange([])])
+                return True
+            found.append(judge_series(self._detector, stored, until))
+            done += 1
+            hours += sum(bool(window.marks) for window in stored.windows)
+            if hours * (series / done - 1) > _WORTH_A_HELPER_HOURS:
+                helper.start()
+            if len(found) >= _SERIES_AT_ONCE:
+                self._record(found)
+                found = []
+        self._record(found)
+        return False
+
+    def _record(self, found: Sequence[Judged]) -> None:
+        """Store what was found, and say what is worth saying about it."""
+        self._store.record([judged.findings for judged in found if judged.findings is not None])
+        for judged in found:
+            self._tell(judged)
 
     def _begin_anew(self) -> bool:
         """Forget what was found if it is void."""
@@ -119,36 +134,15 @@ class PastJudge:
             self._until = None
             return True
 
-    def _judge(self, stored: SeriesHistory, until: int) -> tuple[Findings, Progress] | None:
-        """What is found about one series; None if there is nothing new, or nothing that can be read."""
-        state = self._state(stored)
-        if until <= (stored.windows[0].start if state is None else state.until):
-            return None
-        history = Hours(hours_of(stored.windows, self._clock, stored.judgements))
-        try:
-            progress = advance(self._detector, history, until, state, suspects=stored.suspects)
-        except DamagedDigestError as error:
+    def _tell(self, judged: Judged) -> None:
+        key = judged.key
+        if judged.forgotten is not None:
+            self._log.warning("what was found about a series is not readable", series=key, error=judged.forgotten)
+        if judged.damage is not None:
             self._quiet_log.error(
-                ("judging", stored.key),
-                "stored history is damaged, its series is not judged",
-                series=stored.key,
-                error=error,
+                ("judging", key), "stored history is damaged, its series is not judged", series=key, error=judged.damage
             )
-            return None
-        settled = [start for start in stored.suspects if start < until and start not in progress.state.suspects]
-        return Findings(stored.key, progress.judgements, encode_state(progress.state), settled), progress
-
-    def _state(self, stored: SeriesHistory) -> SeriesState | None:
-        if stored.state is None:
-            return None
-        try:
-            return decode_state(stored.state)
-        except ValueError as error:
-            self._log.warning("what was found about a series is not readable", series=stored.key, error=error)
-            return None
-
-    def _tell(self, key: SeriesKey, progress: Progress) -> None:
-        for epoch in progress.accepted:
+        for epoch in judged.accepted:
             self._on_accepted()
             self._log.info(
                 "a lasting change of latency is the new normal",
@@ -156,10 +150,10 @@ class PastJudge:
                 span_name=key.span_name,
                 since=datetime.fromtimestamp(epoch, UTC),
             )
-        if progress.released:
+        if judged.released:
             self._log.info(
                 "what looked anomalous recurs at this hour, so it is usual",
                 service_name=key.service_name,
                 span_name=key.span_name,
-                hours=len(progress.released),
+                hours=judged.released,
             )

@@ -110,9 +110,9 @@ class _Replay:
         self._recent.discard(civil.start, parameters)
         hour = self._history.at(civil.start)
         if hour is not None:
-            for mark, counts in hour.marks():
-                self._recent.add_counts(mark, counts)
-                self._slowest[mark] = max(self._slowest.get(mark, _NEVER), max(counts, default=_NEVER))
+            for mark, buckets in hour.marks():
+                self._recent.extend(mark, buckets)
+                self._slowest[mark] = max(self._slowest.get(mark, _NEVER), max(buckets, default=_NEVER))
         if hour is None and not self._slowest and self._flag == DOWN and self._is_gone(civil.start):
             return
         outlook, schedule = self._detector.schedule_at(self._history, state, civil.start)

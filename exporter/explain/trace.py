@@ -10,7 +10,7 @@ from exporter.core.span import SeriesKey
 from exporter.core.trace_path import TracePath, TraceSpan, longest_span, trace_path
 from exporter.detector.inquiry import Inquiry
 from exporter.explain.check import Check, check
-from exporter.explain.words import sentence, series_name
+from exporter.explain.words import counted, sentence, series_name
 from exporter.terminal import printable
 
 _NS: Final = 1_000_000_000
@@ -104,13 +104,13 @@ def oddities(path: TracePath) -> list[str]:
     found = path.oddities
     lines = [
         (found.roots == 0, "its root was not received; the longest part that was is explained"),
-        (found.roots > 1, f"it has {found.roots:,} spans without a parent; the longest is explained"),
-        (found.missing_parents > 0, f"{found.missing_parents:,} spans belong to spans that were not received"),
-        (found.in_cycles > 0, f"{found.in_cycles:,} spans are their own ancestors"),
-        (found.duplicates > 0, f"{found.duplicates:,} spans have the id of another; the longest of them counts"),
-        (found.elsewhere > 0, f"{found.elsewhere:,} spans do not belong to what is explained"),
-        (found.not_waited_for > 0, f"{found.not_waited_for:,} spans went on when it was over, and were not waited for"),
-        (found.moved > 0, f"{found.moved:,} spans were moved in time, since the clocks of services differ"),
+        (found.roots > 1, f"{counted(found.roots, 'span')} without a parent; the longest is explained"),
+        (found.missing_parents, f"{counted(found.missing_parents, 'span')} of a parent that was not received"),
+        (found.in_cycles, f"{counted(found.in_cycles, 'span')} in circles, being an ancestor of itself"),
+        (found.duplicates, f"{counted(found.duplicates, 'span')} with the id of another; the longest counts"),
+        (found.elsewhere, f"{counted(found.elsewhere, 'span')} not belonging to what is explained"),
+        (found.not_waited_for, f"{counted(found.not_waited_for, 'span')} outliving the parent, and not waited for"),
+        (found.moved, f"{counted(found.moved, 'span')} moved in time, since the clocks of services differ"),
     ]
     return [line for odd, line in lines if odd]
 

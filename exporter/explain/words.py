@@ -64,11 +64,12 @@ def _of_duration(name: str, verdict: DurationVerdict, usual: Usual) -> str:
         return f"Whether {asked} is much for {name} {when(usual.hour.slot)} cannot be told: there is no baseline."
     verb = "is an outlier" if verdict.outlier else "is no outlier"
     side = "above" if verdict.outlier else "not above"
+    slower = f"{verdict.slower_traces:,}" if verdict.slower_traces else "none"
     ratio = "" if verdict.p50_ratio is None else f"{verdict.p50_ratio:.2g} × the usual median, and "
     return (
         f"{asked} {verb} for {name} {when(usual.hour.slot)}: it is {side} the threshold of {duration(threshold)} "
         f"(usual p50 {duration(baseline.p50_seconds)}, p95 {duration(baseline.p95_seconds)}); that is {ratio}"
-        f"{verdict.slower_traces:,} of the {baseline.count:,} traces that it is compared with took longer "
+        f"{slower} of the {baseline.count:,} traces that it is compared with took longer "
         f"({compared_with(baseline)}, level {baseline.level:d})."
     )
 

@@ -13,8 +13,6 @@ from exporter.telemetry import SkipReason
 
 _REMEMBERED_ANSWERS: Final = 100_000
 _REMEMBERED_CHARACTERS: Final = 16 << 20
-_LONGEST_NAME: Final = 1_000
-"""Characters of a name that are kept: no endpoint is called like that, but ten thousand of them would fill a page."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +35,12 @@ class SeriesRules:
 
     def renamed(self, key: SeriesKey) -> SeriesKey:
         """The name under which a series is kept."""
-        span_name = key.span_name[:_LONGEST_NAME]
+        span_name = key.span_name
         for pattern, replacement in self.rename:
             span_name = pattern.sub(replacement, span_name)
         if self.placeholders:
             span_name = with_placeholders(span_name)
-        return SeriesKey(key.service_name[:_LONGEST_NAME], span_name[:_LONGEST_NAME])
+        return key._replace(span_name=span_name)
 
     def wants(self, key: SeriesKey) -> bool:
         """Whether the patterns let a series (already renamed) in."""

@@ -161,7 +161,7 @@ class Store:
             return list(self._ids)
 
     def history(
-        self, keys: Iterable[SeriesKey], start: int, end: int, *, marks_from: int | None = None, at_once: int = 200
+        self, keys: Iterable[SeriesKey], start: int, end: int, *, marks_from: int | None = None, at_once: int = 20
     ) -> Iterator[SeriesHistory]:
         """What is stored of some series in the windows that begin in ``[start, end)``.
 

@@ -1,6 +1,6 @@
 """Spans become digests: each in the window it started in, at the mark by which it ended, under the name it is kept."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from math import ceil
 from typing import NamedTuple
@@ -110,8 +110,8 @@ def test_marks_are_those_of_the_clock_however_long_windows_are(case: Case) -> No
             stored = StoredWindow(
                 content.window.start, found.digest.count, encode_digest(found.digest), encode_marks(found.marks)
             )
-            for mark, counts in Hour(clock.hour(content.window.start), [stored]).marks():
-                told[mark].append(Digest(counts))
+            for mark, samples in Hour(clock.hour(content.window.start), [stored]).marks():
+                told[mark].append(Digest(Counter(samples)))
     assert {mark: Digest.pool(some) for mark, some in told.items()} == {
         mark: Digest.of_ns(some) for mark, some in ended.items()
     }

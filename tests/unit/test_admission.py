@@ -158,13 +158,6 @@ def test_ids_become_placeholders_after_the_users_own_names() -> None:
     assert len(admission) == 1
 
 
-def test_nobody_is_called_longer_than_a_name_can_be() -> None:
-    admission = Admission(rules())
-    kept = admission.ask(SeriesKey("s" * 5_000, "n" * 5_000))
-    assert isinstance(kept, SeriesKey)
-    assert (len(kept.service_name), len(kept.span_name)) == (1_000, 1_000)
-
-
 def test_that_it_is_full_is_said_once_until_there_is_room_again(caplog: pytest.LogCaptureFixture) -> None:
     admission = Admission(rules(most=1), get_logger("series"))
     for key in (CART, LOGIN, HEALTH, LOGIN):

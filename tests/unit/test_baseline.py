@@ -224,11 +224,12 @@ def test_the_repeated_hour_of_autumn_is_two_hours_of_one_slot() -> None:
 
 def test_marks_tell_when_traces_ended() -> None:
     civil = CLOCK.hour(MONDAY)
-    whole = StoredWindow(MONDAY, 3, b"", encode_marks({1: Digest({5: 2}), 14: Digest({9: 1})}))
-    assert list(Hour(civil, [whole]).marks()) == [(MONDAY + 300, {5: 2}), (MONDAY + 14 * 300, {9: 1})]
+    digest = encode_digest(Digest({5: 2, 9: 1}))
+    whole = StoredWindow(MONDAY, 3, digest, encode_marks({1: Digest({5: 2}), 14: Digest({9: 1})}))
+    assert list(Hour(civil, [whole]).marks()) == [(MONDAY + 300, [5, 5]), (MONDAY + 14 * 300, [9])]
     # Six minutes are no multiple of five: what ended by a mark of the window ended by the next mark of the clock.
-    sixth = StoredWindow(MONDAY + 360, 1, b"", encode_marks({1: Digest({5: 1})}))
-    assert list(Hour(civil, [sixth]).marks()) == [(MONDAY + 900, {5: 1})]
+    sixth = stored(MONDAY + 360, 1, 5)._replace(marks=encode_marks({1: Digest({5: 1})}))
+    assert list(Hour(civil, [sixth]).marks()) == [(MONDAY + 900, [5])]
     assert list(Hour(civil, [stored(MONDAY, 1)]).marks()) == []
 
 

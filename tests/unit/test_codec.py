@@ -1,6 +1,8 @@
 """What is stored comes back as it was, and what was damaged is refused or makes sense all the same."""
 
-from collections.abc import Callable, Mapping
+import zlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 from hypothesis import given
@@ -21,7 +23,13 @@ from exporter.core.digest import HIGHEST_BUCKET, ZERO_BUCKET, Digest
 buckets = st.integers(ZERO_BUCKET, HIGHEST_BUCKET)
 counts = st.dictionaries(buckets, st.one_of(st.integers(1, 130), st.integers(1, 2**50)), max_size=20)
 digests = counts.map(Digest)
-marks = st.dictionaries(st.integers(0, 1000), digests, max_size=15)
+# Few samples are dealt out to their marks, many have a digest for each, and so have those that are far apart.
+few = st.dictionaries(buckets, st.integers(1, 40), max_size=10)
+many = st.dictionaries(buckets, st.integers(1, 400), max_size=20)
+marks = st.one_of(
+    st.dictionaries(st.integers(0, 70), few.map(Digest), max_size=18),
+    st.dictionaries(st.integers(0, 1000), many.map(Digest), max_size=15),
+)
 numbers = st.lists(st.one_of(st.integers(0, 300), st.integers(0, 2**63 - 1)))
 
 
@@ -34,7 +42,22 @@ def test_a_digest_comes_back_as_it_was(by_bucket: dict[int, int]) -> None:
 
 @given(marks)
 def test_marks_come_back_as_they_were(by_offset: dict[int, Digest]) -> None:
-    assert _digests(decode_marks(encode_marks(by_offset))) == by_offset
+    decoded = decode_marks(encode_marks(by_offset), _window(by_offset))
+    assert _digests(decoded) == by_offset
+    assert all(samples == sorted(samples) for samples in decoded.values())
+
+
+@pytest.mark.parametrize(
+    ("data", "by_offset"),
+    [
+        (bytes.fromhex("0002010127040401000a"), {1: {-20: 2}, 4: {0: 5}}),
+        (b"\x01" + zlib.compress(bytes.fromhex("0101010004"), wbits=-15), {1: {0: 2}}),
+    ],
+)
+def test_marks_that_an_older_exporter_wrote_are_read(data: bytes, by_offset: dict[int, dict[int, int]]) -> None:
+    """Digests by mark, plain and deflated, however few the samples are."""
+    expected = {offset: Digest(counts) for offset, counts in by_offset.items()}
+    assert _digests(decode_marks(data, _window(expected))) == expected
 
 
 def test_marks_that_resemble_one_another_are_stored_in_little_space() -> None:
@@ -42,14 +65,16 @@ def test_marks_that_resemble_one_another_are_stored_in_little_space() -> None:
     alike = dict.fromkeys(range(1, 13), digest)
     data = encode_marks(alike)
     assert len(data) < 2 * len(encode_digest(digest))
-    assert _digests(decode_marks(data)) == alike
+    assert _digests(decode_marks(data, _window(alike))) == alike
+
+
+def test_few_samples_take_half_a_byte_each() -> None:
+    by_offset = {offset: Digest({37 * offset % 50 - 100: 1, 90 * offset % 70 - 30: 1}) for offset in range(1, 13)}
+    assert len(encode_marks(by_offset)) == 1 + 2 + 12
 
 
 def test_deflating_never_makes_marks_longer() -> None:
     """What does not repeat itself is stored as it is, with one byte in front."""
-    few = {1: Digest({-20: 3}), 12: Digest({40: 1})}
-    plain = 1 + 1 + sum(1 + len(encode_digest(digest)) for digest in few.values())
-    assert len(encode_marks(few)) == plain
     irregular = {1: Digest({bucket * (bucket + 7) % 1999 - 957: bucket**3 + 1 for bucket in range(60)})}
     assert len(encode_marks(irregular)) <= 2 + 1 + len(encode_digest(irregular[1]))
 
@@ -83,7 +108,7 @@ def test_cut_marks_are_refused(by_offset: dict[int, Digest], data: st.DataObject
     encoded = encode_marks(by_offset)
     cut = data.draw(st.integers(0, len(encoded) - 1))
     with pytest.raises(DamagedDigestError):
-        decode_marks(encoded[:cut])
+        decode_marks(encoded[:cut], _window(by_offset))
 
 
 def _flipped(draw: Callable[[st.SearchStrategy[int]], int], encoded: bytes) -> bytes:
@@ -117,17 +142,27 @@ def test_a_digest_with_flipped_bits_is_refused_or_usable(digest: Digest, data: s
 def test_marks_with_flipped_bits_are_refused_or_usable(by_offset: dict[int, Digest], data: st.DataObject) -> None:
     damaged = _flipped(data.draw, encode_marks(by_offset))
     try:
-        decoded = decode_marks(damaged)
+        decoded = decode_marks(damaged, _window(by_offset))
     except DamagedDigestError:
         return
-    for offset, by_bucket in decoded.items():
+    assert sum(map(len, decoded.values())) == sum(digest.count for digest in by_offset.values())
+    for offset, samples in decoded.items():
         assert 0 <= offset < 2**63
-        _is_usable(by_bucket)
+        _is_usable(Counter(samples))
+
+
+@given(marks, marks)
+def test_marks_of_another_window_are_refused_or_usable(one: dict[int, Digest], other: dict[int, Digest]) -> None:
+    try:
+        decoded = decode_marks(encode_marks(one), _window(other))
+    except DamagedDigestError:
+        return
+    assert sum(map(len, decoded.values())) == sum(digest.count for digest in other.values())
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused_or_usable(data: bytes) -> None:
-    for decode in (decode_counts, decode_marks, decode_numbers, decode_digest):
+    for decode in (decode_counts, lambda marks: decode_marks(marks, {0: 3}), decode_numbers, decode_digest):
         try:
             decode(data)
         except DamagedDigestError as error:
@@ -151,8 +186,13 @@ def test_what_no_digest_can_hold_is_refused(data: bytes, what: str) -> None:
 
 def test_marks_of_an_unknown_kind_are_refused() -> None:
     with pytest.raises(DamagedDigestError, match="unknown kind"):
-        decode_marks(b"\x02" + encode_marks({1: Digest({0: 1})})[1:])
+        decode_marks(b"\x04" + encode_marks({1: Digest({0: 1})})[1:], {0: 1})
 
 
-def _digests(decoded: Mapping[int, Mapping[int, int]]) -> dict[int, Digest]:
-    return {offset: Digest(by_bucket) for offset, by_bucket in decoded.items()}
+def _window(by_offset: Mapping[int, Digest]) -> dict[int, int]:
+    """The counts of all samples, as they are stored beside the marks."""
+    return dict(Digest.pool(by_offset.values()))
+
+
+def _digests(decoded: Mapping[int, Sequence[int]]) -> dict[int, Digest]:
+    return {offset: Digest(Counter(samples)) for offset, samples in decoded.items()}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from exporter.core.baseline import FallbackLevel, Pool
 from exporter.core.civil import DayType, Slot
 from exporter.core.codec import encode_digest
-from exporter.core.detection.parameters import Parameters
+from exporter.core.detection.marked import Swept
+from exporter.core.detection.parameters import MIN_JUDGED, Parameters
 from exporter.core.detection.thresholds import Prediction, Thresholds
 from exporter.core.digest import BUCKETS_PER_OCTAVE, ZERO_BUCKET, Digest, bucket_of_seconds
 from exporter.core.hours import CivilHour, Hour, StoredWindow, Swing
@@ -19,6 +20,7 @@ from tests.unit.naive_detector import QUANTILES, NaiveDetector, quantile
 
 SLOT = Slot(0, DayType.WEEKDAY)
 NO_SWINGS = [Swing(), Swing(), Swing()]
+PARAMETERS = Parameters()
 NO_DELTA = Parameters(min_delta_seconds=0)
 
 
@@ -161,5 +163,21 @@ def test_distances_are_those_of_the_definition(hours: list[list[int]], window: l
         distance = min(Fraction(2), Fraction(abs(quantile(window, float(q)) - quantile(pool, float(q))), 32))
         sampling = Fraction(NaiveDetector.sampling_sd(pool, q, n))
         expected.append(4096 * max(distance**2 / 4, distance**2 - sampling**2))
-    of_window = [quantile(window, float(q)) for q in QUANTILES]
-    assert Prediction(pool_of(hours), NO_SWINGS, NO_DELTA).squared_distances(of_window, n) == expected
+    judged = expected if n >= MIN_JUDGED else []
+    # Seen at two marks, it counts twice.
+    found = Prediction(pool_of(hours), NO_SWINGS, NO_DELTA).swings_of([Swept([300, 600], sorted(window))])
+    assert [swing.squares for swing in found if swing.marks] == [2 * square for square in judged]
+    assert {swing.marks for swing in found} <= {0, 2}
+
+
+@given(pools, st.lists(st.integers(0, 4096), min_size=3, max_size=3))
+def test_no_threshold_lies_below_its_floor(hours: list[list[int]], squares: list[int]) -> None:
+    prediction = Prediction(pool_of(hours), [Swing(each, 1) for each in squares], PARAMETERS)
+    floors, found = prediction.floors, prediction.thresholds
+    for least, threshold in zip(floors.quantiles, found.quantiles, strict=True):
+        assert (least.q, least.usual) == (threshold.q, threshold.usual)
+        assert least.stat <= threshold.stat
+        assert least.gate <= threshold.gate
+        assert least.clear <= threshold.clear
+    assert floors.correlation == found.correlation
+    assert floors.fast >= found.fast

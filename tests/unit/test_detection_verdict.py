@@ -1,7 +1,6 @@
 """The verdict on one window."""
 
 from collections.abc import Sequence
-from operator import gt
 
 import pytest
 from hypothesis import given
@@ -9,10 +8,9 @@ from hypothesis import strategies as st
 
 from exporter.core.detection.flag import DOWN, FlagEvent
 from exporter.core.detection.parameters import Parameters
-from exporter.core.detection.schedule import LazySchedule
 from exporter.core.detection.thresholds import QuantileThreshold, Thresholds
 from exporter.core.detection.tick import tick
-from exporter.core.detection.verdict import HourThresholds, Schedule, Verdict, judge
+from exporter.core.detection.verdict import Floors, HourThresholds, Schedule, Verdict, can_be_shifted, judge
 from exporter.core.detection.window import RecentTraces
 from exporter.core.hours import QUANTILES
 
@@ -176,8 +174,23 @@ def test_the_score_passes_one_exactly_where_a_quantile_passes_its_gate(buckets: 
     score = verdict_on(buckets).score
     assert score is not None
     assert (score > 1) is passed
-    view = recent_of(buckets).view(NOW, PARAMETERS)
-    assert passed is any(map(gt, view.quantile_buckets, LazySchedule([HourThresholds(HOUR, found)]).least_gates()))
+
+
+@given(windows, st.integers(0, 20), st.integers(0, 40))
+def test_what_is_a_shift_can_be_one_by_any_floors(buckets: list[int], stat: int, gate: int) -> None:
+    found = thresholds()
+    floors = Floors.of(
+        found._replace(
+            quantiles=tuple(each._replace(stat=each.stat - stat, gate=each.gate - gate) for each in found.quantiles)
+        )
+    )
+    for each in (Floors.of(found), floors, Floors.of(found).lowered(floors), floors.lowered(Floors.of(found))):
+        assert can_be_shifted(sorted(buckets), each, PARAMETERS) or not verdict_on(buckets).shifted
+
+
+@given(windows)
+def test_a_window_can_be_a_shift_by_its_own_thresholds_only_if_it_is_one(buckets: list[int]) -> None:
+    assert can_be_shifted(sorted(buckets), Floors.of(thresholds()), PARAMETERS) is verdict_on(buckets).shifted
 
 
 def test_a_tick_without_thresholds_gives_no_verdict_and_lets_a_flag_fall() -> None:

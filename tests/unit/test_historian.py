@@ -33,7 +33,7 @@ class WatchedStore(Store):
     refuses_writes = False
 
     def history(
-        self, keys: Iterable[SeriesKey], start: int, end: int, *, marks_from: int | None = None, at_once: int = 200
+        self, keys: Iterable[SeriesKey], start: int, end: int, *, marks_from: int | None = None, at_once: int = 20
     ) -> Iterator[SeriesHistory]:
         if self.refuses_reads:
             raise StoreError("locked", "reading the history failed")

@@ -20,7 +20,7 @@ from exporter.core.span import SeriesKey, Span
 from exporter.detector.historian import Historian
 from exporter.detector.live import LiveEdge
 from exporter.detector.recall import Moment, Recall
-from exporter.detector.snapshot import SeriesStatus
+from exporter.detector.snapshot import NO_OUTLIERS, SeriesStatus
 from exporter.logs import get_logger
 from exporter.store import SeriesHistory, Store
 from tests.unit.backtest_traffic import MONDAY, Incident, requests
@@ -114,6 +114,7 @@ class TestAsTheLiveEdge:
                 traces_total=0,
                 outliers_total=0,
                 exemplar=None,
+                outliers=NO_OUTLIERS,
                 explanation=None,
                 outlier=recalled[at].outlier,
             )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from sqlite_utils import Database
 
 from exporter.core.accumulate import Accumulator, WindowContent
-from exporter.core.codec import decode_digest, decode_marks
+from exporter.core.codec import decode_counts, decode_digest, decode_marks
 from exporter.core.digest import Digest
 from exporter.core.hours import Judgement, Swing
 from exporter.core.ledger import LedgerEntry, Window, WindowState
@@ -108,7 +109,8 @@ def test_a_window_and_its_digests_come_back_as_they_were(tmp_path: Path) -> None
         (stored,) = found[LOGIN].windows
         assert (stored.start, stored.traces) == (window(1).start, 2)
         assert decode_digest(stored.digest) == Digest.of_ns([0, 400 * NS])
-        marks = {offset: Digest(counts) for offset, counts in decode_marks(stored.marks).items()}
+        told = decode_marks(stored.marks, decode_counts(stored.digest))
+        marks = {offset: Digest(Counter(samples)) for offset, samples in told.items()}
         assert marks == {0: Digest.of_ns([0]), 2: Digest.of_ns([400 * NS])}
 
 

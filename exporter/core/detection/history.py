@@ -7,7 +7,6 @@ beside each series, from which judging goes on with the next hour as if it had n
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from operator import gt
 from typing import NamedTuple
 
 from exporter.core.baseline import Baseline
@@ -15,14 +14,15 @@ from exporter.core.codec import MARK_SECONDS
 from exporter.core.detection.detector import Detector, Outlook
 from exporter.core.detection.explanation import Explanation
 from exporter.core.detection.flag import DOWN, FlagEvent
+from exporter.core.detection.marked import MarkedTraces
 from exporter.core.detection.parameters import MIN_JUDGED, SUSPICION_SECONDS, Parameters
 from exporter.core.detection.schedule import LazySchedule
 from exporter.core.detection.settlement import SettledHour, extended_run, is_anomalous, is_elevated, is_new_normal
 from exporter.core.detection.state import SeriesState
 from exporter.core.detection.thresholds import Prediction
 from exporter.core.detection.tick import Tick, tick
-from exporter.core.detection.window import RecentTraces
-from exporter.core.hours import NO_SWING, QUANTILES, UNJUDGED, CivilHour, Hour, Hours, Judgement, Swing
+from exporter.core.detection.verdict import can_be_shifted
+from exporter.core.hours import NO_SWING, UNJUDGED, CivilHour, Hour, Hours, Judgement, Swing
 
 
 class FlagChange(NamedTuple):
@@ -113,7 +113,7 @@ class _Fold:
         self._suspects = {*state.suspects, *suspects}
         self._flag = state.flag
         self._schedule = LazySchedule(state.schedule)
-        self._recent = RecentTraces(state.recent)
+        self._recent = MarkedTraces(state.recent)
         self._progress = Progress(state)
 
     def run(self, until: int) -> Progress:
@@ -131,7 +131,7 @@ class _Fold:
             suspects=tuple(sorted(start for start in self._suspects if start >= position - SUSPICION_SECONDS)),
             flag=self._flag,
             schedule=self._schedule.hours,
-            recent=tuple(self._recent),
+            recent=tuple(self._recent.recent()),
         )
         return self._progress
 
@@ -144,8 +144,7 @@ class _Fold:
             self._schedule = LazySchedule()
             return
         if hour is not None:
-            for mark, counts in hour.marks():
-                recent.add_counts(mark, counts)
+            recent.add(hour.marks())
         outlook = self._detector.expect(self._history, civil, epoch=self._epoch)
         if outlook.pool is not None:
             for recurring in outlook.pool.released:
@@ -161,37 +160,29 @@ class _Fold:
     def _tick_through(self, civil: CivilHour, outlook: Outlook) -> tuple[Swing, ...]:
         """Tick at the marks of an hour; returns how far its windows lay from the prediction.
 
-        A tick can only change something if the flag is up or pending, or a quantile lies above the least its gate can
-        be; all others are passed over.
+        A tick can only change something if the flag is up or pending, or the window is a shift by the least that the
+        gates can be; all others are passed over.
         """
         if len(self._recent) < MIN_JUDGED and self._flag == DOWN:
             return NO_SWING
+        marks = range(civil.start + MARK_SECONDS, civil.end + 1, MARK_SECONDS)
+        if outlook.prediction is None:
+            for mark in marks:
+                if self._flag != DOWN:
+                    self._tick(mark, outlook)
+            return NO_SWING
         parameters = self._detector.parameters
-        prediction = outlook.prediction
-        since, gates = self._schedule.since, self._schedule.least_gates()
-        squares = [0] * len(QUANTILES)
-        marks = [0] * len(QUANTILES)
-        distances: list[int] = []
-        suspicious = False
-        bounds: tuple[int, int] | None = None
-        for mark in range(civil.start + MARK_SECONDS, civil.end + 1, MARK_SECONDS):
-            previous, bounds = bounds, self._recent.bounds(mark, parameters)
-            if bounds != previous:
-                window = self._recent.between(*bounds).after(since)
-                distances, suspicious = [], False
-                if prediction is not None and window.traces >= MIN_JUDGED:
-                    buckets = window.quantile_buckets
-                    distances = prediction.squared_distances(buckets, window.traces)
-                    suspicious = any(map(gt, buckets, gates))
-            for index, distance in enumerate(distances):
-                squares[index] += distance
-                marks[index] += 1
-            if suspicious or self._flag != DOWN:
-                self._tick(mark, outlook)
-        return tuple(map(Swing, squares, marks))
+        windows = self._recent.sweep(marks, self._schedule.since, parameters)
+        floors = self._schedule.floors()
+        for instants, buckets in windows:
+            suspicious = can_be_shifted(buckets, floors, parameters)
+            for mark in instants:
+                if suspicious or self._flag != DOWN:
+                    self._tick(mark, outlook)
+        return outlook.prediction.swings_of(windows)
 
     def _tick(self, mark: int, outlook: Outlook) -> None:
-        found = tick(self._recent, mark, self._schedule.hours, self._flag, self._detector.parameters)
+        found = tick(self._recent.recent(), mark, self._schedule.hours, self._flag, self._detector.parameters)
         self._flag = found.flag
         self._suspects.update(found.suspects)
         change = flag_change(mark, found, outlook, self._detector.parameters)
@@ -209,20 +200,16 @@ class _Fold:
         self._run = extended_run(self._run, SettledHour(hour.start, anomalous, elevated))
 
     def _remarkable(self, hour: Hour, prediction: Prediction) -> tuple[bool, bool]:
-        """Whether an hour is anomalous, and whether it is elevated; for most hours it takes no thresholds to tell.
+        """Whether an hour is anomalous, and whether it is elevated; for most hours the floors are enough to tell.
 
         Outside of a run nobody asks whether an hour that is not anomalous is elevated, so then it counts as not.
         """
-        floors = prediction.floors
-        buckets = hour.quantile_buckets
-        least = floors.clears if self._run else floors.gates
-        if buckets[0] > floors.fast and not any(map(gt, buckets, least)):
-            return False, False
-        if not self._run and hour.count < MIN_JUDGED:
+        parameters, digest, floors = self._detector.parameters, hour.digest, prediction.floors
+        if not is_anomalous(digest, floors, parameters) and not (self._run and is_elevated(digest, floors)):
             return False, False
         thresholds = prediction.thresholds
-        anomalous = is_anomalous(hour.digest, thresholds, self._detector.parameters)
-        return anomalous, anomalous or is_elevated(hour.digest, thresholds)
+        anomalous = is_anomalous(digest, thresholds, parameters)
+        return anomalous, anomalous or is_elevated(digest, thresholds)
 
     def _accept(self, epoch: int, civil: CivilHour) -> None:
         """What has begun at ``epoch`` is the new normal: its hours are released, and the swing starts anew."""

@@ -6,17 +6,16 @@ For backtests of recorded traffic and for benchmarks. Stored history has no sing
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from operator import gt
 
 from exporter.core.codec import MARK_SECONDS, encode_digest, encode_marks
 from exporter.core.detection.detector import Detector, Outlook
 from exporter.core.detection.flag import DOWN, FlagEvent
 from exporter.core.detection.history import FlagChange, advance, flag_change
-from exporter.core.detection.parameters import MIN_JUDGED, SUSPICION_SECONDS
+from exporter.core.detection.parameters import SUSPICION_SECONDS
 from exporter.core.detection.schedule import LazySchedule
 from exporter.core.detection.state import SeriesState
 from exporter.core.detection.tick import tick
-from exporter.core.detection.verdict import Schedule
+from exporter.core.detection.verdict import Schedule, can_be_shifted
 from exporter.core.detection.window import RecentTraces, end_second
 from exporter.core.digest import Digest, bucket_of_ns
 from exporter.core.hours import CivilHour, Hour, Hours, Judgement, StoredWindow
@@ -79,7 +78,8 @@ class Replay:
         schedule = LazySchedule()
         if live and self._state is not None:
             outlook, schedule = self._detector.schedule_at(self._history, self._state, civil.start, self._suspects)
-        since, gates = schedule.since, schedule.least_gates()
+        since = schedule.since
+        floors = schedule.floors() if outlook.prediction is not None else None
         bounds: tuple[int, int] | None = None
         suspicious = False
         coming = self._coming
@@ -92,7 +92,7 @@ class Replay:
             previous, bounds = bounds, recent.bounds(now, parameters)
             if bounds != previous:
                 window = recent.between(*bounds).after(since)
-                suspicious = window.traces >= MIN_JUDGED and any(map(gt, window.quantile_buckets, gates))
+                suspicious = floors is not None and can_be_shifted(window.buckets, floors, parameters)
             if suspicious or self._flag != DOWN:
                 self._tick(now, outlook, schedule.hours)
         del coming[:position]

@@ -1,9 +1,10 @@
 """Thresholds by hour, worked out only when a window comes near them: for most hours of the past none does."""
 
 from collections.abc import Iterable
+from functools import reduce
 
 from exporter.core.detection.thresholds import Prediction, Thresholds
-from exporter.core.detection.verdict import HourThresholds
+from exporter.core.detection.verdict import Floors, HourThresholds
 
 
 class LazySchedule:
@@ -43,10 +44,7 @@ class LazySchedule:
         """What ended up to this instant is not judged."""
         return self._sources[-1][0] if self._sources else 0
 
-    def least_gates(self) -> tuple[int, ...]:
-        """For each quantile a bucket that it must exceed in any case to be a shift."""
-        gates = [
-            source.floors.gates if isinstance(source, Prediction) else [each.gate for each in source.quantiles]
-            for _, source in self._sources
-        ]
-        return tuple(map(min, zip(*gates, strict=True)))
+    def floors(self) -> Floors:
+        """What its thresholds are at least, in whichever hour a trace ended; it must not be empty."""
+        floors = [Floors.of(source.floors if isinstance(source, Prediction) else source) for _, source in self._sources]
+        return reduce(Floors.lowered, floors)

@@ -4,25 +4,27 @@ Everything is counted in buckets of the digest, 32 to an octave, and nothing is 
 by ``ceil(32 log2 R)`` buckets, so the number of traces above a threshold is exact.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import chain
 from math import ceil, log2, sqrt
 from operator import mul, sub
 from typing import Final, NamedTuple
 
 from exporter.core.baseline import Pool
+from exporter.core.detection.marked import Swept
 from exporter.core.detection.parameters import (
     CLEAR_RATIO,
     CORRELATION,
     MAX_SWING_OCTAVES,
+    MIN_JUDGED,
     MIN_SWING_MARK,
     PRIOR_SWING_OCTAVES,
     PRIOR_SWING_WEIGHT,
     STAT_FLOOR_RATIO,
     Parameters,
 )
+from exporter.core.detection.window import quantile_positions
 from exporter.core.digest import BUCKETS_PER_OCTAVE, ZERO_BUCKET, bucket_of_seconds, bucket_upper_seconds
 from exporter.core.hours import QUANTILES, Swing
 
@@ -69,32 +71,16 @@ class Thresholds(NamedTuple):
     fast: int
 
 
-class Floors(NamedTuple):
-    """What the thresholds would be if the series never swung: nothing within them needs a closer look.
-
-    Attributes:
-        gates: no quantile at or below its gate is a shift.
-        clears: none at or below this is elevated.
-        fast: no median above this is faster than usual.
-    """
-
-    gates: tuple[int, ...]
-    clears: tuple[int, ...]
-    fast: int
-
-
 class Prediction:
     """What a pool predicts for each quantile, and how far from it chance alone takes a window of n traces."""
 
     __slots__ = (
-        "_buckets",
-        "_cumulative",
+        "_floors",
         "_hours",
         "_parameters",
-        "_squared_spreads",
+        "_pooled",
         "_swings",
         "_thresholds",
-        "_told",
         "usual",
     )
 
@@ -106,55 +92,58 @@ class Prediction:
             swings: what the series' good hours in the look-back add up to, for each quantile.
             parameters: the detector's settings.
         """
-        counts = pool.counts
         self._swings = swings
         self._parameters = parameters
         self._thresholds: Thresholds | None = None
+        self._floors: Thresholds | None = None
         self._hours = pool.hours
-        self._buckets = sorted(counts)
-        self._cumulative = list(accumulate([counts[bucket] for bucket in self._buckets]))
-        self._squared_spreads: dict[int, tuple[int, ...]] = {}
-        self._told: dict[int, tuple[int, ...]] = {}
-        self.usual = tuple(map(self._quantile_bucket, QUANTILES))
+        self._pooled = pool.digest
+        self.usual = tuple(self._pooled.quantile_buckets(QUANTILES))
 
     @property
     def traces(self) -> int:
         """How many traces are pooled."""
-        return self._cumulative[-1]
+        return self._pooled.count
 
-    def squared_spreads(self, n: int) -> tuple[int, ...]:
-        """The sampling variance of each quantile of ``n`` traces, in square half buckets.
+    def squared_spreads(self, n: int, quantiles: int = len(QUANTILES)) -> list[int]:
+        """The sampling variances of the first few quantiles of ``n`` traces, in square half buckets.
 
         The standard deviation is half the distance between the pool's quantiles one standard error of the rank above
         and below.
         """
-        known = self._squared_spreads.get(n)
-        if known is None:
-            at = self._quantile_bucket
-            known = tuple([(at(high) - at(low)) ** 2 for low, high in _standard_errors(n)])
-            self._squared_spreads[n] = known
-        return known
+        at = self._pooled.quantile_buckets(_standard_errors(n)[: 2 * quantiles])
+        return [(high - low) ** 2 for low, high in zip(at[::2], at[1::2], strict=True)]
 
-    def squared_distances(self, buckets: Sequence[int], n: int) -> list[int]:
-        """How far the quantiles of a window of ``n`` traces lie from their prediction, in units of :class:`Swing`.
+    def swings_of(self, windows: Iterable[Swept]) -> tuple[Swing, ...]:
+        """How far the quantiles of some windows lay from their prediction.
 
-        What sampling alone would do is taken off, but at least a quarter of the square is left. Quantiles of which a
-        window of ``n`` traces says too little are left off at the end.
+        What sampling alone would do is taken off the square of each distance, but at least a quarter of it is left.
+        Windows that are not judged do not count, nor do quantiles of which a window says too little.
         """
-        found = []
-        for bucket, usual, spread in zip(
-            buckets[: _quantiles_told(n)], self.usual, self.squared_spreads(n), strict=False
-        ):
-            square = (bucket - usual) ** 2
-            if square > _MAX_SQUARE:
-                square = _MAX_SQUARE
-            found.append(max(square, 4 * square - spread))
-        return found
+        looked_at: dict[int, list[tuple[int, int, int]]] = {}
+        squares = [0] * len(QUANTILES)
+        marks = [0] * len(QUANTILES)
+        for instants, buckets in windows:
+            n = len(buckets)
+            if n not in looked_at:
+                spreads = self.squared_spreads(n, _quantiles_told(n)) if n >= MIN_JUDGED else ()
+                looked_at[n] = list(zip(quantile_positions(n), self.usual, spreads, strict=False))
+            times = len(instants)
+            for index, (position, usual, spread) in enumerate(looked_at[n]):
+                square = (buckets[position] - usual) ** 2
+                if square > _MAX_SQUARE:
+                    square = _MAX_SQUARE
+                squares[index] += times * max(square, 4 * square - spread)
+                marks[index] += times
+        return tuple(map(Swing, squares, marks))
 
     @property
-    def floors(self) -> Floors:
-        """The least that the thresholds can be."""
-        return _floors(self.usual, self._parameters.ratio, self._parameters.min_delta_seconds)
+    def floors(self) -> Thresholds:
+        """What the thresholds would be if the series never swung: what is usual by these is so by the real ones."""
+        if self._floors is None:
+            quantiles = _floors(self.usual, self._parameters.ratio, self._parameters.min_delta_seconds)
+            self._floors = _thresholds(quantiles, self.traces)
+        return self._floors
 
     @property
     def thresholds(self) -> Thresholds:
@@ -171,8 +160,7 @@ class Prediction:
             squares = swing.squares / _SQUARES_PER_OCTAVE
             errors = (PRIOR_SWING_WEIGHT * _PRIOR + squares) / (PRIOR_SWING_WEIGHT + swing.marks)
             found.append(_threshold(q, usual, sqrt(max(errors, disagreement)), self._parameters))
-        median = found[0]
-        return Thresholds(tuple(found), CORRELATION + 2 / self.traces, 2 * median.usual - median.gate)
+        return _thresholds(tuple(found), self.traces)
 
     def _disagreements(self) -> Iterator[float]:
         """How far the pooled hours lie from one another, as variances in square octaves; sampling is taken off."""
@@ -190,9 +178,6 @@ class Prediction:
             square_octaves = max(0.0, excess / _SQUARES_PER_OCTAVE)
             yield (square_octaves + _PRIOR) / (sum(weights) + 1) * (1 + 1 / len(hours))
 
-    def _quantile_bucket(self, q: float) -> int:
-        return self._buckets[bisect_left(self._cumulative, q * self._cumulative[-1] - _ROUNDING)]
-
 
 @lru_cache(maxsize=4096)
 def _quantiles_told(n: int) -> int:
@@ -200,19 +185,22 @@ def _quantiles_told(n: int) -> int:
     return sum(n * (1 - q) >= MIN_SWING_MARK - _ROUNDING for q in QUANTILES)
 
 
+def _thresholds(quantiles: tuple[QuantileThreshold, ...], traces: int) -> Thresholds:
+    median = quantiles[0]
+    return Thresholds(quantiles, CORRELATION + 2 / traces, 2 * median.usual - median.gate)
+
+
 @lru_cache(maxsize=4096)
-def _floors(usual: tuple[int, ...], ratio: float, min_delta_seconds: float) -> Floors:
+def _floors(usual: tuple[int, ...], ratio: float, min_delta_seconds: float) -> tuple[QuantileThreshold, ...]:
     parameters = Parameters(ratio=ratio, min_delta_seconds=min_delta_seconds)
-    least = [_threshold(q, bucket, 0.0, parameters) for q, bucket in zip(QUANTILES, usual, strict=True)]
-    fast = 2 * least[0].usual - least[0].gate
-    return Floors(tuple(t.gate for t in least), tuple(t.clear for t in least), fast)
+    return tuple(_threshold(q, bucket, 0.0, parameters) for q, bucket in zip(QUANTILES, usual, strict=True))
 
 
 @lru_cache(maxsize=4096)
-def _standard_errors(n: int) -> tuple[tuple[float, float], ...]:
-    """Each quantile less and plus the standard error of its rank among ``n`` traces."""
+def _standard_errors(n: int) -> tuple[float, ...]:
+    """Each quantile less, and then plus, the standard error of its rank among ``n`` traces."""
     errors = ((q, sqrt(q * (1 - q) / n)) for q in QUANTILES)
-    return tuple((max(0.0, q - error), min(1.0, q + error)) for q, error in errors)
+    return tuple(chain.from_iterable((max(0.0, q - error), min(1.0, q + error)) for q, error in errors))
 
 
 @lru_cache(maxsize=4096)

@@ -2,12 +2,13 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from operator import gt
 from typing import NamedTuple
 
 from exporter.core.detection.parameters import FRESH_ALPHA, MIN_EXCEEDANCES, MIN_JUDGED, Parameters
 from exporter.core.detection.tail import tail_probability
 from exporter.core.detection.thresholds import QuantileThreshold, Thresholds
-from exporter.core.detection.window import RecentTraces, View, rank_of
+from exporter.core.detection.window import RecentTraces, View, gated_positions, rank_of
 from exporter.core.digest import BUCKETS_PER_OCTAVE
 from exporter.core.hours import QUANTILES
 
@@ -58,6 +59,53 @@ class Verdict(NamedTuple):
     shifted: bool
     still: bool
     evidence: Evidence | None
+
+
+class Floors(NamedTuple):
+    """What thresholds are at least, which is known without working them out.
+
+    Attributes:
+        gates: for each quantile, what its gate does not lie below.
+        stats: the same for the threshold of the statistical test.
+        correlation: within a window.
+    """
+
+    gates: tuple[int, ...]
+    stats: tuple[int, ...]
+    correlation: float
+
+    @classmethod
+    def of(cls, thresholds: Thresholds) -> "Floors":
+        """The thresholds of one hour as floors."""
+        gates = tuple([threshold.gate for threshold in thresholds.quantiles])
+        stats = tuple([threshold.stat for threshold in thresholds.quantiles])
+        return cls(gates, stats, thresholds.correlation)
+
+    def lowered(self, other: "Floors") -> "Floors":
+        """The floors of these thresholds and those of an earlier hour together."""
+        return Floors(
+            tuple(map(min, self.gates, other.gates)), tuple(map(min, self.stats, other.stats)), self.correlation
+        )
+
+
+def can_be_shifted(buckets: Sequence[int], floors: Floors, parameters: Parameters) -> bool:
+    """Whether a window can be a shift, whatever its thresholds are above their floors.
+
+    Args:
+        buckets: the buckets of its traces, from fast to slow.
+        floors: those of the hours in which its traces ended.
+        parameters: the detector's settings.
+    """
+    traces = len(buckets)
+    gated = [buckets[position] for position in gated_positions(traces)]
+    if not any(map(gt, gated, floors.gates)):
+        return False
+    for q, bucket, gate, stat in zip(QUANTILES, gated, floors.gates, floors.stats, strict=True):
+        if bucket > gate:
+            beyond_swing = traces - bisect_right(buckets, stat)
+            if tail_probability(beyond_swing, traces, 1 - q, floors.correlation) < parameters.alpha:
+                return True
+    return False
 
 
 def judge(

@@ -6,13 +6,13 @@ Keyed by when they started, the newest minutes of a window would be missing exac
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import compress
 from math import ceil
 from typing import Final
 
-from exporter.core.detection.parameters import FRESH_SECONDS, FRESH_TRACES, Parameters
+from exporter.core.detection.parameters import FRESH_SECONDS, FRESH_TRACES, MIN_EXCEEDANCES, Parameters
 from exporter.core.digest import bucket_middle_seconds
 from exporter.core.hours import QUANTILES
 
@@ -32,9 +32,20 @@ def rank_of(q: float, n: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _positions(n: int) -> tuple[int, ...]:
+def quantile_positions(n: int) -> tuple[int, ...]:
     """Where in a sorted window of ``n`` traces the quantiles are that a verdict looks at."""
     return tuple(rank_of(q, n) - 1 for q in QUANTILES)
+
+
+@lru_cache(maxsize=4096)
+def gated_positions(n: int) -> tuple[int, ...]:
+    """Where in a sorted window of ``n`` traces that is which must lie above the gate of each quantile for a shift.
+
+    It is the quantile itself, or the least of the slowest traces that make a shift, whichever is faster. With fewer
+    traces than those there is none.
+    """
+    least = n - MIN_EXCEEDANCES
+    return tuple(min(position, least) for position in quantile_positions(n)) if least >= 0 else ()
 
 
 class RecentTraces:
@@ -68,21 +79,14 @@ class RecentTraces:
         seconds[position:position] = array("q", [second]) * count
         self._buckets[position:position] = array("h", [bucket]) * count
 
-    def add_counts(self, second: int, counts: Mapping[int, int]) -> None:
-        """Add all traces that ended in a second, as sparse counts by bucket."""
-        seconds = self._seconds
-        if seconds and second < seconds[-1]:
-            for bucket, count in counts.items():
-                self.add(second, bucket, count)
-            return
-        buckets = self._buckets
-        before = len(buckets)
-        for bucket, count in counts.items():
-            if count == 1:
-                buckets.append(bucket)
-            else:
-                buckets.extend([bucket] * count)
-        seconds.extend([second] * (len(buckets) - before))
+    def extend(self, second: int, buckets: Sequence[int]) -> None:
+        """Add traces that ended in a second, by their buckets."""
+        if self._seconds and second < self._seconds[-1]:
+            for bucket in buckets:
+                self.add(second, bucket)
+        else:
+            self._buckets.extend(buckets)
+            self._seconds.extend([second] * len(buckets))
 
     def discard(self, now: float, parameters: Parameters) -> None:
         """Forget what no window at or after ``now`` can reach."""
@@ -167,12 +171,6 @@ class View:
         if self._sorted is None:
             self._sorted = sorted(self._buckets[self._first : self._last])
         return self._sorted
-
-    @property
-    def quantile_buckets(self) -> list[int]:
-        """The buckets of :data:`exporter.core.baseline.QUANTILES`; the window must not be empty."""
-        buckets = self.buckets
-        return [buckets[position] for position in _positions(len(buckets))]
 
     def quantile_bucket(self, q: float) -> int:
         """The bucket of the quantile ``q`` (nearest rank); the window must not be empty."""

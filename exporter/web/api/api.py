@@ -107,7 +107,7 @@ class Api:
             except StoreError as error:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), reason=error.reason)
             except DamagedDigestError as error:
-                detail = f"what is stored of this series is damaged ({error}); its hours are read anew as they expire"
+                detail = f"what is stored of this series is damaged ({error}), so nothing is known of what is usual"
                 return problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
             finally:
                 self._turns.release()
@@ -156,7 +156,8 @@ class Api:
             key: standings for key, standings in self._inquiry.available(int(self._clock())).items() if wanted.has(key)
         }
         return {
-            "series_by_level": coverage_document(available),
+            # Of the whole list, so once is enough.
+            "series_by_level": coverage_document(available) if page.is_first else None,
             **page.of(sorted(available), lambda key: key, lambda key: availability_document(key, available[key])),
         }
 

@@ -23,6 +23,11 @@ class Page:
         self._limit = parameters.parsed("limit", whole_number(1, MOST)) or _USUAL
         self._after = parameters.parsed("cursor", _decode)
 
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the first part."""
+        return self._after is None
+
     def of(self, items: Sequence[_T], key: Callable[[_T], SeriesKey], document: Callable[[_T], Any]) -> dict[str, Any]:
         """The part, as it stands in an answer.
 

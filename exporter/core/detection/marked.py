@@ -1,0 +1,117 @@
+"""The traces of the past, by the mark of the clock at or before which they ended.
+
+What is :class:`exporter.core.detection.window.RecentTraces` to the live edge, at the grain that is stored, and with the
+windows of an hour found in one sweep: judging the past looks at millions of them.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from exporter.core.detection.parameters import FRESH_SECONDS, FRESH_TRACES, Parameters
+from exporter.core.detection.window import RecentTraces
+
+
+class Swept(NamedTuple):
+    """A window that was the same at some instants.
+
+    Attributes:
+        instants: when, in unix seconds.
+        buckets: the buckets of its traces, from fast to slow.
+    """
+
+    instants: list[int]
+    buckets: list[int]
+
+
+class MarkedTraces:
+    """The traces of one series that a window can still reach, or that ended later."""
+
+    __slots__ = ("_buckets", "_marks", "_recent", "_starts")
+
+    def __init__(self, traces: Iterable[tuple[int, int, int]] = ()) -> None:
+        """Begin with some traces, as mark, bucket and count in order: as iterating over recent traces returns them."""
+        self._marks: list[int] = []
+        # One after the other what ended by each mark, from fast to slow; where that starts, and where the last one
+        # ends, counted in traces from an instant that does not matter.
+        self._buckets: list[int] = []
+        self._starts: list[int] = [0]
+        self._recent: RecentTraces | None = None
+        self.add((mark, [bucket] * count) for mark, bucket, count in traces)
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def add(self, more: Iterable[tuple[int, Sequence[int]]]) -> None:
+        """Add traces: marks, and the buckets of what ended by them, from fast to slow."""
+        self._recent = None
+        marks, starts, buckets = self._marks, self._starts, self._buckets
+        for mark, ended in more:
+            if not marks or mark > marks[-1]:
+                marks.append(mark)
+                buckets += ended
+                starts.append(starts[-1] + len(ended))
+            else:
+                self._insert(mark, ended)
+
+    def _insert(self, mark: int, ended: Sequence[int]) -> None:
+        marks, starts, buckets = self._marks, self._starts, self._buckets
+        index = bisect_left(marks, mark)
+        if marks[index] != mark:
+            marks.insert(index, mark)
+            starts.insert(index, starts[index])
+        first, last = starts[index] - starts[0], starts[index + 1] - starts[0]
+        buckets[first:last] = sorted([*buckets[first:last], *ended])
+        starts[index + 1 :] = [start + len(ended) for start in starts[index + 1 :]]
+
+    def discard(self, now: int, parameters: Parameters) -> None:
+        """Forget what no window at or after ``now`` can reach."""
+        first = self._first(
+            now,
+            bisect_right(self._marks, now),
+            max(parameters.window_seconds, FRESH_SECONDS),
+            max(parameters.min_traces, FRESH_TRACES),
+            parameters.max_window_seconds,
+        )
+        if first > 0:
+            self._recent = None
+            del self._buckets[: self._starts[first] - self._starts[0]]
+            del self._marks[:first], self._starts[:first]
+
+    def recent(self) -> RecentTraces:
+        """The same traces for a closer look; not to be changed."""
+        if self._recent is None:
+            self._recent = RecentTraces()
+            for mark, (first, last) in zip(self._marks, pairwise(self._starts), strict=True):
+                self._recent.extend(mark, self._buckets[first - self._starts[0] : last - self._starts[0]])
+        return self._recent
+
+    def sweep(self, instants: Iterable[int], since: int, parameters: Parameters) -> list[Swept]:
+        """The windows at some rising instants, less what ended up to ``since``."""
+        marks, starts, buckets = self._marks, self._starts, self._buckets
+        limits = parameters.window_seconds, parameters.min_traces, parameters.max_window_seconds
+        judged = bisect_right(marks, since)
+        base = starts[0]
+        windows: list[Swept] = []
+        bounds: tuple[int, int] | None = None
+        last = 0
+        for now in instants:
+            before = bounds
+            last = bisect_right(marks, now, last)
+            bounds = self._first(now, last, *limits), last
+            if bounds == before:
+                windows[-1].instants.append(now)
+            else:
+                first = max(bounds[0], judged)
+                windows.append(Swept([now], sorted(buckets[starts[first] - base : starts[last] - base])))
+        return windows
+
+    def _first(self, now: int, last: int, length_seconds: int, min_traces: int, max_seconds: int) -> int:
+        """At which of the marks the window begins that ends before the mark ``last``, as an index."""
+        marks, starts = self._marks, self._starts
+        first = bisect_right(marks, now - length_seconds)
+        enough = bisect_right(starts, starts[last] - min_traces) - 1
+        if enough < first:
+            first = max(enough, bisect_right(marks, now - max_seconds))
+        return first

@@ -1,0 +1,277 @@
+"""What is to be said about the facts: a line each, PASS, WARN or FAIL, with advice where something is to be done."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Final
+
+from exporter.config.units import format_duration
+from exporter.verify.facts import NIGHT_HOUR, Facts
+
+_FRESH_SECONDS: Final = 60
+_STALE_SECONDS: Final = 300
+_FAILURES_SHARE: Final = 0.01
+_COVERED: Final = 0.99
+_MOST_SERIES: Final = 0.8
+_UNAVAILABLE: Final = 5
+
+
+class Outcome(StrEnum):
+    """How good something is."""
+
+    PASS = "PASS"  # noqa: S105 - a word, no secret
+    WARN = "WARN"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        outcome: how good it is.
+        detail: what was found.
+        advice: what to do; empty where nothing is.
+    """
+
+    name: str
+    outcome: Outcome
+    detail: str
+    advice: str = ""
+
+
+def lines(facts: Facts) -> list[Line]:
+    """All lines, in the order in which they are worth reading."""
+    checks: Sequence[Callable[[Facts], Iterator[Line]]] = (
+        _health,
+        _tempo,
+        _freshness,
+        _backfill,
+        _retention,
+        _completeness,
+        _saturation,
+        _series,
+        _hours,
+        _nights,
+        _levels,
+        _storage,
+    )
+    return [line for check in checks for line in check(facts)]
+
+
+def _health(facts: Facts) -> Iterator[Line]:
+    if facts.healthy.status == HTTPStatus.OK:
+        version = next(iter(facts.metrics.by("build_info", "version")), "unknown")
+        yield Line("health", Outcome.PASS, f"the process works, version {version}")
+    else:
+        yield Line("health", Outcome.FAIL, f"/-/healthy answered {facts.healthy.status}", "see the exporter's log")
+    if facts.ready.status == HTTPStatus.OK:
+        yield Line("ready", Outcome.PASS, "there is something to scrape")
+    else:
+        yield Line("ready", Outcome.FAIL, facts.ready.said or f"/-/ready answered {facts.ready.status}", _READ_TEMPO)
+
+
+_READ_TEMPO: Final = (
+    "Tempo must answer first: see the exporter's log, and check tempo.url, tempo.tenant and credentials"
+)
+
+
+def _tempo(facts: Facts) -> Iterator[Line]:
+    requests, failures = (
+        facts.metrics.total("tempo_requests_total"),
+        facts.metrics.total("tempo_request_failures_total"),
+    )
+    share = failures / requests if requests else 0.0
+    asked = f"{requests:,.0f} requests, {failures:,.0f} failed"
+    reasons = Counter(facts.metrics.by("tempo_request_failures_total", "reason"))
+    worst = next((reason for reason, count in reasons.most_common(1) if count), "")
+    if facts.metrics.get("tempo_up") != 1:
+        yield Line("tempo", Outcome.FAIL, f"the last request was not answered ({asked})", _READ_TEMPO)
+    elif share > _FAILURES_SHARE:
+        advice = f"most failed as {worst}: see the exporter's log for what was said" if worst else ""
+        yield Line("tempo", Outcome.WARN, f"it answers, but {share:.1%} of requests failed ({asked})", advice)
+    else:
+        yield Line("tempo", Outcome.PASS, f"it answers ({asked})")
+
+
+def _freshness(facts: Facts) -> Iterator[Line]:
+    judged = facts.metrics.get("snapshot_timestamp_seconds")
+    if judged is None:
+        yield Line("freshness", Outcome.FAIL, "the current traffic has not been judged yet", _READ_TEMPO)
+        return
+    age = max(0.0, facts.healthy.at - judged)
+    detail = f"the current traffic was judged {age:,.0f} s ago"
+    if age <= _FRESH_SECONDS:
+        yield Line("freshness", Outcome.PASS, detail)
+    elif age <= _STALE_SECONDS:
+        advice = "polling.tempo_interval is long, or Tempo slow: see tempo_anomaly_poll_duration_seconds"
+        yield Line("freshness", Outcome.WARN, detail, advice)
+    else:
+        yield Line("freshness", Outcome.FAIL, detail, _READ_TEMPO)
+
+
+def _backfill(facts: Facts) -> Iterator[Line]:
+    metrics = facts.metrics
+    if metrics.get("backfill_enabled") != 1:
+        advice = "set polling.backfill_enabled: true, or baselines stay as they are"
+        yield Line("backfill", Outcome.WARN, "it is switched off", advice)
+        return
+    windows = metrics.by("backfill_windows", "state")
+    wanted, pending, failed = sum(windows.values()), windows.get("pending", 0), windows.get("failed", 0)
+    ratio = metrics.get("backfill_progress_ratio") or 0.0
+    found = ", ".join(f"{count:,.0f} {state}" for state, count in sorted(windows.items()) if count)
+    detail = f"{ratio:.0%} of {wanted:,.0f} windows ({found or 'none'})"
+    if failed:
+        advice = "failed windows are tried again by themselves; the exporter's log says why they failed"
+        outcome = Outcome.WARN if windows.get("done", 0) else Outcome.FAIL
+        yield Line("backfill", outcome, detail, advice)
+    elif metrics.get("backfill_complete") != 1:
+        advice = f"{pending:,.0f} windows are still to be read; verify again when they are"
+        yield Line("backfill", Outcome.WARN, detail, advice)
+    else:
+        yield Line("backfill", Outcome.PASS, detail)
+
+
+def _patience(facts: Facts) -> str:
+    """What to do about too little history while more of it is being read."""
+    metrics = facts.metrics
+    under_way = metrics.get("backfill_enabled") == 1 and metrics.get("backfill_complete") != 1
+    return "history is still being read: verify again when backfill is complete" if under_way else ""
+
+
+def _retention(facts: Facts) -> Iterator[Line]:
+    metrics = facts.metrics
+    oldest = metrics.get("backfill_oldest_trace_timestamp_seconds")
+    expired = metrics.by("backfill_windows", "state").get("expired", 0)
+    if oldest is None:
+        advice = "is tempo.filter too narrow, or does Tempo hold no traces that old?"
+        yield Line("history", Outcome.FAIL, "no trace is stored", _patience(facts) or advice)
+        return
+    hours = max(1, round((facts.healthy.at - oldest) / 3600))
+    back = format_duration(timedelta(hours=hours))
+    detail = f"{metrics.get('history_traces') or 0:,.0f} traces, back to {back} ago"
+    if expired:
+        retention = f"{hours}h"
+        advice = (
+            f"Tempo's retention seems to be {hours} h ({expired:,.0f} windows are older): set "
+            f"polling.backfill_duration: {retention}"
+        )
+        yield Line("history", Outcome.WARN, detail, advice)
+    else:
+        yield Line("history", Outcome.PASS, detail)
+
+
+def _completeness(facts: Facts) -> Iterator[Line]:
+    coverage = facts.metrics.get("backfill_coverage_ratio")
+    if coverage is None:
+        return
+    detail = f"{coverage:.1%} of the traces in the windows that were read"
+    if coverage >= _COVERED:
+        yield Line("coverage", Outcome.PASS, detail)
+    else:
+        yield Line("coverage", Outcome.WARN, detail, "raise tempo.limit, so that busy windows can be read whole")
+
+
+def _saturation(facts: Facts) -> Iterator[Line]:
+    metrics = facts.metrics
+    truncated = metrics.by("search_truncated_windows_total", "loop")
+    incomplete = sum(truncated.values())
+    detail = (
+        f"{metrics.total('search_saturations_total'):,.0f} searches came back full, "
+        f"{metrics.total('search_splits_total'):,.0f} were split, {incomplete:,.0f} windows stayed incomplete"
+    )
+    if incomplete:
+        loops = " and ".join(loop for loop, count in sorted(truncated.items()) if count)
+        advice = f"raise tempo.limit ({loops}), and query_frontend.search.max_result_limit in Tempo with it"
+        yield Line("saturation", Outcome.WARN, detail, advice)
+    else:
+        yield Line("saturation", Outcome.PASS, detail)
+
+
+def _series(facts: Facts) -> Iterator[Line]:
+    metrics = facts.metrics
+    seen, limit, dropped = (
+        metrics.get("series") or 0,
+        metrics.get("series_limit") or 0,
+        metrics.total("series_dropped_total"),
+    )
+    learning = metrics.get("series_learning") or 0
+    detail = f"{seen:,.0f} endpoints of at most {limit:,.0f}, {learning:,.0f} still learning"
+    if not seen:
+        yield Line(
+            "series", Outcome.FAIL, detail, "no endpoint was found: check tempo.scope, tempo.filter and series.include"
+        )
+    elif dropped:
+        advice = "raise series.max, or keep names apart that hold ids, with series.rename"
+        yield Line("series", Outcome.WARN, f"{detail}, {dropped:,.0f} left out", advice)
+    else:
+        yield Line("series", Outcome.PASS, detail)
+
+
+def _hours(facts: Facts) -> Iterator[Line]:
+    """How many endpoints have a baseline, by hour and type of day; the worst hour counts."""
+    for day_type, hours in facts.by_level.items():
+        known = [sum(levels) - levels[_UNAVAILABLE - 1] for levels in hours]
+        worst = min(range(len(hours)), key=known.__getitem__, default=0)
+        share = known[worst] / facts.series if facts.series else 0.0
+        exact = sum(levels[0] for levels in hours) / max(1, sum(map(sum, hours)))
+        detail = (
+            f"at every hour at least {share:.0%} of {facts.series:,} endpoints have a baseline (fewest at "
+            f"{worst:02d}:00), {exact:.0%} of them from that very hour"
+        )
+        if not known[worst]:
+            detail = f"at {worst:02d}:00 no endpoint has a baseline" if facts.series else "no endpoint has a history"
+            advice = "read further back (polling.backfill_duration), or let levels 2 to 4 serve (fallback.*)"
+            yield Line(f"{day_type}s", Outcome.FAIL, detail, _patience(facts) or advice)
+        elif share < _MOST_SERIES:
+            advice = "new or rare endpoints take time; a longer polling.backfill_duration helps them"
+            yield Line(f"{day_type}s", Outcome.WARN, detail, advice)
+        else:
+            yield Line(f"{day_type}s", Outcome.PASS, detail)
+
+
+def _nights(facts: Facts) -> Iterator[Line]:
+    for day_type in facts.by_level:
+        name = f"{NIGHT_HOUR:02d}:00 {day_type}"
+        able, judged = facts.able.get(day_type, 0), facts.nights.get(day_type)
+        detail = f"{able:,} of {facts.series:,} endpoints could be flagged"
+        if judged is not None and not judged.verdict:
+            advice = "the past is not judged yet: wait a few minutes, then verify again"
+            yield Line(name, Outcome.FAIL, f"{detail}, were the past judged", _patience(facts) or advice)
+        elif not able or judged is None:
+            advice = f"there is too little history of {day_type}s: read further back (polling.backfill_duration)"
+            yield Line(name, Outcome.FAIL, "no endpoint could be flagged", _patience(facts) or advice)
+        elif able < _MOST_SERIES * facts.series:
+            yield Line(name, Outcome.WARN, detail, "the others have too few traces or days; time helps")
+        else:
+            yield Line(name, Outcome.PASS, detail)
+
+
+def _levels(facts: Facts) -> Iterator[Line]:
+    """On which levels endpoints and hours stand that were picked at random, once and for all."""
+    counts = Counter(judged.level for judged in facts.sampled)
+    total = sum(counts.values())
+    spread = ", ".join(f"{counts[level]} on level {level}" for level in range(1, _UNAVAILABLE + 1))
+    detail = f"of {total} sampled endpoints and hours {spread}"
+    known = total - counts[_UNAVAILABLE]
+    if not known:
+        advice = "nothing can be judged: read further back (polling.backfill_duration)"
+        yield Line("levels", Outcome.FAIL, detail if total else "no endpoint to look at", _patience(facts) or advice)
+    elif known < _MOST_SERIES * total:
+        advice = "level 5 means no verdict; a longer polling.backfill_duration or lower minimums (fallback.*) help"
+        yield Line("levels", Outcome.WARN, detail, advice)
+    else:
+        yield Line("levels", Outcome.PASS, detail)
+
+
+def _storage(facts: Facts) -> Iterator[Line]:
+    reasons = {reason: count for reason, count in facts.metrics.by("storage_failures_total", "reason").items() if count}
+    if reasons:
+        told = ", ".join(f"{count:,.0f} {reason}" for reason, count in sorted(reasons.items()))
+        yield Line("storage", Outcome.WARN, f"the database has refused something ({told})", "see the exporter's log")
+    else:
+        yield Line("storage", Outcome.PASS, "the database has refused nothing")
