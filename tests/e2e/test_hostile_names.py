@@ -13,6 +13,7 @@ import pytest
 
 from exporter.core.span import SeriesKey
 from exporter.demo.tempo_api import TempoServer
+from exporter.tempo.decode import MAX_NAME_CHARACTERS
 from exporter.web.pages.words import cut
 from tests.e2e.processes import ExporterProcess, command, environment, settings, write_settings
 from tests.e2e.scrape import OPENMETRICS, Metrics
@@ -21,8 +22,6 @@ from tests.e2e.traffic import HOUR, MINUTE, Traffic
 from tests.tools import tool
 
 DATABASE = "tempo-anomaly.db"
-LONGEST: Final = 1000
-"""Characters of a name that are kept."""
 HOSTILE: Final = (
     "plain",
     'quotes " and \\" and \\ and a line\nlevel=error msg="forged"',
@@ -41,7 +40,8 @@ SERIES: Final = [SeriesKey(name, name) for name in HOSTILE]
 
 def as_published(name: str) -> str:
     """A name as it comes out: NUL cannot be written, and of a long one the beginning is enough."""
-    return name.replace("\0", "\ufffd")[:LONGEST]
+    name = name.replace("\0", "\ufffd")
+    return name if len(name) <= MAX_NAME_CHARACTERS else f"{name[: MAX_NAME_CHARACTERS - 1]}…"
 
 
 NAMES: Final = {as_published(name) for name in HOSTILE}
