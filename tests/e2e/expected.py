@@ -76,20 +76,22 @@ class Baseline:
     mature: bool = False
 
 
-def baseline_at(at: float, requests: Iterable[Request], week: Week) -> Baseline:
+def baseline_at(at: float, requests: Iterable[Request], week: Week, *, known_at: float | None = None) -> Baseline:
     """The baseline of a series that is in force at an instant, with the default rules.
 
     Args:
         at: the instant, unix seconds.
         requests: the requests of one series in the range of history that is wanted.
         week: tells hours and days.
+        known_at: where the instant is still to come, the present: what would be in force were it that hour now.
     """
     now = week.hour(at)
+    present = now if known_at is None else week.hour(known_at)
     pool: dict[datetime, list[int]] = defaultdict(list)
     for request in requests:
         hour = week.hour(request.start)
         # The hour before the current one is left out: whether it was anomalous is not certain yet.
-        if hour < now - timedelta(hours=1):
+        if hour < present - timedelta(hours=1):
             pool[hour].append(request.duration_ns)
     same_type = {hour for hour in pool if week.is_weekend(hour) == week.is_weekend(now)}
     levels = (

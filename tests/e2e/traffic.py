@@ -55,6 +55,10 @@ class Traffic:
         self.requests.append(request)
         self._traces.append(make_trace(trace_id, shape_of(series), [span]))
 
+    def add(self, trace: Trace) -> None:
+        """A trace of its own, which stands for no request that is known."""
+        self._traces.append(trace)
+
     def spread(self, series: SeriesKey, start: float, end: float, *, count: int, scale: float) -> None:
         """So many requests that begin in ``[start, end)``, which take about ``scale`` seconds each."""
         for _ in range(count):
