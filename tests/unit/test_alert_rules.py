@@ -114,7 +114,7 @@ class TestEveryQuery:
 
     def test_asks_for_values_that_labels_have(self) -> None:
         text = "\n".join(queries(rule) for rule in chain(ALERTS.values(), RECORDED.values())).replace("\\", "")
-        known = {
+        known: dict[str, set[str]] = {
             "kind": {"shift", "outlier"},
             "loop": set(LOOPS),
             "reason": set(SKIP_REASONS),
