@@ -4,6 +4,7 @@ The digests are real ones of random durations, made once for each kind of traffi
 1.7 million of them anew would take longer than everything that is measured.
 """
 
+import os
 import random
 import sqlite3
 import time
@@ -36,7 +37,7 @@ _MARKS: Final = HOUR_SECONDS // MARK_SECONDS
 
 
 class JudgeCost(NamedTuple):
-    """What some judging has cost, in seconds and in bytes of resident memory at most."""
+    """What some judging has cost: seconds, all processes together, and resident memory of the first one at most."""
 
     wall_seconds: float
     cpu_seconds: float
@@ -141,11 +142,17 @@ def book_of(path: Path) -> Book:
 def _catch_up(path: Path, now: float) -> JudgeCost:
     store = Store.open(path)
     historian = _historian(store, now)
-    wall, cpu = time.monotonic(), time.process_time()
+    wall, cpu = time.monotonic(), _cpu_seconds()
     historian.catch_up(now)
-    cost = JudgeCost(time.monotonic() - wall, time.process_time() - cpu, memory().most)
+    cost = JudgeCost(time.monotonic() - wall, _cpu_seconds() - cpu, memory().most)
     store.close()
     return cost
+
+
+def _cpu_seconds() -> float:
+    """The processor time of this process, and of the one that has helped it."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _historian(store: Store, now: float) -> Historian:

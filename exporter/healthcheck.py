@@ -48,7 +48,7 @@ def _asked(connection: HTTPConnection) -> bool:
         return connection.getresponse().status == HTTPStatus.OK
     except (ssl.SSLError, ConnectionError) as error:
         # Who turns away a client without a certificate works: with TLS 1.2 by an alert, with 1.3 after the handshake.
-        return isinstance(connection, HTTPSConnection) and (connection.sock is not None or "ALERT" in str(error))
+        return isinstance(connection.sock, ssl.SSLSocket) or "ALERT" in str(error)
     except (OSError, HTTPException):
         return False
     finally:

@@ -277,14 +277,19 @@ def decode_numbers(data: bytes) -> list[int]:
     """The numbers that :func:`encode_numbers` wrote.
 
     Raises:
-        DamagedDigestError: the bytes end in the middle of a number.
+        DamagedDigestError: the bytes end in the middle of a number, or one is too large.
     """
     numbers = []
-    position = 0
-    try:
-        while position < len(data):
-            number, position = _varint(data, position)
-            numbers.append(number)
-    except IndexError:
-        raise _cut(data) from None
+    value = shift = 0
+    for byte in data:
+        value |= (byte & 0x7F) << shift
+        if byte > 0x7F:
+            shift += 7
+            if shift >= _MOST_BITS:
+                raise DamagedDigestError(f"a number has more than {_MOST_BITS} bits")
+        else:
+            numbers.append(value)
+            value = shift = 0
+    if shift:
+        raise _cut(data)
     return numbers

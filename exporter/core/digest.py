@@ -127,12 +127,6 @@ class Digest:
         """The quantile ``q`` in seconds, within 1.1 % of the sample of that rank."""
         return bucket_middle_seconds(self.quantile_bucket(q))
 
-    def slowest_bucket(self, number: int) -> int:
-        """The bucket of the sample that is the slowest, the second slowest and so on; the fastest, if that is all."""
-        if not self.count:
-            raise ValueError("an empty digest has no samples")
-        return self._buckets[bisect_left(self._cumulative, self.count - number + 1)]
-
     def count_above(self, bucket: int) -> int:
         """How many samples lie in buckets higher than ``bucket``."""
         position = bisect_right(self._buckets, bucket)

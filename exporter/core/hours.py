@@ -331,9 +331,9 @@ class Hours:
             self._add_swings(hour, -1)
 
     def _add_swings(self, hour: Hour, sign: int) -> None:
-        for index, swing in enumerate(hour.judgement.swings):
-            self._squares[index] += sign * swing.squares
-            self._marks[index] += sign * swing.marks
+        for index, (squares, marks) in enumerate(hour.judgement.swings):
+            self._squares[index] += sign * squares
+            self._marks[index] += sign * marks
 
 
 class _RunningPool:

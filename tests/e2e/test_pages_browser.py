@@ -43,7 +43,7 @@ def view(chrome: Chrome) -> Iterator[Chrome]:
 @pytest.fixture(scope="module")
 def incident(chrome: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExporterProcess]:
     """Only once there is a browser: an exporter on the demo, in the middle of the incident."""
-    with ongoing_incident(tmp_path_factory.mktemp("incident")) as process:
+    with ongoing_incident(tmp_path_factory.mktemp("incident"), history="96h") as process:
         yield process
 
 

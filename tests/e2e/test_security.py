@@ -1,11 +1,8 @@
 """An exporter behind TLS and passwords, as docs/security.md sets it up."""
 
-import os
 import re
-import shutil
 import socket
 import ssl
-import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +16,7 @@ import trustme
 from tests.e2e.conftest import StartExporter, StartTempo
 from tests.e2e.processes import ExporterProcess, eventually, run, settings, write_settings
 from tests.e2e.traffic import Traffic
+from tests.tools import run_tool
 from tests.unit.certificates import write_authority, write_pair
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "security.md").read_text("utf-8")
@@ -51,11 +49,8 @@ def status(running: ExporterProcess, path: str, auth: tuple[str, str] | None) ->
 
 
 def promtool(*arguments: str) -> None:
-    program = shutil.which("promtool")
-    if program is None and not os.environ.get("CI"):
-        pytest.skip("promtool is not on PATH")
-    checked = subprocess.run([program or "promtool", *arguments], capture_output=True, text=True, timeout=60)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    checked = run_tool("promtool", *arguments)
+    assert checked.returncode == 0, checked.stdout
 
 
 def test_the_examples_are_valid(authority: trustme.CA, tmp_path: Path) -> None:

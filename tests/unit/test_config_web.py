@@ -1,6 +1,3 @@
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +6,7 @@ import trustme
 from exporter.config import ConfigError
 from exporter.config.web import WebConfig, load_web_config
 from exporter.wiring import web_rules
+from tests.tools import run_tool
 from tests.unit.certificates import write_authority, write_pair
 
 HASH = "$2y$10$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze"
@@ -107,17 +105,12 @@ def test_accepted(directory: Path, case: str) -> None:
 
 
 def test_promtool_accepts_what_is_accepted(directory: Path) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None and not os.environ.get("CI"):
-        pytest.skip("promtool is not on PATH")
     files = []
     for number, text in enumerate(ACCEPTED.values()):
         files.append(directory / f"accepted-{number}.yml")
         files[-1].write_text(text, "utf-8")
-    checked = subprocess.run(
-        [promtool or "promtool", "check", "web-config", *files], capture_output=True, text=True, timeout=60
-    )
-    said = checked.stdout + checked.stderr
+    checked = run_tool("promtool", "check", "web-config", *map(str, files))
+    said = checked.stdout
     assert checked.returncode == 0, said
     assert said.count("SUCCESS") == len(ACCEPTED), said
 

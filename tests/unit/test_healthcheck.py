@@ -112,8 +112,11 @@ class TestTls:
         context.minimum_version = context.maximum_version = version
         assert answers("127.0.0.1", serve(200, context), tls=True)
 
-    def test_a_web_configuration_without_tls_is_asked_in_the_clear(self, serve: Serve) -> None:
-        assert answers("127.0.0.1", serve(200), tls=True)
+    @pytest.mark.parametrize(("status", "expected"), [(200, True), (503, False)])
+    def test_a_web_configuration_without_tls_is_asked_in_the_clear(
+        self, serve: Serve, status: int, expected: bool
+    ) -> None:
+        assert answers("127.0.0.1", serve(status), tls=True) is expected
 
 
 class TestCommand:

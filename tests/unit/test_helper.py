@@ -164,6 +164,30 @@ def test_much_is_judged_by_two_and_little_by_one_with_the_same_result(monkeypatc
     assert all(series.judgements for series in by_one)
 
 
+def test_what_it_was_doing_when_all_was_given_up_is_done_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(past, "_WORTH_A_HELPER_HOURS", 100)
+    ended: list[int] = []
+    close = helper_module._Process.close
+
+    def noted(process: helper_module._Process) -> None:
+        ended.append(len(process.given))
+        close(process)
+
+    monkeypatch.setattr(helper_module._Process, "close", noted)
+    store = Store.in_memory()
+    write(store)
+    judge = PastJudge(store, DETECTOR, lambda: None, LOG, QUIET)
+    asked = iter([False, False, True])
+    judge.catch_up(NOON, lambda: next(asked))
+    assert ended == [20]
+    assert store.judged_until() is None
+    assert sum(bool(series.judgements) for series in store.history(KEYS, 0, NOON)) == 2
+    judge.catch_up(NOON)
+    assert store.judged_until() == NOON
+    assert all(series.judgements for series in store.history(KEYS, 0, NOON))
+    store.close()
+
+
 def test_what_tells_the_hours_can_be_given_to_another_process() -> None:
     clock = HourClock(Calendar(is_holiday=HolidayLookup("DE-BY")))
     corpus_christi = int(NOON - (date(2026, 11, 17) - date(2026, 6, 4)).days * DAY)

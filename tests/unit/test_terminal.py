@@ -68,6 +68,6 @@ def test_what_can_be_printed_is_printed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "\u202e", "\r", "\ud83d", "\x85"])
-def test_what_would_command_a_terminal_is_quoted(name: str) -> None:
-    assert printable(name) == repr(name)
+def test_what_would_command_a_terminal_is_escaped(name: str) -> None:
     assert printable(name).isprintable()
+    assert printable(name) != name

@@ -292,6 +292,10 @@ class TestEndpoint:
         assert traces == [f"{number:032x}" for number in (2, 1, 0)]
         assert "Single traces slower than 400 ms: 3 of 90 traces" in page.text
         assert "Search for slow traces" in page.text
+        paths = [
+            f"api/v1/trace?trace_id={number:032x}&service_name=checkout&span_name=GET+%2Fcart" for number in (2, 1, 0)
+        ]
+        assert page.links("api/v1/trace") == paths
         plain = self.page(status)
         assert f"{2:032x}" in plain.text
         assert "Search for slow traces" not in plain.text

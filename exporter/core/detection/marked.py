@@ -94,17 +94,16 @@ class MarkedTraces:
         judged = bisect_right(marks, since)
         base = starts[0]
         windows: list[Swept] = []
-        bounds: tuple[int, int] | None = None
-        last = 0
+        first = last = -1
         for now in instants:
-            before = bounds
-            last = bisect_right(marks, now, last)
-            bounds = self._first(now, last, *limits), last
-            if bounds == before:
+            first_before, last_before = first, last
+            last = bisect_right(marks, now)
+            first = self._first(now, last, *limits)
+            if first == first_before and last == last_before:
                 windows[-1].instants.append(now)
             else:
-                first = max(bounds[0], judged)
-                windows.append(Swept([now], sorted(buckets[starts[first] - base : starts[last] - base])))
+                begin = starts[max(first, judged)]
+                windows.append(Swept([now], sorted(buckets[begin - base : starts[last] - base])))
         return windows
 
     def _first(self, now: int, last: int, length_seconds: int, min_traces: int, max_seconds: int) -> int:

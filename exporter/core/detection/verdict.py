@@ -97,11 +97,11 @@ def can_be_shifted(buckets: Sequence[int], floors: Floors, parameters: Parameter
         parameters: the detector's settings.
     """
     traces = len(buckets)
-    gated = [buckets[position] for position in gated_positions(traces)]
-    if not any(map(gt, gated, floors.gates)):
+    positions = gated_positions(traces)
+    if not any(map(gt, map(buckets.__getitem__, positions), floors.gates)):
         return False
-    for q, bucket, gate, stat in zip(QUANTILES, gated, floors.gates, floors.stats, strict=True):
-        if bucket > gate:
+    for q, position, gate, stat in zip(QUANTILES, positions, floors.gates, floors.stats, strict=True):
+        if buckets[position] > gate:
             beyond_swing = traces - bisect_right(buckets, stat)
             if tail_probability(beyond_swing, traces, 1 - q, floors.correlation) < parameters.alpha:
                 return True

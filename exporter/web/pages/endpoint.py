@@ -15,7 +15,7 @@ from exporter.logs import LimitedLog
 from exporter.store import StoreError
 from exporter.web.http import Request, Response
 from exporter.web.pages import layout, links, plot, words
-from exporter.web.pages.recall import RememberedProfiles
+from exporter.web.pages.recall import Remembered
 from exporter.web.pages.sources import Sources
 
 _MOST_KEPT_OUT: Final = 24
@@ -25,9 +25,12 @@ _DAY_TYPES: Final = {DayType.WEEKDAY: "Weekdays", DayType.WEEKEND: "Weekends and
 class EndpointPage:
     """``/endpoint?service_name=…&span_name=…``."""
 
-    def __init__(self, sources: Sources, profiles: RememberedProfiles, log: LimitedLog) -> None:
+    def __init__(
+        self, sources: Sources, profiles: Remembered[Profile], usual: Remembered[Usual], log: LimitedLog
+    ) -> None:
         self._sources = sources
         self._profiles = profiles
+        self._usual = usual
         self._log = log
 
     def __call__(self, request: Request) -> Response:
@@ -41,7 +44,7 @@ class EndpointPage:
         usual: Usual | None = None
         try:
             profile = self._profiles.of(status.key, now)
-            usual = self._sources.history.usual(status.key, int(now), int(now))
+            usual = self._usual.of(status.key, now)
         except (StoreError, DamagedDigestError) as error:
             self._log.warning("usual", "a page cannot show what is usual", series=status.key, error=error)
         return layout.html(
@@ -104,13 +107,14 @@ class EndpointPage:
                 slow is not None and h.a(href=slow)["Search for slow traces"],
             ],
             h.table(".plain")[
-                h.thead[h.tr[h.th["Ended"], h.th(".number")["Took"], h.th["Trace"]]],
+                h.thead[h.tr[h.th["Ended"], h.th(".number")["Took"], h.th["Trace"], h.th["Where its time went"]]],
                 h.tbody[
                     (
                         h.tr[
                             h.td[times.at(each.at)],
                             h.td(".number")[duration(each.seconds)],
                             h.td[self._trace(each.trace_id)],
+                            h.td[h.a(href=links.of_trace(status.key, each.trace_id))["critical path, as JSON"]],
                         ]
                         for each in found
                     )

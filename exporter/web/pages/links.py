@@ -15,6 +15,7 @@ from exporter.web.http import Request
 START = "./"
 ENDPOINT = "endpoint"
 PLOT = "plot"
+TRACE = "api/v1/trace"
 
 
 def address(page: str, parameters: Mapping[str, str]) -> str:
@@ -26,6 +27,11 @@ def address(page: str, parameters: Mapping[str, str]) -> str:
 def of_series(page: str, key: SeriesKey) -> str:
     """A page about a series."""
     return address(page, key._asdict())
+
+
+def of_trace(key: SeriesKey, trace_id: str) -> str:
+    """Where the time of a series' span in a trace went."""
+    return address(TRACE, {"trace_id": trace_id, **key._asdict()})
 
 
 def asked(request: Request) -> SeriesKey:

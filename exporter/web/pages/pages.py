@@ -7,12 +7,16 @@ from exporter.logs import Log
 from exporter.web.http import Page
 from exporter.web.pages.endpoint import EndpointPage
 from exporter.web.pages.layout import assets
-from exporter.web.pages.recall import RememberedProfiles
+from exporter.web.pages.recall import Remembered
 from exporter.web.pages.sources import Sources
 from exporter.web.pages.start import StartPage
 from exporter.web.pages.thumbnail import Thumbnail
 
 _SAY_AGAIN_SECONDS: Final = 600
+_MOST_PROFILES: Final = 100
+"""Two pages of the start page's table; a profile takes 26 kB, and 12 ms to work out."""
+_MOST_USUAL: Final = 20
+"""Endpoints that somebody is looking at."""
 
 
 def pages(sources: Sources, log: Log, monotonic: Callable[[], float]) -> dict[str, Page]:
@@ -23,10 +27,11 @@ def pages(sources: Sources, log: Log, monotonic: Callable[[], float]) -> dict[st
         status = sources.backfill()
         return status is None or status.progress.complete
 
-    profiles = RememberedProfiles(sources.history.profile, sources.hours, complete)
+    profiles = Remembered(sources.history.profile, sources.hours, complete, _MOST_PROFILES)
+    usual = Remembered(lambda key, now: sources.history.usual(key, now, now), sources.hours, complete, _MOST_USUAL)
     return {
         "/": StartPage(sources),
-        "/endpoint": EndpointPage(sources, profiles, quiet_log),
+        "/endpoint": EndpointPage(sources, profiles, usual, quiet_log),
         "/plot": Thumbnail(sources, profiles, quiet_log),
         **assets(),
     }

@@ -1,56 +1,52 @@
-"""Remembers what is usual for the series whose plots were asked for of late, until the hour turns."""
+"""Remembers what was worked out of the history for the series that were asked for of late, until the hour turns."""
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from exporter.core.hours import HourClock
 from exporter.core.span import SeriesKey
-from exporter.detector.inquiry import Profile
 
-_MOST: Final = 100
-"""Two pages of the start page's table; a profile takes 26 kB, and 12 ms to work out."""
+_T = TypeVar("_T")
+
 _UNSETTLED_SECONDS: Final = 60
-"""While history still comes in, a profile is good for so long."""
+"""While history still comes in, what is worked out of it is good for so long."""
 
 
-class RememberedProfiles:
-    """Profiles of series, each worked out once an hour. For several threads, one of which works at a time.
+class Remembered(Generic[_T]):
+    """What the history says of a series, worked out once an hour. For several threads, one of which works at a time.
 
-    That bounds what pages take away from scrapes: a page of plots costs one thread, whoever else asks.
+    That bounds what pages take away from scrapes: fifty plots cost one thread, whoever else asks.
     """
 
     def __init__(
-        self,
-        profile: Callable[[SeriesKey, int], Profile],
-        hours: HourClock,
-        complete: Callable[[], bool],
-        most: int = _MOST,
+        self, work_out: Callable[[SeriesKey, int], _T], hours: HourClock, complete: Callable[[], bool], most: int
     ) -> None:
         """Remember nothing yet.
 
         Args:
-            profile: works out a profile for the present.
+            work_out: asks the history at an instant, Unix seconds.
             hours: tells when the hour turns.
             complete: whether all history is read.
-            most: how many profiles are remembered.
+            most: of how many series it is remembered.
         """
-        self._profile = profile
+        self._work_out = work_out
         self._hours = hours
         self._complete = complete
         self._most = most
         self._mutex = threading.Lock()
-        self._known: OrderedDict[SeriesKey, tuple[float, Profile]] = OrderedDict()
+        self._known: OrderedDict[SeriesKey, tuple[float, _T]] = OrderedDict()
 
-    def of(self, key: SeriesKey, now: float) -> Profile:
-        """The profile of a series at an instant; raises what working it out raises."""
+    def of(self, key: SeriesKey, now: float) -> _T:
+        """What it says of a series at an instant; raises what working it out raises."""
         with self._mutex:
-            good_until, profile = self._known.pop(key, (0.0, None))
-            if profile is None or not now < good_until:
-                profile = self._profile(key, int(now))
+            known = self._known.pop(key, None)
+            if known is None or not now < known[0]:
+                found = self._work_out(key, int(now))
                 good_until = self._hours.hour(int(now)).end if self._complete() else now + _UNSETTLED_SECONDS
-            self._known[key] = good_until, profile
+                known = good_until, found
+            self._known[key] = known
             if len(self._known) > self._most:
                 self._known.popitem(last=False)
-            return profile
+            return known[1]

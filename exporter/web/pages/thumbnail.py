@@ -3,18 +3,19 @@
 from http import HTTPStatus
 
 from exporter.core.codec import DamagedDigestError
+from exporter.detector.inquiry import Profile
 from exporter.logs import LimitedLog
 from exporter.store import StoreError
 from exporter.web.http import Request, Response, text
 from exporter.web.pages import links, plot
-from exporter.web.pages.recall import RememberedProfiles
+from exporter.web.pages.recall import Remembered
 from exporter.web.pages.sources import Sources
 
 
 class Thumbnail:
     """``/plot?service_name=…&span_name=…``."""
 
-    def __init__(self, sources: Sources, profiles: RememberedProfiles, log: LimitedLog) -> None:
+    def __init__(self, sources: Sources, profiles: Remembered[Profile], log: LimitedLog) -> None:
         self._sources = sources
         self._profiles = profiles
         self._log = log
