@@ -151,7 +151,8 @@ def _retention(facts: Facts) -> Iterator[Line]:
         advice = "is tempo.filter too narrow, or does Tempo hold no traces that old?"
         yield Line("history", Outcome.FAIL, "no trace is stored", _patience(facts) or advice)
         return
-    hours = max(1, round((facts.healthy.at - oldest) / 3600))
+    # The oldest trace lies within its window, so it is a little younger than this.
+    hours = max(1, int((facts.healthy.at - oldest) / 3600))
     back = format_duration(timedelta(hours=hours))
     detail = f"{metrics.get('history_traces') or 0:,.0f} traces, back to {back} ago"
     if expired:

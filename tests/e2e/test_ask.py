@@ -73,7 +73,9 @@ def asked(tempo: StartTempo, exporter: StartExporter) -> Asked:
         series: [request for request in traffic.requests if request.series == series and request.start >= since]
         for series in LEVELS
     }
-    page = await_baselines(running, lambda at: {key: baseline_at(at, wanted[key], week) for key in LEVELS})
+    await_baselines(running, lambda at: {key: baseline_at(at, wanted[key], week) for key in LEVELS})
+    # Baselines are there before the past is judged.
+    page = running.wait_for(lambda page: page.get("anomalous", BUSY, kind="shift") is not None)
     return Asked(running, wanted, week, page["snapshot_timestamp_seconds"])
 
 

@@ -106,7 +106,10 @@ def test_an_exporter_that_is_well_passes_in_everything() -> None:
         ("backfill", {'backfill_windows{state="failed"}': 3, 'backfill_windows{state="done"}': 0}, "FAIL", "3 failed"),
         (
             "history",
-            {'backfill_windows{state="expired"}': 96, "backfill_oldest_trace_timestamp_seconds": NOON - 72 * HOUR + 9},
+            {
+                'backfill_windows{state="expired"}': 96,
+                "backfill_oldest_trace_timestamp_seconds": NOON - 72 * HOUR - 2800,
+            },
             "WARN",
             "set polling.backfill_duration: 72h",
         ),
