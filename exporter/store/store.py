@@ -8,16 +8,17 @@ so repeating one changes nothing.
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from exporter.core.accumulate import WindowContent
 from exporter.core.civil import HOUR_SECONDS
-from exporter.core.codec import DamagedDigestError, encode_digest, encode_marks
-from exporter.core.hours import Judgement, StoredWindow
+from exporter.core.codec import encode_digest, encode_marks
 from exporter.core.ledger import LedgerEntry, Window
 from exporter.core.span import SeriesKey
 from exporter.store.connection import Connection, OnDamage, OnFailure
+from exporter.store.histories import histories, history_rows, traffic_rows, traffics
 from exporter.store.rows import (
     ENTRY_COLUMNS,
     Findings,
@@ -26,7 +27,6 @@ from exporter.store.rows import (
     SeriesTraffic,
     Totals,
     entry_of,
-    judgement_of,
     row_of,
     swings_bytes,
 )
@@ -180,37 +180,9 @@ class Store:
         ids = sorted(names)
         for position in range(0, len(ids), at_once):
             chunk = ids[position : position + at_once]
-            yield from self._history_of(chunk, names, start, end, end if marks_from is None else marks_from)
-
-    def _history_of(
-        self, ids: Sequence[int], names: Mapping[int, SeriesKey], start: int, end: int, marks_from: int
-    ) -> list[SeriesHistory]:
-        among = f"series_id IN ({', '.join('?' * len(ids))})"
-        with self._connection.reading("reading the history") as db:
-            windows = _by_series(
-                db,
-                "SELECT series_id, window_start, traces, digest, CASE WHEN window_start >= ? THEN marks ELSE x'' END"
-                f" FROM digests WHERE {among} AND window_start >= ? AND window_start < ?"
-                " ORDER BY series_id, window_start",
-                (marks_from, *ids, start, end),
-            )
-            judgements = _by_series(
-                db,
-                f"SELECT series_id, hour_start, quarantined, swings FROM judgements WHERE {among} AND hour_start >= ?",
-                (*ids, start),
-            )
-            suspects = _by_series(db, f"SELECT series_id, hour_start FROM suspects WHERE {among}", ids)
-            states = _by_series(db, f"SELECT series_id, state FROM states WHERE {among}", ids)
-        return [
-            SeriesHistory(
-                key=names[series_id],
-                windows=[StoredWindow(*row[1:]) for row in rows],
-                judgements=self._judgements(judgements.get(series_id, ())),
-                suspects=frozenset(hour for _, hour in suspects.get(series_id, ())),
-                state=next((state for _, state in states.get(series_id, ())), None),
-            )
-            for series_id, rows in windows.items()
-        ]
+            with self._connection.reading("reading the history") as db:
+                rows = history_rows(db, chunk, start, end, end if marks_from is None else marks_from)
+            yield from histories(rows, names, on_damage=partial(self._connection.on_failure, "corrupt"))
 
     def traffic(self, keys: Iterable[SeriesKey], start: int, end: int, at_once: int = 200) -> Iterator[SeriesTraffic]:
         """How much is stored of some series in the windows that begin in ``[start, end)``, without their durations.
@@ -221,36 +193,9 @@ class Store:
             names = {self._ids[key]: key for key in keys if key in self._ids}
         ids = sorted(names)
         for position in range(0, len(ids), at_once):
-            yield from self._traffic_of(ids[position : position + at_once], names, start, end)
-
-    def _traffic_of(
-        self, ids: Sequence[int], names: Mapping[int, SeriesKey], start: int, end: int
-    ) -> list[SeriesTraffic]:
-        among = f"series_id IN ({', '.join('?' * len(ids))})"
-        with self._connection.reading("counting the history") as db:
-            windows = _by_series(
-                db,
-                f"SELECT series_id, window_start, traces FROM digests WHERE {among} AND traces > 0"
-                " AND window_start >= ? AND window_start < ? ORDER BY series_id, window_start",
-                (*ids, start, end),
-            )
-            quarantined = _by_series(
-                db,
-                f"SELECT series_id, hour_start FROM judgements WHERE {among} AND hour_start >= ? AND quarantined",
-                (*ids, start),
-            )
-            suspects = _by_series(db, f"SELECT series_id, hour_start FROM suspects WHERE {among}", ids)
-            states = _by_series(db, f"SELECT series_id, state FROM states WHERE {among}", ids)
-        return [
-            SeriesTraffic(
-                key=names[series_id],
-                windows=[(window_start, traces) for _, window_start, traces in rows],
-                quarantined=frozenset(hour for _, hour in quarantined.get(series_id, ())),
-                suspects=frozenset(hour for _, hour in suspects.get(series_id, ())),
-                state=next((state for _, state in states.get(series_id, ())), None),
-            )
-            for series_id, rows in windows.items()
-        ]
+            with self._connection.reading("counting the history") as db:
+                rows = traffic_rows(db, ids[position : position + at_once], start, end)
+            yield from traffics(rows, names)
 
     # What the detector found
 
@@ -432,26 +377,9 @@ class Store:
                 self._ids = known
                 raise
 
-    def _judgements(self, rows: Iterable[tuple[Any, ...]]) -> dict[int, Judgement]:
-        """What was found about past hours; an hour of which the record is damaged counts as not judged."""
-        judgements = {}
-        for _, hour, quarantined, swings in rows:
-            try:
-                judgements[hour] = judgement_of(quarantined, swings)
-            except DamagedDigestError:
-                self._connection.on_failure("corrupt")
-        return judgements
-
 
 def _forget(db: sqlite3.Connection, window: Window) -> None:
     """Delete every entry that overlaps a window, and its digests."""
     starts = db.execute("SELECT start FROM windows WHERE start < ? AND end > ?", (window.end, window.start)).fetchall()
     db.executemany("DELETE FROM digests WHERE window_start = ?", starts)
     db.executemany("DELETE FROM windows WHERE start = ?", starts)
-
-
-def _by_series(db: sqlite3.Connection, query: str, parameters: Sequence[object]) -> dict[int, list[tuple[Any, ...]]]:
-    rows: dict[int, list[tuple[Any, ...]]] = {}
-    for row in db.execute(query, parameters):
-        rows.setdefault(row[0], []).append(row)
-    return rows
