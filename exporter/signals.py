@@ -10,12 +10,14 @@ from typing import NoReturn
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """While the body runs, SIGTERM ends it as Ctrl-C does: with a :class:`KeyboardInterrupt`."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    """While the body runs, SIGTERM and SIGINT end it as Ctrl-C does: with a :class:`KeyboardInterrupt`."""
+    # SIGINT too: a shell that starts a command in the background has it ignored.
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(*_: object) -> NoReturn:

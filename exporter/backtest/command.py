@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import click
 
@@ -17,11 +16,9 @@ from exporter.backtest.text import as_text
 from exporter.backtest.traffic import TrafficError
 from exporter.config import ConfigError
 from exporter.config.units import parse_duration
+from exporter.exits import EXIT_USAGE, failed
 from exporter.signals import interruptible
-from exporter.store import DatabaseTooNewError, DatabaseTooOldError, StoreError
-
-_EXIT_FAILED: Final = 1
-_EXIT_USAGE: Final = 2
+from exporter.store import DatabaseVersionError, StoreError
 
 
 def run_command(
@@ -54,15 +51,15 @@ def run_command(
         asked for.
     """
     if csv is not None and (service is not None or span is not None):
-        return _failed("--service and --span choose from the stored history; leave them out with --csv", _EXIT_USAGE)
+        return failed("--service and --span choose from the stored history; leave them out with --csv", EXIT_USAGE)
     try:
         learn_seconds = None if learn is None else int(parse_duration(learn).total_seconds())
     except ValueError as error:
-        return _failed(f"--learn {error}", _EXIT_USAGE)
+        return failed(f"--learn {error}", EXIT_USAGE)
     try:
         config = load_config_with(config_file, os.environ, settings)
     except ConfigError as error:
-        return _failed(str(error), _EXIT_USAGE)
+        return failed(str(error), EXIT_USAGE)
     logs.configure(log_level or config.log.level, config.log.format)
     options = Options(
         csv=csv, labels=labels, learn_seconds=learn_seconds, service=service, span=span, settings=settings
@@ -73,19 +70,14 @@ def run_command(
             report = backtest(config, options, warnings.append, sys.stderr)
             output = as_json(report) if json else as_text(report)
     except KeyboardInterrupt:
-        return _failed("interrupted; there is no result, and nothing was written", _EXIT_FAILED)
+        return failed("interrupted; there is no result, and nothing was written")
     except (TrafficError, LabelsError) as error:
-        return _failed(str(error), _EXIT_USAGE)
-    except (NothingToReplayError, StoreError, DatabaseTooNewError, DatabaseTooOldError) as error:
-        return _failed(str(error), _EXIT_FAILED)
+        return failed(str(error), EXIT_USAGE)
+    except (NothingToReplayError, StoreError, DatabaseVersionError) as error:
+        return failed(str(error))
     finally:
         # Not before: the line that shows the progress is gone now.
         for warning in warnings:
             click.echo(warning, err=True)
     click.echo(output)
     return 0
-
-
-def _failed(message: str, status: int) -> int:
-    click.echo(message, err=True)
-    return status

@@ -1,4 +1,4 @@
-"""What all commands have in common: their shared options, exit statuses, and how they give up."""
+"""What all commands have in common: their shared options, and how they give up."""
 
 import sys
 from collections.abc import Callable
@@ -9,9 +9,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 import click
 
 from exporter import __version__
-
-EXIT_FAILED: Final = 1
-EXIT_CONFIGURATION: Final = 2
+from exporter.exits import failed
 
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -53,5 +51,4 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def give_up(message: str, status: int) -> NoReturn:
     """End the process with a message for people."""
-    click.echo(message, err=True)
-    sys.exit(status)
+    sys.exit(failed(message, status))

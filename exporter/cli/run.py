@@ -1,22 +1,22 @@
 """``run``, the default: the exporter itself, one pass of it, or a look at its configuration."""
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from exporter import __version__, logs
-from exporter.cli.common import EXIT_CONFIGURATION, EXIT_FAILED, Shared, give_up, shared_options
+from exporter.cli.common import Shared, give_up, shared_options
 from exporter.config import Config, ConfigError, effective_yaml, ignored_variables, load_config
+from exporter.exits import EXIT_FAILED, EXIT_USAGE, failed
 from exporter.keeper import Keeper
 from exporter.memory import share_one_arena
 from exporter.publish.self_metrics import ProtectionCollector, SelfMetrics
 from exporter.runner import Exporter, PassResult, ReadingChangedError
-from exporter.signals import StopRequest
+from exporter.signals import StopRequest, interruptible
 from exporter.store import DatabaseInUseError, DatabaseTooNewError, Store, StoreError
 from exporter.terminal import bar, printable, progress_line
 from exporter.web.guard import Guard
@@ -52,7 +52,7 @@ def start(shared: Shared, *, once: bool, check_config: bool) -> None:
     try:
         config = load_config(shared.config_file, os.environ)
     except ConfigError as error:
-        give_up(str(error), EXIT_CONFIGURATION)
+        give_up(str(error), EXIT_USAGE)
     logs.configure(shared.log_level or config.log.level, config.log.format)
     if once:
         sys.exit(_once(config))
@@ -69,7 +69,7 @@ def _protection(config: Config) -> Protection | None:
     try:
         return Protection(partial(web_rules, config.web.config_file), logs.get_logger("web"))
     except ConfigError as error:
-        give_up(f"web.config_file: {error}", EXIT_CONFIGURATION)
+        give_up(f"web.config_file: {error}", EXIT_USAGE)
 
 
 def _run(config: Config, protection: Protection | None) -> int:
@@ -81,7 +81,7 @@ def _run(config: Config, protection: Protection | None) -> int:
     try:
         keeper = Keeper(config, metrics, log)
     except (DatabaseInUseError, DatabaseTooNewError, ReadingChangedError, StoreError) as error:
-        give_up(str(error), EXIT_CONFIGURATION if isinstance(error, ReadingChangedError) else EXIT_FAILED)
+        give_up(str(error), EXIT_USAGE if isinstance(error, ReadingChangedError) else EXIT_FAILED)
     failures: list[BaseException] = []
 
     def fail(error: BaseException) -> None:
@@ -136,24 +136,17 @@ def _server(config: Config, keeper: Keeper, metrics: SelfMetrics, protection: Pr
 
 def _once(config: Config) -> int:
     exporter = Exporter(config, Store.in_memory(), SelfMetrics())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupt)
     try:
-        with progress_line(lambda: _progress(exporter), sys.stderr):
+        with interruptible(), progress_line(lambda: _progress(exporter), sys.stderr):
             result = exporter.one_pass()
     except KeyboardInterrupt:
-        click.echo("interrupted; nothing was written", err=True)
-        return EXIT_FAILED
+        return failed("interrupted; nothing was written")
     finally:
         exporter.close()
     # With colour, or click would take what looks like an escape sequence out of a name.
     click.echo(exporter.exposition(), nl=False, color=True)
     click.echo(summary(result), err=True)
     return 0 if result.complete else EXIT_FAILED
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _progress(exporter: Exporter) -> str:

@@ -18,6 +18,7 @@ from exporter.core.codec import DamagedDigestError
 from exporter.core.hours import HourClock
 from exporter.core.span import SeriesKey
 from exporter.detector.inquiry import Inquiry
+from exporter.exits import EXIT_USAGE, failed
 from exporter.explain.check import check
 from exporter.explain.document import check_document, trace_document
 from exporter.explain.inputs import parse_instant, parse_seconds, parse_trace_id
@@ -26,13 +27,10 @@ from exporter.explain.text import check_text, trace_text
 from exporter.explain.trace import NotInTraceError, explain_trace
 from exporter.explain.words import series_name
 from exporter.publish.self_metrics import SelfMetrics
-from exporter.store import DatabaseTooNewError, DatabaseTooOldError, Store, StoreError
+from exporter.store import DatabaseVersionError, Store, StoreError
 from exporter.tempo import TempoClient, TempoError
 from exporter.terminal import printable
 from exporter.wiring import client_settings, judge_settings, series_rules
-
-_EXIT_FAILED = 1
-_EXIT_USAGE = 2
 
 
 class _NoAnswerError(Exception):
@@ -78,11 +76,11 @@ def run_command(
     instant = _parsed("--at", at, parse_instant, complaints)
     trace_id = _parsed("--trace", trace, parse_trace_id, complaints)
     if complaints:
-        return _failed("\n".join(complaints), _EXIT_USAGE)
+        return failed("\n".join(complaints), EXIT_USAGE)
     try:
         config = load_config(config_file, os.environ)
     except ConfigError as error:
-        return _failed(str(error), _EXIT_USAGE)
+        return failed(str(error), EXIT_USAGE)
     logs.configure(log_level or "warning", config.log.format)
     key = None if service is None or span is None else SeriesKey(service, span)
     calendar = build_calendar(config)
@@ -92,10 +90,10 @@ def run_command(
         else:
             assert key is not None  # noqa: S101 - otherwise it was complained about
             document, text = _about_endpoint(config, calendar, key, seconds, instant, clock())
-    except (_NoAnswerError, NotInTraceError, TempoError, StoreError, DatabaseTooNewError, DatabaseTooOldError) as error:
-        return _failed(str(error), _EXIT_FAILED)
+    except (_NoAnswerError, NotInTraceError, TempoError, StoreError, DatabaseVersionError) as error:
+        return failed(str(error))
     except DamagedDigestError as error:
-        return _failed(f"what is stored of this endpoint is damaged: {error}", _EXIT_FAILED)
+        return failed(f"what is stored of this endpoint is damaged: {error}")
     click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else text)
     return 0
 
@@ -166,8 +164,3 @@ def _parsed(option: str, text: str | None, parse: Callable[[str], Any], complain
     except ValueError as error:
         complaints.append(f"{option} {error}")
         return None
-
-
-def _failed(message: str, status: int) -> int:
-    click.echo(message, err=True)
-    return status

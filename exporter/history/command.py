@@ -19,15 +19,14 @@ from exporter.config.units import parse_duration
 from exporter.config.wording import shown
 from exporter.core.civil import HOUR_SECONDS, Calendar
 from exporter.core.codec import MARK_SECONDS
+from exporter.exits import EXIT_FAILED, EXIT_USAGE, failed
 from exporter.history.range import NothingToWriteError, UnreadError
 from exporter.history.write import Options, Written, whole_file, write_history
 from exporter.publish.timed import OWN_LABELS
 from exporter.signals import interruptible
-from exporter.store import DatabaseTooNewError, DatabaseTooOldError, StoreError
+from exporter.store import DatabaseVersionError, StoreError
 
 DEFAULT_JOB: Final = "tempo-anomaly-exporter"
-_EXIT_FAILED: Final = 1
-_EXIT_USAGE: Final = 2
 _LABEL: Final = re.compile("[a-zA-Z_][a-zA-Z0-9_]*")
 _EVERY_INTERFACE: Final = ("", "0.0.0.0", "::")  # noqa: S104 - nothing is bound here
 _SHOWN: Final = 5
@@ -74,22 +73,22 @@ def run_command(
             incomplete=incomplete,
         )
     except (ConfigError, UsageError) as error:
-        return _failed(str(error), _EXIT_USAGE)
+        return failed(str(error), EXIT_USAGE)
     logs.configure(log_level or config.log.level, config.log.format)
     try:
         with interruptible(), _opened(output) as out:
             written = write_history(config, options, out, sys.stderr, time.time())
     except KeyboardInterrupt:
-        return _failed("interrupted; what was written is of no use", _EXIT_FAILED)
-    except (NothingToWriteError, UnreadError, StoreError, DatabaseTooNewError, DatabaseTooOldError) as error:
-        return _failed(str(error), _EXIT_FAILED)
+        return failed("interrupted; what was written is of no use")
+    except (NothingToWriteError, UnreadError, StoreError, DatabaseVersionError) as error:
+        return failed(str(error))
     except BrokenPipeError:
         raise
     except OSError as error:
         where = "temporary files" if error.filename is None else f"{error.filename}"
-        return _failed(f"cannot write {where}: {error.strerror}; free some space or set TMPDIR", _EXIT_FAILED)
+        return failed(f"cannot write {where}: {error.strerror}; free some space or set TMPDIR")
     click.echo(_summary(written, build_calendar(config)), err=True)
-    return _EXIT_FAILED if written.damaged else 0
+    return EXIT_FAILED if written.damaged else 0
 
 
 def target_labels(given: Sequence[str], config: Config) -> dict[str, str]:
@@ -168,8 +167,3 @@ def _summary(written: Written, calendar: Calendar) -> str:
         names = ", ".join(f"{key.service_name!r}/{key.span_name!r}" for key in written.damaged[:_SHOWN])
         lines.append(f"left out, because what is stored of them is damaged: {len(written.damaged):,} series ({names})")
     return "\n".join(lines)
-
-
-def _failed(message: str, status: int) -> int:
-    click.echo(message, err=True)
-    return status

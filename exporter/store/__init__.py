@@ -4,7 +4,7 @@ from exporter.store.aside import set_aside
 from exporter.store.connection import Connection, StoreError
 from exporter.store.lock import DatabaseInUseError
 from exporter.store.rows import Findings, Pruned, SeriesHistory, SeriesTraffic, Totals
-from exporter.store.schema import DatabaseTooNewError, DatabaseTooOldError
+from exporter.store.schema import DatabaseTooNewError, DatabaseTooOldError, DatabaseVersionError
 from exporter.store.store import Store
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "DatabaseInUseError",
     "DatabaseTooNewError",
     "DatabaseTooOldError",
+    "DatabaseVersionError",
     "Findings",
     "Pruned",
     "SeriesHistory",

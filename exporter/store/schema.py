@@ -10,11 +10,15 @@ from collections.abc import Callable, Sequence
 from sqlite_utils import Database
 
 
-class DatabaseTooNewError(Exception):
+class DatabaseVersionError(Exception):
+    """Another version of the exporter wrote the database; the message says what to do."""
+
+
+class DatabaseTooNewError(DatabaseVersionError):
     """The database was written by a newer exporter."""
 
 
-class DatabaseTooOldError(Exception):
+class DatabaseTooOldError(DatabaseVersionError):
     """The database was written by an older exporter, and who only reads it cannot bring it up to date."""
 
 

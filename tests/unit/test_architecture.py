@@ -12,7 +12,7 @@ import exporter
 
 ROOT: Final = Path(exporter.__file__).parent
 
-FOUNDATION: Final = ("__init__", "telemetry", "logs", "signals", "terminal", "memory")
+FOUNDATION: Final = ("__init__", "telemetry", "logs", "signals", "terminal", "exits", "memory")
 """Parts that know nothing of the others and that any of them may use; the core uses the words of `telemetry` alone."""
 
 LAYERS: Final = (
@@ -58,7 +58,7 @@ LIBRARIES: Final = {
     "pydantic_core": ("exporter.config.",),
     "yaml": ("exporter.config.",),
     "holidays": ("exporter.config.",),
-    "click": ("exporter.cli.", "exporter.demo.", "exporter.healthcheck", "command"),
+    "click": ("exporter.cli.", "exporter.demo.", "exporter.exits", "exporter.healthcheck", "command"),
     "msgspec": ("exporter.",),
 }
 """Where a library may be imported: the beginnings of modules' names, or the last part of one."""
