@@ -20,8 +20,9 @@ from exporter.poller import Poller
 from exporter.publish.exposition import Publisher
 from exporter.publish.self_metrics import SelfMetrics, StateCollector
 from exporter.reading.admission import Admission
-from exporter.reading.backfill import Backfill, BackfillStatus
+from exporter.reading.backfill import Backfill
 from exporter.reading.edge import EdgeReader
+from exporter.reading.status import BackfillStatus
 from exporter.store import Store
 from exporter.tempo import TempoClient
 from exporter.web.api.api import Api

@@ -15,7 +15,7 @@ from exporter.core.outlier import OutlierRule
 from exporter.detector.settings import JudgeSettings
 from exporter.poller import PollSettings
 from exporter.reading.admission import SeriesRules
-from exporter.reading.backfill import BackfillSettings
+from exporter.reading.settings import BackfillSettings
 from exporter.tempo import ClientSettings
 from exporter.web.passwords import Passwords
 from exporter.web.protection import Rules, file_state

@@ -16,7 +16,7 @@ from exporter import __version__
 from exporter.core.ledger import WindowState
 from exporter.detector.snapshot import Snapshot
 from exporter.publish.families import PREFIX
-from exporter.reading.backfill import BackfillStatus
+from exporter.reading.status import BackfillStatus
 from exporter.telemetry import (
     FAILURE_REASONS,
     LOOPS,

@@ -6,19 +6,16 @@ read. A few workers take batches of windows, newest first; each batch is committ
 
 import threading
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 from typing import Final, Protocol
 
-from exporter.core.budget import Budget
 from exporter.core.civil import HOUR_SECONDS, Calendar
 from exporter.core.ledger import (
     LONGEST_SEARCH_SECONDS,
     Batch,
     BatchRules,
     LedgerEntry,
-    Progress,
     Wanted,
     Window,
     WindowState,
@@ -32,6 +29,8 @@ from exporter.reading.outcome import confirmed_entries, expired_entries, failed_
 from exporter.reading.plan import Plan
 from exporter.reading.report import Report
 from exporter.reading.retention import any_trace, expired_windows
+from exporter.reading.settings import BackfillSettings
+from exporter.reading.status import BackfillStatus
 from exporter.reading.window import Part, WindowReader
 from exporter.store import Store, StoreError
 from exporter.telemetry import Telemetry
@@ -50,37 +49,8 @@ _PROBE_FROM_WINDOWS: Final = 12
 """Fewer windows than this are read as fast as Tempo's retention is probed."""
 
 
-@dataclass(frozen=True, slots=True)
-class BackfillSettings:
-    """What history is wanted and how it is read; the configuration explains each."""
-
-    duration_seconds: float
-    batch_seconds: float
-    settle_seconds: float
-    retention_seconds: float
-    max_concurrency: int
-    budget: Budget
-
-
 class Source(Searcher, Counter, Protocol):
     """Tempo, as far as the ledger's loop needs it."""
-
-
-@dataclass(frozen=True, slots=True)
-class BackfillStatus:
-    """Where the ledger stands.
-
-    Attributes:
-        progress: windows by state over the wanted range.
-        started_at: when this process began to read.
-        completed_at: when nothing settled was left unread for the first time since.
-        failure: why the window that failed last could not be read, in words; absent while none waits for another try.
-    """
-
-    progress: Progress
-    started_at: float
-    completed_at: float | None
-    failure: str | None = None
 
 
 class CommitListener(Protocol):

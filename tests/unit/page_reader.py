@@ -13,7 +13,7 @@ from exporter.core.span import SeriesKey
 from exporter.detector.inquiry import LevelSupply, Profile, ShiftThreshold, SlotUsual, Usual
 from exporter.detector.snapshot import Snapshot
 from exporter.logs import get_logger
-from exporter.reading.backfill import BackfillStatus
+from exporter.reading.status import BackfillStatus
 from exporter.web.http import Site
 from exporter.web.pages.explore import Explore
 from exporter.web.pages.pages import pages

@@ -19,7 +19,7 @@ from exporter.core.outlier import OutlierRule
 from exporter.core.span import SeriesKey, Span
 from exporter.detector.settings import JudgeSettings
 from exporter.detector.snapshot import Exemplar, HistoryFacts, SeriesStatus, Snapshot
-from exporter.reading.backfill import BackfillStatus
+from exporter.reading.status import BackfillStatus
 from exporter.store import Store
 
 NS = 1_000_000_000

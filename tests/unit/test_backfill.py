@@ -25,7 +25,8 @@ from exporter.core.ledger import LedgerEntry, Window, WindowState
 from exporter.core.span import SeriesKey, Span
 from exporter.logs import get_logger
 from exporter.reading.admission import Admission, SeriesRules
-from exporter.reading.backfill import Backfill, BackfillSettings
+from exporter.reading.backfill import Backfill
+from exporter.reading.settings import BackfillSettings
 from exporter.store import Store, StoreError
 from exporter.tempo.errors import StoppedError, TempoError
 from tests.unit.fakes import KEY, NS, FakeTempo, FrozenClock, Recorder, away, span

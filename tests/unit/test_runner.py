@@ -18,7 +18,7 @@ from exporter.detector.snapshot import Snapshot
 from exporter.poller import PollSettings
 from exporter.publish.self_metrics import SelfMetrics
 from exporter.reading.admission import SeriesRules
-from exporter.reading.backfill import BackfillSettings
+from exporter.reading.settings import BackfillSettings
 from exporter.runner import Exporter, PassResult, ReadingChangedError
 from exporter.store import Store
 from exporter.tempo import ClientSettings

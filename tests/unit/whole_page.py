@@ -7,7 +7,7 @@ from exporter.detector.snapshot import Snapshot
 from exporter.publish.exposition import Publisher
 from exporter.publish.self_metrics import ProtectionCollector, SelfMetrics, StateCollector
 from exporter.reading.admission import Admission, SeriesRules
-from exporter.reading.backfill import BackfillStatus
+from exporter.reading.status import BackfillStatus
 from exporter.web.http import Request, Response
 from exporter.web.metrics import MetricsPage
 from exporter.web.protection import ReloadStatus

@@ -11,7 +11,7 @@ from exporter.core.hours import HourClock
 from exporter.core.span import SeriesKey
 from exporter.detector.inquiry import Profile, Usual
 from exporter.detector.snapshot import Snapshot
-from exporter.reading.backfill import BackfillStatus
+from exporter.reading.status import BackfillStatus
 from exporter.web.pages.explore import Explore
 
 

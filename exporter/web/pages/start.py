@@ -9,7 +9,7 @@ from exporter.core.baseline import FallbackLevel
 from exporter.core.detection.explanation import duration
 from exporter.core.ledger import Progress
 from exporter.detector.snapshot import SeriesStatus, Snapshot
-from exporter.reading.backfill import BackfillStatus
+from exporter.reading.status import BackfillStatus
 from exporter.web.http import Request, Response
 from exporter.web.pages import layout, links, table, words
 from exporter.web.pages.selection import Selection, State

@@ -1,0 +1,22 @@
+"""Where the ledger's loop stands, for those who show it."""
+
+from dataclasses import dataclass
+
+from exporter.core.ledger import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillStatus:
+    """Where the ledger stands.
+
+    Attributes:
+        progress: windows by state over the wanted range.
+        started_at: when this process began to read.
+        completed_at: when nothing settled was left unread for the first time since.
+        failure: why the window that failed last could not be read, in words; absent while none waits for another try.
+    """
+
+    progress: Progress
+    started_at: float
+    completed_at: float | None
+    failure: str | None = None
