@@ -13,14 +13,10 @@ from exporter.core.detection.parameters import Parameters
 from exporter.core.span import SeriesKey, encodable
 from exporter.detector.inquiry import NoVerdict, Usual
 from exporter.detector.snapshot import SeriesStatus
+from exporter.explain.words import LEVEL_NAMES
 
-LEVELS: Final = {
-    FallbackLevel.EXACT: "this hour",
-    FallbackLevel.NEARBY: "nearby hours",
-    FallbackLevel.DAYTYPE: "type of day",
-    FallbackLevel.GLOBAL: "everything",
-    FallbackLevel.UNAVAILABLE: "unavailable",
-}
+LEVELS: Final = {**LEVEL_NAMES, FallbackLevel.EXACT: "this hour"}
+"""The names that answers use too, but that the pages always speak of the hour that it is."""
 UNKNOWN: Final = "–"
 _LONGEST_NAME: Final = 160
 
