@@ -19,6 +19,14 @@ def write_pair(directory: Path, authority: trustme.CA, name: str, host: str = "1
     return certificate, key
 
 
+def write_combined(directory: Path, authority: trustme.CA, name: str, host: str = "127.0.0.1") -> Path:
+    """A certificate for a host, with that host as its common name, and its key, both in one file."""
+    file = directory / f"{name}.pem"
+    leaf = authority.issue_cert(host, common_name=host)
+    file.write_bytes(leaf.private_key_and_cert_chain_pem.bytes())
+    return file
+
+
 def write_authority(directory: Path, authority: trustme.CA, name: str) -> Path:
     """The certificate of an authority."""
     file = directory / f"{name}.crt"

@@ -9,10 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import trustme
 from click.testing import CliRunner
 
 from exporter.healthcheck import answers, main
-from tests.unit import tls_material
+from tests.unit.certificates import write_pair
 
 Serve = Callable[..., int]
 
@@ -93,10 +94,8 @@ def test_something_that_is_not_http_is_not_healthy() -> None:
 class TestTls:
     @pytest.fixture
     def context(self, tmp_path: Path) -> ssl.SSLContext:
-        material = tmp_path / "server.pem"
-        material.write_text(tls_material.CERTIFICATE_AND_KEY)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(material)
+        context.load_cert_chain(*write_pair(tmp_path, trustme.CA(), "server"))
         return context
 
     def test_a_certificate_for_others_does_not_matter(self, serve: Serve, context: ssl.SSLContext) -> None:

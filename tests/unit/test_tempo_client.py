@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from exporter.core.span import SeriesKey
 from exporter.logs import get_logger
 from exporter.telemetry import FailureReason, Loop
 from exporter.tempo import ClientSettings, StoppedError, TempoClient, TempoError
 from exporter.tempo.client import ATTEMPTS, SearchAnswer
+from tests.unit.certificates import write_authority, write_combined
 from tests.unit.tempo_server import (
     FakeTempo,
     Recorder,
@@ -33,7 +35,6 @@ from tests.unit.tempo_server import (
     truncating,
     unused_url,
 )
-from tests.unit.tls_material import AUTHORITY, CERTIFICATE_AND_KEY
 
 ANSWER = search_body(a_trace(1), a_trace(2))
 
@@ -519,8 +520,9 @@ def test_stopping_ends_a_pause(tempo: FakeTempo) -> None:
 
 @pytest.fixture
 def material(tmp_path: Path) -> Path:
-    (tmp_path / "authority.pem").write_text(AUTHORITY)
-    (tmp_path / "server.pem").write_text(CERTIFICATE_AND_KEY)
+    authority = trustme.CA()
+    write_authority(tmp_path, authority, "authority")
+    write_combined(tmp_path, authority, "server")
     return tmp_path
 
 
@@ -528,7 +530,7 @@ def material(tmp_path: Path) -> Path:
 def tls_tempo(material: Path) -> Iterator[FakeTempo]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(material / "server.pem")
-    context.load_verify_locations(material / "authority.pem")
+    context.load_verify_locations(material / "authority.crt")
     context.verify_mode = ssl.CERT_OPTIONAL
     with fake_tempo(context) as server:
         yield server
@@ -536,7 +538,7 @@ def tls_tempo(material: Path) -> Iterator[FakeTempo]:
 
 def test_tls_with_an_authority_of_ones_own(tls_tempo: FakeTempo, material: Path) -> None:
     tls_tempo.answer(replying(ANSWER))
-    assert len(Rig(tls_tempo.url, ca_file=str(material / "authority.pem")).search().spans) == 2
+    assert len(Rig(tls_tempo.url, ca_file=str(material / "authority.crt")).search().spans) == 2
 
 
 def test_tls_without_a_trusted_authority(tls_tempo: FakeTempo, material: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -544,9 +546,8 @@ def test_tls_without_a_trusted_authority(tls_tempo: FakeTempo, material: Path, m
     assert (error.reason, error.retryable) == ("tls", False)
     assert "tempo.tls.ca_file" in str(error)
     # The environment does not overrule the configuration.
-    (material / "other.pem").write_text(AUTHORITY)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(material / "missing.pem"))
-    assert Rig(tls_tempo.url, ca_file=str(material / "authority.pem")).search().traces == 0
+    assert Rig(tls_tempo.url, ca_file=str(material / "authority.crt")).search().traces == 0
 
 
 def test_tls_unverified(tls_tempo: FakeTempo, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -555,18 +556,18 @@ def test_tls_unverified(tls_tempo: FakeTempo, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_tls_with_a_client_certificate(tls_tempo: FakeTempo, material: Path) -> None:
-    subjects: list[Any] = []
+    names: list[Any] = []
     body = replying(ANSWER)
 
     def note_certificate(handler: Any) -> None:
-        subjects.append(handler.connection.getpeercert()["subject"])
+        names.append(dict(part for (part,) in handler.connection.getpeercert()["subject"])["commonName"])
         body(handler)
 
     tls_tempo.answer(note_certificate)
     server = str(material / "server.pem")
-    Rig(tls_tempo.url, ca_file=str(material / "authority.pem"), cert_file=server, key_file=server).search()
-    Rig(tls_tempo.url, ca_file=str(material / "authority.pem"), cert_file=server).search()
-    assert subjects == [((("commonName", "localhost"),),)] * 2
+    Rig(tls_tempo.url, ca_file=str(material / "authority.crt"), cert_file=server, key_file=server).search()
+    Rig(tls_tempo.url, ca_file=str(material / "authority.crt"), cert_file=server).search()
+    assert names == ["127.0.0.1"] * 2
 
 
 @pytest.mark.parametrize("settings", [{"ca_file": "/nowhere/missing.pem"}, {"cert_file": "/nowhere/missing.pem"}])
@@ -582,7 +583,7 @@ def test_tls_asked_of_a_port_that_does_not_speak_it(tempo: FakeTempo) -> None:
 
 def test_a_tls_connection_that_drips_ends_in_time(tls_tempo: FakeTempo, material: Path) -> None:
     tls_tempo.answer(dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"))
-    rig = Rig(tls_tempo.url, ca_file=str(material / "authority.pem"), timeout_seconds=0.3)
+    rig = Rig(tls_tempo.url, ca_file=str(material / "authority.crt"), timeout_seconds=0.3)
     assert rig.fails("api").reason == "timeout"
 
 
