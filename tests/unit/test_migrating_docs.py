@@ -50,3 +50,17 @@ def test_every_key_and_metric_that_it_names_exists() -> None:
     named = set(re.findall(r"`(tempo_anomaly_\w+)", PAGE))
     assert named
     assert named <= WholePage.full().families().keys()
+
+
+def test_every_key_of_an_answer_that_it_names_is_one() -> None:
+    api = (ROOT / "docs/api.md").read_text("utf-8")
+    known = set(re.findall(r"`(\w+)`", api))
+    rows = re.findall(r"^\| .+ \| (.+) \|$", PAGE.partition("## The JSON")[2], re.MULTILINE)
+    named = {
+        part
+        for cell in rows
+        for path in re.findall(r"`([a-z_0-9.\[\]]+)`", cell)
+        for part in path.replace("[]", "").split(".")
+    }
+    assert {"outlier", "pooled_hours", "level_by_hour", "no_shift_verdict"} <= named
+    assert named - known <= {"null", "320ms", "everything"}
