@@ -8,7 +8,6 @@ import json
 import re
 import sys
 import tempfile
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -71,8 +70,9 @@ def laid_out(value: Any, indent: int = 0, before: int = 0) -> str:
     else:
         begin, end = "[]"
         items = [laid_out(part, indent + 2) for part in value]
-    inner = ",\n".join(textwrap.indent(item, "  ") for item in items)
-    return f"{begin}\n{inner}\n{end}"
+    # Not textwrap: in texts it would see more line breaks than JSON escapes.
+    inner = ",\n".join(items).replace("\n", "\n  ")
+    return f"{begin}\n  {inner}\n{end}"
 
 
 def filled(document: str, blocks: Mapping[str, str]) -> str:
