@@ -8,7 +8,6 @@ import json
 import re
 import sys
 import tempfile
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -71,7 +70,8 @@ def laid_out(value: Any, indent: int = 0, before: int = 0) -> str:
     else:
         begin, end = "[]"
         items = [laid_out(part, indent + 2) for part in value]
-    inner = ",\n".join(textwrap.indent(item, "  ") for item in items)
+    # By hand: what else ends a line for textwrap may stand in a name.
+    inner = ",\n".join("  " + item.replace("\n", "\n  ") for item in items)
     return f"{begin}\n{inner}\n{end}"
 
 
