@@ -70,9 +70,9 @@ def laid_out(value: Any, indent: int = 0, before: int = 0) -> str:
     else:
         begin, end = "[]"
         items = [laid_out(part, indent + 2) for part in value]
-    # Not textwrap: in texts it would see more line breaks than JSON escapes.
-    inner = ",\n".join(items).replace("\n", "\n  ")
-    return f"{begin}\n  {inner}\n{end}"
+    # By hand: what else ends a line for textwrap may stand in a name.
+    inner = ",\n".join("  " + item.replace("\n", "\n  ") for item in items)
+    return f"{begin}\n{inner}\n{end}"
 
 
 def filled(document: str, blocks: Mapping[str, str]) -> str:
