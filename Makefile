@@ -6,7 +6,7 @@ CONFIG ?= configs/exporter.yaml
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint format bench bench-detection dashboards kubernetes screenshots lock clean
+.PHONY: help install run demo test lint format bench bench-detection dashboards kubernetes screenshots examples lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ kubernetes: install ## renew the Kubernetes manifests that are made of other fil
 
 screenshots: install ## renew the pictures of the documentation (needs chromium and chromium-driver)
 	$(BIN)/python -m tests.e2e.screenshots
+
+examples: install ## renew what docs/examples.md shows of real runs (about five minutes)
+	$(BIN)/python -m tools.examples
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.config import Config, build_calendar
+from exporter.core.civil import Calendar
 from exporter.core.detection.flag import Flag
 from exporter.core.hours import HourClock
 from exporter.core.ledger import Progress
@@ -108,6 +109,7 @@ class Exporter:
         _check_reading(store, reading_description(config))
         self._store = store
         self._clock = clock
+        self._monotonic = monotonic
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._log = get_logger("runner")
@@ -185,37 +187,7 @@ class Exporter:
         self._metrics = metrics
         metrics.state = StateCollector(self._snapshot, self._backfill_status, admission, rules.most)
         self._metrics_page = MetricsPage(self.publisher, metrics.registry)
-        inquiry = Inquiry(store, self._hours, settings)
-        sources = Sources(
-            snapshot=self._snapshot,
-            backfill=self._backfill_status,
-            history=inquiry,
-            clock=clock,
-            hours=self._hours,
-            local=calendar.local,
-            parameters=settings.shift,
-            interval_seconds=polling.interval_seconds,
-            tempo_url=config.tempo.url,
-            explore=Explore(config.grafana.explore_url),
-        )
-        api = Api(
-            inquiry,
-            self._snapshot,
-            lambda trace_id: self._client.trace(trace_id, loop="api"),
-            renamed=rules.renamed,
-            calendar=calendar,
-            clock=clock,
-        )
-        self.site = Site(
-            {
-                **pages(sources, get_logger("web"), monotonic),
-                **api.pages(),
-                "/metrics": self._metrics_page,
-                "/-/healthy": healthy,
-                "/-/ready": lambda request: ready(self._snapshot()),  # noqa: ARG005
-            },
-            get_logger("web"),
-        )
+        self.site = self._site(config, Inquiry(store, self._hours, settings), calendar)
 
     # Running for ever
 
@@ -263,6 +235,40 @@ class Exporter:
     def exposition(self) -> str:
         """The page as Prometheus would get it."""
         return self._metrics_page(Request("/metrics", {}, accept="", accepts_gzip=False)).body.decode()
+
+    # What is served
+
+    def _site(self, config: Config, inquiry: Inquiry, calendar: Calendar) -> Site:
+        sources = Sources(
+            snapshot=self._snapshot,
+            backfill=self._backfill_status,
+            history=inquiry,
+            clock=self._clock,
+            hours=self._hours,
+            local=calendar.local,
+            parameters=judge_settings(config).shift,
+            interval_seconds=poll_settings(config).interval_seconds,
+            tempo_url=config.tempo.url,
+            explore=Explore(config.grafana.explore_url),
+        )
+        api = Api(
+            inquiry,
+            self._snapshot,
+            lambda trace_id: self._client.trace(trace_id, loop="api"),
+            renamed=series_rules(config).renamed,
+            calendar=calendar,
+            clock=self._clock,
+        )
+        return Site(
+            {
+                **pages(sources, get_logger("web"), self._monotonic),
+                **api.pages(),
+                "/metrics": self._metrics_page,
+                "/-/healthy": healthy,
+                "/-/ready": lambda request: ready(self._snapshot()),  # noqa: ARG005
+            },
+            get_logger("web"),
+        )
 
     # What the parts know of one another
 
