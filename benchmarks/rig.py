@@ -31,6 +31,7 @@ from exporter.detector.book import Book
 from exporter.detector.live import LiveEdge
 from exporter.detector.snapshot import Snapshot
 from exporter.logs import get_logger
+from exporter.pauses import set_aside, take_short_turns
 from exporter.poller import Poller
 from exporter.publish.exposition import Publisher
 from exporter.publish.self_metrics import SelfMetrics, StateCollector
@@ -134,6 +135,7 @@ class _Parts:
                 "polling": {"max_traces_per_poll": 1_000_000, "max_requests_per_poll": 1000},
             }
         )
+        take_short_turns()
         log = get_logger("benchmark")
         metrics = SelfMetrics()
         stop = threading.Event()
@@ -164,6 +166,7 @@ class _Parts:
             monotonic=time.monotonic,
             stop=stop,
             log=log,
+            on_new_book=set_aside,
         )
 
         def snapshot() -> Snapshot | None:

@@ -86,6 +86,7 @@ class Poller:
         stop: threading.Event,
         log: Log,
         on_clock_jump: Callable[[], None] = lambda: None,
+        on_new_book: Callable[[], None] = lambda: None,
     ) -> None:
         self._reader = reader
         self._live = live
@@ -99,6 +100,8 @@ class Poller:
         self._log = log
         self._quiet_log = log.limited(_WARN_AGAIN_SECONDS, monotonic)
         self._on_clock_jump = on_clock_jump
+        self._on_new_book = on_new_book
+        self._judged_by: Book | None = None
         self._clock_ahead = clock() - monotonic()
         self._last_success: float | None = None
         self._poll_seconds: float | None = None
@@ -235,6 +238,9 @@ class Poller:
             self._tell(change)
         self._history.remember(judged.flags, judged.suspects)
         self._publish_snapshot(judged.statuses, now, began)
+        if book is not self._judged_by:
+            self._judged_by = book
+            self._on_new_book()
 
     def _publish_unjudged(self, now: float, reason: str) -> None:
         """While Tempo does not answer: what is usual goes on, and what was found last stands for as long as it may."""

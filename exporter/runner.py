@@ -17,6 +17,7 @@ from exporter.detector.inquiry import Inquiry
 from exporter.detector.live import LiveEdge
 from exporter.detector.snapshot import Snapshot
 from exporter.logs import get_logger
+from exporter.pauses import set_aside
 from exporter.poller import Poller
 from exporter.publish.exposition import Publisher
 from exporter.publish.self_metrics import SelfMetrics, StateCollector
@@ -181,6 +182,7 @@ class Exporter:
             stop=self._stop,
             log=get_logger("poller"),
             on_clock_jump=self._clock_jumped,
+            on_new_book=set_aside,
         )
         self._metrics = metrics
         metrics.state = StateCollector(self._snapshot, self._backfill_status, admission, rules.most)

@@ -14,6 +14,7 @@ from exporter.config import Config, ConfigError, effective_yaml, ignored_variabl
 from exporter.exits import EXIT_FAILED, EXIT_USAGE, failed
 from exporter.keeper import Keeper
 from exporter.memory import share_one_arena
+from exporter.pauses import take_short_turns
 from exporter.publish.self_metrics import ProtectionCollector, SelfMetrics
 from exporter.runner import Exporter, PassResult, ReadingChangedError
 from exporter.signals import StopRequest, interruptible
@@ -74,6 +75,7 @@ def _protection(config: Config) -> Protection | None:
 
 def _run(config: Config, protection: Protection | None) -> int:
     share_one_arena()
+    take_short_turns()
     log = logs.get_logger("main")
     stop = StopRequest()
     stop.listen()

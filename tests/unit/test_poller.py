@@ -1,7 +1,7 @@
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -28,13 +28,15 @@ FACTS = HistoryFacts(windows=7, traces=70)
 
 @dataclass
 class History:
-    """One book for all times, and what was to be remembered."""
+    """One book for each hour, and what was to be remembered."""
 
     series: Mapping[SeriesKey, SeriesBaseline]
     remembered: list[tuple[Mapping[SeriesKey, Flag], Mapping[SeriesKey, tuple[int, ...]]]]
+    books: dict[int, Book] = field(default_factory=dict)
 
     def book(self, now: float) -> Book:
-        return Book(int(now) // HOUR * HOUR, self.series)
+        start = int(now) // HOUR * HOUR
+        return self.books.setdefault(start, Book(start, self.series))
 
     def describe(self, snapshot: Snapshot) -> Snapshot:
         return replace(snapshot, history=FACTS)
@@ -73,6 +75,7 @@ class Bench:
         self.telemetry = Recorder()
         self.history = History({KEY: SeriesBaseline(NOW, baseline(), 0.4, thresholds())}, [])
         self.published: list[Snapshot] = []
+        self.new_books: list[int] = []
         self.poller = Poller(
             EdgeReader(
                 tempo,
@@ -96,6 +99,7 @@ class Bench:
             monotonic=self.monotonic,
             stop=self.stop,
             log=get_logger("test"),
+            on_new_book=lambda: self.new_books.append(len(self.published)),
         )
 
     def cycle(self, after: float = 0.0) -> tuple[bool, list[tuple[int, int]]]:
@@ -436,3 +440,16 @@ class TestRun:
 def test_spans_are_remembered_for_as_long_as_they_may_be_read_again() -> None:
     assert POLL.remembered_seconds == 330
     assert replace(POLL, lookback_seconds=400.0).remembered_seconds == 430
+
+
+class TestNewBooks:
+    """Who wants to know is told of each book once it is in use."""
+
+    def test_it_is_told_once_for_each_book(self) -> None:
+        bench = Bench(FakeTempo([span(1, NOW - 10, 0.1)]))
+        bench.cycle()
+        bench.cycle(15)
+        assert bench.new_books == [1]
+        bench.history.books.clear()
+        bench.cycle(15)
+        assert bench.new_books == [1, 3]
