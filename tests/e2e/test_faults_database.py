@@ -73,7 +73,8 @@ def test_a_database_that_refuses_for_a_while(tmp_path: Path) -> None:
             (start, end): traffic.between(start, end) for start, end, *_ in ledger
         }
         assert sum(row[3] for row in digests(tmp_path / reason / DATABASE)) == sum(row[4] or 0 for row in ledger)
-        assert len(ledger) >= 24
+        # A day's windows; in the first quarter of an hour the latest has not settled.
+        assert len(ledger) >= 23
 
 
 # A damaged file
