@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from exporter.core.baseline import FallbackLevel, Pool
 from exporter.core.civil import DayType, Slot
 from exporter.core.codec import encode_digest
-from exporter.core.detection.marked import Swept
 from exporter.core.detection.parameters import MIN_JUDGED, Parameters
 from exporter.core.detection.thresholds import Prediction, Thresholds
 from exporter.core.digest import BUCKETS_PER_OCTAVE, ZERO_BUCKET, Digest, bucket_of_seconds
@@ -34,7 +33,7 @@ def pool_of(hours: Sequence[Sequence[int]]) -> Pool:
         members.append(Hour(civil, [StoredWindow(civil.start, len(buckets), encode_digest(digest))]))
         for bucket, count in digest:
             counts[bucket] = counts.get(bucket, 0) + count
-    return Pool(FallbackLevel.EXACT, SLOT, tuple(members), counts, mature=True)
+    return Pool(FallbackLevel.EXACT, SLOT, tuple(members), Digest(counts), mature=True)
 
 
 def thresholds(
@@ -165,7 +164,7 @@ def test_distances_are_those_of_the_definition(hours: list[list[int]], window: l
         expected.append(4096 * max(distance**2 / 4, distance**2 - sampling**2))
     judged = expected if n >= MIN_JUDGED else []
     # Seen at two marks, it counts twice.
-    found = Prediction(pool_of(hours), NO_SWINGS, NO_DELTA).swings_of([Swept([300, 600], sorted(window))])
+    found = Prediction(pool_of(hours), NO_SWINGS, NO_DELTA).swings_of([([300, 600], sorted(window))])
     assert [swing.squares for swing in found if swing.marks] == [2 * square for square in judged]
     assert {swing.marks for swing in found} <= {0, 2}
 

@@ -176,8 +176,8 @@ class _Fold:
         floors = self._schedule.floors()
         for instants, buckets in windows:
             suspicious = can_be_shifted(buckets, floors, parameters)
-            for mark in instants:
-                if suspicious or self._flag != DOWN:
+            if suspicious or self._flag != DOWN:
+                for mark in instants:
                     self._tick(mark, outlook)
         return outlook.prediction.swings_of(windows)
 

@@ -71,12 +71,40 @@ class Thresholds(NamedTuple):
     fast: int
 
 
+class Floors(NamedTuple):
+    """What thresholds are at least, which is known without working them out.
+
+    Attributes:
+        gates: for each quantile, what its gate does not lie below.
+        stats: the same for the threshold of the statistical test.
+        correlation: within a window.
+    """
+
+    gates: tuple[int, ...]
+    stats: tuple[int, ...]
+    correlation: float
+
+    @classmethod
+    def of(cls, thresholds: Thresholds) -> "Floors":
+        """The thresholds of one hour as floors."""
+        gates = tuple([threshold.gate for threshold in thresholds.quantiles])
+        stats = tuple([threshold.stat for threshold in thresholds.quantiles])
+        return cls(gates, stats, thresholds.correlation)
+
+    def lowered(self, other: "Floors") -> "Floors":
+        """The floors of these thresholds and those of an earlier hour together."""
+        return Floors(
+            tuple(map(min, self.gates, other.gates)), tuple(map(min, self.stats, other.stats)), self.correlation
+        )
+
+
 class Prediction:
     """What a pool predicts for each quantile, and how far from it chance alone takes a window of n traces."""
 
     __slots__ = (
         "_floors",
         "_hours",
+        "_lowest",
         "_parameters",
         "_pooled",
         "_swings",
@@ -96,6 +124,7 @@ class Prediction:
         self._parameters = parameters
         self._thresholds: Thresholds | None = None
         self._floors: Thresholds | None = None
+        self._lowest: Floors | None = None
         self._hours = pool.hours
         self._pooled = pool.digest
         self.usual = tuple(self._pooled.quantile_buckets(QUANTILES))
@@ -105,14 +134,14 @@ class Prediction:
         """How many traces are pooled."""
         return self._pooled.count
 
-    def squared_spreads(self, n: int, quantiles: int = len(QUANTILES)) -> list[int]:
-        """The sampling variances of the first few quantiles of ``n`` traces, in square half buckets.
+    def squared_spreads(self, n: int) -> list[int]:
+        """The sampling variance of each quantile of ``n`` traces, in square half buckets.
 
         The standard deviation is half the distance between the pool's quantiles one standard error of the rank above
         and below.
         """
-        at = self._pooled.quantile_buckets(_standard_errors(n)[: 2 * quantiles])
-        return [(high - low) ** 2 for low, high in zip(at[::2], at[1::2], strict=True)]
+        at = iter(self._pooled.quantile_buckets(_standard_errors(n)))
+        return [(high - low) ** 2 for low, high in zip(at, at, strict=True)]
 
     def swings_of(self, windows: Iterable[Swept]) -> tuple[Swing, ...]:
         """How far the quantiles of some windows lay from their prediction.
@@ -120,22 +149,34 @@ class Prediction:
         What sampling alone would do is taken off the square of each distance, but at least a quarter of it is left.
         Windows that are not judged do not count, nor do quantiles of which a window says too little.
         """
+        # Millions of windows come through here, so what is the same for those of one size is looked up once.
         looked_at: dict[int, list[tuple[int, int, int]]] = {}
         squares = [0] * len(QUANTILES)
         marks = [0] * len(QUANTILES)
         for instants, buckets in windows:
             n = len(buckets)
-            if n not in looked_at:
-                spreads = self.squared_spreads(n, _quantiles_told(n)) if n >= MIN_JUDGED else ()
-                looked_at[n] = list(zip(quantile_positions(n), self.usual, spreads, strict=False))
+            told = looked_at.get(n)
+            if told is None:
+                told = looked_at[n] = self._told_by(n)
             times = len(instants)
-            for index, (position, usual, spread) in enumerate(looked_at[n]):
-                square = (buckets[position] - usual) ** 2
+            for index, (position, usual, spread) in enumerate(told):
+                distance = buckets[position] - usual
+                square = distance * distance
                 if square > _MAX_SQUARE:
                     square = _MAX_SQUARE
-                squares[index] += times * max(square, 4 * square - spread)
+                excess = 4 * square - spread
+                squares[index] += times * max(square, excess)
                 marks[index] += times
         return tuple(map(Swing, squares, marks))
+
+    def _told_by(self, n: int) -> list[tuple[int, int, int]]:
+        """The quantiles that a window of ``n`` traces tells: where in it they are, the usual bucket, and the spread."""
+        ranks = _told_ranks(n)
+        at = iter(self._pooled.quantile_buckets(ranks))
+        return [
+            (position, usual, (high - low) ** 2)
+            for position, usual, low, high in zip(quantile_positions(n), self.usual, at, at, strict=False)
+        ]
 
     @property
     def floors(self) -> Thresholds:
@@ -144,6 +185,13 @@ class Prediction:
             quantiles = _floors(self.usual, self._parameters.ratio, self._parameters.min_delta_seconds)
             self._floors = _thresholds(quantiles, self.traces)
         return self._floors
+
+    @property
+    def lowest(self) -> Floors:
+        """The floors as such."""
+        if self._lowest is None:
+            self._lowest = Floors.of(self.floors)
+        return self._lowest
 
     @property
     def thresholds(self) -> Thresholds:
@@ -179,12 +227,6 @@ class Prediction:
             yield (square_octaves + _PRIOR) / (sum(weights) + 1) * (1 + 1 / len(hours))
 
 
-@lru_cache(maxsize=4096)
-def _quantiles_told(n: int) -> int:
-    """Of how many quantiles, from the lowest, a window of ``n`` traces says enough to count towards the swing."""
-    return sum(n * (1 - q) >= MIN_SWING_MARK - _ROUNDING for q in QUANTILES)
-
-
 def _thresholds(quantiles: tuple[QuantileThreshold, ...], traces: int) -> Thresholds:
     median = quantiles[0]
     return Thresholds(quantiles, CORRELATION + 2 / traces, 2 * median.usual - median.gate)
@@ -201,6 +243,13 @@ def _standard_errors(n: int) -> tuple[float, ...]:
     """Each quantile less, and then plus, the standard error of its rank among ``n`` traces."""
     errors = ((q, sqrt(q * (1 - q) / n)) for q in QUANTILES)
     return tuple(chain.from_iterable((max(0.0, q - error), min(1.0, q + error)) for q, error in errors))
+
+
+@lru_cache(maxsize=4096)
+def _told_ranks(n: int) -> tuple[float, ...]:
+    """The standard errors of the quantiles, from the lowest, that a window of ``n`` traces says enough about."""
+    told = sum(n * (1 - q) >= MIN_SWING_MARK - _ROUNDING for q in QUANTILES)
+    return _standard_errors(n)[: 2 * told] if n >= MIN_JUDGED else ()
 
 
 @lru_cache(maxsize=4096)
