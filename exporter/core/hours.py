@@ -7,7 +7,7 @@ of p95s.
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain
-from operator import attrgetter
+from operator import add, attrgetter, sub
 from typing import Final, NamedTuple, Self
 
 from exporter.core.civil import HOUR_SECONDS, Calendar, Slot
@@ -18,20 +18,15 @@ QUANTILES: Final = (0.5, 0.9, 0.99)
 """The quantiles of a window that a shift verdict compares with the baseline."""
 
 
-class Swing(NamedTuple):
-    """How far a quantile lay from its prediction, added up over marks of the clock; whole numbers, so sums are exact.
+Swings = tuple[int, ...]
+"""How far quantiles lay from their predictions, added up over marks of the clock; whole numbers, so sums are exact.
 
-    Attributes:
-        squares: sum of the squared distances, in units of 1/4096 square octave.
-        marks: number of marks that were summed.
-    """
+For each of :data:`QUANTILES` in turn the sum of the squared distances, in units of 1/4096 square octave, and the number
+of marks that were summed.
+"""
 
-    squares: int = 0
-    marks: int = 0
-
-
-NO_SWING: Final = (Swing(), Swing(), Swing())
-"""The swing of an hour that was not judged: one for each of :data:`QUANTILES`."""
+NO_SWINGS: Final[Swings] = (0,) * (2 * len(QUANTILES))
+"""Those of an hour that was not judged."""
 
 
 class Judgement(NamedTuple):
@@ -39,11 +34,11 @@ class Judgement(NamedTuple):
 
     Attributes:
         quarantined: the hour was anomalous, so it is kept and shown but neither pooled nor part of the swing.
-        swings: how far the hour lay from its own prediction, for each of :data:`QUANTILES`.
+        swings: how far the hour lay from its own prediction.
     """
 
     quarantined: bool = False
-    swings: tuple[Swing, ...] = NO_SWING
+    swings: Swings = NO_SWINGS
 
 
 UNJUDGED: Final = Judgement()
@@ -280,7 +275,7 @@ class Group:
 class Hours:
     """The history of one series: its hours that had traffic, by slot and in time order."""
 
-    __slots__ = ("_all", "_by_slot", "_by_start", "_groups", "_marks", "_squares", "quarantined")
+    __slots__ = ("_all", "_by_slot", "_by_start", "_groups", "_swings", "quarantined")
 
     def __init__(self, hours: Iterable[Hour] = ()) -> None:
         """Take hours in any order."""
@@ -291,8 +286,7 @@ class Hours:
         self._groups: dict[frozenset[Slot], Group] = {}
         self.quarantined: set[int] = set()
         """Starts of the hours that are quarantined."""
-        self._squares = [0] * len(QUANTILES)
-        self._marks = [0] * len(QUANTILES)
+        self._swings = NO_SWINGS
         for hour in sorted(hours, key=by_start):
             self.append(hour)
 
@@ -342,35 +336,28 @@ class Hours:
             group = self._groups[slots] = Group(sorted(chain.from_iterable(members), key=by_start))
         return group
 
-    def swings(self, released: Iterable[Hour] = ()) -> list[Swing]:
-        """What the swings of all hours that are not quarantined add up to, for each of :data:`QUANTILES`.
+    def swings(self, released: Iterable[Hour] = ()) -> Swings:
+        """What the swings of all hours that are not quarantined add up to.
 
         Args:
             released: quarantined hours that count all the same.
         """
-        squares, marks = self._squares.copy(), self._marks.copy()
+        swings = self._swings
         for hour in released:
-            for index, swing in enumerate(hour.judgement.swings):
-                squares[index] += swing.squares
-                marks[index] += swing.marks
-        return list(map(Swing, squares, marks))
+            swings = tuple(map(add, swings, hour.judgement.swings))
+        return swings
 
     def _take_in(self, hour: Hour) -> None:
         if hour.judgement.quarantined:
             self.quarantined.add(hour.start)
-        elif hour.judgement.swings != NO_SWING:
-            self._add_swings(hour, 1)
+        elif hour.judgement.swings != NO_SWINGS:
+            self._swings = tuple(map(add, self._swings, hour.judgement.swings))
 
     def _take_out(self, hour: Hour) -> None:
         if hour.judgement.quarantined:
             self.quarantined.discard(hour.start)
-        elif hour.judgement.swings != NO_SWING:
-            self._add_swings(hour, -1)
-
-    def _add_swings(self, hour: Hour, sign: int) -> None:
-        for index, (squares, marks) in enumerate(hour.judgement.swings):
-            self._squares[index] += sign * squares
-            self._marks[index] += sign * marks
+        elif hour.judgement.swings != NO_SWINGS:
+            self._swings = tuple(map(sub, self._swings, hour.judgement.swings))
 
 
 def _difference(hours: Sequence[Hour], others: Sequence[Hour]) -> Sequence[Hour]:

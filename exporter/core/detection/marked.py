@@ -80,20 +80,26 @@ class MarkedTraces:
     def sweep(self, instants: Iterable[int], since: int, parameters: Parameters) -> list[Swept]:
         """The windows at some rising instants, less what ended up to ``since``."""
         marks, starts, buckets = self._marks, self._starts, self._buckets
-        base = starts[0]
-        judged = bisect_right(marks, since)
+        length, min_traces = parameters.window_seconds, parameters.min_traces
+        size, base, judged = len(marks), starts[0], bisect_right(marks, since)
         windows: list[Swept] = []
         same: list[int] = []
-        first = last = -1
+        # Instants rise, so the bounds only move on: up to where a window reaches, where its length begins, where it
+        # holds enough traces, and where it begins.
+        last = recent = first = 0
+        enough = -1
         for now in instants:
             first_before, last_before = first, last
-            last = bisect_right(marks, now)
-            first = bisect_right(marks, now - parameters.window_seconds)
-            enough = bisect_right(starts, starts[last] - parameters.min_traces) - 1
-            if enough < first:
-                oldest = bisect_right(marks, now - parameters.max_window_seconds)
-                first = max(oldest, enough)
-            if first == first_before and last == last_before:
+            while last < size and marks[last] <= now:
+                last += 1
+            while recent < last and marks[recent] <= now - length:
+                recent += 1
+            if last != last_before:
+                enough = bisect_right(starts, starts[last] - min_traces) - 1
+            first = recent
+            if enough < recent:
+                first = max(enough, bisect_right(marks, now - parameters.max_window_seconds))
+            if same and first == first_before and last == last_before:
                 same.append(now)
             else:
                 begin = starts[max(judged, first)]

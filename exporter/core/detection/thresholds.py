@@ -4,7 +4,7 @@ Everything is counted in buckets of the digest, 32 to an octave, and nothing is 
 by ``ceil(32 log2 R)`` buckets, so the number of traces above a threshold is exact.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
 from math import ceil, log2, sqrt
@@ -26,7 +26,7 @@ from exporter.core.detection.parameters import (
 )
 from exporter.core.detection.window import quantile_positions
 from exporter.core.digest import BUCKETS_PER_OCTAVE, ZERO_BUCKET, bucket_of_seconds, bucket_upper_seconds
-from exporter.core.hours import QUANTILES, Swing
+from exporter.core.hours import NO_SWINGS, QUANTILES, Swings
 
 _ROUNDING: Final = 1e-9
 _MAX_SQUARE: Final = (MAX_SWING_OCTAVES * BUCKETS_PER_OCTAVE) ** 2
@@ -35,6 +35,8 @@ _SQUARES_PER_OCTAVE: Final = (2 * BUCKETS_PER_OCTAVE) ** 2
 _PRIOR: Final = PRIOR_SWING_OCTAVES**2
 # Hours with few traces say little about how hours differ: their weight is m / (m + this), m being n(1 - q).
 _HALF_WEIGHT: Final = 2
+_PLACES: Final = range(0, len(NO_SWINGS), 2)
+"""Where among swings those of each quantile are."""
 
 
 class QuantileThreshold(NamedTuple):
@@ -112,12 +114,12 @@ class Prediction:
         "usual",
     )
 
-    def __init__(self, pool: Pool, swings: Sequence[Swing], parameters: Parameters) -> None:
+    def __init__(self, pool: Pool, swings: Swings, parameters: Parameters) -> None:
         """Predict from a mature pool.
 
         Args:
             pool: the hours that serve as the baseline.
-            swings: what the series' good hours in the look-back add up to, for each quantile.
+            swings: what the series' good hours in the look-back add up to.
             parameters: the detector's settings.
         """
         self._swings = swings
@@ -143,39 +145,41 @@ class Prediction:
         at = iter(self._pooled.quantile_buckets(_standard_errors(n)))
         return [(high - low) ** 2 for low, high in zip(at, at, strict=True)]
 
-    def swings_of(self, windows: Iterable[Swept]) -> tuple[Swing, ...]:
+    def swings_of(self, windows: Iterable[Swept]) -> Swings:
         """How far the quantiles of some windows lay from their prediction.
 
         What sampling alone would do is taken off the square of each distance, but at least a quarter of it is left.
         Windows that are not judged do not count, nor do quantiles of which a window says too little.
         """
         # Millions of windows come through here, so what is the same for those of one size is looked up once.
-        looked_at: dict[int, list[tuple[int, int, int]]] = {}
-        squares = [0] * len(QUANTILES)
-        marks = [0] * len(QUANTILES)
+        looked_at: dict[int, list[tuple[int, int, int, int]]] = {}
+        swings = list(NO_SWINGS)
         for instants, buckets in windows:
             n = len(buckets)
             told = looked_at.get(n)
             if told is None:
                 told = looked_at[n] = self._told_by(n)
             times = len(instants)
-            for index, (position, usual, spread) in enumerate(told):
+            for at, position, usual, spread in told:
                 distance = buckets[position] - usual
                 square = distance * distance
                 if square > _MAX_SQUARE:
                     square = _MAX_SQUARE
-                excess = 4 * square - spread
-                squares[index] += times * max(square, excess)
-                marks[index] += times
-        return tuple(map(Swing, squares, marks))
+                swings[at] += times * max(square, 4 * square - spread)
+                swings[at + 1] += times
+        return tuple(swings)
 
-    def _told_by(self, n: int) -> list[tuple[int, int, int]]:
-        """The quantiles that a window of ``n`` traces tells: where in it they are, the usual bucket, and the spread."""
-        ranks = _told_ranks(n)
-        at = iter(self._pooled.quantile_buckets(ranks))
+    def _told_by(self, n: int) -> list[tuple[int, int, int, int]]:
+        """The quantiles that a window of ``n`` traces tells.
+
+        Each with its place among the swings, where in the window it is, its usual bucket, and its sampling variance.
+        """
+        at = iter(self._pooled.quantile_buckets(_told_ranks(n)))
         return [
-            (position, usual, (high - low) ** 2)
-            for position, usual, low, high in zip(quantile_positions(n), self.usual, at, at, strict=False)
+            (place, position, usual, (high - low) ** 2)
+            for place, position, usual, low, high in zip(
+                _PLACES, quantile_positions(n), self.usual, at, at, strict=False
+            )
         ]
 
     @property
@@ -202,11 +206,9 @@ class Prediction:
 
     def _work_out(self) -> Thresholds:
         found = []
-        for q, usual, swing, disagreement in zip(
-            QUANTILES, self.usual, self._swings, self._disagreements(), strict=True
-        ):
-            squares = swing.squares / _SQUARES_PER_OCTAVE
-            errors = (PRIOR_SWING_WEIGHT * _PRIOR + squares) / (PRIOR_SWING_WEIGHT + swing.marks)
+        for q, usual, place, disagreement in zip(QUANTILES, self.usual, _PLACES, self._disagreements(), strict=True):
+            squares, marks = self._swings[place : place + 2]
+            errors = (PRIOR_SWING_WEIGHT * _PRIOR + squares / _SQUARES_PER_OCTAVE) / (PRIOR_SWING_WEIGHT + marks)
             found.append(_threshold(q, usual, sqrt(max(errors, disagreement)), self._parameters))
         return _thresholds(tuple(found), self.traces)
 
