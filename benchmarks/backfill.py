@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from benchmarks.context import Context, in_child
 from benchmarks.fetching import decode, fetch
 from benchmarks.machine import memory
-from benchmarks.report import Budget, Figure, Reference
+from benchmarks.report import Budget, Figure, Reference, amount
 from benchmarks.running import RunningExporter
 from benchmarks.source import Search, Source
 from benchmarks.traffic import Traffic
@@ -25,6 +25,7 @@ from exporter.wiring import backfill_settings, client_settings, series_rules
 REAL_TEMPO_TRACES_PER_SECOND: Final = 14_000
 """What a real Tempo was measured to serve, all searches together."""
 _SERIES: Final = 200
+_FEW_TRACES: Final = 10_000
 _WEEK_SECONDS: Final = 7 * 86_400
 _WINDOWS: Final = 7 * 24
 _LIVE_SECONDS: Final = 1_800
@@ -75,13 +76,34 @@ def fill(url: str, path: Path) -> FillCost:
 
 def measure(context: Context) -> Iterator[Figure]:
     """Both budgets, and what they are made of."""
-    now = int(time.time())
-    seconds = _WEEK_SECONDS + _LIVE_SECONDS
-    traces = context.traces * seconds // _WEEK_SECONDS
-    with Source(Traffic(traces, now - _WEEK_SECONDS, now + _LIVE_SECONDS, _SERIES), live=True) as source:
+    if context.traces > _FEW_TRACES:
+        with _source(_FEW_TRACES) as source:
+            yield from _of_few(context, source)
+    with _source(context.traces) as source:
         yield from _against_fast_source(context, source)
         source.pace(REAL_TEMPO_TRACES_PER_SECOND)
         yield from _against_real_pace(context, source)
+
+
+def _source(traces_a_week: int) -> Source:
+    now = int(time.time())
+    traces = traces_a_week * (_WEEK_SECONDS + _LIVE_SECONDS) // _WEEK_SECONDS
+    return Source(Traffic(traces, now - _WEEK_SECONDS, now + _LIVE_SECONDS, _SERIES), live=True)
+
+
+def _of_few(context: Context, source: Source) -> Iterator[Figure]:
+    """So little traffic that what a window costs outweighs what its traces do."""
+    source.pace(REAL_TEMPO_TRACES_PER_SECOND)
+    filled = in_child(fill, source.url, context.folder / "few.db")
+    searches = _searches(source)
+    fetched = in_child(fetch, source.url, searches, 4)
+    yield Figure(
+        f"backfill of 7 days, {filled.traces:,} traces, source at {REAL_TEMPO_TRACES_PER_SECOND:,} traces/s: wall time",
+        filled.wall_seconds,
+        "seconds",
+        Reference("its searches fetched and thrown away", fetched.wall_seconds),
+        detail=f"CPU {amount(filled.cpu_seconds, 'seconds')}, {len(searches)} searches for {_WINDOWS} windows",
+    )
 
 
 def _against_fast_source(context: Context, source: Source) -> Iterator[Figure]:

@@ -31,6 +31,11 @@ def _unit(*numbers: int) -> float:
     return (mixed + 0.5) / 2**64
 
 
+def _word(number: int) -> str:
+    """A word for a number: as digits, it would be an id and become a placeholder, and the endpoints one."""
+    return str(number).translate(str.maketrans("0123456789", "ghjkmnpqrs"))
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """One endpoint.
@@ -101,7 +106,7 @@ class DenseTraffic:
         return [
             Endpoint(
                 number=number,
-                key=SeriesKey(f"service-{number % 12}", f'GET /api/"things"/{number}'),
+                key=SeriesKey(f"service-{number % 12}", f'GET /api/"things"/{_word(number)}'),
                 per_hour=round(self.rarest * math.exp(magnitudes * number / (count - 1))),
                 median_seconds=0.01 * 30 ** _unit(number, 3),
                 sigma=0.3 + 0.6 * _unit(number, 4),

@@ -6,7 +6,7 @@ from typing import Final
 from benchmarks.context import Context
 from benchmarks.history import JudgeCost
 from benchmarks.report import Budget, Figure, amount
-from benchmarks.stored import judged_history
+from benchmarks.stored import judged_history, long_history
 
 _BUDGET: Final = Budget(120.0)
 
@@ -20,6 +20,11 @@ def measure(context: Context) -> Iterator[Figure]:
         what = f"judging 7 days of {series:,} series, and the first book{scaled}: wall time"
         yield _figure(what, history.judging, times, _BUDGET)
         yield _figure(f"  the turn of an hour, judged and with its book, {series:,} series: wall time", history.turn)
+    series, measured = context.series[-1], min(context.long_series, context.series[-1])
+    days, cost = context.once(long_history, measured)
+    times = series / measured
+    scaled = f" ({times:g} × what {measured:,} take)" if times > 1 else ""
+    yield _figure(f"  the turn of an hour after {days} days, {series:,} series{scaled}: wall time", cost, times)
 
 
 def _figure(what: str, cost: JudgeCost, times: float = 1.0, budget: Budget | None = None) -> Figure:

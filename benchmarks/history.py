@@ -59,9 +59,12 @@ def window_digest(random_: random.Random, traces: int, slower: float = 1.0) -> W
     return WindowDigest(Digest.of_ns(durations), {mark: Digest.of_ns(some) for mark, some in marks.items()})
 
 
-def settled_windows(now: float) -> list[Window]:
-    """The windows that an exporter with the default configuration wants now, or wanted an hour ago, newest first."""
-    config = load_config(None, {})
+def settled_windows(now: float, days: int | None = None) -> list[Window]:
+    """The windows that an exporter with the default configuration wants now, or wanted an hour ago, newest first.
+
+    Or those that it has read in so many days.
+    """
+    config = load_config(None, {} if days is None else {"POLLING_BACKFILL_DURATION": f"{days}d"})
     polling = config.polling
     calendar = build_calendar(config)
     range_: Wanted = wanted(
@@ -79,10 +82,10 @@ def entry(window: Window, traces: int) -> LedgerEntry:
     return LedgerEntry(window, WindowState.DONE, read_at=window.end, traces=traces, stored=traces, coverage=1.0)
 
 
-def write_history(path: Path, series: int, seed: int = 1) -> None:
-    """Write a database with all windows that are wanted now; nothing in it is judged."""
+def write_history(path: Path, series: int, days: int | None = None, seed: int = 1) -> None:
+    """Write a database with all windows that are wanted now, or of so many days; nothing in it is judged."""
     random_ = random.Random(seed)
-    windows = settled_windows(time.time())
+    windows = settled_windows(time.time(), days)
     kinds = [_rows(random_, traces) for traces, _ in KINDS]
     kind_of = random_.choices(kinds, [share for _, share in KINDS], k=series)
     store = Store.open(path)

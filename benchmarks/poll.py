@@ -5,7 +5,7 @@ from statistics import median
 from typing import Final
 
 from benchmarks.context import Context
-from benchmarks.report import Budget, Figure
+from benchmarks.report import Budget, Figure, amount
 from benchmarks.rig import Rig
 from benchmarks.running import Client
 from benchmarks.scrape import HEADERS
@@ -22,11 +22,19 @@ def measure(context: Context) -> Iterator[Figure]:
             client = Client(rig.port)
             client.get("/metrics", HEADERS["OpenMetrics, gzip"])
             client.close()
-            seconds = [rig.cycle(_INTERVAL_SECONDS) for _ in range(_CYCLES)]
+            cycles = [rig.cycle(_INTERVAL_SECONDS) for _ in range(_CYCLES)]
+        cpu = [cycle.cpu for cycle in cycles]
         yield Figure(
             f"poll cycle, {series:,} series with traffic in each: CPU, median of {_CYCLES}",
-            median(seconds),
+            median(cpu),
             "seconds",
             budget=Budget(_BUDGET_SECONDS),
-            detail=f"at most {max(seconds):.2f} s",
+            detail=f"at most {max(cpu):.2f} s",
+        )
+        yield Figure(
+            f"  judging {series:,} series and building the snapshot, however long the history: wall time, median",
+            median(cycle.snapshot for cycle in cycles),
+            "seconds",
+            detail=f"at most {amount(max(cycle.snapshot for cycle in cycles), 'seconds')}; rendering and publishing it "
+            f"{amount(median(cycle.publish for cycle in cycles), 'seconds')}",
         )

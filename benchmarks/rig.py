@@ -13,7 +13,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -50,6 +50,20 @@ _BOOKED_SERIES: Final = 20
 """What is usual is worked out for so many series, and is then the same for all."""
 
 
+class Cycle(NamedTuple):
+    """What a cycle has cost, in seconds.
+
+    Attributes:
+        cpu: the processor time of all of it.
+        snapshot: how long it took to judge every series and build the snapshot.
+        publish: how long it took to render that in the formats that are asked for, and swap it in.
+    """
+
+    cpu: float
+    snapshot: float
+    publish: float
+
+
 class Rig:
     """The rig's process and the source it reads, seen from the one that measures.
 
@@ -71,9 +85,9 @@ class Rig:
         self._connection.send(self._source.url)
         self.port: int = self._connection.recv()
 
-    def cycle(self, seconds: float) -> float:
-        """Go through a cycle so many seconds after the last; returns the processor time it took."""
-        return float(self._ask("cycle", seconds))
+    def cycle(self, seconds: float) -> Cycle:
+        """Go through a cycle so many seconds after the last."""
+        return Cycle(*self._ask("cycle", seconds))
 
     def build(self, on: bool) -> int:
         """Begin or end going through one cycle after the other; returns how many there have been."""
@@ -142,7 +156,8 @@ class _Parts:
         rules = series_rules(config)
         admission = Admission(rules)
         polling = poll_settings(config)
-        publisher = Publisher()
+        self._publisher = publisher = Publisher()
+        self._publish_seconds = 0.0
         self._poller = Poller(
             EdgeReader(
                 TempoClient(client_settings(config), metrics, log, stop=stop),
@@ -159,7 +174,7 @@ class _Parts:
                 flags={},
             ),
             _Known(book),
-            publisher.publish,
+            self._publish,
             polling,
             metrics,
             clock=lambda: self._now,
@@ -179,13 +194,19 @@ class _Parts:
         server.start(lambda error: None)  # noqa: ARG005 - a scrape would fail
         self.port = server.addresses[0][1]
 
-    def cycle(self, seconds: float) -> float:
+    def cycle(self, seconds: float) -> Cycle:
         self._now = min(self._now + seconds, self._end)
         began = time.process_time()
         if not self._poller.cycle():
             raise RuntimeError("the rig could not read its source")
         self._cycles += 1
-        return time.process_time() - began
+        assert self._publisher.page is not None
+        return Cycle(time.process_time() - began, self._publisher.page.snapshot.build_seconds, self._publish_seconds)
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        began = time.monotonic()
+        self._publisher.publish(snapshot)
+        self._publish_seconds = time.monotonic() - began
 
     def build(self, on: bool) -> int:
         if on:

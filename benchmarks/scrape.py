@@ -2,7 +2,9 @@
 
 import gzip
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from typing import Final
 
 from benchmarks.context import Context
@@ -19,7 +21,8 @@ HEADERS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 """What can be asked for; the second is what Prometheus asks for."""
 _BUDGET_SECONDS: Final = 0.1
-_LONGEST_SECONDS: Final = 8.0
+_LONGEST_SECONDS: Final = 4.0
+_AT_ONCE: Final = 4
 _FEWEST: Final = 10
 _REFERENCE_REPEATS: Final = 3
 
@@ -27,40 +30,47 @@ _REFERENCE_REPEATS: Final = 3
 def measure(context: Context) -> Iterator[Figure]:
     """Scrapes in every format, beside prometheus_client's rendering of the same samples."""
     for series in context.series:
-        formats = list(HEADERS) if series == context.series[-1] else list(HEADERS)[:2]
-        with Rig(context.folder, series) as rig:
-            client = Client(rig.port)
-            page = client.get("/metrics", HEADERS["text"]).body
+        most = series == context.series[-1]
+        formats = list(HEADERS) if most else list(HEADERS)[:2]
+        with Rig(context.folder, series) as rig, ExitStack() as stack:
+            clients = [stack.enter_context(closing(Client(rig.port))) for _ in range(_AT_ONCE)]
+            page = clients[0].get("/metrics", HEADERS["text"]).body
             samples = sum(not line.startswith(b"#") for line in page.splitlines())
             text, openmetrics = rig.reference_seconds(_REFERENCE_REPEATS)
             for building in (False, True):
                 rig.build(building)
                 for name in formats:
-                    seconds = _scrape(client, HEADERS[name], context.repeats)
                     rendered = openmetrics if name.startswith("OpenMetrics") else text
-                    yield Figure(
-                        f"scrape, {series:,} series ({samples:,} samples), {name}, "
-                        f"{'snapshots built all the time' if building else 'idle'}: p99 of {len(seconds)}",
-                        _quantile(seconds, 0.99),
-                        "seconds",
-                        Reference("prometheus_client's rendering", rendered),
-                        Budget(_BUDGET_SECONDS),
-                        detail=f"p50 {amount(_quantile(seconds, 0.5), 'seconds')}",
-                    )
+                    for scrapers in (1, _AT_ONCE) if most else (1,):
+                        seconds = _scrape(clients[:scrapers], HEADERS[name], context.repeats)
+                        yield Figure(
+                            f"scrape, {series:,} series ({samples:,} samples), {name}, "
+                            f"{f'{scrapers} scrapers at once, ' if scrapers > 1 else ''}"
+                            f"{'snapshots built all the time' if building else 'idle'}: p99 of {len(seconds)}",
+                            _quantile(seconds, 0.99),
+                            "seconds",
+                            Reference("prometheus_client's rendering", rendered),
+                            Budget(_BUDGET_SECONDS),
+                            detail=f"p50 {amount(_quantile(seconds, 0.5), 'seconds')}",
+                        )
             rig.build(False)
-            client.close()
 
 
-def _scrape(client: Client, headers: Mapping[str, str], repeats: int) -> list[float]:
-    """How long scrapes take, one after the other, for as long as that is worth while."""
-    first = client.get("/metrics", headers).body
+def _scrape(clients: Sequence[Client], headers: Mapping[str, str], repeats: int) -> list[float]:
+    """How long scrapes take, each client's one after the other, for as long as that is worth while."""
+    first = clients[0].get("/metrics", headers).body
     if not (gzip.decompress(first) if "Accept-Encoding" in headers else first).startswith(b"# HELP"):
         raise RuntimeError("what was scraped is no page of metrics")
-    seconds: list[float] = []
     began = time.monotonic()
-    while len(seconds) < repeats and (len(seconds) < _FEWEST or time.monotonic() - began < _LONGEST_SECONDS):
-        seconds.append(client.get("/metrics", headers).seconds)
-    return seconds
+
+    def ask(client: Client) -> list[float]:
+        seconds: list[float] = []
+        while len(seconds) < repeats and (len(seconds) < _FEWEST or time.monotonic() - began < _LONGEST_SECONDS):
+            seconds.append(client.get("/metrics", headers).seconds)
+        return seconds
+
+    with ThreadPoolExecutor(len(clients)) as pool:
+        return [seconds for some in pool.map(ask, clients) for seconds in some]
 
 
 def _quantile(values: list[float], q: float) -> float:

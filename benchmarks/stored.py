@@ -92,6 +92,16 @@ def _judged(context: Context, series: int) -> tuple[Path, JudgeCost]:
     return path, in_child(judge, path)
 
 
+def long_history(context: Context, series: int) -> tuple[int, JudgeCost]:
+    """How many days are kept, and what the turn of an hour costs with so much history of some series."""
+    path = context.folder / "long.db"
+    in_child(write_history, path, series, context.kept_days)
+    in_child(judge, path)
+    cost = in_child(turn, path)
+    path.unlink()
+    return context.kept_days, cost
+
+
 def _multiply(path: Path, judged: int, series: int) -> None:
     """Copy all that is stored of the first series to further ones."""
     connection = sqlite3.connect(path)

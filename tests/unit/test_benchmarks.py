@@ -54,6 +54,8 @@ def test_the_short_form_measures_everything_that_has_a_budget() -> None:
         ("database", "≤ 250 bytes"),
     ):
         assert any(what.startswith(beginning) and limit == found for what, found in budgets), (beginning, budgets)
+    assert any("4 scrapers at once" in what for what, _ in budgets)
+    assert any(figure[1].endswith("p95 off by") for figure in figures)
     # What does not depend on the machine is measured for what it is.
     again = next(figure for figure in figures if figure[1] == "searches for windows read before")
     assert again[0] == "kept" and again[3] == "0"

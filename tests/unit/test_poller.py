@@ -1,6 +1,6 @@
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -33,9 +33,12 @@ class History:
     series: Mapping[SeriesKey, SeriesBaseline]
     remembered: list[tuple[Mapping[SeriesKey, Flag], Mapping[SeriesKey, tuple[int, ...]]]]
     books: dict[int, Book] = field(default_factory=dict)
+    work_out: Callable[[], None] = lambda: None
 
     def book(self, now: float) -> Book:
         start = int(now) // HOUR * HOUR
+        if start not in self.books:
+            self.work_out()
         return self.books.setdefault(start, Book(start, self.series))
 
     def describe(self, snapshot: Snapshot) -> Snapshot:
@@ -453,3 +456,10 @@ class TestNewBooks:
         bench.history.books.clear()
         bench.cycle(15)
         assert bench.new_books == [1, 3]
+
+    def test_working_one_out_is_no_part_of_the_reading(self) -> None:
+        dense = [span(number, NOW - 300 + number / 100, 0.1) for number in range(29_000)]
+        bench = Bench(FakeTempo(dense, max_limit=1000), replace(POLL, budget=Budget(2000, 50)))
+        bench.history.work_out = lambda: setattr(bench.monotonic, "now", bench.monotonic.now + 40)
+        bench.cycle()
+        assert bench.published[-1].poll_seconds == 0
