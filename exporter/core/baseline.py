@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from exporter.core.civil import HOUR_SECONDS, DayType, Slot
 from exporter.core.digest import Digest
@@ -18,6 +18,7 @@ from exporter.core.hours import Group, Hour, Hours
 MATURE_WINDOWS: Final = 3
 MATURE_TRACES: Final = 30
 MATURE_DAYS: Final = 2
+"""A first and a last day tell whether there are so many."""
 MATURE_SPAN_SECONDS: Final = 24 * HOUR_SECONDS
 
 
@@ -75,8 +76,7 @@ class FallbackRules:
             yield FallbackLevel.GLOBAL, self.global_min_samples
 
 
-@dataclass(frozen=True)
-class Pool:
+class Pool(NamedTuple):
     """The hours that serve as the baseline for one hour.
 
     Attributes:
@@ -219,7 +219,7 @@ def _is_mature(level: FallbackLevel, hours: Sequence[Hour], count: int) -> bool:
     if len(hours) < MATURE_WINDOWS or count < MATURE_TRACES:
         return False
     if level is FallbackLevel.NEARBY:
-        return len({hour.day for hour in hours}) >= MATURE_DAYS
+        return hours[0].day != hours[-1].day
     if level in (FallbackLevel.DAYTYPE, FallbackLevel.GLOBAL):
         # Otherwise half a day of night would judge the morning.
         return hours[-1].start - hours[0].start >= MATURE_SPAN_SECONDS

@@ -165,7 +165,9 @@ class Prediction:
                 square = distance * distance
                 if square > _MAX_SQUARE:
                     square = _MAX_SQUARE
-                swings[at] += times * max(square, 4 * square - spread)
+                if 3 * square > spread:
+                    square = 4 * square - spread
+                swings[at] += times * square
                 swings[at + 1] += times
         return tuple(swings)
 
