@@ -4,25 +4,21 @@ For a given hour the fallback levels are tried in order, from the same hour on t
 is, and the first whose pool is good enough serves.
 """
 
-from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
-from exporter.core.civil import HOUR_SECONDS, Slot
+from exporter.core.civil import HOUR_SECONDS, DayType, Slot
 from exporter.core.digest import Digest
-from exporter.core.hours import (
-    Hour,
-    Hours,
-    by_start,
-)
+from exporter.core.hours import Group, Hour, Hours
 
 # A pool serves a shift verdict only when it is mature; these are not meant to be tuned.
 MATURE_WINDOWS: Final = 3
 MATURE_TRACES: Final = 30
 MATURE_DAYS: Final = 2
+"""A first and a last day tell whether there are so many."""
 MATURE_SPAN_SECONDS: Final = 24 * HOUR_SECONDS
 
 
@@ -80,15 +76,14 @@ class FallbackRules:
             yield FallbackLevel.GLOBAL, self.global_min_samples
 
 
-@dataclass(frozen=True)
-class Pool:
+class Pool(NamedTuple):
     """The hours that serve as the baseline for one hour.
 
     Attributes:
         level: the fallback level that serves.
         slot: the slot that the baseline is for.
         hours: the pooled hours, in time order.
-        counts: sparse counts by bucket of all their traces together; not to be changed.
+        digest: all their traces together.
         mature: whether it may serve a shift verdict; the outlier rule works with any pool.
         released: hours of the slot that were quarantined until now and are a recurring pattern, hence usual.
     """
@@ -96,14 +91,9 @@ class Pool:
     level: FallbackLevel
     slot: Slot
     hours: tuple[Hour, ...]
-    counts: Mapping[int, int]
+    digest: Digest
     mature: bool
     released: tuple[Hour, ...] = ()
-
-    @cached_property
-    def digest(self) -> Digest:
-        """All traces of the pooled hours together."""
-        return Digest(self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,31 +166,32 @@ def choose_pool(
     if epoch is not None:
         since = max(since, epoch)
     until = at - HOUR_SECONDS
-    serving: tuple[FallbackLevel, Sequence[Hour], bool] | None = None
-    released: list[Hour] = []
+    released: Sequence[Hour] = ()
+    left_out: Collection[int] = suspects
+    if history.quarantined:
+        released = _recurring(history.among(frozenset([slot])).between(since, until))
+        left_out = history.quarantined.difference([hour.start for hour in released]).union(suspects)
+    serving: tuple[FallbackLevel, Group, Sequence[Hour], bool] | None = None
     for level, min_samples in rules.levels():
-        hours = _between(_members(history, level, slot, rules), since, until)
-        if level is FallbackLevel.EXACT and history.quarantined:
-            released = _recurring(hours)
-        if history.quarantined or suspects:
-            left_out = history.quarantined.difference(hour.start for hour in released).union(suspects)
+        group = history.among(_slots_of(level, slot, rules.nearby_hours_range))
+        hours = group.between(since, until, min_samples)
+        if left_out:
             hours = [hour for hour in hours if hour.start not in left_out]
         count = sum([hour.count for hour in hours])
         if not hours or count < min_samples:
             continue
         mature = _is_mature(level, hours, count)
         if mature or serving is None:
-            serving = level, hours, mature
+            serving = level, group, hours, mature
         if mature:
             break
     if serving is None:
         return None
-    level, hours, mature = serving
-    kind = slot if level is FallbackLevel.EXACT else level
-    return Pool(level, slot, tuple(hours), history.pooled(hours, kind), mature, tuple(released))
+    level, group, hours, mature = serving
+    return Pool(level, slot, tuple(hours), group.pooled(hours), mature, tuple(released))
 
 
-def _recurring(hours: Sequence[Hour]) -> list[Hour]:
+def _recurring(hours: Sequence[Hour]) -> Sequence[Hour]:
     """The quarantined ones of a slot's hours where they are no incidents: a nightly batch, a daily plateau.
 
     What happens at this hour as often as not is usual.
@@ -209,29 +200,26 @@ def _recurring(hours: Sequence[Hour]) -> list[Hour]:
     return quarantined if len(quarantined) >= max(MATURE_WINDOWS, len(hours) - len(quarantined)) else []
 
 
-def _members(history: Hours, level: FallbackLevel, slot: Slot, rules: FallbackRules) -> Sequence[Hour]:
-    """The hours that a level takes into consideration for a slot, in time order."""
+@lru_cache(maxsize=1024)
+def _slots_of(level: FallbackLevel, slot: Slot, nearby_hours_range: int) -> frozenset[Slot]:
+    """The slots whose hours a level takes into consideration for one of them."""
     match level:
         case FallbackLevel.EXACT:
-            return history.near(slot, 0)
+            return frozenset([slot])
         case FallbackLevel.NEARBY:
-            return history.near(slot, min(rules.nearby_hours_range, 12))
+            reach = range(-nearby_hours_range, nearby_hours_range + 1)
+            return frozenset(Slot((slot.hour + offset) % 24, slot.day_type) for offset in reach)
         case FallbackLevel.DAYTYPE:
-            return history.of_day_type(slot.day_type)
+            return frozenset(Slot(hour, slot.day_type) for hour in range(24))
         case _:
-            return history.of_all()
-
-
-def _between(hours: Sequence[Hour], since: int, until: int) -> Sequence[Hour]:
-    """Of hours in time order those that began in ``[since, until)``."""
-    return hours[bisect_left(hours, since, key=by_start) : bisect_left(hours, until, key=by_start)]
+            return frozenset(Slot(hour, day_type) for day_type in DayType for hour in range(24))
 
 
 def _is_mature(level: FallbackLevel, hours: Sequence[Hour], count: int) -> bool:
     if len(hours) < MATURE_WINDOWS or count < MATURE_TRACES:
         return False
     if level is FallbackLevel.NEARBY:
-        return len({hour.day for hour in hours}) >= MATURE_DAYS
+        return hours[0].day != hours[-1].day
     if level in (FallbackLevel.DAYTYPE, FallbackLevel.GLOBAL):
         # Otherwise half a day of night would judge the morning.
         return hours[-1].start - hours[0].start >= MATURE_SPAN_SECONDS

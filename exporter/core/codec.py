@@ -247,11 +247,11 @@ def _dealt(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]:
         return {offset: list(_samples(window)) for offset in offsets}
     if len(digits) != samples + samples % 2:
         raise DamagedDigestError(f"{len(digits)} half bytes do not deal out {samples} samples")
-    marks: tuple[list[int], ...] = tuple([] for _ in offsets)
-    deal = {digit: mark.append for digit, mark in zip(_DIGITS, marks, strict=False)}
+    marks: list[list[int]] = [[] for _ in offsets]
+    deal = dict(zip(_DIGITS, marks, strict=False))
     try:
         for digit, bucket in zip(digits, _samples(window), strict=False):
-            deal[digit](bucket)
+            deal[digit].append(bucket)
     except KeyError as error:
         raise DamagedDigestError(f"there is no mark {error}") from None
     return dict(zip(offsets, marks, strict=True))

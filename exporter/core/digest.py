@@ -68,10 +68,10 @@ class Digest:
 
     def __init__(self, counts: Mapping[int, int]) -> None:
         """Take over sparse counts by bucket; none may be negative, and those of zero are dropped."""
-        if 0 in counts.values():
+        if not all(counts.values()):
             counts = {bucket: count for bucket, count in counts.items() if count}
         self._buckets = sorted(counts)
-        self._cumulative = list(accumulate([counts[bucket] for bucket in self._buckets]))
+        self._cumulative = list(accumulate(map(counts.__getitem__, self._buckets)))
         self.count = self._cumulative[-1] if self._cumulative else 0
 
     @classmethod
@@ -119,9 +119,7 @@ class Digest:
         buckets, cumulative, count = self._buckets, self._cumulative, self.count
         if not count:
             raise ValueError("an empty digest has no quantiles")
-        # The last one is there for what rounds up to more than all.
-        last = len(buckets) - 1
-        return [buckets[bisect_left(cumulative, q * count - _EPSILON, 0, last)] for q in qs]
+        return [buckets[bisect_left(cumulative, q * count - _EPSILON)] for q in qs]
 
     def quantile_seconds(self, q: float) -> float:
         """The quantile ``q`` in seconds, within 1.1 % of the sample of that rank."""

@@ -4,13 +4,13 @@ Hours are pooled by adding their digests, which is exact: p95 of some hours is t
 of p95s.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
-from itertools import chain
-from operator import attrgetter
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, chain
+from operator import add, attrgetter, sub
 from typing import Final, NamedTuple, Self
 
-from exporter.core.civil import HOUR_SECONDS, Calendar, DayType, Slot
+from exporter.core.civil import HOUR_SECONDS, Calendar, Slot
 from exporter.core.codec import MARK_SECONDS, decode_counts, decode_marks
 from exporter.core.digest import Digest
 
@@ -18,20 +18,15 @@ QUANTILES: Final = (0.5, 0.9, 0.99)
 """The quantiles of a window that a shift verdict compares with the baseline."""
 
 
-class Swing(NamedTuple):
-    """How far a quantile lay from its prediction, added up over marks of the clock; whole numbers, so sums are exact.
+Swings = tuple[int, ...]
+"""How far quantiles lay from their predictions, added up over marks of the clock; whole numbers, so sums are exact.
 
-    Attributes:
-        squares: sum of the squared distances, in units of 1/4096 square octave.
-        marks: number of marks that were summed.
-    """
+For each of :data:`QUANTILES` in turn the sum of the squared distances, in units of 1/4096 square octave, and the number
+of marks that were summed.
+"""
 
-    squares: int = 0
-    marks: int = 0
-
-
-NO_SWING: Final = (Swing(), Swing(), Swing())
-"""The swing of an hour that was not judged: one for each of :data:`QUANTILES`."""
+NO_SWINGS: Final[Swings] = (0,) * (2 * len(QUANTILES))
+"""Those of an hour that was not judged."""
 
 
 class Judgement(NamedTuple):
@@ -39,11 +34,11 @@ class Judgement(NamedTuple):
 
     Attributes:
         quarantined: the hour was anomalous, so it is kept and shown but neither pooled nor part of the swing.
-        swings: how far the hour lay from its own prediction, for each of :data:`QUANTILES`.
+        swings: how far the hour lay from its own prediction.
     """
 
     quarantined: bool = False
-    swings: tuple[Swing, ...] = NO_SWING
+    swings: Swings = NO_SWINGS
 
 
 UNJUDGED: Final = Judgement()
@@ -226,22 +221,72 @@ def hours_of(
     return [Hour(clock.hour(start), parts[start], judged.get(start, UNJUDGED)) for start in sorted(parts)]
 
 
+class Group:
+    """Hours that may be pooled together, in time order.
+
+    What was added up last is gone on from: questions mostly move on with time, so the next pool is the same hours and a
+    few more.
+    """
+
+    __slots__ = ("_counts", "_members", "_pooled", "_starts", "_traces")
+
+    def __init__(self, hours: Iterable[Hour]) -> None:
+        """Begin with some hours, in time order."""
+        self._members = list(hours)
+        self._starts = [hour.start for hour in self._members]
+        # In all hours before each one, and before the one that is still to come; from wherever that is counted.
+        self._traces = list(accumulate([hour.count for hour in self._members], initial=0))
+        self._pooled: Sequence[Hour] = []
+        self._counts: dict[int, int] = {}
+
+    def append(self, hour: Hour) -> None:
+        """Add an hour that is later than all others."""
+        self._members.append(hour)
+        self._starts.append(hour.start)
+        self._traces.append(self._traces[-1] + hour.count)
+
+    def discard_before(self, start: int) -> None:
+        """Forget the hours that began before an instant."""
+        stale = bisect_left(self._starts, start)
+        del self._members[:stale], self._starts[:stale], self._traces[:stale]
+
+    def between(self, since: int, until: int, min_traces: int = 0) -> Sequence[Hour]:
+        """The hours that began in ``[since, until)``; none where they hold too few traces."""
+        first, last = bisect_left(self._starts, since), bisect_left(self._starts, until)
+        return self._members[first:last] if self._traces[last] - self._traces[first] >= min_traces else []
+
+    def pooled(self, hours: Sequence[Hour]) -> Digest:
+        """All traces of some of its hours together."""
+        known = self._pooled
+        added = hours[len(known) :]
+        if hours[: len(known)] != known:
+            added, dropped = _difference(hours, known), _difference(known, hours)
+            if len(added) + len(dropped) >= len(hours):
+                self._counts = {}
+                added, dropped = hours, []
+            for hour in dropped:
+                _subtract(self._counts, hour.counts)
+        for hour in added:
+            _add(self._counts, hour.counts)
+        self._pooled = hours
+        return Digest(self._counts)
+
+
 class Hours:
     """The history of one series: its hours that had traffic, by slot and in time order."""
 
-    __slots__ = ("_all", "_by_day_type", "_by_slot", "_by_start", "_marks", "_pools", "_squares", "quarantined")
+    __slots__ = ("_all", "_by_slot", "_by_start", "_groups", "_swings", "quarantined")
 
     def __init__(self, hours: Iterable[Hour] = ()) -> None:
         """Take hours in any order."""
         self._by_start: dict[int, Hour] = {}
         self._all: list[Hour] = []
         self._by_slot: dict[Slot, list[Hour]] = {}
-        self._by_day_type: dict[DayType, list[Hour]] = {day_type: [] for day_type in DayType}
+        # Those that were asked for, by the slots that they take in.
+        self._groups: dict[frozenset[Slot], Group] = {}
         self.quarantined: set[int] = set()
         """Starts of the hours that are quarantined."""
-        self._squares = [0] * len(QUANTILES)
-        self._marks = [0] * len(QUANTILES)
-        self._pools: dict[Hashable, _RunningPool] = {}
+        self._swings = NO_SWINGS
         for hour in sorted(hours, key=by_start):
             self.append(hour)
 
@@ -256,7 +301,9 @@ class Hours:
         self._by_start[hour.start] = hour
         self._all.append(hour)
         self._by_slot.setdefault(hour.slot, []).append(hour)
-        self._by_day_type[hour.slot.day_type].append(hour)
+        for slots, group in self._groups.items():
+            if hour.slot in slots:
+                group.append(hour)
         self._take_in(hour)
 
     def judge(self, hour: Hour, judgement: Judgement) -> None:
@@ -267,111 +314,55 @@ class Hours:
 
     def discard_before(self, start: int) -> None:
         """Forget the hours that began before an instant."""
+        if not self._all or self._all[0].start >= start:
+            return
         while self._all and self._all[0].start < start:
             hour = self._all.pop(0)
             del self._by_start[hour.start]
             self._by_slot[hour.slot].pop(0)
-            self._by_day_type[hour.slot.day_type].pop(0)
             self._take_out(hour)
+        for group in self._groups.values():
+            group.discard_before(start)
 
     def at(self, start: int) -> Hour | None:
         """The hour that began at an instant, if it had traffic."""
         return self._by_start.get(start)
 
-    def near(self, slot: Slot, reach: int) -> list[Hour]:
-        """The hours up to so many hours of the clock from a slot, round midnight, on the same type of day."""
-        if not reach:
-            return self._by_slot.get(slot, [])
-        members = [self._by_slot[near] for near in _slots_near(slot, reach) if near in self._by_slot]
-        return sorted(chain.from_iterable(members), key=by_start)
+    def among(self, slots: frozenset[Slot]) -> Group:
+        """The hours of some slots; to be asked for with few different sets of them."""
+        group = self._groups.get(slots)
+        if group is None:
+            members = [self._by_slot[slot] for slot in slots if slot in self._by_slot]
+            group = self._groups[slots] = Group(sorted(chain.from_iterable(members), key=by_start))
+        return group
 
-    def of_all(self) -> list[Hour]:
-        """All of them."""
-        return self._all
-
-    def of_day_type(self, day_type: DayType) -> list[Hour]:
-        """The hours on a type of day."""
-        return self._by_day_type[day_type]
-
-    def swings(self, released: Iterable[Hour] = ()) -> list[Swing]:
-        """What the swings of all hours that are not quarantined add up to, for each of :data:`QUANTILES`.
+    def swings(self, released: Iterable[Hour] = ()) -> Swings:
+        """What the swings of all hours that are not quarantined add up to.
 
         Args:
             released: quarantined hours that count all the same.
         """
-        squares, marks = self._squares.copy(), self._marks.copy()
+        swings = self._swings
         for hour in released:
-            for index, swing in enumerate(hour.judgement.swings):
-                squares[index] += swing.squares
-                marks[index] += swing.marks
-        return list(map(Swing, squares, marks))
-
-    def pooled(self, hours: Sequence[Hour], kind: Hashable = None) -> dict[int, int]:
-        """Sparse counts by bucket of all traces of some hours together.
-
-        Args:
-            hours: some of its hours.
-            kind: what is much the same set of hours every time that it is asked for.
-        """
-        pool = self._pools.get(kind)
-        if pool is None:
-            pool = self._pools[kind] = _RunningPool()
-        return pool.of(hours)
+            swings = tuple(map(add, swings, hour.judgement.swings))
+        return swings
 
     def _take_in(self, hour: Hour) -> None:
         if hour.judgement.quarantined:
             self.quarantined.add(hour.start)
-        elif hour.judgement.swings != NO_SWING:
-            self._add_swings(hour, 1)
+        elif hour.judgement.swings != NO_SWINGS:
+            self._swings = tuple(map(add, self._swings, hour.judgement.swings))
 
     def _take_out(self, hour: Hour) -> None:
         if hour.judgement.quarantined:
             self.quarantined.discard(hour.start)
-        elif hour.judgement.swings != NO_SWING:
-            self._add_swings(hour, -1)
-
-    def _add_swings(self, hour: Hour, sign: int) -> None:
-        for index, (squares, marks) in enumerate(hour.judgement.swings):
-            self._squares[index] += sign * squares
-            self._marks[index] += sign * marks
+        elif hour.judgement.swings != NO_SWINGS:
+            self._swings = tuple(map(sub, self._swings, hour.judgement.swings))
 
 
-class _RunningPool:
-    """Adds up hours; what it added up last time is reused, since the next hour's pool is often nearly the same."""
-
-    __slots__ = ("_counts", "_hours")
-
-    def __init__(self) -> None:
-        self._counts: dict[int, int] = {}
-        self._hours: Sequence[Hour] = []
-
-    def of(self, hours: Sequence[Hour]) -> dict[int, int]:
-        """The counts of some hours together."""
-        known = self._hours
-        added: Sequence[Hour] = hours[len(known) :]
-        dropped: Sequence[Hour] = []
-        if hours[: len(known)] != known:
-            added, dropped = _difference(hours, known), _difference(known, hours)
-            if len(added) + len(dropped) >= len(hours):
-                self._counts = {}
-                added, dropped = hours, []
-        for hour in dropped:
-            _subtract(self._counts, hour.counts)
-        for hour in added:
-            _add(self._counts, hour.counts)
-        self._hours = hours
-        return self._counts.copy()
-
-
-def _difference(hours: Sequence[Hour], others: Sequence[Hour]) -> list[Hour]:
-    starts = {hour.start for hour in others}
-    return [hour for hour in hours if hour.start not in starts]
-
-
-@lru_cache(maxsize=256)
-def _slots_near(slot: Slot, reach: int) -> tuple[Slot, ...]:
-    hours_of_day = {(slot.hour + offset) % 24 for offset in range(-reach, reach + 1)}
-    return tuple(Slot(hour, slot.day_type) for hour in sorted(hours_of_day))
+def _difference(hours: Sequence[Hour], others: Sequence[Hour]) -> Sequence[Hour]:
+    known = set(others)
+    return [hour for hour in hours if hour not in known]
 
 
 def _add(counts: dict[int, int], more: Mapping[int, int]) -> None:

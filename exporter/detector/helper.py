@@ -15,8 +15,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import BinaryIO, Self, cast
 
-from exporter.core.detection.detector import Detector
-from exporter.detector.judging import Judged, judge_series
+from exporter.detector.judging import Judged, Task, judge_series
 from exporter.logs import LimitedLog
 from exporter.store import SeriesHistory
 
@@ -28,12 +27,8 @@ class _LostError(Exception):
 class _Process:
     """The second process, as the first one sees it."""
 
-    def __init__(self, detector: Detector, until: int) -> None:
-        """Start it.
-
-        Args:
-            detector: the rules.
-            until: up to where everything is to be judged, Unix seconds.
+    def __init__(self, task: Task) -> None:
+        """Start it for a task.
 
         Raises:
             _LostError: it cannot be started.
@@ -51,7 +46,7 @@ class _Process:
             raise _LostError(str(error)) from error
         self._to, self._from = cast("BinaryIO", self._process.stdin), cast("BinaryIO", self._process.stdout)
         try:
-            self._send((detector, until))
+            self._send(task)
         except _LostError:
             self.close()
             raise
@@ -109,10 +104,9 @@ class _Process:
 class Helper:
     """Judges series beside the caller, once it is started; what it leaves undone is done by the caller."""
 
-    def __init__(self, detector: Detector, until: int, quiet_log: LimitedLog) -> None:
-        """Prepare to judge everything up to an instant, in Unix seconds."""
-        self._detector = detector
-        self._until = until
+    def __init__(self, task: Task, quiet_log: LimitedLog) -> None:
+        """Prepare for a task."""
+        self._task = task
         self._quiet_log = quiet_log
         self._may_start = processors() > 1
         self._process: _Process | None = None
@@ -122,7 +116,7 @@ class Helper:
         if self._may_start:
             self._may_start = False
             try:
-                self._process = _Process(self._detector, self._until)
+                self._process = _Process(self._task)
             except _LostError as error:
                 self._lose(error)
 
@@ -133,7 +127,7 @@ class Helper:
     def exchange(self, series: Sequence[SeriesHistory]) -> list[Judged]:
         """Give it some series, or none, and take what it has found about those that it was given before."""
         if self._process is None:
-            return [judge_series(self._detector, stored, self._until) for stored in series]
+            return [judge_series(self._task, stored) for stored in series]
         found: list[Judged] = []
         undone = [*self._process.given, *series]
         try:
@@ -173,12 +167,12 @@ def processors() -> int:
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Be the second process, until the first one has no more to say."""
     try:
-        detector, until = pickle.load(source)  # noqa: S301 - from the process that has started this one
+        task: Task = pickle.load(source)  # noqa: S301 - from the process that has started this one
         # Nothing that is judged refers to itself, so there is no garbage to look for.
         gc.disable()
         while True:
             series = pickle.load(source)  # noqa: S301 - likewise
-            pickle.dump([judge_series(detector, each, until) for each in series], sink, pickle.HIGHEST_PROTOCOL)
+            pickle.dump([judge_series(task, each) for each in series], sink, pickle.HIGHEST_PROTOCOL)
             sink.flush()
     except (EOFError, BrokenPipeError):
         return

@@ -6,15 +6,13 @@ the hour turns, the next one is prepared.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 import msgspec
 
 from exporter import __version__
-from exporter.core.baseline import Baseline
-from exporter.core.codec import DamagedDigestError
 from exporter.core.detection.detector import Detector
 from exporter.core.detection.flag import DOWN, Flag
 from exporter.core.hours import CivilHour, HourClock
@@ -22,11 +20,12 @@ from exporter.core.ledger import LedgerEntry
 from exporter.core.span import SeriesKey
 from exporter.detector.book import Book, SeriesBaseline, decode_book, encode_book
 from exporter.detector.past import PastJudge
-from exporter.detector.record import SeriesRecord, judged_far_enough
+from exporter.detector.record import judged_far_enough
 from exporter.detector.settings import JudgeSettings
 from exporter.detector.snapshot import HistoryFacts, Snapshot
+from exporter.detector.usual import Answer, Question, answer
 from exporter.logs import Log
-from exporter.store import SeriesHistory, Store, StoreError
+from exporter.store import Store, StoreError
 
 _PREPARE_SECONDS: Final = 300
 """So long before the hour turns, the next hour's book is worked out."""
@@ -185,10 +184,13 @@ class Historian:
         self._news.clear()
         hour = self._clock.hour(int(now))
         try:
-            self._past.catch_up(min(self._settled_until(), hour.start), give_up)
+            until = min(self._settled_until(), hour.start)
+            # Whoever judges has the same history at hand that the book is made of, if that ends where judging does.
+            question = self._question(hour, judged=True) if until == hour.start else None
+            answers = self._past.catch_up(until, give_up, question)
             if give_up():
                 return
-            book = self._work_out(hour)
+            book = self._work_out(hour) if question is None or answers is None else self._bound(question, answers)
         except BaseException:
             self._news.set()
             raise
@@ -219,24 +221,30 @@ class Historian:
 
     def _work_out(self, hour: CivilHour) -> Book:
         """What is usual in an hour, and in those before it that the current window reaches into."""
+        question = self._question(hour, judged=self._judged(hour.start))
+        histories = self._store.history(self._store.series(), question.since, hour.start)
+        return self._bound(question, (answer(question, stored, self._detector) for stored in histories))
+
+    def _question(self, hour: CivilHour, *, judged: bool) -> Question:
+        """What the book of an hour needs to know of every series."""
         hours = self._within_reach(hour)
-        judged = self._judged(hour.start)
         since = hours[0].start - self._settings.fallback.lookback_seconds
-        books: list[dict[SeriesKey, SeriesBaseline]] = [{} for _ in hours]
-        for stored in self._store.history(self._store.series(), since, hour.start):
-            try:
-                for series, usual in zip(books, self._usual(stored, hours, judged=judged), strict=True):
-                    series[stored.key] = usual
-            except DamagedDigestError as error:
+        return Question(hours, since, self._settings.outlier, judged)
+
+    def _bound(self, question: Question, answers: Iterable[Answer]) -> Book:
+        """The book that answers make, with those of the earlier hours."""
+        pages: list[dict[SeriesKey, SeriesBaseline]] = [{} for _ in question.hours]
+        for key, usual, damage in answers:
+            if damage is not None:
                 self._quiet_log.error(
-                    ("baseline", stored.key),
-                    "stored history is damaged, its series has no baseline",
-                    series=stored.key,
-                    error=error,
+                    ("baseline", key), "stored history is damaged, its series has no baseline", series=key, error=damage
                 )
-        book = Book(hours[0].start, books[0])
-        for later, series in zip(hours[1:], books[1:], strict=True):
-            book = Book(later.start, series, before=book)
+            for page, baseline in zip(pages, usual, strict=False):
+                page[key] = baseline
+        book: Book | None = None
+        for hour, page in zip(question.hours, pages, strict=True):
+            book = Book(hour.start, page, before=book)
+        assert book is not None, "an hour is within its own reach"  # noqa: S101
         return book
 
     def _keep(self, book: Book) -> None:
@@ -274,22 +282,3 @@ class Historian:
             storage_bytes=self._store.size_bytes(),
             quarantined_windows=totals.quarantined,
         )
-
-    def _usual(self, stored: SeriesHistory, hours: Sequence[CivilHour], *, judged: bool) -> list[SeriesBaseline]:
-        """What is usual for a series in some hours, oldest first; of all but the last only the thresholds."""
-        *earlier, hour = hours
-        record = SeriesRecord(stored, self._detector)
-        last_seen = float(self._clock.hour(stored.windows[-1].start).end)
-        usual = [SeriesBaseline(thresholds=record.expect(before).thresholds if judged else None) for before in earlier]
-        outlook = record.expect(hour)
-        if outlook.pool is None:
-            return [*usual, SeriesBaseline(last_seen, epoch=record.epoch)]
-        baseline = Baseline.of(outlook.pool)
-        present = SeriesBaseline(
-            last_seen=last_seen,
-            baseline=baseline,
-            outlier_threshold_seconds=self._settings.outlier.threshold_seconds(baseline),
-            thresholds=outlook.thresholds if judged else None,
-            epoch=record.epoch,
-        )
-        return [*usual, present]

@@ -1,4 +1,7 @@
-"""Judges more of the past of one series from what is stored of it: no database, no log, so that any process can."""
+"""Judges more of the past of one series from what is stored of it: no database, no log, so that any process can.
+
+Whoever has judged a series has all of its history at hand, so what is usual for it is asked in the same breath.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +12,22 @@ from exporter.core.detection.history import advance
 from exporter.core.detection.state import SeriesState, decode_state, encode_state
 from exporter.core.hours import Hours, hours_of
 from exporter.core.span import SeriesKey
+from exporter.detector.usual import Answer, Question, answer
 from exporter.store import Findings, SeriesHistory
+
+
+class Task(NamedTuple):
+    """What is to be done with every series.
+
+    Attributes:
+        detector: the rules.
+        until: all hours that ended by this instant are to be judged, Unix seconds.
+        question: what is to be told of it then.
+    """
+
+    detector: Detector
+    until: int
+    question: Question | None = None
 
 
 class Judged(NamedTuple):
@@ -22,6 +40,7 @@ class Judged(NamedTuple):
         released: how many hours were quarantined and turned out to recur.
         forgotten: why it was judged from the beginning, where what was known of it is not readable.
         damage: why it could not be judged, where its stored history is damaged.
+        answer: what was asked about it, where something was.
     """
 
     key: SeriesKey
@@ -30,10 +49,29 @@ class Judged(NamedTuple):
     released: int = 0
     forgotten: str | None = None
     damage: str | None = None
+    answer: Answer | None = None
 
 
-def judge_series(detector: Detector, stored: SeriesHistory, until: int) -> Judged:
-    """Judge the hours of a series that ended by an instant and are not judged yet."""
+def judge_series(task: Task, stored: SeriesHistory) -> Judged:
+    """Judge the hours of a series that are not judged yet, and tell what is asked."""
+    judged = _judge(task.detector, stored, task.until)
+    if task.question is None:
+        return judged
+    if judged.findings is not None:
+        stored = _with(judged.findings, stored)
+    return judged._replace(answer=answer(task.question, stored, task.detector))
+
+
+def _with(findings: Findings, stored: SeriesHistory) -> SeriesHistory:
+    """What will be stored of a series once findings are."""
+    return stored._replace(
+        judgements={**stored.judgements, **findings.judgements},
+        suspects=stored.suspects.difference(findings.settled_suspects),
+        state=findings.state,
+    )
+
+
+def _judge(detector: Detector, stored: SeriesHistory, until: int) -> Judged:
     state: SeriesState | None = None
     forgotten: str | None = None
     if stored.state is not None:

@@ -13,7 +13,8 @@ from typing import Final
 from exporter.core.detection.detector import Detector
 from exporter.core.ledger import LedgerEntry
 from exporter.detector.helper import Helper
-from exporter.detector.judging import Judged, judge_series
+from exporter.detector.judging import Judged, Task, judge_series
+from exporter.detector.usual import Answer, Question
 from exporter.logs import LimitedLog, Log
 from exporter.store import SeriesHistory, Store
 
@@ -65,37 +66,53 @@ class PastJudge:
             until = self._looked_until
             self._anew |= until is not None and any(e.stored and e.window.start < until for e in entries)
 
-    def catch_up(self, until: int, give_up: Callable[[], bool] = lambda: False) -> None:
+    def catch_up(
+        self, until: int, give_up: Callable[[], bool] = lambda: False, question: Question | None = None
+    ) -> Sequence[Answer] | None:
         """Judge all hours that ended by an instant and are not judged yet.
 
         Args:
             until: up to where the ledger has no gap, Unix seconds.
             give_up: asked before each series; once it says yes, the rest is left for the next time.
+            question: what is to be told of all series, from what is stored of them up to ``until``.
+
+        Returns:
+            What was asked; None where nothing was asked, nothing was left to judge, or it was given up.
 
         Raises:
             StoreError: the database refused; what was not recorded is judged again.
         """
         if self._until is not None and until < self._until:
             # There is a gap in what was judged before. Judging anew waits for it to be filled.
-            return
+            return None
         if self._begin_anew():
             self._log.info("older history was read late, so the past is judged anew")
         elif self._until == until:
-            return
+            return None
         with self._noting:
             self._looked_until = until
-        lookback = self._detector.rules.lookback_seconds
-        since = 0 if self._until is None else self._until - lookback
+        task = Task(self._detector, until, question)
+        since = 0 if self._until is None else self._until - self._detector.rules.lookback_seconds
+        if question is not None:
+            since = min(since, question.since)
         keys = self._store.series()
         histories = self._store.history(keys, since, until, marks_from=self._until or 0, at_once=_SERIES_AT_ONCE)
-        with Helper(self._detector, until, self._quiet_log) as helper:
-            if not self._judge_all(histories, until, len(keys), helper, give_up):
-                return
+        answers: list[Answer] = []
+        with Helper(task, self._quiet_log) as helper:
+            if not self._judge_all(task, histories, len(keys), helper, give_up, answers):
+                return None
         self._store.set_judged_until(until)
         self._until = until
+        return None if question is None else answers
 
     def _judge_all(
-        self, histories: Iterator[SeriesHistory], until: int, series: int, helper: Helper, give_up: Callable[[], bool]
+        self,
+        task: Task,
+        histories: Iterator[SeriesHistory],
+        series: int,
+        helper: Helper,
+        give_up: Callable[[], bool],
+        answers: list[Answer],
     ) -> bool:
         """Judge series, the helper some of them; whether all were judged before it was told to give up."""
         found: list[Judged] = []
@@ -105,24 +122,26 @@ class PastJudge:
                 found += helper.exchange(list(islice(histories, _SERIES_AT_ONCE)))
             stored = next(histories, None)
             if stored is None:
-                self._record([*found, *helper.exchange([])])
+                self._record([*found, *helper.exchange([])], answers)
                 return True
-            found.append(judge_series(self._detector, stored, until))
+            found.append(judge_series(task, stored))
             done += 1
             hours += sum(bool(window.marks) for window in stored.windows)
             if hours * (series / done - 1) > _WORTH_A_HELPER_HOURS:
                 helper.start()
             if len(found) >= _SERIES_AT_ONCE:
-                self._record(found)
+                self._record(found, answers)
                 found = []
-        self._record(found)
+        self._record(found, answers)
         return False
 
-    def _record(self, found: Sequence[Judged]) -> None:
-        """Store what was found, and say what is worth saying about it."""
+    def _record(self, found: Sequence[Judged], answers: list[Answer]) -> None:
+        """Store what was found, say what is worth saying about it, and add to the answers."""
         self._store.record([judged.findings for judged in found if judged.findings is not None])
         for judged in found:
             self._tell(judged)
+            if judged.answer is not None:
+                answers.append(judged.answer)
 
     def _begin_anew(self) -> bool:
         """Forget what was found if it is void."""

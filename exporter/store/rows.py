@@ -2,11 +2,10 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
-from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from exporter.core.codec import DamagedDigestError, decode_numbers, encode_numbers
-from exporter.core.hours import QUANTILES, Judgement, StoredWindow, Swing
+from exporter.core.hours import QUANTILES, Judgement, StoredWindow
 from exporter.core.ledger import LedgerEntry, Window, WindowState
 from exporter.core.span import SeriesKey
 
@@ -107,12 +106,12 @@ def judgement_of(quarantined: int, swings: bytes) -> Judgement:
     Raises:
         DamagedDigestError: the bytes are no swings.
     """
-    numbers = decode_numbers(swings)
+    numbers = tuple(decode_numbers(swings))
     if len(numbers) != 2 * len(QUANTILES):
         raise DamagedDigestError(f"{len(numbers)} numbers are no swings")
-    return Judgement(bool(quarantined), tuple(map(Swing, numbers[::2], numbers[1::2])))
+    return Judgement(bool(quarantined), numbers)
 
 
 def swings_bytes(judgement: Judgement) -> bytes:
     """The swings of a judgement, as :func:`judgement_of` reads them."""
-    return encode_numbers(list(chain.from_iterable(judgement.swings)))
+    return encode_numbers(judgement.swings)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import chain
 from math import ceil, log2, sqrt
 
 import pytest
@@ -11,15 +12,13 @@ from hypothesis import strategies as st
 from exporter.core.baseline import FallbackLevel, Pool
 from exporter.core.civil import DayType, Slot
 from exporter.core.codec import encode_digest
-from exporter.core.detection.marked import Swept
 from exporter.core.detection.parameters import MIN_JUDGED, Parameters
 from exporter.core.detection.thresholds import Prediction, Thresholds
 from exporter.core.digest import BUCKETS_PER_OCTAVE, ZERO_BUCKET, Digest, bucket_of_seconds
-from exporter.core.hours import CivilHour, Hour, StoredWindow, Swing
+from exporter.core.hours import NO_SWINGS, CivilHour, Hour, StoredWindow, Swings
 from tests.unit.naive_detector import QUANTILES, NaiveDetector, quantile
 
 SLOT = Slot(0, DayType.WEEKDAY)
-NO_SWINGS = [Swing(), Swing(), Swing()]
 PARAMETERS = Parameters()
 NO_DELTA = Parameters(min_delta_seconds=0)
 
@@ -34,11 +33,11 @@ def pool_of(hours: Sequence[Sequence[int]]) -> Pool:
         members.append(Hour(civil, [StoredWindow(civil.start, len(buckets), encode_digest(digest))]))
         for bucket, count in digest:
             counts[bucket] = counts.get(bucket, 0) + count
-    return Pool(FallbackLevel.EXACT, SLOT, tuple(members), counts, mature=True)
+    return Pool(FallbackLevel.EXACT, SLOT, tuple(members), Digest(counts), mature=True)
 
 
 def thresholds(
-    hours: Sequence[Sequence[int]], swings: Sequence[Swing] = NO_SWINGS, parameters: Parameters = NO_DELTA
+    hours: Sequence[Sequence[int]], swings: Swings = NO_SWINGS, parameters: Parameters = NO_DELTA
 ) -> Thresholds:
     return Prediction(pool_of(hours), swings, parameters).thresholds
 
@@ -80,7 +79,7 @@ def test_nothing_takes_any_time() -> None:
 
 def test_past_errors_widen_everything() -> None:
     # 480 marks half an octave off: as variances, 48 of 0.01 and 480 of 0.25.
-    swings = [Swing(480 * 4096 // 4, 480)] * 3
+    swings = (480 * 4096 // 4, 480) * 3
     tau = sqrt((48 * 0.01 + 480 * 0.25) / (48 + 480))
     for threshold in thresholds(steady(-100), swings).quantiles:
         assert threshold.swing_octaves == pytest.approx(tau)
@@ -106,15 +105,15 @@ def test_faster_than_usual_mirrors_the_gate() -> None:
 buckets = st.lists(st.integers(-400, 200), min_size=1, max_size=60)
 pools = st.lists(buckets, min_size=3, max_size=8)
 some_swings = st.lists(
-    st.builds(lambda marks, mean: Swing(marks * mean, marks), st.integers(0, 3000), st.integers(0, 16384)),
+    st.builds(lambda marks, mean: (marks * mean, marks), st.integers(0, 3000), st.integers(0, 16384)),
     min_size=3,
     max_size=3,
-)
+).map(lambda each: tuple(chain.from_iterable(each)))
 
 
 @given(pools, some_swings, st.integers(-6, 6))
 def test_scaling_all_durations_by_a_power_of_two_moves_all_thresholds_alike(
-    hours: list[list[int]], swings: list[Swing], octaves: int
+    hours: list[list[int]], swings: Swings, octaves: int
 ) -> None:
     parameters = Parameters(min_delta_seconds=0.004)
     scaled = Parameters(min_delta_seconds=0.004 * 2.0**octaves)
@@ -129,15 +128,13 @@ def test_scaling_all_durations_by_a_power_of_two_moves_all_thresholds_alike(
 
 
 @given(pools, some_swings, st.floats(0.5, 5), st.floats(1.1, 4))
-def test_equal_the_formulas_written_out(
-    hours: list[list[int]], swings: list[Swing], tolerated: float, ratio: float
-) -> None:
+def test_equal_the_formulas_written_out(hours: list[list[int]], swings: Swings, tolerated: float, ratio: float) -> None:
     parameters = Parameters(min_delta_seconds=0.002, swing=tolerated, ratio=ratio)
     naive = NaiveDetector(parameters=parameters)
     pool = [bucket for hour in hours for bucket in hour]
     found = thresholds(hours, swings, parameters)
     for index, (q, threshold) in enumerate(zip(QUANTILES, found.quantiles, strict=True)):
-        errors = (48 * 0.01 + swings[index].squares / 4096) / (48 + swings[index].marks)
+        errors = (48 * 0.01 + swings[2 * index] / 4096) / (48 + swings[2 * index + 1])
         usual = quantile(pool, float(q))
         weights = [float(len(hour) * (1 - q) / (len(hour) * (1 - q) + 2)) for hour in hours]
         squares = [
@@ -165,14 +162,15 @@ def test_distances_are_those_of_the_definition(hours: list[list[int]], window: l
         expected.append(4096 * max(distance**2 / 4, distance**2 - sampling**2))
     judged = expected if n >= MIN_JUDGED else []
     # Seen at two marks, it counts twice.
-    found = Prediction(pool_of(hours), NO_SWINGS, NO_DELTA).swings_of([Swept([300, 600], sorted(window))])
-    assert [swing.squares for swing in found if swing.marks] == [2 * square for square in judged]
-    assert {swing.marks for swing in found} <= {0, 2}
+    found = Prediction(pool_of(hours), NO_SWINGS, NO_DELTA).swings_of([([300, 600], sorted(window))])
+    squares, marks = found[::2], found[1::2]
+    assert [square for square, times in zip(squares, marks, strict=True) if times] == [2 * each for each in judged]
+    assert set(marks) <= {0, 2}
 
 
 @given(pools, st.lists(st.integers(0, 4096), min_size=3, max_size=3))
 def test_no_threshold_lies_below_its_floor(hours: list[list[int]], squares: list[int]) -> None:
-    prediction = Prediction(pool_of(hours), [Swing(each, 1) for each in squares], PARAMETERS)
+    prediction = Prediction(pool_of(hours), tuple(chain.from_iterable((each, 1) for each in squares)), PARAMETERS)
     floors, found = prediction.floors, prediction.thresholds
     for least, threshold in zip(floors.quantiles, found.quantiles, strict=True):
         assert (least.q, least.usual) == (threshold.q, threshold.usual)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from exporter.core.detection.flag import DOWN, FlagEvent
 from exporter.core.detection.parameters import Parameters
-from exporter.core.detection.thresholds import QuantileThreshold, Thresholds
+from exporter.core.detection.thresholds import Floors, QuantileThreshold, Thresholds
 from exporter.core.detection.tick import tick
-from exporter.core.detection.verdict import Floors, HourThresholds, Schedule, Verdict, can_be_shifted, judge
+from exporter.core.detection.verdict import HourThresholds, Schedule, Verdict, can_be_shifted, judge
 from exporter.core.detection.window import RecentTraces
 from exporter.core.hours import QUANTILES
 

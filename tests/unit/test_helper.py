@@ -21,13 +21,14 @@ from exporter.core.span import SeriesKey
 from exporter.detector import helper as helper_module
 from exporter.detector import past
 from exporter.detector.helper import Helper
-from exporter.detector.judging import judge_series
+from exporter.detector.judging import Task, judge_series
 from exporter.detector.past import PastJudge
 from exporter.logs import get_logger
 from exporter.store import SeriesHistory, Store
 from tests.unit.samples import DAY, HOUR, NOON, Clock, Durations, around, commit_hour, messages
 
 DETECTOR = Detector(FallbackRules(), Parameters(), HourClock(Calendar()))
+TASK = Task(DETECTOR, NOON)
 LOG = get_logger("test")
 QUIET = LOG.limited(600, Clock(0.0))
 KEYS = [SeriesKey("shop", f"GET /{number}") for number in range(30)]
@@ -70,7 +71,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_it_finds_the_same(series: list[SeriesHistory]) -> None:
-    with Helper(DETECTOR, NOON, QUIET) as helper:
+    with Helper(TASK, QUIET) as helper:
         assert not helper.is_free()
         helper.start()
         assert helper.is_free()
@@ -79,7 +80,7 @@ def test_it_finds_the_same(series: list[SeriesHistory]) -> None:
         found = helper.exchange(series[20:])
         found += helper.exchange([])
         assert helper.exchange([]) == []
-    assert found == [judge_series(DETECTOR, each, NOON) for each in series]
+    assert found == [judge_series(TASK, each) for each in series]
     assert any(
         judgement.quarantined for judged in found if judged.findings for judgement in judged.findings[1].values()
     )
@@ -90,7 +91,7 @@ def test_it_finds_the_same(series: list[SeriesHistory]) -> None:
 def test_what_it_leaves_undone_is_done_without_it(
     series: list[SeriesHistory], caplog: pytest.LogCaptureFixture, given_before: bool
 ) -> None:
-    with Helper(DETECTOR, NOON, LOG.limited(600, Clock(0.0))) as helper:
+    with Helper(TASK, LOG.limited(600, Clock(0.0))) as helper:
         helper.start()
         if given_before:
             assert helper.exchange(series[:3]) == []
@@ -102,7 +103,7 @@ def test_what_it_leaves_undone_is_done_without_it(
         helper.start()
         assert not helper.is_free()
     expected = series[:5] if given_before else series[3:5]
-    assert found == [judge_series(DETECTOR, each, NOON) for each in expected]
+    assert found == [judge_series(TASK, each) for each in expected]
     assert messages(caplog, logging.WARNING) == ["the process that helps to judge the past is lost, one goes on"]
 
 
@@ -111,24 +112,24 @@ def test_it_ends_with_the_process_that_started_it() -> None:
         [sys.executable, "-m", "exporter.detector.helper"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdin is not None
-        pickle.dump((DETECTOR, NOON), process.stdin)
+        pickle.dump(TASK, process.stdin)
         process.stdin.close()
         assert process.wait(60) == 0
 
 
 def test_there_is_none_with_one_processor(monkeypatch: pytest.MonkeyPatch, series: list[SeriesHistory]) -> None:
     monkeypatch.setattr(helper_module, "processors", lambda: 1)
-    with Helper(DETECTOR, NOON, QUIET) as helper:
+    with Helper(TASK, QUIET) as helper:
         helper.start()
         assert not helper.is_free()
-        assert helper.exchange(series[:1]) == [judge_series(DETECTOR, series[0], NOON)]
+        assert helper.exchange(series[:1]) == [judge_series(TASK, series[0])]
 
 
 def test_without_a_program_to_start_there_is_none(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with Helper(DETECTOR, NOON, LOG.limited(600, Clock(0.0))) as helper:
+    with Helper(TASK, LOG.limited(600, Clock(0.0))) as helper:
         helper.start()
         assert not helper.is_free()
     assert len(messages(caplog, logging.WARNING)) == 1

@@ -265,6 +265,27 @@ class TestBook:
         assert threshold is not None
         assert threshold > (before.historian.book(NOW).of(KEY).outlier_threshold_seconds or 0)
 
+    def test_judging_leaves_the_one_that_is_worked_out_of_what_is_stored(self, store: WatchedStore) -> None:
+        bench = Bench(store)
+        for start in range(NOON - 20 * DAY, NOON - 16 * DAY, HOUR):
+            bench.write(start, {OTHER: around(0.1, 60)})
+        for start in range(NOON - 16 * DAY, NOON, HOUR):
+            batch = (start - NOON) % DAY == 5 * HOUR
+            slow = batch or NOON - 9 * HOUR <= start < NOON - 6 * HOUR
+            bench.write(start, {KEY: around(0.5 if slow else 0.1, 60)})
+        bench.historian.remember({}, {KEY: [NOON - 3 * DAY, NOON - HOUR]})
+        for settled_until in (NOON - HOUR, NOON):
+            bench.settled_until = settled_until
+            bench.historian.catch_up(settled_until + 600.0)
+            left = bench.historian.book(settled_until + 600.0)
+            # No book can be read from this, so the next to ask for one has it worked out.
+            store.save_book(settled_until, b"")
+            assert Bench(store).historian.book(settled_until + 600.0) == left
+            assert left.of(KEY).thresholds is not None
+            assert left.before is not None
+            assert left.before.of(KEY).thresholds is not None
+            assert set(left.series) == {KEY}
+
     def test_one_that_was_made_while_the_past_was_not_judged_is_not_kept(self, store: WatchedStore) -> None:
         before = Bench(store, settled_until=NOON - 7 * DAY)
         write_days(before, 7)

@@ -20,7 +20,7 @@ from sqlite_utils import Database
 from exporter.core.accumulate import Accumulator, WindowContent
 from exporter.core.codec import decode_counts, decode_digest, decode_marks
 from exporter.core.digest import Digest
-from exporter.core.hours import Judgement, Swing
+from exporter.core.hours import Judgement
 from exporter.core.ledger import LedgerEntry, Window, WindowState
 from exporter.core.span import SeriesKey
 from exporter.store import (
@@ -40,7 +40,7 @@ from tests.unit.ledgers import DAY, HOUR, NOON, entry
 
 CART = SeriesKey("shop", "GET /cart")
 LOGIN = SeriesKey("auth", "login")
-JUDGED = Judgement(True, (Swing(5, 12), Swing(0, 0), Swing(2**40, 288)))
+JUDGED = Judgement(True, (5, 12, 0, 0, 2**40, 288))
 CALM = Judgement()
 
 

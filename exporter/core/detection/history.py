@@ -22,7 +22,7 @@ from exporter.core.detection.state import SeriesState
 from exporter.core.detection.thresholds import Prediction
 from exporter.core.detection.tick import Tick, tick
 from exporter.core.detection.verdict import can_be_shifted
-from exporter.core.hours import NO_SWING, UNJUDGED, CivilHour, Hour, Hours, Judgement, Swing
+from exporter.core.hours import NO_SWINGS, UNJUDGED, CivilHour, Hour, Hours, Judgement, Swings
 
 
 class FlagChange(NamedTuple):
@@ -157,27 +157,27 @@ class _Fold:
             if is_new_normal(self._run, parameters):
                 self._accept(self._run[0].start, civil)
 
-    def _tick_through(self, civil: CivilHour, outlook: Outlook) -> tuple[Swing, ...]:
+    def _tick_through(self, civil: CivilHour, outlook: Outlook) -> Swings:
         """Tick at the marks of an hour; returns how far its windows lay from the prediction.
 
         A tick can only change something if the flag is up or pending, or the window is a shift by the least that the
         gates can be; all others are passed over.
         """
         if len(self._recent) < MIN_JUDGED and self._flag == DOWN:
-            return NO_SWING
+            return NO_SWINGS
         marks = range(civil.start + MARK_SECONDS, civil.end + 1, MARK_SECONDS)
         if outlook.prediction is None:
             for mark in marks:
                 if self._flag != DOWN:
                     self._tick(mark, outlook)
-            return NO_SWING
+            return NO_SWINGS
         parameters = self._detector.parameters
         windows = self._recent.sweep(marks, self._schedule.since, parameters)
         floors = self._schedule.floors()
         for instants, buckets in windows:
             suspicious = can_be_shifted(buckets, floors, parameters)
-            for mark in instants:
-                if suspicious or self._flag != DOWN:
+            if suspicious or self._flag != DOWN:
+                for mark in instants:
                     self._tick(mark, outlook)
         return outlook.prediction.swings_of(windows)
 
@@ -189,7 +189,7 @@ class _Fold:
         if change is not None:
             self._progress.changes.append(change)
 
-    def _settle(self, hour: Hour, prediction: Prediction, swings: tuple[Swing, ...]) -> None:
+    def _settle(self, hour: Hour, prediction: Prediction, swings: Swings) -> None:
         suspect = hour.start in self._suspects
         anomalous, elevated = (True, True) if suspect else self._remarkable(hour, prediction)
         self._judge(hour, Judgement(anomalous, swings))

@@ -7,22 +7,13 @@ windows of an hour found in one sweep: judging the past looks at millions of the
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 from exporter.core.detection.parameters import FRESH_SECONDS, FRESH_TRACES, Parameters
 from exporter.core.detection.window import RecentTraces
 
-
-class Swept(NamedTuple):
-    """A window that was the same at some instants.
-
-    Attributes:
-        instants: when, in unix seconds.
-        buckets: the buckets of its traces, from fast to slow.
-    """
-
-    instants: list[int]
-    buckets: list[int]
+Swept = tuple[list[int], list[int]]
+"""A window that was the same at some instants: those, in unix seconds, and the buckets of its traces, from fast to
+slow."""
 
 
 class MarkedTraces:
@@ -67,13 +58,12 @@ class MarkedTraces:
 
     def discard(self, now: int, parameters: Parameters) -> None:
         """Forget what no window at or after ``now`` can reach."""
-        first = self._first(
-            now,
-            bisect_right(self._marks, now),
-            max(parameters.window_seconds, FRESH_SECONDS),
-            max(parameters.min_traces, FRESH_TRACES),
-            parameters.max_window_seconds,
-        )
+        marks, starts = self._marks, self._starts
+        first = bisect_right(marks, now - max(parameters.window_seconds, FRESH_SECONDS))
+        least = max(parameters.min_traces, FRESH_TRACES)
+        enough = bisect_right(starts, starts[bisect_right(marks, now)] - least) - 1
+        if enough < first:
+            first = max(enough, bisect_right(marks, now - parameters.max_window_seconds))
         if first > 0:
             self._recent = None
             del self._buckets[: self._starts[first] - self._starts[0]]
@@ -90,27 +80,29 @@ class MarkedTraces:
     def sweep(self, instants: Iterable[int], since: int, parameters: Parameters) -> list[Swept]:
         """The windows at some rising instants, less what ended up to ``since``."""
         marks, starts, buckets = self._marks, self._starts, self._buckets
-        limits = parameters.window_seconds, parameters.min_traces, parameters.max_window_seconds
-        judged = bisect_right(marks, since)
-        base = starts[0]
+        length, min_traces = parameters.window_seconds, parameters.min_traces
+        size, base, judged = len(marks), starts[0], bisect_right(marks, since)
         windows: list[Swept] = []
-        first = last = -1
+        same: list[int] = []
+        # Instants rise, so the bounds only move on: up to where a window reaches, where its length begins, where it
+        # holds enough traces, and where it begins.
+        last = recent = first = 0
+        enough = -1
         for now in instants:
             first_before, last_before = first, last
-            last = bisect_right(marks, now)
-            first = self._first(now, last, *limits)
-            if first == first_before and last == last_before:
-                windows[-1].instants.append(now)
+            while last < size and marks[last] <= now:
+                last += 1
+            while recent < last and marks[recent] <= now - length:
+                recent += 1
+            if last != last_before:
+                enough = bisect_right(starts, starts[last] - min_traces) - 1
+            first = recent
+            if enough < recent:
+                first = max(enough, bisect_right(marks, now - parameters.max_window_seconds))
+            if same and first == first_before and last == last_before:
+                same.append(now)
             else:
-                begin = starts[max(first, judged)]
-                windows.append(Swept([now], sorted(buckets[begin - base : starts[last] - base])))
+                begin = starts[max(judged, first)]
+                same = [now]
+                windows.append((same, sorted(buckets[begin - base : starts[last] - base])))
         return windows
-
-    def _first(self, now: int, last: int, length_seconds: int, min_traces: int, max_seconds: int) -> int:
-        """At which of the marks the window begins that ends before the mark ``last``, as an index."""
-        marks, starts = self._marks, self._starts
-        first = bisect_right(marks, now - length_seconds)
-        enough = bisect_right(starts, starts[last] - min_traces) - 1
-        if enough < first:
-            first = max(enough, bisect_right(marks, now - max_seconds))
-        return first

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from functools import reduce
 
-from exporter.core.detection.thresholds import Prediction, Thresholds
-from exporter.core.detection.verdict import Floors, HourThresholds
+from exporter.core.detection.thresholds import Floors, Prediction, Thresholds
+from exporter.core.detection.verdict import HourThresholds
 
 
 class LazySchedule:
@@ -46,5 +46,5 @@ class LazySchedule:
 
     def floors(self) -> Floors:
         """What its thresholds are at least, in whichever hour a trace ended; it must not be empty."""
-        floors = [Floors.of(source.floors if isinstance(source, Prediction) else source) for _, source in self._sources]
+        floors = [source.lowest if isinstance(source, Prediction) else Floors.of(source) for _, source in self._sources]
         return reduce(Floors.lowered, floors)

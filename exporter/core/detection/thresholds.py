@@ -4,7 +4,7 @@ Everything is counted in buckets of the digest, 32 to an octave, and nothing is 
 by ``ceil(32 log2 R)`` buckets, so the number of traces above a threshold is exact.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
 from math import ceil, log2, sqrt
@@ -26,7 +26,7 @@ from exporter.core.detection.parameters import (
 )
 from exporter.core.detection.window import quantile_positions
 from exporter.core.digest import BUCKETS_PER_OCTAVE, ZERO_BUCKET, bucket_of_seconds, bucket_upper_seconds
-from exporter.core.hours import QUANTILES, Swing
+from exporter.core.hours import NO_SWINGS, QUANTILES, Swings
 
 _ROUNDING: Final = 1e-9
 _MAX_SQUARE: Final = (MAX_SWING_OCTAVES * BUCKETS_PER_OCTAVE) ** 2
@@ -35,6 +35,8 @@ _SQUARES_PER_OCTAVE: Final = (2 * BUCKETS_PER_OCTAVE) ** 2
 _PRIOR: Final = PRIOR_SWING_OCTAVES**2
 # Hours with few traces say little about how hours differ: their weight is m / (m + this), m being n(1 - q).
 _HALF_WEIGHT: Final = 2
+_PLACES: Final = range(0, len(NO_SWINGS), 2)
+"""Where among swings those of each quantile are."""
 
 
 class QuantileThreshold(NamedTuple):
@@ -71,12 +73,40 @@ class Thresholds(NamedTuple):
     fast: int
 
 
+class Floors(NamedTuple):
+    """What thresholds are at least, which is known without working them out.
+
+    Attributes:
+        gates: for each quantile, what its gate does not lie below.
+        stats: the same for the threshold of the statistical test.
+        correlation: within a window.
+    """
+
+    gates: tuple[int, ...]
+    stats: tuple[int, ...]
+    correlation: float
+
+    @classmethod
+    def of(cls, thresholds: Thresholds) -> "Floors":
+        """The thresholds of one hour as floors."""
+        gates = tuple([threshold.gate for threshold in thresholds.quantiles])
+        stats = tuple([threshold.stat for threshold in thresholds.quantiles])
+        return cls(gates, stats, thresholds.correlation)
+
+    def lowered(self, other: "Floors") -> "Floors":
+        """The floors of these thresholds and those of an earlier hour together."""
+        return Floors(
+            tuple(map(min, self.gates, other.gates)), tuple(map(min, self.stats, other.stats)), self.correlation
+        )
+
+
 class Prediction:
     """What a pool predicts for each quantile, and how far from it chance alone takes a window of n traces."""
 
     __slots__ = (
         "_floors",
         "_hours",
+        "_lowest",
         "_parameters",
         "_pooled",
         "_swings",
@@ -84,18 +114,19 @@ class Prediction:
         "usual",
     )
 
-    def __init__(self, pool: Pool, swings: Sequence[Swing], parameters: Parameters) -> None:
+    def __init__(self, pool: Pool, swings: Swings, parameters: Parameters) -> None:
         """Predict from a mature pool.
 
         Args:
             pool: the hours that serve as the baseline.
-            swings: what the series' good hours in the look-back add up to, for each quantile.
+            swings: what the series' good hours in the look-back add up to.
             parameters: the detector's settings.
         """
         self._swings = swings
         self._parameters = parameters
         self._thresholds: Thresholds | None = None
         self._floors: Thresholds | None = None
+        self._lowest: Floors | None = None
         self._hours = pool.hours
         self._pooled = pool.digest
         self.usual = tuple(self._pooled.quantile_buckets(QUANTILES))
@@ -105,37 +136,53 @@ class Prediction:
         """How many traces are pooled."""
         return self._pooled.count
 
-    def squared_spreads(self, n: int, quantiles: int = len(QUANTILES)) -> list[int]:
-        """The sampling variances of the first few quantiles of ``n`` traces, in square half buckets.
+    def squared_spreads(self, n: int) -> list[int]:
+        """The sampling variance of each quantile of ``n`` traces, in square half buckets.
 
         The standard deviation is half the distance between the pool's quantiles one standard error of the rank above
         and below.
         """
-        at = self._pooled.quantile_buckets(_standard_errors(n)[: 2 * quantiles])
-        return [(high - low) ** 2 for low, high in zip(at[::2], at[1::2], strict=True)]
+        at = iter(self._pooled.quantile_buckets(_standard_errors(n)))
+        return [(high - low) ** 2 for low, high in zip(at, at, strict=True)]
 
-    def swings_of(self, windows: Iterable[Swept]) -> tuple[Swing, ...]:
+    def swings_of(self, windows: Iterable[Swept]) -> Swings:
         """How far the quantiles of some windows lay from their prediction.
 
         What sampling alone would do is taken off the square of each distance, but at least a quarter of it is left.
         Windows that are not judged do not count, nor do quantiles of which a window says too little.
         """
-        looked_at: dict[int, list[tuple[int, int, int]]] = {}
-        squares = [0] * len(QUANTILES)
-        marks = [0] * len(QUANTILES)
+        # Millions of windows come through here, so what is the same for those of one size is looked up once.
+        looked_at: dict[int, list[tuple[int, int, int, int]]] = {}
+        swings = list(NO_SWINGS)
         for instants, buckets in windows:
             n = len(buckets)
-            if n not in looked_at:
-                spreads = self.squared_spreads(n, _quantiles_told(n)) if n >= MIN_JUDGED else ()
-                looked_at[n] = list(zip(quantile_positions(n), self.usual, spreads, strict=False))
+            told = looked_at.get(n)
+            if told is None:
+                told = looked_at[n] = self._told_by(n)
             times = len(instants)
-            for index, (position, usual, spread) in enumerate(looked_at[n]):
-                square = (buckets[position] - usual) ** 2
+            for at, position, usual, spread in told:
+                distance = buckets[position] - usual
+                square = distance * distance
                 if square > _MAX_SQUARE:
                     square = _MAX_SQUARE
-                squares[index] += times * max(square, 4 * square - spread)
-                marks[index] += times
-        return tuple(map(Swing, squares, marks))
+                if 3 * square > spread:
+                    square = 4 * square - spread
+                swings[at] += times * square
+                swings[at + 1] += times
+        return tuple(swings)
+
+    def _told_by(self, n: int) -> list[tuple[int, int, int, int]]:
+        """The quantiles that a window of ``n`` traces tells.
+
+        Each with its place among the swings, where in the window it is, its usual bucket, and its sampling variance.
+        """
+        at = iter(self._pooled.quantile_buckets(_told_ranks(n)))
+        return [
+            (place, position, usual, (high - low) ** 2)
+            for place, position, usual, low, high in zip(
+                _PLACES, quantile_positions(n), self.usual, at, at, strict=False
+            )
+        ]
 
     @property
     def floors(self) -> Thresholds:
@@ -146,6 +193,13 @@ class Prediction:
         return self._floors
 
     @property
+    def lowest(self) -> Floors:
+        """The floors as such."""
+        if self._lowest is None:
+            self._lowest = Floors.of(self.floors)
+        return self._lowest
+
+    @property
     def thresholds(self) -> Thresholds:
         """The thresholds that follow, worked out when they are first asked for."""
         if self._thresholds is None:
@@ -154,11 +208,9 @@ class Prediction:
 
     def _work_out(self) -> Thresholds:
         found = []
-        for q, usual, swing, disagreement in zip(
-            QUANTILES, self.usual, self._swings, self._disagreements(), strict=True
-        ):
-            squares = swing.squares / _SQUARES_PER_OCTAVE
-            errors = (PRIOR_SWING_WEIGHT * _PRIOR + squares) / (PRIOR_SWING_WEIGHT + swing.marks)
+        for q, usual, place, disagreement in zip(QUANTILES, self.usual, _PLACES, self._disagreements(), strict=True):
+            squares, marks = self._swings[place : place + 2]
+            errors = (PRIOR_SWING_WEIGHT * _PRIOR + squares / _SQUARES_PER_OCTAVE) / (PRIOR_SWING_WEIGHT + marks)
             found.append(_threshold(q, usual, sqrt(max(errors, disagreement)), self._parameters))
         return _thresholds(tuple(found), self.traces)
 
@@ -179,12 +231,6 @@ class Prediction:
             yield (square_octaves + _PRIOR) / (sum(weights) + 1) * (1 + 1 / len(hours))
 
 
-@lru_cache(maxsize=4096)
-def _quantiles_told(n: int) -> int:
-    """Of how many quantiles, from the lowest, a window of ``n`` traces says enough to count towards the swing."""
-    return sum(n * (1 - q) >= MIN_SWING_MARK - _ROUNDING for q in QUANTILES)
-
-
 def _thresholds(quantiles: tuple[QuantileThreshold, ...], traces: int) -> Thresholds:
     median = quantiles[0]
     return Thresholds(quantiles, CORRELATION + 2 / traces, 2 * median.usual - median.gate)
@@ -201,6 +247,13 @@ def _standard_errors(n: int) -> tuple[float, ...]:
     """Each quantile less, and then plus, the standard error of its rank among ``n`` traces."""
     errors = ((q, sqrt(q * (1 - q) / n)) for q in QUANTILES)
     return tuple(chain.from_iterable((max(0.0, q - error), min(1.0, q + error)) for q, error in errors))
+
+
+@lru_cache(maxsize=4096)
+def _told_ranks(n: int) -> tuple[float, ...]:
+    """The standard errors of the quantiles, from the lowest, that a window of ``n`` traces says enough about."""
+    told = sum(n * (1 - q) >= MIN_SWING_MARK - _ROUNDING for q in QUANTILES)
+    return _standard_errors(n)[: 2 * told] if n >= MIN_JUDGED else ()
 
 
 @lru_cache(maxsize=4096)

@@ -2,12 +2,11 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from operator import gt
 from typing import NamedTuple
 
 from exporter.core.detection.parameters import FRESH_ALPHA, MIN_EXCEEDANCES, MIN_JUDGED, Parameters
 from exporter.core.detection.tail import tail_probability
-from exporter.core.detection.thresholds import QuantileThreshold, Thresholds
+from exporter.core.detection.thresholds import Floors, QuantileThreshold, Thresholds
 from exporter.core.detection.window import RecentTraces, View, gated_positions, rank_of
 from exporter.core.digest import BUCKETS_PER_OCTAVE
 from exporter.core.hours import QUANTILES
@@ -61,33 +60,6 @@ class Verdict(NamedTuple):
     evidence: Evidence | None
 
 
-class Floors(NamedTuple):
-    """What thresholds are at least, which is known without working them out.
-
-    Attributes:
-        gates: for each quantile, what its gate does not lie below.
-        stats: the same for the threshold of the statistical test.
-        correlation: within a window.
-    """
-
-    gates: tuple[int, ...]
-    stats: tuple[int, ...]
-    correlation: float
-
-    @classmethod
-    def of(cls, thresholds: Thresholds) -> "Floors":
-        """The thresholds of one hour as floors."""
-        gates = tuple([threshold.gate for threshold in thresholds.quantiles])
-        stats = tuple([threshold.stat for threshold in thresholds.quantiles])
-        return cls(gates, stats, thresholds.correlation)
-
-    def lowered(self, other: "Floors") -> "Floors":
-        """The floors of these thresholds and those of an earlier hour together."""
-        return Floors(
-            tuple(map(min, self.gates, other.gates)), tuple(map(min, self.stats, other.stats)), self.correlation
-        )
-
-
 def can_be_shifted(buckets: Sequence[int], floors: Floors, parameters: Parameters) -> bool:
     """Whether a window can be a shift, whatever its thresholds are above their floors.
 
@@ -97,13 +69,10 @@ def can_be_shifted(buckets: Sequence[int], floors: Floors, parameters: Parameter
         parameters: the detector's settings.
     """
     traces = len(buckets)
-    positions = gated_positions(traces)
-    if not any(map(gt, map(buckets.__getitem__, positions), floors.gates)):
-        return False
-    for q, position, gate, stat in zip(QUANTILES, positions, floors.gates, floors.stats, strict=True):
-        if buckets[position] > gate:
-            beyond_swing = traces - bisect_right(buckets, stat)
-            if tail_probability(beyond_swing, traces, 1 - q, floors.correlation) < parameters.alpha:
+    for index, position in enumerate(gated_positions(traces)):
+        if buckets[position] > floors.gates[index]:
+            beyond_swing = traces - bisect_right(buckets, floors.stats[index])
+            if tail_probability(beyond_swing, traces, 1 - QUANTILES[index], floors.correlation) < parameters.alpha:
                 return True
     return False
 
