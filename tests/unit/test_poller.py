@@ -34,12 +34,16 @@ class History:
     remembered: list[tuple[Mapping[SeriesKey, Flag], Mapping[SeriesKey, tuple[int, ...]]]]
     books: dict[int, Book] = field(default_factory=dict)
     work_out: Callable[[], None] = lambda: None
+    comes: Callable[[float], bool] = lambda seconds: False
 
     def book(self, now: float) -> Book:
         start = int(now) // HOUR * HOUR
         if start not in self.books:
             self.work_out()
         return self.books.setdefault(start, Book(start, self.series))
+
+    def wait_for_book(self, seconds: float) -> bool:
+        return self.comes(seconds)
 
     def describe(self, snapshot: Snapshot) -> Snapshot:
         return replace(snapshot, history=FACTS)
