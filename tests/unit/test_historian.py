@@ -12,7 +12,7 @@ from exporter.core.civil import Calendar
 from exporter.core.detection.flag import DOWN, Flag
 from exporter.core.hours import HourClock
 from exporter.core.span import SeriesKey
-from exporter.detector.book import Book
+from exporter.detector.book import NOT_KNOWN_YET, Book
 from exporter.detector.historian import Historian
 from exporter.detector.settings import JudgeSettings
 from exporter.detector.snapshot import HistoryFacts, Snapshot
@@ -60,7 +60,13 @@ class WatchedStore(Store):
 class Bench:
     """A historian over a store, with an instant up to which the ledger has no gap."""
 
-    def __init__(self, store: Store, settings: JudgeSettings = SETTINGS, settled_until: int = NOON) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: JudgeSettings = SETTINGS,
+        settled_until: int = NOON,
+        patience_seconds: float = 0.0,
+    ) -> None:
         self.store = store
         self.settled_until = settled_until
         self.accepted = 0
@@ -74,6 +80,7 @@ class Bench:
             on_accepted=self._accept,
             monotonic=self.monotonic,
             log=get_logger("test"),
+            patience_seconds=patience_seconds,
         )
 
     def _settled_until(self) -> int:
@@ -263,8 +270,7 @@ class TestBook:
         before = Bench(store)
         write_days(before, 7)
         before.historian.catch_up(NOW)
-        stricter = replace(SETTINGS, outlier=replace(SETTINGS.outlier, factor=3.0, k=100.0))
-        after = Bench(store, stricter).book(NOW)
+        after = Bench(store, STRICTER).book(NOW)
         threshold = after.of(KEY).outlier_threshold_seconds
         assert threshold is not None
         assert threshold > (before.book(NOW).of(KEY).outlier_threshold_seconds or 0)
@@ -295,6 +301,115 @@ class TestBook:
         write_days(before, 7)
         before.historian.catch_up(NOW)
         assert store.book(NOON) is None
+
+
+STRICTER = replace(SETTINGS, outlier=replace(SETTINGS.outlier, factor=3.0, k=100.0))
+WORKED_OUT = "what is usual at this hour is being worked out; until then"
+
+
+class TestWaiting:
+    """What the poller gets while the book of the hour is not there."""
+
+    def test_at_the_start_nothing_is_known_yet_and_that_is_said_once(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        bench = Bench(store)
+        write_days(bench, 2)
+        for late in range(3):
+            assert bench.historian.book(NOW + 15 * late) is NOT_KNOWN_YET
+        assert messages(caplog) == [f"{WORKED_OUT} there are no baselines and no verdicts"]
+        caplog.clear()
+        book = bench.book(NOW + 45)
+        assert (book.known, book.start, book.of(KEY).baseline is not None) == (True, NOON, True)
+        (said,) = caplog.records
+        assert said.getMessage() == "what is usual at this hour is known now"
+        assert said.exporter_fields == {"seconds": 0.0}  # type: ignore[attr-defined]
+
+    def test_where_it_comes_in_time_there_is_nothing_to_say(
+        self, store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        bench = Bench(store, patience_seconds=60.0)
+        write_days(bench, 2)
+        waits, stop = threading.Event(), threading.Event()
+        history, wait_for = store.history, threading.Condition.wait_for
+
+        def held_back(*args: object, **options: object) -> Iterator[SeriesHistory]:
+            assert waits.wait(60)
+            return history(*args, **options)  # type: ignore[arg-type]
+
+        def noticed(self: threading.Condition, predicate: Callable[[], bool], timeout: float) -> bool:
+            waits.set()
+            return wait_for(self, predicate, timeout)
+
+        store.history = held_back  # type: ignore[method-assign]
+        monkeypatch.setattr(threading.Condition, "wait_for", noticed)
+        working = threading.Thread(target=bench.historian.run, args=(stop, Clock(NOW)))
+        working.start()
+        assert bench.historian.book(NOW).of(KEY).baseline is not None
+        stop.set()
+        working.join(60)
+        assert messages(caplog) == []
+
+    def test_it_is_waited_for_but_once_an_hour(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        bench = Bench(store, patience_seconds=2.0)
+        waited: list[float] = []
+
+        def wait_for(self: threading.Condition, predicate: Callable[[], bool], timeout: float) -> bool:
+            waited.append(timeout)
+            bench.monotonic.now += 1.5
+            return predicate()
+
+        monkeypatch.setattr(threading.Condition, "wait_for", wait_for)
+        for now in (NOW, NOW, NOW + 15, NOW + HOUR):
+            bench.historian.book(now)
+        assert waited == [2.0, 0.5, 0.0, 2.0]
+
+    def test_once_the_historian_has_ended_nobody_waits(self, store: WatchedStore) -> None:
+        bench = Bench(store, patience_seconds=3600.0)
+        store.refuses_reads = True
+        bench.historian.run(Looks(bench.monotonic, 0), Clock(NOW))
+        assert bench.historian.book(NOW) is NOT_KNOWN_YET
+        assert not bench.historian.wait_for_book(3600.0)
+
+    def test_whoever_went_without_is_told_when_it_comes(self, store: Store) -> None:
+        bench = Bench(store)
+        assert not bench.historian.wait_for_book(3600.0)
+        bench.historian.book(NOW)
+        assert not bench.historian.wait_for_book(0.0)
+        bench.historian.open_book(NOW)
+        assert bench.historian.wait_for_book(0.0)
+        bench.historian.book(NOW)
+        assert not bench.historian.wait_for_book(3600.0)
+
+    def test_after_a_jump_of_the_clock_the_one_of_the_other_hour_stays_in_force(self, store: Store) -> None:
+        bench = Bench(store)
+        write_days(bench, 5)
+        bench.historian.catch_up(NOW)
+        book = bench.historian.book(NOW)
+        later = NOW + 5 * HOUR
+        assert bench.historian.book(later) is book
+        bench.historian.open_book(later)
+        assert bench.historian.wait_for_book(0.0)
+        assert bench.historian.book(later).start == NOON + 5 * HOUR
+
+    def test_the_size_of_the_history_is_known_before(self, store: WatchedStore) -> None:
+        bench = Bench(store)
+        write_days(bench, 2)
+        store.refuses_reads = True
+        with pytest.raises(StoreError):
+            bench.historian.open_book(NOW)
+        assert bench.facts().windows == 48
+
+    def test_given_up_it_leaves_everything_as_it_was(self, store: Store) -> None:
+        bench = Bench(store)
+        write_days(bench, 2)
+        bench.historian.open_book(NOW, give_up=lambda: True)
+        assert bench.historian.book(NOW) is NOT_KNOWN_YET
+        bench.historian.run(Looks(bench.monotonic, 1), Clock(NOW))
+        assert bench.historian.book(NOW).known
+        assert store.judged_until() == NOON
 
 
 class TestJudging:
@@ -591,6 +706,56 @@ class Looks(threading.Event):
 
 
 class TestRun:
+    def test_the_book_of_the_hour_comes_before_the_judging(self, store: WatchedStore) -> None:
+        bench = Bench(store)
+        write_days(bench, 2)
+        seen: list[tuple[bool, bool]] = []
+        looks = Looks(
+            bench.monotonic, 2, lambda look: seen.append((bench.historian.book(NOW).known, bool(store.take_recorded())))
+        )
+        bench.historian.run(looks, Clock(NOW))
+        assert seen == [(True, False), (True, True)]
+
+    def test_and_so_does_that_of_an_hour_that_begins_meanwhile(self, store: Store) -> None:
+        bench = Bench(store)
+        clock = Clock(NOON + HOUR - 400)
+        write_days(bench, 2)
+        bench.book(clock.now)
+        seen: list[tuple[int, int | None]] = []
+
+        def when_asked() -> None:
+            clock.now = NOON + HOUR + 1.0
+
+        bench.when_asked = when_asked
+        looks = Looks(
+            bench.monotonic, 3, lambda look: seen.append((bench.historian.book(clock.now).start, store.judged_until()))
+        )
+        bench.historian.run(looks, clock)
+        assert seen == [(NOON, None), (NOON + HOUR, None), (NOON + HOUR, NOON)]
+
+    @pytest.mark.parametrize(("more", "read"), [(False, 1), (True, 2)])
+    def test_what_was_just_worked_out_is_worked_out_again_only_if_there_is_more(
+        self, store: WatchedStore, more: bool, read: int
+    ) -> None:
+        before = Bench(store)
+        write_days(before, 2)
+        before.historian.catch_up(NOW)
+        bench = Bench(store, STRICTER)
+        history, reads = store.history, []
+
+        def counted(*args: object, **options: object) -> Iterator[SeriesHistory]:
+            reads.append(1)
+            if more and len(reads) == 1:
+                bench.historian.windows_written([])
+            return history(*args, **options)  # type: ignore[arg-type]
+
+        store.history = counted  # type: ignore[method-assign]
+        bench.historian.run(Looks(bench.monotonic, 10), Clock(NOW))
+        assert len(reads) == read
+        # It is kept all the same.
+        store.refuses_reads = True
+        assert Bench(store, STRICTER).book(NOW) == bench.historian.book(NOW)
+
     def test_news_are_looked_at_soon_and_only_once(self, store: WatchedStore) -> None:
         bench = Bench(store)
         write_days(bench, 2)

@@ -121,7 +121,7 @@ class EndpointPage:
                 ],
             ]
             if found
-            else h.p["None."],
+            else h.p["None." if status.known else "Not known yet."],
         ]
 
     def _trace(self, trace_id: str) -> h.Element:
