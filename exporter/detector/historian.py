@@ -21,10 +21,11 @@ from exporter.core.detection.flag import DOWN, Flag
 from exporter.core.hours import CivilHour, HourClock
 from exporter.core.ledger import LedgerEntry
 from exporter.core.span import SeriesKey
-from exporter.detector.book import NOT_KNOWN_YET, Book, SeriesBaseline, decode_book, encode_book
+from exporter.detector.book import Book, SeriesBaseline, decode_book, encode_book
 from exporter.detector.past import PastJudge
 from exporter.detector.record import judged_far_enough
 from exporter.detector.settings import JudgeSettings
+from exporter.detector.shelf import Shelf
 from exporter.detector.snapshot import HistoryFacts, Snapshot
 from exporter.detector.usual import Answer, Question, answer
 from exporter.logs import Log
@@ -85,15 +86,7 @@ class Historian:
         self._settled_until = settled_until
         self._monotonic = monotonic
         self._log = log
-        self._patience_seconds = patience_seconds
-        # Guards what follows; notified when a book comes into force, and when none will any more.
-        self._opened = threading.Condition()
-        self._book: Book | None = None
-        self._next: Book | None = None
-        self._asked: int | None = None
-        self._wait_until = 0.0
-        self._missed: CivilHour | None = None
-        self._ended = False
+        self._shelf = Shelf(patience_seconds, monotonic, self._tell_missed)
         self._facts = HistoryFacts()
         self._news = threading.Event()
         # Whatever was kept from before a restart is to be looked over.
@@ -107,41 +100,18 @@ class Historian:
         Where those of its hour are not there, and do not come within the patience, those of another hour stay in force;
         at the start, where there are none, it is not known yet what is usual.
         """
-        hour = self._clock.hour(int(now))
-        with self._opened:
-            if not self._is_there(hour):
-                self._opened.wait_for(lambda: self._ended or self._is_there(hour), self._patience(hour))
-            if self._next is not None and self._next.start == hour.start:
-                self._book, self._next = self._next, None
-            book = self._book or NOT_KNOWN_YET
-            newly_missed = book.start != hour.start and self._missed != hour
-            self._missed = None if book.start == hour.start else hour
-        if newly_missed:
-            self._log.info(
-                "what is usual at this hour is being worked out; until then, what was known stays in force"
-                if book.known
-                else "what is usual at this hour is being worked out; until then there are no baselines and no verdicts"
-            )
-        return book
+        return self._shelf.get(self._clock.hour(int(now)).start)
 
     def wait_for_book(self, seconds: float) -> bool:
         """Wait, at most for so long, for the book that was asked for last and was not there; whether it has come."""
-        with self._opened:
-            missed = self._missed
-            if missed is None:
-                return False
-            self._opened.wait_for(lambda: self._ended or self._is_there(missed), seconds)
-            return self._is_there(missed)
+        return self._shelf.wait_for_missed(seconds)
 
-    def _is_there(self, hour: CivilHour) -> bool:
-        return any(book is not None and book.start == hour.start for book in (self._book, self._next))
-
-    def _patience(self, hour: CivilHour) -> float:
-        """How long to wait for the book of an hour now."""
-        now = self._monotonic()
-        if self._asked != hour.start:
-            self._asked, self._wait_until = hour.start, now + self._patience_seconds
-        return max(0.0, self._wait_until - now)
+    def _tell_missed(self, book: Book) -> None:
+        self._log.info(
+            "what is usual at this hour is being worked out; until then, what was known stays in force"
+            if book.known
+            else "what is usual at this hour is being worked out; until then there are no baselines and no verdicts"
+        )
 
     def describe(self, snapshot: Snapshot) -> Snapshot:
         """A snapshot with what is known of the history filled in."""
@@ -186,9 +156,7 @@ class Historian:
         try:
             self._keep_books(stop, clock)
         finally:
-            with self._opened:
-                self._ended = True
-                self._opened.notify_all()
+            self._shelf.close()
 
     def _keep_books(self, stop: threading.Event, clock: Callable[[], float]) -> None:
         def has_book() -> bool:
@@ -223,9 +191,7 @@ class Historian:
                 return
 
     def _has_book(self, now: float) -> bool:
-        hour = self._clock.hour(int(now))
-        with self._opened:
-            return self._is_there(hour)
+        return self._shelf.has(self._clock.hour(int(now)).start)
 
     def open_book(self, now: float, give_up: Callable[[], bool] = _never) -> None:
         """Put the book of the present hour in force, unless it is: the stored one, or it is worked out.
@@ -250,11 +216,7 @@ class Historian:
                 self._news.set()
         if book is None:
             return
-        with self._opened:
-            self._book, self._next = book, None
-            missed = self._missed == hour
-            self._opened.notify_all()
-        if missed:
+        if self._shelf.put(book):
             self._log.info("what is usual at this hour is known now", seconds=round(self._monotonic() - began, 1))
         if kept is None:
             self._keep(book)
@@ -285,14 +247,9 @@ class Historian:
         if book is None:
             self._news.set()
             return False
-        with self._opened:
-            self._next = None
-            if self._book is None or self._book.start <= hour.start:
-                self._book = book
-                self._opened.notify_all()
-            else:
-                # Meanwhile the hour has turned, and the book that is in force by now knows less than this one.
-                self._news.set()
+        if not self._shelf.renew(book):
+            # Meanwhile the hour has turned, and the book that is in force by now knows less than this one.
+            self._news.set()
         self._measure()
         self._keep(book)
         return True
@@ -313,10 +270,7 @@ class Historian:
         book = self._work_out(self._clock.hour(hour.end), give_up)
         if book is None:
             return
-        with self._opened:
-            if self._book is None or self._book.start < book.start:
-                self._next = book
-                self._opened.notify_all()
+        self._shelf.prepare(book)
         self._measure()
         self._keep(book)
 
