@@ -126,6 +126,9 @@ class _Known:
     def book(self, now: float) -> Book:  # noqa: ARG002 - there is only one
         return self._book
 
+    def wait_for_book(self, seconds: float) -> bool:  # noqa: ARG002 - there is nothing to wait for
+        return False
+
     def describe(self, snapshot: Snapshot) -> Snapshot:
         return snapshot
 

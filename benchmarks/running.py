@@ -114,11 +114,11 @@ class RunningExporter:
         return self.client.get("/-/ready").status == http.HTTPStatus.OK
 
     def value(self, sample: str) -> float | None:
-        """A sample of the page by its name without the prefix, and its labels as they are written there.
+        """One of its own samples by its name without the prefix, and its labels as they are written on the page.
 
         Nothing while there is no such sample.
         """
-        page = self.client.get("/metrics").body
+        page = self.client.get(f"/metrics?name[]=tempo_anomaly_{sample.partition('{')[0]}").body
         found = re.search(rb"^%b (.+)$" % re.escape(f"tempo_anomaly_{sample}".encode()), page, re.MULTILINE)
         return None if found is None else float(found[1])
 

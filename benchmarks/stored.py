@@ -44,17 +44,19 @@ class JudgedHistory:
 
 
 class Start(NamedTuple):
-    """The way to the first snapshot, in seconds.
+    """The way to the first snapshot, and to what is usual, in seconds.
 
     Attributes:
-        wall: how long it took.
+        wall: how long the first snapshot took.
         poll: how much of that went by in reading the live edge.
-        cpu: the processor time of the process.
+        cpu: the processor time of the process by then.
+        known: how long it took until there was a snapshot with baselines.
     """
 
     wall: float
     poll: float
     cpu: float
+    known: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Restarted:
 
     Attributes:
         start: its way to the first snapshot.
-        anew: that of another one, which had to work out the book of the hour for that, its settings being changed.
+        anew: that of another one, which had to work out the book of the hour, its settings being changed.
         history_searches: how often it had searched for history in the end.
         fresh: its memory before the first scrape.
         settled: its memory after some cycles and some scrapes in every format.
@@ -157,7 +159,8 @@ def _started(exporter: RunningExporter) -> Start:
     wall = exporter.wait_until(exporter.is_ready)
     cpu = exporter.cpu_seconds
     poll = exporter.value("poll_duration_seconds")
-    return Start(wall, math.nan if poll is None else poll, cpu)
+    known = exporter.wait_until(lambda: exporter.value("series_learning") is not None)
+    return Start(wall, math.nan if poll is None else poll, cpu, known)
 
 
 def _observed(exporter: RunningExporter, anew: Start) -> Restarted:

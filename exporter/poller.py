@@ -60,7 +60,13 @@ class History(Protocol):
     """What the stored history knows, for the poller."""
 
     def book(self, now: float) -> Book:
-        """The baselines in force at an instant; must not raise."""
+        """The baselines in force at an instant; must not raise, nor wait for long."""
+
+    def wait_for_book(self, seconds: float) -> bool:
+        """Wait, at most for so long, for the book that was asked for last and was not there; whether it has come.
+
+        If it was there, there is nothing to wait for.
+        """
 
     def describe(self, snapshot: Snapshot) -> Snapshot:
         """A snapshot with what is known of the history filled in."""
@@ -130,6 +136,10 @@ class Poller:
                     skipped=skipped,
                     interval=self._settings.interval_seconds,
                 )
+            if self._history.wait_for_book(max(0.0, due - self._monotonic())):
+                # What has been published lacks what is usual; from here on the ticks are counted anew.
+                due = self._monotonic()
+                continue
             self._stop.wait(max(0.0, due - self._monotonic()))
 
     def _look_at_clock(self) -> None:
@@ -142,7 +152,7 @@ class Poller:
 
     def cycle(self) -> bool:
         """One cycle; says whether all of the live edge could be read."""
-        # Reading asks for the book, too. Where it must be worked out first, that is no part of the reading's time.
+        # Reading asks for the book, too. Where it has to be waited for, that is no part of the reading's time.
         self._history.book(self._clock())
         began = self._monotonic()
         now = self._clock()
@@ -239,7 +249,7 @@ class Poller:
         for change in judged.changes:
             self._tell(change)
         self._history.remember(judged.flags, judged.suspects)
-        self._publish_snapshot(judged.statuses, now, began)
+        self._publish_snapshot(judged.statuses, now, began, book)
         if book is not self._judged_by:
             self._judged_by = book
             self._on_new_book()
@@ -248,11 +258,17 @@ class Poller:
         """While Tempo does not answer: what is usual goes on, and what was found last stands for as long as it may."""
         began = self._monotonic()
         recent = self._last_success is not None and now - self._last_success <= self._settings.window_seconds
-        statuses = self._live.hold(self._last_success if recent else None, now, self._history.book(now))
-        self._publish_snapshot(statuses, self._last_success, began, unread=reason)
+        book = self._history.book(now)
+        statuses = self._live.hold(self._last_success if recent else None, now, book)
+        self._publish_snapshot(statuses, self._last_success, began, book, unread=reason)
 
     def _publish_snapshot(
-        self, statuses: tuple[SeriesStatus, ...], judged_at: float | None, began: float, unread: str | None = None
+        self,
+        statuses: tuple[SeriesStatus, ...],
+        judged_at: float | None,
+        began: float,
+        book: Book,
+        unread: str | None = None,
     ) -> None:
         snapshot = Snapshot(
             judged_at=judged_at,
@@ -261,6 +277,7 @@ class Poller:
             poll_seconds=self._poll_seconds,
             poll_share=None if self._last_success is None else self._slices.share,
             unread=unread,
+            known=book.known,
         )
         self._publish(self._history.describe(snapshot))
 

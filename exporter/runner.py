@@ -45,6 +45,8 @@ from exporter.wiring import (
 
 _PATIENCE: Final = 3
 """How many batches may fail in a row before one pass is given up."""
+_BOOK_PATIENCE_SECONDS: Final = 2.0
+"""So long the first snapshot waits for what is usual: enough for a stored book, or for about a thousand series."""
 _STOP_SECONDS: Final = 3.5
 """Altogether the process has five: the server has its share, and the database must be closed."""
 
@@ -137,6 +139,7 @@ class Exporter:
             monotonic=monotonic,
             log=get_logger("historian"),
             basis=f"{config.timezone} {config.calendar!r}",
+            patience_seconds=_BOOK_PATIENCE_SECONDS,
         )
         self.backfill: Backfill | None = None
         if config.polling.backfill_enabled:
@@ -228,6 +231,8 @@ class Exporter:
         if self.backfill is not None:
             self.backfill.run(patience=_PATIENCE)
         self._historian.catch_up(self._clock())
+        # If the hour has turned meanwhile: here, nobody else would work its book out.
+        self._historian.open_book(self._clock())
         polled = self._poller.cycle()
         progress = None if self.backfill is None else self.backfill.status.progress
         return PassResult(self._snapshot(), progress, polled)

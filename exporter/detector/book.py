@@ -44,11 +44,13 @@ class Book:
         start: when the hour begins, Unix seconds.
         series: what is usual for each series that has a history.
         before: the hour before, where the current window may reach into it; only its thresholds are known.
+        known: whether it says what is usual. If not, that a series is missing from it says nothing about the series.
     """
 
     start: int
     series: Mapping[SeriesKey, SeriesBaseline] = field(default_factory=dict, repr=False)
     before: "Book | None" = field(default=None, repr=False)
+    known: bool = field(default=True, repr=False)
 
     def of(self, key: SeriesKey) -> SeriesBaseline:
         """What is usual for a series."""
@@ -65,6 +67,10 @@ class Book:
             schedule.append(HourThresholds(book.start, thresholds))
             book = book.before
         return schedule
+
+
+NOT_KNOWN_YET = Book(0, known=False)
+"""The book of any hour as long as nobody has worked out what is usual."""
 
 
 class _Page(NamedTuple):

@@ -1,13 +1,16 @@
 """Keeps the books: what is usual for every series in the present hour, worked out beside the poller.
 
-The poller only ever asks for the book of the hour, and waits for it only where nobody has worked it out yet: at the
-start, or after a jump of the clock. While history still comes in, the book is renewed from time to time; shortly before
-the hour turns, the next one is prepared.
+One thread does that, and the book of the present hour comes before anything else. The poller only ever asks for it.
+Where it is not there, at the start or after a jump of the clock, the poller waits for a moment, which is all it takes
+where there are few series, and goes on with what is known. While history still comes in, the book is renewed from time
+to time; shortly before the hour turns, the next one is prepared.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import takewhile
 from typing import Final
 
 import msgspec
@@ -22,6 +25,7 @@ from exporter.detector.book import Book, SeriesBaseline, decode_book, encode_boo
 from exporter.detector.past import PastJudge
 from exporter.detector.record import judged_far_enough
 from exporter.detector.settings import JudgeSettings
+from exporter.detector.shelf import Shelf
 from exporter.detector.snapshot import HistoryFacts, Snapshot
 from exporter.detector.usual import Answer, Question, answer
 from exporter.logs import Log
@@ -31,10 +35,16 @@ _PREPARE_SECONDS: Final = 300
 """So long before the hour turns, the next hour's book is worked out."""
 _LOOK_SECONDS: Final = 2.0
 _PAUSE_AFTER_FAILURE_SECONDS: Final = 60.0
+_PAUSE_WITHOUT_BOOK_SECONDS: Final = 10.0
+"""After a failure, where the poller goes without the book of the hour."""
 _LONGEST_PAUSE_SECONDS: Final = 300.0
 _SAY_AGAIN_SECONDS: Final = 600.0
 _WORK_SHARE: Final = 0.1
 """While history still comes in, the book is kept up with it for this share of one processor at most."""
+
+
+def _never() -> bool:
+    return False
 
 
 class Historian:
@@ -51,6 +61,7 @@ class Historian:
         monotonic: Callable[[], float],
         log: Log,
         basis: str = "",
+        patience_seconds: float = 0.0,
     ) -> None:
         """Begin with nothing judged and no book.
 
@@ -63,6 +74,7 @@ class Historian:
             monotonic: seconds that never jump.
             log: takes what is accepted and released.
             basis: what a book rests on besides the history and the settings: the calendar.
+            patience_seconds: how long to wait for a book that is asked for and not there, once for each hour.
         """
         self._store = store
         self._clock = clock
@@ -74,9 +86,7 @@ class Historian:
         self._settled_until = settled_until
         self._monotonic = monotonic
         self._log = log
-        self._opening = threading.Lock()
-        self._book: Book | None = None
-        self._next: Book | None = None
+        self._shelf = Shelf(patience_seconds, monotonic, self._tell_missed)
         self._facts = HistoryFacts()
         self._news = threading.Event()
         # Whatever was kept from before a restart is to be looked over.
@@ -85,28 +95,23 @@ class Historian:
     # For the poller
 
     def book(self, now: float) -> Book:
-        """The baselines in force at an instant: worked out here and now only if nobody has done so before.
+        """The baselines in force at an instant.
 
-        Where the database cannot be read, those of another hour stay in force.
+        Where those of its hour are not there, and do not come within the patience, those of another hour stay in force;
+        at the start, where there are none, it is not known yet what is usual.
         """
-        hour = self._clock.hour(int(now))
-        book = self._book
-        if book is not None and book.start == hour.start:
-            return book
-        following = self._next
-        if following is None or following.start != hour.start:
-            try:
-                following = self._kept(hour) or self._work_out(hour)
-            except StoreError as error:
-                self._quiet_log.error(
-                    "book", "cannot read what is usual at this hour; what was known stays in force", error=error
-                )
-                return book or Book(hour.start)
-        with self._opening:
-            self._book = following
-            self._next = None
-        self._measure()
-        return following
+        return self._shelf.get(self._clock.hour(int(now)).start)
+
+    def wait_for_book(self, seconds: float) -> bool:
+        """Wait, at most for so long, for the book that was asked for last and was not there; whether it has come."""
+        return self._shelf.wait_for_missed(seconds)
+
+    def _tell_missed(self, book: Book) -> None:
+        self._log.info(
+            "what is usual at this hour is being worked out; until then, what was known stays in force"
+            if book.known
+            else "what is usual at this hour is being worked out; until then there are no baselines and no verdicts"
+        )
 
     def describe(self, snapshot: Snapshot) -> Snapshot:
         """A snapshot with what is known of the history filled in."""
@@ -148,82 +153,148 @@ class Historian:
             stop: ends this soon.
             clock: Unix seconds.
         """
+        try:
+            self._keep_books(stop, clock)
+        finally:
+            self._shelf.close()
+
+    def _keep_books(self, stop: threading.Event, clock: Callable[[], float]) -> None:
+        def has_book() -> bool:
+            return self._has_book(clock())
+
         resume_at = retry_at = self._monotonic()
-        while not stop.wait(_LOOK_SECONDS):
+        while True:
             began = self._monotonic()
-            if began < retry_at:
-                continue
-            renew = self._news.is_set() and began >= resume_at
+            renewed = False
             try:
-                if renew:
-                    self.catch_up(clock(), give_up=stop.is_set)
+                if began < retry_at:
+                    pass
+                elif not has_book():
+                    self.open_book(clock(), stop.is_set)
+                elif self._news.is_set() and began >= resume_at:
+                    # However long that takes: if the hour turns meanwhile, its book comes first.
+                    renewed = self.catch_up(clock(), lambda: stop.is_set() or not has_book())
                 else:
-                    self.prepare(clock())
+                    self.prepare(clock(), stop.is_set)
             except StoreError as error:
                 self._quiet_log.error(
                     "run", "cannot work out what is usual; what was known stays in force", error=error
                 )
-                retry_at = began + _PAUSE_AFTER_FAILURE_SECONDS
+                retry_at = began + (_PAUSE_AFTER_FAILURE_SECONDS if has_book() else _PAUSE_WITHOUT_BOOK_SECONDS)
             except Exception:  # noqa: BLE001 - a defect of ours must neither end the loop nor go unseen
                 self._log.exception("working out what is usual failed unexpectedly")
                 retry_at = began + _PAUSE_AFTER_FAILURE_SECONDS
-            if renew:
+            if renewed:
                 ended = self._monotonic()
                 resume_at = ended + min(_LONGEST_PAUSE_SECONDS, (ended - began) * (1 / _WORK_SHARE - 1))
+            if stop.wait(_LOOK_SECONDS):
+                return
 
-    def catch_up(self, now: float, give_up: Callable[[], bool] = lambda: False) -> None:
+    def _has_book(self, now: float) -> bool:
+        return self._shelf.has(self._clock.hour(int(now)).start)
+
+    def open_book(self, now: float, give_up: Callable[[], bool] = _never) -> None:
+        """Put the book of the present hour in force, unless it is: the stored one, or it is worked out.
+
+        Args:
+            now: Unix seconds.
+            give_up: asked before each series; once it says yes, all is left as it was.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        if self._has_book(now):
+            return
+        hour = self._clock.hour(int(now))
+        began = self._monotonic()
+        self._measure()
+        book = kept = self._kept(hour)
+        if book is None:
+            with self._heeding_news():
+                book = self._work_out(hour, give_up)
+            if book is None or not self._past.has_judged(self._judgeable(hour)):
+                self._news.set()
+        if book is None:
+            return
+        if self._shelf.put(book):
+            self._log.info("what is usual at this hour is known now", seconds=round(self._monotonic() - began, 1))
+        if kept is None:
+            self._keep(book)
+
+    def catch_up(self, now: float, give_up: Callable[[], bool] = _never) -> bool:
         """Judge what has settled, and renew the book of the present hour.
 
         Args:
             now: Unix seconds.
-            give_up: once it says yes, as much as is done by then is kept, and no book is renewed.
+            give_up: once it says yes, as much as is judged by then is kept, and no book is renewed.
+
+        Returns:
+            Whether all of that was done.
 
         Raises:
             StoreError: the database refused.
         """
-        self._news.clear()
         hour = self._clock.hour(int(now))
-        try:
-            until = min(self._settled_until(), hour.start)
+        with self._heeding_news():
+            until = self._judgeable(hour)
             # Whoever judges has the same history at hand that the book is made of, if that ends where judging does.
             question = self._question(hour, judged=True) if until == hour.start else None
             answers = self._past.catch_up(until, give_up, question)
-            if give_up():
-                return
-            book = self._work_out(hour) if question is None or answers is None else self._bound(question, answers)
-        except BaseException:
-            self._news.set()
-            raise
-        with self._opening:
-            self._next = None
-            if self._book is None or self._book.start == hour.start:
-                self._book = book
+            if question is None or answers is None:
+                book = self._work_out(hour, give_up)
             else:
-                # Meanwhile the hour has turned, and the book that is in force by now knows less than this one.
-                self._news.set()
+                book = self._bound(question, answers)
+        if book is None:
+            self._news.set()
+            return False
+        if not self._shelf.renew(book):
+            # Meanwhile the hour has turned, and the book that is in force by now knows less than this one.
+            self._news.set()
         self._measure()
         self._keep(book)
+        return True
 
-    def prepare(self, now: float) -> None:
+    def prepare(self, now: float, give_up: Callable[[], bool] = _never) -> None:
         """If the hour is about to turn, work out the next one's book.
+
+        Args:
+            now: Unix seconds.
+            give_up: asked before each series; once it says yes, there is none yet.
 
         Raises:
             StoreError: the database cannot be read.
         """
         hour = self._clock.hour(int(now))
-        if hour.end - now > _PREPARE_SECONDS or (self._next is not None and self._next.start == hour.end):
+        if hour.end - now > _PREPARE_SECONDS or self._has_book(hour.end):
             return
-        book = self._work_out(self._clock.hour(hour.end))
-        with self._opening:
-            if self._book is None or self._book.start < book.start:
-                self._next = book
+        book = self._work_out(self._clock.hour(hour.end), give_up)
+        if book is None:
+            return
+        self._shelf.prepare(book)
+        self._measure()
         self._keep(book)
 
-    def _work_out(self, hour: CivilHour) -> Book:
-        """What is usual in an hour, and in those before it that the current window reaches into."""
+    def _work_out(self, hour: CivilHour, give_up: Callable[[], bool]) -> Book | None:
+        """What is usual in an hour, and in those before it that the current window reaches into; None if given up."""
         question = self._question(hour, judged=self._judged(hour.start))
         histories = self._store.history(self._store.series(), question.since, hour.start)
-        return self._bound(question, (answer(question, stored, self._detector) for stored in histories))
+        wanted = takewhile(lambda _: not give_up(), histories)
+        book = self._bound(question, (answer(question, stored, self._detector) for stored in wanted))
+        return None if give_up() else book
+
+    @contextmanager
+    def _heeding_news(self) -> Iterator[None]:
+        """What has become of the history by now is being seen to, unless that fails."""
+        self._news.clear()
+        try:
+            yield
+        except BaseException:
+            self._news.set()
+            raise
+
+    def _judgeable(self, hour: CivilHour) -> int:
+        """Up to when the past can be judged in an hour."""
+        return min(self._settled_until(), hour.start)
 
     def _question(self, hour: CivilHour, *, judged: bool) -> Question:
         """What the book of an hour needs to know of every series."""

@@ -146,6 +146,8 @@ class LiveEdge:
         self._seen = SeenSpans()
         self._known_since: float | None = None
         self._series = {key: _LiveSeries(flag) for key, flag in flags.items()}
+        self._unjudged: dict[SeriesKey, bytearray] = {}
+        self._unjudged_traces = 0
 
     def flags(self) -> dict[SeriesKey, Flag]:
         """The flags that are up."""
@@ -162,6 +164,7 @@ class LiveEdge:
         Returns:
             How many were left out, by reason.
         """
+        self._judge_belatedly(book)
         skipped: Counter[SkipReason] = Counter()
         room = self._most_traces - sum(len(series.recent) for series in self._series.values())
         oldest_ns = int(self._oldest(now) * _NS)
@@ -225,24 +228,52 @@ class LiveEdge:
         seconds = span.duration_ns / _NS
         series.last_seen = max(series.last_seen, ended_at)
         series.recent.add(end_second(span.end_ns), bucket_of_ns(span.duration_ns))
+        series.traces_total += ended_at >= self._started_at
         threshold = book.of(key).outlier_threshold_seconds
-        outlier = threshold is not None and seconds > threshold
-        if outlier:
-            exemplar = Exemplar(span.trace_id, seconds, ended_at)
-            series.outliers = series.outliers.with_one_more(exemplar)
-            if series.exemplar is None or ended_at >= series.exemplar.at:
-                series.exemplar = exemplar
-        if ended_at >= self._started_at:
-            series.traces_total += 1
-            series.outliers_total += outlier
+        if threshold is not None and seconds > threshold:
+            self._note_outlier(series, Exemplar(span.trace_id, seconds, ended_at))
+        elif not book.known:
+            self._keep_unjudged(key, Exemplar(span.trace_id, seconds, ended_at))
+
+    def _note_outlier(self, series: _LiveSeries, outlier: Exemplar) -> None:
+        series.outliers = series.outliers.with_one_more(outlier)
+        if series.exemplar is None or outlier.at >= series.exemplar.at:
+            series.exemplar = outlier
+        series.outliers_total += outlier.at >= self._started_at
+
+    def _keep_unjudged(self, key: SeriesKey, trace: Exemplar) -> None:
+        """Keep a trace until it is known what is usual, or it would never be told whether it is an outlier."""
+        if self._unjudged_traces >= self._most_traces:
+            # Of so many only the latest are of use.
+            self._unjudged.clear()
+            self._unjudged_traces = 0
+        self._unjudged.setdefault(key, bytearray()).extend(trace.packed())
+        self._unjudged_traces += 1
+
+    def _judge_belatedly(self, book: Book) -> None:
+        """Once it is known what is usual, tell the outliers among the traces that were kept until then."""
+        if not book.known:
+            return
+        for key, packed in self._unjudged.items():
+            threshold = book.of(key).outlier_threshold_seconds
+            if threshold is not None and key in self._series:
+                for trace in Exemplar.unpack_all(packed):
+                    if trace.seconds > threshold:
+                        self._note_outlier(self._series[key], trace)
+        self._unjudged.clear()
+        self._unjudged_traces = 0
 
     def tick(self, now: float, book: Book) -> Judged:
-        """Judge all series.
+        """Judge all series; as long as it is not known what is usual, look at them only.
 
         Args:
             now: the time of the tick, Unix seconds.
             book: the baselines in force.
         """
+        if not book.known:
+            for series in self._series.values():
+                series.recent.discard(now, self._settings.shift)
+            return Judged(self.hold(now, now, book), (), {}, {})
         statuses: list[SeriesStatus] = []
         changes: list[FlagChange] = []
         flags: dict[SeriesKey, Flag] = {}
@@ -261,7 +292,7 @@ class LiveEdge:
                 changes.append(FlagChange(key, found.event, series.explanation))
             if found.suspects:
                 suspects[key] = found.suspects
-            statuses.append(self._status(key, series, usual, found.window, now))
+            statuses.append(self._status(key, series, usual, found.window, now, known=True))
         return Judged(tuple(statuses), tuple(changes), flags, suspects)
 
     def hold(self, judged_at: float | None, now: float, book: Book) -> tuple[SeriesStatus, ...]:
@@ -272,6 +303,7 @@ class LiveEdge:
             now: Unix seconds.
             book: the baselines in force.
         """
+        self._judge_belatedly(book)
         return tuple(
             self._status(
                 key,
@@ -279,19 +311,20 @@ class LiveEdge:
                 usual,
                 None if judged_at is None else series.recent.view(judged_at, self._settings.shift),
                 now if judged_at is None else judged_at,
+                known=book.known,
             )
             for key, series, usual in self._on_page(now, book)
         )
 
     def _on_page(self, now: float, book: Book) -> Iterator[tuple[SeriesKey, _LiveSeries, SeriesBaseline]]:
-        """The series that were seen of late, by name; the others are forgotten."""
+        """The series that were seen of late, by name; once the history has its say, the others are forgotten."""
         oldest = now - self._settings.stale_after_seconds
         for key in sorted(self._series.keys() | book.series.keys()):
             series = self._series.get(key)
             usual = book.of(key)
             if max(series.last_seen if series else 0.0, usual.last_seen) >= oldest or (series and series.flag.up):
                 yield key, series or _LiveSeries(), usual
-            elif series:
+            elif series and book.known:
                 del self._series[key]
 
     def _status(
@@ -301,11 +334,18 @@ class LiveEdge:
         usual: SeriesBaseline,
         window: View | None,
         now: float,
+        *,
+        known: bool,
     ) -> SeriesStatus:
-        """What is known of a series; without a window, nothing is known of the present but that its flag is up."""
+        """What is known of a series; without a window, nothing is known of the present but that its flag is up.
+
+        That it is up is also all there is of a verdict as long as it is not known what is usual.
+        """
         oldest_outlier = now - self._settings.shift.window_seconds
         has_outlier = series.exemplar is not None and series.exemplar.at > oldest_outlier
         shift = series.flag.up if usual.thresholds is not None else None
+        if not known and series.flag.up:
+            shift = True
         return SeriesStatus(
             key=key,
             baseline=usual.baseline,
@@ -323,4 +363,5 @@ class LiveEdge:
             exemplar=series.exemplar,
             outliers=series.outliers,
             explanation=None if window is None else series.explanation,
+            known=known,
         )

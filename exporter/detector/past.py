@@ -60,6 +60,11 @@ class PastJudge:
         """All hours that ended by then are judged; absent if none ever was."""
         return self._until
 
+    def has_judged(self, until: int) -> bool:
+        """Whether no hour that ended by an instant is left to be judged."""
+        with self._noting:
+            return not self._anew and self._until is not None and self._until >= until
+
     def windows_written(self, entries: Sequence[LedgerEntry]) -> None:
         """Take note of windows that were written: one that is older than what was judged makes that void."""
         with self._noting:

@@ -26,6 +26,19 @@ class Exemplar:
     seconds: float
     at: float
 
+    def packed(self) -> bytes:
+        """The same as few bytes."""
+        return _RECORD.pack(bytes.fromhex(self.trace_id), self.seconds, self.at)
+
+    @classmethod
+    def unpack_all(cls, packed: bytes | bytearray) -> Iterator["Exemplar"]:
+        """Those that were packed, one behind the other."""
+        for trace_id, seconds, at in _RECORD.iter_unpack(packed):
+            yield cls(trace_id.hex(), seconds, at)
+
+
+_RECORD: Final = Struct("16sdd")
+
 
 class Outliers:
     """The latest outliers of a series, immutable.
@@ -35,7 +48,6 @@ class Outliers:
 
     __slots__ = ("_packed",)
 
-    _RECORD: Final = Struct("16sdd")
     _MOST: Final = 10
 
     def __init__(self, packed: bytes = b"") -> None:
@@ -43,13 +55,11 @@ class Outliers:
 
     def with_one_more(self, exemplar: Exemplar) -> "Outliers":
         """These and another one; of too many, the one that came first is dropped."""
-        kept = self._packed[-self._RECORD.size * (self._MOST - 1) :]
-        return Outliers(kept + self._RECORD.pack(bytes.fromhex(exemplar.trace_id), exemplar.seconds, exemplar.at))
+        return Outliers(self._packed[-_RECORD.size * (self._MOST - 1) :] + exemplar.packed())
 
     def __iter__(self) -> Iterator[Exemplar]:
         """In the order in which they came."""
-        for trace_id, seconds, at in self._RECORD.iter_unpack(self._packed):
-            yield Exemplar(trace_id.hex(), seconds, at)
+        return Exemplar.unpack_all(self._packed)
 
 
 NO_OUTLIERS: Final = Outliers()
@@ -67,7 +77,7 @@ class SeriesStatus:
         current_p50_seconds: their median; absent without traffic.
         current_p95_seconds: their 95th percentile; absent without traffic.
         score: strength of the shift, 1 being where it is practically significant.
-        shift: whether the window as a whole has moved; absent without a verdict.
+        shift: whether the window as a whole has moved; absent without a verdict, but that a flag that is up stays up.
         outlier: whether any trace of the window is an outlier; absent at level 5 and while Tempo does not answer.
         since: when the shift began; absent unless it lasts.
         epoch: since when the series has behaved as it does, where a lasting change was accepted.
@@ -76,6 +86,7 @@ class SeriesStatus:
         exemplar: the latest outlier.
         outliers: the latest ones, it among them.
         explanation: what speaks for a shift; absent where nothing does.
+        known: whether what is usual for it at this hour has been worked out yet, be it that there is no baseline.
     """
 
     key: SeriesKey
@@ -94,11 +105,14 @@ class SeriesStatus:
     exemplar: Exemplar | None = None
     outliers: Outliers = NO_OUTLIERS
     explanation: Explanation | None = None
+    known: bool = True
 
     @property
-    def level(self) -> FallbackLevel:
-        """The fallback level of its baseline."""
-        return self.baseline.level if self.baseline else FallbackLevel.UNAVAILABLE
+    def level(self) -> FallbackLevel | None:
+        """The fallback level of its baseline; absent as long as that is not known."""
+        if self.baseline is not None:
+            return self.baseline.level
+        return FallbackLevel.UNAVAILABLE if self.known else None
 
     @property
     def learning(self) -> bool:
@@ -137,6 +151,7 @@ class Snapshot:
         poll_share: the share of the current traffic that was read; absent until then.
         history: what is known of the stored history.
         unread: why the live edge could not be read last time, in words; absent while it can.
+        known: whether what is usual at this hour has been worked out yet; if not, it is not for any of the series.
     """
 
     judged_at: float | None
@@ -146,6 +161,7 @@ class Snapshot:
     poll_share: float | None = None
     history: HistoryFacts = HistoryFacts()
     unread: str | None = None
+    known: bool = True
 
     @cached_property
     def series_by_level(self) -> Mapping[FallbackLevel, int]:

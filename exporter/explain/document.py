@@ -100,8 +100,8 @@ def series_document(status: SeriesStatus) -> Json:
     return {
         **_names(status.key),
         "state": state_of(status),
-        "level": int(status.level),
-        "level_name": LEVEL_NAMES[status.level],
+        "level": None if status.level is None else int(status.level),
+        "level_name": None if status.level is None else LEVEL_NAMES[status.level],
         "baseline": None if status.baseline is None else _baseline(status.baseline),
         "outlier_threshold_seconds": status.outlier_threshold_seconds,
         "epoch_unix": status.epoch,

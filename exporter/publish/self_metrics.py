@@ -341,17 +341,8 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
         snapshot.history.oldest_trace_at,
     )
     yield _gauge("series", "Series on this page.", len(snapshot.series))
-    levels = GaugeMetricFamily(
-        PREFIX + "series_by_fallback_level", "Series by the fallback level of their baseline.", labels=["level"]
-    )
-    for level, count in snapshot.series_by_level.items():
-        levels.add_metric([str(int(level))], count)
-    yield levels
-    yield _gauge(
-        "series_learning",
-        "Series with a baseline that is not mature enough for a shift verdict.",
-        snapshot.series_learning,
-    )
+    if snapshot.known:
+        yield from _of_baselines(snapshot)
     yield _gauge(
         "quarantined_windows",
         "Anomalous windows that are kept out of the baselines.",
@@ -365,6 +356,20 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
     )
     yield _gauge(
         "snapshot_build_duration_seconds", "How long judging the series on this page took.", snapshot.build_seconds
+    )
+
+
+def _of_baselines(snapshot: Snapshot) -> Iterator[Metric]:
+    levels = GaugeMetricFamily(
+        PREFIX + "series_by_fallback_level", "Series by the fallback level of their baseline.", labels=["level"]
+    )
+    for level, count in snapshot.series_by_level.items():
+        levels.add_metric([str(int(level))], count)
+    yield levels
+    yield _gauge(
+        "series_learning",
+        "Series with a baseline that is not mature enough for a shift verdict.",
+        snapshot.series_learning,
     )
 
 

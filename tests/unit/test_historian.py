@@ -12,7 +12,7 @@ from exporter.core.civil import Calendar
 from exporter.core.detection.flag import DOWN, Flag
 from exporter.core.hours import HourClock
 from exporter.core.span import SeriesKey
-from exporter.detector.book import Book
+from exporter.detector.book import NOT_KNOWN_YET, Book
 from exporter.detector.historian import Historian
 from exporter.detector.settings import JudgeSettings
 from exporter.detector.snapshot import HistoryFacts, Snapshot
@@ -60,7 +60,13 @@ class WatchedStore(Store):
 class Bench:
     """A historian over a store, with an instant up to which the ledger has no gap."""
 
-    def __init__(self, store: Store, settings: JudgeSettings = SETTINGS, settled_until: int = NOON) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: JudgeSettings = SETTINGS,
+        settled_until: int = NOON,
+        patience_seconds: float = 0.0,
+    ) -> None:
         self.store = store
         self.settled_until = settled_until
         self.accepted = 0
@@ -74,6 +80,7 @@ class Bench:
             on_accepted=self._accept,
             monotonic=self.monotonic,
             log=get_logger("test"),
+            patience_seconds=patience_seconds,
         )
 
     def _settled_until(self) -> int:
@@ -86,6 +93,11 @@ class Bench:
     def write(self, start: int, durations: Durations) -> None:
         """Commit an hour and tell of it, as the ledger's loop does."""
         self.historian.windows_written([commit_hour(self.store, start, durations)])
+
+    def book(self, now: float) -> Book:
+        """What the poller gets at an instant after the historian has had its turn."""
+        self.historian.open_book(now)
+        return self.historian.book(now)
 
     def facts(self) -> HistoryFacts:
         return self.historian.describe(Snapshot(None)).history
@@ -124,7 +136,7 @@ class TestBaseline:
             everything += seconds
             bench.write(start, {KEY: seconds})
         bench.historian.catch_up(NOW)
-        usual = bench.historian.book(NOW).of(KEY)
+        usual = bench.book(NOW).of(KEY)
         assert usual.baseline is not None
         assert (usual.baseline.level, usual.baseline.mature) == (level, True)
         assert (usual.baseline.windows, usual.baseline.count) == (len(starts), len(everything))
@@ -139,7 +151,7 @@ class TestBaseline:
         bench = Bench(store)
         bench.write(NOON - DAY, {KEY: around(0.1, 19)})
         bench.historian.catch_up(NOW)
-        usual = bench.historian.book(NOW).of(KEY)
+        usual = bench.book(NOW).of(KEY)
         assert (usual.baseline, usual.thresholds, usual.last_seen) == (None, None, NOON - DAY + HOUR)
 
     def test_enough_traces_of_one_day_are_a_baseline_but_no_verdict(self, store: Store) -> None:
@@ -147,7 +159,7 @@ class TestBaseline:
         for start in (NOON - DAY - 2 * HOUR, NOON - DAY, NOON - DAY + 2 * HOUR):
             bench.write(start, {KEY: around(0.1, 40)})
         bench.historian.catch_up(NOW)
-        usual = bench.historian.book(NOW).of(KEY)
+        usual = bench.book(NOW).of(KEY)
         assert usual.baseline is not None
         assert not usual.baseline.mature
         assert usual.thresholds is None
@@ -158,7 +170,7 @@ class TestBaseline:
         for days in (1, 4, 5):
             bench.write(NOON - days * DAY, {KEY: around(0.1, 60), OTHER: around(2.0, 30)})
         bench.historian.catch_up(NOW)
-        book = bench.historian.book(NOW)
+        book = bench.book(NOW)
         assert [book.of(key).baseline is not None for key in (KEY, OTHER)] == [True, True]
         assert {key: usual.baseline.count for key, usual in book.series.items() if usual.baseline} == {
             KEY: 180,
@@ -168,12 +180,12 @@ class TestBaseline:
 
 class TestBook:
     def test_there_is_one_without_any_history(self, store: Store) -> None:
-        book = Bench(store).historian.book(NOW)
+        book = Bench(store).book(NOW)
         assert (book.start, book.series) == (NOON, {})
 
     def test_it_is_worked_out_once(self, store: Store) -> None:
-        historian = Bench(store).historian
-        assert historian.book(NOW) is historian.book(NOW + 1)
+        bench = Bench(store)
+        assert bench.book(NOW) is bench.book(NOW + 1)
 
     def test_the_first_one_after_the_hour_turns_is_that_of_the_new_hour(self, store: Store) -> None:
         bench = Bench(store)
@@ -183,9 +195,7 @@ class TestBook:
         bench.historian.catch_up(NOW)
         last, first = NOON + HOUR - 0.001, float(NOON + HOUR)
         medians = [
-            usual.baseline.p50_seconds
-            for usual in (bench.historian.book(now).of(KEY) for now in (last, first))
-            if usual.baseline
+            usual.baseline.p50_seconds for usual in (bench.book(now).of(KEY) for now in (last, first)) if usual.baseline
         ]
         assert medians == [pytest.approx(0.1, rel=0.02), pytest.approx(0.3, rel=0.02)]
 
@@ -211,7 +221,7 @@ class TestBook:
         bench.historian.prepare(NOON + HOUR - 100)
         bench.write(NOON - 3 * DAY, {OTHER: around(0.1, 60)})
         bench.historian.catch_up(NOON + HOUR - 90)
-        assert OTHER in bench.historian.book(NOON + HOUR).series
+        assert OTHER in bench.book(NOON + HOUR).series
 
     def test_it_knows_the_hours_that_a_window_reaches_into(self, store: Store) -> None:
         bench = Bench(store)
@@ -219,7 +229,7 @@ class TestBook:
             bench.write(NOON - days * DAY, {KEY: around(0.1, 60)})
             bench.write(NOON - HOUR - days * DAY, {KEY: around(0.3, 60)})
         bench.historian.catch_up(NOW)
-        present, before = bench.historian.book(NOW).schedule(KEY)
+        present, before = bench.book(NOW).schedule(KEY)
         assert (present.start, before.start) == (NOON, NOON - HOUR)
         assert before.thresholds.quantiles[0].usual > present.thresholds.quantiles[0].usual
 
@@ -228,13 +238,14 @@ class TestBook:
         write_days(bench, 2)
         bench.historian.catch_up(NOW)
         earlier = NOW - 3 * HOUR
-        assert bench.historian.book(earlier).start == NOON - 3 * HOUR
+        assert bench.book(earlier).start == NOON - 3 * HOUR
         bench.historian.catch_up(earlier)
-        assert bench.historian.book(earlier).start == NOON - 3 * HOUR
+        assert bench.book(earlier).start == NOON - 3 * HOUR
 
     def test_one_that_is_finished_after_the_hour_has_turned_is_not_put_in_force(self, store: Store) -> None:
         bench = Bench(store)
         write_days(bench, 2)
+        bench.historian.prepare(NOON + HOUR - 10)
         turned: list[Book] = []
 
         def when_asked() -> None:
@@ -250,20 +261,19 @@ class TestBook:
         before = Bench(store)
         write_days(before, 7)
         before.historian.catch_up(NOW)
-        book = before.historian.book(NOW)
+        book = before.book(NOW)
         store.refuses_reads = True
-        assert Bench(store).historian.book(NOW) == book
+        assert Bench(store).book(NOW) == book
         assert book.of(KEY).thresholds is not None
 
     def test_one_that_was_made_with_other_settings_is_not_used(self, store: WatchedStore) -> None:
         before = Bench(store)
         write_days(before, 7)
         before.historian.catch_up(NOW)
-        stricter = replace(SETTINGS, outlier=replace(SETTINGS.outlier, factor=3.0, k=100.0))
-        after = Bench(store, stricter).historian.book(NOW)
+        after = Bench(store, STRICTER).book(NOW)
         threshold = after.of(KEY).outlier_threshold_seconds
         assert threshold is not None
-        assert threshold > (before.historian.book(NOW).of(KEY).outlier_threshold_seconds or 0)
+        assert threshold > (before.book(NOW).of(KEY).outlier_threshold_seconds or 0)
 
     def test_judging_leaves_the_one_that_is_worked_out_of_what_is_stored(self, store: WatchedStore) -> None:
         bench = Bench(store)
@@ -277,10 +287,10 @@ class TestBook:
         for settled_until in (NOON - HOUR, NOON):
             bench.settled_until = settled_until
             bench.historian.catch_up(settled_until + 600.0)
-            left = bench.historian.book(settled_until + 600.0)
+            left = bench.book(settled_until + 600.0)
             # No book can be read from this, so the next to ask for one has it worked out.
             store.save_book(settled_until, b"")
-            assert Bench(store).historian.book(settled_until + 600.0) == left
+            assert Bench(store).book(settled_until + 600.0) == left
             assert left.of(KEY).thresholds is not None
             assert left.before is not None
             assert left.before.of(KEY).thresholds is not None
@@ -291,6 +301,115 @@ class TestBook:
         write_days(before, 7)
         before.historian.catch_up(NOW)
         assert store.book(NOON) is None
+
+
+STRICTER = replace(SETTINGS, outlier=replace(SETTINGS.outlier, factor=3.0, k=100.0))
+WORKED_OUT = "what is usual at this hour is being worked out; until then"
+
+
+class TestWaiting:
+    """What the poller gets while the book of the hour is not there."""
+
+    def test_at_the_start_nothing_is_known_yet_and_that_is_said_once(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        bench = Bench(store)
+        write_days(bench, 2)
+        for late in range(3):
+            assert bench.historian.book(NOW + 15 * late) is NOT_KNOWN_YET
+        assert messages(caplog) == [f"{WORKED_OUT} there are no baselines and no verdicts"]
+        caplog.clear()
+        book = bench.book(NOW + 45)
+        assert (book.known, book.start, book.of(KEY).baseline is not None) == (True, NOON, True)
+        (said,) = caplog.records
+        assert said.getMessage() == "what is usual at this hour is known now"
+        assert said.exporter_fields == {"seconds": 0.0}  # type: ignore[attr-defined]
+
+    def test_where_it_comes_in_time_there_is_nothing_to_say(
+        self, store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        bench = Bench(store, patience_seconds=60.0)
+        write_days(bench, 2)
+        waits, stop = threading.Event(), threading.Event()
+        history, wait_for = store.history, threading.Condition.wait_for
+
+        def held_back(*args: object, **options: object) -> Iterator[SeriesHistory]:
+            assert waits.wait(60)
+            return history(*args, **options)  # type: ignore[arg-type]
+
+        def noticed(self: threading.Condition, predicate: Callable[[], bool], timeout: float) -> bool:
+            waits.set()
+            return wait_for(self, predicate, timeout)
+
+        store.history = held_back  # type: ignore[method-assign]
+        monkeypatch.setattr(threading.Condition, "wait_for", noticed)
+        working = threading.Thread(target=bench.historian.run, args=(stop, Clock(NOW)))
+        working.start()
+        assert bench.historian.book(NOW).of(KEY).baseline is not None
+        stop.set()
+        working.join(60)
+        assert messages(caplog) == []
+
+    def test_it_is_waited_for_but_once_an_hour(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        bench = Bench(store, patience_seconds=2.0)
+        waited: list[float] = []
+
+        def wait_for(self: threading.Condition, predicate: Callable[[], bool], timeout: float) -> bool:
+            waited.append(timeout)
+            bench.monotonic.now += 1.5
+            return predicate()
+
+        monkeypatch.setattr(threading.Condition, "wait_for", wait_for)
+        for now in (NOW, NOW, NOW + 15, NOW + HOUR):
+            bench.historian.book(now)
+        assert waited == [2.0, 0.5, 0.0, 2.0]
+
+    def test_once_the_historian_has_ended_nobody_waits(self, store: WatchedStore) -> None:
+        bench = Bench(store, patience_seconds=3600.0)
+        store.refuses_reads = True
+        bench.historian.run(Looks(bench.monotonic, 0), Clock(NOW))
+        assert bench.historian.book(NOW) is NOT_KNOWN_YET
+        assert not bench.historian.wait_for_book(3600.0)
+
+    def test_whoever_went_without_is_told_when_it_comes(self, store: Store) -> None:
+        bench = Bench(store)
+        assert not bench.historian.wait_for_book(3600.0)
+        bench.historian.book(NOW)
+        assert not bench.historian.wait_for_book(0.0)
+        bench.historian.open_book(NOW)
+        assert bench.historian.wait_for_book(0.0)
+        bench.historian.book(NOW)
+        assert not bench.historian.wait_for_book(3600.0)
+
+    def test_after_a_jump_of_the_clock_the_one_of_the_other_hour_stays_in_force(self, store: Store) -> None:
+        bench = Bench(store)
+        write_days(bench, 5)
+        bench.historian.catch_up(NOW)
+        book = bench.historian.book(NOW)
+        later = NOW + 5 * HOUR
+        assert bench.historian.book(later) is book
+        bench.historian.open_book(later)
+        assert bench.historian.wait_for_book(0.0)
+        assert bench.historian.book(later).start == NOON + 5 * HOUR
+
+    def test_the_size_of_the_history_is_known_before(self, store: WatchedStore) -> None:
+        bench = Bench(store)
+        write_days(bench, 2)
+        store.refuses_reads = True
+        with pytest.raises(StoreError):
+            bench.historian.open_book(NOW)
+        assert bench.facts().windows == 48
+
+    def test_given_up_it_leaves_everything_as_it_was(self, store: Store) -> None:
+        bench = Bench(store)
+        write_days(bench, 2)
+        bench.historian.open_book(NOW, give_up=lambda: True)
+        assert bench.historian.book(NOW) is NOT_KNOWN_YET
+        bench.historian.run(Looks(bench.monotonic, 1), Clock(NOW))
+        assert bench.historian.book(NOW).known
+        assert store.judged_until() == NOON
 
 
 class TestJudging:
@@ -319,13 +438,13 @@ class TestJudging:
         bench = Bench(store, settled_until=NOON - 3 * HOUR - 1)
         write_days(bench, 8)
         bench.historian.catch_up(NOW)
-        usual = bench.historian.book(NOW).of(KEY)
+        usual = bench.book(NOW).of(KEY)
         assert usual.baseline is not None
         assert usual.baseline.mature
         assert usual.thresholds is None
         bench.settled_until = NOON - 3 * HOUR
         bench.historian.catch_up(NOW)
-        assert bench.historian.book(NOW).of(KEY).thresholds is not None
+        assert bench.book(NOW).of(KEY).thresholds is not None
 
     def test_what_was_judged_is_not_judged_again(self, store: WatchedStore) -> None:
         bench = Bench(store)
@@ -348,7 +467,7 @@ class TestJudging:
         again = Bench(store)
         again.historian.catch_up(NOW)
         assert store.take_recorded() == []
-        assert again.historian.book(NOW).of(KEY) == bench.historian.book(NOW).of(KEY)
+        assert again.book(NOW).of(KEY) == bench.book(NOW).of(KEY)
         assert again.facts() == bench.facts()
 
     def test_it_stops_between_series_when_it_is_told_to(self, store: WatchedStore) -> None:
@@ -446,7 +565,7 @@ class TestJudging:
         hours = accepted_after.index(1)
         assert 23 <= hours <= 25
         assert accepted_after == [0] * hours + [1] * (26 - hours)
-        usual = bench.historian.book(NOON + 1000).of(KEY)
+        usual = bench.book(NOON + 1000).of(KEY)
         assert usual.epoch == changed
         assert usual.baseline is not None
         assert usual.baseline.p50_seconds == pytest.approx(0.3, rel=0.02)
@@ -476,7 +595,7 @@ class TestTrouble:
         bench = Bench(Store.open(path))
         bench.historian.catch_up(NOW)
         bench.historian.catch_up(NOW)
-        book = bench.historian.book(NOW)
+        book = bench.book(NOW)
         assert book.of(KEY).baseline is None
         assert book.of(OTHER).baseline is not None
         assert book.of(OTHER).thresholds is not None
@@ -490,6 +609,7 @@ class TestTrouble:
     def test_what_cannot_be_read_leaves_the_book_in_force(
         self, store: WatchedStore, caplog: pytest.LogCaptureFixture
     ) -> None:
+        caplog.set_level(logging.INFO)
         bench = Bench(store)
         write_days(bench, 5)
         bench.historian.catch_up(NOW)
@@ -498,18 +618,16 @@ class TestTrouble:
         bench.write(NOON - 6 * DAY, {KEY: around(0.1, 60)})
         with pytest.raises(StoreError):
             bench.historian.catch_up(NOW)
+        with pytest.raises(StoreError):
+            bench.historian.open_book(NOW + HOUR)
         assert bench.historian.book(NOW) is book
         assert bench.historian.book(NOW + HOUR) is book
         assert bench.historian.book(NOW + HOUR + 15) is book
-        assert messages(caplog, logging.ERROR) == [
-            "cannot read what is usual at this hour; what was known stays in force"
+        assert messages(caplog)[1:] == [
+            "what is usual at this hour is being worked out; until then, what was known stays in force"
         ]
         store.refuses_reads = False
-        assert bench.historian.book(NOW + HOUR + 30).start == NOON + HOUR
-
-    def test_without_any_book_an_empty_one_is_in_force(self, store: WatchedStore) -> None:
-        store.refuses_reads = True
-        assert Bench(store).historian.book(NOW).series == {}
+        assert bench.book(NOW + HOUR + 30).start == NOON + HOUR
 
     def test_judging_that_cannot_be_recorded_is_done_again(self, store: WatchedStore) -> None:
         bench = Bench(store)
@@ -548,10 +666,10 @@ class TestFlags:
         bench = Bench(store)
         write_days(bench, 8)
         bench.historian.catch_up(NOW)
-        before = bench.historian.book(NOW).of(KEY).baseline
+        before = bench.book(NOW).of(KEY).baseline
         bench.historian.remember({}, {KEY: (NOON - DAY,)})
         bench.historian.catch_up(NOW)
-        after = bench.historian.book(NOW).of(KEY).baseline
+        after = bench.book(NOW).of(KEY).baseline
         assert before is not None
         assert after is not None
         assert after.windows == before.windows - 1
@@ -588,6 +706,56 @@ class Looks(threading.Event):
 
 
 class TestRun:
+    def test_the_book_of_the_hour_comes_before_the_judging(self, store: WatchedStore) -> None:
+        bench = Bench(store)
+        write_days(bench, 2)
+        seen: list[tuple[bool, bool]] = []
+        looks = Looks(
+            bench.monotonic, 2, lambda look: seen.append((bench.historian.book(NOW).known, bool(store.take_recorded())))
+        )
+        bench.historian.run(looks, Clock(NOW))
+        assert seen == [(True, False), (True, True)]
+
+    def test_and_so_does_that_of_an_hour_that_begins_meanwhile(self, store: Store) -> None:
+        bench = Bench(store)
+        clock = Clock(NOON + HOUR - 400)
+        write_days(bench, 2)
+        bench.book(clock.now)
+        seen: list[tuple[int, int | None]] = []
+
+        def when_asked() -> None:
+            clock.now = NOON + HOUR + 1.0
+
+        bench.when_asked = when_asked
+        looks = Looks(
+            bench.monotonic, 3, lambda look: seen.append((bench.historian.book(clock.now).start, store.judged_until()))
+        )
+        bench.historian.run(looks, clock)
+        assert seen == [(NOON, None), (NOON + HOUR, None), (NOON + HOUR, NOON)]
+
+    @pytest.mark.parametrize(("more", "read"), [(False, 1), (True, 2)])
+    def test_what_was_just_worked_out_is_worked_out_again_only_if_there_is_more(
+        self, store: WatchedStore, more: bool, read: int
+    ) -> None:
+        before = Bench(store)
+        write_days(before, 2)
+        before.historian.catch_up(NOW)
+        bench = Bench(store, STRICTER)
+        history, reads = store.history, []
+
+        def counted(*args: object, **options: object) -> Iterator[SeriesHistory]:
+            reads.append(1)
+            if more and len(reads) == 1:
+                bench.historian.windows_written([])
+            return history(*args, **options)  # type: ignore[arg-type]
+
+        store.history = counted  # type: ignore[method-assign]
+        bench.historian.run(Looks(bench.monotonic, 10), Clock(NOW))
+        assert len(reads) == read
+        # It is kept all the same.
+        store.refuses_reads = True
+        assert Bench(store, STRICTER).book(NOW) == bench.historian.book(NOW)
+
     def test_news_are_looked_at_soon_and_only_once(self, store: WatchedStore) -> None:
         bench = Bench(store)
         write_days(bench, 2)
@@ -596,13 +764,16 @@ class TestRun:
         bench.historian.run(looks, Clock(NOW))
         assert recorded == [0, 1, 0, 0, 0]
 
+    @pytest.mark.parametrize(("has_book", "failed"), [(True, [0.0]), (False, [0.0, 10.0, 20.0, 30.0])])
     def test_after_a_failure_it_waits_and_tries_again(
-        self, store: WatchedStore, caplog: pytest.LogCaptureFixture
+        self, store: WatchedStore, caplog: pytest.LogCaptureFixture, has_book: bool, failed: list[float]
     ) -> None:
         bench = Bench(store)
+        if has_book:
+            bench.book(NOW)
         write_days(bench, 2)
         tried: list[float] = []
-        refuse = store.history
+        answers = store.history
 
         def history(*args: object, **options: object) -> Iterator[SeriesHistory]:
             tried.append(bench.monotonic.now)
@@ -611,11 +782,11 @@ class TestRun:
         store.history = history  # type: ignore[method-assign]
 
         def meanwhile(look: int) -> None:
-            if look == 80:
-                store.history = refuse  # type: ignore[method-assign]
+            if look == 20:
+                store.history = answers  # type: ignore[method-assign]
 
         bench.historian.run(Looks(bench.monotonic, 100, meanwhile), Clock(NOW))
-        assert tried == [2.0, 62.0, 122.0]
+        assert tried == failed
         assert store.judged_until() == NOON
         assert messages(caplog, logging.ERROR) == ["cannot work out what is usual; what was known stays in force"]
 
@@ -635,6 +806,7 @@ class TestRun:
 
     def test_while_much_comes_in_it_rests_between_renewals(self, store: Store) -> None:
         bench = Bench(store)
+        bench.book(NOW)
         renewed: list[float] = []
 
         def when_asked() -> None:
@@ -644,7 +816,7 @@ class TestRun:
         bench.when_asked = when_asked
         looks = Looks(bench.monotonic, 100, lambda look: bench.historian.windows_written([]))
         bench.historian.run(looks, Clock(NOW))
-        assert renewed == [2.0, 102.0, 202.0]
+        assert renewed == [0.0, 100.0, 200.0]
 
     def test_the_next_hour_is_prepared_even_while_it_rests(self, store: WatchedStore) -> None:
         bench = Bench(store)
@@ -661,5 +833,4 @@ class TestRun:
             clock.now = NOON + HOUR - 600 + 4 * look
 
         bench.historian.run(Looks(bench.monotonic, 100, meanwhile), clock)
-        store.refuses_reads = True
         assert bench.historian.book(NOON + HOUR).of(KEY).last_seen == NOON

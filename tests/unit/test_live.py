@@ -8,7 +8,7 @@ from exporter.core.baseline import FallbackLevel
 from exporter.core.detection.flag import DOWN, Flag, FlagEvent
 from exporter.core.sampling import Slices
 from exporter.core.span import SeriesKey, Span
-from exporter.detector.book import Book, SeriesBaseline
+from exporter.detector.book import NOT_KNOWN_YET, Book, SeriesBaseline
 from exporter.detector.live import Judged, LiveEdge
 from exporter.detector.snapshot import Exemplar, SeriesStatus
 from exporter.telemetry import SkipReason
@@ -345,6 +345,83 @@ class TestWhileTempoIsAway:
         live.tick(NOW, BOOK)
         assert self.held(live, NOW, NOW + 120).shift is False
         assert self.held(live, None, NOW + 600).shift is False
+
+
+class TestWhileItIsNotKnownWhatIsUsual:
+    """After a restart, until the history has been worked out."""
+
+    def test_only_what_was_read_is_on_the_page(self) -> None:
+        status = judge(edge(), steady(NOW, 0.3, 300), book=NOT_KNOWN_YET)
+        assert status == SeriesStatus(
+            KEY,
+            current_traces=300,
+            current_p50_seconds=status.current_p50_seconds,
+            current_p95_seconds=status.current_p50_seconds,
+            traces_total=300,
+            known=False,
+            outliers=status.outliers,
+        )
+        assert status.current_p50_seconds == pytest.approx(0.3, rel=0.0111)
+        assert (status.level, status.learning, list(status.outliers)) == (None, False, [])
+
+    def test_a_flag_that_is_up_stays_so_whatever_comes(self) -> None:
+        live = edge(flags={KEY: Flag(up=True, since=NOW - 600)})
+        for judged in tick_through(live, NOW, 0.1, 40, NOT_KNOWN_YET):
+            (status,) = judged.statuses
+            assert (status.shift, status.since, status.score, status.explanation) == (True, NOW - 600, None, None)
+            assert (judged.changes, judged.flags, judged.suspects) == ((), {}, {})
+        assert live.flags() == {KEY: Flag(up=True, since=NOW - 600)}
+        (later,) = live.hold(None, NOW + HOUR, NOT_KNOWN_YET)
+        assert (later.shift, later.since, later.current_traces) == (True, NOW - 600, None)
+
+    def test_one_that_has_yet_to_rise_goes_on_where_it_was(self) -> None:
+        live = edge(flags={KEY: Flag(pending_since=NOW - 59)})
+        assert live.tick(NOW - 15, NOT_KNOWN_YET).statuses == ()
+        live.take_in(steady(NOW, 0.3, 300), NOW, NOT_KNOWN_YET)
+        (judged,) = tick_through(live, NOW, 0.3, 1)
+        assert judged.flags == {KEY: Flag(up=True, since=NOW - 59)}
+
+    @given(
+        durations=st.lists(st.sampled_from([0.1, 0.39, 0.41, 0.9]), min_size=1, max_size=40),
+        known_from=st.integers(0, 40),
+    )
+    def test_outliers_are_told_belatedly_as_if_it_had_always_been_known(
+        self, durations: list[float], known_from: int
+    ) -> None:
+        found = []
+        for book in (BOOK, NOT_KNOWN_YET):
+            live = edge(started_at=NOW - 20)
+            for number, seconds in enumerate(durations):
+                ended_at = NOW - 40 + number
+                live.take_in([span(number, ended_at, seconds)], ended_at, BOOK if number >= known_from else book)
+            status = judge(live, [])
+            found.append((status.outliers_total, status.traces_total, status.exemplar, list(status.outliers)))
+        assert found[0] == found[1]
+
+    def test_while_tempo_is_away_they_are_told_as_well(self) -> None:
+        live = edge()
+        live.take_in([span(1, NOW, 0.9)], NOW, NOT_KNOWN_YET)
+        (status,) = live.hold(NOW, NOW + 15, BOOK)
+        assert (status.outlier, status.outliers_total) == (True, 1)
+
+    def test_of_more_traces_than_there_is_room_for_the_latest_are_told(self) -> None:
+        live = edge(most_traces=10)
+        for number in range(25):
+            # Each comes when those before have left the window.
+            ended_at = NOW + 4000 * number
+            live.take_in([span(number, ended_at, 0.9)], ended_at, NOT_KNOWN_YET)
+            live.tick(ended_at, NOT_KNOWN_YET)
+        assert judge(live, [], NOW + 4000 * 24).outliers_total == 5
+
+    def test_what_is_not_seen_is_forgotten_only_when_the_history_knows_nothing_of_it_either(self) -> None:
+        live = edge(started_at=NOW)
+        judge(live, [span(1, NOW)], book=NOT_KNOWN_YET)
+        later = NOW + SETTINGS.stale_after_seconds + 1
+        assert live.tick(later, NOT_KNOWN_YET).statuses == ()
+        known = Book(NOON, {KEY: SeriesBaseline(later, baseline(), THRESHOLD, thresholds(0.1))})
+        assert live.tick(later, known).statuses[0].traces_total == 1
+        assert live.tick(later, Book(NOON)).statuses == ()
+        assert live.tick(later, known).statuses[0].traces_total == 0
 
 
 def test_when_less_is_read_the_minutes_before_are_thinned_likewise() -> None:

@@ -8,7 +8,7 @@ import pytest
 from exporter.core.budget import Budget
 from exporter.core.detection.flag import Flag
 from exporter.core.span import SeriesKey, Span
-from exporter.detector.book import Book, SeriesBaseline
+from exporter.detector.book import NOT_KNOWN_YET, Book, SeriesBaseline
 from exporter.detector.live import LiveEdge
 from exporter.detector.snapshot import HistoryFacts, SeriesStatus, Snapshot
 from exporter.logs import get_logger
@@ -34,12 +34,16 @@ class History:
     remembered: list[tuple[Mapping[SeriesKey, Flag], Mapping[SeriesKey, tuple[int, ...]]]]
     books: dict[int, Book] = field(default_factory=dict)
     work_out: Callable[[], None] = lambda: None
+    comes: Callable[[float], bool] = lambda seconds: False
 
     def book(self, now: float) -> Book:
         start = int(now) // HOUR * HOUR
         if start not in self.books:
             self.work_out()
         return self.books.setdefault(start, Book(start, self.series))
+
+    def wait_for_book(self, seconds: float) -> bool:
+        return self.comes(seconds)
 
     def describe(self, snapshot: Snapshot) -> Snapshot:
         return replace(snapshot, history=FACTS)
@@ -374,6 +378,18 @@ class TestPublishing:
         assert messages(caplog) == []
 
 
+class TestWhileItIsNotKnownWhatIsUsual:
+    def test_what_was_read_is_published_and_that_the_rest_is_not_known(self) -> None:
+        bench = Bench(FakeTempo([span(1, NOW - 1)]))
+        bench.history.books[int(NOW) // HOUR * HOUR] = NOT_KNOWN_YET
+        assert bench.cycle()[0]
+        assert (bench.published[-1].known, bench.published[-1].judged_at) == (False, NOW)
+        assert (bench.status().current_traces, bench.status().known) == (1, False)
+        bench.tempo.before_search = fail
+        bench.cycle(15)
+        assert (bench.published[-1].known, bench.status().known) == (False, False)
+
+
 class TestRun:
     def begins(self, bench: Bench) -> list[float]:
         """When cycles began, in seconds since the first."""
@@ -426,6 +442,26 @@ class TestRun:
         bench.poller.run()
         assert messages(caplog) == ["a polling cycle failed unexpectedly"]
         assert len(bench.published) == 2
+
+    def test_when_the_book_of_the_hour_comes_it_cycles_at_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        bench = Bench(FakeTempo([span(1, NOW - 1)]), replace(POLL, max_window_seconds=300.0), waits=3)
+        hour = int(NOW) // HOUR * HOUR
+        bench.history.books[hour] = NOT_KNOWN_YET
+        waited = []
+
+        def comes(seconds: float) -> bool:
+            waited.append(seconds)
+            bench.clock.now += 14
+            bench.monotonic.now += 14
+            return bench.history.books.pop(hour, None) is NOT_KNOWN_YET
+
+        bench.history.comes = comes
+        begun = self.begins(bench)
+        # The first wait ends early, with the book; others are over without one, and what is left is slept.
+        assert (begun, waited[0]) == ([0, 14, 29, 44], 15)
+        assert [snapshot.known for snapshot in bench.published] == [False, True, True, True]
+        assert [snapshot.series[0].level for snapshot in bench.published] == [None, 1, 1, 1]
+        assert messages(caplog) == []
 
     def test_what_goes_wrong_because_it_is_stopped_is_not_worth_a_word(self, caplog: pytest.LogCaptureFixture) -> None:
         bench = Bench(FakeTempo())

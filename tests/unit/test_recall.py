@@ -86,6 +86,7 @@ def shown(busy: Made) -> dict[int, SeriesStatus]:
             historian.catch_up(start + 1.0)
             for mark in range(start + MARK, start + HOUR + 1, MARK):
                 # The last mark of an hour is judged while that hour lasts.
+                historian.open_book(mark - 1.0)
                 book = historian.book(mark - 1.0)
                 new = spans[bisect_right(ends, (mark - MARK) * NS) : bisect_right(ends, mark * NS)]
                 live.take_in(new, mark, book)

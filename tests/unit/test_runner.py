@@ -1,12 +1,17 @@
+import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+import msgspec
 import pytest
 
+from exporter import runner
 from exporter.config import Config
 from exporter.core.baseline import FallbackLevel, FallbackRules
 from exporter.core.budget import Budget
 from exporter.core.civil import HOUR_SECONDS, DayType, Slot
+from exporter.core.detection.flag import Flag
 from exporter.core.detection.parameters import Parameters
 from exporter.core.ledger import Progress
 from exporter.core.outlier import OutlierRule
@@ -20,7 +25,7 @@ from exporter.publish.self_metrics import SelfMetrics
 from exporter.reading.admission import SeriesRules
 from exporter.reading.settings import BackfillSettings
 from exporter.runner import Exporter, PassResult, ReadingChangedError
-from exporter.store import Store
+from exporter.store import SeriesHistory, Store
 from exporter.tempo import ClientSettings
 from exporter.wiring import (
     backfill_settings,
@@ -167,6 +172,50 @@ class TestRunning:
         exporter.close()
         # It would be worth a warning if a part had not ended.
         assert [record.getMessage() for record in caplog.records if record.levelname != "INFO"] == []
+
+    def test_it_serves_what_it_reads_before_it_has_worked_out_what_is_usual_and_that_as_soon_as_it_has(
+        self, tempo: TempoServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runner, "_BOOK_PATIENCE_SECONDS", 0.0)
+        store = Store.in_memory()
+        # The next poll but for that is an hour away.
+        settings = config(tempo.url, polling={"tempo_interval": "1h"})
+        Exporter(settings, store, SelfMetrics(), clock=Clock(NOW)).one_pass()
+        store.save_book(NOON, b"")
+        store.remember({KEY: msgspec.json.encode(Flag(up=True, since=NOW - 60)).decode()}, {})
+        history, held_back = store.history, threading.Event()
+
+        def history_later(*args: object, **options: object) -> Iterator[SeriesHistory]:
+            assert held_back.wait(DEADLINE_SECONDS)
+            return history(*args, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(store, "history", history_later)
+        exporter = Exporter(settings, store, SelfMetrics(), clock=Clock(NOW))
+
+        def samples() -> dict[str, str]:
+            page = ask(exporter.site, "/metrics").body.decode()
+            found = re.findall(r'^tempo_anomaly_(\w+)(?:\{(?:kind="(\w+)",)?\w.*\})? (\S+)$', page, re.MULTILINE)
+            return {f"{name} {kind}".strip(): value for name, kind, value in found}
+
+        def wait_until(ready: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + DEADLINE_SECONDS
+            while not ready():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+
+        exporter.start()
+        wait_until(lambda: ask(exporter.site, "/-/ready").status == "200 OK")
+        first = samples()
+        held_back.set()
+        wait_until(lambda: "baseline_p50_seconds" in samples())
+        exporter.close()
+        then = samples()
+        assert (first["current_traces"], first["series"], first["anomalous shift"]) == ("10.0", "1.0", "1.0")
+        assert first["history_windows"] == then["history_windows"] == "168.0"
+        assert {name for name in then if name not in first} >= {
+            "baseline_p50_seconds", "baseline_fallback_level", "outlier_threshold_seconds", "score",
+            "anomalous outlier", "series_learning",
+        }  # fmt: skip
 
     @pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy"])
     def test_the_site_answers_before_anything_is_known(self, path: str, build: Callable[[Config], Exporter]) -> None:

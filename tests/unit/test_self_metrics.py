@@ -210,6 +210,15 @@ class TestCounting:
 
 
 class TestState:
+    def test_what_is_not_known_yet_of_the_baselines_is_absent(self) -> None:
+        values = WholePage(Snapshot(NOON, series=(SeriesStatus(KEY, known=False),), known=False)).values()
+        names = {name.removeprefix(P) for name, *_ in values}
+        assert names & (PER_SERIES.keys() | {"series_by_fallback_level", "series_learning"}) == {
+            "traces_total",
+            "outlier_traces_total",
+        }
+        assert values[P + "series",] == 1
+
     def test_the_ledger(self) -> None:
         values = WholePage.full().values()
         assert {key[1:]: value for key, value in values.items() if key[0] == P + "backfill_windows"} == {

@@ -175,6 +175,14 @@ class TestBaseline:
 
 
 class TestLists:
+    def test_what_is_usual_is_null_as_long_as_it_is_not_known(self, bench: Bench) -> None:
+        series = (SeriesStatus(KEY, current_traces=3, known=False), SeriesStatus(RARE, shift=True, known=False))
+        bench.snapshot = Snapshot(NOW, series=series, known=False)
+        first, second = bench.get("series")["series"]
+        assert (first["state"], first["current_traces"], second["state"]) == ("unjudged", 3, "shifted")
+        for name in ("level", "level_name", "baseline", "outlier_threshold_seconds", "shifted", "outlier", "score"):
+            assert first[name] is None, name
+
     def test_series_and_their_states(self, bench: Bench) -> None:
         found = bench.get("series")
         assert (found["total"], found["next_cursor"], found["judged_at_unix"]) == (3, None, NOON + 0.25)

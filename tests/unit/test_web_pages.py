@@ -44,6 +44,9 @@ def of(*statuses: SeriesStatus, judged_at: float | None = NOON) -> Snapshot:
     return Snapshot(judged_at, series=tuple(sorted(statuses, key=lambda status: status.key)))
 
 
+NOT_KNOWN = replace(of(SeriesStatus(KEY, current_traces=3, known=False)), known=False)
+
+
 def many(count: int) -> Snapshot:
     return of(*(SeriesStatus(SeriesKey("svc", f"GET /{number:03}"), score=number / 100) for number in range(count)))
 
@@ -92,6 +95,7 @@ class TestAnomalous:
             (Snapshot(None), "Not known yet: the current traffic has not been read."),
             (Snapshot(NOON), "Not known yet: no endpoint has sent any traces."),
             (of(SeriesStatus(KEY)), "Not known yet: no endpoint has enough history to be judged by."),
+            (NOT_KNOWN, "Not known yet: what is usual at this hour is still being worked out."),
         ],
     )
     def test_before_anything_is_known_it_does_not_say_that_all_is_well(
@@ -127,6 +131,20 @@ class TestFreshness:
         assert "This is old." not in world.read().text
         world.clock.now += 2
         assert "This is old." in world.read().text
+
+    def test_while_it_is_not_known_what_is_usual_it_says_so_and_counts_nothing_that_depends_on_it(self) -> None:
+        page = World(NOT_KNOWN, backfill_status()).read()
+        assert "Until then there are no baselines and no verdicts; flags stay as they were." in page.text
+        assert "1 endpoints" in page.text
+        for tally in ("with outliers", "learning", "without a baseline"):
+            assert f"0 {tally}" not in page.text
+        assert not any("dot" in (each or "").split() for each in page.attributes("class"))
+        up = SeriesStatus(KEY, current_traces=3, shift=True, since=NOON - 60.0, known=False)
+        page = World(replace(of(up), known=False)).read()
+        assert "Anomalous now 1" in page.text
+        assert (
+            "What is usual at this hour is still being worked out, so whether it still lasts is not known." in page.text
+        )
 
 
 class TestHistory:
@@ -261,6 +279,10 @@ class TestEndpoint:
              "3 requests in the current window (up to 1 h): p50 100 ms, p95 100 ms. There is too little history"),
             (SeriesStatus(KEY, baseline(), current_traces=0), "No requests in the last 5 min."),
             (SeriesStatus(KEY, baseline()), "What it does now is not known"),
+            (SeriesStatus(KEY, current_traces=0, known=False),
+             "What is usual at this hour is still being worked out, so there is no verdict yet."),
+            (SeriesStatus(KEY, current_traces=0, known=False), "baseline – rests on"),
+            (SeriesStatus(KEY, current_traces=0, known=False), "Recent outliers Not known yet."),
         ],
     )  # fmt: skip
     def test_what_is_not_known_is_said(self, status: SeriesStatus, words: str) -> None:

@@ -121,7 +121,7 @@ class EndpointPage:
                 ],
             ]
             if found
-            else h.p["None."],
+            else h.p["None." if status.known else "Not known yet."],
         ]
 
     def _trace(self, trace_id: str) -> h.Element:
@@ -152,7 +152,8 @@ def _facts(status: SeriesStatus, usual: Usual | None, times: words.Times) -> h.E
         _tile("p95 × usual", words.UNKNOWN if ratio is None else words.times(ratio),
               status.score is not None and f"score {status.score:.2f}"),
         _tile("outlier above", words.seconds(status.outlier_threshold_seconds), "a single trace"),
-        _tile("baseline", f"level {status.level:d}", words.LEVELS[status.level]),
+        _tile("baseline", words.UNKNOWN) if status.level is None
+        else _tile("baseline", f"level {status.level:d}", words.LEVELS[status.level]),
         _tile("rests on", words.UNKNOWN if baseline is None else f"{baseline.count:,}",
               baseline is not None and f"traces, {compared_with(baseline)}"),
         _behaviour(status, usual, times),

@@ -51,7 +51,7 @@ _VALUES: Final[Mapping[Sort, Callable[[SeriesStatus], float | None]]] = {
     Sort.P95: lambda status: status.current_p95_seconds,
     Sort.RATIO: words.ratio,
     Sort.TRACES: lambda status: status.current_traces,
-    Sort.LEVEL: lambda status: float(status.level),
+    Sort.LEVEL: lambda status: status.level,
 }
 
 

@@ -86,14 +86,18 @@ def _trouble(snapshot: Snapshot | None, sources: Sources, times: words.Times) ->
     late = snapshot.judged_at is not None and times.now - snapshot.judged_at > max(
         _LATE_SECONDS, _LATE_INTERVALS * sources.interval_seconds
     )
-    return (
-        late
-        and h.div(".notice.odd", role="alert")[
+    if late:
+        return h.div(".notice.odd", role="alert")[
             h.strong["This is old."],
             f" The current traffic is to be read every {words.span(sources.interval_seconds)}, ",
             "and reading it takes long or has stopped. The exporter's log has more.",
         ]
-    )
+    if not snapshot.known:
+        return h.div(".notice.odd", role="alert")[
+            h.strong["What is usual at this hour is still being worked out."],
+            " Until then there are no baselines and no verdicts; flags stay as they were.",
+        ]
+    return None
 
 
 # What is anomalous
@@ -122,6 +126,8 @@ def _verdict(snapshot: Snapshot | None, shifted: list[SeriesStatus]) -> h.Node:
         return None
     if snapshot is None or snapshot.judged_at is None:
         return h.p(".quiet")["Not known yet: the current traffic has not been read."]
+    if not snapshot.known:
+        return h.p(".quiet")["Not known yet: what is usual at this hour is still being worked out."]
     judged = sum(status.shift is not None for status in snapshot.series)
     if not judged:
         return h.p(".quiet")[
@@ -153,6 +159,8 @@ def _card(status: SeriesStatus, sources: Sources, times: words.Times) -> h.Eleme
 def _why(status: SeriesStatus) -> str:
     if status.explanation is not None:
         return str(status.explanation)
+    if not status.known:
+        return "What is usual at this hour is still being worked out, so whether it still lasts is not known."
     if status.current_traces is None:
         return "Tempo cannot be read, so whether it still lasts is not known."
     return "There is no sign of it any more; the flag falls once that has lasted."
@@ -174,6 +182,8 @@ def _tally(snapshot: Snapshot, shifted: int) -> h.Element:
     tiles = (
         ("endpoints", len(snapshot.series), Selection()),
         ("anomalous", shifted, Selection(state=State.SHIFT)),
+    )
+    more = (
         ("with outliers", sum(bool(status.outlier) for status in snapshot.series), Selection(state=State.OUTLIER)),
         ("learning", snapshot.series_learning, Selection(state=State.LEARNING)),
         (
@@ -185,7 +195,7 @@ def _tally(snapshot: Snapshot, shifted: int) -> h.Element:
     return h.ul(".tally")[
         (
             h.li[h.a(href=f"{selection.address()}#endpoints")[h.b[f"{number:,}"], f" {label}"]]
-            for label, number, selection in tiles
+            for label, number, selection in (*tiles, *(more if snapshot.known else ()))
         )
     ]
 

@@ -6,6 +6,7 @@ from typing import Final
 
 import htpy as h
 
+from exporter.core.baseline import FallbackLevel
 from exporter.detector.snapshot import SeriesStatus
 from exporter.web.pages import links, words
 from exporter.web.pages.selection import Selected, Selection, Sort, State
@@ -110,16 +111,16 @@ def _row(status: SeriesStatus) -> h.Element:
             words.UNKNOWN if status.current_traces is None else f"{status.current_traces:,}"
         ],
         h.td(".number.score")[words.UNKNOWN if status.score is None else f"{status.score:.2f}"],
-        h.td(".level")[
-            h.span(f".dot.l{status.level:d}")[f"{status.level:d}"],
-            f" {words.LEVELS[status.level]}",
-            baseline is not None and h.small[f" {baseline.count:,} traces"],
-        ],
+        h.td(".level")[_level(status.level), baseline is not None and h.small[f" {baseline.count:,} traces"]],
     ]
 
 
 def _now_and_usual(label: str, now: float | None, usual: float | None) -> h.Element:
     return h.td(".number", data_label=label)[words.seconds(now), h.small[f" {words.seconds(usual)}"]]
+
+
+def _level(level: FallbackLevel | None) -> h.Node:
+    return words.UNKNOWN if level is None else [h.span(f".dot.l{level:d}")[f"{level:d}"], f" {words.LEVELS[level]}"]
 
 
 def _badges(status: SeriesStatus) -> Iterator[h.Node]:

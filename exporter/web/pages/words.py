@@ -133,6 +133,8 @@ def _present(status: SeriesStatus, parameters: Parameters) -> str:
 
 def _verdict(status: SeriesStatus, usual: Usual | None) -> str:
     baseline = status.baseline
+    if not status.known:
+        return "What is usual at this hour is still being worked out, so there is no verdict yet."
     if baseline is None:
         return "There is too little history for a baseline (level 5), so there is no verdict."
     text = (
