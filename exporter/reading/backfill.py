@@ -118,7 +118,7 @@ class Backfill:
         self._probed_from: int | None = None
         self._failures_in_a_row = 0
         self._resume_at = monotonic()
-        self._status = BackfillStatus(self._plan.progress, clock(), completed_at=None, failure=self._failure())
+        self._status = self._status_with(clock(), completed_at=None)
 
     @property
     def status(self) -> BackfillStatus:
@@ -414,7 +414,13 @@ class Backfill:
             completed_at = self._clock()
             traces = sum(entry.traces for entry in self._plan.entries)
             self._report.complete(now, traces, completed_at - before.started_at)
-        self._status = BackfillStatus(now, before.started_at, completed_at, self._failure())
+        self._status = self._status_with(before.started_at, completed_at)
+
+    def _status_with(self, started_at: float, completed_at: float | None) -> BackfillStatus:
+        plan = self._plan
+        return BackfillStatus(
+            plan.progress, plan.unsampled, plan.range.start, started_at, completed_at, self._failure()
+        )
 
     def _failure(self) -> str | None:
         failed = [entry for entry in self._plan.entries if entry.state is WindowState.FAILED]
