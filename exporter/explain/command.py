@@ -102,11 +102,6 @@ def _about_endpoint(
     config: Config, calendar: Calendar, key: SeriesKey, seconds: float | None, at: float | None, now: float
 ) -> tuple[dict[str, Any], str]:
     path = config.storage.path
-    if not path.exists():
-        raise _NoAnswerError(
-            f"there is no history at {path}: run the exporter until it has read some, or point storage.path (in the "
-            "configuration, or as STORAGE_PATH) at its database"
-        )
     with closing(Store.open_readonly(path)) as store:
         inquiry = Inquiry(store, HourClock(calendar), judge_settings(config))
         known = inquiry.series()

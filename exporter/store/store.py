@@ -92,7 +92,8 @@ class Store:
             DatabaseTooNewError: a newer exporter wrote it.
             DatabaseTooOldError: an older exporter wrote it, and it must be migrated first.
             ForeignFileError: it is not an exporter's.
-            StoreError: it is not there, or cannot be read.
+            MissingDatabaseError: it is not there.
+            StoreError: it cannot be read.
         """
         connection = Connection.open_readonly(path)
         try:

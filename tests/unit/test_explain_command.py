@@ -9,7 +9,6 @@ import yaml
 from click.testing import CliRunner, Result
 
 from exporter.cli.main import main
-from exporter.config.keys import VARIABLES
 from exporter.core.span import SeriesKey
 from exporter.demo.routes import ApiOptions
 from exporter.demo.tempo_api import TempoServer
@@ -39,10 +38,8 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def explain(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Explain:
+def explain(clean_environment: None, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Explain:
     """Runs the command."""
-    for variable in (*VARIABLES, "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str, **environment: str) -> Result:

@@ -24,8 +24,9 @@ from exporter.demo.sender import Accepted, Sender, SendError, StoppedError
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import ORPHAN, ROOT, Operation, SpanTimes, Trace, TraceShape, make_trace
 from exporter.demo.traffic import SATURDAY_AND_SUNDAY
-from tests.e2e.processes import command, environment
+from tests.e2e.processes import command
 from tests.unit.otlp_receiver import Answer, OtlpReceiver, ReceivedSpan, decoded, served
+from tools.processes import environment
 
 NS = 1_000_000_000
 HOUR = 3600

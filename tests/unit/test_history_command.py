@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from exporter.cli.main import main
-from exporter.config.keys import VARIABLES
 from exporter.core.span import SeriesKey
 from exporter.store import Store
 from tests.unit.backtest_traffic import MONDAY, requests, write_history
@@ -26,9 +25,7 @@ UNREAD = ("--incomplete",)
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
+def in_a_directory_of_its_own(clean_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -172,6 +169,7 @@ def test_without_a_history() -> None:
     result = history()
     assert result.exit_code == 1
     assert result.stderr.startswith("there is no history at tempo-anomaly.db: run the exporter")
+    assert "STORAGE_PATH" in result.stderr
 
 
 def test_a_mistake_in_the_configuration(tmp_path: Path) -> None:
