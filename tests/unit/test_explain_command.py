@@ -68,6 +68,14 @@ class TestEndpoint:
         assert "none of the 150 traces that it is compared with took longer" in said
         assert [line for line in lines if len(line) > 120] == []
 
+    def test_a_time_without_an_offset_is_local(self, explain: Explain) -> None:
+        found = [
+            explain(*named(KEY), "--at", at, "--json", TIMEZONE="Europe/Berlin").stdout
+            for at in ("2026-11-17T13:01", "2026-11-17T12:01Z", str(NOON + 60))
+        ]
+        assert found[0] == found[1] == found[2]
+        assert json.loads(found[0])["bucket"]["hour"] == 13
+
     def test_the_same_as_json(self, explain: Explain) -> None:
         found = json.loads(explain(*named(KEY), *AT, "--duration", "320ms", "--json").stdout)
         assert (found["duration"]["outlier"], found["level"], found["present"]) == (True, 1, False)
@@ -113,8 +121,8 @@ class TestEndpoint:
             "an endpoint is a service and a span name: give both --service and --span",
             "a trace has its own duration and time; leave out --duration and --at with --trace",
             "--duration needs a unit, such as s, m, h or d, not '1'",
-            "--at must be a time such as 2026-11-24T14:00:00Z, or Unix seconds, not 'noon'",
             "--trace must be up to 32 hex digits and not all 0, not 'xyz'",
+            "--at must be a time such as 2026-11-24T14:00 (local), 2026-11-24T14:00Z, Unix seconds or now, not 'noon'",
         ]
         assert explain().exit_code == 2
 
