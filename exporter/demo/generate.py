@@ -25,7 +25,7 @@ _TRACES_PER_REQUEST: Final = 200
 """About 150 kB of JSON: far below what receivers take at once."""
 RATE: Final = 400.0
 """Traces a second that a Tempo with its default limits keeps. It holds at most 10,000 that are not over yet
-(``max_traces_per_user``), and drops others without telling the sender. A trace is over for it when nothing has come for a
+(``max_traces_per_user``), and drops others without telling the sender. One is over for it when nothing has come for a
 while and it looks: after 10 s at the most in Tempo 3.0, 15 s from 2.7 on, 20 s before."""
 _LIVE_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 5.0
