@@ -335,3 +335,11 @@ def opened_for_writing(pipe: Path) -> int:
         except OSError:
             assert time.monotonic() < deadline, "nobody reads it"
             time.sleep(0.02)
+
+
+def test_without_a_history_it_says_how_to_come_by_one(tmp_path: Path) -> None:
+    result = backtest()
+    assert result.exit_code == 1
+    assert result.stderr.startswith("there is no history at tempo-anomaly.db: run the exporter until")
+    assert result.stderr.endswith("; or replay a file with --csv\n")
+    assert list(tmp_path.iterdir()) == []
