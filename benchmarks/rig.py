@@ -4,7 +4,6 @@ The clock is told, too: a cycle reads what a source has for the minutes before s
 follow one another without waiting for traffic. Everything else is what an exporter consists of.
 """
 
-import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,8 +11,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -23,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from benchmarks.history import book_of, write_history
 from benchmarks.source import Source
+from benchmarks.told import Told, obey
 from benchmarks.traffic import Traffic, series_key
 from exporter.config import Config
 from exporter.core.detection.flag import Flag
@@ -64,7 +63,7 @@ class Cycle(NamedTuple):
     publish: float
 
 
-class Rig:
+class Rig(Told):
     """The rig's process and the source it reads, seen from the one that measures.
 
     Attributes:
@@ -74,47 +73,30 @@ class Rig:
 
     def __init__(self, folder: Path, series: int) -> None:
         """Set up so many series, each with history and traffic, and go through the first cycle."""
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_run, args=(folder, series, theirs))
-        self._process.start()
-        theirs.close()
-        start = self._connection.recv()
+        super().__init__(_run, folder, series)
+        start = self.connection.recv()
         traces = int(series * _TRACES_PER_SECOND * _TRAFFIC_SECONDS)
         self._source = Source(Traffic(traces, start, start + _TRAFFIC_SECONDS, series, even=True), live=False)
-        self._connection.send(self._source.url)
-        self.port: int = self._connection.recv()
+        self.connection.send(self._source.url)
+        self.port: int = self.connection.recv()
 
     def cycle(self, seconds: float) -> Cycle:
         """Go through a cycle so many seconds after the last."""
-        return Cycle(*self._ask("cycle", seconds))
+        return Cycle(*self.ask("cycle", seconds))
 
     def build(self, on: bool) -> int:
         """Begin or end going through one cycle after the other; returns how many there have been."""
-        return int(self._ask("build", on))
+        return int(self.ask("build", on))
 
     def reference_seconds(self, repeats: int) -> tuple[float, float]:
         """How long prometheus_client takes to render the samples of the page, as text and as OpenMetrics."""
-        text, openmetrics = self._ask("reference_seconds", repeats)
+        text, openmetrics = self.ask("reference_seconds", repeats)
         return text, openmetrics
 
     def close(self) -> None:
         """End the process and the source."""
-        self._connection.close()
-        self._process.join()
+        super().close()
         self._source.close()
-
-    def _ask(self, what: str, *arguments: object) -> Any:
-        self._connection.send((what, arguments))
-        return self._connection.recv()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Known:
@@ -260,9 +242,7 @@ def _run(folder: Path, series: int, connection: Connection) -> None:
     connection.send(book.start)
     parts = _Parts(connection.recv(), replace(book, series=all_))
     connection.send(parts.port)
-    try:
-        while True:
-            what, arguments = connection.recv()
-            connection.send(getattr(parts, what)(*arguments))
-    except EOFError:
-        pass
+    obey(
+        connection,
+        {"cycle": parts.cycle, "build": parts.build, "reference_seconds": parts.reference_seconds},
+    )

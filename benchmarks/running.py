@@ -1,10 +1,8 @@
 """A real exporter, started as its users start it, and what can be seen of it from outside."""
 
 import http.client
-import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ from typing import Any, Final, NamedTuple, Self
 import yaml
 
 from benchmarks.machine import Memory, cpu_seconds, memory
+from tools.processes import environment, free_port
 
 _LOOK_SECONDS: Final = 0.02
 _TIMEOUT_SECONDS: Final = 300.0
@@ -73,7 +72,7 @@ class RunningExporter:
             database: its history.
             settings: further sections of the configuration.
         """
-        port = _free_port()
+        port = free_port()
         config = {
             "tempo": {"url": tempo_url},
             "storage": {"path": str(database)},
@@ -152,14 +151,3 @@ class RunningExporter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def environment() -> dict[str, str]:
-    """An environment without anything that would configure the exporter."""
-    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

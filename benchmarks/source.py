@@ -6,7 +6,6 @@ it; a pace makes it as slow as a real Tempo.
 """
 
 import mmap
-import multiprocessing
 import tempfile
 import threading
 import time
@@ -15,10 +14,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+from benchmarks.told import Told, obey
 from benchmarks.traffic import LONGEST_SECONDS, Traffic, series_key
 from exporter.demo.search import SearchPlan
 from exporter.demo.traces import ROOT, Operation, SpanTimes, TraceShape, make_trace
@@ -36,12 +35,11 @@ class Search(NamedTuple):
     limit: int
 
 
-class Source:
+class Source(Told):
     """The source's process, seen from the one that measures.
 
     Attributes:
         url: where it listens.
-        pid: its process.
     """
 
     def __init__(self, traffic: Traffic, *, live: bool) -> None:
@@ -51,38 +49,16 @@ class Source:
             traffic: the traces.
             live: traces are found only once they have ended, by the clock on the wall.
         """
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(traffic, live, theirs), daemon=True)
-        self._process.start()
-        theirs.close()
-        self.url: str = self._connection.recv()
-        self.pid = self._process.pid
+        super().__init__(_serve, traffic, live, daemon=True)
+        self.url: str = self.connection.recv()
 
     def pace(self, traces_per_second: float | None) -> None:
         """Answer no faster than that, all searches together; as fast as possible with None."""
-        self._ask("pace", traces_per_second)
+        self.ask("pace", traces_per_second)
 
     def take_searches(self) -> list[Search]:
         """The searches answered since this was asked last."""
-        return [Search(*search) for search in self._ask("take_searches")]
-
-    def close(self) -> None:
-        """End the process."""
-        self._connection.close()
-        self._process.join()
-
-    def _ask(self, what: str, *arguments: object) -> Any:
-        self._connection.send((what, arguments))
-        return self._connection.recv()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+        return [Search(*search) for search in self.ask("take_searches")]
 
 
 class _Rendered:
@@ -196,10 +172,5 @@ def _serve(traffic: Traffic, live: bool, connection: Connection) -> None:
     with _Server(_Rendered(traffic), visible) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         connection.send(f"http://127.0.0.1:{server.server_port}")
-        calls: dict[str, Callable[..., Any]] = {"pace": server.set_pace, "take_searches": server.take_searches}
-        try:
-            while True:
-                what, arguments = connection.recv()
-                connection.send(calls[what](*arguments))
-        except EOFError:
-            server.shutdown()
+        obey(connection, {"pace": server.set_pace, "take_searches": server.take_searches})
+        server.shutdown()

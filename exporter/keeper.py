@@ -51,6 +51,7 @@ class Keeper:
         Raises:
             DatabaseInUseError: another exporter uses the database.
             DatabaseTooNewError: a newer exporter wrote it.
+            ForeignFileError: it is not an exporter's.
             ReadingChangedError: it holds another history than the configuration asks for.
             StoreError: it cannot be used, nor set aside.
         """

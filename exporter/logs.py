@@ -152,32 +152,35 @@ class LimitedLog:
     """Writes the same message at most once per interval, and with the next one how many were left out.
 
     Which messages are the same, the first argument says: ``quiet.warning(reason, "trace skipped", reason=reason)``.
+    What is returned says whether it was written.
     """
 
     def __init__(self, log: Log, limit: RateLimit) -> None:
         self._log = log
         self._limit = limit
 
-    def debug(self, key: Hashable, message: str, /, **fields: object) -> None:
+    def debug(self, key: Hashable, message: str, /, **fields: object) -> bool:
         """`Log.debug`, unless the key was logged just now."""
-        self._pass_on(self._log.debug, key, message, fields)
+        return self._pass_on(self._log.debug, key, message, fields)
 
-    def info(self, key: Hashable, message: str, /, **fields: object) -> None:
+    def info(self, key: Hashable, message: str, /, **fields: object) -> bool:
         """`Log.info`, unless the key was logged just now."""
-        self._pass_on(self._log.info, key, message, fields)
+        return self._pass_on(self._log.info, key, message, fields)
 
-    def warning(self, key: Hashable, message: str, /, **fields: object) -> None:
+    def warning(self, key: Hashable, message: str, /, **fields: object) -> bool:
         """`Log.warning`, unless the key was logged just now."""
-        self._pass_on(self._log.warning, key, message, fields)
+        return self._pass_on(self._log.warning, key, message, fields)
 
-    def error(self, key: Hashable, message: str, /, **fields: object) -> None:
+    def error(self, key: Hashable, message: str, /, **fields: object) -> bool:
         """`Log.error`, unless the key was logged just now."""
-        self._pass_on(self._log.error, key, message, fields)
+        return self._pass_on(self._log.error, key, message, fields)
 
-    def _pass_on(self, write: Callable[..., None], key: Hashable, message: str, fields: Mapping[str, object]) -> None:
+    def _pass_on(self, write: Callable[..., None], key: Hashable, message: str, fields: Mapping[str, object]) -> bool:
         held_back = self._limit.admit(key)
-        if held_back is not None:
-            write(message, **({**fields, "suppressed": held_back} if held_back else fields))
+        if held_back is None:
+            return False
+        write(message, **({**fields, "suppressed": held_back} if held_back else fields))
+        return True
 
 
 class _Handler(logging.Handler):

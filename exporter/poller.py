@@ -110,6 +110,8 @@ class Poller:
         self._judged_by: Book | None = None
         self._clock_ahead = clock() - monotonic()
         self._last_success: float | None = None
+        self._unread_since: float | None = None
+        self._outage_told = False
         self._poll_seconds: float | None = None
         self._slices = WHOLE
         self._by_name: frozenset[SeriesKey] = frozenset()
@@ -162,17 +164,32 @@ class Poller:
         except StoppedError:
             return False
         except TempoError as error:
-            self._quiet_log.warning(
-                "unread", "cannot read the current traffic, so nothing is judged until that works", error=error
-            )
+            self._note_outage(began, error)
             self._publish_unjudged(now, str(error))
             return False
         if self._stop.is_set():
             return False
         self._poll_seconds = self._monotonic() - began
         self._last_success = now
+        self._note_answer()
         self._judge(spans, now)
         return complete
+
+    def _note_outage(self, began: float, error: TempoError) -> None:
+        if self._unread_since is None:
+            self._unread_since, self._outage_told = began, False
+        self._outage_told |= self._quiet_log.warning(
+            "unread", "cannot read the current traffic, so nothing is judged until that works", error=error
+        )
+
+    def _note_answer(self) -> None:
+        """Say that an outage is over, if it was said that there is one."""
+        if self._unread_since is not None and self._outage_told:
+            self._log.info(
+                "Tempo answers again, so the current traffic is judged",
+                after_seconds=round(self._monotonic() - self._unread_since),
+            )
+        self._unread_since = None
 
     # Reading
 

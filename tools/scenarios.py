@@ -4,8 +4,6 @@ Each scenario returns the blocks of the document that it has seen, by name.
 """
 
 import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from exporter.demo.scenario import INCIDENT_SERVICE, INCIDENT_SPAN, calendar_weekend
+from exporter.demo.show import tempo_process
 from tests.e2e.processes import ExporterProcess, eventually, run, settings
 from tools.examples import fields, laid_out, shortened
 
@@ -50,22 +49,6 @@ class Observed(ExporterProcess):
         return f"$ tempo-anomaly-exporter {shown}\n{done.stdout if stdout else done.stderr}"
 
 
-@contextmanager
-def demo_tempo(*arguments: str, port: int = 0) -> Iterator[str]:
-    """The demo's Tempo as a process; its address."""
-    with subprocess.Popen(  # noqa: S603 - our own module, with numbers as arguments
-        [sys.executable, "-m", "exporter.demo.tempo_api", "--port", str(port), "--exit-with-parent", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            yield process.stdout.readline().strip() if process.stdout else ""
-        finally:
-            process.terminate()
-
-
 def configured(url: str, **changes: Any) -> dict[str, Any]:
     """The demo's own settings: polls every 3 s, a flag held back for 9 s and kept for 30 s."""
     base: dict[str, Any] = {
@@ -81,7 +64,7 @@ def shop(directory: Path) -> Blocks:
     """The demo's week, an incident, and all that one may ask meanwhile."""
     now = time.time()
     times = ("--anchor", repr(now), "--incident-after", str(-_INCIDENT_AGO_SECONDS))
-    with demo_tempo(*times) as url, Observed(directory, configured(url)) as running:
+    with tempo_process(*times) as url, Observed(directory, configured(url)) as running:
         running.await_logged("backfill is complete", "latency has shifted")
         backfill = running.log()
         backfill = backfill[: 1 + next(n for n, line in enumerate(backfill) if "backfill is complete" in line)]
@@ -113,7 +96,7 @@ def shop(directory: Path) -> Blocks:
 def saturated(directory: Path) -> Blocks:
     """Searches that come back full, and a Tempo that keeps less than is wanted."""
     configuration = configured("", tempo={"limit": 1000}, polling={"backfill_duration": "24h"})
-    with demo_tempo("--retention", str(12 * 3600), "--metrics", "refused") as url:
+    with tempo_process("--retention", str(12 * 3600), "--metrics", "refused") as url:
         configuration["tempo"]["url"] = url
         with Observed(directory, configuration) as running:
             running.await_logged("backfill is complete")
@@ -125,7 +108,7 @@ def saturated(directory: Path) -> Blocks:
 def dense(directory: Path) -> Blocks:
     """More traces than the budget of a window."""
     polling = {"tempo_interval": "15s", "backfill_duration": "4h", "max_traces_per_window": 5000}
-    with demo_tempo("--traffic", "20") as url, Observed(directory, configured(url, polling=polling)) as running:
+    with tempo_process("--traffic", "20") as url, Observed(directory, configured(url, polling=polling)) as running:
         running.await_logged("backfill is complete")
         return {"dense": shortened(running.log())}
 
@@ -133,7 +116,7 @@ def dense(directory: Path) -> Blocks:
 def restart(directory: Path) -> Blocks:
     """Stopped in the middle of its first backfill, and started again."""
     polling = {"backfill_duration": "24h"}
-    with demo_tempo("--delay", "0.5") as url:
+    with tempo_process("--delay", "0.5") as url:
         with Observed(directory, configured(url, polling=polling)) as first:
             first.await_logged("window read", times=8)
             first.stop()
@@ -145,7 +128,7 @@ def restart(directory: Path) -> Blocks:
 def outage(directory: Path) -> Blocks:
     """Tempo goes away in the middle of a backfill, and comes back."""
     anchor = ("--anchor", repr(time.time()))
-    with demo_tempo(*anchor, "--delay", "0.5") as url:
+    with tempo_process(*anchor, "--delay", "0.5") as url:
         running = Observed(directory, configured(url, polling={"backfill_duration": "24h"}))
         running.start()
         running.await_logged("window read", times=8)
@@ -155,7 +138,7 @@ def outage(directory: Path) -> Blocks:
             "cannot read the current traffic, so nothing is judged until that works",
         )
         away = running.typed("verify", "--url", running.url)
-        with demo_tempo(*anchor, port=int(url.rpartition(":")[2])):
+        with tempo_process(*anchor, port=int(url.rpartition(":")[2])):
             running.await_logged("backfill is complete")
             running.wait_for(lambda page: page["tempo_up"] == 1)
             return {"outage": shortened(running.log()), "verify outage": away}

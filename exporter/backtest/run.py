@@ -18,7 +18,7 @@ from exporter.core.codec import DamagedDigestError
 from exporter.core.detection.detector import Detector
 from exporter.core.hours import HourClock
 from exporter.core.span import SeriesKey
-from exporter.store import Store
+from exporter.store import MissingDatabaseError, Store
 from exporter.terminal import bar, printable, progress_line
 from exporter.wiring import judge_settings
 
@@ -96,12 +96,11 @@ def backtest(config: Config, options: Options, warn: Callable[[str], None], prog
 
 def _replay_history(config: Config, options: Options, labels: Sequence[Label] | None, shown: _Progress) -> Report:
     path = config.storage.path
-    if not path.exists():
-        raise NothingToReplayError(
-            f"there is no history at {path}: run the exporter until it has read some, point storage.path at its "
-            "database, or replay a file with --csv"
-        )
-    with closing(Store.open_readonly(path)) as store:
+    try:
+        opened = Store.open_readonly(path)
+    except MissingDatabaseError as error:
+        raise NothingToReplayError(f"{error}; or replay a file with --csv") from error
+    with closing(opened) as store:
         known = store.series()
         until = max((entry.window.end for entry in store.ledger(0, _FOR_EVER) if entry.stored), default=None)
         if not known or until is None:

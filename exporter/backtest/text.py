@@ -8,7 +8,8 @@ from exporter.backtest.replay import SeriesReplay
 from exporter.backtest.report import Episode, Report, per_1000_series_days
 from exporter.backtest.score import Score
 from exporter.config.units import format_duration
-from exporter.core.civil import HOUR_SECONDS, Calendar
+from exporter.core.civil import Calendar
+from exporter.explain.words import counted, hour_ranges
 from exporter.terminal import printable
 
 
@@ -53,22 +54,7 @@ def _span(episode: Episode, calendar: Calendar) -> str:
 
 
 def _hours(starts: Sequence[int], calendar: Calendar) -> str:
-    """Hours as ranges, such as ``2026-01-05 14:00–17:00``."""
-    ranges: list[tuple[int, int]] = []
-    for start in starts:
-        if ranges and ranges[-1][1] == start:
-            ranges[-1] = ranges[-1][0], start + HOUR_SECONDS
-        else:
-            ranges.append((start, start + HOUR_SECONDS))
-    shown = ", ".join(
-        f"{calendar.local(start):%Y-%m-%d %H:%M}–{_end_of_range(start, end, calendar)}" for start, end in ranges
-    )
-    return f"{_counted(len(starts), 'hour')} ({shown})"
-
-
-def _end_of_range(start: int, end: int, calendar: Calendar) -> str:
-    same_day = calendar.local(start).date() == calendar.local(end).date()
-    return f"{calendar.local(end):%H:%M}" if same_day else f"{calendar.local(end):%Y-%m-%d %H:%M}"
+    return f"{counted(len(starts), 'hour')} ({', '.join(hour_ranges(starts, calendar))})"
 
 
 def _minute(unix_seconds: int, calendar: Calendar) -> str:
@@ -81,17 +67,17 @@ def _summary(report: Report, episodes: int) -> Iterator[str]:
     start = min(replay.start for replay in report.replays)
     end = max(replay.end for replay in report.replays)
     yield (
-        f"{len(report.replays):,} series, {_counted(traces, 'trace')}, from {_minute(start, report.calendar)} "
+        f"{len(report.replays):,} series, {counted(traces, 'trace')}, from {_minute(start, report.calendar)} "
         f"to {_minute(end, report.calendar)}; {days:,.1f} series-days after learning"
     )
     rate = per_1000_series_days(episodes, days)
-    yield _counted(episodes, "episode") + ("" if rate is None else f", {rate:,.1f} per 1000 series-days")
+    yield counted(episodes, "episode") + ("" if rate is None else f", {rate:,.1f} per 1000 series-days")
     quarantined = sum(len(replay.quarantined) for replay in report.replays)
     released = sum(len(replay.released) for replay in report.replays)
     accepted = sum(len(replay.accepted) for replay in report.replays)
     yield (
-        f"{_counted(quarantined, 'hour')} kept out of the baselines, {released:,} released because they recur; "
-        f"{_counted(accepted, 'lasting change')} accepted as the new normal"
+        f"{counted(quarantined, 'hour')} kept out of the baselines, {released:,} released because they recur; "
+        f"{counted(accepted, 'lasting change')} accepted as the new normal"
     )
     if unjudged := report.unjudged():
         yield f"{unjudged:,} of the series never had enough history for a verdict"
@@ -109,7 +95,7 @@ def _score(score: Score, elsewhere: int) -> Iterator[str]:
     if elsewhere:
         left_out.append(f"{elsewhere:,} of series that were not replayed")
     aside = f" (left out: {', '.join(left_out)})" if left_out else ""
-    yield f"against {_counted(score.events, 'labelled event')}{aside}"
+    yield f"against {counted(score.events, 'labelled event')}{aside}"
     delay = score.median_delay_seconds
     late = "" if delay is None else f", usually {format_duration(timedelta(seconds=round(delay)))} after they began"
     yield f"  recall     {_ratio(score.recall)}  {score.found:,} found{late}"
@@ -122,7 +108,3 @@ def _score(score: Score, elsewhere: int) -> Iterator[str]:
 
 def _ratio(ratio: float | None) -> str:
     return "   –" if ratio is None else f"{ratio:.2f}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -13,6 +13,9 @@ from exporter.exits import failed
 
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
+TIME_HELP: Final = "2026-11-24T14:00 (on the clock of the configured timezone), 2026-11-24T14:00Z, Unix seconds, or now"
+"""How an instant may be written; ``exporter.explain.inputs`` reads it."""
+
 
 class Shared(NamedTuple):
     """The options that may stand before a command as well as behind it; what stands behind it wins.

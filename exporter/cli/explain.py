@@ -5,14 +5,14 @@ from typing import Any
 
 import click
 
-from exporter.cli.common import Shared, shared_options
+from exporter.cli.common import TIME_HELP, Shared, shared_options
 
 
 @click.command()
 @click.option("--service", metavar="NAME", help="The service_name of an endpoint.")
 @click.option("--span", metavar="NAME", help="Its span_name.")
 @click.option("--duration", metavar="DURATION", help="Would this be an outlier? Such as 320ms or 1s500ms.")
-@click.option("--at", metavar="TIME", help="When, such as 2026-11-24T03:00:00Z or Unix seconds. [default: now]")
+@click.option("--at", metavar="TIME", help=f"When: {TIME_HELP}. [default: now]")
 @click.option(
     "--trace",
     metavar="ID",

@@ -16,9 +16,10 @@ from exporter.cli.common import Shared, shared_options
 @click.option(
     "--rate",
     type=click.FloatRange(1),
-    default=1000.0,
+    default=400.0,
     show_default=True,
-    help="Traces a second while history is sent; live traffic comes as it happens.",
+    help="Traces a second while history is sent; live traffic comes as it happens. Of more than about 500 a Tempo "
+    "with its default limits (max_traces_per_user) drops some, and does not tell.",
 )
 @click.option("--seed", default=7, show_default=True, help="Another seed makes other traffic.")
 @click.option(
@@ -47,6 +48,8 @@ def generate(
     """Send the demo's synthetic traffic to a real Tempo, over OTLP/HTTP.
 
     A week of history first, then live traffic with an incident, until interrupted. Nothing is sent to anywhere else.
+
+    Tempo files history under the present unless its ingestion_time_range_slack is longer than that: docs/install.md.
     """
     if shared.config_file:
         raise click.UsageError("generate needs no configuration; leave --config out")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from exporter.cli.common import Shared, shared_options
+from exporter.cli.common import TIME_HELP, Shared, shared_options
 
 
 @click.command()
@@ -15,12 +15,12 @@ from exporter.cli.common import Shared, shared_options
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write to a file, which is there only once it is whole. [default: standard output]",
 )
-@click.option("--since", metavar="TIME", help="Begin here. [default: with what is stored]")
+@click.option("--since", metavar="TIME", help=f"Begin here: {TIME_HELP}. [default: with what is stored]")
 @click.option(
     "--until",
     metavar="TIME",
-    help="End here. [default: when the exporter began, for Prometheus has scraped it since; three hours ago at the "
-    "latest, for Prometheus may still hold that time in memory]",
+    help="End here, likewise. [default: when the exporter began, for Prometheus has scraped it since; three hours ago "
+    "at the latest, for Prometheus may still hold that time in memory]",
 )
 @click.option(
     "--step", metavar="DURATION", default="5m", show_default=True, help="A sample so often: 5m, 10m, 15m, 20m, 30m, 1h."

@@ -18,7 +18,7 @@ from exporter.pauses import take_short_turns
 from exporter.publish.self_metrics import ProtectionCollector, SelfMetrics
 from exporter.runner import Exporter, PassResult, ReadingChangedError
 from exporter.signals import StopRequest, interruptible
-from exporter.store import DatabaseInUseError, DatabaseTooNewError, Store, StoreError
+from exporter.store import DatabaseInUseError, DatabaseTooNewError, ForeignFileError, Store, StoreError
 from exporter.terminal import bar, printable, progress_line
 from exporter.web.guard import Guard
 from exporter.web.protection import Protection
@@ -83,7 +83,7 @@ def _run(config: Config, protection: Protection | None) -> int:
     try:
         keeper = Keeper(config, metrics, log)
     except (DatabaseInUseError, DatabaseTooNewError, ReadingChangedError, StoreError) as error:
-        give_up(str(error), EXIT_USAGE if isinstance(error, ReadingChangedError) else EXIT_FAILED)
+        give_up(str(error), EXIT_USAGE if isinstance(error, ReadingChangedError | ForeignFileError) else EXIT_FAILED)
     failures: list[BaseException] = []
 
     def fail(error: BaseException) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import Final
 
 _MAX_SHOWN: Final = 60
+_SIMILAR: Final = 0.6
+_COMPARED_CHARACTERS: Final = 200
 
 
 def shown(value: object) -> str:
@@ -25,11 +27,29 @@ def shown_name(name: str) -> str:
     return name if word and word[0] == name else f"{word[0] if word else ''}…"
 
 
-def nearest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str | None:
+def nearest(name: str, valid: Iterable[str], cutoff: float = _SIMILAR) -> str | None:
     """The valid name that a misspelt one most likely meant, whatever its case."""
-    by_folded = {candidate.casefold(): candidate for candidate in valid}
-    matches = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=cutoff)
-    return by_folded[matches[0]] if matches else None
+    return next(iter(all_near(name, valid, most=1, cutoff=cutoff)), None)
+
+
+def all_near(name: str, valid: Iterable[str], *, most: int, cutoff: float = _SIMILAR) -> list[str]:
+    """The valid names that a misspelt one may have meant, best first, whatever their case.
+
+    Args:
+        name: the misspelt one; of very long names the beginnings are compared.
+        valid: the valid ones.
+        most: so many of them.
+        cutoff: how similar they must be, from 0 to 1.
+    """
+    by_folded: dict[str, list[str]] = {}
+    for candidate in valid:
+        by_folded.setdefault(_comparable(candidate), []).append(candidate)
+    matches = difflib.get_close_matches(_comparable(name), by_folded, n=most, cutoff=cutoff)
+    return [candidate for match in matches for candidate in by_folded[match]][:most]
+
+
+def _comparable(name: str) -> str:
+    return name[:_COMPARED_CHARACTERS].casefold()
 
 
 def hint(name: str, valid: Iterable[str]) -> str:

@@ -50,7 +50,9 @@ def show(*, port: int, seed: int, incident_after_seconds: float, seconds: float 
     click.echo("Making a week of synthetic traffic and serving it as Tempo would ...")
     with (
         tempfile.TemporaryDirectory(prefix="tempo-anomaly-demo-") as folder,
-        _tempo_api(now, seed, incident_after_seconds) as url,
+        tempo_process(
+            *("--anchor", repr(now), "--seed", str(seed), "--incident-after", repr(incident_after_seconds))
+        ) as url,
     ):
         config = demo_config(url, now, Path(folder) / "demo.db")
         metrics = SelfMetrics()
@@ -89,14 +91,18 @@ def demo_config(tempo_url: str, now: float, database: Path) -> Config:
 
 
 @contextmanager
-def _tempo_api(now: float, seed: int, incident_after_seconds: float) -> Iterator[str]:
-    """The embedded Tempo API, as a process that does not outlive this one."""
-    arguments = [
-        *("--port", "0", "--exit-with-parent", "--anchor", repr(now), "--seed", str(seed)),
-        *("--incident-after", repr(incident_after_seconds)),
-    ]
-    with subprocess.Popen(  # noqa: S603 - our own module, with numbers as arguments
-        [sys.executable, "-m", "exporter.demo.tempo_api", *arguments],
+def tempo_process(*arguments: str, port: int = 0) -> Iterator[str]:
+    """The embedded Tempo API, as a process that does not outlive this one; its address.
+
+    Args:
+        arguments: options of :mod:`exporter.demo.tempo_api`.
+        port: where it listens; 0 for any free port.
+
+    Raises:
+        click.ClickException: it did not start.
+    """
+    with subprocess.Popen(  # noqa: S603 - our own module, with arguments of our own
+        [sys.executable, "-m", "exporter.demo.tempo_api", "--port", str(port), "--exit-with-parent", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -73,17 +73,17 @@ def run_command(
     if trace is not None and (duration is not None or at is not None):
         complaints.append("a trace has its own duration and time; leave out --duration and --at with --trace")
     seconds = _parsed("--duration", duration, parse_seconds, complaints)
-    instant = _parsed("--at", at, parse_instant, complaints)
     trace_id = _parsed("--trace", trace, parse_trace_id, complaints)
-    if complaints:
-        return failed("\n".join(complaints), EXIT_USAGE)
     try:
         config = load_config(config_file, os.environ)
     except ConfigError as error:
-        return failed(str(error), EXIT_USAGE)
+        return failed("\n".join([*complaints, str(error)]), EXIT_USAGE)
+    calendar = build_calendar(config)
+    instant = _parsed("--at", at, lambda text: parse_instant(text, calendar.zone, clock()), complaints)
+    if complaints:
+        return failed("\n".join(complaints), EXIT_USAGE)
     logs.configure(log_level or "warning", config.log.format)
     key = None if service is None or span is None else SeriesKey(service, span)
-    calendar = build_calendar(config)
     try:
         if trace_id is not None:
             document, text = _about_trace(config, calendar, trace_id, key, clock())
@@ -102,11 +102,6 @@ def _about_endpoint(
     config: Config, calendar: Calendar, key: SeriesKey, seconds: float | None, at: float | None, now: float
 ) -> tuple[dict[str, Any], str]:
     path = config.storage.path
-    if not path.exists():
-        raise _NoAnswerError(
-            f"there is no history at {path}: run the exporter until it has read some, or point storage.path (in the "
-            "configuration, or as STORAGE_PATH) at its database"
-        )
     with closing(Store.open_readonly(path)) as store:
         inquiry = Inquiry(store, HourClock(calendar), judge_settings(config))
         known = inquiry.series()

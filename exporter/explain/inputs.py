@@ -2,7 +2,7 @@
 
 import math
 import re
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import Final
 
 from exporter.config.units import parse_duration
@@ -11,16 +11,24 @@ from exporter.config.wording import shown
 _LATEST: Final = 4_102_444_800
 """The year 2100: whoever asks about a later instant has mistaken the unit."""
 _TRACE_ID_DIGITS: Final = 32
-_RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
+_RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)?)?", re.ASCII)
 
 
-def parse_instant(text: str) -> float:
-    """Unix seconds of an instant as RFC 3339 or as Unix seconds.
+def parse_instant(text: str, zone: tzinfo, now: float) -> float:
+    """Unix seconds of an instant, written as RFC 3339 (as much of it as is needed), as Unix seconds, or as ``now``.
+
+    Args:
+        text: what was written.
+        zone: whose clock an instant without an offset from UTC is read from; of a time that comes twice there, when the
+            clock is turned back, the first is meant.
+        now: Unix seconds.
 
     Raises:
         ValueError: it is neither; the message goes on where the name of the parameter stands.
     """
     text = text.strip()
+    if text == "now":
+        return now
     if re.fullmatch(r"-?[0-9]{1,15}(\.[0-9]+)?", text):
         seconds = float(text)
     else:
@@ -31,11 +39,12 @@ def parse_instant(text: str) -> float:
         except ValueError:
             moment = None
         if moment is None:
-            raise ValueError(f"must be a time such as 2026-11-24T14:00:00Z, or Unix seconds, not {shown(text)}")
-        if moment.tzinfo is None:
-            raise ValueError(f"needs an offset from UTC, such as {shown(text)[1:-1]}Z")
+            raise ValueError(
+                f"must be a time such as 2026-11-24T14:00 (local), 2026-11-24T14:00Z, Unix seconds or now, "
+                f"not {shown(text)}"
+            )
         try:
-            seconds = moment.timestamp()
+            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
         except OverflowError:
             seconds = math.inf
     if not 0 <= seconds < _LATEST:

@@ -1,13 +1,12 @@
 """Which series was meant by a name that there is none of."""
 
-import difflib
 from collections.abc import Iterable
 from typing import Final
 
+from exporter.config.wording import all_near
 from exporter.core.span import SeriesKey
 
 _SIMILAR: Final = 0.5
-_COMPARED_CHARACTERS: Final = 200
 
 
 def nearest_series(wanted: SeriesKey, known: Iterable[SeriesKey], most: int = 5) -> list[SeriesKey]:
@@ -26,10 +25,6 @@ def nearest_series(wanted: SeriesKey, known: Iterable[SeriesKey], most: int = 5)
 def _nearest(name: str, candidates: dict[SeriesKey, str], most: int) -> list[SeriesKey]:
     by_name: dict[str, list[SeriesKey]] = {}
     for key, candidate in sorted(candidates.items()):
-        by_name.setdefault(_comparable(candidate), []).append(key)
-    matches = difflib.get_close_matches(_comparable(name), by_name, n=most, cutoff=_SIMILAR)
-    return [key for match in matches for key in by_name[match]][:most]
-
-
-def _comparable(name: str) -> str:
-    return name[:_COMPARED_CHARACTERS].casefold()
+        by_name.setdefault(candidate, []).append(key)
+    near = all_near(name, by_name, most=most, cutoff=_SIMILAR)
+    return [key for candidate in near for key in by_name[candidate]][:most]

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Final
 from zoneinfo import ZoneInfo
@@ -20,6 +20,7 @@ from exporter.config.wording import shown
 from exporter.core.civil import HOUR_SECONDS, Calendar
 from exporter.core.codec import MARK_SECONDS
 from exporter.exits import EXIT_FAILED, EXIT_USAGE, failed
+from exporter.explain.inputs import parse_instant
 from exporter.history.range import NothingToWriteError, UnreadError
 from exporter.history.write import Options, Written, whole_file, write_history
 from exporter.publish.timed import OWN_LABELS
@@ -115,22 +116,15 @@ def target_labels(given: Sequence[str], config: Config) -> dict[str, str]:
 
 
 def instant(option: str, text: str, zone: ZoneInfo) -> int:
-    """A time as Unix seconds: ISO 8601, local where it names no offset, Unix seconds, or ``now``.
+    """A time as whole Unix seconds.
 
     Raises:
         UsageError: it is none.
     """
-    if text == "now":
-        return int(time.time())
     try:
-        if text.isascii() and text.isdigit():
-            return int(datetime.fromtimestamp(int(text), zone).timestamp())
-        at = datetime.fromisoformat(text)
-        return int((at if at.tzinfo else at.replace(tzinfo=zone)).timestamp())
-    except (ValueError, OverflowError, OSError):
-        raise UsageError(
-            f"{option} {shown(text)} is not a time such as 2026-01-31T15:00, 2026-01-31T15:00Z, Unix seconds, or now"
-        ) from None
+        return int(parse_instant(text, zone, time.time()))
+    except ValueError as error:
+        raise UsageError(f"{option} {error}") from None
 
 
 def step_seconds(text: str) -> int:

@@ -70,20 +70,14 @@ def write_history(config: Config, options: Options, out: IO[bytes], progress: Te
         now: Unix seconds.
 
     Raises:
-        NothingToWriteError: there is no history.
+        NothingToWriteError: nothing is stored of that time.
         UnreadError: part of it has not been read yet.
-        StoreError: it cannot be read.
+        StoreError: it is not there, or cannot be read.
         DatabaseTooNewError: a newer exporter wrote it.
         DatabaseTooOldError: an older exporter wrote it.
         OSError: there is no room for what is written.
     """
-    path = config.storage.path
-    if not path.exists():
-        raise NothingToWriteError(
-            f"there is no history at {path}: run the exporter until it has read some, or point storage.path at its "
-            "database"
-        )
-    with closing(Store.open_readonly(path)) as store, PastWriter(options.target_labels) as writer:
+    with closing(Store.open_readonly(config.storage.path)) as store, PastWriter(options.target_labels) as writer:
         written = Written(_range(store, config, options, now))
         clock = HourClock(build_calendar(config))
         _collect(store, Recall(judge_settings(config), clock), written, options.step_seconds, writer, progress)

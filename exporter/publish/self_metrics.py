@@ -311,6 +311,19 @@ class StateCollector(Collector):
             "Traces read over traces there, in windows where both are known.",
             progress.coverage,
         )
+        yield from _if_known(
+            "backfill_unsampled_coverage_ratio",
+            "The same without the windows of which a sample was read, since they are too dense to be read whole.",
+            status.unsampled.coverage,
+        )
+        yield _gauge(
+            "backfill_sampled_windows",
+            "Windows wanted that are too dense to be read whole, and of which a sample was read.",
+            status.sampled_windows,
+        )
+        yield _gauge(
+            "backfill_wanted_since_timestamp_seconds", "Start of the oldest window wanted.", status.wanted_since
+        )
         yield _gauge(
             "backfill_started_timestamp_seconds", "When this process began to read history.", status.started_at
         )

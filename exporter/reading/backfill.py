@@ -6,7 +6,6 @@ read. A few workers take batches of windows, newest first; each batch is committ
 
 import threading
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from itertools import compress
 from typing import Final, Protocol
 
@@ -22,16 +21,17 @@ from exporter.core.ledger import (
     wanted,
 )
 from exporter.logs import Log
+from exporter.reading.absence import Absence
 from exporter.reading.admission import Admission
 from exporter.reading.counts import Counter, SourceCounts
 from exporter.reading.exact import Searcher
-from exporter.reading.outcome import confirmed_entries, expired_entries, failed_entries, read_entries, skipped
+from exporter.reading.outcome import failed_entries, read_entries, skipped
 from exporter.reading.plan import Plan
 from exporter.reading.report import Report
-from exporter.reading.retention import any_trace, expired_windows
 from exporter.reading.settings import BackfillSettings
 from exporter.reading.status import BackfillStatus
 from exporter.reading.window import Part, WindowReader
+from exporter.reading.work import OpenWork
 from exporter.store import Store, StoreError
 from exporter.telemetry import Telemetry
 from exporter.tempo.errors import StoppedError, TempoError
@@ -41,12 +41,9 @@ _LONGEST_WAIT_SECONDS: Final = 60
 
 _LOOK_SECONDS: Final = 1.0
 _SHORTEST_WAIT_SECONDS: Final = 0.05
-_LONGEST_BREAK_SECONDS: Final = 60
 _COUNTED_SECONDS: Final = 24 * HOUR_SECONDS
 """How far back one question for counts reaches, where Tempo lets it: also over windows that were read, to see whether
 more has come since."""
-_PROBE_FROM_WINDOWS: Final = 12
-"""Fewer windows than this are read as fast as Tempo's retention is probed."""
 
 
 class Source(Searcher, Counter, Protocol):
@@ -109,26 +106,20 @@ class Backfill:
         self._stop = stop
         self._report = Report(log, calendar, monotonic)
         self._on_commit = on_commit
-
-        # All below is guarded by this condition, on which idle workers wait.
-        self._changed = threading.Condition()
         range_ = self._wanted()
-        self._plan = Plan(range_, store.ledger(range_.start, range_.end), calendar)
-        self._probing = False
-        self._probed_from: int | None = None
-        self._failures_in_a_row = 0
-        self._resume_at = monotonic()
-        self._status = BackfillStatus(self._plan.progress, clock(), completed_at=None, failure=self._failure())
+        plan = Plan(range_, store.ledger(range_.start, range_.end), calendar)
+        self._work = OpenWork(plan, store, self._report, clock=clock, monotonic=monotonic)
+        self._absence = Absence(searcher, self._work, self._report, clock)
 
     @property
     def status(self) -> BackfillStatus:
         """Where the ledger stood after the last change."""
-        return self._status
+        return self._work.status
 
     def settled_until(self) -> int:
         """Up to when the ledger has no gap, Unix seconds."""
-        with self._changed:
-            return self._plan.settled_until
+        with self._work.changed:
+            return self._work.plan.settled_until
 
     def run(self, *, patience: int | None = None) -> None:
         """Read what the ledger lacks.
@@ -137,10 +128,10 @@ class Backfill:
             patience: by default it goes on until stopped, as windows settle. With a number it returns as soon as
                 there is nothing left that can be read now, or after so many failed batches in a row.
         """
-        with self._changed:
-            self._publish()
+        with self._work.changed:
+            self._work.publish()
         workers = [
-            threading.Thread(target=self._work, args=(patience,), name=f"backfill-{number}", daemon=True)
+            threading.Thread(target=self._worker, args=(patience,), name=f"backfill-{number}", daemon=True)
             for number in range(self._settings.max_concurrency)
         ]
         for worker in workers:
@@ -152,61 +143,59 @@ class Backfill:
 
     def wake(self) -> None:
         """Let idle workers look around now: it is time to stop, or a clock was moved."""
-        with self._changed:
-            self._changed.notify_all()
+        with self._work.changed:
+            self._work.changed.notify_all()
 
     # A worker's life
 
-    def _work(self, patience: int | None) -> None:
+    def _worker(self, patience: int | None) -> None:
         while not self._stop.is_set():
             self._follow_clock()
-            with self._changed:
+            with self._work.changed:
                 # Asked once more, since whoever says stop wakes only those who are waiting already.
                 if self._stop.is_set():
                     return
                 if patience is not None and self._nothing_to_wait_for(patience):
-                    self._changed.notify_all()
+                    self._work.changed.notify_all()
                     return
                 batch: Batch | None = None
                 doubtful: Sequence[LedgerEntry] = ()
-                unprobed = self._worth_probing()
-                if unprobed:
-                    self._probing = True
-                elif self._monotonic() >= self._resume_at:
-                    if patience is None and (late := self._plan.reread(self._clock())):
+                unprobed = self._absence.take()
+                if not unprobed and not self._work.resting_seconds:
+                    if patience is None and (late := self._work.plan.reread(self._clock())):
                         self._report.read_again(late)
-                    batch = self._plan.take(self._clock(), self._batch_rules(), self._counts.of)
+                    batch = self._work.plan.take(self._clock(), self._batch_rules(), self._counts.of)
                     if batch is None and patience is None:
-                        doubtful = self._plan.doubt(self._clock())
+                        doubtful = self._work.plan.doubt(self._clock())
                 if not (unprobed or batch or doubtful):
-                    self._changed.wait(self._pause_seconds())
+                    self._work.changed.wait(self._pause_seconds())
                     continue
             if batch is not None:
                 self._read(batch)
             elif doubtful:
-                self._ask_again(doubtful)
+                self._absence.ask_again(doubtful)
             else:
-                self._find_oldest(unprobed)
+                self._absence.find_oldest(unprobed)
 
     def _follow_clock(self) -> None:
         """What is wanted moves on with the clock, and what is too old is forgotten."""
         try:
-            with self._changed:
-                range_, before = self._wanted(), self._plan.range
+            with self._work.changed:
+                range_, before = self._wanted(), self._work.plan.range
                 if range_ == before:
                     return
                 set_back = range_.start < before.start
-                self._plan.advance(range_, self._store.ledger(range_.start, before.start) if set_back else ())
-                self._publish()
+                self._work.plan.advance(range_, self._store.ledger(range_.start, before.start) if set_back else ())
+                self._work.publish()
             pruned = self._store.prune(int(self._clock() - self._settings.retention_seconds))
             self._admission.forget(pruned.series)
         except StoreError as error:
             self._report.not_followed(error)
 
     def _nothing_to_wait_for(self, patience: int) -> bool:
-        if self._plan.in_hand or self._probing:
+        if self._work.plan.in_hand or self._absence.probing:
             return False
-        return self._failures_in_a_row >= patience or not self._plan.readable(self._clock())
+        return self._work.failures_in_a_row >= patience or not self._work.plan.readable(self._clock())
 
     def _batch_rules(self) -> BatchRules:
         return BatchRules(
@@ -217,9 +206,8 @@ class Backfill:
         )
 
     def _pause_seconds(self) -> float:
-        due = self._plan.seconds_until_due(self._clock(), self._settings.settle_seconds)
-        rest = self._resume_at - self._monotonic()
-        return min(_LONGEST_WAIT_SECONDS, max(_SHORTEST_WAIT_SECONDS, rest if rest > 0 else due))
+        due = self._work.plan.seconds_until_due(self._clock(), self._settings.settle_seconds)
+        return min(_LONGEST_WAIT_SECONDS, max(_SHORTEST_WAIT_SECONDS, self._work.resting_seconds or due))
 
     # Reading
 
@@ -252,11 +240,11 @@ class Backfill:
 
     def _counted(self, batch: Batch) -> Batch:
         """The batch with what Tempo says it holds, where it does."""
-        with self._changed:
-            others = self._plan.near(batch.end, _COUNTED_SECONDS)
+        with self._work.changed:
+            others = self._work.plan.near(batch.end, _COUNTED_SECONDS)
         if self._counts.learn(batch.windows, others):
-            with self._changed:
-                self._plan.doubt_counts(self._counts.of, self._clock())
+            with self._work.changed:
+                self._work.plan.doubt_counts(self._counts.of, self._clock())
         counts = [self._counts.of(window) for window in batch.windows]
         known = [count for count in counts if count is not None]
         return batch if len(known) < len(counts) else Batch(batch.windows, sum(known))
@@ -267,9 +255,9 @@ class Backfill:
         Raises:
             StoreError: it was not written.
         """
-        with self._changed:
-            before = [self._plan.before(content.window) for content in part.contents]
-            rereads = [self._plan.rereads(content.window) for content in part.contents]
+        with self._work.changed:
+            before = [self._work.plan.before(content.window) for content in part.contents]
+            rereads = [self._work.plan.rereads(content.window) for content in part.contents]
         entries = read_entries(part, self._counts.compare, rereads, seconds=seconds, now=self._clock())
         # Read once more and less was there: what stands in the database is the better part.
         better = [
@@ -286,113 +274,30 @@ class Backfill:
         for entry in entries:
             if entry.state is WindowState.PARTIAL:
                 self._telemetry.truncated("backfill")
-        with self._changed:
-            self._failures_in_a_row = 0
-            self._note(entries)
+        with self._work.changed:
+            self._work.succeeded()
+            self._work.note(entries)
         self._on_commit(list(compress(entries, better)))
 
     def _fail(self, batch: Batch, unread: Collection[Window], error: str) -> None:
         windows = [window for window in batch.windows if window in unread] or batch.windows
         self._report.failed(windows, error)
-        with self._changed:
+        with self._work.changed:
             # What was read before, and was only to be completed, stays as it is.
-            before = list(filter(None, map(self._plan.before, windows)))
-            self._note(before)
+            before = list(filter(None, map(self._work.plan.before, windows)))
+            self._work.note(before)
             known = {entry.window for entry in before}
             windows = [window for window in windows if window not in known]
-            entries = failed_entries(windows, self._plan.attempts, error, now=self._clock())
-        self._record(entries)
+            entries = failed_entries(windows, self._work.plan.attempts, error, now=self._clock())
+        self._work.record(entries)
         self._release(batch, failed=True)
 
     def _release(self, batch: Batch, *, failed: bool = False) -> None:
-        with self._changed:
-            self._plan.give_back(batch.windows)
+        with self._work.changed:
+            self._work.plan.give_back(batch.windows)
             if failed:
-                self._rest()
-            self._changed.notify_all()
-
-    def _rest(self) -> None:
-        """After a failure let everything rest a little, longer each time in a row: Tempo may be down."""
-        self._failures_in_a_row += 1
-        pause = min(_LONGEST_BREAK_SECONDS, 2 ** min(self._failures_in_a_row - 1, 10))
-        self._resume_at = self._monotonic() + pause
-
-    # Tempo's retention
-
-    def _worth_probing(self) -> Sequence[Window]:
-        """The windows never tried, if there are so many that it is worth asking first where Tempo's traces begin."""
-        if self._probing or self._monotonic() < self._resume_at:
-            return ()
-        untouched = self._plan.untouched()
-        if len(untouched) < _PROBE_FROM_WINDOWS or untouched[0].start == self._probed_from:
-            return ()
-        return untouched
-
-    def _find_oldest(self, windows: Sequence[Window]) -> None:
-        """Give up all windows before Tempo's first traces."""
-        try:
-            expired = expired_windows(windows, partial(any_trace, self._searcher))
-            self._expire(expired)
-        except StoppedError:
-            pass
-        except Exception as error:  # noqa: BLE001 - as above
-            self._report.not_probed(error)
-            with self._changed:
-                self._rest()
-        else:
-            with self._changed:
-                self._probed_from = expired[-1].end if expired else windows[0].start
-        finally:
-            with self._changed:
-                self._probing = False
-                self._changed.notify_all()
-
-    def _expire(self, windows: Sequence[Window]) -> None:
-        with self._changed:
-            # Others have gone on reading, and what they took is theirs.
-            windows = self._plan.claim(windows)
-        if not windows:
-            return
-        self._report.expired(windows)
-        self._record(expired_entries(windows, now=self._clock()))
-        with self._changed:
-            self._plan.give_back(windows)
-
-    def _ask_again(self, entries: Sequence[LedgerEntry]) -> None:
-        """Ask whether some windows that were without traces still are; read them again if they are not."""
-        windows = [entry.window for entry in entries]
-        try:
-            # The last second is left out: what begins at the end of a range belongs to the next window.
-            found = any_trace(self._searcher, windows[0].start, windows[-1].end - 1)
-        except StoppedError:
-            pass
-        except Exception as error:  # noqa: BLE001 - as above
-            self._report.not_probed(error)
-            with self._changed:
-                self._rest()
-        else:
-            if found:
-                self._report.reopened(windows)
-                with self._changed:
-                    self._plan.reopen(windows)
-                    self._publish()
-            else:
-                self._record(confirmed_entries(entries, now=self._clock()))
-        finally:
-            with self._changed:
-                self._plan.give_back(windows)
-                self._changed.notify_all()
-
-    def _record(self, entries: Sequence[LedgerEntry]) -> None:
-        """Write lines without digests; if that fails, this process still knows them."""
-        try:
-            self._store.commit(entries)
-        except StoreError as error:
-            self._report.not_noted(error)
-        with self._changed:
-            self._note(entries)
-
-    # Bookkeeping, under the condition
+                self._work.rest()
+            self._work.changed.notify_all()
 
     def _wanted(self) -> Wanted:
         return wanted(
@@ -402,20 +307,3 @@ class Backfill:
             settle_seconds=self._settings.settle_seconds,
             batch_seconds=self._settings.batch_seconds,
         )
-
-    def _note(self, entries: Sequence[LedgerEntry]) -> None:
-        self._plan.note(entries)
-        self._publish()
-
-    def _publish(self) -> None:
-        before, now = self._status, self._plan.progress
-        completed_at = before.completed_at
-        if now.complete and completed_at is None:
-            completed_at = self._clock()
-            traces = sum(entry.traces for entry in self._plan.entries)
-            self._report.complete(now, traces, completed_at - before.started_at)
-        self._status = BackfillStatus(now, before.started_at, completed_at, self._failure())
-
-    def _failure(self) -> str | None:
-        failed = [entry for entry in self._plan.entries if entry.state is WindowState.FAILED]
-        return max(failed, key=lambda entry: entry.read_at).error if failed else None

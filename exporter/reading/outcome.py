@@ -119,6 +119,15 @@ def confirmed_entries(entries: Iterable[LedgerEntry], *, now: float) -> list[Led
     ]
 
 
+def was_sampled(entry: LedgerEntry) -> bool:
+    """Whether a line is of a window that was too dense to be read whole, so that a sample of it was meant to do.
+
+    Of a window that was to be read whole and lacks as much it is known that it is to be read once more, or was.
+    """
+    lacks = entry.coverage is not None and entry.coverage < 1 - MISSING_SHARE
+    return lacks and entry.state is WindowState.DONE and entry.retry_at is None and not entry.attempts
+
+
 def skipped(contents: Iterable[WindowContent]) -> Counter[SkipReason]:
     """How many spans were read and not kept, by reason."""
     total: Counter[SkipReason] = Counter()

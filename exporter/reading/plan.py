@@ -22,6 +22,7 @@ from exporter.core.ledger import (
     progress,
     ready,
 )
+from exporter.reading.outcome import was_sampled
 
 _PATIENCE_ATTEMPTS: Final = 3
 
@@ -53,6 +54,13 @@ class Plan:
     def progress(self) -> Progress:
         """How far it has come."""
         return progress(self._entries.values(), self._unread, self._range)
+
+    @property
+    def unsampled(self) -> Progress:
+        """The same without the windows of which a sample was meant to do."""
+        return progress(
+            (entry for entry in self._entries.values() if not was_sampled(entry)), self._unread, self._range
+        )
 
     @property
     def in_hand(self) -> bool:

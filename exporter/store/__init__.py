@@ -1,7 +1,8 @@
 """The only part that touches SQLite."""
 
 from exporter.store.aside import set_aside
-from exporter.store.connection import Connection, StoreError
+from exporter.store.connection import Connection, MissingDatabaseError, StoreError
+from exporter.store.foreign import ForeignFileError
 from exporter.store.lock import DatabaseInUseError
 from exporter.store.rows import Findings, Pruned, SeriesHistory, SeriesTraffic, Totals
 from exporter.store.schema import DatabaseTooNewError, DatabaseTooOldError, DatabaseVersionError
@@ -14,6 +15,8 @@ __all__ = [
     "DatabaseTooOldError",
     "DatabaseVersionError",
     "Findings",
+    "ForeignFileError",
+    "MissingDatabaseError",
     "Pruned",
     "SeriesHistory",
     "SeriesTraffic",

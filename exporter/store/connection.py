@@ -30,6 +30,17 @@ class StoreError(Exception):
         self.reason: StorageFailure = reason
 
 
+class MissingDatabaseError(StoreError):
+    """There is no file to read from."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            "readonly",
+            f"there is no history at {path}: run the exporter until it has read some, or point storage.path (in the "
+            "configuration, or as STORAGE_PATH) at its database",
+        )
+
+
 class Connection:
     """One connection for all threads, each of which holds it for single statements or one short transaction.
 
@@ -106,8 +117,11 @@ class Connection:
         """Open an existing database file for reading only; no lock is taken and a running exporter is not disturbed.
 
         Raises:
-            StoreError: it is not there, or cannot be read.
+            MissingDatabaseError: it is not there.
+            StoreError: it cannot be read.
         """
+        if not path.exists():
+            raise MissingDatabaseError(path)
         # Whoever has a database in WAL mode open keeps a log beside it, and so would SQLite even to read it: files that
         # belong to the wrong user then, or cannot be made at all. Without a log nobody writes, so it is not needed.
         unused = not path.with_name(f"{path.name}-wal").exists()

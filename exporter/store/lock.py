@@ -5,6 +5,20 @@ import os
 from pathlib import Path
 
 
+def _lock_file(database: Path) -> Path:
+    # Beside the file itself: by whatever links it is reached, there is one lock.
+    database = database.resolve()
+    return database.with_name(database.name + ".lock")
+
+
+def was_locked(database: Path) -> bool:
+    """Whether an exporter holds a database or has held it: the lock's file stays, with the number of its process."""
+    try:
+        return _lock_file(database).read_bytes()[:32].strip().isdigit()
+    except OSError:
+        return False
+
+
 class DatabaseInUseError(Exception):
     """Another process holds the database."""
 
@@ -19,10 +33,7 @@ class DatabaseLock:
             DatabaseInUseError: another process holds it.
             OSError: the lock file cannot be made.
         """
-        # Beside the file itself: by whatever links it is reached, there is one lock.
-        database = database.resolve()
-        path = database.with_name(database.name + ".lock")
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = os.open(_lock_file(database), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -30,8 +41,8 @@ class DatabaseLock:
             os.close(self._descriptor)
             process = f" (process {holder})" if holder else ""
             raise DatabaseInUseError(
-                f"{database} is in use by another exporter{process}; two on one database would overwrite each other. "
-                "Stop that one, or give this one a storage.path of its own."
+                f"{database.resolve()} is in use by another exporter{process}; two on one database would overwrite "
+                "each other. Stop that one, or give this one a storage.path of its own."
             ) from None
         except OSError:
             os.close(self._descriptor)

@@ -6,6 +6,7 @@ a further one.
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from sqlite_utils import Database
 
@@ -96,6 +97,21 @@ def _quarantine_index(db: Database) -> None:
 MIGRATIONS: Sequence[Callable[[Database], None]] = (_first, _quarantine_index)
 
 
+_TABLES_OF_EVERY_VERSION: Final = frozenset({"series", "windows", "digests"})
+
+
+def is_ours(connection: sqlite3.Connection) -> bool:
+    """Whether an exporter has made a database, of whatever version, or whether nobody has put anything into it yet.
+
+    Raises:
+        sqlite3.Error: it cannot be read.
+    """
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    if tables:
+        return tables >= _TABLES_OF_EVERY_VERSION
+    return _version(connection) == 0
+
+
 def migrate(connection: sqlite3.Connection) -> int:
     """Bring a database to the newest version, each step in a transaction; returns how many steps it took.
 
@@ -129,10 +145,14 @@ def check_version(connection: sqlite3.Connection) -> None:
 
 
 def _known_version(connection: sqlite3.Connection) -> int:
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    version = _version(connection)
     if version > len(MIGRATIONS):
         raise DatabaseTooNewError(
             f"the database is of version {version}, this exporter knows versions up to {len(MIGRATIONS)}. "
             "Run the newer exporter again, or point storage.path at another file."
         )
     return version
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])

@@ -18,6 +18,7 @@ from exporter.core.codec import encode_digest, encode_marks
 from exporter.core.ledger import LedgerEntry, Window
 from exporter.core.span import SeriesKey
 from exporter.store.connection import Connection, OnDamage, OnFailure
+from exporter.store.foreign import check_ours, refuse_foreign
 from exporter.store.histories import histories, history_rows, traffic_rows, traffics
 from exporter.store.rows import (
     ENTRY_COLUMNS,
@@ -72,8 +73,10 @@ class Store:
         Raises:
             DatabaseInUseError: another exporter uses it.
             DatabaseTooNewError: a newer exporter wrote it.
+            ForeignFileError: it is not an exporter's.
             StoreError: it cannot be opened or created.
         """
+        refuse_foreign(path)
         connection = Connection.open(path, on_failure, on_damage)
         try:
             return cls(connection)
@@ -88,11 +91,14 @@ class Store:
         Raises:
             DatabaseTooNewError: a newer exporter wrote it.
             DatabaseTooOldError: an older exporter wrote it, and it must be migrated first.
-            StoreError: it is not there, or cannot be read.
+            ForeignFileError: it is not an exporter's.
+            MissingDatabaseError: it is not there.
+            StoreError: it cannot be read.
         """
         connection = Connection.open_readonly(path)
         try:
             with connection.reading(f"opening {path}") as db:
+                check_ours(db, path)
                 check_version(db)
             return cls(connection)
         except BaseException:

@@ -14,7 +14,12 @@ from exporter.verify.facts import NIGHT_HOUR, Facts
 _FRESH_SECONDS: Final = 60
 _STALE_SECONDS: Final = 300
 _FAILURES_SHARE: Final = 0.01
+_FAILURES: Final = 10
+"""Fewer failures mean nothing, whatever share of few requests they are: many a Tempo refuses to count what it has."""
 _COVERED: Final = 0.99
+_QUIET_SECONDS: Final = 24 * 3600
+_QUIET_SHARE: Final = 0.25
+"""So much of the wanted history may be without traces at its beginning: services sleep at night."""
 _MOST_SERIES: Final = 0.8
 _UNAVAILABLE: Final = 5
 
@@ -91,7 +96,7 @@ def _tempo(facts: Facts) -> Iterator[Line]:
     worst = next((reason for reason, count in reasons.most_common(1) if count), "")
     if facts.metrics.get("tempo_up") != 1:
         yield Line("tempo", Outcome.FAIL, f"the last request was not answered ({asked})", _READ_TEMPO)
-    elif share > _FAILURES_SHARE:
+    elif share > _FAILURES_SHARE and failures >= _FAILURES:
         advice = f"most failed as {worst}: see the exporter's log for what was said" if worst else ""
         yield Line("tempo", Outcome.WARN, f"it answers, but {share:.1%} of requests failed ({asked})", advice)
     else:
@@ -162,19 +167,48 @@ def _retention(facts: Facts) -> Iterator[Line]:
             f"polling.backfill_duration: {retention}"
         )
         yield Line("history", Outcome.WARN, detail, advice)
+    elif without := _hours_without_traces(facts, oldest):
+        advice = (
+            "Tempo may keep traces no longer than that, or there was no traffic then, or none that tempo.filter lets "
+            f"through. If it keeps no longer, set polling.backfill_duration: {hours}h"
+        )
+        detail = f"{detail}; in the {without} h before, which are wanted too, Tempo had none"
+        yield Line("history", Outcome.WARN, detail, advice)
     else:
         yield Line("history", Outcome.PASS, detail)
 
 
+def _hours_without_traces(facts: Facts, oldest: float) -> int:
+    """How long the wanted history has no traces at its beginning; 0 where that is no longer than a night."""
+    wanted_since = facts.metrics.get("backfill_wanted_since_timestamp_seconds")
+    if wanted_since is None or facts.metrics.get("backfill_complete") != 1:
+        return 0
+    without = oldest - wanted_since
+    remarkable = min(_QUIET_SECONDS, (facts.healthy.at - wanted_since) * _QUIET_SHARE)
+    return int(without / 3600) if without >= max(3600.0, remarkable) else 0
+
+
 def _completeness(facts: Facts) -> Iterator[Line]:
-    coverage = facts.metrics.get("backfill_coverage_ratio")
+    metrics = facts.metrics
+    coverage, whole = metrics.get("backfill_coverage_ratio"), metrics.get("backfill_unsampled_coverage_ratio")
     if coverage is None:
         return
+    sampled = metrics.get("backfill_sampled_windows") or 0
     detail = f"{coverage:.1%} of the traces in the windows that were read"
-    if coverage >= _COVERED:
+    if sampled:
+        detail += (
+            f"; {sampled:,.0f} windows are too dense for polling.max_traces_per_window and were sampled on purpose"
+        )
+    if whole is None or whole >= _COVERED:
         yield Line("coverage", Outcome.PASS, detail)
+        return
+    if sampled:
+        detail += f"; {whole:.1%} in the others"
+    if metrics.by("backfill_windows", "state").get("partial", 0):
+        advice = "raise tempo.limit, so that the busiest seconds can be read whole"
     else:
-        yield Line("coverage", Outcome.WARN, detail, "raise tempo.limit, so that busy windows can be read whole")
+        advice = "Tempo counts more than it returned: if traces reach it late, raise polling.settle"
+    yield Line("coverage", Outcome.WARN, detail, advice)
 
 
 def _saturation(facts: Facts) -> Iterator[Line]:

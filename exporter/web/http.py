@@ -110,7 +110,7 @@ class Site:
         path = environ.get("PATH_INFO", "")
         page = self._pages.get(path)
         if page is None:
-            return refusal(path, HTTPStatus.NOT_FOUND, "There is nothing here; the start page is at /")
+            return refusal(path, HTTPStatus.NOT_FOUND, "There is nothing here; the status page is at /")
         if method not in ("GET", "HEAD"):
             allowed = (("Allow", "GET, HEAD"),)
             return refusal(path, HTTPStatus.METHOD_NOT_ALLOWED, "This address can only be read", allowed)

@@ -1,7 +1,6 @@
 """The exporter as a process of its own, as users run it."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import requests
 import yaml
 
 from tests.e2e.scrape import Metrics
+from tools.processes import environment
 
 Settings = Mapping[str, Any]
 
@@ -54,16 +54,6 @@ def write_settings(directory: Path, configuration: Settings) -> Path:
 def command(*arguments: str, module: str = "exporter") -> list[str]:
     """The exporter's command line."""
     return [sys.executable, "-m", module, *arguments]
-
-
-def environment(**more: str) -> dict[str, str]:
-    """An environment without anything that configures the exporter or sends its requests elsewhere."""
-    kept = {
-        name: os.environ[name]
-        for name in ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH")
-        if name in os.environ
-    }
-    return {**kept, **more}
 
 
 def run(*arguments: str, directory: Path, timeout: float = 60, **environ: str) -> subprocess.CompletedProcess[str]:

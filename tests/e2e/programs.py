@@ -5,7 +5,6 @@ All of them listen on loopback and on a free port, and end with the ``with`` tha
 
 import json
 import queue
-import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,21 +18,14 @@ from typing import Any, ClassVar, Final, Self
 import requests
 import yaml
 
-from tests.e2e.processes import Lines, environment, eventually
+from tests.e2e.processes import Lines, eventually
 from tests.tools import tool
+from tools.processes import environment, free_port
 
 _START_SECONDS: Final = 60.0
 _END_SECONDS: Final = 30.0
 _HTTP_SECONDS: Final = 10.0
 _ATTEMPTS: Final = 3
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Program:

@@ -13,8 +13,9 @@ import pytest
 import requests
 
 from exporter.core.span import SeriesKey
-from tests.e2e.processes import Lines, command, environment, eventually, run
+from tests.e2e.processes import Lines, command, eventually, run
 from tests.e2e.scrape import Metrics
+from tools.processes import environment
 
 CHECKOUT = SeriesKey("checkout", "POST /checkout")
 READ_SECONDS = 60

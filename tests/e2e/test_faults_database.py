@@ -144,6 +144,8 @@ def test_a_damaged_database_is_set_aside_and_read_again(
 ) -> None:
     database = tmp_path / DATABASE
     shutil.copy(whole, database)
+    # It shows that an exporter has used the file, where the file itself may not.
+    shutil.copy(f"{whole}.lock", f"{database}.lock")
     damage(database)
     damaged = database.read_bytes()
     running = exporter(configuration(tempo_url))
@@ -189,6 +191,7 @@ def test_a_log_of_the_damaged_one_is_not_played_into_the_fresh_one(
         shutil.copy(database, crashed / DATABASE)
         (crashed / f"{DATABASE}-wal").write_bytes(log)
     (crashed / DATABASE).write_bytes(b"\0" * 100)
+    shutil.copy(f"{whole}.lock", crashed / f"{DATABASE}.lock")
     running = exporter(configuration(tempo_url), directory=crashed)
     running.wait_until_filled()
     assert running.stop() == 0

@@ -15,11 +15,12 @@ from exporter.core.span import SeriesKey
 from exporter.demo.tempo_api import TempoServer
 from exporter.tempo.decode import MAX_NAME_CHARACTERS
 from exporter.web.pages.words import cut
-from tests.e2e.processes import ExporterProcess, command, environment, settings, write_settings
+from tests.e2e.processes import ExporterProcess, command, settings, write_settings
 from tests.e2e.scrape import OPENMETRICS, Metrics
 from tests.e2e.test_http import PageText
 from tests.e2e.traffic import HOUR, MINUTE, Traffic
 from tests.tools import tool
+from tools.processes import environment
 
 DATABASE = "tempo-anomaly.db"
 HOSTILE: Final = (

@@ -13,8 +13,9 @@ import pytest
 
 from exporter import __version__
 from tests.e2e.conftest import StartTempo
-from tests.e2e.processes import environment, write_settings
+from tests.e2e.processes import write_settings
 from tests.e2e.traffic import Traffic
+from tools.processes import environment
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ from exporter.demo.routes import ApiOptions
 from exporter.demo.tempo_api import TempoServer
 from exporter.telemetry import FAILURE_REASONS
 from tests.e2e.conftest import StartExporter
-from tests.e2e.processes import ExporterProcess, settings
+from tests.e2e.processes import ExporterProcess, eventually, settings
 from tests.e2e.scrape import Metrics
 from tests.e2e.traffic import HOUR, Traffic
 
@@ -20,6 +20,10 @@ def failures(page: Metrics, loop: str) -> dict[str, float]:
     """Failed requests by reason, as far as there were any."""
     counts = {reason: page.get("tempo_request_failures_total", loop=loop, reason=reason) for reason in FAILURE_REASONS}
     return {reason: count for reason, count in counts.items() if count}
+
+
+def told(running: ExporterProcess, beginning: str) -> int:
+    return sum(record["msg"].startswith(beginning) for record in running.logged())
 
 
 def assert_serving(running: ExporterProcess) -> None:
@@ -50,6 +54,7 @@ def test_tempo_may_be_away_at_the_start_and_in_the_middle(exporter: StartExporte
 
     page = running.wait_for(lambda page: page["tempo_up"] == 0 and page.by("backfill_windows", "state")["failed"] > 0)
     assert_serving(running)
+    eventually(lambda: told(running, "cannot read the current traffic") > 0, lambda: "the outage is not told", 30)
     # What was cut off in the middle of an answer is no connection problem.
     assert failures(page, "backfill").keys() <= {"connection", "malformed"}
 
@@ -57,5 +62,7 @@ def test_tempo_may_be_away_at_the_start_and_in_the_middle(exporter: StartExporte
         # A window that has failed rests for half a minute.
         page = running.wait_until_filled(timeout=90)
     assert page["tempo_up"] == 1
+    # Of two outages within ten minutes one is told, and so is its end.
+    assert told(running, "Tempo answers again") == told(running, "cannot read the current traffic") == 1
     assert page.by("backfill_windows", "state")["failed"] == 0
     assert page["history_traces"] == len(traffic.requests)

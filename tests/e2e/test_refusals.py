@@ -54,6 +54,30 @@ def test_a_history_that_was_read_otherwise(tempo: StartTempo, exporter: StartExp
     assert "storage.path" in ended.stderr
 
 
+def test_a_file_of_somebody_else_is_left_alone(tempo: StartTempo, tmp_path: Path) -> None:
+    files = {name: tmp_path / name / "kept" for name in ("diary", "shop")}
+    for file in files.values():
+        file.parent.mkdir()
+    files["diary"].write_text("dear diary, ")
+    with closing(sqlite3.connect(files["shop"])) as other:
+        other.executescript("CREATE TABLE orders (id INTEGER); INSERT INTO orders VALUES (1); PRAGMA user_version = 2")
+    words = {"diary": "not a SQLite database", "shop": "without the exporter's tables"}
+    url = tempo(Traffic()).url
+    for name, file in files.items():
+        content = file.read_bytes()
+        configuration = settings(url, storage={"path": str(file)})
+        for _ in range(2):
+            # The second start is no different: the first has left nothing by which the file would count as ours.
+            ended = run("--config", str(write_settings(tmp_path, configuration)), directory=tmp_path)
+            assert ended.returncode == 2
+            assert str(file) in ended.stderr
+            assert words[name] in ended.stderr
+            assert "set storage.path to another file" in ended.stderr
+            assert len(ended.stderr.splitlines()) == 1
+            assert list(file.parent.iterdir()) == [file]
+            assert file.read_bytes() == content
+
+
 def test_a_database_of_a_newer_exporter_is_left_alone(tempo: StartTempo, tmp_path: Path) -> None:
     database = tmp_path / "tempo-anomaly.db"
     Store.open(database).close()

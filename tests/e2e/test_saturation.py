@@ -66,6 +66,9 @@ def test_a_second_with_more_than_the_limit_is_partial_and_the_rest_is_whole(
     assert page["backfill_coverage_ratio"] == pytest.approx(elsewhere / len(traffic.requests))
     assert page.get("search_truncated_windows_total", loop="backfill") == 1
     assert page.by("backfill_windows", "state")["partial"] == 1
+    # It was to be read whole, and is no sample.
+    assert page["backfill_sampled_windows"] == 0
+    assert page["backfill_unsampled_coverage_ratio"] == page["backfill_coverage_ratio"]
     assert page["backfill_complete"] == 1
     assert running.get("/-/healthy").status_code == 200
     (warning,) = [record for record in running.logged() if "start within one second" in record["msg"]]
@@ -99,6 +102,9 @@ def test_traffic_far_beyond_the_budget_is_read_as_a_sample(
     assert 0.05 * there < page["history_traces"] < 0.25 * there
     assert page["backfill_coverage_ratio"] == pytest.approx(page["history_traces"] / there, rel=0.15)
     assert page.get("search_sampled_windows_total", loop="backfill") == 3
+    assert page["backfill_sampled_windows"] == 3
+    # Of the others nothing is missing, and perhaps there are none.
+    assert page.get("backfill_unsampled_coverage_ratio") in (None, 1)
     assert page.get("search_truncated_windows_total", loop="backfill") == 0
     assert page["source_counts_available"] == (metrics == "enabled")
     assert page["backfill_complete"] == 1

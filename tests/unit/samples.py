@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -155,4 +156,6 @@ def backfill_status() -> BackfillStatus:
     progress = Progress(
         pending=10, done=120, empty=20, partial=2, failed=1, expired=15, traces_read=990_000, traces_there=1_000_000.0
     )
-    return BackfillStatus(progress, started_at=NOON - 60.0, completed_at=NOON - 10.0)
+    unsampled = replace(progress, done=117, traces_read=888_000, traces_there=890_000.0)
+    wanted_since = NOON - 7 * DAY - HOUR
+    return BackfillStatus(progress, unsampled, wanted_since, started_at=NOON - 60.0, completed_at=NOON - 10.0)

@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 
 from exporter.cli.main import main
-from exporter.config.keys import VARIABLES
 from exporter.demo.routes import ApiOptions
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import ROOT, Operation, SpanTimes, TraceShape, TraceStore, make_trace
@@ -122,9 +121,8 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_explain_prints_what_the_document_shows(stored: Path, tempo: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
+@pytest.mark.usefixtures("clean_environment")
+def test_explain_prints_what_the_document_shows(stored: Path, tempo: str) -> None:
     shown = re.findall(r"<!-- begin: (explain [^>]+) -->\n```text\n(.*?)```", EXPLAIN, re.DOTALL)
     assert len(shown) == 2
     for command, output in shown:

@@ -26,6 +26,7 @@ from exporter.core.span import SeriesKey, Span
 from exporter.logs import get_logger
 from exporter.reading.admission import Admission, SeriesRules
 from exporter.reading.backfill import Backfill
+from exporter.reading.outcome import was_sampled
 from exporter.reading.settings import BackfillSettings
 from exporter.store import Store, StoreError
 from exporter.tempo.errors import StoppedError, TempoError
@@ -816,6 +817,7 @@ def test_traces_that_are_missing_are_read_once_more() -> None:
         line = rig.ledger()[hour(2)]
         assert (line.state, line.traces, line.coverage, line.attempts) == (WindowState.DONE, 10, 0.2, 0)
         assert line.retry_at == NOW + 900
+        assert rig.backfill.status.sampled_windows == 0
         tempo.spans = [*spans, *hidden]
         rig.clock.advance(901)
         rig.backfill.wake()
@@ -840,6 +842,10 @@ def test_what_stays_missing_is_not_asked_for_for_ever() -> None:
         rig.drive(lambda: rig.ledger()[hour(2)].attempts == 1)
     line = rig.ledger()[hour(2)]
     assert (line.traces, line.coverage, line.retry_at) == (10, 0.2, None)
+    # It was to be read whole, and is no sample.
+    status = rig.backfill.status
+    assert (status.sampled_windows, status.unsampled.coverage) == (0, status.progress.coverage)
+    assert not was_sampled(line)
     assert len([found for found in tempo.searches if found == tuple(hour(2))]) <= 2
 
 
@@ -906,6 +912,10 @@ def test_of_a_window_beyond_the_budget_a_sample_is_read(counting: Literal["exact
     progress = rig.backfill.status.progress
     assert progress.complete
     assert progress.coverage == pytest.approx((line.traces + 20) / 6030, rel=0.1)
+    # That it was meant to be a sample can be told from what is stored.
+    status = rig.backfill.status
+    assert (status.sampled_windows, status.unsampled.coverage) == (1, 1.0)
+    assert [window for window, each in rig.ledger().items() if was_sampled(each)] == [hour(2)]
 
 
 def test_what_a_sample_taught_is_expected_of_its_neighbours() -> None:

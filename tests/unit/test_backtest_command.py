@@ -19,7 +19,6 @@ from exporter.backtest.run import Options
 from exporter.backtest.run import backtest as backtest_run
 from exporter.cli.main import main
 from exporter.config import Config
-from exporter.config.keys import VARIABLES
 from exporter.core.span import SeriesKey
 from exporter.store import Store
 from exporter.store.schema import MIGRATIONS
@@ -34,9 +33,7 @@ PAY, CART = SeriesKey("shop", "GET /pay"), SeriesKey("shop", "GET /cart")
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
+def in_a_directory_of_its_own(clean_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -338,3 +335,11 @@ def opened_for_writing(pipe: Path) -> int:
         except OSError:
             assert time.monotonic() < deadline, "nobody reads it"
             time.sleep(0.02)
+
+
+def test_without_a_history_it_says_how_to_come_by_one(tmp_path: Path) -> None:
+    result = backtest()
+    assert result.exit_code == 1
+    assert result.stderr.startswith("there is no history at tempo-anomaly.db: run the exporter until")
+    assert result.stderr.endswith("; or replay a file with --csv\n")
+    assert list(tmp_path.iterdir()) == []

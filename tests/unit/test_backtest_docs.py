@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from exporter.cli.main import main
-from exporter.config.keys import KEYS, VARIABLES
+from exporter.config.keys import KEYS
 from exporter.core.span import SeriesKey
 from tests.unit.backtest_traffic import Incident, requests, write_csv, write_history
 
@@ -54,9 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def in_its_directory(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
+def in_its_directory(clean_environment: None, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made)
 
 

@@ -16,7 +16,7 @@ from exporter import __version__
 from exporter.cli import run as running
 from exporter.cli.main import main
 from exporter.config import Config, load_config
-from exporter.config.keys import KEYS, VARIABLES
+from exporter.config.keys import KEYS
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import TraceStore
 from exporter.store import Store
@@ -25,10 +25,8 @@ Invoke = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
-def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _as_before(clean_environment: None) -> Iterator[None]:
     """Leaves logging, signals and the environment of the tests as they were."""
-    for variable in (*VARIABLES, "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(variable, raising=False)
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -9,7 +9,6 @@ import yaml
 from click.testing import CliRunner, Result
 
 from exporter.cli.main import main
-from exporter.config.keys import VARIABLES
 from exporter.core.span import SeriesKey
 from exporter.demo.routes import ApiOptions
 from exporter.demo.tempo_api import TempoServer
@@ -39,10 +38,8 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def explain(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Explain:
+def explain(clean_environment: None, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Explain:
     """Runs the command."""
-    for variable in (*VARIABLES, "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str, **environment: str) -> Result:
@@ -70,6 +67,14 @@ class TestEndpoint:
         assert "320 ms is an outlier for checkout GET /cart on weekdays 12–13 h: it is above the threshold of" in said
         assert "none of the 150 traces that it is compared with took longer" in said
         assert [line for line in lines if len(line) > 120] == []
+
+    def test_a_time_without_an_offset_is_local(self, explain: Explain) -> None:
+        found = [
+            explain(*named(KEY), "--at", at, "--json", TIMEZONE="Europe/Berlin").stdout
+            for at in ("2026-11-17T13:01", "2026-11-17T12:01Z", str(NOON + 60))
+        ]
+        assert found[0] == found[1] == found[2]
+        assert json.loads(found[0])["bucket"]["hour"] == 13
 
     def test_the_same_as_json(self, explain: Explain) -> None:
         found = json.loads(explain(*named(KEY), *AT, "--duration", "320ms", "--json").stdout)
@@ -116,8 +121,8 @@ class TestEndpoint:
             "an endpoint is a service and a span name: give both --service and --span",
             "a trace has its own duration and time; leave out --duration and --at with --trace",
             "--duration needs a unit, such as s, m, h or d, not '1'",
-            "--at must be a time such as 2026-11-24T14:00:00Z, or Unix seconds, not 'noon'",
             "--trace must be up to 32 hex digits and not all 0, not 'xyz'",
+            "--at must be a time such as 2026-11-24T14:00 (local), 2026-11-24T14:00Z, Unix seconds or now, not 'noon'",
         ]
         assert explain().exit_code == 2
 

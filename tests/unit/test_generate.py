@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.cli.generate import generate
 from exporter.cli.main import main
-from exporter.demo.generate import Clock, Generator, Options, ended_between
+from exporter.demo.generate import RATE, Clock, Generator, Options, ended_between
 from exporter.demo.otlp import Encoder
 from exporter.demo.routes import ApiOptions
 from exporter.demo.scenario import demo_scenario
@@ -24,8 +25,9 @@ from exporter.demo.sender import Accepted, Sender, SendError, StoppedError
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import ORPHAN, ROOT, Operation, SpanTimes, Trace, TraceShape, make_trace
 from exporter.demo.traffic import SATURDAY_AND_SUNDAY
-from tests.e2e.processes import command, environment
+from tests.e2e.processes import command
 from tests.unit.otlp_receiver import Answer, OtlpReceiver, ReceivedSpan, decoded, served
+from tools.processes import environment
 
 NS = 1_000_000_000
 HOUR = 3600
@@ -127,6 +129,32 @@ class TestWhatArrives:
         generator, _, _ = generated({"days": 0.1, "live_seconds": 0, "rate": 50.0}, time)
         assert sum(time.waits) == pytest.approx(generator.sent.traces / 50)
         assert max(time.waits) <= 200 / 50 + 0.001
+
+    def test_a_slow_receiver_is_not_made_up_for(self) -> None:
+        """What Tempo keeps in memory depends on how much comes at once, not on the average."""
+        time = Time()
+        at: list[float] = []
+
+        class Slow(Sender):
+            def send(self, body: bytes) -> Accepted:
+                at.append(time.at)
+                time.at += 60 if len(at) == 3 else 0
+                return Accepted(0, "")
+
+        with Slow("http://127.0.0.1:1", {}, wait=time.wait, complain=print) as to:
+            options = Options(to.address, days=0.05, live_seconds=0, rate=100.0)
+            Generator(options, to, wait=time.wait, say=print, clock=time).run()
+        gaps = [later - earlier for earlier, later in pairwise(at)]
+        assert len(gaps) > 5
+        assert max(gaps) == 60
+        # Of either hour some are left that do not fill a request.
+        assert sum(gap < 1.99 for gap in gaps) <= 2
+
+    def test_a_default_tempo_keeps_up_with_the_default(self) -> None:
+        """10,000 traces that are not over, each of which counts for 20 s at the most."""
+        assert Options("").rate == RATE <= 10_000 / 20
+        (option,) = [each for each in generate.params if each.name == "rate"]
+        assert option.default == RATE
 
     def test_what_the_receiver_leaves_out_is_counted_and_told_once(self) -> None:
         partial = Answer(body=b'{"partialSuccess":{"rejectedSpans":"3","errorMessage":"too\\nold"}}')

@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from exporter.cli.main import main
-from exporter.config.keys import VARIABLES
 from exporter.core.span import SeriesKey
 from exporter.store import Store
 from tests.unit.backtest_traffic import MONDAY, requests, write_history
@@ -26,9 +25,7 @@ UNREAD = ("--incomplete",)
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
+def in_a_directory_of_its_own(clean_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -132,8 +129,11 @@ class TestRefusing:
             (("--step", "7m"), "--step 7m must be 5m, 10m, 15m, 20m, 30m or 1h"),
             (("--step", "5"), "--step "),
             (("--step", "1ms"), "--step 1ms must be"),
-            (("--since", "yesterday"), "--since 'yesterday' is not a time such as"),
-            (("--until", "9" * 30), "--until '999999999999999999999999999999' is not a time"),
+            (
+                ("--since", "yesterday"),
+                "--since must be a time such as 2026-11-24T14:00 (local), 2026-11-24T14:00Z, Unix seconds or now",
+            ),
+            (("--until", "9" * 30), "--until must be a time such as"),
             (("--label", "job"), "--label 'job' is not NAME=VALUE"),
             (("--label", "a-b=c"), "--label 'a-b=c' is not NAME=VALUE"),
             (("--label", "kind=c"), "--label kind cannot be set"),
@@ -172,6 +172,7 @@ def test_without_a_history() -> None:
     result = history()
     assert result.exit_code == 1
     assert result.stderr.startswith("there is no history at tempo-anomaly.db: run the exporter")
+    assert "STORAGE_PATH" in result.stderr
 
 
 def test_a_mistake_in_the_configuration(tmp_path: Path) -> None:

@@ -354,6 +354,27 @@ class TestPublishing:
         bench.cycle(15)
         assert bench.published[-1].unread is None
 
+    def test_the_end_of_an_outage_is_said_once_if_its_beginning_was(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        bench = Bench(FakeTempo([span(1, NOW)]))
+        away, back = "cannot read the current traffic, so nothing is judged until that works", "Tempo answers again"
+        for failing in (False, True, True, False, False):
+            bench.tempo.before_search = fail if failing else lambda start, end: None
+            bench.cycle(15)
+        told = [message for message in messages(caplog) if message.startswith(("cannot", "Tempo"))]
+        assert told == [away, f"{back}, so the current traffic is judged"]
+        assert caplog.records[-1].exporter_fields == {"after_seconds": 30}  # type: ignore[attr-defined]
+        # It is away again soon, which is not repeated, and so has no end either.
+        for failing in (True, False):
+            bench.tempo.before_search = fail if failing else lambda start, end: None
+            bench.cycle(15)
+        assert len([message for message in messages(caplog) if message.startswith(("cannot", "Tempo"))]) == 2
+        # After a while it is.
+        for failing in (True, False):
+            bench.tempo.before_search = fail if failing else lambda start, end: None
+            bench.cycle(600)
+        assert [message for message in messages(caplog) if message.startswith(("cannot", "Tempo"))] == told * 2
+
     def test_where_tempo_was_never_there_the_history_is_published_all_the_same(self) -> None:
         bench = Bench(FakeTempo())
         bench.tempo.before_search = fail

@@ -49,6 +49,9 @@ OWN = {
     "backfill_progress_ratio": ("gauge", set()),
     "backfill_windows": ("gauge", {"state"}),
     "backfill_coverage_ratio": ("gauge", set()),
+    "backfill_unsampled_coverage_ratio": ("gauge", set()),
+    "backfill_sampled_windows": ("gauge", set()),
+    "backfill_wanted_since_timestamp_seconds": ("gauge", set()),
     "history_traces": ("gauge", set()),
     "history_windows": ("gauge", set()),
     "backfill_oldest_trace_timestamp_seconds": ("gauge", set()),
@@ -228,6 +231,9 @@ class TestState:
         assert values[P + "backfill_complete",] == 0
         assert values[P + "backfill_progress_ratio",] == pytest.approx(157 / 168)
         assert values[P + "backfill_coverage_ratio",] == 0.99
+        assert values[P + "backfill_unsampled_coverage_ratio",] == pytest.approx(888 / 890)
+        assert values[P + "backfill_sampled_windows",] == 3
+        assert values[P + "backfill_wanted_since_timestamp_seconds",] == NOON - 7 * 86400 - 3600
         assert values[P + "backfill_started_timestamp_seconds",] == NOON - 60
         assert values[P + "backfill_completed_timestamp_seconds",] == NOON - 10
 

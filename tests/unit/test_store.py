@@ -641,8 +641,9 @@ def test_a_database_of_a_newer_exporter_is_left_alone(tmp_path: Path) -> None:
         assert other.execute("PRAGMA user_version").fetchone() == (99,)
 
 
-def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+def test_a_database_that_is_none_any_more_is_left_to_whoever_sets_it_aside(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
+    Store.open(path).close()
     path.write_bytes(b"dear diary, " * 1000)
     failures: list[StorageFailure] = []
     for _ in range(2):

@@ -32,6 +32,9 @@ GOOD = {
     'backfill_windows{state="failed"}': 0,
     'backfill_windows{state="pending"}': 0,
     "backfill_coverage_ratio": 1,
+    "backfill_unsampled_coverage_ratio": 1,
+    "backfill_sampled_windows": 0,
+    "backfill_wanted_since_timestamp_seconds": NOON - 168 * HOUR,
     "backfill_oldest_trace_timestamp_seconds": NOON - 168 * HOUR,
     "history_traces": 123456,
     'search_saturations_total{loop="backfill"}': 3,
@@ -92,6 +95,18 @@ def test_an_exporter_that_is_well_passes_in_everything() -> None:
     [
         ("tempo", {"tempo_up": 0}, "FAIL", "check tempo.url"),
         ("tempo", {'tempo_request_failures_total{loop="poll",reason="timeout"}': 50}, "WARN", "most failed as timeout"),
+        ("tempo", {'tempo_request_failures_total{loop="poll",reason="timeout"}': 10}, "PASS", "10 failed"),
+        (
+            # It refuses to count, which it is asked for a few times, and little else was asked as yet.
+            "tempo",
+            {
+                'tempo_requests_total{loop="poll"}': 20,
+                'tempo_requests_total{loop="backfill"}': 30,
+                'tempo_request_failures_total{loop="backfill",reason="server_error"}': 3,
+            },
+            "PASS",
+            "it answers (50 requests, 3 failed)",
+        ),
         ("freshness", {"snapshot_timestamp_seconds": NOON - 61}, "WARN", "polling.tempo_interval"),
         ("freshness", {"snapshot_timestamp_seconds": NOON - 301}, "FAIL", "301 s ago"),
         ("freshness", {"snapshot_timestamp_seconds": None}, "FAIL", "not been judged yet"),
@@ -114,7 +129,71 @@ def test_an_exporter_that_is_well_passes_in_everything() -> None:
             "set polling.backfill_duration: 72h",
         ),
         ("history", {"backfill_oldest_trace_timestamp_seconds": None}, "FAIL", "tempo.filter"),
-        ("coverage", {"backfill_coverage_ratio": 0.98}, "WARN", "raise tempo.limit"),
+        # Nothing was taken for older than Tempo's retention, and still there is nothing to begin with.
+        (
+            "history",
+            {"backfill_oldest_trace_timestamp_seconds": NOON - 100 * HOUR},
+            "WARN",
+            "back to 4d4h ago; in the 68 h before, which are wanted too, Tempo had none",
+        ),
+        ("history", {"backfill_oldest_trace_timestamp_seconds": NOON - 145 * HOUR}, "PASS", "back to 6d1h ago"),
+        (
+            "history",
+            {
+                "backfill_wanted_since_timestamp_seconds": NOON - 12 * HOUR,
+                "backfill_oldest_trace_timestamp_seconds": NOON - 9 * HOUR,
+            },
+            "WARN",
+            "in the 3 h before",
+        ),
+        # What is stored may go farther back than what is wanted; and what is still to be read may hold traces.
+        ("history", {"backfill_oldest_trace_timestamp_seconds": NOON - 400 * HOUR}, "PASS", "back to 16d16h ago"),
+        (
+            "history",
+            {"backfill_oldest_trace_timestamp_seconds": NOON - 100 * HOUR, "backfill_complete": 0},
+            "PASS",
+            "back to 4d4h ago",
+        ),
+        (
+            "coverage",
+            {"backfill_coverage_ratio": 0.98, "backfill_unsampled_coverage_ratio": 0.98},
+            "WARN",
+            "if traces reach it late, raise polling.settle",
+        ),
+        (
+            "coverage",
+            {
+                "backfill_coverage_ratio": 0.98,
+                "backfill_unsampled_coverage_ratio": 0.98,
+                'backfill_windows{state="partial"}': 2,
+            },
+            "WARN",
+            "raise tempo.limit",
+        ),
+        # Sampled on purpose: nothing is to be done. What else is missing is still said.
+        (
+            "coverage",
+            {"backfill_coverage_ratio": 0.2, "backfill_sampled_windows": 40},
+            "PASS",
+            "; 40 windows are too dense for polling.max_traces_per_window and were sampled on purpose",
+        ),
+        (
+            "coverage",
+            {"backfill_coverage_ratio": 0.2, "backfill_unsampled_coverage_ratio": None, "backfill_sampled_windows": 9},
+            "PASS",
+            "9 windows are too dense",
+        ),
+        (
+            "coverage",
+            {
+                "backfill_coverage_ratio": 0.2,
+                "backfill_unsampled_coverage_ratio": 0.97,
+                "backfill_sampled_windows": 40,
+                'backfill_windows{state="partial"}': 1,
+            },
+            "WARN",
+            "; 97.0% in the others raise tempo.limit,",
+        ),
         ("saturation", {'search_truncated_windows_total{loop="poll"}': 2}, "WARN", "raise tempo.limit (poll)"),
         ("series", {"series": 0}, "FAIL", "tempo.filter"),
         ("series", {"series_dropped_total": 7}, "WARN", "7 left out"),

@@ -35,7 +35,7 @@ class TestRouting:
     def test_any_other_path_is_not_there(self, path: str, method: str) -> None:
         answer = ask(site(echo=echo), path, method)
         assert answer.status == "404 Not Found"
-        assert b"start page is at /" in answer.body
+        assert b"status page is at /" in answer.body
 
     @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
     def test_a_page_can_only_be_read(self, method: str) -> None:

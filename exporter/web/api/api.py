@@ -114,12 +114,15 @@ class Api:
 
         return handle
 
+    def _instant(self, text: str) -> float:
+        return parse_instant(text, self._calendar.zone, self._clock())
+
     # The addresses
 
     def _check(self, parameters: Parameters) -> dict[str, Any]:
         key = _key(parameters)
         seconds = parameters.parsed("duration", parse_seconds)
-        at = parameters.parsed("at", parse_instant)
+        at = parameters.parsed("at", self._instant)
         parameters.done()
         status = self._known(key)
         found = check(self._inquiry, key, now=self._clock(), at=at, duration_seconds=seconds, status=status)
@@ -127,7 +130,7 @@ class Api:
 
     def _baseline(self, parameters: Parameters) -> dict[str, Any]:
         key = _key(parameters)
-        at = parameters.parsed("at", parse_instant)
+        at = parameters.parsed("at", self._instant)
         parameters.done()
         self._known(key)
         now = int(self._clock())

@@ -9,12 +9,12 @@ from exporter.web.pages.endpoint import EndpointPage
 from exporter.web.pages.layout import assets
 from exporter.web.pages.recall import Remembered
 from exporter.web.pages.sources import Sources
-from exporter.web.pages.start import StartPage
+from exporter.web.pages.status import StatusPage
 from exporter.web.pages.thumbnail import Thumbnail
 
 _SAY_AGAIN_SECONDS: Final = 600
 _MOST_PROFILES: Final = 100
-"""Two pages of the start page's table; a profile takes 26 kB, and 12 ms to work out."""
+"""Two pages of the status page's table; a profile takes 26 kB, and 12 ms to work out."""
 _MOST_USUAL: Final = 20
 """Endpoints that somebody is looking at."""
 
@@ -30,7 +30,7 @@ def pages(sources: Sources, log: Log, monotonic: Callable[[], float]) -> dict[st
     profiles = Remembered(sources.history.profile, sources.hours, complete, _MOST_PROFILES)
     usual = Remembered(lambda key, now: sources.history.usual(key, now, now), sources.hours, complete, _MOST_USUAL)
     return {
-        "/": StartPage(sources),
+        "/": StatusPage(sources),
         "/endpoint": EndpointPage(sources, profiles, usual, quiet_log),
         "/plot": Thumbnail(sources, profiles, quiet_log),
         **assets(),

@@ -28,7 +28,7 @@ _WINDOW_STATES: Final = (
 )
 
 
-class StartPage:
+class StatusPage:
     """``/``."""
 
     def __init__(self, sources: Sources) -> None:
