@@ -12,7 +12,7 @@ interpolated; it is the bucket that holds the sample of that rank.
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final, Self
 
@@ -70,9 +70,23 @@ class Digest:
         """Take over sparse counts by bucket; none may be negative, and those of zero are dropped."""
         if not all(counts.values()):
             counts = {bucket: count for bucket, count in counts.items() if count}
-        self._buckets = sorted(counts)
+        self._buckets: Sequence[int] = sorted(counts)
         self._cumulative = list(accumulate(map(counts.__getitem__, self._buckets)))
         self.count = self._cumulative[-1] if self._cumulative else 0
+
+    @classmethod
+    def of_stretch(cls, lowest: int, counts: Iterable[int]) -> Self:
+        """The digest of a stretch of neighbouring buckets.
+
+        Args:
+            lowest: the first bucket of the stretch; unless the stretch is empty, it must hold something.
+            counts: how many durations each of them holds; may be none.
+        """
+        digest = cls.__new__(cls)
+        digest._cumulative = list(accumulate(counts))
+        digest._buckets = range(lowest, lowest + len(digest._cumulative))
+        digest.count = digest._cumulative[-1] if digest._cumulative else 0
+        return digest
 
     @classmethod
     def of_ns(cls, durations_ns: Iterable[int]) -> Self:
@@ -92,8 +106,9 @@ class Digest:
         """Pairs of bucket and count, by rising bucket."""
         below = 0
         for bucket, cumulative in zip(self._buckets, self._cumulative, strict=True):
-            yield bucket, cumulative - below
-            below = cumulative
+            if cumulative > below:
+                yield bucket, cumulative - below
+                below = cumulative
 
     def __bool__(self) -> bool:
         return self.count > 0
@@ -101,10 +116,10 @@ class Digest:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Digest):
             return NotImplemented
-        return self._buckets == other._buckets and self._cumulative == other._cumulative
+        return self.count == other.count and list(self) == list(other)
 
     def __hash__(self) -> int:
-        return hash((tuple(self._buckets), tuple(self._cumulative)))
+        return hash(tuple(self))
 
     def __repr__(self) -> str:
         return f"Digest({dict(self)!r})"

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Self
 from exporter.core.civil import HOUR_SECONDS, Calendar, Slot
 from exporter.core.codec import MARK_SECONDS, decode_counts, decode_marks
 from exporter.core.digest import Digest
+from exporter.core.tally import Tally
 
 QUANTILES: Final = (0.5, 0.9, 0.99)
 """The quantiles of a window that a shift verdict compares with the baseline."""
@@ -118,9 +119,7 @@ class Hour:
             if len(parts) == 1:
                 self._counts = parts[0]
             else:
-                self._counts = {}
-                for part in parts:
-                    _add(self._counts, part)
+                self._counts = dict(Digest.pool(map(Digest, parts)))
         return self._counts
 
     @property
@@ -228,7 +227,7 @@ class Group:
     few more.
     """
 
-    __slots__ = ("_counts", "_members", "_pooled", "_starts", "_traces")
+    __slots__ = ("_members", "_pooled", "_starts", "_tally", "_traces")
 
     def __init__(self, hours: Iterable[Hour]) -> None:
         """Begin with some hours, in time order."""
@@ -237,7 +236,7 @@ class Group:
         # In all hours before each one, and before the one that is still to come; from wherever that is counted.
         self._traces = list(accumulate([hour.count for hour in self._members], initial=0))
         self._pooled: Sequence[Hour] = []
-        self._counts: dict[int, int] = {}
+        self._tally = Tally()
 
     def append(self, hour: Hour) -> None:
         """Add an hour that is later than all others."""
@@ -262,14 +261,14 @@ class Group:
         if hours[: len(known)] != known:
             added, dropped = _difference(hours, known), _difference(known, hours)
             if len(added) + len(dropped) >= len(hours):
-                self._counts = {}
+                self._tally = Tally()
                 added, dropped = hours, []
             for hour in dropped:
-                _subtract(self._counts, hour.counts)
+                self._tally.subtract(hour.counts)
         for hour in added:
-            _add(self._counts, hour.counts)
+            self._tally.add(hour.counts)
         self._pooled = hours
-        return Digest(self._counts)
+        return self._tally.digest()
 
 
 class Hours:
@@ -363,17 +362,3 @@ class Hours:
 def _difference(hours: Sequence[Hour], others: Sequence[Hour]) -> Sequence[Hour]:
     known = set(others)
     return [hour for hour in hours if hour not in known]
-
-
-def _add(counts: dict[int, int], more: Mapping[int, int]) -> None:
-    for bucket, count in more.items():
-        counts[bucket] = counts.get(bucket, 0) + count
-
-
-def _subtract(counts: dict[int, int], less: Mapping[int, int]) -> None:
-    for bucket, count in less.items():
-        left = counts[bucket] - count
-        if left:
-            counts[bucket] = left
-        else:
-            del counts[bucket]

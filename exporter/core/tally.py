@@ -1,0 +1,56 @@
+"""The sum of digests that come and go: what a sliding pool of hours keeps, so that it need not be added up anew.
+
+Pools are added to far more often than they are looked at, and their buckets lie close together. So they are kept as one
+stretch of counts, most of them not zero, instead of by bucket.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from exporter.core.digest import Digest
+
+_MARGIN: Final = 32
+"""So many buckets, an octave, are made room for at once."""
+
+
+class Tally:
+    """How many durations each bucket holds, over some digests that may be added and taken off again."""
+
+    __slots__ = ("_counts", "_end", "_lowest")
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._lowest = self._end = 0
+        self._counts: list[int] = []
+
+    def add(self, counts: Mapping[int, int]) -> None:
+        """Add what a digest holds, by rising bucket."""
+        if not counts:
+            return
+        first, last = next(iter(counts)), next(reversed(counts.keys()))
+        if first < self._lowest or last >= self._end:
+            self._make_room(first, last)
+        mine, lowest = self._counts, self._lowest
+        for bucket, count in counts.items():
+            mine[bucket - lowest] += count
+
+    def subtract(self, counts: Mapping[int, int]) -> None:
+        """Take off what was added before."""
+        mine, lowest = self._counts, self._lowest
+        for bucket, count in counts.items():
+            mine[bucket - lowest] -= count
+
+    def digest(self) -> Digest:
+        """All of them together, as they are now."""
+        counts = self._counts
+        first = next((position for position, count in enumerate(counts) if count), len(counts))
+        return Digest.of_stretch(self._lowest + first, counts[first:] if first else counts)
+
+    def _make_room(self, first: int, last: int) -> None:
+        if not self._counts:
+            self._lowest = self._end = first
+        below = max(0, self._lowest - first + _MARGIN) if first < self._lowest else 0
+        above = max(0, last + 1 - self._end + _MARGIN) if last >= self._end else 0
+        self._counts = [*[0] * below, *self._counts, *[0] * above]
+        self._lowest -= below
+        self._end += above
