@@ -23,6 +23,7 @@ HIGHEST_BUCKET: Final = 1087
 """Holds durations up to 2^34 s, five centuries: more than the nanoseconds that 64 bits can count."""
 
 _LOG2_NANOSECOND: Final = math.log2(1e-9)
+_BUCKETS: Final = tuple(range(ZERO_BUCKET, HIGHEST_BUCKET + 1))
 # Absorbs the rounding of log2, so that an exact power of two lands at its bucket's upper, inclusive bound.
 _EPSILON: Final = 1e-9
 
@@ -84,7 +85,7 @@ class Digest:
         """
         digest = cls.__new__(cls)
         digest._cumulative = list(accumulate(counts))
-        digest._buckets = range(lowest, lowest + len(digest._cumulative))
+        digest._buckets = _BUCKETS[lowest - ZERO_BUCKET : lowest - ZERO_BUCKET + len(digest._cumulative)]
         digest.count = digest._cumulative[-1] if digest._cumulative else 0
         return digest
 

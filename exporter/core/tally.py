@@ -7,7 +7,7 @@ stretch of counts, most of them not zero, instead of by bucket.
 from collections.abc import Mapping
 from typing import Final
 
-from exporter.core.digest import Digest
+from exporter.core.digest import HIGHEST_BUCKET, ZERO_BUCKET, Digest
 
 _MARGIN: Final = 32
 """So many buckets, an octave, are made room for at once."""
@@ -49,8 +49,8 @@ class Tally:
     def _make_room(self, first: int, last: int) -> None:
         if not self._counts:
             self._lowest = self._end = first
-        below = max(0, self._lowest - first + _MARGIN) if first < self._lowest else 0
-        above = max(0, last + 1 - self._end + _MARGIN) if last >= self._end else 0
+        below = self._lowest - max(first - _MARGIN, ZERO_BUCKET) if first < self._lowest else 0
+        above = min(last + _MARGIN, HIGHEST_BUCKET) + 1 - self._end if last >= self._end else 0
         self._counts = [*[0] * below, *self._counts, *[0] * above]
         self._lowest -= below
         self._end += above

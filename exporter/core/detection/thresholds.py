@@ -176,13 +176,13 @@ class Prediction:
 
         Each with its place among the swings, where in the window it is, its usual bucket, and its sampling variance.
         """
-        at = iter(self._pooled.quantile_buckets(_told_ranks(n)))
-        return [
-            (place, position, usual, (high - low) ** 2)
-            for place, position, usual, low, high in zip(
-                _PLACES, quantile_positions(n), self.usual, at, at, strict=False
-            )
-        ]
+        bounds = self._pooled.quantile_buckets(_told_ranks(n))
+        told = []
+        for place, position, usual in zip(_PLACES, quantile_positions(n), self.usual, strict=True):
+            if place == len(bounds):
+                break
+            told.append((place, position, usual, (bounds[place + 1] - bounds[place]) ** 2))
+        return told
 
     @property
     def floors(self) -> Thresholds:
