@@ -83,11 +83,11 @@ class Digest:
             lowest: the first bucket of the stretch; unless the stretch is empty, it must hold something.
             counts: how many durations each of them holds; may be none.
         """
-        digest = cls.__new__(cls)
-        digest._cumulative = list(accumulate(counts))
-        digest._buckets = _BUCKETS[lowest - ZERO_BUCKET : lowest - ZERO_BUCKET + len(digest._cumulative)]
-        digest.count = digest._cumulative[-1] if digest._cumulative else 0
-        return digest
+        self = cls.__new__(cls)
+        self._cumulative = list(accumulate(counts))
+        self._buckets = _BUCKETS[lowest - ZERO_BUCKET : lowest - ZERO_BUCKET + len(self._cumulative)]
+        self.count = self._cumulative[-1] if self._cumulative else 0
+        return self
 
     @classmethod
     def of_ns(cls, durations_ns: Iterable[int]) -> Self:

@@ -4,13 +4,7 @@ Pools are added to far more often than they are looked at, and their buckets lie
 stretch of counts, most of them not zero, instead of by bucket.
 """
 
-from collections.abc import Mapping
-from typing import Final
-
-from exporter.core.digest import HIGHEST_BUCKET, ZERO_BUCKET, Digest
-
-_MARGIN: Final = 32
-"""So many buckets, an octave, are made room for at once."""
+from exporter.core.digest import Digest
 
 
 class Tally:
@@ -23,7 +17,7 @@ class Tally:
         self._lowest = self._end = 0
         self._counts: list[int] = []
 
-    def add(self, counts: Mapping[int, int]) -> None:
+    def add(self, counts: dict[int, int]) -> None:
         """Add what a digest holds, by rising bucket."""
         if not counts:
             return
@@ -34,7 +28,7 @@ class Tally:
         for bucket, count in counts.items():
             mine[bucket - lowest] += count
 
-    def subtract(self, counts: Mapping[int, int]) -> None:
+    def subtract(self, counts: dict[int, int]) -> None:
         """Take off what was added before."""
         mine, lowest = self._counts, self._lowest
         for bucket, count in counts.items():
@@ -42,15 +36,15 @@ class Tally:
 
     def digest(self) -> Digest:
         """All of them together, as they are now."""
-        counts = self._counts
-        first = next((position for position, count in enumerate(counts) if count), len(counts))
+        counts, first = self._counts, 0
+        while first < len(counts) and not counts[first]:
+            first += 1
         return Digest.of_stretch(self._lowest + first, counts[first:] if first else counts)
 
     def _make_room(self, first: int, last: int) -> None:
         if not self._counts:
             self._lowest = self._end = first
-        below = self._lowest - max(first - _MARGIN, ZERO_BUCKET) if first < self._lowest else 0
-        above = min(last + _MARGIN, HIGHEST_BUCKET) + 1 - self._end if last >= self._end else 0
+        below, above = max(0, self._lowest - first), max(0, last + 1 - self._end)
         self._counts = [*[0] * below, *self._counts, *[0] * above]
         self._lowest -= below
         self._end += above
