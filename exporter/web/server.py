@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
-from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
 from exporter.logs import Log, get_logger
+from exporter.web.channel import Channel
 from exporter.web.tls import TlsChannel, encrypted
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Server:
             cleanup_interval=_SILENT_SECONDS // 3,
             max_request_body_size=_LONGEST_BODY_BYTES,
             outbuf_overflow=_BUFFERED_BYTES,
-            # Above this a worker would wait for its client; what a client does not read spills to disk long before.
+            # Above this a worker would wait for its client; what is large enough for that is not kept for it alone.
             outbuf_high_watermark=_HIGH_WATERMARK_BYTES,
             clear_untrusted_proxy_headers=True,
             ident="tempo-anomaly-exporter",
@@ -162,7 +162,7 @@ class _Listener(TcpWSGIServer):
             connection, address = accepted
             self.set_socket_options(connection)
             if self._context is None:
-                HTTPChannel(self, connection, address, self.adj, map=self._connections)
+                Channel(self, connection, address, self.adj, map=self._connections)
             else:
                 TlsChannel(self, encrypted(connection, self._context()), address, self.adj, map=self._connections)
         except OSError as error:
