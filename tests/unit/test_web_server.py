@@ -41,10 +41,24 @@ class Running:
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.failures: list[BaseException] = []
-        pages = {"/small": small, "/large": large, "/in-parts": in_parts, "/broken": broken}
+        self.go_on = threading.Event()
+        pages = {
+            "/small": small,
+            "/large": large,
+            "/in-parts": in_parts,
+            "/broken": broken,
+            "/waiting": self.waiting,
+            "/metrics": small,
+            "/-/healthy": small,
+            "/-/ready": small,
+        }
         self.server = Server(Site(pages, get_logger("web")), host, 0)
         ((self.host, self.port),) = self.server.addresses
         self.server.start(self.failures.append)
+
+    def waiting(self, request: Request) -> Response:
+        assert self.go_on.wait(TIMEOUT)
+        return text("at last")
 
     def connection(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT)
@@ -67,6 +81,7 @@ class Running:
 def running() -> Iterator[Running]:
     running = Running()
     yield running
+    running.go_on.set()
     running.server.stop()
     assert running.failures == []
 
@@ -147,6 +162,17 @@ class TestSlowClients:
             assert most < len(LARGE)
             for connection in connections:
                 assert connection.getresponse().read().startswith(LARGE)
+
+
+class TestSlowPages:
+    def test_they_hold_up_neither_scrapes_nor_probes(self, running: Running) -> None:
+        with ThreadPoolExecutor(12) as lookers:
+            looking = [lookers.submit(running.get, "/waiting") for _ in range(12)]
+            for path in ("/metrics", "/-/healthy", "/-/ready") * 3:
+                assert running.get(path) == (200, b"small\n")
+            assert not any(each.done() for each in looking)
+            running.go_on.set()
+            assert [each.result() for each in looking] == [(200, b"at last\n")] * 12
 
 
 class TestListening:
