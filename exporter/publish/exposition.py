@@ -43,7 +43,7 @@ def render_families(statuses: Sequence[SeriesStatus], format_: Format, names: fr
         format_: the format.
         names: only families with one of these names, of the family or of its samples.
     """
-    lines: list[str] = []
+    blocks: list[bytes] = []
     labels = [series_labels(status.key) for status in statuses]
     for name, members in groupby(SERIES_FAMILIES, key=lambda family: family.name):
         families = list(members)
@@ -51,10 +51,10 @@ def render_families(statuses: Sequence[SeriesStatus], format_: Format, names: fr
         if names is not None and not {name, first.sample_name} & names:
             continue
         shown = first.sample_name if format_ is Format.TEXT else name
-        lines.append(f"# HELP {shown} {first.help}\n# TYPE {shown} {first.kind}\n")
-        for family in families:
-            lines.extend(_samples(family, statuses, labels, format_))
-    return "".join(lines).encode("utf-8")
+        blocks.append(f"# HELP {shown} {first.help}\n# TYPE {shown} {first.kind}\n".encode())
+        # One by one: to join all lines of a large page at once would hold up every other thread for so long.
+        blocks.extend("".join(_samples(family, statuses, labels, format_)).encode("utf-8") for family in families)
+    return b"".join(blocks)
 
 
 def _samples(family: Family, statuses: Iterable[SeriesStatus], labels: Iterable[str], format_: Format) -> Iterable[str]:

@@ -44,12 +44,26 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer; the length is added."""
+    """An answer; the length is added.
 
-    body: bytes
+    Attributes:
+        content: the answer, or what comes after ``before``.
+        content_type: what it is.
+        status: the HTTP status.
+        headers: further headers.
+        before: what comes first of a large answer and is kept for all who ask: none of them is sent a copy.
+    """
+
+    content: bytes
     content_type: str = "text/plain; charset=utf-8"
     status: HTTPStatus = HTTPStatus.OK
     headers: tuple[tuple[str, str], ...] = field(default=())
+    before: bytes = b""
+
+    @property
+    def body(self) -> bytes:
+        """The whole answer in one piece."""
+        return self.before + self.content
 
 
 def text(message: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
@@ -84,12 +98,12 @@ def deliver(response: Response, environ: "WSGIEnvironment", start_response: "Sta
     given = {name.lower() for name, _ in response.headers}
     headers = [
         ("Content-Type", response.content_type),
-        ("Content-Length", str(len(response.body))),
+        ("Content-Length", str(len(response.before) + len(response.content))),
         *response.headers,
         *(header for header in (*_SECURITY_HEADERS, _CACHE_CONTROL) if header[0].lower() not in given),
     ]
     start_response(f"{response.status.value} {response.status.phrase}", headers)
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [response.body]
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [part for part in (response.before, response.content) if part]
 
 
 Page = Callable[[Request], Response]

@@ -1,7 +1,6 @@
 """``/metrics``: the series' samples as they were rendered with the snapshot, and the exporter's own."""
 
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -54,15 +53,16 @@ class MetricsPage:
         names = frozenset(filter(None, request.query.get("name[]", ())))
         format_ = chosen_format(request.accept)
         page = self._publisher.page
-        parts: list[bytes] = []
+        series = b""
         if page is not None and names:
-            series = render_families(page.snapshot.series, format_, names)
-            parts.append(gzip_member(series) if request.accepts_gzip else series)
+            chosen = render_families(page.snapshot.series, format_, names)
+            series = gzip_member(chosen) if request.accepts_gzip else chosen
         elif page is not None:
-            parts.append(page.render(format_, gzipped=request.accepts_gzip))
+            series = page.render(format_, gzipped=request.accepts_gzip)
         # The exporter's own families come last: in OpenMetrics they bring the end mark with them.
         own = _ENCODERS[format_](self._registry.restricted_registry(names) if names else self._registry)
-        parts.append(gzip_member(own) if request.accepts_gzip else own)
+        if request.accepts_gzip:
+            own = gzip_member(own)
         encoding = (("Content-Encoding", "gzip"),) if request.accepts_gzip else ()
         headers = (*encoding, ("Vary", "Accept, Accept-Encoding"))
-        return Response(b"".join(parts), _CONTENT_TYPES[format_], HTTPStatus.OK, headers)
+        return Response(own, _CONTENT_TYPES[format_], headers=headers, before=series)

@@ -14,17 +14,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
-from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
 from exporter.logs import Log, get_logger
+from exporter.web.channel import Channel
 from exporter.web.tls import TlsChannel, encrypted
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-_THREADS: Final = 4
+_PROMPT: Final = frozenset({"/metrics", "/-/healthy", "/-/ready"})
+"""What is asked for by programs that give up, and is at hand: nobody who looks at a page is served before them."""
+_PROMPT_THREADS: Final = 4
+_PAGE_THREADS: Final = 2
+"""A page is made by the interpreter, of which there is one: more at once take it from scrapes and gain nothing."""
 _MOST_CONNECTIONS: Final = 512
 _SILENT_SECONDS: Final = 30
 _LONGEST_BODY_BYTES: Final = 64 << 10
@@ -77,13 +81,12 @@ class Server:
             context,
             self._open,
             self._socket,
-            threads=_THREADS,
             connection_limit=_MOST_CONNECTIONS,
             channel_timeout=_SILENT_SECONDS,
             cleanup_interval=_SILENT_SECONDS // 3,
             max_request_body_size=_LONGEST_BODY_BYTES,
             outbuf_overflow=_BUFFERED_BYTES,
-            # Above this a worker would wait for its client; what a client does not read spills to disk long before.
+            # Above this a worker would wait for its client; what is large enough for that is not kept for it alone.
             outbuf_high_watermark=_HIGH_WATERMARK_BYTES,
             clear_untrusted_proxy_headers=True,
             ident="tempo-anomaly-exporter",
@@ -119,7 +122,7 @@ class Server:
     def stop(self) -> None:
         """Stop listening and end all connections; answers that are not written by then are lost."""
         # The workers first: what they have finished they announce through a pipe that closing takes away.
-        self._server.task_dispatcher.shutdown(timeout=_STOP_SECONDS)
+        self._server.shut_down_workers()
         self._stopping = True
         self._server.pull_trigger()
         if self._thread is not None:
@@ -144,10 +147,19 @@ class _Listener(TcpWSGIServer):
         self._connections = map_
         self._closed_until = 0.0
         sockinfo = (bound.family, bound.type, bound.proto, bound.getsockname())
-        dispatcher = ThreadedTaskDispatcher()
-        dispatcher.set_thread_count(adjustments["threads"])
+        self._prompt, self._pages = _workers(_PROMPT_THREADS), _workers(_PAGE_THREADS)
         adj = Adjustments(sockets=[bound], **adjustments)
-        super().__init__(application, map_, True, bound, dispatcher, adj, sockinfo, bind_socket=False)
+        super().__init__(application, map_, True, bound, self._prompt, adj, sockinfo, bind_socket=False)
+
+    def add_task(self, task: Any) -> None:
+        """Have workers answer the first request of a connection."""
+        path = getattr(task.requests[0], "path", "")
+        (self._prompt if path in _PROMPT else self._pages).add_task(task)
+
+    def shut_down_workers(self) -> None:
+        """Let the workers finish what they are at, for a moment."""
+        for workers in (self._prompt, self._pages):
+            workers.shutdown(timeout=_STOP_SECONDS)
 
     def readable(self) -> bool:
         """Whether to let somebody in."""
@@ -162,7 +174,7 @@ class _Listener(TcpWSGIServer):
             connection, address = accepted
             self.set_socket_options(connection)
             if self._context is None:
-                HTTPChannel(self, connection, address, self.adj, map=self._connections)
+                Channel(self, connection, address, self.adj, map=self._connections)
             else:
                 TlsChannel(self, encrypted(connection, self._context()), address, self.adj, map=self._connections)
         except OSError as error:
@@ -174,6 +186,12 @@ class _Listener(TcpWSGIServer):
                     error=error,
                 )
             # Else the client is gone already.
+
+
+def _workers(threads: int) -> ThreadedTaskDispatcher:
+    workers = ThreadedTaskDispatcher()
+    workers.set_thread_count(threads)
+    return workers
 
 
 def _bound_socket(host: str, port: int) -> socket.socket:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from waitress.channel import HTTPChannel
+from exporter.web.channel import Channel
 
 _RECORD_BYTES: Final = 16 << 10
 """The most that a TLS record holds. Who reads as much at once leaves nothing behind that poll() would not know of."""
@@ -134,7 +134,7 @@ def _unreadable(name: str, path: Path) -> str | None:
     return None
 
 
-class TlsChannel(HTTPChannel):
+class TlsChannel(Channel):
     """A connection that is encrypted.
 
     The loop reads and a worker may write at the same time, which OpenSSL does not allow on one connection: they take

@@ -3,6 +3,7 @@ import http.client
 import logging
 import socket
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -27,6 +28,10 @@ def large(request: Request) -> Response:
     return Response(LARGE)
 
 
+def in_parts(request: Request) -> Response:
+    return Response(b"the end", before=LARGE)
+
+
 def broken(request: Request) -> Response:
     raise ZeroDivisionError
 
@@ -36,10 +41,24 @@ class Running:
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.failures: list[BaseException] = []
-        pages = {"/small": small, "/large": large, "/broken": broken}
+        self.go_on = threading.Event()
+        pages = {
+            "/small": small,
+            "/large": large,
+            "/in-parts": in_parts,
+            "/broken": broken,
+            "/waiting": self.waiting,
+            "/metrics": small,
+            "/-/healthy": small,
+            "/-/ready": small,
+        }
         self.server = Server(Site(pages, get_logger("web")), host, 0)
         ((self.host, self.port),) = self.server.addresses
         self.server.start(self.failures.append)
+
+    def waiting(self, request: Request) -> Response:
+        assert self.go_on.wait(TIMEOUT)
+        return text("at last")
 
     def connection(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT)
@@ -62,6 +81,7 @@ class Running:
 def running() -> Iterator[Running]:
     running = Running()
     yield running
+    running.go_on.set()
     running.server.stop()
     assert running.failures == []
 
@@ -80,6 +100,15 @@ class TestServing:
                 answer = connection.getresponse()
                 assert (answer.status, answer.read()) == (200, b"small\n")
                 assert answer.getheader("Server") == "tempo-anomaly-exporter"
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_an_answer_in_parts_is_one_answer(self, running: Running, method: str) -> None:
+        with contextlib.closing(running.connection()) as connection:
+            for _ in range(3):
+                connection.request(method, "/in-parts")
+                answer = connection.getresponse()
+                assert answer.getheader("Content-Length") == str(len(LARGE) + 7)
+                assert answer.read() == (LARGE + b"the end" if method == "GET" else b"")
 
     def test_a_page_that_fails_costs_no_worker(self, running: Running, caplog: pytest.LogCaptureFixture) -> None:
         assert [running.get("/broken")[0] for _ in range(10)] == [500] * 10
@@ -117,6 +146,33 @@ class TestSlowClients:
         for client in (*silent, *halfway, *never_reading):
             client.close()
         assert messages(caplog, logging.WARNING) == []
+
+    @pytest.mark.parametrize("path", ["/large", "/in-parts"])
+    def test_a_large_answer_is_kept_once_for_all_of_them(self, running: Running, path: str) -> None:
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(contextlib.closing(running.connection())) for _ in range(4)]
+            tracemalloc.start()
+            stack.callback(tracemalloc.stop)
+            for connection in connections:
+                connection.request("GET", path)
+                assert connection.sock.recv(9, socket.MSG_PEEK) == b"HTTP/1.1 "
+            # A worker that is free for this has taken up what it was to send before.
+            assert running.get("/small")[0] == 200
+            _, most = tracemalloc.get_traced_memory()
+            assert most < len(LARGE)
+            for connection in connections:
+                assert connection.getresponse().read().startswith(LARGE)
+
+
+class TestSlowPages:
+    def test_they_hold_up_neither_scrapes_nor_probes(self, running: Running) -> None:
+        with ThreadPoolExecutor(12) as lookers:
+            looking = [lookers.submit(running.get, "/waiting") for _ in range(12)]
+            for path in ("/metrics", "/-/healthy", "/-/ready") * 3:
+                assert running.get(path) == (200, b"small\n")
+            assert not any(each.done() for each in looking)
+            running.go_on.set()
+            assert [each.result() for each in looking] == [(200, b"at last\n")] * 12
 
 
 class TestListening:

@@ -1,0 +1,55 @@
+"""A connection of waitress that sends large answers as they are, and the same bytes to all who ask for them.
+
+waitress copies an answer into a buffer for each who asks, and out of that again, for each time that it sends some of
+it, as much as a socket might take, which is more than it does take. Four clients that read a page of 17 MB at once
+cost hundreds of megabytes that way, and most of the time that they wait.
+"""
+
+from typing import TYPE_CHECKING, Any, Final
+
+from waitress.buffers import ReadOnlyFileBasedBuffer
+from waitress.channel import HTTPChannel
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+_LARGE_BYTES: Final = 64 << 10
+"""What is smaller costs less to copy than a further buffer."""
+
+
+class Channel(HTTPChannel):
+    """A connection."""
+
+    def write_soon(self, data: Any) -> int:
+        """Send something, now or once there is room; called by workers."""
+        large = isinstance(data, bytes) and len(data) >= _LARGE_BYTES
+        written: int = super().write_soon(_Shared(data) if large else data)  # type: ignore[arg-type] # any buffer, too
+        return written
+
+
+class _Shared(ReadOnlyFileBasedBuffer):
+    """Bytes that are read where they are.
+
+    What is read-only a channel puts in its queue as it is, and asks no more of it than there is here.
+    """
+
+    def __init__(self, data: "ReadableBuffer") -> None:
+        self._left = memoryview(data)
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def get(self, numbytes: int = -1, skip: bool = False) -> memoryview:  # type: ignore[override] # is only sent
+        """So much of what is left, or all of it."""
+        found = self._left if numbytes < 0 else self._left[:numbytes]
+        if skip:
+            self.skip(len(found))
+        return found
+
+    def skip(self, numbytes: int, allow_prune: int = 0) -> None:  # noqa: ARG002 - there is nothing to prune
+        """So much was sent."""
+        self._left = self._left[numbytes:]
+
+    def close(self) -> None:
+        """Nothing of it is needed any more."""
+        self._left = memoryview(b"")
