@@ -99,7 +99,7 @@ class Hour:
         self.count = sum([window.traces for window in windows])
         self.judgement = judgement
         self._windows = windows
-        self._parts: list[dict[int, int]] | None = None
+        self._parts: list[tuple[StoredWindow, dict[int, int]]] | None = None
         self._counts: dict[int, int] | None = None
         self._digest: Digest | None = None
         self._quantile_buckets: tuple[int, ...] | None = None
@@ -115,7 +115,7 @@ class Hour:
             DamagedDigestError: the stored bytes are no digest.
         """
         if self._counts is None:
-            parts = self._decoded()
+            parts = [part for _, part in self._decoded()]
             if len(parts) == 1:
                 self._counts = parts[0]
             else:
@@ -144,7 +144,7 @@ class Hour:
         Raises:
             DamagedDigestError: the stored bytes are no marks.
         """
-        for window, part in zip(self._windows, self._decoded(), strict=True):
+        for window, part in self._decoded():
             if window.marks:
                 # Windows of, say, six minutes do not begin at marks of the clock: take the next mark.
                 late = (window.start - self.start) % MARK_SECONDS
@@ -152,9 +152,9 @@ class Hour:
                 for offset, buckets in decode_marks(window.marks, part).items():
                     yield first + offset * MARK_SECONDS, buckets
 
-    def _decoded(self) -> list[dict[int, int]]:
+    def _decoded(self) -> list[tuple[StoredWindow, dict[int, int]]]:
         if self._parts is None:
-            self._parts = [decode_counts(window.digest) for window in self._windows]
+            self._parts = [(window, decode_counts(window.digest)) for window in self._windows]
         return self._parts
 
 
@@ -249,10 +249,11 @@ class Group:
         stale = bisect_left(self._starts, start)
         del self._members[:stale], self._starts[:stale], self._traces[:stale]
 
-    def between(self, since: int, until: int, min_traces: int = 0) -> Sequence[Hour]:
-        """The hours that began in ``[since, until)``; none where they hold too few traces."""
+    def between(self, since: int, until: int, min_traces: int = 0) -> tuple[Sequence[Hour], int]:
+        """The hours that began in ``[since, until)``, and their traces; no hours where those are too few."""
         first, last = bisect_left(self._starts, since), bisect_left(self._starts, until)
-        return self._members[first:last] if self._traces[last] - self._traces[first] >= min_traces else []
+        count = self._traces[last] - self._traces[first]
+        return self._members[first:last] if count >= min_traces else (), count
 
     def pooled(self, hours: Sequence[Hour]) -> Digest:
         """All traces of some of its hours together."""

@@ -177,12 +177,11 @@ class Prediction:
         Each with its place among the swings, where in the window it is, its usual bucket, and its sampling variance.
         """
         bounds = self._pooled.quantile_buckets(_told_ranks(n))
-        told = []
-        for place, position, usual in zip(_PLACES, quantile_positions(n), self.usual, strict=True):
-            if place == len(bounds):
-                break
-            told.append((place, position, usual, (bounds[place + 1] - bounds[place]) ** 2))
-        return told
+        positions, usual = quantile_positions(n), self.usual
+        return [
+            (place, positions[index], usual[index], (bounds[place + 1] - bounds[place]) ** 2)
+            for index, place in enumerate(_PLACES[: len(bounds) // 2])
+        ]
 
     @property
     def floors(self) -> Thresholds:
