@@ -81,7 +81,7 @@ class MarkedTraces:
         """The windows at some rising instants, at least one, less what ended up to ``since``."""
         marks, starts, buckets = self._marks, self._starts, self._buckets
         length, min_traces, longest = parameters.window_seconds, parameters.min_traces, parameters.max_window_seconds
-        size, base, judged = len(marks), starts[0], bisect_right(marks, since)
+        size, base, oldest = len(marks), starts[0], starts[bisect_right(marks, since)]
         windows: list[Swept] = []
         first_before = last_before = enough = -1
         # Instants rise, so the bounds only move on: up to where a window reaches, and where its length begins.
@@ -103,6 +103,8 @@ class MarkedTraces:
                 windows[-1][0].append(now)
             else:
                 first_before, last_before = first, last
-                begin = starts[max(first, judged)]
+                begin = starts[first]
+                if begin < oldest:
+                    begin = oldest
                 windows.append(([now], sorted(buckets[begin - base : starts[last] - base])))
         return windows

@@ -216,15 +216,19 @@ class Prediction:
     def _disagreements(self) -> Iterator[float]:
         """How far the pooled hours lie from one another, as variances in square octaves; sampling is taken off."""
         hours = self._hours
+        # Hours with little traffic have few different counts.
+        spreads_of = {n: self.squared_spreads(n) for n in {hour.count for hour in hours}}
         columns = zip(
             self.usual,
             zip(*[hour.quantile_buckets for hour in hours], strict=True),
-            zip(*[self.squared_spreads(hour.count) for hour in hours], strict=True),
+            zip(*[spreads_of[hour.count] for hour in hours], strict=True),
             zip(*[_weights(hour.count) for hour in hours], strict=True),
             strict=True,
         )
         for usual, buckets, spreads, weights in columns:
-            squares = [4 * min((bucket - usual) ** 2, _MAX_SQUARE) for bucket in buckets]
+            squares = [
+                4 * (square if (square := (bucket - usual) ** 2) < _MAX_SQUARE else _MAX_SQUARE) for bucket in buckets
+            ]
             excess = sum(map(mul, weights, map(sub, squares, spreads)))
             square_octaves = max(0.0, excess / _SQUARES_PER_OCTAVE)
             yield (square_octaves + _PRIOR) / (sum(weights) + 1) * (1 + 1 / len(hours))
