@@ -253,7 +253,7 @@ def _dealt(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]:
             deal[digit].append(bucket)
     except KeyError as error:
         raise DamagedDigestError(f"there is no mark {error}") from None
-    return {offset: deal[digit] for digit, offset in zip(_DIGITS, offsets)}  # noqa: B905 - sixteen digits or fewer
+    return dict(zip(offsets, deal.values()))  # noqa: B905 - they are as many
 
 
 @lru_cache(maxsize=4096)

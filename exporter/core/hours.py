@@ -229,9 +229,9 @@ class Group:
 
     __slots__ = ("_members", "_pooled", "_starts", "_tally", "_traces")
 
-    def __init__(self, hours: Iterable[Hour]) -> None:
-        """Begin with some hours, in time order."""
-        self._members = list(hours)
+    def __init__(self, hours: list[Hour]) -> None:
+        """Take over some hours, in time order."""
+        self._members = hours
         self._starts = [hour.start for hour in self._members]
         # In all hours before each one, and before the one that is still to come; from wherever that is counted.
         self._traces = list(accumulate([hour.count for hour in self._members], initial=0))
@@ -332,8 +332,10 @@ class Hours:
         """The hours of some slots; to be asked for with few different sets of them."""
         group = self._groups.get(slots)
         if group is None:
-            members = [self._by_slot[slot] for slot in slots if slot in self._by_slot]
-            group = self._groups[slots] = Group(sorted(chain.from_iterable(members), key=by_start))
+            members = list(chain.from_iterable([self._by_slot[slot] for slot in slots if slot in self._by_slot]))
+            if len(slots) > 1:
+                members.sort(key=by_start)
+            group = self._groups[slots] = Group(members)
         return group
 
     def swings(self, released: Iterable[Hour] = ()) -> Swings:

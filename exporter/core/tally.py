@@ -44,7 +44,9 @@ class Tally:
     def _make_room(self, first: int, last: int) -> None:
         if not self._counts:
             self._lowest = self._end = first
-        below, above = max(0, self._lowest - first), max(0, last + 1 - self._end)
-        self._counts = [*[0] * below, *self._counts, *[0] * above]
-        self._lowest -= below
-        self._end += above
+        if first < self._lowest:
+            self._counts[:0] = [0] * (self._lowest - first)
+            self._lowest = first
+        if last >= self._end:
+            self._counts += [0] * (last + 1 - self._end)
+            self._end = last + 1

@@ -106,5 +106,7 @@ class MarkedTraces:
                 begin = starts[first]
                 if begin < oldest:
                     begin = oldest
-                windows.append(([now], sorted(buckets[begin - base : starts[last] - base])))
+                window = buckets[begin - base : starts[last] - base]
+                window.sort()
+                windows.append(([now], window))
         return windows

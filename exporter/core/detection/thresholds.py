@@ -187,7 +187,7 @@ class Prediction:
     def floors(self) -> Thresholds:
         """What the thresholds would be if the series never swung: what is usual by these is so by the real ones."""
         if self._floors is None:
-            quantiles = _floors(self.usual, self._parameters.ratio, self._parameters.min_delta_seconds)
+            quantiles, _, _ = _floors(self.usual, self._parameters.ratio, self._parameters.min_delta_seconds)
             self._floors = _thresholds(quantiles, self.traces)
         return self._floors
 
@@ -195,7 +195,8 @@ class Prediction:
     def lowest(self) -> Floors:
         """The floors as such."""
         if self._lowest is None:
-            self._lowest = Floors.of(self.floors)
+            _, gates, stats = _floors(self.usual, self._parameters.ratio, self._parameters.min_delta_seconds)
+            self._lowest = Floors(gates, stats, self.floors.correlation)
         return self._lowest
 
     @property
@@ -240,9 +241,13 @@ def _thresholds(quantiles: tuple[QuantileThreshold, ...], traces: int) -> Thresh
 
 
 @lru_cache(maxsize=4096)
-def _floors(usual: tuple[int, ...], ratio: float, min_delta_seconds: float) -> tuple[QuantileThreshold, ...]:
+def _floors(
+    usual: tuple[int, ...], ratio: float, min_delta_seconds: float
+) -> tuple[tuple[QuantileThreshold, ...], tuple[int, ...], tuple[int, ...]]:
+    """The floors of thresholds, and of those once more the gates and the statistical ones."""
     parameters = Parameters(ratio=ratio, min_delta_seconds=min_delta_seconds)
-    return tuple(_threshold(q, bucket, 0.0, parameters) for q, bucket in zip(QUANTILES, usual, strict=True))
+    floors = tuple(_threshold(q, bucket, 0.0, parameters) for q, bucket in zip(QUANTILES, usual, strict=True))
+    return floors, tuple(floor.gate for floor in floors), tuple(floor.stat for floor in floors)
 
 
 @lru_cache(maxsize=4096)
