@@ -23,6 +23,7 @@ from exporter.core.ledger import LedgerEntry, Wanted, Window, WindowState, pendi
 from exporter.core.span import SeriesKey
 from exporter.detector.book import Book
 from exporter.detector.historian import Historian
+from exporter.pauses import collect_seldom
 from exporter.publish.self_metrics import SelfMetrics
 from exporter.runner import Exporter
 from exporter.store import Store
@@ -143,6 +144,7 @@ def book_of(path: Path) -> Book:
 
 
 def _catch_up(path: Path, now: float) -> JudgeCost:
+    collect_seldom()
     store = Store.open(path)
     historian = _historian(store, now)
     wall, cpu = time.monotonic(), _cpu_seconds()

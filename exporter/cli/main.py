@@ -10,6 +10,7 @@ from exporter.cli.generate import generate
 from exporter.cli.history import history
 from exporter.cli.run import run, run_options, start
 from exporter.cli.verify import verify
+from exporter.pauses import collect_seldom
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,6 +21,7 @@ def main(shared: Shared, *, once: bool, check_config: bool) -> None:
 
     Without a command it runs the exporter.
     """
+    collect_seldom()
     context = click.get_current_context()
     context.obj = shared
     if context.invoked_subcommand is None:

@@ -169,15 +169,16 @@ def choose_pool(
     released: Sequence[Hour] = ()
     left_out: Collection[int] = suspects
     if history.quarantined:
-        released = _recurring(history.among(frozenset([slot])).between(since, until))
+        same_slot, _ = history.among(frozenset([slot])).between(since, until)
+        released = _recurring(same_slot)
         left_out = history.quarantined.difference([hour.start for hour in released]).union(suspects)
     serving: tuple[FallbackLevel, Group, Sequence[Hour], bool] | None = None
     for level, min_samples in rules.levels():
         group = history.among(_slots_of(level, slot, rules.nearby_hours_range))
-        hours = group.between(since, until, min_samples)
+        hours, count = group.between(since, until, min_samples)
         if left_out:
             hours = [hour for hour in hours if hour.start not in left_out]
-        count = sum([hour.count for hour in hours])
+            count = sum([hour.count for hour in hours])
         if not hours or count < min_samples:
             continue
         mature = _is_mature(level, hours, count)

@@ -247,14 +247,13 @@ def _dealt(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]:
         return {offset: list(_samples(window)) for offset in offsets}
     if len(digits) != samples + samples % 2:
         raise DamagedDigestError(f"{len(digits)} half bytes do not deal out {samples} samples")
-    marks: list[list[int]] = [[] for _ in offsets]
-    deal = dict(zip(_DIGITS, marks, strict=False))
+    deal: dict[str, list[int]] = {digit: [] for digit in _DIGITS[: len(offsets)]}
     try:
-        for digit, bucket in zip(digits, _samples(window), strict=False):
+        for digit, bucket in zip(digits, _samples(window)):  # noqa: B905 - there may be half a byte left
             deal[digit].append(bucket)
     except KeyError as error:
         raise DamagedDigestError(f"there is no mark {error}") from None
-    return dict(zip(offsets, marks, strict=True))
+    return dict(zip(offsets, deal.values()))  # noqa: B905 - they are as many
 
 
 @lru_cache(maxsize=4096)

@@ -9,11 +9,11 @@ Merging adds counts, which is exact: the digest of pooled samples is the sum of 
 interpolated; it is the bucket that holds the sample of that rank.
 """
 
-import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from math import ceil, log2
 from typing import Final, Self
 
 BUCKETS_PER_OCTAVE: Final = 32
@@ -22,7 +22,8 @@ ZERO_BUCKET: Final = -1024
 HIGHEST_BUCKET: Final = 1087
 """Holds durations up to 2^34 s, five centuries: more than the nanoseconds that 64 bits can count."""
 
-_LOG2_NANOSECOND: Final = math.log2(1e-9)
+_LOG2_NANOSECOND: Final = log2(1e-9)
+_BUCKETS: Final = tuple(range(ZERO_BUCKET, HIGHEST_BUCKET + 1))
 # Absorbs the rounding of log2, so that an exact power of two lands at its bucket's upper, inclusive bound.
 _EPSILON: Final = 1e-9
 
@@ -31,7 +32,7 @@ def bucket_of_ns(duration_ns: int) -> int:
     """The bucket of a duration in whole nanoseconds (not negative)."""
     if duration_ns <= 0:
         return ZERO_BUCKET
-    return math.ceil((math.log2(duration_ns) + _LOG2_NANOSECOND) * BUCKETS_PER_OCTAVE - _EPSILON) - 1
+    return ceil((log2(duration_ns) + _LOG2_NANOSECOND) * BUCKETS_PER_OCTAVE - _EPSILON) - 1
 
 
 def bucket_of_seconds(seconds: float) -> int:
@@ -41,7 +42,7 @@ def bucket_of_seconds(seconds: float) -> int:
     """
     if seconds <= 0:
         return ZERO_BUCKET
-    return max(ZERO_BUCKET, math.ceil(math.log2(seconds) * BUCKETS_PER_OCTAVE - _EPSILON) - 1)
+    return max(ZERO_BUCKET, ceil(log2(seconds) * BUCKETS_PER_OCTAVE - _EPSILON) - 1)
 
 
 def bucket_upper_seconds(bucket: int) -> float:
@@ -70,9 +71,23 @@ class Digest:
         """Take over sparse counts by bucket; none may be negative, and those of zero are dropped."""
         if not all(counts.values()):
             counts = {bucket: count for bucket, count in counts.items() if count}
-        self._buckets = sorted(counts)
+        self._buckets: Sequence[int] = sorted(counts)
         self._cumulative = list(accumulate(map(counts.__getitem__, self._buckets)))
         self.count = self._cumulative[-1] if self._cumulative else 0
+
+    @classmethod
+    def of_stretch(cls, lowest: int, counts: Iterable[int]) -> Self:
+        """The digest of a stretch of neighbouring buckets.
+
+        Args:
+            lowest: the first bucket of the stretch; unless the stretch is empty, it must hold something.
+            counts: how many durations each of them holds; may be none.
+        """
+        self = cls.__new__(cls)
+        self._cumulative = list(accumulate(counts))
+        self._buckets = _BUCKETS[lowest - ZERO_BUCKET : lowest - ZERO_BUCKET + len(self._cumulative)]
+        self.count = self._cumulative[-1] if self._cumulative else 0
+        return self
 
     @classmethod
     def of_ns(cls, durations_ns: Iterable[int]) -> Self:
@@ -92,8 +107,9 @@ class Digest:
         """Pairs of bucket and count, by rising bucket."""
         below = 0
         for bucket, cumulative in zip(self._buckets, self._cumulative, strict=True):
-            yield bucket, cumulative - below
-            below = cumulative
+            if cumulative > below:
+                yield bucket, cumulative - below
+                below = cumulative
 
     def __bool__(self) -> bool:
         return self.count > 0
@@ -101,10 +117,10 @@ class Digest:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Digest):
             return NotImplemented
-        return self._buckets == other._buckets and self._cumulative == other._cumulative
+        return self.count == other.count and list(self) == list(other)
 
     def __hash__(self) -> int:
-        return hash((tuple(self._buckets), tuple(self._cumulative)))
+        return hash(tuple(self))
 
     def __repr__(self) -> str:
         return f"Digest({dict(self)!r})"
@@ -119,7 +135,8 @@ class Digest:
         buckets, cumulative, count = self._buckets, self._cumulative, self.count
         if not count:
             raise ValueError("an empty digest has no quantiles")
-        return [buckets[bisect_left(cumulative, q * count - _EPSILON)] for q in qs]
+        # Whole ranks, since Python compares whole numbers with one another in half the time.
+        return [buckets[bisect_left(cumulative, ceil(q * count - _EPSILON))] for q in qs]
 
     def quantile_seconds(self, q: float) -> float:
         """The quantile ``q`` in seconds, within 1.1 % of the sample of that rank."""

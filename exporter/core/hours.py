@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Self
 from exporter.core.civil import HOUR_SECONDS, Calendar, Slot
 from exporter.core.codec import MARK_SECONDS, decode_counts, decode_marks
 from exporter.core.digest import Digest
+from exporter.core.tally import Tally
 
 QUANTILES: Final = (0.5, 0.9, 0.99)
 """The quantiles of a window that a shift verdict compares with the baseline."""
@@ -98,7 +99,7 @@ class Hour:
         self.count = sum([window.traces for window in windows])
         self.judgement = judgement
         self._windows = windows
-        self._parts: list[dict[int, int]] | None = None
+        self._parts: list[tuple[StoredWindow, dict[int, int]]] | None = None
         self._counts: dict[int, int] | None = None
         self._digest: Digest | None = None
         self._quantile_buckets: tuple[int, ...] | None = None
@@ -114,13 +115,11 @@ class Hour:
             DamagedDigestError: the stored bytes are no digest.
         """
         if self._counts is None:
-            parts = self._decoded()
+            parts = [part for _, part in self._decoded()]
             if len(parts) == 1:
                 self._counts = parts[0]
             else:
-                self._counts = {}
-                for part in parts:
-                    _add(self._counts, part)
+                self._counts = dict(Digest.pool(map(Digest, parts)))
         return self._counts
 
     @property
@@ -145,7 +144,7 @@ class Hour:
         Raises:
             DamagedDigestError: the stored bytes are no marks.
         """
-        for window, part in zip(self._windows, self._decoded(), strict=True):
+        for window, part in self._decoded():
             if window.marks:
                 # Windows of, say, six minutes do not begin at marks of the clock: take the next mark.
                 late = (window.start - self.start) % MARK_SECONDS
@@ -153,9 +152,9 @@ class Hour:
                 for offset, buckets in decode_marks(window.marks, part).items():
                     yield first + offset * MARK_SECONDS, buckets
 
-    def _decoded(self) -> list[dict[int, int]]:
+    def _decoded(self) -> list[tuple[StoredWindow, dict[int, int]]]:
         if self._parts is None:
-            self._parts = [decode_counts(window.digest) for window in self._windows]
+            self._parts = [(window, decode_counts(window.digest)) for window in self._windows]
         return self._parts
 
 
@@ -228,16 +227,16 @@ class Group:
     few more.
     """
 
-    __slots__ = ("_counts", "_members", "_pooled", "_starts", "_traces")
+    __slots__ = ("_members", "_pooled", "_starts", "_tally", "_traces")
 
-    def __init__(self, hours: Iterable[Hour]) -> None:
-        """Begin with some hours, in time order."""
-        self._members = list(hours)
+    def __init__(self, hours: list[Hour]) -> None:
+        """Take over some hours, in time order."""
+        self._members = hours
         self._starts = [hour.start for hour in self._members]
         # In all hours before each one, and before the one that is still to come; from wherever that is counted.
         self._traces = list(accumulate([hour.count for hour in self._members], initial=0))
         self._pooled: Sequence[Hour] = []
-        self._counts: dict[int, int] = {}
+        self._tally = Tally()
 
     def append(self, hour: Hour) -> None:
         """Add an hour that is later than all others."""
@@ -250,10 +249,11 @@ class Group:
         stale = bisect_left(self._starts, start)
         del self._members[:stale], self._starts[:stale], self._traces[:stale]
 
-    def between(self, since: int, until: int, min_traces: int = 0) -> Sequence[Hour]:
-        """The hours that began in ``[since, until)``; none where they hold too few traces."""
+    def between(self, since: int, until: int, min_traces: int = 0) -> tuple[Sequence[Hour], int]:
+        """The hours that began in ``[since, until)``, and their traces; no hours where those are too few."""
         first, last = bisect_left(self._starts, since), bisect_left(self._starts, until)
-        return self._members[first:last] if self._traces[last] - self._traces[first] >= min_traces else []
+        count = self._traces[last] - self._traces[first]
+        return self._members[first:last] if count >= min_traces else (), count
 
     def pooled(self, hours: Sequence[Hour]) -> Digest:
         """All traces of some of its hours together."""
@@ -262,14 +262,14 @@ class Group:
         if hours[: len(known)] != known:
             added, dropped = _difference(hours, known), _difference(known, hours)
             if len(added) + len(dropped) >= len(hours):
-                self._counts = {}
+                self._tally = Tally()
                 added, dropped = hours, []
             for hour in dropped:
-                _subtract(self._counts, hour.counts)
+                self._tally.subtract(hour.counts)
         for hour in added:
-            _add(self._counts, hour.counts)
+            self._tally.add(hour.counts)
         self._pooled = hours
-        return Digest(self._counts)
+        return self._tally.digest()
 
 
 class Hours:
@@ -332,8 +332,10 @@ class Hours:
         """The hours of some slots; to be asked for with few different sets of them."""
         group = self._groups.get(slots)
         if group is None:
-            members = [self._by_slot[slot] for slot in slots if slot in self._by_slot]
-            group = self._groups[slots] = Group(sorted(chain.from_iterable(members), key=by_start))
+            members = list(chain.from_iterable([self._by_slot[slot] for slot in slots if slot in self._by_slot]))
+            if len(slots) > 1:
+                members.sort(key=by_start)
+            group = self._groups[slots] = Group(members)
         return group
 
     def swings(self, released: Iterable[Hour] = ()) -> Swings:
@@ -363,17 +365,3 @@ class Hours:
 def _difference(hours: Sequence[Hour], others: Sequence[Hour]) -> Sequence[Hour]:
     known = set(others)
     return [hour for hour in hours if hour not in known]
-
-
-def _add(counts: dict[int, int], more: Mapping[int, int]) -> None:
-    for bucket, count in more.items():
-        counts[bucket] = counts.get(bucket, 0) + count
-
-
-def _subtract(counts: dict[int, int], less: Mapping[int, int]) -> None:
-    for bucket, count in less.items():
-        left = counts[bucket] - count
-        if left:
-            counts[bucket] = left
-        else:
-            del counts[bucket]

@@ -162,6 +162,10 @@ class Historian:
         def has_book() -> bool:
             return self._has_book(clock())
 
+        def has_news() -> bool:
+            # Where no history is read, hours settle without a word.
+            return self._news.is_set() or not self._past.has_judged(self._judgeable(self._clock.hour(int(clock()))))
+
         resume_at = retry_at = self._monotonic()
         while True:
             began = self._monotonic()
@@ -171,7 +175,7 @@ class Historian:
                     pass
                 elif not has_book():
                     self.open_book(clock(), stop.is_set)
-                elif self._news.is_set() and began >= resume_at:
+                elif began >= resume_at and has_news():
                     # However long that takes: if the hour turns meanwhile, its book comes first.
                     renewed = self.catch_up(clock(), lambda: stop.is_set() or not has_book())
                 else:

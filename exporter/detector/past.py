@@ -19,6 +19,8 @@ from exporter.logs import LimitedLog, Log
 from exporter.store import SeriesHistory, Store
 
 _SERIES_AT_ONCE: Final = 20
+_MOST_FOR_HELPER: Final = 60
+"""Between two batches the helper waits for as long as the first process takes to see it, so batches are large."""
 _WORTH_A_HELPER_HOURS: Final = 100_000
 """With so many hours of all series left, a second process pays: some ten seconds' work."""
 
@@ -124,7 +126,10 @@ class PastJudge:
         done = hours = 0
         while not give_up():
             if helper.is_free():
-                found += helper.exchange(list(islice(histories, _SERIES_AT_ONCE)))
+                # Fewer towards the end, so that neither process waits long for the other.
+                batch = list(islice(histories, max(1, min(_MOST_FOR_HELPER, (series - done) // 4))))
+                done += len(batch)
+                found += helper.exchange(batch)
             stored = next(histories, None)
             if stored is None:
                 self._record([*found, *helper.exchange([])], answers)

@@ -764,6 +764,20 @@ class TestRun:
         bench.historian.run(looks, Clock(NOW))
         assert recorded == [0, 1, 0, 0, 0]
 
+    def test_hours_that_settle_without_a_word_are_judged_as_well(self, store: Store) -> None:
+        bench = Bench(store, settled_until=NOON - 5 * HOUR)
+        write_days(bench, 2)
+        until: list[int | None] = []
+
+        def meanwhile(look: int) -> None:
+            until.append(store.judged_until())
+            if look == 3:
+                bench.settled_until = NOON
+
+        bench.historian.run(Looks(bench.monotonic, 30, meanwhile), Clock(NOW))
+        assert (until[2], until[-1]) == (NOON - 5 * HOUR, NOON)
+        assert bench.historian.book(NOW).of(KEY).thresholds is not None
+
     @pytest.mark.parametrize(("has_book", "failed"), [(True, [0.0]), (False, [0.0, 10.0, 20.0, 30.0])])
     def test_after_a_failure_it_waits_and_tries_again(
         self, store: WatchedStore, caplog: pytest.LogCaptureFixture, has_book: bool, failed: list[float]

@@ -1,4 +1,4 @@
-"""The collector is spared what stays, and loses nothing of what does not."""
+"""The collector is spared what stays, looks seldom at what is new, and loses nothing of what falls away."""
 
 import gc
 import weakref
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from exporter.pauses import set_aside
+from exporter.pauses import collect_seldom, set_aside
 
 
 class Node:
@@ -18,7 +18,9 @@ class Node:
 
 @pytest.fixture(autouse=True)
 def collector() -> Iterator[None]:
+    thresholds = gc.get_threshold()
     yield
+    gc.set_threshold(*thresholds)
     gc.unfreeze()
 
 
@@ -47,3 +49,14 @@ def test_what_stands_in_no_cycle_is_freed_at_once() -> None:
     set_aside()
     del node
     assert seen() is None
+
+
+def test_what_is_new_is_looked_at_seldom_but_is() -> None:
+    collect_seldom()
+    gc.collect()
+    before = gc.get_stats()[0]["collections"]
+    kept = [Node() for _ in range(5_000)]
+    assert gc.get_stats()[0]["collections"] == before
+    kept += [Node() for _ in range(10_000)]
+    assert gc.get_stats()[0]["collections"] > before
+    assert len(kept) == 15_000

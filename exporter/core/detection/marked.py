@@ -77,19 +77,17 @@ class MarkedTraces:
                 self._recent.extend(mark, self._buckets[first - self._starts[0] : last - self._starts[0]])
         return self._recent
 
-    def sweep(self, instants: Iterable[int], since: int, parameters: Parameters) -> list[Swept]:
-        """The windows at some rising instants, less what ended up to ``since``."""
+    def sweep(self, instants: Sequence[int], since: int, parameters: Parameters) -> list[Swept]:
+        """The windows at some rising instants, at least one, less what ended up to ``since``."""
         marks, starts, buckets = self._marks, self._starts, self._buckets
-        length, min_traces = parameters.window_seconds, parameters.min_traces
-        size, base, judged = len(marks), starts[0], bisect_right(marks, since)
+        length, min_traces, longest = parameters.window_seconds, parameters.min_traces, parameters.max_window_seconds
+        size, base, oldest = len(marks), starts[0], starts[bisect_right(marks, since)]
         windows: list[Swept] = []
-        same: list[int] = []
-        # Instants rise, so the bounds only move on: up to where a window reaches, where its length begins, where it
-        # holds enough traces, and where it begins.
-        last = recent = first = 0
-        enough = -1
+        first_before = last_before = enough = -1
+        # Instants rise, so the bounds only move on: up to where a window reaches, and where its length begins.
+        last = bisect_right(marks, instants[0])
+        recent = bisect_right(marks, instants[0] - length)
         for now in instants:
-            first_before, last_before = first, last
             while last < size and marks[last] <= now:
                 last += 1
             while recent < last and marks[recent] <= now - length:
@@ -97,12 +95,18 @@ class MarkedTraces:
             if last != last_before:
                 enough = bisect_right(starts, starts[last] - min_traces) - 1
             first = recent
-            if enough < recent:
-                first = max(enough, bisect_right(marks, now - parameters.max_window_seconds))
-            if same and first == first_before and last == last_before:
-                same.append(now)
+            if enough < first:
+                first = bisect_right(marks, now - longest)
+                if enough > first:
+                    first = enough
+            if first == first_before and last == last_before:
+                windows[-1][0].append(now)
             else:
-                begin = starts[max(judged, first)]
-                same = [now]
-                windows.append((same, sorted(buckets[begin - base : starts[last] - base])))
+                first_before, last_before = first, last
+                begin = starts[first]
+                if begin < oldest:
+                    begin = oldest
+                window = buckets[begin - base : starts[last] - base]
+                window.sort()
+                windows.append(([now], window))
         return windows

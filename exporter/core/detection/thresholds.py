@@ -176,19 +176,18 @@ class Prediction:
 
         Each with its place among the swings, where in the window it is, its usual bucket, and its sampling variance.
         """
-        at = iter(self._pooled.quantile_buckets(_told_ranks(n)))
+        bounds = self._pooled.quantile_buckets(_told_ranks(n))
+        positions, usual = quantile_positions(n), self.usual
         return [
-            (place, position, usual, (high - low) ** 2)
-            for place, position, usual, low, high in zip(
-                _PLACES, quantile_positions(n), self.usual, at, at, strict=False
-            )
+            (place, positions[index], usual[index], (bounds[place + 1] - bounds[place]) ** 2)
+            for index, place in enumerate(_PLACES[: len(bounds) // 2])
         ]
 
     @property
     def floors(self) -> Thresholds:
         """What the thresholds would be if the series never swung: what is usual by these is so by the real ones."""
         if self._floors is None:
-            quantiles = _floors(self.usual, self._parameters.ratio, self._parameters.min_delta_seconds)
+            quantiles, _, _ = _floors(self.usual, self._parameters.ratio, self._parameters.min_delta_seconds)
             self._floors = _thresholds(quantiles, self.traces)
         return self._floors
 
@@ -196,7 +195,8 @@ class Prediction:
     def lowest(self) -> Floors:
         """The floors as such."""
         if self._lowest is None:
-            self._lowest = Floors.of(self.floors)
+            _, gates, stats = _floors(self.usual, self._parameters.ratio, self._parameters.min_delta_seconds)
+            self._lowest = Floors(gates, stats, self.floors.correlation)
         return self._lowest
 
     @property
@@ -217,15 +217,19 @@ class Prediction:
     def _disagreements(self) -> Iterator[float]:
         """How far the pooled hours lie from one another, as variances in square octaves; sampling is taken off."""
         hours = self._hours
+        # Hours with little traffic have few different counts.
+        spreads_of = {n: self.squared_spreads(n) for n in {hour.count for hour in hours}}
         columns = zip(
             self.usual,
             zip(*[hour.quantile_buckets for hour in hours], strict=True),
-            zip(*[self.squared_spreads(hour.count) for hour in hours], strict=True),
+            zip(*[spreads_of[hour.count] for hour in hours], strict=True),
             zip(*[_weights(hour.count) for hour in hours], strict=True),
             strict=True,
         )
         for usual, buckets, spreads, weights in columns:
-            squares = [4 * min((bucket - usual) ** 2, _MAX_SQUARE) for bucket in buckets]
+            squares = [
+                4 * (square if (square := (bucket - usual) ** 2) < _MAX_SQUARE else _MAX_SQUARE) for bucket in buckets
+            ]
             excess = sum(map(mul, weights, map(sub, squares, spreads)))
             square_octaves = max(0.0, excess / _SQUARES_PER_OCTAVE)
             yield (square_octaves + _PRIOR) / (sum(weights) + 1) * (1 + 1 / len(hours))
@@ -237,9 +241,13 @@ def _thresholds(quantiles: tuple[QuantileThreshold, ...], traces: int) -> Thresh
 
 
 @lru_cache(maxsize=4096)
-def _floors(usual: tuple[int, ...], ratio: float, min_delta_seconds: float) -> tuple[QuantileThreshold, ...]:
+def _floors(
+    usual: tuple[int, ...], ratio: float, min_delta_seconds: float
+) -> tuple[tuple[QuantileThreshold, ...], tuple[int, ...], tuple[int, ...]]:
+    """The floors of thresholds, and of those once more the gates and the statistical ones."""
     parameters = Parameters(ratio=ratio, min_delta_seconds=min_delta_seconds)
-    return tuple(_threshold(q, bucket, 0.0, parameters) for q, bucket in zip(QUANTILES, usual, strict=True))
+    floors = tuple(_threshold(q, bucket, 0.0, parameters) for q, bucket in zip(QUANTILES, usual, strict=True))
+    return floors, tuple(floor.gate for floor in floors), tuple(floor.stat for floor in floors)
 
 
 @lru_cache(maxsize=4096)

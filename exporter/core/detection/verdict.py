@@ -68,9 +68,9 @@ def can_be_shifted(buckets: Sequence[int], floors: Floors, parameters: Parameter
         floors: those of the hours in which its traces ended.
         parameters: the detector's settings.
     """
-    traces = len(buckets)
+    traces, gates = len(buckets), floors.gates
     for index, position in enumerate(gated_positions(traces)):
-        if buckets[position] > floors.gates[index]:
+        if buckets[position] > gates[index]:
             beyond_swing = traces - bisect_right(buckets, floors.stats[index])
             if tail_probability(beyond_swing, traces, 1 - QUANTILES[index], floors.correlation) < parameters.alpha:
                 return True
