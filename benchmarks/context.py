@@ -31,7 +31,7 @@ class Context:
     folder: Path
     traces: int = 1_000_000
     series: tuple[int, ...] = (100, 1_000, 10_000)
-    judged_series: int = 1_000
+    judged_series: int = 2_000
     kept_days: int = 28
     long_series: int = 200
     repeats: int = 200

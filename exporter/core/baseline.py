@@ -173,8 +173,8 @@ def choose_pool(
         released = _recurring(same_slot)
         left_out = history.quarantined.difference([hour.start for hour in released]).union(suspects)
     serving: tuple[FallbackLevel, Group, Sequence[Hour], bool] | None = None
-    for level, min_samples in rules.levels():
-        group = history.among(_slots_of(level, slot, rules.nearby_hours_range))
+    for level, min_samples, slots in _ladder(rules, slot):
+        group = history.among(slots)
         hours, count = group.between(since, until, min_samples)
         if left_out:
             hours = [hour for hour in hours if hour.start not in left_out]
@@ -201,7 +201,12 @@ def _recurring(hours: Sequence[Hour]) -> Sequence[Hour]:
     return quarantined if len(quarantined) >= max(MATURE_WINDOWS, len(hours) - len(quarantined)) else []
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
+def _ladder(rules: FallbackRules, slot: Slot) -> tuple[tuple[FallbackLevel, int, frozenset[Slot]], ...]:
+    """The levels that may serve a slot, the traces that each needs, and the slots whose hours it takes in."""
+    return tuple((level, needed, _slots_of(level, slot, rules.nearby_hours_range)) for level, needed in rules.levels())
+
+
 def _slots_of(level: FallbackLevel, slot: Slot, nearby_hours_range: int) -> frozenset[Slot]:
     """The slots whose hours a level takes into consideration for one of them."""
     match level:

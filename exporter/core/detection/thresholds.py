@@ -4,7 +4,7 @@ Everything is counted in buckets of the digest, 32 to an octave, and nothing is 
 by ``ceil(32 log2 R)`` buckets, so the number of traces above a threshold is exact.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from math import ceil, log2, sqrt
@@ -145,22 +145,18 @@ class Prediction:
         at = iter(self._pooled.quantile_buckets(_standard_errors(n)))
         return [(high - low) ** 2 for low, high in zip(at, at, strict=True)]
 
-    def swings_of(self, windows: Iterable[Swept]) -> Swings:
+    def swings_of(self, windows: Sequence[Swept]) -> Swings:
         """How far the quantiles of some windows lay from their prediction.
 
         What sampling alone would do is taken off the square of each distance, but at least a quarter of it is left.
         Windows that are not judged do not count, nor do quantiles of which a window says too little.
         """
         # Millions of windows come through here, so what is the same for those of one size is looked up once.
-        looked_at: dict[int, list[tuple[int, int, int, int]]] = {}
+        told = self._told_by({len(buckets) for _, buckets in windows})
         swings = list(NO_SWINGS)
         for instants, buckets in windows:
-            n = len(buckets)
-            told = looked_at.get(n)
-            if told is None:
-                told = looked_at[n] = self._told_by(n)
             times = len(instants)
-            for at, position, usual, spread in told:
+            for at, position, usual, spread in told[len(buckets)]:
                 distance = buckets[position] - usual
                 square = distance * distance
                 if square > _MAX_SQUARE:
@@ -171,17 +167,20 @@ class Prediction:
                 swings[at + 1] += times
         return tuple(swings)
 
-    def _told_by(self, n: int) -> list[tuple[int, int, int, int]]:
-        """The quantiles that a window of ``n`` traces tells.
+    def _told_by(self, sizes: Collection[int]) -> dict[int, list[tuple[int, int, int, int]]]:
+        """The quantiles that windows of so many traces tell.
 
         Each with its place among the swings, where in the window it is, its usual bucket, and its sampling variance.
         """
-        bounds = self._pooled.quantile_buckets(_told_ranks(n))
-        positions, usual = quantile_positions(n), self.usual
-        return [
-            (place, positions[index], usual[index], (bounds[place + 1] - bounds[place]) ** 2)
-            for index, place in enumerate(_PLACES[: len(bounds) // 2])
-        ]
+        usual = self.usual
+        bound = iter(self._pooled.quantile_buckets(chain.from_iterable(map(_told_ranks, sizes))))
+        return {
+            n: [
+                (place, position, usual[index], (next(bound) - next(bound)) ** 2)
+                for index, place, position in _told_places(n)
+            ]
+            for n in sizes
+        }
 
     @property
     def floors(self) -> Thresholds:
@@ -262,6 +261,12 @@ def _told_ranks(n: int) -> tuple[float, ...]:
     """The standard errors of the quantiles, from the lowest, that a window of ``n`` traces says enough about."""
     told = sum(n * (1 - q) >= MIN_SWING_MARK - _ROUNDING for q in QUANTILES)
     return _standard_errors(n)[: 2 * told] if n >= MIN_JUDGED else ()
+
+
+@lru_cache(maxsize=4096)
+def _told_places(n: int) -> tuple[tuple[int, int, int], ...]:
+    """The same quantiles: which they are, their place among the swings, and where in the window they are."""
+    return tuple((at // 2, at, quantile_positions(n)[at // 2]) for at in _PLACES[: len(_told_ranks(n)) // 2])
 
 
 @lru_cache(maxsize=4096)
