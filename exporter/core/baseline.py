@@ -83,17 +83,23 @@ class Pool(NamedTuple):
         level: the fallback level that serves.
         slot: the slot that the baseline is for.
         hours: the pooled hours, in time order.
-        digest: all their traces together.
         mature: whether it may serve a shift verdict; the outlier rule works with any pool.
         released: hours of the slot that were quarantined until now and are a recurring pattern, hence usual.
+        pooled: all their traces together, if they are added up; judging the past never asks for those of an immature
+            pool.
     """
 
     level: FallbackLevel
     slot: Slot
     hours: tuple[Hour, ...]
-    digest: Digest
     mature: bool
     released: tuple[Hour, ...] = ()
+    pooled: Digest | None = None
+
+    @property
+    def digest(self) -> Digest:
+        """All their traces together."""
+        return Digest.pool(hour.digest for hour in self.hours) if self.pooled is None else self.pooled
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +195,7 @@ def choose_pool(
     if serving is None:
         return None
     level, group, hours, mature = serving
-    return Pool(level, slot, tuple(hours), group.pooled(hours), mature, tuple(released))
+    return Pool(level, slot, tuple(hours), mature, tuple(released), group.pooled(hours) if mature else None)
 
 
 def _recurring(hours: Sequence[Hour]) -> Sequence[Hour]:

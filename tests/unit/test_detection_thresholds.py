@@ -33,7 +33,7 @@ def pool_of(hours: Sequence[Sequence[int]]) -> Pool:
         members.append(Hour(civil, [StoredWindow(civil.start, len(buckets), encode_digest(digest))]))
         for bucket, count in digest:
             counts[bucket] = counts.get(bucket, 0) + count
-    return Pool(FallbackLevel.EXACT, SLOT, tuple(members), Digest(counts), mature=True)
+    return Pool(FallbackLevel.EXACT, SLOT, tuple(members), mature=True, pooled=Digest(counts))
 
 
 def thresholds(

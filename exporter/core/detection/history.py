@@ -96,7 +96,8 @@ def advance(
     """
     if state is None:
         for hour in history:
-            history.judge(hour, UNJUDGED)
+            if hour.judgement != UNJUDGED:
+                history.judge(hour, UNJUDGED)
         first = next(iter(history), None)
         state = SeriesState(until if first is None else min(first.start, until))
     return _Fold(detector, history, state, suspects).run(until)

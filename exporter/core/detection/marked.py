@@ -38,13 +38,17 @@ class MarkedTraces:
         """Add traces: marks, and the buckets of what ended by them, from fast to slow."""
         self._recent = None
         marks, starts, buckets = self._marks, self._starts, self._buckets
+        newest, end = marks[-1] if marks else -1, starts[-1]
         for mark, ended in more:
-            if not marks or mark > marks[-1]:
+            if mark > newest:
+                newest = mark
                 marks.append(mark)
                 buckets += ended
-                starts.append(starts[-1] + len(ended))
+                end += len(ended)
+                starts.append(end)
             else:
                 self._insert(mark, ended)
+                end = starts[-1]
 
     def _insert(self, mark: int, ended: Sequence[int]) -> None:
         marks, starts, buckets = self._marks, self._starts, self._buckets

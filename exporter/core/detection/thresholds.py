@@ -95,6 +95,8 @@ class Floors(NamedTuple):
 
     def lowered(self, other: "Floors") -> "Floors":
         """The floors of these thresholds and those of an earlier hour together."""
+        if other.gates == self.gates and other.stats == self.stats:
+            return self
         return Floors(
             tuple(map(min, self.gates, other.gates)), tuple(map(min, self.stats, other.stats)), self.correlation
         )
