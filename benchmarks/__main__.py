@@ -16,6 +16,14 @@ from benchmarks.report import HEADER, Figure, table
 NAMES: Final = ("backfill", "dense", "poll", "scrape", "historian", "restart", "memory", "store")
 """The benchmarks, each a module of this package with a function ``measure``."""
 
+CIRCUMSTANCES: Final = (
+    "benchmark",
+    "took",
+    "cores that others kept busy meanwhile",
+    f"{machine.PACE_STEPS / 1e6:g} million steps of a loop, before / after",
+)
+"""What is told about how each was measured."""
+
 
 class Benchmark(Protocol):
     """What a module of a benchmark offers."""
@@ -28,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure what was asked for."""
     arguments = _arguments(argv)
     figures: list[Figure] = []
-    circumstances: list[tuple[str, str, str]] = []
+    circumstances: list[tuple[str, str, str, str]] = []
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         context = _context(Path(folder), arguments)
         for name in arguments.names or NAMES:
@@ -38,11 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for figure in benchmark.measure(context):
                     print("  " + "  ".join(filter(None, figure.row())), file=sys.stderr, flush=True)
                     figures.append(figure)
-            circumstances.append((name, f"{disturbance.seconds:.0f} s", f"{disturbance.others:.1f}"))
+            paces = " / ".join(f"{pace * 1000:.0f} ms" for pace in disturbance.paces)
+            circumstances.append((name, f"{disturbance.seconds:.0f} s", f"{disturbance.others:.1f}", paces))
     print(f"{machine.description()}\n")
     print(table(HEADER, (figure.row() for figure in figures)))
     print()
-    print(table(("benchmark", "took", "cores that others kept busy meanwhile"), circumstances))
+    print(table(CIRCUMSTANCES, circumstances))
     judged = [figure.kept for figure in figures if figure.kept is not None]
     print(f"\n{judged.count(False)} of {len(judged)} budgets missed")
     if arguments.quick:

@@ -48,18 +48,34 @@ def description() -> str:
     )
 
 
+PACE_STEPS: Final = 2_000_000
+"""Of the loop that tells the pace."""
+
+
+def pace_seconds() -> float:
+    """What a fixed loop costs the interpreter now: a virtual machine may be half as fast as it was a minute ago."""
+    began = time.process_time()
+    total = 0
+    for step in range(PACE_STEPS):
+        total += step
+    return time.process_time() - began
+
+
 class Disturbance:
-    """Tells how much of the machine others used meanwhile: wall-clock figures taken beside much of it are worth little.
+    """Tells what became of the machine meanwhile: figures taken on a slow one, or beside others, are worth little.
 
     Attributes:
         seconds: how long it was looked at.
         others: processors that other processes kept busy, on average.
+        paces: what the interpreter's pace was before and after, as :func:`pace_seconds` tells.
     """
 
     seconds: float = 0.0
     others: float = 0.0
+    paces: tuple[float, float] = (0.0, 0.0)
 
     def __enter__(self) -> Self:
+        self._pace = pace_seconds()
         self._began = time.monotonic()
         self._busy = _busy_seconds()
         self._own = _own_seconds()
@@ -71,6 +87,7 @@ class Disturbance:
         self.seconds = time.monotonic() - self._began
         others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
         self.others = max(0.0, others / self.seconds)
+        self.paces = self._pace, pace_seconds()
 
 
 def _busy_seconds() -> float:

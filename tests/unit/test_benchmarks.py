@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import NAMES, main
+from benchmarks.__main__ import CIRCUMSTANCES, NAMES, main
 from benchmarks.report import HEADER, Budget, Figure, Reference, table
 
 ROOT = Path(__file__).parents[2]
@@ -59,8 +59,9 @@ def test_the_short_form_measures_everything_that_has_a_budget() -> None:
     # What does not depend on the machine is measured for what it is.
     again = next(figure for figure in figures if figure[1] == "searches for windows read before")
     assert again[0] == "kept" and again[3] == "0"
-    took = rows(done.stdout, ("benchmark", "took", "cores that others kept busy meanwhile"))
-    assert [name for name, _, _ in took] == list(NAMES)
+    took = rows(done.stdout, CIRCUMSTANCES)
+    assert [name for name, _, _, _ in took] == list(NAMES)
+    assert all(int(before.split()[0]) > 0 for _, _, _, before in took)
 
 
 def test_an_unknown_benchmark_is_refused_with_the_names_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
