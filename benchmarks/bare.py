@@ -1,16 +1,16 @@
 """The least that sending a page can cost: a process that answers whatever is asked with the same bytes, no more."""
 
-import multiprocessing
 import socket
 import threading
 from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
+
+from benchmarks.told import Told
 
 _REQUEST_BYTES: Final = 64 << 10
 
 
-class Bare:
+class Bare(Told):
     """Serves one page as it is, with a thread for each connection.
 
     Attributes:
@@ -19,31 +19,12 @@ class Bare:
 
     def __init__(self, page: bytes) -> None:
         """Begin to serve a page."""
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_run, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()
-        self._connection.send_bytes(page)
-        self.port: int = self._connection.recv()
-
-    def close(self) -> None:
-        """End it."""
-        self._connection.close()
-        self._process.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+        super().__init__(_run, page, daemon=True)
+        self.port: int = self.connection.recv()
 
 
-def _run(connection: Connection) -> None:
+def _run(page: bytes, connection: Connection) -> None:
     """Serve until the other end of the connection is closed."""
-    page = connection.recv_bytes()
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(page)
     listener = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=_accept, args=(listener, head, page), daemon=True).start()
