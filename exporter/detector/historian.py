@@ -63,7 +63,7 @@ class Historian:
         basis: str = "",
         patience_seconds: float = 0.0,
     ) -> None:
-        """Begin with nothing judged and no book.
+        """Take stock of the history; nothing is judged, and there is no book yet.
 
         Args:
             store: the history.
@@ -88,6 +88,7 @@ class Historian:
         self._log = log
         self._shelf = Shelf(patience_seconds, monotonic, self._tell_missed)
         self._facts = HistoryFacts()
+        self._measure()
         self._news = threading.Event()
         # Whatever was kept from before a restart is to be looked over.
         self._news.set()

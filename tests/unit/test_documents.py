@@ -15,6 +15,7 @@ import yaml
 
 from exporter.cli.main import main
 from exporter.config import Config, load_config
+from tests.alerting import rules
 from tests.unit.whole_page import WholePage
 
 ROOT = Path(__file__).parents[2]
@@ -129,13 +130,19 @@ def test_all_json_is_json(block: Block) -> None:
     json.loads(block.text)
 
 
-@pytest.mark.parametrize("block", of_language("promql"), ids=named)
-def test_every_query_asks_for_metrics_that_exist(block: Block) -> None:
-    assert set(re.findall(r"tempo_anomaly_\w+", block.text)) <= sample_names()
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_time_series_of_which_a_document_speaks_exists(document: Path) -> None:
+    spoken_of = re.findall(r"(?<![\w:/.])(?:\w+:)?tempo_anomaly_\w+(?::\w+)?", document.read_text("utf-8"))
+    assert set(spoken_of) <= metric_names() | recorded_names()
 
 
-def sample_names() -> set[str]:
-    return {sample.name for family in WholePage.full().families().values() for sample in family.samples}
+def metric_names() -> set[str]:
+    families = WholePage.full().families()
+    return families.keys() | {sample.name for family in families.values() for sample in family.samples}
+
+
+def recorded_names() -> set[str]:
+    return set(rules("record"))
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if not block.language], ids=named)
