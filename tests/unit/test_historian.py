@@ -401,6 +401,8 @@ class TestWaiting:
         with pytest.raises(StoreError):
             bench.historian.open_book(NOW)
         assert bench.facts().windows == 48
+        # After a restart even before anything is asked.
+        assert Bench(store).facts().windows == 48
 
     def test_given_up_it_leaves_everything_as_it_was(self, store: Store) -> None:
         bench = Bench(store)
