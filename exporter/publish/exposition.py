@@ -6,7 +6,6 @@ A test holds the result to what ``prometheus_client`` renders for the same sampl
 """
 
 import threading
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -18,6 +17,7 @@ from prometheus_client.utils import floatToGoString
 
 from exporter.core.span import SeriesKey, encodable
 from exporter.detector.snapshot import Exemplar, SeriesStatus, Snapshot
+from exporter.publish.beginning import Beginning
 from exporter.publish.families import SERIES_FAMILIES, SERIES_LABELS, Family
 
 
@@ -26,13 +26,6 @@ class Format(Enum):
 
     TEXT = "text"
     OPENMETRICS = "openmetrics"
-
-
-def gzip_member(data: bytes) -> bytes:
-    """One gzip member; members may follow one another (RFC 1952, 2.2), so parts can be compressed apart."""
-    # Level 1: a page of metrics is repetitive enough, and higher levels cost many times as much.
-    compressor = zlib.compressobj(level=1, wbits=31)
-    return compressor.compress(data) + compressor.flush()
 
 
 def render_families(statuses: Sequence[SeriesStatus], format_: Format, names: frozenset[str] | None = None) -> bytes:
@@ -108,26 +101,26 @@ class Page:
     """The rendered samples of one snapshot, each format rendered once, when it is first asked for or beforehand."""
 
     snapshot: Snapshot
-    _rendered: dict[Kind, bytes] = field(default_factory=dict, init=False)
+    _rendered: dict[Kind, Beginning] = field(default_factory=dict, init=False)
     _asked: set[Kind] = field(default_factory=set, init=False)
     _mutex: threading.Lock = field(default_factory=threading.Lock, init=False)
 
-    def render(self, format_: Format, *, gzipped: bool) -> bytes:
+    def render(self, format_: Format, *, gzipped: bool) -> Beginning:
         """The series' samples, compressed or not, without OpenMetrics' end mark."""
         kind = format_, gzipped
         self._asked.add(kind)
         return self._rendered.get(kind) or self.prepare(kind)
 
-    def prepare(self, kind: Kind) -> bytes:
+    def prepare(self, kind: Kind) -> Beginning:
         """Render the samples before somebody asks for them."""
         with self._mutex:
             done = self._rendered.get(kind)
             if done is None:
                 format_, gzipped = kind
                 # What is rendered only to be compressed is not kept: it is fifteen times as large.
-                done = self._rendered.get((format_, False)) or render_families(self.snapshot.series, format_)
-                if gzipped:
-                    done = gzip_member(done)
+                plain = self._rendered.get((format_, False))
+                content = render_families(self.snapshot.series, format_) if plain is None else plain.data
+                done = Beginning.of(content, gzipped=gzipped)
                 self._rendered[kind] = done
             return done
 

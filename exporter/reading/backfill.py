@@ -256,9 +256,10 @@ class Backfill:
             StoreError: it was not written.
         """
         with self._work.changed:
-            before = [self._work.plan.before(content.window) for content in part.contents]
-            rereads = [self._work.plan.rereads(content.window) for content in part.contents]
-        entries = read_entries(part, self._counts.compare, rereads, seconds=seconds, now=self._clock())
+            plan, windows = self._work.plan, [content.window for content in part.contents]
+            before = list(map(plan.before, windows))
+            rereads, asked = list(map(plan.rereads, windows)), list(map(plan.asked, windows))
+        entries = read_entries(part, self._counts.compare, rereads, asked, seconds=seconds, now=self._clock())
         # Read once more and less was there: what stands in the database is the better part.
         better = [
             earlier is None or earlier.traces <= entry.traces for earlier, entry in zip(before, entries, strict=True)

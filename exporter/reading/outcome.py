@@ -23,6 +23,7 @@ def read_entries(
     part: Part,
     counted: Callable[[Window, int], int | None],
     rereads: Sequence[int],
+    asked: Sequence[int],
     *,
     seconds: float,
     now: float,
@@ -33,6 +34,7 @@ def read_entries(
         part: what was read.
         counted: how many traces there are in a window of which so many were read, if that is known.
         rereads: how often each was read before since traces of it were missing.
+        asked: how often it was asked before whether each is without traces.
         seconds: how long it took.
         now: Unix seconds.
     """
@@ -41,7 +43,7 @@ def read_entries(
     # Tempo counts a span that starts on an edge with what is before the edge, and the ledger with what is behind it.
     at_edges = [*(content.at_start for content in contents), reading.at_end]
     entries = []
-    for content, reread, (at_start, at_end) in zip(contents, rereads, pairwise(at_edges), strict=True):
+    for content, reread, doubts, (at_start, at_end) in zip(contents, rereads, asked, pairwise(at_edges), strict=True):
         window = content.window
         there: float | None = counted(window, 0 if part.sampled else content.traces - at_start)
         if there is not None and not part.sampled:
@@ -55,7 +57,7 @@ def read_entries(
         coverage = None if cut else 1.0
         if there:
             coverage = min(1.0, content.traces / there)
-        retry_at = doubt_again_at(now, 0) if state.doubtful else None
+        retry_at = doubt_again_at(now, doubts) if state.doubtful else None
         missing = state is WindowState.DONE and coverage is not None and coverage < 1 - MISSING_SHARE
         if missing and not part.sampled and not reread:
             retry_at = now + READ_AGAIN_SECONDS
@@ -70,7 +72,7 @@ def read_entries(
                 requests=reading.requests * share,
                 splits=reading.splits if len(contents) == 1 else 0,
                 duration_seconds=seconds * share,
-                attempts=reread,
+                attempts=doubts if state.doubtful else reread,
                 retry_at=retry_at,
             )
         )

@@ -37,6 +37,7 @@ class Plan:
         self._entries = _by_window(known)
         self._busy: set[Window] = set()
         self._before: dict[Window, LedgerEntry] = {}
+        self._asked: dict[Window, int] = {}
         self._unread: list[Window] = []
         self._recount()
 
@@ -170,8 +171,17 @@ class Plan:
     def reopen(self, windows: Iterable[Window]) -> None:
         """There is something in these windows after all: they are to be read."""
         for window in windows:
-            self._entries.pop(window, None)
+            entry = self._entries.pop(window, None)
+            if entry is not None and entry.state.doubtful:
+                self._asked[window] = entry.attempts + 1
         self._recount()
+
+    def asked(self, window: Window) -> int:
+        """How often it was asked, before it was opened again, whether a window is without traces.
+
+        What Tempo found then may have begun before the window, so that this is read and is without traces once more.
+        """
+        return self._asked.get(window, 0)
 
     def give_back(self, windows: Iterable[Window]) -> None:
         """Nobody is on these windows any more."""
@@ -185,6 +195,7 @@ class Plan:
             self._before.pop(entry.window, None)
             if entry.state.settled:
                 settled.add(entry.window)
+                self._asked.pop(entry.window, None)
         self._unread = [window for window in self._unread if window not in settled]
 
     def attempts(self, window: Window) -> int:

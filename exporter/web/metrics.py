@@ -7,7 +7,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from exporter.publish.exposition import Format, Publisher, gzip_member, render_families
+from exporter.publish.beginning import Beginning
+from exporter.publish.exposition import Format, Publisher, render_families
 from exporter.web.http import Request, Response, accepted
 
 _OPENMETRICS_VERSION: Final = "1.0.0"
@@ -53,16 +54,13 @@ class MetricsPage:
         names = frozenset(filter(None, request.query.get("name[]", ())))
         format_ = chosen_format(request.accept)
         page = self._publisher.page
-        series = b""
-        if page is not None and names:
-            chosen = render_families(page.snapshot.series, format_, names)
-            series = gzip_member(chosen) if request.accepts_gzip else chosen
-        elif page is not None:
-            series = page.render(format_, gzipped=request.accepts_gzip)
+        if page is not None and not names:
+            beginning = page.render(format_, gzipped=request.accepts_gzip)
+        else:
+            chosen = b"" if page is None else render_families(page.snapshot.series, format_, names)
+            beginning = Beginning.of(chosen, gzipped=request.accepts_gzip)
         # The exporter's own families come last: in OpenMetrics they bring the end mark with them.
         own = _ENCODERS[format_](self._registry.restricted_registry(names) if names else self._registry)
-        if request.accepts_gzip:
-            own = gzip_member(own)
         encoding = (("Content-Encoding", "gzip"),) if request.accepts_gzip else ()
         headers = (*encoding, ("Vary", "Accept, Accept-Encoding"))
-        return Response(own, _CONTENT_TYPES[format_], headers=headers, before=series)
+        return Response(beginning.end(own), _CONTENT_TYPES[format_], headers=headers, before=beginning.data)

@@ -703,6 +703,21 @@ def test_a_quiet_stretch_is_asked_about_again_as_a_whole_and_not_searched() -> N
     assert all(start >= NOON for start, _ in rig.tempo.searches[searches:])
 
 
+def test_a_long_trace_from_before_does_not_make_a_quiet_stretch_be_read_for_ever() -> None:
+    """It overlaps the stretch, so Tempo says that there is something; but it belongs to the window it started in."""
+    quiet = [hour(ago) for ago in range(8, 3, -1)]
+    busy = [each for each in steady(60) if not quiet[0].start * NS <= each.start_ns < quiet[-1].end * NS]
+    later = [span(NOON + number * HOUR + 60, 0.1) for number in range(60)]
+    rig = Rig(FakeTempo([*busy, span(quiet[0].start - 60, HOUR), *later]), hours=60)
+    with rig.running():
+        rig.drive(lambda: rig.backfill.status.progress.complete)
+        rig.drive(lambda: all(rig.ledger()[window].retry_at is None for window in quiet), advance=60)
+    assert all(rig.ledger()[window].state is WindowState.EMPTY for window in quiet)
+    assert [rig.ledger()[window].attempts for window in quiet] == [4] * 5
+    again = [found for found in rig.tempo.searches if found[0] < quiet[-1].end and quiet[0].start < found[1]]
+    assert len(again) <= 5 * 5
+
+
 def test_probing_copes_with_a_tempo_that_searches_short_ranges_only(caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig(FakeTempo(steady(20), allowed_seconds=5 * HOUR), hours=48)
     rig.read()
