@@ -5,13 +5,13 @@ one of its own, but of several a browser shows the first without a word, and cur
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 
-_HEADER: Final = b"\x1f\x8b\x08\x00" + bytes(4) + b"\x04\xff"
-"""Deflate, no name and no time, compressed for speed, on no system in particular."""
 _LEVEL: Final = 1
 """A page of metrics is repetitive enough, and higher levels cost many times as much."""
+_GZIP: Final = zlib.MAX_WBITS + 16
+"""How zlib is asked for gzip's header and checksum around what it deflates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,38 +20,23 @@ class Beginning:
 
     Attributes:
         data: it; nothing of it changes with what follows.
-        gzipped: whether it is compressed.
-        checksum: CRC-32 of what it says.
-        size: the length of that, in bytes.
     """
 
     data: bytes
-    gzipped: bool
-    checksum: int = 0
-    size: int = 0
+    _compressor: "zlib._Compress | None" = field(default=None, repr=False)
 
     @classmethod
     def of(cls, content: bytes, *, gzipped: bool) -> Self:
         """What says something, compressed or not."""
         if not gzipped:
-            return cls(content, gzipped)
-        # Flushed, so that it ends with a whole byte, and what follows is compressed without knowing it.
-        return cls(_HEADER + _deflated(content, zlib.Z_SYNC_FLUSH), gzipped, zlib.crc32(content), len(content))
+            return cls(content)
+        compressor = zlib.compressobj(level=_LEVEL, wbits=_GZIP)
+        # Flushed, so that all of it is out before anything follows.
+        return cls(compressor.compress(content) + compressor.flush(zlib.Z_SYNC_FLUSH), compressor)
 
     def end(self, content: bytes) -> bytes:
         """What is sent after it to say something more, and be done."""
-        if not self.gzipped:
+        if self._compressor is None:
             return content
-        checksum, size = zlib.crc32(content, self.checksum), self.size + len(content)
-        return b"".join(
-            (
-                _deflated(content, zlib.Z_FINISH),
-                checksum.to_bytes(4, "little"),
-                (size % (1 << 32)).to_bytes(4, "little"),
-            )
-        )
-
-
-def _deflated(content: bytes, flush: int) -> bytes:
-    compressor = zlib.compressobj(level=_LEVEL, wbits=-zlib.MAX_WBITS)
-    return compressor.compress(content) + compressor.flush(flush)
+        compressor = self._compressor.copy()
+        return compressor.compress(content) + compressor.flush()
