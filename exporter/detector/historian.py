@@ -298,8 +298,8 @@ class Historian:
             raise
 
     def _judgeable(self, hour: CivilHour) -> int:
-        """Up to when the past can be judged in an hour."""
-        return min(self._settled_until(), hour.start)
+        """Up to when the past can be judged in an hour: hours are judged whole, however short the ledger's windows."""
+        return self._clock.hour(min(self._settled_until(), hour.start)).start
 
     def _question(self, hour: CivilHour, *, judged: bool) -> Question:
         """What the book of an hour needs to know of every series."""

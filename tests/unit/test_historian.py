@@ -434,6 +434,21 @@ class TestJudging:
         assert max(found.judgements) == NOON - 5 * HOUR
         assert store.judged_until() == NOON - 4 * HOUR
 
+    def test_hours_of_short_windows_are_judged_whole(self, store: Store) -> None:
+        quarter = HOUR // 4
+        as_they_settle, at_once = Bench(store), Bench(WatchedStore.in_memory())
+        for start in range(NOON - 4 * DAY, NOON, quarter):
+            durations = {KEY: around(0.1 + start // quarter % 7 / 100, 15)}
+            for bench in (as_they_settle, at_once):
+                bench.historian.windows_written([commit_hour(bench.store, start, durations, length=quarter)])
+            as_they_settle.settled_until = start + quarter
+            as_they_settle.historian.catch_up(start + quarter + 900)
+        at_once.historian.catch_up(NOW)
+        (found,) = as_they_settle.store.history([KEY], 0, NOON)
+        (expected,) = at_once.store.history([KEY], 0, NOON)
+        assert found == expected
+        at_once.store.close()
+
     def test_while_that_is_behind_there_is_no_verdict(self, store: Store) -> None:
         bench = Bench(store, settled_until=NOON - 3 * HOUR - 1)
         write_days(bench, 8)
