@@ -23,6 +23,8 @@ _MOST_FOR_HELPER: Final = 60
 """Between two batches the helper waits for as long as the first process takes to see it, so batches are large."""
 _WORTH_A_HELPER_HOURS: Final = 100_000
 """With so many hours of all series left, a second process pays: some ten seconds' work."""
+_READ_LATE: Final = "older history was read late, so the past is judged anew"
+_OTHER_HOURS: Final = "the hours of the local clock begin at other minutes than before, so the past is judged anew"
 
 
 class PastJudge:
@@ -54,8 +56,12 @@ class PastJudge:
         self._log = log
         self._quiet_log = quiet_log
         self._noting = threading.Lock()
-        self._until = self._looked_until = store.judged_until()
-        self._anew = False
+        until = store.judged_until()
+        self._void: str | None = None
+        if until is not None and detector.clock.hour(until).start != until:
+            # In another time zone; what was found is known by hours that there are no more.
+            until, self._void = None, _OTHER_HOURS
+        self._until = self._looked_until = until
 
     @property
     def until(self) -> int | None:
@@ -65,13 +71,14 @@ class PastJudge:
     def has_judged(self, until: int) -> bool:
         """Whether no hour that ended by an instant is left to be judged."""
         with self._noting:
-            return not self._anew and self._until is not None and self._until >= until
+            return self._void is None and self._until is not None and self._until >= until
 
     def windows_written(self, entries: Sequence[LedgerEntry]) -> None:
         """Take note of windows that were written: one that is older than what was judged makes that void."""
         with self._noting:
             until = self._looked_until
-            self._anew |= until is not None and any(e.stored and e.window.start < until for e in entries)
+            if until is not None and any(e.stored and e.window.start < until for e in entries):
+                self._void = _READ_LATE
 
     def catch_up(
         self, until: int, give_up: Callable[[], bool] = lambda: False, question: Question | None = None
@@ -92,8 +99,9 @@ class PastJudge:
         if self._until is not None and until < self._until:
             # There is a gap in what was judged before. Judging anew waits for it to be filled.
             return None
-        if self._begin_anew():
-            self._log.info("older history was read late, so the past is judged anew")
+        void = self._begin_anew()
+        if void is not None:
+            self._log.info(void)
         elif self._until == until:
             return None
         with self._noting:
@@ -153,15 +161,14 @@ class PastJudge:
             if judged.answer is not None:
                 answers.append(judged.answer)
 
-    def _begin_anew(self) -> bool:
-        """Forget what was found if it is void."""
+    def _begin_anew(self) -> str | None:
+        """Forget what was found if it is void, and say why it was."""
         with self._noting:
-            if not self._anew:
-                return False
-            self._store.forget_findings()
-            self._anew = False
-            self._until = None
-            return True
+            void = self._void
+            if void is not None:
+                self._store.forget_findings()
+                self._void = self._until = None
+            return void
 
     def _tell(self, judged: Judged) -> None:
         key = judged.key

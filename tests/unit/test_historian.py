@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -23,6 +24,7 @@ from tests.unit.samples import DAY, HOUR, KEY, NOON, SETTINGS, Clock, Durations,
 OTHER = SeriesKey("checkout", "POST /pay")
 NOW = NOON + 600.0
 SATURDAY = NOON - 3 * DAY
+UTC_CALENDAR = Calendar()
 
 
 class WatchedStore(Store):
@@ -66,6 +68,7 @@ class Bench:
         settings: JudgeSettings = SETTINGS,
         settled_until: int = NOON,
         patience_seconds: float = 0.0,
+        calendar: Calendar = UTC_CALENDAR,
     ) -> None:
         self.store = store
         self.settled_until = settled_until
@@ -74,7 +77,7 @@ class Bench:
         self.when_asked: Callable[[], None] = lambda: None
         self.historian = Historian(
             store,
-            HourClock(Calendar()),
+            HourClock(calendar),
             settings,
             settled_until=self._settled_until,
             on_accepted=self._accept,
@@ -565,6 +568,36 @@ class TestJudging:
         bench.write(NOON - 5 * DAY, {})
         bench.historian.catch_up(NOW)
         assert store.take_recorded() == []
+
+    def test_in_a_time_zone_whose_hours_begin_at_other_minutes_it_judges_anew(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        hours: dict[int, Durations] = {
+            start: {KEY: around(0.5 if NOON - 9 * HOUR <= start < NOON - 6 * HOUR else 0.1, 60)}
+            for start in range(NOON - 8 * DAY, NOON, HOUR)
+        }
+        moved = Calendar(ZoneInfo("Asia/Kolkata"))
+        in_utc, never_judged = Bench(store), Bench(WatchedStore.in_memory(), calendar=moved)
+        for start, durations in hours.items():
+            in_utc.write(start, durations)
+            never_judged.write(start, durations)
+        in_utc.historian.catch_up(NOW)
+        assert messages(caplog) == []
+        bench = Bench(store, calendar=moved)
+        later = NOW + HOUR / 2
+        for each in (bench, never_judged):
+            each.historian.catch_up(later)
+        assert messages(caplog) == [
+            "the hours of the local clock begin at other minutes than before, so the past is judged anew"
+        ]
+        assert list(store.history([KEY], 0, NOON)) == list(never_judged.store.history([KEY], 0, NOON))
+        assert bench.facts().quarantined_windows == never_judged.facts().quarantined_windows > 0
+        assert bench.book(later).of(KEY) == never_judged.book(later).of(KEY)
+        # The next start finds nothing amiss.
+        Bench(store, calendar=moved).historian.catch_up(later)
+        assert len(messages(caplog)) == 1
+        never_judged.store.close()
 
     def test_a_change_that_lasts_becomes_the_new_normal(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
