@@ -281,7 +281,7 @@ class Historian:
 
     def _work_out(self, hour: CivilHour, give_up: Callable[[], bool]) -> Book | None:
         """What is usual in an hour, and in those before it that the current window reaches into; None if given up."""
-        question = self._question(hour, judged=self._judged(hour.start))
+        question = self._question(hour, judged=judged_far_enough(self._past.until, hour.start))
         histories = self._store.history(self._store.series(), question.since, hour.start)
         wanted = takewhile(lambda _: not give_up(), histories)
         book = self._bound(question, (answer(question, stored, self._detector) for stored in wanted))
@@ -319,23 +319,19 @@ class Historian:
                 page[key] = baseline
         book: Book | None = None
         for hour, page in zip(question.hours, pages, strict=True):
-            book = Book(hour.start, page, before=book)
+            book = Book(hour.start, page, before=book, judged=question.judged)
         assert book is not None, "an hour is within its own reach"  # noqa: S101
         return book
 
     def _keep(self, book: Book) -> None:
         """Store a book, once there is nothing left to wait for."""
-        if self._judged(book.start):
+        if book.judged:
             self._store.save_book(book.start, encode_book(book, self._basis))
 
     def _kept(self, hour: CivilHour) -> Book | None:
         """The stored book of an hour; it is renewed soon, but a restart does not wait for that."""
         data = self._store.book(hour.start)
         return None if data is None else decode_book(data, self._basis)
-
-    def _judged(self, start: int) -> bool:
-        """Whether the past of an hour is judged far enough for a verdict."""
-        return judged_far_enough(self._past.until, start)
 
     def _within_reach(self, hour: CivilHour) -> list[CivilHour]:
         """The hours, oldest first, that a window may reach into while the given one lasts; that one comes last."""

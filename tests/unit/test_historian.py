@@ -456,13 +456,16 @@ class TestJudging:
         bench = Bench(store, settled_until=NOON - 3 * HOUR - 1)
         write_days(bench, 8)
         bench.historian.catch_up(NOW)
-        usual = bench.book(NOW).of(KEY)
+        book = bench.book(NOW)
+        usual = book.of(KEY)
         assert usual.baseline is not None
         assert usual.baseline.mature
         assert usual.thresholds is None
+        assert not book.judged
         bench.settled_until = NOON - 3 * HOUR
         bench.historian.catch_up(NOW)
         assert bench.book(NOW).of(KEY).thresholds is not None
+        assert bench.book(NOW).judged
 
     def test_what_was_judged_is_not_judged_again(self, store: WatchedStore) -> None:
         bench = Bench(store)
