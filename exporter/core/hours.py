@@ -178,9 +178,12 @@ class HourClock:
     """Tells which local hour an instant lies in, and remembers: ten thousand series ask about the same instants."""
 
     _REMEMBERED: Final = 100_000
+    _QUARTER_SECONDS: Final = 900
+    """In time zones of today, hours of the local clock begin at multiples of this."""
 
     def __init__(self, calendar: Calendar) -> None:
         self._calendar = calendar
+        # By quarters that begin in the hour: whoever looks at the clock asks about every second there is.
         self._known: dict[int, CivilHour] = {}
 
     def __reduce__(self) -> tuple[type[Self], tuple[Calendar]]:
@@ -189,17 +192,25 @@ class HourClock:
 
     def hour(self, unix_seconds: int) -> CivilHour:
         """The local hour that an instant in whole unix seconds lies in."""
+        # Windows mostly begin with a quarter.
         known = self._known.get(unix_seconds)
-        if known is None:
+        return self._within(unix_seconds) if known is None else known
+
+    def _within(self, unix_seconds: int) -> CivilHour:
+        quarter = unix_seconds - unix_seconds % self._QUARTER_SECONDS
+        known = self._known.get(quarter)
+        if known is not None and unix_seconds < known.end:
+            return known
+        start = self._calendar.grid_floor(unix_seconds, HOUR_SECONDS)
+        local = self._calendar.local(start)
+        end = self._calendar.grid_next(start, HOUR_SECONDS)
+        slot = Slot(local.hour, self._calendar.day_type(local.date()))
+        found = CivilHour(start, end, slot, local.toordinal())
+        if start <= quarter:
             if len(self._known) >= self._REMEMBERED:
                 self._known.clear()
-            start = self._calendar.grid_floor(unix_seconds, HOUR_SECONDS)
-            local = self._calendar.local(start)
-            end = self._calendar.grid_next(start, HOUR_SECONDS)
-            slot = Slot(local.hour, self._calendar.day_type(local.date()))
-            known = CivilHour(start, end, slot, local.toordinal())
-            self._known[unix_seconds] = known
-        return known
+            self._known[quarter] = found
+        return found
 
 
 def hours_of(
