@@ -19,7 +19,6 @@ from exporter import __version__
 from exporter.core.detection.detector import Detector
 from exporter.core.detection.flag import DOWN, Flag
 from exporter.core.hours import CivilHour, HourClock
-from exporter.core.ledger import LedgerEntry
 from exporter.core.span import SeriesKey
 from exporter.detector.book import Book, SeriesBaseline, decode_book, encode_book
 from exporter.detector.past import PastJudge
@@ -140,9 +139,8 @@ class Historian:
 
     # For the ledger
 
-    def windows_written(self, entries: Sequence[LedgerEntry]) -> None:
-        """There is more history: keep up with it soon."""
-        self._past.windows_written(entries)
+    def windows_written(self) -> None:
+        """There is more history: keep up with it soon. For any thread."""
         self._news.set()
 
     # Its own work

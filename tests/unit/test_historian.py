@@ -95,7 +95,8 @@ class Bench:
 
     def write(self, start: int, durations: Durations) -> None:
         """Commit an hour and tell of it, as the ledger's loop does."""
-        self.historian.windows_written([commit_hour(self.store, start, durations)])
+        commit_hour(self.store, start, durations)
+        self.historian.windows_written()
 
     def book(self, now: float) -> Book:
         """What the poller gets at an instant after the historian has had its turn."""
@@ -443,7 +444,7 @@ class TestJudging:
         for start in range(NOON - 4 * DAY, NOON, quarter):
             durations = {KEY: around(0.1 + start // quarter % 7 / 100, 15)}
             for bench in (as_they_settle, at_once):
-                bench.historian.windows_written([commit_hour(bench.store, start, durations, length=quarter)])
+                commit_hour(bench.store, start, durations, length=quarter)
             as_they_settle.settled_until = start + quarter
             as_they_settle.historian.catch_up(start + quarter + 900)
         at_once.historian.catch_up(NOW)
@@ -549,6 +550,41 @@ class TestJudging:
         bench.historian.catch_up(NOW)
         (stored,) = store.history([KEY], 0, NOON)
         assert late in stored.judgements
+
+    def test_one_that_was_read_again_with_the_same_traces_changes_nothing(self, store: WatchedStore) -> None:
+        bench = Bench(store)
+        write_days(bench, 3)
+        bench.historian.catch_up(NOW)
+        store.take_recorded()
+        bench.write(NOON - 9 * HOUR, {KEY: around(0.1, 60)})
+        bench.historian.catch_up(NOW)
+        assert store.take_recorded() == []
+        bench.write(NOON - 9 * HOUR, {KEY: around(0.1, 61)})
+        bench.historian.catch_up(NOW)
+        assert store.take_recorded() != []
+
+    @pytest.mark.parametrize("stopped_while_it_judges", [False, True])
+    def test_that_one_was_read_late_is_known_after_a_restart(
+        self, store: Store, stopped_while_it_judges: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        late = NOON - 2 * HOUR
+        bench = Bench(store)
+        for start in range(NOON - 5 * DAY, NOON, HOUR):
+            if start != late:
+                bench.write(start, {KEY: around(0.1, 60), OTHER: around(0.1, 60)})
+        if stopped_while_it_judges:
+            # One of the series is judged by then.
+            asked = iter([False, True])
+            bench.historian.catch_up(NOW, give_up=lambda: next(asked, True))
+            assert store.judged_until() is None
+        else:
+            bench.historian.catch_up(NOW)
+        bench.write(late, {KEY: around(0.1, 60)})
+        Bench(store).historian.catch_up(NOW)
+        (stored,) = store.history([KEY], 0, NOON)
+        assert late in stored.judgements
+        assert messages(caplog) == ["older history was read late, so the past is judged anew"]
 
     def test_judging_anew_waits_until_the_gap_is_filled(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
@@ -797,7 +833,7 @@ class TestRun:
         def counted(*args: object, **options: object) -> Iterator[SeriesHistory]:
             reads.append(1)
             if more and len(reads) == 1:
-                bench.historian.windows_written([])
+                bench.historian.windows_written()
             return history(*args, **options)  # type: ignore[arg-type]
 
         store.history = counted  # type: ignore[method-assign]
@@ -879,7 +915,7 @@ class TestRun:
             bench.monotonic.now += 10
 
         bench.when_asked = when_asked
-        looks = Looks(bench.monotonic, 100, lambda look: bench.historian.windows_written([]))
+        looks = Looks(bench.monotonic, 100, lambda look: bench.historian.windows_written())
         bench.historian.run(looks, Clock(NOW))
         assert renewed == [0.0, 100.0, 200.0]
 
@@ -894,7 +930,7 @@ class TestRun:
         write_days(bench, 2)
 
         def meanwhile(look: int) -> None:
-            bench.historian.windows_written([])
+            bench.historian.windows_written()
             clock.now = NOON + HOUR - 600 + 4 * look
 
         bench.historian.run(Looks(bench.monotonic, 100, meanwhile), clock)
