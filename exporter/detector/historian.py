@@ -215,8 +215,8 @@ class Historian:
         if book is None:
             with self._heeding_news():
                 book = self._work_out(hour, give_up)
-            if book is None or not self._past.has_judged(self._judgeable(hour)):
-                self._news.set()
+        if kept is not None or book is None or not self._past.has_judged(self._judgeable(hour)):
+            self._news.set()
         if book is None:
             return
         if self._shelf.put(book):

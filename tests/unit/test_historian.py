@@ -919,6 +919,21 @@ class TestRun:
         bench.historian.run(looks, Clock(NOW))
         assert renewed == [0.0, 100.0, 200.0]
 
+    def test_one_that_was_kept_is_renewed(self, store: Store) -> None:
+        bench = Bench(store)
+        write_days(bench, 8)
+        bench.historian.catch_up(NOW)
+        stale = bench.book(NOW).of(KEY)
+        bench.historian.remember({}, {KEY: (NOON - DAY,)})
+        bench.historian.catch_up(NOW + HOUR)
+        # The clock is set back: what was kept of the hour knows nothing of what was found since.
+        clock = Clock(NOW)
+        looks = Looks(bench.monotonic, 2)
+        bench.historian.run(looks, clock)
+        renewed = bench.historian.book(NOW)
+        assert renewed.start == NOON
+        assert renewed.of(KEY).baseline != stale.baseline
+
     def test_the_next_hour_is_prepared_even_while_it_rests(self, store: WatchedStore) -> None:
         bench = Bench(store)
         clock = Clock(NOON + HOUR - 600)
