@@ -6,7 +6,7 @@ of p95s.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, takewhile
 from operator import add, attrgetter, sub
 from typing import Final, NamedTuple, Self
 
@@ -286,7 +286,7 @@ class Group:
 class Hours:
     """The history of one series: its hours that had traffic, by slot and in time order."""
 
-    __slots__ = ("_all", "_by_slot", "_by_start", "_groups", "_swings", "quarantined")
+    __slots__ = ("_all", "_by_slot", "_by_start", "_groups", "_last_swinging", "_swings", "quarantined")
 
     def __init__(self, hours: Iterable[Hour] = ()) -> None:
         """Take hours in any order."""
@@ -298,6 +298,8 @@ class Hours:
         self.quarantined: set[int] = set()
         """Starts of the hours that are quarantined."""
         self._swings = NO_SWINGS
+        # No later hour is among those.
+        self._last_swinging = 0
         for hour in sorted(hours, key=by_start):
             self.append(hour)
 
@@ -349,13 +351,18 @@ class Hours:
             group = self._groups[slots] = Group(members)
         return group
 
-    def swings(self, released: Iterable[Hour] = ()) -> Swings:
-        """What the swings of all hours that are not quarantined add up to.
+    def swings(self, until: int, released: Iterable[Hour] = ()) -> Swings:
+        """What the swings of all hours that began before an instant and are not quarantined add up to.
 
         Args:
-            released: quarantined hours that count all the same.
+            until: the instant, unix seconds.
+            released: quarantined hours before it that count all the same.
         """
         swings = self._swings
+        if self._last_swinging >= until:
+            for hour in takewhile(lambda hour: hour.start >= until, reversed(self._all)):
+                if not hour.judgement.quarantined:
+                    swings = tuple(map(sub, swings, hour.judgement.swings))
         for hour in released:
             swings = tuple(map(add, swings, hour.judgement.swings))
         return swings
@@ -365,6 +372,8 @@ class Hours:
             self.quarantined.add(hour.start)
         elif hour.judgement.swings != NO_SWINGS:
             self._swings = tuple(map(add, self._swings, hour.judgement.swings))
+            if hour.start > self._last_swinging:
+                self._last_swinging = hour.start
 
     def _take_out(self, hour: Hour) -> None:
         if hour.judgement.quarantined:

@@ -11,6 +11,7 @@ import pytest
 from exporter.core.baseline import FallbackLevel
 from exporter.core.civil import Calendar
 from exporter.core.detection.flag import DOWN, Flag
+from exporter.core.detection.state import decode_state
 from exporter.core.hours import HourClock
 from exporter.core.span import SeriesKey
 from exporter.detector.book import NOT_KNOWN_YET, Book
@@ -236,6 +237,18 @@ class TestBook:
         present, before = bench.book(NOW).schedule(KEY)
         assert (present.start, before.start) == (NOON, NOON - HOUR)
         assert before.thresholds.quantiles[0].usual > present.thresholds.quantiles[0].usual
+
+    def test_of_earlier_hours_it_knows_what_was_expected_then_and_not_how_they_went(self, store: Store) -> None:
+        bench = Bench(store)
+        write_days(bench, 2, until=NOON - HOUR)
+        # Not enough for an incident, but more of a swing than there was before.
+        bench.write(NOON - HOUR, {KEY: around(0.13, 60)})
+        bench.historian.catch_up(NOW)
+        (stored,) = store.history([KEY], 0, NOON)
+        assert stored.state is not None
+        assert stored.judgements[NOON - HOUR].swings[0] > 10 * stored.judgements[NOON - 2 * HOUR].swings[0]
+        assert not stored.judgements[NOON - HOUR].quarantined
+        assert bench.book(NOW).schedule(KEY)[1] == decode_state(stored.state).schedule[0]
 
     def test_a_clock_that_was_set_back_gets_the_hour_that_it_shows(self, store: Store) -> None:
         bench = Bench(store)
