@@ -154,7 +154,7 @@ class Exporter:
                 monotonic=monotonic,
                 stop=self._stop,
                 log=get_logger("backfill"),
-                on_commit=self._historian.windows_written,
+                on_commit=lambda _: self._historian.windows_written(),
             )
         if flags:
             self._historian.remember(flags, {})

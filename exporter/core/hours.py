@@ -6,7 +6,7 @@ of p95s.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, takewhile
 from operator import add, attrgetter, sub
 from typing import Final, NamedTuple, Self
 
@@ -178,9 +178,12 @@ class HourClock:
     """Tells which local hour an instant lies in, and remembers: ten thousand series ask about the same instants."""
 
     _REMEMBERED: Final = 100_000
+    _QUARTER_SECONDS: Final = 900
+    """In time zones of today, hours of the local clock begin at multiples of this."""
 
     def __init__(self, calendar: Calendar) -> None:
         self._calendar = calendar
+        # By quarters that begin in the hour: whoever looks at the clock asks about every second there is.
         self._known: dict[int, CivilHour] = {}
 
     def __reduce__(self) -> tuple[type[Self], tuple[Calendar]]:
@@ -189,17 +192,25 @@ class HourClock:
 
     def hour(self, unix_seconds: int) -> CivilHour:
         """The local hour that an instant in whole unix seconds lies in."""
+        # Windows mostly begin with a quarter.
         known = self._known.get(unix_seconds)
-        if known is None:
+        return self._within(unix_seconds) if known is None else known
+
+    def _within(self, unix_seconds: int) -> CivilHour:
+        quarter = unix_seconds - unix_seconds % self._QUARTER_SECONDS
+        known = self._known.get(quarter)
+        if known is not None and unix_seconds < known.end:
+            return known
+        start = self._calendar.grid_floor(unix_seconds, HOUR_SECONDS)
+        local = self._calendar.local(start)
+        end = self._calendar.grid_next(start, HOUR_SECONDS)
+        slot = Slot(local.hour, self._calendar.day_type(local.date()))
+        found = CivilHour(start, end, slot, local.toordinal())
+        if start <= quarter:
             if len(self._known) >= self._REMEMBERED:
                 self._known.clear()
-            start = self._calendar.grid_floor(unix_seconds, HOUR_SECONDS)
-            local = self._calendar.local(start)
-            end = self._calendar.grid_next(start, HOUR_SECONDS)
-            slot = Slot(local.hour, self._calendar.day_type(local.date()))
-            known = CivilHour(start, end, slot, local.toordinal())
-            self._known[unix_seconds] = known
-        return known
+            self._known[quarter] = found
+        return found
 
 
 def hours_of(
@@ -275,7 +286,7 @@ class Group:
 class Hours:
     """The history of one series: its hours that had traffic, by slot and in time order."""
 
-    __slots__ = ("_all", "_by_slot", "_by_start", "_groups", "_swings", "quarantined")
+    __slots__ = ("_all", "_by_slot", "_by_start", "_groups", "_last_swinging", "_swings", "quarantined")
 
     def __init__(self, hours: Iterable[Hour] = ()) -> None:
         """Take hours in any order."""
@@ -287,6 +298,8 @@ class Hours:
         self.quarantined: set[int] = set()
         """Starts of the hours that are quarantined."""
         self._swings = NO_SWINGS
+        # No later hour is among those.
+        self._last_swinging = 0
         for hour in sorted(hours, key=by_start):
             self.append(hour)
 
@@ -338,13 +351,18 @@ class Hours:
             group = self._groups[slots] = Group(members)
         return group
 
-    def swings(self, released: Iterable[Hour] = ()) -> Swings:
-        """What the swings of all hours that are not quarantined add up to.
+    def swings(self, until: int, released: Iterable[Hour] = ()) -> Swings:
+        """What the swings of all hours that began before an instant and are not quarantined add up to.
 
         Args:
-            released: quarantined hours that count all the same.
+            until: the instant, unix seconds.
+            released: quarantined hours before it that count all the same.
         """
         swings = self._swings
+        if self._last_swinging >= until:
+            for hour in takewhile(lambda hour: hour.start >= until, reversed(self._all)):
+                if not hour.judgement.quarantined:
+                    swings = tuple(map(sub, swings, hour.judgement.swings))
         for hour in released:
             swings = tuple(map(add, swings, hour.judgement.swings))
         return swings
@@ -354,6 +372,8 @@ class Hours:
             self.quarantined.add(hour.start)
         elif hour.judgement.swings != NO_SWINGS:
             self._swings = tuple(map(add, self._swings, hour.judgement.swings))
+            if hour.start > self._last_swinging:
+                self._last_swinging = hour.start
 
     def _take_out(self, hour: Hour) -> None:
         if hour.judgement.quarantined:

@@ -45,12 +45,15 @@ class Book:
         series: what is usual for each series that has a history.
         before: the hour before, where the current window may reach into it; only its thresholds are known.
         known: whether it says what is usual. If not, that a series is missing from it says nothing about the series.
+        judged: whether the past was judged far enough for verdicts. If not, that there are no thresholds says nothing
+            about a flag that is up.
     """
 
     start: int
     series: Mapping[SeriesKey, SeriesBaseline] = field(default_factory=dict, repr=False)
     before: "Book | None" = field(default=None, repr=False)
     known: bool = field(default=True, repr=False)
+    judged: bool = field(default=True, repr=False)
 
     def of(self, key: SeriesKey) -> SeriesBaseline:
         """What is usual for a series."""
@@ -69,7 +72,7 @@ class Book:
         return schedule
 
 
-NOT_KNOWN_YET = Book(0, known=False)
+NOT_KNOWN_YET = Book(0, known=False, judged=False)
 """The book of any hour as long as nobody has worked out what is usual."""
 
 
@@ -87,7 +90,7 @@ def encode_book(book: Book, basis: str) -> bytes:
     """A book as bytes, with the hours before it.
 
     Args:
-        book: the book.
+        book: the book, made of a past that was judged.
         basis: what else it depends on besides the history: the settings, and what they mean to this version.
     """
     pages = []

@@ -19,7 +19,6 @@ from exporter import __version__
 from exporter.core.detection.detector import Detector
 from exporter.core.detection.flag import DOWN, Flag
 from exporter.core.hours import CivilHour, HourClock
-from exporter.core.ledger import LedgerEntry
 from exporter.core.span import SeriesKey
 from exporter.detector.book import Book, SeriesBaseline, decode_book, encode_book
 from exporter.detector.past import PastJudge
@@ -140,9 +139,8 @@ class Historian:
 
     # For the ledger
 
-    def windows_written(self, entries: Sequence[LedgerEntry]) -> None:
-        """There is more history: keep up with it soon."""
-        self._past.windows_written(entries)
+    def windows_written(self) -> None:
+        """There is more history: keep up with it soon. For any thread."""
         self._news.set()
 
     # Its own work
@@ -217,8 +215,8 @@ class Historian:
         if book is None:
             with self._heeding_news():
                 book = self._work_out(hour, give_up)
-            if book is None or not self._past.has_judged(self._judgeable(hour)):
-                self._news.set()
+        if kept is not None or book is None or not self._past.has_judged(self._judgeable(hour)):
+            self._news.set()
         if book is None:
             return
         if self._shelf.put(book):
@@ -281,7 +279,7 @@ class Historian:
 
     def _work_out(self, hour: CivilHour, give_up: Callable[[], bool]) -> Book | None:
         """What is usual in an hour, and in those before it that the current window reaches into; None if given up."""
-        question = self._question(hour, judged=self._judged(hour.start))
+        question = self._question(hour, judged=judged_far_enough(self._past.until, hour.start))
         histories = self._store.history(self._store.series(), question.since, hour.start)
         wanted = takewhile(lambda _: not give_up(), histories)
         book = self._bound(question, (answer(question, stored, self._detector) for stored in wanted))
@@ -298,8 +296,8 @@ class Historian:
             raise
 
     def _judgeable(self, hour: CivilHour) -> int:
-        """Up to when the past can be judged in an hour."""
-        return min(self._settled_until(), hour.start)
+        """Up to when the past can be judged in an hour: hours are judged whole, however short the ledger's windows."""
+        return self._clock.hour(min(self._settled_until(), hour.start)).start
 
     def _question(self, hour: CivilHour, *, judged: bool) -> Question:
         """What the book of an hour needs to know of every series."""
@@ -319,23 +317,19 @@ class Historian:
                 page[key] = baseline
         book: Book | None = None
         for hour, page in zip(question.hours, pages, strict=True):
-            book = Book(hour.start, page, before=book)
+            book = Book(hour.start, page, before=book, judged=question.judged)
         assert book is not None, "an hour is within its own reach"  # noqa: S101
         return book
 
     def _keep(self, book: Book) -> None:
         """Store a book, once there is nothing left to wait for."""
-        if self._judged(book.start):
+        if book.judged:
             self._store.save_book(book.start, encode_book(book, self._basis))
 
     def _kept(self, hour: CivilHour) -> Book | None:
         """The stored book of an hour; it is renewed soon, but a restart does not wait for that."""
         data = self._store.book(hour.start)
         return None if data is None else decode_book(data, self._basis)
-
-    def _judged(self, start: int) -> bool:
-        """Whether the past of an hour is judged far enough for a verdict."""
-        return judged_far_enough(self._past.until, start)
 
     def _within_reach(self, hour: CivilHour) -> list[CivilHour]:
         """The hours, oldest first, that a window may reach into while the given one lasts; that one comes last."""

@@ -264,15 +264,16 @@ class LiveEdge:
         self._unjudged_traces = 0
 
     def tick(self, now: float, book: Book) -> Judged:
-        """Judge all series; as long as it is not known what is usual, look at them only.
+        """Judge all series; as long as that is not possible, look at them only, and leave flags as they are.
 
         Args:
             now: the time of the tick, Unix seconds.
             book: the baselines in force.
         """
-        if not book.known:
+        if not book.judged:
             for series in self._series.values():
                 series.recent.discard(now, self._settings.shift)
+                series.score = series.explanation = None
             return Judged(self.hold(now, now, book), (), {}, {})
         statuses: list[SeriesStatus] = []
         changes: list[FlagChange] = []
@@ -292,7 +293,7 @@ class LiveEdge:
                 changes.append(FlagChange(key, found.event, series.explanation))
             if found.suspects:
                 suspects[key] = found.suspects
-            statuses.append(self._status(key, series, usual, found.window, now, known=True))
+            statuses.append(self._status(key, series, usual, found.window, now, book))
         return Judged(tuple(statuses), tuple(changes), flags, suspects)
 
     def hold(self, judged_at: float | None, now: float, book: Book) -> tuple[SeriesStatus, ...]:
@@ -311,7 +312,7 @@ class LiveEdge:
                 usual,
                 None if judged_at is None else series.recent.view(judged_at, self._settings.shift),
                 now if judged_at is None else judged_at,
-                known=book.known,
+                book,
             )
             for key, series, usual in self._on_page(now, book)
         )
@@ -334,17 +335,16 @@ class LiveEdge:
         usual: SeriesBaseline,
         window: View | None,
         now: float,
-        *,
-        known: bool,
+        book: Book,
     ) -> SeriesStatus:
         """What is known of a series; without a window, nothing is known of the present but that its flag is up.
 
-        That it is up is also all there is of a verdict as long as it is not known what is usual.
+        That it is up is also all there is of a verdict as long as none can be made.
         """
         oldest_outlier = now - self._settings.shift.window_seconds
         has_outlier = series.exemplar is not None and series.exemplar.at > oldest_outlier
         shift = series.flag.up if usual.thresholds is not None else None
-        if not known and series.flag.up:
+        if not book.judged and series.flag.up:
             shift = True
         return SeriesStatus(
             key=key,
@@ -363,5 +363,5 @@ class LiveEdge:
             exemplar=series.exemplar,
             outliers=series.outliers,
             explanation=None if window is None else series.explanation,
-            known=known,
+            known=book.known,
         )

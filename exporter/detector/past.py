@@ -4,14 +4,12 @@ Series are gone through a few at a time: memory stays small, the database is nev
 found about a series is stored before the next ones are looked at. Where there is much to judge, a second process helps.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
 
 from exporter.core.detection.detector import Detector
-from exporter.core.ledger import LedgerEntry
 from exporter.detector.helper import Helper
 from exporter.detector.judging import Judged, Task, judge_series
 from exporter.detector.usual import Answer, Question
@@ -23,10 +21,12 @@ _MOST_FOR_HELPER: Final = 60
 """Between two batches the helper waits for as long as the first process takes to see it, so batches are large."""
 _WORTH_A_HELPER_HOURS: Final = 100_000
 """With so many hours of all series left, a second process pays: some ten seconds' work."""
+_READ_LATE: Final = "older history was read late, so the past is judged anew"
+_OTHER_HOURS: Final = "the hours of the local clock begin at other minutes than before, so the past is judged anew"
 
 
 class PastJudge:
-    """Keeps the judging of the past up with the ledger. One thread judges; any thread may report windows."""
+    """Keeps the judging of the past up with the ledger; for one thread."""
 
     def __init__(
         self,
@@ -53,9 +53,11 @@ class PastJudge:
         self._on_accepted = on_accepted
         self._log = log
         self._quiet_log = quiet_log
-        self._noting = threading.Lock()
-        self._until = self._looked_until = store.judged_until()
-        self._anew = False
+        self._until = store.judged_until()
+        # In another time zone: what was found is known by hours that there are no more.
+        self._other_hours = self._until is not None and detector.clock.hour(self._until).start != self._until
+        if self._other_hours:
+            self._until = None
 
     @property
     def until(self) -> int | None:
@@ -63,15 +65,12 @@ class PastJudge:
         return self._until
 
     def has_judged(self, until: int) -> bool:
-        """Whether no hour that ended by an instant is left to be judged."""
-        with self._noting:
-            return not self._anew and self._until is not None and self._until >= until
+        """Whether no hour that ended by an instant is left to be judged.
 
-    def windows_written(self, entries: Sequence[LedgerEntry]) -> None:
-        """Take note of windows that were written: one that is older than what was judged makes that void."""
-        with self._noting:
-            until = self._looked_until
-            self._anew |= until is not None and any(e.stored and e.window.start < until for e in entries)
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        return self._until is not None and self._until >= until and not self._store.findings_void()
 
     def catch_up(
         self, until: int, give_up: Callable[[], bool] = lambda: False, question: Question | None = None
@@ -92,12 +91,12 @@ class PastJudge:
         if self._until is not None and until < self._until:
             # There is a gap in what was judged before. Judging anew waits for it to be filled.
             return None
-        if self._begin_anew():
-            self._log.info("older history was read late, so the past is judged anew")
+        if self._other_hours or self._store.findings_void():
+            self._begin_anew()
         elif self._until == until:
             return None
-        with self._noting:
-            self._looked_until = until
+        # From now on, what is written of the time before makes the findings void: it may come after it was looked for.
+        self._store.begin_judging(until)
         task = Task(self._detector, until, question)
         since = 0 if self._until is None else self._until - self._detector.rules.lookback_seconds
         if question is not None:
@@ -153,15 +152,12 @@ class PastJudge:
             if judged.answer is not None:
                 answers.append(judged.answer)
 
-    def _begin_anew(self) -> bool:
-        """Forget what was found if it is void."""
-        with self._noting:
-            if not self._anew:
-                return False
-            self._store.forget_findings()
-            self._anew = False
-            self._until = None
-            return True
+    def _begin_anew(self) -> None:
+        """Forget what was found, since it is void."""
+        self._store.forget_findings()
+        self._log.info(_OTHER_HOURS if self._other_hours else _READ_LATE)
+        self._other_hours = False
+        self._until = None
 
     def _tell(self, judged: Judged) -> None:
         key = judged.key

@@ -131,6 +131,9 @@ class Store:
     def commit(self, entries: Sequence[LedgerEntry], contents: Sequence[WindowContent] = ()) -> None:
         """Write windows and their digests in one transaction, in place of whatever stood there.
 
+        Where other traces come to stand than stood there, older than what was judged, that makes the findings void: see
+        :meth:`findings_void`.
+
         Raises:
             StoreError: nothing was written.
         """
@@ -140,6 +143,8 @@ class Store:
             for key, item in content.series.items()
         ]
         with self._writing("recording windows") as db:
+            if _changes_what_was_judged(db, entries):
+                db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('findings_void', '1')")
             for entry in entries:
                 _forget(db, entry.window)
             db.executemany(
@@ -235,7 +240,22 @@ class Store:
             db.execute("DELETE FROM judgements")
             db.execute("DELETE FROM states")
             db.execute("DELETE FROM books")
-            db.execute("DELETE FROM meta WHERE name = 'judged_until'")
+            db.execute("DELETE FROM meta WHERE name IN ('judging_until', 'judged_until', 'findings_void')")
+
+    def findings_void(self) -> bool:
+        """Whether traces were written that are older than what was judged, so that all has to be judged anew."""
+        with self._connection.reading("reading whether the past was judged as it stands") as db:
+            return db.execute("SELECT 1 FROM meta WHERE name = 'findings_void'").fetchone() is not None
+
+    def begin_judging(self, until: int) -> None:
+        """Remember that hours up to an instant are about to be judged, be that ever finished or not.
+
+        Raises:
+            StoreError: it was not remembered.
+        """
+        with self._writing("beginning to judge the past") as db:
+            until = max(until, _judging_until(db) or 0)
+            db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('judging_until', ?)", (str(until),))
 
     def judged_until(self) -> int | None:
         """Up to when the past was judged; absent if it never was."""
@@ -382,6 +402,27 @@ class Store:
             except BaseException:
                 self._ids = known
                 raise
+
+
+def _judging_until(db: sqlite3.Connection) -> int | None:
+    """Up to when hours of some series may have been judged."""
+    row = db.execute("SELECT value FROM meta WHERE name = 'judging_until'").fetchone()
+    return int(row[0]) if row is not None and row[0].isdecimal() else None
+
+
+def _changes_what_was_judged(db: sqlite3.Connection, entries: Sequence[LedgerEntry]) -> bool:
+    """Whether windows that are about to be written change the past of any hour that may have been judged."""
+    until = _judging_until(db)
+    if until is None:
+        return False
+    for entry in entries:
+        start, end = entry.window
+        if start < until:
+            known = db.execute("SELECT stored FROM windows WHERE start = ? AND end = ?", (start, end)).fetchone()
+            # As many traces of a window that was read again are the same ones.
+            if entry.stored != (known[0] if known else 0):
+                return True
+    return False
 
 
 def _forget(db: sqlite3.Connection, window: Window) -> None:

@@ -83,12 +83,12 @@ def entry(window: Window, traces: int) -> LedgerEntry:
     return LedgerEntry(window, state, read_at=window.end, traces=traces, stored=traces, coverage=1.0)
 
 
-def commit_hour(store: Store, start: int, durations: Durations) -> LedgerEntry:
-    """Store an hour in which spans of some durations, in seconds, started evenly."""
-    window = Window(start, start + HOUR)
+def commit_hour(store: Store, start: int, durations: Durations, length: int = HOUR) -> LedgerEntry:
+    """Store an hour, or a shorter window, in which spans of some durations, in seconds, started evenly."""
+    window = Window(start, start + length)
     accumulator = Accumulator([window], lambda key: key)
     for number, (key, seconds) in enumerate(durations.items()):
-        step = HOUR / max(1, len(seconds))
+        step = length / max(1, len(seconds))
         accumulator.add(
             Span(f"{number:016x}{position:016x}", "1" * 16, key, int((start + position * step) * NS), round(each * NS))
             for position, each in enumerate(seconds)

@@ -14,7 +14,7 @@ from exporter.core.baseline import Baseline, FallbackLevel, FallbackRules, Pool,
 from exporter.core.civil import Calendar, DayType, Slot
 from exporter.core.codec import DamagedDigestError, encode_digest, encode_marks
 from exporter.core.digest import Digest
-from exporter.core.hours import Hour, HourClock, Hours, Judgement, StoredWindow, hours_of
+from exporter.core.hours import NO_SWINGS, Hour, HourClock, Hours, Judgement, StoredWindow, hours_of
 
 HOUR = 3600
 DAY = 24 * HOUR
@@ -247,13 +247,17 @@ def test_swings_are_those_of_the_hours_that_count() -> None:
         return hour(MONDAY + index * HOUR, 1, judgement=Judgement(quarantined, swings))
 
     history = Hours([swinging(1, False), swinging(2, True), swinging(3, False)])
-    assert history.swings() == (4, 2, 40, 4, 0, 0)
+    end = MONDAY + 4 * HOUR
+    assert history.swings(end) == (4, 2, 40, 4, 0, 0)
+    assert history.swings(end - HOUR) == (1, 1, 10, 2, 0, 0)
+    assert history.swings(end - HOUR + 1) == (4, 2, 40, 4, 0, 0)
+    assert history.swings(MONDAY) == NO_SWINGS
     quarantined = history.at(MONDAY + 2 * HOUR)
     assert quarantined is not None
-    assert history.swings([quarantined]) == (6, 3, 60, 6, 0, 0)
+    assert history.swings(end, [quarantined]) == (6, 3, 60, 6, 0, 0)
     history.judge(quarantined, quarantined.judgement._replace(quarantined=False))
     history.discard_before(MONDAY + 2 * HOUR)
-    assert history.swings() == (5, 2, 50, 4, 0, 0)
+    assert history.swings(end) == (5, 2, 50, 4, 0, 0)
     assert [member.start for member in history] == [MONDAY + 2 * HOUR, MONDAY + 3 * HOUR]
     assert len(history) == 2
     assert not history.quarantined

@@ -1,6 +1,7 @@
 """Civil time: the wall clock of any zone, and windows that keep to it."""
 
-from datetime import UTC, date, datetime, timedelta
+import tracemalloc
+from datetime import UTC, date, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.core.civil import HOUR_SECONDS, Calendar, DayType, Slot
+from exporter.core.hours import HourClock
 
 HOUR = HOUR_SECONDS
 DAY = 24 * HOUR
@@ -225,3 +227,31 @@ def test_fractions_of_a_second_lie_in_the_slot_of_their_second() -> None:
     hour = at("UTC", 2026, 5, 4, 10)
     assert Calendar().slot(hour - 0.001) == Slot(9, DayType.WEEKDAY)
     assert Calendar().slot(hour + 0.999) == Slot(10, DayType.WEEKDAY)
+
+
+@given(st.data())
+def test_a_clock_that_remembers_tells_the_hours_that_the_calendar_tells(data: st.DataObject) -> None:
+    calendar, instant = data.draw(calendars_and_instants())
+    if data.draw(st.booleans()):
+        # No zone of today; nothing must be wrong there for that.
+        calendar = Calendar(timezone(timedelta(seconds=data.draw(st.integers(-50_000, 50_000)))))
+    clock = HourClock(calendar)
+    for offset in data.draw(st.lists(st.integers(-2 * HOUR, 2 * HOUR) | st.sampled_from(range(0, 7200, 300)))):
+        asked = instant + offset
+        found = clock.hour(asked)
+        assert found.start == calendar.grid_floor(asked, HOUR)
+        assert found.end == calendar.grid_next(found.start, HOUR)
+        assert found.start <= asked < found.end
+        assert (found.slot, found.day) == (calendar.slot(asked), calendar.local(asked).toordinal())
+
+
+def test_a_clock_that_is_asked_every_second_remembers_no_second() -> None:
+    clock = HourClock(Calendar(ZoneInfo("Asia/Kathmandu")))
+    tracemalloc.start()
+    try:
+        for second in range(FIRST, FIRST + DAY // 2):
+            clock.hour(second)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000

@@ -36,6 +36,14 @@ def test_it_falls_after_the_clear_hold_and_stays_while_the_newest_are_slow() -> 
     assert run(*up, (75, "."), (180, "~"), (195, "."), (300, ".")) == [(60, FlagEvent.RAISED)]
 
 
+def test_a_clock_that_was_set_back_delays_no_more_than_the_hold() -> None:
+    assert run((3600, "!"), (0, "!"), (45, "!")) == []
+    assert run((3600, "!"), (0, "!"), (60, "!")) == [(60, FlagEvent.RAISED)]
+    up = [(3600.0, "!"), (3660.0, "!"), (3675.0, ".")]
+    assert run(*up, (0, "."), (105, ".")) == [(3660, FlagEvent.RAISED)]
+    assert run(*up, (0, "."), (120, ".")) == [(3660, FlagEvent.RAISED), (120, FlagEvent.CLEARED)]
+
+
 def test_since_is_when_the_condition_began() -> None:
     flag = DOWN
     for now in (30.0, 60.0, 90.0):

@@ -4,12 +4,14 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from exporter.core.baseline import FallbackLevel
 from exporter.core.civil import Calendar
 from exporter.core.detection.flag import DOWN, Flag
+from exporter.core.detection.state import decode_state
 from exporter.core.hours import HourClock
 from exporter.core.span import SeriesKey
 from exporter.detector.book import NOT_KNOWN_YET, Book
@@ -23,6 +25,7 @@ from tests.unit.samples import DAY, HOUR, KEY, NOON, SETTINGS, Clock, Durations,
 OTHER = SeriesKey("checkout", "POST /pay")
 NOW = NOON + 600.0
 SATURDAY = NOON - 3 * DAY
+UTC_CALENDAR = Calendar()
 
 
 class WatchedStore(Store):
@@ -66,6 +69,7 @@ class Bench:
         settings: JudgeSettings = SETTINGS,
         settled_until: int = NOON,
         patience_seconds: float = 0.0,
+        calendar: Calendar = UTC_CALENDAR,
     ) -> None:
         self.store = store
         self.settled_until = settled_until
@@ -74,7 +78,7 @@ class Bench:
         self.when_asked: Callable[[], None] = lambda: None
         self.historian = Historian(
             store,
-            HourClock(Calendar()),
+            HourClock(calendar),
             settings,
             settled_until=self._settled_until,
             on_accepted=self._accept,
@@ -92,7 +96,8 @@ class Bench:
 
     def write(self, start: int, durations: Durations) -> None:
         """Commit an hour and tell of it, as the ledger's loop does."""
-        self.historian.windows_written([commit_hour(self.store, start, durations)])
+        commit_hour(self.store, start, durations)
+        self.historian.windows_written()
 
     def book(self, now: float) -> Book:
         """What the poller gets at an instant after the historian has had its turn."""
@@ -232,6 +237,18 @@ class TestBook:
         present, before = bench.book(NOW).schedule(KEY)
         assert (present.start, before.start) == (NOON, NOON - HOUR)
         assert before.thresholds.quantiles[0].usual > present.thresholds.quantiles[0].usual
+
+    def test_of_earlier_hours_it_knows_what_was_expected_then_and_not_how_they_went(self, store: Store) -> None:
+        bench = Bench(store)
+        write_days(bench, 2, until=NOON - HOUR)
+        # Not enough for an incident, but more of a swing than there was before.
+        bench.write(NOON - HOUR, {KEY: around(0.13, 60)})
+        bench.historian.catch_up(NOW)
+        (stored,) = store.history([KEY], 0, NOON)
+        assert stored.state is not None
+        assert stored.judgements[NOON - HOUR].swings[0] > 10 * stored.judgements[NOON - 2 * HOUR].swings[0]
+        assert not stored.judgements[NOON - HOUR].quarantined
+        assert bench.book(NOW).schedule(KEY)[1] == decode_state(stored.state).schedule[0]
 
     def test_a_clock_that_was_set_back_gets_the_hour_that_it_shows(self, store: Store) -> None:
         bench = Bench(store)
@@ -436,17 +453,35 @@ class TestJudging:
         assert max(found.judgements) == NOON - 5 * HOUR
         assert store.judged_until() == NOON - 4 * HOUR
 
+    def test_hours_of_short_windows_are_judged_whole(self, store: Store) -> None:
+        quarter = HOUR // 4
+        as_they_settle, at_once = Bench(store), Bench(WatchedStore.in_memory())
+        for start in range(NOON - 4 * DAY, NOON, quarter):
+            durations = {KEY: around(0.1 + start // quarter % 7 / 100, 15)}
+            for bench in (as_they_settle, at_once):
+                commit_hour(bench.store, start, durations, length=quarter)
+            as_they_settle.settled_until = start + quarter
+            as_they_settle.historian.catch_up(start + quarter + 900)
+        at_once.historian.catch_up(NOW)
+        (found,) = as_they_settle.store.history([KEY], 0, NOON)
+        (expected,) = at_once.store.history([KEY], 0, NOON)
+        assert found == expected
+        at_once.store.close()
+
     def test_while_that_is_behind_there_is_no_verdict(self, store: Store) -> None:
         bench = Bench(store, settled_until=NOON - 3 * HOUR - 1)
         write_days(bench, 8)
         bench.historian.catch_up(NOW)
-        usual = bench.book(NOW).of(KEY)
+        book = bench.book(NOW)
+        usual = book.of(KEY)
         assert usual.baseline is not None
         assert usual.baseline.mature
         assert usual.thresholds is None
+        assert not book.judged
         bench.settled_until = NOON - 3 * HOUR
         bench.historian.catch_up(NOW)
         assert bench.book(NOW).of(KEY).thresholds is not None
+        assert bench.book(NOW).judged
 
     def test_what_was_judged_is_not_judged_again(self, store: WatchedStore) -> None:
         bench = Bench(store)
@@ -531,6 +566,41 @@ class TestJudging:
         (stored,) = store.history([KEY], 0, NOON)
         assert late in stored.judgements
 
+    def test_one_that_was_read_again_with_the_same_traces_changes_nothing(self, store: WatchedStore) -> None:
+        bench = Bench(store)
+        write_days(bench, 3)
+        bench.historian.catch_up(NOW)
+        store.take_recorded()
+        bench.write(NOON - 9 * HOUR, {KEY: around(0.1, 60)})
+        bench.historian.catch_up(NOW)
+        assert store.take_recorded() == []
+        bench.write(NOON - 9 * HOUR, {KEY: around(0.1, 61)})
+        bench.historian.catch_up(NOW)
+        assert store.take_recorded() != []
+
+    @pytest.mark.parametrize("stopped_while_it_judges", [False, True])
+    def test_that_one_was_read_late_is_known_after_a_restart(
+        self, store: Store, stopped_while_it_judges: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        late = NOON - 2 * HOUR
+        bench = Bench(store)
+        for start in range(NOON - 5 * DAY, NOON, HOUR):
+            if start != late:
+                bench.write(start, {KEY: around(0.1, 60), OTHER: around(0.1, 60)})
+        if stopped_while_it_judges:
+            # One of the series is judged by then.
+            asked = iter([False, True])
+            bench.historian.catch_up(NOW, give_up=lambda: next(asked, True))
+            assert store.judged_until() is None
+        else:
+            bench.historian.catch_up(NOW)
+        bench.write(late, {KEY: around(0.1, 60)})
+        Bench(store).historian.catch_up(NOW)
+        (stored,) = store.history([KEY], 0, NOON)
+        assert late in stored.judgements
+        assert messages(caplog) == ["older history was read late, so the past is judged anew"]
+
     def test_judging_anew_waits_until_the_gap_is_filled(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
         bench = Bench(store)
@@ -552,6 +622,36 @@ class TestJudging:
         bench.write(NOON - 5 * DAY, {})
         bench.historian.catch_up(NOW)
         assert store.take_recorded() == []
+
+    def test_in_a_time_zone_whose_hours_begin_at_other_minutes_it_judges_anew(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        hours: dict[int, Durations] = {
+            start: {KEY: around(0.5 if NOON - 9 * HOUR <= start < NOON - 6 * HOUR else 0.1, 60)}
+            for start in range(NOON - 8 * DAY, NOON, HOUR)
+        }
+        moved = Calendar(ZoneInfo("Asia/Kolkata"))
+        in_utc, never_judged = Bench(store), Bench(WatchedStore.in_memory(), calendar=moved)
+        for start, durations in hours.items():
+            in_utc.write(start, durations)
+            never_judged.write(start, durations)
+        in_utc.historian.catch_up(NOW)
+        assert messages(caplog) == []
+        bench = Bench(store, calendar=moved)
+        later = NOW + HOUR / 2
+        for each in (bench, never_judged):
+            each.historian.catch_up(later)
+        assert messages(caplog) == [
+            "the hours of the local clock begin at other minutes than before, so the past is judged anew"
+        ]
+        assert list(store.history([KEY], 0, NOON)) == list(never_judged.store.history([KEY], 0, NOON))
+        assert bench.facts().quarantined_windows == never_judged.facts().quarantined_windows > 0
+        assert bench.book(later).of(KEY) == never_judged.book(later).of(KEY)
+        # The next start finds nothing amiss.
+        Bench(store, calendar=moved).historian.catch_up(later)
+        assert len(messages(caplog)) == 1
+        never_judged.store.close()
 
     def test_a_change_that_lasts_becomes_the_new_normal(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
@@ -748,7 +848,7 @@ class TestRun:
         def counted(*args: object, **options: object) -> Iterator[SeriesHistory]:
             reads.append(1)
             if more and len(reads) == 1:
-                bench.historian.windows_written([])
+                bench.historian.windows_written()
             return history(*args, **options)  # type: ignore[arg-type]
 
         store.history = counted  # type: ignore[method-assign]
@@ -830,9 +930,24 @@ class TestRun:
             bench.monotonic.now += 10
 
         bench.when_asked = when_asked
-        looks = Looks(bench.monotonic, 100, lambda look: bench.historian.windows_written([]))
+        looks = Looks(bench.monotonic, 100, lambda look: bench.historian.windows_written())
         bench.historian.run(looks, Clock(NOW))
         assert renewed == [0.0, 100.0, 200.0]
+
+    def test_one_that_was_kept_is_renewed(self, store: Store) -> None:
+        bench = Bench(store)
+        write_days(bench, 8)
+        bench.historian.catch_up(NOW)
+        stale = bench.book(NOW).of(KEY)
+        bench.historian.remember({}, {KEY: (NOON - DAY,)})
+        bench.historian.catch_up(NOW + HOUR)
+        # The clock is set back: what was kept of the hour knows nothing of what was found since.
+        clock = Clock(NOW)
+        looks = Looks(bench.monotonic, 2)
+        bench.historian.run(looks, clock)
+        renewed = bench.historian.book(NOW)
+        assert renewed.start == NOON
+        assert renewed.of(KEY).baseline != stale.baseline
 
     def test_the_next_hour_is_prepared_even_while_it_rests(self, store: WatchedStore) -> None:
         bench = Bench(store)
@@ -845,7 +960,7 @@ class TestRun:
         write_days(bench, 2)
 
         def meanwhile(look: int) -> None:
-            bench.historian.windows_written([])
+            bench.historian.windows_written()
             clock.now = NOON + HOUR - 600 + 4 * look
 
         bench.historian.run(Looks(bench.monotonic, 100, meanwhile), clock)

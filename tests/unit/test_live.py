@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -373,6 +374,21 @@ class TestWhileItIsNotKnownWhatIsUsual:
         assert live.flags() == {KEY: Flag(up=True, since=NOW - 600)}
         (later,) = live.hold(None, NOW + HOUR, NOT_KNOWN_YET)
         assert (later.shift, later.since, later.current_traces) == (True, NOW - 600, None)
+
+    @pytest.mark.parametrize("history", [{}, {KEY: replace(USUAL, thresholds=None)}])
+    def test_nor_does_it_fall_while_the_past_is_not_judged(self, history: Mapping[SeriesKey, SeriesBaseline]) -> None:
+        live = edge()
+        *_, risen = tick_through(live, NOW, 0.3, 25)
+        assert risen.statuses[0].shift
+        unjudged = Book(NOON, history, judged=False)
+        for judged in tick_through(live, NOW + 375, 0.1, 40, unjudged):
+            (status,) = judged.statuses
+            assert (status.shift, status.score, status.explanation) == (True, None, None)
+            assert (status.known, status.baseline) == (True, unjudged.of(KEY).baseline)
+            assert (judged.changes, judged.flags, judged.suspects) == ((), {}, {})
+        assert live.hold(None, NOW + 990, unjudged)[0].shift
+        changes = [change for judged in tick_through(live, NOW + 990, 0.1, 12) for change in judged.changes]
+        assert [change.event for change in changes] == [FlagEvent.CLEARED]
 
     def test_one_that_has_yet_to_rise_goes_on_where_it_was(self) -> None:
         live = edge(flags={KEY: Flag(pending_since=NOW - 59)})

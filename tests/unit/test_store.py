@@ -501,6 +501,36 @@ def test_judging_goes_on_where_it_stopped(tmp_path: Path) -> None:
         assert store.judged_until() == NOON
 
 
+@pytest.mark.parametrize(
+    ("ago", "before", "after", "void"),
+    [
+        (2, [], [0.1], True),
+        (2, [0.1], [0.1, 0.2], True),
+        (2, [0.1], [], True),
+        (2, [0.1], [0.1], False),
+        (2, [], [], False),
+        (1, [], [0.1], False),
+    ],
+)
+def test_other_traces_of_what_was_judged_make_that_void(
+    tmp_path: Path, ago: int, before: Sequence[float], after: Sequence[float], void: bool
+) -> None:
+    with closing(Store.open(tmp_path / "history.db")) as store:
+        put(store, window(ago), {CART: before})
+        put(store, window(9), {CART: [0.1]})
+        assert not store.findings_void()
+        store.begin_judging(window(1).start)
+        # A clock that was set back makes nothing of it undone.
+        store.begin_judging(window(3).start)
+        put(store, window(ago), {CART: after})
+        put(store, window(0), {CART: [0.1]})
+    with closing(Store.open(tmp_path / "history.db")) as store:
+        assert store.findings_void() is void
+        store.forget_findings()
+        put(store, window(9), {CART: [0.1, 0.1]})
+        assert not store.findings_void()
+
+
 def test_flags_survive_a_restart_until_they_are_taken_down(tmp_path: Path) -> None:
     with closing(Store.open(tmp_path / "history.db")) as store:
         store.remember({CART: "up since noon", LOGIN: "up"}, {})

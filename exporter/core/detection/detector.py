@@ -46,7 +46,7 @@ class Detector:
     def expect(
         self, history: Hours, civil: CivilHour, *, epoch: int | None = None, suspects: Collection[int] = ()
     ) -> Outlook:
-        """What is expected of a series in an hour, from what is settled of its history.
+        """What is expected of a series in an hour, from what is settled of its history before that.
 
         Args:
             history: the series' hours, with their judgements; those out of reach are dropped from it.
@@ -60,7 +60,7 @@ class Detector:
             return Outlook()
         if not pool.mature:
             return Outlook(pool)
-        return Outlook(pool, Prediction(pool, history.swings(pool.released), self.parameters))
+        return Outlook(pool, Prediction(pool, history.swings(civil.start, pool.released), self.parameters))
 
     def schedule_at(
         self, history: Hours, state: SeriesState, at: int, suspects: Collection[int] = ()

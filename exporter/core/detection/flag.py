@@ -47,13 +47,18 @@ def step(
     if flag.up:
         if still:
             return (flag if flag.calm_since is None else flag._replace(calm_since=None)), None
-        calm_since = now if flag.calm_since is None else flag.calm_since
+        calm_since = _earlier(now, flag.calm_since)
         if now - calm_since >= parameters.clear_hold_seconds:
             return DOWN, FlagEvent.CLEARED
         return flag._replace(calm_since=calm_since), None
     if not shifted:
         return DOWN, None
-    pending_since = now if flag.pending_since is None else flag.pending_since
+    pending_since = _earlier(now, flag.pending_since)
     if now - pending_since >= parameters.hold_seconds:
         return Flag(up=True, since=pending_since), FlagEvent.RAISED
     return Flag(pending_since=pending_since), None
+
+
+def _earlier(now: float, since: float | None) -> float:
+    """Since when something lasts that may have begun just now; a clock that was set back begins it anew."""
+    return now if since is None else min(now, since)
