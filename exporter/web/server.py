@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from waitress import wasyncore
@@ -113,6 +113,7 @@ class Server:
                 while not self._stopping:
                     # Unlike select(), poll() does not fail where the process has many files open.
                     wasyncore.loop(_LOOK_SECONDS, use_poll=True, map=self._open, count=1)
+                    self._server.close_overdue()
             except BaseException as error:  # noqa: BLE001 - nobody else would hear of it
                 on_failure(error)
 
@@ -146,6 +147,7 @@ class _Listener(TcpWSGIServer):
         self._context = context
         self._connections = map_
         self._closed_until = 0.0
+        self._overdue: list[Channel] = []
         sockinfo = (bound.family, bound.type, bound.proto, bound.getsockname())
         self._prompt, self._pages = _workers(_PROMPT_THREADS), _workers(_PAGE_THREADS)
         adj = Adjustments(sockets=[bound], **adjustments)
@@ -160,6 +162,18 @@ class _Listener(TcpWSGIServer):
         """Let the workers finish what they are at, for a moment."""
         for workers in (self._prompt, self._pages):
             workers.shutdown(timeout=_STOP_SECONDS)
+
+    def maintenance(self, now: Any) -> None:
+        """Look through the connections; called every few seconds while the loop begins a turn."""
+        super().maintenance(now)
+        at = time.monotonic()
+        channels: Mapping[int, Channel] = self.active_channels  # type: ignore[assignment] # it is declared wrongly
+        self._overdue = [channel for channel in channels.values() if channel.overdue(at)]
+
+    def close_overdue(self) -> None:
+        """End the connections that were found to be overdue; called between two turns of the loop."""
+        while self._overdue:
+            self._overdue.pop().handle_close()
 
     def readable(self) -> bool:
         """Whether to let somebody in."""

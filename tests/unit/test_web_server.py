@@ -2,7 +2,9 @@ import contextlib
 import http.client
 import logging
 import socket
+import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -162,6 +164,27 @@ class TestSlowClients:
             assert most < len(LARGE)
             for connection in connections:
                 assert connection.getresponse().read().startswith(LARGE)
+
+    @pytest.mark.parametrize("limit", ["server._SILENT_SECONDS", "channel._LONGEST_ANSWER_SECONDS"])
+    def test_who_stops_reading_does_not_keep_a_page(self, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("exporter.web.server._SILENT_SECONDS", 2)
+        if limit != "server._SILENT_SECONDS":
+            # The last activity of a client that takes a little now and then is never long ago.
+            monkeypatch.setattr(f"exporter.web.{limit}", 0)
+            monkeypatch.setattr("waitress.server.BaseWSGIServer.maintenance", lambda self, now: None)
+        kept_before = sys.getrefcount(LARGE)
+        running = Running()
+        try:
+            with running.client(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n") as client:
+                assert client.recv(9, socket.MSG_PEEK) == b"HTTP/1.1 "
+                deadline = time.monotonic() + TIMEOUT
+                while sys.getrefcount(LARGE) > kept_before:
+                    assert time.monotonic() < deadline, "it is kept for ever"
+                    time.sleep(0.01)
+            assert running.get("/small")[0] == 200
+        finally:
+            running.server.stop()
+        assert running.failures == []
 
 
 class TestSlowPages:
