@@ -3,8 +3,12 @@
 waitress copies an answer into a buffer for each who asks, and out of that again, for each time that it sends some of
 it, as much as a socket might take, which is more than it does take. Four clients that read a page of 17 MB at once
 cost hundreds of megabytes that way, and most of the time that they wait.
+
+And waitress ends a connection once it can be written to. One whose client has stopped reading cannot, so it would be
+kept for as long as that client likes, and its page with it.
 """
 
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from waitress.buffers import ReadOnlyFileBasedBuffer
@@ -15,13 +19,30 @@ if TYPE_CHECKING:
 
 _LARGE_BYTES: Final = 64 << 10
 """What is smaller costs less to copy than a further buffer."""
+_LONGEST_ANSWER_SECONDS: Final = 300
+"""Whoever takes longer for an answer than the longest scrape may last does not want it."""
 
 
 class Channel(HTTPChannel):
     """A connection."""
 
+    _sending_since = 0.0
+
+    def overdue(self, now: float) -> bool:
+        """Whether to end it, whatever is left to be sent: its client is silent, or too slow by far.
+
+        Args:
+            now: seconds that never jump.
+        """
+        if self.requests:
+            return False
+        slow = self.total_outbufs_len > 0 and now - self._sending_since > _LONGEST_ANSWER_SECONDS
+        return slow or self.will_close
+
     def write_soon(self, data: Any) -> int:
         """Send something, now or once there is room; called by workers."""
+        if not self.total_outbufs_len:
+            self._sending_since = time.monotonic()
         large = isinstance(data, bytes) and len(data) >= _LARGE_BYTES
         written: int = super().write_soon(_Shared(data) if large else data)  # type: ignore[arg-type] # any buffer, too
         return written

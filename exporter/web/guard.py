@@ -9,6 +9,7 @@ from exporter.logs import Log
 from exporter.web.http import Response, deliver, refusal
 from exporter.web.passwords import Verdict
 from exporter.web.protection import Protection
+from exporter.web.workers import workers_for
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -51,9 +52,10 @@ class Guard:
         """Answer one request."""
         rules = self._protection.rules
         begin = _with_headers(start_response, rules.headers) if rules.headers else start_response
-        if rules.passwords is None or environ.get("PATH_INFO", "") in OPEN_PATHS:
+        path = environ.get("PATH_INFO", "")
+        if rules.passwords is None or path in OPEN_PATHS:
             return self._site(environ, begin)
-        verdict = rules.passwords.judge(environ.get("HTTP_AUTHORIZATION", ""))
+        verdict = rules.passwords.judge(environ.get("HTTP_AUTHORIZATION", ""), workers_for(path))
         if verdict is Verdict.WELCOME:
             return self._site(environ, begin)
         return deliver(self._refusal(verdict, environ), environ, begin)

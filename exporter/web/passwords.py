@@ -12,11 +12,11 @@ from typing import Final
 
 import bcrypt
 
+from exporter.web.workers import Workers
+
 _BCRYPT_BYTES: Final = 72
 """bcrypt knows no more of a password than this; htpasswd and the exporter toolkit cut it off as well."""
 _REMEMBERED: Final = 128
-_AT_ONCE: Final = 3
-"""Fewer than the server has workers: whoever floods it with wrong passwords leaves one for those with a right one."""
 
 
 class Verdict(Enum):
@@ -49,12 +49,13 @@ class Passwords:
         self._lock = threading.Lock()
         self._right: OrderedDict[bytes, None] = OrderedDict()
         self._wrong: OrderedDict[bytes, None] = OrderedDict()
-        self._slots = threading.BoundedSemaphore(_AT_ONCE)
+        self._slots = {group: threading.BoundedSemaphore(group.busy) for group in Workers}
 
-    def judge(self, authorization: str) -> Verdict:
-        """Judge a request by its ``Authorization`` header.
+    def judge(self, authorization: str, workers: Workers) -> Verdict:
+        """Judge a request by its ``Authorization`` header, and who answers it.
 
-        Busy where so many passwords are being checked that this one would keep the last worker from the others.
+        Busy where so many of those are checking passwords that this one would keep the last from the others: whoever
+        floods the exporter with wrong passwords leaves a worker for those with a right one.
         """
         credential = _credential(authorization)
         if credential is None:
@@ -63,12 +64,13 @@ class Passwords:
         digest = hmac.digest(self._key, credential, "sha256")
         if (known := self._recall(digest)) is not None:
             return known
-        if not self._slots.acquire(blocking=False):
+        slots = self._slots[workers]
+        if not slots.acquire(blocking=False):
             return Verdict.BUSY
         try:
             right = self._check(credential)
         finally:
-            self._slots.release()
+            slots.release()
         self._remember(digest, self._right if right else self._wrong)
         return Verdict.WELCOME if right else Verdict.REFUSED
 

@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from waitress import wasyncore
@@ -20,15 +20,11 @@ from waitress.task import ThreadedTaskDispatcher
 from exporter.logs import Log, get_logger
 from exporter.web.channel import Channel
 from exporter.web.tls import TlsChannel, encrypted
+from exporter.web.workers import Workers, workers_for
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-_PROMPT: Final = frozenset({"/metrics", "/-/healthy", "/-/ready"})
-"""What is asked for by programs that give up, and is at hand: nobody who looks at a page is served before them."""
-_PROMPT_THREADS: Final = 4
-_PAGE_THREADS: Final = 2
-"""A page is made by the interpreter, of which there is one: more at once take it from scrapes and gain nothing."""
 _MOST_CONNECTIONS: Final = 512
 _SILENT_SECONDS: Final = 30
 _LONGEST_BODY_BYTES: Final = 64 << 10
@@ -113,6 +109,7 @@ class Server:
                 while not self._stopping:
                     # Unlike select(), poll() does not fail where the process has many files open.
                     wasyncore.loop(_LOOK_SECONDS, use_poll=True, map=self._open, count=1)
+                    self._server.close_overdue()
             except BaseException as error:  # noqa: BLE001 - nobody else would hear of it
                 on_failure(error)
 
@@ -146,20 +143,34 @@ class _Listener(TcpWSGIServer):
         self._context = context
         self._connections = map_
         self._closed_until = 0.0
+        self._overdue: list[Channel] = []
         sockinfo = (bound.family, bound.type, bound.proto, bound.getsockname())
-        self._prompt, self._pages = _workers(_PROMPT_THREADS), _workers(_PAGE_THREADS)
+        self._workers = {group: _started(group) for group in Workers}
         adj = Adjustments(sockets=[bound], **adjustments)
-        super().__init__(application, map_, True, bound, self._prompt, adj, sockinfo, bind_socket=False)
+        super().__init__(
+            application, map_, True, bound, self._workers[Workers.PROMPT], adj, sockinfo, bind_socket=False
+        )
 
     def add_task(self, task: Any) -> None:
         """Have workers answer the first request of a connection."""
-        path = getattr(task.requests[0], "path", "")
-        (self._prompt if path in _PROMPT else self._pages).add_task(task)
+        self._workers[workers_for(getattr(task.requests[0], "path", ""))].add_task(task)
 
     def shut_down_workers(self) -> None:
         """Let the workers finish what they are at, for a moment."""
-        for workers in (self._prompt, self._pages):
+        for workers in self._workers.values():
             workers.shutdown(timeout=_STOP_SECONDS)
+
+    def maintenance(self, now: Any) -> None:
+        """Look through the connections; called every few seconds while the loop begins a turn."""
+        super().maintenance(now)
+        at = time.monotonic()
+        channels: Mapping[int, Channel] = self.active_channels  # type: ignore[assignment] # it is declared wrongly
+        self._overdue = [channel for channel in channels.values() if channel.overdue(at)]
+
+    def close_overdue(self) -> None:
+        """End the connections that were found to be overdue; called between two turns of the loop."""
+        while self._overdue:
+            self._overdue.pop().handle_close()
 
     def readable(self) -> bool:
         """Whether to let somebody in."""
@@ -188,9 +199,9 @@ class _Listener(TcpWSGIServer):
             # Else the client is gone already.
 
 
-def _workers(threads: int) -> ThreadedTaskDispatcher:
+def _started(group: Workers) -> ThreadedTaskDispatcher:
     workers = ThreadedTaskDispatcher()
-    workers.set_thread_count(threads)
+    workers.set_thread_count(group.threads)
     return workers
 
 

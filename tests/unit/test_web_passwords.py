@@ -7,6 +7,9 @@ import bcrypt
 import pytest
 
 from exporter.web.passwords import Passwords, Verdict
+from exporter.web.workers import Workers
+
+PROMPT = Workers.PROMPT
 
 
 def basic(user: str, password: str) -> str:
@@ -52,7 +55,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 )
 def test_credentials(user: str, password: str, verdict: Verdict) -> None:
     known = Passwords(HASHES)
-    assert [known.judge(basic(user, password)) for _ in range(2)] == [verdict, verdict]
+    assert [known.judge(basic(user, password), PROMPT) for _ in range(2)] == [verdict, verdict]
 
 
 @pytest.mark.parametrize(
@@ -70,47 +73,47 @@ def test_credentials(user: str, password: str, verdict: Verdict) -> None:
     ],
 )
 def test_what_is_no_credential_is_refused_without_work(work: list[bytes], header: str) -> None:
-    assert Passwords(HASHES).judge(header) is Verdict.REFUSED
+    assert Passwords(HASHES).judge(header, PROMPT) is Verdict.REFUSED
     assert work == []
 
 
 def test_the_scheme_may_be_written_in_any_case() -> None:
     credential = basic("alice", "wonder:land").removeprefix("Basic ")
-    assert Passwords(HASHES).judge(f"bAsIc   {credential} ") is Verdict.WELCOME
+    assert Passwords(HASHES).judge(f"bAsIc   {credential} ", PROMPT) is Verdict.WELCOME
 
 
 def test_a_wrong_user_costs_as_much_as_a_wrong_password(work: list[bytes]) -> None:
     known = Passwords({"alice": HASHES["alice"], "slow": bcrypt.hashpw(b"x", bcrypt.gensalt(5))})
-    known.judge(basic("slow", "wrong"))
-    known.judge(basic("nobody", "wrong"))
+    known.judge(basic("slow", "wrong"), PROMPT)
+    known.judge(basic("nobody", "wrong"), PROMPT)
     assert [hash_.split(b"$")[2] for hash_ in work] == [b"05", b"05"]
 
 
 def test_bcrypt_is_asked_once_for_each_credential(work: list[bytes]) -> None:
     known = Passwords(HASHES)
     for _ in range(5):
-        assert known.judge(basic("alice", "wonder:land")) is Verdict.WELCOME
-        assert known.judge(basic("alice", "wrong")) is Verdict.REFUSED
-        assert known.judge(basic("nobody", "wonder:land")) is Verdict.REFUSED
+        assert known.judge(basic("alice", "wonder:land"), PROMPT) is Verdict.WELCOME
+        assert known.judge(basic("alice", "wrong"), PROMPT) is Verdict.REFUSED
+        assert known.judge(basic("nobody", "wonder:land"), PROMPT) is Verdict.REFUSED
     assert len(work) == 3
 
 
 def test_wrong_ones_do_not_push_out_right_ones_and_are_not_kept_without_bound(work: list[bytes]) -> None:
     known = Passwords(HASHES)
-    known.judge(basic("alice", "wonder:land"))
+    known.judge(basic("alice", "wonder:land"), PROMPT)
     for number in range(300):
-        known.judge(basic("alice", str(number)))
+        known.judge(basic("alice", str(number)), PROMPT)
     asked = len(work)
-    assert known.judge(basic("alice", "wonder:land")) is Verdict.WELCOME
+    assert known.judge(basic("alice", "wonder:land"), PROMPT) is Verdict.WELCOME
     assert len(work) == asked
-    known.judge(basic("alice", "0"))
+    known.judge(basic("alice", "0"), PROMPT)
     assert len(work) == asked + 1, "the first of 300 wrong ones is still remembered"
 
 
 def test_no_password_stays_in_memory() -> None:
     known = Passwords(HASHES)
     secret = basic("alice", "wonder:land")
-    known.judge(secret)
+    known.judge(secret, PROMPT)
     reachable, waiting = {id(known)}, [known]
     while waiting:
         for held in gc.get_referents(waiting.pop()):
@@ -124,7 +127,7 @@ def test_no_password_stays_in_memory() -> None:
 def test_a_flood_of_wrong_ones_leaves_a_worker_for_the_right_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     known = Passwords(HASHES)
     right = basic("alice", "wonder:land")
-    assert known.judge(right) is Verdict.WELCOME
+    assert known.judge(right, PROMPT) is Verdict.WELCOME
     go_on = threading.Event()
     under_way = threading.Semaphore(0)
 
@@ -136,17 +139,17 @@ def test_a_flood_of_wrong_ones_leaves_a_worker_for_the_right_ones(monkeypatch: p
     monkeypatch.setattr(bcrypt, "checkpw", checkpw)
     verdicts: list[Verdict] = []
     flood = [
-        threading.Thread(target=lambda n=number: verdicts.append(known.judge(basic("alice", str(n)))))
+        threading.Thread(target=lambda n=number: verdicts.append(known.judge(basic("alice", str(n)), PROMPT)))
         for number in range(3)
     ]
     for thread in flood:
         thread.start()
     for _ in flood:
         assert under_way.acquire(timeout=30)
-    assert known.judge(basic("alice", "another")) is Verdict.BUSY
-    assert known.judge(right) is Verdict.WELCOME
+    assert known.judge(basic("alice", "another"), PROMPT) is Verdict.BUSY
+    assert known.judge(right, PROMPT) is Verdict.WELCOME
     go_on.set()
     for thread in flood:
         thread.join()
     assert Counter(verdicts) == {Verdict.REFUSED: 3}
-    assert known.judge(basic("alice", "another")) is Verdict.REFUSED
+    assert known.judge(basic("alice", "another"), PROMPT) is Verdict.REFUSED

@@ -1,18 +1,26 @@
+import base64
 import contextlib
 import http.client
 import logging
 import socket
+import sys
 import threading
+import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+import bcrypt
 import pytest
 from waitress import wasyncore
 
 from exporter.logs import get_logger
+from exporter.web.guard import Guard
 from exporter.web.http import Request, Response, Site, text
+from exporter.web.passwords import Passwords
+from exporter.web.protection import Protection, Rules
 from exporter.web.server import Server
+from exporter.web.workers import workers_for
 from tests.unit.samples import messages
 
 TIMEOUT = 30
@@ -39,7 +47,7 @@ def broken(request: Request) -> Response:
 class Running:
     """A server that runs, on a port of its own."""
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, host: str = "127.0.0.1", passwords: Passwords | None = None) -> None:
         self.failures: list[BaseException] = []
         self.go_on = threading.Event()
         pages = {
@@ -48,11 +56,15 @@ class Running:
             "/in-parts": in_parts,
             "/broken": broken,
             "/waiting": self.waiting,
+            "/api/waiting": self.waiting,
+            "/api/small": small,
             "/metrics": small,
             "/-/healthy": small,
             "/-/ready": small,
         }
-        self.server = Server(Site(pages, get_logger("web")), host, 0)
+        log = get_logger("web")
+        site = Guard(Site(pages, log), Protection(lambda: Rules({}, passwords=passwords), log), log)
+        self.server = Server(site, host, 0)
         ((self.host, self.port),) = self.server.addresses
         self.server.start(self.failures.append)
 
@@ -63,10 +75,12 @@ class Running:
     def connection(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT)
 
-    def get(self, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes]:
+    def get(
+        self, path: str, method: str = "GET", body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes]:
         connection = self.connection()
         with contextlib.closing(connection):
-            connection.request(method, path, body)
+            connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
             return answer.status, answer.read()
 
@@ -163,6 +177,27 @@ class TestSlowClients:
             for connection in connections:
                 assert connection.getresponse().read().startswith(LARGE)
 
+    @pytest.mark.parametrize("limit", ["server._SILENT_SECONDS", "channel._LONGEST_ANSWER_SECONDS"])
+    def test_who_stops_reading_does_not_keep_a_page(self, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("exporter.web.server._SILENT_SECONDS", 2)
+        if limit != "server._SILENT_SECONDS":
+            # The last activity of a client that takes a little now and then is never long ago.
+            monkeypatch.setattr(f"exporter.web.{limit}", 0)
+            monkeypatch.setattr("waitress.server.BaseWSGIServer.maintenance", lambda self, now: None)
+        kept_before = sys.getrefcount(LARGE)
+        running = Running()
+        try:
+            with running.client(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n") as client:
+                assert client.recv(9, socket.MSG_PEEK) == b"HTTP/1.1 "
+                deadline = time.monotonic() + TIMEOUT
+                while sys.getrefcount(LARGE) > kept_before:
+                    assert time.monotonic() < deadline, "it is kept for ever"
+                    time.sleep(0.01)
+            assert running.get("/small")[0] == 200
+        finally:
+            running.server.stop()
+        assert running.failures == []
+
 
 class TestSlowPages:
     def test_they_hold_up_neither_scrapes_nor_probes(self, running: Running) -> None:
@@ -173,6 +208,42 @@ class TestSlowPages:
             assert not any(each.done() for each in looking)
             running.go_on.set()
             assert [each.result() for each in looking] == [(200, b"at last\n")] * 12
+
+    def test_questions_that_hang_hold_up_no_page(self, running: Running) -> None:
+        with ThreadPoolExecutor(12) as programs:
+            asking = [programs.submit(running.get, "/api/waiting") for _ in range(12)]
+            for path in ("/small", "/metrics", "/-/healthy") * 3:
+                assert running.get(path) == (200, b"small\n")
+            assert not any(each.done() for each in asking)
+            running.go_on.set()
+            assert [each.result() for each in asking] == [(200, b"at last\n")] * 12
+
+    @pytest.mark.parametrize("path", ["/small", "/metrics", "/api/small"])
+    def test_a_flood_of_wrong_passwords_holds_up_nobody(self, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        right = {"Authorization": "Basic YWxpY2U6d29uZGVy"}
+        passwords = Passwords({"alice": bcrypt.hashpw(b"wonder", bcrypt.gensalt(4))})
+        running = Running(passwords=passwords)
+        assert running.get(path, headers=right)[0] == 200
+
+        under_way = threading.Semaphore(0)
+
+        def checkpw(password: bytes, hash_: bytes) -> bool:
+            under_way.release()
+            return not running.go_on.wait(TIMEOUT)
+
+        monkeypatch.setattr(bcrypt, "checkpw", checkpw)
+        try:
+            with ThreadPoolExecutor(12) as flood:
+                wrong = [f"Basic {base64.b64encode(b'alice:%d' % number).decode()}" for number in range(12)]
+                refused = [flood.submit(running.get, path, headers={"Authorization": each}) for each in wrong]
+                assert all(under_way.acquire(timeout=TIMEOUT) for _ in range(workers_for(path).threads - 1))
+                for _ in range(3):
+                    assert running.get(path, headers=right) == (200, b"small\n")
+                running.go_on.set()
+                assert {each.result()[0] for each in refused} <= {401, 503}
+        finally:
+            running.go_on.set()
+            running.server.stop()
 
 
 class TestListening:

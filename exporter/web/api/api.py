@@ -33,11 +33,10 @@ from exporter.web.api.paging import Page
 from exporter.web.api.parameters import BadParametersError, Parameters, one_of
 from exporter.web.http import Page as Handler
 from exporter.web.http import Request, Response, problem
+from exporter.web.workers import Workers
 
 PREFIX: Final = "/api/v1/"
 
-_AT_ONCE: Final = 2
-"""So many questions are worked on at a time: scrapes and probes, too, need somebody to answer them."""
 _JSON: Final = "application/json"
 
 
@@ -70,7 +69,7 @@ class Api:
         self._renamed = renamed
         self._calendar = calendar
         self._clock = clock
-        self._turns = threading.BoundedSemaphore(_AT_ONCE)
+        self._turns = threading.BoundedSemaphore(Workers.QUESTIONS.busy)
 
     def pages(self) -> Mapping[str, Handler]:
         """The addresses, and what answers there."""
