@@ -96,7 +96,7 @@ def _run(config: Config, protection: Protection | None) -> int:
         keeper.close()
         give_up(
             f"cannot listen on {config.web.listen_address}: {error.strerror or error}; "
-            "set web.listen_address to a free one",
+            "set web.listen_address to a free port of an address of this machine",
             EXIT_FAILED,
         )
     log.info(

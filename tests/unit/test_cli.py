@@ -175,8 +175,10 @@ class TestRun:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             result = invoke(WEB_LISTEN_ADDRESS=address, LOG_LEVEL="error")
         assert (result.exit_code, result.stdout) == (1, "")
-        assert f"cannot listen on {address}: Address already in use" in result.stderr
-        assert "set web.listen_address" in result.stderr
+        assert result.stderr.endswith(
+            f"cannot listen on {address}: Address already in use; set web.listen_address to a free port of an address "
+            "of this machine\n"
+        )
 
     def test_a_host_that_is_unknown(self, invoke: Invoke) -> None:
         result = invoke(WEB_LISTEN_ADDRESS="no-such-host.invalid:0", LOG_LEVEL="error")
