@@ -19,6 +19,8 @@ from enum import Enum
 from itertools import islice
 from typing import Final, Literal, TextIO
 
+from exporter.terminal import fresh_line
+
 Format = Literal["logfmt", "json"]
 Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
@@ -191,7 +193,7 @@ class _Handler(logging.Handler):
         self._stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record) + "\n"
+        line = f"{fresh_line(self._stream)}{self.format(record)}\n"
         try:
             try:
                 self._stream.write(line)

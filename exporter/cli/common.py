@@ -1,5 +1,6 @@
 """What all commands have in common: their shared options, and how they give up."""
 
+import math
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -15,6 +16,17 @@ EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 TIME_HELP: Final = "2026-11-24T14:00 (on the clock of the configured timezone), 2026-11-24T14:00Z, Unix seconds, or now"
 """How an instant may be written; ``exporter.explain.inputs`` reads it."""
+
+
+class Finite(click.FloatRange):
+    """A number within a range; unlike click's own, neither infinite nor "nan"."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it, or say what is wrong with it."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 class Shared(NamedTuple):

@@ -5,7 +5,7 @@ import sys
 import click
 
 from exporter import logs
-from exporter.cli.common import Shared, shared_options
+from exporter.cli.common import Finite, Shared, shared_options
 
 
 @click.command()
@@ -18,9 +18,13 @@ from exporter.cli.common import Shared, shared_options
 )
 @click.option("--seed", default=7, show_default=True, help="Another seed makes other traffic.")
 @click.option(
-    "--incident-after", default=20.0, show_default=True, help="Seconds until the incident that you can watch begins."
+    "--incident-after",
+    type=Finite(0),
+    default=20.0,
+    show_default=True,
+    help="Seconds until the incident that you can watch begins.",
 )
-@click.option("--for", "seconds", type=float, help="End by itself after so many seconds.")
+@click.option("--for", "seconds", type=Finite(0), help="End by itself after so many seconds.")
 @shared_options
 def demo(shared: Shared, *, port: int, seed: int, incident_after: float, seconds: float | None) -> None:
     """Show everything on this machine without Tempo.

@@ -1,10 +1,11 @@
 """``generate``: the demo's traffic into a real Tempo."""
 
 import sys
+from urllib.parse import urlsplit
 
 import click
 
-from exporter.cli.common import Shared, shared_options
+from exporter.cli.common import Finite, Shared, shared_options
 
 
 @click.command()
@@ -12,10 +13,10 @@ from exporter.cli.common import Shared, shared_options
     "--url", default="http://localhost:4318", show_default=True, help="The OTLP/HTTP receiver: Tempo or a collector."
 )
 @click.option("--header", "headers", metavar="NAME=VALUE", multiple=True, help="A further HTTP header; repeatable.")
-@click.option("--days", type=click.FloatRange(0, 8), default=7.0, show_default=True, help="How much history to send.")
+@click.option("--days", type=Finite(0, 8), default=7.0, show_default=True, help="How much history to send.")
 @click.option(
     "--rate",
-    type=click.FloatRange(1),
+    type=Finite(1),
     default=400.0,
     show_default=True,
     help="Traces a second while history is sent; live traffic comes as it happens. Of more than about 500 a Tempo "
@@ -24,11 +25,12 @@ from exporter.cli.common import Shared, shared_options
 @click.option("--seed", default=7, show_default=True, help="Another seed makes other traffic.")
 @click.option(
     "--incident-after",
+    type=Finite(0),
     default=600.0,
     show_default=True,
     help="Seconds until the incident that you can watch begins, from when the history has been sent.",
 )
-@click.option("--for", "seconds", type=click.FloatRange(0), help="End after so many seconds of live traffic.")
+@click.option("--for", "seconds", type=Finite(0), help="End after so many seconds of live traffic.")
 @click.option(
     "--query-url", help="Tempo's own API: before live traffic, wait until the history is found there. [default: none]"
 )
@@ -58,8 +60,8 @@ def generate(
         if not name or not separator:
             raise click.BadParameter(f"{header!r} is not NAME=VALUE", param_hint="--header")
     for address, option in ((url, "--url"), (query_url, "--query-url")):
-        if address is not None and not address.startswith(("http://", "https://")):
-            raise click.BadParameter(f"{address!r} does not begin with http:// or https://", param_hint=option)
+        if address is not None and not _is_address(address):
+            raise click.BadParameter(f"{address!r} is no address such as http://localhost:4318", param_hint=option)
     # Only this command needs what it is made of.
     from exporter.demo.generate import Options  # noqa: PLC0415
     from exporter.demo.generate import generate as send  # noqa: PLC0415
@@ -75,3 +77,11 @@ def generate(
         query_url=query_url,
     )
     sys.exit(send(options))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

@@ -96,7 +96,7 @@ def _run(config: Config, protection: Protection | None) -> int:
         keeper.close()
         give_up(
             f"cannot listen on {config.web.listen_address}: {error.strerror or error}; "
-            "set web.listen_address to a free one",
+            "set web.listen_address to a free port of an address of this machine",
             EXIT_FAILED,
         )
     log.info(
@@ -147,7 +147,7 @@ def _once(config: Config) -> int:
         exporter.close()
     # With colour, or click would take what looks like an escape sequence out of a name.
     click.echo(exporter.exposition(), nl=False, color=True)
-    click.echo(summary(result), err=True)
+    click.echo(summary(result, config.detection.alpha), err=True)
     return 0 if result.complete else EXIT_FAILED
 
 
@@ -159,8 +159,13 @@ def _progress(exporter: Exporter) -> str:
     return f"reading history {bar(progress.ratio)}  {done:,} of {progress.windows:,} windows"
 
 
-def summary(result: PassResult) -> str:
-    """What one pass came to, for people."""
+def summary(result: PassResult, alpha: float) -> str:
+    """What one pass came to, for people.
+
+    Args:
+        result: what was found.
+        alpha: the chance below which there are too many slow requests to be one; an explanation may tell of more.
+    """
     lines = []
     progress, snapshot = result.progress, result.snapshot
     if progress is not None:
@@ -171,11 +176,13 @@ def summary(result: PassResult) -> str:
     if snapshot is not None:
         levels = ", ".join(f"{count} on level {level:d}" for level, count in snapshot.series_by_level.items() if count)
         lines.append(f"series: {len(snapshot.series)} ({levels or 'none'}), {snapshot.series_learning} still learning")
-        slow = [status for status in snapshot.series if status.explanation is not None]
-        lines.append(f"slower than usual at this moment (a flag rises once that lasts): {len(slow)}")
-        lines += [
-            f"  {printable(status.key.service_name)} {status.key.span_name!r}: {status.explanation}" for status in slow
+        slow = [
+            (status.key, status.explanation)
+            for status in snapshot.series
+            if status.explanation is not None and status.explanation.chance < alpha
         ]
+        lines.append(f"slower than usual at this moment (a flag rises once that lasts): {len(slow)}")
+        lines += [f"  {printable(key.service_name)} {key.span_name!r}: {explanation}" for key, explanation in slow]
     if not result.polled:
         lines.append("the current traffic could not be read; the log above says why")
     lines.append("complete" if result.complete else "NOT complete: what is missing stands above")

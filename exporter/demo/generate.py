@@ -17,7 +17,7 @@ from exporter.demo.sender import Sender, SendError, StoppedError
 from exporter.demo.traces import Trace, TraceSource
 from exporter.demo.traffic import SATURDAY_AND_SUNDAY
 from exporter.signals import StopRequest
-from exporter.terminal import bar, progress_line
+from exporter.terminal import bar, fresh_line, progress_line
 
 _NS: Final = 1_000_000_000
 _DAY_SECONDS: Final = 24 * HOUR_SECONDS
@@ -254,4 +254,4 @@ def generate(options: Options) -> int:
 
 
 def _tell(text: str) -> None:
-    click.echo(text, err=True)
+    click.echo(f"{fresh_line(sys.stderr)}{text}", err=True)

@@ -101,6 +101,11 @@ class Sender:
             trouble, asked_for = "", None
             try:
                 response = self._session.post(self.address, data, timeout=_TIMEOUT_SECONDS, allow_redirects=False)
+            except ValueError as error:
+                # An address or a header that cannot be sent at all; what it says may quote a credential.
+                raise SendError(
+                    f"{self.address} cannot be asked ({type(error).__name__}): check --url and --header"
+                ) from None
             except requests.RequestException as error:
                 trouble = why_no_connection(error)[0]
             else:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from exporter.terminal import bar, progress_line
 from exporter.web.server import Server
 
 _LOOK_SECONDS: Final = 0.5
+_WIDTH: Final = 100
+_INDENT: Final = " " * 12
 _LEVEL_MEANING: Final = {
     FallbackLevel.EXACT: "this hour of the day",
     FallbackLevel.NEARBY: "nearby hours",
@@ -157,7 +160,7 @@ def _tell_levels(snapshot: Snapshot) -> None:
             continue
         usual = "" if example.baseline is None else f", usual p95 {duration(example.baseline.p95_seconds)}"
         click.echo(
-            f"            {level:d} {_LEVEL_MEANING[level]:<21} {count:>3}, such as "
+            f"{_INDENT}{level:d} {_LEVEL_MEANING[level]:<21} {count:>3}, such as "
             f"{example.key.service_name} {example.key.span_name}{usual}"
         )
     click.echo(f"{_clock()}  Watching; an incident begins soon. Press Ctrl-C to end.")
@@ -167,7 +170,7 @@ def _tell_flags(snapshot: Snapshot, before: dict[SeriesKey, SeriesStatus]) -> di
     now = {status.key: status for status in snapshot.series if status.shift}
     for key in now.keys() - before.keys():
         click.secho(f"{_clock()}  ANOMALOUS  {key.service_name} {key.span_name}", fg="red", bold=True)
-        click.echo(f"            {now[key].explanation}")
+        click.echo(textwrap.fill(str(now[key].explanation), _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT))
     for key in before.keys() - now.keys():
         click.secho(f"{_clock()}  back to usual  {key.service_name} {key.span_name}", fg="green")
     return now

@@ -133,7 +133,7 @@ def _about_trace(
     if answer is None:
         raise _NoAnswerError(
             f"Tempo has no trace {trace_id}: it is older than Tempo's retention, not written yet (try again in half a "
-            "minute), or of another tenant (tempo.tenant)"
+            f"minute), or of another tenant (tempo.tenant); or there is no Tempo at {config.tempo.url} (tempo.url)"
         )
     return trace_document(answer, calendar), trace_text(answer, calendar)
 

@@ -86,8 +86,11 @@ def run_command(
     except BrokenPipeError:
         raise
     except OSError as error:
-        where = "temporary files" if error.filename is None else f"{error.filename}"
-        return failed(f"cannot write {where}: {error.strerror}; free some space or set TMPDIR")
+        if error.filename is None:
+            return failed(f"cannot write temporary files: {error.strerror}; free some space or set TMPDIR")
+        return failed(
+            f"cannot write {error.filename}: {error.strerror}; name a file in a directory that can be written"
+        )
     click.echo(_summary(written, build_calendar(config)), err=True)
     return EXIT_FAILED if written.damaged else 0
 

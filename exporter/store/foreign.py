@@ -28,12 +28,14 @@ def refuse_foreign(path: Path) -> None:
     Raises:
         ForeignFileError: it is somebody else's, or may be.
     """
+    if _is_something_else(path):
+        raise ForeignFileError(path, "a directory" if path.is_dir() else "no regular file")
     if not _there(path):
         return
     try:
         if _begins_as_a_database(path):
             with closing(Connection.open_readonly(path)) as connection, connection.reading(f"opening {path}") as db:
-                check_ours(db, path)
+                _check_ours(db, path)
             return
     except ForeignFileError:
         raise
@@ -47,7 +49,7 @@ def refuse_foreign(path: Path) -> None:
         )
 
 
-def check_ours(connection: sqlite3.Connection, path: Path) -> None:
+def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
     """Make sure that a database is the exporter's, or empty.
 
     Raises:
@@ -56,6 +58,13 @@ def check_ours(connection: sqlite3.Connection, path: Path) -> None:
     """
     if not is_ours(connection):
         raise ForeignFileError(path, "a SQLite database without the exporter's tables")
+
+
+def _is_something_else(path: Path) -> bool:
+    try:
+        return path.exists() and not path.is_file()
+    except OSError:
+        return False
 
 
 def _there(path: Path) -> bool:

@@ -18,7 +18,7 @@ from exporter.core.codec import encode_digest, encode_marks
 from exporter.core.ledger import LedgerEntry, Window
 from exporter.core.span import SeriesKey
 from exporter.store.connection import Connection, OnDamage, OnFailure
-from exporter.store.foreign import check_ours, refuse_foreign
+from exporter.store.foreign import refuse_foreign
 from exporter.store.histories import histories, history_rows, traffic_rows, traffics
 from exporter.store.rows import (
     ENTRY_COLUMNS,
@@ -95,10 +95,10 @@ class Store:
             MissingDatabaseError: it is not there.
             StoreError: it cannot be read.
         """
+        refuse_foreign(path)
         connection = Connection.open_readonly(path)
         try:
             with connection.reading(f"opening {path}") as db:
-                check_ours(db, path)
                 check_version(db)
             return cls(connection)
         except BaseException:

@@ -5,6 +5,7 @@ A client that is slow, silent, or never reads its answer therefore holds a buffe
 
 import errno
 import logging
+import os
 import socket
 import ssl
 import threading
@@ -208,4 +209,8 @@ def _started(group: Workers) -> ThreadedTaskDispatcher:
 def _bound_socket(host: str, port: int) -> socket.socket:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
-    return socket.create_server(address[:2], family=family)
+    try:
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        # Python's text names the address, and so does whoever tells of it.
+        raise OSError(error.errno, os.strerror(error.errno or 0)) from error

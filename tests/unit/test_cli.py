@@ -19,7 +19,9 @@ from exporter.config import Config, load_config
 from exporter.config.keys import KEYS
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import TraceStore
+from exporter.runner import PassResult
 from exporter.store import Store
+from tests.unit.samples import small_snapshot
 
 Invoke = Callable[..., Result]
 
@@ -169,14 +171,31 @@ class TestOptions:
         assert logging.getLevelName(logging.getLogger().level) == level
 
 
+class TestDemo:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--for", "nan"), "'nan' is not a finite number"),
+            (("--for", "-1"), "not in the range x>=0"),
+            (("--incident-after", "inf"), "'inf' is not a finite number"),
+        ],
+    )
+    def test_mistakes(self, invoke: Invoke, arguments: tuple[str, ...], message: str) -> None:
+        result = invoke("demo", *arguments)
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+
 class TestRun:
     def test_an_address_in_use(self, invoke: Invoke, directory: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             result = invoke(WEB_LISTEN_ADDRESS=address, LOG_LEVEL="error")
         assert (result.exit_code, result.stdout) == (1, "")
-        assert f"cannot listen on {address}: Address already in use" in result.stderr
-        assert "set web.listen_address" in result.stderr
+        assert result.stderr.endswith(
+            f"cannot listen on {address}: Address already in use; set web.listen_address to a free port of an address "
+            "of this machine\n"
+        )
 
     def test_a_host_that_is_unknown(self, invoke: Invoke) -> None:
         result = invoke(WEB_LISTEN_ADDRESS="no-such-host.invalid:0", LOG_LEVEL="error")
@@ -274,3 +293,12 @@ def test_it_does_not_serve_openly_what_was_to_be_served_with_passwords(
     assert result.stdout == ""
     assert f"web.config_file: 2 problems in {web}:" in result.stderr
     assert "did you mean basic_auth_users?" in result.stderr
+
+
+@pytest.mark.parametrize(("alpha", "told"), [(0.001, 1), (0.0001, 0)])
+def test_a_pass_tells_of_what_is_too_slow_to_be_chance_and_of_nothing_else(alpha: float, told: int) -> None:
+    """An explanation is there as soon as a quantile has passed its gate, which a few slow requests may do."""
+    result = PassResult(small_snapshot(), progress=None, polled=True)
+    said = running.summary(result, alpha)
+    assert f"slower than usual at this moment (a flag rises once that lasts): {told}\n" in said
+    assert said.count("chance 2e-04") == told

@@ -211,6 +211,25 @@ def test_stats_and_tables_ask_for_now_and_graphs_for_the_range(board: Board) -> 
             assert query.target["format"] == ("table" if query.panel["type"] == "table" else "time_series")
 
 
+def test_coverage_is_red_only_where_an_alert_is_about_it() -> None:
+    """A window that is sampled on purpose is covered in part, and nothing is broken."""
+    (coverage,) = (
+        panel
+        for panel in everything(BY_UID["tempo-anomaly-exporter"].model)
+        if (panel.get("type"), panel.get("title")) == ("stat", "Coverage")
+    )
+    (target,) = coverage["targets"]
+    rules = (GRAFANA.parent / "configs/prometheus/rules/tempo-anomaly.alerts.yml").read_text("utf-8")
+    (alert,) = (
+        rule
+        for group in yaml.safe_load(rules)["groups"]
+        for rule in group["rules"]
+        if rule.get("alert") == "TempoAnomalyCoverageLow"
+    )
+    shown = {name for name, _ in selectors(target["expr"])}
+    assert shown <= {name for name, _ in selectors(alert["expr"])}
+
+
 def test_graphs_of_all_endpoints_have_few_points() -> None:
     """With thousands of endpoints, each point costs Prometheus; docs/dashboards.md has figures."""
     for panel in BY_UID["tempo-anomaly-overview"].charts:

@@ -337,6 +337,15 @@ class TestCommand:
         assert process.returncode == 0
         assert re.fullmatch(r"Sent [1-9]\d* traces of \d+ spans\.\n", said.replace(",", ""))
 
+    @pytest.mark.parametrize("header", ["x-a=line\nbreak", "x-a=\u65e5"])
+    def test_a_header_that_cannot_be_sent(self, header: str) -> None:
+        result = CliRunner().invoke(
+            main, ["generate", "--url", "http://127.0.0.1:1", "--days", "0.02", "--for", "0", "--header", header]
+        )
+        assert result.exit_code == 1
+        assert "check --url and --header" in result.stderr
+        assert header.partition("=")[2] not in result.stderr
+
     def test_a_refusal_is_a_failure(self) -> None:
         with OtlpReceiver([Answer(404, b"not here")]) as receiver:
             done = subprocess.run(
@@ -349,10 +358,13 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("--url", "localhost:4318"), "'localhost:4318' does not begin with http://"),
-            (("--query-url", "ftp://x"), "'ftp://x' does not begin with http://"),
+            (("--url", "localhost:4318"), "'localhost:4318' is no address such as http://"),
+            (("--url", "http://"), "'http://' is no address such as http://"),
+            (("--query-url", "ftp://x"), "'ftp://x' is no address such as http://"),
             (("--header", "nonsense"), "'nonsense' is not NAME=VALUE"),
             (("--days", "9"), "not in the range 0<=x<=8"),
+            (("--days", "nan"), "'nan' is not a finite number"),
+            (("--rate", "inf"), "'inf' is not a finite number"),
             (("--config", "x.yaml"), "generate needs no configuration"),
         ],
     )

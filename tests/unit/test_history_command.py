@@ -153,7 +153,10 @@ class TestRefusing:
     def test_where_nothing_can_be_written(self, tmp_path: Path) -> None:
         result = history(*UNREAD, "--output", tmp_path / "missing" / "week.om")
         assert result.exit_code == 1
-        assert result.stderr.startswith(f"cannot write {tmp_path}/missing/week.om.part: No such file or directory")
+        assert result.stderr == (
+            f"cannot write {tmp_path}/missing/week.om.part: No such file or directory; name a file in a directory that "
+            "can be written\n"
+        )
 
     def test_without_room_for_temporary_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> None:

@@ -376,9 +376,8 @@ def test_a_database_that_is_only_to_be_read_is_neither_made_nor_changed(tmp_path
         Store.open_readonly(path)
     assert path.stat().st_size == 0
     path.write_bytes(b"dear diary, " * 1000)
-    with pytest.raises(StoreError) as refused:
+    with pytest.raises(StoreError, match="is not a SQLite database"):
         Store.open_readonly(path)
-    assert refused.value.reason == "corrupt"
 
 
 # Series and their history
@@ -692,12 +691,6 @@ def test_where_no_file_can_be_made_the_message_says_which_and_what_to_do(tmp_pat
         Store.open(tmp_path / "file" / below)
     assert refused.value.reason == "readonly"
     assert below in str(refused.value)
-
-
-def test_a_directory_is_no_database(tmp_path: Path) -> None:
-    with pytest.raises(StoreError) as refused:
-        Store.open(tmp_path)
-    assert refused.value.reason == "readonly"
 
 
 class Refusing:

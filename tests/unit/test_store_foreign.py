@@ -1,6 +1,7 @@
 """Whose file it is that ``storage.path`` points to."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -36,6 +37,16 @@ def test_what_is_no_database_is_left_alone(path: Path, content: bytes) -> None:
         f"{path} is not a SQLite database (if it is the exporter's and damaged, move it away, and history is read "
         "again), and is left alone; set storage.path to another file"
     )
+    with pytest.raises(ForeignFileError):
+        Store.open_readonly(path)
+
+
+@pytest.mark.parametrize("open_it", [Store.open, Store.open_readonly])
+def test_a_directory_is_left_alone(path: Path, open_it: Callable[[Path], Store]) -> None:
+    path.mkdir()
+    with pytest.raises(ForeignFileError, match=r"is a directory, and is left alone; set storage\.path"):
+        open_it(path)
+    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
@@ -120,10 +131,3 @@ def test_links_lead_to_the_same_answer(path: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError) as error:
         Store.open(link)
     assert error.value.reason == "corrupt"
-
-
-def test_what_cannot_be_read_is_refused_as_such(path: Path) -> None:
-    path.mkdir()
-    with pytest.raises(StoreError) as error:
-        Store.open(path)
-    assert error.value.reason == "readonly"

@@ -1,8 +1,10 @@
 import io
+import os
 import threading
 
 import pytest
 
+from exporter import logs
 from exporter.terminal import bar, printable, progress_line
 
 ERASE = "\r\x1b[2K"
@@ -53,6 +55,35 @@ def test_it_is_taken_away_when_the_work_fails() -> None:
         raise ZeroDivisionError
     assert terminal.getvalue().endswith(f"working{ERASE}")
     assert all(thread.name != "progress" for thread in threading.enumerate())
+
+
+def test_what_is_logged_meanwhile_does_not_stand_behind_it() -> None:
+    terminal = Terminal()
+    logs.configure("info", "logfmt", terminal)
+    try:
+        with progress_line(lambda: "half of it", terminal):
+            assert terminal.drawn.acquire(timeout=30)
+            logs.get_logger("test").info("something happened")
+        logs.get_logger("test").info("it is over")
+        logs.get_logger("test").info("plain text again")
+    finally:
+        logs.configure("info", "logfmt")
+    meanwhile, over, afterwards, end = (line.split(ERASE)[-1] for line in terminal.getvalue().split("\n"))
+    assert "something happened" in meanwhile
+    assert "half of it" not in meanwhile
+    assert "it is over" in over
+    assert terminal.getvalue().endswith(f"\n{afterwards}\n{end}")
+    assert end == ""
+
+
+def test_a_line_does_not_go_on_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the last row of a line can be taken away."""
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((20, 30)))
+    terminal = Terminal()
+    monkeypatch.setattr(terminal, "fileno", lambda: 1)
+    with progress_line(lambda: "x" * 50, terminal):
+        assert terminal.drawn.acquire(timeout=30)
+    assert terminal.getvalue().split(ERASE)[1] == "x" * 19
 
 
 def test_where_there_is_no_terminal_nothing_is_written() -> None:

@@ -280,7 +280,9 @@ class TestCommand:
         assert result.exit_code == 1
         found = json.loads(result.stdout)
         assert (found["passed"], found["totals"]) == (False, {"PASS": 0, "WARN": 0, "FAIL": 1})
-        assert "is the exporter running" in found["checks"][0]["detail"]
+        assert found["checks"][0]["detail"] == (
+            "http://127.0.0.1:1 cannot be reached (connection refused): is the exporter running, and is --url right?"
+        )
 
     @pytest.mark.parametrize("body", [b"hello", b"<html>", b"[]", b"{}"])
     def test_something_else_answers(self, body: bytes) -> None:
