@@ -194,13 +194,16 @@ class ExporterProcess:
         return Metrics.parse(response.text)
 
     def wait_for(self, condition: Callable[[Metrics], object], timeout: float = 30) -> Metrics:
-        """Scrape it until a page meets a condition, and return that page."""
+        """Scrape it until a page meets a condition, and return that page; one that lacks what is asked for does not."""
         page: Metrics | None = None
 
         def met() -> bool:
             nonlocal page
             page = self.metrics()
-            return bool(condition(page))
+            try:
+                return bool(condition(page))
+            except KeyError:
+                return False
 
         self._await("no page meets the condition", met, timeout)
         assert page is not None
@@ -259,4 +262,4 @@ class ExporterProcess:
     ) -> None:
         self.kill()
         if error is None:
-            assert not self.defects()
+            assert not (defects := self.defects()), "\n".join(defects)
