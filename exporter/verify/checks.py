@@ -142,10 +142,13 @@ def _backfill(facts: Facts) -> Iterator[Line]:
 
 
 def _patience(facts: Facts) -> str:
-    """What to do about too little history while more of it is being read."""
+    """What to do about too little history while more of it is to be read; nothing where all is."""
     metrics = facts.metrics
-    under_way = metrics.get("backfill_enabled") == 1 and metrics.get("backfill_complete") != 1
-    return "history is still being read: verify again when backfill is complete" if under_way else ""
+    if metrics.get("backfill_enabled") != 1 or metrics.get("backfill_complete") == 1:
+        return ""
+    if metrics.get("tempo_up") != 1:
+        return _READ_TEMPO
+    return "history is still being read: verify again when backfill is complete"
 
 
 def _retention(facts: Facts) -> Iterator[Line]:
@@ -237,9 +240,8 @@ def _series(facts: Facts) -> Iterator[Line]:
     learning = metrics.get("series_learning") or 0
     detail = f"{seen:,.0f} endpoints of at most {limit:,.0f}, {learning:,.0f} still learning"
     if not seen:
-        yield Line(
-            "series", Outcome.FAIL, detail, "no endpoint was found: check tempo.scope, tempo.filter and series.include"
-        )
+        advice = "no endpoint was found: check tempo.scope, tempo.filter and series.include"
+        yield Line("series", Outcome.FAIL, detail, _patience(facts) or advice)
     elif dropped:
         advice = "raise series.max, or keep names apart that hold ids, with series.rename"
         yield Line("series", Outcome.WARN, f"{detail}, {dropped:,.0f} left out", advice)
