@@ -266,7 +266,7 @@ def _hours(facts: Facts) -> Iterator[Line]:
             yield Line(f"{day_type}s", Outcome.FAIL, detail, _patience(facts) or advice)
         elif share < _MOST_SERIES:
             advice = "new or rare endpoints take time; a longer polling.backfill_duration helps them"
-            yield Line(f"{day_type}s", Outcome.WARN, detail, advice)
+            yield Line(f"{day_type}s", Outcome.WARN, detail, _patience(facts) or advice)
         else:
             yield Line(f"{day_type}s", Outcome.PASS, detail)
 
@@ -283,7 +283,8 @@ def _nights(facts: Facts) -> Iterator[Line]:
             advice = f"there is too little history of {day_type}s: read further back (polling.backfill_duration)"
             yield Line(name, Outcome.FAIL, "no endpoint could be flagged", _patience(facts) or advice)
         elif able < _MOST_SERIES * facts.series:
-            yield Line(name, Outcome.WARN, detail, "the others have too few traces or days; time helps")
+            advice = "the others have too few traces or days; time helps"
+            yield Line(name, Outcome.WARN, detail, _patience(facts) or advice)
         else:
             yield Line(name, Outcome.PASS, detail)
 
@@ -300,7 +301,7 @@ def _levels(facts: Facts) -> Iterator[Line]:
         yield Line("levels", Outcome.FAIL, detail if total else "no endpoint to look at", _patience(facts) or advice)
     elif known < _MOST_SERIES * total:
         advice = "level 5 means no verdict; a longer polling.backfill_duration or lower minimums (fallback.*) help"
-        yield Line("levels", Outcome.WARN, detail, advice)
+        yield Line("levels", Outcome.WARN, detail, _patience(facts) or advice)
     else:
         yield Line("levels", Outcome.PASS, detail)
 
