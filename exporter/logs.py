@@ -193,8 +193,9 @@ class _Handler(logging.Handler):
         self._stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = f"{fresh_line(self._stream)}{self.format(record)}\n"
+        text = self.format(record)
         try:
+            line = f"{fresh_line(self._stream)}{text}\n"
             try:
                 self._stream.write(line)
             except UnicodeEncodeError:  # a terminal or a file that knows few letters

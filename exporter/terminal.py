@@ -29,8 +29,11 @@ def bar(ratio: float) -> str:
 
 
 def fresh_line(stream: TextIO) -> str:
-    """What to write before other text, so that it takes the place of a progress line and does not stand behind it."""
-    return _ERASE_LINE if stream in _in_use else ""
+    """What to write before other text, so that it takes the place of a progress line and does not stand behind it.
+
+    Standard output and standard error are the same terminal, whichever of them the line is on.
+    """
+    return _ERASE_LINE if _in_use and stream.isatty() else ""
 
 
 @contextmanager

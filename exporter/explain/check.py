@@ -72,13 +72,15 @@ def check(
         StoreError: the database cannot be read.
         DamagedDigestError: what is stored of the series is damaged.
     """
-    usual = inquiry.usual(key, int(now if at is None else at), int(now))
+    instant = now if at is None else at
+    present = instant == now
+    usual = inquiry.usual(key, int(instant), int(now))
     return Check(
         usual=usual,
-        at=now if at is None else at,
-        present=at is None,
+        at=instant,
+        present=present,
         duration=None if duration_seconds is None else verdict_on(duration_seconds, usual),
-        status=status if at is None else None,
+        status=status if present else None,
     )
 
 

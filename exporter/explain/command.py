@@ -79,17 +79,18 @@ def run_command(
     except ConfigError as error:
         return failed("\n".join([*complaints, str(error)]), EXIT_USAGE)
     calendar = build_calendar(config)
-    instant = _parsed("--at", at, lambda text: parse_instant(text, calendar.zone, clock()), complaints)
+    now = clock()
+    instant = _parsed("--at", at, lambda text: parse_instant(text, calendar.zone, now), complaints)
     if complaints:
         return failed("\n".join(complaints), EXIT_USAGE)
     logs.configure(log_level or "warning", config.log.format)
     key = None if service is None or span is None else SeriesKey(service, span)
     try:
         if trace_id is not None:
-            document, text = _about_trace(config, calendar, trace_id, key, clock())
+            document, text = _about_trace(config, calendar, trace_id, key, now)
         else:
             assert key is not None  # noqa: S101 - otherwise it was complained about
-            document, text = _about_endpoint(config, calendar, key, seconds, instant, clock())
+            document, text = _about_endpoint(config, calendar, key, seconds, instant, now)
     except (_NoAnswerError, NotInTraceError, TempoError, StoreError, DatabaseVersionError) as error:
         return failed(str(error))
     except DamagedDigestError as error:

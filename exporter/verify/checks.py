@@ -142,10 +142,13 @@ def _backfill(facts: Facts) -> Iterator[Line]:
 
 
 def _patience(facts: Facts) -> str:
-    """What to do about too little history while more of it is being read."""
+    """What to do about too little history while more of it is to be read; nothing where all is."""
     metrics = facts.metrics
-    under_way = metrics.get("backfill_enabled") == 1 and metrics.get("backfill_complete") != 1
-    return "history is still being read: verify again when backfill is complete" if under_way else ""
+    if metrics.get("backfill_enabled") != 1 or metrics.get("backfill_complete") == 1:
+        return ""
+    if metrics.get("tempo_up") != 1:
+        return _READ_TEMPO
+    return "history is still being read: verify again when backfill is complete"
 
 
 def _retention(facts: Facts) -> Iterator[Line]:
@@ -237,9 +240,8 @@ def _series(facts: Facts) -> Iterator[Line]:
     learning = metrics.get("series_learning") or 0
     detail = f"{seen:,.0f} endpoints of at most {limit:,.0f}, {learning:,.0f} still learning"
     if not seen:
-        yield Line(
-            "series", Outcome.FAIL, detail, "no endpoint was found: check tempo.scope, tempo.filter and series.include"
-        )
+        advice = "no endpoint was found: check tempo.scope, tempo.filter and series.include"
+        yield Line("series", Outcome.FAIL, detail, _patience(facts) or advice)
     elif dropped:
         advice = "raise series.max, or keep names apart that hold ids, with series.rename"
         yield Line("series", Outcome.WARN, f"{detail}, {dropped:,.0f} left out", advice)
@@ -264,7 +266,7 @@ def _hours(facts: Facts) -> Iterator[Line]:
             yield Line(f"{day_type}s", Outcome.FAIL, detail, _patience(facts) or advice)
         elif share < _MOST_SERIES:
             advice = "new or rare endpoints take time; a longer polling.backfill_duration helps them"
-            yield Line(f"{day_type}s", Outcome.WARN, detail, advice)
+            yield Line(f"{day_type}s", Outcome.WARN, detail, _patience(facts) or advice)
         else:
             yield Line(f"{day_type}s", Outcome.PASS, detail)
 
@@ -281,7 +283,8 @@ def _nights(facts: Facts) -> Iterator[Line]:
             advice = f"there is too little history of {day_type}s: read further back (polling.backfill_duration)"
             yield Line(name, Outcome.FAIL, "no endpoint could be flagged", _patience(facts) or advice)
         elif able < _MOST_SERIES * facts.series:
-            yield Line(name, Outcome.WARN, detail, "the others have too few traces or days; time helps")
+            advice = "the others have too few traces or days; time helps"
+            yield Line(name, Outcome.WARN, detail, _patience(facts) or advice)
         else:
             yield Line(name, Outcome.PASS, detail)
 
@@ -298,7 +301,7 @@ def _levels(facts: Facts) -> Iterator[Line]:
         yield Line("levels", Outcome.FAIL, detail if total else "no endpoint to look at", _patience(facts) or advice)
     elif known < _MOST_SERIES * total:
         advice = "level 5 means no verdict; a longer polling.backfill_duration or lower minimums (fallback.*) help"
-        yield Line("levels", Outcome.WARN, detail, advice)
+        yield Line("levels", Outcome.WARN, detail, _patience(facts) or advice)
     else:
         yield Line("levels", Outcome.PASS, detail)
 

@@ -14,5 +14,7 @@ def healthy(request: Request) -> Response:  # noqa: ARG001 - the signature is th
 def ready(snapshot: Snapshot | None) -> Response:
     """200 once there is a snapshot to scrape."""
     if snapshot is None:
-        return text("not ready: the current traffic has not been read yet", HTTPStatus.SERVICE_UNAVAILABLE)
+        return text(
+            "not ready: the first reading of the current traffic is not over yet", HTTPStatus.SERVICE_UNAVAILABLE
+        )
     return text("tempo-anomaly-exporter is ready")

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from exporter import logs
-from exporter.terminal import bar, printable, progress_line
+from exporter.terminal import bar, fresh_line, printable, progress_line
 
 ERASE = "\r\x1b[2K"
 
@@ -74,6 +74,14 @@ def test_what_is_logged_meanwhile_does_not_stand_behind_it() -> None:
     assert "it is over" in over
     assert terminal.getvalue().endswith(f"\n{afterwards}\n{end}")
     assert end == ""
+
+
+def test_other_streams_of_the_terminal_make_room_as_well_and_files_do_not() -> None:
+    terminal = Terminal()
+    with progress_line(lambda: "half of it", terminal):
+        assert fresh_line(Terminal()) == ERASE
+        assert fresh_line(io.StringIO()) == ""
+    assert fresh_line(terminal) == ""
 
 
 def test_a_line_does_not_go_on_below(monkeypatch: pytest.MonkeyPatch) -> None:

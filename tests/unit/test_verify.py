@@ -244,6 +244,29 @@ def test_while_history_is_read_the_advice_is_to_wait() -> None:
     assert {line.advice for line in failing} == {"history is still being read: verify again when backfill is complete"}
 
 
+def test_nor_is_it_then_to_read_further_back() -> None:
+    some = {day_type: [[1, 1, 0, 0, 8]] * 24 for day_type in ("weekday", "weekend")}
+    little = replace(
+        WELL,
+        metrics=metrics(backfill_complete=0),
+        by_level=some,
+        able={"weekday": 1, "weekend": 1},
+        sampled=[judged(1)] * 8 + [judged(5)] * 32,
+    )
+    found = said(little)
+    for name in ("weekdays", "weekends", "03:00 weekday", "03:00 weekend", "levels"):
+        assert found[name].outcome is Outcome.WARN
+        assert found[name].advice == "history is still being read: verify again when backfill is complete"
+
+
+def test_while_tempo_is_away_the_advice_is_to_mend_that() -> None:
+    away = metrics(backfill_complete=0, tempo_up=0, series=0, backfill_oldest_trace_timestamp_seconds=None)
+    found = said(replace(WELL, metrics=away))
+    for name in ("tempo", "history", "series"):
+        assert found[name].outcome is Outcome.FAIL
+        assert found[name].advice.startswith("Tempo must answer first")
+
+
 class TestSample:
     def test_it_is_the_same_every_time_whatever_the_order(self) -> None:
         keys = [SeriesKey("svc", f"GET /{number}") for number in range(500)]

@@ -132,7 +132,8 @@ class TestCheck:
         assert (now["now"]["shifted"], now["now"]["score"]) == (True, 2.5)
         assert now["now"]["explanation"]["slow"] == 38
         assert "Its latency is shifted since 2026-11-17 11:58:44 UTC: 38 of the last 300 requests" in now["sentence"]
-        then = bench.get("check", f"{NAMED}&at={int(NOW)}")
+        assert bench.get("check", f"{NAMED}&at=now") == now
+        then = bench.get("check", f"{NAMED}&at={int(NOW) - 1}")
         assert (then["present"], then["now"]) == (False, None)
 
     @pytest.mark.parametrize(

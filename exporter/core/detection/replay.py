@@ -73,6 +73,9 @@ class Replay:
         parameters = self._detector.parameters
         recent = self._recent
         recent.discard(civil.start, parameters)
+        if not recent and self._flag == DOWN and not (self._coming and self._coming[0][0] <= civil.end):
+            # Nothing to judge, all hour long; between a stray trace and the next there may be years of such hours.
+            return
         position = 0
         outlook = Outlook()
         schedule = LazySchedule()

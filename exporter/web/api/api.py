@@ -113,29 +113,30 @@ class Api:
 
         return handle
 
-    def _instant(self, text: str) -> float:
-        return parse_instant(text, self._calendar.zone, self._clock())
+    def _instant(self, parameters: Parameters, now: float) -> float | None:
+        return parameters.parsed("at", lambda text: parse_instant(text, self._calendar.zone, now))
 
     # The addresses
 
     def _check(self, parameters: Parameters) -> dict[str, Any]:
         key = _key(parameters)
         seconds = parameters.parsed("duration", parse_seconds)
-        at = parameters.parsed("at", self._instant)
+        now = self._clock()
+        at = self._instant(parameters, now)
         parameters.done()
         status = self._known(key)
-        found = check(self._inquiry, key, now=self._clock(), at=at, duration_seconds=seconds, status=status)
+        found = check(self._inquiry, key, now=now, at=at, duration_seconds=seconds, status=status)
         return check_document(found, self._calendar)
 
     def _baseline(self, parameters: Parameters) -> dict[str, Any]:
         key = _key(parameters)
-        at = parameters.parsed("at", self._instant)
+        now = self._clock()
+        at = self._instant(parameters, now)
         parameters.done()
         self._known(key)
-        now = int(self._clock())
         if at is None:
-            return profile_document(self._inquiry.profile(key, now))
-        return {"at_unix": at, **usual_document(self._inquiry.usual(key, int(at), now), self._calendar)}
+            return profile_document(self._inquiry.profile(key, int(now)))
+        return {"at_unix": at, **usual_document(self._inquiry.usual(key, int(at), int(now)), self._calendar)}
 
     def _series(self, parameters: Parameters) -> dict[str, Any]:
         wanted = _Selection(parameters)
