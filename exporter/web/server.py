@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from waitress import wasyncore
@@ -170,7 +171,9 @@ class _Listener(TcpWSGIServer):
     def close_overdue(self) -> None:
         """End the connections that were found to be overdue; called between two turns of the loop."""
         while self._overdue:
-            self._overdue.pop().handle_close()
+            # The socket is gone even if that fails.
+            with suppress(OSError):
+                self._overdue.pop().handle_close()
 
     def readable(self) -> bool:
         """Whether to let somebody in."""
