@@ -7,6 +7,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from math import log2
 from typing import Literal
@@ -730,13 +731,20 @@ def test_traces_that_tempo_finds_only_later_are_read_after_all() -> None:
     assert len(rig.tempo.searches) <= 2 * 24
 
 
+def asked(rig: Rig, windows: Sequence[Window], times: int) -> bool:
+    """Whether it was asked so often whether some windows are still without traces."""
+    return all(rig.ledger()[window].attempts == times for window in windows)
+
+
 def test_a_quiet_stretch_is_asked_about_again_as_a_whole_and_not_searched() -> None:
     rig = Rig(FakeTempo(steady(3)), hours=11)
     quiet = [hour(ago) for ago in range(8, 3, -1)]
     with rig.running():
         rig.drive(lambda: rig.backfill.status.progress.complete)
         searches = len(rig.tempo.searches)
-        rig.drive(lambda: all(rig.ledger()[window].attempts == 2 for window in quiet), advance=60)
+        for times, pause in enumerate((HOUR / 4, HOUR), start=1):
+            rig.clock.advance(pause + 1)
+            rig.drive(partial(asked, rig, quiet, times))
     assert all(rig.ledger()[window].state is WindowState.EMPTY for window in quiet)
     # Twice all that was quiet, and now and then a window that has settled since.
     assert rig.tempo.probes[0] == (hour(11).start, quiet[-1].end - 1)
@@ -752,9 +760,11 @@ def test_a_long_trace_from_before_does_not_make_a_quiet_stretch_be_read_for_ever
     rig = Rig(FakeTempo([*busy, span(quiet[0].start - 60, HOUR), *later]), hours=60)
     with rig.running():
         rig.drive(lambda: rig.backfill.status.progress.complete)
-        rig.drive(lambda: all(rig.ledger()[window].retry_at is None for window in quiet), advance=60)
+        for times, pause in enumerate((HOUR / 4, HOUR, 6 * HOUR, 24 * HOUR), start=1):
+            rig.clock.advance(pause + 1)
+            rig.drive(partial(asked, rig, quiet, times))
+    assert all(rig.ledger()[window].retry_at is None for window in quiet)
     assert all(rig.ledger()[window].state is WindowState.EMPTY for window in quiet)
-    assert [rig.ledger()[window].attempts for window in quiet] == [4] * 5
     again = [found for found in rig.tempo.searches if found[0] < quiet[-1].end and quiet[0].start < found[1]]
     assert len(again) <= 5 * 5
 
