@@ -185,7 +185,8 @@ class Backfill:
                 if range_ == before:
                     return
                 set_back = range_.start < before.start
-                self._work.plan.advance(range_, self._store.ledger(range_.start, before.start) if set_back else ())
+                known = self._store.ledger(range_.start, before.start) if set_back else ()
+                self._work.plan.advance(range_, known, now=self._clock())
                 self._work.publish()
             pruned = self._store.prune(int(self._clock() - self._settings.retention_seconds))
             self._admission.forget(pruned.series)
@@ -257,7 +258,7 @@ class Backfill:
         """
         with self._work.changed:
             plan, windows = self._work.plan, [content.window for content in part.contents]
-            before = list(map(plan.before, windows))
+            before = list(map(plan.standing, windows))
             rereads, asked = list(map(plan.rereads, windows)), list(map(plan.asked, windows))
         entries = read_entries(part, self._counts.compare, rereads, asked, seconds=seconds, now=self._clock())
         # Read once more and less was there: what stands in the database is the better part.

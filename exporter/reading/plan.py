@@ -25,6 +25,8 @@ from exporter.core.ledger import (
 from exporter.reading.outcome import was_sampled
 
 _PATIENCE_ATTEMPTS: Final = 3
+_CAME_TRUE_SECONDS: Final = 300
+"""Longer than it takes until a window that has settled is noticed, see :meth:`Plan.advance`."""
 
 
 class Plan:
@@ -38,6 +40,8 @@ class Plan:
         self._busy: set[Window] = set()
         self._before: dict[Window, LedgerEntry] = {}
         self._asked: dict[Window, int] = {}
+        self._ahead: dict[Window, LedgerEntry] = {}
+        self._early: dict[Window, LedgerEntry] = {}
         self._unread: list[Window] = []
         self._recount()
 
@@ -68,16 +72,28 @@ class Plan:
         """Whether anybody is reading."""
         return bool(self._busy)
 
-    def advance(self, range_: Wanted, known: Iterable[LedgerEntry] = ()) -> None:
+    def advance(self, range_: Wanted, known: Iterable[LedgerEntry] = (), *, now: float) -> None:
         """Follow the clock.
+
+        By a clock that was set back, windows were read that have not settled yet. Which of the two was wrong turns out
+        when they settle: a clock that was ahead comes there before the instant at which it has read them, and they are
+        read again. One that was wrong for a while is set right by a leap beyond that instant, and what it has read
+        before counts.
 
         Args:
             range_: what is wanted now.
             known: what the store knows of the part of it that was not wanted before. What lies in the past of the
                 range was let go of here, and is needed again after the clock was set back.
+            now: Unix seconds.
         """
         self._range = range_
         self._entries = _by_window(known) | self._entries
+        for window in [window for window in self._entries if window.end > range_.end]:
+            self._ahead[window] = self._entries.pop(window)
+        for window in [window for window in self._ahead if window.end <= range_.end]:
+            entry = self._ahead.pop(window)
+            came_true = entry.read_at + _CAME_TRUE_SECONDS <= now
+            (self._entries if came_true else self._early).setdefault(window, entry)
         self._recount()
 
     def untouched(self) -> list[Window]:
@@ -168,6 +184,10 @@ class Plan:
         """What stands in the ledger of a window that is being read again."""
         return self._before.get(window)
 
+    def standing(self, window: Window) -> LedgerEntry | None:
+        """The same also where it was read before it had settled, so that it cannot stay as it is."""
+        return self._before.get(window) or self._early.get(window)
+
     def reopen(self, windows: Iterable[Window]) -> None:
         """There is something in these windows after all: they are to be read."""
         for window in windows:
@@ -191,8 +211,13 @@ class Plan:
         """Remember what became of some windows."""
         settled = set()
         for entry in entries:
+            if entry.window.end > self._range.end:
+                # The clock was set back while it was being read.
+                self._ahead[entry.window] = entry
+                continue
             self._entries[entry.window] = entry
             self._before.pop(entry.window, None)
+            self._early.pop(entry.window, None)
             if entry.state.settled:
                 settled.add(entry.window)
                 self._asked.pop(entry.window, None)
@@ -222,7 +247,9 @@ class Plan:
         return max(0.0, min(due) - now)
 
     def _recount(self) -> None:
-        self._entries = {window: entry for window, entry in self._entries.items() if window.end > self._range.start}
+        for kept in (self._entries, self._before, self._early, self._asked):
+            for window in [window for window in kept if window.end <= self._range.start]:
+                del kept[window]
         self._unread = pending(self._entries.values(), self._range, self._calendar)
 
 

@@ -26,18 +26,30 @@ _LONGEST_ANSWER_SECONDS: Final = 300
 class Channel(HTTPChannel):
     """A connection."""
 
+    _active_at = 0.0
     _sending_since = 0.0
 
-    def overdue(self, now: float) -> bool:
-        """Whether to end it, whatever is left to be sent: its client is silent, or too slow by far.
+    @property
+    def last_activity(self) -> float:
+        """When something was last read or sent, in seconds that never jump."""
+        return self._active_at
+
+    @last_activity.setter
+    def last_activity(self, value: float) -> None:  # noqa: ARG002 - what it is instead, this says itself
+        # waitress says what the clock on the wall says, which somebody may set.
+        self._active_at = time.monotonic()
+
+    def overdue(self, now: float, silent_seconds: float) -> bool:
+        """Whether to end it, whatever is left to be sent: its client is silent for too long, or much too slow.
 
         Args:
             now: seconds that never jump.
+            silent_seconds: how long it may be silent.
         """
         if self.requests:
             return False
         slow = self.total_outbufs_len > 0 and now - self._sending_since > _LONGEST_ANSWER_SECONDS
-        return slow or self.will_close
+        return slow or now - self._active_at > silent_seconds
 
     def write_soon(self, data: Any) -> int:
         """Send something, now or once there is room; called by workers."""

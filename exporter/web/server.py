@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from waitress import wasyncore
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _MOST_CONNECTIONS: Final = 512
 _SILENT_SECONDS: Final = 30
+_SWEEP_SECONDS: Final = 10
 _LONGEST_BODY_BYTES: Final = 64 << 10
 """Nothing here takes a body; a longer one is refused before it is stored."""
 _BUFFERED_BYTES: Final = 32 << 20
@@ -79,8 +81,6 @@ class Server:
             self._open,
             self._socket,
             connection_limit=_MOST_CONNECTIONS,
-            channel_timeout=_SILENT_SECONDS,
-            cleanup_interval=_SILENT_SECONDS // 3,
             max_request_body_size=_LONGEST_BODY_BYTES,
             outbuf_overflow=_BUFFERED_BYTES,
             # Above this a worker would wait for its client; what is large enough for that is not kept for it alone.
@@ -144,7 +144,7 @@ class _Listener(TcpWSGIServer):
         self._context = context
         self._connections = map_
         self._closed_until = 0.0
-        self._overdue: list[Channel] = []
+        self._sweep_at = 0.0
         sockinfo = (bound.family, bound.type, bound.proto, bound.getsockname())
         self._workers = {group: _started(group) for group in Workers}
         adj = Adjustments(sockets=[bound], **adjustments)
@@ -157,21 +157,27 @@ class _Listener(TcpWSGIServer):
         self._workers[workers_for(getattr(task.requests[0], "path", ""))].add_task(task)
 
     def shut_down_workers(self) -> None:
-        """Let the workers finish what they are at, for a moment."""
+        """Let the workers finish what they are at, for a moment altogether."""
         for workers in self._workers.values():
-            workers.shutdown(timeout=_STOP_SECONDS)
+            workers.set_thread_count(0)
+        until = time.monotonic() + _STOP_SECONDS
+        for workers in self._workers.values():
+            workers.shutdown(timeout=max(0, until - time.monotonic()))  # type: ignore[arg-type] # any number
 
     def maintenance(self, now: Any) -> None:
-        """Look through the connections; called every few seconds while the loop begins a turn."""
-        super().maintenance(now)
-        at = time.monotonic()
-        channels: Mapping[int, Channel] = self.active_channels  # type: ignore[assignment] # it is declared wrongly
-        self._overdue = [channel for channel in channels.values() if channel.overdue(at)]
+        """Nothing: it would come by the clock on the wall, and not reach whom nothing can be sent to."""
 
     def close_overdue(self) -> None:
-        """End the connections that were found to be overdue; called between two turns of the loop."""
-        while self._overdue:
-            self._overdue.pop().handle_close()
+        """End the connections of those who are silent, or much too slow; called between two turns of the loop."""
+        now = time.monotonic()
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + _SWEEP_SECONDS
+        channels: Mapping[int, Channel] = self.active_channels  # type: ignore[assignment] # it is declared wrongly
+        for channel in [channel for channel in channels.values() if channel.overdue(now, _SILENT_SECONDS)]:
+            # The socket is gone even if that fails.
+            with suppress(OSError):
+                channel.handle_close()
 
     def readable(self) -> bool:
         """Whether to let somebody in."""

@@ -160,7 +160,7 @@ def test_windows_that_settle_become_open_work_and_those_too_old_cease_to_be() ->
     open_work = plan(day(3), *(entry(*window(ago)) for ago in (1, 2, 3)))
     assert open_work.progress.complete
     later = Wanted(NOON - HOUR, NOON + 2 * HOUR, HOUR)
-    open_work.advance(later)
+    open_work.advance(later, now=NOON + 3 * HOUR)
     assert open_work.range == later
     assert [found.window for found in open_work.entries] == [window(1)]
     assert open_work.readable(NOON) == [window(-1), window(0)]
@@ -170,12 +170,12 @@ def test_windows_that_settle_become_open_work_and_those_too_old_cease_to_be() ->
 def test_a_clock_set_back_wants_what_was_let_go_of_which_the_store_still_knows() -> None:
     stored = [entry(*window(ago), traces=ago) for ago in (1, 2, 3)]
     open_work = plan(day(3), *stored)
-    open_work.advance(Wanted(NOON - HOUR, NOON, HOUR))
-    open_work.advance(day(3), stored[1:])
+    open_work.advance(Wanted(NOON - HOUR, NOON, HOUR), now=NOON)
+    open_work.advance(day(3), stored[1:], now=NOON)
     assert open_work.progress.complete
     assert open_work.progress.done == 3
     # Without the store it would be read again; and what is known here is newer than what comes from there.
-    open_work.advance(day(4), [failed(window(1), retry_at=NOON), entry(*window(4), WindowState.EXPIRED)])
+    open_work.advance(day(4), [failed(window(1), retry_at=NOON), entry(*window(4), WindowState.EXPIRED)], now=NOON)
     assert open_work.readable(NOON) == [window(4)]
 
 
