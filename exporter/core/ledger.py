@@ -265,7 +265,12 @@ def next_batch(
 
 def expected_density(window: Window, known: Iterable[LedgerEntry], neighbours: int = 3) -> float | None:
     """Traces a second to expect in a window: the most that any of the nearest windows had, or nothing known."""
-    read = [entry for entry in known if entry.state.settled and entry.state is not WindowState.EXPIRED]
+    # One that was too dense for anything of it to be read is the opposite of empty.
+    read = [
+        entry
+        for entry in known
+        if entry.state in (WindowState.DONE, WindowState.EMPTY) or (entry.state is WindowState.PARTIAL and entry.traces)
+    ]
     nearest = nsmallest(neighbours, read, key=lambda entry: abs(entry.window.start - window.start))
     return max((entry.there / entry.window.seconds for entry in nearest), default=None)
 

@@ -270,6 +270,8 @@ def test_nothing_is_expected_from_windows_that_were_not_read() -> None:
     one, two, three = hours(1, 2, 3)
     known = [failed(one, retry_at=NOON), entry(*two, WindowState.EXPIRED)]
     assert expected_density(three, known) is None
+    # Of one that was too dense to be read at all nothing was learned, least of all that it is empty.
+    assert expected_density(three, [*known, entry(*hours(9)[0], WindowState.PARTIAL)]) is None
     assert expected_density(three, [*known, entry(*hours(9)[0], WindowState.PARTIAL, traces=36)]) == 0.01
 
 
