@@ -1,10 +1,10 @@
 """``generate``: the demo's traffic into a real Tempo."""
 
 import sys
-from urllib.parse import urlsplit
 
 import click
 
+from exporter.addresses import http_parts
 from exporter.cli.common import Finite, Shared, shared_options
 
 
@@ -60,7 +60,7 @@ def generate(
         if not name or not separator:
             raise click.BadParameter(f"{header!r} is not NAME=VALUE", param_hint="--header")
     for address, option in ((url, "--url"), (query_url, "--query-url")):
-        if address is not None and not _is_address(address):
+        if address is not None and http_parts(address) is None:
             raise click.BadParameter(f"{address!r} is no address such as http://localhost:4318", param_hint=option)
     # Only this command needs what it is made of.
     from exporter.demo.generate import Options  # noqa: PLC0415
@@ -77,11 +77,3 @@ def generate(
         query_url=query_url,
     )
     sys.exit(send(options))
-
-
-def _is_address(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False

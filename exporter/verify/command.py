@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import click
 
+from exporter.addresses import http_parts
 from exporter.terminal import printable
 from exporter.verify.checks import Line, Outcome, lines
 from exporter.verify.client import ExporterClient, UnreachableError
@@ -29,7 +29,8 @@ def run_command(*, url: str, ca_file: Path | None, user: str | None, password_fi
     Returns:
         The exit status: 1 where anything fails, 2 for a mistake in what was asked for.
     """
-    if not _is_address(url):
+    parts = http_parts(url)
+    if parts is None or parts.username is not None:
         return _refused("--url must be an address such as http://localhost:9817; a user is given with --user")
     if (user is None) != (password_file is None):
         return _refused("--user and --password-file belong together")
@@ -49,14 +50,6 @@ def run_command(*, url: str, ca_file: Path | None, user: str | None, password_fi
     else:
         _print(url, found, totals)
     return _EXIT_FAILED if totals[Outcome.FAIL] else 0
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and parts.username is None
-    except ValueError:
-        return False
 
 
 def _print(url: str, found: Sequence[Line], totals: Counter[Outcome]) -> None:

@@ -12,7 +12,7 @@ import exporter
 
 ROOT: Final = Path(exporter.__file__).parent
 
-FOUNDATION: Final = ("__init__", "telemetry", "logs", "signals", "terminal", "exits", "memory", "pauses")
+FOUNDATION: Final = ("__init__", "telemetry", "logs", "signals", "terminal", "exits", "memory", "pauses", "addresses")
 """Parts that know nothing of the others and that any of them may use; the core uses the words of `telemetry` alone."""
 
 LAYERS: Final = (

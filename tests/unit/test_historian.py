@@ -121,6 +121,14 @@ def write_days(bench: Bench, days: int, *, per_hour: int = 60, median: float = 0
         bench.write(start, {KEY: around(median, per_hour)})
 
 
+def hours_with_an_incident() -> dict[int, Durations]:
+    """Eight days of hours with even traffic of one series, three of them five times as slow."""
+    return {
+        start: {KEY: around(0.5 if NOON - 9 * HOUR <= start < NOON - 6 * HOUR else 0.1, 60)}
+        for start in range(NOON - 8 * DAY, NOON, HOUR)
+    }
+
+
 class TestBaseline:
     @pytest.mark.parametrize(
         ("level", "starts", "per_hour"),
@@ -523,10 +531,7 @@ class TestJudging:
         self, store: WatchedStore, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)
-        hours: dict[int, Durations] = {
-            start: {KEY: around(0.5 if NOON - 9 * HOUR <= start < NOON - 6 * HOUR else 0.1, 60)}
-            for start in range(NOON - 8 * DAY, NOON, HOUR)
-        }
+        hours = hours_with_an_incident()
         late = NOON - 4 * DAY
         bench = Bench(store)
         for start, durations in hours.items():
@@ -627,10 +632,7 @@ class TestJudging:
         self, store: Store, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)
-        hours: dict[int, Durations] = {
-            start: {KEY: around(0.5 if NOON - 9 * HOUR <= start < NOON - 6 * HOUR else 0.1, 60)}
-            for start in range(NOON - 8 * DAY, NOON, HOUR)
-        }
+        hours = hours_with_an_incident()
         moved = Calendar(ZoneInfo("Asia/Kolkata"))
         in_utc, never_judged = Bench(store), Bench(WatchedStore.in_memory(), calendar=moved)
         for start, durations in hours.items():

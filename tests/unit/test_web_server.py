@@ -196,24 +196,22 @@ class TestSlowClients:
         assert running.failures == []
 
 
-class TestSlowPages:
-    def test_they_hold_up_neither_scrapes_nor_probes(self, running: Running) -> None:
-        with ThreadPoolExecutor(12) as lookers:
-            looking = [lookers.submit(running.get, "/waiting") for _ in range(12)]
-            for path in ("/metrics", "/-/healthy", "/-/ready") * 3:
+class TestSlowAnswers:
+    @pytest.mark.parametrize(
+        ("slow", "others"),
+        [
+            pytest.param("/waiting", ("/metrics", "/-/healthy", "/-/ready"), id="pages"),
+            pytest.param("/api/waiting", ("/small", "/metrics", "/-/healthy"), id="questions"),
+        ],
+    )
+    def test_those_that_hang_hold_up_no_others(self, running: Running, slow: str, others: tuple[str, ...]) -> None:
+        with ThreadPoolExecutor(12) as clients:
+            hanging = [clients.submit(running.get, slow) for _ in range(12)]
+            for path in others * 3:
                 assert running.get(path) == (200, b"small\n")
-            assert not any(each.done() for each in looking)
+            assert not any(each.done() for each in hanging)
             running.go_on.set()
-            assert [each.result() for each in looking] == [(200, b"at last\n")] * 12
-
-    def test_questions_that_hang_hold_up_no_page(self, running: Running) -> None:
-        with ThreadPoolExecutor(12) as programs:
-            asking = [programs.submit(running.get, "/api/waiting") for _ in range(12)]
-            for path in ("/small", "/metrics", "/-/healthy") * 3:
-                assert running.get(path) == (200, b"small\n")
-            assert not any(each.done() for each in asking)
-            running.go_on.set()
-            assert [each.result() for each in asking] == [(200, b"at last\n")] * 12
+            assert [each.result() for each in hanging] == [(200, b"at last\n")] * 12
 
     @pytest.mark.parametrize("path", ["/small", "/metrics", "/api/small"])
     def test_a_flood_of_wrong_passwords_holds_up_nobody(self, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
