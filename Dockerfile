@@ -41,6 +41,6 @@ VOLUME ["/var/lib/tempo-anomaly-exporter"]
 EXPOSE 9817
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 \
-    CMD ["python", "-m", "exporter.healthcheck", "--config", "/etc/tempo-anomaly-exporter/exporter.yaml"]
+    CMD ["python", "-m", "exporter.cli.healthcheck", "--config", "/etc/tempo-anomaly-exporter/exporter.yaml"]
 ENTRYPOINT ["tempo-anomaly-exporter"]
 CMD ["--config", "/etc/tempo-anomaly-exporter/exporter.yaml"]

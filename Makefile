@@ -53,7 +53,7 @@ kubernetes: install ## renew the Kubernetes manifests that are made of other fil
 	$(BIN)/python -m tools.prometheus_rule
 
 screenshots: install ## renew the pictures of the documentation (needs chromium and chromium-driver)
-	$(BIN)/python -m tests.e2e.screenshots
+	$(BIN)/python -m tests.support.screenshots
 
 examples: install ## renew what docs/examples.md shows of real runs (about five minutes)
 	$(BIN)/python -m tools.examples

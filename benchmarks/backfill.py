@@ -13,14 +13,14 @@ from benchmarks.report import Budget, Figure, Reference, amount
 from benchmarks.running import RunningExporter
 from benchmarks.source import Search, Source
 from benchmarks.traffic import Traffic
+from exporter.app.settings import backfill_settings, client_settings, series_rules
 from exporter.config import Config, build_calendar
-from exporter.logs import get_logger
-from exporter.publish.self_metrics import SelfMetrics
-from exporter.reading.admission import Admission
-from exporter.reading.backfill import Backfill
+from exporter.ingest.backfill import Backfill
+from exporter.ingest.series_filter import Admission
+from exporter.metrics.self_metrics import SelfMetrics
+from exporter.runtime.logs import get_logger
 from exporter.store import Store
 from exporter.tempo import TempoClient
-from exporter.wiring import backfill_settings, client_settings, series_rules
 
 REAL_TEMPO_TRACES_PER_SECOND: Final = 14_000
 """What a real Tempo was measured to serve, all searches together."""

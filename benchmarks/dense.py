@@ -18,21 +18,21 @@ from benchmarks.context import Context
 from benchmarks.dense_traffic import HOUR, DenseTraffic
 from benchmarks.report import Budget as Limit
 from benchmarks.report import Figure, Reference, amount
+from exporter.app.settings import client_settings
 from exporter.config import Config
-from exporter.core.budget import Budget
-from exporter.core.ledger import Batch, Window
-from exporter.core.span import SeriesKey, Span
 from exporter.demo.search import SearchPlan
 from exporter.demo.traces import ROOT, Operation, SpanTimes, Trace, TraceShape, make_trace
-from exporter.logs import get_logger
-from exporter.publish.self_metrics import SelfMetrics
-from exporter.reading.admission import Admission, SeriesRules
-from exporter.reading.counts import SourceCounts
-from exporter.reading.window import Part, WindowReader
-from exporter.telemetry import Loop
+from exporter.ingest.series_filter import Admission, SeriesRules
+from exporter.ingest.settings import Budget
+from exporter.ingest.tempo_counts import SourceCounts
+from exporter.ingest.window_reader import Part, WindowReader
+from exporter.metrics.self_metrics import SelfMetrics
+from exporter.model.ledger import Batch, Window
+from exporter.model.span import SeriesKey, Span
+from exporter.runtime.logs import get_logger
+from exporter.runtime.telemetry import Loop
 from exporter.tempo import SearchAnswer, TempoClient
 from exporter.tempo.counts import Counts
-from exporter.wiring import client_settings
 
 _START: Final = 1_795_075_200
 _WINDOW: Final = Window(_START, _START + HOUR)

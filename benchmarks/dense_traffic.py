@@ -11,7 +11,7 @@ from functools import cached_property
 from statistics import NormalDist
 from typing import Final
 
-from exporter.core.span import SeriesKey, Span
+from exporter.model.span import SeriesKey, Span
 
 _NS: Final = 1_000_000_000
 HOUR: Final = 3600

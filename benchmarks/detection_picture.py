@@ -8,22 +8,22 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from exporter.core.accumulate import Accumulator
-from exporter.core.baseline import FallbackRules
-from exporter.core.civil import HOUR_SECONDS, Calendar
-from exporter.core.codec import encode_digest, encode_marks
-from exporter.core.detection.detector import Detector
-from exporter.core.detection.flag import FlagEvent
-from exporter.core.detection.history import advance
-from exporter.core.detection.parameters import Parameters
-from exporter.core.detection.replay import Replay
-from exporter.core.detection.state import SeriesState
-from exporter.core.digest import Digest, bucket_upper_seconds
-from exporter.core.hours import HourClock, Hours, StoredWindow, hours_of
-from exporter.core.ledger import Window
-from exporter.core.span import SeriesKey, Span
+from exporter.baseline.levels import FallbackRules
 from exporter.demo.latency import Incident, Lognormal
 from exporter.demo.traffic import Request, SeriesProfile, SeriesTraffic
+from exporter.detection.detector import Detector
+from exporter.detection.flag import FlagEvent
+from exporter.detection.history import advance
+from exporter.detection.parameters import Parameters
+from exporter.detection.replay import Replay
+from exporter.detection.state import SeriesState
+from exporter.model.accumulator import Accumulator
+from exporter.model.calendar import HOUR_SECONDS, Calendar
+from exporter.model.histogram import Digest, bucket_upper_seconds
+from exporter.model.histogram_codec import encode_digest, encode_marks
+from exporter.model.hours import HourClock, Hours, StoredWindow, hours_of
+from exporter.model.ledger import Window
+from exporter.model.span import SeriesKey, Span
 
 _SEED: Final = 20
 _NS: Final = 1_000_000_000

@@ -14,20 +14,20 @@ from typing import Final, NamedTuple
 
 from benchmarks.machine import memory
 from benchmarks.traffic import random_duration_ns, series_key
+from exporter.app.app import Exporter
+from exporter.app.settings import reading_description
 from exporter.config import build_calendar, load_config
-from exporter.core.accumulate import WindowContent, WindowDigest
-from exporter.core.civil import HOUR_SECONDS
-from exporter.core.codec import MARK_SECONDS, encode_digest, encode_marks
-from exporter.core.digest import Digest
-from exporter.core.ledger import LedgerEntry, Wanted, Window, WindowState, pending, wanted
-from exporter.core.span import SeriesKey
-from exporter.detector.book import Book
-from exporter.detector.historian import Historian
-from exporter.pauses import collect_seldom
-from exporter.publish.self_metrics import SelfMetrics
-from exporter.runner import Exporter
+from exporter.evaluation.baseline_table import Book
+from exporter.evaluation.manager import Historian
+from exporter.metrics.self_metrics import SelfMetrics
+from exporter.model.accumulator import WindowContent, WindowDigest
+from exporter.model.calendar import HOUR_SECONDS
+from exporter.model.histogram import Digest
+from exporter.model.histogram_codec import MARK_SECONDS, encode_digest, encode_marks
+from exporter.model.ledger import LedgerEntry, Wanted, Window, WindowState, pending, wanted
+from exporter.model.span import SeriesKey
+from exporter.runtime.tuning import collect_seldom
 from exporter.store import Store
-from exporter.wiring import reading_description
 
 KINDS: Final = ((10, 0.70), (100, 0.25), (1_000, 0.05))
 """Traces an hour, and the share of series that have so many: most endpoints have little traffic."""

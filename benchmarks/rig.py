@@ -23,24 +23,24 @@ from benchmarks.history import book_of, write_history
 from benchmarks.source import Source
 from benchmarks.told import Told, obey
 from benchmarks.traffic import Traffic, series_key
+from exporter.app.settings import client_settings, judge_settings, poll_settings, series_rules
 from exporter.config import Config
-from exporter.core.detection.flag import Flag
-from exporter.core.span import SeriesKey
-from exporter.detector.book import Book
-from exporter.detector.live import LiveEdge
-from exporter.detector.snapshot import Snapshot
-from exporter.logs import get_logger
-from exporter.pauses import set_aside, take_short_turns
-from exporter.poller import Poller
-from exporter.publish.exposition import Publisher
-from exporter.publish.self_metrics import SelfMetrics, StateCollector
-from exporter.reading.admission import Admission
-from exporter.reading.edge import EdgeReader
+from exporter.detection.flag import Flag
+from exporter.evaluation.baseline_table import Book
+from exporter.evaluation.live import LiveEdge
+from exporter.evaluation.poller import Poller
+from exporter.evaluation.snapshot import Snapshot
+from exporter.ingest.live_reader import EdgeReader
+from exporter.ingest.series_filter import Admission
+from exporter.metrics.exposition import Publisher
+from exporter.metrics.self_metrics import SelfMetrics, StateCollector
+from exporter.model.span import SeriesKey
+from exporter.runtime.logs import get_logger
+from exporter.runtime.tuning import set_aside, take_short_turns
 from exporter.tempo import TempoClient
 from exporter.web.http import Request, Site
-from exporter.web.metrics import MetricsPage
-from exporter.web.server import Server
-from exporter.wiring import client_settings, judge_settings, poll_settings, series_rules
+from exporter.web.management import MetricsPage
+from exporter.web.server.server import Server
 
 _TRACES_PER_SECOND: Final = 1 / 30
 """Of every series: ten in an evaluation window of five minutes."""

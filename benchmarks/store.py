@@ -10,7 +10,7 @@ from benchmarks.context import Context, in_child
 from benchmarks.history import KINDS, entry, judge, settled_windows, turn, window_digest
 from benchmarks.report import Budget, Figure, Reference
 from benchmarks.traffic import series_key
-from exporter.core.accumulate import WindowContent, WindowDigest
+from exporter.model.accumulator import WindowContent, WindowDigest
 from exporter.store import Store
 
 _VARIANTS: Final = 40

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 
 _LETTERS: Final = str.maketrans("0123456789", "ghijklmnop")
 _NS: Final = 1_000_000_000

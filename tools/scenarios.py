@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from exporter.demo.scenario import INCIDENT_SERVICE, INCIDENT_SPAN, calendar_weekend
 from exporter.demo.show import tempo_process
-from tests.e2e.processes import ExporterProcess, eventually, run, settings
+from tests.support.processes import ExporterProcess, eventually, run, settings
 from tools.examples import fields, laid_out, shortened
 
 Blocks = Mapping[str, str]

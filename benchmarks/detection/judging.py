@@ -6,13 +6,13 @@ from typing import Final, NamedTuple
 
 from benchmarks.detection.scoring import Episode, Event, episodes, finding
 from benchmarks.detection.suites import BEGIN, END, Case, Kind
-from exporter.core.baseline import FallbackRules
-from exporter.core.civil import HOUR_SECONDS, Calendar
-from exporter.core.detection.detector import Detector
-from exporter.core.detection.replay import Replay
-from exporter.core.hours import HourClock
+from exporter.baseline.levels import FallbackRules
 from exporter.demo.latency import Incident
 from exporter.demo.traffic import SeriesTraffic
+from exporter.detection.detector import Detector
+from exporter.detection.replay import Replay
+from exporter.model.calendar import HOUR_SECONDS, Calendar
+from exporter.model.hours import HourClock
 
 _NS: Final = 1_000_000_000
 _LARGE_FACTOR: Final = 5

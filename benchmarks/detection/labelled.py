@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from benchmarks.detection.scoring import Event, Tally, episodes, tally
-from exporter.core.baseline import FallbackRules
-from exporter.core.civil import HOUR_SECONDS, Calendar
-from exporter.core.detection.detector import Detector
-from exporter.core.detection.parameters import Parameters
-from exporter.core.detection.replay import Replay
-from exporter.core.hours import HourClock
+from exporter.baseline.levels import FallbackRules
+from exporter.detection.detector import Detector
+from exporter.detection.parameters import Parameters
+from exporter.detection.replay import Replay
+from exporter.model.calendar import HOUR_SECONDS, Calendar
+from exporter.model.hours import HourClock
 
 DATA: Final = Path(__file__).parent.parent / "data"
 _LEARNING_SECONDS: Final = 7 * 24 * HOUR_SECONDS

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Final, NamedTuple
 
-from exporter.core.detection.flag import FlagEvent
-from exporter.core.detection.history import FlagChange
+from exporter.detection.flag import FlagEvent
+from exporter.detection.history import FlagChange
 
 GRACE_SECONDS: Final = 300
 """An alert so soon after an event still belongs to it."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from exporter.core.detection.parameters import Parameters
 from exporter.demo.latency import Bimodal, HeavyTailed, Incident, LatencyShape, Lognormal
 from exporter.demo.traffic import DAY_SECONDS, Drift, SeriesProfile, Surge
+from exporter.detection.parameters import Parameters
 
 BEGIN: Final = 1_767_571_200
 """A Monday, 2026-01-05 00:00 UTC, as Unix seconds."""

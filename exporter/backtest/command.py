@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from exporter import logs
 from exporter.backtest.document import as_json
 from exporter.backtest.labels import LabelsError
 from exporter.backtest.overrides import load_config_with
@@ -16,8 +15,9 @@ from exporter.backtest.text import as_text
 from exporter.backtest.traffic import TrafficError
 from exporter.config import ConfigError
 from exporter.config.units import parse_duration
-from exporter.exits import EXIT_USAGE, failed
-from exporter.signals import interruptible
+from exporter.runtime import logs
+from exporter.runtime.exits import EXIT_USAGE, failed
+from exporter.runtime.signals import interruptible
 from exporter.store import DatabaseVersionError, StoreError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from exporter.backtest.replay import SeriesReplay
 from exporter.backtest.report import Episode, Report, per_1000_series_days
 from exporter.backtest.score import Score
-from exporter.core.detection.explanation import Explanation
+from exporter.detection.explanation import Explanation
 from exporter.explain.document import explanation_document
 
 

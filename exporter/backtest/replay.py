@@ -8,15 +8,15 @@ from itertools import starmap
 from typing import Final, NamedTuple
 
 from exporter.backtest.traffic import Request, Requests, median_step_seconds
-from exporter.core.civil import HOUR_SECONDS
-from exporter.core.detection.detector import Detector
-from exporter.core.detection.explanation import Explanation
-from exporter.core.detection.flag import FlagEvent
-from exporter.core.detection.history import FlagChange, advance
-from exporter.core.detection.parameters import SUSPICION_SECONDS
-from exporter.core.detection.replay import Replay
-from exporter.core.detection.state import SeriesState
-from exporter.core.hours import Hours, Judgement, hours_of
+from exporter.detection.detector import Detector
+from exporter.detection.explanation import Explanation
+from exporter.detection.flag import FlagEvent
+from exporter.detection.history import FlagChange, advance
+from exporter.detection.parameters import SUSPICION_SECONDS
+from exporter.detection.replay import Replay
+from exporter.detection.state import SeriesState
+from exporter.model.calendar import HOUR_SECONDS
+from exporter.model.hours import Hours, Judgement, hours_of
 from exporter.store import SeriesHistory
 
 _NS: Final = 1_000_000_000

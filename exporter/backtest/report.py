@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from exporter.backtest.labels import Label
 from exporter.backtest.replay import Alert, SeriesReplay
 from exporter.backtest.score import DAY_SECONDS, Score, episodes, score_series, total
-from exporter.core.civil import Calendar
+from exporter.model.calendar import Calendar
 
 
 class Episode(NamedTuple):

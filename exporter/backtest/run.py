@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, TextIO
 
+from exporter.app.settings import judge_settings
 from exporter.backtest.labels import Label, read_labels
 from exporter.backtest.replay import SeriesReplay, name_of, replay_history, replay_requests
 from exporter.backtest.report import Report
@@ -14,13 +15,12 @@ from exporter.backtest.traffic import COLUMNS, read_traffic
 from exporter.config import Config, build_calendar
 from exporter.config.units import format_duration
 from exporter.config.wording import hint
-from exporter.core.codec import DamagedDigestError
-from exporter.core.detection.detector import Detector
-from exporter.core.hours import HourClock
-from exporter.core.span import SeriesKey
+from exporter.detection.detector import Detector
+from exporter.model.histogram_codec import DamagedDigestError
+from exporter.model.hours import HourClock
+from exporter.model.span import SeriesKey
+from exporter.runtime.terminal import bar, printable, progress_line
 from exporter.store import MissingDatabaseError, Store
-from exporter.terminal import bar, printable, progress_line
-from exporter.wiring import judge_settings
 
 DEFAULT_CSV_LEARN_SECONDS: Final = 7 * 86_400
 _FOR_EVER: Final = 2**62

@@ -8,9 +8,9 @@ from exporter.backtest.replay import SeriesReplay
 from exporter.backtest.report import Episode, Report, per_1000_series_days
 from exporter.backtest.score import Score
 from exporter.config.units import format_duration
-from exporter.core.civil import Calendar
 from exporter.explain.words import counted, hour_ranges
-from exporter.terminal import printable
+from exporter.model.calendar import Calendar
+from exporter.runtime.terminal import printable
 
 
 def as_text(report: Report) -> str:

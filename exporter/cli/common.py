@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 import click
 
 from exporter import __version__
-from exporter.exits import failed
+from exporter.runtime.exits import failed
 
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 

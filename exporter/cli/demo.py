@@ -4,8 +4,8 @@ import sys
 
 import click
 
-from exporter import logs
 from exporter.cli.common import Finite, Shared, shared_options
+from exporter.runtime import logs
 
 
 @click.command()

@@ -4,8 +4,8 @@ import sys
 
 import click
 
-from exporter.addresses import http_parts
 from exporter.cli.common import Finite, Shared, shared_options
+from exporter.config.addresses import http_parts
 
 
 @click.command()

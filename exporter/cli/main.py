@@ -10,7 +10,7 @@ from exporter.cli.generate import generate
 from exporter.cli.history import history
 from exporter.cli.run import run, run_options, start
 from exporter.cli.verify import verify
-from exporter.pauses import collect_seldom
+from exporter.runtime.tuning import collect_seldom
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,22 +8,22 @@ from typing import Any, TypeVar
 
 import click
 
-from exporter import __version__, logs
+from exporter import __version__
+from exporter.app.app import Exporter, PassResult, ReadingChangedError
+from exporter.app.settings import web_rules
+from exporter.app.supervisor import Keeper
 from exporter.cli.common import Shared, give_up, shared_options
 from exporter.config import Config, ConfigError, effective_yaml, ignored_variables, load_config
-from exporter.exits import EXIT_FAILED, EXIT_USAGE, failed
-from exporter.keeper import Keeper
-from exporter.memory import share_one_arena
-from exporter.pauses import take_short_turns
-from exporter.publish.self_metrics import ProtectionCollector, SelfMetrics
-from exporter.runner import Exporter, PassResult, ReadingChangedError
-from exporter.signals import StopRequest, interruptible
+from exporter.metrics.self_metrics import ProtectionCollector, SelfMetrics
+from exporter.runtime import logs
+from exporter.runtime.exits import EXIT_FAILED, EXIT_USAGE, failed
+from exporter.runtime.signals import StopRequest, interruptible
+from exporter.runtime.terminal import bar, printable, progress_line
+from exporter.runtime.tuning import share_one_arena, take_short_turns
 from exporter.store import DatabaseInUseError, DatabaseTooNewError, ForeignFileError, Store, StoreError
-from exporter.terminal import bar, printable, progress_line
-from exporter.web.guard import Guard
-from exporter.web.protection import Protection
-from exporter.web.server import Server
-from exporter.wiring import web_rules
+from exporter.web.auth import Guard
+from exporter.web.config_reload import Protection
+from exporter.web.server.server import Server
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 from exporter.config.holiday import HolidayLookup
 from exporter.config.schema import Config
 from exporter.config.values import WEEKDAYS
-from exporter.core.civil import Calendar
+from exporter.model.calendar import Calendar
 
 
 def build_calendar(config: Config) -> Calendar:

@@ -10,14 +10,14 @@ from typing import Final
 import click
 import requests
 
-from exporter.core.civil import HOUR_SECONDS
 from exporter.demo.otlp import Encoder
 from exporter.demo.scenario import SEED, demo_scenario
 from exporter.demo.sender import Sender, SendError, StoppedError
 from exporter.demo.traces import Trace, TraceSource
 from exporter.demo.traffic import SATURDAY_AND_SUNDAY
-from exporter.signals import StopRequest
-from exporter.terminal import bar, fresh_line, progress_line
+from exporter.model.calendar import HOUR_SECONDS
+from exporter.runtime.signals import StopRequest
+from exporter.runtime.terminal import bar, fresh_line, progress_line
 
 _NS: Final = 1_000_000_000
 _DAY_SECONDS: Final = 24 * HOUR_SECONDS

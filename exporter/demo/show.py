@@ -13,18 +13,18 @@ from typing import Final
 
 import click
 
+from exporter.app.app import Exporter
+from exporter.baseline.levels import FallbackLevel
 from exporter.config import Config
-from exporter.core.baseline import FallbackLevel
-from exporter.core.detection.explanation import duration
-from exporter.core.span import SeriesKey
 from exporter.demo.scenario import calendar_weekend
-from exporter.detector.snapshot import SeriesStatus, Snapshot
-from exporter.publish.self_metrics import SelfMetrics
-from exporter.runner import Exporter
-from exporter.signals import StopRequest
+from exporter.detection.explanation import duration
+from exporter.evaluation.snapshot import SeriesStatus, Snapshot
+from exporter.metrics.self_metrics import SelfMetrics
+from exporter.model.span import SeriesKey
+from exporter.runtime.signals import StopRequest
+from exporter.runtime.terminal import bar, progress_line
 from exporter.store import Store
-from exporter.terminal import bar, progress_line
-from exporter.web.server import Server
+from exporter.web.server.server import Server
 
 _LOOK_SECONDS: Final = 0.5
 _WIDTH: Final = 100

@@ -27,7 +27,7 @@ from exporter.demo.routes import ApiOptions, TempoApi
 from exporter.demo.scenario import INCIDENT_AFTER_SECONDS, SEED, demo_scenario
 from exporter.demo.search import SearchLimits
 from exporter.demo.traces import TraceSource
-from exporter.signals import StopRequest
+from exporter.runtime.signals import StopRequest
 
 _REMEMBERED_REQUESTS: Final = 100_000
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from exporter.core.digest import bucket_of_seconds
-from exporter.core.span import SeriesKey
-from exporter.detector.inquiry import Inquiry, Usual
-from exporter.detector.snapshot import SeriesStatus
+from exporter.evaluation.query import Inquiry, Usual
+from exporter.evaluation.snapshot import SeriesStatus
+from exporter.model.histogram import bucket_of_seconds
+from exporter.model.span import SeriesKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,9 @@ from typing import Any
 
 import click
 
-from exporter import logs
+from exporter.app.settings import client_settings, judge_settings, series_rules
 from exporter.config import Config, ConfigError, build_calendar, load_config
-from exporter.core.civil import Calendar
-from exporter.core.codec import DamagedDigestError
-from exporter.core.hours import HourClock
-from exporter.core.span import SeriesKey
-from exporter.detector.inquiry import Inquiry
-from exporter.exits import EXIT_USAGE, failed
+from exporter.evaluation.query import Inquiry
 from exporter.explain.check import check
 from exporter.explain.document import check_document, trace_document
 from exporter.explain.inputs import parse_instant, parse_seconds, parse_trace_id
@@ -26,11 +21,16 @@ from exporter.explain.names import nearest_series
 from exporter.explain.text import check_text, trace_text
 from exporter.explain.trace import NotInTraceError, explain_trace
 from exporter.explain.words import series_name
-from exporter.publish.self_metrics import SelfMetrics
+from exporter.metrics.self_metrics import SelfMetrics
+from exporter.model.calendar import Calendar
+from exporter.model.histogram_codec import DamagedDigestError
+from exporter.model.hours import HourClock
+from exporter.model.span import SeriesKey
+from exporter.runtime import logs
+from exporter.runtime.exits import EXIT_USAGE, failed
+from exporter.runtime.terminal import printable
 from exporter.store import DatabaseVersionError, Store, StoreError
 from exporter.tempo import TempoClient, TempoError
-from exporter.terminal import printable
-from exporter.wiring import client_settings, judge_settings, series_rules
 
 
 class _NoAnswerError(Exception):

@@ -7,17 +7,17 @@ seconds, all shares ratios, and what is unknown is null.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from exporter.core.availability import Standing
-from exporter.core.baseline import Baseline, FallbackLevel
-from exporter.core.civil import Calendar, DayType, Slot
-from exporter.core.detection.explanation import Explanation
-from exporter.core.span import SeriesKey
-from exporter.core.trace_path import PathStep, TracePath, TraceSpan
-from exporter.detector.inquiry import Profile, SlotUsual, Usual
-from exporter.detector.snapshot import SeriesStatus
+from exporter.baseline.availability import Standing
+from exporter.baseline.levels import Baseline, FallbackLevel
+from exporter.detection.explanation import Explanation
+from exporter.evaluation.query import Profile, SlotUsual, Usual
+from exporter.evaluation.snapshot import SeriesStatus
 from exporter.explain.check import Check, DurationVerdict
 from exporter.explain.trace import TraceAnswer, trace_sentence
 from exporter.explain.words import LEVEL_NAMES, sentence
+from exporter.model.calendar import Calendar, DayType, Slot
+from exporter.model.critical_path import PathStep, TracePath, TraceSpan
+from exporter.model.span import SeriesKey
 
 Json = dict[str, Any]
 

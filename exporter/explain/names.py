@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from exporter.config.wording import all_near
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 
 _SIMILAR: Final = 0.5
 

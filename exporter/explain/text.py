@@ -4,14 +4,14 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from exporter.core.civil import Calendar
-from exporter.core.detection.explanation import compared_with, duration
-from exporter.core.trace_path import PathStep, TracePath, TraceSpan
-from exporter.detector.inquiry import Usual
+from exporter.detection.explanation import compared_with, duration
+from exporter.evaluation.query import Usual
 from exporter.explain.check import Check
 from exporter.explain.trace import TraceAnswer, oddities, trace_sentence
 from exporter.explain.words import LEVEL_NAMES, counted, hour_ranges, instant, sentence, series_name
-from exporter.terminal import printable
+from exporter.model.calendar import Calendar
+from exporter.model.critical_path import PathStep, TracePath, TraceSpan
+from exporter.runtime.terminal import printable
 
 _NS: Final = 1_000_000_000
 _LABEL: Final = 13

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.core.civil import Calendar
-from exporter.core.detection.explanation import duration
-from exporter.core.span import SeriesKey
-from exporter.core.trace_path import TracePath, TraceSpan, longest_span, trace_path
-from exporter.detector.inquiry import Inquiry
+from exporter.detection.explanation import duration
+from exporter.evaluation.query import Inquiry
 from exporter.explain.check import Check, check
 from exporter.explain.words import counted, sentence, series_name
-from exporter.terminal import printable
+from exporter.model.calendar import Calendar
+from exporter.model.critical_path import TracePath, TraceSpan, longest_span, trace_path
+from exporter.model.span import SeriesKey
+from exporter.runtime.terminal import printable
 
 _NS: Final = 1_000_000_000
 

@@ -3,18 +3,18 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from exporter.core.baseline import (
+from exporter.baseline.levels import (
     MATURE_DAYS,
     MATURE_TRACES,
     MATURE_WINDOWS,
     FallbackLevel,
 )
-from exporter.core.civil import HOUR_SECONDS, Calendar, DayType, Slot
-from exporter.core.detection.explanation import compared_with, duration
-from exporter.core.span import SeriesKey
-from exporter.detector.inquiry import LevelSupply, NoVerdict, Usual
+from exporter.detection.explanation import compared_with, duration
+from exporter.evaluation.query import LevelSupply, NoVerdict, Usual
 from exporter.explain.check import Check, DurationVerdict
-from exporter.terminal import printable
+from exporter.model.calendar import HOUR_SECONDS, Calendar, DayType, Slot
+from exporter.model.span import SeriesKey
+from exporter.runtime.terminal import printable
 
 LEVEL_NAMES: Final = {
     FallbackLevel.EXACT: "exact hour",

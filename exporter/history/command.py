@@ -13,18 +13,18 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from exporter import logs
 from exporter.config import Config, ConfigError, build_calendar, load_config
 from exporter.config.units import parse_duration
 from exporter.config.wording import shown
-from exporter.core.civil import HOUR_SECONDS, Calendar
-from exporter.core.codec import MARK_SECONDS
-from exporter.exits import EXIT_FAILED, EXIT_USAGE, failed
 from exporter.explain.inputs import parse_instant
 from exporter.history.range import NothingToWriteError, UnreadError
 from exporter.history.write import Options, Written, whole_file, write_history
-from exporter.publish.timed import OWN_LABELS
-from exporter.signals import interruptible
+from exporter.metrics.timed_exposition import OWN_LABELS
+from exporter.model.calendar import HOUR_SECONDS, Calendar
+from exporter.model.histogram_codec import MARK_SECONDS
+from exporter.runtime import logs
+from exporter.runtime.exits import EXIT_FAILED, EXIT_USAGE, failed
+from exporter.runtime.signals import interruptible
 from exporter.store import DatabaseVersionError, StoreError
 
 DEFAULT_JOB: Final = "tempo-anomaly-exporter"

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.core.civil import HOUR_SECONDS, Calendar
-from exporter.core.ledger import LedgerEntry, Wanted, WindowState, pending
+from exporter.model.calendar import HOUR_SECONDS, Calendar
+from exporter.model.ledger import LedgerEntry, Wanted, WindowState, pending
 
 HEAD_SECONDS: Final = 3 * HOUR_SECONDS
 """So much of the newest past Prometheus may still hold in memory."""

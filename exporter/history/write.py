@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final, TextIO
 
+from exporter.app.settings import backfill_settings, judge_settings
 from exporter.config import Config, build_calendar
-from exporter.core.codec import MARK_SECONDS, DamagedDigestError
-from exporter.core.hours import HourClock
-from exporter.core.ledger import wanted
-from exporter.core.span import SeriesKey
-from exporter.detector.recall import Recall
+from exporter.evaluation.replay import Recall
 from exporter.history.range import NothingToWriteError, Range, choose_range, demand_complete
-from exporter.publish.timed import PastWriter
+from exporter.metrics.timed_exposition import PastWriter
+from exporter.model.histogram_codec import MARK_SECONDS, DamagedDigestError
+from exporter.model.hours import HourClock
+from exporter.model.ledger import wanted
+from exporter.model.span import SeriesKey
+from exporter.runtime.terminal import bar, progress_line
 from exporter.store import Store
-from exporter.terminal import bar, progress_line
-from exporter.wiring import backfill_settings, judge_settings
 
 _FOR_EVER: Final = 2**62
 _SERIES_AT_ONCE: Final = 25

@@ -1,7 +1,7 @@
 """The only part that touches SQLite."""
 
-from exporter.store.aside import set_aside
 from exporter.store.connection import Connection, MissingDatabaseError, StoreError
+from exporter.store.corruption import set_aside
 from exporter.store.foreign import ForeignFileError
 from exporter.store.lock import DatabaseInUseError
 from exporter.store.rows import Findings, Pruned, SeriesHistory, SeriesTraffic, Totals

@@ -9,8 +9,8 @@ from typing import Final, Self
 
 from sqlite_utils import Database
 
+from exporter.runtime.telemetry import StorageFailure
 from exporter.store.lock import DatabaseLock
-from exporter.telemetry import StorageFailure
 
 OnFailure = Callable[[StorageFailure], None]
 OnDamage = Callable[[], None]

@@ -7,9 +7,9 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from exporter.core.codec import DamagedDigestError
-from exporter.core.hours import Judgement, StoredWindow
-from exporter.core.span import SeriesKey
+from exporter.model.histogram_codec import DamagedDigestError
+from exporter.model.hours import Judgement, StoredWindow
+from exporter.model.span import SeriesKey
 from exporter.store.rows import SeriesHistory, SeriesTraffic, judgement_of
 
 _BySeries = Mapping[int, Sequence[tuple[Any, ...]]]

@@ -4,10 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final, NamedTuple
 
-from exporter.core.codec import DamagedDigestError, decode_numbers, encode_numbers
-from exporter.core.hours import QUANTILES, Judgement, StoredWindow
-from exporter.core.ledger import LedgerEntry, Window, WindowState
-from exporter.core.span import SeriesKey
+from exporter.model.histogram_codec import DamagedDigestError, decode_numbers, encode_numbers
+from exporter.model.hours import QUANTILES, Judgement, StoredWindow
+from exporter.model.ledger import LedgerEntry, Window, WindowState
+from exporter.model.span import SeriesKey
 
 ENTRY_COLUMNS: Final = (
     "start, end, state, read_at, traces, stored, coverage, requests, splits,"

@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
-from exporter.core.accumulate import WindowContent
-from exporter.core.civil import HOUR_SECONDS
-from exporter.core.codec import encode_digest, encode_marks
-from exporter.core.ledger import LedgerEntry, Window
-from exporter.core.span import SeriesKey
+from exporter.model.accumulator import WindowContent
+from exporter.model.calendar import HOUR_SECONDS
+from exporter.model.histogram_codec import encode_digest, encode_marks
+from exporter.model.ledger import LedgerEntry, Window
+from exporter.model.span import SeriesKey
 from exporter.store.connection import Connection, OnDamage, OnFailure
 from exporter.store.foreign import refuse_foreign
 from exporter.store.histories import histories, history_rows, traffic_rows, traffics

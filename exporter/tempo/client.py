@@ -15,10 +15,10 @@ from functools import partial
 from http import HTTPStatus
 from typing import Final, TypeVar
 
-from exporter.core.span import SeriesKey, Span
-from exporter.core.trace_path import TraceSpan
-from exporter.logs import Log
-from exporter.telemetry import Loop, Telemetry
+from exporter.model.critical_path import TraceSpan
+from exporter.model.span import SeriesKey, Span
+from exporter.runtime.logs import Log
+from exporter.runtime.telemetry import Loop, Telemetry
 from exporter.tempo.counts import Counts, decode_counts_answer
 from exporter.tempo.decode import SearchDecoder
 from exporter.tempo.errors import LimitTooHighError, RangeTooLongError, StoppedError, TempoError, TooManySpansError

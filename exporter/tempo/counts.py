@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 
 _NIL: Final = "nil"
 """How Tempo writes an attribute that a span does not have."""

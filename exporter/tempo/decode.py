@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from exporter.core.span import SeriesKey, Span
+from exporter.model.span import SeriesKey, Span
 from exporter.tempo.settings import Scope
 
 MAX_NAME_CHARACTERS: Final = 1024

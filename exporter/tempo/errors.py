@@ -1,6 +1,6 @@
 """What a request to Tempo can end with other than an answer."""
 
-from exporter.telemetry import FailureReason
+from exporter.runtime.telemetry import FailureReason
 
 
 class TempoError(Exception):

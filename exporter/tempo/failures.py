@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from exporter.telemetry import FailureReason
+from exporter.runtime.telemetry import FailureReason
 from exporter.tempo.errors import LimitTooHighError, RangeTooLongError, TempoError, TooManySpansError
 
 _E = TypeVar("_E", bound=BaseException)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 from urllib.parse import quote_plus
 
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 from exporter.tempo.settings import Scope
 
 MAX_SPANS_PER_TRACE: Final = 100

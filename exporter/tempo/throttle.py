@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Final, NamedTuple
 
-from exporter.telemetry import Loop
+from exporter.runtime.telemetry import Loop
 from exporter.tempo.errors import StoppedError
 
 _RANK: Final[dict[Loop, int]] = {"poll": 0, "api": 1, "backfill": 2}

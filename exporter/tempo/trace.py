@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from exporter.core.trace_path import TraceSpan
+from exporter.model.critical_path import TraceSpan
 from exporter.tempo.decode import clean_name, decode_leniently
 
 _MAX_NS: Final = 2**63 - 1

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import click
 
-from exporter.addresses import http_parts
-from exporter.terminal import printable
+from exporter.config.addresses import http_parts
+from exporter.runtime.terminal import printable
 from exporter.verify.checks import Line, Outcome, lines
 from exporter.verify.client import ExporterClient, UnreachableError
 from exporter.verify.facts import collect

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 from exporter.verify.client import ExporterClient, Metrics, Probe
 from exporter.verify.sample import sample
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Final
 
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 
 MOST: Final = 40
 _HOURS: Final = 168

@@ -12,7 +12,7 @@ from typing import Final
 
 import bcrypt
 
-from exporter.web.workers import Workers
+from exporter.web.server.workers import Workers
 
 _BCRYPT_BYTES: Final = 72
 """bcrypt knows no more of a password than this; htpasswd and the exporter toolkit cut it off as well."""

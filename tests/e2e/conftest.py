@@ -9,8 +9,8 @@ import pytest
 
 from exporter.demo.routes import ApiOptions
 from exporter.demo.tempo_api import TempoServer
-from tests.e2e.processes import ExporterProcess, Settings
-from tests.e2e.traffic import Traffic
+from tests.support.processes import ExporterProcess, Settings
+from tests.support.traffic import Traffic
 
 
 class StartTempo(Protocol):

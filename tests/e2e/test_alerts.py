@@ -11,13 +11,13 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from exporter.core.span import SeriesKey
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import Trace, TraceStore
-from tests.alerting import ALERTMANAGER, PROMETHEUS, RULES, Document, load
-from tests.e2e.processes import ExporterProcess, eventually, settings
-from tests.e2e.programs import AlertmanagerServer, Notification, PrometheusServer, WebhookReceiver
-from tests.e2e.traffic import HOUR, MINUTE, NS, Traffic
+from exporter.model.span import SeriesKey
+from tests.support.alerting import ALERTMANAGER, PROMETHEUS, RULES, Document, load
+from tests.support.processes import ExporterProcess, eventually, settings
+from tests.support.programs import AlertmanagerServer, Notification, PrometheusServer, WebhookReceiver
+from tests.support.traffic import HOUR, MINUTE, NS, Traffic
 
 SLOW: Final = SeriesKey("checkout", 'POST /checkout/{id} "fast\\lane"')
 HEALTHY: Final = (SeriesKey("checkout", "GET /checkout/summary"), SeriesKey("gateway", "GET /cart"))

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import trustme
 
-from exporter.core.span import SeriesKey
 from exporter.demo.traces import ROOT, Operation, SpanTimes, TraceShape, make_trace
+from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter, StartTempo
-from tests.e2e.expected import UTC_WEEK, Baseline, Week, await_baselines, baseline_at, days_ago
-from tests.e2e.processes import ExporterProcess, run, settings
 from tests.e2e.test_baselines import BUSY, LEVELS, a_week
 from tests.e2e.test_security import USER, authority, protected
-from tests.e2e.traffic import DAY, HOUR, NS, Request, Traffic
+from tests.support.expected_baselines import UTC_WEEK, Baseline, Week, await_baselines, baseline_at, days_ago
+from tests.support.processes import ExporterProcess, run, settings
+from tests.support.traffic import DAY, HOUR, NS, Request, Traffic
 
 __all__ = ["authority"]
 

@@ -5,11 +5,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter, StartTempo
-from tests.e2e.expected import Baseline, Week, await_baselines, baseline_at, days_ago
-from tests.e2e.processes import settings
-from tests.e2e.traffic import DAY, HOUR, Traffic
+from tests.support.expected_baselines import Baseline, Week, await_baselines, baseline_at, days_ago
+from tests.support.processes import settings
+from tests.support.traffic import DAY, HOUR, Traffic
 
 BUSY = SeriesKey("shop", "GET /cart")
 QUIET = SeriesKey("shop", "POST /refunds")

@@ -3,11 +3,11 @@
 import string
 import time
 
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter, StartTempo
-from tests.e2e.database import digests
-from tests.e2e.processes import settings
-from tests.e2e.traffic import HOUR, Traffic
+from tests.support.database import digests
+from tests.support.processes import settings
+from tests.support.traffic import HOUR, Traffic
 
 MOST = 20
 FLOOD = 2_000

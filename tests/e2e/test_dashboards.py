@@ -12,7 +12,6 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 
-from exporter.core.span import SeriesKey
 from exporter.demo.endpoints import Endpoint, SyntheticTraces
 from exporter.demo.latency import Incident, Lognormal
 from exporter.demo.routes import ApiOptions
@@ -20,9 +19,10 @@ from exporter.demo.scenario import SEED, calendar_weekend, demo_endpoints
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import Operation
 from exporter.demo.traffic import SeriesProfile
-from tests.dashboards import ANYTHING, BY_UID, Board, Query, Values, interpolate
-from tests.e2e.processes import ExporterProcess, settings
-from tests.e2e.programs import PrometheusServer, scraping
+from exporter.model.span import SeriesKey
+from tests.support.dashboards import ANYTHING, BY_UID, Board, Query, Values, interpolate
+from tests.support.processes import ExporterProcess, settings
+from tests.support.programs import PrometheusServer, scraping
 
 CHECKOUT: Final = SeriesKey("checkout", "POST /checkout")
 HOSTILE: Final = (

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from exporter.core.span import SeriesKey
-from tests.e2e.processes import Lines, command, eventually, run
-from tests.e2e.scrape import Metrics
+from exporter.model.span import SeriesKey
+from tests.support.processes import Lines, command, eventually, run
+from tests.support.scrape import Metrics
 from tools.processes import environment
 
 CHECKOUT = SeriesKey("checkout", "POST /checkout")

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from exporter.core.span import SeriesKey
 from exporter.demo.tempo_api import TempoServer
+from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter
-from tests.e2e.database import digests, windows
-from tests.e2e.faulty import FaultyExporter
-from tests.e2e.faulty_tempo import Gate, answering
-from tests.e2e.processes import ExporterProcess, eventually, settings
-from tests.e2e.traffic import HOUR, Traffic
-from tests.unit.tempo_server import fake_tempo
+from tests.support.database import digests, windows
+from tests.support.faulty import FaultyExporter
+from tests.support.faulty_tempo import Gate, answering
+from tests.support.processes import ExporterProcess, eventually, settings
+from tests.support.tempo_server import fake_tempo
+from tests.support.traffic import HOUR, Traffic
 
 DATABASE = "tempo-anomaly.db"
 ENDPOINTS = [SeriesKey("shop", f"GET /page/{first}{second}") for first in "abcdefgh" for second in "vwxyz"]

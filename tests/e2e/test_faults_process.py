@@ -11,17 +11,17 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from exporter.core.span import SeriesKey
 from exporter.demo.tempo_api import TempoServer
+from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter, StartTempo
-from tests.e2e.database import digests, windows
-from tests.e2e.faulty import FaultyExporter
-from tests.e2e.faulty_tempo import Gate, answering
-from tests.e2e.processes import eventually, settings
 from tests.e2e.test_faults_tempo import assert_exact
 from tests.e2e.test_outage import failures
-from tests.e2e.traffic import HOUR, MINUTE, Traffic
-from tests.unit.tempo_server import fake_tempo
+from tests.support.database import digests, windows
+from tests.support.faulty import FaultyExporter
+from tests.support.faulty_tempo import Gate, answering
+from tests.support.processes import eventually, settings
+from tests.support.tempo_server import fake_tempo
+from tests.support.traffic import HOUR, MINUTE, Traffic
 
 CART = SeriesKey("shop", "GET /cart")
 DATABASE = "tempo-anomaly.db"

@@ -11,16 +11,15 @@ from typing import Any
 import pytest
 import trustme
 
-from exporter.core.span import SeriesKey
-from tests.e2e.database import windows
-from tests.e2e.faulty import FILE, FaultyExporter
-from tests.e2e.faulty_tempo import FirstATime, answering
-from tests.e2e.processes import ExporterProcess, settings
-from tests.e2e.scrape import Metrics
+from exporter.model.span import SeriesKey
 from tests.e2e.test_outage import failures
-from tests.e2e.traffic import HOUR, Traffic
-from tests.unit.certificates import write_authority, write_pair
-from tests.unit.tempo_server import (
+from tests.support.certificates import write_authority, write_pair
+from tests.support.database import windows
+from tests.support.faulty import FILE, FaultyExporter
+from tests.support.faulty_tempo import FirstATime, answering
+from tests.support.processes import ExporterProcess, settings
+from tests.support.scrape import Metrics
+from tests.support.tempo_server import (
     FakeTempo,
     Handler,
     Responder,
@@ -34,6 +33,7 @@ from tests.unit.tempo_server import (
     search_body,
     truncating,
 )
+from tests.support.traffic import HOUR, Traffic
 
 CART = SeriesKey("shop", "GET /cart")
 LOGIN = SeriesKey("shop", "POST /login")

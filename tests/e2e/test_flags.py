@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter, StartTempo
-from tests.e2e.processes import settings
-from tests.e2e.scrape import OPENMETRICS, Metrics
-from tests.e2e.traffic import HOUR, MINUTE, NS, Traffic
+from tests.support.processes import settings
+from tests.support.scrape import OPENMETRICS, Metrics
+from tests.support.traffic import HOUR, MINUTE, NS, Traffic
 
 CHECKOUT = SeriesKey("checkout", "POST /checkout")
 CART = SeriesKey("gateway", "GET /cart")

@@ -4,16 +4,16 @@ import math
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
 
-from exporter.core.span import SeriesKey
-from tests.e2e.processes import run
-from tests.e2e.programs import PrometheusServer
-from tests.tools import run_tool
-from tests.unit.backtest_traffic import MONDAY, Incident, requests, write_history
+from exporter.model.span import SeriesKey
+from tests.support.backtest_traffic import MONDAY, Incident, requests, write_history
+from tests.support.paths import REPOSITORY
+from tests.support.processes import run
+from tests.support.programs import PrometheusServer
+from tests.support.tools import run_tool
 
 HOUR: Final = 3600
 DAY: Final = 24 * HOUR
@@ -24,7 +24,7 @@ END: Final = MONDAY + DAYS * DAY
 BUSY = SeriesKey("shop", "GET /pay")
 QUOTED = SeriesKey("shop", 'POST "/a\\b"\n{x="y"} 订单')
 LABELS: Final = {"job": "tempo-anomaly-exporter", "instance": "127.0.0.1:9817"}
-DOCUMENT: Final = Path(__file__).parent.parent.parent / "docs" / "history.md"
+DOCUMENT: Final = REPOSITORY / "docs" / "history.md"
 BUCKET: Final = 0.0111
 """How far a quantile of a digest may lie from the sample of that rank."""
 

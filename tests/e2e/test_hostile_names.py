@@ -11,15 +11,15 @@ from typing import Any, Final
 
 import pytest
 
-from exporter.core.span import SeriesKey
 from exporter.demo.tempo_api import TempoServer
+from exporter.model.span import SeriesKey
 from exporter.tempo.decode import MAX_NAME_CHARACTERS
 from exporter.web.pages.words import cut
-from tests.e2e.processes import ExporterProcess, command, settings, write_settings
-from tests.e2e.scrape import OPENMETRICS, Metrics
 from tests.e2e.test_http import PageText
-from tests.e2e.traffic import HOUR, MINUTE, Traffic
-from tests.tools import tool
+from tests.support.processes import ExporterProcess, command, settings, write_settings
+from tests.support.scrape import OPENMETRICS, Metrics
+from tests.support.tools import tool
+from tests.support.traffic import HOUR, MINUTE, Traffic
 from tools.processes import environment
 
 DATABASE = "tempo-anomaly.db"

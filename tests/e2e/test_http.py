@@ -14,14 +14,14 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from exporter.core.span import SeriesKey
 from exporter.demo.tempo_api import TempoServer
+from exporter.model.span import SeriesKey
 from exporter.web.pages.words import cut
 from tests.e2e.conftest import StartExporter
-from tests.e2e.processes import ExporterProcess, settings
-from tests.e2e.scrape import OPENMETRICS, PREFIX, Metrics
-from tests.e2e.traffic import HOUR, MINUTE, Traffic
-from tests.unit.tempo_server import FakeTempo, a_span, a_trace, fake_tempo, replying, search_body
+from tests.support.processes import ExporterProcess, settings
+from tests.support.scrape import OPENMETRICS, PREFIX, Metrics
+from tests.support.tempo_server import FakeTempo, a_span, a_trace, fake_tempo, replying, search_body
+from tests.support.traffic import HOUR, MINUTE, Traffic
 
 ENDPOINTS = [SeriesKey("shop", f"GET /page-{number}") for number in range(30)]
 

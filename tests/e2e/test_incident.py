@@ -8,8 +8,8 @@ from typing import Final
 
 import pytest
 
+from exporter.app.app import Exporter
 from exporter.config import Config
-from exporter.core.span import SeriesKey
 from exporter.demo.routes import ApiOptions
 from exporter.demo.scenario import (
     INCIDENT_SECONDS,
@@ -19,9 +19,9 @@ from exporter.demo.scenario import (
     demo_scenario,
 )
 from exporter.demo.tempo_api import TempoServer
-from exporter.detector.snapshot import SeriesStatus, Snapshot
-from exporter.publish.self_metrics import SelfMetrics
-from exporter.runner import Exporter
+from exporter.evaluation.snapshot import SeriesStatus, Snapshot
+from exporter.metrics.self_metrics import SelfMetrics
+from exporter.model.span import SeriesKey
 from exporter.store import Store
 
 HOUR: Final = 3600.0

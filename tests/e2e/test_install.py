@@ -13,16 +13,15 @@ import pytest
 
 from exporter import __version__
 from tests.e2e.conftest import StartTempo
-from tests.e2e.processes import write_settings
-from tests.e2e.traffic import Traffic
+from tests.support.paths import REPOSITORY
+from tests.support.processes import write_settings
+from tests.support.traffic import Traffic
 from tools.processes import environment
-
-ROOT = Path(__file__).parents[2]
 
 
 def locked() -> list[str]:
     """The names of what runs beside the exporter."""
-    return re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE)
+    return re.findall(r"^([a-z0-9-]+)==", (REPOSITORY / "requirements.lock").read_text("utf-8"), re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder],
-        cwd=ROOT,
+        cwd=REPOSITORY,
         check=True,
         capture_output=True,
         timeout=120,

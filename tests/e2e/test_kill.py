@@ -7,12 +7,12 @@ from signal import SIGKILL
 
 import pytest
 
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter, StartTempo
-from tests.e2e.database import Rows, digests, judgements, windows
-from tests.e2e.processes import ExporterProcess, eventually, settings
-from tests.e2e.scrape import Metrics
-from tests.e2e.traffic import HOUR, Traffic
+from tests.support.database import Rows, digests, judgements, windows
+from tests.support.processes import ExporterProcess, eventually, settings
+from tests.support.scrape import Metrics
+from tests.support.traffic import HOUR, Traffic
 
 KILLS = 10
 HOURS = 150

@@ -4,11 +4,11 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter, StartTempo
-from tests.e2e.database import windows
-from tests.e2e.processes import settings
-from tests.e2e.traffic import HOUR, MINUTE, Traffic
+from tests.support.database import windows
+from tests.support.processes import settings
+from tests.support.traffic import HOUR, MINUTE, Traffic
 
 CART = SeriesKey("shop", "GET /cart")
 

@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from exporter import __version__
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartTempo
-from tests.e2e.expected import UTC_WEEK, baseline_at, differences
-from tests.e2e.processes import run, settings, write_settings
-from tests.e2e.scrape import Metrics
-from tests.e2e.traffic import HOUR, MINUTE, Traffic
-from tests.unit.tempo_server import unused_url
+from tests.support.expected_baselines import UTC_WEEK, baseline_at, differences
+from tests.support.processes import run, settings, write_settings
+from tests.support.scrape import Metrics
+from tests.support.tempo_server import unused_url
+from tests.support.traffic import HOUR, MINUTE, Traffic
 
 CART = SeriesKey("shop", "GET /cart")
 

@@ -4,14 +4,14 @@ import time
 
 import pytest
 
-from exporter.core.span import SeriesKey
 from exporter.demo.routes import ApiOptions
 from exporter.demo.tempo_api import TempoServer
-from exporter.telemetry import FAILURE_REASONS
+from exporter.model.span import SeriesKey
+from exporter.runtime.telemetry import FAILURE_REASONS
 from tests.e2e.conftest import StartExporter
-from tests.e2e.processes import ExporterProcess, eventually, settings
-from tests.e2e.scrape import Metrics
-from tests.e2e.traffic import HOUR, Traffic
+from tests.support.processes import ExporterProcess, eventually, settings
+from tests.support.scrape import Metrics
+from tests.support.traffic import HOUR, Traffic
 
 CART = SeriesKey("shop", "GET /cart")
 

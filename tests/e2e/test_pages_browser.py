@@ -13,11 +13,11 @@ from selenium.webdriver.support.color import Color
 from selenium.webdriver.support.select import Select
 
 from exporter.web.pages.links import ENDPOINT, of_series
-from tests.e2e.browser import browser, complaints, prefer, require_browser, resize
-from tests.e2e.ongoing import INCIDENT, ongoing_incident
-from tests.e2e.processes import ExporterProcess, eventually, settings
 from tests.e2e.test_http import HOSTILE, hostile_traces
-from tests.unit.tempo_server import fake_tempo, replying, search_body
+from tests.support.browser import browser, complaints, prefer, require_browser, resize
+from tests.support.ongoing import INCIDENT, ongoing_incident
+from tests.support.processes import ExporterProcess, eventually, settings
+from tests.support.tempo_server import fake_tempo, replying, search_body
 
 WIDE = (1280, 900)
 PHONE = (360, 740)

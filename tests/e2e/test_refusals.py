@@ -7,8 +7,8 @@ from pathlib import Path
 
 from exporter.store import Store
 from tests.e2e.conftest import StartExporter, StartTempo
-from tests.e2e.processes import run, settings, write_settings
-from tests.e2e.traffic import Traffic
+from tests.support.processes import run, settings, write_settings
+from tests.support.traffic import Traffic
 
 
 def test_two_exporters_on_one_database(tempo: StartTempo, exporter: StartExporter, tmp_path: Path) -> None:

@@ -3,12 +3,12 @@
 import time
 from pathlib import Path
 
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter, StartTempo
-from tests.e2e.database import digests, windows
-from tests.e2e.expected import UTC_WEEK, Baseline, await_baselines, baseline_at
-from tests.e2e.processes import settings
-from tests.e2e.traffic import HOUR, Traffic
+from tests.support.database import digests, windows
+from tests.support.expected_baselines import UTC_WEEK, Baseline, await_baselines, baseline_at
+from tests.support.processes import settings
+from tests.support.traffic import HOUR, Traffic
 
 CART = SeriesKey("shop", "GET /cart")
 DATABASE = "tempo-anomaly.db"

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from exporter.core.span import SeriesKey
 from exporter.demo.aggregates import MetricsMode
 from exporter.demo.search import SearchLimits
+from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter, StartTempo
-from tests.e2e.database import digests
-from tests.e2e.processes import settings
-from tests.e2e.traffic import HOUR, Traffic
+from tests.support.database import digests
+from tests.support.processes import settings
+from tests.support.traffic import HOUR, Traffic
 
 LIMIT = 50
 CART = SeriesKey("shop", "GET /cart")

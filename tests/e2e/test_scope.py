@@ -3,13 +3,13 @@
 import random
 import time
 
-from exporter.core.span import SeriesKey
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import ROOT, Operation, SpanTimes, Trace, TraceShape, TraceStore, make_trace
+from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter
-from tests.e2e.expected import UTC_WEEK, Baseline, await_baselines, baseline_at
-from tests.e2e.processes import settings
-from tests.e2e.traffic import HOUR, NS, Request
+from tests.support.expected_baselines import UTC_WEEK, Baseline, await_baselines, baseline_at
+from tests.support.processes import settings
+from tests.support.traffic import HOUR, NS, Request
 
 GATEWAY = SeriesKey("gateway", "GET /order")
 ORDERS = SeriesKey("orders", "orders.v1.Orders/Get")

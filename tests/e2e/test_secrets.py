@@ -10,11 +10,11 @@ from urllib.parse import quote
 
 import pytest
 
-from exporter.telemetry import FAILURE_REASONS, LOOPS
+from exporter.runtime.telemetry import FAILURE_REASONS, LOOPS
 from tests.e2e.conftest import StartExporter
-from tests.e2e.processes import ExporterProcess, run, settings, write_settings
-from tests.e2e.scrape import Metrics
-from tests.unit.tempo_server import FakeTempo, Handler, fake_tempo, replying
+from tests.support.processes import ExporterProcess, run, settings, write_settings
+from tests.support.scrape import Metrics
+from tests.support.tempo_server import FakeTempo, Handler, fake_tempo, replying
 
 TOKEN = "glsa_t0ken-Ab9/+="
 PASSWORD = 'p@ss "w0rd" \\ <ü>'

@@ -14,12 +14,13 @@ import requests
 import trustme
 
 from tests.e2e.conftest import StartExporter, StartTempo
-from tests.e2e.processes import ExporterProcess, eventually, run, settings, write_settings
-from tests.e2e.traffic import Traffic
-from tests.tools import run_tool
-from tests.unit.certificates import write_authority, write_pair
+from tests.support.certificates import write_authority, write_pair
+from tests.support.paths import REPOSITORY
+from tests.support.processes import ExporterProcess, eventually, run, settings, write_settings
+from tests.support.tools import run_tool
+from tests.support.traffic import Traffic
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "security.md").read_text("utf-8")
+DOCUMENT = (REPOSITORY / "docs" / "security.md").read_text("utf-8")
 USER = ("prometheus", "example")
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import yaml
 
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter, StartTempo
-from tests.e2e.database import digests
-from tests.e2e.processes import ExporterProcess, settings
-from tests.e2e.traffic import HOUR, Traffic
+from tests.support.database import digests
+from tests.support.paths import REPOSITORY
+from tests.support.processes import ExporterProcess, settings
+from tests.support.traffic import HOUR, Traffic
 
-SCALING = Path(__file__).parents[2] / "docs" / "scaling.md"
+SCALING = REPOSITORY / "docs" / "scaling.md"
 SERVICES = ("adverts", "cart", "Checkout", "münze", "search", "2nd-hand", 'a "quoted" one', "_internal")
 
 

@@ -6,11 +6,11 @@ from signal import SIGINT, SIGTERM, Signals
 
 import pytest
 
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter, StartTempo
-from tests.e2e.processes import ExporterProcess, eventually, settings
-from tests.e2e.silence import silent_tempo
-from tests.e2e.traffic import HOUR, Traffic
+from tests.support.processes import ExporterProcess, eventually, settings
+from tests.support.silence import silent_tempo
+from tests.support.traffic import HOUR, Traffic
 
 CART = SeriesKey("shop", "GET /cart")
 

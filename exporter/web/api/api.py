@@ -6,12 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from exporter.core.civil import Calendar
-from exporter.core.codec import DamagedDigestError
-from exporter.core.span import SeriesKey
-from exporter.core.trace_path import TraceSpan
-from exporter.detector.inquiry import Inquiry
-from exporter.detector.snapshot import SeriesStatus, Snapshot
+from exporter.evaluation.query import Inquiry
+from exporter.evaluation.snapshot import SeriesStatus, Snapshot
 from exporter.explain.check import check
 from exporter.explain.document import (
     STATES,
@@ -27,13 +23,17 @@ from exporter.explain.document import (
 from exporter.explain.inputs import parse_instant, parse_seconds, parse_trace_id
 from exporter.explain.names import nearest_series
 from exporter.explain.trace import NotInTraceError, explain_trace
+from exporter.model.calendar import Calendar
+from exporter.model.critical_path import TraceSpan
+from exporter.model.histogram_codec import DamagedDigestError
+from exporter.model.span import SeriesKey
 from exporter.store import StoreError
 from exporter.tempo import StoppedError, TempoError
 from exporter.web.api.paging import Page
 from exporter.web.api.parameters import BadParametersError, Parameters, one_of
 from exporter.web.http import Page as Handler
 from exporter.web.http import Request, Response, problem
-from exporter.web.workers import Workers
+from exporter.web.server.workers import Workers
 
 PREFIX: Final = "/api/v1/"
 

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 from exporter.web.api.parameters import Parameters, whole_number
 
 _T = TypeVar("_T")

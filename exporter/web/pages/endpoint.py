@@ -6,16 +6,16 @@ from typing import Final
 
 import htpy as h
 
-from exporter.core.civil import DayType
-from exporter.core.codec import DamagedDigestError
-from exporter.core.detection.explanation import compared_with, duration
-from exporter.detector.inquiry import Profile, SlotUsual, Usual
-from exporter.detector.snapshot import SeriesStatus
-from exporter.logs import LimitedLog
+from exporter.detection.explanation import compared_with, duration
+from exporter.evaluation.query import Profile, SlotUsual, Usual
+from exporter.evaluation.snapshot import SeriesStatus
+from exporter.model.calendar import DayType
+from exporter.model.histogram_codec import DamagedDigestError
+from exporter.runtime.logs import LimitedLog
 from exporter.store import StoreError
 from exporter.web.http import Request, Response
 from exporter.web.pages import layout, links, plot, words
-from exporter.web.pages.recall import Remembered
+from exporter.web.pages.hourly_cache import Remembered
 from exporter.web.pages.sources import Sources
 
 _MOST_KEPT_OUT: Final = 24

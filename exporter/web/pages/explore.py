@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from exporter.core.span import SeriesKey
+from exporter.model.span import SeriesKey
 from exporter.tempo.query import series_conditions
 
 _TRACE_ID = "{trace_id}"

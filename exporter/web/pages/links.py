@@ -8,8 +8,8 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
-from exporter.core.span import SeriesKey, encodable
-from exporter.detector.snapshot import SeriesStatus, Snapshot
+from exporter.evaluation.snapshot import SeriesStatus, Snapshot
+from exporter.model.span import SeriesKey, encodable
 from exporter.web.http import Request
 
 START = "./"

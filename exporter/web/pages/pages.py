@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Final
 
-from exporter.logs import Log
+from exporter.runtime.logs import Log
 from exporter.web.http import Page
 from exporter.web.pages.endpoint import EndpointPage
+from exporter.web.pages.hourly_cache import Remembered
 from exporter.web.pages.layout import assets
-from exporter.web.pages.recall import Remembered
 from exporter.web.pages.sources import Sources
 from exporter.web.pages.status import StatusPage
 from exporter.web.pages.thumbnail import Thumbnail

@@ -9,11 +9,11 @@ from typing import Final
 import htpy as h
 from htpy import circle, g, line, path, rect, text, title
 
-from exporter.core.baseline import Baseline
-from exporter.core.civil import DayType, Slot
-from exporter.core.detection.explanation import duration
-from exporter.detector.inquiry import Profile, SlotUsual
-from exporter.detector.snapshot import SeriesStatus
+from exporter.baseline.levels import Baseline
+from exporter.detection.explanation import duration
+from exporter.evaluation.query import Profile, SlotUsual
+from exporter.evaluation.snapshot import SeriesStatus
+from exporter.model.calendar import DayType, Slot
 from exporter.web.pages import words
 
 HOURS: Final = 24

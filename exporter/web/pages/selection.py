@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from exporter.core.baseline import FallbackLevel
-from exporter.detector.snapshot import SeriesStatus
+from exporter.baseline.levels import FallbackLevel
+from exporter.evaluation.snapshot import SeriesStatus
 from exporter.web.pages import links, words
 
 PAGE_ROWS: Final = 50

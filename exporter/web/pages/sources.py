@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from exporter.core.civil import Slot
-from exporter.core.detection.parameters import Parameters
-from exporter.core.hours import HourClock
-from exporter.core.span import SeriesKey
-from exporter.detector.inquiry import Profile, Usual
-from exporter.detector.snapshot import Snapshot
-from exporter.reading.status import BackfillStatus
+from exporter.detection.parameters import Parameters
+from exporter.evaluation.query import Profile, Usual
+from exporter.evaluation.snapshot import Snapshot
+from exporter.ingest.backfill_status import BackfillStatus
+from exporter.model.calendar import Slot
+from exporter.model.hours import HourClock
+from exporter.model.span import SeriesKey
 from exporter.web.pages.explore import Explore
 
 

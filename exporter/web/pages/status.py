@@ -5,11 +5,11 @@ from typing import Final
 
 import htpy as h
 
-from exporter.core.baseline import FallbackLevel
-from exporter.core.detection.explanation import duration
-from exporter.core.ledger import Progress
-from exporter.detector.snapshot import SeriesStatus, Snapshot
-from exporter.reading.status import BackfillStatus
+from exporter.baseline.levels import FallbackLevel
+from exporter.detection.explanation import duration
+from exporter.evaluation.snapshot import SeriesStatus, Snapshot
+from exporter.ingest.backfill_status import BackfillStatus
+from exporter.model.ledger import Progress
 from exporter.web.http import Request, Response
 from exporter.web.pages import layout, links, table, words
 from exporter.web.pages.selection import Selection, State

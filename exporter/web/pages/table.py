@@ -6,8 +6,8 @@ from typing import Final
 
 import htpy as h
 
-from exporter.core.baseline import FallbackLevel
-from exporter.detector.snapshot import SeriesStatus
+from exporter.baseline.levels import FallbackLevel
+from exporter.evaluation.snapshot import SeriesStatus
 from exporter.web.pages import links, words
 from exporter.web.pages.selection import Selected, Selection, Sort, State
 

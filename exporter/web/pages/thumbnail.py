@@ -2,13 +2,13 @@
 
 from http import HTTPStatus
 
-from exporter.core.codec import DamagedDigestError
-from exporter.detector.inquiry import Profile
-from exporter.logs import LimitedLog
+from exporter.evaluation.query import Profile
+from exporter.model.histogram_codec import DamagedDigestError
+from exporter.runtime.logs import LimitedLog
 from exporter.store import StoreError
 from exporter.web.http import Request, Response, text
 from exporter.web.pages import links, plot
-from exporter.web.pages.recall import Remembered
+from exporter.web.pages.hourly_cache import Remembered
 from exporter.web.pages.sources import Sources
 
 

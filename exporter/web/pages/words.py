@@ -7,13 +7,13 @@ from typing import Final
 
 import htpy as h
 
-from exporter.core.baseline import FallbackLevel
-from exporter.core.detection.explanation import compared_with, duration
-from exporter.core.detection.parameters import Parameters
-from exporter.core.span import SeriesKey, encodable
-from exporter.detector.inquiry import NoVerdict, Usual
-from exporter.detector.snapshot import SeriesStatus
+from exporter.baseline.levels import FallbackLevel
+from exporter.detection.explanation import compared_with, duration
+from exporter.detection.parameters import Parameters
+from exporter.evaluation.query import NoVerdict, Usual
+from exporter.evaluation.snapshot import SeriesStatus
 from exporter.explain.words import LEVEL_NAMES
+from exporter.model.span import SeriesKey, encodable
 
 LEVELS: Final = {**LEVEL_NAMES, FallbackLevel.EXACT: "this hour"}
 """The names that answers use too, but that the pages always speak of the hour that it is."""

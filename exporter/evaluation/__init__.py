@@ -1,0 +1,1 @@
+"""Evaluates each series: its baseline for the current hour, the evaluation window, and the verdict."""

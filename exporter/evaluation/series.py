@@ -1,0 +1,207 @@
+"""One series as it is stored, ready to be asked what is usual for it.
+
+What is usual for a series in some hours, from what is stored of it: no database, no log, so that any process can.
+Judges more of the past of one series from what is stored of it: no database, no log, so that any process can.
+
+Whoever has judged a series has all of its history at hand, so what is usual for it is asked in the same breath.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from exporter.baseline.levels import Baseline
+from exporter.baseline.outlier import OutlierRule
+from exporter.detection.detector import Detector, Outlook
+from exporter.detection.history import advance
+from exporter.detection.state import SeriesState, decode_state, encode_state
+from exporter.evaluation.baseline_table import SeriesBaseline
+from exporter.model.calendar import HOUR_SECONDS
+from exporter.model.histogram_codec import DamagedDigestError
+from exporter.model.hours import CivilHour, Hours, hours_of
+from exporter.model.span import SeriesKey
+from exporter.store import Findings, SeriesHistory
+
+_BEHIND_SECONDS: Final = 3 * HOUR_SECONDS
+"""With more of the past unjudged there is no verdict on the present: an incident might stand in the baseline."""
+
+
+class SeriesRecord:
+    """The judged past of one series. What is asked of it must be asked in the order of time.
+
+    Attributes:
+        history: its hours with their judgements; those that are out of reach are dropped as questions move on.
+        epoch: start of its present behaviour, if a lasting change was accepted.
+        suspects: starts of hours that are not pooled because a raised flag has touched them.
+    """
+
+    def __init__(self, stored: SeriesHistory, detector: Detector) -> None:
+        """Take what is stored, and the rules by which it is judged."""
+        self._detector = detector
+        self.suspects = stored.suspects
+        self.history = Hours(hours_of(stored.windows, detector.clock, stored.judgements))
+        self.epoch = epoch_of(stored.state)
+
+    def expect(self, civil: CivilHour) -> Outlook:
+        """What is expected in an hour; that of a slot which is not the hour's own is asked about in the same way.
+
+        Raises:
+            DamagedDigestError: stored bytes are damaged.
+        """
+        return self._detector.expect(self.history, civil, epoch=self.epoch, suspects=self.suspects)
+
+
+def judged_far_enough(judged_until: int | None, start: int) -> bool:
+    """Whether the past of an hour is judged far enough for a verdict.
+
+    Args:
+        judged_until: up to when the past was judged; absent if it never was.
+        start: when the hour begins, Unix seconds.
+    """
+    return judged_until is not None and start - judged_until <= _BEHIND_SECONDS
+
+
+def epoch_of(state: bytes | None) -> int | None:
+    """The epoch in the state of a series, as it is stored; a state that cannot be read has none."""
+    if state is None:
+        return None
+    try:
+        return decode_state(state).epoch
+    except ValueError:
+        # Whoever judges the past says so, and begins anew.
+        return None
+
+
+class Question(NamedTuple):
+    """What is to be told of every series.
+
+    Attributes:
+        hours: the hours that are asked about, oldest first; of all but the last only the thresholds are told.
+        since: what began before is out of reach, Unix seconds.
+        outlier: the rule for single traces.
+        judged: whether the past is judged far enough for a verdict; if not, there are no thresholds.
+    """
+
+    hours: Sequence[CivilHour]
+    since: int
+    outlier: OutlierRule
+    judged: bool
+
+
+class Answer(NamedTuple):
+    """What is told of one series.
+
+    Attributes:
+        key: the series.
+        usual: what is usual in each of the hours; nothing where none of its history is in reach, or it is damaged.
+        damage: why its history cannot be read.
+    """
+
+    key: SeriesKey
+    usual: Sequence[SeriesBaseline] = ()
+    damage: str | None = None
+
+
+def answer(question: Question, stored: SeriesHistory, detector: Detector) -> Answer:
+    """Tell of one series what is asked."""
+    windows = [window for window in stored.windows if window.start >= question.since]
+    if not windows:
+        return Answer(stored.key)
+    try:
+        return Answer(stored.key, _usual(question, stored._replace(windows=windows), detector))
+    except DamagedDigestError as error:
+        return Answer(stored.key, damage=str(error))
+
+
+def _usual(question: Question, stored: SeriesHistory, detector: Detector) -> list[SeriesBaseline]:
+    *earlier, hour = question.hours
+    judged = question.judged
+    record = SeriesRecord(stored, detector)
+    last_seen = float(detector.clock.hour(stored.windows[-1].start).end)
+    usual = [SeriesBaseline(thresholds=record.expect(before).thresholds if judged else None) for before in earlier]
+    outlook = record.expect(hour)
+    if outlook.pool is None:
+        return [*usual, SeriesBaseline(last_seen, epoch=record.epoch)]
+    baseline = Baseline.of(outlook.pool)
+    present = SeriesBaseline(
+        last_seen=last_seen,
+        baseline=baseline,
+        outlier_threshold_seconds=question.outlier.threshold_seconds(baseline),
+        thresholds=outlook.thresholds if judged else None,
+        epoch=record.epoch,
+    )
+    return [*usual, present]
+
+
+class Task(NamedTuple):
+    """What is to be done with every series.
+
+    Attributes:
+        detector: the rules.
+        until: all hours that ended by this instant are to be judged, Unix seconds.
+        question: what is to be told of it then.
+    """
+
+    detector: Detector
+    until: int
+    question: Question | None = None
+
+
+class Judged(NamedTuple):
+    """What has become of judging a series.
+
+    Attributes:
+        key: the series.
+        findings: what is to be stored; absent where there is nothing new.
+        accepted: the epochs of changes that were accepted as the new normal.
+        released: how many hours were quarantined and turned out to recur.
+        forgotten: why it was judged from the beginning, where what was known of it is not readable.
+        damage: why it could not be judged, where its stored history is damaged.
+        answer: what was asked about it, where something was.
+    """
+
+    key: SeriesKey
+    findings: Findings | None = None
+    accepted: Sequence[int] = ()
+    released: int = 0
+    forgotten: str | None = None
+    damage: str | None = None
+    answer: Answer | None = None
+
+
+def judge_series(task: Task, stored: SeriesHistory) -> Judged:
+    """Judge the hours of a series that are not judged yet, and tell what is asked."""
+    judged = _judge(task.detector, stored, task.until)
+    if task.question is None:
+        return judged
+    if judged.findings is not None:
+        stored = _with(judged.findings, stored)
+    return judged._replace(answer=answer(task.question, stored, task.detector))
+
+
+def _with(findings: Findings, stored: SeriesHistory) -> SeriesHistory:
+    """What will be stored of a series once findings are."""
+    return stored._replace(
+        judgements={**stored.judgements, **findings.judgements},
+        suspects=stored.suspects.difference(findings.settled_suspects),
+        state=findings.state,
+    )
+
+
+def _judge(detector: Detector, stored: SeriesHistory, until: int) -> Judged:
+    state: SeriesState | None = None
+    forgotten: str | None = None
+    if stored.state is not None:
+        try:
+            state = decode_state(stored.state)
+        except ValueError as error:
+            forgotten = str(error)
+    if until <= (stored.windows[0].start if state is None else state.until):
+        return Judged(stored.key, forgotten=forgotten)
+    history = Hours(hours_of(stored.windows, detector.clock, stored.judgements))
+    try:
+        progress = advance(detector, history, until, state, suspects=stored.suspects)
+    except DamagedDigestError as error:
+        return Judged(stored.key, forgotten=forgotten, damage=str(error))
+    settled = [start for start in stored.suspects if start < until and start not in progress.state.suspects]
+    findings = Findings(stored.key, progress.judgements, encode_state(progress.state), settled)
+    return Judged(stored.key, findings, progress.accepted, len(progress.released), forgotten)

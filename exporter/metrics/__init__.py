@@ -1,0 +1,1 @@
+"""Every metric name, and the rendering of the ``/metrics`` page."""

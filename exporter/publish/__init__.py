@@ -1,1 +1,0 @@
-"""What Prometheus gets to see. Only this package knows metric names."""

@@ -1,0 +1,1 @@
+"""What every command needs: logs, signals, the terminal, exit codes, interpreter settings."""

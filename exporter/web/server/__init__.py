@@ -1,0 +1,1 @@
+"""The HTTP server: sockets, TLS, worker threads and deadlines."""

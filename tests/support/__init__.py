@@ -1,0 +1,1 @@
+"""Fakes, sample data and helpers that several tests share."""

@@ -1,0 +1,233 @@
+"""A Tempo in memory, a clock that stands still, and telemetry that remembers: for tests of the readers."""
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Literal
+
+from exporter.model.span import SeriesKey, Span
+from exporter.runtime.telemetry import FailureReason, Loop, SkipReason, StorageFailure, Telemetry
+from exporter.tempo.counts import Counts
+from exporter.tempo.errors import RangeTooLongError, TempoError
+
+NS = 1_000_000_000
+KEY = SeriesKey("checkout", "POST /orders")
+_numbers = count(1)
+
+
+def span(start: float, seconds: float = 0.0, key: SeriesKey = KEY, trace: int | None = None) -> Span:
+    """A span that starts at an instant in Unix seconds; its trace is one of its own unless given."""
+    number = next(_numbers) if trace is None else trace
+    return Span(f"{number:032x}", f"{next(_numbers):016x}", key, round(start * NS), round(seconds * NS))
+
+
+class Recorder(Telemetry):
+    """Adds up what the readers report."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self.splits: Counter[Loop] = Counter()
+        self.truncated_windows: Counter[Loop] = Counter()
+        self.sampled_windows: Counter[Loop] = Counter()
+        self.source_counts: list[bool] = []
+        self.skipped: Counter[tuple[Loop, SkipReason]] = Counter()
+
+    def split(self, loop: Loop) -> None:
+        with self._mutex:
+            self.splits[loop] += 1
+
+    def sampled(self, loop: Loop) -> None:
+        with self._mutex:
+            self.sampled_windows[loop] += 1
+
+    def source_counts_available(self, available: bool) -> None:
+        with self._mutex:
+            self.source_counts.append(available)
+
+    def truncated(self, loop: Loop) -> None:
+        with self._mutex:
+            self.truncated_windows[loop] += 1
+
+    def traces_skipped(self, loop: Loop, reason: SkipReason, count: int) -> None:
+        with self._mutex:
+            self.skipped[loop, reason] += count
+
+    def request(self, loop: Loop, seconds: float) -> None:
+        raise AssertionError("the client's to report")
+
+    def request_failed(self, loop: Loop, reason: FailureReason) -> None:
+        raise AssertionError("the client's to report")
+
+    def tempo_answered(self, answered: bool) -> None:
+        raise AssertionError("the client's to report")
+
+    def saturated(self, loop: Loop) -> None:
+        raise AssertionError("the client's to report")
+
+    def traces_read(self, loop: Loop, count: int) -> None:
+        raise AssertionError("the client's to report")
+
+    def storage_failed(self, reason: StorageFailure) -> None:
+        raise AssertionError("the store's to report")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer to a search."""
+
+    spans: Sequence[Span]
+    saturated: bool
+    limit: int
+
+
+@dataclass
+class FakeTempo:
+    """Searches spans as Tempo does.
+
+    A search finds the traces that overlap its range, both ends included; of these it returns all or, if they are as
+    many as the limit or more, any, and other ones the next time.
+
+    Attributes:
+        spans: what there is; may be changed at any time.
+        max_limit: traces that a search returns at most.
+        allowed_seconds: the longest range that is not refused.
+        max_range_seconds: the same, once a refusal has said so.
+        before_search: is called with the range of every search, and may raise what the search is to fail with.
+        before_probe: the same for every probe.
+        searches: the ranges searched, in the order in which they began.
+        names: the series that each was about; none for all.
+        counting: how it counts; Tempo 2 mostly does not.
+        counted: the ranges that it was asked to count.
+        allowed_count_seconds: the longest range that it counts.
+        count_refusals: how many were longer.
+        probes: the ranges that were asked whether anything exists.
+        refusals: how many searches and probes asked for too long a range.
+        most_at_once: how many searches have been under way at a time.
+    """
+
+    spans: list[Span] = field(default_factory=list)
+    max_limit: int = 1000
+    allowed_seconds: int = 168 * 3600
+    max_range_seconds: int | None = None
+    seed: int = 0
+    before_search: Callable[[int, int], None] = lambda start, end: None
+    before_probe: Callable[[int, int], None] = lambda start, end: None
+    searches: list[tuple[int, int]] = field(default_factory=list)
+    names: list[tuple[SeriesKey, ...]] = field(default_factory=list)
+    counting: Literal["exact", "empty", "refused"] = "empty"
+    counted: list[tuple[int, int]] = field(default_factory=list)
+    allowed_count_seconds: int = 24 * 3600
+    count_refusals: int = 0
+    probes: list[tuple[int, int]] = field(default_factory=list)
+    refusals: int = 0
+    most_at_once: int = 0
+    _at_once: int = 0
+    _mutex: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._chance = random.Random(self.seed)
+
+    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> Found:
+        assert loop in ("poll", "backfill", "api")
+        with self._mutex:
+            self._check(start, end)
+            self.searches.append((start, end))
+            self.names.append(tuple(series))
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            self.before_search(start, end)
+        finally:
+            with self._mutex:
+                self._at_once -= 1
+        with self._mutex:
+            traces = self._overlapping(start, end, frozenset(series))
+            self._chance.shuffle(traces)
+            saturated = len(traces) >= self.max_limit
+            spans = [each for trace in traces[: self.max_limit] for each in trace]
+            return Found(spans, saturated, self.max_limit)
+
+    def exists(self, start: int, end: int, *, loop: Loop) -> bool:
+        assert loop == "backfill"
+        with self._mutex:
+            self._check(start, end)
+            self.probes.append((start, end))
+        self.before_probe(start, end)
+        with self._mutex:
+            return bool(self._overlapping(start, end))
+
+    def _check(self, start: int, end: int) -> None:
+        assert start < end, "Tempo refuses a range without length"
+        if end - start > self.allowed_seconds:
+            self.refusals += 1
+            self.max_range_seconds = self.allowed_seconds
+            raise RangeTooLongError("range exceeds what is allowed", max_seconds=self.allowed_seconds)
+
+    @property
+    def max_count_range_seconds(self) -> int | None:
+        return self.allowed_count_seconds if self.count_refusals else None
+
+    def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> Counts:
+        """Exact counts at the ends of steps, as Tempo 3 gives them; nothing or an error where it cannot count."""
+        assert loop == "backfill"
+        assert start % step_seconds == end % step_seconds == 0
+        assert end - start >= 2 * step_seconds
+        with self._mutex:
+            self.counted.append((start, end))
+            if self.counting == "refused":
+                raise TempoError("empty ring", reason="server_error", retryable=True, status=500)
+            if end - start > self.allowed_count_seconds:
+                self.count_refusals += 1
+                raise RangeTooLongError("exceeds the maximum allowed", max_seconds=self.allowed_count_seconds)
+            if self.counting == "empty":
+                return Counts()
+            ends: Counter[int] = Counter()
+            series: Counter[SeriesKey] = Counter()
+            for each in self.spans:
+                if start * NS < each.start_ns <= end * NS:
+                    ends[-(-each.start_ns // (step_seconds * NS)) * step_seconds] += 1
+                    series[each.key] += 1
+            return Counts(ends, series if by_series else {})
+
+    def _overlapping(self, start: int, end: int, series: frozenset[SeriesKey] = frozenset()) -> list[list[Span]]:
+        traces: dict[str, list[Span]] = {}
+        for each in self.spans:
+            if series and each.key not in series:
+                continue
+            traces.setdefault(each.trace_id, []).append(each)
+        return [
+            trace
+            for trace in traces.values()
+            if min(each.start_ns for each in trace) <= end * NS and start * NS <= max(each.end_ns for each in trace)
+        ]
+
+
+def away(start: int, end: int) -> None:
+    """A Tempo that does not answer; for ``before_search`` and ``before_probe``."""
+    raise TempoError(f"no connection for {start}..{end}", reason="connection", retryable=True)
+
+
+class FrozenClock:
+    """Unix seconds and monotonic ones that pass only when told to.
+
+    With a tick, monotonic seconds also pass whenever somebody looks at them, so that no pause is ever waited for.
+    """
+
+    def __init__(self, now: float, tick: float = 0.0) -> None:
+        self.now = now
+        self.passed = 0.0
+        self._tick = tick
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        self.passed += self._tick
+        return self.passed
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        self.passed += seconds

@@ -1,0 +1,327 @@
+"""The shift detector once more, as slowly and plainly as possible: lists of numbers, hours of UTC, no digest.
+
+It restates docs/detection.md and shares nothing with the code it checks but the table of settings and the bucket of a
+duration. A trace is a triple: the second in which it ended, the hour in which it started, its bucket.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil, comb, exp, lgamma, log2, sqrt
+
+from exporter.baseline.levels import FallbackRules
+from exporter.detection.parameters import Parameters
+
+QUANTILES = (Fraction(1, 2), Fraction(9, 10), Fraction(99, 100))
+Trace = tuple[int, int, int]
+
+
+def quantile(values: Iterable[int], q: float) -> int:
+    ordered = sorted(values)
+    return ordered[max(1, ceil(round(q * len(ordered), 9))) - 1]
+
+
+def above(values: Iterable[int], limit: int) -> int:
+    return sum(value > limit for value in values)
+
+
+def beta_binomial_tail(k: int, n: int, p: Fraction, rho: Fraction) -> Fraction:
+    """P(K >= k) by Pólya's urn: exact, with rising factorials."""
+    a, b = p * (1 / rho - 1), (1 - p) * (1 / rho - 1)
+
+    def rising(x: Fraction, times: int) -> Fraction:
+        product = Fraction(1)
+        for step in range(times):
+            product *= x + step
+        return product
+
+    return sum((comb(n, j) * rising(a, j) * rising(b, n - j) for j in range(k, n + 1)), start=Fraction(0)) / rising(
+        a + b, n
+    )
+
+
+def tail(k: int, n: int, p: Fraction, rho: float) -> float:
+    """The same in floating point, every term on its own."""
+    if n > 300:
+        k, n = ceil(Fraction(k * 300, n)), 300
+    a, b = float(p) * (1 / rho - 1), float(1 - p) * (1 / rho - 1)
+
+    def log_beta(x: float, y: float) -> float:
+        return lgamma(x) + lgamma(y) - lgamma(x + y)
+
+    return sum(comb(n, j) * exp(log_beta(a + j, b + n - j) - log_beta(a, b)) for j in range(k, n + 1))
+
+
+@dataclass
+class Limits:
+    usual: list[int]
+    stat: list[int]
+    gate: list[int]
+    clear: list[int]
+    rho: float
+    pool: list[int]
+
+
+@dataclass
+class FlagClock:
+    up: bool = False
+    pending: int | None = None
+    calm: int | None = None
+
+
+@dataclass
+class NaiveDetector:
+    """Replays one series: ``run`` gives the times at which its flag rose and fell."""
+
+    rules: FallbackRules = field(default_factory=FallbackRules)
+    parameters: Parameters = field(default_factory=Parameters)
+
+    def __post_init__(self) -> None:
+        self.hours: dict[int, list[int]] = {}
+        self.distances: dict[int, list[tuple[int, float]]] = {}
+        self.quarantined: set[int] = set()
+        self.suspects: set[int] = set()
+        self.epoch = 0
+        self.epochs: list[int] = []
+        self.run_hours: list[tuple[int, bool, bool]] = []
+        self.limits: dict[int, Limits | None] = {}
+        self.changes: list[tuple[int, bool]] = []
+
+    # -- the baseline -------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def slot(hour: int) -> tuple[int, bool]:
+        return hour % 24, (hour // 24 + 3) % 7 >= 5
+
+    def pool_hours(self, hour: int) -> list[int] | None:
+        oldest = max(self.epoch, hour - self.rules.lookback_seconds // 3600)
+        candidates = [h for h in sorted(self.hours) if oldest <= h < hour - 1]
+        of_day, weekend = self.slot(hour)
+        minimum = {
+            1: self.rules.min_samples,
+            2: self.rules.nearby_min_samples,
+            3: self.rules.daytype_min_samples,
+            4: self.rules.global_min_samples,
+        }
+        for level in (1, 2, 3, 4):
+            members = []
+            for h in candidates:
+                distance = min((self.slot(h)[0] - of_day) % 24, (of_day - self.slot(h)[0]) % 24)
+                same_type = self.slot(h)[1] == weekend
+                if (
+                    level == 4
+                    or (level == 3 and same_type)
+                    or (level == 2 and same_type and distance <= self.rules.nearby_hours_range)
+                    or (level == 1 and same_type and distance == 0)
+                ):
+                    members.append(h)
+            good = [h for h in members if h not in self.quarantined]
+            if level == 1 and len(members) - len(good) >= max(3, len(good)):
+                self.quarantined -= set(members)
+                good = members
+            traces = sum(len(self.hours[h]) for h in good)
+            if len(good) < 3 or traces < max(30, minimum[level]):
+                continue
+            if level == 2 and len({h // 24 for h in good}) < 2:
+                continue
+            if level >= 3 and good[-1] - good[0] < 24:
+                continue
+            return good
+        return None
+
+    def limits_for(self, hour: int) -> Limits | None:
+        chosen = self.pool_hours(hour)
+        if chosen is None:
+            return None
+        p = self.parameters
+        pool = [bucket for h in chosen for bucket in self.hours[h]]
+        limits = Limits([], [], [], [], 0.003 + 2 / len(pool), pool)
+        oldest = max(self.epoch, hour - self.rules.lookback_seconds // 3600)
+        good = [h for h in self.distances if oldest <= h < hour and h not in self.quarantined]
+        for index, q in enumerate(QUANTILES):
+            usual = quantile(pool, float(q))
+            seen = [d for h in good for i, d in self.distances[h] if i == index]
+            errors = (48 * 0.01 + sum(seen)) / (48 + len(seen))
+            numerator = denominator = 0.0
+            for h in chosen:
+                n = len(self.hours[h])
+                weight = float(n * (1 - q) / (n * (1 - q) + 2))
+                distance = max(-2.0, min(2.0, (quantile(self.hours[h], float(q)) - usual) / 32))
+                numerator += weight * (distance**2 - self.sampling_sd(pool, q, n) ** 2)
+                denominator += weight
+            disagreement = (max(0.0, numerator) + 0.01) / (denominator + 1) * (1 + 1 / len(chosen))
+            tau = sqrt(max(errors, disagreement))
+            wobble = 2 ** (p.swing * tau)
+            value = 2 ** ((usual + 1) / 32)
+            limits.usual.append(usual)
+            for into, factor in (
+                (limits.stat, max(1.1, wobble)),
+                (limits.gate, max(p.ratio, 1 + p.min_delta_seconds / value, wobble)),
+                (limits.clear, max(1.2, 1 + p.min_delta_seconds / value / 2, 2 ** (p.swing * tau / 2))),
+            ):
+                into.append(usual + ceil(round(32 * log2(factor), 9)))
+        return limits
+
+    @staticmethod
+    def sampling_sd(pool: Sequence[int], q: Fraction, n: int) -> float:
+        error = sqrt(q * (1 - q) / n)
+        return (quantile(pool, min(1.0, float(q) + error)) - quantile(pool, max(0.0, float(q) - error))) / 64
+
+    # -- a tick -------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def window(traces: Sequence[Trace], now: int, length: int, fewest: int, longest: int) -> list[Trace]:
+        chosen = [t for t in traces if now - length < t[0] <= now]
+        for second in sorted({t[0] for t in traces if now - longest < t[0] <= now - length}, reverse=True):
+            if len(chosen) >= fewest:
+                break
+            chosen = [t for t in traces if t[0] == second] + chosen
+        return chosen
+
+    def with_limits(self, traces: Iterable[Trace]) -> list[tuple[int, Limits]]:
+        found = []
+        for second, _, bucket in traces:
+            limits = self.limits.get((second - 1) // 3600)
+            if limits is not None:
+                found.append((bucket, limits))
+        return found
+
+    def tick(self, traces: Sequence[Trace], now: int, flag: FlagClock) -> bool | None:
+        """One step of the flag; True when it rises, False when it falls."""
+        p = self.parameters
+        hour = (now - 1) // 3600
+        current = self.limits[hour]
+        window = self.window(traces, now, p.window_seconds, p.min_traces, p.max_window_seconds)
+        judged = self.with_limits(window) if current is not None else []
+        shifted = still = False
+        n = len(judged)
+        if current is not None and n >= 3:
+            for i, q in enumerate(QUANTILES):
+                slow = sum(bucket > limits.gate[i] for bucket, limits in judged)
+                beyond = sum(bucket > limits.stat[i] for bucket, limits in judged)
+                if slow > (1 - q) * n and slow >= 3 and tail(beyond, n, 1 - q, current.rho) < p.alpha:
+                    shifted = True
+            fresh = self.with_limits(self.window(traces, now, 120, 5, p.max_window_seconds))
+            for i, q in enumerate(QUANTILES):
+                slow = sum(bucket > limits.clear[i] for bucket, limits in fresh)
+                if slow > (1 - q) * len(fresh) and tail(slow, len(fresh), 1 - q, current.rho) < 0.2:
+                    still = True
+        change = None
+        if not flag.up:
+            if shifted and still:
+                flag.pending = now if flag.pending is None else flag.pending
+                if now - flag.pending >= p.hold_seconds:
+                    flag.up, flag.calm, change = True, None, True
+                    seconds = [second for second, _, _ in window if self.limits.get((second - 1) // 3600)]
+                    self.suspects |= set(range((seconds[0] - 1) // 3600, hour + 1))
+            else:
+                flag.pending = None
+        if flag.up:
+            if current is not None:
+                self.suspects.add(hour)
+            if still:
+                flag.calm = None
+            else:
+                flag.calm = now if flag.calm is None else flag.calm
+                if now - flag.calm >= p.clear_hold_seconds:
+                    flag.up, flag.pending, flag.calm, change = False, None, None, False
+        return change
+
+    # -- the memory ---------------------------------------------------------------------------------------------
+
+    def measure_swing(self, traces: Sequence[Trace], mark: int) -> None:
+        p = self.parameters
+        hour = (mark - 1) // 3600
+        current = self.limits[hour]
+        window = self.window(traces, mark, p.window_seconds, p.min_traces, p.max_window_seconds)
+        judged = [bucket for bucket, _ in self.with_limits(window)]
+        n = len(judged)
+        if current is None or n < 3 or hour not in self.hours:
+            return
+        for i, q in enumerate(QUANTILES):
+            if n * (1 - q) >= Fraction(1, 2):
+                distance = min(2.0, abs(quantile(judged, float(q)) - current.usual[i]) / 32)
+                sampling = self.sampling_sd(current.pool, q, n)
+                self.distances[hour].append((i, max(distance**2 / 4, distance**2 - sampling**2)))
+
+    def settle(self, hour: int) -> bool:
+        """Settle an hour; True where a lasting change is accepted."""
+        limits = self.limits[hour]
+        if hour not in self.hours or limits is None:
+            return False
+        p = self.parameters
+        buckets = self.hours[hour]
+        n = len(buckets)
+        anomalous = hour in self.suspects
+        if n >= 3:
+            for i, q in enumerate(QUANTILES):
+                slow = above(buckets, limits.gate[i])
+                if slow > (1 - q) * n and slow >= 3:
+                    anomalous |= tail(above(buckets, limits.stat[i]), n, 1 - q, limits.rho) < p.alpha
+            fast = n - above(buckets, 2 * limits.usual[0] - limits.gate[0])
+            if 2 * fast > n:
+                anomalous |= tail(fast, n, Fraction(1, 2), limits.rho) < p.alpha
+        self.quarantined |= {h for h in (hour - 2, hour - 1, hour) if h in self.suspects and h in self.hours}
+        if anomalous:
+            self.quarantined.add(hour)
+        elevated = anomalous or any(above(buckets, limits.clear[i]) > (1 - q) * n for i, q in enumerate(QUANTILES))
+        self.run_hours = [*self.run_hours, (hour, anomalous, elevated)][-60:]
+        return elevated and self.accept(hour)
+
+    def accept(self, hour: int) -> bool:
+        begin, calm = hour, 0
+        for h, anomalous, elevated in reversed(self.run_hours):
+            calm = 0 if elevated else calm + 1
+            if calm == 3:
+                break
+            if anomalous:
+                begin = h
+        members = [entry for entry in self.run_hours if entry[0] >= begin]
+        after = self.parameters.accept_after_seconds / 3600
+        if (
+            hour + 1 - begin < after
+            or len(members) < after / 2
+            or sum(entry[2] for entry in members) < 0.75 * len(members)
+            or sum(entry[1] for entry in members) < 3
+        ):
+            return False
+        self.epoch = begin
+        self.epochs.append(begin)
+        self.run_hours = []
+        self.quarantined = {h for h in self.quarantined if h < begin}
+        self.suspects = {h for h in self.suspects if h < begin}
+        self.distances = {h: [] for h in self.distances}
+        return True
+
+    # -- everything in time order -------------------------------------------------------------------------------
+
+    def run(self, traces: Iterable[Trace], first_hour: int, hours: int, tick_seconds: int) -> None:
+        """Live ticks, and behind them the judging of the past at the marks of the clock."""
+        started: dict[int, list[Trace]] = defaultdict(list)
+        for trace in traces:
+            started[trace[1]].append(trace)
+        live, past = FlagClock(), FlagClock()
+        seen: list[Trace] = []
+        rounded: list[Trace] = []
+        for hour in range(first_hour, first_hour + hours):
+            begin = hour * 3600
+            seen = sorted([t for t in seen if t[0] > begin - 3600] + started[hour])
+            rounded = [t for t in rounded if t[0] > begin - 3600]
+            rounded = sorted(rounded + [(-(-second // 300) * 300, h, bucket) for second, h, bucket in started[hour]])
+            self.limits[hour] = self.limits_for(hour)
+            for now in range(begin + tick_seconds, begin + 3601, tick_seconds):
+                change = self.tick(seen, now, live)
+                if change is not None:
+                    self.changes.append((now, change))
+            if started[hour]:
+                self.hours[hour] = [bucket for _, _, bucket in started[hour]]
+                self.distances[hour] = []
+            for mark in range(begin + 300, begin + 3601, 300):
+                self.measure_swing(rounded, mark)
+                self.tick(rounded, mark, past)
+            if self.settle(hour):
+                if live.up:
+                    self.changes.append((begin + 3600, False))
+                live, past = FlagClock(), FlagClock()
+                self.limits = dict.fromkeys(self.limits)

@@ -1,0 +1,7 @@
+"""Where the files of the repository are that tests read."""
+
+from pathlib import Path
+from typing import Final
+
+REPOSITORY: Final = Path(__file__).parents[2]
+RECORDINGS: Final = REPOSITORY / "tests" / "recordings"

@@ -1,0 +1,265 @@
+"""The exporter as a process of its own, as users run it."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from signal import SIGTERM, Signals
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+import requests
+import yaml
+
+from tests.support.scrape import Metrics
+from tools.processes import environment
+
+Settings = Mapping[str, Any]
+
+_START_SECONDS: Final = 30.0
+_END_SECONDS: Final = 30.0
+_LOOK_SECONDS: Final = 0.02
+_HTTP_SECONDS: Final = 10.0
+_TAIL_LINES: Final = 20
+
+
+def settings(tempo_url: str, **changes: Any) -> dict[str, Any]:
+    """A configuration for tests: everything often and at once, and what a test wants different.
+
+    Args:
+        tempo_url: where Tempo is.
+        changes: sections, merged into this configuration key by key.
+    """
+    base: dict[str, Any] = {
+        "tempo": {"url": tempo_url, "requests_per_second": 2000},
+        "polling": {"tempo_interval": "500ms"},
+        "web": {"listen_address": "127.0.0.1:0"},
+        "log": {"format": "json"},
+    }
+    for section, value in changes.items():
+        base[section] = {**base.get(section, {}), **value} if isinstance(value, dict) else value
+    return base
+
+
+def write_settings(directory: Path, configuration: Settings) -> Path:
+    """A configuration file in a directory."""
+    file = directory / "exporter.yaml"
+    file.write_text(yaml.safe_dump(dict(configuration)), "utf-8")
+    return file
+
+
+def command(*arguments: str, module: str = "exporter") -> list[str]:
+    """The exporter's command line."""
+    return [sys.executable, "-m", module, *arguments]
+
+
+def run(*arguments: str, directory: Path, timeout: float = 60, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the exporter until it ends by itself."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=directory,
+        env=environment(**environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+class Lines:
+    """What a process writes, line by line, as it comes."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self.lines: list[str] = []
+        self._thread = threading.Thread(target=self._collect, daemon=True)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        for line in self._stream:
+            self.lines.append(line.rstrip("\n"))
+
+    def close(self) -> None:
+        """Take what is left after the process has ended."""
+        self._thread.join()
+        self._stream.close()
+
+    def tail(self) -> str:
+        """The last lines, for the message of a failed test."""
+        return "\n".join(self.lines[-_TAIL_LINES:])
+
+
+def eventually(condition: Callable[[], bool], what: Callable[[], str], timeout: float) -> None:
+    """Wait until a condition holds; an AssertionError with ``what()`` says that it did not in time."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what()}"
+        time.sleep(_LOOK_SECONDS)
+
+
+class ExporterProcess:
+    """A running exporter.
+
+    Attributes:
+        url: where it serves, without a slash at the end.
+        directory: its working directory, which holds its configuration and its database.
+        access: how to get in, as options of ``requests``: what to trust, user and password.
+    """
+
+    module = "exporter"
+    """What is run."""
+
+    def __init__(self, directory: Path, configuration: Settings, *arguments: str, **environ: str) -> None:
+        """Prepare a process; :meth:`start` starts it.
+
+        Args:
+            directory: its working directory.
+            configuration: the content of its configuration file.
+            arguments: options besides ``--config``.
+            environ: more of an environment than :func:`environment` gives.
+        """
+        self._environ = environ
+        self.directory = directory
+        self.url = ""
+        self.access: dict[str, Any] = {}
+        self._arguments = ("--config", str(write_settings(directory, configuration)), *arguments)
+        self._process: subprocess.Popen[str] | None = None
+        self._stderr: Lines | None = None
+
+    def start(self) -> Self:
+        """Start it and wait until it serves."""
+        self.launch()
+        self._await("the exporter has not started", lambda: any(self.logged("started")), _START_SECONDS)
+        (started,) = self.logged("started")
+        ((host, port),) = started["listening"]
+        self.url = f"{'https' if started['tls'] else 'http'}://{host}:{port}"
+        return self
+
+    def launch(self) -> None:
+        """Start it and do not wait."""
+        self._process = subprocess.Popen(
+            command(*self._arguments, module=self.module),
+            cwd=self.directory,
+            env=environment(**self._environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        assert self._process.stderr is not None
+        self._stderr = Lines(self._process.stderr)
+
+    # What it says
+
+    @property
+    def process(self) -> subprocess.Popen[str]:
+        """The process."""
+        assert self._process is not None, "not started"
+        return self._process
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.poll() is None
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """What it has written to standard error."""
+        return self._stderr.lines if self._stderr else ()
+
+    def logged(self, message: str | None = None) -> list[dict[str, Any]]:
+        """The messages that it has logged, or those with a text."""
+        records = [json.loads(line) for line in list(self.lines) if line.startswith("{")]
+        return [record for record in records if message in (None, record["msg"])]
+
+    def defects(self) -> list[str]:
+        """What it has written that only a defect of its own brings forth."""
+        return [line for line in self.lines if "unexpectedly" in line or "Traceback" in line or "a page failed" in line]
+
+    # Talking to it
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        """GET a path."""
+        return requests.get(self.url + path, timeout=_HTTP_SECONDS, **self.access | options)
+
+    def metrics(self) -> Metrics:
+        """Scrape it."""
+        response = self.get("/metrics")
+        assert response.status_code == 200, response.text
+        response.encoding = "utf-8"
+        return Metrics.parse(response.text)
+
+    def wait_for(self, condition: Callable[[Metrics], object], timeout: float = 30) -> Metrics:
+        """Scrape it until a page meets a condition, and return that page; one that lacks what is asked for does not."""
+        page: Metrics | None = None
+
+        def met() -> bool:
+            nonlocal page
+            page = self.metrics()
+            try:
+                return bool(condition(page))
+            except KeyError:
+                return False
+
+        self._await("no page meets the condition", met, timeout)
+        assert page is not None
+        return page
+
+    def wait_until_filled(self, timeout: float = 30) -> Metrics:
+        """Wait until nothing settled is unread, and the page says so much of the history."""
+
+        def filled(page: Metrics) -> bool:
+            windows = page.by("backfill_windows", "state")
+            stored = sum(windows.values()) - windows["expired"]
+            return page["backfill_complete"] == 1 and (page.get("history_windows") or 0) >= stored
+
+        return self.wait_for(filled, timeout)
+
+    def _await(self, what: str, condition: Callable[[], bool], timeout: float) -> None:
+        def checked() -> bool:
+            assert self.running, f"the exporter ended with {self.process.returncode}:\n{self._tail()}"
+            return condition()
+
+        eventually(checked, lambda: f"{what}\n{self._tail()}", timeout)
+
+    def _tail(self) -> str:
+        return self._stderr.tail() if self._stderr else ""
+
+    # Ending it
+
+    def wait(self, timeout: float = _END_SECONDS) -> int:
+        """Wait until it has ended; its exit status."""
+        status = self.process.wait(timeout)
+        if self._stderr is not None:
+            self._stderr.close()
+        return status
+
+    def stop(self, number: Signals = SIGTERM, timeout: float = _END_SECONDS) -> int:
+        """End it as a supervisor does; its exit status."""
+        self.process.send_signal(number)
+        return self.wait(timeout)
+
+    def kill(self) -> None:
+        """End it as a crash does; one that has ended already stays as it is."""
+        if self._process is not None and self.running:
+            self.process.kill()
+        if self._process is not None:
+            self.wait()
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.kill()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()
+        if error is None:
+            assert not (defects := self.defects()), "\n".join(defects)

@@ -1,0 +1,161 @@
+"""Small, fixed pieces of what the exporter reads and finds, for the tests of whatever judges or publishes them."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from exporter.baseline.levels import Baseline, FallbackLevel, FallbackRules
+from exporter.baseline.outlier import OutlierRule
+from exporter.detection.explanation import Explanation
+from exporter.detection.parameters import Parameters
+from exporter.detection.thresholds import QuantileThreshold, Thresholds
+from exporter.evaluation.settings import JudgeSettings
+from exporter.evaluation.snapshot import Exemplar, HistoryFacts, SeriesStatus, Snapshot
+from exporter.ingest.backfill_status import BackfillStatus
+from exporter.model.accumulator import Accumulator
+from exporter.model.calendar import DayType, Slot
+from exporter.model.histogram import bucket_of_seconds
+from exporter.model.hours import QUANTILES
+from exporter.model.ledger import LedgerEntry, Progress, Window, WindowState
+from exporter.model.span import SeriesKey, Span
+from exporter.store import Store
+
+NS = 1_000_000_000
+HOUR = 3600
+DAY = 24 * HOUR
+NOON = int(datetime(2026, 11, 17, 12, tzinfo=UTC).timestamp())
+"""A Tuesday."""
+KEY = SeriesKey("checkout", "GET /cart")
+QUOTED_KEY = SeriesKey('naïve "svc"', 'GET "/a\\b"\nline 订单')
+HOSTILE_KEY = SeriesKey('<script>alert("1")</script>', 'GET "/a\\b"\n# TYPE x gauge {y="z"} \x00\r ünï 订单')
+
+SETTINGS = JudgeSettings(FallbackRules(), OutlierRule(), Parameters(), stale_after_seconds=float(DAY))
+
+
+class Clock:
+    """Time that stands still until it is moved; serves as wall clock and as monotonic clock."""
+
+    def __init__(self, now: float = NOON) -> None:
+        self.now = float(now)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def messages(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
+    """What was logged at least at a level, without the fields."""
+    return [record.getMessage() for record in caplog.records if record.levelno >= level]
+
+
+def span(number: int, ended_at: float, seconds: float = 0.1, key: SeriesKey = KEY) -> Span:
+    """A span that ended at an instant; the same number is the same span."""
+    duration_ns = round(seconds * NS)
+    return Span(f"{number:032x}", f"{number:016x}", key, round(ended_at * NS) - duration_ns, duration_ns)
+
+
+def baseline(
+    p50: float = 0.1,
+    p95: float = 0.2,
+    mad: float = 0.01,
+    level: FallbackLevel = FallbackLevel.EXACT,
+    *,
+    mature: bool = True,
+) -> Baseline:
+    return Baseline(level, Slot(12, DayType.WEEKDAY), mature, 5, 500, p50, p95, mad)
+
+
+def thresholds(usual: float = 0.1) -> Thresholds:
+    """The thresholds of a series that hardly swings, for all quantiles the same."""
+    buckets = [bucket_of_seconds(usual * factor) for factor in (1, 1.1, 1.4, 1.2)]
+    quantiles = [QuantileThreshold(q, buckets[0], 0.01, *buckets[1:]) for q in QUANTILES]
+    return Thresholds(tuple(quantiles), 0.003, bucket_of_seconds(usual / 1.4))
+
+
+Durations = Mapping[SeriesKey, Sequence[float]]
+
+
+def entry(window: Window, traces: int) -> LedgerEntry:
+    """The ledger's line for a window that was read."""
+    state = WindowState.DONE if traces else WindowState.EMPTY
+    return LedgerEntry(window, state, read_at=window.end, traces=traces, stored=traces, coverage=1.0)
+
+
+def commit_hour(store: Store, start: int, durations: Durations, length: int = HOUR) -> LedgerEntry:
+    """Store an hour, or a shorter window, in which spans of some durations, in seconds, started evenly."""
+    window = Window(start, start + length)
+    accumulator = Accumulator([window], lambda key: key)
+    for number, (key, seconds) in enumerate(durations.items()):
+        step = length / max(1, len(seconds))
+        accumulator.add(
+            Span(f"{number:016x}{position:016x}", "1" * 16, key, int((start + position * step) * NS), round(each * NS))
+            for position, each in enumerate(seconds)
+        )
+    line = entry(window, sum(map(len, durations.values())))
+    store.commit([line], accumulator.finish())
+    return line
+
+
+def around(median: float, count: int) -> list[float]:
+    """Durations that vary by a fifth to both sides, in no order of time."""
+    return [median * (0.8 + 0.4 * (position * 7 % count) / max(1, count - 1)) for position in range(count)]
+
+
+def explanation() -> Explanation:
+    """Why a window is out of the ordinary."""
+    return Explanation(
+        quantile=0.9,
+        traces=300,
+        slow=38,
+        allowed=30,
+        limit_seconds=0.168,
+        usual_seconds=0.12,
+        current_seconds=0.31,
+        swing_factor=1.2,
+        chance=2e-4,
+        baseline=baseline(),
+    )
+
+
+def small_snapshot() -> Snapshot:
+    """A series that is anomalous, one that is learning and has a hostile name, and one of which little is known."""
+    return Snapshot(
+        judged_at=NOON + 0.25,
+        build_seconds=0.125,
+        series=(
+            SeriesStatus(QUOTED_KEY, baseline(level=FallbackLevel.GLOBAL, mature=False), 0.4, 0, outlier=False),
+            SeriesStatus(
+                KEY,
+                baseline(),
+                0.4,
+                300,
+                0.2,
+                0.625,
+                score=2.5,
+                shift=True,
+                outlier=True,
+                since=NOON - 75.5,
+                epoch=NOON - DAY,
+                traces_total=12_345_678,
+                outliers_total=17,
+                exemplar=Exemplar(f"{0xC0FFEE:032x}", 1.25, NOON - 3.5),
+                explanation=explanation(),
+            ),
+            SeriesStatus(SeriesKey("checkout", "POST /pay"), current_traces=2, current_p50_seconds=0.0),
+        ),
+        poll_seconds=0.5,
+        poll_share=0.25,
+        history=HistoryFacts(168, 1_000_000, float(NOON - 7 * DAY), 4_194_304, 3),
+    )
+
+
+def backfill_status() -> BackfillStatus:
+    """A backfill that has something in every state."""
+    progress = Progress(
+        pending=10, done=120, empty=20, partial=2, failed=1, expired=15, traces_read=990_000, traces_there=1_000_000.0
+    )
+    unsampled = replace(progress, done=117, traces_read=888_000, traces_there=890_000.0)
+    wanted_since = NOON - 7 * DAY - HOUR
+    return BackfillStatus(progress, unsampled, wanted_since, started_at=NOON - 60.0, completed_at=NOON - 10.0)

@@ -1,0 +1,71 @@
+"""A whole ``/metrics`` page with every metric that there is, for the tests of what it says."""
+
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.evaluation.snapshot import Snapshot
+from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.series_filter import Admission, SeriesRules
+from exporter.metrics.exposition import Publisher
+from exporter.metrics.self_metrics import ProtectionCollector, SelfMetrics, StateCollector
+from exporter.web.config_reload import ReloadStatus
+from exporter.web.http import Request, Response
+from exporter.web.management import MetricsPage
+from tests.support.samples import backfill_status, small_snapshot
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+class WholePage:
+    """The page of an exporter that has found some things.
+
+    Attributes:
+        metrics: what the exporter counts of itself; nothing has happened yet.
+        publisher: holds the snapshot.
+    """
+
+    def __init__(self, snapshot: Snapshot | None = None, backfill: BackfillStatus | None = None) -> None:
+        self.metrics = SelfMetrics()
+        self.publisher = Publisher()
+        if snapshot is not None:
+            self.publisher.publish(snapshot)
+        admission = Admission(SeriesRules(most=100), dropped=4)
+        self.metrics.state = StateCollector(
+            lambda: None if self.publisher.page is None else self.publisher.page.snapshot,
+            lambda: backfill,
+            admission,
+            series_limit=100,
+        )
+        if snapshot is not None:
+            self.metrics.registry.register(ProtectionCollector(lambda: ReloadStatus(True, 1_750_000_000.0)))
+        self.page = MetricsPage(self.publisher, self.metrics.registry)
+
+    @classmethod
+    def full(cls) -> "WholePage":
+        """One on which nothing is absent."""
+        page = cls(small_snapshot(), backfill_status())
+        page.metrics.source_counts_available(True)
+        return page
+
+    def get(self, accept: str = "", *names: str, gzip: bool = False) -> Response:
+        """A scrape."""
+        return self.page(Request("/metrics", {"name[]": list(names)} if names else {}, accept, gzip))
+
+    def text(self, accept: str = "", *names: str) -> str:
+        """The text of a scrape."""
+        return self.get(accept, *names).body.decode()
+
+    def families(self) -> dict[str, Metric]:
+        """The families of the text format by the name of their samples, counters with ``_total``."""
+        return {
+            f"{family.name}_total" if family.type == "counter" else family.name: family
+            for family in text_string_to_metric_families(self.text())
+        }
+
+    def values(self) -> dict[tuple[str, ...], float]:
+        """The values by the name of the sample and the values of its labels."""
+        return {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in self.families().values()
+            for sample in family.samples
+        }

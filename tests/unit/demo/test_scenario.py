@@ -1,0 +1,183 @@
+"""The demo's world shows every fallback level whenever it is started, and its incidents."""
+
+from datetime import UTC, datetime
+from statistics import median
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from exporter.demo.endpoints import Endpoint
+from exporter.demo.scenario import (
+    INCIDENT_FACTOR,
+    INCIDENT_SECONDS,
+    INCIDENT_SERVICE,
+    INCIDENT_SPAN,
+    SEED,
+    calendar_weekend,
+    demo_endpoints,
+    demo_scenario,
+)
+from exporter.demo.traces import Trace
+from exporter.demo.traffic import SeriesTraffic, generate
+from tests.support.demo_levels import DAY, HOUR, WEEKDAYS, level, traces_by_hour
+
+NS = 1_000_000_000
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+SUNDAY_NOON = at("2026-03-08T12:00:30")
+instants = st.floats(at("2025-01-01"), at("2029-01-01"))
+
+
+def is_incident(endpoint: Endpoint) -> bool:
+    return (endpoint.operation.service, endpoint.operation.name) == (INCIDENT_SERVICE, INCIDENT_SPAN)
+
+
+def root_durations(traces: list[Trace]) -> list[float]:
+    return [trace.spans[0].duration_ns / NS for trace in traces]
+
+
+def traces_of(now: float, service: str, name: str, start: float, end: float) -> list[Trace]:
+    return [
+        trace
+        for trace in demo_scenario(now).overlapping(int(start * NS), int(end * NS))
+        if (root := trace.shape.root) and (root.service, root.name) == (service, name) and trace.start_ns >= start * NS
+    ]
+
+
+@settings(deadline=None, max_examples=5)
+@given(now=instants)
+@example(now=SUNDAY_NOON)
+@example(now=at("2026-03-07T23:59:59"))
+@example(now=at("2026-03-09T00:00:01"))
+@example(now=at("2026-12-31T02:30:00"))
+@example(now=at("2028-02-29T14:10:00"))
+def test_every_fallback_level_is_there_at_any_time(now: float) -> None:
+    # The few endpoints left out have more traffic than those that show level 1.
+    endpoints = [endpoint for endpoint in demo_endpoints(now) if endpoint.profile.rate_per_minute < 1]
+
+    levels = {endpoint: level(endpoint, now) for endpoint in endpoints}
+
+    assert set(levels.values()) == {1, 2, 3, 4, 5}
+    # Levels 4 and 5 are on the page only if there was traffic to show them for.
+    assert any(number == 4 and max(traces_by_hour(e, now)) > now - DAY for e, number in levels.items())
+    assert any(number == 5 and traces_by_hour(e, now) for e, number in levels.items())
+
+
+@given(now=instants)
+def test_today_and_tomorrow_are_weekdays_and_most_of_the_week_is_of_their_type(now: float) -> None:
+    weekend = calendar_weekend(now)
+
+    def is_weekend(days_from_now: int) -> bool:
+        return WEEKDAYS[datetime.fromtimestamp(now + days_from_now * DAY, UTC).weekday()] in weekend
+
+    assert len(set(weekend)) == 2
+    assert not is_weekend(0)
+    assert not is_weekend(1)
+    for today in (0, 1):
+        assert sum(not is_weekend(today - ago) for ago in range(1, 7)) == 4
+
+
+@settings(deadline=None, max_examples=20)
+@given(now=instants)
+def test_the_incident_is_soon_to_be_seen(now: float) -> None:
+    [endpoint] = filter(is_incident, demo_endpoints(now))
+    start = now + 45
+
+    requests = list(generate(endpoint.profile, start, start + 120, endpoint.seed(SEED)))
+
+    assert len(requests) >= 3
+
+
+def test_the_incident_begins_while_one_watches_and_ends() -> None:
+    now = SUNDAY_NOON
+    start, end = now + 45, now + 45 + INCIDENT_SECONDS
+
+    before, during, after = (
+        median(root_durations(traces_of(now, INCIDENT_SERVICE, INCIDENT_SPAN, *window)))
+        for window in ((start - HOUR, start), (start, end), (end, end + HOUR))
+    )
+
+    assert during / before == pytest.approx(INCIDENT_FACTOR, rel=0.25)
+    assert after / before == pytest.approx(1, rel=0.25)
+
+
+def test_the_incident_can_be_told_when_to_begin() -> None:
+    now = SUNDAY_NOON
+    calm, stormy = (
+        demo_scenario(now, incident_after_seconds=after).overlapping(int(now * NS), int((now + 120) * NS))
+        for after in (300.0, 0.0)
+    )
+
+    slower = [
+        b.spans[0].duration_ns / a.spans[0].duration_ns
+        for a, b in zip(calm, stormy, strict=True)
+        if a.end_ns != b.end_ns
+    ]
+    assert slower
+    assert slower == pytest.approx([INCIDENT_FACTOR] * len(slower), rel=1e-6)
+
+
+def test_there_was_an_incident_some_days_ago() -> None:
+    now = SUNDAY_NOON
+    start = now - 3 * DAY - 7 * HOUR
+
+    before, during = (
+        median(root_durations(traces_of(now, "search", "GET /api/search", *window)))
+        for window in ((start - 2 * HOUR, start), (start, start + 2 * HOUR))
+    )
+
+    assert during / before > 3
+
+
+def test_a_week_holds_as_many_traces_as_a_demo_can_read_quickly() -> None:
+    total = sum(
+        len(SeriesTraffic(endpoint.profile, endpoint.operation.name).hour(hour))
+        for endpoint in demo_endpoints(SUNDAY_NOON)
+        for hour in range(int(SUNDAY_NOON) // HOUR - 168, int(SUNDAY_NOON) // HOUR)
+    )
+
+    assert 150_000 < total < 300_000
+
+
+def test_the_same_instant_gives_the_same_world_again_and_another_seed_another() -> None:
+    now = SUNDAY_NOON
+    window = (int((now - 1800) * NS), int((now + 1800) * NS))
+
+    def told(seed: int) -> list[tuple[object, ...]]:
+        traces = demo_scenario(now, seed=seed).overlapping(*window)
+        return [(t.trace_id, t.spans, t.shape.operations) for t in traces]
+
+    assert told(SEED) == told(SEED)
+    assert told(SEED) != told(SEED + 1)
+
+
+def test_entry_spans_of_other_services_are_found_below_the_root() -> None:
+    now = SUNDAY_NOON
+    [some, *_] = traces_of(now, INCIDENT_SERVICE, INCIDENT_SPAN, now - 600, now)
+
+    entries = {operation.service for operation in some.shape.operations[1:] if operation.kind in ("server", "consumer")}
+
+    assert entries == {"users", "payments", "mailer"}
+
+
+def test_endpoints_are_distinct_and_of_all_kinds() -> None:
+    endpoints = demo_endpoints(SUNDAY_NOON)
+
+    assert len({(e.operation.service, e.operation.name) for e in endpoints}) == len(endpoints)
+    assert 20 <= len(endpoints) <= 30
+    assert len({e.operation.service for e in endpoints}) >= 8
+    assert {e.operation.kind for e in endpoints} == {"server", "consumer", "internal"}
+
+
+def test_more_traffic_can_be_asked_for() -> None:
+    now = SUNDAY_NOON
+    window = (int((now - 1800) * NS), int(now * NS))
+
+    once, thrice = (len(demo_scenario(now, traffic_factor=factor).overlapping(*window)) for factor in (1.0, 3.0))
+
+    assert thrice / once == pytest.approx(3, rel=0.3)

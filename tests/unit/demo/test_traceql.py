@@ -1,0 +1,154 @@
+"""The embedded Tempo API's TraceQL: what it understands, what that matches, and how it refuses the rest."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.demo.traceql import Field, TraceQLError, Value, field_value, parse
+from exporter.demo.traces import ROOT, Operation, TraceShape
+from exporter.model.span import SeriesKey
+from exporter.tempo.query import search_query, series_conditions
+
+RESOURCE = (("deployment.environment", "prod"),)
+SHAPE = TraceShape(
+    (
+        Operation("gateway", "GET /api/cart", "server", RESOURCE, (("http.request.method", "GET"),)),
+        Operation("gateway", "carts", "client", RESOURCE),
+        Operation("carts", "carts", "consumer", (("deployment.environment", "canary"),)),
+    ),
+    (ROOT, 0, 1),
+)
+DURATIONS_NS = (150_000_000, 100_000_000, 2_000_000)
+
+
+def matching(query: str) -> list[int]:
+    condition = parse(query).condition
+
+    def lookup(position: int, wanted: Field) -> Value | None:
+        return field_value(SHAPE, position, wanted, DURATIONS_NS[position])
+
+    return [p for p in range(len(DURATIONS_NS)) if condition.matches(lambda wanted: lookup(p, wanted))]  # noqa: B023
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("{}", [0, 1, 2]),
+        ("{ true }", [0, 1, 2]),
+        ("{ false }", []),
+        ("{nestedSetParent<0}", [0]),
+        ("{nestedSetParent=-1}", [0]),
+        ("{nestedSetParent>=1}", [1, 2]),
+        ("{kind=server}", [0]),
+        ("{kind!=server}", [1, 2]),
+        ("{nestedSetParent<0 || kind=server || kind=consumer}", [0, 2]),
+        ('{resource.service.name="gateway"}', [0, 1]),
+        ('{resource.service.name = "gateway" && kind = client}', [1]),
+        ('{name="carts" && resource.service.name="gateway" || kind=server}', [0, 1]),
+        ('{name="carts" && (resource.service.name="gateway" || kind=server)}', [1]),
+        ('{name=~"GET .*"}', [0]),
+        ('{name=~"GET"}', []),
+        ("{name!~`GET .*`}", [1, 2]),
+        ('{resource.deployment.environment="canary"}', [2]),
+        ('{resource.deployment.environment!="canary"}', [0, 1]),
+        ('{span.http.request.method="GET"}', [0]),
+        ('{span.http.request.method!="POST"}', [0]),
+        ('{resource.missing="x"}', []),
+        ("{duration>100ms}", [0]),
+        ("{duration>=100ms && duration<0.2s}", [0, 1]),
+        ("{duration<=2000us}", [2]),
+        ("{duration<1m30s}", [0, 1, 2]),
+        ("{name=5}", []),
+        ("{ nestedSetParent<0 } | select(name, kind) with (most_recent=true)", [0]),
+    ],
+)
+def test_conditions_match_what_they_say(query: str, expected: list[int]) -> None:
+    assert matching(query) == expected
+
+
+@given(
+    service=st.text(st.characters(codec="utf-8"), max_size=30),
+    name=st.text(st.characters(codec="utf-8"), max_size=30),
+    other=st.text(st.characters(codec="utf-8"), max_size=3),
+)
+def test_the_exporters_own_queries_are_understood_whatever_the_names(service: str, name: str, other: str) -> None:
+    query = parse(search_query("entry", conditions=series_conditions(SeriesKey(service, name))))
+
+    def matches(service_name: str, span_name: str) -> bool:
+        shape = TraceShape((Operation(service_name, span_name),), (ROOT,))
+        return query.condition.matches(lambda wanted: field_value(shape, 0, wanted))
+
+    assert matches(service, name)
+    assert matches(service, other) == (other == name)
+
+
+def test_everything_around_the_conditions_is_read() -> None:
+    query = parse(
+        "{ kind=server } | select(resource.service.name, name) | select(span.a)"
+        ' with (most_recent=true, sample=1, x="y")'
+    )
+
+    assert query.selected == (Field("resource", "service.name"), Field("", "name"), Field("span", "a"))
+    assert query.shown_fields() == (Field("", "kind"), *query.selected)
+    assert query.most_recent
+    assert query.hints == {"most_recent": True, "sample": 1, "x": "y"}
+    assert query.count_by is None
+
+
+@pytest.mark.parametrize(
+    ("query", "by"),
+    [
+        ("{} | count_over_time()", ()),
+        (
+            "{} | count_over_time() by (resource.service.name, name)",
+            (Field("resource", "service.name"), Field("", "name")),
+        ),
+    ],
+)
+def test_counting_is_read(query: str, by: tuple[Field, ...]) -> None:
+    assert parse(query).count_by == by
+
+
+def test_only_a_duration_makes_traces_of_one_shape_differ() -> None:
+    assert parse("{kind=server || duration>1s}").depends_on_duration()
+    assert not parse('{kind=server && name="duration"} | select(duration)').depends_on_duration()
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ("", "line 1, col 1: syntax error: unexpected $end"),
+        ("{nestedSetParent<", "line 1, col 18: syntax error: unexpected $end"),
+        ("{nestedSetParent<0", "line 1, col 19: syntax error: unexpected $end"),
+        ("{nestedSetParent 0}", "col 18: syntax error: unexpected INTEGER"),
+        ("{}\n}", "line 2, col 1: syntax error: unexpected }"),
+        ("{kind=server} | select()", "unexpected )"),
+        ("{kind=server} with (x)", "unexpected )"),
+        ("{kind=server} with ()", "unexpected )"),
+        ("{kind=} ", "unexpected }"),
+        ("{(kind=server}", "unexpected }"),
+        ("{kind=server} | (", "unexpected ("),
+        ('{name="open}', "unexpected '\"'"),
+        ('{name="\\q"}', "invalid escape"),
+        ('{name="\\U00110000"}', "invalid escape"),
+        ('{name=~"("}', "not a regular expression"),
+        ("{status=error}", "'status' is not in the part of TraceQL known here"),
+        ("{} | rate()", "'rate' is not in the part of TraceQL known here"),
+        ("{} | count_over_time() | select(name)", "'select' is not"),
+        ("{} | count_over_time(1)", "unexpected INTEGER"),
+    ],
+)
+def test_everything_else_is_refused(query: str, problem: str) -> None:
+    with pytest.raises(TraceQLError) as refusal:
+        parse(query)
+
+    assert str(refusal.value).startswith("invalid TraceQL query: ")
+    assert problem in str(refusal.value)
+
+
+@given(st.text(st.sampled_from('{}()|&<>=!~,"`\\ .09aemnsx-'), max_size=40) | st.text(max_size=40))
+def test_no_text_breaks_the_parser(text: str) -> None:
+    try:
+        parse(text)
+    except TraceQLError as refusal:
+        assert str(refusal).startswith("invalid TraceQL query: ")

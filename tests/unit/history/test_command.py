@@ -1,0 +1,226 @@
+"""``history`` as it is called."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from exporter.cli.main import main
+from exporter.model.span import SeriesKey
+from exporter.store import Store
+from tests.support.backtest_traffic import MONDAY, requests, write_history
+from tests.support.samples import DAY, HOUR
+from tests.unit.metrics.test_timed_exposition import parsed
+
+PAY, CART = SeriesKey("shop", "GET /pay"), SeriesKey("shop", "GET /cart")
+DAYS = 2
+# What stands in these histories is long past: whatever was to be read of the last days is not asked for.
+UNREAD = ("--incomplete",)
+
+
+@pytest.fixture(autouse=True)
+def in_a_directory_of_its_own(clean_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = {PAY: requests(DAYS, 120), CART: requests(DAYS, 30, seed=2)}
+    return write_history(tmp_path_factory.mktemp("history") / "history.db", made, DAYS)
+
+
+@pytest.fixture
+def stored(database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STORAGE_PATH", str(database))
+    return database
+
+
+def history(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["history", *map(str, arguments)])
+
+
+def samples(text: str) -> Iterator[Any]:
+    for family in parsed(text):
+        yield from family.samples
+
+
+@pytest.mark.usefixtures("stored")
+class TestWriting:
+    def test_to_standard_output(self) -> None:
+        result = history(*UNREAD)
+        assert result.exit_code == 0, result.stderr
+        found = list(samples(result.stdout))
+        assert {(each.labels["service_name"], each.labels["span_name"]) for each in found} == {PAY, CART}
+        assert {each.labels["job"] for each in found} == {"tempo-anomaly-exporter"}
+        assert {each.labels["instance"] for each in found} == {"localhost:9817"}
+        assert result.stderr == (
+            f"2 series, {len(found):,} samples, from 2026-01-05 00:00 UTC to 2026-01-07 00:00 UTC; it ends there "
+            "because what is newer has not been read yet\n"
+        )
+
+    def test_to_a_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "week.om"
+        file.write_text("what was there before")
+        result = history(*UNREAD, "--output", file)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert file.read_text() == history(*UNREAD).stdout
+        assert list(tmp_path.iterdir()) == [file]
+
+    def test_a_range_and_a_step(self) -> None:
+        result = history(*UNREAD, "--since", "2026-01-05T12:00", "--until", str(MONDAY + 18 * HOUR), "--step", "30m")
+        times = {round(float(each.timestamp)) for each in samples(result.stdout)}
+        assert times == set(range(MONDAY + 12 * HOUR + 1800, MONDAY + 18 * HOUR + 1, 1800))
+        assert result.stderr.endswith("to 2026-01-05 18:00 UTC; it ends there because --until says so\n")
+
+    @pytest.mark.parametrize("time", ["2026-01-05T13:00", "2026-01-05 12:00Z", "2026-01-05T07:00:00-05:00"])
+    def test_times_are_local_unless_they_say_otherwise(self, monkeypatch: pytest.MonkeyPatch, time: str) -> None:
+        monkeypatch.setenv("TIMEZONE", "Europe/Berlin")
+        result = history(*UNREAD, "--since", time)
+        assert min(round(float(each.timestamp)) for each in samples(result.stdout)) == MONDAY + 12 * HOUR + 300
+        assert "from 2026-01-05 13:00 CET" in result.stderr
+
+    def test_labels(self) -> None:
+        given = ("--label", "job=tempo", "--label", "instance=", "--label", 'cluster=a="b"')
+        labels = next(samples(history(*UNREAD, *given).stdout)).labels
+        assert labels == {"service_name": "shop", "span_name": "GET /pay", "job": "tempo", "cluster": 'a="b"'}
+
+    @pytest.mark.parametrize(
+        ("listen", "instance"),
+        [(":9999", "localhost:9999"), ("[::]:9817", "localhost:9817"), ("10.0.0.7:80", "10.0.0.7:80"),
+         ("[fe80::1]:9817", "[fe80::1]:9817")],
+    )  # fmt: skip
+    def test_the_instance_is_where_it_listens(
+        self, monkeypatch: pytest.MonkeyPatch, listen: str, instance: str
+    ) -> None:
+        monkeypatch.setenv("WEB_LISTEN_ADDRESS", listen)
+        assert next(samples(history(*UNREAD).stdout)).labels["instance"] == instance
+
+    def test_beside_a_running_exporter(self, stored: Path) -> None:
+        store = Store.open(stored)
+        try:
+            assert history(*UNREAD).exit_code == 0
+        finally:
+            store.close()
+
+
+@pytest.mark.usefixtures("stored")
+class TestRefusing:
+    def test_what_is_still_to_be_read(self, database: Path, tmp_path: Path) -> None:
+        result = history("--output", tmp_path / "week.om", "--since", "2026-01-05T12:00")
+        # All of the present week is missing, but none of the time that is written.
+        assert result.exit_code == 0
+        incomplete = write_history(tmp_path / "incomplete.db", {PAY: requests(1, 60)}, 1)
+        wanted = f"{(int(time.time()) - MONDAY) // DAY + 2}d"
+        wish = {"STORAGE_PATH": str(incomplete), "POLLING_BACKFILL_DURATION": wanted, "STORAGE_RETENTION": wanted}
+        result = CliRunner(env=wish).invoke(main, ["history", "--output", str(tmp_path / "none.om")])
+        assert result.exit_code == 1
+        assert "are still to be read" in result.stderr
+        assert not (tmp_path / "none.om").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--step", "7m"), "--step 7m must be 5m, 10m, 15m, 20m, 30m or 1h"),
+            (("--step", "5"), "--step "),
+            (("--step", "1ms"), "--step 1ms must be"),
+            (
+                ("--since", "yesterday"),
+                "--since must be a time such as 2026-11-24T14:00 (local), 2026-11-24T14:00Z, Unix seconds or now",
+            ),
+            (("--until", "9" * 30), "--until must be a time such as"),
+            (("--label", "job"), "--label 'job' is not NAME=VALUE"),
+            (("--label", "a-b=c"), "--label 'a-b=c' is not NAME=VALUE"),
+            (("--label", "kind=c"), "--label kind cannot be set"),
+            (("--label", "__name__=c"), "--label __name__ cannot be set"),
+        ],
+    )
+    def test_mistakes(self, arguments: tuple[str, ...], message: str) -> None:
+        result = history(*arguments)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(message)
+        assert result.stdout == ""
+
+    def test_a_time_of_which_nothing_is_stored(self) -> None:
+        result = history("--until", "2025-01-01T00:00")
+        assert (result.exit_code, result.stderr) == (1, "nothing is stored of that time\n")
+
+    def test_where_nothing_can_be_written(self, tmp_path: Path) -> None:
+        result = history(*UNREAD, "--output", tmp_path / "missing" / "week.om")
+        assert result.exit_code == 1
+        assert result.stderr == (
+            f"cannot write {tmp_path}/missing/week.om.part: No such file or directory; name a file in a directory that "
+            "can be written\n"
+        )
+
+    def test_without_room_for_temporary_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("exporter.metrics.timed_exposition.TemporaryFile", full)
+        result = history(*UNREAD, "--output", tmp_path / "week.om")
+        assert result.exit_code == 1
+        assert result.stderr == (
+            "cannot write temporary files: No space left on device; free some space or set TMPDIR\n"
+        )
+        assert not list(tmp_path.glob("week.om*"))
+
+
+def test_without_a_history() -> None:
+    result = history()
+    assert result.exit_code == 1
+    assert result.stderr.startswith("there is no history at tempo-anomaly.db: run the exporter")
+    assert "STORAGE_PATH" in result.stderr
+
+
+def test_a_mistake_in_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("nonsense: 1")
+    assert history("--config", tmp_path / "c.yaml").exit_code == 2
+
+
+def test_damaged_series_are_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sqlite3
+
+    file = write_history(tmp_path / "damaged.db", {PAY: requests(1, 60), CART: requests(1, 60, seed=2)}, 1)
+    with sqlite3.connect(file) as connection:
+        connection.execute(
+            "UPDATE digests SET digest = x'ff' WHERE series_id = 1 AND window_start = ?", (MONDAY + 5 * HOUR,)
+        )
+    connection.close()
+    monkeypatch.setenv("STORAGE_PATH", str(file))
+    result = history(*UNREAD)
+    assert result.exit_code == 1
+    assert {each.labels["span_name"] for each in samples(result.stdout)} == {CART.span_name}
+    assert "left out, because what is stored of them is damaged: 1 series ('shop'/'GET /pay')" in result.stderr
+
+
+def test_whoever_reads_may_stop(stored: Path) -> None:
+    """``history | head`` ends without a word about a broken pipe."""
+    code = "from exporter.cli.main import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "history", *UNREAD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline().startswith("# HELP")
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    assert process.wait(30) == 1
+    process.stderr.close()
+
+
+def test_no_temporary_file_stays_behind(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    assert history(*UNREAD).exit_code == 0
+    assert not list(folder.iterdir())
+
+
+def test_is_listed() -> None:
+    assert "history" in CliRunner().invoke(main, ["--help"]).stdout

@@ -1,0 +1,267 @@
+"""A range is read exactly, however little a search returns, or it is known which seconds of it are not."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from exporter.ingest.exact_reader import ExactReader, Reading, TooDenseError
+from exporter.ingest.settings import Budget
+from exporter.model.span import SeriesKey, Span
+from exporter.tempo.errors import RangeTooLongError, TempoError
+from tests.support.fakes import KEY, NS, FakeTempo, Recorder, away, span
+from tests.support.ledgers import HOUR, NOON
+
+END = NOON + 400
+
+whole_seconds = st.integers(NOON - 30, END + 30).map(lambda second: second * NS)
+any_starts = st.integers((NOON - 30) * NS, (END + 30) * NS)
+durations = st.one_of(st.sampled_from([0, 1, NS]), st.integers(0, 3 * NS), st.integers(0, 100 * NS))
+
+
+@st.composite
+def traffic(draw: st.DrawFn) -> list[Span]:
+    """Spans before, in and after the range, many of them at its seams; a few traces have several."""
+    starts = st.one_of(whole_seconds, any_starts)
+    traces = st.one_of(st.none(), st.none(), st.none(), st.integers(900_001, 900_003))
+    return [
+        span(0, trace=trace)._replace(start_ns=start, duration_ns=duration)
+        for start, duration, trace in draw(st.lists(st.tuples(starts, durations, traces), max_size=60))
+    ]
+
+
+ranges = st.tuples(st.integers(NOON, END - 1), st.integers(1, 400)).map(lambda r: (r[0], min(END, r[0] + r[1])))
+
+
+def read(
+    tempo: FakeTempo, start: int, end: int, telemetry: Recorder | None = None, **options: object
+) -> tuple[list[Span], Reading]:
+    spans: list[Span] = []
+    reader = ExactReader(tempo, telemetry or Recorder(), "backfill")
+    return spans, reader.read(start, end, spans.extend, **options)  # type: ignore[arg-type]
+
+
+def started_in(spans: Sequence[Span], start: int, end: int) -> Counter[Span]:
+    return Counter(each for each in spans if start * NS <= each.start_ns < end * NS)
+
+
+def touching(spans: Sequence[Span], start: int, end: int) -> set[str]:
+    """The traces that overlap a range, both ends included."""
+    traces: dict[str, list[Span]] = defaultdict(list)
+    for each in spans:
+        traces[each.trace_id].append(each)
+    return {
+        trace_id
+        for trace_id, parts in traces.items()
+        if min(each.start_ns for each in parts) <= end * NS and start * NS <= max(each.end_ns for each in parts)
+    }
+
+
+def fullest_second(spans: Sequence[Span], start: int, end: int) -> int:
+    return max(len(touching(spans, second, second + 1)) for second in range(start, end))
+
+
+@given(traffic(), ranges, st.integers(1, 70), st.integers())
+def test_not_one_span_is_lost_or_doubled(spans: list[Span], range_: tuple[int, int], limit: int, seed: int) -> None:
+    """As long as no single second holds as many traces as a search returns."""
+    start, end = range_
+    limit = max(limit, 1 + fullest_second(spans, start, end))
+    telemetry = Recorder()
+    tempo = FakeTempo(spans, max_limit=limit, seed=seed)
+    kept, reading = read(tempo, start, end, telemetry)
+    assert Counter(kept) == started_in(spans, start, end)
+    assert reading.truncated == ()
+    assert reading.kept == len(kept)
+    assert reading.requests == len(tempo.searches)
+    assert reading.splits == telemetry.splits["backfill"]
+    assert reading.received - reading.kept == telemetry.skipped["backfill", "outside_window"]
+
+
+@given(traffic(), ranges, st.integers(1, 10), st.integers())
+def test_what_stays_incomplete_is_known_to_the_second(
+    spans: list[Span], range_: tuple[int, int], limit: int, seed: int
+) -> None:
+    start, end = range_
+    kept, reading = read(FakeTempo(spans, max_limit=limit, seed=seed), start, end)
+    too_full = [second for second in range(start, end) if len(touching(spans, second, second + 1)) >= limit]
+    assert sorted(reading.truncated) == [(second, second + 1) for second in too_full]
+    there, came = started_in(spans, start, end), Counter(kept)
+    assert came <= there
+    for missing in there - came:
+        assert missing.start_ns // NS in too_full
+    for each in came:
+        assert each.start_ns // NS not in too_full
+
+
+@given(traffic(), ranges, st.integers(1, 200), st.integers())
+def test_neighbouring_ranges_count_every_span_once(
+    spans: list[Span], range_: tuple[int, int], after: int, seed: int
+) -> None:
+    start, end = range_
+    tempo = FakeTempo(spans, max_limit=100, seed=seed)
+    one, _ = read(tempo, start, end)
+    other, _ = read(tempo, end, end + after)
+    assert Counter(one) + Counter(other) == started_in(spans, start, end + after)
+
+
+@given(traffic(), ranges, st.integers(1, 120), st.floats(0, 500), st.integers(4, 70))
+def test_neither_expectations_nor_short_ranges_change_what_is_read(
+    spans: list[Span], range_: tuple[int, int], allowed_seconds: int, expected: float, limit: int
+) -> None:
+    start, end = range_
+    assume(fullest_second(spans, start, end) < limit)
+    tempo = FakeTempo(spans, max_limit=limit, allowed_seconds=allowed_seconds)
+    kept, reading = read(tempo, start, end, expected_traces=expected)
+    assert Counter(kept) == started_in(spans, start, end)
+    assert reading.truncated == ()
+    assert reading.requests == len(tempo.searches) + tempo.refusals
+
+
+@given(traffic(), ranges, st.integers(1, 70))
+def test_by_overlap_everything_that_touches_the_range_comes(
+    spans: list[Span], range_: tuple[int, int], limit: int
+) -> None:
+    start, end = range_
+    limit = max(limit, 1 + fullest_second(spans, start, end))
+    kept, reading = read(FakeTempo(spans, max_limit=limit), start, end, by_start=False)
+    expected = touching(spans, start, end)
+    # Each search brings all of a trace, so some spans come several times.
+    assert {each.trace_id for each in kept} == expected
+    assert {each.span_id for each in kept} == {each.span_id for each in spans if each.trace_id in expected}
+    assert reading.kept == reading.received == len(kept)
+
+
+def second_by_second(per_second: int, seconds: int) -> list[Span]:
+    """Even traffic in the middle of every second, so that no search sees that of its neighbours."""
+    return [span(NOON + second + 0.5) for second in range(seconds) for _ in range(per_second)]
+
+
+def test_the_newest_part_is_read_first() -> None:
+    tempo = FakeTempo(second_by_second(1, 8), max_limit=4)
+    read(tempo, NOON, NOON + 8)
+    assert tempo.searches[0] == (NOON, NOON + 8)
+    read_in_full = [found for found in tempo.searches if found[1] - found[0] <= 2]
+    assert read_in_full == [(NOON + 6, NOON + 8), (NOON + 4, NOON + 6), (NOON + 2, NOON + 4), (NOON, NOON + 2)]
+
+
+def test_an_answer_as_long_as_its_limit_is_not_the_range() -> None:
+    telemetry = Recorder()
+    kept, reading = read(FakeTempo(second_by_second(1, 4), max_limit=4), NOON, NOON + 4, telemetry)
+    assert len(kept) == 4
+    assert (reading.requests, reading.splits, telemetry.splits) == (3, 1, {"backfill": 1})
+
+
+def test_of_a_second_that_is_too_full_nothing_is_kept() -> None:
+    """What came of it are the traces that Tempo happened to find first, and nobody knows what they stand for."""
+    telemetry = Recorder()
+    crowded = [span(NOON + 1.5) for _ in range(10)]
+    kept, reading = read(FakeTempo([*second_by_second(3, 3), *crowded], max_limit=8), NOON, NOON + 3, telemetry)
+    assert reading.truncated == ((NOON + 1, NOON + 2),)
+    assert len(kept) == reading.kept == 2 * 3
+    assert telemetry.skipped["backfill", "saturated"] == 8
+
+
+def test_what_starts_at_the_very_end_is_known() -> None:
+    """Tempo counts it with what is before the end, the ledger with what is behind it."""
+    spans = [span(NOON), span(NOON + 5), span(NOON + 10), span(NOON + 10), span(NOON + 10.5)]
+    for limit in (100, 3):
+        kept, reading = read(FakeTempo(spans, max_limit=limit), NOON, NOON + 10)
+        assert (len(kept), reading.at_end) == (2, 2)
+
+
+class TestBudget:
+    def test_a_range_within_it_is_read(self) -> None:
+        kept, reading = read(
+            FakeTempo(second_by_second(1, 64), max_limit=10), NOON, NOON + 64, budget=Budget(1000, 15 + 16)
+        )
+        assert (len(kept), reading.requests) == (64, 15)
+
+    def test_too_many_requests_end_it_and_say_how_dense_it_is(self) -> None:
+        tempo = FakeTempo(second_by_second(4, 64), max_limit=20)
+        with pytest.raises(TooDenseError) as error:
+            read(tempo, NOON, NOON + 64, budget=Budget(100_000, 7))
+        assert (error.value.requests, len(tempo.searches)) == (7, 7)
+        assert error.value.density == pytest.approx(5, rel=0.3)
+        assert error.value.splits == 5
+
+    def test_too_many_traces_end_it_those_in_vain_included(self) -> None:
+        tempo = FakeTempo(second_by_second(4, 64), max_limit=20)
+        with pytest.raises(TooDenseError) as error:
+            read(tempo, NOON, NOON + 64, budget=Budget(50, 1000))
+        assert 50 < error.value.received <= 50 + 20
+        assert len(tempo.searches) == 3
+
+    def test_of_some_series_only_their_spans_are_read(self) -> None:
+        others = [span(NOON + 0.5, key=SeriesKey("checkout", "GET /")) for _ in range(30)]
+        tempo = FakeTempo([*others, *second_by_second(1, 8)], max_limit=20)
+        kept, reading = read(tempo, NOON, NOON + 8, series=[KEY])
+        assert {each.key for each in kept} == {KEY}
+        assert (len(kept), reading.requests) == (8, 1)
+
+
+def test_a_range_that_is_expected_to_be_full_is_cut_beforehand() -> None:
+    """A search that comes back full is thrown away, so none is made that will."""
+    tempo = FakeTempo(second_by_second(2, 100), max_limit=20)
+    kept, reading = read(tempo, NOON, NOON + 100, expected_traces=200.0)
+    assert len(kept) == 200
+    assert (reading.splits, reading.requests) == (0, 15)
+    lengths = {end - start for start, end in tempo.searches}
+    assert lengths == {6, 7}
+
+
+def test_expecting_little_cuts_nothing_and_expecting_the_impossible_ends_at_seconds() -> None:
+    tempo = FakeTempo(max_limit=20)
+    read(tempo, NOON, NOON + 100, expected_traces=0.0)
+    assert tempo.searches == [(NOON, NOON + 100)]
+    read(tempo, NOON, NOON + 3, expected_traces=1e12)
+    assert sorted(tempo.searches[1:]) == [(NOON + second, NOON + second + 1) for second in range(3)]
+
+
+def test_a_range_longer_than_tempo_allows_is_read_in_parts_once_that_is_known() -> None:
+    tempo = FakeTempo(second_by_second(1, 100), allowed_seconds=30)
+    kept, reading = read(tempo, NOON, NOON + 100)
+    assert len(kept) == 100
+    assert (tempo.refusals, reading.requests, reading.splits) == (1, 5, 0)
+    read(tempo, NOON, NOON + 100)
+    assert tempo.refusals == 1
+    assert len(tempo.searches) == 8
+
+
+def test_a_refusal_that_teaches_nothing_is_passed_on() -> None:
+    def refuse(start: int, end: int) -> None:
+        raise RangeTooLongError("range exceeds", max_seconds=10)
+
+    tempo = FakeTempo(before_search=refuse)
+    with pytest.raises(RangeTooLongError):
+        read(tempo, NOON, NOON + 100)
+    assert len(tempo.searches) == 1
+
+
+def test_a_failure_ends_the_reading() -> None:
+    with pytest.raises(TempoError):
+        read(FakeTempo(before_search=away), NOON, NOON + HOUR)
+
+
+@given(st.integers(0, 20))
+def test_once_given_up_what_is_unread_is_known(patience: int) -> None:
+    spans = second_by_second(1, 64)
+    tempo = FakeTempo(spans, max_limit=8)
+    kept, reading = read(tempo, NOON, NOON + 64, give_up=lambda: len(tempo.searches) >= patience)
+    unread = [second for start, end in reading.truncated for second in range(start, end)]
+    assert len(unread) == len(set(unread))
+    missing = started_in(spans, NOON, NOON + 64) - Counter(kept)
+    assert sorted(unread) == sorted(each.start_ns // NS for each in missing)
+    assert len(tempo.searches) <= patience
+    # The newest part comes first, so what is left is the oldest.
+    assert sorted(unread) == list(range(NOON, NOON + len(unread)))
+
+
+def test_two_root_spans_of_one_trace_are_two_spans() -> None:
+    """A trace counts once against the limit, and each of its spans where it started."""
+    pair = [span(NOON + 0.25, trace=900_001), span(NOON + 5.25, trace=900_001)]
+    tempo = FakeTempo(pair, max_limit=2)
+    assert read(tempo, NOON, NOON + 1)[0] == pair[:1]
+    assert read(tempo, NOON + 5, NOON + 6)[0] == pair[1:]
+    assert read(tempo, NOON, NOON + 6)[1].splits == 0

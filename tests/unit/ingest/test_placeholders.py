@@ -1,0 +1,78 @@
+"""Ids in span names."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.ingest.placeholders import with_placeholders
+
+NAMES = st.text(st.sampled_from("aefGx0123456789/-_.:@ {}%=#é"), max_size=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("GET /orders/17", "GET /orders/{number}"),
+        ("GET /orders/17/items/3", "GET /orders/{number}/items/{number}"),
+        ("GET /orders/17?page=2&size=50", "GET /orders/{number}?page={number}&size={number}"),
+        ("GET /files/17.json", "GET /files/{number}.json"),
+        ("process job-184467", "process job-{number}"),
+        ("order 20731 shipped", "order {number} shipped"),
+        ("GET /users/3f2504e0-4f89-11d3-9a0c-0305e82c3301", "GET /users/{uuid}"),
+        ("GET /users/3F2504E0-4F89-11D3-9A0C-0305E82C3301/cart", "GET /users/{uuid}/cart"),
+        ("GET /blobs/da39a3ee5e6b4b0d3255bfef95601890afd80709", "GET /blobs/{hex}"),
+        ("GET /commit/9fceb02d", "GET /commit/{hex}"),
+        ("read 0x7ffd9a", "read {hex}"),
+        ("GET /t/4bf92f3577b34da6a3ce929d0e0e4736", "GET /t/{hex}"),
+        ("GET /by-email/jane.doe+x@example.co.uk", "GET /by-email/{email}"),
+        ("GET /by-email/jane%40example.com/cart", "GET /by-email/{email}/cart"),
+        ("GET /report/2026-11-24", "GET /report/{date}"),
+        ("GET /report/2026-11-24T08:15:00Z", "GET /report/{date}"),
+        ("GET /report/2026-11-24T08%3A15%3A00+01:00/pdf", "GET /report/{date}/pdf"),
+        ("GET /archive/2026/11/24", "GET /archive/{number}/{number}/{number}"),
+    ],
+)
+def test_an_id_becomes_what_it_is(name: str, expected: str) -> None:
+    assert with_placeholders(name) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "GET /cart",
+        "GET /api/v2/recommendations",
+        "catalog.v1.Catalog/GetPrices",
+        "HTTP/1.1 GET",
+        "TLS 1.3 handshake",
+        "step 2 of 3",
+        "GET /s3/upload",
+        "POST /oauth2/token",
+        "sha256 verify",
+        "facade decade defaced",
+        "GET /orders/{id}",
+        "@Scheduled cleanup",
+        "topic.0.retry",
+        "GET /x86_64/packages",
+        "base64 decode",
+    ],
+)
+def test_what_may_be_a_name_is_left(name: str) -> None:
+    assert with_placeholders(name) == name
+
+
+@given(NAMES)
+def test_it_is_done_once_and_for_all(name: str) -> None:
+    replaced = with_placeholders(name)
+    assert with_placeholders(replaced) == replaced
+
+
+@given(st.integers(0, 2**64), st.integers(0, 2**64), st.sampled_from(["GET /users/{}/cart", "job:{}", "q?id={}"]))
+def test_names_that_differ_in_a_number_only_are_one(first: int, second: int, form: str) -> None:
+    assert with_placeholders(form.format(first)) == with_placeholders(form.format(second))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("part", ["a@", "1-", "f", "0", "1.", "-", "a.", "%40", "2026-11-2"])
+def test_a_long_hostile_name_comes_to_an_end(part: str) -> None:
+    assert with_placeholders(part * 20_000 + "!").endswith("!")

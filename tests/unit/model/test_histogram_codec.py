@@ -1,0 +1,198 @@
+"""What is stored comes back as it was, and what was damaged is refused or makes sense all the same."""
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.model.histogram import HIGHEST_BUCKET, ZERO_BUCKET, Digest
+from exporter.model.histogram_codec import (
+    DamagedDigestError,
+    decode_counts,
+    decode_digest,
+    decode_marks,
+    decode_numbers,
+    encode_digest,
+    encode_marks,
+    encode_numbers,
+)
+
+buckets = st.integers(ZERO_BUCKET, HIGHEST_BUCKET)
+counts = st.dictionaries(buckets, st.one_of(st.integers(1, 130), st.integers(1, 2**50)), max_size=20)
+digests = counts.map(Digest)
+# Few samples are dealt out to their marks, many have a digest for each, and so have those that are far apart.
+few = st.dictionaries(buckets, st.integers(1, 40), max_size=10)
+many = st.dictionaries(buckets, st.integers(1, 400), max_size=20)
+marks = st.one_of(
+    st.dictionaries(st.integers(0, 70), few.map(Digest), max_size=18),
+    st.dictionaries(st.integers(0, 1000), many.map(Digest), max_size=15),
+)
+numbers = st.lists(st.one_of(st.integers(0, 300), st.integers(0, 2**63 - 1)))
+
+
+@given(counts)
+def test_a_digest_comes_back_as_it_was(by_bucket: dict[int, int]) -> None:
+    data = encode_digest(Digest(by_bucket))
+    assert decode_digest(data) == Digest(by_bucket)
+    assert decode_counts(data) == by_bucket
+
+
+@given(marks)
+def test_marks_come_back_as_they_were(by_offset: dict[int, Digest]) -> None:
+    decoded = decode_marks(encode_marks(by_offset), _window(by_offset))
+    assert _digests(decoded) == by_offset
+    assert all(samples == sorted(samples) for samples in decoded.values())
+
+
+@pytest.mark.parametrize(
+    ("data", "by_offset"),
+    [
+        (bytes.fromhex("0002010127040401000a"), {1: {-20: 2}, 4: {0: 5}}),
+        (b"\x01" + zlib.compress(bytes.fromhex("0101010004"), wbits=-15), {1: {0: 2}}),
+    ],
+)
+def test_marks_that_an_older_exporter_wrote_are_read(data: bytes, by_offset: dict[int, dict[int, int]]) -> None:
+    """Digests by mark, plain and deflated, however few the samples are."""
+    expected = {offset: Digest(counts) for offset, counts in by_offset.items()}
+    assert _digests(decode_marks(data, _window(expected))) == expected
+
+
+def test_marks_that_resemble_one_another_are_stored_in_little_space() -> None:
+    digest = Digest({bucket: 20 + bucket % 7 for bucket in range(-100, 0)})
+    alike = dict.fromkeys(range(1, 13), digest)
+    data = encode_marks(alike)
+    assert len(data) < 2 * len(encode_digest(digest))
+    assert _digests(decode_marks(data, _window(alike))) == alike
+
+
+def test_few_samples_take_half_a_byte_each() -> None:
+    by_offset = {offset: Digest({37 * offset % 50 - 100: 1, 90 * offset % 70 - 30: 1}) for offset in range(1, 13)}
+    assert len(encode_marks(by_offset)) == 1 + 2 + 12
+
+
+def test_deflating_never_makes_marks_longer() -> None:
+    """What does not repeat itself is stored as it is, with one byte in front."""
+    irregular = {1: Digest({bucket * (bucket + 7) % 1999 - 957: bucket**3 + 1 for bucket in range(60)})}
+    assert len(encode_marks(irregular)) <= 2 + 1 + len(encode_digest(irregular[1]))
+
+
+def test_neighbouring_buckets_with_small_counts_take_a_byte_each() -> None:
+    digest = Digest(dict.fromkeys(range(-180, -80), 63))
+    assert len(encode_digest(digest)) <= 100 + 3
+
+
+@given(numbers)
+def test_numbers_come_back_as_they_were(some: list[int]) -> None:
+    assert decode_numbers(encode_numbers(some)) == some
+
+
+@given(digests, st.data())
+def test_a_cut_digest_is_refused(digest: Digest, data: st.DataObject) -> None:
+    encoded = encode_digest(digest)
+    cut = data.draw(st.integers(0, len(encoded) - 1))
+    with pytest.raises(DamagedDigestError):
+        decode_digest(encoded[:cut])
+
+
+@given(digests, st.binary(min_size=1))
+def test_a_digest_with_something_behind_it_is_refused(digest: Digest, more: bytes) -> None:
+    with pytest.raises(DamagedDigestError, match="left over"):
+        decode_digest(encode_digest(digest) + more)
+
+
+@given(marks, st.data())
+def test_cut_marks_are_refused(by_offset: dict[int, Digest], data: st.DataObject) -> None:
+    encoded = encode_marks(by_offset)
+    cut = data.draw(st.integers(0, len(encoded) - 1))
+    with pytest.raises(DamagedDigestError):
+        decode_marks(encoded[:cut], _window(by_offset))
+
+
+def _flipped(draw: Callable[[st.SearchStrategy[int]], int], encoded: bytes) -> bytes:
+    bits = int.from_bytes(encoded, "big")
+    for _ in range(draw(st.integers(1, 4))):
+        bits ^= 1 << draw(st.integers(0, 8 * len(encoded) - 1))
+    return bits.to_bytes(len(encoded), "big")
+
+
+def _is_usable(by_bucket: Mapping[int, int]) -> None:
+    """Nothing that is done with counts later fails on these."""
+    digest = Digest(by_bucket)
+    assert dict(digest) == by_bucket
+    if digest:
+        assert 0 <= digest.quantile_seconds(0.05) <= digest.quantile_seconds(0.99) < 2**34
+        assert 0 <= digest.mad_seconds() < 2**34
+    assert decode_digest(encode_digest(digest)) == digest
+
+
+@given(digests, st.data())
+def test_a_digest_with_flipped_bits_is_refused_or_usable(digest: Digest, data: st.DataObject) -> None:
+    damaged = _flipped(data.draw, encode_digest(digest))
+    try:
+        by_bucket = decode_counts(damaged)
+    except DamagedDigestError:
+        return
+    _is_usable(by_bucket)
+
+
+@given(marks, st.data())
+def test_marks_with_flipped_bits_are_refused_or_usable(by_offset: dict[int, Digest], data: st.DataObject) -> None:
+    damaged = _flipped(data.draw, encode_marks(by_offset))
+    try:
+        decoded = decode_marks(damaged, _window(by_offset))
+    except DamagedDigestError:
+        return
+    assert sum(map(len, decoded.values())) == sum(digest.count for digest in by_offset.values())
+    for offset, samples in decoded.items():
+        assert 0 <= offset < 2**63
+        _is_usable(Counter(samples))
+
+
+@given(marks, marks)
+def test_marks_of_another_window_are_refused_or_usable(one: dict[int, Digest], other: dict[int, Digest]) -> None:
+    try:
+        decoded = decode_marks(encode_marks(one), _window(other))
+    except DamagedDigestError:
+        return
+    assert sum(map(len, decoded.values())) == sum(digest.count for digest in other.values())
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused_or_usable(data: bytes) -> None:
+    for decode in (decode_counts, lambda marks: decode_marks(marks, {0: 3}), decode_numbers, decode_digest):
+        try:
+            decode(data)
+        except DamagedDigestError as error:
+            assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "ends after 0 bytes"),
+        (b"\x01\x00\x00", "without samples"),
+        (b"\x01\xff\x7f\x02", "none of durations"),
+        (b"\x02\x00\x02\x03\xff\x7f", "none of durations"),
+        (b"\x01\x00" + b"\xff" * 300 + b"\x01", "more than 63 bits"),
+    ],
+)
+def test_what_no_digest_can_hold_is_refused(data: bytes, what: str) -> None:
+    with pytest.raises(DamagedDigestError, match=what):
+        decode_digest(data)
+
+
+def test_marks_of_an_unknown_kind_are_refused() -> None:
+    with pytest.raises(DamagedDigestError, match="unknown kind"):
+        decode_marks(b"\x04" + encode_marks({1: Digest({0: 1})})[1:], {0: 1})
+
+
+def _window(by_offset: Mapping[int, Digest]) -> dict[int, int]:
+    """The counts of all samples, as they are stored beside the marks."""
+    return dict(Digest.pool(by_offset.values()))
+
+
+def _digests(decoded: Mapping[int, Sequence[int]]) -> dict[int, Digest]:
+    return {offset: Digest(Counter(samples)) for offset, samples in decoded.items()}

@@ -1,0 +1,217 @@
+import re
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from urllib.parse import urldefrag
+
+import pytest
+
+from exporter.runtime.telemetry import LOOPS, SKIP_REASONS
+from tests.support.alerting import ALERTMANAGER, PROMETHEUS, RULES, load, rules
+from tests.support.paths import REPOSITORY
+from tests.support.tools import run_tool
+from tests.support.whole_page import WholePage
+
+CASES = sorted((REPOSITORY / "tests/rules").glob("*.yml"))
+ALERTS = rules("alert")
+RECORDED = rules("record")
+RUNBOOK = "https://github.com/tempo-anomaly-exporter/tempo-anomaly-exporter/blob/main/docs/runbook.md"
+JOB = "tempo-anomaly-exporter"
+NOT_OURS = {"up", "process_start_time_seconds"}
+
+
+def queries(alert: Mapping[str, Any]) -> str:
+    """All that a rule asks Prometheus: its expression, and what its texts look up."""
+    return "\n".join([alert["expr"], *alert.get("annotations", {}).values()])
+
+
+def names_in(text: str) -> set[str]:
+    """The time series that a text names."""
+    # Without a colon or a letter before it, and not the job, which has hyphens.
+    return set(re.findall(r"(?<![\w:/.-])(?:\w+:)?tempo_anomaly_\w+(?::\w+)?|\bup\b(?=\{)|\bprocess_\w+", text))
+
+
+class TestPromtool:
+    @pytest.mark.parametrize("file", CASES, ids=lambda file: file.stem)
+    def test_rules_do_what_their_cases_say(self, file: Path) -> None:
+        tested = run_tool("promtool", "test", "rules", file.name, directory=file.parent)
+        assert tested.returncode == 0, tested.stdout
+
+    def test_rules_are_clean(self) -> None:
+        checked = run_tool("promtool", "check", "rules", "--lint-fatal", *map(str, RULES))
+        assert checked.returncode == 0, checked.stdout
+
+    def test_the_configuration_is_clean_and_takes_all_rules(self) -> None:
+        checked = run_tool("promtool", "check", "config", "--lint-fatal", str(PROMETHEUS))
+        assert checked.returncode == 0, checked.stdout
+        assert f"{len(RULES)} rule files found" in checked.stdout
+
+
+class TestPrometheusConfiguration:
+    def test_scrapes_the_job_that_the_rules_look_for(self) -> None:
+        jobs = {job["job_name"] for job in load(PROMETHEUS)["scrape_configs"]}
+        asked = {
+            job
+            for rule in chain(ALERTS.values(), RECORDED.values())
+            for job in re.findall(r'job="([^"]*)"', rule["expr"])
+        }
+        assert jobs == asked == {JOB}
+
+
+@pytest.mark.parametrize("name", ALERTS)
+class TestEveryAlert:
+    def test_says_what_to_do(self, name: str) -> None:
+        alert = ALERTS[name]
+        assert re.fullmatch(r"TempoAnomaly([A-Z][a-z]+)+", name)
+        assert alert["labels"]["severity"] in ("critical", "warning", "info")
+        assert set(alert["annotations"]) == {"summary", "description", "runbook_url", "dashboard_url"}
+        assert "{{" not in alert["annotations"]["summary"]
+        assert alert["annotations"]["summary"].endswith(".")
+
+    def test_has_a_section_in_the_runbook(self, name: str) -> None:
+        page, anchor = urldefrag(ALERTS[name]["annotations"]["runbook_url"])
+        assert page == RUNBOOK
+        assert anchor == name.lower()
+        headings = re.findall(r"^## (\w+)$", (REPOSITORY / "docs/runbook.md").read_text("utf-8"), re.MULTILINE)
+        assert headings.count(name) == 1
+
+    def test_leads_to_a_dashboard(self, name: str) -> None:
+        address = ALERTS[name]["annotations"]["dashboard_url"]
+        assert re.match(r"/d/tempo-anomaly-(overview|endpoint|exporter)(\?|$)", address)
+        # Whatever is put into an address is escaped.
+        assert all(part.endswith("| urlquery ") for part in re.findall(r"\{\{(.*?)\}\}", address))
+
+    def test_names_of_services_and_endpoints_are_quoted_in_its_text(self, name: str) -> None:
+        for part in re.findall(r"\{\{(.*?)\}\}", ALERTS[name]["annotations"]["description"]):
+            if re.search(r"labels?\.(service|span)_name", part, re.IGNORECASE):
+                assert re.search(r'printf "[^"]*%(\.200)?q"', part), part
+
+    def test_fires_stays_quiet_just_below_and_resolves(self, name: str) -> None:
+        fires = resolves = quiet = False
+        for test in (test for file in CASES for test in load(file)["tests"]):
+            checks = [check for check in test.get("alert_rule_test", ()) if check["alertname"] == name]
+            fired = [bool(check["exp_alerts"]) for check in checks]
+            if test["name"].startswith(f"{name} fires and resolves"):
+                fires = True in fired
+                resolves = not fired[-1]
+                # Nor does it fire before its time.
+                assert not fired[0]
+            elif test["name"].startswith(f"{name} stays quiet just below"):
+                quiet = len(fired) >= 2 and True not in fired
+        assert (fires, quiet, resolves) == (True, True, True)
+
+
+class TestEveryQuery:
+    def test_asks_for_what_the_exporter_publishes(self) -> None:
+        published = set(WholePage.full().families())
+        known = published | set(RECORDED) | NOT_OURS
+        asked = {name: names_in(queries(rule)) for name, rule in chain(ALERTS.items(), RECORDED.items())}
+        assert {name: names - known for name, names in asked.items() if names - known} == {}
+        # The search for names finds some in each rule.
+        assert all(asked.values())
+        # What is recorded is asked for.
+        assert set(RECORDED) <= set(chain.from_iterable(names_in(queries(alert)) for alert in ALERTS.values()))
+
+    def test_asks_for_values_that_labels_have(self) -> None:
+        text = "\n".join(queries(rule) for rule in chain(ALERTS.values(), RECORDED.values())).replace("\\", "")
+        known: dict[str, set[str]] = {
+            "kind": {"shift", "outlier"},
+            "loop": set(LOOPS),
+            "reason": set(SKIP_REASONS),
+            "state": {"pending", "done", "empty", "partial", "failed", "expired"},
+            "level": {"1", "2", "3", "4", "5"},
+        }
+        for label, values in known.items():
+            asked = re.findall(rf'\b{label}=~?"([\w|]+)"', text)
+            assert asked, label
+            assert {value for pattern in asked for value in pattern.split("|")} <= values
+
+
+def routed(**labels: str) -> str:
+    """The receiver of an alert."""
+    tested = run_tool(
+        "amtool", "config", "routes", "test", f"--config.file={ALERTMANAGER}", *(f"{k}={v}" for k, v in labels.items())
+    )
+    assert tested.returncode == 0, tested.stdout
+    return tested.stdout.splitlines()[-1]
+
+
+def inhibitions() -> Iterator[tuple[set[str], set[str], list[str]]]:
+    """The alerts that silence, the alerts that are silenced, and the labels that must be equal."""
+    for rule in load(ALERTMANAGER)["inhibit_rules"]:
+        yield matching(rule["source_matchers"]), matching(rule["target_matchers"]), rule["equal"]
+
+
+def matching(matchers: list[str]) -> set[str]:
+    """The alerts that some matchers select."""
+    found = set(ALERTS)
+    for matcher in matchers:
+        parts = re.fullmatch(r'(\w+)(=~?)"(.*)"', matcher)
+        assert parts is not None, matcher
+        label, operator, value = parts.groups()
+        pattern = re.compile(value if operator == "=~" else re.escape(value))
+        labels = {name: {"alertname": name, **rule["labels"]} for name, rule in ALERTS.items()}
+        found = {name for name in found if pattern.fullmatch(labels[name].get(label, ""))}
+    return found
+
+
+class TestAlertmanager:
+    def test_the_configuration_is_clean(self) -> None:
+        checked = run_tool("amtool", "check-config", str(ALERTMANAGER))
+        assert checked.returncode == 0, checked.stdout
+
+    @pytest.mark.parametrize(
+        ("name", "service", "receiver"),
+        [
+            ("TempoAnomalyLatencyShift", "search", "chat"),
+            ("TempoAnomalyLatencyShiftSevere", "search", "pager"),
+            ("TempoAnomalyServiceLatencyShift", "search", "chat"),
+            ("TempoAnomalyServiceLatencyShiftSevere", "search", "pager"),
+            ("TempoAnomalyLatencyShift", "checkout", "checkout-chat"),
+            ("TempoAnomalyServiceLatencyShiftSevere", "payments", "checkout-pager"),
+            *((name, None, "exporter-owners") for name in ALERTS if "LatencyShift" not in name),
+        ],
+    )
+    def test_routes_by_severity_and_service(self, name: str, service: str | None, receiver: str) -> None:
+        of_service = {} if service is None else {"service_name": service}
+        assert routed(alertname=name, severity=ALERTS[name]["labels"]["severity"], job=JOB, **of_service) == receiver
+
+    def test_what_is_not_ours_goes_to_the_default(self) -> None:
+        assert routed(alertname="NodeDown", severity="critical") == "chat"
+
+    def test_every_inhibition_names_alerts_that_exist_and_no_alert_silences_itself(self) -> None:
+        for rule in load(ALERTMANAGER)["inhibit_rules"]:
+            for matcher in chain(rule["source_matchers"], rule["target_matchers"]):
+                assert matching([matcher]), matcher
+        for sources, targets, _ in inhibitions():
+            assert sources
+            assert targets
+            assert not sources & targets
+
+    def test_a_warning_never_silences_something_critical(self) -> None:
+        for sources, targets, _ in inhibitions():
+            severities = [{ALERTS[name]["labels"]["severity"] for name in names} for names in (sources, targets)]
+            assert severities[0] == {"critical"} or "critical" not in severities[1]
+
+    def test_the_inhibitions_are_those_that_are_wanted(self) -> None:
+        pairs = {(source, target) for sources, targets, _ in inhibitions() for source in sources for target in targets}
+        single, severe = "TempoAnomalyLatencyShift", "TempoAnomalyLatencyShiftSevere"
+        wide, wide_severe = "TempoAnomalyServiceLatencyShift", "TempoAnomalyServiceLatencyShiftSevere"
+        latency = {single, severe, wide, wide_severe}
+        assert {pair for pair in pairs if latency & set(pair)} == {
+            (severe, single), (wide, single), (wide_severe, single), (wide_severe, severe), (wide_severe, wide),
+            (severe, wide), (wide_severe, single),
+        }  # fmt: skip
+        absent, unreachable = "TempoAnomalyExporterAbsent", "TempoAnomalyTempoUnreachable"
+        assert {target for source, target in pairs if source == absent} == set(ALERTS) - latency - {absent}
+        assert {target for source, target in pairs if source == unreachable} == {
+            "TempoAnomalyPollerStalled", "TempoAnomalyBackfillStuck", "TempoAnomalySearchesTruncated",
+        }  # fmt: skip
+
+    def test_a_single_endpoint_silences_only_itself(self) -> None:
+        for sources, targets, equal in inhibitions():
+            if "TempoAnomalyLatencyShiftSevere" in sources:
+                assert "span_name" in equal
+            if any("LatencyShift" in name for name in sources | targets):
+                assert {"service_name", "cluster"} <= set(equal)

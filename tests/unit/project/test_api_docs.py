@@ -1,0 +1,150 @@
+"""docs/api.md and docs/explain.md say what is so: the examples are what is answered, and every key is explained."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from exporter.cli.main import main
+from exporter.demo.routes import ApiOptions
+from exporter.demo.tempo_api import TempoServer
+from exporter.demo.traces import ROOT, Operation, SpanTimes, TraceShape, TraceStore, make_trace
+from exporter.store import Store
+from exporter.verify.checks import Outcome, lines
+from tests.support.paths import REPOSITORY
+from tests.support.samples import DAY, HOUR, KEY, NOON, NS, around, commit_hour
+from tests.support.wsgi import ask
+from tests.unit.evaluation.test_query import historian
+from tests.unit.project.test_backtest_docs import leaves
+from tests.unit.verify.test_verify import WELL
+from tests.unit.web.test_api import Bench
+
+DOCS = REPOSITORY / "docs"
+API, EXPLAIN = ((DOCS / name).read_text("utf-8") for name in ("api.md", "explain.md"))
+MS = 1_000_000
+
+
+def examples() -> list[tuple[str, Any]]:
+    """Addresses, and what the document says that they answer."""
+    found = re.findall(
+        r"^```sh\ncurl -s '[^/]+//[^/]+(/[^']+)'\n```\n+```json\n(.*?)```", API, re.MULTILINE | re.DOTALL
+    )
+    return [(address, json.loads(body)) for address, body in found]
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    store = Store.in_memory()
+    yield Bench(store)
+    store.close()
+
+
+def answered(bench: Bench, address: str) -> Any:
+    path, _, query = address.partition("?")
+    return json.loads(ask(bench.site, path, query=query).body)
+
+
+def part_of(told: Any, real: Any, path: str = "") -> list[str]:
+    """Where what is told is no part of what is real; lists may be cut."""
+    if isinstance(told, dict) and isinstance(real, dict):
+        missing = [f"{path}.{name} is not there" for name in told.keys() - real.keys()]
+        return missing + [
+            line for name in told.keys() & real.keys() for line in part_of(told[name], real[name], f"{path}.{name}")
+        ]
+    if isinstance(told, list) and isinstance(real, list) and len(told) <= len(real):
+        pairs = zip(told, real[: len(told)], strict=True)
+        return [line for position, pair in enumerate(pairs) for line in part_of(*pair, f"{path}[{position}]")]
+    same = told == (pytest.approx(real, rel=5e-4) if isinstance(real, float) else real)
+    return [] if same else [f"{path} is {real!r}, not {told!r}"]
+
+
+def test_every_address_has_an_example_that_is_true(bench: Bench) -> None:
+    told = examples()
+    assert {address.partition("?")[0] for address, _ in told} == {
+        f"/api/v1/{name}" for name in ("check", "baseline", "series", "available", "trace")
+    }
+    for address, body in told:
+        assert part_of(body, answered(bench, address)) == [], address
+
+
+def test_every_key_is_explained_and_no_other(bench: Bench) -> None:
+    documented = {
+        key
+        for row in re.findall(r"^\| (`[^|]+`) \|", API.partition("\n## Keys\n")[2], re.MULTILINE)
+        for key in re.findall(r"`([^`]+)`", row)
+    }
+    real: set[str] = set()
+    for address, _ in examples():
+        real |= {leaf.replace("[]", "").split(".")[-1] for leaf in leaves(answered(bench, address))}
+        real |= {part for leaf in leaves(answered(bench, address)) for part in leaf.replace("[]", "").split(".")[:-1]}
+    # Of a type of day, the names are its own.
+    assert documented == real - {"weekday", "weekend"}
+
+
+@pytest.fixture(scope="module")
+def tempo() -> Iterator[str]:
+    shape = TraceShape(
+        (
+            Operation(*KEY),
+            Operation("checkout", "POST /reserve", "client"),
+            Operation("stock", "POST /reserve", "server"),
+            Operation("stock", "SELECT items", "client"),
+            Operation("mail", "send receipt", "consumer"),
+        ),
+        (ROOT, 0, 1, 2, 0),
+    )
+    start = (NOON - DAY + 5 * HOUR) * NS
+    times = [
+        SpanTimes(16, start, 640 * MS),
+        SpanTimes(32, start + 30 * MS, 580 * MS),
+        SpanTimes(48, start + 32 * MS, 571 * MS),
+        SpanTimes(64, start + 60 * MS, 490 * MS),
+        SpanTimes(80, start + 630 * MS, 2100 * MS),
+    ]
+    with TempoServer(TraceStore([make_trace(0x5F0C2A7D91B34E68A1C0FFEE, shape, times)]), ApiOptions()) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("docs") / "history.db"
+    store = Store.open(file)
+    for start in range(NOON - 13 * DAY, NOON, HOUR):
+        slow = NOON - DAY <= start < NOON - DAY + 2 * HOUR
+        commit_hour(store, start, {KEY: around(1.0 if slow else 0.1, 30)})
+    historian(store, NOON)
+    store.close()
+    return file
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_explain_prints_what_the_document_shows(stored: Path, tempo: str) -> None:
+    shown = re.findall(r"<!-- begin: (explain [^>]+) -->\n```text\n(.*?)```", EXPLAIN, re.DOTALL)
+    assert len(shown) == 2
+    for command, output in shown:
+        environment = {"STORAGE_PATH": str(stored), "TEMPO_URL": tempo}
+        result = CliRunner().invoke(main, shlex.split(command), env=environment)
+        assert (result.exit_code, result.stdout) == (0, output), f"put the output of {command} between the markers"
+        assert f"tempo-anomaly-exporter {command}" in EXPLAIN
+
+
+def test_verify_looks_at_what_the_document_shows() -> None:
+    (shown,) = re.findall(r"<!-- begin: verify -->\n```text\n(.*?)```", EXPLAIN, re.DOTALL)
+    told = re.findall(r"^(PASS|WARN|FAIL)  (\S+(?: \S+)?)  +\S", shown, re.MULTILINE)
+    assert [name for _, name in told] == [line.name for line in lines(WELL)]
+    totals = ", ".join(f"{[outcome for outcome, _ in told].count(each)} {each}" for each in Outcome)
+    assert shown.splitlines()[-1] == totals
+    explained = re.findall(r"^\| `([^`]+)`", EXPLAIN.partition("\n## verify\n")[2], re.MULTILINE)
+    assert explained == [line.name for line in lines(WELL)]
+
+
+def test_every_option_is_named() -> None:
+    for name in ("explain", "verify"):
+        options = {option for parameter in main.commands[name].params for option in parameter.opts}
+        for option in options - {"--config", "--log-level", "--version"}:
+            assert option in EXPLAIN, f"{name} {option}"

@@ -1,0 +1,112 @@
+"""docs/backtest.md says what is so: its examples work, its output is the real one, its options and keys exist."""
+
+import json
+import re
+import shlex
+from itertools import takewhile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from exporter.cli.main import main
+from exporter.config.keys import KEYS
+from exporter.model.span import SeriesKey
+from tests.support.backtest_traffic import Incident, requests, write_csv, write_history
+from tests.support.paths import REPOSITORY
+
+TEXT = (REPOSITORY / "docs" / "backtest.md").read_text("utf-8")
+COMMAND = "tempo-anomaly-exporter backtest"
+EXAMPLES = re.findall(rf"^{COMMAND}.*$", TEXT, re.MULTILINE)
+DAYS = 5
+TRAFFIC = {
+    SeriesKey("batch", "nightly export"): requests(
+        DAYS, 20, [Incident(24.0 * day + 3, 24.0 * day + 4, 4.0) for day in range(1, DAYS)], seed=1, median_ms=2000
+    ),
+    SeriesKey("checkout", "POST /pay"): requests(
+        DAYS, 40, [Incident(86.2, 87.0, 4.0), Incident(105.0, 105.5, 1.3)], seed=2, median_ms=80
+    ),
+    SeriesKey("search", "GET /search"): requests(DAYS, 20, [Incident(64.0, 999.0, 2.5)], seed=3, median_ms=35),
+}
+
+
+def block(name: str) -> str:
+    """What stands in the fenced block behind a marker."""
+    found = re.search(rf"<!-- begin: {name} -->\n```\w+\n(.*?)```\n<!-- end -->", TEXT, re.DOTALL)
+    assert found, name
+    return found[1]
+
+
+def called(example: str) -> Result:
+    """What an example of the document comes to, without what a shell would do with its output."""
+    words = takewhile(lambda word: word not in {"|", ">"}, shlex.split(example))
+    return CliRunner().invoke(main, list(words)[1:])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with all files that the examples name."""
+    directory = tmp_path_factory.mktemp("docs")
+    write_csv(directory / "traffic.csv", {f"{key.service_name}/{key.span_name}": rows for key, rows in TRAFFIC.items()})
+    write_history(directory / "tempo-anomaly.db", TRAFFIC, DAYS)
+    (directory / "incidents.json").write_text(block("labels"), "utf-8")
+    (directory / "exporter.yaml").write_text("timezone: UTC\n", "utf-8")
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def in_its_directory(clean_environment: None, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made)
+
+
+def test_the_examples_work_and_an_old_run_serves_as_labels() -> None:
+    assert len(EXAMPLES) >= 5
+    for example in EXAMPLES[:-1]:
+        result = called(example)
+        assert (result.exit_code, result.stderr) == (0, ""), example
+        if example.endswith("> before.json"):
+            Path("before.json").write_text(json.dumps(json.loads(result.stdout)["episodes"]), "utf-8")
+    same = called(f"{COMMAND} --labels before.json --json")
+    assert json.loads(same.stdout)["score"]["recall"] == json.loads(same.stdout)["score"]["precision"] == 1
+
+
+def test_the_traffic_and_the_output_are_the_real_ones() -> None:
+    assert Path("traffic.csv").read_text("utf-8").startswith(block("traffic"))
+    assert called(EXAMPLES[-1]).stdout == block("output"), f"put the output of {EXAMPLES[-1]} between the markers"
+
+
+def test_every_option_is_there_and_exists() -> None:
+    documented = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", TEXT.replace("<!--", "").replace("-->", "")))
+    of_all_commands = {"--config", "--log-level", "--version"}
+    options = {name for parameter in main.commands["backtest"].params for name in parameter.opts}
+    assert documented <= options
+    assert options - of_all_commands <= documented
+
+
+def test_every_setting_exists() -> None:
+    named = set(re.findall(r"[`\s]((?:calendar|stats|fallback|detection|storage)\.\w+)", TEXT))
+    assert len(named) > 5
+    assert named <= {key.dotted for key in KEYS.values()}
+
+
+def test_the_keys_are_those_of_the_json() -> None:
+    _, _, section = TEXT.partition("\n## JSON\n")
+    rows = re.findall(r"^\| (`.*?) \|", section.partition("\n## ")[0], re.MULTILINE)
+    documented = [key for row in rows for key in re.findall(r"`([^`]+)`", row)]
+    assert len(set(documented)) == len(documented)
+    assert set(documented) == leaves(json.loads(called(f"{COMMAND} --labels incidents.json --json").stdout))
+
+
+def leaves(document: object) -> set[str]:
+    """The paths of all values, such as ``series[].accepted[].at_unix``."""
+
+    def paths(value: object, path: str) -> set[str]:
+        if isinstance(value, dict) and value:
+            return {each for key, item in value.items() for each in paths(item, f"{path}.{key}" if path else key)}
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            return {each for item in value for each in paths(item, f"{path}[]")}
+        return {path}
+
+    found = paths(document, "")
+    # A list that is empty in one place is none of its own where it is filled in another.
+    return {path for path in found if not any(other.startswith(f"{path}[]") for other in found)}

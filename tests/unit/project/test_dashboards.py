@@ -1,0 +1,381 @@
+"""What holds for every dashboard, as far as that can be read off its JSON."""
+
+import json
+import re
+from itertools import combinations
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import yaml
+
+from exporter.demo.traceql import parse
+from tests.support.dashboards import BOARDS, BY_UID, GRAFANA, Board, Link, Query, interpolate, used_variables
+from tests.support.whole_page import OPENMETRICS, WholePage
+from tools.dashboards import normalised
+
+BUILT_IN = {"__range", "__interval", "__rate_interval", "__from", "__to", "__url_time_range", "__data", "__field"}
+TYPES = {"prometheus": "${datasource}", "tempo": "${tempo}", "grafana": "-- Grafana --"}
+PLAIN_UNITS = {"none", "short", "s", "percentunit", "bytes", "reqps", "dateTimeAsLocal", "dateTimeAsLocalNoDateIfToday"}
+COLOURS = {
+    *("green", "semi-dark-green", "yellow", "orange", "red"),
+    *("dark-blue", "semi-dark-blue", "blue", "light-blue"),
+    *("#8e8e8e", "text", "transparent", "rgba(0, 211, 255, 1)"),
+}
+SELECTOR = re.compile(r"\b((?:tempo_anomaly|process)_\w+)(?:\{((?:[^{}`\"]|`[^`]*`|\"[^\"]*\")*)\})?")
+MATCHER = re.compile(r"(\w+)(?:=~|!=|=)(`[^`]*`|\"[^\"]*\")")
+
+each_board = pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
+
+
+def everything(node: Any) -> list[dict[str, Any]]:
+    """All objects in a piece of JSON."""
+    if isinstance(node, list):
+        return [found for child in node for found in everything(child)]
+    if isinstance(node, dict):
+        return [node, *(found for child in node.values() for found in everything(child))]
+    return []
+
+
+def selectors(text: str) -> list[tuple[str, dict[str, str]]]:
+    """The metrics that PromQL names, with their matchers."""
+    return [
+        (match[1], {name: value[1:-1] for name, value in MATCHER.findall(match[2] or "")})
+        for match in SELECTOR.finditer(text)
+    ]
+
+
+def prometheus_queries(board: Board) -> list[Query]:
+    return [query for query in board.queries() if query.source == "prometheus"]
+
+
+def known_labels() -> dict[str, set[str]]:
+    """The labels of every sample on the page, by its name."""
+    labels: dict[str, set[str]] = {}
+    for family in WholePage.full().families().values():
+        for sample in family.samples:
+            labels.setdefault(sample.name, set()).update(sample.labels)
+    return labels
+
+
+def test_there_are_three_and_each_lies_in_the_file_of_its_name() -> None:
+    assert set(BY_UID) == {"tempo-anomaly-overview", "tempo-anomaly-endpoint", "tempo-anomaly-exporter"}
+    assert all(board.path.stem == board.uid for board in BOARDS)
+    assert len({board.model["title"] for board in BOARDS}) == len(BOARDS)
+
+
+@each_board
+def test_a_file_is_written_so_that_a_later_change_is_a_small_one(board: Board) -> None:
+    text = board.path.read_text("utf-8")
+    assert text == normalised(text), "run: make dashboards"
+
+
+@each_board
+def test_the_board_as_a_whole(board: Board) -> None:
+    model = board.model
+    assert model["schemaVersion"] == 39
+    assert model["timezone"] == "browser"
+    assert model["graphTooltip"] == 1
+    assert "tempo-anomaly" in model["tags"]
+    assert model["description"]
+    assert model["time"] == {"from": "now-6h", "to": "now"}
+    assert model["refresh"] == "30s"
+    assert not {"id", "version", "__inputs", "__requires"} & model.keys()
+
+
+@each_board
+def test_panels_say_what_they_are(board: Board) -> None:
+    for panel in board.panels:
+        assert panel["title"].strip() == panel["title"] != ""
+    for panel in board.charts:
+        defaults = panel["fieldConfig"]["defaults"]
+        assert len(panel["description"]) > 10, panel["title"]
+        assert panel["description"].endswith("."), panel["title"]
+        assert defaults["noValue"], panel["title"]
+        assert panel["pluginVersion"], panel["title"]
+        properties = [each for override in panel["fieldConfig"]["overrides"] for each in override["properties"]]
+        for unit in (defaults["unit"], *(each["value"] for each in properties if each["id"] == "unit")):
+            assert unit in PLAIN_UNITS or unit.startswith("suffix:"), panel["title"]
+
+
+@each_board
+def test_ids_are_unique_and_panels_lie_beside_one_another(board: Board) -> None:
+    ids = [panel["id"] for panel in board.panels]
+    assert len(ids) == len(set(ids))
+    places = [panel["gridPos"] for panel in board.panels]
+    for place in places:
+        assert place["x"] >= 0 and place["y"] >= 0 and place["x"] + place["w"] <= 24
+    for one, other in combinations(places, 2):
+        apart_x = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        apart_y = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+        assert apart_x or apart_y, (one, other)
+    # Every line is full, so that nothing moves up when Grafana packs the panels.
+    width = sum(place["w"] * place["h"] for place in places)
+    assert width == 24 * max(place["y"] + place["h"] for place in places)
+
+
+@each_board
+def test_colours_are_few(board: Board) -> None:
+    for node in everything(board.model):
+        for key in ("color", "fixedColor", "iconColor"):
+            assert not isinstance(node.get(key), str) or node[key] in COLOURS
+
+
+@each_board
+def test_data_sources_are_those_chosen(board: Board) -> None:
+    sources = [node["datasource"] for node in everything(board.model) if "datasource" in node]
+    assert all(source == {"type": source["type"], "uid": TYPES[source["type"]]} for source in sources)
+    for holder in (*board.charts, *board.annotations, *(t for panel in board.charts for t in panel["targets"])):
+        assert holder["datasource"]
+    for name, kind in (("datasource", "prometheus"), ("tempo", "tempo")):
+        assert (board.variables[name]["type"], board.variables[name]["query"]) == ("datasource", kind)
+
+
+@each_board
+def test_variables_are_labelled_fresh_and_all_in_use(board: Board) -> None:
+    for name, variable in board.variables.items():
+        assert variable["label"] and variable["description"], name
+        assert variable["includeAll"] is variable["multi"], name
+        if variable["type"] == "query":
+            assert variable["refresh"] == 2, name
+            assert variable["definition"] == variable["query"]["query"], name
+    used: set[str] = set()
+    for node in everything(board.model):
+        for text in node.values():
+            if isinstance(text, str):
+                used |= used_variables(text)
+    assert used - BUILT_IN == board.variables.keys()
+
+
+def test_the_variables_that_an_issue_at_night_needs() -> None:
+    base = ["datasource", "tempo", "job", "instance"]
+    assert list(BY_UID["tempo-anomaly-overview"].variables) == [*base, "service", "endpoint"]
+    assert list(BY_UID["tempo-anomaly-endpoint"].variables) == [*base, "service", "endpoint", "threshold_us"]
+    assert list(BY_UID["tempo-anomaly-exporter"].variables) == base
+
+
+@each_board
+def test_all_exporters_are_not_all_there_is(board: Board) -> None:
+    """Where metrics of any process are shown, "All" must be the exporters and not whatever Prometheus scrapes."""
+    shows_any_process = any("process_" in query.text for query in prometheus_queries(board))
+    for name in ("job", "instance"):
+        assert board.variables[name].get("allValue") == (None if shows_any_process else ".*")
+
+
+@each_board
+def test_queries_name_metrics_and_labels_that_the_exporter_has(board: Board) -> None:
+    labels = known_labels()
+    for query in prometheus_queries(board):
+        found = selectors(query.text)
+        assert found, query.place
+        for metric, matchers in found:
+            assert metric in labels, f"{query.place}: {metric}"
+            assert matchers.keys() <= labels[metric] | {"job", "instance"}, query.place
+        grouped = {
+            name for group in re.findall(r"\b(?:by|on) \(([^)]*)\)", query.text) for name in group.split(", ") if name
+        }
+        assert grouped <= set().union(*(labels[metric] for metric, _ in found)) | {"instance"}, query.place
+
+
+@each_board
+def test_queries_keep_to_what_is_chosen(board: Board) -> None:
+    for query in prometheus_queries(board):
+        for metric, matchers in selectors(query.text):
+            if query.place.endswith("variable job"):
+                assert matchers == {}
+            elif query.place.endswith("variable instance"):
+                assert matchers == {"job": "$job"}
+            else:
+                assert (matchers["job"], matchers["instance"]) == ("$job", "$instance"), query.place
+            lists_names = query.place.endswith(("variable service", "variable endpoint"))
+            if "service" in board.variables and "span_name" in known_labels()[metric] and not lists_names:
+                chosen = (matchers["service_name"], matchers["span_name"])
+                assert chosen == ("${service:regex}", "${endpoint:regex}"), query.place
+
+
+@each_board
+def test_ranges_follow_the_panel(board: Board) -> None:
+    for query in prometheus_queries(board):
+        windows = set(re.findall(r"\[([^\]]+)\]", query.text))
+        assert windows <= {"$__rate_interval", "$__range", "$__range:$__interval"}, query.place
+        for function, window in re.findall(r"\b(i?rate|increase)\([^\[\]]*\[([^\]]+)\]", query.text):
+            assert (function, window) in {("rate", "$__rate_interval"), ("increase", "$__range")}, query.place
+
+
+@each_board
+def test_stats_and_tables_ask_for_now_and_graphs_for_the_range(board: Board) -> None:
+    for query in prometheus_queries(board):
+        if query.panel is not None:
+            now = query.panel["type"] in ("stat", "table")
+            assert (query.target["instant"], query.target["range"]) == (now, not now), query.place
+            assert query.target["format"] == ("table" if query.panel["type"] == "table" else "time_series")
+
+
+def test_coverage_is_red_only_where_an_alert_is_about_it() -> None:
+    """A window that is sampled on purpose is covered in part, and nothing is broken."""
+    (coverage,) = (
+        panel
+        for panel in everything(BY_UID["tempo-anomaly-exporter"].model)
+        if (panel.get("type"), panel.get("title")) == ("stat", "Coverage")
+    )
+    (target,) = coverage["targets"]
+    rules = (GRAFANA.parent / "configs/prometheus/rules/tempo-anomaly.alerts.yml").read_text("utf-8")
+    (alert,) = (
+        rule
+        for group in yaml.safe_load(rules)["groups"]
+        for rule in group["rules"]
+        if rule.get("alert") == "TempoAnomalyCoverageLow"
+    )
+    shown = {name for name, _ in selectors(target["expr"])}
+    assert shown <= {name for name, _ in selectors(alert["expr"])}
+
+
+def test_graphs_of_all_endpoints_have_few_points() -> None:
+    """With thousands of endpoints, each point costs Prometheus; docs/dashboards.md has figures."""
+    for panel in BY_UID["tempo-anomaly-overview"].charts:
+        if panel["type"] in ("timeseries", "state-timeline"):
+            assert panel["maxDataPoints"] <= 300, panel["title"]
+
+
+@each_board
+def test_overrides_are_about_fields_that_are_there(board: Board) -> None:
+    labels = known_labels()
+    for panel in board.charts:
+        fields: set[str] = set()
+        for target in panel["targets"]:
+            fields |= {f"Value #{target['refId']}", target.get("legendFormat", "")}
+            for metric, _ in selectors(target.get("expr", "")):
+                fields |= labels[metric] | {"instance"}
+        if panel["targets"][0].get("legendFormat") in ("{{level}}", "{{state}}"):
+            label = panel["targets"][0]["legendFormat"].strip("{}")
+            families = WholePage.full().families().values()
+            fields |= {
+                value
+                for family in families
+                for sample in family.samples
+                for name, value in sample.labels.items()
+                if name == label
+            }
+        for override in panel["fieldConfig"]["overrides"]:
+            assert override["matcher"]["options"] in fields, panel["title"]
+        for transformation in panel.get("transformations", ()):
+            if transformation["id"] == "organize":
+                assert transformation["options"]["indexByName"].keys() <= fields, panel["title"]
+
+
+def test_an_annotation_says_the_same_to_old_and_new_grafana() -> None:
+    (flag,) = BY_UID["tempo-anomaly-endpoint"].annotations
+    assert flag["expr"] == flag["target"]["expr"]
+    assert '{kind="shift"' in flag["expr"]
+
+
+# Links
+
+ROW = {
+    "service_name": 'shop & "co"',
+    "span_name": "GET /a/{id}?b=c#d",
+    '["Value #I"].numeric': "0.25",
+    '["Value #D"].numeric': "0.25",
+}
+
+
+def opened(board: Board, link: Link) -> tuple[str, dict[str, list[str]]]:
+    """The path and the parameters of a link, when somebody follows it."""
+    values = {
+        **{name: f"my {name}" for name in board.variables},
+        **{f"__data.fields{key if key[0] == '[' else '.' + key}": text for key, text in ROW.items()},
+        **{f"__field.labels.{key}": text for key, text in ROW.items() if key[0] != "["},
+        "__from": "1000",
+        "__to": "2000",
+        "__url_time_range": "from=1000&to=2000",
+        "threshold_us": "250000",
+    }
+    parts = urlsplit(interpolate(link.url, values, "raw"))
+    return parts.path, parse_qs(parts.query, strict_parsing=True)
+
+
+def all_links() -> list[tuple[Board, Link]]:
+    return [(board, link) for board in BOARDS for link in board.links()]
+
+
+def test_links_between_the_boards_take_along_what_the_other_understands() -> None:
+    reached = set()
+    for board, link in all_links():
+        path, parameters = opened(board, link)
+        if path == "/explore":
+            continue
+        target = BY_UID[path.removeprefix("/d/")]
+        reached.add((board.uid, target.uid))
+        passed = {name.removeprefix("var-"): value for name, value in parameters.items() if name.startswith("var-")}
+        assert passed.keys() <= target.variables.keys(), link.place
+        for name in ("datasource", "tempo", "job", "instance"):
+            assert passed[name] == [f"my {name}"], link.place
+        if "service" in passed:
+            assert passed["service"] == [ROW["service_name"]], link.place
+            assert passed["endpoint"] in ([ROW["span_name"]], ["All"]), link.place
+        if link.panel is not None:
+            assert (parameters["from"], parameters["to"]) == (["1000"], ["2000"]), link.place
+    assert reached >= {(one.uid, other.uid) for one in BOARDS for other in BOARDS if one is not other}
+    assert all(link["keepTime"] for board in BOARDS for link in board.model["links"])
+
+
+def test_links_into_tempo_open_a_search_there() -> None:
+    found = [(board, link) for board, link in all_links() if link.url.startswith("/explore")]
+    assert {board.uid for board, _ in found} == BY_UID.keys()
+    for board, link in found:
+        # A name with a quote or a backslash cannot go into JSON this way: docs/dashboards.md.
+        tame = Link(link.place, link.url.replace(".service_name", ".span_name"), link.panel)
+        _, parameters = opened(board, tame)
+        assert parameters["schemaVersion"] == ["1"]
+        ((name, pane),) = json.loads(parameters["panes"][0]).items()
+        assert re.fullmatch("[a-z]{3}", name)  # Grafana makes up another name for any that is not so
+        (query,) = pane["queries"]
+        assert (pane["datasource"], query["datasource"]) == ("my tempo", {"type": "tempo", "uid": "my tempo"})
+        assert pane["range"] == {"from": "1000", "to": "2000"}
+        assert query["queryType"] == "traceql"
+        condition = parse(query["query"]).condition
+        if "Slow traces" in link.place:
+            assert "duration > 250000us" in query["query"] or "duration > 0.25s" in query["query"]
+            assert {field.name for field in condition.fields()} == {"service.name", "name", "duration"}
+
+
+# Provisioning
+
+
+def provisioned(kind: str) -> tuple[str, dict[str, Any]]:
+    """The text and the content of the one file that provisions something."""
+    (path,) = (GRAFANA / "provisioning" / kind).iterdir()
+    text = path.read_text("utf-8")
+    return text, yaml.safe_load(text)
+
+
+def test_data_sources_are_provisioned_so_that_exemplars_lead_to_traces() -> None:
+    _, content = provisioned("datasources")
+    sources = {source["uid"]: source for source in content["datasources"]}
+    assert {uid: source["type"] for uid, source in sources.items()} == {"prometheus": "prometheus", "tempo": "tempo"}
+    (destination,) = sources["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
+    assert destination["datasourceUid"] == "tempo"
+    assert f'# {{{destination["name"]}="' in WholePage.full().text(OPENMETRICS)
+    exemplars = [t for board in BOARDS for panel in board.charts for t in panel["targets"] if t.get("exemplar")]
+    assert ["outlier_traces_total" in target["expr"] for target in exemplars] == [True]
+    labels = known_labels()
+    for query in sources["tempo"]["jsonData"]["tracesToMetrics"]["queries"]:
+        ((metric, _),) = re.findall(r"(tempo_anomaly_\w+)(\{)", query["query"])
+        assert metric in labels
+        assert "service_name" in labels[metric]
+
+
+def test_grafana_is_left_nothing_to_take_for_an_environment_variable() -> None:
+    for kind in ("datasources", "dashboards"):
+        _, content = provisioned(kind)
+        for node in everything(content):
+            for text in node.values():
+                assert not isinstance(text, str) or "$" not in text.replace("$$", "")
+
+
+def test_the_dashboards_are_read_from_a_folder() -> None:
+    _, content = provisioned("dashboards")
+    (provider,) = content["providers"]
+    assert provider["type"] == "file"
+    assert provider["options"] == {"path": "/var/lib/grafana/dashboards"}
+    assert provider["allowUiUpdates"] is False

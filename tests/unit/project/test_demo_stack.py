@@ -1,0 +1,214 @@
+"""``configs/demo``: what the compose file mounts, waits for and calls is there, and fits together."""
+
+import http.client
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from exporter.cli.main import main
+from exporter.config import load_config
+from exporter.config.units import parse_duration
+from tests.support.paths import REPOSITORY
+from tests.support.tools import run_tool
+
+DEMO = REPOSITORY / "configs" / "demo"
+COMPOSE: Mapping[str, Any] = yaml.safe_load((DEMO / "compose.yaml").read_text("utf-8"))
+SERVICES: Mapping[str, Mapping[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+
+
+def document(name: str) -> Any:
+    return yaml.safe_load((DEMO / name).read_text("utf-8"))
+
+
+def each_service() -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("name", list(SERVICES))
+
+
+@each_service()
+def test_images_are_pinned(name: str) -> None:
+    service = SERVICES[name]
+    if "build" in service:
+        assert (DEMO / service["build"]).resolve() == REPOSITORY
+    else:
+        assert re.fullmatch(r"[a-z./-]+:v?\d+\.\d+\.\d+(-slim)?", service["image"])
+
+
+@each_service()
+def test_what_is_mounted_is_there(name: str) -> None:
+    for volume in SERVICES[name].get("volumes", ()):
+        source, target, *mode = volume.split(":")
+        assert target.startswith("/")
+        if source.startswith("."):
+            assert (DEMO / source).exists(), source
+            assert mode == ["ro"], "nothing of the repository is to be written"
+        else:
+            assert source in COMPOSE["volumes"]
+
+
+def test_every_volume_is_used() -> None:
+    used = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ())}
+    assert set(COMPOSE["volumes"]) <= used
+
+
+@each_service()
+def test_what_is_waited_for_comes(name: str) -> None:
+    for other, wanted in SERVICES[name].get("depends_on", {}).items():
+        service = SERVICES[other]
+        if wanted["condition"] == "service_healthy":
+            assert "healthcheck" in service
+        else:
+            assert wanted["condition"] == "service_completed_successfully"
+            assert "restart" not in service, "it would never be completed"
+
+
+def test_what_is_waited_for_does_not_wait_in_turn() -> None:
+    waiting = {name: set(service.get("depends_on", {})) for name, service in SERVICES.items()}
+    while done := [name for name, others in waiting.items() if not others]:
+        waiting = {name: others - set(done) for name, others in waiting.items() if name not in done}
+    assert not waiting
+
+
+@each_service()
+def test_nothing_listens_beyond_this_machine(name: str) -> None:
+    for port in SERVICES[name].get("ports", ()):
+        assert re.fullmatch(r"127\.0\.0\.1:(\d+):\1", port)
+
+
+@pytest.mark.parametrize("name", list(OURS))
+def test_our_commands_are_ours(name: str) -> None:
+    """Parsed as they will be, and not run."""
+    arguments = list(OURS[name]["command"])
+    if arguments[0].startswith("-"):
+        assert main.make_context("tempo-anomaly-exporter", arguments).params["config_file"]
+        return
+    called, chosen, rest = main.resolve_command(click.Context(main), arguments)
+    assert chosen is not None
+    assert chosen.make_context(called, rest).params
+
+
+@each_service()
+def test_addresses_are_those_of_services(name: str) -> None:
+    texts = [str(each) for each in SERVICES[name].get("command", ())]
+    for host, port in re.findall(r"http://([a-z]+):(\d+)", " ".join(texts)):
+        assert any(published.endswith(f":{port}") for published in SERVICES[host]["ports"])
+
+
+def test_the_exporter_reads_this_tempo_into_its_volume() -> None:
+    image = (REPOSITORY / "Dockerfile").read_text("utf-8")
+    (path,) = re.findall(r"STORAGE_PATH=(\S+)", image)
+    config = load_config(DEMO / "exporter.yaml", {"STORAGE_PATH": path})
+    assert config.tempo.url == "http://tempo:3200"
+    for name in ("exporter", "past"):
+        assert f"exporter-data:{config.storage.path.parent}" in SERVICES[name]["volumes"]
+    assert config.web.port == 9817
+
+
+def test_what_the_exporter_writes_is_read_by_who_makes_blocks_of_it() -> None:
+    image = (REPOSITORY / "Dockerfile").read_text("utf-8")
+    (group,) = re.findall(r"^USER \d+:(\d+)$", image, re.MULTILINE)
+    assert SERVICES["blocks"]["group_add"] == [group]
+    (output,) = (argument for argument in SERVICES["past"]["command"] if argument.startswith("--output="))
+    assert f"/exporter/{Path(output).name} /prometheus" in SERVICES["blocks"]["command"][0]
+
+
+@pytest.mark.parametrize("name", list(OURS))
+def test_who_serves_nothing_is_not_asked_whether_it_serves(name: str) -> None:
+    if "ports" not in OURS[name]:
+        assert OURS[name]["healthcheck"] == {"disable": True}
+
+
+def test_the_past_has_the_labels_that_are_scraped() -> None:
+    (job,) = document("prometheus.yml")["scrape_configs"]
+    (target,) = job["static_configs"][0]["targets"]
+    assert job["job_name"] == "tempo-anomaly-exporter"
+    assert f"--label=instance={target}" in SERVICES["past"]["command"]
+
+
+def test_prometheus_is_the_one_that_is_shipped_but_for_addresses(tmp_path: Path) -> None:
+    shipped = yaml.safe_load((REPOSITORY / "configs/prometheus/prometheus.yml").read_text("utf-8"))
+    demo = document("prometheus.yml")
+    for configuration in (shipped, demo):
+        for section in (*configuration["alerting"]["alertmanagers"], *configuration["scrape_configs"]):
+            section["static_configs"] = []
+    assert demo == shipped
+    shutil.copytree(REPOSITORY / "configs/prometheus/rules", tmp_path / "rules")
+    shutil.copy(DEMO / "prometheus.yml", tmp_path)
+    done = run_tool("promtool", "check", "config", "prometheus.yml", directory=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "0 rule files found" not in done.stdout
+
+
+def test_whatever_is_sent_of_the_past_is_filed_under_its_own_time() -> None:
+    tempo = document("tempo.yaml")
+    slacks = [
+        tempo["storage"]["trace"]["wal"]["ingestion_time_range_slack"],
+        tempo["live_store"]["wal"]["ingestion_time_range_slack"],
+        tempo["block_builder"]["wal"]["ingestion_time_range_slack"],
+    ]
+    # The scenario has eight days, the most that generate sends.
+    assert all(parse_duration(slack).days >= 9 for slack in slacks)
+    assert tempo["usage_report"] == {"reporting_enabled": False}
+
+
+def test_grafana_finds_what_it_is_given() -> None:
+    grafana = SERVICES["grafana"]
+    mounts = dict(volume.split(":")[1::-1] for volume in grafana["volumes"])
+    home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert (DEMO / mounts[str(home.parent)] / home.name).exists()
+    provisioning = DEMO / mounts["/etc/grafana/provisioning"]
+    (source,) = provisioning.glob("datasources/*.yaml")
+    for each in yaml.safe_load(source.read_text("utf-8"))["datasources"]:
+        host, port = re.fullmatch(r"http://([a-z]+):(\d+)", each["url"]).groups()  # type: ignore[union-attr]
+        assert any(published.endswith(f":{port}") for published in SERVICES[host]["ports"])
+    (provider,) = provisioning.glob("dashboards/*.yaml")
+    assert yaml.safe_load(provider.read_text("utf-8"))["providers"][0]["options"]["path"] in mounts
+
+
+def test_notifications_arrive_where_alertmanager_sends_them() -> None:
+    shipped = yaml.safe_load((REPOSITORY / "configs/alertmanager/alertmanager.yml").read_text("utf-8"))
+    urls = {hook["url"] for receiver in shipped["receivers"] for hook in receiver["webhook_configs"]}
+    assert {re.sub(r"/[a-z-]+$", "", url) for url in urls} == {"http://127.0.0.1:9099"}
+    assert SERVICES["notifications"]["network_mode"] == "service:alertmanager"
+
+
+@contextmanager
+def webhook() -> Iterator[tuple[int, "subprocess.Popen[str]"]]:
+    """The script, on another port."""
+    script = (
+        (DEMO / "notifications.py")
+        .read_text("utf-8")
+        .replace("9099", "0")
+        .replace("ThreadingHTTPServer((", "server = ThreadingHTTPServer((")
+        .replace(", Webhook).serve_forever()", ", Webhook); print(server.server_port); server.serve_forever()")
+    )
+    process = subprocess.Popen([sys.executable, "-u", "-c", script], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline()), process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_notification_is_printed() -> None:
+    body = (
+        b'{"status":"firing","alerts":[{"status":"firing","labels":{"alertname":"TempoAnomalyLatencyShift"},'
+        b'"annotations":{"description":"checkout\\n is slow"}}]}'
+    )
+    with webhook() as (port, process):
+        assert process.stdout is not None
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+            connection.request("POST", "/pager", body)
+            assert connection.getresponse().status == 200
+        assert process.stdout.readline() == "pager: firing\n"
+        assert process.stdout.readline() == "  firing   TempoAnomalyLatencyShift: checkout is slow\n"

@@ -1,0 +1,111 @@
+"""The detector's benchmark: its scores, and a short run of it."""
+
+from itertools import pairwise
+from math import inf
+
+import pytest
+
+from benchmarks.detection.__main__ import main
+from benchmarks.detection.judging import judge_case
+from benchmarks.detection.labelled import LabelledSeries, judge_series, load
+from benchmarks.detection.results import poisson_interval
+from benchmarks.detection.scoring import Episode, Event, Tally, episodes, finding, tally
+from benchmarks.detection.suites import KINDS, LIVE_FROM, Suite, cases
+from exporter.detection.flag import FlagEvent
+from exporter.detection.history import FlagChange
+from tests.support.detection_traffic import MONDAY, traffic
+
+
+def changes(*times: int) -> list[FlagChange]:
+    kinds = (FlagEvent.RAISED, FlagEvent.CLEARED)
+    return [FlagChange(at, kinds[index % 2], None) for index, at in enumerate(times)]
+
+
+def test_alerts_close_together_are_one_episode() -> None:
+    assert episodes(changes(0, 100, 699, 800, 1400, 1500)) == [Episode(0, 800), Episode(1400, 1500)]
+    assert episodes(changes(0, 100, 5000)) == [Episode(0, 100), Episode(5000, inf)]
+    assert episodes(changes(0, 100, 5000, 5100), since=1) == [Episode(5000, 5100)]
+
+
+@pytest.mark.parametrize(
+    ("episode", "found"),
+    [
+        (Episode(1000, 1100), True),
+        (Episode(900, 1000), True),
+        (Episode(2300, 2400), True),
+        (Episode(2301, 2400), False),
+        (Episode(900, 999), False),
+    ],
+)
+def test_an_event_is_found_by_an_alert_that_overlaps_it_or_comes_soon_after(episode: Episode, found: bool) -> None:
+    assert (finding(Event(1000, 2000), [episode]) is not None) is found
+
+
+def test_labels_and_episodes_are_held_against_one_another() -> None:
+    labels = [Event(1000, 2000), Event(10_000, 11_000), Event(20_000, 21_000, ignored=True)]
+    alerts = [
+        Episode(1500, 1600),
+        Episode(1700, 1800),
+        Episode(11_500, 11_600),
+        Episode(20_100, 20_200),
+        Episode(5e4, 6e4),
+    ]
+    assert tally(labels, alerts, step_seconds=60) == Tally(labels=2, found=1, right=2, wrong=2)
+    assert tally(labels, alerts, step_seconds=300) == Tally(labels=2, found=2, right=2, wrong=2)
+    both = Tally(2, 1, 2, 1).plus(Tally(2, 1, 0, 1))
+    assert (both.recall, both.precision) == (0.5, 0.5)
+    assert (Tally().recall, Tally().precision) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(("count", "low", "high"), [(0, 0, 3.689), (3, 0.619, 8.767), (10, 4.795, 18.390)])
+def test_poisson_intervals_are_those_of_the_tables(count: int, low: float, high: float) -> None:
+    assert poisson_interval(count) == pytest.approx((low, high), abs=0.001)
+
+
+def test_every_suite_has_what_it_is_named_after() -> None:
+    for suite in Suite:
+        drawn = cases(suite, 2, "a seed")
+        assert drawn == cases(suite, 2, "a seed")
+        assert len(drawn) == 9
+        for case in drawn:
+            profile = case.profile
+            assert (profile.surge is not None) is (suite is Suite.SURGE)
+            assert (profile.drift is not None) is (suite is Suite.DRIFT)
+            assert bool(profile.gaps) is (suite is Suite.GAPS)
+            assert (profile.begins_at >= LIVE_FROM) is (suite is Suite.NEW)
+            assert (case.parameters.swing == 0) is (suite is Suite.ABLATION)
+    incidents = cases(Suite.INCIDENTS, 1, "a seed")[0].profile.incidents
+    assert len(incidents) == 4 * len(KINDS) == len({(i.factor, i.share, round(i.end - i.start)) for i in incidents})
+    assert all(before.end < after.start for before, after in pairwise(incidents))
+
+
+def test_the_data_sets_are_complete() -> None:
+    def wanted(data_set: list[LabelledSeries]) -> int:
+        return sum(not event.ignored for series in data_set for event in series.events)
+
+    kpi, nab = load("kpi"), load("nab")
+    assert (len(kpi), sum(len(s.requests) for s in kpi), wanted(kpi)) == (5, 318_121, 121)
+    assert (len(nab), sum(len(s.requests) for s in nab), wanted(nab)) == (8, 28_854, 8)
+    assert {series.step_seconds for series in kpi} == {60}
+
+
+def test_a_labelled_series_is_judged_after_a_week() -> None:
+    made = traffic(1, 9, 60, {(30.0, 31.0): 8.0, (200.0, 201.0): 8.0}, sigma=0.3)
+    requests = [request for some in made.values() for request in some]
+    events = [Event(MONDAY + 30 * 3600, MONDAY + 31 * 3600), Event(MONDAY + 200 * 3600, MONDAY + 201 * 3600)]
+    assert judge_series(LabelledSeries("mine", "one", requests, events, 60)) == ("mine", Tally(1, 1, 1, 0))
+
+
+def test_a_series_is_always_judged_alike() -> None:
+    (case, *_) = cases(Suite.INCIDENTS, 1, "a seed")
+    outcome = judge_case(case)
+    assert outcome == judge_case(case)
+    assert len(outcome.responses) == len(case.profile.incidents)
+
+
+def test_a_short_run_shows_what_the_swing_is_good_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--quick", "--processes", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for what in ("series-days: plain", "the same without the swing", "× 5–10, 20–100 requests"):
+        (line,) = [line for line in lines if what in line]
+        assert line.startswith("| met ")

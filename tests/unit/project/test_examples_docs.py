@@ -1,0 +1,154 @@
+"""docs/examples.md shows what the exporter says today: every message and option in it exists."""
+
+import ast
+import json
+import re
+import shlex
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.paths import REPOSITORY
+from tests.unit.project.test_documents import assert_is_ours
+from tools.examples import DOCUMENT, fields, filled, laid_out, shortened
+
+TEXT = DOCUMENT.read_text("utf-8")
+BLOCKS = dict(re.findall(r"<!-- begin: ([^>]+) -->\n```\w+\n(.*?)```\n<!-- end -->", TEXT, re.DOTALL))
+LOGS = ("backfill", "saturated", "dense", "restart", "outage", "flag")
+SHOWS = {
+    "backfill": ("msg=started", 'msg="window read"', 'msg="backfill is complete"'),
+    "saturated": ("came back full and were halved", "splits=1", "expired_windows="),
+    "dense": ("a sample spread evenly over it was read", "coverage=0."),
+    "restart": ("msg=stopped", 'msg="backfill is complete"'),
+    "outage": ("window not read, it will be tried again", "nothing is judged until that works", "backfill is complete"),
+    "flag": ("latency has shifted", "latency is back to what is usual"),
+    "once": ("history: ", "slower than usual at this moment", "complete"),
+    "explain healthy": ("<- serves",),
+    "explain outlier": ("is an outlier for checkout POST /checkout",),
+    "explain unavailable": ("level 5",),
+    "explain trace": ("critical path",),
+    "check": ('"outlier": true',),
+    "check question": ("/api/v1/check",),
+    "verify healthy": ("0 FAIL",),
+    "verify short": ("Tempo's retention seems to be 12 h", "WARN", "FAIL"),
+    "verify outage": ("FAIL tempo", "the last request was not answered"),
+}
+"""Every block that is promised, and what it is there for."""
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=60),
+    lambda parts: st.lists(parts, max_size=6) | st.dictionaries(st.text(max_size=20), parts, max_size=6),
+)
+
+
+def log_lines() -> list[str]:
+    return [line for name in LOGS for line in BLOCKS[name].splitlines() if line.startswith("ts=")]
+
+
+@cache
+def literals() -> frozenset[str]:
+    """All texts in the source of the exporter."""
+    return frozenset(
+        node.value
+        for file in (REPOSITORY / "exporter").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+def test_every_block_that_is_promised_is_there_and_shows_it() -> None:
+    assert set(BLOCKS) == set(SHOWS)
+    unwrapped = {name: re.sub(r"\s+", " ", block) for name, block in BLOCKS.items()}
+    missing = {name: [text for text in texts if text not in unwrapped[name]] for name, texts in SHOWS.items()}
+    assert not {name: texts for name, texts in missing.items() if texts}
+
+
+def test_every_message_is_one_of_the_exporter() -> None:
+    messages = {fields(line)["msg"] for line in log_lines()} | set(re.findall(r'msg="([^"]+)"', TEXT))
+    assert len(messages) > 10
+    assert messages <= literals()
+
+
+def test_logs_are_nothing_but_whole_lines() -> None:
+    for name in LOGS:
+        for line in filter(None, BLOCKS[name].splitlines()):
+            assert re.match(r'… [\d,]+ more of msg="', line) or {"ts", "level", "logger", "msg"} <= fields(line).keys()
+
+
+def test_every_command_is_one() -> None:
+    commands = re.findall(r"^\$ tempo-anomaly-exporter (.+)$", "\n".join(BLOCKS.values()), re.MULTILINE)
+    assert len(commands) >= 8
+    for command in commands:
+        assert_is_ours(shlex.split(command))
+
+
+def test_the_answer_is_one() -> None:
+    answer = json.loads(BLOCKS["check"])
+    assert {"service_name", "bucket", "level", "baseline", "duration", "sentence"} <= answer.keys()
+
+
+def test_it_was_said_on_no_machine_in_particular() -> None:
+    assert not re.search(r"(?<![\w.])/(?:home|tmp|work|root|usr)/", "\n".join(BLOCKS.values()))
+
+
+# What writes it
+
+
+def test_fields_of_a_line() -> None:
+    line = r'ts=1 msg="a \"quoted\" b" listening="[[\"127.0.0.1\", 1]]" kept=12 coverage=0.5 tls=false state=done'
+    assert fields(line) == {
+        "ts": 1,
+        "msg": 'a "quoted" b',
+        "listening": [["127.0.0.1", 1]],
+        "kept": 12,
+        "coverage": 0.5,
+        "tls": False,
+        "state": "done",
+    }
+
+
+@pytest.mark.parametrize(
+    ("repeated", "shown"),
+    [
+        (1, ["msg=read n=0"]),
+        (4, ["msg=read n=0", "msg=read n=1", "msg=read n=2", "msg=read n=3"]),
+        (9, ["msg=read n=0", "msg=read n=1", '… 6 more of msg="read"', "msg=read n=8"]),
+    ],
+)
+def test_a_run_of_the_same_message_is_cut(repeated: int, shown: list[str]) -> None:
+    log = [f"msg=read n={number}" for number in range(repeated)]
+    assert shortened(["msg=started", *log, "msg=stopped"]).splitlines() == ["msg=started", *shown, "msg=stopped"]
+
+
+@given(JSON)
+def test_json_is_laid_out_and_stays_the_same(value: object) -> None:
+    assert json.loads(laid_out(value)) == value
+
+
+def test_json_that_fits_stands_in_one_line() -> None:
+    value = {"bucket": {"hour": 3}, "hours": [{"start_unix": 1_794_000_000 + n, "traces": n} for n in range(4)]}
+    assert laid_out(value).splitlines() == [
+        "{",
+        '  "bucket": {"hour": 3},',
+        '  "hours": [',
+        '    {"start_unix": 1794000000, "traces": 0},',
+        '    {"start_unix": 1794000001, "traces": 1},',
+        '    {"start_unix": 1794000002, "traces": 2},',
+        '    {"start_unix": 1794000003, "traces": 3}',
+        "  ]",
+        "}",
+    ]
+
+
+def test_blocks_are_written_anew_and_nothing_else_is() -> None:
+    first = "<!-- begin: a -->\n```text\nold\n```\n<!-- end -->\n"
+    document = f"A\n\n{first}\nB\n<!-- begin: b -->\n```json\n1\n```\n<!-- end -->\n"
+    assert filled(document, {"a": "new \\1\nlines\n"}) == document.replace("old", "new \\1\nlines")
+    assert filled(document, {}) == document
+
+
+def test_a_block_without_a_place_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 places for 'c'"):
+        filled("nothing\n", {"c": "text"})

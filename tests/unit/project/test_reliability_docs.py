@@ -1,0 +1,49 @@
+import re
+from pathlib import Path
+
+from exporter.runtime.telemetry import FAILURE_REASONS, STORAGE_FAILURES
+from tests.support.paths import REPOSITORY
+from tests.support.whole_page import WholePage
+
+TEXT = (REPOSITORY / "docs" / "reliability.md").read_text("utf-8")
+SOURCE = "\n".join(file.read_text("utf-8") for file in sorted((REPOSITORY / "exporter").rglob("*.py")))
+
+
+def in_code(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def rows() -> list[list[str]]:
+    """The cells of the tables of faults."""
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in TEXT.splitlines()
+        if line.startswith("| ") and line.count("|") == 7 and not line.startswith(("| fault", "| ---"))
+    ]
+
+
+def test_every_metric_and_reason_exists() -> None:
+    known = {name.removeprefix("tempo_anomaly_") for name in WholePage.full().families()}
+    cells = [row[2] for row in rows()]
+    assert len(cells) > 20
+    for named in (name for cell in cells for name in in_code(cell)):
+        name, reason = re.fullmatch(r'(\w+(?=\{|$))?\{?(?:reason="(\w+)"\}?)?', named).groups()  # type: ignore[union-attr]
+        assert name is None or name in known, named
+        assert reason is None or reason in (*FAILURE_REASONS, *STORAGE_FAILURES), named
+
+
+def test_every_message_is_one_that_is_logged() -> None:
+    joined = re.sub(r'"\s*\n\s*f?"', "", SOURCE)
+    for cell in (row[3] for row in rows()):
+        for message in in_code(cell):
+            assert message in joined, message
+
+
+def test_every_test_that_is_named_is_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", TEXT)
+    assert len(named) > 10
+    assert [name for name in named if not (REPOSITORY / name).exists()] == []
+    # And every test of faults is named.
+    assert {file.name for file in (REPOSITORY / "tests" / "e2e").glob("test_faults_*.py")} <= {
+        Path(name).name for name in named
+    }

@@ -1,0 +1,365 @@
+"""Bodies of search answers, as Tempo sends them and as nobody should."""
+
+import copy
+import json
+import string
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.model.span import SeriesKey, Span
+from exporter.tempo.decode import MAX_NAME_CHARACTERS, Decoded, SearchDecoder
+from exporter.tempo.settings import Scope
+from tests.support.tempo_server import a_span, a_trace, search_body
+
+
+def decode(body: Any, scope: Scope = "root") -> Decoded:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return SearchDecoder(scope).decode(data)
+
+
+def one(**changes: Any) -> Decoded:
+    """What becomes of a trace whose only span is changed."""
+    return decode(search_body(a_trace(spanSets=[{"spans": [a_span(**changes)], "matched": 1}])))
+
+
+def without(record: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in names}
+
+
+def test_a_span_as_it_comes() -> None:
+    decoded = decode(search_body(a_trace(7)))
+    assert decoded.spans == [
+        Span(f"{7:032x}", f"{7:016x}", SeriesKey("shop", "GET /"), 1_795_077_007_000_000_000, 5_000_000)
+    ]
+    assert (decoded.traces, decoded.invalid, decoded.missing, decoded.complete) == (1, 0, 0, True)
+
+
+@pytest.mark.parametrize("digits", ["963a4e79e6e2177f4e976ce9b52e6a7", "F9D81F55033D3516E1C502CDF2", "1"])
+def test_trace_ids_get_their_leading_zeros_back(digits: str) -> None:
+    assert decode(search_body(a_trace(traceID=digits))).spans[0].trace_id == digits.lower().zfill(32)
+
+
+@pytest.mark.parametrize("bad", ["", "0123456789abcdefg", "1" * 33, "<script>", "12 34", "0x12", "１２"])
+def test_a_trace_without_an_id_is_counted_and_left_out(bad: str) -> None:
+    decoded = decode(search_body(a_trace(traceID=bad), a_trace(2)))
+    assert (decoded.traces, len(decoded.spans), decoded.invalid) == (2, 1, 1)
+    assert "trace id" in decoded.problem
+
+
+def test_absent_means_zero_or_empty() -> None:
+    span = without(a_span(), "durationNanos", "name", "spanID")
+    decoded = decode(search_body(a_trace(spanSets=[{"spans": [span], "matched": 1}])))
+    assert decoded.spans[0].duration_ns == 0
+    assert decoded.spans[0].key == SeriesKey("shop", "")
+    assert decoded.spans[0].span_id == "0" * 16
+    assert decoded.invalid == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"startTimeUnixNano": "0"},
+        {"startTimeUnixNano": "-1"},
+        {"startTimeUnixNano": str(2**63)},
+        {"durationNanos": "-1"},
+        {"durationNanos": str(2**64 - 1)},
+        {"durationNanos": str(2**63 - 1)},
+        {"durationNanos": "9" * 400},
+        {"durationNanos": 9 * 10**100},
+        {"durationNanos": "soon"},
+        {"durationNanos": None},
+        {"startTimeUnixNano": 1.5},
+        {"startTimeUnixNano": float("inf")},
+        {"startTimeUnixNano": float("nan")},
+        {"spanID": "xyz"},
+        {"spanID": "1" * 17},
+        {"spanID": 5},
+        {"name": ["GET"]},
+    ],
+)
+def test_a_span_that_makes_no_sense_is_counted_and_left_out(changes: dict[str, Any]) -> None:
+    decoded = one(**changes)
+    assert (decoded.traces, decoded.spans, decoded.invalid) == (1, [], 1)
+    assert decoded.problem
+
+
+def test_a_span_may_start_before_1970_was_over_and_take_long() -> None:
+    assert one(startTimeUnixNano="1", durationNanos=str(2**62)).spans[0].duration_ns == 2**62
+
+
+def test_one_unreadable_trace_costs_only_itself() -> None:
+    bad = a_trace(2, spanSets="none")
+    decoded = decode(search_body(a_trace(1), bad, a_trace(3)))
+    assert [span.trace_id for span in decoded.spans] == [f"{n:032x}" for n in (1, 3)]
+    assert (decoded.traces, decoded.invalid) == (3, 1)
+    assert "unreadable" in decoded.problem
+
+
+def test_a_trace_without_spans_does_not_disappear() -> None:
+    bare = without(a_trace(), "spanSets")
+    for trace in (bare, {**bare, "spanSets": []}, {**bare, "spanSets": [{}]}, {**bare, "spanSet": 5}):
+        decoded = decode(search_body(trace))
+        assert (decoded.traces, decoded.spans, decoded.invalid) == (1, [], 1)
+
+
+def test_several_roots_in_one_trace() -> None:
+    spans = [a_span(1), a_span(2, name="GET /two")]
+    decoded = decode(search_body(a_trace(spanSets=[{"spans": spans, "matched": 2}])))
+    assert [span.key.span_name for span in decoded.spans] == ["GET /", "GET /two"]
+    assert decoded.traces == 1
+
+
+def test_a_span_in_several_sets_comes_once() -> None:
+    sets = [{"spans": [a_span(1), a_span(2)], "matched": 2}, {"spans": [a_span(2), a_span(3)], "matched": 2}]
+    decoded = decode(search_body(a_trace(spanSets=sets, spanSet=sets[0])))
+    assert [int(span.span_id, 16) for span in decoded.spans] == [1, 2, 3]
+
+
+def test_spans_without_ids_are_not_taken_for_each_other() -> None:
+    spans = [without(a_span(n), "spanID") for n in (1, 2)]
+    assert len(decode(search_body(a_trace(spanSets=[{"spans": spans, "matched": 2}]))).spans) == 2
+
+
+def test_an_older_tempo_has_one_set_only() -> None:
+    trace = without(a_trace(), "spanSets") | {"spanSet": {"spans": [a_span(4)], "matched": 3}}
+    decoded = decode(search_body(trace))
+    assert [span.span_id for span in decoded.spans] == [f"{4:016x}"]
+    assert decoded.missing == 2
+
+
+@pytest.mark.parametrize(("matched", "missing"), [(1, 0), (0, 0), (-5, 0), (131, 130), (10**30, 2**32 - 2)])
+def test_spans_that_matched_but_did_not_come(matched: int, missing: int) -> None:
+    trace = a_trace(spanSets=[{"spans": [a_span()], "matched": matched}])
+    assert decode(search_body(trace)).missing == missing
+
+
+@pytest.mark.parametrize(
+    ("scope", "root", "service"),
+    [
+        ("root", "shop", "shop"),
+        ("root", "", ""),
+        ("root", "<root span not yet received>", ""),
+        ("entry", "shop", ""),
+    ],
+)
+@pytest.mark.parametrize("attributes", [[], None, "odd", [{"key": "kind", "value": {"stringValue": "server"}}]])
+def test_a_span_without_a_service(scope: Scope, root: str, service: str, attributes: Any) -> None:
+    trace = a_trace(rootServiceName=root, spanSets=[{"spans": [a_span(attributes=attributes)], "matched": 1}])
+    assert decode(search_body(trace), scope).spans[0].key == SeriesKey(service, "GET /")
+
+
+@pytest.mark.parametrize("value", [{"intValue": "5"}, {"stringValue": 5}, {}, None, "shop"])
+def test_a_service_name_that_is_no_text(value: Any) -> None:
+    attributes = [{"key": "service.name", "value": value}]
+    assert one(attributes=attributes).spans[0].key.service_name == "shop"
+
+
+def test_the_order_of_attributes_does_not_matter() -> None:
+    decoder = SearchDecoder("entry")
+    span = a_span()
+    other = {**span, "attributes": span["attributes"][::-1]}
+    for each in (span, other, span, other):
+        trace = a_trace(spanSets=[{"spans": [each], "matched": 1}])
+        decoded = decoder.decode(json.dumps(search_body(trace)).encode())
+        assert decoded.spans[0].key == SeriesKey("shop", "GET /")
+
+
+def test_equal_series_share_one_key() -> None:
+    decoder = SearchDecoder("root")
+    body = json.dumps(search_body(a_trace(1), a_trace(2))).encode()
+    keys = [span.key for _ in range(2) for span in decoder.decode(body).spans]
+    assert len({id(key) for key in keys}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "becomes"),
+    [
+        ("", ""),
+        ('GET "/quoted\\path"\nline', 'GET "/quoted\\path"\nline'),
+        ("订单 查询 ünïcode 🙂", "订单 查询 ünïcode 🙂"),
+        ("a\0b", "a\ufffdb"),
+        ("a\ud800b", "a\ufffdb"),
+        ("x" * MAX_NAME_CHARACTERS, "x" * MAX_NAME_CHARACTERS),
+        ("x" * (MAX_NAME_CHARACTERS + 1), "x" * (MAX_NAME_CHARACTERS - 1) + "…"),
+        ("x" * 1_000_000, "x" * (MAX_NAME_CHARACTERS - 1) + "…"),
+    ],
+)
+def test_hostile_names(name: str, becomes: str) -> None:
+    attributes = [{"key": "service.name", "value": {"stringValue": name}}]
+    key = one(name=name, attributes=attributes).spans[0].key
+    assert key == SeriesKey(becomes or "shop", becomes)
+    key.service_name.encode()
+
+
+def test_bytes_that_are_not_utf_8_are_replaced() -> None:
+    body = json.dumps(search_body(a_trace(), a_trace(2)), ensure_ascii=False).encode()
+    broken = body.replace(b'"name": "GET /"', b'"name": "GET \xff/"', 1)
+    assert [span.key.span_name for span in decode(broken).spans] == ["GET \ufffd/", "GET /"]
+    broken = body.replace(b'"stringValue": "shop"', b'"stringValue": "sh\xffop"', 1)
+    assert [span.key.service_name for span in decode(broken).spans] == ["sh\ufffdop", "shop"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "complete"),
+    [
+        ({"completedJobs": 2, "totalJobs": 2}, True),
+        ({"completedJobs": 1}, True),
+        ({}, True),
+        (None, True),
+        ({"completedJobs": 1, "totalJobs": 2}, False),
+        ({"totalJobs": 2}, False),
+    ],
+)
+def test_whether_tempo_looked_at_everything(metrics: Any, complete: bool) -> None:
+    assert decode({"traces": [], "metrics": metrics}).complete is complete
+
+
+@pytest.mark.parametrize("body", [b"{}", b" {\n} ", b'{"metrics":{}}', b'{"traces":[]}', b'{"traces":null}'])
+def test_nothing_there(body: bytes) -> None:
+    decoded = decode(body)
+    assert (decoded.spans, decoded.traces, decoded.invalid, decoded.complete) == ([], 0, 0, True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'"traces"',
+        b"<html></html>",
+        b'{"traces":',
+        b'{"traces":[]} and more',
+        b'{"traces":{}}',
+        b'{"traces":[],"metrics":5}',
+        b'{"message":"please log in"}',
+        b'{"traces":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+    ],
+)
+def test_what_is_no_search_answer(body: bytes) -> None:
+    with pytest.raises(ValueError) as caught:
+        decode(body)
+    assert str(caught.value)
+
+
+def test_what_is_remembered_has_bounds() -> None:
+    decoder = SearchDecoder("root")
+    for round_ in range(8):
+        spans = [{"spanID": f"{n:x}", "name": f"{round_}/{n}", "startTimeUnixNano": "1"} for n in range(9000)]
+        decoded = decoder.decode(json.dumps(search_body(a_trace(spanSets=[{"spans": spans}]))).encode())
+        assert decoded.spans[-1].key == SeriesKey("shop", f"{round_}/8999")
+    assert decoder._names.size < 60_000
+
+
+# Whatever comes
+
+_anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(), max_size=20)
+    | st.sampled_from(["", "0", "-1", str(2**64), "1e5", "<root span not yet received>"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["traces", "metrics", "traceID", "spanSets", "spanSet", "spans", "matched", "name", "attributes", "key"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+def _places(value: Any) -> list[tuple[Any, Any]]:
+    """Every place in a JSON value, as container and index."""
+    found: list[tuple[Any, Any]] = []
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for index, inner in items:
+        found.append((value, index))
+        found += _places(inner)
+    return found
+
+
+def _check(decoded: Decoded) -> None:
+    """What must hold for anything that was read."""
+    for span in decoded.spans:
+        assert len(span.trace_id) == 32
+        assert len(span.span_id) == 16
+        assert set(span.trace_id + span.span_id) <= set(string.hexdigits.lower())
+        assert 0 < span.start_ns <= span.end_ns < 2**63
+        for name in span.key:
+            name.encode()
+            assert "\0" not in name
+            assert len(name) <= MAX_NAME_CHARACTERS
+            assert name != "<root span not yet received>"
+    assert min(decoded.traces, decoded.invalid, decoded.missing) >= 0
+
+
+@given(_anything)
+def test_any_json_is_read_or_refused(value: Any) -> None:
+    try:
+        decoded = decode(value)
+    except ValueError:
+        return
+    _check(decoded)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    try:
+        decoded = decode(body)
+    except ValueError:
+        return
+    _check(decoded)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_anything_anywhere_in_one_trace_leaves_the_others_alone(data: st.DataObject) -> None:
+    spans = [a_span(1), a_span(2)]
+    good = a_trace(2, spanSets=[{"spans": spans, "matched": 3}], spanSet={"spans": spans, "matched": 3})
+    bad = copy.deepcopy(good)
+    container, index = data.draw(st.sampled_from(_places(bad)), label="place")
+    container[index] = data.draw(_anything, label="value")
+    decoded = decode(search_body(a_trace(1), bad, a_trace(3)))
+    _check_names_apart(decoded)
+    assert decoded.traces == 3
+    ids = [span.trace_id for span in decoded.spans]
+    assert ids[0] == f"{1:032x}"
+    assert ids[-1] == f"{3:032x}"
+
+
+def _check_names_apart(decoded: Decoded) -> None:
+    """As above, but a service may really be called like the placeholder when its own attribute says so."""
+    kept = [
+        span._replace(key=SeriesKey("", "")) if "<root span not yet received>" in span.key else span
+        for span in decoded.spans
+    ]
+    _check(Decoded(kept, decoded.traces, decoded.invalid, decoded.missing))
+
+
+_mutations: list[Callable[[bytes, int], bytes]] = [
+    lambda body, at: body[:at],
+    lambda body, at: body[:at] + b"\xff" + body[at + 1 :],
+    lambda body, at: body[:at] + b"\\ud800" + body[at:],
+    lambda body, at: body[:at] + body[at + 1 :],
+]
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(_mutations), st.integers(0, 10_000))
+def test_a_damaged_body_is_read_or_refused(mutation: Callable[[bytes, int], bytes], at: int) -> None:
+    body = json.dumps(search_body(a_trace(1), a_trace(2), a_trace(3))).encode()
+    try:
+        decoded = decode(mutation(body, at % len(body)))
+    except ValueError:
+        return
+    _check(decoded)

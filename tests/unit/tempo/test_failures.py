@@ -1,0 +1,280 @@
+"""Failures say what happened, where, and what to do; and which of them are worth another try."""
+
+import http.client
+import socket
+import ssl
+from email.utils import formatdate
+
+import pytest
+import requests
+import urllib3
+from hypothesis import given
+from hypothesis import strategies as st
+from requests.structures import CaseInsensitiveDict
+
+from exporter.runtime.telemetry import FAILURE_REASONS, FailureReason
+from exporter.tempo.errors import LimitTooHighError, RangeTooLongError, TempoError, TooManySpansError
+from exporter.tempo.failures import (
+    HttpAnswer,
+    excerpt,
+    go_duration_seconds,
+    not_json,
+    retry_after_seconds,
+    status_failure,
+    transport_failure,
+)
+
+URL = "http://tempo:3200/api/search"
+NOW = 1_795_077_000.0
+
+
+def failure(status: int, body: bytes | str = b"", **headers: str) -> TempoError:
+    data = body.encode() if isinstance(body, str) else body
+    named = CaseInsensitiveDict({name.replace("_", "-"): value for name, value in headers.items()})
+    found = status_failure(HttpAnswer(URL, status, named, data), NOW, lambda text: text.replace("hunter2", "***"))
+    assert found is not None
+    return found
+
+
+def test_200_is_no_failure() -> None:
+    assert status_failure(HttpAnswer(URL, 200, {}, b""), NOW, str) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "retryable", "answered"),
+    [
+        (204, "malformed", False, False),
+        (302, "redirect", False, False),
+        (400, "refused", False, True),
+        (401, "unauthorized", False, True),
+        (403, "unauthorized", False, True),
+        (404, "refused", False, True),
+        (408, "refused", False, True),
+        (422, "refused", False, True),
+        (429, "rate_limited", True, True),
+        (500, "server_error", True, False),
+        (502, "server_error", True, False),
+        (503, "server_error", True, False),
+        (504, "server_error", True, False),
+        (599, "server_error", True, False),
+    ],
+)
+def test_what_a_status_stands_for(status: int, reason: FailureReason, retryable: bool, answered: bool) -> None:
+    error = failure(status, "no org id")
+    assert (error.reason, error.retryable, error.answered, error.status) == (reason, retryable, answered, status)
+    assert URL in str(error)
+    assert str(status) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (401, "tempo.tenant"),
+        (404, "tempo.url"),
+        (400, "tempo.filter"),
+        (429, "tempo.requests_per_second"),
+        (503, "log"),
+    ],
+)
+def test_messages_say_what_to_do(status: int, advice: str) -> None:
+    assert advice in str(failure(status))
+
+
+def test_a_body_is_quoted_shortened_on_one_line_and_without_secrets() -> None:
+    message = str(failure(400, "first line\r\n\tsecond \x1b[31mhunter2 " + "x" * 5000))
+    assert "first line second [31m*** xxx" in message
+    assert len(message) < 500
+    assert message.isprintable()
+    assert "an HTML page" in str(failure(502, "<html><body>Bad gateway</body></html>"))
+
+
+def test_a_redirect_names_its_target_without_secrets() -> None:
+    error = failure(302, Location="https://me:hunter2@login.example:8443/sign/in?token=abc#x")
+    assert "https://login.example:8443/sign/in" in str(error)
+    assert "hunter2" not in str(error)
+    assert "abc" not in str(error)
+    assert "tempo.url" in str(error)
+
+
+@pytest.mark.parametrize("location", ["", "http://[broken", "\x00"])
+def test_a_redirect_to_nowhere(location: str) -> None:
+    assert "nowhere" in str(failure(301, Location=location))
+
+
+def test_refusals_that_teach_something() -> None:
+    limit = failure(400, "limit 300000 exceeds max limit 262144")
+    assert isinstance(limit, LimitTooHighError)
+    assert limit.max_limit == 262_144
+    spans = failure(400, "spans per span set exceeds 20. received 100")
+    assert isinstance(spans, TooManySpansError)
+    assert spans.max_spans == 20
+    duration = failure(400, "range specified by start and end exceeds 168h0m0s. received start=1 end=2")
+    assert isinstance(duration, RangeTooLongError)
+    assert duration.max_seconds == 168 * 3600
+    metrics = failure(400, "metrics query time range exceeds the maximum allowed duration of 3h0m0s")
+    assert isinstance(metrics, RangeTooLongError)
+    assert metrics.max_seconds == 3 * 3600
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "invalid limit: must be a positive number",
+        "limit 5 exceeds max limit 0",
+        "spans per span set exceeds 0. received 100",
+        "range specified by start and end exceeds 1e9",
+        "range specified by start and end exceeds 0s. received",
+        "http parameter start must be before end. received start=2 end=1",
+        "range " * 1000,
+    ],
+)
+def test_refusals_that_teach_nothing(body: str) -> None:
+    assert type(failure(400, body)) is TempoError
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("168h0m0s", 604_800),
+        ("1m30s", 90),
+        ("1.5s", 1.5),
+        ("100ms", 0.1),
+        ("2h", 7200),
+        ("1h0m0.5s", 3600.5),
+        ("3µs", 3e-6),
+        ("", 0),
+        ("7d", 0),
+        ("h", 0),
+        ("1h extra", 0),
+    ],
+)
+def test_durations_as_go_prints_them(text: str, seconds: float) -> None:
+    assert go_duration_seconds(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("2", 2.0),
+        (" 120 ", 120.0),
+        ("0", 0.0),
+        ("9" * 500, 999_999_999.0),
+        (formatdate(NOW + 30, usegmt=True), 30.0),
+        (formatdate(NOW - 30, usegmt=True), 0.0),
+        (None, None),
+        ("", None),
+        ("-1", None),
+        ("1.5", None),
+        ("soon", None),
+        ("²", None),
+        ("Fri, 31 Dec 99999 23:59:59 GMT", None),
+    ],
+)
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    assert retry_after_seconds(value, NOW) == seconds
+
+
+@given(st.text())
+def test_any_retry_after_is_read_or_ignored(value: str) -> None:
+    found = retry_after_seconds(value, NOW)
+    assert found is None or found >= 0
+
+
+def test_429_and_503_say_how_long_to_wait() -> None:
+    assert failure(429, Retry_After="7").retry_after_seconds == 7
+    assert failure(503, Retry_After="8").retry_after_seconds == 8
+    assert failure(503).retry_after_seconds is None
+
+
+@given(st.integers(201, 599), st.binary(max_size=300), st.text(max_size=50))
+def test_whatever_a_server_says_the_message_is_one_short_line(status: int, body: bytes, header: str) -> None:
+    error = failure(status, body, Location=header, Retry_After=header)
+    assert str(error).isprintable()
+    assert len(str(error)) < 800
+    assert error.reason in FAILURE_REASONS
+
+
+@given(st.text())
+def test_an_excerpt_is_one_short_line(text: str) -> None:
+    assert excerpt(text).isprintable()
+    assert len(excerpt(text)) <= 200
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "said"),
+    [
+        (b"<!doctype html><title>Sign in</title>", "text/html", "login"),
+        (b"hello", "text/plain", "tempo.url"),
+        (b'{"traces": [', "application/json", "cut off"),
+        (b"", "", "no content type"),
+    ],
+)
+def test_a_body_that_is_not_an_answer(body: bytes, content_type: str, said: str) -> None:
+    error = not_json(HttpAnswer(URL, 200, {"Content-Type": content_type}, body), str)
+    assert (error.reason, error.retryable) == ("malformed", True)
+    assert said in str(error)
+    assert URL in str(error)
+
+
+def _wrapped(cause: Exception) -> Exception:
+    """As urllib3 and requests wrap what the socket raised."""
+    pool = urllib3.HTTPConnectionPool("tempo")
+    return requests.ConnectionError(urllib3.exceptions.MaxRetryError(pool, "/?secret", cause))
+
+
+def _no_connection(cause: Exception) -> Exception:
+    connection = urllib3.connection.HTTPConnection("tempo")
+    error = urllib3.exceptions.NewConnectionError(connection, "secret")
+    error.__cause__ = cause
+    return _wrapped(error)
+
+
+def _not_trusted() -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_message = "self-signed certificate"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "retryable", "said"),
+    [
+        (_no_connection(ConnectionRefusedError(111, "refused")), "connection", True, "connection refused"),
+        (_no_connection(socket.gaierror(-2, "secret")), "connection", True, "host name"),
+        (_no_connection(OSError(113, "No route to host")), "connection", True, "No route to host"),
+        (_no_connection(TimeoutError("secret")), "timeout", True, "tempo.timeout"),
+        (_wrapped(ConnectionResetError(104, "reset")), "connection", True, "closed before"),
+        (_wrapped(http.client.RemoteDisconnected("secret")), "connection", True, "closed before"),
+        (_wrapped(http.client.BadStatusLine("secret")), "malformed", True, "does not speak HTTP"),
+        (_wrapped(urllib3.exceptions.ProxyError("secret", OSError())), "connection", True, "proxy"),
+        (requests.exceptions.ProxyError("http://me:secret@proxy"), "connection", True, "proxy"),
+        (requests.ConnectTimeout("secret"), "timeout", True, "tempo.timeout"),
+        (requests.ReadTimeout("secret"), "timeout", True, "tempo.timeout"),
+        (_wrapped(TimeoutError("secret")), "timeout", True, "tempo.timeout"),
+        (requests.exceptions.SSLError(_not_trusted()), "tls", False, "self-signed certificate"),
+        (_wrapped(ssl.SSLError(1, "[SSL] secret")), "tls", True, "tempo.tls"),
+        (requests.exceptions.SSLError("secret"), "tls", True, "tempo.tls"),
+        (requests.exceptions.ChunkedEncodingError("secret"), "malformed", True, "cut off"),
+        (requests.exceptions.ContentDecodingError("secret"), "malformed", True, "damaged"),
+        (urllib3.exceptions.ProtocolError("secret", ConnectionResetError()), "malformed", True, "cut off"),
+        (urllib3.exceptions.ReadTimeoutError(urllib3.HTTPConnectionPool("tempo"), "/", "secret"), "timeout", True, "s"),
+        (requests.exceptions.InvalidHeader("secret"), "connection", False, "tempo.headers"),
+        (requests.exceptions.InvalidURL("secret"), "connection", False, "tempo.url"),
+        (UnicodeEncodeError("ascii", "secret", 0, 1, "secret"), "connection", False, "credentials"),
+        (OSError("Could not find secret"), "tls", False, "tempo.tls"),
+        (FileNotFoundError(2, "secret"), "tls", False, "tempo.tls"),
+        (requests.RequestException("secret"), "connection", True, "no connection"),
+    ],
+)
+def test_what_the_http_library_raises(error: Exception, reason: FailureReason, retryable: bool, said: str) -> None:
+    found = transport_failure(URL, error, 15.0)
+    assert (found.reason, found.retryable) == (reason, retryable)
+    assert said in str(found)
+    assert URL in str(found)
+    assert "secret" not in str(found)
+    assert not found.answered
+
+
+def test_causes_that_go_in_circles() -> None:
+    error = requests.ConnectionError()
+    error.args = (error,)
+    assert transport_failure(URL, error, 1.0).reason == "connection"

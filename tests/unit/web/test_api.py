@@ -1,0 +1,376 @@
+"""The API over WSGI: what it answers about a known history, and how it refuses."""
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from exporter.evaluation.query import Inquiry
+from exporter.evaluation.snapshot import SeriesStatus, Snapshot
+from exporter.model.calendar import Calendar
+from exporter.model.critical_path import TraceSpan
+from exporter.model.hours import HourClock
+from exporter.model.span import SeriesKey
+from exporter.runtime.logs import get_logger
+from exporter.store import Store, StoreError
+from exporter.tempo import TempoError
+from exporter.web.api.api import Api
+from exporter.web.http import Site
+from tests.support.samples import (
+    DAY,
+    HOSTILE_KEY,
+    HOUR,
+    KEY,
+    NOON,
+    SETTINGS,
+    Clock,
+    around,
+    commit_hour,
+    small_snapshot,
+)
+from tests.support.wsgi import ask
+from tests.unit.evaluation.test_query import historian
+
+NOW = NOON + 600.0
+MS = 1_000_000
+NAMED = "service_name=checkout&span_name=GET+/cart"
+RARE = SeriesKey("checkout", "GET /cart/items")
+TRACE = [
+    TraceSpan("1", "", *KEY, "server", int((NOON + 60) * 1e9), 1000 * MS),
+    TraceSpan("2", "1", "stock", "reserve", "client", int((NOON + 60) * 1e9) + 100 * MS, 800 * MS),
+]
+
+
+@dataclass
+class Bench:
+    """An API over a history of nine days, and what it is told."""
+
+    store: Store
+    snapshot: Snapshot | None = field(default_factory=small_snapshot)
+    trace: list[TraceSpan] | Exception = field(default_factory=lambda: list(TRACE))
+
+    def __post_init__(self) -> None:
+        for start in range(NOON - 9 * DAY, NOON, HOUR):
+            commit_hour(self.store, start, {KEY: around(0.1, 30)})
+        commit_hour(self.store, NOON - 2 * DAY, {RARE: around(0.1, 10)})
+        historian(self.store, NOON)
+        api = Api(
+            Inquiry(self.store, HourClock(Calendar()), SETTINGS),
+            lambda: self.snapshot,
+            self._fetch,
+            renamed=lambda key: key,
+            calendar=Calendar(),
+            clock=Clock(NOW),
+        )
+        self.site = Site(api.pages(), get_logger("web"))
+
+    def _fetch(self, trace_id: str) -> list[TraceSpan]:
+        if isinstance(self.trace, Exception):
+            raise self.trace
+        return self.trace
+
+    def get(self, name: str, query: str = "") -> Any:
+        answer = ask(self.site, f"/api/v1/{name}", query=query)
+        assert (answer.status, answer.headers["Content-Type"]) == ("200 OK", "application/json"), answer.body
+        return json.loads(answer.body)
+
+    def refused(self, name: str, query: str = "", method: str = "GET") -> Any:
+        answer = ask(self.site, f"/api/v1/{name}", method, query)
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        document = json.loads(answer.body)
+        assert answer.status == f"{document['status']} {document['title']}"
+        assert document["type"] == "about:blank"
+        return document
+
+
+@pytest.fixture(scope="module")
+def history() -> Iterator[Bench]:
+    """What no test changes."""
+    store = Store.in_memory()
+    yield Bench(store)
+    store.close()
+
+
+@pytest.fixture
+def bench(history: Bench) -> Iterator[Bench]:
+    yield history
+    history.snapshot = small_snapshot()
+    history.trace = list(TRACE)
+
+
+class TestCheck:
+    def test_what_is_usual_and_whether_a_duration_is(self, bench: Bench) -> None:
+        found = bench.get("check", f"{NAMED}&duration=500ms")
+        durations = sorted(around(0.1, 30))
+        p50, p95 = durations[14], durations[28]
+        baseline = found["baseline"]
+        assert baseline["p50_seconds"] == pytest.approx(p50, rel=0.0111)
+        assert baseline["p95_seconds"] == pytest.approx(p95, rel=0.0111)
+        # Tuesday noon: the weekdays of nine days, the present hour not among them.
+        assert [hour["start_unix"] for hour in baseline["pooled_hours"]] == [
+            NOON - days * DAY for days in (8, 7, 6, 5, 4, 1)
+        ]
+        assert (baseline["samples"], baseline["windows"], found["level"]) == (180, 6, 1)
+        assert found["bucket"] == {"hour": 12, "day_type": "weekday", "name": "weekday 12:00-13:00"}
+        assert found["hour"] == {
+            "start_unix": NOON,
+            "end_unix": NOON + HOUR,
+            "local": "2026-11-17T12:00:00+00:00",
+            "timezone": "UTC",
+        }
+        threshold = found["outlier_threshold_seconds"]
+        assert threshold == max(
+            2 * baseline["p95_seconds"], baseline["p50_seconds"] + 10 * max(baseline["mad_seconds"], 0.001)
+        )
+        assert found["duration"] == {
+            "seconds": 0.5,
+            "outlier": True,
+            "threshold_ratio": 0.5 / threshold,
+            "p50_ratio": 0.5 / baseline["p50_seconds"],
+            "p95_ratio": 0.5 / baseline["p95_seconds"],
+            "slower_traces": 0,
+        }
+        assert found["no_shift_verdict"] is None
+        assert "500 ms is an outlier for checkout GET /cart on weekdays 12–13 h" in found["sentence"]
+        assert bench.get("check", f"{NAMED}&duration=90ms")["duration"]["outlier"] is False
+
+    def test_the_present_comes_from_the_live_edge_and_only_the_present(self, bench: Bench) -> None:
+        now = bench.get("check", NAMED)
+        assert (now["present"], now["at_unix"]) == (True, NOW)
+        assert (now["now"]["shifted"], now["now"]["score"]) == (True, 2.5)
+        assert now["now"]["explanation"]["slow"] == 38
+        assert "Its latency is shifted since 2026-11-17 11:58:44 UTC: 38 of the last 300 requests" in now["sentence"]
+        assert bench.get("check", f"{NAMED}&at=now") == now
+        then = bench.get("check", f"{NAMED}&at={int(NOW) - 1}")
+        assert (then["present"], then["now"]) == (False, None)
+
+    @pytest.mark.parametrize(
+        "at",
+        [str(NOON - DAY), f"{NOON - DAY}.5", "2026-11-16T12:00:00Z", "2026-11-16T13:00:00%2B01:00",
+         "2026-11-16T13:00:00+01:00", "2026-11-16t12:00z"],
+    )  # fmt: skip
+    def test_an_instant_can_be_written_in_many_ways(self, bench: Bench, at: str) -> None:
+        found = bench.get("check", f"{NAMED}&at={at}")
+        assert found["hour"]["start_unix"] == NOON - DAY
+        assert found["baseline"]["windows"] == 5
+
+    def test_a_series_of_which_too_little_is_stored_says_what_to_do(self, bench: Bench) -> None:
+        found = bench.get("check", "service_name=checkout&span_name=GET+/cart/items&duration=1s")
+        assert (found["level"], found["baseline"], found["no_shift_verdict"]) == (5, None, "unavailable")
+        assert found["duration"]["outlier"] is None
+        assert [(each["level"], each["traces"], each["needed_traces"]) for each in found["levels"]] == [
+            (1, 0, 50), (2, 0, 20), (3, 0, 50), (4, 10, 30),
+        ]  # fmt: skip
+        assert "everything 10 of 30 traces" in found["sentence"]
+
+    def test_one_that_only_the_live_edge_knows_is_no_stranger(self, bench: Bench) -> None:
+        assert bench.get("check", "service_name=checkout&span_name=POST+/pay")["now"]["current_traces"] == 2
+
+
+class TestBaseline:
+    def test_at_an_instant(self, bench: Bench) -> None:
+        found = bench.get("baseline", f"{NAMED}&at={NOON}")
+        checked = bench.get("check", f"{NAMED}&at={NOON}")
+        assert found == {name: value for name, value in checked.items() if name in found}
+        assert found["baseline"]["samples"] == 180
+
+    def test_around_the_clock(self, bench: Bench) -> None:
+        slots = bench.get("baseline", NAMED)["slots"]
+        buckets = [(slot["bucket"]["day_type"], slot["bucket"]["hour"]) for slot in slots]
+        assert buckets == [(day_type, hour) for day_type in ("weekday", "weekend") for hour in range(24)]
+        assert slots[12]["baseline"]["samples"] == slots[12]["own_traces"] == 180
+        # Only one Saturday and one Sunday: what is around them serves.
+        assert (slots[24]["level"], slots[24]["own_windows"]) == (2, 2)
+
+
+class TestLists:
+    def test_what_is_usual_is_null_as_long_as_it_is_not_known(self, bench: Bench) -> None:
+        series = (SeriesStatus(KEY, current_traces=3, known=False), SeriesStatus(RARE, shift=True, known=False))
+        bench.snapshot = Snapshot(NOW, series=series, known=False)
+        first, second = bench.get("series")["series"]
+        assert (first["state"], first["current_traces"], second["state"]) == ("unjudged", 3, "shifted")
+        for name in ("level", "level_name", "baseline", "outlier_threshold_seconds", "shifted", "outlier", "score"):
+            assert first[name] is None, name
+
+    def test_series_and_their_states(self, bench: Bench) -> None:
+        found = bench.get("series")
+        assert (found["total"], found["next_cursor"], found["judged_at_unix"]) == (3, None, NOON + 0.25)
+        assert [each["state"] for each in found["series"]] == ["learning", "shifted", "unavailable"]
+        shifted = found["series"][1]
+        assert shifted["last_outlier"] == {"trace_id": f"{0xC0FFEE:032x}", "seconds": 1.25, "at_unix": NOON - 3.5}
+        assert [each["span_name"] for each in bench.get("series", "state=shifted")["series"]] == ["GET /cart"]
+        assert [each["span_name"] for each in bench.get("series", "match=PAY")["series"]] == ["POST /pay"]
+        assert bench.get("series", "service_name=nobody")["series"] == []
+
+    def test_before_anything_is_known_there_are_none(self, bench: Bench) -> None:
+        bench.snapshot = None
+        assert bench.get("series") == {"judged_at_unix": None, "total": 0, "next_cursor": None, "series": []}
+
+    def test_long_lists_come_in_parts_whatever_the_names(self, bench: Bench) -> None:
+        keys = sorted(
+            [HOSTILE_KEY, SeriesKey("", ""), *(SeriesKey("svc", f"GET /{number:03}") for number in range(250))]
+        )
+        bench.snapshot = Snapshot(NOON, series=tuple(SeriesStatus(key) for key in keys))
+        found: list[SeriesKey] = []
+        query = "limit=100"
+        for expected in (100, 100, 52):
+            page = bench.get("series", query)
+            assert (page["total"], len(page["series"])) == (252, expected)
+            found += [SeriesKey(each["service_name"], each["span_name"]) for each in page["series"]]
+            query = f"limit=100&cursor={page['next_cursor']}"
+        assert query == "limit=100&cursor=None"
+        assert found == keys
+
+    def test_where_there_is_a_baseline(self, bench: Bench) -> None:
+        found = bench.get("available")
+        assert [each["span_name"] for each in found["series"]] == ["GET /cart", "GET /cart/items"]
+        cart, rare = found["series"]
+        assert cart["level_by_hour"]["weekday"][12] == 1
+        assert cart["learning_hours"] == {"weekday": [], "weekend": []}
+        assert cart["traces_by_hour"]["weekday"][12] == 180
+        assert set(rare["level_by_hour"]["weekday"] + rare["level_by_hour"]["weekend"]) == {5}
+        assert found["series_by_level"]["weekday"][12] == [1, 0, 0, 0, 1]
+        second = bench.get("available", f"limit=1&cursor={bench.get('available', 'limit=1')['next_cursor']}")
+        assert ([each["span_name"] for each in second["series"]], second["series_by_level"]) == (
+            ["GET /cart/items"],
+            None,
+        )
+
+
+class TestTrace:
+    def test_where_the_time_went_against_what_is_usual(self, bench: Bench) -> None:
+        found = bench.get("trace", "trace_id=C0FFEE")
+        assert found["trace_id"] == f"{0xC0FFEE:032x}"
+        assert [(each["service_name"], each["self_seconds"], each["share"]) for each in found["services"]] == [
+            ("stock", 0.8, 0.8),
+            ("checkout", 0.2, 0.2),
+        ]
+        assert [
+            (step["span_name"], step["begins_seconds"], step["self_seconds"]) for step in found["critical_path"]
+        ] == [
+            ("GET /cart", 0.0, 0.2),
+            ("reserve", 0.1, 0.8),
+        ]
+        assert found["check"]["duration"]["outlier"] is True
+        assert found["sentence"].startswith(
+            "checkout GET /cart took 1 s, 80% of it in stock; most of all in stock reserve, 800 ms (80%). "
+            "1 s is an outlier for checkout GET /cart"
+        )
+
+    def test_of_one_endpoint_in_it(self, bench: Bench) -> None:
+        found = bench.get("trace", "trace_id=1&service_name=stock&span_name=reserve")
+        assert (found["root"]["duration_seconds"], found["oddities"]["elsewhere"]) == (0.8, 1)
+        assert found["check"]["level"] == 5
+        missing = bench.refused("trace", "trace_id=1&service_name=stock&span_name=release")
+        assert (missing["status"], missing["detail"]) == (404, f"trace {'1'.zfill(32)} has no span of stock release")
+
+    def test_one_that_tempo_does_not_know(self, bench: Bench) -> None:
+        bench.trace = []
+        found = bench.refused("trace", "trace_id=1")
+        assert found["status"] == 404
+        assert "Tempo has no trace" in found["detail"]
+
+    def test_while_tempo_does_not_answer(self, bench: Bench) -> None:
+        bench.trace = TempoError("GET http://tempo: connection refused", reason="connection")
+        found = bench.refused("trace", "trace_id=1")
+        assert (found["status"], found["reason"]) == (502, "connection")
+
+    def test_a_tempo_that_hangs_does_not_take_all_threads(self, bench: Bench) -> None:
+        inside, over = threading.Barrier(3), threading.Event()
+
+        class Hanging(list[TraceSpan]):
+            def __iter__(self) -> Iterator[TraceSpan]:
+                inside.wait(10)
+                over.wait(10)
+                return iter(TRACE)
+
+        bench.trace = Hanging()
+        threads = [threading.Thread(target=bench.get, args=("trace", "trace_id=1")) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        inside.wait(10)
+        try:
+            answer = ask(bench.site, "/api/v1/series")
+            assert answer.status == "503 Service Unavailable"
+            assert answer.headers["Retry-After"] == "1"
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+        assert bench.get("series")["total"] == 3
+
+
+class TestRefusals:
+    def test_all_that_is_wrong_is_said_at_once(self, bench: Bench) -> None:
+        found = bench.refused("check", "servce_name=x&span_name=a&span_name=b&duration=2&at=noon")
+        assert found["status"] == 400
+        assert {each["parameter"]: each["detail"] for each in found["errors"]} == {
+            "service_name": "is missing",
+            "span_name": "must be given once, not 2 times",
+            "duration": "needs a unit, such as s, m, h or d, not '2'",
+            "at": "must be a time such as 2026-11-24T14:00 (local), 2026-11-24T14:00Z, Unix seconds or now, not 'noon'",
+            "servce_name": "is not known here; did you mean service_name?",
+        }
+
+    @pytest.mark.parametrize(
+        ("name", "query", "parameter"),
+        [
+            ("check", f"{NAMED}&at=-1", "at"),
+            ("check", f"{NAMED}&at=1795532340000", "at"),
+            ("check", f"{NAMED}&at=14:00", "at"),
+            ("check", f"{NAMED}&at=2026-13-24T14:00:00Z", "at"),
+            ("check", f"{NAMED}&at=9999-12-31T23:59:59-23:59", "at"),
+            ("check", f"{NAMED}&duration=-5s", "duration"),
+            ("check", f"{NAMED}&duration=" + "9" * 400 + "d", "duration"),
+            ("series", "limit=0", "limit"),
+            ("series", "limit=1001", "limit"),
+            ("series", "limit=٣", "limit"),
+            ("series", "cursor=bm90IGpzb24=", "cursor"),
+            ("series", "cursor=WzEsMl0=", "cursor"),
+            ("series", "cursor=%ff", "cursor"),
+            ("series", "state=anomalus", "state"),
+            ("trace", "", "trace_id"),
+            ("trace", "trace_id=0", "trace_id"),
+            ("trace", "trace_id=..%2f..%2fsearch", "trace_id"),
+            ("trace", "trace_id=1&span_name=x", "service_name"),
+        ],
+    )
+    def test_what_makes_no_sense(self, bench: Bench, name: str, query: str, parameter: str) -> None:
+        found = bench.refused(name, query)
+        assert (found["status"], [each["parameter"] for each in found["errors"]]) == (400, [parameter])
+
+    @pytest.mark.parametrize("name", ["check", "baseline"])
+    def test_an_unknown_series_comes_with_similar_names(self, bench: Bench, name: str) -> None:
+        found = bench.refused(name, "service_name=checkout&span_name=GET+/carts")
+        assert found["status"] == 404
+        assert found["nearest"][0] == {"service_name": "checkout", "span_name": "GET /cart"}
+        assert (
+            bench.refused(name, "service_name=chekout&span_name=GET+/cart")["nearest"][0]["service_name"] == "checkout"
+        )
+
+    def test_it_can_only_be_read(self, bench: Bench) -> None:
+        assert bench.refused("check", method="POST")["status"] == 405
+        assert bench.refused("nothing")["status"] == 404
+
+    def test_while_the_database_refuses(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise StoreError("locked", "reading the history failed: database is locked")
+
+        monkeypatch.setattr(bench.store, "history", refuse)
+        found = bench.refused("check", NAMED)
+        assert (found["status"], found["reason"]) == (503, "locked")
+
+    def test_damaged_history_says_so(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        original = bench.store.history
+
+        def damaged(*arguments: Any, **options: Any) -> Iterator[Any]:
+            for stored in original(*arguments, **options):
+                yield stored._replace(windows=[window._replace(digest=b"\xff\xff") for window in stored.windows])
+
+        monkeypatch.setattr(bench.store, "history", damaged)
+        found = bench.refused("check", NAMED)
+        assert found["status"] == 500
+        assert "damaged" in found["detail"]
