@@ -16,7 +16,7 @@ from benchmarks.traffic import Traffic
 from exporter.app.settings import backfill_settings, client_settings, series_rules
 from exporter.config import Config, build_calendar
 from exporter.ingest.backfill import Backfill
-from exporter.ingest.series_filter import Admission
+from exporter.ingest.series_filter import SeriesFilter
 from exporter.metrics.self_metrics import SelfMetrics
 from exporter.runtime.logs import get_logger
 from exporter.store import Store
@@ -56,7 +56,7 @@ def fill(url: str, path: Path) -> FillCost:
     backfill = Backfill(
         TempoClient(client_settings(config), metrics, log, stop=stop),
         store,
-        Admission(series_rules(config)),
+        SeriesFilter(series_rules(config)),
         build_calendar(config),
         backfill_settings(config),
         metrics,

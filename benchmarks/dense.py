@@ -22,10 +22,10 @@ from exporter.app.settings import client_settings
 from exporter.config import Config
 from exporter.demo.search import SearchPlan
 from exporter.demo.traces import ROOT, Operation, SpanTimes, Trace, TraceShape, make_trace
-from exporter.ingest.series_filter import Admission, SeriesRules
+from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.ingest.settings import Budget
-from exporter.ingest.tempo_counts import SourceCounts
-from exporter.ingest.window_reader import Part, WindowReader
+from exporter.ingest.tempo_counts import TempoCounts
+from exporter.ingest.window_reader import BatchResult, WindowReader
 from exporter.metrics.self_metrics import SelfMetrics
 from exporter.model.ledger import Batch, Window
 from exporter.model.span import SeriesKey, Span
@@ -90,7 +90,7 @@ def _beside_bare_fetching(per_hour: int, budget: Budget) -> Iterator[Figure]:
 class _Reading:
     """What reading a window has cost, and fetching the same once more."""
 
-    part: Part
+    part: BatchResult
     wall_seconds: float
     cpu_seconds: float
     bytes: int
@@ -141,8 +141,8 @@ def _read(traffic: DenseTraffic, budget: Budget, *, refetched: bool = False) -> 
         config = Config.model_validate({"tempo": {"url": url, "requests_per_second": 1000, "timeout": "60s"}})
         metrics = SelfMetrics()
         tempo = _Counting(TempoClient(client_settings(config), metrics, get_logger("benchmark")))
-        counts = SourceCounts(tempo, metrics, time.monotonic, get_logger("benchmark"))
-        reader = WindowReader(tempo, counts, Admission(SeriesRules()), metrics, budget)
+        counts = TempoCounts(tempo, metrics, time.monotonic, get_logger("benchmark"))
+        reader = WindowReader(tempo, counts, SeriesFilter(SeriesRules()), metrics, budget)
         wall, cpu = time.monotonic(), time.process_time()
         counts.learn([_WINDOW], [])
         count = counts.of(_WINDOW)
@@ -166,7 +166,7 @@ def _refetch(url: str, source: Connection) -> float:
     return time.monotonic() - began
 
 
-def _errors(traffic: DenseTraffic, part: Part, q: float, enough: int) -> list[float]:
+def _errors(traffic: DenseTraffic, part: BatchResult, q: float, enough: int) -> list[float]:
     found = part.contents[0].series
     if not found.keys() <= {endpoint.key for endpoint in traffic.endpoints}:
         raise RuntimeError("what was read are not the endpoints that there are")

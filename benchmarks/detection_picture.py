@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from exporter.baseline.levels import FallbackRules
 from exporter.demo.latency import Incident, Lognormal
-from exporter.demo.traffic import Request, SeriesProfile, SeriesTraffic
+from exporter.demo.traffic import SeriesProfile, SeriesTraffic, SyntheticRequest
 from exporter.detection.detector import Detector
 from exporter.detection.flag import FlagEvent
 from exporter.detection.history import advance
@@ -21,7 +21,7 @@ from exporter.model.accumulator import Accumulator
 from exporter.model.calendar import HOUR_SECONDS, Calendar
 from exporter.model.histogram import Digest, bucket_upper_seconds
 from exporter.model.histogram_codec import encode_digest, encode_marks
-from exporter.model.hours import HourClock, Hours, StoredWindow, hours_of
+from exporter.model.hours import HourClock, SeriesHours, StoredWindow, hours_of
 from exporter.model.ledger import Window
 from exporter.model.span import SeriesKey, Span
 
@@ -57,7 +57,7 @@ class _Expected(NamedTuple):
     gate: float
 
 
-def _traffic() -> list[list[Request]]:
+def _traffic() -> list[list[SyntheticRequest]]:
     profile = SeriesProfile(
         rate_per_minute=12,
         base_seconds=0.12,
@@ -73,7 +73,7 @@ def _traffic() -> list[list[Request]]:
     return [list(traffic.hour(_BEGIN // HOUR_SECONDS + number)) for number in range((_LEARNT_DAYS + 1) * 24)]
 
 
-def _stored(start: int, requests: Sequence[Request]) -> StoredWindow:
+def _stored(start: int, requests: Sequence[SyntheticRequest]) -> StoredWindow:
     accumulator = Accumulator([Window(start, start + HOUR_SECONDS)], lambda key: key)
     accumulator.add(Span("0" * 32, "0" * 16, _KEY, *request) for request in requests)
     (content,) = accumulator.finish()
@@ -81,8 +81,8 @@ def _stored(start: int, requests: Sequence[Request]) -> StoredWindow:
     return StoredWindow(start, item.digest.count, encode_digest(item.digest), encode_marks(item.marks))
 
 
-def _expectations(detector: Detector, clock: HourClock, hours: Sequence[Sequence[Request]]) -> list[_Expected]:
-    history = Hours()
+def _expectations(detector: Detector, clock: HourClock, hours: Sequence[Sequence[SyntheticRequest]]) -> list[_Expected]:
+    history = SeriesHours()
     state: SeriesState | None = None
     found = []
     for number, requests in enumerate(hours):
@@ -99,7 +99,7 @@ def _expectations(detector: Detector, clock: HourClock, hours: Sequence[Sequence
     return found
 
 
-def _current(hours: Sequence[Sequence[Request]]) -> list[tuple[int, float]]:
+def _current(hours: Sequence[Sequence[SyntheticRequest]]) -> list[tuple[int, float]]:
     """The window's p90 every five minutes of the drawn day, by when requests ended."""
     ended = sorted((start + took, took) for requests in hours for start, took in requests)
     points = []
@@ -110,12 +110,12 @@ def _current(hours: Sequence[Sequence[Request]]) -> list[tuple[int, float]]:
     return points
 
 
-def _flags(detector: Detector, clock: HourClock, hours: Sequence[Sequence[Request]]) -> list[tuple[int, int]]:
+def _flags(detector: Detector, clock: HourClock, hours: Sequence[Sequence[SyntheticRequest]]) -> list[tuple[int, int]]:
     replay = Replay(detector)
     for number, requests in enumerate(hours):
         replay.hour(clock.hour(_BEGIN + number * HOUR_SECONDS), requests)
-    raised = [change.at for change in replay.changes if change.event is FlagEvent.RAISED]
-    cleared = [change.at for change in replay.changes if change.event is FlagEvent.CLEARED]
+    raised = [change.at for change in replay.changes if change.event is FlagEvent.FIRING]
+    cleared = [change.at for change in replay.changes if change.event is FlagEvent.RESOLVED]
     return list(zip(raised, cleared, strict=True))
 
 

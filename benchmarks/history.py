@@ -17,8 +17,8 @@ from benchmarks.traffic import random_duration_ns, series_key
 from exporter.app.app import Exporter
 from exporter.app.settings import reading_description
 from exporter.config import build_calendar, load_config
-from exporter.evaluation.baseline_table import Book
-from exporter.evaluation.manager import Historian
+from exporter.evaluation.baseline_table import BaselineTable
+from exporter.evaluation.manager import BaselineManager
 from exporter.metrics.self_metrics import SelfMetrics
 from exporter.model.accumulator import WindowContent, WindowDigest
 from exporter.model.calendar import HOUR_SECONDS
@@ -134,7 +134,7 @@ def turn(path: Path) -> JudgeCost:
     return _catch_up(path, time.time())
 
 
-def book_of(path: Path) -> Book:
+def book_of(path: Path) -> BaselineTable:
     """What is usual in the present hour after a history, which is judged on the way."""
     store, now = Store.open(path), time.time()
     historian = _historian(store, now)
@@ -160,6 +160,6 @@ def _cpu_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _historian(store: Store, now: float) -> Historian:
+def _historian(store: Store, now: float) -> BaselineManager:
     """The historian of an exporter at an instant: no part of it runs, but all of it is put together as it runs."""
     return Exporter(load_config(None, {}), store, SelfMetrics(), clock=lambda: now)._historian  # noqa: SLF001

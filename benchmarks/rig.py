@@ -23,22 +23,22 @@ from benchmarks.history import book_of, write_history
 from benchmarks.source import Source
 from benchmarks.told import Told, obey
 from benchmarks.traffic import Traffic, series_key
-from exporter.app.settings import client_settings, judge_settings, poll_settings, series_rules
+from exporter.app.settings import client_settings, evaluation_settings, poll_settings, series_rules
 from exporter.config import Config
 from exporter.detection.flag import Flag
-from exporter.evaluation.baseline_table import Book
-from exporter.evaluation.live import LiveEdge
+from exporter.evaluation.baseline_table import BaselineTable
+from exporter.evaluation.live import LiveEvaluator
 from exporter.evaluation.poller import Poller
 from exporter.evaluation.snapshot import Snapshot
-from exporter.ingest.live_reader import EdgeReader
-from exporter.ingest.series_filter import Admission
+from exporter.ingest.live_reader import LiveReader
+from exporter.ingest.series_filter import SeriesFilter
 from exporter.metrics.exposition import Publisher
 from exporter.metrics.self_metrics import SelfMetrics, StateCollector
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
-from exporter.runtime.tuning import set_aside, take_short_turns
+from exporter.runtime.tuning import freeze_gc, take_short_turns
 from exporter.tempo import TempoClient
-from exporter.web.http import Request, Site
+from exporter.web.http import HttpRequest, Site
 from exporter.web.management import MetricsPage
 from exporter.web.server.server import Server
 
@@ -102,10 +102,10 @@ class Rig(Told):
 class _Known:
     """A history in which the book is always at hand, as it is but for once an hour."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: BaselineTable) -> None:
         self._book = book
 
-    def book(self, now: float) -> Book:  # noqa: ARG002 - there is only one
+    def book(self, now: float) -> BaselineTable:  # noqa: ARG002 - there is only one
         return self._book
 
     def wait_for_book(self, seconds: float) -> bool:  # noqa: ARG002 - there is nothing to wait for
@@ -121,7 +121,7 @@ class _Known:
 class _Parts:
     """What runs in the rig's process."""
 
-    def __init__(self, url: str, book: Book) -> None:
+    def __init__(self, url: str, book: BaselineTable) -> None:
         self._now = book.start + 360.0
         self._end = book.start + _TRAFFIC_SECONDS - 10.0
         self._building: threading.Thread | None = None
@@ -139,20 +139,20 @@ class _Parts:
         metrics = SelfMetrics()
         stop = threading.Event()
         rules = series_rules(config)
-        admission = Admission(rules)
+        admission = SeriesFilter(rules)
         polling = poll_settings(config)
         self._publisher = publisher = Publisher()
         self._publish_seconds = 0.0
         self._poller = Poller(
-            EdgeReader(
+            LiveReader(
                 TempoClient(client_settings(config), metrics, log, stop=stop),
                 metrics,
                 polling.budget,
                 usual_seconds=polling.lookback_seconds,
                 hold_seconds=polling.window_seconds,
             ),
-            LiveEdge(
-                judge_settings(config),
+            LiveEvaluator(
+                evaluation_settings(config),
                 admission.ask,
                 started_at=self._now,
                 remembered_seconds=polling.remembered_seconds,
@@ -166,7 +166,7 @@ class _Parts:
             monotonic=time.monotonic,
             stop=stop,
             log=log,
-            on_new_book=set_aside,
+            on_new_book=freeze_gc,
         )
 
         def snapshot() -> Snapshot | None:
@@ -208,7 +208,7 @@ class _Parts:
             self.cycle(1)
 
     def reference_seconds(self, repeats: int) -> tuple[float, float]:
-        request = Request("/metrics", {}, accept="text/plain", accepts_gzip=False)
+        request = HttpRequest("/metrics", {}, accept="text/plain", accepts_gzip=False)
         families = list(text_string_to_metric_families(self._page(request).body.decode()))
 
         class Same(Collector):

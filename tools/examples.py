@@ -38,16 +38,16 @@ def shortened(lines: Sequence[str], most: int = 3) -> str:
 
     Args:
         lines: lines of logfmt.
-        most: so many lines with the same message are shown one after another; of more, the first ones and the last.
+        most: so many lines of the same event are shown one after another; of more, the first ones and the last.
 
     Returns:
         The lines, each whole, with a note where some were left out.
     """
     shown: list[str] = []
-    for message, same in groupby(lines, lambda line: fields(line)["msg"]):
+    for event, same in groupby(lines, lambda line: fields(line)["event"]):
         run = list(same)
         if len(run) > most + 1:
-            run = [*run[: most - 1], f'… {len(run) - most:,} more of msg="{message}"', run[-1]]
+            run = [*run[: most - 1], f"… {len(run) - most:,} more of event={event}", run[-1]]
         shown += run
     return "\n".join(shown)
 

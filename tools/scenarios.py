@@ -26,18 +26,18 @@ _CHECKOUT: Final = ("--service", INCIDENT_SERVICE, "--span", INCIDENT_SPAN)
 class Observed(ExporterProcess):
     """A running exporter that logs as it does by default."""
 
-    def logged(self, message: str | None = None) -> list[dict[str, Any]]:
-        """The messages that it has logged, or those with a text."""
+    def logged(self, event: str | None = None) -> list[dict[str, Any]]:
+        """The events that it has logged, or those with a key."""
         records = [fields(line) for line in self.log()]
-        return [record for record in records if message in (None, record["msg"])]
+        return [record for record in records if event in (None, record.get("event"))]
 
     def log(self) -> list[str]:
         """The lines of its log so far."""
         return [line for line in list(self.lines) if line.startswith("ts=")]
 
-    def await_logged(self, *messages: str, times: int = 1) -> None:
-        """Wait until it has logged each of some messages."""
-        self._await(f"nothing of {messages}", lambda: all(len(self.logged(m)) >= times for m in messages))
+    def await_logged(self, *events: str, times: int = 1) -> None:
+        """Wait until it has logged each of some events."""
+        self._await(f"nothing of {events}", lambda: all(len(self.logged(each)) >= times for each in events))
 
     def _await(self, what: str, condition: Callable[[], bool], timeout: float = _PATIENCE_SECONDS) -> None:
         eventually(condition, lambda: "\n".join([what, *self.log()[-20:]]), timeout)
@@ -65,9 +65,9 @@ def shop(directory: Path) -> Blocks:
     now = time.time()
     times = ("--anchor", repr(now), "--incident-after", str(-_INCIDENT_AGO_SECONDS))
     with tempo_process(*times) as url, Observed(directory, configured(url)) as running:
-        running.await_logged("backfill is complete", "latency has shifted")
+        running.await_logged("backfill_complete", "shift_firing")
         backfill = running.log()
-        backfill = backfill[: 1 + next(n for n, line in enumerate(backfill) if "backfill is complete" in line)]
+        backfill = backfill[: 1 + next(n for n, line in enumerate(backfill) if "backfill_complete" in line)]
         own = ("--config", "exporter.yaml")
         answer = running.get(
             "/api/v1/check", params={"service_name": INCIDENT_SERVICE, "span_name": INCIDENT_SPAN, "duration": "3s"}
@@ -87,9 +87,9 @@ def shop(directory: Path) -> Blocks:
             "explain trace": running.typed(*own, "explain", "--trace", found["now"]["last_outlier"]["trace_id"]),
             "verify healthy": running.typed("verify", "--url", running.url),
         }
-        running.await_logged("latency is back to what is usual")
-        told = ("latency has shifted", "latency is back to what is usual")
-        blocks["flag"] = "\n".join(line for line in running.log() if fields(line)["msg"] in told)
+        running.await_logged("shift_resolved")
+        told = ("shift_firing", "shift_resolved")
+        blocks["flag"] = "\n".join(line for line in running.log() if fields(line)["event"] in told)
         return blocks
 
 
@@ -99,7 +99,7 @@ def saturated(directory: Path) -> Blocks:
     with tempo_process("--retention", str(12 * 3600), "--metrics", "refused") as url:
         configuration["tempo"]["url"] = url
         with Observed(directory, configuration) as running:
-            running.await_logged("backfill is complete")
+            running.await_logged("backfill_complete")
             log = running.log()
             running.wait_until_filled()
             return {"saturated": shortened(log), "verify short": running.typed("verify", "--url", running.url)}
@@ -109,7 +109,7 @@ def dense(directory: Path) -> Blocks:
     """More traces than the budget of a window."""
     polling = {"tempo_interval": "15s", "backfill_duration": "4h", "max_traces_per_window": 5000}
     with tempo_process("--traffic", "20") as url, Observed(directory, configured(url, polling=polling)) as running:
-        running.await_logged("backfill is complete")
+        running.await_logged("backfill_complete")
         return {"dense": shortened(running.log())}
 
 
@@ -118,10 +118,10 @@ def restart(directory: Path) -> Blocks:
     polling = {"backfill_duration": "24h"}
     with tempo_process("--delay", "0.5") as url:
         with Observed(directory, configured(url, polling=polling)) as first:
-            first.await_logged("window read", times=8)
+            first.await_logged("window_read", times=8)
             first.stop()
         with Observed(directory, configured(url, polling=polling)) as second:
-            second.await_logged("backfill is complete")
+            second.await_logged("backfill_complete")
             return {"restart": f"{shortened(first.log())}\n\n{shortened(second.log())}"}
 
 
@@ -131,15 +131,15 @@ def outage(directory: Path) -> Blocks:
     with tempo_process(*anchor, "--delay", "0.5") as url:
         running = Observed(directory, configured(url, polling={"backfill_duration": "24h"}))
         running.start()
-        running.await_logged("window read", times=8)
+        running.await_logged("window_read", times=8)
     with running_until_end(running):
         running.await_logged(
-            "window not read, it will be tried again",
-            "cannot read the current traffic, so nothing is judged until that works",
+            "window_failed",
+            "poll_failed",
         )
         away = running.typed("verify", "--url", running.url)
         with tempo_process(*anchor, port=int(url.rpartition(":")[2])):
-            running.await_logged("backfill is complete")
+            running.await_logged("backfill_complete")
             running.wait_for(lambda page: page["tempo_up"] == 1)
             return {"outage": shortened(running.log()), "verify outage": away}
 

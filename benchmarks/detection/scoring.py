@@ -33,7 +33,7 @@ def episodes(changes: Iterable[FlagChange], since: float = -inf) -> list[Episode
     found: list[Episode] = []
     raised: float | None = None
     for change in changes:
-        if change.event is FlagEvent.RAISED:
+        if change.event is FlagEvent.FIRING:
             raised = change.at
         elif raised is not None:
             found.append(Episode(raised, change.at))

@@ -9,34 +9,34 @@ from typing import Final
 from exporter.app.settings import (
     backfill_settings,
     client_settings,
-    judge_settings,
+    evaluation_settings,
     poll_settings,
     reading_description,
     series_rules,
 )
 from exporter.config import Config, build_calendar
 from exporter.detection.flag import Flag
-from exporter.evaluation.live import LiveEdge
-from exporter.evaluation.manager import Historian
+from exporter.evaluation.live import LiveEvaluator
+from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.poller import Poller
-from exporter.evaluation.query import Inquiry
+from exporter.evaluation.query import BaselineQuerier
 from exporter.evaluation.snapshot import Snapshot
 from exporter.ingest.backfill import Backfill
 from exporter.ingest.backfill_status import BackfillStatus
-from exporter.ingest.live_reader import EdgeReader
-from exporter.ingest.series_filter import Admission
+from exporter.ingest.live_reader import LiveReader
+from exporter.ingest.series_filter import SeriesFilter
 from exporter.metrics.exposition import Publisher
 from exporter.metrics.self_metrics import SelfMetrics, StateCollector
 from exporter.model.calendar import Calendar
 from exporter.model.hours import HourClock
-from exporter.model.ledger import Progress
+from exporter.model.ledger import LedgerProgress
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
-from exporter.runtime.tuning import set_aside
+from exporter.runtime.tuning import freeze_gc
 from exporter.store import Store
 from exporter.tempo import TempoClient
 from exporter.web.api.api import Api
-from exporter.web.http import Request, Site
+from exporter.web.http import HttpRequest, Site
 from exporter.web.management import MetricsPage, healthy, ready
 from exporter.web.pages.explore import Explore
 from exporter.web.pages.pages import pages
@@ -65,7 +65,7 @@ class PassResult:
     """
 
     snapshot: Snapshot | None
-    progress: Progress | None
+    progress: LedgerProgress | None
     polled: bool
 
     @property
@@ -115,11 +115,11 @@ class Exporter:
         self._threads: list[threading.Thread] = []
         self._log = get_logger("runner")
         calendar = build_calendar(config)
-        settings = judge_settings(config)
+        settings = evaluation_settings(config)
         rules = series_rules(config)
         self._hours = HourClock(calendar)
         self._settle_seconds = config.polling.settle.total_seconds()
-        admission = Admission(rules, get_logger("series"))
+        admission = SeriesFilter(rules, get_logger("series"))
         admission.preload(store.series())
         self._client = TempoClient(
             client_settings(config),
@@ -129,7 +129,7 @@ class Exporter:
             clock=clock,
             monotonic=monotonic,
         )
-        self._historian = Historian(
+        self._historian = BaselineManager(
             store,
             self._hours,
             settings,
@@ -159,7 +159,7 @@ class Exporter:
             self._historian.remember(flags, {})
         polling = poll_settings(config)
         self.publisher = Publisher()
-        self._live = LiveEdge(
+        self._live = LiveEvaluator(
             settings,
             admission.ask,
             started_at=clock(),
@@ -167,7 +167,7 @@ class Exporter:
             flags=self._historian.flags(),
         )
         self._poller = Poller(
-            EdgeReader(
+            LiveReader(
                 self._client,
                 metrics,
                 polling.budget,
@@ -184,12 +184,12 @@ class Exporter:
             stop=self._stop,
             log=get_logger("poller"),
             on_clock_jump=self._clock_jumped,
-            on_new_book=set_aside,
+            on_new_book=freeze_gc,
         )
         self._metrics = metrics
         metrics.state = StateCollector(self._snapshot, self._backfill_status, admission, rules.most)
         self._metrics_page = MetricsPage(self.publisher, metrics.registry)
-        self.site = self._site(config, Inquiry(store, self._hours, settings), calendar)
+        self.site = self._site(config, BaselineQuerier(store, self._hours, settings), calendar)
 
     # Running for ever
 
@@ -210,7 +210,11 @@ class Exporter:
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 # It is a daemon, and what it has not written yet is read again after the next start.
-                self._log.warning("a part did not end in time", part=thread.name)
+                self._log.warning(
+                    "stop_timeout",
+                    "thread did not stop in time; what it had not written is read again after the next start",
+                    part=thread.name,
+                )
         self._client.close()
         self._store.close()
 
@@ -238,11 +242,11 @@ class Exporter:
 
     def exposition(self) -> str:
         """The page as Prometheus would get it."""
-        return self._metrics_page(Request("/metrics", {}, accept="", accepts_gzip=False)).body.decode()
+        return self._metrics_page(HttpRequest("/metrics", {}, accept="", accepts_gzip=False)).body.decode()
 
     # What is served
 
-    def _site(self, config: Config, inquiry: Inquiry, calendar: Calendar) -> Site:
+    def _site(self, config: Config, inquiry: BaselineQuerier, calendar: Calendar) -> Site:
         sources = Sources(
             snapshot=self._snapshot,
             backfill=self._backfill_status,
@@ -250,7 +254,7 @@ class Exporter:
             clock=self._clock,
             hours=self._hours,
             local=calendar.local,
-            parameters=judge_settings(config).shift,
+            parameters=evaluation_settings(config).shift,
             interval_seconds=poll_settings(config).interval_seconds,
             tempo_url=config.tempo.url,
             explore=Explore(config.grafana.explore_url),

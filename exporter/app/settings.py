@@ -12,11 +12,11 @@ from exporter.config import Config, ConfigError
 from exporter.config.web import ClientAuth, TlsServer, load_web_config
 from exporter.detection.parameters import Parameters
 from exporter.evaluation.poller import PollSettings
-from exporter.evaluation.settings import JudgeSettings
+from exporter.evaluation.settings import EvaluationSettings
 from exporter.ingest.series_filter import SeriesRules
 from exporter.ingest.settings import BackfillSettings, Budget
 from exporter.tempo import ClientSettings
-from exporter.web.config_reload import Rules, file_state
+from exporter.web.config_reload import WebConfigState, file_state
 from exporter.web.passwords import Passwords
 from exporter.web.server.tls import TlsError, TlsSettings, server_context
 
@@ -81,10 +81,10 @@ def poll_settings(config: Config) -> PollSettings:
     )
 
 
-def judge_settings(config: Config) -> JudgeSettings:
+def evaluation_settings(config: Config) -> EvaluationSettings:
     """What a verdict depends on."""
     fallback, stats, detection = config.fallback, config.stats, config.detection
-    return JudgeSettings(
+    return EvaluationSettings(
         fallback=FallbackRules(
             min_samples=stats.min_samples,
             enabled=fallback.enabled,
@@ -126,7 +126,7 @@ def series_rules(config: Config) -> SeriesRules:
     )
 
 
-def web_rules(path: Path) -> Rules:
+def web_config_state(path: Path) -> WebConfigState:
     """What ``web.config_file`` and the files that it names say now.
 
     Raises:
@@ -143,7 +143,7 @@ def web_rules(path: Path) -> Rules:
     except TlsError as error:
         raise ConfigError(error.problems, str(path)) from error
     users = {name: hash_.get_secret_value().encode() for name, hash_ in config.basic_auth_users.items()}
-    return Rules(seen, context, Passwords(users) if users else None, config.http_server_config.headers)
+    return WebConfigState(seen, context, Passwords(users) if users else None, config.http_server_config.headers)
 
 
 def _tls_settings(tls: TlsServer) -> TlsSettings | None:

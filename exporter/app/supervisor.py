@@ -17,7 +17,7 @@ from exporter.detection.flag import Flag
 from exporter.metrics.self_metrics import SelfMetrics
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import Log
-from exporter.store import Store, StoreError, set_aside
+from exporter.store import Store, StoreError, move_corrupt_database
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -27,7 +27,7 @@ _PAUSE_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 1.5
 
 
-class Keeper:
+class Supervisor:
     """Holds the exporter that runs at the moment."""
 
     def __init__(
@@ -126,11 +126,13 @@ class Keeper:
             self._exporter.start()
 
     def _set_aside(self) -> None:
-        aside = set_aside(self._config.storage.path, self._clock())
+        aside = move_corrupt_database(self._config.storage.path, self._clock())
         self._log.error(
-            "the database is damaged; it was set aside, and a fresh one is begun, for which Tempo is read again",
+            "database_replaced",
+            "the database is damaged; it was renamed and a new one is started, for which history is read from Tempo "
+            "again",
             database=str(self._config.storage.path),
-            set_aside=str(aside),
+            move_corrupt_database=str(aside),
         )
 
     def _put_together(self, flags: Mapping[SeriesKey, Flag]) -> Exporter:

@@ -10,7 +10,7 @@ import click
 from exporter.backtest.document import as_json
 from exporter.backtest.labels import LabelsError
 from exporter.backtest.overrides import load_config_with
-from exporter.backtest.run import NothingToReplayError, Options, backtest
+from exporter.backtest.run import BacktestOptions, NothingToReplayError, backtest
 from exporter.backtest.text import as_text
 from exporter.backtest.traffic import TrafficError
 from exporter.config import ConfigError
@@ -61,7 +61,7 @@ def run_command(
     except ConfigError as error:
         return failed(str(error), EXIT_USAGE)
     logs.configure(log_level or config.log.level, config.log.format)
-    options = Options(
+    options = BacktestOptions(
         csv=csv, labels=labels, learn_seconds=learn_seconds, service=service, span=span, settings=settings
     )
     warnings: list[str] = []

@@ -8,13 +8,13 @@ import json
 from typing import Any
 
 from exporter.backtest.replay import SeriesReplay
-from exporter.backtest.report import Episode, Report, per_1000_series_days
+from exporter.backtest.report import BacktestReport, Episode, per_1000_series_days
 from exporter.backtest.score import Score
 from exporter.detection.explanation import Explanation
 from exporter.explain.document import explanation_document
 
 
-def as_json(report: Report) -> str:
+def as_json(report: BacktestReport) -> str:
     """The report, in ASCII."""
     found = report.episodes()
     score = report.score()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import starmap
 from typing import Final, NamedTuple
 
-from exporter.backtest.traffic import Request, Requests, median_step_seconds
+from exporter.backtest.traffic import Requests, RequestSample, median_step_seconds
 from exporter.detection.detector import Detector
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagEvent
@@ -16,8 +16,8 @@ from exporter.detection.parameters import SUSPICION_SECONDS
 from exporter.detection.replay import Replay
 from exporter.detection.state import SeriesState
 from exporter.model.calendar import HOUR_SECONDS
-from exporter.model.hours import Hours, Judgement, hours_of
-from exporter.store import SeriesHistory
+from exporter.model.hours import Judgement, SeriesHours, hours_of
+from exporter.store import StoredSeries
 
 _NS: Final = 1_000_000_000
 _OPEN_HOURS: Final = SUSPICION_SECONDS // HOUR_SECONDS + 2
@@ -78,13 +78,13 @@ class SeriesReplay:
     released: tuple[int, ...]
 
 
-def name_of(stored: SeriesHistory) -> str:
+def name_of(stored: StoredSeries) -> str:
     """What a stored series is called here, as in the configuration: ``service_name/span_name``."""
     return f"{stored.key.service_name}/{stored.key.span_name}"
 
 
 def replay_history(
-    stored: SeriesHistory, detector: Detector, until: int, learn_seconds: int | None = None
+    stored: StoredSeries, detector: Detector, until: int, learn_seconds: int | None = None
 ) -> SeriesReplay:
     """Judge what is stored of a series from its first hour on, as if none of it had ever been judged.
 
@@ -101,7 +101,7 @@ def replay_history(
     hours = hours_of(stored.windows, clock)
     start = hours[0].start
     traces = sum(hour.count for hour in hours)
-    history = Hours(hours)
+    history = SeriesHours(hours)
     changes: list[FlagChange] = []
     accepted: list[Acceptance] = []
     judgements: dict[int, Judgement] = {}
@@ -112,7 +112,7 @@ def replay_history(
         progress = advance(detector, history, end, state)
         state = progress.state
         changes += progress.changes
-        accepted += [Acceptance(epoch, end) for epoch in progress.accepted]
+        accepted += [Acceptance(changepoint, end) for changepoint in progress.accepted]
         judgements.update(progress.judgements)
         released.update(progress.released)
     end = max(until, start)
@@ -179,7 +179,7 @@ def _alerts(changes: Iterable[FlagChange], since: int, end: int) -> tuple[Alert,
     alerts = []
     raised: FlagChange | None = None
     for change in changes:
-        if change.event is FlagEvent.RAISED:
+        if change.event is FlagEvent.FIRING:
             raised = change
         elif raised is not None:
             alerts.append(Alert(raised.at, change.at, raised.explanation))
@@ -216,5 +216,5 @@ def _quarantined(judgements: Mapping[int, Judgement]) -> tuple[int, ...]:
     return tuple(sorted(start for start, judgement in judgements.items() if judgement.quarantined))
 
 
-def _start_ns(request: Request) -> int:
+def _start_ns(request: RequestSample) -> int:
     return request.start_ns

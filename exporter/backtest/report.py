@@ -39,7 +39,7 @@ class Episode(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Report:
+class BacktestReport:
     """What a backtest has found.
 
     Attributes:

@@ -7,10 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, TextIO
 
-from exporter.app.settings import judge_settings
+from exporter.app.settings import evaluation_settings
 from exporter.backtest.labels import Label, read_labels
 from exporter.backtest.replay import SeriesReplay, name_of, replay_history, replay_requests
-from exporter.backtest.report import Report
+from exporter.backtest.report import BacktestReport
 from exporter.backtest.traffic import COLUMNS, read_traffic
 from exporter.config import Config, build_calendar
 from exporter.config.units import format_duration
@@ -33,7 +33,7 @@ class NothingToReplayError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class BacktestOptions:
     """What is to be replayed, and how.
 
     Attributes:
@@ -69,7 +69,7 @@ class _Progress:
         return self._text
 
 
-def backtest(config: Config, options: Options, warn: Callable[[str], None], progress: TextIO) -> Report:
+def backtest(config: Config, options: BacktestOptions, warn: Callable[[str], None], progress: TextIO) -> BacktestReport:
     """Replay recorded traffic or the stored history; nothing is written anywhere.
 
     Args:
@@ -94,7 +94,9 @@ def backtest(config: Config, options: Options, warn: Callable[[str], None], prog
         return _replay_csv(config, options, options.csv, labels, warn, shown)
 
 
-def _replay_history(config: Config, options: Options, labels: Sequence[Label] | None, shown: _Progress) -> Report:
+def _replay_history(
+    config: Config, options: BacktestOptions, labels: Sequence[Label] | None, shown: _Progress
+) -> BacktestReport:
     path = config.storage.path
     try:
         opened = Store.open_readonly(path)
@@ -112,7 +114,7 @@ def _replay_history(config: Config, options: Options, labels: Sequence[Label] | 
     if not replays:
         reason = ": what is stored of it is damaged" if damaged else ""
         raise NothingToReplayError(f"no series in {path} has a history that can be replayed{reason}")
-    return Report(
+    return BacktestReport(
         kind="history",
         path=path,
         calendar=build_calendar(config),
@@ -146,7 +148,7 @@ def _replay_stored(
     return replays, damaged
 
 
-def _selected(known: Sequence[SeriesKey], options: Options) -> list[SeriesKey]:
+def _selected(known: Sequence[SeriesKey], options: BacktestOptions) -> list[SeriesKey]:
     """The series that are asked for."""
     keys = list(known)
     if options.service is not None:
@@ -166,12 +168,12 @@ def _demand(name: str, known: Collection[str], what: str) -> None:
 
 def _replay_csv(
     config: Config,
-    options: Options,
+    options: BacktestOptions,
     path: Path,
     labels: Sequence[Label] | None,
     warn: Callable[[str], None],
     shown: _Progress,
-) -> Report:
+) -> BacktestReport:
     learn_seconds = DEFAULT_CSV_LEARN_SECONDS if options.learn_seconds is None else options.learn_seconds
     traffic = read_traffic(path, lambda rows: shown.reading(path, rows))
     if message := traffic.bad_rows_message(path):
@@ -185,7 +187,7 @@ def _replay_csv(
     for name, requests in sorted(traffic.series.items()):
         shown.replaying(len(replays), len(traffic.series))
         replays.append(replay_requests(name, requests, detector, learn_seconds))
-    report = Report(
+    report = BacktestReport(
         kind="csv",
         path=path,
         calendar=build_calendar(config),
@@ -207,7 +209,7 @@ def _replay_csv(
 
 def _detector(config: Config) -> Detector:
     """The detector that the configuration asks for."""
-    settings = judge_settings(config)
+    settings = evaluation_settings(config)
     return Detector(settings.fallback, settings.shift, HourClock(build_calendar(config)))
 
 

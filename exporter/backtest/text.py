@@ -5,7 +5,7 @@ from datetime import timedelta
 from itertools import groupby
 
 from exporter.backtest.replay import SeriesReplay
-from exporter.backtest.report import Episode, Report, per_1000_series_days
+from exporter.backtest.report import BacktestReport, Episode, per_1000_series_days
 from exporter.backtest.score import Score
 from exporter.config.units import format_duration
 from exporter.explain.words import counted, hour_ranges
@@ -13,7 +13,7 @@ from exporter.model.calendar import Calendar
 from exporter.runtime.terminal import printable
 
 
-def as_text(report: Report) -> str:
+def as_text(report: BacktestReport) -> str:
     """The episodes, what became of hours, and what it all adds up to."""
     found = {name: list(some) for name, some in groupby(report.episodes(), key=lambda episode: episode.series)}
     blocks = [
@@ -61,7 +61,7 @@ def _minute(unix_seconds: int, calendar: Calendar) -> str:
     return f"{calendar.local(unix_seconds):%Y-%m-%d %H:%M %Z}"
 
 
-def _summary(report: Report, episodes: int) -> Iterator[str]:
+def _summary(report: BacktestReport, episodes: int) -> Iterator[str]:
     days = report.series_days()
     traces = sum(replay.traces for replay in report.replays)
     start = min(replay.start for replay in report.replays)

@@ -34,7 +34,7 @@ class TrafficError(Exception):
     """The file is no recorded traffic, or cannot be read; the message says why."""
 
 
-class Request(NamedTuple):
+class RequestSample(NamedTuple):
     """One request; nanoseconds, the start since the Unix epoch."""
 
     start_ns: int
@@ -53,21 +53,21 @@ class Requests:
     def __len__(self) -> int:
         return len(self._starts_ns)
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[RequestSample]:
         """In the order in which they were added."""
-        return map(Request, self._starts_ns, self._durations_ns)
+        return map(RequestSample, self._starts_ns, self._durations_ns)
 
     def add(self, start_ns: int, duration_ns: int) -> None:
         """Add a request; they may come in any order."""
         self._starts_ns.append(start_ns)
         self._durations_ns.append(duration_ns)
 
-    def in_order(self) -> list[Request]:
+    def in_order(self) -> list[RequestSample]:
         """All of them by start."""
         return sorted(self)
 
 
-def median_step_seconds(requests: list[Request]) -> float:
+def median_step_seconds(requests: list[RequestSample]) -> float:
     """The usual distance of requests in time order; 0 where there is at most one."""
     if len(requests) < 2:
         return 0.0
@@ -178,7 +178,7 @@ def _fields(line: str) -> list[str] | None:
         return None
 
 
-def _request(fields: list[str] | None) -> tuple[str, Request]:
+def _request(fields: list[str] | None) -> tuple[str, RequestSample]:
     if fields is None or len(fields) != len(COLUMNS):
         raise _BadRowError("without exactly three fields")
     series, start, duration = fields
@@ -190,7 +190,7 @@ def _request(fields: list[str] | None) -> tuple[str, Request]:
     milliseconds = _number(duration)
     if milliseconds is None or not 0 <= milliseconds <= _LONGEST_MS:
         raise _BadRowError("with a duration that is not in milliseconds")
-    return series, Request(round(seconds * 1e9), round(milliseconds * 1e6))
+    return series, RequestSample(round(seconds * 1e9), round(milliseconds * 1e6))
 
 
 def _number(text: str) -> float | None:

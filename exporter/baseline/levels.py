@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from exporter.model.calendar import HOUR_SECONDS, DayType, Slot
 from exporter.model.histogram import Digest
-from exporter.model.hours import Group, Hour, Hours
+from exporter.model.hours import Group, Hour, SeriesHours
 
 # A pool serves a shift verdict only when it is mature; these are not meant to be tuned.
 MATURE_WINDOWS: Final = 3
@@ -143,34 +143,34 @@ class Baseline:
 
 
 def choose_pool(
-    history: Hours,
+    history: SeriesHours,
     at: int,
     slot: Slot,
     rules: FallbackRules,
     *,
-    epoch: int | None = None,
+    changepoint: int | None = None,
     suspects: Collection[int] = (),
 ) -> Pool | None:
     """The hours that serve as the baseline for the hour that begins at ``at``.
 
     The hour before it is left out, since its quarantine is not certain yet; so are quarantined hours, and whatever
-    began before the series' epoch or the look-back. The first level with enough traces that is mature serves. While
-    none is mature, the first with enough traces serves as immature.
+    began before the series' changepoint or the look-back. The first level with enough traces that is mature serves.
+    While none is mature, the first with enough traces serves as immature.
 
     Args:
         history: the series' hours.
         at: start of the hour that is asked about, unix seconds.
         slot: its slot.
         rules: what the levels need.
-        epoch: start of what counts as this series' present behaviour, if a change was accepted.
+        changepoint: start of what counts as this series' present behaviour, if a change was accepted.
         suspects: starts of hours that a raised flag has touched and that are not settled yet: left out as well.
 
     Returns:
         The pool, or None where no level has enough traces (level 5).
     """
     since = at - rules.lookback_seconds
-    if epoch is not None:
-        since = max(since, epoch)
+    if changepoint is not None:
+        since = max(since, changepoint)
     until = at - HOUR_SECONDS
     released: Sequence[Hour] = ()
     left_out: Collection[int] = suspects

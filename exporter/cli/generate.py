@@ -63,10 +63,10 @@ def generate(
         if address is not None and http_parts(address) is None:
             raise click.BadParameter(f"{address!r} is no address such as http://localhost:4318", param_hint=option)
     # Only this command needs what it is made of.
-    from exporter.demo.generate import Options  # noqa: PLC0415
+    from exporter.demo.generate import GenerateOptions  # noqa: PLC0415
     from exporter.demo.generate import generate as send  # noqa: PLC0415
 
-    options = Options(
+    options = GenerateOptions(
         url=url,
         headers={name: value for name, _, value in pairs},
         days=days,

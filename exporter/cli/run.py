@@ -10,19 +10,19 @@ import click
 
 from exporter import __version__
 from exporter.app.app import Exporter, PassResult, ReadingChangedError
-from exporter.app.settings import web_rules
-from exporter.app.supervisor import Keeper
+from exporter.app.settings import web_config_state
+from exporter.app.supervisor import Supervisor
 from exporter.cli.common import Shared, give_up, shared_options
 from exporter.config import Config, ConfigError, effective_yaml, ignored_variables, load_config
-from exporter.metrics.self_metrics import ProtectionCollector, SelfMetrics
+from exporter.metrics.self_metrics import SelfMetrics, WebConfigCollector
 from exporter.runtime import logs
 from exporter.runtime.exits import EXIT_FAILED, EXIT_USAGE, failed
 from exporter.runtime.signals import StopRequest, interruptible
 from exporter.runtime.terminal import bar, printable, progress_line
 from exporter.runtime.tuning import share_one_arena, take_short_turns
 from exporter.store import DatabaseInUseError, DatabaseTooNewError, ForeignFileError, Store, StoreError
-from exporter.web.auth import Guard
-from exporter.web.config_reload import Protection
+from exporter.web.auth import BasicAuthMiddleware
+from exporter.web.config_reload import WebConfigReloader
 from exporter.web.server.server import Server
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -64,16 +64,16 @@ def start(shared: Shared, *, once: bool, check_config: bool) -> None:
     sys.exit(_run(config, protection))
 
 
-def _protection(config: Config) -> Protection | None:
+def _protection(config: Config) -> WebConfigReloader | None:
     if config.web.config_file is None:
         return None
     try:
-        return Protection(partial(web_rules, config.web.config_file), logs.get_logger("web"))
+        return WebConfigReloader(partial(web_config_state, config.web.config_file), logs.get_logger("web"))
     except ConfigError as error:
         give_up(f"web.config_file: {error}", EXIT_USAGE)
 
 
-def _run(config: Config, protection: Protection | None) -> int:
+def _run(config: Config, protection: WebConfigReloader | None) -> int:
     share_one_arena()
     take_short_turns()
     log = logs.get_logger("main")
@@ -81,7 +81,7 @@ def _run(config: Config, protection: Protection | None) -> int:
     stop.listen()
     metrics = SelfMetrics()
     try:
-        keeper = Keeper(config, metrics, log)
+        keeper = Supervisor(config, metrics, log)
     except (DatabaseInUseError, DatabaseTooNewError, ReadingChangedError, StoreError) as error:
         give_up(str(error), EXIT_USAGE if isinstance(error, ReadingChangedError | ForeignFileError) else EXIT_FAILED)
     failures: list[BaseException] = []
@@ -101,6 +101,7 @@ def _run(config: Config, protection: Protection | None) -> int:
         )
     log.info(
         "started",
+        "exporter started",
         version=__version__,
         tempo=config.tempo.url,
         listening=server.addresses,
@@ -109,7 +110,11 @@ def _run(config: Config, protection: Protection | None) -> int:
     )
     ignored = ignored_variables(os.environ)
     if ignored:
-        log.info("environment variables that are no configuration keys are ignored", variables=ignored)
+        log.info(
+            "environment_ignored",
+            "environment variables that match no configuration key are ignored",
+            variables=ignored,
+        )
     keeper.start(fail)
     server.start(fail)
     if protection is not None:
@@ -120,18 +125,18 @@ def _run(config: Config, protection: Protection | None) -> int:
     server.stop()
     keeper.close()
     if failures:
-        log.error("the exporter cannot go on", error=failures[0])
+        log.error("exporter_failed", "the exporter cannot continue", error=failures[0])
         return EXIT_FAILED
-    log.info("stopped")
+    log.info("stopped", "exporter stopped")
     return 0
 
 
-def _server(config: Config, keeper: Keeper, metrics: SelfMetrics, protection: Protection | None) -> Server:
+def _server(config: Config, keeper: Supervisor, metrics: SelfMetrics, protection: WebConfigReloader | None) -> Server:
     log = logs.get_logger("web")
     if protection is None:
         return Server(keeper, config.web.host, config.web.port, log=log)
-    metrics.registry.register(ProtectionCollector(lambda: protection.status))
-    guard = Guard(keeper, protection, log, on_refused=metrics.request_refused)
+    metrics.registry.register(WebConfigCollector(lambda: protection.status))
+    guard = BasicAuthMiddleware(keeper, protection, log, on_refused=metrics.request_refused)
     context = None if protection.rules.tls is None else protection.context
     return Server(guard, config.web.host, config.web.port, log=log, context=context)
 

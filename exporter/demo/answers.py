@@ -15,7 +15,7 @@ NS_PER_SECOND: Final = 1_000_000_000
 _MAX_UINT32: Final = 2**32 - 1
 
 
-class Answer(NamedTuple):
+class TempoAnswer(NamedTuple):
     """Status, content type and body of an HTTP response."""
 
     status: int

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from exporter.demo.latency import HOUR_SECONDS, stream
 from exporter.demo.traces import ROOT, Operation, SpanTimes, Trace, TraceShape
-from exporter.demo.traffic import MAX_DURATION_SECONDS, Request, SeriesProfile, SeriesTraffic
+from exporter.demo.traffic import MAX_DURATION_SECONDS, SeriesProfile, SeriesTraffic, SyntheticRequest
 
 _NS: Final = 1_000_000_000
 _HOUR_NS: Final = HOUR_SECONDS * _NS
@@ -106,7 +106,7 @@ class _EndpointTraces:
             for request in self._traffic.hour(hour)
         ]
 
-    def _trace(self, trace_id: int, request: Request) -> Trace:
+    def _trace(self, trace_id: int, request: SyntheticRequest) -> Trace:
         start_ns, duration_ns = request
         end_ns = start_ns + duration_ns
         noise = trace_id >> _ID_HOUR_BITS & _MASK_64

@@ -33,7 +33,7 @@ _SEARCH_TIMEOUT_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class GenerateOptions:
     """What is to be sent.
 
     Attributes:
@@ -96,7 +96,7 @@ class Generator:
 
     def __init__(
         self,
-        options: Options,
+        options: GenerateOptions,
         sender: Sender,
         *,
         wait: Callable[[float], bool],
@@ -232,7 +232,7 @@ def _clock(unix_seconds: float) -> str:
     return datetime.fromtimestamp(unix_seconds).astimezone().strftime("%H:%M:%S")
 
 
-def generate(options: Options) -> int:
+def generate(options: GenerateOptions) -> int:
     """Send until it is done or interrupted; returns the exit status."""
     stop = StopRequest()
     stop.listen()

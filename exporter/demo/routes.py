@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final
 
 from exporter.demo.aggregates import AggregateRequest, MetricsMode, aggregate
-from exporter.demo.answers import JSON_TYPE, NS_PER_SECOND, TEXT_TYPE, Answer, Refused, Visibility
+from exporter.demo.answers import JSON_TYPE, NS_PER_SECOND, TEXT_TYPE, Refused, TempoAnswer, Visibility
 from exporter.demo.search import SearchLimits, SearchPlan, SearchRequest, search
 from exporter.demo.trace_by_id import parse_trace_id, render_v1, render_v2
 from exporter.demo.traceql import TraceQLError
@@ -52,43 +52,43 @@ class TempoApi:
         self._clock = clock
         self._plans = lru_cache(maxsize=64)(SearchPlan)
 
-    def answer(self, path: str, params: Mapping[str, str]) -> Answer:
+    def answer(self, path: str, params: Mapping[str, str]) -> TempoAnswer:
         """The answer to a GET request for a path with query parameters."""
         try:
             return self._answer(path, params)
         except Refused as refused:
-            return Answer(refused.status, TEXT_TYPE, str(refused).encode())
+            return TempoAnswer(refused.status, TEXT_TYPE, str(refused).encode())
         except TraceQLError as error:
-            return Answer(400, TEXT_TYPE, str(error).encode())
+            return TempoAnswer(400, TEXT_TYPE, str(error).encode())
 
-    def _answer(self, path: str, params: Mapping[str, str]) -> Answer:
+    def _answer(self, path: str, params: Mapping[str, str]) -> TempoAnswer:
         if path == "/api/search":
             request = SearchRequest.parse(params, self._options.limits)
             plan = self._plans(request.query_text) if request.query_text else None
-            return Answer(200, JSON_TYPE, search(self._source, request, plan, self._visibility()))
+            return TempoAnswer(200, JSON_TYPE, search(self._source, request, plan, self._visibility()))
         if path == "/api/metrics/query_range":
             return self._aggregate(params)
         if path.startswith("/api/v2/traces/"):
             trace = self._find(path.removeprefix("/api/v2/traces/"))
-            return Answer(200, JSON_TYPE, render_v2(trace))
+            return TempoAnswer(200, JSON_TYPE, render_v2(trace))
         if path.startswith("/api/traces/"):
             trace = self._find(path.removeprefix("/api/traces/"))
-            return Answer(404, TEXT_TYPE, b"") if trace is None else Answer(200, JSON_TYPE, render_v1(trace))
+            return TempoAnswer(404, TEXT_TYPE, b"") if trace is None else TempoAnswer(200, JSON_TYPE, render_v1(trace))
         if path == "/api/status/buildinfo":
-            return Answer(200, JSON_TYPE, _BUILD_INFO)
+            return TempoAnswer(200, JSON_TYPE, _BUILD_INFO)
         if path == "/api/echo":
-            return Answer(200, TEXT_TYPE, b"echo\n")
+            return TempoAnswer(200, TEXT_TYPE, b"echo\n")
         if path == "/ready":
-            return Answer(200, TEXT_TYPE, b"ready\n")
-        return Answer(404, TEXT_TYPE, b"404 page not found\n")
+            return TempoAnswer(200, TEXT_TYPE, b"ready\n")
+        return TempoAnswer(404, TEXT_TYPE, b"404 page not found\n")
 
-    def _aggregate(self, params: Mapping[str, str]) -> Answer:
+    def _aggregate(self, params: Mapping[str, str]) -> TempoAnswer:
         request = AggregateRequest.parse(params, self._options.metrics_max_duration_seconds)
         if self._options.metrics == "refused":
             raise Refused("error querying generators: empty ring", status=500)
         if self._options.metrics == "empty":
-            return Answer(200, JSON_TYPE, b'{"series":[],"metrics":{"completedJobs":1}}')
-        return Answer(200, JSON_TYPE, aggregate(self._source, request, self._visibility()))
+            return TempoAnswer(200, JSON_TYPE, b'{"series":[],"metrics":{"completedJobs":1}}')
+        return TempoAnswer(200, JSON_TYPE, aggregate(self._source, request, self._visibility()))
 
     def _find(self, trace_id: str) -> Trace | None:
         trace = self._source.find(parse_trace_id(trace_id))

@@ -33,7 +33,7 @@ _NS: Final = 1_000_000_000
 _MAX_DURATION_NS: Final = MAX_DURATION_SECONDS * _NS
 
 
-class Request(NamedTuple):
+class SyntheticRequest(NamedTuple):
     """One request: when it began (nanoseconds since the Unix epoch) and how long it took (nanoseconds)."""
 
     start_ns: int
@@ -122,7 +122,7 @@ class SeriesTraffic:
         self._seed = seed
         self._load = WanderingLoad(seed, profile.load_sd, profile.load_correlation_minutes)
 
-    def hour(self, hour: int) -> list[Request]:
+    def hour(self, hour: int) -> list[SyntheticRequest]:
         """The requests that begin in an hour, counted from the Unix epoch, by start."""
         profile = self._profile
         begin = hour * HOUR_SECONDS
@@ -137,13 +137,13 @@ class SeriesTraffic:
                 requests = [r for r in requests if not start * _NS <= r.start_ns < end * _NS]
         return requests
 
-    def _healthy(self, hour: int) -> list[Request]:
+    def _healthy(self, hour: int) -> list[SyntheticRequest]:
         """A Poisson process by its cumulative rate: unit exponentials apart, in minutes of constant rate."""
         profile = self._profile
         rng = stream(self._seed, "requests", hour)
         uniform, log, sample = rng.random, math.log, profile.shape.sampler(rng)
         minute_ns = hour * HOUR_SECONDS * _NS
-        requests: list[Request] = []
+        requests: list[SyntheticRequest] = []
         waiting = -log(1.0 - uniform())
         for rate, duration_ns in zip(self._rates(hour), self._durations_ns(hour), strict=True):
             if rate:
@@ -152,17 +152,19 @@ class SeriesTraffic:
                 while passed < rate:
                     took = int(duration_ns * sample())
                     start_ns = minute_ns + int(passed * ns_per_unit)
-                    requests.append(Request(start_ns, min(_MAX_DURATION_NS, took)))
+                    requests.append(SyntheticRequest(start_ns, min(_MAX_DURATION_NS, took)))
                     passed -= log(1.0 - uniform())
                 waiting = passed - rate
             minute_ns += 60 * _NS
         return requests
 
-    def _disturbed(self, requests: list[Request], incident: Incident, position: int, hour: int) -> list[Request]:
+    def _disturbed(
+        self, requests: list[SyntheticRequest], incident: Incident, position: int, hour: int
+    ) -> list[SyntheticRequest]:
         uniform = stream(self._seed, f"incident {position}", hour).random
         start_ns, end_ns = incident.start * _NS, incident.end * _NS
         return [
-            Request(r.start_ns, min(_MAX_DURATION_NS, int(r.duration_ns * incident.factor)))
+            SyntheticRequest(r.start_ns, min(_MAX_DURATION_NS, int(r.duration_ns * incident.factor)))
             if start_ns <= r.start_ns < end_ns and uniform() < incident.share
             else r
             for r in requests
@@ -213,7 +215,7 @@ class SeriesTraffic:
         ]
 
 
-def generate(profile: SeriesProfile, start: float, end: float, seed: int | str) -> Iterator[Request]:
+def generate(profile: SeriesProfile, start: float, end: float, seed: int | str) -> Iterator[SyntheticRequest]:
     """The requests that begin in ``[start, end)`` (unix seconds), by start.
 
     The same profile, seed and instant always give the same request, however the time line is cut into calls.

@@ -9,7 +9,7 @@ from exporter.detection.parameters import SUSPICION_SECONDS, Parameters
 from exporter.detection.schedule import LazySchedule
 from exporter.detection.state import SeriesState
 from exporter.detection.thresholds import Prediction, Thresholds
-from exporter.model.hours import CivilHour, HourClock, Hours
+from exporter.model.hours import CivilHour, HourClock, SeriesHours
 
 
 class Outlook(NamedTuple):
@@ -44,17 +44,17 @@ class Detector:
     clock: HourClock
 
     def expect(
-        self, history: Hours, civil: CivilHour, *, epoch: int | None = None, suspects: Collection[int] = ()
+        self, history: SeriesHours, civil: CivilHour, *, changepoint: int | None = None, suspects: Collection[int] = ()
     ) -> Outlook:
         """What is expected of a series in an hour, from what is settled of its history before that.
 
         Args:
             history: the series' hours, with their judgements; those out of reach are dropped from it.
             civil: the hour that is asked about.
-            epoch: start of the series' present behaviour, if a change was accepted.
+            changepoint: start of the series' present behaviour, if a change was accepted.
             suspects: starts of hours that are not to be pooled because a raised flag has touched them.
         """
-        history.discard_before(max(civil.start - self.rules.lookback_seconds, epoch or 0))
+        history.discard_before(max(civil.start - self.rules.lookback_seconds, changepoint or 0))
         pool = choose_pool(history, civil.start, civil.slot, self.rules, suspects=suspects)
         if pool is None:
             return Outlook()
@@ -63,7 +63,7 @@ class Detector:
         return Outlook(pool, Prediction(pool, history.swings(civil.start, pool.released), self.parameters))
 
     def schedule_at(
-        self, history: Hours, state: SeriesState, at: int, suspects: Collection[int] = ()
+        self, history: SeriesHours, state: SeriesState, at: int, suspects: Collection[int] = ()
     ) -> tuple[Outlook, LazySchedule]:
         """What is expected in the hour of an instant, and the thresholds that its windows need.
 
@@ -82,6 +82,6 @@ class Detector:
         schedule = LazySchedule(state.schedule if hours[-1].start == state.until else ())
         outlook = Outlook()
         for civil in reversed(hours):
-            outlook = self.expect(history, civil, epoch=state.epoch, suspects=pending)
+            outlook = self.expect(history, civil, changepoint=state.changepoint, suspects=pending)
             schedule = schedule.followed_by(civil.start, outlook.prediction, self.parameters.max_window_seconds)
         return outlook, schedule

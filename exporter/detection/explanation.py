@@ -5,7 +5,7 @@ from math import floor, log10
 
 from exporter.baseline.levels import Baseline, FallbackLevel
 from exporter.detection.parameters import Parameters
-from exporter.detection.thresholds import wobble
+from exporter.detection.thresholds import swing_factor
 from exporter.detection.verdict import Evidence
 from exporter.detection.window import rank_of
 from exporter.model.calendar import DayType
@@ -52,7 +52,7 @@ class Explanation:
             limit_seconds=bucket_upper_seconds(threshold.gate),
             usual_seconds=bucket_upper_seconds(threshold.usual),
             current_seconds=bucket_upper_seconds(evidence.bucket),
-            swing_factor=wobble(threshold.swing_octaves, parameters),
+            swing_factor=swing_factor(threshold.swing_octaves, parameters),
             chance=evidence.chance,
             baseline=baseline,
         )

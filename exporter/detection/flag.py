@@ -9,27 +9,27 @@ from exporter.detection.parameters import Parameters
 class FlagEvent(StrEnum):
     """What happened to a flag."""
 
-    RAISED = "raised"
-    CLEARED = "cleared"
+    FIRING = "firing"
+    RESOLVED = "resolved"
 
 
 class Flag(NamedTuple):
     """The state of a series' shift flag; all times are unix seconds.
 
     Attributes:
-        up: whether it is raised.
+        firing: whether it is firing.
         since: when the condition that raised it was first seen; None while it is down.
         pending_since: since when the condition has held at every tick; None where it does not hold or the flag is up.
         calm_since: since when it has been absent at every tick; None where it is there or the flag is down.
     """
 
-    up: bool = False
+    firing: bool = False
     since: float | None = None
     pending_since: float | None = None
-    calm_since: float | None = None
+    keep_firing_since: float | None = None
 
 
-DOWN: Final = Flag()
+INACTIVE: Final = Flag()
 
 
 def step(
@@ -44,18 +44,18 @@ def step(
         still: whether the newest traces are still slow; decides when the flag falls.
         parameters: how long the flag is held.
     """
-    if flag.up:
+    if flag.firing:
         if still:
-            return (flag if flag.calm_since is None else flag._replace(calm_since=None)), None
-        calm_since = _earlier(now, flag.calm_since)
-        if now - calm_since >= parameters.clear_hold_seconds:
-            return DOWN, FlagEvent.CLEARED
-        return flag._replace(calm_since=calm_since), None
+            return (flag if flag.keep_firing_since is None else flag._replace(keep_firing_since=None)), None
+        keep_firing_since = _earlier(now, flag.keep_firing_since)
+        if now - keep_firing_since >= parameters.clear_hold_seconds:
+            return INACTIVE, FlagEvent.RESOLVED
+        return flag._replace(keep_firing_since=keep_firing_since), None
     if not shifted:
-        return DOWN, None
+        return INACTIVE, None
     pending_since = _earlier(now, flag.pending_since)
     if now - pending_since >= parameters.hold_seconds:
-        return Flag(up=True, since=pending_since), FlagEvent.RAISED
+        return Flag(firing=True, since=pending_since), FlagEvent.FIRING
     return Flag(pending_since=pending_since), None
 
 

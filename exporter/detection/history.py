@@ -12,7 +12,7 @@ from typing import NamedTuple
 from exporter.baseline.levels import Baseline
 from exporter.detection.detector import Detector, Outlook
 from exporter.detection.explanation import Explanation
-from exporter.detection.flag import DOWN, FlagEvent
+from exporter.detection.flag import INACTIVE, FlagEvent
 from exporter.detection.marked import MarkedTraces
 from exporter.detection.parameters import MIN_JUDGED, SUSPICION_SECONDS, Parameters
 from exporter.detection.schedule import LazySchedule
@@ -22,7 +22,7 @@ from exporter.detection.thresholds import Prediction
 from exporter.detection.tick import Tick, tick
 from exporter.detection.verdict import can_be_shifted
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import NO_SWINGS, UNJUDGED, CivilHour, Hour, Hours, Judgement, Swings
+from exporter.model.hours import NO_SWINGS, UNJUDGED, CivilHour, Hour, Judgement, SeriesHours, Swings
 
 
 class FlagChange(NamedTuple):
@@ -50,13 +50,13 @@ def flag_change(at: int, found: Tick, outlook: Outlook, parameters: Parameters) 
 
 
 @dataclass(slots=True)
-class Progress:
+class HistoryProgress:
     """What judging some more of the past has found.
 
     Attributes:
         state: where to go on.
         judgements: every judgement that is new or has changed, by the start of the hour.
-        accepted: the epochs of changes that were accepted as the new normal.
+        accepted: the changepoints of changes that were accepted as the new normal.
         released: starts of hours that were quarantined and turned out to recur.
         changes: flags that rose and fell.
     """
@@ -70,12 +70,12 @@ class Progress:
 
 def advance(
     detector: Detector,
-    history: Hours,
+    history: SeriesHours,
     until: int,
     state: SeriesState | None = None,
     *,
     suspects: Collection[int] = (),
-) -> Progress:
+) -> HistoryProgress:
     """Judge the hours of a series that are not judged yet, in time order.
 
     The result is the same whether this is done at once or hour by hour, and with or without a round trip of the state.
@@ -106,18 +106,18 @@ def advance(
 class _Fold:
     """The judging of one series, under way."""
 
-    def __init__(self, detector: Detector, history: Hours, state: SeriesState, suspects: Collection[int]) -> None:
+    def __init__(self, detector: Detector, history: SeriesHours, state: SeriesState, suspects: Collection[int]) -> None:
         self._detector = detector
         self._history = history
-        self._epoch = state.epoch
+        self._changepoint = state.changepoint
         self._run = state.run
         self._suspects = {*state.suspects, *suspects}
         self._flag = state.flag
         self._schedule = LazySchedule(state.schedule)
         self._recent = MarkedTraces(state.recent)
-        self._progress = Progress(state)
+        self._progress = HistoryProgress(state)
 
-    def run(self, until: int) -> Progress:
+    def run(self, until: int) -> HistoryProgress:
         """Judge the hours that end by ``until``."""
         clock = self._detector.clock
         position = self._progress.state.until
@@ -127,7 +127,7 @@ class _Fold:
         self._recent.discard(position, self._detector.parameters)
         self._progress.state = SeriesState(
             until=position,
-            epoch=self._epoch,
+            changepoint=self._changepoint,
             run=self._run,
             suspects=tuple(sorted(start for start in self._suspects if start >= position - SUSPICION_SECONDS)),
             flag=self._flag,
@@ -141,12 +141,12 @@ class _Fold:
         recent = self._recent
         recent.discard(civil.start, parameters)
         hour = self._history.at(civil.start)
-        if hour is None and len(recent) < MIN_JUDGED and self._flag == DOWN:
+        if hour is None and len(recent) < MIN_JUDGED and self._flag == INACTIVE:
             self._schedule = LazySchedule()
             return
         if hour is not None:
             recent.add(hour.marks())
-        outlook = self._detector.expect(self._history, civil, epoch=self._epoch)
+        outlook = self._detector.expect(self._history, civil, changepoint=self._changepoint)
         if outlook.pool is not None:
             for recurring in outlook.pool.released:
                 self._judge(recurring, recurring.judgement._replace(quarantined=False))
@@ -164,12 +164,12 @@ class _Fold:
         A tick can only change something if the flag is up or pending, or the window is a shift by the least that the
         gates can be; all others are passed over.
         """
-        if len(self._recent) < MIN_JUDGED and self._flag == DOWN:
+        if len(self._recent) < MIN_JUDGED and self._flag == INACTIVE:
             return NO_SWINGS
         marks = range(civil.start + MARK_SECONDS, civil.end + 1, MARK_SECONDS)
         if outlook.prediction is None:
             for mark in marks:
-                if self._flag != DOWN:
+                if self._flag != INACTIVE:
                     self._tick(mark, outlook)
             return NO_SWINGS
         parameters = self._detector.parameters
@@ -177,7 +177,7 @@ class _Fold:
         floors = self._schedule.floors()
         for instants, buckets in windows:
             suspicious = can_be_shifted(buckets, floors, parameters)
-            if suspicious or self._flag != DOWN:
+            if suspicious or self._flag != INACTIVE:
                 for mark in instants:
                     self._tick(mark, outlook)
         return outlook.prediction.swings_of(windows)
@@ -212,21 +212,21 @@ class _Fold:
         anomalous = is_anomalous(digest, thresholds, parameters)
         return anomalous, anomalous or is_elevated(digest, thresholds)
 
-    def _accept(self, epoch: int, civil: CivilHour) -> None:
-        """What has begun at ``epoch`` is the new normal: its hours are released, and the swing starts anew."""
-        self._epoch = epoch
-        self._history.discard_before(epoch)
+    def _accept(self, changepoint: int, civil: CivilHour) -> None:
+        """What has begun at ``changepoint`` is the new normal: its hours are released, and the swing starts anew."""
+        self._changepoint = changepoint
+        self._history.discard_before(changepoint)
         for hour in self._history:
             if hour.start <= civil.start:
                 self._judge(hour, UNJUDGED)
         self._run = ()
         # By these the new normal is a shift: nothing must be held against them any more.
         self._schedule = LazySchedule()
-        if self._flag.up:
-            self._progress.changes.append(FlagChange(civil.end, FlagEvent.CLEARED, None))
-        self._flag = DOWN
-        self._suspects = {start for start in self._suspects if start < epoch or start > civil.start}
-        self._progress.accepted.append(epoch)
+        if self._flag.firing:
+            self._progress.changes.append(FlagChange(civil.end, FlagEvent.RESOLVED, None))
+        self._flag = INACTIVE
+        self._suspects = {start for start in self._suspects if start < changepoint or start > civil.start}
+        self._progress.accepted.append(changepoint)
 
     def _judge(self, hour: Hour, judgement: Judgement) -> None:
         if judgement != hour.judgement:

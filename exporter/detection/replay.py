@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from exporter.detection.detector import Detector, Outlook
-from exporter.detection.flag import DOWN, FlagEvent
+from exporter.detection.flag import INACTIVE, FlagEvent
 from exporter.detection.history import FlagChange, advance, flag_change
 from exporter.detection.parameters import SUSPICION_SECONDS
 from exporter.detection.schedule import LazySchedule
@@ -18,7 +18,7 @@ from exporter.detection.verdict import Schedule, can_be_shifted
 from exporter.detection.window import RecentTraces, end_second
 from exporter.model.histogram import Digest, bucket_of_ns
 from exporter.model.histogram_codec import MARK_SECONDS, encode_digest, encode_marks
-from exporter.model.hours import CivilHour, Hour, Hours, Judgement, StoredWindow
+from exporter.model.hours import CivilHour, Hour, Judgement, SeriesHours, StoredWindow
 
 
 class Replay:
@@ -27,7 +27,7 @@ class Replay:
     Attributes:
         changes: flags that rose and fell.
         judgements: what was found about each hour, by its start.
-        accepted: the epochs of changes that were accepted as the new normal, with the time of that.
+        accepted: the changepoints of changes that were accepted as the new normal, with the time of that.
     """
 
     def __init__(self, detector: Detector, *, tick_seconds: int = 15) -> None:
@@ -37,11 +37,11 @@ class Replay:
         self.accepted: list[tuple[int, int]] = []
         self._detector = detector
         self._tick_seconds = tick_seconds
-        self._history = Hours()
+        self._history = SeriesHours()
         self._state: SeriesState | None = None
         self._recent = RecentTraces()
         self._coming: list[tuple[int, int]] = []
-        self._flag = DOWN
+        self._flag = INACTIVE
         self._suspects: set[int] = set()
 
     def hour(self, civil: CivilHour, traces: Iterable[tuple[int, int]], *, live: bool = True) -> None:
@@ -61,19 +61,19 @@ class Replay:
         self._state = progress.state
         self._suspects = {start for start in self._suspects if start >= civil.end - SUSPICION_SECONDS}
         self.judgements.update(progress.judgements)
-        for epoch in progress.accepted:
-            self.accepted.append((epoch, civil.end))
-            self._suspects = {start for start in self._suspects if start < epoch}
-            if self._flag.up:
-                self.changes.append(FlagChange(civil.end, FlagEvent.CLEARED, None))
-            self._flag = DOWN
+        for changepoint in progress.accepted:
+            self.accepted.append((changepoint, civil.end))
+            self._suspects = {start for start in self._suspects if start < changepoint}
+            if self._flag.firing:
+                self.changes.append(FlagChange(civil.end, FlagEvent.RESOLVED, None))
+            self._flag = INACTIVE
 
     def _watch(self, civil: CivilHour, *, live: bool) -> None:
         """Tick through an hour, passing over the ticks that cannot change anything."""
         parameters = self._detector.parameters
         recent = self._recent
         recent.discard(civil.start, parameters)
-        if not recent and self._flag == DOWN and not (self._coming and self._coming[0][0] <= civil.end):
+        if not recent and self._flag == INACTIVE and not (self._coming and self._coming[0][0] <= civil.end):
             # Nothing to judge, all hour long; between a stray trace and the next there may be years of such hours.
             return
         position = 0
@@ -96,7 +96,7 @@ class Replay:
             if bounds != previous:
                 window = recent.between(*bounds).after(since)
                 suspicious = floors is not None and can_be_shifted(window.buckets, floors, parameters)
-            if suspicious or self._flag != DOWN:
+            if suspicious or self._flag != INACTIVE:
                 self._tick(now, outlook, schedule.hours)
         del coming[:position]
 

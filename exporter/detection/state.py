@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from exporter.detection.flag import DOWN, Flag
+from exporter.detection.flag import INACTIVE, Flag
 from exporter.detection.settlement import SettledHour
 from exporter.detection.verdict import HourThresholds
 
@@ -14,7 +14,7 @@ class SeriesState(NamedTuple):
 
     Attributes:
         until: every hour that ended by then is judged; the next one begins here.
-        epoch: start of the present behaviour, if a lasting change was accepted.
+        changepoint: start of the present behaviour, if a lasting change was accepted.
         run: the settled hours of a change that may become the new normal.
         suspects: starts of hours that a flag has touched and that can still be quarantined for it.
         flag: the flag as of the last mark.
@@ -23,10 +23,10 @@ class SeriesState(NamedTuple):
     """
 
     until: int
-    epoch: int | None = None
+    changepoint: int | None = None
     run: tuple[SettledHour, ...] = ()
     suspects: tuple[int, ...] = ()
-    flag: Flag = DOWN
+    flag: Flag = INACTIVE
     schedule: tuple[HourThresholds, ...] = ()
     recent: tuple[tuple[int, int, int], ...] = ()
 

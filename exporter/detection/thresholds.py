@@ -278,7 +278,7 @@ def _weights(n: int) -> tuple[float, ...]:
     return tuple(m / (m + _HALF_WEIGHT) for m in expected)
 
 
-def wobble(swing_octaves: float, parameters: Parameters) -> float:
+def swing_factor(swing_octaves: float, parameters: Parameters) -> float:
     """The factor by which a quantile may exceed its baseline and still be within the usual swing."""
     return float(2.0 ** (parameters.swing * swing_octaves))
 
@@ -290,7 +290,7 @@ def _threshold(q: float, usual: int, tau: float, parameters: Parameters) -> Quan
         clear = bucket_of_seconds(parameters.min_delta_seconds / 2)
         return QuantileThreshold(q, usual, tau, usual, gate, clear)
     seconds = bucket_upper_seconds(usual)
-    usual_factor = wobble(tau, parameters)
+    usual_factor = swing_factor(tau, parameters)
     relative_delta = parameters.min_delta_seconds / seconds
     stat = max(STAT_FLOOR_RATIO, usual_factor)
     gate_factor = max(parameters.ratio, 1 + relative_delta, usual_factor)

@@ -44,13 +44,13 @@ def tick(recent: RecentTraces, now: float, schedule: Schedule, flag: Flag, param
     if not schedule:
         flag, event = step(flag, now, shifted=False, still=False, parameters=parameters)
         return Tick(window, None, flag, event, ())
-    verdict = judge(recent, now, window, schedule, parameters, up=flag.up)
+    verdict = judge(recent, now, window, schedule, parameters, firing=flag.firing)
     shifted = verdict.shifted and verdict.still
     flag, event = step(flag, now, shifted=shifted, still=verdict.still, parameters=parameters)
     suspects: tuple[int, ...] = ()
-    if event is FlagEvent.RAISED:
+    if event is FlagEvent.FIRING:
         suspects = _touched(window, schedule)
-    elif flag.up:
+    elif flag.firing:
         suspects = (schedule[0].start,)
     return Tick(window, verdict, flag, event, suspects)
 

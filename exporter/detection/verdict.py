@@ -84,7 +84,7 @@ def judge(
     schedule: Schedule,
     parameters: Parameters,
     *,
-    up: bool = False,
+    firing: bool = False,
     thorough: bool = False,
 ) -> Verdict:
     """The verdict on a window, as far back as there are thresholds for it.
@@ -95,7 +95,7 @@ def judge(
         window: its current window.
         schedule: thresholds by hour, not empty: each trace is held against those of the hour in which it ended.
         parameters: the detector's settings.
-        up: whether the flag is raised.
+        firing: whether the flag is firing.
         thorough: give evidence for the most unusual quantile even if nothing lies above its gate.
     """
     window = window.after(schedule[-1].start)
@@ -116,7 +116,7 @@ def judge(
             shifted |= gated and evidence.chance < parameters.alpha
             if (gated or thorough) and (best is None or evidence.chance < best.chance):
                 best = evidence
-    still = (up or shifted) and _is_still(recent.fresh(now, parameters), schedule)
+    still = (firing or shifted) and _is_still(recent.fresh(now, parameters), schedule)
     return Verdict(traces, 2.0 ** (highest / BUCKETS_PER_OCTAVE), shifted, still, best)
 
 

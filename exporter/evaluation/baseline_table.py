@@ -28,14 +28,14 @@ class SeriesBaseline:
         baseline: what is published; absent at level 5.
         outlier_threshold_seconds: a single trace slower than this is an outlier; absent at level 5.
         thresholds: what the shift test compares with; absent at level 5 and while the series is learning.
-        epoch: since when it has behaved as it does, where a lasting change was accepted.
+        changepoint: since when it has behaved as it does, where a lasting change was accepted.
     """
 
     last_seen: float = 0.0
     baseline: Baseline | None = None
     outlier_threshold_seconds: float | None = None
     thresholds: Thresholds | None = None
-    epoch: int | None = None
+    changepoint: int | None = None
 
 
 UNKNOWN = SeriesBaseline()
@@ -43,7 +43,7 @@ UNKNOWN = SeriesBaseline()
 
 
 @dataclass(frozen=True)
-class Book:
+class BaselineTable:
     """All baselines for one hour.
 
     Attributes:
@@ -57,7 +57,7 @@ class Book:
 
     start: int
     series: Mapping[SeriesKey, SeriesBaseline] = field(default_factory=dict, repr=False)
-    before: "Book | None" = field(default=None, repr=False)
+    before: "BaselineTable | None" = field(default=None, repr=False)
     known: bool = field(default=True, repr=False)
     judged: bool = field(default=True, repr=False)
 
@@ -68,7 +68,7 @@ class Book:
     def schedule(self, key: SeriesKey) -> Schedule:
         """The thresholds for the current window of a series: this hour's, then earlier ones as far as there are any."""
         schedule = []
-        book: Book | None = self
+        book: BaselineTable | None = self
         while book is not None:
             thresholds = book.of(key).thresholds
             if thresholds is None:
@@ -78,21 +78,21 @@ class Book:
         return schedule
 
 
-NOT_KNOWN_YET = Book(0, known=False, judged=False)
+NOT_KNOWN_YET = BaselineTable(0, known=False, judged=False)
 """The book of any hour as long as nobody has worked out what is usual."""
 
 
-class _Page(NamedTuple):
+class _StoredHour(NamedTuple):
     start: int
     series: list[tuple[SeriesKey, SeriesBaseline]]
 
 
 class _Stored(NamedTuple):
     basis: str
-    pages: list[_Page]
+    pages: list[_StoredHour]
 
 
-def encode_book(book: Book, basis: str) -> bytes:
+def encode_table(book: BaselineTable, basis: str) -> bytes:
     """A book as bytes, with the hours before it.
 
     Args:
@@ -100,15 +100,15 @@ def encode_book(book: Book, basis: str) -> bytes:
         basis: what else it depends on besides the history: the settings, and what they mean to this version.
     """
     pages = []
-    page: Book | None = book
+    page: BaselineTable | None = book
     while page is not None:
-        pages.append(_Page(page.start, list(page.series.items())))
+        pages.append(_StoredHour(page.start, list(page.series.items())))
         page = page.before
     # The lowest level: ten thousand series are much alike, and this is on the way of other work.
     return zlib.compress(msgspec.msgpack.encode(_Stored(basis, pages)), level=1)
 
 
-def decode_book(data: bytes, basis: str) -> Book | None:
+def decode_table(data: bytes, basis: str) -> BaselineTable | None:
     """The book of some bytes; nothing where it rests on another basis, or where the bytes are none."""
     try:
         stored = msgspec.msgpack.decode(zlib.decompress(data), type=_Stored)
@@ -116,17 +116,17 @@ def decode_book(data: bytes, basis: str) -> Book | None:
         return None
     if stored.basis != basis:
         return None
-    book: Book | None = None
+    book: BaselineTable | None = None
     for page in reversed(stored.pages):
-        book = Book(page.start, dict(page.series), before=book)
+        book = BaselineTable(page.start, dict(page.series), before=book)
     return book
 
 
-class Shelf:
+class BaselineCache:
     """Holds the book in force, and the next one once it is prepared; for any number of threads."""
 
     def __init__(
-        self, patience_seconds: float, monotonic: Callable[[], float], on_missed: Callable[[Book], None]
+        self, patience_seconds: float, monotonic: Callable[[], float], on_missed: Callable[[BaselineTable], None]
     ) -> None:
         """Begin without any book.
 
@@ -141,7 +141,7 @@ class Shelf:
         # Guards what follows; notified when a book comes, and when none will any more.
         self._changed = threading.Condition()
         self._book = NOT_KNOWN_YET
-        self._next: Book | None = None
+        self._next: BaselineTable | None = None
         self._asked: int | None = None
         self._wait_until = 0.0
         self._missed: int | None = None
@@ -149,7 +149,7 @@ class Shelf:
 
     # For those who ask
 
-    def get(self, hour_start: int) -> Book:
+    def get(self, hour_start: int) -> BaselineTable:
         """The book in force in an hour: its own, if that is there or comes within the patience, or else the last one.
 
         At the start, where there is none yet, it is not known what is usual.
@@ -193,14 +193,14 @@ class Shelf:
         with self._changed:
             return self._has(hour_start)
 
-    def put(self, book: Book) -> bool:
+    def put(self, book: BaselineTable) -> bool:
         """Put a book in force; whether somebody has had to go without it so far."""
         with self._changed:
             self._book, self._next = book, None
             self._changed.notify_all()
             return self._missed == book.start
 
-    def renew(self, book: Book) -> bool:
+    def renew(self, book: BaselineTable) -> bool:
         """Put a book in force, unless that of a later hour is by now; whether it is."""
         with self._changed:
             # Whatever was prepared knows less than this one.
@@ -211,7 +211,7 @@ class Shelf:
             self._changed.notify_all()
             return True
 
-    def prepare(self, book: Book) -> None:
+    def prepare(self, book: BaselineTable) -> None:
         """Keep a book ready for when its hour begins."""
         with self._changed:
             if self._book.start < book.start:

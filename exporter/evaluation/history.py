@@ -10,10 +10,16 @@ from itertools import islice
 from typing import Final
 
 from exporter.detection.detector import Detector
-from exporter.evaluation.series import Answer, Judged, Question, Task, judge_series
-from exporter.evaluation.worker_process import Helper
+from exporter.evaluation.series import (
+    BaselineRequest,
+    EvaluationResult,
+    EvaluationTask,
+    SeriesBaselines,
+    evaluate_series,
+)
+from exporter.evaluation.worker_process import EvaluationWorker
 from exporter.runtime.logs import LimitedLog, Log
-from exporter.store import SeriesHistory, Store
+from exporter.store import Store, StoredSeries
 
 _SERIES_AT_ONCE: Final = 20
 _MOST_FOR_HELPER: Final = 60
@@ -24,7 +30,7 @@ _READ_LATE: Final = "older history was read late, so the past is judged anew"
 _OTHER_HOURS: Final = "the hours of the local clock begin at other minutes than before, so the past is judged anew"
 
 
-class PastJudge:
+class HistoryEvaluator:
     """Keeps the judging of the past up with the ledger; for one thread."""
 
     def __init__(
@@ -72,8 +78,8 @@ class PastJudge:
         return self._until is not None and self._until >= until and not self._store.findings_void()
 
     def catch_up(
-        self, until: int, give_up: Callable[[], bool] = lambda: False, question: Question | None = None
-    ) -> Sequence[Answer] | None:
+        self, until: int, give_up: Callable[[], bool] = lambda: False, question: BaselineRequest | None = None
+    ) -> Sequence[SeriesBaselines] | None:
         """Judge all hours that ended by an instant and are not judged yet.
 
         Args:
@@ -96,14 +102,14 @@ class PastJudge:
             return None
         # From now on, what is written of the time before makes the findings void: it may come after it was looked for.
         self._store.begin_judging(until)
-        task = Task(self._detector, until, question)
+        task = EvaluationTask(self._detector, until, question)
         since = 0 if self._until is None else self._until - self._detector.rules.lookback_seconds
         if question is not None:
             since = min(since, question.since)
         keys = self._store.series()
         histories = self._store.history(keys, since, until, marks_from=self._until or 0, at_once=_SERIES_AT_ONCE)
-        answers: list[Answer] = []
-        with Helper(task, self._quiet_log) as helper:
+        answers: list[SeriesBaselines] = []
+        with EvaluationWorker(task, self._quiet_log) as helper:
             if not self._judge_all(task, histories, len(keys), helper, give_up, answers):
                 return None
         self._store.set_judged_until(until)
@@ -112,15 +118,15 @@ class PastJudge:
 
     def _judge_all(
         self,
-        task: Task,
-        histories: Iterator[SeriesHistory],
+        task: EvaluationTask,
+        histories: Iterator[StoredSeries],
         series: int,
-        helper: Helper,
+        helper: EvaluationWorker,
         give_up: Callable[[], bool],
-        answers: list[Answer],
+        answers: list[SeriesBaselines],
     ) -> bool:
         """Judge series, the helper some of them; whether all were judged before it was told to give up."""
-        found: list[Judged] = []
+        found: list[EvaluationResult] = []
         done = hours = 0
         while not give_up():
             if helper.is_free():
@@ -132,7 +138,7 @@ class PastJudge:
             if stored is None:
                 self._record([*found, *helper.exchange([])], answers)
                 return True
-            found.append(judge_series(task, stored))
+            found.append(evaluate_series(task, stored))
             done += 1
             hours += sum(bool(window.marks) for window in stored.windows)
             if hours * (series / done - 1) > _WORTH_A_HELPER_HOURS:
@@ -143,40 +149,51 @@ class PastJudge:
         self._record(found, answers)
         return False
 
-    def _record(self, found: Sequence[Judged], answers: list[Answer]) -> None:
+    def _record(self, found: Sequence[EvaluationResult], answers: list[SeriesBaselines]) -> None:
         """Store what was found, say what is worth saying about it, and add to the answers."""
         self._store.record([judged.findings for judged in found if judged.findings is not None])
         for judged in found:
             self._tell(judged)
-            if judged.answer is not None:
-                answers.append(judged.answer)
+            if judged.baselines is not None:
+                answers.append(judged.baselines)
 
     def _begin_anew(self) -> None:
         """Forget what was found, since it is void."""
         self._store.forget_findings()
-        self._log.info(_OTHER_HOURS if self._other_hours else _READ_LATE)
+        self._log.info("history_reevaluated", _OTHER_HOURS if self._other_hours else _READ_LATE)
         self._other_hours = False
         self._until = None
 
-    def _tell(self, judged: Judged) -> None:
+    def _tell(self, judged: EvaluationResult) -> None:
         key = judged.key
         if judged.forgotten is not None:
-            self._log.warning("what was found about a series is not readable", series=key, error=judged.forgotten)
+            self._log.warning(
+                "state_unreadable",
+                "the stored evaluation state of a series is unreadable; its history is evaluated from the beginning",
+                series=key,
+                error=judged.forgotten,
+            )
         if judged.damage is not None:
             self._quiet_log.error(
-                ("judging", key), "stored history is damaged, its series is not judged", series=key, error=judged.damage
+                "series_damaged",
+                "stored history of a series is damaged; it is not evaluated",
+                per=key,
+                series=key,
+                error=judged.damage,
             )
-        for epoch in judged.accepted:
+        for changepoint in judged.accepted:
             self._on_accepted()
             self._log.info(
-                "a lasting change of latency is the new normal",
+                "change_accepted",
+                "a lasting latency change is now the baseline",
                 service_name=key.service_name,
                 span_name=key.span_name,
-                since=datetime.fromtimestamp(epoch, UTC),
+                since=datetime.fromtimestamp(changepoint, UTC),
             )
         if judged.released:
             self._log.info(
-                "what looked anomalous recurs at this hour, so it is usual",
+                "quarantine_released",
+                "quarantined hours recur at this hour of day; they are part of the baseline now",
                 service_name=key.service_name,
                 span_name=key.span_name,
                 hours=judged.released,

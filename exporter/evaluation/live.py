@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.detection.explanation import Explanation
-from exporter.detection.flag import DOWN, Flag, FlagEvent
+from exporter.detection.flag import INACTIVE, Flag, FlagEvent
 from exporter.detection.tick import tick
 from exporter.detection.window import RecentTraces, View, end_second
-from exporter.evaluation.baseline_table import Book, SeriesBaseline
-from exporter.evaluation.settings import JudgeSettings
+from exporter.evaluation.baseline_table import BaselineTable, SeriesBaseline
+from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar, SeriesStatus
 from exporter.ingest.sampling import Slices
 from exporter.model.histogram import bucket_of_ns
@@ -71,7 +71,7 @@ class _LiveSeries:
         "traces_total",
     )
 
-    def __init__(self, flag: Flag = DOWN) -> None:
+    def __init__(self, flag: Flag = INACTIVE) -> None:
         self.recent = RecentTraces()
         self.flag = flag
         self.score: float | None = None
@@ -84,7 +84,7 @@ class _LiveSeries:
 
 
 @dataclass(frozen=True, slots=True)
-class FlagChange:
+class SeriesFlagChange:
     """A flag rose or fell.
 
     Attributes:
@@ -99,7 +99,7 @@ class FlagChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class TickResult:
     """What a tick over all series found.
 
     Attributes:
@@ -110,17 +110,17 @@ class Judged:
     """
 
     statuses: tuple[SeriesStatus, ...]
-    changes: tuple[FlagChange, ...]
+    changes: tuple[SeriesFlagChange, ...]
     flags: Mapping[SeriesKey, Flag]
     suspects: Mapping[SeriesKey, tuple[int, ...]]
 
 
-class LiveEdge:
+class LiveEvaluator:
     """All series at the live edge. Not for several threads."""
 
     def __init__(
         self,
-        settings: JudgeSettings,
+        settings: EvaluationSettings,
         admit: Callable[[SeriesKey], SeriesKey | SkipReason],
         *,
         started_at: float,
@@ -151,9 +151,9 @@ class LiveEdge:
 
     def flags(self) -> dict[SeriesKey, Flag]:
         """The flags that are up."""
-        return {key: series.flag for key, series in self._series.items() if series.flag.up}
+        return {key: series.flag for key, series in self._series.items() if series.flag.firing}
 
-    def take_in(self, spans: Iterable[Span], now: float, book: Book) -> Counter[SkipReason]:
+    def take_in(self, spans: Iterable[Span], now: float, book: BaselineTable) -> Counter[SkipReason]:
         """Add spans to the windows they ended in, each once.
 
         Args:
@@ -200,7 +200,7 @@ class LiveEdge:
             if key not in whole:
                 series.recent.keep(slices.holds)
 
-    def per_hour(self, book: Book) -> dict[SeriesKey, float]:
+    def per_hour(self, book: BaselineTable) -> dict[SeriesKey, float]:
         """How many traces an hour the series usually have whose name is the one that Tempo knows."""
         return {
             key: usual.baseline.count / usual.baseline.windows
@@ -220,7 +220,7 @@ class LiveEdge:
         # A clock that was set back must not shut out what is new.
         return max(oldest, min(self._known_since, now - self._remembered_seconds))
 
-    def _add(self, key: SeriesKey, span: Span, book: Book) -> None:
+    def _add(self, key: SeriesKey, span: Span, book: BaselineTable) -> None:
         series = self._series.get(key)
         if series is None:
             series = self._series[key] = _LiveSeries()
@@ -250,7 +250,7 @@ class LiveEdge:
         self._unjudged.setdefault(key, bytearray()).extend(trace.packed())
         self._unjudged_traces += 1
 
-    def _judge_belatedly(self, book: Book) -> None:
+    def _judge_belatedly(self, book: BaselineTable) -> None:
         """Once it is known what is usual, tell the outliers among the traces that were kept until then."""
         if not book.known:
             return
@@ -263,7 +263,7 @@ class LiveEdge:
         self._unjudged.clear()
         self._unjudged_traces = 0
 
-    def tick(self, now: float, book: Book) -> Judged:
+    def tick(self, now: float, book: BaselineTable) -> TickResult:
         """Judge all series; as long as that is not possible, look at them only, and leave flags as they are.
 
         Args:
@@ -274,9 +274,9 @@ class LiveEdge:
             for series in self._series.values():
                 series.recent.discard(now, self._settings.shift)
                 series.score = series.explanation = None
-            return Judged(self.hold(now, now, book), (), {}, {})
+            return TickResult(self.hold(now, now, book), (), {}, {})
         statuses: list[SeriesStatus] = []
-        changes: list[FlagChange] = []
+        changes: list[SeriesFlagChange] = []
         flags: dict[SeriesKey, Flag] = {}
         suspects: dict[SeriesKey, tuple[int, ...]] = {}
         parameters = self._settings.shift
@@ -290,13 +290,13 @@ class LiveEdge:
             if found.verdict is not None and found.verdict.evidence is not None and usual.baseline is not None:
                 series.explanation = Explanation.of(found.verdict.evidence, usual.baseline, parameters)
             if found.event is not None:
-                changes.append(FlagChange(key, found.event, series.explanation))
+                changes.append(SeriesFlagChange(key, found.event, series.explanation))
             if found.suspects:
                 suspects[key] = found.suspects
             statuses.append(self._status(key, series, usual, found.window, now, book))
-        return Judged(tuple(statuses), tuple(changes), flags, suspects)
+        return TickResult(tuple(statuses), tuple(changes), flags, suspects)
 
-    def hold(self, judged_at: float | None, now: float, book: Book) -> tuple[SeriesStatus, ...]:
+    def hold(self, judged_at: float | None, now: float, book: BaselineTable) -> tuple[SeriesStatus, ...]:
         """The series without a new verdict: raised flags stay, and so does what was found last while it counts.
 
         Args:
@@ -317,13 +317,13 @@ class LiveEdge:
             for key, series, usual in self._on_page(now, book)
         )
 
-    def _on_page(self, now: float, book: Book) -> Iterator[tuple[SeriesKey, _LiveSeries, SeriesBaseline]]:
+    def _on_page(self, now: float, book: BaselineTable) -> Iterator[tuple[SeriesKey, _LiveSeries, SeriesBaseline]]:
         """The series that were seen of late, by name; once the history has its say, the others are forgotten."""
         oldest = now - self._settings.stale_after_seconds
         for key in sorted(self._series.keys() | book.series.keys()):
             series = self._series.get(key)
             usual = book.of(key)
-            if max(series.last_seen if series else 0.0, usual.last_seen) >= oldest or (series and series.flag.up):
+            if max(series.last_seen if series else 0.0, usual.last_seen) >= oldest or (series and series.flag.firing):
                 yield key, series or _LiveSeries(), usual
             elif series and book.known:
                 del self._series[key]
@@ -335,7 +335,7 @@ class LiveEdge:
         usual: SeriesBaseline,
         window: View | None,
         now: float,
-        book: Book,
+        book: BaselineTable,
     ) -> SeriesStatus:
         """What is known of a series; without a window, nothing is known of the present but that its flag is up.
 
@@ -343,8 +343,8 @@ class LiveEdge:
         """
         oldest_outlier = now - self._settings.shift.window_seconds
         has_outlier = series.exemplar is not None and series.exemplar.at > oldest_outlier
-        shift = series.flag.up if usual.thresholds is not None else None
-        if not book.judged and series.flag.up:
+        shift = series.flag.firing if usual.thresholds is not None else None
+        if not book.judged and series.flag.firing:
             shift = True
         return SeriesStatus(
             key=key,
@@ -357,7 +357,7 @@ class LiveEdge:
             shift=shift,
             outlier=has_outlier if window is not None and usual.baseline is not None else None,
             since=series.flag.since if shift else None,
-            epoch=usual.epoch,
+            changepoint=usual.changepoint,
             traces_total=series.traces_total,
             outliers_total=series.outliers_total,
             exemplar=series.exemplar,

@@ -17,11 +17,11 @@ import msgspec
 
 from exporter import __version__
 from exporter.detection.detector import Detector
-from exporter.detection.flag import DOWN, Flag
-from exporter.evaluation.baseline_table import Book, SeriesBaseline, Shelf, decode_book, encode_book
-from exporter.evaluation.history import PastJudge
-from exporter.evaluation.series import Answer, Question, answer, judged_far_enough
-from exporter.evaluation.settings import JudgeSettings
+from exporter.detection.flag import INACTIVE, Flag
+from exporter.evaluation.baseline_table import BaselineCache, BaselineTable, SeriesBaseline, decode_table, encode_table
+from exporter.evaluation.history import HistoryEvaluator
+from exporter.evaluation.series import BaselineRequest, SeriesBaselines, build_baselines, judged_far_enough
+from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import HistoryFacts, Snapshot
 from exporter.model.hours import CivilHour, HourClock
 from exporter.model.span import SeriesKey
@@ -44,14 +44,14 @@ def _never() -> bool:
     return False
 
 
-class Historian:
+class BaselineManager:
     """Judges the stored history and keeps the book of the present hour."""
 
     def __init__(
         self,
         store: Store,
         clock: HourClock,
-        settings: JudgeSettings,
+        settings: EvaluationSettings,
         *,
         settled_until: Callable[[], int],
         on_accepted: Callable[[], None],
@@ -79,11 +79,11 @@ class Historian:
         self._settings = settings
         self._detector = Detector(settings.fallback, settings.shift, clock)
         self._quiet_log = log.limited(_SAY_AGAIN_SECONDS, monotonic)
-        self._past = PastJudge(store, self._detector, on_accepted, log, self._quiet_log)
+        self._past = HistoryEvaluator(store, self._detector, on_accepted, log, self._quiet_log)
         self._settled_until = settled_until
         self._monotonic = monotonic
         self._log = log
-        self._shelf = Shelf(patience_seconds, monotonic, self._tell_missed)
+        self._shelf = BaselineCache(patience_seconds, monotonic, self._tell_missed)
         self._facts = HistoryFacts()
         self._measure()
         self._news = threading.Event()
@@ -92,7 +92,7 @@ class Historian:
 
     # For the poller
 
-    def book(self, now: float) -> Book:
+    def book(self, now: float) -> BaselineTable:
         """The baselines in force at an instant.
 
         Where those of its hour are not there, and do not come within the patience, those of another hour stay in force;
@@ -104,11 +104,12 @@ class Historian:
         """Wait, at most for so long, for the book that was asked for last and was not there; whether it has come."""
         return self._shelf.wait_for_missed(seconds)
 
-    def _tell_missed(self, book: Book) -> None:
+    def _tell_missed(self, book: BaselineTable) -> None:
         self._log.info(
+            "baseline_pending",
             "what is usual at this hour is being worked out; until then, what was known stays in force"
             if book.known
-            else "what is usual at this hour is being worked out; until then there are no baselines and no verdicts"
+            else "what is usual at this hour is being worked out; until then there are no baselines and no verdicts",
         )
 
     def describe(self, snapshot: Snapshot) -> Snapshot:
@@ -119,11 +120,13 @@ class Historian:
         """Keep flags and suspect hours over a restart."""
         if not flags and not suspects:
             return
-        kept = {key: None if flag == DOWN else msgspec.json.encode(flag).decode() for key, flag in flags.items()}
+        kept = {key: None if flag == INACTIVE else msgspec.json.encode(flag).decode() for key, flag in flags.items()}
         try:
             self._store.remember(kept, suspects)
         except StoreError as error:
-            self._quiet_log.error("flags", "flags would not survive a restart now", error=error)
+            self._quiet_log.error(
+                "flags_not_saved", "cannot save flags; they would not survive a restart now", error=error
+            )
 
     def flags(self) -> dict[SeriesKey, Flag]:
         """The flags from before a restart."""
@@ -132,7 +135,9 @@ class Historian:
             try:
                 known[key] = msgspec.json.decode(text, type=Flag)
             except msgspec.DecodeError as error:
-                self._log.warning("a remembered flag is not readable, it is down now", series=key, error=error)
+                self._log.warning(
+                    "flag_unreadable", "a stored flag is unreadable; it is inactive now", series=key, error=error
+                )
         return known
 
     # For the ledger
@@ -179,11 +184,11 @@ class Historian:
                     self.prepare(clock(), stop.is_set)
             except StoreError as error:
                 self._quiet_log.error(
-                    "run", "cannot work out what is usual; what was known stays in force", error=error
+                    "baseline_failed", "cannot build baselines; keeping the previous ones", error=error
                 )
                 retry_at = began + (_PAUSE_AFTER_FAILURE_SECONDS if has_book() else _PAUSE_WITHOUT_BOOK_SECONDS)
             except Exception:  # noqa: BLE001 - a defect of ours must neither end the loop nor go unseen
-                self._log.exception("working out what is usual failed unexpectedly")
+                self._log.exception("baseline_crashed", "building baselines failed unexpectedly")
                 retry_at = began + _PAUSE_AFTER_FAILURE_SECONDS
             if renewed:
                 ended = self._monotonic()
@@ -218,7 +223,9 @@ class Historian:
         if book is None:
             return
         if self._shelf.put(book):
-            self._log.info("what is usual at this hour is known now", seconds=round(self._monotonic() - began, 1))
+            self._log.info(
+                "baseline_ready", "baseline for this hour is ready", seconds=round(self._monotonic() - began, 1)
+            )
         if kept is None:
             self._keep(book)
 
@@ -275,12 +282,12 @@ class Historian:
         self._measure()
         self._keep(book)
 
-    def _work_out(self, hour: CivilHour, give_up: Callable[[], bool]) -> Book | None:
+    def _work_out(self, hour: CivilHour, give_up: Callable[[], bool]) -> BaselineTable | None:
         """What is usual in an hour, and in those before it that the current window reaches into; None if given up."""
         question = self._question(hour, judged=judged_far_enough(self._past.until, hour.start))
         histories = self._store.history(self._store.series(), question.since, hour.start)
         wanted = takewhile(lambda _: not give_up(), histories)
-        book = self._bound(question, (answer(question, stored, self._detector) for stored in wanted))
+        book = self._bound(question, (build_baselines(question, stored, self._detector) for stored in wanted))
         return None if give_up() else book
 
     @contextmanager
@@ -297,37 +304,41 @@ class Historian:
         """Up to when the past can be judged in an hour: hours are judged whole, however short the ledger's windows."""
         return self._clock.hour(min(self._settled_until(), hour.start)).start
 
-    def _question(self, hour: CivilHour, *, judged: bool) -> Question:
+    def _question(self, hour: CivilHour, *, judged: bool) -> BaselineRequest:
         """What the book of an hour needs to know of every series."""
         hours = self._within_reach(hour)
         since = hours[0].start - self._settings.fallback.lookback_seconds
-        return Question(hours, since, self._settings.outlier, judged)
+        return BaselineRequest(hours, since, self._settings.outlier, judged)
 
-    def _bound(self, question: Question, answers: Iterable[Answer]) -> Book:
+    def _bound(self, question: BaselineRequest, answers: Iterable[SeriesBaselines]) -> BaselineTable:
         """The book that answers make, with those of the earlier hours."""
         pages: list[dict[SeriesKey, SeriesBaseline]] = [{} for _ in question.hours]
         for key, usual, damage in answers:
             if damage is not None:
                 self._quiet_log.error(
-                    ("baseline", key), "stored history is damaged, its series has no baseline", series=key, error=damage
+                    "baseline_damaged",
+                    "stored history of a series is damaged; it has no baseline",
+                    per=key,
+                    series=key,
+                    error=damage,
                 )
             for page, baseline in zip(pages, usual, strict=False):
                 page[key] = baseline
-        book: Book | None = None
+        book: BaselineTable | None = None
         for hour, page in zip(question.hours, pages, strict=True):
-            book = Book(hour.start, page, before=book, judged=question.judged)
+            book = BaselineTable(hour.start, page, before=book, judged=question.judged)
         assert book is not None, "an hour is within its own reach"  # noqa: S101
         return book
 
-    def _keep(self, book: Book) -> None:
+    def _keep(self, book: BaselineTable) -> None:
         """Store a book, once there is nothing left to wait for."""
         if book.judged:
-            self._store.save_book(book.start, encode_book(book, self._basis))
+            self._store.save_book(book.start, encode_table(book, self._basis))
 
-    def _kept(self, hour: CivilHour) -> Book | None:
+    def _kept(self, hour: CivilHour) -> BaselineTable | None:
         """The stored book of an hour; it is renewed soon, but a restart does not wait for that."""
         data = self._store.book(hour.start)
-        return None if data is None else decode_book(data, self._basis)
+        return None if data is None else decode_table(data, self._basis)
 
     def _within_reach(self, hour: CivilHour) -> list[CivilHour]:
         """The hours, oldest first, that a window may reach into while the given one lasts; that one comes last."""
@@ -341,7 +352,7 @@ class Historian:
         try:
             totals = self._store.totals()
         except StoreError as error:
-            self._quiet_log.error("facts", "cannot count the history", error=error)
+            self._quiet_log.error("history_stats_failed", "cannot count the stored history", error=error)
             return
         self._facts = HistoryFacts(
             windows=totals.windows,

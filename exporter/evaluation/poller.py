@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from exporter.detection.flag import Flag, FlagEvent
-from exporter.evaluation.baseline_table import Book
-from exporter.evaluation.live import FlagChange, LiveEdge
+from exporter.evaluation.baseline_table import BaselineTable
+from exporter.evaluation.live import LiveEvaluator, SeriesFlagChange
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
-from exporter.ingest.live_reader import EdgeReader
+from exporter.ingest.live_reader import LiveReader
 from exporter.ingest.sampling import WHOLE
 from exporter.ingest.settings import Budget
 from exporter.model.span import SeriesKey, Span
@@ -56,10 +56,10 @@ class PollSettings:
         return max(self.lookback_seconds, self.window_seconds) + 2 * self.interval_seconds
 
 
-class History(Protocol):
+class BaselineSource(Protocol):
     """What the stored history knows, for the poller."""
 
-    def book(self, now: float) -> Book:
+    def book(self, now: float) -> BaselineTable:
         """The baselines in force at an instant; must not raise, nor wait for long."""
 
     def wait_for_book(self, seconds: float) -> bool:
@@ -80,9 +80,9 @@ class Poller:
 
     def __init__(
         self,
-        reader: EdgeReader,
-        live: LiveEdge,
-        history: History,
+        reader: LiveReader,
+        live: LiveEvaluator,
+        history: BaselineSource,
         publish: Callable[[Snapshot], None],
         settings: PollSettings,
         telemetry: Telemetry,
@@ -107,7 +107,7 @@ class Poller:
         self._quiet_log = log.limited(_WARN_AGAIN_SECONDS, monotonic)
         self._on_clock_jump = on_clock_jump
         self._on_new_book = on_new_book
-        self._judged_by: Book | None = None
+        self._judged_by: BaselineTable | None = None
         self._clock_ahead = clock() - monotonic()
         self._last_success: float | None = None
         self._unread_since: float | None = None
@@ -126,15 +126,15 @@ class Poller:
             except Exception:  # noqa: BLE001 - a defect of ours must neither end the loop nor go unseen
                 if self._stop.is_set():
                     return
-                self._log.exception("a polling cycle failed unexpectedly")
+                self._log.exception("poll_crashed", "a poll cycle failed unexpectedly")
             due += self._settings.interval_seconds
             late = self._monotonic() - due
             if late > 0:
                 skipped = int(late // self._settings.interval_seconds) + 1
                 due += skipped * self._settings.interval_seconds
                 self._quiet_log.warning(
-                    "skipped",
-                    "reading and judging the current traffic took longer than the interval, ticks are skipped",
+                    "poll_skipped",
+                    "a poll cycle took longer than polling.tempo_interval; cycles are skipped",
                     skipped=skipped,
                     interval=self._settings.interval_seconds,
                 )
@@ -149,7 +149,9 @@ class Poller:
         ahead = self._clock() - self._monotonic()
         jumped, self._clock_ahead = ahead - self._clock_ahead, ahead
         if abs(jumped) > _JUMP_SECONDS:
-            self._log.warning("the clock has jumped, or this machine slept; what is missing is read", seconds=jumped)
+            self._log.warning(
+                "clock_jumped", "the clock jumped, or this machine slept; the gap is read", seconds=jumped
+            )
             self._on_clock_jump()
 
     def cycle(self) -> bool:
@@ -179,14 +181,15 @@ class Poller:
         if self._unread_since is None:
             self._unread_since, self._outage_told = began, False
         self._outage_told |= self._quiet_log.warning(
-            "unread", "cannot read the current traffic, so nothing is judged until that works", error=error
+            "poll_failed", "cannot read current traffic; nothing is evaluated until Tempo answers", error=error
         )
 
     def _note_answer(self) -> None:
         """Say that an outage is over, if it was said that there is one."""
         if self._unread_since is not None and self._outage_told:
             self._log.info(
-                "Tempo answers again, so the current traffic is judged",
+                "poll_recovered",
+                "Tempo answers again; current traffic is evaluated",
                 after_seconds=round(self._monotonic() - self._unread_since),
             )
         self._unread_since = None
@@ -216,7 +219,8 @@ class Poller:
             self._read(now, now - rest_seconds, spans, deadline)
         except TempoError as error:
             self._log.warning(
-                "cannot read what came before the current window; endpoints with little traffic are judged later",
+                "poll_history_failed",
+                "cannot read traffic before the evaluation window; endpoints with little traffic are evaluated later",
                 error=error,
             )
 
@@ -233,23 +237,23 @@ class Poller:
         self._slices, self._by_name = reading.slices, reading.by_name
         if not reading.slices.whole:
             self._quiet_log.info(
-                "sampled",
-                "there is more current traffic than polling.max_traces_per_poll, so a sample spread evenly is judged",
+                "poll_sampled",
+                "current traffic exceeds polling.max_traces_per_poll; an evenly spread sample is evaluated",
                 traces_per_second=round(self._reader.density or 0),
                 share=reading.slices.share,
             )
         if reading.splits:
             self._quiet_log.warning(
-                "saturated",
-                "searches of the current traffic came back full and were halved; raise tempo.limit to need fewer",
+                "poll_saturated",
+                "searches of current traffic hit their limit and were split; raise tempo.limit to need fewer",
                 splits=reading.splits,
             )
         if reading.unread and not self._stop.is_set():
             self._telemetry.truncated("poll")
             self._quiet_log.warning(
-                "truncated",
-                "there is more current traffic than can be read in time, part of it is not judged; raise tempo.limit, "
-                "or lower polling.max_traces_per_poll",
+                "poll_truncated",
+                "current traffic cannot be read in time and part of it is not evaluated; raise tempo.limit or lower "
+                "polling.max_traces_per_poll",
                 unread_ranges=reading.unread,
             )
         return not reading.unread
@@ -284,7 +288,7 @@ class Poller:
         statuses: tuple[SeriesStatus, ...],
         judged_at: float | None,
         began: float,
-        book: Book,
+        book: BaselineTable,
         unread: str | None = None,
     ) -> None:
         snapshot = Snapshot(
@@ -298,13 +302,13 @@ class Poller:
         )
         self._publish(self._history.describe(snapshot))
 
-    def _tell(self, change: FlagChange) -> None:
+    def _tell(self, change: SeriesFlagChange) -> None:
         fields = {
             "service_name": change.key.service_name,
             "span_name": change.key.span_name,
             "explanation": None if change.explanation is None else str(change.explanation),
         }
-        if change.event is FlagEvent.RAISED:
-            self._log.warning("latency has shifted", **fields)
+        if change.event is FlagEvent.FIRING:
+            self._log.warning("shift_firing", "latency has shifted", **fields)
         else:
-            self._log.info("latency is back to what is usual", **fields)
+            self._log.info("shift_resolved", "latency is back within its baseline", **fields)

@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 from exporter.baseline.availability import SLOTS, Standings, standings
 from exporter.baseline.levels import Baseline, FallbackLevel, FallbackRules, Pool, choose_pool
 from exporter.detection.detector import Detector
-from exporter.detection.thresholds import Thresholds, wobble
-from exporter.evaluation.series import SeriesRecord, epoch_of, judged_far_enough
-from exporter.evaluation.settings import JudgeSettings
+from exporter.detection.thresholds import Thresholds, swing_factor
+from exporter.evaluation.series import SeriesHistory, changepoint_of, judged_far_enough
+from exporter.evaluation.settings import EvaluationSettings
 from exporter.model.calendar import HOUR_SECONDS, Slot
 from exporter.model.histogram import Digest, bucket_upper_seconds
 from exporter.model.hours import CivilHour, HourClock
@@ -79,7 +79,7 @@ class ShiftThreshold(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Usual:
+class BaselineReport:
     """What is usual for one series in one hour, as far as is known now.
 
     Attributes:
@@ -93,7 +93,7 @@ class Usual:
         no_verdict: why there is no verdict on a shift; absent where there is one.
         supply: what each level that may serve has, most specific first.
         kept_out: starts of the hours within reach, of any slot, that are quarantined or suspect.
-        epoch: since when the series has behaved as it does, where a lasting change was accepted.
+        changepoint: since when the series has behaved as it does, where a lasting change was accepted.
         known_until: later hours did not count, Unix seconds.
     """
 
@@ -107,7 +107,7 @@ class Usual:
     no_verdict: NoVerdict | None
     supply: tuple[LevelSupply, ...]
     kept_out: tuple[int, ...]
-    epoch: int | None
+    changepoint: int | None
     known_until: int
 
     @property
@@ -116,7 +116,7 @@ class Usual:
         return FallbackLevel.UNAVAILABLE if self.baseline is None else self.baseline.level
 
 
-class SlotUsual(NamedTuple):
+class SlotBaseline(NamedTuple):
     """What is usual in one of the 48 slots.
 
     Attributes:
@@ -141,12 +141,12 @@ class Profile:
     Attributes:
         key: the series.
         slots: all 48, those of weekdays first.
-        epoch: since when the series has behaved as it does, where a lasting change was accepted.
+        changepoint: since when the series has behaved as it does, where a lasting change was accepted.
     """
 
     key: SeriesKey
-    slots: tuple[SlotUsual, ...]
-    epoch: int | None
+    slots: tuple[SlotBaseline, ...]
+    changepoint: int | None
 
 
 class _Counted(NamedTuple):
@@ -156,10 +156,10 @@ class _Counted(NamedTuple):
     standings: Mapping[SeriesKey, Standings]
 
 
-class Inquiry:
+class BaselineQuerier:
     """Reads the history for whoever asks. For any number of threads."""
 
-    def __init__(self, store: Store, clock: HourClock, settings: JudgeSettings) -> None:
+    def __init__(self, store: Store, clock: HourClock, settings: EvaluationSettings) -> None:
         """Ask about the history of a store.
 
         Args:
@@ -182,7 +182,7 @@ class Inquiry:
         """
         return sorted(self._store.series())
 
-    def usual(self, key: SeriesKey, at: int, now: int) -> Usual:
+    def usual(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
         """What is usual for a series in the hour of an instant.
 
         In an hour of the past that is what served then, from hours before it, as they are judged by now. In an hour to
@@ -205,12 +205,14 @@ class Inquiry:
             supply = tuple(
                 LevelSupply(level, needed, 0, 0, False) for level, needed in self._settings.fallback.levels()
             )
-            return Usual(key, hour, None, None, (), None, (), NoVerdict.UNAVAILABLE, supply, (), None, asked.start)
+            return BaselineReport(
+                key, hour, None, None, (), None, (), NoVerdict.UNAVAILABLE, supply, (), None, asked.start
+            )
         outlook = record.expect(asked)
         judged = judged_far_enough(self._store.judged_until(), asked.start)
         baseline = None if outlook.pool is None else Baseline.of(outlook.pool)
         thresholds = outlook.thresholds if judged else None
-        return Usual(
+        return BaselineReport(
             key=key,
             hour=hour,
             baseline=baseline,
@@ -221,7 +223,7 @@ class Inquiry:
             no_verdict=_no_verdict(outlook.pool, judged=judged),
             supply=tuple(self._supply(record, asked)),
             kept_out=_kept_out(record, asked, outlook.pool),
-            epoch=record.epoch,
+            changepoint=record.changepoint,
             known_until=asked.start,
         )
 
@@ -235,15 +237,17 @@ class Inquiry:
         present = self._clock.hour(now)
         record = self._record(key, present, present)
         if record is None:
-            return Profile(key, tuple(SlotUsual(slot, None, None, 0, 0) for slot in SLOTS), None)
+            return Profile(key, tuple(SlotBaseline(slot, None, None, 0, 0) for slot in SLOTS), None)
         slots = []
         own = self._standings(record, present)
         for slot in SLOTS:
             pool = record.expect(present._replace(slot=slot)).pool
             baseline = None if pool is None else Baseline.of(pool)
             standing = own[slot]
-            slots.append(SlotUsual(slot, baseline, self._outlier_threshold(baseline), standing.traces, standing.hours))
-        return Profile(key, tuple(slots), record.epoch)
+            slots.append(
+                SlotBaseline(slot, baseline, self._outlier_threshold(baseline), standing.traces, standing.hours)
+            )
+        return Profile(key, tuple(slots), record.changepoint)
 
     def available(self, now: int) -> Mapping[SeriesKey, Standings]:
         """Where each series stands in each of the 48 slots, as it would be in force now.
@@ -273,7 +277,7 @@ class Inquiry:
         rules = self._settings.fallback
         until = present.start - HOUR_SECONDS
         for stored in self._store.traffic(self._store.series(), present.start - rules.lookback_seconds, until):
-            since = epoch_of(stored.state) or 0
+            since = changepoint_of(stored.state) or 0
             hours: dict[int, int] = {}
             for window_start, traces in stored.windows:
                 start = self._clock.hour(window_start).start
@@ -283,22 +287,22 @@ class Inquiry:
             found = standings(traffic, rules, quarantined=stored.quarantined, suspects=stored.suspects)
             yield stored.key, found
 
-    def _record(self, key: SeriesKey, hour: CivilHour, present: CivilHour) -> SeriesRecord | None:
+    def _record(self, key: SeriesKey, hour: CivilHour, present: CivilHour) -> SeriesHistory | None:
         """What counts of a series when an hour is asked about; nothing where nothing does."""
         since = hour.start - self._settings.fallback.lookback_seconds
         for stored in self._store.history([key], since, hour.start):
-            epoch = epoch_of(stored.state)
-            accepted = epoch is None or hour.start >= epoch + self._settings.shift.accept_after_seconds
-            if epoch is not None and not accepted and hour.start < present.start:
+            changepoint = changepoint_of(stored.state)
+            accepted = changepoint is None or hour.start >= changepoint + self._settings.shift.accept_after_seconds
+            if changepoint is not None and not accepted and hour.start < present.start:
                 # The change was not accepted then: what was usual is what had been before.
-                before = [window for window in stored.windows if window.start < epoch]
-                return SeriesRecord(stored._replace(windows=before, state=None), self._detector) if before else None
-            return SeriesRecord(stored, self._detector)
+                before = [window for window in stored.windows if window.start < changepoint]
+                return SeriesHistory(stored._replace(windows=before, state=None), self._detector) if before else None
+            return SeriesHistory(stored, self._detector)
         return None
 
-    def _standings(self, record: SeriesRecord, hour: CivilHour) -> Standings:
+    def _standings(self, record: SeriesHistory, hour: CivilHour) -> Standings:
         rules = self._settings.fallback
-        since = max(hour.start - rules.lookback_seconds, record.epoch or 0)
+        since = max(hour.start - rules.lookback_seconds, record.changepoint or 0)
         traffic = (
             (self._clock.hour(each.start), each.count)
             for each in record.history
@@ -314,16 +318,21 @@ class Inquiry:
             yield ShiftThreshold(
                 quantile=each.q,
                 usual_seconds=bucket_upper_seconds(each.usual),
-                swing_factor=wobble(each.swing_octaves, self._settings.shift),
+                swing_factor=swing_factor(each.swing_octaves, self._settings.shift),
                 limit_seconds=bucket_upper_seconds(each.gate),
             )
 
-    def _supply(self, record: SeriesRecord, hour: CivilHour) -> Iterator[LevelSupply]:
+    def _supply(self, record: SeriesHistory, hour: CivilHour) -> Iterator[LevelSupply]:
         """What each level has: the pool that would be chosen if it alone might serve, and one trace were enough."""
         rules = self._settings.fallback
         for level, needed in rules.levels():
             pool = choose_pool(
-                record.history, hour.start, hour.slot, _only(level, rules), epoch=record.epoch, suspects=record.suspects
+                record.history,
+                hour.start,
+                hour.slot,
+                _only(level, rules),
+                changepoint=record.changepoint,
+                suspects=record.suspects,
             )
             if pool is None:
                 yield LevelSupply(level, needed, 0, 0, mature=False)
@@ -354,7 +363,7 @@ def _no_verdict(pool: Pool | None, *, judged: bool) -> NoVerdict | None:
     return None if judged else NoVerdict.NOT_JUDGED
 
 
-def _kept_out(record: SeriesRecord, hour: CivilHour, pool: Pool | None) -> tuple[int, ...]:
+def _kept_out(record: SeriesHistory, hour: CivilHour, pool: Pool | None) -> tuple[int, ...]:
     """The hours within reach that are quarantined or suspect, but for those that recur."""
     released = set() if pool is None else {each.start for each in pool.released}
     kept_out = record.history.quarantined.union(record.suspects) - released

@@ -10,24 +10,24 @@ from typing import Final, NamedTuple
 
 from exporter.baseline.levels import Baseline
 from exporter.detection.detector import Detector
-from exporter.detection.flag import DOWN
+from exporter.detection.flag import INACTIVE
 from exporter.detection.history import advance
 from exporter.detection.parameters import MIN_JUDGED
 from exporter.detection.state import SeriesState
 from exporter.detection.tick import tick
 from exporter.detection.window import RecentTraces
-from exporter.evaluation.settings import JudgeSettings
+from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.model.histogram import bucket_of_seconds
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import CivilHour, HourClock, Hours, hours_of
+from exporter.model.hours import CivilHour, HourClock, SeriesHours, hours_of
 from exporter.model.span import SeriesKey
-from exporter.store import SeriesHistory
+from exporter.store import StoredSeries
 
 _NEVER: Final = -(2**62)
 
 
-class Moment(NamedTuple):
+class PastStatus(NamedTuple):
     """What the page showed of a series at an instant (Unix seconds)."""
 
     at: int
@@ -42,10 +42,10 @@ class _Usual(NamedTuple):
     judged: bool = False
 
 
-class Recall:
+class StatusReplay:
     """Tells what the page showed, from what is stored."""
 
-    def __init__(self, settings: JudgeSettings, clock: HourClock) -> None:
+    def __init__(self, settings: EvaluationSettings, clock: HourClock) -> None:
         """Judge by these settings, whatever was in force in the past.
 
         Args:
@@ -56,7 +56,7 @@ class Recall:
         self._clock = clock
         self._detector = Detector(settings.fallback, settings.shift, clock)
 
-    def moments(self, stored: SeriesHistory, since: int, until: int, step_seconds: int) -> Iterator[Moment]:
+    def moments(self, stored: StoredSeries, since: int, until: int, step_seconds: int) -> Iterator[PastStatus]:
         """What the page showed of a series, in time order.
 
         Nothing is told of the time before its first trace, nor after it had been gone for so long that it left the
@@ -77,18 +77,20 @@ class Recall:
 class _Replay:
     """The replay of one series, under way."""
 
-    def __init__(self, settings: JudgeSettings, clock: HourClock, detector: Detector, stored: SeriesHistory) -> None:
+    def __init__(
+        self, settings: EvaluationSettings, clock: HourClock, detector: Detector, stored: StoredSeries
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._detector = detector
         self._key: SeriesKey = stored.key
-        self._history = Hours(hours_of(stored.windows, clock))
+        self._history = SeriesHours(hours_of(stored.windows, clock))
         self._recent = RecentTraces()
-        self._flag = DOWN
+        self._flag = INACTIVE
         self._slowest: dict[int, int] = {}
         self._last_seen = self._last_outlier = _NEVER
 
-    def moments(self, since: int, until: int, step_seconds: int) -> Iterator[Moment]:
+    def moments(self, since: int, until: int, step_seconds: int) -> Iterator[PastStatus]:
         first = next(iter(self._history), None)
         if first is None:
             return
@@ -102,9 +104,9 @@ class _Replay:
             state = progress.state
             if progress.accepted:
                 # What has lasted is usual from now on.
-                self._flag = DOWN
+                self._flag = INACTIVE
 
-    def _hour(self, civil: CivilHour, state: SeriesState) -> Iterator[Moment]:
+    def _hour(self, civil: CivilHour, state: SeriesState) -> Iterator[PastStatus]:
         """What the page showed at the marks of an hour; all hours before it are judged in ``state``."""
         parameters = self._settings.shift
         self._recent.discard(civil.start, parameters)
@@ -113,7 +115,7 @@ class _Replay:
             for mark, buckets in hour.marks():
                 self._recent.extend(mark, buckets)
                 self._slowest[mark] = max(self._slowest.get(mark, _NEVER), max(buckets, default=_NEVER))
-        if hour is None and not self._slowest and self._flag == DOWN and self._is_gone(civil.start):
+        if hour is None and not self._slowest and self._flag == INACTIVE and self._is_gone(civil.start):
             return
         outlook, schedule = self._detector.schedule_at(self._history, state, civil.start)
         usual = _Usual()
@@ -124,14 +126,14 @@ class _Replay:
         for mark in range(civil.start + MARK_SECONDS, civil.end + 1, MARK_SECONDS):
             self._pass(mark, usual.outlier_threshold_seconds)
             # Thresholds are dear, and with next to no traces they cannot matter.
-            idle = len(self._recent) < MIN_JUDGED and self._flag == DOWN
+            idle = len(self._recent) < MIN_JUDGED and self._flag == INACTIVE
             found = tick(self._recent, mark, () if idle else schedule.hours, self._flag, parameters)
             self._flag = found.flag
-            if self._is_gone(mark) and not self._flag.up:
+            if self._is_gone(mark) and not self._flag.firing:
                 continue
             traces = found.window.traces
-            shift = self._flag.up if usual.judged else None
-            yield Moment(
+            shift = self._flag.firing if usual.judged else None
+            yield PastStatus(
                 mark,
                 SeriesStatus(
                     key=self._key,
@@ -144,7 +146,7 @@ class _Replay:
                     shift=shift,
                     outlier=None if usual.baseline is None else self._last_outlier > mark - parameters.window_seconds,
                     since=self._flag.since if shift else None,
-                    epoch=state.epoch,
+                    changepoint=state.changepoint,
                 ),
             )
 

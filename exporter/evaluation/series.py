@@ -17,29 +17,29 @@ from exporter.detection.state import SeriesState, decode_state, encode_state
 from exporter.evaluation.baseline_table import SeriesBaseline
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import CivilHour, Hours, hours_of
+from exporter.model.hours import CivilHour, SeriesHours, hours_of
 from exporter.model.span import SeriesKey
-from exporter.store import Findings, SeriesHistory
+from exporter.store import Findings, StoredSeries
 
 _BEHIND_SECONDS: Final = 3 * HOUR_SECONDS
 """With more of the past unjudged there is no verdict on the present: an incident might stand in the baseline."""
 
 
-class SeriesRecord:
+class SeriesHistory:
     """The judged past of one series. What is asked of it must be asked in the order of time.
 
     Attributes:
         history: its hours with their judgements; those that are out of reach are dropped as questions move on.
-        epoch: start of its present behaviour, if a lasting change was accepted.
+        changepoint: start of its present behaviour, if a lasting change was accepted.
         suspects: starts of hours that are not pooled because a raised flag has touched them.
     """
 
-    def __init__(self, stored: SeriesHistory, detector: Detector) -> None:
+    def __init__(self, stored: StoredSeries, detector: Detector) -> None:
         """Take what is stored, and the rules by which it is judged."""
         self._detector = detector
         self.suspects = stored.suspects
-        self.history = Hours(hours_of(stored.windows, detector.clock, stored.judgements))
-        self.epoch = epoch_of(stored.state)
+        self.history = SeriesHours(hours_of(stored.windows, detector.clock, stored.judgements))
+        self.changepoint = changepoint_of(stored.state)
 
     def expect(self, civil: CivilHour) -> Outlook:
         """What is expected in an hour; that of a slot which is not the hour's own is asked about in the same way.
@@ -47,7 +47,7 @@ class SeriesRecord:
         Raises:
             DamagedDigestError: stored bytes are damaged.
         """
-        return self._detector.expect(self.history, civil, epoch=self.epoch, suspects=self.suspects)
+        return self._detector.expect(self.history, civil, changepoint=self.changepoint, suspects=self.suspects)
 
 
 def judged_far_enough(judged_until: int | None, start: int) -> bool:
@@ -60,18 +60,18 @@ def judged_far_enough(judged_until: int | None, start: int) -> bool:
     return judged_until is not None and start - judged_until <= _BEHIND_SECONDS
 
 
-def epoch_of(state: bytes | None) -> int | None:
-    """The epoch in the state of a series, as it is stored; a state that cannot be read has none."""
+def changepoint_of(state: bytes | None) -> int | None:
+    """The changepoint in the state of a series, as it is stored; a state that cannot be read has none."""
     if state is None:
         return None
     try:
-        return decode_state(state).epoch
+        return decode_state(state).changepoint
     except ValueError:
         # Whoever judges the past says so, and begins anew.
         return None
 
 
-class Question(NamedTuple):
+class BaselineRequest(NamedTuple):
     """What is to be told of every series.
 
     Attributes:
@@ -87,7 +87,7 @@ class Question(NamedTuple):
     judged: bool
 
 
-class Answer(NamedTuple):
+class SeriesBaselines(NamedTuple):
     """What is told of one series.
 
     Attributes:
@@ -101,38 +101,38 @@ class Answer(NamedTuple):
     damage: str | None = None
 
 
-def answer(question: Question, stored: SeriesHistory, detector: Detector) -> Answer:
+def build_baselines(question: BaselineRequest, stored: StoredSeries, detector: Detector) -> SeriesBaselines:
     """Tell of one series what is asked."""
     windows = [window for window in stored.windows if window.start >= question.since]
     if not windows:
-        return Answer(stored.key)
+        return SeriesBaselines(stored.key)
     try:
-        return Answer(stored.key, _usual(question, stored._replace(windows=windows), detector))
+        return SeriesBaselines(stored.key, _usual(question, stored._replace(windows=windows), detector))
     except DamagedDigestError as error:
-        return Answer(stored.key, damage=str(error))
+        return SeriesBaselines(stored.key, damage=str(error))
 
 
-def _usual(question: Question, stored: SeriesHistory, detector: Detector) -> list[SeriesBaseline]:
+def _usual(question: BaselineRequest, stored: StoredSeries, detector: Detector) -> list[SeriesBaseline]:
     *earlier, hour = question.hours
     judged = question.judged
-    record = SeriesRecord(stored, detector)
+    record = SeriesHistory(stored, detector)
     last_seen = float(detector.clock.hour(stored.windows[-1].start).end)
     usual = [SeriesBaseline(thresholds=record.expect(before).thresholds if judged else None) for before in earlier]
     outlook = record.expect(hour)
     if outlook.pool is None:
-        return [*usual, SeriesBaseline(last_seen, epoch=record.epoch)]
+        return [*usual, SeriesBaseline(last_seen, changepoint=record.changepoint)]
     baseline = Baseline.of(outlook.pool)
     present = SeriesBaseline(
         last_seen=last_seen,
         baseline=baseline,
         outlier_threshold_seconds=question.outlier.threshold_seconds(baseline),
         thresholds=outlook.thresholds if judged else None,
-        epoch=record.epoch,
+        changepoint=record.changepoint,
     )
     return [*usual, present]
 
 
-class Task(NamedTuple):
+class EvaluationTask(NamedTuple):
     """What is to be done with every series.
 
     Attributes:
@@ -143,20 +143,20 @@ class Task(NamedTuple):
 
     detector: Detector
     until: int
-    question: Question | None = None
+    question: BaselineRequest | None = None
 
 
-class Judged(NamedTuple):
+class EvaluationResult(NamedTuple):
     """What has become of judging a series.
 
     Attributes:
         key: the series.
         findings: what is to be stored; absent where there is nothing new.
-        accepted: the epochs of changes that were accepted as the new normal.
+        accepted: the changepoints of changes that were accepted as the new normal.
         released: how many hours were quarantined and turned out to recur.
         forgotten: why it was judged from the beginning, where what was known of it is not readable.
         damage: why it could not be judged, where its stored history is damaged.
-        answer: what was asked about it, where something was.
+        baselines: what was asked about it, where something was.
     """
 
     key: SeriesKey
@@ -165,20 +165,20 @@ class Judged(NamedTuple):
     released: int = 0
     forgotten: str | None = None
     damage: str | None = None
-    answer: Answer | None = None
+    baselines: SeriesBaselines | None = None
 
 
-def judge_series(task: Task, stored: SeriesHistory) -> Judged:
+def evaluate_series(task: EvaluationTask, stored: StoredSeries) -> EvaluationResult:
     """Judge the hours of a series that are not judged yet, and tell what is asked."""
     judged = _judge(task.detector, stored, task.until)
     if task.question is None:
         return judged
     if judged.findings is not None:
         stored = _with(judged.findings, stored)
-    return judged._replace(answer=answer(task.question, stored, task.detector))
+    return judged._replace(baselines=build_baselines(task.question, stored, task.detector))
 
 
-def _with(findings: Findings, stored: SeriesHistory) -> SeriesHistory:
+def _with(findings: Findings, stored: StoredSeries) -> StoredSeries:
     """What will be stored of a series once findings are."""
     return stored._replace(
         judgements={**stored.judgements, **findings.judgements},
@@ -187,7 +187,7 @@ def _with(findings: Findings, stored: SeriesHistory) -> SeriesHistory:
     )
 
 
-def _judge(detector: Detector, stored: SeriesHistory, until: int) -> Judged:
+def _judge(detector: Detector, stored: StoredSeries, until: int) -> EvaluationResult:
     state: SeriesState | None = None
     forgotten: str | None = None
     if stored.state is not None:
@@ -196,12 +196,12 @@ def _judge(detector: Detector, stored: SeriesHistory, until: int) -> Judged:
         except ValueError as error:
             forgotten = str(error)
     if until <= (stored.windows[0].start if state is None else state.until):
-        return Judged(stored.key, forgotten=forgotten)
-    history = Hours(hours_of(stored.windows, detector.clock, stored.judgements))
+        return EvaluationResult(stored.key, forgotten=forgotten)
+    history = SeriesHours(hours_of(stored.windows, detector.clock, stored.judgements))
     try:
         progress = advance(detector, history, until, state, suspects=stored.suspects)
     except DamagedDigestError as error:
-        return Judged(stored.key, forgotten=forgotten, damage=str(error))
+        return EvaluationResult(stored.key, forgotten=forgotten, damage=str(error))
     settled = [start for start in stored.suspects if start < until and start not in progress.state.suspects]
     findings = Findings(stored.key, progress.judgements, encode_state(progress.state), settled)
-    return Judged(stored.key, findings, progress.accepted, len(progress.released), forgotten)
+    return EvaluationResult(stored.key, findings, progress.accepted, len(progress.released), forgotten)

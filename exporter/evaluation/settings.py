@@ -8,7 +8,7 @@ from exporter.detection.parameters import Parameters
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeSettings:
+class EvaluationSettings:
     """Everything a verdict depends on besides the data.
 
     Attributes:

@@ -80,7 +80,7 @@ class SeriesStatus:
         shift: whether the window as a whole has moved; absent without a verdict, but that a flag that is up stays up.
         outlier: whether any trace of the window is an outlier; absent at level 5 and while Tempo does not answer.
         since: when the shift began; absent unless it lasts.
-        epoch: since when the series has behaved as it does, where a lasting change was accepted.
+        changepoint: since when the series has behaved as it does, where a lasting change was accepted.
         traces_total: traces judged since the process began.
         outliers_total: outliers among them.
         exemplar: the latest outlier.
@@ -99,7 +99,7 @@ class SeriesStatus:
     shift: bool | None = None
     outlier: bool | None = None
     since: float | None = None
-    epoch: int | None = None
+    changepoint: int | None = None
     traces_total: int = 0
     outliers_total: int = 0
     exemplar: Exemplar | None = None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from exporter.evaluation.query import Inquiry, Usual
+from exporter.evaluation.query import BaselineQuerier, BaselineReport
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.model.histogram import bucket_of_seconds
 from exporter.model.span import SeriesKey
@@ -42,7 +42,7 @@ class Check:
             watches.
     """
 
-    usual: Usual
+    usual: BaselineReport
     at: float
     present: bool
     duration: DurationVerdict | None = None
@@ -50,7 +50,7 @@ class Check:
 
 
 def check(
-    inquiry: Inquiry,
+    inquiry: BaselineQuerier,
     key: SeriesKey,
     *,
     now: float,
@@ -84,7 +84,7 @@ def check(
     )
 
 
-def verdict_on(seconds: float, usual: Usual) -> DurationVerdict:
+def verdict_on(seconds: float, usual: BaselineReport) -> DurationVerdict:
     """Whether a duration is an outlier, and by how much."""
     baseline, threshold = usual.baseline, usual.outlier_threshold_seconds
     if baseline is None or threshold is None or usual.digest is None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from exporter.app.settings import client_settings, judge_settings, series_rules
+from exporter.app.settings import client_settings, evaluation_settings, series_rules
 from exporter.config import Config, ConfigError, build_calendar, load_config
-from exporter.evaluation.query import Inquiry
+from exporter.evaluation.query import BaselineQuerier
 from exporter.explain.check import check
 from exporter.explain.document import check_document, trace_document
 from exporter.explain.inputs import parse_instant, parse_seconds, parse_trace_id
@@ -104,7 +104,7 @@ def _about_endpoint(
 ) -> tuple[dict[str, Any], str]:
     path = config.storage.path
     with closing(Store.open_readonly(path)) as store:
-        inquiry = Inquiry(store, HourClock(calendar), judge_settings(config))
+        inquiry = BaselineQuerier(store, HourClock(calendar), evaluation_settings(config))
         known = inquiry.series()
         if key not in known:
             raise _NoAnswerError(_unknown(key, known, path))
@@ -122,7 +122,7 @@ def _about_trace(
         inquiry = None
         if config.storage.path.exists():
             store = open_things.enter_context(closing(Store.open_readonly(config.storage.path)))
-            inquiry = Inquiry(store, HourClock(calendar), judge_settings(config))
+            inquiry = BaselineQuerier(store, HourClock(calendar), evaluation_settings(config))
         answer = explain_trace(
             trace_id,
             client.trace(trace_id, loop="api"),

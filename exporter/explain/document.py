@@ -10,13 +10,13 @@ from typing import Any, Final
 from exporter.baseline.availability import Standing
 from exporter.baseline.levels import Baseline, FallbackLevel
 from exporter.detection.explanation import Explanation
-from exporter.evaluation.query import Profile, SlotUsual, Usual
+from exporter.evaluation.query import BaselineReport, Profile, SlotBaseline
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.explain.check import Check, DurationVerdict
 from exporter.explain.trace import TraceAnswer, trace_sentence
 from exporter.explain.words import LEVEL_NAMES, sentence
 from exporter.model.calendar import Calendar, DayType, Slot
-from exporter.model.critical_path import PathStep, TracePath, TraceSpan
+from exporter.model.critical_path import CriticalPath, PathStep, TraceSpan
 from exporter.model.span import SeriesKey
 
 Json = dict[str, Any]
@@ -26,7 +26,7 @@ _MOST_STEPS: Final = 200
 """A critical path may have as many steps as the trace has spans: those that took longest are told."""
 
 
-def usual_document(usual: Usual, calendar: Calendar) -> Json:
+def usual_document(usual: BaselineReport, calendar: Calendar) -> Json:
     """What is usual for a series in one hour."""
     baseline = usual.baseline
     return {
@@ -70,7 +70,7 @@ def usual_document(usual: Usual, calendar: Calendar) -> Json:
             for each in usual.supply
         ],
         "kept_out_hours_unix": list(usual.kept_out),
-        "epoch_unix": usual.epoch,
+        "epoch_unix": usual.changepoint,
     }
 
 
@@ -90,7 +90,7 @@ def profile_document(profile: Profile) -> Json:
     """What is usual for a series around the clock."""
     return {
         **_names(profile.key),
-        "epoch_unix": profile.epoch,
+        "epoch_unix": profile.changepoint,
         "slots": [_slot(slot) for slot in profile.slots],
     }
 
@@ -104,7 +104,7 @@ def series_document(status: SeriesStatus) -> Json:
         "level_name": None if status.level is None else LEVEL_NAMES[status.level],
         "baseline": None if status.baseline is None else _baseline(status.baseline),
         "outlier_threshold_seconds": status.outlier_threshold_seconds,
-        "epoch_unix": status.epoch,
+        "epoch_unix": status.changepoint,
         **_now(status),
     }
 
@@ -212,7 +212,7 @@ def _baseline(baseline: Baseline) -> Json:
     }
 
 
-def _slot(slot: SlotUsual) -> Json:
+def _slot(slot: SlotBaseline) -> Json:
     level = FallbackLevel.UNAVAILABLE if slot.baseline is None else slot.baseline.level
     return {
         "bucket": _bucket(slot.slot),
@@ -268,7 +268,7 @@ def explanation_document(explanation: Explanation) -> Json:
     }
 
 
-def _span(span: TraceSpan, path: TracePath) -> Json:
+def _span(span: TraceSpan, path: CriticalPath) -> Json:
     return {
         "service_name": span.service_name,
         "span_name": span.name,
@@ -281,7 +281,7 @@ def _span(span: TraceSpan, path: TracePath) -> Json:
     }
 
 
-def _step(step: PathStep, path: TracePath) -> Json:
+def _step(step: PathStep, path: CriticalPath) -> Json:
     return {
         **_span(step.span, path),
         "begins_seconds": step.begins_ns / _NS,

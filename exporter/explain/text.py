@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from exporter.detection.explanation import compared_with, duration
-from exporter.evaluation.query import Usual
+from exporter.evaluation.query import BaselineReport
 from exporter.explain.check import Check
 from exporter.explain.trace import TraceAnswer, oddities, trace_sentence
 from exporter.explain.words import LEVEL_NAMES, counted, hour_ranges, instant, sentence, series_name
 from exporter.model.calendar import Calendar
-from exporter.model.critical_path import PathStep, TracePath, TraceSpan
+from exporter.model.critical_path import CriticalPath, PathStep, TraceSpan
 from exporter.runtime.terminal import printable
 
 _NS: Final = 1_000_000_000
@@ -37,7 +37,7 @@ def check_text(check: Check, calendar: Calendar) -> str:
     return "\n".join(lines)
 
 
-def _facts(usual: Usual, calendar: Calendar) -> Iterator[str]:
+def _facts(usual: BaselineReport, calendar: Calendar) -> Iterator[str]:
     baseline = usual.baseline
     if baseline is not None:
         yield _line(
@@ -66,8 +66,8 @@ def _facts(usual: Usual, calendar: Calendar) -> Iterator[str]:
         )
     if usual.kept_out:
         yield from _listed("kept out", hour_ranges(usual.kept_out, calendar))
-    if usual.epoch is not None:
-        yield _line("new normal", f"since {instant(usual.epoch, calendar)}; what was before does not count")
+    if usual.changepoint is not None:
+        yield _line("new normal", f"since {instant(usual.changepoint, calendar)}; what was before does not count")
 
 
 def trace_text(answer: TraceAnswer, calendar: Calendar) -> str:
@@ -95,7 +95,7 @@ def trace_text(answer: TraceAnswer, calendar: Calendar) -> str:
     return "\n".join(lines)
 
 
-def _path(path: TracePath) -> Iterator[str]:
+def _path(path: CriticalPath) -> Iterator[str]:
     notable = [step for step in path.steps if (path.share(step.self_ns) or 0.0) >= _NOTABLE_SHARE]
     shown: Iterable[PathStep] = notable
     if len(notable) > _MOST_LINES:
@@ -111,7 +111,7 @@ def _path(path: TracePath) -> Iterator[str]:
         yield _share(left, path, f"{counted(rest, 'further step')}")
 
 
-def _share(nanoseconds: int, path: TracePath, name: str) -> str:
+def _share(nanoseconds: int, path: CriticalPath, name: str) -> str:
     share = path.share(nanoseconds)
     return f"  {'–' if share is None else f'{share:.1%}':>6}  {duration(nanoseconds / _NS):>8}  {name}"
 

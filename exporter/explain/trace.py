@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.detection.explanation import duration
-from exporter.evaluation.query import Inquiry
+from exporter.evaluation.query import BaselineQuerier
 from exporter.explain.check import Check, check
 from exporter.explain.words import counted, sentence, series_name
 from exporter.model.calendar import Calendar
-from exporter.model.critical_path import TracePath, TraceSpan, longest_span, trace_path
+from exporter.model.critical_path import CriticalPath, TraceSpan, critical_path, longest_span
 from exporter.model.span import SeriesKey
 from exporter.runtime.terminal import printable
 
@@ -32,7 +32,7 @@ class TraceAnswer:
     """
 
     trace_id: str
-    path: TracePath
+    path: CriticalPath
     key: SeriesKey
     check: Check | None
 
@@ -42,7 +42,7 @@ def explain_trace(
     spans: Iterable[TraceSpan],
     *,
     renamed: Callable[[SeriesKey], SeriesKey],
-    inquiry: Inquiry | None,
+    inquiry: BaselineQuerier | None,
     now: float,
     wanted: SeriesKey | None = None,
 ) -> TraceAnswer | None:
@@ -70,7 +70,7 @@ def explain_trace(
         root = longest_span(span for span in spans if wanted in (_key(span), renamed(_key(span))))
         if root is None and spans:
             raise NotInTraceError(f"trace {trace_id} has no span of {series_name(wanted)}")
-    path = trace_path(spans, root=root)
+    path = critical_path(spans, root=root)
     if path is None:
         return None
     key = renamed(_key(path.root))
@@ -99,7 +99,7 @@ def trace_sentence(answer: TraceAnswer, calendar: Calendar) -> str:
     return told if answer.check is None else f"{told} {sentence(answer.check, calendar)}"
 
 
-def oddities(path: TracePath) -> list[str]:
+def oddities(path: CriticalPath) -> list[str]:
     """What is odd about a trace, a line each; what is as it should be is left out."""
     found = path.oddities
     lines = [

@@ -10,7 +10,7 @@ from exporter.baseline.levels import (
     FallbackLevel,
 )
 from exporter.detection.explanation import compared_with, duration
-from exporter.evaluation.query import LevelSupply, NoVerdict, Usual
+from exporter.evaluation.query import BaselineReport, LevelSupply, NoVerdict
 from exporter.explain.check import Check, DurationVerdict
 from exporter.model.calendar import HOUR_SECONDS, Calendar, DayType, Slot
 from exporter.model.span import SeriesKey
@@ -57,7 +57,7 @@ def _sentences(check: Check, calendar: Calendar) -> Iterator[str]:
         yield f"Its latency as a whole is not shifted now{score}."
 
 
-def _of_duration(name: str, verdict: DurationVerdict, usual: Usual) -> str:
+def _of_duration(name: str, verdict: DurationVerdict, usual: BaselineReport) -> str:
     asked = duration(verdict.seconds)
     baseline, threshold = usual.baseline, usual.outlier_threshold_seconds
     if baseline is None or threshold is None or verdict.slower_traces is None:
@@ -74,13 +74,13 @@ def _of_duration(name: str, verdict: DurationVerdict, usual: Usual) -> str:
     )
 
 
-def _by(usual: Usual) -> str:
+def _by(usual: BaselineReport) -> str:
     if usual.baseline is None:
         return ""
     return f"by {compared_with(usual.baseline)} (level {usual.level:d}, {usual.baseline.count:,} traces)"
 
 
-def why_no_verdict(usual: Usual) -> str:
+def why_no_verdict(usual: BaselineReport) -> str:
     """Why there is no verdict, and what to do; empty where there is one."""
     match usual.no_verdict:
         case None:

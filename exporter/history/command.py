@@ -18,7 +18,7 @@ from exporter.config.units import parse_duration
 from exporter.config.wording import shown
 from exporter.explain.inputs import parse_instant
 from exporter.history.range import NothingToWriteError, UnreadError
-from exporter.history.write import Options, Written, whole_file, write_history
+from exporter.history.write import ExportOptions, Written, whole_file, write_history
 from exporter.metrics.timed_exposition import OWN_LABELS
 from exporter.model.calendar import HOUR_SECONDS, Calendar
 from exporter.model.histogram_codec import MARK_SECONDS
@@ -66,7 +66,7 @@ def run_command(
     try:
         config = load_config(config_file, os.environ)
         zone = ZoneInfo(config.timezone)
-        options = Options(
+        options = ExportOptions(
             target_labels=target_labels(labels, config),
             since=None if since is None else instant("--since", since, zone),
             until=None if until is None else instant("--until", until, zone),

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final, TextIO
 
-from exporter.app.settings import backfill_settings, judge_settings
+from exporter.app.settings import backfill_settings, evaluation_settings
 from exporter.config import Config, build_calendar
-from exporter.evaluation.replay import Recall
+from exporter.evaluation.replay import StatusReplay
 from exporter.history.range import NothingToWriteError, Range, choose_range, demand_complete
-from exporter.metrics.timed_exposition import PastWriter
+from exporter.metrics.timed_exposition import TimedWriter
 from exporter.model.histogram_codec import MARK_SECONDS, DamagedDigestError
 from exporter.model.hours import HourClock
 from exporter.model.ledger import wanted
@@ -24,7 +24,7 @@ _SERIES_AT_ONCE: Final = 25
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ExportOptions:
     """What is to be written, and how.
 
     Attributes:
@@ -59,7 +59,7 @@ class Written:
     damaged: list[SeriesKey] = field(default_factory=list)
 
 
-def write_history(config: Config, options: Options, out: IO[bytes], progress: TextIO, now: float) -> Written:
+def write_history(config: Config, options: ExportOptions, out: IO[bytes], progress: TextIO, now: float) -> Written:
     """Write the stored history.
 
     Args:
@@ -77,10 +77,12 @@ def write_history(config: Config, options: Options, out: IO[bytes], progress: Te
         DatabaseTooOldError: an older exporter wrote it.
         OSError: there is no room for what is written.
     """
-    with closing(Store.open_readonly(config.storage.path)) as store, PastWriter(options.target_labels) as writer:
+    with closing(Store.open_readonly(config.storage.path)) as store, TimedWriter(options.target_labels) as writer:
         written = Written(_range(store, config, options, now))
         clock = HourClock(build_calendar(config))
-        _collect(store, Recall(judge_settings(config), clock), written, options.step_seconds, writer, progress)
+        _collect(
+            store, StatusReplay(evaluation_settings(config), clock), written, options.step_seconds, writer, progress
+        )
         written.series, written.samples = writer.series, writer.samples
         if not written.samples:
             raise NothingToWriteError("nothing is stored of that time")
@@ -89,7 +91,7 @@ def write_history(config: Config, options: Options, out: IO[bytes], progress: Te
     return written
 
 
-def _range(store: Store, config: Config, options: Options, now: float) -> Range:
+def _range(store: Store, config: Config, options: ExportOptions, now: float) -> Range:
     entries = store.ledger(0, _FOR_EVER)
     found = choose_range(entries, now, since=options.since, until=options.until)
     if config.polling.backfill_enabled and not options.incomplete:
@@ -106,7 +108,7 @@ def _range(store: Store, config: Config, options: Options, now: float) -> Range:
 
 
 def _collect(
-    store: Store, recall: Recall, written: Written, step_seconds: int, writer: PastWriter, progress: TextIO
+    store: Store, recall: StatusReplay, written: Written, step_seconds: int, writer: TimedWriter, progress: TextIO
 ) -> None:
     """Replay every series; what is found goes into the writer."""
     since, until = written.range.since, written.range.until

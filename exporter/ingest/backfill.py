@@ -9,16 +9,16 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import compress
 from typing import Final, Protocol
 
-from exporter.ingest.backfill_log import Report
+from exporter.ingest.backfill_log import BackfillLog
 from exporter.ingest.backfill_queue import OpenWork, Plan
 from exporter.ingest.backfill_status import BackfillStatus
 from exporter.ingest.exact_reader import Searcher
 from exporter.ingest.ledger_entries import failed_entries, read_entries, skipped
-from exporter.ingest.retention import Absence
-from exporter.ingest.series_filter import Admission
+from exporter.ingest.retention import RetentionProber
+from exporter.ingest.series_filter import SeriesFilter
 from exporter.ingest.settings import BackfillSettings
-from exporter.ingest.tempo_counts import Counter, SourceCounts
-from exporter.ingest.window_reader import Part, WindowReader
+from exporter.ingest.tempo_counts import CountSource, TempoCounts
+from exporter.ingest.window_reader import BatchResult, WindowReader
 from exporter.model.calendar import HOUR_SECONDS, Calendar
 from exporter.model.ledger import (
     LONGEST_SEARCH_SECONDS,
@@ -45,7 +45,7 @@ _COUNTED_SECONDS: Final = 24 * HOUR_SECONDS
 more has come since."""
 
 
-class Source(Searcher, Counter, Protocol):
+class BackfillSource(Searcher, CountSource, Protocol):
     """Tempo, as far as the ledger's loop needs it."""
 
 
@@ -61,9 +61,9 @@ class Backfill:
 
     def __init__(
         self,
-        searcher: Source,
+        searcher: BackfillSource,
         store: Store,
-        admission: Admission,
+        admission: SeriesFilter,
         calendar: Calendar,
         settings: BackfillSettings,
         telemetry: Telemetry,
@@ -93,7 +93,7 @@ class Backfill:
             StoreError: the ledger cannot be read.
         """
         self._searcher = searcher
-        self._counts = SourceCounts(searcher, telemetry, monotonic, log)
+        self._counts = TempoCounts(searcher, telemetry, monotonic, log)
         self._reader = WindowReader(searcher, self._counts, admission, telemetry, settings.budget)
         self._store = store
         self._admission = admission
@@ -103,12 +103,12 @@ class Backfill:
         self._clock = clock
         self._monotonic = monotonic
         self._stop = stop
-        self._report = Report(log, calendar, monotonic)
+        self._report = BackfillLog(log, calendar, monotonic)
         self._on_commit = on_commit
         range_ = self._wanted()
         plan = Plan(range_, store.ledger(range_.start, range_.end), calendar)
         self._work = OpenWork(plan, store, self._report, clock=clock, monotonic=monotonic)
-        self._absence = Absence(searcher, self._work, self._report, clock)
+        self._absence = RetentionProber(searcher, self._work, self._report, clock)
 
     @property
     def status(self) -> BackfillStatus:
@@ -249,7 +249,7 @@ class Backfill:
         known = [count for count in counts if count is not None]
         return batch if len(known) < len(counts) else Batch(batch.windows, sum(known))
 
-    def _keep(self, part: Part, seconds: float) -> None:
+    def _keep(self, part: BatchResult, seconds: float) -> None:
         """Write what was read within some seconds.
 
         Raises:

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from exporter.ingest.window_reader import Part
+from exporter.ingest.window_reader import BatchResult
 from exporter.model.calendar import Calendar
-from exporter.model.ledger import LedgerEntry, Progress, Window
+from exporter.model.ledger import LedgerEntry, LedgerProgress, Window
 from exporter.runtime.logs import Log
 
 _WARN_AGAIN_SECONDS: Final = 600
 
 
-class Report:
+class BackfillLog:
     """Writes the log of the ledger's loop; what would come with every window is held back for a while."""
 
     def __init__(self, log: Log, calendar: Calendar, monotonic: Callable[[], float]) -> None:
@@ -19,11 +19,12 @@ class Report:
         self._quiet = log.limited(_WARN_AGAIN_SECONDS, monotonic)
         self._calendar = calendar
 
-    def read(self, entries: Sequence[LedgerEntry], part: Part, limit: int) -> None:
+    def read(self, entries: Sequence[LedgerEntry], part: BatchResult, limit: int) -> None:
         """Some windows were read together, with searches of at most so many traces."""
         reading = part.reading
         for entry in entries:
             self._log.info(
+                "window_read",
                 "window read",
                 window=self._iso(entry.window.start),
                 state=entry.state.value,
@@ -38,25 +39,25 @@ class Report:
         begin = self._iso(entries[0].window.start)
         if part.sampled:
             self._quiet.info(
-                "sampled",
-                "a window holds more than polling.max_traces_per_window, so a sample spread evenly over it was read",
+                "window_sampled",
+                "a window exceeds polling.max_traces_per_window; an evenly spread sample of it was read",
                 window=begin,
                 traces=round(part.there or 0),
                 read=entries[0].traces,
             )
         if reading.splits and not part.sampled:
             self._quiet.warning(
-                "saturated",
-                "searches came back full and were halved until they did not; raise tempo.limit to need fewer of them",
+                "window_saturated",
+                "searches hit their limit and were split; raise tempo.limit to need fewer",
                 window=begin,
                 splits=reading.splits,
                 limit=limit,
             )
         if reading.truncated:
             self._quiet.warning(
-                "truncated",
-                "more traces start within one second than a search returns, and such a second is not read; raise "
-                "tempo.limit, and max_result_limit in Tempo if it stands in the way",
+                "window_truncated",
+                "one second holds more traces than a search returns, and is not read; raise tempo.limit, and "
+                "max_result_limit in Tempo if it is lower",
                 window=begin,
                 seconds=len(reading.truncated),
                 limit=limit,
@@ -65,8 +66,8 @@ class Report:
     def failed(self, windows: Sequence[Window], error: str) -> None:
         """Some windows could not be read."""
         self._quiet.warning(
-            "failed",
-            "window not read, it will be tried again",
+            "window_failed",
+            "window not read; it will be retried",
             window=self._iso(windows[0].start),
             windows=len(windows),
             error=error,
@@ -74,28 +75,31 @@ class Report:
 
     def unexpected(self, windows: Sequence[Window]) -> None:
         """Reading some windows failed for a reason that nobody has foreseen, which is being handled."""
-        self._log.exception("reading failed unexpectedly", window=self._iso(windows[0].start))
+        self._log.exception(
+            "window_crashed", "reading a window failed unexpectedly", window=self._iso(windows[0].start)
+        )
 
     def not_stored(self, error: Exception) -> None:
         """Windows were read in vain, since the database refused them."""
-        self._quiet.error("not stored", "cannot record windows, they will be read again", error=error)
+        self._quiet.error("windows_not_stored", "cannot store windows; they will be read again", error=error)
 
     def not_noted(self, error: Exception) -> None:
         """Lines without digests were refused by the database."""
-        self._quiet.error("not noted", "cannot write to the ledger", error=error)
+        self._quiet.error("ledger_not_written", "cannot write to the ledger", error=error)
 
     def not_followed(self, error: Exception) -> None:
         """The database could not be brought up to date with the clock."""
-        self._quiet.error("not followed", "cannot bring the history up to date with the clock", error=error)
+        self._quiet.error("ledger_not_advanced", "cannot advance the ledger with the clock", error=error)
 
     def not_probed(self, error: Exception) -> None:
         """Nobody knows where Tempo's traces begin."""
-        self._quiet.warning("not probed", "cannot find out how far back Tempo's traces go", error=error)
+        self._quiet.warning("retention_unknown", "cannot find out how far back Tempo's traces go", error=error)
 
     def reopened(self, windows: Sequence[Window]) -> None:
         """Tempo has traces by now where it had none before."""
         self._log.info(
-            "Tempo had no traces here and has some by now, so this is read again",
+            "windows_reopened",
+            "Tempo now has traces for windows that were empty; they are read again",
             oldest=self._iso(windows[0].start),
             windows=len(windows),
         )
@@ -103,7 +107,8 @@ class Report:
     def read_again(self, windows: Sequence[Window]) -> None:
         """Tempo has more traces than were read."""
         self._log.info(
-            "Tempo has counted more traces than were read, so this is read again, once",
+            "windows_reread",
+            "Tempo counts more traces than were read; these windows are read once more",
             oldest=self._iso(min(windows).start),
             windows=len(windows),
         )
@@ -111,15 +116,17 @@ class Report:
     def expired(self, windows: Sequence[Window]) -> None:
         """Some windows lie before Tempo's first trace."""
         self._log.info(
-            "Tempo has no traces from before this time, so older windows are not read; set polling.backfill_duration "
-            "to Tempo's retention to want no more than there is",
+            "windows_expired",
+            "Tempo has no traces older than this; older windows are not read. Set polling.backfill_duration to "
+            "Tempo's retention to skip them",
             oldest=self._iso(windows[-1].end),
             expired_windows=len(windows),
         )
 
-    def complete(self, progress: Progress, traces: int, seconds: float) -> None:
+    def complete(self, progress: LedgerProgress, traces: int, seconds: float) -> None:
         """Nothing settled is left unread."""
         self._log.info(
+            "backfill_complete",
             "backfill is complete",
             windows=progress.windows,
             done=progress.done,

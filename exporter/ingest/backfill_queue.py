@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from exporter.ingest.backfill_log import Report
+from exporter.ingest.backfill_log import BackfillLog
 from exporter.ingest.backfill_status import BackfillStatus
 from exporter.ingest.ledger_entries import was_sampled
 from exporter.model.calendar import Calendar
@@ -19,7 +19,7 @@ from exporter.model.ledger import (
     Batch,
     BatchRules,
     LedgerEntry,
-    Progress,
+    LedgerProgress,
     Wanted,
     Window,
     WindowState,
@@ -62,12 +62,12 @@ class Plan:
         return list(self._entries.values())
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> LedgerProgress:
         """How far it has come."""
         return progress(self._entries.values(), self._unread, self._range)
 
     @property
-    def unsampled(self) -> Progress:
+    def unsampled(self) -> LedgerProgress:
         """The same without the windows of which a sample was meant to do."""
         return progress(
             (entry for entry in self._entries.values() if not was_sampled(entry)), self._unread, self._range
@@ -283,7 +283,7 @@ class OpenWork:
         self,
         plan: Plan,
         store: Store,
-        report: Report,
+        report: BackfillLog,
         *,
         clock: Callable[[], float],
         monotonic: Callable[[], float],

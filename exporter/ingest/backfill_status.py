@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from exporter.model.ledger import Progress
+from exporter.model.ledger import LedgerProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +18,8 @@ class BackfillStatus:
         failure: why the window that failed last could not be read, in words; absent while none waits for another try.
     """
 
-    progress: Progress
-    unsampled: Progress
+    progress: LedgerProgress
+    unsampled: LedgerProgress
     wanted_since: int
     started_at: float
     completed_at: float | None

@@ -26,7 +26,7 @@ SEARCH_FILL: Final = 0.7
 """How full a search may be expected to be before its range is cut beforehand: a saturated answer is thrown away."""
 
 
-class Answer(Protocol):
+class SearchResult(Protocol):
     """What a search brings, as far as reading needs it."""
 
     @property
@@ -53,7 +53,7 @@ class Searcher(Protocol):
     def max_range_seconds(self) -> int | None:
         """The longest range that Tempo searches, once it has said so."""
 
-    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> Answer:
+    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> SearchResult:
         """Search ``[start, end]``, for all spans in scope or for those of some series; raises TempoError."""
 
     def exists(self, start: int, end: int, *, loop: Loop) -> bool:
@@ -61,7 +61,7 @@ class Searcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadResult:
     """How the reading of a range went.
 
     Attributes:
@@ -142,7 +142,7 @@ class ExactReader:
         expected_traces: float | None = None,
         budget: Budget | None = None,
         give_up: Callable[[], bool] = lambda: False,
-    ) -> Reading:
+    ) -> ReadResult:
         """Read ``[start, end)``, newest part first.
 
         Args:
@@ -203,7 +203,7 @@ class ExactReader:
             deliver(spans)
         if done.received > done.kept:
             self._telemetry.traces_skipped(self._loop, "outside_window", done.received - done.kept)
-        return Reading(
+        return ReadResult(
             done.received, done.kept, done.requests, done.splits, tuple(done.truncated), done.at_end, done.wasted
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from exporter.ingest.window_reader import Part
+from exporter.ingest.window_reader import BatchResult
 from exporter.model.accumulator import WindowContent
 from exporter.model.ledger import (
     MISSING_SHARE,
@@ -20,7 +20,7 @@ from exporter.runtime.telemetry import SkipReason
 
 
 def read_entries(
-    part: Part,
+    part: BatchResult,
     counted: Callable[[Window, int], int | None],
     rereads: Sequence[int],
     asked: Sequence[int],

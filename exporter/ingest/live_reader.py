@@ -34,7 +34,7 @@ _USUAL_OVERHEAD: Final = 1.2
 """What comes with searches for slices over what belongs to them, as long as nothing is known of it."""
 
 
-class EdgeReading(NamedTuple):
+class LiveReading(NamedTuple):
     """What was read of the current traffic.
 
     Attributes:
@@ -54,7 +54,7 @@ class EdgeReading(NamedTuple):
     by_name: frozenset[SeriesKey] = frozenset()
 
 
-class EdgeReader:
+class LiveReader:
     """Reads the current traffic again and again, and remembers how dense it is. Not for several threads."""
 
     def __init__(
@@ -91,7 +91,7 @@ class EdgeReader:
         end: int,
         give_up: Callable[[], bool],
         per_hour: Callable[[], Mapping[SeriesKey, float]] = dict,
-    ) -> EdgeReading:
+    ) -> LiveReading:
         """Read what overlaps ``[start, end]``, newest part first.
 
         Args:
@@ -145,7 +145,7 @@ class EdgeReader:
         of = max(needed for _, needed in self._needed)
         return WHOLE if of == 1 else Slices(SLICE_SECONDS, of)
 
-    def _whole(self, start: int, end: int, budget: Budget, give_up: Callable[[], bool]) -> EdgeReading:
+    def _whole(self, start: int, end: int, budget: Budget, give_up: Callable[[], bool]) -> LiveReading:
         spans: list[Span] = []
         unknown = self._density is None
         reading = self._exact.read(
@@ -158,7 +158,7 @@ class EdgeReader:
             give_up=give_up,
         )
         self._density = reading.received / (end - start)
-        return EdgeReading(spans, WHOLE, reading.received, reading.splits, len(reading.truncated))
+        return LiveReading(spans, WHOLE, reading.received, reading.splits, len(reading.truncated))
 
     def _probe(self, start: int, end: int, at_least: float, give_up: Callable[[], bool]) -> int:
         """Find out how dense the traffic is by a few seconds of it; says how many traces that cost."""
@@ -213,7 +213,7 @@ class EdgeReader:
         budget: Budget,
         by_name: Mapping[SeriesKey, Sequence[Span]],
         give_up: Callable[[], bool],
-    ) -> EdgeReading:
+    ) -> LiveReading:
         spans: list[Span] = []
         received = requests = splits = unread = seconds = outside = 0
         for first, last in reversed(list(slices.within(start, end))):
@@ -246,4 +246,4 @@ class EdgeReader:
         spans = [span for span in spans if span.key not in by_name]
         for some in by_name.values():
             spans += some
-        return EdgeReading(spans, slices, received, splits, unread, frozenset(by_name))
+        return LiveReading(spans, slices, received, splits, unread, frozenset(by_name))

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from exporter.ingest.exact_reader import Answer, Reading, TooDenseError
+from exporter.ingest.exact_reader import ReadResult, SearchResult, TooDenseError
 
 
 @dataclass(slots=True)
-class Spent:
+class ReadCost:
     """A running total.
 
     Attributes:
@@ -27,14 +27,14 @@ class Spent:
     density: float = 0.0
     truncated: list[tuple[int, int]] = field(default_factory=list)
 
-    def add(self, reading: Reading) -> None:
+    def add(self, reading: ReadResult) -> None:
         """A reading; what of it is kept, the reader says."""
         self.useful += reading.received
         self.in_vain += reading.wasted
         self.requests += reading.requests
         self.splits += reading.splits
 
-    def add_search(self, answer: Answer) -> None:
+    def add_search(self, answer: SearchResult) -> None:
         """A search that was made only to look."""
         self.in_vain += len(answer.spans)
         self.requests += 1
@@ -46,13 +46,13 @@ class Spent:
         self.splits += error.splits
         self.density = max(self.density, error.density or 0.0)
 
-    def total(self, *, at_end: int = 0) -> Reading:
+    def total(self, *, at_end: int = 0) -> ReadResult:
         """All of it as one reading.
 
         Args:
             at_end: spans that started exactly at the end of the window.
         """
-        return Reading(
+        return ReadResult(
             received=self.useful + self.in_vain,
             kept=self.kept,
             requests=self.requests,

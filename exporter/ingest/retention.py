@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from exporter.ingest.backfill_log import Report
+from exporter.ingest.backfill_log import BackfillLog
 from exporter.ingest.backfill_queue import OpenWork
 from exporter.ingest.exact_reader import Searcher
 from exporter.ingest.ledger_entries import confirmed_entries, expired_entries
@@ -64,10 +64,10 @@ _PROBE_FROM_WINDOWS: Final = 12
 """Fewer windows than this are read as fast as Tempo's retention is probed."""
 
 
-class Absence:
+class RetentionProber:
     """Asks Tempo where its traces begin, and whether there is still nothing where there was nothing."""
 
-    def __init__(self, searcher: Searcher, work: OpenWork, report: Report, clock: Callable[[], float]) -> None:
+    def __init__(self, searcher: Searcher, work: OpenWork, report: BackfillLog, clock: Callable[[], float]) -> None:
         self._searcher = searcher
         self._work = work
         self._report = report

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.ingest.exact_reader import ExactReader, TooDenseError
-from exporter.ingest.read_cost import Spent
+from exporter.ingest.read_cost import ReadCost
 from exporter.ingest.sampling import Slices, groups_by_length, rare_groups, slices_for
-from exporter.ingest.series_filter import Admission
+from exporter.ingest.series_filter import SeriesFilter
 from exporter.ingest.settings import Budget
 from exporter.model.accumulator import Accumulator, WindowContent
 from exporter.model.ledger import Window
@@ -48,16 +48,16 @@ class SampleRules:
     limit: int
 
 
-class WindowSample:
+class SampledReader:
     """The sample of one window; for one use."""
 
     def __init__(
         self,
         window: Window,
         exact: ExactReader,
-        admission: Admission,
+        admission: SeriesFilter,
         rules: SampleRules,
-        spent: Spent,
+        spent: ReadCost,
         give_up: Callable[[], bool],
     ) -> None:
         """Nothing is read yet.

@@ -51,7 +51,7 @@ class SeriesRules:
 
 
 @dataclass
-class Admission:
+class SeriesFilter:
     """Admits series, first come first served, and remembers whom it admitted; any thread may ask.
 
     Attributes:
@@ -128,8 +128,9 @@ class Admission:
             return
         self._is_full = True
         self.log.warning(
-            "as many series as series.max allows are watched, traces of further ones are left out and counted; "
-            "series.exclude and series.rename make room, series.max allows more",
+            "series_limit_reached",
+            "series.max is reached; traces of further series are left out and counted. Use series.exclude or "
+            "series.rename, or raise series.max",
             series_max=self.rules.most,
             first_left_out=first,
         )

@@ -28,7 +28,7 @@ _BELIEVABLE_SURPLUS: Final = 1.01
 _BELIEVABLE_TRACES: Final = 5
 
 
-class Counter(Protocol):
+class CountSource(Protocol):
     """Counts in Tempo."""
 
     @property
@@ -39,10 +39,10 @@ class Counter(Protocol):
         """Count the spans in scope that started in ``(start, end]``; raises TempoError."""
 
 
-class SourceCounts:
+class TempoCounts:
     """What Tempo has counted, for any number of threads."""
 
-    def __init__(self, counter: Counter, telemetry: Telemetry, monotonic: Callable[[], float], log: Log) -> None:
+    def __init__(self, counter: CountSource, telemetry: Telemetry, monotonic: Callable[[], float], log: Log) -> None:
         self._counter = counter
         self._telemetry = telemetry
         self._monotonic = monotonic
@@ -124,7 +124,7 @@ class SourceCounts:
         try:
             return self._counter.count(*window, step, loop="backfill", by_series=True).series
         except TempoError as error:
-            self._log.debug("Tempo did not count each endpoint", error=error)
+            self._log.debug("series_counts_unavailable", "Tempo did not count traces by series", error=error)
             return {}
 
     def compare(self, window: Window, read: int) -> int | None:
@@ -150,7 +150,7 @@ class SourceCounts:
 
     def _rest(self, message: str, **fields: object) -> None:
         if self._available is not False:
-            self._log.info(message, **fields)
+            self._log.info("counts_unavailable", message, **fields)
         self._available = False
         self._telemetry.source_counts_available(False)
         self._resume_at = self._monotonic() + min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2**self._failures)

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.ingest.exact_reader import SEARCH_FILL, ExactReader, Reading, Searcher, TooDenseError
-from exporter.ingest.read_cost import Spent
-from exporter.ingest.sampled_reader import SampleRules, WindowSample
+from exporter.ingest.exact_reader import SEARCH_FILL, ExactReader, ReadResult, Searcher, TooDenseError
+from exporter.ingest.read_cost import ReadCost
+from exporter.ingest.sampled_reader import SampledReader, SampleRules
 from exporter.ingest.sampling import slices_for
-from exporter.ingest.series_filter import Admission
+from exporter.ingest.series_filter import SeriesFilter
 from exporter.ingest.settings import Budget
-from exporter.ingest.tempo_counts import SourceCounts
+from exporter.ingest.tempo_counts import TempoCounts
 from exporter.model.accumulator import Accumulator, WindowContent
 from exporter.model.ledger import Batch, Window
 from exporter.model.span import Span
@@ -26,7 +26,7 @@ GiveUp = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BatchResult:
     """Windows that were read together.
 
     Attributes:
@@ -36,7 +36,7 @@ class Part:
     """
 
     contents: Sequence[WindowContent]
-    reading: Reading
+    reading: ReadResult
     there: float | None = None
 
     @property
@@ -49,7 +49,7 @@ class WindowReader:
     """Reads batches of windows for the ledger, for any number of threads."""
 
     def __init__(
-        self, searcher: Searcher, counts: SourceCounts, admission: Admission, telemetry: Telemetry, budget: Budget
+        self, searcher: Searcher, counts: TempoCounts, admission: SeriesFilter, telemetry: Telemetry, budget: Budget
     ) -> None:
         """Read for the ledger.
 
@@ -67,14 +67,14 @@ class WindowReader:
         self._telemetry = telemetry
         self._budget = budget
 
-    def read(self, batch: Batch, give_up: GiveUp) -> Iterator[Part]:
+    def read(self, batch: Batch, give_up: GiveUp) -> Iterator[BatchResult]:
         """Read the windows of a batch, all together or one by one.
 
         Raises:
             TempoError: a search failed for good.
             StoppedError: the exporter is being stopped.
         """
-        windows, spent = batch.windows, Spent()
+        windows, spent = batch.windows, ReadCost()
         whole = self._whole(windows, batch.expected_traces, spent, give_up)
         if whole is not None:
             yield whole
@@ -88,7 +88,9 @@ class WindowReader:
     def _per_search(self) -> float:
         return self._searcher.max_limit * SEARCH_FILL
 
-    def _whole(self, windows: Sequence[Window], expected: float | None, spent: Spent, give_up: GiveUp) -> Part | None:
+    def _whole(
+        self, windows: Sequence[Window], expected: float | None, spent: ReadCost, give_up: GiveUp
+    ) -> BatchResult | None:
         """Read windows exactly; nothing if they are, or turn out to be, too dense for that."""
         most = min(self._budget.traces, self._budget.requests * self._per_search)
         if expected is not None and expected > most * len(windows):
@@ -115,9 +117,9 @@ class WindowReader:
         spent.add(reading)
         spent.kept += reading.kept
         spent.truncated += reading.truncated
-        return Part(accumulator.finish(), spent.total(at_end=reading.at_end))
+        return BatchResult(accumulator.finish(), spent.total(at_end=reading.at_end))
 
-    def _dense(self, window: Window, expected: float | None, spent: Spent, give_up: GiveUp) -> Part:
+    def _dense(self, window: Window, expected: float | None, spent: ReadCost, give_up: GiveUp) -> BatchResult:
         """Read a window that does not fit into one search or, so it seems, into the budget."""
         if expected is None:
             self._probe(window, spent, give_up)
@@ -126,12 +128,12 @@ class WindowReader:
                 return whole
         self._telemetry.sampled("backfill")
         rules = SampleRules(self._budget, self._per_search, self._searcher.max_limit)
-        sample = WindowSample(window, self._exact, self._admission, rules, spent, give_up)
+        sample = SampledReader(window, self._exact, self._admission, rules, spent, give_up)
         count = self._counts.of(window) or max(expected or 0.0, spent.density * window.seconds)
         there = sample.read(max(1.0, count), self._counts.by_series(window))
-        return Part(sample.finish(), spent.total(), there)
+        return BatchResult(sample.finish(), spent.total(), there)
 
-    def _probe(self, window: Window, spent: Spent, give_up: GiveUp) -> None:
+    def _probe(self, window: Window, spent: ReadCost, give_up: GiveUp) -> None:
         """Find out how dense a window is of which nothing is known, by a few seconds of it."""
         slices = slices_for(_PROBES / window.seconds, window.seconds, window.seconds)
         found: list[int] = []

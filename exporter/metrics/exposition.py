@@ -32,7 +32,7 @@ _GZIP: Final = zlib.MAX_WBITS + 16
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
+class CompressedPrefix:
     """The beginning of an answer as it is sent.
 
     Attributes:
@@ -135,21 +135,21 @@ _KEPT_SNAPSHOTS: Final = 20
 
 
 @dataclass
-class Page:
+class RenderedPage:
     """The rendered samples of one snapshot, each format rendered once, when it is first asked for or beforehand."""
 
     snapshot: Snapshot
-    _rendered: dict[Kind, Beginning] = field(default_factory=dict, init=False)
+    _rendered: dict[Kind, CompressedPrefix] = field(default_factory=dict, init=False)
     _asked: set[Kind] = field(default_factory=set, init=False)
     _mutex: threading.Lock = field(default_factory=threading.Lock, init=False)
 
-    def render(self, format_: Format, *, gzipped: bool) -> Beginning:
+    def render(self, format_: Format, *, gzipped: bool) -> CompressedPrefix:
         """The series' samples, compressed or not, without OpenMetrics' end mark."""
         kind = format_, gzipped
         self._asked.add(kind)
         return self._rendered.get(kind) or self.prepare(kind)
 
-    def prepare(self, kind: Kind) -> Beginning:
+    def prepare(self, kind: Kind) -> CompressedPrefix:
         """Render the samples before somebody asks for them."""
         with self._mutex:
             done = self._rendered.get(kind)
@@ -158,7 +158,7 @@ class Page:
                 # What is rendered only to be compressed is not kept: it is fifteen times as large.
                 plain = self._rendered.get((format_, False))
                 content = render_families(self.snapshot.series, format_) if plain is None else plain.data
-                done = Beginning.of(content, gzipped=gzipped)
+                done = CompressedPrefix.of(content, gzipped=gzipped)
                 self._rendered[kind] = done
             return done
 
@@ -178,11 +178,11 @@ class Publisher:
     """Holds the page that is served, and swaps it for the next."""
 
     def __init__(self) -> None:
-        self._page: Page | None = None
+        self._page: RenderedPage | None = None
         self._unasked: dict[Kind, int] = {}
 
     @property
-    def page(self) -> Page | None:
+    def page(self) -> RenderedPage | None:
         """The page to serve; nothing until the first snapshot is there."""
         return self._page
 
@@ -193,7 +193,7 @@ class Publisher:
             kind: snapshots + 1 for kind, snapshots in self._unasked.items() if snapshots < _KEPT_SNAPSHOTS
         }
         self._unasked |= dict.fromkeys(asked, 0)
-        page = Page(snapshot)
+        page = RenderedPage(snapshot)
         # Uncompressed first, so that it need not be rendered again to be compressed.
         for kind in sorted(self._unasked, key=lambda kind: kind[1]):
             page.prepare(kind)

@@ -180,7 +180,7 @@ class Reloaded(Protocol):
         """When they were last taken over, Unix seconds."""
 
 
-class ProtectionCollector(Collector):
+class WebConfigCollector(Collector):
     """Publishes whether what protects the web side is what its files say; only where there are such files."""
 
     def __init__(self, status: Callable[[], Reloaded]) -> None:
@@ -245,7 +245,7 @@ class SourceCountsGauge(Collector):
         )
 
 
-class Admitted(Protocol):
+class SeriesCounts(Protocol):
     """The cardinality guard, as far as it is published."""
 
     @property
@@ -260,7 +260,7 @@ class StateCollector(Collector):
         self,
         snapshot: Callable[[], Snapshot | None],
         backfill: Callable[[], BackfillStatus | None],
-        admission: Admitted,
+        admission: SeriesCounts,
         series_limit: int,
     ) -> None:
         """Read these when asked.

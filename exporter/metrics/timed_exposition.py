@@ -13,7 +13,7 @@ from tempfile import TemporaryFile
 from types import TracebackType
 from typing import IO, Final, Self
 
-from exporter.evaluation.replay import Moment
+from exporter.evaluation.replay import PastStatus
 from exporter.metrics.exposition import label_text, number_text, series_labels
 from exporter.metrics.families import SERIES_FAMILIES, SERIES_LABELS, Family
 from exporter.model.span import SeriesKey
@@ -27,7 +27,7 @@ OWN_LABELS: Final = frozenset({*SERIES_LABELS, *(family.label[0] for family in S
 _CHUNK_BYTES: Final = 256 * 1024
 
 
-class PastWriter:
+class TimedWriter:
     """Collects the past of all series, then writes it.
 
     Attributes:
@@ -59,7 +59,7 @@ class PastWriter:
     ) -> None:
         self._files.close()
 
-    def add(self, key: SeriesKey, past: Iterable[Moment]) -> None:
+    def add(self, key: SeriesKey, past: Iterable[PastStatus]) -> None:
         """Take the whole past of one series, in time order.
 
         If working it out fails half way, nothing of it is taken.
@@ -93,7 +93,7 @@ class PastWriter:
         out.flush()
 
 
-def _lines(family: Family, labels: str, past: Iterable[Moment]) -> Iterator[str]:
+def _lines(family: Family, labels: str, past: Iterable[PastStatus]) -> Iterator[str]:
     value_of = family.value
     # Labels stand in no order that matters; that of the family comes first, as on the page.
     own = "" if family.label is None else f"{label_text(*family.label)},"

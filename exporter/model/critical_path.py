@@ -84,7 +84,7 @@ class Oddities:
 
 
 @dataclass(frozen=True, slots=True)
-class TracePath:
+class CriticalPath:
     """Where the time of a trace went.
 
     Attributes:
@@ -108,7 +108,9 @@ class TracePath:
         return nanoseconds / self.root.duration_ns if self.root.duration_ns else None
 
 
-def trace_path(spans: Iterable[TraceSpan], *, root: TraceSpan | None = None, longest: int = 10) -> TracePath | None:
+def critical_path(
+    spans: Iterable[TraceSpan], *, root: TraceSpan | None = None, longest: int = 10
+) -> CriticalPath | None:
     """Where the time of a trace went.
 
     Args:
@@ -130,7 +132,7 @@ def trace_path(spans: Iterable[TraceSpan], *, root: TraceSpan | None = None, lon
     for step in steps:
         services[step.span.service_name] = services.get(step.span.service_name, 0) + step.self_ns
     below = (span for span in layout.members if span.span_id != root.span_id)
-    return TracePath(
+    return CriticalPath(
         root=root,
         steps=steps,
         services=tuple(sorted(services.items(), key=lambda item: (-item[1], item[0]))),

@@ -74,7 +74,7 @@ class Hour:
         slot: hour of the local day and type of the day.
         day: the local date as a proleptic ordinal, to tell days apart.
         count: how many traces it holds.
-        judgement: what the detector found; see :meth:`Hours.judge`.
+        judgement: what the detector found; see :meth:`SeriesHours.judge`.
     """
 
     __slots__ = (
@@ -282,7 +282,7 @@ class Group:
         return self._tally.digest()
 
 
-class Hours:
+class SeriesHours:
     """The history of one series: its hours that had traffic, by slot and in time order."""
 
     __slots__ = ("_all", "_by_slot", "_by_start", "_groups", "_last_swinging", "_swings", "quarantined")

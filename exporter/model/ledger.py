@@ -276,7 +276,7 @@ def expected_density(window: Window, known: Iterable[LedgerEntry], neighbours: i
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class LedgerProgress:
     """How far the ledger has come over the wanted range."""
 
     pending: int
@@ -309,7 +309,7 @@ class Progress:
         return self.traces_read / self.traces_there if self.traces_there else None
 
 
-def progress(entries: Iterable[LedgerEntry], unread: Iterable[Window], range_: Wanted) -> Progress:
+def progress(entries: Iterable[LedgerEntry], unread: Iterable[Window], range_: Wanted) -> LedgerProgress:
     """Count the windows of the wanted range by state.
 
     Args:
@@ -322,7 +322,7 @@ def progress(entries: Iterable[LedgerEntry], unread: Iterable[Window], range_: W
     unread_failed = [window in failed for window in unread]
     states = [entry.state for entry in inside]
     covered = [entry for entry in inside if entry.coverage]
-    return Progress(
+    return LedgerProgress(
         pending=unread_failed.count(False),
         done=states.count(WindowState.DONE),
         empty=states.count(WindowState.EMPTY),

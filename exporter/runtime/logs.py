@@ -25,10 +25,11 @@ Format = Literal["logfmt", "json"]
 Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
 _ROOT: Final = "exporter"
-_RESERVED: Final = frozenset({"ts", "level", "logger", "msg", "exception"})
+_RESERVED: Final = frozenset({"ts", "level", "logger", "event", "msg", "exception"})
 _MAX_LENGTH: Final = 8192
 _MAX_DEPTH: Final = 4
 _MAX_ITEMS: Final = 100
+_EVENT: Final = "exporter_event"
 _FIELDS: Final = "exporter_fields"
 
 
@@ -55,42 +56,45 @@ def configure(level: str, format: Format, stream: TextIO | None = None) -> None:
 
 
 class Log:
-    """Writes messages with fields: ``log.info("window read", traces=4810, coverage=1.0)``.
+    """Writes events with fields: ``log.info("window_read", "window read", traces=4810, coverage=1.0)``.
 
-    The message is a fixed text, and what varies goes into fields, so that both can be searched for. A field may be
-    anything: text, numbers, `datetime` (written in UTC), `timedelta` (in seconds), exceptions (type and message),
-    lists, mappings.
+    The event is a stable key that documents and tests refer to; the message is a fixed text for people and may change.
+    What varies goes into fields, so that both can be searched for. A field may be anything: text, numbers, `datetime`
+    (written in UTC), `timedelta` (in seconds), exceptions (type and message), lists, mappings.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
 
-    def debug(self, message: str, /, **fields: object) -> None:
-        """For whoever looks for a fault in the exporter."""
-        self._write(logging.DEBUG, message, fields)
+    def debug(self, event: str, message: str, /, **fields: object) -> None:
+        """Log what helps to find a fault in the exporter."""
+        self._write(logging.DEBUG, event, message, fields)
 
-    def info(self, message: str, /, **fields: object) -> None:
-        """What happens in normal operation."""
-        self._write(logging.INFO, message, fields)
+    def info(self, event: str, message: str, /, **fields: object) -> None:
+        """Log what happens in normal operation."""
+        self._write(logging.INFO, event, message, fields)
 
-    def warning(self, message: str, /, **fields: object) -> None:
-        """Something is not as it should be; the exporter goes on."""
-        self._write(logging.WARNING, message, fields)
+    def warning(self, event: str, message: str, /, **fields: object) -> None:
+        """Log a condition that needs attention while the exporter keeps working."""
+        self._write(logging.WARNING, event, message, fields)
 
-    def error(self, message: str, /, **fields: object) -> None:
-        """Something failed and needs somebody."""
-        self._write(logging.ERROR, message, fields)
+    def error(self, event: str, message: str, /, **fields: object) -> None:
+        """Log a failure that somebody has to look at."""
+        self._write(logging.ERROR, event, message, fields)
 
-    def exception(self, message: str, /, **fields: object) -> None:
-        """An error, with the traceback of the exception being handled in one field."""
-        self._write(logging.ERROR, message, fields, traceback_too=True)
+    def exception(self, event: str, message: str, /, **fields: object) -> None:
+        """Log an error, with the traceback of the exception being handled in one field."""
+        self._write(logging.ERROR, event, message, fields, with_traceback=True)
 
     def limited(self, interval_seconds: float, clock: Callable[[], float]) -> "LimitedLog":
-        """The same log for messages that would come by the thousand."""
+        """Return the same log, rate-limited: for events that could repeat thousands of times."""
         return LimitedLog(self, RateLimit(interval_seconds, clock))
 
-    def _write(self, level: int, message: str, fields: Mapping[str, object], *, traceback_too: bool = False) -> None:
-        self._logger.log(level, "%s", message, exc_info=traceback_too, extra={_FIELDS: fields})
+    def _write(
+        self, level: int, event: str, message: str, fields: Mapping[str, object], *, with_traceback: bool = False
+    ) -> None:
+        extra = {_EVENT: event, _FIELDS: fields}
+        self._logger.log(level, "%s", message, exc_info=with_traceback, extra=extra)
 
 
 def get_logger(name: str) -> Log:
@@ -151,37 +155,39 @@ class _Pause:
 
 
 class LimitedLog:
-    """Writes the same message at most once per interval, and with the next one how many were left out.
+    """Writes each event at most once per interval, and adds how many were suppressed when it comes again.
 
-    Which messages are the same, the first argument says: ``quiet.warning(reason, "trace skipped", reason=reason)``.
-    What is returned says whether it was written.
+    ``per`` tells events of one key apart, such as those of different series. Each method returns whether the event was
+    written.
     """
 
     def __init__(self, log: Log, limit: RateLimit) -> None:
         self._log = log
         self._limit = limit
 
-    def debug(self, key: Hashable, message: str, /, **fields: object) -> bool:
-        """`Log.debug`, unless the key was logged just now."""
-        return self._pass_on(self._log.debug, key, message, fields)
+    def debug(self, event: str, message: str, /, *, per: Hashable = None, **fields: object) -> bool:
+        """Call `Log.debug`, unless the event was logged within the interval."""
+        return self._pass_on(self._log.debug, event, message, per, fields)
 
-    def info(self, key: Hashable, message: str, /, **fields: object) -> bool:
-        """`Log.info`, unless the key was logged just now."""
-        return self._pass_on(self._log.info, key, message, fields)
+    def info(self, event: str, message: str, /, *, per: Hashable = None, **fields: object) -> bool:
+        """Call `Log.info`, unless the event was logged within the interval."""
+        return self._pass_on(self._log.info, event, message, per, fields)
 
-    def warning(self, key: Hashable, message: str, /, **fields: object) -> bool:
-        """`Log.warning`, unless the key was logged just now."""
-        return self._pass_on(self._log.warning, key, message, fields)
+    def warning(self, event: str, message: str, /, *, per: Hashable = None, **fields: object) -> bool:
+        """Call `Log.warning`, unless the event was logged within the interval."""
+        return self._pass_on(self._log.warning, event, message, per, fields)
 
-    def error(self, key: Hashable, message: str, /, **fields: object) -> bool:
-        """`Log.error`, unless the key was logged just now."""
-        return self._pass_on(self._log.error, key, message, fields)
+    def error(self, event: str, message: str, /, *, per: Hashable = None, **fields: object) -> bool:
+        """Call `Log.error`, unless the event was logged within the interval."""
+        return self._pass_on(self._log.error, event, message, per, fields)
 
-    def _pass_on(self, write: Callable[..., None], key: Hashable, message: str, fields: Mapping[str, object]) -> bool:
-        held_back = self._limit.admit(key)
-        if held_back is None:
+    def _pass_on(
+        self, write: Callable[..., None], event: str, message: str, per: Hashable, fields: Mapping[str, object]
+    ) -> bool:
+        suppressed = self._limit.admit((event, per))
+        if suppressed is None:
             return False
-        write(message, **({**fields, "suppressed": held_back} if held_back else fields))
+        write(event, message, **({**fields, "suppressed": suppressed} if suppressed else fields))
         return True
 
 
@@ -217,8 +223,11 @@ class _Formatter(logging.Formatter):
             "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
             "level": record.levelname.lower(),
             "logger": _text(record.name.removeprefix(f"{_ROOT}.")),
-            "msg": _text(_message(record)),
         }
+        event = getattr(record, _EVENT, None)
+        if event is not None:
+            fields["event"] = event
+        fields["msg"] = _text(_message(record))
         for name, value in getattr(record, _FIELDS, {}).items():
             fields[_field_name(name)] = _plain(value)
         if record.exc_info and record.exc_info[1] is not None:

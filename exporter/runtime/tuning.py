@@ -32,7 +32,7 @@ def take_short_turns() -> None:
     sys.setswitchinterval(_TURN_SECONDS)
 
 
-def set_aside() -> None:
+def freeze_gc() -> None:
     """Collect once, and spare the collector from then on whatever is left.
 
     To be called whenever much has been made that will stay, or the collector finds all of that again and again. Nothing

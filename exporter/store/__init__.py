@@ -1,10 +1,10 @@
 """The only part that touches SQLite."""
 
 from exporter.store.connection import Connection, MissingDatabaseError, StoreError
-from exporter.store.corruption import set_aside
+from exporter.store.corruption import move_corrupt_database
 from exporter.store.foreign import ForeignFileError
 from exporter.store.lock import DatabaseInUseError
-from exporter.store.rows import Findings, Pruned, SeriesHistory, SeriesTraffic, Totals
+from exporter.store.rows import Findings, Pruned, SeriesTraffic, StoredSeries, Totals
 from exporter.store.schema import DatabaseTooNewError, DatabaseTooOldError, DatabaseVersionError
 from exporter.store.store import Store
 
@@ -18,10 +18,10 @@ __all__ = [
     "ForeignFileError",
     "MissingDatabaseError",
     "Pruned",
-    "SeriesHistory",
     "SeriesTraffic",
     "Store",
     "StoreError",
+    "StoredSeries",
     "Totals",
-    "set_aside",
+    "move_corrupt_database",
 ]

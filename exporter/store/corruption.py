@@ -11,7 +11,7 @@ _COMPANIONS: Final = ("-wal", "-shm", "")
 """The database itself comes last: a log that stayed behind would be played into the fresh database."""
 
 
-def set_aside(database: Path, now: float) -> Path:
+def move_corrupt_database(database: Path, now: float) -> Path:
     """Rename a database that nobody has open, with the files that belong to it.
 
     Args:

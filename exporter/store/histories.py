@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from exporter.model.histogram_codec import DamagedDigestError
 from exporter.model.hours import Judgement, StoredWindow
 from exporter.model.span import SeriesKey
-from exporter.store.rows import SeriesHistory, SeriesTraffic, judgement_of
+from exporter.store.rows import SeriesTraffic, StoredSeries, judgement_of
 
 _BySeries = Mapping[int, Sequence[tuple[Any, ...]]]
 
 
-class Rows(NamedTuple):
+class HistoryRows(NamedTuple):
     """What stands in the tables of some series, by the series' id."""
 
     windows: _BySeries
@@ -32,7 +32,7 @@ class Rows(NamedTuple):
         return next((state for _, state in self.states.get(series_id, ())), None)
 
 
-def history_rows(db: sqlite3.Connection, ids: Sequence[int], start: int, end: int, marks_from: int) -> Rows:
+def history_rows(db: sqlite3.Connection, ids: Sequence[int], start: int, end: int, marks_from: int) -> HistoryRows:
     """The rows of histories; windows that begin before ``marks_from`` come without their marks."""
     among = _among(ids)
     return _rows(
@@ -53,7 +53,7 @@ def history_rows(db: sqlite3.Connection, ids: Sequence[int], start: int, end: in
     )
 
 
-def traffic_rows(db: sqlite3.Connection, ids: Sequence[int], start: int, end: int) -> Rows:
+def traffic_rows(db: sqlite3.Connection, ids: Sequence[int], start: int, end: int) -> HistoryRows:
     """The rows of traffic: windows that have any, without digests, and of the judgements those that set hours aside."""
     among = _among(ids)
     return _rows(
@@ -73,7 +73,9 @@ def traffic_rows(db: sqlite3.Connection, ids: Sequence[int], start: int, end: in
     )
 
 
-def histories(rows: Rows, names: Mapping[int, SeriesKey], on_damage: Callable[[], None]) -> Iterator[SeriesHistory]:
+def histories(
+    rows: HistoryRows, names: Mapping[int, SeriesKey], on_damage: Callable[[], None]
+) -> Iterator[StoredSeries]:
     """The histories of those series that have windows.
 
     Args:
@@ -82,7 +84,7 @@ def histories(rows: Rows, names: Mapping[int, SeriesKey], on_damage: Callable[[]
         on_damage: is told of each record that is damaged.
     """
     for series_id, windows in rows.windows.items():
-        yield SeriesHistory(
+        yield StoredSeries(
             key=names[series_id],
             windows=[StoredWindow(*row[1:]) for row in windows],
             judgements=_judgements(rows.judgements.get(series_id, ()), on_damage),
@@ -91,7 +93,7 @@ def histories(rows: Rows, names: Mapping[int, SeriesKey], on_damage: Callable[[]
         )
 
 
-def traffics(rows: Rows, names: Mapping[int, SeriesKey]) -> Iterator[SeriesTraffic]:
+def traffics(rows: HistoryRows, names: Mapping[int, SeriesKey]) -> Iterator[SeriesTraffic]:
     """The traffic of those series that have any.
 
     Args:
@@ -108,9 +110,9 @@ def traffics(rows: Rows, names: Mapping[int, SeriesKey]) -> Iterator[SeriesTraff
         )
 
 
-def _rows(db: sqlite3.Connection, ids: Sequence[int], *, windows: _BySeries, judgements: _BySeries) -> Rows:
+def _rows(db: sqlite3.Connection, ids: Sequence[int], *, windows: _BySeries, judgements: _BySeries) -> HistoryRows:
     among = _among(ids)
-    return Rows(
+    return HistoryRows(
         windows=windows,
         judgements=judgements,
         suspects=_by_series(db, f"SELECT series_id, hour_start FROM suspects WHERE {among}", ids),

@@ -16,7 +16,7 @@ ENTRY_COLUMNS: Final = (
 """The columns of a line of the ledger, in the order of :func:`row_of` and :func:`entry_of`."""
 
 
-class SeriesHistory(NamedTuple):
+class StoredSeries(NamedTuple):
     """What is stored of one series.
 
     Attributes:

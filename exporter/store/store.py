@@ -24,8 +24,8 @@ from exporter.store.rows import (
     ENTRY_COLUMNS,
     Findings,
     Pruned,
-    SeriesHistory,
     SeriesTraffic,
+    StoredSeries,
     Totals,
     entry_of,
     row_of,
@@ -173,7 +173,7 @@ class Store:
 
     def history(
         self, keys: Iterable[SeriesKey], start: int, end: int, *, marks_from: int | None = None, at_once: int = 20
-    ) -> Iterator[SeriesHistory]:
+    ) -> Iterator[StoredSeries]:
         """What is stored of some series in the windows that begin in ``[start, end)``.
 
         The database is held for ``at_once`` series at a time, so that writers wait for milliseconds and memory stays

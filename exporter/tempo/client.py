@@ -163,8 +163,8 @@ class TempoClient:
         if answer.missing:
             self._telemetry.traces_skipped(loop, "span_limit", answer.missing)
             self._quiet_log.warning(
-                "span_limit",
-                "Tempo has more matching spans in a trace than it returns; what is missing is counted only",
+                "spans_missing",
+                "a trace has more matching spans than Tempo returns; the missing ones are counted",
                 spans_missing=answer.missing,
                 spans_per_trace=self._max_spans,
             )
@@ -261,7 +261,8 @@ class TempoClient:
                     raise
                 seconds = self._pause_seconds(attempt, error)
                 self._log.debug(
-                    "a request to Tempo failed, trying again",
+                    "request_retried",
+                    "a request to Tempo failed; retrying",
                     loop=loop,
                     attempt=attempt,
                     reason=error.reason,
@@ -329,8 +330,8 @@ class TempoClient:
             raise not_json(answer, self._transport.mask) from None
         if decoded.problem:
             self._quiet_log.warning(
-                "invalid",
-                "Tempo returned traces that make no sense; they are left out and counted",
+                "traces_invalid",
+                "Tempo returned invalid traces; they are left out and counted",
                 count=decoded.invalid,
                 first=excerpt(self._transport.mask(decoded.problem)),
             )
@@ -364,7 +365,8 @@ class TempoClient:
                 self._max_limit = max_limit
         if news and max_limit < self._settings.limit:
             self._log.warning(
-                "Tempo allows fewer traces a search than configured; set tempo.limit to that, or raise "
+                "search_limit_lowered",
+                "Tempo allows fewer traces per search than tempo.limit; lower tempo.limit, or raise "
                 "query_frontend.search.max_result_limit in Tempo",
                 allowed=max_limit,
                 configured=self._settings.limit,
@@ -375,4 +377,8 @@ class TempoClient:
             news = max_seconds != self._max_range_seconds
             self._max_range_seconds = max_seconds
         if news:
-            self._log.info("Tempo has said how long a range it searches at most", seconds=max_seconds)
+            self._log.info(
+                "search_range_learned",
+                "Tempo limits the range of a search; longer ranges are searched in parts",
+                seconds=max_seconds,
+            )

@@ -30,7 +30,7 @@ class Line:
                 socket.socket.shutdown(current, socket.SHUT_RDWR)
 
 
-class Guard:
+class Deadline:
     """A request that is being watched.
 
     Attributes:
@@ -56,14 +56,14 @@ class Watchdog:
     def __init__(self, *, stop: threading.Event, monotonic: Callable[[], float]) -> None:
         self._stop = stop
         self._monotonic = monotonic
-        self._guards: set[Guard] = set()
+        self._guards: set[Deadline] = set()
         self._changed = threading.Condition()
         self._running = False
 
     @contextlib.contextmanager
-    def watch(self, line: Line, seconds: float) -> Iterator[Guard]:
+    def watch(self, line: Line, seconds: float) -> Iterator[Deadline]:
         """Cut the line if the body has not ended after so many seconds, or when the exporter stops."""
-        guard = Guard(line, self._monotonic() + seconds)
+        guard = Deadline(line, self._monotonic() + seconds)
         with self._changed:
             self._guards.add(guard)
             if not self._running:

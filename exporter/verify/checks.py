@@ -33,7 +33,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CheckResult:
     """One thing that was looked at.
 
     Attributes:
@@ -49,9 +49,9 @@ class Line:
     advice: str = ""
 
 
-def lines(facts: Facts) -> list[Line]:
+def lines(facts: Facts) -> list[CheckResult]:
     """All lines, in the order in which they are worth reading."""
-    checks: Sequence[Callable[[Facts], Iterator[Line]]] = (
+    checks: Sequence[Callable[[Facts], Iterator[CheckResult]]] = (
         _health,
         _tempo,
         _freshness,
@@ -68,16 +68,20 @@ def lines(facts: Facts) -> list[Line]:
     return [line for check in checks for line in check(facts)]
 
 
-def _health(facts: Facts) -> Iterator[Line]:
+def _health(facts: Facts) -> Iterator[CheckResult]:
     if facts.healthy.status == HTTPStatus.OK:
         version = next(iter(facts.metrics.by("build_info", "version")), "unknown")
-        yield Line("health", Outcome.PASS, f"the process works, version {version}")
+        yield CheckResult("health", Outcome.PASS, f"the process works, version {version}")
     else:
-        yield Line("health", Outcome.FAIL, f"/-/healthy answered {facts.healthy.status}", "see the exporter's log")
+        yield CheckResult(
+            "health", Outcome.FAIL, f"/-/healthy answered {facts.healthy.status}", "see the exporter's log"
+        )
     if facts.ready.status == HTTPStatus.OK:
-        yield Line("ready", Outcome.PASS, "there is something to scrape")
+        yield CheckResult("ready", Outcome.PASS, "there is something to scrape")
     else:
-        yield Line("ready", Outcome.FAIL, facts.ready.said or f"/-/ready answered {facts.ready.status}", _READ_TEMPO)
+        yield CheckResult(
+            "ready", Outcome.FAIL, facts.ready.said or f"/-/ready answered {facts.ready.status}", _READ_TEMPO
+        )
 
 
 _READ_TEMPO: Final = (
@@ -85,7 +89,7 @@ _READ_TEMPO: Final = (
 )
 
 
-def _tempo(facts: Facts) -> Iterator[Line]:
+def _tempo(facts: Facts) -> Iterator[CheckResult]:
     requests, failures = (
         facts.metrics.total("tempo_requests_total"),
         facts.metrics.total("tempo_request_failures_total"),
@@ -95,35 +99,35 @@ def _tempo(facts: Facts) -> Iterator[Line]:
     reasons = Counter(facts.metrics.by("tempo_request_failures_total", "reason"))
     worst = next((reason for reason, count in reasons.most_common(1) if count), "")
     if facts.metrics.get("tempo_up") != 1:
-        yield Line("tempo", Outcome.FAIL, f"the last request was not answered ({asked})", _READ_TEMPO)
+        yield CheckResult("tempo", Outcome.FAIL, f"the last request was not answered ({asked})", _READ_TEMPO)
     elif share > _FAILURES_SHARE and failures >= _FAILURES:
         advice = f"most failed as {worst}: see the exporter's log for what was said" if worst else ""
-        yield Line("tempo", Outcome.WARN, f"it answers, but {share:.1%} of requests failed ({asked})", advice)
+        yield CheckResult("tempo", Outcome.WARN, f"it answers, but {share:.1%} of requests failed ({asked})", advice)
     else:
-        yield Line("tempo", Outcome.PASS, f"it answers ({asked})")
+        yield CheckResult("tempo", Outcome.PASS, f"it answers ({asked})")
 
 
-def _freshness(facts: Facts) -> Iterator[Line]:
+def _freshness(facts: Facts) -> Iterator[CheckResult]:
     judged = facts.metrics.get("snapshot_timestamp_seconds")
     if judged is None:
-        yield Line("freshness", Outcome.FAIL, "the current traffic has not been judged yet", _READ_TEMPO)
+        yield CheckResult("freshness", Outcome.FAIL, "the current traffic has not been judged yet", _READ_TEMPO)
         return
     age = max(0.0, facts.healthy.at - judged)
     detail = f"the current traffic was judged {age:,.0f} s ago"
     if age <= _FRESH_SECONDS:
-        yield Line("freshness", Outcome.PASS, detail)
+        yield CheckResult("freshness", Outcome.PASS, detail)
     elif age <= _STALE_SECONDS:
         advice = "polling.tempo_interval is long, or Tempo slow: see tempo_anomaly_poll_duration_seconds"
-        yield Line("freshness", Outcome.WARN, detail, advice)
+        yield CheckResult("freshness", Outcome.WARN, detail, advice)
     else:
-        yield Line("freshness", Outcome.FAIL, detail, _READ_TEMPO)
+        yield CheckResult("freshness", Outcome.FAIL, detail, _READ_TEMPO)
 
 
-def _backfill(facts: Facts) -> Iterator[Line]:
+def _backfill(facts: Facts) -> Iterator[CheckResult]:
     metrics = facts.metrics
     if metrics.get("backfill_enabled") != 1:
         advice = "set polling.backfill_enabled: true, or baselines stay as they are"
-        yield Line("backfill", Outcome.WARN, "it is switched off", advice)
+        yield CheckResult("backfill", Outcome.WARN, "it is switched off", advice)
         return
     windows = metrics.by("backfill_windows", "state")
     wanted, pending, failed = sum(windows.values()), windows.get("pending", 0), windows.get("failed", 0)
@@ -133,12 +137,12 @@ def _backfill(facts: Facts) -> Iterator[Line]:
     if failed:
         advice = "failed windows are tried again by themselves; the exporter's log says why they failed"
         outcome = Outcome.WARN if windows.get("done", 0) else Outcome.FAIL
-        yield Line("backfill", outcome, detail, advice)
+        yield CheckResult("backfill", outcome, detail, advice)
     elif metrics.get("backfill_complete") != 1:
         advice = f"{pending:,.0f} windows are still to be read; verify again when they are"
-        yield Line("backfill", Outcome.WARN, detail, advice)
+        yield CheckResult("backfill", Outcome.WARN, detail, advice)
     else:
-        yield Line("backfill", Outcome.PASS, detail)
+        yield CheckResult("backfill", Outcome.PASS, detail)
 
 
 def _patience(facts: Facts) -> str:
@@ -151,13 +155,13 @@ def _patience(facts: Facts) -> str:
     return "history is still being read: verify again when backfill is complete"
 
 
-def _retention(facts: Facts) -> Iterator[Line]:
+def _retention(facts: Facts) -> Iterator[CheckResult]:
     metrics = facts.metrics
     oldest = metrics.get("backfill_oldest_trace_timestamp_seconds")
     expired = metrics.by("backfill_windows", "state").get("expired", 0)
     if oldest is None:
         advice = "is tempo.filter too narrow, or does Tempo hold no traces that old?"
-        yield Line("history", Outcome.FAIL, "no trace is stored", _patience(facts) or advice)
+        yield CheckResult("history", Outcome.FAIL, "no trace is stored", _patience(facts) or advice)
         return
     # The oldest trace lies within its window, so it is a little younger than this.
     hours = max(1, int((facts.healthy.at - oldest) / 3600))
@@ -169,16 +173,16 @@ def _retention(facts: Facts) -> Iterator[Line]:
             f"Tempo's retention seems to be {hours} h ({expired:,.0f} windows are older): set "
             f"polling.backfill_duration: {retention}"
         )
-        yield Line("history", Outcome.WARN, detail, advice)
+        yield CheckResult("history", Outcome.WARN, detail, advice)
     elif without := _hours_without_traces(facts, oldest):
         advice = (
             "Tempo may keep traces no longer than that, or there was no traffic then, or none that tempo.filter lets "
             f"through. If it keeps no longer, set polling.backfill_duration: {hours}h"
         )
         detail = f"{detail}; in the {without} h before, which are wanted too, Tempo had none"
-        yield Line("history", Outcome.WARN, detail, advice)
+        yield CheckResult("history", Outcome.WARN, detail, advice)
     else:
-        yield Line("history", Outcome.PASS, detail)
+        yield CheckResult("history", Outcome.PASS, detail)
 
 
 def _hours_without_traces(facts: Facts, oldest: float) -> int:
@@ -191,7 +195,7 @@ def _hours_without_traces(facts: Facts, oldest: float) -> int:
     return int(without / 3600) if without >= max(3600.0, remarkable) else 0
 
 
-def _completeness(facts: Facts) -> Iterator[Line]:
+def _completeness(facts: Facts) -> Iterator[CheckResult]:
     metrics = facts.metrics
     coverage, whole = metrics.get("backfill_coverage_ratio"), metrics.get("backfill_unsampled_coverage_ratio")
     if coverage is None:
@@ -203,7 +207,7 @@ def _completeness(facts: Facts) -> Iterator[Line]:
             f"; {sampled:,.0f} windows are too dense for polling.max_traces_per_window and were sampled on purpose"
         )
     if whole is None or whole >= _COVERED:
-        yield Line("coverage", Outcome.PASS, detail)
+        yield CheckResult("coverage", Outcome.PASS, detail)
         return
     if sampled:
         detail += f"; {whole:.1%} in the others"
@@ -211,10 +215,10 @@ def _completeness(facts: Facts) -> Iterator[Line]:
         advice = "raise tempo.limit, so that the busiest seconds can be read whole"
     else:
         advice = "Tempo counts more than it returned: if traces reach it late, raise polling.settle"
-    yield Line("coverage", Outcome.WARN, detail, advice)
+    yield CheckResult("coverage", Outcome.WARN, detail, advice)
 
 
-def _saturation(facts: Facts) -> Iterator[Line]:
+def _saturation(facts: Facts) -> Iterator[CheckResult]:
     metrics = facts.metrics
     truncated = metrics.by("search_truncated_windows_total", "loop")
     incomplete = sum(truncated.values())
@@ -225,12 +229,12 @@ def _saturation(facts: Facts) -> Iterator[Line]:
     if incomplete:
         loops = " and ".join(loop for loop, count in sorted(truncated.items()) if count)
         advice = f"raise tempo.limit ({loops}), and query_frontend.search.max_result_limit in Tempo with it"
-        yield Line("saturation", Outcome.WARN, detail, advice)
+        yield CheckResult("saturation", Outcome.WARN, detail, advice)
     else:
-        yield Line("saturation", Outcome.PASS, detail)
+        yield CheckResult("saturation", Outcome.PASS, detail)
 
 
-def _series(facts: Facts) -> Iterator[Line]:
+def _series(facts: Facts) -> Iterator[CheckResult]:
     metrics = facts.metrics
     seen, limit, dropped = (
         metrics.get("series") or 0,
@@ -241,15 +245,15 @@ def _series(facts: Facts) -> Iterator[Line]:
     detail = f"{seen:,.0f} endpoints of at most {limit:,.0f}, {learning:,.0f} still learning"
     if not seen:
         advice = "no endpoint was found: check tempo.scope, tempo.filter and series.include"
-        yield Line("series", Outcome.FAIL, detail, _patience(facts) or advice)
+        yield CheckResult("series", Outcome.FAIL, detail, _patience(facts) or advice)
     elif dropped:
         advice = "raise series.max, or keep names apart that hold ids, with series.rename"
-        yield Line("series", Outcome.WARN, f"{detail}, {dropped:,.0f} left out", advice)
+        yield CheckResult("series", Outcome.WARN, f"{detail}, {dropped:,.0f} left out", advice)
     else:
-        yield Line("series", Outcome.PASS, detail)
+        yield CheckResult("series", Outcome.PASS, detail)
 
 
-def _hours(facts: Facts) -> Iterator[Line]:
+def _hours(facts: Facts) -> Iterator[CheckResult]:
     """How many endpoints have a baseline, by hour and type of day; the worst hour counts."""
     for day_type, hours in facts.by_level.items():
         known = [sum(levels) - levels[_UNAVAILABLE - 1] for levels in hours]
@@ -263,33 +267,33 @@ def _hours(facts: Facts) -> Iterator[Line]:
         if not known[worst]:
             detail = f"at {worst:02d}:00 no endpoint has a baseline" if facts.series else "no endpoint has a history"
             advice = "read further back (polling.backfill_duration), or let levels 2 to 4 serve (fallback.*)"
-            yield Line(f"{day_type}s", Outcome.FAIL, detail, _patience(facts) or advice)
+            yield CheckResult(f"{day_type}s", Outcome.FAIL, detail, _patience(facts) or advice)
         elif share < _MOST_SERIES:
             advice = "new or rare endpoints take time; a longer polling.backfill_duration helps them"
-            yield Line(f"{day_type}s", Outcome.WARN, detail, _patience(facts) or advice)
+            yield CheckResult(f"{day_type}s", Outcome.WARN, detail, _patience(facts) or advice)
         else:
-            yield Line(f"{day_type}s", Outcome.PASS, detail)
+            yield CheckResult(f"{day_type}s", Outcome.PASS, detail)
 
 
-def _nights(facts: Facts) -> Iterator[Line]:
+def _nights(facts: Facts) -> Iterator[CheckResult]:
     for day_type in facts.by_level:
         name = f"{NIGHT_HOUR:02d}:00 {day_type}"
         able, judged = facts.able.get(day_type, 0), facts.nights.get(day_type)
         detail = f"{able:,} of {facts.series:,} endpoints could be flagged"
         if judged is not None and not judged.verdict:
             advice = "the past is not judged yet: wait a few minutes, then verify again"
-            yield Line(name, Outcome.FAIL, f"{detail}, were the past judged", _patience(facts) or advice)
+            yield CheckResult(name, Outcome.FAIL, f"{detail}, were the past judged", _patience(facts) or advice)
         elif not able or judged is None:
             advice = f"there is too little history of {day_type}s: read further back (polling.backfill_duration)"
-            yield Line(name, Outcome.FAIL, "no endpoint could be flagged", _patience(facts) or advice)
+            yield CheckResult(name, Outcome.FAIL, "no endpoint could be flagged", _patience(facts) or advice)
         elif able < _MOST_SERIES * facts.series:
             advice = "the others have too few traces or days; time helps"
-            yield Line(name, Outcome.WARN, detail, _patience(facts) or advice)
+            yield CheckResult(name, Outcome.WARN, detail, _patience(facts) or advice)
         else:
-            yield Line(name, Outcome.PASS, detail)
+            yield CheckResult(name, Outcome.PASS, detail)
 
 
-def _levels(facts: Facts) -> Iterator[Line]:
+def _levels(facts: Facts) -> Iterator[CheckResult]:
     """On which levels endpoints and hours stand that were picked at random, once and for all."""
     counts = Counter(judged.level for judged in facts.sampled)
     total = sum(counts.values())
@@ -298,18 +302,22 @@ def _levels(facts: Facts) -> Iterator[Line]:
     known = total - counts[_UNAVAILABLE]
     if not known:
         advice = "nothing can be judged: read further back (polling.backfill_duration)"
-        yield Line("levels", Outcome.FAIL, detail if total else "no endpoint to look at", _patience(facts) or advice)
+        yield CheckResult(
+            "levels", Outcome.FAIL, detail if total else "no endpoint to look at", _patience(facts) or advice
+        )
     elif known < _MOST_SERIES * total:
         advice = "level 5 means no verdict; a longer polling.backfill_duration or lower minimums (fallback.*) help"
-        yield Line("levels", Outcome.WARN, detail, _patience(facts) or advice)
+        yield CheckResult("levels", Outcome.WARN, detail, _patience(facts) or advice)
     else:
-        yield Line("levels", Outcome.PASS, detail)
+        yield CheckResult("levels", Outcome.PASS, detail)
 
 
-def _storage(facts: Facts) -> Iterator[Line]:
+def _storage(facts: Facts) -> Iterator[CheckResult]:
     reasons = {reason: count for reason, count in facts.metrics.by("storage_failures_total", "reason").items() if count}
     if reasons:
         told = ", ".join(f"{count:,.0f} {reason}" for reason, count in sorted(reasons.items()))
-        yield Line("storage", Outcome.WARN, f"the database has refused something ({told})", "see the exporter's log")
+        yield CheckResult(
+            "storage", Outcome.WARN, f"the database has refused something ({told})", "see the exporter's log"
+        )
     else:
-        yield Line("storage", Outcome.PASS, "the database has refused nothing")
+        yield CheckResult("storage", Outcome.PASS, "the database has refused nothing")

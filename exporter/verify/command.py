@@ -12,7 +12,7 @@ import click
 
 from exporter.config.addresses import http_parts
 from exporter.runtime.terminal import printable
-from exporter.verify.checks import Line, Outcome, lines
+from exporter.verify.checks import CheckResult, Outcome, lines
 from exporter.verify.client import ExporterClient, UnreachableError
 from exporter.verify.facts import collect
 
@@ -43,7 +43,7 @@ def run_command(*, url: str, ca_file: Path | None, user: str | None, password_fi
         try:
             found = lines(collect(client))
         except UnreachableError as error:
-            found = [Line("health", Outcome.FAIL, str(error))]
+            found = [CheckResult("health", Outcome.FAIL, str(error))]
     totals = Counter(line.outcome for line in found)
     if as_json:
         click.echo(json.dumps(_document(url, found, totals), indent=2))
@@ -52,7 +52,7 @@ def run_command(*, url: str, ca_file: Path | None, user: str | None, password_fi
     return _EXIT_FAILED if totals[Outcome.FAIL] else 0
 
 
-def _print(url: str, found: Sequence[Line], totals: Counter[Outcome]) -> None:
+def _print(url: str, found: Sequence[CheckResult], totals: Counter[Outcome]) -> None:
     click.echo(f"{printable(url)}\n")
     for line in found:
         first, *rest = textwrap.wrap(line.detail, _WIDTH - len(_INDENT)) or [""]
@@ -65,7 +65,7 @@ def _print(url: str, found: Sequence[Line], totals: Counter[Outcome]) -> None:
     click.echo(f"\n{', '.join(f'{totals[outcome]} {outcome}' for outcome in Outcome)}")
 
 
-def _document(url: str, found: Sequence[Line], totals: Counter[Outcome]) -> dict[str, Any]:
+def _document(url: str, found: Sequence[CheckResult], totals: Counter[Outcome]) -> dict[str, Any]:
     return {
         "url": url,
         "passed": not totals[Outcome.FAIL],

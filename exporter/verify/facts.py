@@ -45,7 +45,7 @@ METRICS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class SampledVerdict:
     """What the exporter says of one series in one hour.
 
     Attributes:
@@ -84,8 +84,8 @@ class Facts:
     series: int
     by_level: Mapping[str, Sequence[Sequence[int]]]
     able: Mapping[str, int]
-    sampled: Sequence[Judged]
-    nights: Mapping[str, Judged | None]
+    sampled: Sequence[SampledVerdict]
+    nights: Mapping[str, SampledVerdict | None]
 
 
 def collect(client: ExporterClient) -> Facts:
@@ -128,13 +128,13 @@ def _able(availability: Mapping[str, Any], day_type: str) -> bool:
     return level < 5 and NIGHT_HOUR not in availability["learning_hours"][day_type]
 
 
-def _judged(client: ExporterClient, key: SeriesKey, at: float) -> Judged:
+def _judged(client: ExporterClient, key: SeriesKey, at: float) -> SampledVerdict:
     answer = client.ask("check", service_name=key.service_name, span_name=key.span_name, at=int(at))
     bucket = answer["bucket"]
-    return Judged(key, bucket["hour"], bucket["day_type"], answer["level"], answer["no_shift_verdict"] is None)
+    return SampledVerdict(key, bucket["hour"], bucket["day_type"], answer["level"], answer["no_shift_verdict"] is None)
 
 
-def _night(client: ExporterClient, chosen: Sequence[tuple[SeriesKey, int]], day_type: str) -> Judged | None:
+def _night(client: ExporterClient, chosen: Sequence[tuple[SeriesKey, int]], day_type: str) -> SampledVerdict | None:
     """What the exporter says of a series in the next night of a type of day; its own calendar decides which that is."""
     if not chosen:
         return None

@@ -6,9 +6,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from exporter.runtime.logs import Log
-from exporter.web.config_reload import Protection
-from exporter.web.http import Response, deliver, refusal
-from exporter.web.passwords import Verdict
+from exporter.web.config_reload import WebConfigReloader
+from exporter.web.http import HttpResponse, deliver, refusal
+from exporter.web.passwords import PasswordCheck
 from exporter.web.server.workers import workers_for
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ _SAY_AGAIN_SECONDS: Final = 600
 _REALM: Final = 'Basic realm="tempo-anomaly-exporter", charset="UTF-8"'
 
 
-class Guard:
+class BasicAuthMiddleware:
     """The site behind the rules in force."""
 
     def __init__(
         self,
         site: "WSGIApplication",
-        protection: Protection,
+        protection: WebConfigReloader,
         log: Log,
         *,
         on_refused: Callable[[], None] = lambda: None,
@@ -56,19 +56,19 @@ class Guard:
         if rules.passwords is None or path in OPEN_PATHS:
             return self._site(environ, begin)
         verdict = rules.passwords.judge(environ.get("HTTP_AUTHORIZATION", ""), workers_for(path))
-        if verdict is Verdict.WELCOME:
+        if verdict is PasswordCheck.WELCOME:
             return self._site(environ, begin)
         return deliver(self._refusal(verdict, environ), environ, begin)
 
-    def _refusal(self, verdict: Verdict, environ: "WSGIEnvironment") -> Response:
+    def _refusal(self, verdict: PasswordCheck, environ: "WSGIEnvironment") -> HttpResponse:
         path = environ.get("PATH_INFO", "")
-        if verdict is Verdict.BUSY:
+        if verdict is PasswordCheck.BUSY:
             message = "Too many passwords are being checked; come again"
             return refusal(path, HTTPStatus.SERVICE_UNAVAILABLE, message, (("Retry-After", "1"),))
         self._on_refused()
         # Not the user's name: people type passwords there.
         self._log.warning(
-            "refused", "a request without a right password was refused", client=environ.get("REMOTE_ADDR", "")
+            "auth_failed", "refused a request without valid credentials", client=environ.get("REMOTE_ADDR", "")
         )
         message = "This needs a user and a password"
         return refusal(path, HTTPStatus.UNAUTHORIZED, message, (("WWW-Authenticate", _REALM),))

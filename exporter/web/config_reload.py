@@ -23,7 +23,7 @@ FileState = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class WebConfigState:
     """What is in force.
 
     Attributes:
@@ -52,10 +52,10 @@ class ReloadStatus:
     succeeded_at: float
 
 
-class Protection:
+class WebConfigReloader:
     """The rules, kept up with their files."""
 
-    def __init__(self, load: Callable[[], Rules], log: Log, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, load: Callable[[], WebConfigState], log: Log, *, clock: Callable[[], float] = time.time) -> None:
         """Read the files.
 
         Args:
@@ -76,7 +76,7 @@ class Protection:
         self._status = ReloadStatus(True, clock())
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> WebConfigState:
         """What is in force."""
         return self._rules
 
@@ -102,7 +102,9 @@ class Protection:
         except Exception as error:  # noqa: BLE001 - whatever it is, what was in force stays
             if str(error) != self._complaint:
                 self._log.error(
-                    "web.config_file cannot be used as it is now, what was in force stays", error=str(error)
+                    "web_config_invalid",
+                    "web.config_file is invalid; keeping the previous configuration",
+                    error=str(error),
                 )
             self._complaint = str(error)
             self._status = ReloadStatus(False, self._status.succeeded_at)
@@ -110,7 +112,8 @@ class Protection:
         self._rules, self._complaint = rules, None
         self._status = ReloadStatus(True, self._clock())
         self._log.info(
-            "web.config_file was read again and is in force",
+            "web_config_reloaded",
+            "web.config_file was reloaded",
             tls=rules.tls is not None,
             passwords=rules.passwords is not None,
         )
@@ -131,7 +134,7 @@ class Protection:
         if self._thread is not None:
             self._thread.join(_STOP_SECONDS)
 
-    def _refuse_to_lower(self, rules: Rules) -> None:
+    def _refuse_to_lower(self, rules: WebConfigState) -> None:
         """A file that is just being written is short for a moment: that must not open what was closed."""
         if (rules.tls is None) != (self._rules.tls is None):
             raise ValueError("TLS can only be switched on or off by a restart")

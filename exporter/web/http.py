@@ -33,7 +33,7 @@ _CACHE_CONTROL = ("Cache-Control", "no-store")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HttpRequest:
     """What a page needs of a request."""
 
     path: str
@@ -43,7 +43,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class HttpResponse:
     """An answer; the length is added.
 
     Attributes:
@@ -66,14 +66,14 @@ class Response:
         return self.before + self.content
 
 
-def text(message: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
+def text(message: str, status: HTTPStatus = HTTPStatus.OK) -> HttpResponse:
     """A line for people and probes."""
-    return Response(f"{message}\n".encode(), status=status)
+    return HttpResponse(f"{message}\n".encode(), status=status)
 
 
 def problem(
     status: HTTPStatus, detail: str, *, headers: tuple[tuple[str, str], ...] = (), **members: object
-) -> Response:
+) -> HttpResponse:
     """An error for programs: problem details in JSON (RFC 9457).
 
     Args:
@@ -83,17 +83,17 @@ def problem(
         members: what programs may want to know besides.
     """
     document = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail, **members}
-    return Response(json.dumps(document).encode(), "application/problem+json", status, headers)
+    return HttpResponse(json.dumps(document).encode(), "application/problem+json", status, headers)
 
 
-def refusal(path: str, status: HTTPStatus, message: str, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+def refusal(path: str, status: HTTPStatus, message: str, headers: tuple[tuple[str, str], ...] = ()) -> HttpResponse:
     """An error as whoever asks for a path expects it: programs below ``/api/``, people elsewhere."""
     if path.startswith(API_PATHS):
         return problem(status, message, headers=headers)
     return replace(text(message, status), headers=headers)
 
 
-def deliver(response: Response, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+def deliver(response: HttpResponse, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
     """Send an answer, with the headers that every answer has."""
     given = {name.lower() for name, _ in response.headers}
     headers = [
@@ -106,7 +106,7 @@ def deliver(response: Response, environ: "WSGIEnvironment", start_response: "Sta
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [part for part in (response.before, response.content) if part]
 
 
-Page = Callable[[Request], Response]
+Page = Callable[[HttpRequest], HttpResponse]
 
 
 class Site:
@@ -120,7 +120,7 @@ class Site:
         """Answer one request; a page that raises is a 500 and a line in the log, never a dead worker."""
         return deliver(self._answer(environ["REQUEST_METHOD"], environ), environ, start_response)
 
-    def _answer(self, method: str, environ: "WSGIEnvironment") -> Response:
+    def _answer(self, method: str, environ: "WSGIEnvironment") -> HttpResponse:
         path = environ.get("PATH_INFO", "")
         page = self._pages.get(path)
         if page is None:
@@ -128,7 +128,7 @@ class Site:
         if method not in ("GET", "HEAD"):
             allowed = (("Allow", "GET, HEAD"),)
             return refusal(path, HTTPStatus.METHOD_NOT_ALLOWED, "This address can only be read", allowed)
-        request = Request(
+        request = HttpRequest(
             path=path,
             query=parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True),
             accept=environ.get("HTTP_ACCEPT", ""),
@@ -137,7 +137,7 @@ class Site:
         try:
             return page(request)
         except Exception:  # noqa: BLE001 - whatever it is, the next request must be answered
-            self._log.exception("a page failed", path=path)
+            self._log.exception("page_failed", "a page failed", path=path)
             said = "This page failed; the exporter's log says why"
             return refusal(path, HTTPStatus.INTERNAL_SERVER_ERROR, said)
 

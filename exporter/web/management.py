@@ -12,8 +12,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from exporter.evaluation.snapshot import Snapshot
-from exporter.metrics.exposition import Beginning, Format, Publisher, render_families
-from exporter.web.http import Request, Response, accepted, text
+from exporter.metrics.exposition import CompressedPrefix, Format, Publisher, render_families
+from exporter.web.http import HttpRequest, HttpResponse, accepted, text
 
 _OPENMETRICS_VERSION: Final = "1.0.0"
 _CONTENT_TYPES: Final[Mapping[Format, str]] = {
@@ -53,7 +53,7 @@ class MetricsPage:
         self._publisher = publisher
         self._registry = registry
 
-    def __call__(self, request: Request) -> Response:
+    def __call__(self, request: HttpRequest) -> HttpResponse:
         """The page, or with ``name[]`` those families of it."""
         names = frozenset(filter(None, request.query.get("name[]", ())))
         format_ = chosen_format(request.accept)
@@ -62,20 +62,20 @@ class MetricsPage:
             beginning = page.render(format_, gzipped=request.accepts_gzip)
         else:
             chosen = b"" if page is None else render_families(page.snapshot.series, format_, names)
-            beginning = Beginning.of(chosen, gzipped=request.accepts_gzip)
+            beginning = CompressedPrefix.of(chosen, gzipped=request.accepts_gzip)
         # The exporter's own families come last: in OpenMetrics they bring the end mark with them.
         own = _ENCODERS[format_](self._registry.restricted_registry(names) if names else self._registry)
         encoding = (("Content-Encoding", "gzip"),) if request.accepts_gzip else ()
         headers = (*encoding, ("Vary", "Accept, Accept-Encoding"))
-        return Response(beginning.end(own), _CONTENT_TYPES[format_], headers=headers, before=beginning.data)
+        return HttpResponse(beginning.end(own), _CONTENT_TYPES[format_], headers=headers, before=beginning.data)
 
 
-def healthy(request: Request) -> Response:  # noqa: ARG001 - the signature is that of every page
+def healthy(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - the signature is that of every page
     """200 while the process works."""
     return text("tempo-anomaly-exporter is healthy")
 
 
-def ready(snapshot: Snapshot | None) -> Response:
+def ready(snapshot: Snapshot | None) -> HttpResponse:
     """200 once there is a snapshot to scrape."""
     if snapshot is None:
         return text(

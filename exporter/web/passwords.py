@@ -19,7 +19,7 @@ _BCRYPT_BYTES: Final = 72
 _REMEMBERED: Final = 128
 
 
-class Verdict(Enum):
+class PasswordCheck(Enum):
     """What becomes of a request."""
 
     WELCOME = "welcome"
@@ -51,7 +51,7 @@ class Passwords:
         self._wrong: OrderedDict[bytes, None] = OrderedDict()
         self._slots = {group: threading.BoundedSemaphore(group.busy) for group in Workers}
 
-    def judge(self, authorization: str, workers: Workers) -> Verdict:
+    def judge(self, authorization: str, workers: Workers) -> PasswordCheck:
         """Judge a request by its ``Authorization`` header, and who answers it.
 
         Busy where so many of those are checking passwords that this one would keep the last from the others: whoever
@@ -59,20 +59,20 @@ class Passwords:
         """
         credential = _credential(authorization)
         if credential is None:
-            return Verdict.REFUSED
+            return PasswordCheck.REFUSED
         # One colon is the separator: a user's name has none, so the whole says who and what.
         digest = hmac.digest(self._key, credential, "sha256")
         if (known := self._recall(digest)) is not None:
             return known
         slots = self._slots[workers]
         if not slots.acquire(blocking=False):
-            return Verdict.BUSY
+            return PasswordCheck.BUSY
         try:
             right = self._check(credential)
         finally:
             slots.release()
         self._remember(digest, self._right if right else self._wrong)
-        return Verdict.WELCOME if right else Verdict.REFUSED
+        return PasswordCheck.WELCOME if right else PasswordCheck.REFUSED
 
     def _check(self, credential: bytes) -> bool:
         name, _, password = credential.partition(b":")
@@ -81,9 +81,9 @@ class Passwords:
         matches = bcrypt.checkpw(password[:_BCRYPT_BYTES], self._nobody if hash_ is None else hash_)
         return matches and hash_ is not None
 
-    def _recall(self, digest: bytes) -> Verdict | None:
+    def _recall(self, digest: bytes) -> PasswordCheck | None:
         with self._lock:
-            for remembered, verdict in ((self._right, Verdict.WELCOME), (self._wrong, Verdict.REFUSED)):
+            for remembered, verdict in ((self._right, PasswordCheck.WELCOME), (self._wrong, PasswordCheck.REFUSED)):
                 if digest in remembered:
                     remembered.move_to_end(digest)
                     return verdict

@@ -58,7 +58,7 @@ def test_a_database_that_refuses_for_a_while(tmp_path: Path) -> None:
             assert page["backfill_complete"] == 0
             assert page["tempo_up"] == 1
             assert exporter.get("/-/healthy").status_code == 200
-            assert exporter.logged("cannot record windows, they will be read again")
+            assert exporter.logged("windows_not_stored")
         running["full"].breaks()
         running["readonly"].breaks()
         backup.rollback()
@@ -151,7 +151,7 @@ def test_a_damaged_database_is_set_aside_and_read_again(
     running = exporter(configuration(tempo_url))
 
     running.wait_for(lambda page: page.get("storage_failures_total", reason="corrupt"))
-    message = "the database is damaged; it was set aside, and a fresh one is begun, for which Tempo is read again"
+    message = "database_replaced"
     eventually(lambda: bool(running.logged(message)), lambda: "nothing is said", 30)
     (told,) = running.logged(message)
     assert told["level"] == "error"
@@ -167,8 +167,8 @@ def test_a_damaged_database_is_set_aside_and_read_again(
         # A file that opens may have been written to before the damage was found, as any database is.
         assert aside.read_bytes() == damaged
     if damage is no_digests:
-        order = [record["msg"] for record in running.logged()]
-        assert order.index("started") < order.index(told["msg"]), "it was not found while running"
+        order = [record["event"] for record in running.logged()]
+        assert order.index("started") < order.index(told["event"]), "it was not found while running"
     assert running.get("/-/healthy").status_code == 200
     assert running.stop() == 0
     assert windows(whole) <= windows(database)

@@ -202,7 +202,7 @@ def test_what_somebody_has_to_mend_needs_no_restart(tmp_path: Path) -> None:
             trouble.running.wait_for(trouble.noticed)
             page = trouble.running.metrics()
             assert page["tempo_up"] == (trouble.reason == "unauthorized"), trouble
-            (said, *_) = trouble.running.logged("window not read, it will be tried again")
+            (said, *_) = trouble.running.logged("window_failed")
             assert trouble.advice in said["error"]
             assert trouble.running.get("/-/healthy").status_code == 200
             trouble.mend()

@@ -39,7 +39,7 @@ def test_a_flag_survives_a_crash(tempo: StartTempo, exporter: StartExporter, tra
     assert (before.get("score", CHECKOUT) or 0) > 1
     assert before.get("anomalous", CART, kind="shift") == 0
     assert before.get("anomalous_since_timestamp_seconds", CART) is None
-    (told,) = first.logged("latency has shifted")
+    (told,) = first.logged("shift_firing")
     assert SeriesKey(told["service_name"], told["span_name"]) == CHECKOUT
     assert "× the usual" in told["explanation"]
     first.kill()
@@ -50,7 +50,7 @@ def test_a_flag_survives_a_crash(tempo: StartTempo, exporter: StartExporter, tra
     assert after.get("anomalous", CHECKOUT, kind="shift") == 1
     assert after.get("anomalous_since_timestamp_seconds", CHECKOUT) == since
     assert after.get("anomalous", CART, kind="shift") == 0
-    assert second.logged("latency has shifted") == []
+    assert second.logged("shift_firing") == []
     page = second.get("/").text
     assert "POST /checkout" in page[page.index("Anomalous now") : page.index("<h2>History")]
 

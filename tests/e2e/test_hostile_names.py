@@ -112,7 +112,7 @@ def test_the_log(running: ExporterProcess) -> None:
     records = [json.loads(line) for line in lines]
     assert all({"ts", "level", "logger", "msg"} <= record.keys() for record in records)
     assert all(line.isprintable() or line.isascii() for line in lines)
-    told = {record["span_name"] for record in records if record["msg"] == "latency has shifted"}
+    told = {record["span_name"] for record in records if record.get("event") == "shift_firing"}
     assert told == NAMES
     assert not [record for record in records if record["msg"] == "forged"]
 

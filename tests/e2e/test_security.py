@@ -114,7 +114,7 @@ def test_changes_are_taken_over_without_a_restart(
     fresh.write_text(web.read_text() + "nonsense: true\n")
     fresh.replace(web)
     page = running.wait_for(lambda page: page["web_config_last_reload_successful"] == 0)
-    (complaint,) = running.logged("web.config_file cannot be used as it is now, what was in force stays")
+    (complaint,) = running.logged("web_config_invalid")
     assert "nonsense" in complaint["error"]
 
     password = "n3w-pässword"

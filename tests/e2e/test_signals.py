@@ -27,8 +27,8 @@ def some_days() -> Traffic:
 def assert_ends(running: ExporterProcess, number: Signals) -> None:
     """It ends in time, says so last, and everything of it has ended: SQLite has tidied up behind it."""
     assert running.stop(number, timeout=5) == 0
-    assert running.logged()[-1]["msg"] == "stopped"
-    assert running.logged("a part did not end in time") == []
+    assert running.logged()[-1]["event"] == "stopped"
+    assert running.logged("stop_timeout") == []
     assert not [record for record in running.logged() if record["level"] == "error"]
     assert sorted(file.name for file in running.directory.glob("*.db*")) == [
         "tempo-anomaly.db",

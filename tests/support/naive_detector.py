@@ -65,7 +65,7 @@ class Limits:
 
 @dataclass
 class FlagClock:
-    up: bool = False
+    firing: bool = False
     pending: int | None = None
     calm: int | None = None
 
@@ -82,8 +82,8 @@ class NaiveDetector:
         self.distances: dict[int, list[tuple[int, float]]] = {}
         self.quarantined: set[int] = set()
         self.suspects: set[int] = set()
-        self.epoch = 0
-        self.epochs: list[int] = []
+        self.changepoint = 0
+        self.changepoints: list[int] = []
         self.run_hours: list[tuple[int, bool, bool]] = []
         self.limits: dict[int, Limits | None] = {}
         self.changes: list[tuple[int, bool]] = []
@@ -95,7 +95,7 @@ class NaiveDetector:
         return hour % 24, (hour // 24 + 3) % 7 >= 5
 
     def pool_hours(self, hour: int) -> list[int] | None:
-        oldest = max(self.epoch, hour - self.rules.lookback_seconds // 3600)
+        oldest = max(self.changepoint, hour - self.rules.lookback_seconds // 3600)
         candidates = [h for h in sorted(self.hours) if oldest <= h < hour - 1]
         of_day, weekend = self.slot(hour)
         minimum = {
@@ -137,7 +137,7 @@ class NaiveDetector:
         p = self.parameters
         pool = [bucket for h in chosen for bucket in self.hours[h]]
         limits = Limits([], [], [], [], 0.003 + 2 / len(pool), pool)
-        oldest = max(self.epoch, hour - self.rules.lookback_seconds // 3600)
+        oldest = max(self.changepoint, hour - self.rules.lookback_seconds // 3600)
         good = [h for h in self.distances if oldest <= h < hour and h not in self.quarantined]
         for index, q in enumerate(QUANTILES):
             usual = quantile(pool, float(q))
@@ -208,16 +208,16 @@ class NaiveDetector:
                 if slow > (1 - q) * len(fresh) and tail(slow, len(fresh), 1 - q, current.rho) < 0.2:
                     still = True
         change = None
-        if not flag.up:
+        if not flag.firing:
             if shifted and still:
                 flag.pending = now if flag.pending is None else flag.pending
                 if now - flag.pending >= p.hold_seconds:
-                    flag.up, flag.calm, change = True, None, True
+                    flag.firing, flag.calm, change = True, None, True
                     seconds = [second for second, _, _ in window if self.limits.get((second - 1) // 3600)]
                     self.suspects |= set(range((seconds[0] - 1) // 3600, hour + 1))
             else:
                 flag.pending = None
-        if flag.up:
+        if flag.firing:
             if current is not None:
                 self.suspects.add(hour)
             if still:
@@ -225,7 +225,7 @@ class NaiveDetector:
             else:
                 flag.calm = now if flag.calm is None else flag.calm
                 if now - flag.calm >= p.clear_hold_seconds:
-                    flag.up, flag.pending, flag.calm, change = False, None, None, False
+                    flag.firing, flag.pending, flag.calm, change = False, None, None, False
         return change
 
     # -- the memory ---------------------------------------------------------------------------------------------
@@ -286,8 +286,8 @@ class NaiveDetector:
             or sum(entry[1] for entry in members) < 3
         ):
             return False
-        self.epoch = begin
-        self.epochs.append(begin)
+        self.changepoint = begin
+        self.changepoints.append(begin)
         self.run_hours = []
         self.quarantined = {h for h in self.quarantined if h < begin}
         self.suspects = {h for h in self.suspects if h < begin}
@@ -321,7 +321,7 @@ class NaiveDetector:
                 self.measure_swing(rounded, mark)
                 self.tick(rounded, mark, past)
             if self.settle(hour):
-                if live.up:
+                if live.firing:
                     self.changes.append((begin + 3600, False))
                 live, past = FlagClock(), FlagClock()
                 self.limits = dict.fromkeys(self.limits)

@@ -43,7 +43,7 @@ def ongoing_incident(directory: Path, history: str = "168h") -> Iterator[Exporte
         with ExporterProcess(directory, configuration) as process:
             # Traces come from this very process, and asking for metrics all the time would hold them up.
             eventually(
-                lambda: any(process.logged("backfill is complete")) and any(process.logged("latency has shifted")),
+                lambda: any(process.logged("backfill_complete")) and any(process.logged("shift_firing")),
                 lambda: "\n".join(process.lines[-20:]),
                 _PATIENCE_SECONDS,
             )

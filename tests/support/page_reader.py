@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 from exporter.baseline.availability import SLOTS
 from exporter.detection.parameters import Parameters
-from exporter.evaluation.query import LevelSupply, Profile, ShiftThreshold, SlotUsual, Usual
+from exporter.evaluation.query import BaselineReport, LevelSupply, Profile, ShiftThreshold, SlotBaseline
 from exporter.evaluation.snapshot import Snapshot
 from exporter.ingest.backfill_status import BackfillStatus
 from exporter.model.calendar import Calendar, DayType
@@ -78,13 +78,13 @@ def profile(key: SeriesKey, known: int = 24) -> Profile:
     for slot in SLOTS:
         there = slot.day_type is DayType.WEEKDAY and slot.hour < known
         usual = replace(baseline(), slot=slot) if there else None
-        slots.append(SlotUsual(slot, usual, 0.4 if there else None, 100 * there, 5 * there))
+        slots.append(SlotBaseline(slot, usual, 0.4 if there else None, 100 * there, 5 * there))
     return Profile(key, tuple(slots), None)
 
 
-def usual(key: SeriesKey) -> Usual:
+def usual(key: SeriesKey) -> BaselineReport:
     """What is usual at noon: all levels have something, and two hours are kept out."""
-    return Usual(
+    return BaselineReport(
         key=key,
         hour=HOURS.hour(NOON),
         baseline=baseline(),
@@ -95,7 +95,7 @@ def usual(key: SeriesKey) -> Usual:
         no_verdict=None,
         supply=tuple(LevelSupply(level, needed, 500, 5, True) for level, needed in ((1, 50), (2, 2000))),  # type: ignore[arg-type]
         kept_out=(NOON - 7200, NOON - 3600),
-        epoch=None,
+        changepoint=None,
         known_until=NOON,
     )
 
@@ -111,9 +111,9 @@ class World:
     clock: Clock = field(default_factory=Clock)
     asked_profiles: list[SeriesKey] = field(default_factory=list)
     error: Exception | None = None
-    usuals: Mapping[SeriesKey, Usual] = field(default_factory=dict)
+    usuals: Mapping[SeriesKey, BaselineReport] = field(default_factory=dict)
 
-    def usual(self, key: SeriesKey, at: int, now: int) -> Usual:
+    def usual(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
         if self.error:
             raise self.error
         return self.usuals.get(key) or usual(key)

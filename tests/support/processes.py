@@ -171,14 +171,14 @@ class ExporterProcess:
         """What it has written to standard error."""
         return self._stderr.lines if self._stderr else ()
 
-    def logged(self, message: str | None = None) -> list[dict[str, Any]]:
-        """The messages that it has logged, or those with a text."""
+    def logged(self, event: str | None = None) -> list[dict[str, Any]]:
+        """The events that it has logged, or those with a key."""
         records = [json.loads(line) for line in list(self.lines) if line.startswith("{")]
-        return [record for record in records if message in (None, record["msg"])]
+        return [record for record in records if event in (None, record.get("event"))]
 
     def defects(self) -> list[str]:
         """What it has written that only a defect of its own brings forth."""
-        return [line for line in self.lines if "unexpectedly" in line or "Traceback" in line or "a page failed" in line]
+        return [line for line in self.lines if "unexpectedly" in line or "Traceback" in line or "page_failed" in line]
 
     # Talking to it
 

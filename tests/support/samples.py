@@ -12,14 +12,14 @@ from exporter.baseline.outlier import OutlierRule
 from exporter.detection.explanation import Explanation
 from exporter.detection.parameters import Parameters
 from exporter.detection.thresholds import QuantileThreshold, Thresholds
-from exporter.evaluation.settings import JudgeSettings
+from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import Exemplar, HistoryFacts, SeriesStatus, Snapshot
 from exporter.ingest.backfill_status import BackfillStatus
 from exporter.model.accumulator import Accumulator
 from exporter.model.calendar import DayType, Slot
 from exporter.model.histogram import bucket_of_seconds
 from exporter.model.hours import QUANTILES
-from exporter.model.ledger import LedgerEntry, Progress, Window, WindowState
+from exporter.model.ledger import LedgerEntry, LedgerProgress, Window, WindowState
 from exporter.model.span import SeriesKey, Span
 from exporter.store import Store
 
@@ -32,7 +32,7 @@ KEY = SeriesKey("checkout", "GET /cart")
 QUOTED_KEY = SeriesKey('naïve "svc"', 'GET "/a\\b"\nline 订单')
 HOSTILE_KEY = SeriesKey('<script>alert("1")</script>', 'GET "/a\\b"\n# TYPE x gauge {y="z"} \x00\r ünï 订单')
 
-SETTINGS = JudgeSettings(FallbackRules(), OutlierRule(), Parameters(), stale_after_seconds=float(DAY))
+SETTINGS = EvaluationSettings(FallbackRules(), OutlierRule(), Parameters(), stale_after_seconds=float(DAY))
 
 
 class Clock:
@@ -45,9 +45,14 @@ class Clock:
         return self.now
 
 
-def messages(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
-    """What was logged at least at a level, without the fields."""
-    return [record.getMessage() for record in caplog.records if record.levelno >= level]
+def events(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
+    """The keys of the events that were logged at least at a level."""
+    return [event_of(record) for record in caplog.records if record.levelno >= level]
+
+
+def event_of(record: logging.LogRecord) -> str:
+    """The key of the event that a record is of; empty where a library logged it."""
+    return getattr(record, "exporter_event", "")
 
 
 def span(number: int, ended_at: float, seconds: float = 0.1, key: SeriesKey = KEY) -> Span:
@@ -137,7 +142,7 @@ def small_snapshot() -> Snapshot:
                 shift=True,
                 outlier=True,
                 since=NOON - 75.5,
-                epoch=NOON - DAY,
+                changepoint=NOON - DAY,
                 traces_total=12_345_678,
                 outliers_total=17,
                 exemplar=Exemplar(f"{0xC0FFEE:032x}", 1.25, NOON - 3.5),
@@ -153,7 +158,7 @@ def small_snapshot() -> Snapshot:
 
 def backfill_status() -> BackfillStatus:
     """A backfill that has something in every state."""
-    progress = Progress(
+    progress = LedgerProgress(
         pending=10, done=120, empty=20, partial=2, failed=1, expired=15, traces_read=990_000, traces_there=1_000_000.0
     )
     unsampled = replace(progress, done=117, traces_read=888_000, traces_there=890_000.0)

@@ -5,11 +5,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.evaluation.snapshot import Snapshot
 from exporter.ingest.backfill_status import BackfillStatus
-from exporter.ingest.series_filter import Admission, SeriesRules
+from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.metrics.exposition import Publisher
-from exporter.metrics.self_metrics import ProtectionCollector, SelfMetrics, StateCollector
+from exporter.metrics.self_metrics import SelfMetrics, StateCollector, WebConfigCollector
 from exporter.web.config_reload import ReloadStatus
-from exporter.web.http import Request, Response
+from exporter.web.http import HttpRequest, HttpResponse
 from exporter.web.management import MetricsPage
 from tests.support.samples import backfill_status, small_snapshot
 
@@ -29,7 +29,7 @@ class WholePage:
         self.publisher = Publisher()
         if snapshot is not None:
             self.publisher.publish(snapshot)
-        admission = Admission(SeriesRules(most=100), dropped=4)
+        admission = SeriesFilter(SeriesRules(most=100), dropped=4)
         self.metrics.state = StateCollector(
             lambda: None if self.publisher.page is None else self.publisher.page.snapshot,
             lambda: backfill,
@@ -37,7 +37,7 @@ class WholePage:
             series_limit=100,
         )
         if snapshot is not None:
-            self.metrics.registry.register(ProtectionCollector(lambda: ReloadStatus(True, 1_750_000_000.0)))
+            self.metrics.registry.register(WebConfigCollector(lambda: ReloadStatus(True, 1_750_000_000.0)))
         self.page = MetricsPage(self.publisher, self.metrics.registry)
 
     @classmethod
@@ -47,9 +47,9 @@ class WholePage:
         page.metrics.source_counts_available(True)
         return page
 
-    def get(self, accept: str = "", *names: str, gzip: bool = False) -> Response:
+    def get(self, accept: str = "", *names: str, gzip: bool = False) -> HttpResponse:
         """A scrape."""
-        return self.page(Request("/metrics", {"name[]": list(names)} if names else {}, accept, gzip))
+        return self.page(HttpRequest("/metrics", {"name[]": list(names)} if names else {}, accept, gzip))
 
     def text(self, accept: str = "", *names: str) -> str:
         """The text of a scrape."""

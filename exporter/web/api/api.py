@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from exporter.evaluation.query import Inquiry
+from exporter.evaluation.query import BaselineQuerier
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
 from exporter.explain.check import check
 from exporter.explain.document import (
@@ -29,10 +29,10 @@ from exporter.model.histogram_codec import DamagedDigestError
 from exporter.model.span import SeriesKey
 from exporter.store import StoreError
 from exporter.tempo import StoppedError, TempoError
-from exporter.web.api.paging import Page
+from exporter.web.api.paging import ResultPage
 from exporter.web.api.parameters import BadParametersError, Parameters, one_of
+from exporter.web.http import HttpRequest, HttpResponse, problem
 from exporter.web.http import Page as Handler
-from exporter.web.http import Request, Response, problem
 from exporter.web.server.workers import Workers
 
 PREFIX: Final = "/api/v1/"
@@ -45,7 +45,7 @@ class Api:
 
     def __init__(
         self,
-        inquiry: Inquiry,
+        inquiry: BaselineQuerier,
         snapshot: Callable[[], Snapshot | None],
         fetch_trace: Callable[[str], Iterable[TraceSpan]],
         *,
@@ -83,7 +83,7 @@ class Api:
         return {PREFIX + name: self._handler(answer) for name, answer in answers.items()}
 
     def _handler(self, answer: Callable[[Parameters], dict[str, Any]]) -> Handler:
-        def handle(request: Request) -> Response:
+        def handle(request: HttpRequest) -> HttpResponse:
             if not self._turns.acquire(blocking=False):
                 return problem(
                     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -91,7 +91,7 @@ class Api:
                     headers=(("Retry-After", "1"),),
                 )
             try:
-                return Response(json.dumps(answer(Parameters(request.query)), allow_nan=False).encode(), _JSON)
+                return HttpResponse(json.dumps(answer(Parameters(request.query)), allow_nan=False).encode(), _JSON)
             except BadParametersError as error:
                 complaints = [each._asdict() for each in error.complaints]
                 return problem(HTTPStatus.BAD_REQUEST, str(error), errors=complaints)
@@ -141,7 +141,7 @@ class Api:
     def _series(self, parameters: Parameters) -> dict[str, Any]:
         wanted = _Selection(parameters)
         state = parameters.parsed("state", one_of(*STATES))
-        page = Page(parameters)
+        page = ResultPage(parameters)
         parameters.done()
         snapshot = self._snapshot()
         statuses: Sequence[SeriesStatus] = () if snapshot is None else snapshot.series
@@ -153,7 +153,7 @@ class Api:
 
     def _available(self, parameters: Parameters) -> dict[str, Any]:
         wanted = _Selection(parameters)
-        page = Page(parameters)
+        page = ResultPage(parameters)
         parameters.done()
         available = {
             key: standings for key, standings in self._inquiry.available(int(self._clock())).items() if wanted.has(key)

@@ -15,7 +15,7 @@ _USUAL: Final = 100
 MOST: Final = 1000
 
 
-class Page:
+class ResultPage:
     """Which part of a list by name is wanted."""
 
     def __init__(self, parameters: Parameters) -> None:

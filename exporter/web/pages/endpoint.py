@@ -7,15 +7,15 @@ from typing import Final
 import htpy as h
 
 from exporter.detection.explanation import compared_with, duration
-from exporter.evaluation.query import Profile, SlotUsual, Usual
+from exporter.evaluation.query import BaselineReport, Profile, SlotBaseline
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.model.calendar import DayType
 from exporter.model.histogram_codec import DamagedDigestError
 from exporter.runtime.logs import LimitedLog
 from exporter.store import StoreError
-from exporter.web.http import Request, Response
+from exporter.web.http import HttpRequest, HttpResponse
 from exporter.web.pages import layout, links, plot, words
-from exporter.web.pages.hourly_cache import Remembered
+from exporter.web.pages.hourly_cache import HourlyCache
 from exporter.web.pages.sources import Sources
 
 _MOST_KEPT_OUT: Final = 24
@@ -26,14 +26,14 @@ class EndpointPage:
     """``/endpoint?service_name=…&span_name=…``."""
 
     def __init__(
-        self, sources: Sources, profiles: Remembered[Profile], usual: Remembered[Usual], log: LimitedLog
+        self, sources: Sources, profiles: HourlyCache[Profile], usual: HourlyCache[BaselineReport], log: LimitedLog
     ) -> None:
         self._sources = sources
         self._profiles = profiles
         self._usual = usual
         self._log = log
 
-    def __call__(self, request: Request) -> Response:
+    def __call__(self, request: HttpRequest) -> HttpResponse:
         """The page; 404 in words for an endpoint that is not on the page of metrics."""
         status = links.found(self._sources.snapshot(), links.asked(request))
         if status is None:
@@ -41,12 +41,12 @@ class EndpointPage:
         now = self._sources.clock()
         times = words.Times(now, self._sources.local)
         profile: Profile | None = None
-        usual: Usual | None = None
+        usual: BaselineReport | None = None
         try:
             profile = self._profiles.of(status.key, now)
             usual = self._usual.of(status.key, now)
         except (StoreError, DamagedDigestError) as error:
-            self._log.warning("usual", "a page cannot show what is usual", series=status.key, error=error)
+            self._log.warning("page_incomplete", "a page cannot show baselines", series=status.key, error=error)
         return layout.html(
             f"{words.cut(status.key.span_name)} · {words.cut(status.key.service_name)}",
             h.p(".back")[h.a(href=links.START)["‹ all endpoints"]],
@@ -59,7 +59,7 @@ class EndpointPage:
             _kept_out(usual, times),
         )
 
-    def _unknown(self, request: Request) -> Response:
+    def _unknown(self, request: HttpRequest) -> HttpResponse:
         key = links.asked(request)
         snapshot = self._sources.snapshot()
         why = (
@@ -80,7 +80,7 @@ class EndpointPage:
     def _present(self, status: SeriesStatus, now: float) -> plot.Present:
         return plot.Present.of(status, self._sources.slot(now))
 
-    def _standing(self, status: SeriesStatus, usual: Usual | None, times: words.Times) -> h.Element:
+    def _standing(self, status: SeriesStatus, usual: BaselineReport | None, times: words.Times) -> h.Element:
         return h.section(class_=["standing", {"bad": bool(status.shift)}])[
             h.p(".facts")[
                 _state(status),
@@ -142,7 +142,7 @@ def _state(status: SeriesStatus) -> Iterator[h.Element]:
         yield h.span(".badge.odd")["outliers"]
 
 
-def _facts(status: SeriesStatus, usual: Usual | None, times: words.Times) -> h.Element:
+def _facts(status: SeriesStatus, usual: BaselineReport | None, times: words.Times) -> h.Element:
     baseline, ratio = status.baseline, words.ratio(status)
     return h.dl(".tiles")[
         _tile("p50 now", words.seconds(status.current_p50_seconds),
@@ -164,11 +164,11 @@ def _tile(name: str, value: h.Node, more: h.Node = None) -> h.Element:
     return h.div[h.dt[name], h.dd[h.b[value], h.small[more]]]
 
 
-def _behaviour(status: SeriesStatus, usual: Usual | None, times: words.Times) -> h.Node:
-    epoch = status.epoch or (usual.epoch if usual is not None else None)
-    if epoch is None:
+def _behaviour(status: SeriesStatus, usual: BaselineReport | None, times: words.Times) -> h.Node:
+    changepoint = status.changepoint or (usual.changepoint if usual is not None else None)
+    if changepoint is None:
         return None
-    return _tile("behaves so since", times.at(epoch), "a lasting change was accepted")
+    return _tile("behaves so since", times.at(changepoint), "a lasting change was accepted")
 
 
 # Around the clock
@@ -196,7 +196,7 @@ def _around_the_clock(profile: Profile | None, status: SeriesStatus, present: pl
     ]
 
 
-def _profile(slots: Sequence[SlotUsual], label: str, present: plot.Present, top: float) -> h.Element:
+def _profile(slots: Sequence[SlotBaseline], label: str, present: plot.Present, top: float) -> h.Element:
     known = sum(each.baseline is not None for each in slots)
     about = f"{label}: usual p50 and p95 by hour, known for {known} of 24 hours"
     return h.figure[h.figcaption[label], plot.large(slots, present, top, label=about)]
@@ -212,7 +212,7 @@ def _legend(status: SeriesStatus) -> h.Element:
     ]
 
 
-def _slots(slots: Sequence[SlotUsual], label: str) -> h.Element:
+def _slots(slots: Sequence[SlotBaseline], label: str) -> h.Element:
     return h.table(".plain")[
         h.caption[label],
         h.thead[
@@ -225,7 +225,7 @@ def _slots(slots: Sequence[SlotUsual], label: str) -> h.Element:
     ]
 
 
-def _slot(each: SlotUsual) -> h.Element:
+def _slot(each: SlotBaseline) -> h.Element:
     usual = each.baseline
     return h.tr[
         h.th(scope="row")[f"{each.slot.hour:02d}–{(each.slot.hour + 1) % 24:02d}"],
@@ -241,7 +241,7 @@ def _slot(each: SlotUsual) -> h.Element:
 # What a verdict rests on
 
 
-def _limits(usual: Usual | None) -> h.Node:
+def _limits(usual: BaselineReport | None) -> h.Node:
     if usual is None:
         return None
     return h.section("#limits")[
@@ -285,7 +285,7 @@ def _limits(usual: Usual | None) -> h.Node:
     ]
 
 
-def _serves(usual: Usual, level: int, *, enough: bool, mature: bool) -> str:
+def _serves(usual: BaselineReport, level: int, *, enough: bool, mature: bool) -> str:
     if level == usual.level:
         return "yes" if mature else "yes, but too few hours or days for a shift verdict"
     if not enough:
@@ -293,7 +293,7 @@ def _serves(usual: Usual, level: int, *, enough: bool, mature: bool) -> str:
     return "could" if mature else "too few hours or days"
 
 
-def _kept_out(usual: Usual | None, times: words.Times) -> h.Node:
+def _kept_out(usual: BaselineReport | None, times: words.Times) -> h.Node:
     if usual is None or not usual.kept_out:
         return None
     latest = usual.kept_out[-_MOST_KEPT_OUT:]

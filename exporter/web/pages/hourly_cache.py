@@ -14,7 +14,7 @@ _UNSETTLED_SECONDS: Final = 60
 """While history still comes in, what is worked out of it is good for so long."""
 
 
-class Remembered(Generic[_T]):
+class HourlyCache(Generic[_T]):
     """What the history says of a series, worked out once an hour. For several threads, one of which works at a time.
 
     That bounds what pages take away from scrapes: fifty plots cost one thread, whoever else asks.

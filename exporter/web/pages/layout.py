@@ -8,7 +8,7 @@ from zlib import crc32
 import htpy as h
 
 from exporter import __version__
-from exporter.web.http import Page, Request, Response
+from exporter.web.http import HttpRequest, HttpResponse, Page
 
 _ASSETS: Final = {"style.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
 _CONTENTS: Final = {name: files("exporter.web").joinpath("static", name).read_bytes() for name in _ASSETS}
@@ -16,7 +16,7 @@ _VERSIONS: Final = {name: f"{crc32(content):08x}" for name, content in _CONTENTS
 _A_YEAR: Final = 31_536_000
 
 
-def html(title: str, *body: h.Node, status: HTTPStatus = HTTPStatus.OK) -> Response:
+def html(title: str, *body: h.Node, status: HTTPStatus = HTTPStatus.OK) -> HttpResponse:
     """A page.
 
     Args:
@@ -47,7 +47,7 @@ def html(title: str, *body: h.Node, status: HTTPStatus = HTTPStatus.OK) -> Respo
         ],
     ]
     content = str(page).encode("utf-8", "backslashreplace")
-    return Response(content, "text/html; charset=utf-8", status)
+    return HttpResponse(content, "text/html; charset=utf-8", status)
 
 
 def assets() -> dict[str, Page]:
@@ -60,9 +60,9 @@ def _asset(name: str) -> str:
 
 
 def _serve(name: str) -> Page:
-    def page(request: Request) -> Response:
+    def page(request: HttpRequest) -> HttpResponse:
         known = request.query.get("v") == [_VERSIONS[name]]
         caching = f"public, max-age={_A_YEAR}, immutable" if known else "no-cache"
-        return Response(_CONTENTS[name], _ASSETS[name], headers=(("Cache-Control", caching),))
+        return HttpResponse(_CONTENTS[name], _ASSETS[name], headers=(("Cache-Control", caching),))
 
     return page

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
 from exporter.model.span import SeriesKey, encodable
-from exporter.web.http import Request
+from exporter.web.http import HttpRequest
 
 START = "./"
 ENDPOINT = "endpoint"
@@ -34,7 +34,7 @@ def of_trace(key: SeriesKey, trace_id: str) -> str:
     return address(TRACE, {"trace_id": trace_id, **key._asdict()})
 
 
-def asked(request: Request) -> SeriesKey:
+def asked(request: HttpRequest) -> SeriesKey:
     """The series that a request names; names that are missing are empty."""
     return SeriesKey(*(request.query.get(name, [""])[-1] for name in SeriesKey._fields))
 

@@ -6,7 +6,7 @@ from typing import Final
 from exporter.runtime.logs import Log
 from exporter.web.http import Page
 from exporter.web.pages.endpoint import EndpointPage
-from exporter.web.pages.hourly_cache import Remembered
+from exporter.web.pages.hourly_cache import HourlyCache
 from exporter.web.pages.layout import assets
 from exporter.web.pages.sources import Sources
 from exporter.web.pages.status import StatusPage
@@ -27,8 +27,8 @@ def pages(sources: Sources, log: Log, monotonic: Callable[[], float]) -> dict[st
         status = sources.backfill()
         return status is None or status.progress.complete
 
-    profiles = Remembered(sources.history.profile, sources.hours, complete, _MOST_PROFILES)
-    usual = Remembered(lambda key, now: sources.history.usual(key, now, now), sources.hours, complete, _MOST_USUAL)
+    profiles = HourlyCache(sources.history.profile, sources.hours, complete, _MOST_PROFILES)
+    usual = HourlyCache(lambda key, now: sources.history.usual(key, now, now), sources.hours, complete, _MOST_USUAL)
     return {
         "/": StatusPage(sources),
         "/endpoint": EndpointPage(sources, profiles, usual, quiet_log),

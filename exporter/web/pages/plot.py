@@ -11,7 +11,7 @@ from htpy import circle, g, line, path, rect, text, title
 
 from exporter.baseline.levels import Baseline
 from exporter.detection.explanation import duration
-from exporter.evaluation.query import Profile, SlotUsual
+from exporter.evaluation.query import Profile, SlotBaseline
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.model.calendar import DayType, Slot
 from exporter.web.pages import words
@@ -43,7 +43,7 @@ class Present:
         return cls(slot, status.current_p50_seconds, status.current_p95_seconds, bool(status.shift))
 
 
-def of_day_type(profile: Profile, day_type: DayType) -> list[SlotUsual]:
+def of_day_type(profile: Profile, day_type: DayType) -> list[SlotBaseline]:
     """The 24 slots of a type of day, in their order."""
     return sorted((each for each in profile.slots if each.slot.day_type is day_type), key=lambda each: each.slot.hour)
 
@@ -110,7 +110,7 @@ _HOUR_LABELS: Final = 192
 _DOT: Final = 4.5
 
 
-def large(slots: Sequence[SlotUsual], present: Present, top_seconds: float, *, label: str) -> h.Element:
+def large(slots: Sequence[SlotBaseline], present: Present, top_seconds: float, *, label: str) -> h.Element:
     """The usual p50 to p95 in the slots of one type of day, their fallback levels, and how many traces each has.
 
     Args:
@@ -154,7 +154,7 @@ def top_of(profile: Profile, present: Present) -> float:
     return _top(profile.slots, present)
 
 
-def described(each: SlotUsual) -> str:
+def described(each: SlotBaseline) -> str:
     """What is usual in a slot, in words."""
     what = f"{each.slot.day_type} {each.slot.hour:02d}–{(each.slot.hour + 1) % HOURS:02d} h"
     own = f"{words.count(each.traces, 'trace')} in {words.count(each.hours, 'hour')} of its own"
@@ -173,19 +173,19 @@ def _gridline(seconds: float, y: float) -> h.Fragment:
     ]
 
 
-def _strip(each: SlotUsual, x: float, width: float) -> h.Element:
+def _strip(each: SlotBaseline, x: float, width: float) -> h.Element:
     level = int(each.baseline.level) if each.baseline else 5
     return rect(f".l{level}", x=_n(x + 0.5), y=str(_STRIP), width=_n(width - 1), height=str(_STRIP_HEIGHT))
 
 
-def _bar(each: SlotUsual, x: float, width: float, most: int) -> h.Node:
+def _bar(each: SlotBaseline, x: float, width: float, most: int) -> h.Node:
     height = _BARS_HEIGHT * each.traces / most
     return bool(each.traces) and rect(
         ".bar", x=_n(x + 1), y=_n(_BARS - max(1.0, height)), width=_n(width - 2), height=_n(max(1.0, height))
     )
 
 
-def _hover(each: SlotUsual, x: float, width: float) -> h.Element:
+def _hover(each: SlotBaseline, x: float, width: float) -> h.Element:
     return rect(".hover", x=_n(x), y=str(_TOP), width=_n(width), height=str(_BARS - _TOP))[title[described(each)]]
 
 
@@ -212,21 +212,21 @@ def _present(present: Present, x: float, y: Callable[[float], float], top: float
 Scale = Callable[[float], float]
 
 
-def _top(slots: Sequence[SlotUsual], present: Present) -> float:
+def _top(slots: Sequence[SlotBaseline], present: Present) -> float:
     """The largest latency on the scale."""
     usual = max((each.baseline.p95_seconds for each in slots if each.baseline), default=0.0)
     now = present.p95_seconds or 0.0
     return 1.05 * (max(usual, min(now, _HIGHEST_OVER_USUAL * usual)) or now) or 1.0
 
 
-def _runs(slots: Sequence[SlotUsual]) -> Iterator[list[tuple[int, Baseline]]]:
+def _runs(slots: Sequence[SlotBaseline]) -> Iterator[list[tuple[int, Baseline]]]:
     """Hours next to one another that have a baseline."""
     for known, run in groupby(slots, key=lambda each: each.baseline is not None):
         if known:
             yield [(each.slot.hour, each.baseline) for each in run if each.baseline is not None]
 
 
-def _bands(slots: Sequence[SlotUsual], x: Scale, y: Scale) -> Iterator[str]:
+def _bands(slots: Sequence[SlotBaseline], x: Scale, y: Scale) -> Iterator[str]:
     """Outlines of what lies between the usual p50 and p95, in steps of an hour."""
     for run in _runs(slots):
         there = [(x(hour), x(hour + 1), y(usual.p95_seconds)) for hour, usual in run]
@@ -234,12 +234,12 @@ def _bands(slots: Sequence[SlotUsual], x: Scale, y: Scale) -> Iterator[str]:
         yield f"{_steps(there + back)}z"
 
 
-def _medians(slots: Sequence[SlotUsual], x: Scale, y: Scale) -> Iterator[str]:
+def _medians(slots: Sequence[SlotBaseline], x: Scale, y: Scale) -> Iterator[str]:
     for run in _runs(slots):
         yield _steps([(x(hour), x(hour + 1), y(usual.p50_seconds)) for hour, usual in run])
 
 
-def _edges(slots: Sequence[SlotUsual], x: Scale, y: Scale) -> Iterator[str]:
+def _edges(slots: Sequence[SlotBaseline], x: Scale, y: Scale) -> Iterator[str]:
     for run in _runs(slots):
         yield _steps([(x(hour), x(hour + 1), y(usual.p95_seconds)) for hour, usual in run])
 

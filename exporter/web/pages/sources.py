@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from exporter.detection.parameters import Parameters
-from exporter.evaluation.query import Profile, Usual
+from exporter.evaluation.query import BaselineReport, Profile
 from exporter.evaluation.snapshot import Snapshot
 from exporter.ingest.backfill_status import BackfillStatus
 from exporter.model.calendar import Slot
@@ -15,10 +15,10 @@ from exporter.model.span import SeriesKey
 from exporter.web.pages.explore import Explore
 
 
-class History(Protocol):
+class BaselineQueries(Protocol):
     """What is known of the stored history of a series; both may raise what a database that cannot be read raises."""
 
-    def usual(self, key: SeriesKey, at: int, now: int) -> Usual:
+    def usual(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
         """What is usual for it in the hour of an instant."""
 
     def profile(self, key: SeriesKey, now: int) -> Profile:
@@ -44,7 +44,7 @@ class Sources:
 
     snapshot: Callable[[], Snapshot | None]
     backfill: Callable[[], BackfillStatus | None]
-    history: History
+    history: BaselineQueries
     clock: Callable[[], float]
     hours: HourClock
     local: Callable[[float], datetime]

@@ -9,8 +9,8 @@ from exporter.baseline.levels import FallbackLevel
 from exporter.detection.explanation import duration
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
 from exporter.ingest.backfill_status import BackfillStatus
-from exporter.model.ledger import Progress
-from exporter.web.http import Request, Response
+from exporter.model.ledger import LedgerProgress
+from exporter.web.http import HttpRequest, HttpResponse
 from exporter.web.pages import layout, links, table, words
 from exporter.web.pages.selection import Selection, State
 from exporter.web.pages.sources import Sources
@@ -34,7 +34,7 @@ class StatusPage:
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
 
-    def __call__(self, request: Request) -> Response:
+    def __call__(self, request: HttpRequest) -> HttpResponse:
         """The page."""
         sources = self._sources
         snapshot, backfill = sources.snapshot(), sources.backfill()
@@ -239,7 +239,7 @@ def _progress(status: BackfillStatus, snapshot: Snapshot | None, times: words.Ti
         ]
 
 
-def _percent(progress: Progress) -> str:
+def _percent(progress: LedgerProgress) -> str:
     return "complete" if progress.complete else _floored_percent(progress.ratio)
 
 

@@ -10,7 +10,7 @@ import htpy as h
 from exporter.baseline.levels import FallbackLevel
 from exporter.detection.explanation import compared_with, duration
 from exporter.detection.parameters import Parameters
-from exporter.evaluation.query import NoVerdict, Usual
+from exporter.evaluation.query import BaselineReport, NoVerdict
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.explain.words import LEVEL_NAMES
 from exporter.model.span import SeriesKey, encodable
@@ -102,7 +102,7 @@ def names(key: SeriesKey, longest: int | None = _LONGEST_NAME) -> h.Fragment:
     ]
 
 
-def standing(status: SeriesStatus, usual: Usual | None, parameters: Parameters) -> str:
+def standing(status: SeriesStatus, usual: BaselineReport | None, parameters: Parameters) -> str:
     """How a series stands, in a sentence or two, also where nothing is wrong.
 
     Args:
@@ -131,7 +131,7 @@ def _present(status: SeriesStatus, parameters: Parameters) -> str:
     )
 
 
-def _verdict(status: SeriesStatus, usual: Usual | None) -> str:
+def _verdict(status: SeriesStatus, usual: BaselineReport | None) -> str:
     baseline = status.baseline
     if not status.known:
         return "What is usual at this hour is still being worked out, so there is no verdict yet."

@@ -199,8 +199,8 @@ class _Listener(TcpWSGIServer):
             if error.errno in _EXHAUSTED:
                 self._closed_until = time.monotonic() + _BREATH_SECONDS
                 self._log.error(
-                    "accept",
-                    "no new connection can be accepted, whoever wants one waits; raise the limit of open files",
+                    "accept_failed",
+                    "cannot accept new connections; clients wait. Raise the limit of open files",
                     error=error,
                 )
             # Else the client is gone already.

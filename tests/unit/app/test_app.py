@@ -11,7 +11,7 @@ from exporter.app.app import Exporter, PassResult, ReadingChangedError
 from exporter.app.settings import (
     backfill_settings,
     client_settings,
-    judge_settings,
+    evaluation_settings,
     poll_settings,
     reading_description,
     series_rules,
@@ -24,15 +24,15 @@ from exporter.demo.traces import ROOT, Operation, SpanTimes, Trace, TraceShape, 
 from exporter.detection.flag import Flag
 from exporter.detection.parameters import Parameters
 from exporter.evaluation.poller import PollSettings
-from exporter.evaluation.settings import JudgeSettings
+from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import Snapshot
 from exporter.ingest.series_filter import SeriesRules
 from exporter.ingest.settings import BackfillSettings, Budget
 from exporter.metrics.self_metrics import SelfMetrics
 from exporter.model.calendar import HOUR_SECONDS, DayType, Slot
-from exporter.model.ledger import Progress
+from exporter.model.ledger import LedgerProgress
 from exporter.model.span import SeriesKey
-from exporter.store import SeriesHistory, Store
+from exporter.store import Store, StoredSeries
 from exporter.tempo import ClientSettings
 from tests.support.samples import DAY, HOUR, KEY, NOON, NS, Clock, around
 from tests.support.wsgi import ask
@@ -150,7 +150,7 @@ class TestOnePass:
         self, state: dict[str, int], complete: bool
     ) -> None:
         counts = {"pending": 0, "done": 3, "empty": 0, "partial": 0, "failed": 0, "expired": 0} | state
-        progress = Progress(**counts, traces_read=1, traces_there=1.0)
+        progress = LedgerProgress(**counts, traces_read=1, traces_there=1.0)
         assert PassResult(Snapshot(NOW), progress, polled=True).complete is complete
         assert PassResult(Snapshot(NOW), progress, polled=False).complete is False
 
@@ -181,10 +181,10 @@ class TestRunning:
         settings = config(tempo.url, polling={"tempo_interval": "1h"})
         Exporter(settings, store, SelfMetrics(), clock=Clock(NOW)).one_pass()
         store.save_book(NOON, b"")
-        store.remember({KEY: msgspec.json.encode(Flag(up=True, since=NOW - 60)).decode()}, {})
+        store.remember({KEY: msgspec.json.encode(Flag(firing=True, since=NOW - 60)).decode()}, {})
         history, held_back = store.history, threading.Event()
 
-        def history_later(*args: object, **options: object) -> Iterator[SeriesHistory]:
+        def history_later(*args: object, **options: object) -> Iterator[StoredSeries]:
             assert held_back.wait(DEADLINE_SECONDS)
             return history(*args, **options)  # type: ignore[arg-type]
 
@@ -325,7 +325,7 @@ class TestWiring:
                 "series": {"stale_after": "23h"},
             }
         )
-        assert judge_settings(config) == JudgeSettings(
+        assert evaluation_settings(config) == EvaluationSettings(
             FallbackRules(
                 min_samples=51,
                 nearby_hours_range=3,
@@ -360,7 +360,7 @@ class TestWiring:
         ],
     )
     def test_each_fallback_can_be_switched_off(self, key: str, levels: list[int]) -> None:
-        rules = judge_settings(Config.model_validate({"fallback": {key: False}})).fallback
+        rules = evaluation_settings(Config.model_validate({"fallback": {key: False}})).fallback
         assert [int(level) for level, _ in rules.levels()] == levels
 
     def test_which_series_are_watched(self) -> None:
@@ -383,7 +383,7 @@ class TestWiring:
         ]  # fmt: skip
 
     def test_the_defaults_are_those_of_the_parts(self) -> None:
-        judge = judge_settings(Config())
+        judge = evaluation_settings(Config())
         assert (judge.fallback, judge.outlier, judge.shift) == (FallbackRules(), OutlierRule(), Parameters())
         assert client_settings(Config()) == ClientSettings()
         assert series_rules(Config()) == SeriesRules(include=[], exclude=[], rename=[])

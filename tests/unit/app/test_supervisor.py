@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from exporter.app.app import Exporter, ReadingChangedError
-from exporter.app.supervisor import Keeper
+from exporter.app.supervisor import Supervisor
 from exporter.config import Config
 from exporter.detection.flag import Flag
 from exporter.metrics.self_metrics import SelfMetrics
 from exporter.runtime.logs import get_logger
-from exporter.store import DatabaseInUseError, Store, StoreError, set_aside
-from tests.support.samples import KEY, NOON, messages
+from exporter.store import DatabaseInUseError, Store, StoreError, move_corrupt_database
+from tests.support.samples import KEY, NOON, events
 from tests.support.tempo_server import FakeTempo, fake_tempo
 from tests.support.wsgi import ask
 
-UP = Flag(up=True, since=NOON - 60.0)
+UP = Flag(firing=True, since=NOON - 60.0)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_database_that_is_damaged_while_running(
     metrics = SelfMetrics()
     with closing(Store.open(tmp_path / "history.db")) as store:
         Exporter(config(tempo, tmp_path), store, metrics, flags={KEY: UP}).close()
-    keeper = Keeper(config(tempo, tmp_path), metrics, get_logger("main"))
+    keeper = Supervisor(config(tempo, tmp_path), metrics, get_logger("main"))
     # As if a thread had found it; the file itself is whole, so nothing else happens meanwhile.
     keeper._notice_damage(keeper._generation)
     failures: list[BaseException] = []
@@ -77,14 +77,14 @@ def test_a_database_that_is_damaged_while_running(
     assert len(copies(tmp_path)) == 1
     # Its poller may have begun to see calm; the flag itself is the one from before.
     ((key, flag),) = keeper._exporter.flags().items()
-    assert (key, flag._replace(calm_since=None)) == (KEY, UP)
-    (told,) = messages(caplog, logging.ERROR)
-    assert "set aside" in told
+    assert (key, flag._replace(keep_firing_since=None)) == (KEY, UP)
+    (told,) = events(caplog, logging.ERROR)
+    assert told == "database_replaced"
     assert metrics.state is not None
 
 
 def test_what_cannot_be_set_aside_ends_it(tempo: FakeTempo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keeper = Keeper(config(tempo, tmp_path), SelfMetrics(), get_logger("main"))
+    keeper = Supervisor(config(tempo, tmp_path), SelfMetrics(), get_logger("main"))
 
     def refuse(path: Path, target: Path) -> None:
         raise PermissionError(13, "Permission denied")
@@ -111,9 +111,9 @@ def test_other_refusals_set_nothing_aside(tempo: FakeTempo, tmp_path: Path) -> N
     with closing(Store.open(tmp_path / "history.db")) as store:
         Exporter(config(tempo, tmp_path), store, SelfMetrics()).close()
     with pytest.raises(ReadingChangedError):
-        Keeper(config(tempo, tmp_path, scope="entry"), SelfMetrics(), get_logger("main"))
+        Supervisor(config(tempo, tmp_path, scope="entry"), SelfMetrics(), get_logger("main"))
     with closing(Store.open(tmp_path / "history.db")), pytest.raises(DatabaseInUseError):
-        Keeper(config(tempo, tmp_path), SelfMetrics(), get_logger("main"))
+        Supervisor(config(tempo, tmp_path), SelfMetrics(), get_logger("main"))
     assert copies(tmp_path) == []
 
 
@@ -121,7 +121,7 @@ def test_names_of_copies_are_never_used_twice(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / "history.db").write_text(str(number))
         (tmp_path / "history.db-wal").write_text(f"log of {number}")
-        set_aside(tmp_path / "history.db", NOON)
+        move_corrupt_database(tmp_path / "history.db", NOON)
     found = copies(tmp_path)
     assert [file.read_text() for file in found] == ["0", "1", "2"]
     assert [file.with_name(f"{file.name}-wal").read_text() for file in found] == ["log of 0", "log of 1", "log of 2"]
@@ -130,7 +130,7 @@ def test_names_of_copies_are_never_used_twice(tmp_path: Path) -> None:
 
 def test_a_database_in_use_is_not_set_aside(tmp_path: Path) -> None:
     with closing(Store.open(tmp_path / "history.db")), pytest.raises(DatabaseInUseError):
-        set_aside(tmp_path / "history.db", NOON)
+        move_corrupt_database(tmp_path / "history.db", NOON)
     assert copies(tmp_path) == []
 
 

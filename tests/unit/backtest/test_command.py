@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from exporter.backtest.run import Options
+from exporter.backtest.run import BacktestOptions
 from exporter.backtest.run import backtest as backtest_run
 from exporter.cli.main import main
 from exporter.config import Config
@@ -290,7 +290,7 @@ class Terminal(io.StringIO):
 def test_shows_how_far_it_has_come(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exporter.runtime.terminal._REFRESH_SECONDS", 0.001)
     terminal = Terminal()
-    options = Options(csv=files / "traffic.csv", learn_seconds=2 * 86_400)
+    options = BacktestOptions(csv=files / "traffic.csv", learn_seconds=2 * 86_400)
     backtest_run(Config(), options, lambda warning: None, terminal)
     shown = terminal.getvalue().split("\r\x1b[2K")
     assert any(re.fullmatch(r"replaying \[#+\.+\]  \d\d%  1 of 2 series", line) for line in shown)

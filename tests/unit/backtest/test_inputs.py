@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.backtest.labels import Label, LabelsError, read_labels
-from exporter.backtest.traffic import Request, Traffic, TrafficError, median_step_seconds, read_traffic
+from exporter.backtest.traffic import RequestSample, Traffic, TrafficError, median_step_seconds, read_traffic
 
 HEADER = "series,unix_seconds,duration_ms\n"
 
@@ -28,11 +28,11 @@ def read(directory: Path, rows: str) -> Traffic:
 def test_one_row_is_one_request(tmp_path: Path) -> None:
     traffic = read(tmp_path, "a,1491041280,31.3\nb,5.25,0\na,1491041220,0.5\n")
     assert list(traffic.series["a"]) == [
-        Request(1491041280_000_000_000, 31_300_000),
-        Request(1491041220_000_000_000, 500_000),
+        RequestSample(1491041280_000_000_000, 31_300_000),
+        RequestSample(1491041220_000_000_000, 500_000),
     ]
     assert traffic.series["a"].in_order()[0].duration_ns == 500_000
-    assert list(traffic.series["b"]) == [Request(5_250_000_000, 0)]
+    assert list(traffic.series["b"]) == [RequestSample(5_250_000_000, 0)]
     assert (traffic.rows, traffic.bad.total(), traffic.first_bad_line) == (3, 0, None)
 
 
@@ -142,7 +142,7 @@ def test_tells_how_many_rows_were_read(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(0, 10**6), min_size=2, max_size=9))
 def test_the_step_is_the_usual_distance(seconds: list[int]) -> None:
-    ordered = [Request(second * 10**9, 1) for second in sorted(seconds)]
+    ordered = [RequestSample(second * 10**9, 1) for second in sorted(seconds)]
     gaps = sorted((b.start_ns - a.start_ns) / 1e9 for a, b in pairwise(ordered))
     step = median_step_seconds(ordered)
     assert sum(gap <= step for gap in gaps) * 2 >= len(gaps)
@@ -150,7 +150,7 @@ def test_the_step_is_the_usual_distance(seconds: list[int]) -> None:
 
 
 def test_a_single_request_has_no_step() -> None:
-    assert median_step_seconds([Request(1, 1)]) == 0
+    assert median_step_seconds([RequestSample(1, 1)]) == 0
 
 
 def write_labels(directory: Path, content: object) -> Path:

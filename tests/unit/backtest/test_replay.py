@@ -11,9 +11,9 @@ from exporter.detection.flag import FlagEvent
 from exporter.detection.history import advance
 from exporter.detection.parameters import Parameters
 from exporter.model.calendar import HOUR_SECONDS, Calendar
-from exporter.model.hours import HourClock, Hours, hours_of
+from exporter.model.hours import HourClock, SeriesHours, hours_of
 from exporter.model.span import SeriesKey
-from exporter.store import SeriesHistory, Store
+from exporter.store import Store, StoredSeries
 from tests.support.backtest_traffic import MONDAY, Incident, as_requests, requests, write_history
 
 DETECTOR = Detector(FallbackRules(), Parameters(), HourClock(Calendar()))
@@ -28,7 +28,7 @@ def hour(number: float) -> int:
     return int(MONDAY + number * HOUR_SECONDS)
 
 
-def stored(tmp_path: Path, days: int, incidents: list[Incident], per_hour: float = 40) -> SeriesHistory:
+def stored(tmp_path: Path, days: int, incidents: list[Incident], per_hour: float = 40) -> StoredSeries:
     path = write_history(tmp_path / "h.db", {KEY: requests(days, per_hour, incidents)}, days)
     opened = Store.open_readonly(path)
     (history,) = opened.history([KEY], 0, hour(24 * days), marks_from=0)
@@ -76,12 +76,12 @@ def test_hour_by_hour_judges_as_all_at_once(tmp_path: Path, days: int, incidents
     history = stored(tmp_path, days, incidents, per_hour=20)
     until = hour(24 * days)
     found = replay_history(history, DETECTOR, until)
-    progress = advance(DETECTOR, Hours(hours_of(history.windows, DETECTOR.clock)), until)
+    progress = advance(DETECTOR, SeriesHours(hours_of(history.windows, DETECTOR.clock)), until)
     assert found.quarantined == tuple(sorted(h for h, j in progress.judgements.items() if j.quarantined))
     assert found.judged_hours == len(progress.judgements)
     assert [accepted.since for accepted in found.accepted] == progress.accepted
     assert set(found.released) == set(progress.released)
-    raised = [change for change in progress.changes if change.event is FlagEvent.RAISED]
+    raised = [change for change in progress.changes if change.event is FlagEvent.FIRING]
     assert [(alert.start, alert.explanation) for alert in found.alerts] == [(c.at, c.explanation) for c in raised]
 
 

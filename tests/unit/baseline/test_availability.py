@@ -10,7 +10,7 @@ from exporter.baseline.levels import FallbackLevel, FallbackRules, choose_pool
 from exporter.model.calendar import Calendar
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import encode_digest
-from exporter.model.hours import Hour, HourClock, Hours, Judgement, StoredWindow
+from exporter.model.hours import Hour, HourClock, Judgement, SeriesHours, StoredWindow
 from tests.support.samples import DAY, HOUR, NOON
 
 CLOCK = HourClock(Calendar())
@@ -37,7 +37,7 @@ def test_it_finds_the_level_that_serves(data: st.DataObject, numbers: list[int])
         daytype_enabled=data.draw(st.booleans()),
         nearby_hours_range=data.draw(st.integers(1, 13)),
     )
-    history = Hours(
+    history = SeriesHours(
         Hour(
             CLOCK.hour(start),
             [StoredWindow(start, count, encode_digest(Digest({0: count})))],

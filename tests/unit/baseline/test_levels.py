@@ -14,7 +14,7 @@ from exporter.baseline.levels import Baseline, FallbackLevel, FallbackRules, Poo
 from exporter.model.calendar import Calendar, DayType, Slot
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import DamagedDigestError, encode_digest, encode_marks
-from exporter.model.hours import NO_SWINGS, Hour, HourClock, Hours, Judgement, StoredWindow, hours_of
+from exporter.model.hours import NO_SWINGS, Hour, HourClock, Judgement, SeriesHours, StoredWindow, hours_of
 
 HOUR = 3600
 DAY = 24 * HOUR
@@ -36,7 +36,7 @@ def weekdays(of_day: int, count: int, days: Iterable[int] = range(5), bucket: in
 
 
 def pool_at(history: Iterable[Hour], at: int, rules: FallbackRules | None = None, **more: object) -> Pool | None:
-    return choose_pool(Hours(history), at, CLOCK.hour(at).slot, rules or FallbackRules(), **more)  # type: ignore[arg-type]
+    return choose_pool(SeriesHours(history), at, CLOCK.hour(at).slot, rules or FallbackRules(), **more)  # type: ignore[arg-type]
 
 
 def starts(pool: Pool | None) -> list[int]:
@@ -145,7 +145,7 @@ def test_a_neighbourhood_of_one_day_is_not_mature() -> None:
     assert (pool.level, pool.mature) == (FallbackLevel.NEARBY, False)
 
 
-def test_the_last_hour_the_look_back_and_the_epoch_bound_the_pool() -> None:
+def test_the_last_hour_the_look_back_and_the_changepoint_bound_the_pool() -> None:
     at = MONDAY + 20 * DAY
     history = [hour(at - hours_ago * HOUR, 10) for hours_ago in range(14 * 24 + 5, -1, -1)]
     rules = FallbackRules(nearby_enabled=False, min_samples=10**9)
@@ -153,7 +153,7 @@ def test_the_last_hour_the_look_back_and_the_epoch_bound_the_pool() -> None:
     assert pool is not None
     assert all(at - 14 * DAY <= start <= at - 2 * HOUR for start in starts(pool))
     assert max(starts(pool)) == at - 2 * HOUR
-    later = pool_at(history, at, rules, epoch=at - 3 * DAY)
+    later = pool_at(history, at, rules, changepoint=at - 3 * DAY)
     assert min(starts(later)) >= at - 3 * DAY
 
 
@@ -246,7 +246,7 @@ def test_swings_are_those_of_the_hours_that_count() -> None:
         swings = (index, 1, 10 * index, 2, 0, 0)
         return hour(MONDAY + index * HOUR, 1, judgement=Judgement(quarantined, swings))
 
-    history = Hours([swinging(1, False), swinging(2, True), swinging(3, False)])
+    history = SeriesHours([swinging(1, False), swinging(2, True), swinging(3, False)])
     end = MONDAY + 4 * HOUR
     assert history.swings(end) == (4, 2, 40, 4, 0, 0)
     assert history.swings(end - HOUR) == (1, 1, 10, 2, 0, 0)
@@ -280,12 +280,12 @@ def histories(draw: st.DrawFn) -> list[Hour]:
 def test_a_pool_is_the_sum_of_its_hours_in_whatever_order_they_come(hours: list[Hour], offset: int, seed: int) -> None:
     shuffled = hours.copy()
     random.Random(seed).shuffle(shuffled)
-    history = Hours(hours)
+    history = SeriesHours(hours)
     # The second question must not depend on the first, whose sum is reused.
     for at in (MONDAY + offset * HOUR, MONDAY + (offset + 1) * HOUR):
         slot = CLOCK.hour(at).slot
         pool = choose_pool(history, at, slot, FallbackRules())
-        again = choose_pool(Hours(shuffled), at, slot, FallbackRules())
+        again = choose_pool(SeriesHours(shuffled), at, slot, FallbackRules())
         assert pool == again
         if pool is not None:
             total = Counter[int]()

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from exporter.app.settings import web_rules
+from exporter.app.settings import web_config_state
 from exporter.config import ConfigError
 from exporter.config.web import WebConfig, load_web_config
 from tests.support.certificates import write_authority, write_pair
@@ -99,7 +99,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_accepted(directory: Path, case: str) -> None:
     file = directory / "web.yml"
     file.write_text(ACCEPTED[case], "utf-8")
-    rules = web_rules(file)
+    rules = web_config_state(file)
     assert (rules.tls is not None) == ("cert_file" in ACCEPTED[case])
     assert (rules.passwords is not None) == (case == "users")
 
@@ -120,7 +120,7 @@ def test_refused(directory: Path, text: str) -> None:
     file = directory / "web.yml"
     file.write_text(text, "utf-8")
     with pytest.raises(ConfigError) as refused:
-        web_rules(file)
+        web_config_state(file)
     assert REFUSED[text] in str(refused.value)
     assert "hunter2" not in str(refused.value)
     assert HASH not in str(refused.value)
@@ -144,7 +144,7 @@ def test_all_files_that_cannot_be_used_come_at_once(tmp_path: Path) -> None:
         "client_auth_type: RequireAndVerifyClientCert}"
     )
     with pytest.raises(ConfigError) as refused:
-        web_rules(file)
+        web_config_state(file)
     assert len(refused.value.problems) == 3
 
 
@@ -166,7 +166,7 @@ def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_passphrase(dire
     )
     (directory / "web.yml").write_text("tls_server_config: {cert_file: server.crt, key_file: locked.key}")
     with pytest.raises(ConfigError, match="unencrypted"):
-        web_rules(directory / "web.yml")
+        web_config_state(directory / "web.yml")
 
 
 def test_relative_paths_are_relative_to_the_file(directory: Path) -> None:

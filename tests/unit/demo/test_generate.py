@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from exporter.cli.generate import generate
 from exporter.cli.main import main
-from exporter.demo.generate import RATE, Clock, Generator, Options, ended_between
+from exporter.demo.generate import RATE, Clock, GenerateOptions, Generator, ended_between
 from exporter.demo.otlp import Encoder
 from exporter.demo.routes import ApiOptions
 from exporter.demo.scenario import demo_scenario
@@ -72,7 +72,7 @@ def generated(
 ) -> tuple[Generator, OtlpReceiver, list[str]]:
     said: list[str] = []
     with OtlpReceiver(script) as receiver, sender(receiver.url, time, said) as to:
-        generator = Generator(Options(receiver.url, **options), to, wait=time.wait, say=said.append, clock=time)
+        generator = Generator(GenerateOptions(receiver.url, **options), to, wait=time.wait, say=said.append, clock=time)
         try:
             generator.run()
         except StoppedError:
@@ -142,7 +142,7 @@ class TestWhatArrives:
                 return Accepted(0, "")
 
         with Slow("http://127.0.0.1:1", {}, wait=time.wait, complain=print) as to:
-            options = Options(to.address, days=0.05, live_seconds=0, rate=100.0)
+            options = GenerateOptions(to.address, days=0.05, live_seconds=0, rate=100.0)
             Generator(options, to, wait=time.wait, say=print, clock=time).run()
         gaps = [later - earlier for earlier, later in pairwise(at)]
         assert len(gaps) > 5
@@ -152,7 +152,7 @@ class TestWhatArrives:
 
     def test_a_default_tempo_keeps_up_with_the_default(self) -> None:
         """10,000 traces that are not over, each of which counts for 20 s at the most."""
-        assert Options("").rate == RATE <= 10_000 / 20
+        assert GenerateOptions("").rate == RATE <= 10_000 / 20
         (option,) = [each for each in generate.params if each.name == "rate"]
         assert option.default == RATE
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.demo.latency import Bimodal, HeavyTailed, Incident, LatencyShape, Lognormal, WanderingLoad
-from exporter.demo.traffic import MAX_DURATION_SECONDS, Drift, Request, SeriesProfile, Surge, generate
+from exporter.demo.traffic import MAX_DURATION_SECONDS, Drift, SeriesProfile, Surge, SyntheticRequest, generate
 
 HOUR = 3600
 DAY = 24 * HOUR
@@ -271,7 +271,7 @@ def test_an_incident_slows_the_requests_in_it_and_touches_nothing_else() -> None
     after = list(generate(replace(healthy, incidents=(incident,)), MONDAY, MONDAY + 4 * HOUR, 1))
 
     assert after == [
-        Request(
+        SyntheticRequest(
             r.start_ns, 5 * r.duration_ns if incident.start * NS <= r.start_ns < incident.end * NS else r.duration_ns
         )
         for r in before

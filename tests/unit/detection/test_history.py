@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from exporter.baseline.levels import FallbackLevel, FallbackRules
 from exporter.detection.detector import Detector, Outlook
 from exporter.detection.flag import FlagEvent
-from exporter.detection.history import Progress, advance
+from exporter.detection.history import HistoryProgress, advance
 from exporter.detection.parameters import Parameters
 from exporter.detection.state import SeriesState, decode_state, encode_state
 from exporter.model.calendar import Calendar
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import HourClock, Hours, Judgement, StoredWindow, hours_of
+from exporter.model.hours import HourClock, Judgement, SeriesHours, StoredWindow, hours_of
 from tests.support.detection_traffic import MONDAY, Request, stored, traffic
 
 DETECTOR = Detector(FallbackRules(), Parameters(), HourClock(Calendar()))
@@ -27,15 +27,15 @@ def flat(made: dict[int, list[Request]]) -> Iterator[Request]:
         yield from requests
 
 
-def history_of(windows: Iterable[StoredWindow]) -> Hours:
-    return Hours(hours_of(windows, DETECTOR.clock))
+def history_of(windows: Iterable[StoredWindow]) -> SeriesHours:
+    return SeriesHours(hours_of(windows, DETECTOR.clock))
 
 
-def judged(windows: Iterable[StoredWindow], hours: int) -> Progress:
+def judged(windows: Iterable[StoredWindow], hours: int) -> HistoryProgress:
     return advance(DETECTOR, history_of(windows), MONDAY + hours * HOUR)
 
 
-def quarantined(progress: Progress) -> list[int]:
+def quarantined(progress: HistoryProgress) -> list[int]:
     """Hours since Monday that are quarantined."""
     return sorted((start - MONDAY) // HOUR for start, found in progress.judgements.items() if found.quarantined)
 
@@ -48,7 +48,7 @@ WHOLE = judged(WINDOWS, 120)
 def test_an_incident_is_flagged_and_its_hours_are_quarantined() -> None:
     assert quarantined(WHOLE) == [74, 75, 76]
     raised, cleared = WHOLE.changes
-    assert (raised.event, cleared.event) == (FlagEvent.RAISED, FlagEvent.CLEARED)
+    assert (raised.event, cleared.event) == (FlagEvent.FIRING, FlagEvent.RESOLVED)
     assert 0 < raised.at - (MONDAY + 74.2 * HOUR) < 15 * 60
     assert 0 < cleared.at - (MONDAY + 76.1 * HOUR) < 15 * 60
     assert raised.explanation is not None
@@ -85,7 +85,7 @@ def test_stopping_and_restarting_anywhere_changes_nothing(stops: set[int], seed:
     for stop in [*sorted(stops), 120]:
         until = MONDAY + stop * HOUR
         known = [window for window in windows if window.start < until]
-        history = Hours(hours_of(known, DETECTOR.clock, judgements))
+        history = SeriesHours(hours_of(known, DETECTOR.clock, judgements))
         progress = advance(DETECTOR, history, until, state)
         judgements.update(progress.judgements)
         changes += progress.changes
@@ -123,12 +123,12 @@ def test_hours_faster_than_usual_are_no_example_either() -> None:
 def test_a_change_that_stays_becomes_the_new_normal() -> None:
     made = traffic(3, 7, 30, {(75.0, 999.0): 4.0})
     progress = judged(stored(flat(made)), 168)
-    (epoch,) = progress.accepted
-    assert epoch in (MONDAY + 75 * HOUR, MONDAY + 76 * HOUR)
-    assert progress.state.epoch == epoch
+    (changepoint,) = progress.accepted
+    assert changepoint in (MONDAY + 75 * HOUR, MONDAY + 76 * HOUR)
+    assert progress.state.changepoint == changepoint
     assert not [hour for hour in quarantined(progress) if hour >= 75]
-    assert [change.event for change in progress.changes].count(FlagEvent.RAISED) == 1
-    assert not progress.state.flag.up
+    assert [change.event for change in progress.changes].count(FlagEvent.FIRING) == 1
+    assert not progress.state.flag.firing
 
     partly = judged(stored(flat(made)), 97)
     assert not partly.accepted
@@ -156,7 +156,7 @@ def test_a_young_series_is_not_judged() -> None:
 
 
 def test_without_any_traffic_there_is_nothing_to_judge() -> None:
-    progress = advance(DETECTOR, Hours(), MONDAY + 24 * HOUR)
+    progress = advance(DETECTOR, SeriesHours(), MONDAY + 24 * HOUR)
     assert progress.state == SeriesState(until=MONDAY + 24 * HOUR)
 
 
@@ -165,7 +165,7 @@ def test_a_flag_falls_when_the_traffic_stops() -> None:
     for hour in range(75, 120):
         made[hour] = []
     raised, cleared = judged(stored(flat(made)), 120).changes
-    assert raised.event is FlagEvent.RAISED
+    assert raised.event is FlagEvent.FIRING
     # The newest traces stay in a window of at most an hour; then it is empty.
     assert MONDAY + 75 * HOUR < cleared.at <= MONDAY + 76 * HOUR + 600
 
@@ -195,7 +195,7 @@ def test_the_schedule_goes_back_as_far_as_a_window() -> None:
 
 def test_the_schedule_of_a_series_without_history_is_empty() -> None:
     state = SeriesState(until=MONDAY)
-    outlook, schedule = DETECTOR.schedule_at(Hours(), state, MONDAY + 60)
+    outlook, schedule = DETECTOR.schedule_at(SeriesHours(), state, MONDAY + 60)
     assert outlook == Outlook()
     assert schedule.hours == ()
 

@@ -48,8 +48,8 @@ def test_agrees_with_the_naive_detector(
     for hour, requests in made.items():
         replay.hour(clock.hour((MONDAY_HOUR + hour) * 3600), requests)
 
-    assert [(change.at, change.event is FlagEvent.RAISED) for change in replay.changes] == naive.changes
+    assert [(change.at, change.event is FlagEvent.FIRING) for change in replay.changes] == naive.changes
     quarantined = {start // 3600 for start, judgement in replay.judgements.items() if judgement.quarantined}
     assert quarantined == naive.quarantined
-    assert [epoch // 3600 for epoch, _ in replay.accepted] == naive.epochs
+    assert [changepoint // 3600 for changepoint, _ in replay.accepted] == naive.changepoints
     assert naive.changes

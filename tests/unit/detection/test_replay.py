@@ -25,7 +25,7 @@ def test_an_incident_is_flagged_within_minutes_and_clears() -> None:
     assert begin + 60 < raised.at < begin + 240
     assert end < cleared.at < end + 360
     assert raised.explanation is not None
-    assert cleared.event is FlagEvent.CLEARED
+    assert cleared.event is FlagEvent.RESOLVED
     assert {start for start, found in replay.judgements.items() if found.quarantined} >= {MONDAY + 74 * 3600}
 
 
@@ -51,10 +51,10 @@ def test_verdicts_are_the_same_on_any_scale() -> None:
 
 def test_a_change_that_stays_clears_when_it_is_accepted() -> None:
     replay = replayed(traffic(3, 6, 30, {(75.0, 999.0): 4.0}), live_from=70)
-    ((epoch, accepted_at),) = replay.accepted
-    assert MONDAY + 75 * 3600 <= epoch <= MONDAY + 76 * 3600
-    assert accepted_at == epoch + 24 * 3600
+    ((changepoint, accepted_at),) = replay.accepted
+    assert MONDAY + 75 * 3600 <= changepoint <= MONDAY + 76 * 3600
+    assert accepted_at == changepoint + 24 * 3600
     raised, cleared = replay.changes
-    assert raised.at < epoch + 2400
-    assert (cleared.at, cleared.event) == (accepted_at, FlagEvent.CLEARED)
-    assert not any(found.quarantined for start, found in replay.judgements.items() if start >= epoch)
+    assert raised.at < changepoint + 2400
+    assert (cleared.at, cleared.event) == (accepted_at, FlagEvent.RESOLVED)
+    assert not any(found.quarantined for start, found in replay.judgements.items() if start >= changepoint)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.detection.flag import DOWN, FlagEvent
+from exporter.detection.flag import INACTIVE, FlagEvent
 from exporter.detection.parameters import Parameters
 from exporter.detection.thresholds import Floors, QuantileThreshold, Thresholds
 from exporter.detection.tick import tick
@@ -111,7 +111,7 @@ def test_a_shift_that_is_over_is_not_still_going_on() -> None:
 def test_what_lies_between_clear_and_gate_keeps_a_flag_up_but_raises_none() -> None:
     between = [CLEAR + 3] * 40
     assert not verdict_on(between).still
-    verdict = verdict_on(between, up=True)
+    verdict = verdict_on(between, firing=True)
     assert (verdict.shifted, verdict.still) == (False, True)
 
 
@@ -154,9 +154,9 @@ def test_more_slow_traces_never_lower_the_score(buckets: list[int], position: in
 @given(windows, st.integers(-10, 10))
 def test_the_verdict_is_the_same_on_any_scale(buckets: list[int], octaves: int) -> None:
     steps = 32 * octaves
-    before = verdict_on(buckets, up=True)
+    before = verdict_on(buckets, firing=True)
     after = verdict_on(
-        [bucket + steps for bucket in buckets], [HourThresholds(HOUR, thresholds(USUAL + steps))], up=True
+        [bucket + steps for bucket in buckets], [HourThresholds(HOUR, thresholds(USUAL + steps))], firing=True
     )
     assert after._replace(evidence=None) == before._replace(evidence=None)
     assert (after.evidence is None) is (before.evidence is None)
@@ -195,30 +195,30 @@ def test_a_window_can_be_a_shift_by_its_own_thresholds_only_if_it_is_one(buckets
 
 def test_a_tick_without_thresholds_gives_no_verdict_and_lets_a_flag_fall() -> None:
     recent = recent_of([USUAL + 64] * 50)
-    found = tick(recent, NOW, (), DOWN, PARAMETERS)
-    assert (found.verdict, found.flag, found.window.traces) == (None, DOWN, 50)
-    up = DOWN._replace(up=True, since=NOW - 500.0, calm_since=NOW - 120.0)
+    found = tick(recent, NOW, (), INACTIVE, PARAMETERS)
+    assert (found.verdict, found.flag, found.window.traces) == (None, INACTIVE, 50)
+    up = INACTIVE._replace(firing=True, since=NOW - 500.0, keep_firing_since=NOW - 120.0)
     found = tick(recent, NOW, (), up, PARAMETERS)
-    assert (found.flag, found.event) == (DOWN, FlagEvent.CLEARED)
+    assert (found.flag, found.event) == (INACTIVE, FlagEvent.RESOLVED)
 
 
 def test_a_rising_flag_makes_the_hours_of_its_window_suspect() -> None:
     schedule = (HourThresholds(HOUR, thresholds()), HourThresholds(HOUR - 3600, thresholds()))
     recent = recent_of([USUAL + 64] * 20, HOUR - 60)
-    flag = DOWN
+    flag = INACTIVE
     suspects = []
     for now in (HOUR + 15, HOUR + 45, HOUR + 75, HOUR + 90):
         found = tick(recent, now, schedule, flag, PARAMETERS)
         flag = found.flag
         suspects.append(found.suspects)
-    assert flag.up
+    assert flag.firing
     assert suspects == [(), (), (HOUR, HOUR - 3600), (HOUR,)]
 
 
 def test_traces_of_hours_without_thresholds_are_seen_but_not_judged() -> None:
     recent = recent_of([USUAL + 64] * 20, HOUR - 60)
     recent.add(HOUR + 5, USUAL, 5)
-    found = tick(recent, HOUR + 30, (HourThresholds(HOUR, thresholds()),), DOWN, PARAMETERS)
+    found = tick(recent, HOUR + 30, (HourThresholds(HOUR, thresholds()),), INACTIVE, PARAMETERS)
     assert found.window.traces == 25
     assert found.verdict is not None
     assert found.verdict.traces == 5

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackLevel
-from exporter.detection.flag import DOWN, Flag, FlagEvent
-from exporter.evaluation.baseline_table import NOT_KNOWN_YET, Book, SeriesBaseline
-from exporter.evaluation.live import Judged, LiveEdge
+from exporter.detection.flag import INACTIVE, Flag, FlagEvent
+from exporter.evaluation.baseline_table import NOT_KNOWN_YET, BaselineTable, SeriesBaseline
+from exporter.evaluation.live import LiveEvaluator, TickResult
 from exporter.evaluation.snapshot import Exemplar, SeriesStatus
 from exporter.ingest.sampling import Slices
 from exporter.model.span import SeriesKey, Span
@@ -20,7 +20,7 @@ REMEMBERED = 330.0
 OTHER = SeriesKey("checkout", "POST /pay")
 THRESHOLD = 0.4
 USUAL = SeriesBaseline(float(NOON), baseline(), THRESHOLD, thresholds(0.1))
-BOOK = Book(NOON, {KEY: USUAL})
+BOOK = BaselineTable(NOON, {KEY: USUAL})
 
 
 def admit_all(key: SeriesKey) -> SeriesKey:
@@ -33,8 +33,8 @@ def edge(
     started_at: float = NOW - HOUR,
     flags: Mapping[SeriesKey, Flag] | None = None,
     most_traces: int = 1000,
-) -> LiveEdge:
-    return LiveEdge(
+) -> LiveEvaluator:
+    return LiveEvaluator(
         SETTINGS,
         admit,
         started_at=started_at,
@@ -44,7 +44,7 @@ def edge(
     )
 
 
-def judge(live: LiveEdge, spans: Iterable[Span], now: float = NOW, book: Book = BOOK) -> SeriesStatus:
+def judge(live: LiveEvaluator, spans: Iterable[Span], now: float = NOW, book: BaselineTable = BOOK) -> SeriesStatus:
     """Take in spans, tick, and return what is known of the one series."""
     live.take_in(spans, now, book)
     (status,) = live.tick(now, book).statuses
@@ -56,7 +56,9 @@ def steady(until: float, seconds: float, count: int = 60, key: SeriesKey = KEY) 
     return [span(int(until) - back, until - back, seconds, key) for back in range(count)]
 
 
-def tick_through(live: LiveEdge, start: float, seconds: float, ticks: int, book: Book = BOOK) -> list[Judged]:
+def tick_through(
+    live: LiveEvaluator, start: float, seconds: float, ticks: int, book: BaselineTable = BOOK
+) -> list[TickResult]:
     """Ticks every 15 seconds with steady traffic in between."""
     found = []
     for number in range(1, ticks + 1):
@@ -213,7 +215,7 @@ class TestOutliers:
         assert status.exemplar is not None
 
     def test_without_a_baseline_none_is_known(self) -> None:
-        status = judge(edge(), [span(1, NOW, 50.0)], book=Book(NOON))
+        status = judge(edge(), [span(1, NOW, 50.0)], book=BaselineTable(NOON))
         assert (status.outlier, status.outliers_total, status.exemplar) == (None, 0, None)
         assert status.level is FallbackLevel.UNAVAILABLE
         assert not status.learning
@@ -231,8 +233,8 @@ class TestShift:
         assert [judged.changes for judged in before] == [(), (), ()]
         assert [judged.flags for judged in before] == [{}, {}, {}]
         (change,) = risen.changes
-        assert (change.key, change.event) == (KEY, FlagEvent.RAISED)
-        assert risen.flags == {KEY: Flag(up=True, since=NOW)}
+        assert (change.key, change.event) == (KEY, FlagEvent.FIRING)
+        assert risen.flags == {KEY: Flag(firing=True, since=NOW)}
         assert risen.suspects == {KEY: (NOON,)}
         (status,) = risen.statuses
         assert (status.shift, status.since) == (True, NOW)
@@ -243,9 +245,9 @@ class TestShift:
         assert status.score > 2
 
     def test_it_falls_when_that_is_over(self) -> None:
-        live = edge(flags={KEY: Flag(up=True, since=NOW - 600)})
+        live = edge(flags={KEY: Flag(firing=True, since=NOW - 600)})
         changes = [change for judged in tick_through(live, NOW, 0.1, 12) for change in judged.changes]
-        assert [change.event for change in changes] == [FlagEvent.CLEARED]
+        assert [change.event for change in changes] == [FlagEvent.RESOLVED]
         (status,) = live.tick(NOW + 195, BOOK).statuses
         assert (status.shift, status.since) == (False, None)
 
@@ -256,7 +258,7 @@ class TestShift:
             assert judged.statuses[0].explanation is None
 
     def test_a_flag_from_before_a_restart_stands_with_its_beginning(self) -> None:
-        flag = Flag(up=True, since=NOW - 600)
+        flag = Flag(firing=True, since=NOW - 600)
         status = judge(edge(flags={KEY: flag}), steady(NOW, 0.3, 300))
         assert (status.shift, status.since) == (True, NOW - 600)
 
@@ -266,16 +268,16 @@ class TestShift:
 
     def test_each_trace_is_held_against_the_hour_in_which_it_ended(self) -> None:
         now = NOON + 60.0
-        slow_hour = Book(NOON - HOUR, {KEY: SeriesBaseline(thresholds=thresholds(0.5))})
+        slow_hour = BaselineTable(NOON - HOUR, {KEY: SeriesBaseline(thresholds=thresholds(0.5))})
         spans = [*steady(now, 0.1, 60), *steady(NOON, 0.5, 240)]
-        with_both = judge(edge(), spans, now, Book(NOON, {KEY: USUAL}, slow_hour))
+        with_both = judge(edge(), spans, now, BaselineTable(NOON, {KEY: USUAL}, slow_hour))
         assert with_both.score == pytest.approx(1 / 1.4, rel=0.05)
         assert with_both.current_traces == 300
 
     def test_a_series_that_is_learning_has_none(self) -> None:
         immature = SeriesBaseline(float(NOON), baseline(mature=False), THRESHOLD, None)
-        book = Book(NOON, {KEY: immature})
-        status = judge(edge(flags={KEY: Flag(up=True, since=NOW - 600)}), steady(NOW, 0.3, 300), book=book)
+        book = BaselineTable(NOON, {KEY: immature})
+        status = judge(edge(flags={KEY: Flag(firing=True, since=NOW - 600)}), steady(NOW, 0.3, 300), book=book)
         assert (status.shift, status.since, status.score, status.explanation) == (None, None, None, None)
         assert status.learning
         assert status.outlier is False
@@ -291,7 +293,7 @@ class TestPage:
     def test_one_that_was_not_seen_for_long_leaves(self) -> None:
         live = edge()
         judge(live, [span(1, NOW)])
-        empty = Book(NOON)
+        empty = BaselineTable(NOON)
         assert live.tick(NOW + DAY, empty).statuses != ()
         assert live.tick(NOW + DAY + 1, empty).statuses == ()
 
@@ -299,8 +301,8 @@ class TestPage:
         live = edge()
         judge(live, [span(1, NOW)])
         later = NOW + 2 * DAY
-        live.tick(later, Book(NOON))
-        assert judge(live, [span(2, later)], later, Book(NOON)).traces_total == 1
+        live.tick(later, BaselineTable(NOON))
+        assert judge(live, [span(2, later)], later, BaselineTable(NOON)).traces_total == 1
 
     def test_one_with_recent_history_is_there_without_traffic(self) -> None:
         (status,) = edge().tick(NOON + DAY, BOOK).statuses
@@ -308,30 +310,30 @@ class TestPage:
         assert edge().tick(NOON + DAY + 1, BOOK).statuses == ()
 
     def test_one_whose_flag_is_up_stays_until_it_falls(self) -> None:
-        live = edge(flags={KEY: Flag(up=True, since=NOW - 600)})
-        assert len(live.tick(NOW, Book(NOON)).statuses) == 1
-        fallen = live.tick(NOW + 120, Book(NOON))
-        assert fallen.flags == {KEY: DOWN}
-        assert live.tick(NOW + 135, Book(NOON)).statuses == ()
+        live = edge(flags={KEY: Flag(firing=True, since=NOW - 600)})
+        assert len(live.tick(NOW, BaselineTable(NOON)).statuses) == 1
+        fallen = live.tick(NOW + 120, BaselineTable(NOON))
+        assert fallen.flags == {KEY: INACTIVE}
+        assert live.tick(NOW + 135, BaselineTable(NOON)).statuses == ()
 
-    def test_the_epoch_of_an_accepted_change_is_shown(self) -> None:
-        book = Book(NOON, {KEY: SeriesBaseline(float(NOON), epoch=NOON - DAY)})
-        assert judge(edge(), [], book=book).epoch == NOON - DAY
+    def test_the_changepoint_of_an_accepted_change_is_shown(self) -> None:
+        book = BaselineTable(NOON, {KEY: SeriesBaseline(float(NOON), changepoint=NOON - DAY)})
+        assert judge(edge(), [], book=book).changepoint == NOON - DAY
 
 
 class TestWhileTempoIsAway:
-    def held(self, live: LiveEdge, judged_at: float | None, now: float) -> SeriesStatus:
+    def held(self, live: LiveEvaluator, judged_at: float | None, now: float) -> SeriesStatus:
         (status,) = live.hold(judged_at, now, BOOK)
         return status
 
     def test_what_was_found_last_stands_while_it_counts(self) -> None:
-        live = edge(flags={KEY: Flag(up=True, since=NOW - 600)})
+        live = edge(flags={KEY: Flag(firing=True, since=NOW - 600)})
         before = judge(live, steady(NOW, 0.5, 300))
         assert before.explanation is not None
         assert self.held(live, NOW, NOW + 60) == before
 
     def test_then_only_raised_flags_and_what_is_usual_are_left(self) -> None:
-        live = edge(flags={KEY: Flag(up=True, since=NOW - 600)})
+        live = edge(flags={KEY: Flag(firing=True, since=NOW - 600)})
         before = judge(live, steady(NOW, 0.5, 300))
         status = self.held(live, None, NOW + 301)
         assert (status.shift, status.since) == (True, NOW - 600)
@@ -366,12 +368,12 @@ class TestWhileItIsNotKnownWhatIsUsual:
         assert (status.level, status.learning, list(status.outliers)) == (None, False, [])
 
     def test_a_flag_that_is_up_stays_so_whatever_comes(self) -> None:
-        live = edge(flags={KEY: Flag(up=True, since=NOW - 600)})
+        live = edge(flags={KEY: Flag(firing=True, since=NOW - 600)})
         for judged in tick_through(live, NOW, 0.1, 40, NOT_KNOWN_YET):
             (status,) = judged.statuses
             assert (status.shift, status.since, status.score, status.explanation) == (True, NOW - 600, None, None)
             assert (judged.changes, judged.flags, judged.suspects) == ((), {}, {})
-        assert live.flags() == {KEY: Flag(up=True, since=NOW - 600)}
+        assert live.flags() == {KEY: Flag(firing=True, since=NOW - 600)}
         (later,) = live.hold(None, NOW + HOUR, NOT_KNOWN_YET)
         assert (later.shift, later.since, later.current_traces) == (True, NOW - 600, None)
 
@@ -380,7 +382,7 @@ class TestWhileItIsNotKnownWhatIsUsual:
         live = edge()
         *_, risen = tick_through(live, NOW, 0.3, 25)
         assert risen.statuses[0].shift
-        unjudged = Book(NOON, history, judged=False)
+        unjudged = BaselineTable(NOON, history, judged=False)
         for judged in tick_through(live, NOW + 375, 0.1, 40, unjudged):
             (status,) = judged.statuses
             assert (status.shift, status.score, status.explanation) == (True, None, None)
@@ -388,14 +390,14 @@ class TestWhileItIsNotKnownWhatIsUsual:
             assert (judged.changes, judged.flags, judged.suspects) == ((), {}, {})
         assert live.hold(None, NOW + 990, unjudged)[0].shift
         changes = [change for judged in tick_through(live, NOW + 990, 0.1, 12) for change in judged.changes]
-        assert [change.event for change in changes] == [FlagEvent.CLEARED]
+        assert [change.event for change in changes] == [FlagEvent.RESOLVED]
 
     def test_one_that_has_yet_to_rise_goes_on_where_it_was(self) -> None:
         live = edge(flags={KEY: Flag(pending_since=NOW - 59)})
         assert live.tick(NOW - 15, NOT_KNOWN_YET).statuses == ()
         live.take_in(steady(NOW, 0.3, 300), NOW, NOT_KNOWN_YET)
         (judged,) = tick_through(live, NOW, 0.3, 1)
-        assert judged.flags == {KEY: Flag(up=True, since=NOW - 59)}
+        assert judged.flags == {KEY: Flag(firing=True, since=NOW - 59)}
 
     @given(
         durations=st.lists(st.sampled_from([0.1, 0.39, 0.41, 0.9]), min_size=1, max_size=40),
@@ -434,9 +436,9 @@ class TestWhileItIsNotKnownWhatIsUsual:
         judge(live, [span(1, NOW)], book=NOT_KNOWN_YET)
         later = NOW + SETTINGS.stale_after_seconds + 1
         assert live.tick(later, NOT_KNOWN_YET).statuses == ()
-        known = Book(NOON, {KEY: SeriesBaseline(later, baseline(), THRESHOLD, thresholds(0.1))})
+        known = BaselineTable(NOON, {KEY: SeriesBaseline(later, baseline(), THRESHOLD, thresholds(0.1))})
         assert live.tick(later, known).statuses[0].traces_total == 1
-        assert live.tick(later, Book(NOON)).statuses == ()
+        assert live.tick(later, BaselineTable(NOON)).statuses == ()
         assert live.tick(later, known).statuses[0].traces_total == 0
 
 

@@ -9,18 +9,30 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from exporter.baseline.levels import FallbackLevel
-from exporter.detection.flag import DOWN, Flag
+from exporter.detection.flag import INACTIVE, Flag
 from exporter.detection.state import decode_state
-from exporter.evaluation.baseline_table import NOT_KNOWN_YET, Book
-from exporter.evaluation.manager import Historian
-from exporter.evaluation.settings import JudgeSettings
+from exporter.evaluation.baseline_table import NOT_KNOWN_YET, BaselineTable
+from exporter.evaluation.manager import BaselineManager
+from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import HistoryFacts, Snapshot
 from exporter.model.calendar import Calendar
 from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
-from exporter.store import Findings, SeriesHistory, Store, StoreError
-from tests.support.samples import DAY, HOUR, KEY, NOON, SETTINGS, Clock, Durations, around, commit_hour, messages
+from exporter.store import Findings, Store, StoredSeries, StoreError
+from tests.support.samples import (
+    DAY,
+    HOUR,
+    KEY,
+    NOON,
+    SETTINGS,
+    Clock,
+    Durations,
+    around,
+    commit_hour,
+    event_of,
+    events,
+)
 
 OTHER = SeriesKey("checkout", "POST /pay")
 NOW = NOON + 600.0
@@ -37,7 +49,7 @@ class WatchedStore(Store):
 
     def history(
         self, keys: Iterable[SeriesKey], start: int, end: int, *, marks_from: int | None = None, at_once: int = 20
-    ) -> Iterator[SeriesHistory]:
+    ) -> Iterator[StoredSeries]:
         if self.refuses_reads:
             raise StoreError("locked", "reading the history failed")
         return super().history(keys, start, end, marks_from=marks_from, at_once=at_once)
@@ -66,7 +78,7 @@ class Bench:
     def __init__(
         self,
         store: Store,
-        settings: JudgeSettings = SETTINGS,
+        settings: EvaluationSettings = SETTINGS,
         settled_until: int = NOON,
         patience_seconds: float = 0.0,
         calendar: Calendar = UTC_CALENDAR,
@@ -76,7 +88,7 @@ class Bench:
         self.accepted = 0
         self.monotonic = Clock(0.0)
         self.when_asked: Callable[[], None] = lambda: None
-        self.historian = Historian(
+        self.historian = BaselineManager(
             store,
             HourClock(calendar),
             settings,
@@ -99,7 +111,7 @@ class Bench:
         commit_hour(self.store, start, durations)
         self.historian.windows_written()
 
-    def book(self, now: float) -> Book:
+    def book(self, now: float) -> BaselineTable:
         """What the poller gets at an instant after the historian has had its turn."""
         self.historian.open_book(now)
         return self.historian.book(now)
@@ -271,7 +283,7 @@ class TestBook:
         bench = Bench(store)
         write_days(bench, 2)
         bench.historian.prepare(NOON + HOUR - 10)
-        turned: list[Book] = []
+        turned: list[BaselineTable] = []
 
         def when_asked() -> None:
             # Just then the poller asks for the book of the hour that has begun.
@@ -329,7 +341,6 @@ class TestBook:
 
 
 STRICTER = replace(SETTINGS, outlier=replace(SETTINGS.outlier, factor=3.0, k=100.0))
-WORKED_OUT = "what is usual at this hour is being worked out; until then"
 
 
 class TestWaiting:
@@ -343,12 +354,12 @@ class TestWaiting:
         write_days(bench, 2)
         for late in range(3):
             assert bench.historian.book(NOW + 15 * late) is NOT_KNOWN_YET
-        assert messages(caplog) == [f"{WORKED_OUT} there are no baselines and no verdicts"]
+        assert events(caplog) == ["baseline_pending"]
         caplog.clear()
         book = bench.book(NOW + 45)
         assert (book.known, book.start, book.of(KEY).baseline is not None) == (True, NOON, True)
         (said,) = caplog.records
-        assert said.getMessage() == "what is usual at this hour is known now"
+        assert event_of(said) == "baseline_ready"
         assert said.exporter_fields == {"seconds": 0.0}  # type: ignore[attr-defined]
 
     def test_where_it_comes_in_time_there_is_nothing_to_say(
@@ -360,7 +371,7 @@ class TestWaiting:
         waits, stop = threading.Event(), threading.Event()
         history, wait_for = store.history, threading.Condition.wait_for
 
-        def held_back(*args: object, **options: object) -> Iterator[SeriesHistory]:
+        def held_back(*args: object, **options: object) -> Iterator[StoredSeries]:
             assert waits.wait(60)
             return history(*args, **options)  # type: ignore[arg-type]
 
@@ -375,7 +386,7 @@ class TestWaiting:
         assert bench.historian.book(NOW).of(KEY).baseline is not None
         stop.set()
         working.join(60)
-        assert messages(caplog) == []
+        assert events(caplog) == []
 
     def test_it_is_waited_for_but_once_an_hour(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         bench = Bench(store, patience_seconds=2.0)
@@ -540,14 +551,14 @@ class TestJudging:
         bench.historian.catch_up(NOW)
         bench.write(late, hours[late])
         bench.historian.catch_up(NOW)
-        assert messages(caplog) == ["older history was read late, so the past is judged anew"]
+        assert events(caplog) == ["history_reevaluated"]
 
         in_order = Bench(WatchedStore.in_memory())
         for start, durations in hours.items():
             in_order.write(start, durations)
         in_order.historian.catch_up(NOW)
 
-        def stored(bench: Bench) -> list[SeriesHistory]:
+        def stored(bench: Bench) -> list[StoredSeries]:
             return list(bench.store.history([KEY], 0, NOON))
 
         assert stored(bench) == stored(in_order)
@@ -604,7 +615,7 @@ class TestJudging:
         Bench(store).historian.catch_up(NOW)
         (stored,) = store.history([KEY], 0, NOON)
         assert late in stored.judgements
-        assert messages(caplog) == ["older history was read late, so the past is judged anew"]
+        assert events(caplog) == ["history_reevaluated"]
 
     def test_judging_anew_waits_until_the_gap_is_filled(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
@@ -614,10 +625,10 @@ class TestJudging:
         bench.settled_until = NOON - 10 * DAY
         bench.write(NOON - 5 * DAY, {KEY: around(0.1, 60)})
         bench.historian.catch_up(NOW)
-        assert messages(caplog) == []
+        assert events(caplog) == []
         bench.settled_until = NOON
         bench.historian.catch_up(NOW)
-        assert len(messages(caplog)) == 1
+        assert len(events(caplog)) == 1
 
     def test_an_empty_window_that_was_read_late_changes_nothing(self, store: WatchedStore) -> None:
         bench = Bench(store)
@@ -639,20 +650,18 @@ class TestJudging:
             in_utc.write(start, durations)
             never_judged.write(start, durations)
         in_utc.historian.catch_up(NOW)
-        assert messages(caplog) == []
+        assert events(caplog) == []
         bench = Bench(store, calendar=moved)
         later = NOW + HOUR / 2
         for each in (bench, never_judged):
             each.historian.catch_up(later)
-        assert messages(caplog) == [
-            "the hours of the local clock begin at other minutes than before, so the past is judged anew"
-        ]
+        assert events(caplog) == ["history_reevaluated"]
         assert list(store.history([KEY], 0, NOON)) == list(never_judged.store.history([KEY], 0, NOON))
         assert bench.facts().quarantined_windows == never_judged.facts().quarantined_windows > 0
         assert bench.book(later).of(KEY) == never_judged.book(later).of(KEY)
         # The next start finds nothing amiss.
         Bench(store, calendar=moved).historian.catch_up(later)
-        assert len(messages(caplog)) == 1
+        assert len(events(caplog)) == 1
         never_judged.store.close()
 
     def test_a_change_that_lasts_becomes_the_new_normal(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -670,12 +679,12 @@ class TestJudging:
         assert 23 <= hours <= 25
         assert accepted_after == [0] * hours + [1] * (26 - hours)
         usual = bench.book(NOON + 1000).of(KEY)
-        assert usual.epoch == changed
+        assert usual.changepoint == changed
         assert usual.baseline is not None
         assert usual.baseline.p50_seconds == pytest.approx(0.3, rel=0.02)
         assert usual.thresholds is not None
         assert bench.facts().quarantined_windows == 0
-        told = [record for record in caplog.records if record.getMessage().startswith("a lasting change")]
+        told = [record for record in caplog.records if event_of(record) == "change_accepted"]
         assert [record.exporter_fields["span_name"] for record in told] == [KEY.span_name]  # type: ignore[attr-defined]
 
 
@@ -704,9 +713,9 @@ class TestTrouble:
         assert book.of(OTHER).baseline is not None
         assert book.of(OTHER).thresholds is not None
         assert bench.store.judged_until() == NOON
-        assert sorted(messages(caplog, logging.ERROR)) == [
-            "stored history is damaged, its series has no baseline",
-            "stored history is damaged, its series is not judged",
+        assert sorted(events(caplog, logging.ERROR)) == [
+            "baseline_damaged",
+            "series_damaged",
         ]
         bench.store.close()
 
@@ -727,9 +736,7 @@ class TestTrouble:
         assert bench.historian.book(NOW) is book
         assert bench.historian.book(NOW + HOUR) is book
         assert bench.historian.book(NOW + HOUR + 15) is book
-        assert messages(caplog)[1:] == [
-            "what is usual at this hour is being worked out; until then, what was known stays in force"
-        ]
+        assert events(caplog)[1:] == ["baseline_pending"]
         store.refuses_reads = False
         assert bench.book(NOW + HOUR + 30).start == NOON + HOUR
 
@@ -751,20 +758,20 @@ class TestTrouble:
 
 class TestFlags:
     def test_they_survive_a_restart(self, store: Store) -> None:
-        flags = {KEY: Flag(up=True, since=NOW - 0.5, calm_since=NOW), OTHER: Flag(pending_since=NOW)}
+        flags = {KEY: Flag(firing=True, since=NOW - 0.5, keep_firing_since=NOW), OTHER: Flag(pending_since=NOW)}
         Bench(store).historian.remember(flags, {})
         assert Bench(store).historian.flags() == flags
 
     def test_one_that_is_down_is_forgotten(self, store: Store) -> None:
         historian = Bench(store).historian
-        historian.remember({KEY: Flag(up=True, since=NOW)}, {})
-        historian.remember({KEY: DOWN}, {})
+        historian.remember({KEY: Flag(firing=True, since=NOW)}, {})
+        historian.remember({KEY: INACTIVE}, {})
         assert historian.flags() == {}
 
     def test_one_that_cannot_be_read_is_down(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
         store.remember({KEY: "[1, 2, 3, 4]", OTHER: "[true, 1.5, null, null]"}, {})
-        assert Bench(store).historian.flags() == {OTHER: Flag(up=True, since=1.5)}
-        assert messages(caplog) == ["a remembered flag is not readable, it is down now"]
+        assert Bench(store).historian.flags() == {OTHER: Flag(firing=True, since=1.5)}
+        assert events(caplog) == ["flag_unreadable"]
 
     def test_hours_that_a_flag_has_touched_are_kept_out_of_the_baseline(self, store: Store) -> None:
         bench = Bench(store)
@@ -784,9 +791,9 @@ class TestFlags:
         store.refuses_writes = True
         historian = Bench(store).historian
         for since in range(3):
-            historian.remember({KEY: Flag(up=True, since=since)}, {})
+            historian.remember({KEY: Flag(firing=True, since=since)}, {})
         historian.remember({}, {})
-        assert messages(caplog) == ["flags would not survive a restart now"]
+        assert events(caplog) == ["flags_not_saved"]
 
 
 class Looks(threading.Event):
@@ -847,7 +854,7 @@ class TestRun:
         bench = Bench(store, STRICTER)
         history, reads = store.history, []
 
-        def counted(*args: object, **options: object) -> Iterator[SeriesHistory]:
+        def counted(*args: object, **options: object) -> Iterator[StoredSeries]:
             reads.append(1)
             if more and len(reads) == 1:
                 bench.historian.windows_written()
@@ -893,7 +900,7 @@ class TestRun:
         tried: list[float] = []
         answers = store.history
 
-        def history(*args: object, **options: object) -> Iterator[SeriesHistory]:
+        def history(*args: object, **options: object) -> Iterator[StoredSeries]:
             tried.append(bench.monotonic.now)
             raise StoreError("locked", "reading the history failed")
 
@@ -906,7 +913,7 @@ class TestRun:
         bench.historian.run(Looks(bench.monotonic, 100, meanwhile), Clock(NOW))
         assert tried == failed
         assert store.judged_until() == NOON
-        assert messages(caplog, logging.ERROR) == ["cannot work out what is usual; what was known stays in force"]
+        assert events(caplog, logging.ERROR) == ["baseline_failed"]
 
     def test_a_defect_is_logged_and_does_not_end_it(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
         bench = Bench(store)
@@ -919,7 +926,7 @@ class TestRun:
         bench.when_asked = when_asked
         write_days(bench, 2)
         bench.historian.run(Looks(bench.monotonic, 40), Clock(NOW))
-        assert messages(caplog, logging.ERROR) == ["working out what is usual failed unexpectedly"]
+        assert events(caplog, logging.ERROR) == ["baseline_crashed"]
         assert store.judged_until() == NOON
 
     def test_while_much_comes_in_it_rests_between_renewals(self, store: Store) -> None:

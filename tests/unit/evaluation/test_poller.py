@@ -6,17 +6,17 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from exporter.detection.flag import Flag
-from exporter.evaluation.baseline_table import NOT_KNOWN_YET, Book, SeriesBaseline
-from exporter.evaluation.live import LiveEdge
+from exporter.evaluation.baseline_table import NOT_KNOWN_YET, BaselineTable, SeriesBaseline
+from exporter.evaluation.live import LiveEvaluator
 from exporter.evaluation.poller import Poller, PollSettings
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
-from exporter.ingest.live_reader import EdgeReader
+from exporter.ingest.live_reader import LiveReader
 from exporter.ingest.settings import Budget
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
 from exporter.tempo.errors import StoppedError, TempoError
 from tests.support.fakes import FakeTempo, Recorder
-from tests.support.samples import HOUR, KEY, NOON, SETTINGS, Clock, baseline, messages, span, thresholds
+from tests.support.samples import HOUR, KEY, NOON, SETTINGS, Clock, baseline, event_of, events, span, thresholds
 
 NOW = NOON + 1800.0
 POLL = PollSettings(
@@ -32,15 +32,15 @@ class History:
 
     series: Mapping[SeriesKey, SeriesBaseline]
     remembered: list[tuple[Mapping[SeriesKey, Flag], Mapping[SeriesKey, tuple[int, ...]]]]
-    books: dict[int, Book] = field(default_factory=dict)
+    books: dict[int, BaselineTable] = field(default_factory=dict)
     work_out: Callable[[], None] = lambda: None
     comes: Callable[[float], bool] = lambda seconds: False
 
-    def book(self, now: float) -> Book:
+    def book(self, now: float) -> BaselineTable:
         start = int(now) // HOUR * HOUR
         if start not in self.books:
             self.work_out()
-        return self.books.setdefault(start, Book(start, self.series))
+        return self.books.setdefault(start, BaselineTable(start, self.series))
 
     def wait_for_book(self, seconds: float) -> bool:
         return self.comes(seconds)
@@ -84,14 +84,14 @@ class Bench:
         self.published: list[Snapshot] = []
         self.new_books: list[int] = []
         self.poller = Poller(
-            EdgeReader(
+            LiveReader(
                 tempo,
                 self.telemetry,
                 settings.budget,
                 usual_seconds=settings.lookback_seconds,
                 hold_seconds=settings.window_seconds,
             ),
-            LiveEdge(
+            LiveEvaluator(
                 SETTINGS,
                 lambda key: key,
                 started_at=NOW - 60,
@@ -200,9 +200,7 @@ class TestReading:
         bench.tempo.before_search = fail_on_the_older
         assert bench.cycle()[0] is True
         assert bench.published[-1].judged_at == NOW
-        assert messages(caplog) == [
-            "cannot read what came before the current window; endpoints with little traffic are judged later"
-        ]
+        assert events(caplog) == ["poll_history_failed"]
         assert bench.cycle(15) == (True, [(-120, 2)])
 
     @pytest.mark.parametrize(
@@ -243,9 +241,7 @@ class TestReading:
         bench = Bench(FakeTempo(spans, max_limit=50), replace(POLL, max_window_seconds=300.0))
         assert bench.cycle()[0] is True
         assert bench.status().current_traces == 400
-        assert messages(caplog) == [
-            "searches of the current traffic came back full and were halved; raise tempo.limit to need fewer"
-        ]
+        assert events(caplog) == ["poll_saturated"]
         first = len(bench.tempo.searches)
         bench.cycle(1)
         # Knowing how dense it is, it cuts beforehand.
@@ -259,10 +255,10 @@ class TestReading:
         assert bench.cycle()[0] is False
         assert bench.telemetry.truncated_windows["poll"] == 1
         assert bench.status().current_traces == 1
-        assert "there is more current traffic than can be read in time" in messages(caplog)[-1]
+        assert events(caplog)[-1] == "poll_truncated"
         bench.cycle(15)
         assert bench.telemetry.truncated_windows["poll"] == 2
-        assert len(messages(caplog)) == 2
+        assert len(events(caplog)) == 2
 
     def test_it_gives_up_what_it_has_no_time_for_the_newest_first(self) -> None:
         spans = [span(number, NOW + 15 - number, 0.01) for number in range(120)]
@@ -308,7 +304,7 @@ class TestPublishing:
             bench.tempo.spans = [span(int(now) - back, now - back, 0.5) for back in range(300)]
             bench.cycle(15 if cycle else 0)
         assert [flags for flags, _ in bench.history.remembered] == [
-            {KEY: Flag(pending_since=NOW)}, {}, {}, {}, {KEY: Flag(up=True, since=NOW)}, {},
+            {KEY: Flag(pending_since=NOW)}, {}, {}, {}, {KEY: Flag(firing=True, since=NOW)}, {},
         ]  # fmt: skip
         assert [suspects for _, suspects in bench.history.remembered] == [
             {},
@@ -328,11 +324,11 @@ class TestPublishing:
             bench.tempo.spans += [span(int(now) - back, now - back, seconds) for back in range(15)]
             bench.cycle(15 if cycle else 0)
         risen, fallen = caplog.records
-        assert (risen.levelname, risen.getMessage()) == ("WARNING", "latency has shifted")
+        assert (risen.levelname, event_of(risen)) == ("WARNING", "shift_firing")
         fields = risen.exporter_fields  # type: ignore[attr-defined]
         assert (fields["service_name"], fields["span_name"]) == KEY
         assert "requests took longer than" in fields["explanation"]
-        assert (fallen.levelname, fallen.getMessage()) == ("INFO", "latency is back to what is usual")
+        assert (fallen.levelname, event_of(fallen)) == ("INFO", "shift_resolved")
 
     def test_while_tempo_is_away_it_publishes_without_a_verdict(self, caplog: pytest.LogCaptureFixture) -> None:
         bench = Bench(FakeTempo([span(1, NOW)]))
@@ -349,7 +345,7 @@ class TestPublishing:
         assert bench.status().current_traces is None
         assert bench.status().baseline is not None
         assert len(bench.history.remembered) == 1
-        assert messages(caplog) == ["cannot read the current traffic, so nothing is judged until that works"]
+        assert events(caplog) == ["poll_failed"]
         bench.tempo.before_search = lambda start, end: None
         bench.cycle(15)
         assert bench.published[-1].unread is None
@@ -357,23 +353,22 @@ class TestPublishing:
     def test_the_end_of_an_outage_is_said_once_if_its_beginning_was(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
         bench = Bench(FakeTempo([span(1, NOW)]))
-        away, back = "cannot read the current traffic, so nothing is judged until that works", "Tempo answers again"
         for failing in (False, True, True, False, False):
             bench.tempo.before_search = fail if failing else lambda start, end: None
             bench.cycle(15)
-        told = [message for message in messages(caplog) if message.startswith(("cannot", "Tempo"))]
-        assert told == [away, f"{back}, so the current traffic is judged"]
+        told = [event for event in events(caplog) if event in ("poll_failed", "poll_recovered")]
+        assert told == ["poll_failed", "poll_recovered"]
         assert caplog.records[-1].exporter_fields == {"after_seconds": 30}  # type: ignore[attr-defined]
         # It is away again soon, which is not repeated, and so has no end either.
         for failing in (True, False):
             bench.tempo.before_search = fail if failing else lambda start, end: None
             bench.cycle(15)
-        assert len([message for message in messages(caplog) if message.startswith(("cannot", "Tempo"))]) == 2
+        assert len([event for event in events(caplog) if event in ("poll_failed", "poll_recovered")]) == 2
         # After a while it is.
         for failing in (True, False):
             bench.tempo.before_search = fail if failing else lambda start, end: None
             bench.cycle(600)
-        assert [message for message in messages(caplog) if message.startswith(("cannot", "Tempo"))] == told * 2
+        assert [event for event in events(caplog) if event in ("poll_failed", "poll_recovered")] == told * 2
 
     def test_where_tempo_was_never_there_the_history_is_published_all_the_same(self) -> None:
         bench = Bench(FakeTempo())
@@ -396,7 +391,7 @@ class TestPublishing:
         bench.tempo.before_search = stop_and_fail
         assert bench.cycle()[0] is False
         assert bench.published == []
-        assert messages(caplog) == []
+        assert events(caplog) == []
 
 
 class TestWhileItIsNotKnownWhatIsUsual:
@@ -449,7 +444,7 @@ class TestRun:
         bench.tempo.before_search = take_time
         bench.poller.run()
         assert times == pytest.approx(ticks)
-        said = [record for record in caplog.records if "ticks are skipped" in record.getMessage()]
+        said = [record for record in caplog.records if event_of(record) == "poll_skipped"]
         assert [record.exporter_fields["skipped"] for record in said] == skipped  # type: ignore[attr-defined]
 
     def test_a_defect_is_logged_and_does_not_end_it(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -461,7 +456,7 @@ class TestRun:
 
         bench.tempo.before_search = fail_once
         bench.poller.run()
-        assert messages(caplog) == ["a polling cycle failed unexpectedly"]
+        assert events(caplog) == ["poll_crashed"]
         assert len(bench.published) == 2
 
     def test_when_the_book_of_the_hour_comes_it_cycles_at_once(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -482,7 +477,7 @@ class TestRun:
         assert (begun, waited[0]) == ([0, 14, 29, 44], 15)
         assert [snapshot.known for snapshot in bench.published] == [False, True, True, True]
         assert [snapshot.series[0].level for snapshot in bench.published] == [None, 1, 1, 1]
-        assert messages(caplog) == []
+        assert events(caplog) == []
 
     def test_what_goes_wrong_because_it_is_stopped_is_not_worth_a_word(self, caplog: pytest.LogCaptureFixture) -> None:
         bench = Bench(FakeTempo())
@@ -493,7 +488,7 @@ class TestRun:
 
         bench.tempo.before_search = stop_and_fail
         bench.poller.run()
-        assert messages(caplog) == []
+        assert events(caplog) == []
         assert bench.stop.waited == []
 
 

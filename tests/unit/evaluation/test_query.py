@@ -8,9 +8,9 @@ from exporter.baseline.availability import SLOTS
 from exporter.baseline.levels import FallbackLevel
 from exporter.detection.parameters import Parameters
 from exporter.evaluation.baseline_table import SeriesBaseline
-from exporter.evaluation.manager import Historian
-from exporter.evaluation.query import Inquiry, NoVerdict, PooledHour
-from exporter.evaluation.settings import JudgeSettings
+from exporter.evaluation.manager import BaselineManager
+from exporter.evaluation.query import BaselineQuerier, NoVerdict, PooledHour
+from exporter.evaluation.settings import EvaluationSettings
 from exporter.model.calendar import Calendar, DayType, Slot
 from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey
@@ -30,13 +30,13 @@ def store() -> Iterator[Store]:
     store.close()
 
 
-def inquiry(store: Store, settings: JudgeSettings = SETTINGS) -> Inquiry:
-    return Inquiry(store, HourClock(Calendar()), settings)
+def inquiry(store: Store, settings: EvaluationSettings = SETTINGS) -> BaselineQuerier:
+    return BaselineQuerier(store, HourClock(Calendar()), settings)
 
 
-def historian(store: Store, until: int, settings: JudgeSettings = SETTINGS) -> Historian:
+def historian(store: Store, until: int, settings: EvaluationSettings = SETTINGS) -> BaselineManager:
     """A historian that has judged all that is stored up to an instant."""
-    made = Historian(
+    made = BaselineManager(
         store,
         HourClock(Calendar()),
         settings,
@@ -142,18 +142,18 @@ class TestAnotherTime:
 
     def test_a_change_that_was_accepted_counts_from_when_it_was(self, store: Store) -> None:
         settings = replace(SETTINGS, shift=Parameters(accept_after_seconds=DAY))
-        epoch = NOON - 3 * DAY
-        write(store, NOON - 10 * DAY, epoch)
-        write(store, epoch, NOON, median=0.4)
+        changepoint = NOON - 3 * DAY
+        write(store, NOON - 10 * DAY, changepoint)
+        write(store, changepoint, NOON, median=0.4)
         historian(store, NOON, settings)
         ask = inquiry(store, settings)
         now = ask.usual(KEY, NOW, NOW)
-        assert now.epoch is not None
-        assert abs(now.epoch - epoch) <= HOUR
+        assert now.changepoint is not None
+        assert abs(now.changepoint - changepoint) <= HOUR
         assert now.baseline is not None
         assert now.baseline.p50_seconds == pytest.approx(0.4, rel=0.05)
-        before = ask.usual(KEY, epoch + 6 * HOUR, NOW)
-        assert before.epoch is None
+        before = ask.usual(KEY, changepoint + 6 * HOUR, NOW)
+        assert before.changepoint is None
         assert before.baseline is not None
         assert before.baseline.p50_seconds == pytest.approx(0.1, rel=0.05)
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from exporter.backtest.replay import replay_history
 from exporter.detection.detector import Detector
-from exporter.evaluation.live import LiveEdge
-from exporter.evaluation.manager import Historian
-from exporter.evaluation.replay import Moment, Recall
+from exporter.evaluation.live import LiveEvaluator
+from exporter.evaluation.manager import BaselineManager
+from exporter.evaluation.replay import PastStatus, StatusReplay
 from exporter.evaluation.snapshot import NO_OUTLIERS, SeriesStatus
 from exporter.model.accumulator import Accumulator
 from exporter.model.calendar import Calendar
@@ -22,7 +22,7 @@ from exporter.model.hours import HourClock, StoredWindow
 from exporter.model.ledger import Window
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
-from exporter.store import SeriesHistory, Store
+from exporter.store import Store, StoredSeries
 from tests.support.backtest_traffic import MONDAY, Incident, requests
 from tests.support.samples import DAY, HOUR, KEY, NS, SETTINGS, Clock, entry
 
@@ -36,7 +36,7 @@ ALL = 0, END
 Made = Sequence[tuple[int, int]]
 
 
-def history(made: Made, until: int = END, *, key: SeriesKey = KEY) -> SeriesHistory:
+def history(made: Made, until: int = END, *, key: SeriesKey = KEY) -> StoredSeries:
     """As it would be stored, an hour a window, up to an instant."""
     windows = [Window(start, start + HOUR) for start in range(MONDAY, until, HOUR)]
     accumulator = Accumulator(windows, lambda key: key)
@@ -49,8 +49,8 @@ def history(made: Made, until: int = END, *, key: SeriesKey = KEY) -> SeriesHist
     return found
 
 
-def recall(stored: SeriesHistory, since: int = 0, until: int = END, step: int = MARK) -> list[Moment]:
-    return list(Recall(SETTINGS, CLOCK).moments(stored, since, until, step))
+def recall(stored: StoredSeries, since: int = 0, until: int = END, step: int = MARK) -> list[PastStatus]:
+    return list(StatusReplay(SETTINGS, CLOCK).moments(stored, since, until, step))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def shown(busy: Made) -> dict[int, SeriesStatus]:
     ends = [span.end_ns for span in spans]
     store = Store.in_memory()
     settled = LAST_DAY
-    historian = Historian(
+    historian = BaselineManager(
         store,
         CLOCK,
         SETTINGS,
@@ -78,7 +78,7 @@ def shown(busy: Made) -> dict[int, SeriesStatus]:
         monotonic=Clock(),
         log=get_logger("test"),
     )
-    live = LiveEdge(SETTINGS, lambda key: key, started_at=0, remembered_seconds=HOUR, flags={})
+    live = LiveEvaluator(SETTINGS, lambda key: key, started_at=0, remembered_seconds=HOUR, flags={})
     shown = {}
     for start in range(MONDAY, END, HOUR):
         settled = start
@@ -226,7 +226,7 @@ class TestPresence:
         assert first.status.shift is first.status.outlier is first.status.score is None
 
     def test_nothing_stored_is_nothing(self) -> None:
-        assert recall(SeriesHistory(KEY, [], {}, frozenset(), None)) == []
+        assert recall(StoredSeries(KEY, [], {}, frozenset(), None)) == []
 
 
 @pytest.mark.parametrize(("step", "per_hour"), [(300, 12), (900, 4), (1200, 3), (HOUR, 1)])
@@ -244,7 +244,7 @@ def test_the_range_is_half_open_and_steps_are_whole(busy: Made, step: int, per_h
 @pytest.mark.parametrize("zone", ["Asia/Kathmandu", "America/St_Johns"])
 def test_every_mark_once_in_any_time_zone(busy: Made, zone: str) -> None:
     clock = HourClock(Calendar(ZoneInfo(zone)))
-    moments = list(Recall(SETTINGS, clock).moments(history(busy, MONDAY + DAY), 0, MONDAY + DAY, MARK))
+    moments = list(StatusReplay(SETTINGS, clock).moments(history(busy, MONDAY + DAY), 0, MONDAY + DAY, MARK))
     assert [moment.at for moment in moments] == list(range(moments[0].at, MONDAY + DAY + 1, MARK))
 
 

@@ -17,18 +17,18 @@ from exporter.detection.detector import Detector
 from exporter.detection.parameters import Parameters
 from exporter.evaluation import history as past
 from exporter.evaluation import worker_process as helper_module
-from exporter.evaluation.history import PastJudge
-from exporter.evaluation.series import Task, judge_series
-from exporter.evaluation.worker_process import Helper
+from exporter.evaluation.history import HistoryEvaluator
+from exporter.evaluation.series import EvaluationTask, evaluate_series
+from exporter.evaluation.worker_process import EvaluationWorker
 from exporter.model.calendar import Calendar
 from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
-from exporter.store import SeriesHistory, Store
-from tests.support.samples import DAY, HOUR, NOON, Clock, Durations, around, commit_hour, messages
+from exporter.store import Store, StoredSeries
+from tests.support.samples import DAY, HOUR, NOON, Clock, Durations, around, commit_hour, events
 
 DETECTOR = Detector(FallbackRules(), Parameters(), HourClock(Calendar()))
-TASK = Task(DETECTOR, NOON)
+TASK = EvaluationTask(DETECTOR, NOON)
 LOG = get_logger("test")
 QUIET = LOG.limited(600, Clock(0.0))
 KEYS = [SeriesKey("shop", f"GET /{number}") for number in range(30)]
@@ -50,14 +50,14 @@ def write(store: Store) -> None:
 
 
 @pytest.fixture(scope="module")
-def series() -> Iterator[list[SeriesHistory]]:
+def series() -> Iterator[list[StoredSeries]]:
     store = Store.in_memory()
     write(store)
     yield list(store.history(KEYS, 0, NOON, marks_from=0))
     store.close()
 
 
-def process_id(helper: Helper) -> int:
+def process_id(helper: EvaluationWorker) -> int:
     assert helper._process is not None
     return helper._process._process.pid
 
@@ -70,8 +70,8 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def test_it_finds_the_same(series: list[SeriesHistory]) -> None:
-    with Helper(TASK, QUIET) as helper:
+def test_it_finds_the_same(series: list[StoredSeries]) -> None:
+    with EvaluationWorker(TASK, QUIET) as helper:
         assert not helper.is_free()
         helper.start()
         assert helper.is_free()
@@ -80,7 +80,7 @@ def test_it_finds_the_same(series: list[SeriesHistory]) -> None:
         found = helper.exchange(series[20:])
         found += helper.exchange([])
         assert helper.exchange([]) == []
-    assert found == [judge_series(TASK, each) for each in series]
+    assert found == [evaluate_series(TASK, each) for each in series]
     assert any(
         judgement.quarantined for judged in found if judged.findings for judgement in judged.findings[1].values()
     )
@@ -89,9 +89,9 @@ def test_it_finds_the_same(series: list[SeriesHistory]) -> None:
 
 @pytest.mark.parametrize("given_before", [True, False])
 def test_what_it_leaves_undone_is_done_without_it(
-    series: list[SeriesHistory], caplog: pytest.LogCaptureFixture, given_before: bool
+    series: list[StoredSeries], caplog: pytest.LogCaptureFixture, given_before: bool
 ) -> None:
-    with Helper(TASK, LOG.limited(600, Clock(0.0))) as helper:
+    with EvaluationWorker(TASK, LOG.limited(600, Clock(0.0))) as helper:
         helper.start()
         if given_before:
             assert helper.exchange(series[:3]) == []
@@ -103,8 +103,8 @@ def test_what_it_leaves_undone_is_done_without_it(
         helper.start()
         assert not helper.is_free()
     expected = series[:5] if given_before else series[3:5]
-    assert found == [judge_series(TASK, each) for each in expected]
-    assert messages(caplog, logging.WARNING) == ["the process that helps to judge the past is lost, one goes on"]
+    assert found == [evaluate_series(TASK, each) for each in expected]
+    assert events(caplog, logging.WARNING) == ["worker_died"]
 
 
 def test_it_ends_with_the_process_that_started_it() -> None:
@@ -117,25 +117,25 @@ def test_it_ends_with_the_process_that_started_it() -> None:
         assert process.wait(60) == 0
 
 
-def test_there_is_none_with_one_processor(monkeypatch: pytest.MonkeyPatch, series: list[SeriesHistory]) -> None:
+def test_there_is_none_with_one_processor(monkeypatch: pytest.MonkeyPatch, series: list[StoredSeries]) -> None:
     monkeypatch.setattr(helper_module, "processors", lambda: 1)
-    with Helper(TASK, QUIET) as helper:
+    with EvaluationWorker(TASK, QUIET) as helper:
         helper.start()
         assert not helper.is_free()
-        assert helper.exchange(series[:1]) == [judge_series(TASK, series[0])]
+        assert helper.exchange(series[:1]) == [evaluate_series(TASK, series[0])]
 
 
 def test_without_a_program_to_start_there_is_none(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with Helper(TASK, LOG.limited(600, Clock(0.0))) as helper:
+    with EvaluationWorker(TASK, LOG.limited(600, Clock(0.0))) as helper:
         helper.start()
         assert not helper.is_free()
-    assert len(messages(caplog, logging.WARNING)) == 1
+    assert len(events(caplog, logging.WARNING)) == 1
 
 
-def judged(worth_hours: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[SeriesHistory], int]:
+def judged(worth_hours: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[StoredSeries], int]:
     """What is stored after judging everything, and how many processes helped."""
     started: list[int] = []
     monkeypatch.setattr(past, "_WORTH_A_HELPER_HOURS", worth_hours)
@@ -149,7 +149,7 @@ def judged(worth_hours: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Seri
         patch.setattr("exporter.evaluation.worker_process.subprocess.Popen", counted)
         store = Store.in_memory()
         write(store)
-        PastJudge(store, DETECTOR, lambda: None, LOG, QUIET).catch_up(NOON)
+        HistoryEvaluator(store, DETECTOR, lambda: None, LOG, QUIET).catch_up(NOON)
     found = list(store.history(KEYS, 0, NOON))
     assert store.judged_until() == NOON
     store.close()
@@ -168,16 +168,16 @@ def test_much_is_judged_by_two_and_little_by_one_with_the_same_result(monkeypatc
 def test_what_it_was_doing_when_all_was_given_up_is_done_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(past, "_WORTH_A_HELPER_HOURS", 100)
     ended: list[int] = []
-    close = helper_module._Process.close
+    close = helper_module._ChildProcess.close
 
-    def noted(process: helper_module._Process) -> None:
+    def noted(process: helper_module._ChildProcess) -> None:
         ended.append(len(process.given))
         close(process)
 
-    monkeypatch.setattr(helper_module._Process, "close", noted)
+    monkeypatch.setattr(helper_module._ChildProcess, "close", noted)
     store = Store.in_memory()
     write(store)
-    judge = PastJudge(store, DETECTOR, lambda: None, LOG, QUIET)
+    judge = HistoryEvaluator(store, DETECTOR, lambda: None, LOG, QUIET)
     asked = iter([False, False, True])
     judge.catch_up(NOON, lambda: next(asked))
     (undone,) = ended

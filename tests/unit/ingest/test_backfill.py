@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from exporter.ingest.backfill import Backfill
 from exporter.ingest.ledger_entries import was_sampled
-from exporter.ingest.series_filter import Admission, SeriesRules
+from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.ingest.settings import BackfillSettings, Budget
 from exporter.model.accumulator import WindowContent
 from exporter.model.calendar import Calendar
@@ -32,6 +32,7 @@ from exporter.store import Store, StoreError
 from exporter.tempo.errors import StoppedError, TempoError
 from tests.support.fakes import KEY, NS, FakeTempo, FrozenClock, Recorder, away, span
 from tests.support.ledgers import DAY, HOUR, NOON, UTC_CALENDAR
+from tests.support.samples import event_of, events
 
 SETTLE = 900
 NOW = NOON + SETTLE
@@ -79,7 +80,7 @@ class Rig:
         self.store = store or Store.in_memory()
         self.clock = FrozenClock(now, tick)
         self.telemetry = Recorder()
-        self.admission = Admission(rules or SeriesRules())
+        self.admission = SeriesFilter(rules or SeriesRules())
         self.stop = threading.Event()
         self.committed: list[LedgerEntry] = []
         self.backfill = Backfill(
@@ -572,9 +573,7 @@ def test_what_could_not_be_written_is_read_again(caplog: pytest.LogCaptureFixtur
     assert [line.window for line in rig.committed] == [hour(1), hour(2), hour(3)]
     assert rig.stored() == digests_of(rig.tempo.spans, [hour(ago) for ago in (1, 2, 3)])
     # Once, not three times: a full disk stays full for long.
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "cannot record windows, they will be read again"
-    ]
+    assert events(caplog, logging.WARNING) == ["windows_not_stored"]
 
 
 def test_one_pass_gives_up_on_a_database_that_refuses() -> None:
@@ -813,33 +812,33 @@ def test_what_others_read_while_tempo_is_probed_stays_theirs() -> None:
 # What it says
 
 
-def lines(caplog: pytest.LogCaptureFixture, message: str) -> list[Mapping[str, object]]:
-    """The fields of all lines with a message."""
-    return [record.__dict__["exporter_fields"] for record in caplog.records if record.getMessage() == message]
+def lines(caplog: pytest.LogCaptureFixture, event: str) -> list[Mapping[str, object]]:
+    """The fields of all lines of an event."""
+    return [record.__dict__["exporter_fields"] for record in caplog.records if event_of(record) == event]
 
 
 def test_there_is_a_line_for_every_window_and_one_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     rig = Rig(FakeTempo(steady(3, per_hour=650)), hours=3)
     rig.read()
-    windows = lines(caplog, "window read")
+    windows = lines(caplog, "window_read")
     assert [fields["window"] for fields in windows] == [
         UTC_CALENDAR.local(hour(ago).start).isoformat(timespec="minutes") for ago in (1, 2, 3)
     ]
     assert windows[0].keys() >= {"received", "kept", "stored", "requests", "splits", "coverage", "duration", "state"}
-    (complete,) = lines(caplog, "backfill is complete")
+    (complete,) = lines(caplog, "backfill_complete")
     assert (complete["windows"], complete["traces"]) == (3, 1950)
     rig.clock.advance(HOUR)
     rig.read()
-    assert len(lines(caplog, "backfill is complete")) == 1
+    assert len(lines(caplog, "backfill_complete")) == 1
 
 
 def test_an_outage_of_tempo_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig(FakeTempo(steady(9, per_hour=650), before_search=away), hours=9, tick=5.0)
     rig.backfill.run(patience=4)
     assert rig.states() == {WindowState.FAILED: 4}
-    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert told == ["window not read, it will be tried again"]
+    told = events(caplog, logging.WARNING)
+    assert told == ["window_failed"]
 
 
 # What Tempo counts

@@ -11,10 +11,10 @@ import pytest
 
 from benchmarks.dense_traffic import DenseTraffic
 from exporter.ingest.exact_reader import SEARCH_FILL
-from exporter.ingest.series_filter import Admission, SeriesRules
+from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.ingest.settings import Budget
-from exporter.ingest.tempo_counts import SourceCounts
-from exporter.ingest.window_reader import Part, WindowReader
+from exporter.ingest.tempo_counts import TempoCounts
+from exporter.ingest.window_reader import BatchResult, WindowReader
 from exporter.model.histogram import Digest
 from exporter.model.ledger import Batch, Window
 from exporter.model.span import SeriesKey, Span
@@ -69,11 +69,11 @@ class DenseTempo:
 def read_hour(
     tempo: DenseTempo, *, budget: Budget = BUDGET, known: Sequence[SeriesKey] = (), rules: SeriesRules | None = None,
     expected: float | None = None,
-) -> tuple[Part, Recorder]:  # fmt: skip
+) -> tuple[BatchResult, Recorder]:  # fmt: skip
     telemetry = Recorder()
-    counts = SourceCounts(tempo, telemetry, lambda: 0.0, get_logger("test"))
+    counts = TempoCounts(tempo, telemetry, lambda: 0.0, get_logger("test"))
     counts.learn([WINDOW], [])
-    admission = Admission(rules or SeriesRules(placeholders=False))
+    admission = SeriesFilter(rules or SeriesRules(placeholders=False))
     admission.preload(known)
     reader = WindowReader(tempo, counts, admission, telemetry, budget)
     (part,) = reader.read(Batch((WINDOW,), counts.of(WINDOW) or expected), threading.Event().is_set)
@@ -81,19 +81,19 @@ def read_hour(
 
 
 @cache
-def hour_of(times: int, *, counting: bool = True) -> tuple[DenseTempo, Part, Recorder]:
+def hour_of(times: int, *, counting: bool = True) -> tuple[DenseTempo, BatchResult, Recorder]:
     """The reading of an hour that holds so many times the budget."""
     per_hour = round(0.95 * times * BUDGET.traces)
     tempo = DenseTempo(DenseTraffic(per_hour, busiest=max(5000, min(100_000, times * 1000))), counting)
     return tempo, *read_hour(tempo)
 
 
-def digests(part: Part) -> Mapping[SeriesKey, Digest]:
+def digests(part: BatchResult) -> Mapping[SeriesKey, Digest]:
     (content,) = part.contents
     return {key: item.digest for key, item in content.series.items()}
 
 
-def errors(tempo: DenseTempo, part: Part, q: float) -> list[float]:
+def errors(tempo: DenseTempo, part: BatchResult, q: float) -> list[float]:
     """How far a quantile is off, for each endpoint of which at least 200 traces were read."""
     found = digests(part)
     return [
@@ -224,8 +224,8 @@ def test_where_even_a_second_is_too_full_it_is_known_and_nothing_biased_is_kept(
 def test_a_short_window_has_its_slices_too() -> None:
     tempo = DenseTempo(DenseTraffic(100 * BUDGET.traces))
     telemetry = Recorder()
-    counts = SourceCounts(tempo, telemetry, lambda: 0.0, get_logger("test"))
-    reader = WindowReader(tempo, counts, Admission(SeriesRules()), telemetry, Budget(1000, 20))
+    counts = TempoCounts(tempo, telemetry, lambda: 0.0, get_logger("test"))
+    reader = WindowReader(tempo, counts, SeriesFilter(SeriesRules()), telemetry, Budget(1000, 20))
     for minute in range(3):
         window = Window(NOON + 60 * minute, NOON + 60 * minute + 60)
         (part,) = reader.read(Batch((window,), 1389 * 60.0), lambda: False)

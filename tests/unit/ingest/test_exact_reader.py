@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from exporter.ingest.exact_reader import ExactReader, Reading, TooDenseError
+from exporter.ingest.exact_reader import ExactReader, ReadResult, TooDenseError
 from exporter.ingest.settings import Budget
 from exporter.model.span import SeriesKey, Span
 from exporter.tempo.errors import RangeTooLongError, TempoError
@@ -37,7 +37,7 @@ ranges = st.tuples(st.integers(NOON, END - 1), st.integers(1, 400)).map(lambda r
 
 def read(
     tempo: FakeTempo, start: int, end: int, telemetry: Recorder | None = None, **options: object
-) -> tuple[list[Span], Reading]:
+) -> tuple[list[Span], ReadResult]:
     spans: list[Span] = []
     reader = ExactReader(tempo, telemetry or Recorder(), "backfill")
     return spans, reader.read(start, end, spans.extend, **options)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from statistics import mean, median
 
 import pytest
 
-from exporter.ingest.live_reader import EdgeReader, EdgeReading
+from exporter.ingest.live_reader import LiveReader, LiveReading
 from exporter.ingest.sampling import WHOLE
 from exporter.ingest.settings import Budget
 from exporter.model.span import SeriesKey, Span
@@ -62,9 +62,9 @@ class Rig:
     def __init__(self, found: list[Span], budget: Budget = BUDGET, limit: int = 500) -> None:
         self.tempo = EdgeTempo(found, limit)
         self.telemetry = Recorder()
-        self.reader = EdgeReader(self.tempo, self.telemetry, budget, usual_seconds=120, hold_seconds=300)
+        self.reader = LiveReader(self.tempo, self.telemetry, budget, usual_seconds=120, hold_seconds=300)
 
-    def poll(self, now: int, seconds: int = 120) -> EdgeReading:
+    def poll(self, now: int, seconds: int = 120) -> LiveReading:
         self.tempo.searches.clear()
         self.tempo.received = 0
         return self.reader.read(now - seconds, now, lambda: False)

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.ingest.series_filter import Admission, SeriesRules
+from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
+from tests.support.samples import events
 
 CART = SeriesKey("shop", "GET /cart")
 LOGIN = SeriesKey("auth", "login")
@@ -31,14 +32,14 @@ def rules(
 
 
 def test_without_rules_every_series_is_kept_under_its_own_name() -> None:
-    admission = Admission(rules())
+    admission = SeriesFilter(rules())
     assert admission.ask(CART) == CART
     assert admission.ask(SeriesKey("", "")) == SeriesKey("", "")
     assert len(admission) == 2
 
 
 def test_one_of_the_included_must_match_and_none_of_the_excluded() -> None:
-    admission = Admission(rules(include="^shop/ login$", exclude="healthz"))
+    admission = SeriesFilter(rules(include="^shop/ login$", exclude="healthz"))
     assert admission.ask(CART) == CART
     assert admission.ask(LOGIN) == LOGIN
     assert admission.ask(HEALTH) == "filtered"
@@ -47,13 +48,13 @@ def test_one_of_the_included_must_match_and_none_of_the_excluded() -> None:
 
 
 def test_patterns_see_the_service_and_the_span_joined_by_a_slash() -> None:
-    admission = Admission(rules(exclude="^shop/GET"))
+    admission = SeriesFilter(rules(exclude="^shop/GET"))
     assert admission.ask(CART) == "filtered"
     assert admission.ask(SeriesKey("workshop", "GET /cart")) != "filtered"
 
 
 def test_series_that_are_renamed_alike_are_one() -> None:
-    admission = Admission(rules(rename=[(r"/\d+", "/{id}"), (r"\?.*$", "")], most=1))
+    admission = SeriesFilter(rules(rename=[(r"/\d+", "/{id}"), (r"\?.*$", "")], most=1))
     kept = SeriesKey("shop", "GET /order/{id}")
     assert admission.ask(SeriesKey("shop", "GET /order/17")) == kept
     assert admission.ask(SeriesKey("shop", "GET /order/18?page=2")) == kept
@@ -62,12 +63,12 @@ def test_series_that_are_renamed_alike_are_one() -> None:
 
 
 def test_renaming_comes_first() -> None:
-    admission = Admission(rules(exclude="secret", rename=[("secret", "public")]))
+    admission = SeriesFilter(rules(exclude="secret", rename=[("secret", "public")]))
     assert admission.ask(SeriesKey("shop", "secret")) == SeriesKey("shop", "public")
 
 
 def test_first_come_first_served() -> None:
-    admission = Admission(rules(most=1))
+    admission = SeriesFilter(rules(most=1))
     assert admission.ask(CART) == CART
     assert admission.ask(LOGIN) == "series_limit"
     assert admission.ask(CART) == CART
@@ -75,7 +76,7 @@ def test_first_come_first_served() -> None:
 
 
 def test_a_series_that_finds_no_room_is_counted_once() -> None:
-    admission = Admission(rules(most=1))
+    admission = SeriesFilter(rules(most=1))
     admission.ask(CART)
     for _ in range(5):
         assert admission.ask(LOGIN) == "series_limit"
@@ -84,7 +85,7 @@ def test_a_series_that_finds_no_room_is_counted_once() -> None:
 
 
 def test_series_known_from_before_come_first_in_their_old_order() -> None:
-    admission = Admission(rules(most=2, exclude="healthz"))
+    admission = SeriesFilter(rules(most=2, exclude="healthz"))
     admission.preload([HEALTH, LOGIN, CART, SeriesKey("shop", "third")])
     assert len(admission) == 2
     assert admission.ask(LOGIN) == LOGIN
@@ -94,7 +95,7 @@ def test_series_known_from_before_come_first_in_their_old_order() -> None:
 
 
 def test_what_is_forgotten_makes_room() -> None:
-    admission = Admission(rules(most=1))
+    admission = SeriesFilter(rules(most=1))
     admission.ask(CART)
     admission.ask(LOGIN)
     admission.forget([CART, HEALTH])
@@ -104,7 +105,7 @@ def test_what_is_forgotten_makes_room() -> None:
 
 
 def test_a_flood_of_names_neither_fills_the_memory_nor_evicts_anybody() -> None:
-    admission = Admission(rules(most=1))
+    admission = SeriesFilter(rules(most=1))
     admission.ask(CART)
     for number in range(100_010):
         admission.ask(SeriesKey("scanner", f"GET /{number}"))
@@ -116,7 +117,7 @@ def test_a_flood_of_names_neither_fills_the_memory_nor_evicts_anybody() -> None:
 
 @given(st.lists(st.sampled_from([SeriesKey("s", name) for name in "abcdefgh"])), st.integers(1, 8))
 def test_never_more_than_there_is_room_for_and_always_the_same_answer(asked: list[SeriesKey], most: int) -> None:
-    admission = Admission(rules(most=most))
+    admission = SeriesFilter(rules(most=most))
     answers: dict[SeriesKey, object] = {}
     for key in asked:
         answer = admission.ask(key)
@@ -128,7 +129,7 @@ def test_never_more_than_there_is_room_for_and_always_the_same_answer(asked: lis
 
 
 def test_threads_that_ask_at_once_get_the_same_answers() -> None:
-    admission = Admission(rules(most=50))
+    admission = SeriesFilter(rules(most=50))
     keys = [SeriesKey("s", str(number)) for number in range(200)]
     start = threading.Barrier(4)
     answers: list[list[object]] = []
@@ -148,7 +149,7 @@ def test_threads_that_ask_at_once_get_the_same_answers() -> None:
 
 
 def test_ids_become_placeholders_after_the_users_own_names() -> None:
-    admission = Admission(
+    admission = SeriesFilter(
         SeriesRules(rename=[(re.compile(r"/orders/\d+"), "/orders/{order}")], placeholders=True, most=2)
     )
     assert admission.ask(SeriesKey("shop-2024", "GET /orders/17/items/3")) == SeriesKey(
@@ -159,10 +160,10 @@ def test_ids_become_placeholders_after_the_users_own_names() -> None:
 
 
 def test_that_it_is_full_is_said_once_until_there_is_room_again(caplog: pytest.LogCaptureFixture) -> None:
-    admission = Admission(rules(most=1), get_logger("series"))
+    admission = SeriesFilter(rules(most=1), get_logger("series"))
     for key in (CART, LOGIN, HEALTH, LOGIN):
         admission.ask(key)
-    assert [record.getMessage()[:14] for record in caplog.records] == ["as many series"]
+    assert events(caplog) == ["series_limit_reached"]
     admission.forget([CART])
     for key in (LOGIN, CART, HEALTH):
         admission.ask(key)
@@ -170,7 +171,7 @@ def test_that_it_is_full_is_said_once_until_there_is_room_again(caplog: pytest.L
 
 
 def test_a_flood_of_long_names_takes_bounded_memory() -> None:
-    admission = Admission(rules(most=10))
+    admission = SeriesFilter(rules(most=10))
     tracemalloc.start()
     for number in range(40_000):
         admission.ask(SeriesKey("scanner", f"GET /{'x' * 900}{number}"))

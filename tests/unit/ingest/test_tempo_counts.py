@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from exporter.ingest.tempo_counts import SourceCounts
+from exporter.ingest.tempo_counts import TempoCounts
 from exporter.model.ledger import Window
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
 from exporter.tempo.counts import Counts
 from exporter.tempo.errors import TempoError
 from tests.support.fakes import KEY, FakeTempo, Recorder, span
-from tests.support.samples import HOUR, NOON, Clock, messages
+from tests.support.samples import HOUR, NOON, Clock, events
 
 OTHER = SeriesKey("checkout", "GET /")
 
@@ -39,7 +39,7 @@ class Rig:
         self.tempo = tempo
         self.clock = Clock(0)
         self.telemetry = Recorder()
-        self.counts = SourceCounts(tempo, self.telemetry, self.clock, get_logger("test"))
+        self.counts = TempoCounts(tempo, self.telemetry, self.clock, get_logger("test"))
 
 
 def test_one_question_covers_a_day() -> None:
@@ -87,7 +87,7 @@ def test_no_answer_is_not_no_traffic(how: str, caplog: pytest.LogCaptureFixture)
     # Asked once, and not again with every window.
     assert len(rig.tempo.counted) == 1
     assert rig.telemetry.source_counts == [False]
-    assert len(messages(caplog)) == 1
+    assert len(events(caplog)) == 1
     rig.tempo.counting = "exact"
     rig.clock.now = 901.0
     assert rig.counts.learn([hour(1)], [])
@@ -124,7 +124,7 @@ def test_counts_of_less_than_was_read_are_not_believed(caplog: pytest.LogCapture
     assert rig.counts.compare(hour(2), 1200) is None
     assert rig.counts.of(hour(1)) is None
     assert rig.telemetry.source_counts[-1] is False
-    assert "fewer traces than were read" in messages(caplog)[-1]
+    assert events(caplog)[-1] == "counts_unavailable"
 
 
 def test_what_takes_too_long_to_count_is_asked_for_in_parts() -> None:

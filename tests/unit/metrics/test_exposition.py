@@ -16,7 +16,7 @@ from prometheus_client.samples import Exemplar as ClientExemplar
 
 from exporter.baseline.levels import Baseline, FallbackLevel
 from exporter.evaluation.snapshot import Exemplar, SeriesStatus, Snapshot
-from exporter.metrics.exposition import Beginning, Format, Page, Publisher, render_families
+from exporter.metrics.exposition import CompressedPrefix, Format, Publisher, RenderedPage, render_families
 from exporter.metrics.families import PREFIX, SERIES_FAMILIES, SERIES_LABELS
 from exporter.model.calendar import DayType, Slot
 from exporter.model.span import SeriesKey
@@ -189,7 +189,7 @@ class TestNames:
 class TestPage:
     @pytest.mark.parametrize("format_", Format)
     def test_each_format_is_rendered_once(self, format_: Format) -> None:
-        page = Page(small_snapshot())
+        page = RenderedPage(small_snapshot())
         plain = page.render(format_, gzipped=False)
         assert plain.data == render_families(small_snapshot().series, format_)
         assert page.render(format_, gzipped=False) is plain
@@ -198,9 +198,11 @@ class TestPage:
         assert page.render(format_, gzipped=True) is packed
 
     def test_many_at_once_get_the_same(self) -> None:
-        page = Page(Snapshot(NOON, series=tuple(SeriesStatus(SeriesKey("s", str(n)), baseline()) for n in range(500))))
+        page = RenderedPage(
+            Snapshot(NOON, series=tuple(SeriesStatus(SeriesKey("s", str(n)), baseline()) for n in range(500)))
+        )
         together = threading.Barrier(8)
-        got: list[Beginning] = []
+        got: list[CompressedPrefix] = []
 
         def scrape() -> None:
             together.wait()

@@ -6,11 +6,11 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from exporter.baseline.levels import FallbackLevel
-from exporter.evaluation.replay import Moment
+from exporter.evaluation.replay import PastStatus
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
 from exporter.metrics.exposition import Format, render_families
 from exporter.metrics.families import SERIES_FAMILIES
-from exporter.metrics.timed_exposition import OWN_LABELS, PAST_FAMILIES, PastWriter
+from exporter.metrics.timed_exposition import OWN_LABELS, PAST_FAMILIES, TimedWriter
 from exporter.model.span import SeriesKey
 from tests.support.samples import HOSTILE_KEY, KEY, NOON, QUOTED_KEY, baseline, small_snapshot
 
@@ -23,9 +23,9 @@ def parsed(text: str) -> Iterator[Metric]:
     yield from text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
 
 
-def written(series: Mapping[SeriesKey, Sequence[Moment]], labels: Mapping[str, str] = TARGET) -> str:
+def written(series: Mapping[SeriesKey, Sequence[PastStatus]], labels: Mapping[str, str] = TARGET) -> str:
     out = io.BytesIO()
-    with PastWriter(labels) as writer:
+    with TimedWriter(labels) as writer:
         for key, moments in series.items():
             writer.add(key, moments)
         writer.write(out)
@@ -38,8 +38,8 @@ def status(key: SeriesKey = KEY, p95: float = 0.2) -> SeriesStatus:
     )
 
 
-def moments(key: SeriesKey = KEY, count: int = 4) -> list[Moment]:
-    return [Moment(NOON + number * MARK, status(key, 0.2 + number / 10)) for number in range(count)]
+def moments(key: SeriesKey = KEY, count: int = 4) -> list[PastStatus]:
+    return [PastStatus(NOON + number * MARK, status(key, 0.2 + number / 10)) for number in range(count)]
 
 
 def test_each_family_stands_in_one_piece_and_each_series_in_order_of_time() -> None:
@@ -67,7 +67,7 @@ def test_is_what_the_page_says_with_the_labels_of_the_target() -> None:
         for sample in family.samples
         if family.name in gauges
     }
-    past = {each.key: [Moment(NOON, each)] for each in snapshot.series}
+    past = {each.key: [PastStatus(NOON, each)] for each in snapshot.series}
     found = {
         (sample.name, tuple(sorted(sample.labels.items())), sample.value)
         for family in parsed(written(past))
@@ -82,7 +82,7 @@ def test_counters_are_left_out_for_nobody_has_counted() -> None:
 
 
 def test_what_is_unknown_is_left_out() -> None:
-    text = written({KEY: [Moment(NOON, SeriesStatus(KEY))]})
+    text = written({KEY: [PastStatus(NOON, SeriesStatus(KEY))]})
     (line,) = [line for line in text.splitlines() if not line.startswith("#")]
     assert line.startswith("tempo_anomaly_baseline_fallback_level{")
     assert line.endswith(f"}} {float(FallbackLevel.UNAVAILABLE)} {NOON}")
@@ -90,7 +90,7 @@ def test_what_is_unknown_is_left_out() -> None:
 
 def test_a_value_that_changes_and_comes_back_is_written_each_time() -> None:
     values = [0.5, 0.5, 0.7, 0.5]
-    past = [Moment(NOON + number * MARK, status(p95=value)) for number, value in enumerate(values)]
+    past = [PastStatus(NOON + number * MARK, status(p95=value)) for number, value in enumerate(values)]
     lines = [line.split() for line in written({KEY: past}).splitlines() if line.startswith("tempo_anomaly_current_p95")]
     assert [float(line[-2]) for line in lines] == values
 
@@ -104,12 +104,12 @@ def test_names_may_be_anything() -> None:
 
 
 def test_of_a_series_that_fails_half_way_nothing_is_taken() -> None:
-    def failing() -> Iterator[Moment]:
+    def failing() -> Iterator[PastStatus]:
         yield from moments()
         raise ValueError("damaged")
 
     out = io.BytesIO()
-    with PastWriter(TARGET) as writer:
+    with TimedWriter(TARGET) as writer:
         with pytest.raises(ValueError, match="damaged"):
             writer.add(KEY, failing())
         assert (writer.series, writer.samples) == (0, 0)
@@ -121,7 +121,7 @@ def test_of_a_series_that_fails_half_way_nothing_is_taken() -> None:
 
 def test_much_comes_out_as_it_went_in() -> None:
     """More than any buffer holds, and than a chunk that is decompressed at once."""
-    many = [Moment(NOON + number * MARK, status(p95=0.2 + number / 1e4)) for number in range(20_000)]
+    many = [PastStatus(NOON + number * MARK, status(p95=0.2 + number / 1e4)) for number in range(20_000)]
     lines = [line for line in written({KEY: many}).splitlines() if line.startswith("tempo_anomaly_current_p95")]
     assert [int(line.rsplit(" ", 1)[1]) for line in lines] == [moment.at for moment in many]
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.model.critical_path import TracePath, TraceSpan, longest_span, trace_path
+from exporter.model.critical_path import CriticalPath, TraceSpan, critical_path, longest_span
 
 MS = 1_000_000
 T0 = 1_795_000_000_000_000_000
@@ -19,13 +19,13 @@ def span(
     return TraceSpan(span_id, parent_id, service, f"do {span_id}", kind, T0 + start, end - start)
 
 
-def path(*spans: TraceSpan) -> TracePath:
-    found = trace_path(spans)
+def path(*spans: TraceSpan) -> CriticalPath:
+    found = critical_path(spans)
     assert found is not None
     return found
 
 
-def times(found: TracePath) -> dict[str, float]:
+def times(found: CriticalPath) -> dict[str, float]:
     """How long each span on the path was waited for itself, in milliseconds."""
     return {step.span.span_id: step.self_ns / MS for step in found.steps}
 
@@ -127,7 +127,7 @@ class TestClocks:
 
 class TestOddTraces:
     def test_nothing(self) -> None:
-        assert trace_path([]) is None
+        assert critical_path([]) is None
 
     def test_of_several_roots_the_longest_is_explained(self) -> None:
         found = path(span("one", "", 0, 10), span("two", "", 100, 130), span("x", "two", 100, 110))
@@ -136,7 +136,7 @@ class TestOddTraces:
 
     def test_any_span_can_be_explained(self) -> None:
         spans = [span("root", "", 0, 100), span("x", "root", 10, 50, "b"), span("y", "x", 20, 40, "c")]
-        found = trace_path(spans, root=longest_span(spans[1:]))
+        found = critical_path(spans, root=longest_span(spans[1:]))
         assert found is not None
         assert times(found) == {"x": 20, "y": 20}
         assert longest_span([]) is None

@@ -17,7 +17,7 @@ from tests.support.detection_traffic import MONDAY, traffic
 
 
 def changes(*times: int) -> list[FlagChange]:
-    kinds = (FlagEvent.RAISED, FlagEvent.CLEARED)
+    kinds = (FlagEvent.FIRING, FlagEvent.RESOLVED)
     return [FlagChange(at, kinds[index % 2], None) for index, at in enumerate(times)]
 
 

@@ -18,12 +18,12 @@ TEXT = DOCUMENT.read_text("utf-8")
 BLOCKS = dict(re.findall(r"<!-- begin: ([^>]+) -->\n```\w+\n(.*?)```\n<!-- end -->", TEXT, re.DOTALL))
 LOGS = ("backfill", "saturated", "dense", "restart", "outage", "flag")
 SHOWS = {
-    "backfill": ("msg=started", 'msg="window read"', 'msg="backfill is complete"'),
-    "saturated": ("came back full and were halved", "splits=1", "expired_windows="),
-    "dense": ("a sample spread evenly over it was read", "coverage=0."),
-    "restart": ("msg=stopped", 'msg="backfill is complete"'),
-    "outage": ("window not read, it will be tried again", "nothing is judged until that works", "backfill is complete"),
-    "flag": ("latency has shifted", "latency is back to what is usual"),
+    "backfill": ("event=started", "event=window_read", "event=backfill_complete"),
+    "saturated": ("event=window_saturated", "splits=1", "expired_windows="),
+    "dense": ("event=window_sampled", "coverage=0."),
+    "restart": ("event=stopped", "event=backfill_complete"),
+    "outage": ("event=window_failed", "event=poll_failed", "event=backfill_complete"),
+    "flag": ("event=shift_firing", "event=shift_resolved"),
     "once": ("history: ", "slower than usual at this moment", "complete"),
     "explain healthy": ("<- serves",),
     "explain outlier": ("is an outlier for checkout POST /checkout",),
@@ -65,16 +65,20 @@ def test_every_block_that_is_promised_is_there_and_shows_it() -> None:
     assert not {name: texts for name, texts in missing.items() if texts}
 
 
-def test_every_message_is_one_of_the_exporter() -> None:
-    messages = {fields(line)["msg"] for line in log_lines()} | set(re.findall(r'msg="([^"]+)"', TEXT))
-    assert len(messages) > 10
-    assert messages <= literals()
+def test_every_event_and_message_is_one_of_the_exporter() -> None:
+    lines = [fields(line) for line in log_lines()]
+    texts = {line[name] for line in lines for name in ("event", "msg")} | set(re.findall(r"event=(\w+)", TEXT))
+    assert len(texts) > 20
+    assert texts <= literals()
 
 
 def test_logs_are_nothing_but_whole_lines() -> None:
     for name in LOGS:
         for line in filter(None, BLOCKS[name].splitlines()):
-            assert re.match(r'… [\d,]+ more of msg="', line) or {"ts", "level", "logger", "msg"} <= fields(line).keys()
+            assert (
+                re.match(r"… [\d,]+ more of event=", line)
+                or {"ts", "level", "logger", "event", "msg"} <= fields(line).keys()
+            )
 
 
 def test_every_command_is_one() -> None:
@@ -112,14 +116,18 @@ def test_fields_of_a_line() -> None:
 @pytest.mark.parametrize(
     ("repeated", "shown"),
     [
-        (1, ["msg=read n=0"]),
-        (4, ["msg=read n=0", "msg=read n=1", "msg=read n=2", "msg=read n=3"]),
-        (9, ["msg=read n=0", "msg=read n=1", '… 6 more of msg="read"', "msg=read n=8"]),
+        (1, ["event=read n=0"]),
+        (4, ["event=read n=0", "event=read n=1", "event=read n=2", "event=read n=3"]),
+        (9, ["event=read n=0", "event=read n=1", "… 6 more of event=read", "event=read n=8"]),
     ],
 )
 def test_a_run_of_the_same_message_is_cut(repeated: int, shown: list[str]) -> None:
-    log = [f"msg=read n={number}" for number in range(repeated)]
-    assert shortened(["msg=started", *log, "msg=stopped"]).splitlines() == ["msg=started", *shown, "msg=stopped"]
+    log = [f"event=read n={number}" for number in range(repeated)]
+    assert shortened(["event=started", *log, "event=stopped"]).splitlines() == [
+        "event=started",
+        *shown,
+        "event=stopped",
+    ]
 
 
 @given(JSON)

@@ -32,11 +32,12 @@ def test_every_metric_and_reason_exists() -> None:
         assert reason is None or reason in (*FAILURE_REASONS, *STORAGE_FAILURES), named
 
 
-def test_every_message_is_one_that_is_logged() -> None:
+def test_every_event_and_message_is_one_that_is_logged() -> None:
     joined = re.sub(r'"\s*\n\s*f?"', "", SOURCE)
     for cell in (row[3] for row in rows()):
-        for message in in_code(cell):
-            assert message in joined, message
+        for text in in_code(cell):
+            event = text.removeprefix("event=")
+            assert (event if event == text else f'"{event}"') in joined, text
 
 
 def test_every_test_that_is_named_is_there() -> None:

@@ -63,7 +63,7 @@ def written(write: Callable[[], object], format_: Format = "logfmt", level: str 
 
 def line_of(message: str, format_: Format, fields: Mapping[str, object]) -> str:
     """The line that a message becomes."""
-    (line,) = written(lambda: get_logger("test").info(message, **fields), format_)
+    (line,) = written(lambda: get_logger("test").info("tested", message, **fields), format_)
     return line
 
 
@@ -71,8 +71,8 @@ def fields_of(format_: Format = "logfmt", **fields: object) -> dict[str, object]
     """The fields of one message as they are read back."""
     line = line_of("something", format_, fields)
     found: dict[str, object] = dict(parse_logfmt(line)) if format_ == "logfmt" else json.loads(line)
-    assert list(found)[:4] == ["ts", "level", "logger", "msg"]
-    return {name: value for name, value in found.items() if name not in {"ts", "level", "logger", "msg"}}
+    assert list(found)[:5] == ["ts", "level", "logger", "event", "msg"]
+    return {name: value for name, value in found.items() if name not in {"ts", "level", "logger", "event", "msg"}}
 
 
 class Unprintable:
@@ -93,17 +93,25 @@ class Kind(StrEnum):
 class TestLine:
     def test_logfmt(self) -> None:
         start = datetime(2026, 11, 22, 8, tzinfo=UTC)
-        (line,) = written(lambda: get_logger("backfill").info("window read", window=start, traces=4810, coverage=1.0))
+        (line,) = written(
+            lambda: get_logger("backfill").info("window_read", "window read", window=start, traces=4810, coverage=1.0)
+        )
         ts, rest = line.split(" ", 1)
         assert re.fullmatch(r"ts=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", ts)
-        assert rest == 'level=info logger=backfill msg="window read" window=2026-11-22T08:00:00Z traces=4810 coverage=1'
+        assert rest == (
+            'level=info logger=backfill event=window_read msg="window read" window=2026-11-22T08:00:00Z traces=4810 '
+            "coverage=1"
+        )
 
     def test_json(self) -> None:
-        (line,) = written(lambda: get_logger("backfill").warning("window read", traces=4810, coverage=0.5), "json")
+        (line,) = written(
+            lambda: get_logger("backfill").warning("window_read", "window read", traces=4810, coverage=0.5), "json"
+        )
         fields = json.loads(line)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", fields.pop("ts"))
         assert fields == {
-            "level": "warning", "logger": "backfill", "msg": "window read", "traces": 4810, "coverage": 0.5,
+            "level": "warning", "logger": "backfill", "event": "window_read", "msg": "window read", "traces": 4810,
+            "coverage": 0.5,
         }  # fmt: skip
 
     def test_the_time_is_that_of_the_message(self) -> None:
@@ -178,7 +186,9 @@ class TestLine:
         fields = fields_of(format_, text="x" * 100_000, items=range(3), many=["y"] * 100_000)
         assert str(fields["text"]).endswith("x… (100000 characters)")
         assert fields["items"] == "range(0, 3)"
-        (line,) = written(lambda: get_logger("t").info("m", many=["y"] * 100_000, text="x" * 100_000), format_)
+        (line,) = written(
+            lambda: get_logger("t").info("tested", "m", many=["y"] * 100_000, text="x" * 100_000), format_
+        )
         assert len(line) < 10_000
 
     def test_what_contains_itself_ends_somewhere(self) -> None:
@@ -188,7 +198,13 @@ class TestLine:
 
     def test_a_field_cannot_pose_as_one_that_every_line_has(self) -> None:
         fields = parse_logfmt(line_of("x", "logfmt", {"level": 3, "ts": "y", "a b\n=": 1, "": 2}))
-        assert list(fields.items())[3:] == [("msg", "x"), ("level_", "3"), ("ts_", "y"), ("a_b__", "1"), ("_", "2")]
+        assert list(fields.items())[4:] == [
+            ("msg", "x"),
+            ("level_", "3"),
+            ("ts_", "y"),
+            ("a_b__", "1"),
+            ("_", "2"),
+        ]
 
     def test_a_field_may_have_any_name_of_python(self) -> None:
         assert fields_of(self="a", message="b", name="c", args="d", exc_info="e") == {
@@ -197,15 +213,15 @@ class TestLine:
 
     @pytest.mark.parametrize("format_", ["logfmt", "json"])
     def test_hostile_text_stays_in_its_field(self, format_: Format) -> None:
-        (line,) = written(lambda: get_logger("a\nb").info(HOSTILE, name=HOSTILE), format_)
+        (line,) = written(lambda: get_logger("a\nb").info("tested", HOSTILE, name=HOSTILE), format_)
         assert line.isprintable()
         fields = parse_logfmt(line) if format_ == "logfmt" else json.loads(line)
-        assert list(fields) == ["ts", "level", "logger", "msg", "name"]
+        assert list(fields) == ["ts", "level", "logger", "event", "msg", "name"]
         assert fields["msg"] == fields["name"] == HOSTILE.replace("\ud800", "\\ud800")
         assert fields["logger"] == "a\nb"
 
     def test_letters_of_any_script_stay_readable(self) -> None:
-        (line,) = written(lambda: get_logger("x").info("größer", name="結帳"))
+        (line,) = written(lambda: get_logger("x").info("tested", "größer", name="結帳"))
         assert line.endswith("msg=größer name=結帳")
 
     @given(message=st.text(), name=st.text(), value=st.text() | st.binary() | st.lists(st.text()), number=st.floats())
@@ -219,7 +235,7 @@ class TestLine:
             if len(message) < 1000:
                 assert fields["msg"] == message.encode("utf-8", "backslashreplace").decode()
             assert fields["level"] == "info"
-            assert len(fields) in {5, 6}  # 5 where the two names are the same after all
+            assert len(fields) in {6, 7}  # 6 where the two names are the same after all
 
 
 class TestExceptions:
@@ -229,11 +245,11 @@ class TestExceptions:
             try:
                 int(HOSTILE)
             except ValueError:
-                get_logger("test").exception("failed", attempt=2)
+                get_logger("test").exception("tested", "failed", attempt=2)
 
         (line,) = written(fail, format_)
         fields = parse_logfmt(line) if format_ == "logfmt" else json.loads(line)
-        assert list(fields) == ["ts", "level", "logger", "msg", "attempt", "exception"]
+        assert list(fields) == ["ts", "level", "logger", "event", "msg", "attempt", "exception"]
         assert fields["level"] == "error"
         assert fields["exception"].startswith("Traceback (most recent call last):\n")
         assert "ValueError: " in fields["exception"]
@@ -243,7 +259,7 @@ class TestExceptions:
             try:
                 Path("x" * 50_000 + "the end").read_text()
             except OSError:
-                get_logger("test").exception("failed")
+                get_logger("test").exception("tested", "failed")
 
         (line,) = written(fail)
         exception = parse_logfmt(line)["exception"]
@@ -252,7 +268,7 @@ class TestExceptions:
         assert len(exception) <= 8192
 
     def test_without_an_exception_there_is_no_field(self) -> None:
-        (line,) = written(lambda: get_logger("test").exception("failed"))
+        (line,) = written(lambda: get_logger("test").exception("tested", "failed"))
         assert "exception" not in parse_logfmt(line)
 
 
@@ -270,7 +286,7 @@ class TestConfigure:
         def write() -> None:
             log = get_logger("test")
             for method in (log.debug, log.info, log.warning, log.error):
-                method("x")
+                method("tested", "x")
 
         assert [parse_logfmt(line)["level"] for line in written(write, level=level)] == expected
 
@@ -282,13 +298,13 @@ class TestConfigure:
         first, second = io.StringIO(), io.StringIO()
         configure("debug", "logfmt", first)
         configure("info", "json", second)
-        get_logger("test").info("x")
+        get_logger("test").info("tested", "x")
         assert first.getvalue() == ""
         assert json.loads(second.getvalue())["msg"] == "x"
 
     def test_standard_error_is_the_default(self, capsys: pytest.CaptureFixture[str]) -> None:
         configure("info", "logfmt")
-        get_logger("test").info("x")
+        get_logger("test").info("tested", "x")
         captured = capsys.readouterr()
         assert captured.out == ""
         assert parse_logfmt(captured.err.rstrip("\n"))["msg"] == "x"
@@ -319,13 +335,13 @@ class TestConfigure:
         [("backfill", "backfill"), ("exporter.store.ledger", "store.ledger"), ("exporters", "exporters")],
     )
     def test_a_logger_is_called_by_its_part(self, name: str, shown: str) -> None:
-        (line,) = written(lambda: get_logger(name).info("x"))
+        (line,) = written(lambda: get_logger(name).info("tested", "x"))
         assert parse_logfmt(line)["logger"] == shown
 
     def test_a_stream_that_knows_few_letters_gets_escapes(self) -> None:
         raw = io.BytesIO()
         configure("info", "logfmt", io.TextIOWrapper(raw, encoding="ascii", errors="strict"))
-        get_logger("test").info("größer", name="b c")
+        get_logger("test").info("tested", "größer", name="b c")
         line = raw.getvalue().decode("ascii")
         assert line.endswith('msg=gr\\xf6\\xdfer name="b c"\n')
 
@@ -338,13 +354,13 @@ class TestConfigure:
         closed.close()
         for stream in (Broken(), closed):
             configure("info", "logfmt", stream)
-            get_logger("test").error("x")
+            get_logger("test").error("tested", "x")
         assert capsys.readouterr() == ("", "")
 
     def test_threads_do_not_mix_their_lines(self) -> None:
         def log_some() -> None:
             for number in range(50):
-                get_logger("test").info("x y", number=number)
+                get_logger("test").info("tested", "x y", number=number)
 
         def write() -> None:
             threads = [threading.Thread(target=log_some) for _ in range(8)]
@@ -452,7 +468,7 @@ class TestRateLimit:
 
 
 def test_a_log_of_an_existing_logger_keeps_its_name() -> None:
-    (line,) = written(lambda: Log(logging.getLogger("elsewhere")).info("x"))
+    (line,) = written(lambda: Log(logging.getLogger("elsewhere")).info("tested", "x"))
     assert parse_logfmt(line)["logger"] == "elsewhere"
 
 
@@ -461,5 +477,5 @@ def test_the_stream_is_that_of_the_time_of_the_call(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "stderr", stream)
     configure("info", "logfmt")
     monkeypatch.undo()
-    get_logger("test").info("x")
+    get_logger("test").info("tested", "x")
     assert "msg=x" in stream.getvalue()

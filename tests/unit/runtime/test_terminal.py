@@ -63,9 +63,9 @@ def test_what_is_logged_meanwhile_does_not_stand_behind_it() -> None:
     try:
         with progress_line(lambda: "half of it", terminal):
             assert terminal.drawn.acquire(timeout=30)
-            logs.get_logger("test").info("something happened")
-        logs.get_logger("test").info("it is over")
-        logs.get_logger("test").info("plain text again")
+            logs.get_logger("test").info("tested", "something happened")
+        logs.get_logger("test").info("tested", "it is over")
+        logs.get_logger("test").info("tested", "plain text again")
     finally:
         logs.configure("info", "logfmt")
     meanwhile, over, afterwards, end = (line.split(ERASE)[-1] for line in terminal.getvalue().split("\n"))

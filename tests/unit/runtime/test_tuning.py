@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from exporter.runtime.tuning import collect_seldom, set_aside
+from exporter.runtime.tuning import collect_seldom, freeze_gc
 
 
 class Node:
@@ -26,7 +26,7 @@ def collector() -> Iterator[None]:
 
 def test_what_stays_is_not_looked_at_again() -> None:
     kept = [Node() for _ in range(10_000)]
-    set_aside()
+    freeze_gc()
     looked_at = {id(each) for each in gc.get_objects()}
     assert not looked_at & {id(node) for node in kept}
 
@@ -34,11 +34,11 @@ def test_what_stays_is_not_looked_at_again() -> None:
 def test_a_cycle_that_falls_away_is_collected_the_next_time() -> None:
     node = Node()
     seen = weakref.ref(node)
-    set_aside()
+    freeze_gc()
     del node
     gc.collect()
     assert seen() is not None
-    set_aside()
+    freeze_gc()
     assert seen() is None
 
 
@@ -46,7 +46,7 @@ def test_what_stands_in_no_cycle_is_freed_at_once() -> None:
     node = Node()
     del node.other
     seen = weakref.ref(node)
-    set_aside()
+    freeze_gc()
     del node
     assert seen() is None
 

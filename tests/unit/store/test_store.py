@@ -30,8 +30,8 @@ from exporter.store import (
     DatabaseTooNewError,
     DatabaseTooOldError,
     Findings,
-    SeriesHistory,
     Store,
+    StoredSeries,
     StoreError,
     schema,
 )
@@ -65,7 +65,7 @@ def put(store: Store, found_in: Window, durations: Mapping[SeriesKey, Sequence[f
     return line
 
 
-def everything(store: Store) -> dict[SeriesKey, SeriesHistory]:
+def everything(store: Store) -> dict[SeriesKey, StoredSeries]:
     return {found.key: found for found in store.history(store.series(), 0, NOON + 9 * DAY, marks_from=0)}
 
 

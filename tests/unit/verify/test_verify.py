@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from exporter.cli.main import main
 from exporter.model.span import SeriesKey
-from exporter.verify.checks import Line, Outcome, lines
+from exporter.verify.checks import CheckResult, Outcome, lines
 from exporter.verify.client import Metrics, Probe
-from exporter.verify.facts import METRICS, Facts, Judged
+from exporter.verify.facts import METRICS, Facts, SampledVerdict
 from exporter.verify.sample import sample
 from tests.support.samples import HOUR, KEY, NOON
 from tests.support.tempo_server import fake_tempo, replying
@@ -55,8 +55,8 @@ def metrics(**changes: float | None) -> Metrics:
     return Metrics("".join(f"tempo_anomaly_{name} {value}\n" for name, value in samples.items() if value is not None))
 
 
-def judged(level: int = 1, day_type: str = "weekday", *, verdict: bool = True) -> Judged:
-    return Judged(KEY, 3, day_type, level, verdict)
+def judged(level: int = 1, day_type: str = "weekday", *, verdict: bool = True) -> SampledVerdict:
+    return SampledVerdict(KEY, 3, day_type, level, verdict)
 
 
 WELL = Facts(
@@ -71,7 +71,7 @@ WELL = Facts(
 )
 
 
-def said(facts: Facts) -> dict[str, Line]:
+def said(facts: Facts) -> dict[str, CheckResult]:
     return {line.name: line for line in lines(facts)}
 
 

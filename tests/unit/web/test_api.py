@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from exporter.evaluation.query import Inquiry
+from exporter.evaluation.query import BaselineQuerier
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
 from exporter.model.calendar import Calendar
 from exporter.model.critical_path import TraceSpan
@@ -58,7 +58,7 @@ class Bench:
         commit_hour(self.store, NOON - 2 * DAY, {RARE: around(0.1, 10)})
         historian(self.store, NOON)
         api = Api(
-            Inquiry(self.store, HourClock(Calendar()), SETTINGS),
+            BaselineQuerier(self.store, HourClock(Calendar()), SETTINGS),
             lambda: self.snapshot,
             self._fetch,
             renamed=lambda key: key,

@@ -7,14 +7,14 @@ import bcrypt
 import pytest
 import trustme
 
-from exporter.app.settings import web_rules
+from exporter.app.settings import web_config_state
 from exporter.config import ConfigError
 from exporter.runtime.logs import get_logger
-from exporter.web.auth import Guard
-from exporter.web.config_reload import Protection
-from exporter.web.http import Request, Response, Site, text
+from exporter.web.auth import BasicAuthMiddleware
+from exporter.web.config_reload import WebConfigReloader
+from exporter.web.http import HttpRequest, HttpResponse, Site, text
 from tests.support.certificates import write_pair
-from tests.support.samples import messages
+from tests.support.samples import event_of, events
 from tests.support.wsgi import Answer, ask
 
 TLS = "tls_server_config: {cert_file: server.crt, key_file: server.key}\n"
@@ -39,9 +39,13 @@ class World:
         self.file.write_text(content)
         self.now = 1000.0
         self.refused = 0
-        self.protection = Protection(lambda: web_rules(self.file), get_logger("web"), clock=lambda: self.now)
+        self.protection = WebConfigReloader(
+            lambda: web_config_state(self.file), get_logger("web"), clock=lambda: self.now
+        )
         pages = {"/": lambda request: text("start"), "/-/healthy": healthy, "/-/ready": not_ready, "/fails": fails}
-        self.guard = Guard(Site(pages, get_logger("web")), self.protection, get_logger("web"), on_refused=self.count)
+        self.guard = BasicAuthMiddleware(
+            Site(pages, get_logger("web")), self.protection, get_logger("web"), on_refused=self.count
+        )
 
     def count(self) -> None:
         self.refused += 1
@@ -65,15 +69,15 @@ class World:
         return int(self.ask(path, authorization).status.split()[0])
 
 
-def healthy(request: Request) -> Response:
+def healthy(request: HttpRequest) -> HttpResponse:
     return text("healthy")
 
 
-def not_ready(request: Request) -> Response:
+def not_ready(request: HttpRequest) -> HttpResponse:
     return text("not ready", HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-def fails(request: Request) -> Response:
+def fails(request: HttpRequest) -> HttpResponse:
     raise ZeroDivisionError
 
 
@@ -124,7 +128,7 @@ class TestGuard:
         for number in range(5):
             world.ask("/", basic(f"typed-{number}", "hunter2"))
         (record,) = caplog.records
-        assert "without a right password" in record.getMessage()
+        assert event_of(record) == "auth_failed"
         assert "typed" not in str(vars(record))
         assert "hunter2" not in str(vars(record))
 
@@ -154,12 +158,12 @@ class TestReload:
         assert not world.in_force()
         assert world.protection.status.succeeded_at == 1000
         assert world.status("/", basic("alice", "a")) == 200
-        (line,) = messages(caplog, logging.ERROR)
-        assert "what was in force stays" in line
+        (line,) = events(caplog, logging.ERROR)
+        assert line == "web_config_invalid"
         assert "hunter2" not in str([vars(record) for record in caplog.records])
         world.file.unlink()
         world.protection.look()
-        assert len(messages(caplog, logging.ERROR)) == 2
+        assert len(events(caplog, logging.ERROR)) == 2
         world.write(users(alice="b"))
         assert world.in_force()
         assert world.status("/", basic("alice", "b")) == 200

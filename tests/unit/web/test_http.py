@@ -5,21 +5,21 @@ from http import HTTPStatus
 import pytest
 
 from exporter.runtime.logs import get_logger
-from exporter.web.http import Accepted, Request, Response, Site, accepted, text
-from tests.support.samples import messages
+from exporter.web.http import Accepted, HttpRequest, HttpResponse, Site, accepted, text
+from tests.support.samples import events
 from tests.support.wsgi import ask
 
 
-def site(**pages: Callable[[Request], Response]) -> Site:
+def site(**pages: Callable[[HttpRequest], HttpResponse]) -> Site:
     """A site with pages by their names."""
     return Site({f"/{name}": page for name, page in pages.items()}, get_logger("web"))
 
 
-def echo(request: Request) -> Response:
+def echo(request: HttpRequest) -> HttpResponse:
     return text(f"{request.path} {dict(request.query)} {request.accept!r} {request.accepts_gzip}")
 
 
-def broken(request: Request) -> Response:
+def broken(request: HttpRequest) -> HttpResponse:
     raise ZeroDivisionError
 
 
@@ -58,7 +58,7 @@ class TestRouting:
         assert b"ZeroDivisionError" not in answer.body
         assert b"Traceback" not in answer.body
         assert ask(pages, "/echo").status == "200 OK"
-        assert messages(caplog, logging.ERROR) == ["a page failed"]
+        assert events(caplog, logging.ERROR) == ["page_failed"]
         (record,) = caplog.records
         assert record.exc_info is not None
         assert record.exc_info[0] is ZeroDivisionError
@@ -79,14 +79,14 @@ class TestHeaders:
         assert headers["Cache-Control"] == "no-store"
 
     def test_a_page_may_say_itself_how_long_it_is_true(self) -> None:
-        def style(request: Request) -> Response:
-            return Response(b"", "text/css", headers=(("Cache-Control", "max-age=3600"),))
+        def style(request: HttpRequest) -> HttpResponse:
+            return HttpResponse(b"", "text/css", headers=(("Cache-Control", "max-age=3600"),))
 
         assert ask(site(style=style), "/style").headers["Cache-Control"] == "max-age=3600"
 
     def test_a_page_has_its_own_type_status_and_headers(self) -> None:
-        def teapot(request: Request) -> Response:
-            return Response(b"\x00", "application/x", HTTPStatus.IM_A_TEAPOT, (("X-Mine", "1"),))
+        def teapot(request: HttpRequest) -> HttpResponse:
+            return HttpResponse(b"\x00", "application/x", HTTPStatus.IM_A_TEAPOT, (("X-Mine", "1"),))
 
         answer = ask(site(teapot=teapot), "/teapot")
         assert (answer.status, answer.body) == ("418 I'm a Teapot", b"\x00")

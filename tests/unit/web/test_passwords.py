@@ -6,7 +6,7 @@ from collections import Counter
 import bcrypt
 import pytest
 
-from exporter.web.passwords import Passwords, Verdict
+from exporter.web.passwords import PasswordCheck, Passwords
 from exporter.web.server.workers import Workers
 
 PROMPT = Workers.PROMPT
@@ -38,22 +38,22 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 @pytest.mark.parametrize(
     ("user", "password", "verdict"),
     [
-        ("alice", "wonder:land", Verdict.WELCOME),
-        ("alice", "wonder", Verdict.REFUSED),
-        ("Alice", "wonder:land", Verdict.REFUSED),
-        ("alice", "", Verdict.REFUSED),
-        ("", "", Verdict.REFUSED),
-        ("böb", "pässword", Verdict.WELCOME),
-        ("long", "x" * 80, Verdict.WELCOME),
+        ("alice", "wonder:land", PasswordCheck.WELCOME),
+        ("alice", "wonder", PasswordCheck.REFUSED),
+        ("Alice", "wonder:land", PasswordCheck.REFUSED),
+        ("alice", "", PasswordCheck.REFUSED),
+        ("", "", PasswordCheck.REFUSED),
+        ("böb", "pässword", PasswordCheck.WELCOME),
+        ("long", "x" * 80, PasswordCheck.WELCOME),
         # What bcrypt does not see makes no difference: that is the same with every program that uses it.
-        ("long", "x" * 72, Verdict.WELCOME),
-        ("long", "x" * 71, Verdict.REFUSED),
-        ("empty", "", Verdict.WELCOME),
-        ("alice", "wonder:land\0", Verdict.REFUSED),
-        ("alice", "\ud83d".encode("utf-8", "surrogatepass").decode("utf-8", "replace"), Verdict.REFUSED),
+        ("long", "x" * 72, PasswordCheck.WELCOME),
+        ("long", "x" * 71, PasswordCheck.REFUSED),
+        ("empty", "", PasswordCheck.WELCOME),
+        ("alice", "wonder:land\0", PasswordCheck.REFUSED),
+        ("alice", "\ud83d".encode("utf-8", "surrogatepass").decode("utf-8", "replace"), PasswordCheck.REFUSED),
     ],
 )
-def test_credentials(user: str, password: str, verdict: Verdict) -> None:
+def test_credentials(user: str, password: str, verdict: PasswordCheck) -> None:
     known = Passwords(HASHES)
     assert [known.judge(basic(user, password), PROMPT) for _ in range(2)] == [verdict, verdict]
 
@@ -73,13 +73,13 @@ def test_credentials(user: str, password: str, verdict: Verdict) -> None:
     ],
 )
 def test_what_is_no_credential_is_refused_without_work(work: list[bytes], header: str) -> None:
-    assert Passwords(HASHES).judge(header, PROMPT) is Verdict.REFUSED
+    assert Passwords(HASHES).judge(header, PROMPT) is PasswordCheck.REFUSED
     assert work == []
 
 
 def test_the_scheme_may_be_written_in_any_case() -> None:
     credential = basic("alice", "wonder:land").removeprefix("Basic ")
-    assert Passwords(HASHES).judge(f"bAsIc   {credential} ", PROMPT) is Verdict.WELCOME
+    assert Passwords(HASHES).judge(f"bAsIc   {credential} ", PROMPT) is PasswordCheck.WELCOME
 
 
 def test_a_wrong_user_costs_as_much_as_a_wrong_password(work: list[bytes]) -> None:
@@ -92,9 +92,9 @@ def test_a_wrong_user_costs_as_much_as_a_wrong_password(work: list[bytes]) -> No
 def test_bcrypt_is_asked_once_for_each_credential(work: list[bytes]) -> None:
     known = Passwords(HASHES)
     for _ in range(5):
-        assert known.judge(basic("alice", "wonder:land"), PROMPT) is Verdict.WELCOME
-        assert known.judge(basic("alice", "wrong"), PROMPT) is Verdict.REFUSED
-        assert known.judge(basic("nobody", "wonder:land"), PROMPT) is Verdict.REFUSED
+        assert known.judge(basic("alice", "wonder:land"), PROMPT) is PasswordCheck.WELCOME
+        assert known.judge(basic("alice", "wrong"), PROMPT) is PasswordCheck.REFUSED
+        assert known.judge(basic("nobody", "wonder:land"), PROMPT) is PasswordCheck.REFUSED
     assert len(work) == 3
 
 
@@ -104,7 +104,7 @@ def test_wrong_ones_do_not_push_out_right_ones_and_are_not_kept_without_bound(wo
     for number in range(300):
         known.judge(basic("alice", str(number)), PROMPT)
     asked = len(work)
-    assert known.judge(basic("alice", "wonder:land"), PROMPT) is Verdict.WELCOME
+    assert known.judge(basic("alice", "wonder:land"), PROMPT) is PasswordCheck.WELCOME
     assert len(work) == asked
     known.judge(basic("alice", "0"), PROMPT)
     assert len(work) == asked + 1, "the first of 300 wrong ones is still remembered"
@@ -127,7 +127,7 @@ def test_no_password_stays_in_memory() -> None:
 def test_a_flood_of_wrong_ones_leaves_a_worker_for_the_right_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     known = Passwords(HASHES)
     right = basic("alice", "wonder:land")
-    assert known.judge(right, PROMPT) is Verdict.WELCOME
+    assert known.judge(right, PROMPT) is PasswordCheck.WELCOME
     go_on = threading.Event()
     under_way = threading.Semaphore(0)
 
@@ -137,7 +137,7 @@ def test_a_flood_of_wrong_ones_leaves_a_worker_for_the_right_ones(monkeypatch: p
         return False
 
     monkeypatch.setattr(bcrypt, "checkpw", checkpw)
-    verdicts: list[Verdict] = []
+    verdicts: list[PasswordCheck] = []
     flood = [
         threading.Thread(target=lambda n=number: verdicts.append(known.judge(basic("alice", str(n)), PROMPT)))
         for number in range(3)
@@ -146,10 +146,10 @@ def test_a_flood_of_wrong_ones_leaves_a_worker_for_the_right_ones(monkeypatch: p
         thread.start()
     for _ in flood:
         assert under_way.acquire(timeout=30)
-    assert known.judge(basic("alice", "another"), PROMPT) is Verdict.BUSY
-    assert known.judge(right, PROMPT) is Verdict.WELCOME
+    assert known.judge(basic("alice", "another"), PROMPT) is PasswordCheck.BUSY
+    assert known.judge(right, PROMPT) is PasswordCheck.WELCOME
     go_on.set()
     for thread in flood:
         thread.join()
-    assert Counter(verdicts) == {Verdict.REFUSED: 3}
-    assert known.judge(basic("alice", "another"), PROMPT) is Verdict.REFUSED
+    assert Counter(verdicts) == {PasswordCheck.REFUSED: 3}
+    assert known.judge(basic("alice", "another"), PROMPT) is PasswordCheck.REFUSED

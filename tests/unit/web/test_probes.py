@@ -1,8 +1,8 @@
 from exporter.evaluation.snapshot import Snapshot
-from exporter.web.http import Request
+from exporter.web.http import HttpRequest
 from exporter.web.management import healthy, ready
 
-REQUEST = Request("/", {}, "", accepts_gzip=False)
+REQUEST = HttpRequest("/", {}, "", accepts_gzip=False)
 
 
 def test_healthy_while_the_process_works() -> None:

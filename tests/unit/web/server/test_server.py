@@ -15,32 +15,32 @@ import pytest
 from waitress import wasyncore
 
 from exporter.runtime.logs import get_logger
-from exporter.web.auth import Guard
-from exporter.web.config_reload import Protection, Rules
-from exporter.web.http import Request, Response, Site, text
+from exporter.web.auth import BasicAuthMiddleware
+from exporter.web.config_reload import WebConfigReloader, WebConfigState
+from exporter.web.http import HttpRequest, HttpResponse, Site, text
 from exporter.web.passwords import Passwords
 from exporter.web.server.server import Server
 from exporter.web.server.workers import workers_for
-from tests.support.samples import messages
+from tests.support.samples import events
 
 TIMEOUT = 30
 LARGE = b"x" * (8 << 20)
 """More than the buffers of two sockets take."""
 
 
-def small(request: Request) -> Response:
+def small(request: HttpRequest) -> HttpResponse:
     return text("small")
 
 
-def large(request: Request) -> Response:
-    return Response(LARGE)
+def large(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(LARGE)
 
 
-def in_parts(request: Request) -> Response:
-    return Response(b"the end", before=LARGE)
+def in_parts(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(b"the end", before=LARGE)
 
 
-def broken(request: Request) -> Response:
+def broken(request: HttpRequest) -> HttpResponse:
     raise ZeroDivisionError
 
 
@@ -63,12 +63,14 @@ class Running:
             "/-/ready": small,
         }
         log = get_logger("web")
-        site = Guard(Site(pages, log), Protection(lambda: Rules({}, passwords=passwords), log), log)
+        site = BasicAuthMiddleware(
+            Site(pages, log), WebConfigReloader(lambda: WebConfigState({}, passwords=passwords), log), log
+        )
         self.server = Server(site, host, 0)
         ((self.host, self.port),) = self.server.addresses
         self.server.start(self.failures.append)
 
-    def waiting(self, request: Request) -> Response:
+    def waiting(self, request: HttpRequest) -> HttpResponse:
         assert self.go_on.wait(TIMEOUT)
         return text("at last")
 
@@ -127,7 +129,7 @@ class TestServing:
     def test_a_page_that_fails_costs_no_worker(self, running: Running, caplog: pytest.LogCaptureFixture) -> None:
         assert [running.get("/broken")[0] for _ in range(10)] == [500] * 10
         assert running.get("/small")[0] == 200
-        assert len(messages(caplog, logging.ERROR)) == 10
+        assert len(events(caplog, logging.ERROR)) == 10
 
     def test_nothing_is_stored_that_nobody_asked_for(self, running: Running) -> None:
         assert running.get("/small", "POST", b"x" * 1000)[0] == 405
@@ -159,7 +161,7 @@ class TestSlowClients:
         assert halfway[0].recv(1000).startswith(b"HTTP/1.1 200 ")
         for client in (*silent, *halfway, *never_reading):
             client.close()
-        assert messages(caplog, logging.WARNING) == []
+        assert events(caplog, logging.WARNING) == []
 
     @pytest.mark.parametrize("path", ["/large", "/in-parts"])
     def test_a_large_answer_is_kept_once_for_all_of_them(self, running: Running, path: str) -> None:

@@ -13,18 +13,18 @@ import pytest
 import trustme
 
 from exporter.runtime.logs import get_logger
-from exporter.web.http import Request, Response, Site, text
+from exporter.web.http import HttpRequest, HttpResponse, Site, text
 from exporter.web.server.server import Server
 from exporter.web.server.tls import TlsSettings, server_context
 from tests.support.certificates import write_authority, write_pair
-from tests.support.samples import messages
+from tests.support.samples import events
 
 TIMEOUT = 30
 LARGE = bytes(range(256)) * (32 << 10)
 """More than the buffers of two sockets take, and not the same everywhere."""
 
 
-def small(request: Request) -> Response:
+def small(request: HttpRequest) -> HttpResponse:
     return text("small")
 
 
@@ -38,7 +38,7 @@ class Running:
         self.clients_authority = trustme.CA()
         self.settings = TlsSettings(certificate, key, write_authority(directory, self.clients_authority, "clients"))
         self.context = server_context(self.settings)
-        pages = {"/small": small, "/large": lambda request: Response(LARGE)}
+        pages = {"/small": small, "/large": lambda request: HttpResponse(LARGE)}
         site = Site(pages, get_logger("web"))
         self.server = Server(site, "127.0.0.1", 0, context=lambda: self.context)
         ((self.host, self.port),) = self.server.addresses
@@ -146,7 +146,7 @@ class TestClientsThatAreInNobodysWay:
         assert time.monotonic() - began < TIMEOUT, "somebody had to wait until the silent ones were closed"
         for client in (*silent, *halfway, *shaking, *never_asking, *never_reading):
             client.close()
-        assert messages(caplog, logging.WARNING) == []
+        assert events(caplog, logging.WARNING) == []
 
     def test_what_is_no_tls_does_no_harm(self, running: Running, caplog: pytest.LogCaptureFixture) -> None:
         for nonsense in (
@@ -159,7 +159,7 @@ class TestClientsThatAreInNobodysWay:
                 client.shutdown(socket.SHUT_WR)
                 assert b"small" not in client.recv(1000)
         assert running.get("/small")[0] == 200
-        assert messages(caplog, logging.WARNING) == []
+        assert events(caplog, logging.WARNING) == []
 
 
 class TestWhoMayConnect:
