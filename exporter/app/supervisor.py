@@ -132,7 +132,7 @@ class Supervisor:
             "the database is damaged; it was renamed and a new one is started, for which history is read from Tempo "
             "again",
             database=str(self._config.storage.path),
-            move_corrupt_database=str(aside),
+            renamed_to=str(aside),
         )
 
     def _put_together(self, flags: Mapping[SeriesKey, Flag]) -> Exporter:

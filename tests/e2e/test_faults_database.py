@@ -159,7 +159,7 @@ def test_a_damaged_database_is_set_aside_and_read_again(
     when = datetime.fromisoformat(told["ts"]).timestamp()
     running.wait_for(lambda page: page["backfill_started_timestamp_seconds"] >= when)
     running.wait_until_filled()
-    aside = Path(told["set_aside"])
+    aside = Path(told["renamed_to"])
     assert aside.parent == tmp_path
     assert aside.name.startswith(f"{DATABASE}.corrupt-2")
     assert aside.exists()
