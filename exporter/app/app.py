@@ -38,8 +38,8 @@ from exporter.tempo import TempoClient
 from exporter.web.api.api import Api
 from exporter.web.http import HttpRequest, Site
 from exporter.web.management import MetricsPage, healthy, ready
-from exporter.web.pages.explore import Explore
-from exporter.web.pages.pages import pages
+from exporter.web.pages.links import Explore
+from exporter.web.pages.routes import page_handlers
 from exporter.web.pages.sources import Sources
 
 _PATIENCE: Final = 3
@@ -269,7 +269,7 @@ class Exporter:
         )
         return Site(
             {
-                **pages(sources, get_logger("web"), self._monotonic),
+                **page_handlers(sources, get_logger("web"), self._monotonic),
                 **api.pages(),
                 "/metrics": self._metrics_page,
                 "/-/healthy": healthy,

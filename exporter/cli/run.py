@@ -105,8 +105,8 @@ def _run(config: Config, protection: WebConfigReloader | None) -> int:
         version=__version__,
         tempo=config.tempo.url,
         listening=server.addresses,
-        tls=protection is not None and protection.rules.tls is not None,
-        passwords=protection is not None and protection.rules.passwords is not None,
+        tls=protection is not None and protection.state.tls is not None,
+        passwords=protection is not None and protection.state.passwords is not None,
     )
     ignored = ignored_variables(os.environ)
     if ignored:
@@ -137,7 +137,7 @@ def _server(config: Config, keeper: Supervisor, metrics: SelfMetrics, protection
         return Server(keeper, config.web.host, config.web.port, log=log)
     metrics.registry.register(WebConfigCollector(lambda: protection.status))
     guard = BasicAuthMiddleware(keeper, protection, log, on_refused=metrics.request_refused)
-    context = None if protection.rules.tls is None else protection.context
+    context = None if protection.state.tls is None else protection.tls_context
     return Server(guard, config.web.host, config.web.port, log=log, context=context)
 
 

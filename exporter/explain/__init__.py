@@ -1,1 +1,1 @@
-"""Answers for people and programs: what is usual for an endpoint, is this duration, and where a trace's time went."""
+"""Explanations for people and programs: baselines, verdicts on durations, and critical paths of traces."""

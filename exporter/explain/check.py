@@ -1,4 +1,4 @@
-"""One question about one endpoint: what is usual for it at an instant, is this duration an outlier, has it shifted."""
+"""Checks an endpoint at an instant: its baseline, whether a duration is an outlier, whether the latency has shifted."""
 
 from dataclasses import dataclass
 
@@ -10,19 +10,19 @@ from exporter.model.span import SeriesKey
 
 @dataclass(frozen=True, slots=True)
 class DurationVerdict:
-    """What is to be said about one duration.
+    """Comparison of one duration with the baseline. All but the duration are absent without a baseline.
 
     Attributes:
         seconds: the duration.
-        outlier: whether it is above the threshold; absent without a baseline.
-        threshold_ratio: the duration over the threshold; absent without a baseline, or where the threshold is 0.
-        p50_ratio: the duration over the usual median; likewise.
-        p95_ratio: the duration over the usual 95th percentile; likewise.
-        slower_traces: how many of the pooled traces certainly took longer; absent without a baseline.
+        is_outlier: whether it exceeds the outlier threshold.
+        threshold_ratio: duration divided by threshold; absent if the threshold is 0.
+        p50_ratio: duration divided by the baseline median; absent if that is 0.
+        p95_ratio: duration divided by the baseline 95th percentile; absent if that is 0.
+        slower_traces: pooled traces that certainly took longer.
     """
 
     seconds: float
-    outlier: bool | None = None
+    is_outlier: bool | None = None
     threshold_ratio: float | None = None
     p50_ratio: float | None = None
     p95_ratio: float | None = None
@@ -31,26 +31,25 @@ class DurationVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The answer.
+    """Result of checking an endpoint.
 
     Attributes:
-        usual: what is usual in the hour that is asked about.
-        at: the instant that is asked about, Unix seconds.
-        present: whether that is now.
-        duration: the verdict on a duration, where one was asked about.
-        status: what is known of the series at the live edge; absent where another time is asked about, or nobody
-            watches.
+        report: the baseline for the hour of the instant.
+        at: the instant, Unix seconds.
+        is_present: whether the instant is now.
+        duration: verdict on a duration, if one was given.
+        status: status of the series at the live edge; absent for another time, or if no exporter is running.
     """
 
-    usual: BaselineReport
+    report: BaselineReport
     at: float
-    present: bool
+    is_present: bool
     duration: DurationVerdict | None = None
     status: SeriesStatus | None = None
 
 
 def check(
-    inquiry: BaselineQuerier,
+    querier: BaselineQuerier,
     key: SeriesKey,
     *,
     now: float,
@@ -58,44 +57,44 @@ def check(
     duration_seconds: float | None = None,
     status: SeriesStatus | None = None,
 ) -> Check:
-    """Answer a question.
+    """Check an endpoint.
 
     Args:
-        inquiry: the history.
+        querier: queries the stored history.
         key: the series.
         now: the present, Unix seconds.
-        at: the instant that is asked about; the present where it is absent.
-        duration_seconds: a duration to judge.
-        status: what is known of the series at the live edge; it counts where the present is asked about.
+        at: the instant to check; now if absent.
+        duration_seconds: a duration to compare with the baseline.
+        status: status of the series at the live edge; ignored for another instant than now.
 
     Raises:
         StoreError: the database cannot be read.
-        DamagedDigestError: what is stored of the series is damaged.
+        DamagedDigestError: the stored history of the series is damaged.
     """
     instant = now if at is None else at
-    present = instant == now
-    usual = inquiry.usual(key, int(instant), int(now))
+    is_present = instant == now
+    report = querier.usual(key, int(instant), int(now))
     return Check(
-        usual=usual,
+        report=report,
         at=instant,
-        present=present,
-        duration=None if duration_seconds is None else verdict_on(duration_seconds, usual),
-        status=status if present else None,
+        is_present=is_present,
+        duration=None if duration_seconds is None else evaluate_duration(duration_seconds, report),
+        status=status if is_present else None,
     )
 
 
-def verdict_on(seconds: float, usual: BaselineReport) -> DurationVerdict:
-    """Whether a duration is an outlier, and by how much."""
-    baseline, threshold = usual.baseline, usual.outlier_threshold_seconds
-    if baseline is None or threshold is None or usual.digest is None:
+def evaluate_duration(seconds: float, report: BaselineReport) -> DurationVerdict:
+    """Compare a duration with a baseline."""
+    baseline, threshold = report.baseline, report.outlier_threshold_seconds
+    if baseline is None or threshold is None or report.digest is None:
         return DurationVerdict(seconds)
     return DurationVerdict(
         seconds=seconds,
-        outlier=seconds > threshold,
+        is_outlier=seconds > threshold,
         threshold_ratio=_ratio(seconds, threshold),
         p50_ratio=_ratio(seconds, baseline.p50_seconds),
         p95_ratio=_ratio(seconds, baseline.p95_seconds),
-        slower_traces=usual.digest.count_above(bucket_of_seconds(seconds)),
+        slower_traces=report.digest.count_above(bucket_of_seconds(seconds)),
     )
 
 

@@ -16,8 +16,7 @@ from exporter.config import Config, ConfigError, build_calendar, load_config
 from exporter.evaluation.query import BaselineQuerier
 from exporter.explain.check import check
 from exporter.explain.document import check_document, trace_document
-from exporter.explain.inputs import parse_instant, parse_seconds, parse_trace_id
-from exporter.explain.names import nearest_series
+from exporter.explain.inputs import nearest_series, parse_instant, parse_seconds, parse_trace_id
 from exporter.explain.text import check_text, trace_text
 from exporter.explain.trace import NotInTraceError, explain_trace
 from exporter.explain.words import series_name
@@ -127,7 +126,7 @@ def _about_trace(
             trace_id,
             client.trace(trace_id, loop="api"),
             renamed=series_rules(config).renamed,
-            inquiry=inquiry,
+            querier=inquiry,
             now=now,
             wanted=wanted,
         )

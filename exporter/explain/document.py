@@ -1,7 +1,8 @@
-"""Answers as JSON, the same from the API and the command line. docs/api.md says what the keys mean.
+"""JSON documents of the explanations, the same from the API and the command line. docs/api.md describes every key.
 
-They stay what they are within a version; further ones may be added. All instants are Unix seconds, all durations
-seconds, all shares ratios, and what is unknown is null.
+A key keeps its name and meaning within an API version; new keys may be added. Instants are Unix seconds, durations are
+seconds, shares are ratios, and unknown values are null. Where the name of a key was not the term of the glossary, the
+value now has a second key with that term, and the old key remains as an alias.
 """
 
 from collections.abc import Mapping
@@ -13,8 +14,8 @@ from exporter.detection.explanation import Explanation
 from exporter.evaluation.query import BaselineReport, Profile, SlotBaseline
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.explain.check import Check, DurationVerdict
-from exporter.explain.trace import TraceAnswer, trace_sentence
-from exporter.explain.words import LEVEL_NAMES, sentence
+from exporter.explain.trace import TraceExplanation, trace_sentence
+from exporter.explain.words import LEVEL_NAMES, check_sentence
 from exporter.model.calendar import Calendar, DayType, Slot
 from exporter.model.critical_path import CriticalPath, PathStep, TraceSpan
 from exporter.model.span import SeriesKey
@@ -22,42 +23,42 @@ from exporter.model.span import SeriesKey
 Json = dict[str, Any]
 
 _NS: Final = 1_000_000_000
-_MOST_STEPS: Final = 200
-"""A critical path may have as many steps as the trace has spans: those that took longest are told."""
+_MAX_STEPS: Final = 200
+"""A critical path can have as many steps as the trace has spans; the document holds the longest."""
 
 
-def usual_document(usual: BaselineReport, calendar: Calendar) -> Json:
-    """What is usual for a series in one hour."""
-    baseline = usual.baseline
+def baseline_document(report: BaselineReport, calendar: Calendar) -> Json:
+    """The baseline of a series for one hour."""
+    baseline = report.baseline
     return {
-        **_names(usual.key),
+        **_names(report.key),
         "hour": {
-            "start_unix": usual.hour.start,
-            "end_unix": usual.hour.end,
-            "local": calendar.local(usual.hour.start).isoformat(),
+            "start_unix": report.hour.start,
+            "end_unix": report.hour.end,
+            "local": calendar.local(report.hour.start).isoformat(),
             "timezone": str(calendar.zone),
         },
-        "bucket": _bucket(usual.hour.slot),
-        "known_until_unix": usual.known_until,
-        "level": int(usual.level),
-        "level_name": LEVEL_NAMES[usual.level],
+        **_slot(report.hour.slot),
+        "known_until_unix": report.known_until,
+        "level": int(report.level),
+        "level_name": LEVEL_NAMES[report.level],
         "baseline": None
         if baseline is None
         else {
             **_baseline(baseline),
-            "pooled_hours": [{"start_unix": hour.start, "traces": hour.traces} for hour in usual.hours],
+            "pooled_hours": [{"start_unix": hour.start, "traces": hour.traces} for hour in report.hours],
         },
-        "outlier_threshold_seconds": usual.outlier_threshold_seconds,
+        "outlier_threshold_seconds": report.outlier_threshold_seconds,
         "shift_thresholds": [
             {
                 "quantile": each.quantile,
-                "usual_seconds": each.usual_seconds,
+                **_baseline_seconds(each.usual_seconds),
                 "swing_factor": each.swing_factor,
                 "limit_seconds": each.limit_seconds,
             }
-            for each in usual.shift
+            for each in report.shift
         ],
-        "no_shift_verdict": None if usual.no_verdict is None else usual.no_verdict.value,
+        "no_shift_verdict": None if report.no_verdict is None else report.no_verdict.value,
         "levels": [
             {
                 "level": int(each.level),
@@ -67,36 +68,36 @@ def usual_document(usual: BaselineReport, calendar: Calendar) -> Json:
                 "windows": each.hours,
                 "mature": each.mature,
             }
-            for each in usual.supply
+            for each in report.supply
         ],
-        "kept_out_hours_unix": list(usual.kept_out),
-        "epoch_unix": usual.changepoint,
+        "kept_out_hours_unix": list(report.kept_out),
+        **_changepoint(report.changepoint),
     }
 
 
 def check_document(check: Check, calendar: Calendar) -> Json:
-    """The answer to a question about an endpoint."""
+    """The result of checking an endpoint."""
     return {
         "at_unix": check.at,
-        "present": check.present,
-        **usual_document(check.usual, calendar),
+        "present": check.is_present,
+        **baseline_document(check.report, calendar),
         "duration": None if check.duration is None else _duration(check.duration),
         "now": None if check.status is None else _now(check.status),
-        "sentence": sentence(check, calendar),
+        "sentence": check_sentence(check, calendar),
     }
 
 
 def profile_document(profile: Profile) -> Json:
-    """What is usual for a series around the clock."""
+    """The baselines of a series for all 48 slots."""
     return {
         **_names(profile.key),
-        "epoch_unix": profile.changepoint,
-        "slots": [_slot(slot) for slot in profile.slots],
+        **_changepoint(profile.changepoint),
+        "slots": [_slot_baseline(slot) for slot in profile.slots],
     }
 
 
 def series_document(status: SeriesStatus) -> Json:
-    """What is known of a series now."""
+    """The current status of a series."""
     return {
         **_names(status.key),
         "state": state_of(status),
@@ -104,13 +105,13 @@ def series_document(status: SeriesStatus) -> Json:
         "level_name": None if status.level is None else LEVEL_NAMES[status.level],
         "baseline": None if status.baseline is None else _baseline(status.baseline),
         "outlier_threshold_seconds": status.outlier_threshold_seconds,
-        "epoch_unix": status.changepoint,
+        **_changepoint(status.changepoint),
         **_now(status),
     }
 
 
 def state_of(status: SeriesStatus) -> str:
-    """Where a series stands: what is worst counts."""
+    """The state of a series; of several that apply, the worst."""
     if status.shift:
         return "shifted"
     if status.outlier:
@@ -123,11 +124,11 @@ def state_of(status: SeriesStatus) -> str:
 
 
 STATES: Final = ("shifted", "outlier", "unavailable", "learning", "unjudged", "usual")
-"""All that :func:`state_of` may say."""
+"""All states that :func:`state_of` returns."""
 
 
 def availability_document(key: SeriesKey, standings: Mapping[Slot, Standing]) -> Json:
-    """In which of the 48 slots a series has a baseline: levels by hour of the day, from midnight on."""
+    """The fallback level of a series in each of the 48 slots; lists begin at midnight."""
     return {
         **_names(key),
         "level_by_hour": {
@@ -148,8 +149,8 @@ def availability_document(key: SeriesKey, standings: Mapping[Slot, Standing]) ->
     }
 
 
-def coverage_document(available: Mapping[SeriesKey, Mapping[Slot, Standing]]) -> Json:
-    """How many series stand on each level in each of the 48 slots: five numbers by hour of the day."""
+def level_counts_document(available: Mapping[SeriesKey, Mapping[Slot, Standing]]) -> Json:
+    """How many series are on each fallback level in each of the 48 slots: lists of five counts, from midnight on."""
     counts = {day_type: [[0] * len(FallbackLevel) for _ in range(24)] for day_type in DayType}
     for standings in available.values():
         for slot, standing in standings.items():
@@ -157,14 +158,14 @@ def coverage_document(available: Mapping[SeriesKey, Mapping[Slot, Standing]]) ->
     return {day_type.value: hours for day_type, hours in counts.items()}
 
 
-def trace_document(answer: TraceAnswer, calendar: Calendar) -> Json:
-    """Where the time of a trace went."""
-    path = answer.path
-    order = sorted(range(len(path.steps)), key=lambda position: (-path.steps[position].self_ns, position))
-    told = [path.steps[position] for position in sorted(order[:_MOST_STEPS])]
+def trace_document(trace: TraceExplanation, calendar: Calendar) -> Json:
+    """The critical path of a trace."""
+    path = trace.path
+    longest_first = sorted(range(len(path.steps)), key=lambda position: (-path.steps[position].self_ns, position))
+    steps = [path.steps[position] for position in sorted(longest_first[:_MAX_STEPS])]
     return {
-        "trace_id": answer.trace_id,
-        **_names(answer.key),
+        "trace_id": trace.trace_id,
+        **_names(trace.key),
         "root": _span(path.root, path),
         "spans": path.spans,
         "services": [
@@ -175,7 +176,7 @@ def trace_document(answer: TraceAnswer, calendar: Calendar) -> Json:
             }
             for service, nanoseconds in path.services
         ],
-        "critical_path": [_step(step, path) for step in told],
+        "critical_path": [_step(step, path) for step in steps],
         "critical_path_steps": len(path.steps),
         "longest_spans": [_span(span, path) for span in path.longest],
         "oddities": {
@@ -187,8 +188,8 @@ def trace_document(answer: TraceAnswer, calendar: Calendar) -> Json:
             "not_waited_for": path.oddities.not_waited_for,
             "moved": path.oddities.moved,
         },
-        "check": None if answer.check is None else check_document(answer.check, calendar),
-        "sentence": trace_sentence(answer, calendar),
+        "check": None if trace.check is None else check_document(trace.check, calendar),
+        "sentence": trace_sentence(trace, calendar),
     }
 
 
@@ -196,8 +197,25 @@ def _names(key: SeriesKey) -> Json:
     return {"service_name": key.service_name, "span_name": key.span_name}
 
 
-def _bucket(slot: Slot) -> Json:
-    return {"hour": slot.hour, "day_type": slot.day_type.value, "name": str(slot)}
+# Values with an alias: the term of the glossary first, then the name that the API had at first.
+
+
+def _slot(slot: Slot) -> Json:
+    document = {"hour": slot.hour, "day_type": slot.day_type.value, "name": str(slot)}
+    return {"slot": document, "bucket": document}
+
+
+def _changepoint(changepoint: int | None) -> Json:
+    return {"changepoint_unix": changepoint, "epoch_unix": changepoint}
+
+
+def _baseline_seconds(seconds: float) -> Json:
+    return {"baseline_seconds": seconds, "usual_seconds": seconds}
+
+
+def evaluated_at(instant: float | None) -> Json:
+    """When the live edge was last evaluated."""
+    return {"evaluated_at_unix": instant, "judged_at_unix": instant}
 
 
 def _baseline(baseline: Baseline) -> Json:
@@ -212,10 +230,10 @@ def _baseline(baseline: Baseline) -> Json:
     }
 
 
-def _slot(slot: SlotBaseline) -> Json:
+def _slot_baseline(slot: SlotBaseline) -> Json:
     level = FallbackLevel.UNAVAILABLE if slot.baseline is None else slot.baseline.level
     return {
-        "bucket": _bucket(slot.slot),
+        **_slot(slot.slot),
         "level": int(level),
         "baseline": None if slot.baseline is None else _baseline(slot.baseline),
         "outlier_threshold_seconds": slot.outlier_threshold_seconds,
@@ -227,7 +245,7 @@ def _slot(slot: SlotBaseline) -> Json:
 def _duration(verdict: DurationVerdict) -> Json:
     return {
         "seconds": verdict.seconds,
-        "outlier": verdict.outlier,
+        "outlier": verdict.is_outlier,
         "threshold_ratio": verdict.threshold_ratio,
         "p50_ratio": verdict.p50_ratio,
         "p95_ratio": verdict.p95_ratio,
@@ -253,7 +271,7 @@ def _now(status: SeriesStatus) -> Json:
 
 
 def explanation_document(explanation: Explanation) -> Json:
-    """Why a window is out of the ordinary."""
+    """The evidence for a shift."""
     return {
         "sentence": str(explanation),
         "quantile": explanation.quantile,
@@ -261,7 +279,7 @@ def explanation_document(explanation: Explanation) -> Json:
         "slow": explanation.slow,
         "allowed": explanation.allowed,
         "limit_seconds": explanation.limit_seconds,
-        "usual_seconds": explanation.usual_seconds,
+        **_baseline_seconds(explanation.usual_seconds),
         "current_seconds": explanation.current_seconds,
         "swing_factor": explanation.swing_factor,
         "chance": explanation.chance,

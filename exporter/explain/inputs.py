@@ -1,30 +1,36 @@
-"""What people write into a question: instants, durations, trace ids."""
+"""Parses user input (instants, durations, trace IDs), and suggests series for a misspelt name."""
 
 import math
 import re
+from collections.abc import Iterable
 from datetime import datetime, tzinfo
 from typing import Final
 
 from exporter.config.units import parse_duration
-from exporter.config.wording import shown
+from exporter.config.wording import all_near, shown
+from exporter.model.span import SeriesKey
 
 _LATEST: Final = 4_102_444_800
-"""The year 2100: whoever asks about a later instant has mistaken the unit."""
+"""The year 2100. A later instant was almost certainly given in milliseconds."""
 _TRACE_ID_DIGITS: Final = 32
 _RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)?)?", re.ASCII)
+_SIMILAR: Final = 0.5
 
 
 def parse_instant(text: str, zone: tzinfo, now: float) -> float:
-    """Unix seconds of an instant, written as RFC 3339 (as much of it as is needed), as Unix seconds, or as ``now``.
+    """Parse an instant: RFC 3339, possibly abbreviated, Unix seconds, or ``now``.
 
     Args:
-        text: what was written.
-        zone: whose clock an instant without an offset from UTC is read from; of a time that comes twice there, when the
-            clock is turned back, the first is meant.
-        now: Unix seconds.
+        text: the input.
+        zone: time zone of an instant without a UTC offset. When clocks go back and a local time occurs twice, the first
+            is meant.
+        now: the present, Unix seconds.
+
+    Returns:
+        Unix seconds.
 
     Raises:
-        ValueError: it is neither; the message goes on where the name of the parameter stands.
+        ValueError: the input is not an instant; the message is to be put after the parameter's name.
     """
     text = text.strip()
     if text == "now":
@@ -53,21 +59,42 @@ def parse_instant(text: str, zone: tzinfo, now: float) -> float:
 
 
 def parse_seconds(text: str) -> float:
-    """The seconds of a duration, written as in the configuration: ``320ms``, ``1s500ms``.
+    """Parse a duration in the notation of the configuration, such as ``320ms`` or ``1s500ms``, into seconds.
 
     Raises:
-        ValueError: it is none; the message goes on where the name of the parameter stands.
+        ValueError: the input is not a duration; the message is to be put after the parameter's name.
     """
     return parse_duration(text.strip()).total_seconds()
 
 
 def parse_trace_id(text: str) -> str:
-    """A trace id with all its 32 digits; leading zeros may be missing.
+    """Parse a trace ID, and add missing leading zeros to make it 32 hex digits.
 
     Raises:
-        ValueError: it is none; the message goes on where the name of the parameter stands.
+        ValueError: the input is not a trace ID; the message is to be put after the parameter's name.
     """
     text = text.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{1,32}", text) or not text.strip("0"):
         raise ValueError(f"must be up to 32 hex digits and not all 0, not {shown(text)}")
     return text.zfill(_TRACE_ID_DIGITS)
+
+
+def nearest_series(wanted: SeriesKey, known: Iterable[SeriesKey], most: int = 5) -> list[SeriesKey]:
+    """Return the known series with the most similar names, best first; series of the same service precede others."""
+    by_service: dict[str, list[SeriesKey]] = {}
+    for key in known:
+        by_service.setdefault(key.service_name, []).append(key)
+    own = by_service.pop(wanted.service_name, [])
+    found = _nearest(wanted.span_name, {key: key.span_name for key in own}, most)
+    if len(found) < most:
+        others = {key: " ".join(key) for keys in by_service.values() for key in keys}
+        found += _nearest(" ".join(wanted), others, most - len(found))
+    return found or sorted(own)[:most]
+
+
+def _nearest(name: str, names: dict[SeriesKey, str], most: int) -> list[SeriesKey]:
+    keys: dict[str, list[SeriesKey]] = {}
+    for key, candidate in sorted(names.items()):
+        keys.setdefault(candidate, []).append(key)
+    near = all_near(name, keys, most=most, cutoff=_SIMILAR)
+    return [key for candidate in near for key in keys[candidate]][:most]

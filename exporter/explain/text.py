@@ -1,4 +1,4 @@
-"""Answers for a terminal: the facts in a few lines each, and a sentence that sums them up."""
+"""Explanations for a terminal: the facts, a few lines each, and a summary in sentences."""
 
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -7,8 +7,15 @@ from typing import Final
 from exporter.detection.explanation import compared_with, duration
 from exporter.evaluation.query import BaselineReport
 from exporter.explain.check import Check
-from exporter.explain.trace import TraceAnswer, oddities, trace_sentence
-from exporter.explain.words import LEVEL_NAMES, counted, hour_ranges, instant, sentence, series_name
+from exporter.explain.trace import TraceExplanation, oddities, trace_sentence
+from exporter.explain.words import (
+    LEVEL_NAMES,
+    check_sentence,
+    counted,
+    hour_ranges,
+    instant_text,
+    series_name,
+)
 from exporter.model.calendar import Calendar
 from exporter.model.critical_path import CriticalPath, PathStep, TraceSpan
 from exporter.runtime.terminal import printable
@@ -19,26 +26,26 @@ _WIDTH: Final = 110
 _MOST_RANGES: Final = 12
 _MOST_LINES: Final = 20
 _NOTABLE_SHARE: Final = 0.01
-"""Steps of the critical path that took a smaller share of the time are not worth a line."""
+"""Steps of the critical path with a smaller share are summed up in one line."""
 
 
 def check_text(check: Check, calendar: Calendar) -> str:
-    """The answer to a question about an endpoint."""
-    usual = check.usual
-    begin, end = calendar.local(usual.hour.start), calendar.local(usual.hour.end)
+    """Describe the result of checking an endpoint."""
+    report = check.report
+    begin, end = calendar.local(report.hour.start), calendar.local(report.hour.end)
     lines = [
-        series_name(usual.key),
-        f"{begin:%A %Y-%m-%d %H:%M}–{end:%H:%M %Z}, {usual.hour.slot.day_type} in the calendar",
+        series_name(report.key),
+        f"{begin:%A %Y-%m-%d %H:%M}–{end:%H:%M %Z}, {report.hour.slot.day_type} in the calendar",
         "",
-        *_facts(usual, calendar),
+        *_facts(report, calendar),
         "",
-        *textwrap.wrap(sentence(check, calendar), _WIDTH),
+        *textwrap.wrap(check_sentence(check, calendar), _WIDTH),
     ]
     return "\n".join(lines)
 
 
-def _facts(usual: BaselineReport, calendar: Calendar) -> Iterator[str]:
-    baseline = usual.baseline
+def _facts(report: BaselineReport, calendar: Calendar) -> Iterator[str]:
+    baseline = report.baseline
     if baseline is not None:
         yield _line(
             "usual",
@@ -46,39 +53,40 @@ def _facts(usual: BaselineReport, calendar: Calendar) -> Iterator[str]:
             f"MAD {duration(baseline.mad_seconds)}",
         )
         learning = "" if baseline.mature else ", still learning"
-        yield _line("by", f"{compared_with(baseline)}: level {usual.level:d}, {baseline.count:,} traces{learning}")
-        yield from _listed("hours", hour_ranges([hour.start for hour in usual.hours], calendar))
-    if usual.outlier_threshold_seconds is not None:
-        yield _line("outlier", f"a single trace above {duration(usual.outlier_threshold_seconds)}")
-    for position, each in enumerate(usual.shift):
+        yield _line("by", f"{compared_with(baseline)}: level {report.level:d}, {baseline.count:,} traces{learning}")
+        yield from _listed("hours", hour_ranges([hour.start for hour in report.hours], calendar))
+    if report.outlier_threshold_seconds is not None:
+        yield _line("outlier", f"a single trace above {duration(report.outlier_threshold_seconds)}")
+    for position, each in enumerate(report.shift):
         yield _line(
             "" if position else "shift",
             f"p{100 * each.quantile:g} above {duration(each.limit_seconds)} "
             f"(usually {duration(each.usual_seconds)}; swings up to × {each.swing_factor:.2g} are usual)",
         )
-    for position, supply in enumerate(usual.supply):
-        serves = "  <- serves" if supply.level is usual.level else ""
+    for position, supply in enumerate(report.supply):
+        serves = "  <- serves" if supply.level is report.level else ""
         learning = "" if supply.mature or supply.traces < supply.needed else ", too few hours or days for a verdict"
         yield _line(
             "" if position else "levels",
             f"{supply.level:d} {LEVEL_NAMES[supply.level]:<12} {supply.traces:>9,} of {supply.needed:>3} traces, "
             f"{counted(supply.hours, 'hour')}{learning}{serves}",
         )
-    if usual.kept_out:
-        yield from _listed("kept out", hour_ranges(usual.kept_out, calendar))
-    if usual.changepoint is not None:
-        yield _line("new normal", f"since {instant(usual.changepoint, calendar)}; what was before does not count")
+    if report.kept_out:
+        yield from _listed("kept out", hour_ranges(report.kept_out, calendar))
+    if report.changepoint is not None:
+        yield _line("new normal", f"since {instant_text(report.changepoint, calendar)}; what was before does not count")
 
 
-def trace_text(answer: TraceAnswer, calendar: Calendar) -> str:
-    """Where the time of a trace went."""
-    path, root = answer.path, answer.path.root
+def trace_text(trace: TraceExplanation, calendar: Calendar) -> str:
+    """Describe where the time of a trace went."""
+    path, root = trace.path, trace.path.root
     took = (
-        f"trace {answer.trace_id}: {duration(root.duration_ns / _NS)} from {instant(root.start_ns / _NS, calendar)}, "
+        f"trace {trace.trace_id}: {duration(root.duration_ns / _NS)} "
+        f"from {instant_text(root.start_ns / _NS, calendar)}, "
         f"{counted(path.spans, 'span')}{', failed' if root.error else ''}"
     )
     lines = [
-        series_name(answer.key),
+        series_name(trace.key),
         took,
         "",
         "services on the critical path",
@@ -91,7 +99,7 @@ def trace_text(answer: TraceAnswer, calendar: Calendar) -> str:
         lines += ["", "longest spans below", *(_long(span) for span in path.longest)]
     notes = [f"note: {line}" for line in oddities(path)]
     lines += ["", *notes] if notes else []
-    lines += ["", *textwrap.wrap(trace_sentence(answer, calendar), _WIDTH)]
+    lines += ["", *textwrap.wrap(trace_sentence(trace, calendar), _WIDTH)]
     return "\n".join(lines)
 
 

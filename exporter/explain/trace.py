@@ -1,4 +1,4 @@
-"""Where the time of one trace went, next to what is usual for its endpoint at that time."""
+"""Explains where the time of one trace went, and compares it with the baseline of its endpoint at that time."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Final
 from exporter.detection.explanation import duration
 from exporter.evaluation.query import BaselineQuerier
 from exporter.explain.check import Check, check
-from exporter.explain.words import counted, sentence, series_name
+from exporter.explain.words import check_sentence, counted, series_name
 from exporter.model.calendar import Calendar
 from exporter.model.critical_path import CriticalPath, TraceSpan, critical_path, longest_span
 from exporter.model.span import SeriesKey
@@ -17,18 +17,18 @@ _NS: Final = 1_000_000_000
 
 
 class NotInTraceError(Exception):
-    """The trace has no span of the endpoint that was asked about."""
+    """The trace has no span of the requested endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
-class TraceAnswer:
-    """The answer.
+class TraceExplanation:
+    """Explanation of a trace.
 
     Attributes:
         trace_id: 32 hex digits.
-        path: where the time went.
-        key: the series that the explained span belongs to.
-        check: its duration against what is usual for it; absent where there is no history to ask.
+        path: the critical path.
+        key: the series of the explained span.
+        check: comparison of the span's duration with the baseline; absent without a stored history.
     """
 
     trace_id: str
@@ -42,27 +42,27 @@ def explain_trace(
     spans: Iterable[TraceSpan],
     *,
     renamed: Callable[[SeriesKey], SeriesKey],
-    inquiry: BaselineQuerier | None,
+    querier: BaselineQuerier | None,
     now: float,
     wanted: SeriesKey | None = None,
-) -> TraceAnswer | None:
+) -> TraceExplanation | None:
     """Explain a trace.
 
     Args:
-        trace_id: its id, 32 hex digits.
-        spans: its spans.
-        renamed: under which name a series is kept.
-        inquiry: the history; absent where there is none.
+        trace_id: 32 hex digits.
+        spans: all spans of the trace.
+        renamed: maps the names of a span to those of its series.
+        querier: queries the stored history; absent if there is none.
         now: the present, Unix seconds.
-        wanted: explain the longest span of this endpoint instead of the root.
+        wanted: explain the longest span of this endpoint instead of the root span.
 
     Returns:
-        The answer, or None where the trace has no spans.
+        The explanation, or None if the trace has no spans.
 
     Raises:
-        NotInTraceError: it has no span of the endpoint that is wanted.
+        NotInTraceError: the trace has no span of the wanted endpoint.
         StoreError: the database cannot be read.
-        DamagedDigestError: what is stored of the series is damaged.
+        DamagedDigestError: the stored history of the series is damaged.
     """
     spans = list(spans)
     root = None
@@ -75,32 +75,32 @@ def explain_trace(
         return None
     key = renamed(_key(path.root))
     found = None
-    if inquiry is not None:
-        # It was judged when it ended; a clock that is ahead must not make it one of the future.
+    if querier is not None:
+        # A span counts when it ends. If the clock of its service is ahead, that must not become a future hour.
         ended = min(now, (path.root.start_ns + path.root.duration_ns) / _NS)
         seconds = path.root.duration_ns / _NS
-        found = check(inquiry, key, now=now, at=max(0.0, ended), duration_seconds=seconds)
-    return TraceAnswer(trace_id, path, key, found)
+        found = check(querier, key, now=now, at=max(0.0, ended), duration_seconds=seconds)
+    return TraceExplanation(trace_id, path, key, found)
 
 
-def trace_sentence(answer: TraceAnswer, calendar: Calendar) -> str:
-    """Where the time went, in a sentence or two."""
-    path = answer.path
-    took = f"{series_name(answer.key)} took {duration(path.root.duration_ns / _NS)}"
+def trace_sentence(trace: TraceExplanation, calendar: Calendar) -> str:
+    """Summarise where the time went, in one sentence, and the comparison with the baseline, if there is one."""
+    path = trace.path
+    took = f"{series_name(trace.key)} took {duration(path.root.duration_ns / _NS)}"
     if not path.root.duration_ns:
         return f"{took}, so there is nothing to explain."
     service, nanoseconds = path.services[0]
     step = max(path.steps, key=lambda each: (each.self_ns, -each.begins_ns))
     share = path.share(nanoseconds) or 0.0
-    told = (
+    summary = (
         f"{took}, {share:.0%} of it in {printable(service) or '(no service)'}; most of all in "
         f"{series_name(_key(step.span))}, {duration(step.self_ns / _NS)} ({path.share(step.self_ns) or 0.0:.0%})."
     )
-    return told if answer.check is None else f"{told} {sentence(answer.check, calendar)}"
+    return summary if trace.check is None else f"{summary} {check_sentence(trace.check, calendar)}"
 
 
 def oddities(path: CriticalPath) -> list[str]:
-    """What is odd about a trace, a line each; what is as it should be is left out."""
+    """List the irregularities of a trace, one line each."""
     found = path.oddities
     lines = [
         (found.roots == 0, "its root was not received; the longest part that was is explained"),

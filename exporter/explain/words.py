@@ -1,4 +1,4 @@
-"""What is said to people: sentences, with hostile names made harmless."""
+"""Sentences for people. Names are made printable, since span names may contain control characters."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -25,74 +25,74 @@ LEVEL_NAMES: Final = {
 }
 
 
-def sentence(check: Check, calendar: Calendar) -> str:
-    """The answer to a question, in a sentence or a few."""
+def check_sentence(check: Check, calendar: Calendar) -> str:
+    """Describe the result of checking an endpoint in one or more sentences."""
     return " ".join(_sentences(check, calendar))
 
 
 def _sentences(check: Check, calendar: Calendar) -> Iterator[str]:
-    usual, name = check.usual, series_name(check.usual.key)
+    report, name = check.report, series_name(check.report.key)
     if check.duration is not None:
-        yield _of_duration(name, check.duration, usual)
-    elif usual.baseline is None or usual.outlier_threshold_seconds is None:
-        yield f"Nothing is known of what is usual for {name} {when(usual.hour.slot)}."
+        yield _duration_sentence(name, check.duration, report)
+    elif report.baseline is None or report.outlier_threshold_seconds is None:
+        yield f"Nothing is known of what is usual for {name} {slot_text(report.hour.slot)}."
     else:
-        baseline = usual.baseline
+        baseline = report.baseline
         yield (
             f"{name} usually takes {duration(baseline.p50_seconds)} (p50) to {duration(baseline.p95_seconds)} (p95) "
-            f"{when(usual.hour.slot)}, {_by(usual)}; a single trace above "
-            f"{duration(usual.outlier_threshold_seconds)} is an outlier."
+            f"{slot_text(report.hour.slot)}, {_pooled_from(report)}; a single trace above "
+            f"{duration(report.outlier_threshold_seconds)} is an outlier."
         )
-    reason = why_no_verdict(usual)
+    reason = why_no_verdict(report)
     if reason:
         yield reason
     status = check.status
     if status is None:
         return
     if status.shift:
-        since = "" if status.since is None else f" since {instant(status.since, calendar)}"
+        since = "" if status.since is None else f" since {instant_text(status.since, calendar)}"
         yield f"Its latency is shifted{since}" + ("." if status.explanation is None else f": {status.explanation}")
     elif status.shift is not None:
         score = "" if status.score is None else f" (score {status.score:.2f}; 1 is where it matters)"
         yield f"Its latency as a whole is not shifted now{score}."
 
 
-def _of_duration(name: str, verdict: DurationVerdict, usual: BaselineReport) -> str:
-    asked = duration(verdict.seconds)
-    baseline, threshold = usual.baseline, usual.outlier_threshold_seconds
+def _duration_sentence(name: str, verdict: DurationVerdict, report: BaselineReport) -> str:
+    shown = duration(verdict.seconds)
+    baseline, threshold = report.baseline, report.outlier_threshold_seconds
     if baseline is None or threshold is None or verdict.slower_traces is None:
-        return f"Whether {asked} is much for {name} {when(usual.hour.slot)} cannot be told: there is no baseline."
-    verb = "is an outlier" if verdict.outlier else "is no outlier"
-    side = "above" if verdict.outlier else "not above"
+        return f"Whether {shown} is much for {name} {slot_text(report.hour.slot)} cannot be told: there is no baseline."
+    verb = "is an outlier" if verdict.is_outlier else "is no outlier"
+    side = "above" if verdict.is_outlier else "not above"
     slower = f"{verdict.slower_traces:,}" if verdict.slower_traces else "none"
     ratio = "" if verdict.p50_ratio is None else f"{verdict.p50_ratio:.2g} × the usual median, and "
     return (
-        f"{asked} {verb} for {name} {when(usual.hour.slot)}: it is {side} the threshold of {duration(threshold)} "
+        f"{shown} {verb} for {name} {slot_text(report.hour.slot)}: it is {side} the threshold of {duration(threshold)} "
         f"(usual p50 {duration(baseline.p50_seconds)}, p95 {duration(baseline.p95_seconds)}); that is {ratio}"
         f"{slower} of the {baseline.count:,} traces that it is compared with took longer "
         f"({compared_with(baseline)}, level {baseline.level:d})."
     )
 
 
-def _by(usual: BaselineReport) -> str:
-    if usual.baseline is None:
+def _pooled_from(report: BaselineReport) -> str:
+    if report.baseline is None:
         return ""
-    return f"by {compared_with(usual.baseline)} (level {usual.level:d}, {usual.baseline.count:,} traces)"
+    return f"by {compared_with(report.baseline)} (level {report.level:d}, {report.baseline.count:,} traces)"
 
 
-def why_no_verdict(usual: BaselineReport) -> str:
-    """Why there is no verdict, and what to do; empty where there is one."""
-    match usual.no_verdict:
+def why_no_verdict(report: BaselineReport) -> str:
+    """Say why there is no verdict on a shift, and what to do; empty if there is a verdict."""
+    match report.no_verdict:
         case None:
             return ""
         case NoVerdict.UNAVAILABLE:
-            return _unavailable(usual.supply)
+            return _unavailable(report.supply)
         case NoVerdict.LEARNING:
-            baseline = usual.baseline
-            have = "" if baseline is None else f", and so far there are {counted(baseline.windows, 'hour')}"
+            baseline = report.baseline
+            so_far = "" if baseline is None else f", and so far there are {counted(baseline.windows, 'hour')}"
             return (
                 f"It is still learning: a verdict on a shift takes {MATURE_TRACES} traces from {MATURE_WINDOWS} hours, "
-                f"around the clock from {MATURE_DAYS} days{have}. Time helps, and so does a longer "
+                f"around the clock from {MATURE_DAYS} days{so_far}. Time helps, and so does a longer "
                 "polling.backfill_duration where Tempo still has older traces."
             )
         case NoVerdict.NOT_JUDGED:
@@ -112,24 +112,24 @@ def _unavailable(supply: Sequence[LevelSupply]) -> str:
     )
 
 
-def when(slot: Slot) -> str:
-    """The hours of a slot, such as ``on weekdays 14–15 h``."""
+def slot_text(slot: Slot) -> str:
+    """Describe a slot, such as ``on weekdays 14–15 h``."""
     days = "on weekdays" if slot.day_type is DayType.WEEKDAY else "on weekend days"
     return f"{days} {slot.hour}–{(slot.hour + 1) % 24} h"
 
 
 def series_name(key: SeriesKey) -> str:
-    """A series on one line."""
+    """Service and span name of a series, on one line."""
     return f"{printable(key.service_name) or '(no service)'} {printable(key.span_name) or '(no name)'}"
 
 
-def instant(unix_seconds: float, calendar: Calendar) -> str:
-    """An instant on the local clock, to the second."""
+def instant_text(unix_seconds: float, calendar: Calendar) -> str:
+    """Format an instant as local time, to the second."""
     return f"{calendar.local(unix_seconds):%Y-%m-%d %H:%M:%S %Z}"
 
 
 def hour_ranges(starts: Sequence[int], calendar: Calendar) -> list[str]:
-    """Hours that follow one another as ranges, such as ``2026-01-05 14:00–17:00``."""
+    """Join consecutive hours into ranges, such as ``2026-01-05 14:00–17:00``."""
     ranges: list[tuple[int, int]] = []
     for start in starts:
         if ranges and ranges[-1][1] == start:
@@ -145,5 +145,5 @@ def hour_ranges(starts: Sequence[int], calendar: Calendar) -> list[str]:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things."""
+    """A number and a noun, in the plural unless the number is 1."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,1 +1,1 @@
-"""Every metric name, and the rendering of the ``/metrics`` page."""
+"""Metric names, and the rendering of ``/metrics``."""

@@ -1,13 +1,12 @@
-"""Renders the watched series for Prometheus.
+"""Renders the metrics of the watched series in Prometheus's text format and in OpenMetrics.
 
-At ten thousand series a page has 150,000 samples, and ``prometheus_client`` takes up to 1.5 s for them on every
-scrape. Here the samples of a snapshot are rendered once, in the formats that somebody has asked for, and a scrape hands
-out bytes. A test holds the result to what ``prometheus_client`` renders for the same samples.
+A page of ten thousand series has 150,000 samples, which ``prometheus_client`` takes up to 1.5 s to render. Here the
+samples of a snapshot are rendered once per format that scrapers request, and a scrape is served the finished bytes. A
+test compares the output with that of ``prometheus_client``.
 
-The beginning of an answer that is made once for all who ask, and what makes an answer of it for each of them.
-
-Compressed, both together are one gzip member. Members may follow one another by RFC 1952 (2.2), so each part could be
-one of its own, but of several a browser shows the first without a word, and curl fails.
+A response is such a prefix, shared by all scrapes, and the exporter's own metrics, rendered for each scrape. If it is
+compressed, both together form one gzip member: RFC 1952 (2.2) allows several members, but browsers silently show only
+the first, and curl fails.
 """
 
 import threading
@@ -25,18 +24,18 @@ from exporter.evaluation.snapshot import Exemplar, SeriesStatus, Snapshot
 from exporter.metrics.families import SERIES_FAMILIES, SERIES_LABELS, Family
 from exporter.model.span import SeriesKey, encodable
 
-_LEVEL: Final = 1
-"""A page of metrics is repetitive enough, and higher levels cost many times as much."""
-_GZIP: Final = zlib.MAX_WBITS + 16
-"""How zlib is asked for gzip's header and checksum around what it deflates."""
+_COMPRESSION_LEVEL: Final = 1
+"""The page is repetitive: higher levels save little and cost many times as much CPU."""
+_GZIP_WBITS: Final = zlib.MAX_WBITS + 16
+"""Makes zlib write a gzip header and checksum."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompressedPrefix:
-    """The beginning of an answer as it is sent.
+    """The first part of a response body, gzipped or not.
 
     Attributes:
-        data: it; nothing of it changes with what follows.
+        data: the bytes to send; they do not depend on what follows.
     """
 
     data: bytes
@@ -44,15 +43,15 @@ class CompressedPrefix:
 
     @classmethod
     def of(cls, content: bytes, *, gzipped: bool) -> Self:
-        """What says something, compressed or not."""
+        """Build the prefix from uncompressed content."""
         if not gzipped:
             return cls(content)
-        compressor = zlib.compressobj(level=_LEVEL, wbits=_GZIP)
-        # Flushed, so that all of it is out before anything follows.
+        compressor = zlib.compressobj(level=_COMPRESSION_LEVEL, wbits=_GZIP_WBITS)
+        # The flush makes the data complete; nothing of it is left in the compressor.
         return cls(compressor.compress(content) + compressor.flush(zlib.Z_SYNC_FLUSH), compressor)
 
-    def end(self, content: bytes) -> bytes:
-        """What is sent after it to say something more, and be done."""
+    def finish(self, content: bytes) -> bytes:
+        """Return the bytes that follow the prefix when ``content`` is the rest of the body."""
         if self._compressor is None:
             return content
         compressor = self._compressor.copy()
@@ -67,12 +66,12 @@ class Format(Enum):
 
 
 def render_families(statuses: Sequence[SeriesStatus], format_: Format, names: frozenset[str] | None = None) -> bytes:
-    """The series' samples in an exposition format, without OpenMetrics' end mark.
+    """Render the metrics of series, without the end mark of OpenMetrics.
 
     Args:
         statuses: the series.
         format_: the format.
-        names: only families with one of these names, of the family or of its samples.
+        names: render only these families, named by family or by sample name; all if absent.
     """
     blocks: list[bytes] = []
     labels = [series_labels(status.key) for status in statuses]
@@ -83,21 +82,21 @@ def render_families(statuses: Sequence[SeriesStatus], format_: Format, names: fr
             continue
         shown = first.sample_name if format_ is Format.TEXT else name
         blocks.append(f"# HELP {shown} {first.help}\n# TYPE {shown} {first.kind}\n".encode())
-        # One by one: to join all lines of a large page at once would hold up every other thread for so long.
+        # Joined per family: joining all lines of a large page in one call would block every other thread meanwhile.
         blocks.extend("".join(_samples(family, statuses, labels, format_)).encode("utf-8") for family in families)
     return b"".join(blocks)
 
 
 def _samples(family: Family, statuses: Iterable[SeriesStatus], labels: Iterable[str], format_: Format) -> Iterable[str]:
     value_of = family.value
-    # Labels stand in the order of their names.
-    before = family.sample_name + "{" + ("" if family.label is None else '{}="{}",'.format(*family.label))
+    # Labels are sorted by name.
+    start = family.sample_name + "{" + ("" if family.label is None else '{}="{}",'.format(*family.label))
     exemplar_of = family.exemplar if format_ is Format.OPENMETRICS else None
     for status, label in zip(statuses, labels, strict=True):
         value = value_of(status)
         if value is not None:
             exemplar = "" if exemplar_of is None else _exemplar(exemplar_of(status))
-            yield f"{before}{label}}} {number_text(value)}{exemplar}\n"
+            yield f"{start}{label}}} {number_text(value)}{exemplar}\n"
 
 
 def _exemplar(exemplar: Exemplar | None) -> str:
@@ -107,19 +106,19 @@ def _exemplar(exemplar: Exemplar | None) -> str:
 
 
 def number_text(value: float) -> str:
-    """A number as Prometheus writes it."""
+    """Format a number as Prometheus does."""
     text: str = floatToGoString(value)  # type: ignore[no-untyped-call]
     return text
 
 
 @lru_cache(maxsize=20_000)
 def series_labels(key: SeriesKey) -> str:
-    """The labels of a series as they stand between braces."""
+    """Format the labels of a series, without the braces."""
     return ",".join(label_text(name, value) for name, value in zip(SERIES_LABELS, key, strict=True))
 
 
 def label_text(name: str, value: str) -> str:
-    """A label with its value, whatever that consists of."""
+    """Format a label; any value is escaped."""
     return f'{name}="{_escaped(value)}"'
 
 
@@ -127,74 +126,75 @@ def _escaped(value: str) -> str:
     return encodable(value).replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-Kind = tuple[Format, bool]
-"""An exposition format, and whether it is compressed."""
+Variant = tuple[Format, bool]
+"""An exposition format, and whether it is gzipped."""
 
-_KEPT_SNAPSHOTS: Final = 20
-"""For so many snapshots a page is rendered beforehand in a format that nobody has asked for again."""
+_RENDERED_AHEAD: Final = 20
+"""A variant that no scraper has requested for this many snapshots is no longer rendered ahead."""
 
 
 @dataclass
 class RenderedPage:
-    """The rendered samples of one snapshot, each format rendered once, when it is first asked for or beforehand."""
+    """A snapshot and its rendered samples; each variant is rendered once, ahead or on the first request."""
 
     snapshot: Snapshot
-    _rendered: dict[Kind, CompressedPrefix] = field(default_factory=dict, init=False)
-    _asked: set[Kind] = field(default_factory=set, init=False)
-    _mutex: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _rendered: dict[Variant, CompressedPrefix] = field(default_factory=dict, init=False)
+    _requested: set[Variant] = field(default_factory=set, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def render(self, format_: Format, *, gzipped: bool) -> CompressedPrefix:
-        """The series' samples, compressed or not, without OpenMetrics' end mark."""
-        kind = format_, gzipped
-        self._asked.add(kind)
-        return self._rendered.get(kind) or self.prepare(kind)
+        """Return the samples of the series, without the end mark of OpenMetrics."""
+        variant = format_, gzipped
+        self._requested.add(variant)
+        return self._rendered.get(variant) or self.render_ahead(variant)
 
-    def prepare(self, kind: Kind) -> CompressedPrefix:
-        """Render the samples before somebody asks for them."""
-        with self._mutex:
-            done = self._rendered.get(kind)
-            if done is None:
-                format_, gzipped = kind
-                # What is rendered only to be compressed is not kept: it is fifteen times as large.
+    def render_ahead(self, variant: Variant) -> CompressedPrefix:
+        """Render the samples if they are not rendered yet, without counting as a request."""
+        with self._lock:
+            prefix = self._rendered.get(variant)
+            if prefix is None:
+                format_, gzipped = variant
+                # Text that is only rendered to be compressed is not kept: it is fifteen times as large.
                 plain = self._rendered.get((format_, False))
                 content = render_families(self.snapshot.series, format_) if plain is None else plain.data
-                done = CompressedPrefix.of(content, gzipped=gzipped)
-                self._rendered[kind] = done
-            return done
+                prefix = CompressedPrefix.of(content, gzipped=gzipped)
+                self._rendered[variant] = prefix
+            return prefix
 
     @property
-    def rendered(self) -> frozenset[Kind]:
-        """What it is rendered in."""
-        with self._mutex:
+    def rendered(self) -> frozenset[Variant]:
+        """The variants that are rendered."""
+        with self._lock:
             return frozenset(self._rendered)
 
     @property
-    def asked(self) -> frozenset[Kind]:
-        """What somebody has asked for; whoever scrapes may ask for more at this very moment."""
-        return frozenset(self._asked.copy())
+    def requested(self) -> frozenset[Variant]:
+        """The variants that scrapers have requested so far."""
+        # Copied first: a scrape may add to it while this runs.
+        return frozenset(self._requested.copy())
 
 
 class Publisher:
-    """Holds the page that is served, and swaps it for the next."""
+    """Holds the page that is served, and replaces it with that of the next snapshot."""
 
     def __init__(self) -> None:
         self._page: RenderedPage | None = None
-        self._unasked: dict[Kind, int] = {}
+        self._snapshots_since_request: dict[Variant, int] = {}
 
     @property
     def page(self) -> RenderedPage | None:
-        """The page to serve; nothing until the first snapshot is there."""
+        """The page to serve; absent until the first snapshot is published."""
         return self._page
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Render a snapshot in the formats that were asked for of late, then serve it."""
-        asked = self._page.asked if self._page else frozenset()
-        self._unasked = {
-            kind: snapshots + 1 for kind, snapshots in self._unasked.items() if snapshots < _KEPT_SNAPSHOTS
+        """Render a snapshot in the variants requested recently, then serve it."""
+        requested = self._page.requested if self._page else frozenset()
+        self._snapshots_since_request = {
+            variant: count + 1 for variant, count in self._snapshots_since_request.items() if count < _RENDERED_AHEAD
         }
-        self._unasked |= dict.fromkeys(asked, 0)
+        self._snapshots_since_request |= dict.fromkeys(requested, 0)
         page = RenderedPage(snapshot)
-        # Uncompressed first, so that it need not be rendered again to be compressed.
-        for kind in sorted(self._unasked, key=lambda kind: kind[1]):
-            page.prepare(kind)
+        # Plain variants first: the compressed ones are made from them.
+        for variant in sorted(self._snapshots_since_request, key=lambda variant: variant[1]):
+            page.render_ahead(variant)
         self._page = page

@@ -1,4 +1,4 @@
-"""The metrics of the watched series: names, help, and where each value comes from."""
+"""The metrics of the watched series: name, help, type, and the value of a series."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ SERIES_LABELS: Final = ("service_name", "span_name")
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric family of the watched series; a value that is absent makes no sample.
+    """A metric family of the watched series.
 
     Attributes:
-        name: its name, for counters without ``_total``.
-        help: what it means.
-        kind: its type.
-        value: the value for one series.
-        label: a further label, name and value; families that differ only in it stand next to each other.
-        exemplar: the exemplar for one series.
+        name: metric name, for counters without ``_total``.
+        help: help text.
+        kind: metric type.
+        value: returns the value of one series; None makes no sample.
+        label: a further label as name and value. Families that differ only in it must be adjacent.
+        exemplar: returns the exemplar of one series.
     """
 
     name: str
@@ -33,12 +33,12 @@ class Family:
 
     @property
     def sample_name(self) -> str:
-        """The name of its samples."""
+        """Name of the samples."""
         return f"{self.name}_total" if self.kind == "counter" else self.name
 
 
 _ANOMALOUS_HELP: Final = (
-    "Whether the series is anomalous now: its latency as a whole has shifted, or single traces are outliers."
+    "Whether the series is anomalous now, by kind: its latency as a whole has shifted, or single traces are outliers."
 )
 
 
@@ -49,69 +49,68 @@ def _of_baseline(value: Callable[[Baseline], float]) -> Callable[[SeriesStatus],
 SERIES_FAMILIES: Final[Sequence[Family]] = (
     Family(
         PREFIX + "baseline_p50_seconds",
-        "Median latency that is usual for the series at this hour of the day and type of day, read from Tempo in the"
-        " background.",
+        "Median latency in the baseline of the series for this hour of the day and day type.",
         "gauge",
         _of_baseline(lambda baseline: baseline.p50_seconds),
     ),
     Family(
         PREFIX + "baseline_p95_seconds",
-        "95th percentile of latency that is usual for the series at this hour.",
+        "95th percentile of latency in the baseline of the series.",
         "gauge",
         _of_baseline(lambda baseline: baseline.p95_seconds),
     ),
     Family(
         PREFIX + "baseline_mad_seconds",
-        "Median absolute deviation of latency from its median that is usual for the series at this hour.",
+        "Median absolute deviation of latency from the median in the baseline of the series.",
         "gauge",
         _of_baseline(lambda baseline: baseline.mad_seconds),
     ),
     Family(
         PREFIX + "baseline_samples",
-        "Traces pooled in the baseline in force.",
+        "Traces pooled in the baseline of the series.",
         "gauge",
         _of_baseline(lambda baseline: baseline.count),
     ),
     Family(
         PREFIX + "baseline_windows",
-        "Hours of history pooled in the baseline in force.",
+        "Hours of history pooled in the baseline of the series.",
         "gauge",
         _of_baseline(lambda baseline: baseline.windows),
     ),
     Family(
         PREFIX + "baseline_fallback_level",
-        "Where the baseline comes from: 1 this hour of the day, 2 nearby hours, 3 all hours of this type of day,"
-        " 4 everything, 5 unavailable.",
+        "Fallback level of the baseline: 1 this hour of the day, 2 nearby hours, 3 all hours of this day type,"
+        " 4 all hours, 5 unavailable.",
         "gauge",
         lambda status: status.level,
     ),
     Family(
         PREFIX + "outlier_threshold_seconds",
-        "A single trace slower than this is an outlier.",
+        "Latency above which a single trace is an outlier.",
         "gauge",
         lambda status: status.outlier_threshold_seconds,
     ),
     Family(
         PREFIX + "current_p50_seconds",
-        "Median latency of the traces that ended in the current evaluation window; absent without traffic.",
+        "Median latency of the traces that ended in the evaluation window; absent without traffic.",
         "gauge",
         lambda status: status.current_p50_seconds,
     ),
     Family(
         PREFIX + "current_p95_seconds",
-        "95th percentile of latency of the traces that ended in the current evaluation window; absent without traffic.",
+        "95th percentile of latency of the traces that ended in the evaluation window; absent without traffic.",
         "gauge",
         lambda status: status.current_p95_seconds,
     ),
     Family(
         PREFIX + "current_traces",
-        "Traces that ended in the current evaluation window.",
+        "Traces that ended in the evaluation window.",
         "gauge",
         lambda status: status.current_traces,
     ),
     Family(
         PREFIX + "score",
-        "Strength of a shift of the current window against the baseline; 1 is where it is practically significant.",
+        "Strength of the latency shift against the baseline; from 1 on it is practically significant.",
         "gauge",
         lambda status: status.score,
     ),
@@ -131,19 +130,19 @@ SERIES_FAMILIES: Final[Sequence[Family]] = (
     ),
     Family(
         PREFIX + "anomalous_since_timestamp_seconds",
-        "When the present shift began; there only while it lasts.",
+        "When the current shift began; present only while it lasts.",
         "gauge",
         lambda status: status.since,
     ),
     Family(
         PREFIX + "traces",
-        "Traces read and judged at the live edge, each once; of dense traffic a sample (poll_coverage_ratio).",
+        "Traces evaluated at the live edge, each counted once; of dense traffic only a sample (poll_coverage_ratio).",
         "counter",
         lambda status: status.traces_total,
     ),
     Family(
         PREFIX + "outlier_traces",
-        "Traces judged at the live edge that were outliers.",
+        "Traces evaluated at the live edge that were outliers.",
         "counter",
         lambda status: status.outliers_total,
         exemplar=lambda status: status.exemplar,

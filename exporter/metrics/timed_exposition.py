@@ -1,8 +1,8 @@
-"""Renders the past of the watched series as OpenMetrics with timestamps, for ``promtool tsdb create-blocks-from``.
+"""Renders past values of the series' metrics as OpenMetrics with timestamps, for ``promtool tsdb create-blocks-from``.
 
-Families, names and labels are those of the page that is scraped, so that the past and what is scraped later are the
-same time series. The format wants each family in one piece while the past is worked out series by series: each family
-goes into a temporary file of its own, compressed, and these are joined at the end. So memory holds one series.
+Families, names and labels are those of ``/metrics``, so past and scraped samples belong to the same time series.
+OpenMetrics wants the samples of a family together, but they are computed series by series: each family goes into a
+compressed temporary file of its own, and the files are concatenated at the end. Memory holds one series at a time.
 """
 
 import zlib
@@ -19,36 +19,36 @@ from exporter.metrics.families import SERIES_FAMILIES, SERIES_LABELS, Family
 from exporter.model.span import SeriesKey
 
 PAST_FAMILIES: Final[Sequence[Family]] = tuple(family for family in SERIES_FAMILIES if family.kind == "gauge")
-"""What is known of the past. Counters count what an exporter has done, and then it had not."""
+"""Gauges only: a counter counts what an exporter process did, and none was running."""
 
 OWN_LABELS: Final = frozenset({*SERIES_LABELS, *(family.label[0] for family in SERIES_FAMILIES if family.label)})
-"""The labels that the exporter sets itself."""
+"""Labels that the exporter sets; target labels must not use these names."""
 
 _CHUNK_BYTES: Final = 256 * 1024
 
 
 class TimedWriter:
-    """Collects the past of all series, then writes it.
+    """Collects the past samples of all series, then writes them out.
 
     Attributes:
-        samples: how many samples were collected.
-        series: how many series have any.
+        samples: samples collected.
+        series: series that have samples.
     """
 
     def __init__(self, target_labels: Mapping[str, str]) -> None:
-        """Begin with nothing.
+        """Open the temporary files.
 
         Args:
-            target_labels: what Prometheus adds to every sample that it scrapes: ``job``, ``instance`` and the like.
+            target_labels: labels that Prometheus adds to every scraped sample, such as ``job`` and ``instance``.
 
         Raises:
-            OSError: there is no room for temporary files.
+            OSError: the temporary files cannot be created.
         """
         self.samples = 0
         self.series = 0
-        self._target = "".join(f",{label_text(name, value)}" for name, value in sorted(target_labels.items()))
+        self._target_labels = "".join(f",{label_text(name, value)}" for name, value in sorted(target_labels.items()))
         with ExitStack() as files:
-            self._parts = [(family, _Part(files.enter_context(TemporaryFile()))) for family in PAST_FAMILIES]
+            self._spools = [(family, _SpoolFile(files.enter_context(TemporaryFile()))) for family in PAST_FAMILIES]
             self._files = files.pop_all()
 
     def __enter__(self) -> Self:
@@ -60,34 +60,34 @@ class TimedWriter:
         self._files.close()
 
     def add(self, key: SeriesKey, past: Iterable[PastStatus]) -> None:
-        """Take the whole past of one series, in time order.
+        """Add all past statuses of one series, in time order.
 
-        If working it out fails half way, nothing of it is taken.
+        If the iterable raises, nothing of the series is added.
 
         Raises:
-            OSError: there is no room for temporary files.
+            OSError: a temporary file cannot be written.
         """
-        known = list(past)
-        labels = series_labels(key) + self._target
-        before = self.samples
-        for family, part in self._parts:
-            lines = list(_lines(family, labels, known))
-            part.write("".join(lines).encode("utf-8"))
+        statuses = list(past)
+        labels = series_labels(key) + self._target_labels
+        samples_before = self.samples
+        for family, spool in self._spools:
+            lines = list(_lines(family, labels, statuses))
+            spool.write("".join(lines).encode("utf-8"))
             self.samples += len(lines)
-        self.series += self.samples > before
+        self.series += self.samples > samples_before
 
     def write(self, out: IO[bytes]) -> None:
-        """Write everything; nothing can be added afterwards.
+        """Write all families to a stream; nothing can be added afterwards.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the stream or a temporary file fails.
         """
-        for name, members in groupby(self._parts, key=lambda part: part[0].name):
-            parts = list(members)
-            first, _ = parts[0]
+        for name, members in groupby(self._spools, key=lambda spool: spool[0].name):
+            spools = list(members)
+            first, _ = spools[0]
             out.write(f"# HELP {name} {first.help}\n# TYPE {name} {first.kind}\n".encode())
-            for _, part in parts:
-                for chunk in part.read():
+            for _, spool in spools:
+                for chunk in spool.read():
                     out.write(chunk)
         out.write(b"# EOF\n")
         out.flush()
@@ -95,22 +95,22 @@ class TimedWriter:
 
 def _lines(family: Family, labels: str, past: Iterable[PastStatus]) -> Iterator[str]:
     value_of = family.value
-    # Labels stand in no order that matters; that of the family comes first, as on the page.
+    # The order of labels has no meaning; the family's own label comes first, as on /metrics.
     own = "" if family.label is None else f"{label_text(*family.label)},"
-    before = f"{family.sample_name}{{{own}{labels}}} "
-    shown, text = None, ""
+    start = f"{family.sample_name}{{{own}{labels}}} "
+    formatted, text = None, ""
     for at, status in past:
         value = value_of(status)
         if value is None:
             continue
-        # What is usual stays the same for an hour, and writing a number is what takes longest.
-        if value != shown:
-            shown, text = value, number_text(value)
-        yield f"{before}{text} {at}\n"
+        # Formatting numbers takes most of the time, and a baseline stays the same for an hour.
+        if value != formatted:
+            formatted, text = value, number_text(value)
+        yield f"{start}{text} {at}\n"
 
 
-class _Part:
-    """A temporary file, compressed: the same labels over and over shrink to a fiftieth."""
+class _SpoolFile:
+    """A compressed temporary file: repeated labels shrink to a fiftieth."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -120,7 +120,7 @@ class _Part:
         self._file.write(self._compressor.compress(data))
 
     def read(self) -> Iterator[bytes]:
-        """What was written; nothing can be written any more."""
+        """Yield what was written, in chunks; nothing can be written afterwards."""
         self._file.write(self._compressor.flush())
         self._file.seek(0)
         decompressor = zlib.decompressobj()

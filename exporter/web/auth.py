@@ -1,4 +1,4 @@
-"""Stands before the site: lets those in who may read, and puts the headers on that ``web.config_file`` asks for."""
+"""WSGI middleware for basic authentication, and for the response headers of ``web.config_file``."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -7,82 +7,82 @@ from typing import TYPE_CHECKING, Final
 
 from exporter.runtime.logs import Log
 from exporter.web.config_reload import WebConfigReloader
-from exporter.web.http import HttpResponse, deliver, refusal
+from exporter.web.http import HttpResponse, error_response, send_response
 from exporter.web.passwords import PasswordCheck
-from exporter.web.server.workers import workers_for
+from exporter.web.server.workers import worker_group
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 OPEN_PATHS: Final = frozenset({"/-/healthy", "/-/ready"})
-"""Probes have no password, and learn nothing but that the process works."""
+"""Served without a password: probes rarely have one, and these reveal only that the process works."""
 
-_SAY_AGAIN_SECONDS: Final = 600
+_LOG_INTERVAL_SECONDS: Final = 600
 _REALM: Final = 'Basic realm="tempo-anomaly-exporter", charset="UTF-8"'
 
 
 class BasicAuthMiddleware:
-    """The site behind the rules in force."""
+    """Passes on requests with valid credentials, or all requests if no users are configured."""
 
     def __init__(
         self,
-        site: "WSGIApplication",
-        protection: WebConfigReloader,
+        application: "WSGIApplication",
+        reloader: WebConfigReloader,
         log: Log,
         *,
         on_refused: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Guard a site.
+        """Wrap an application.
 
         Args:
-            site: what is served.
-            protection: holds the rules.
-            log: is told of refusals, once in a while.
-            on_refused: is told of each request without a right password.
-            monotonic: seconds that never jump.
+            application: handles the requests that are passed on.
+            reloader: holds the users and headers in use.
+            log: receives refused requests, rate-limited.
+            on_refused: called for each request without valid credentials.
+            monotonic: the clock of the rate limit.
         """
-        self._site = site
-        self._protection = protection
-        self._log = log.limited(_SAY_AGAIN_SECONDS, monotonic)
+        self._application = application
+        self._reloader = reloader
+        self._log = log.limited(_LOG_INTERVAL_SECONDS, monotonic)
         self._on_refused = on_refused
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        """Answer one request."""
-        rules = self._protection.rules
-        begin = _with_headers(start_response, rules.headers) if rules.headers else start_response
+        """Handle one request."""
+        state = self._reloader.state
+        start = _replacing_headers(start_response, state.headers) if state.headers else start_response
         path = environ.get("PATH_INFO", "")
-        if rules.passwords is None or path in OPEN_PATHS:
-            return self._site(environ, begin)
-        verdict = rules.passwords.judge(environ.get("HTTP_AUTHORIZATION", ""), workers_for(path))
-        if verdict is PasswordCheck.WELCOME:
-            return self._site(environ, begin)
-        return deliver(self._refusal(verdict, environ), environ, begin)
+        if state.passwords is None or path in OPEN_PATHS:
+            return self._application(environ, start)
+        result = state.passwords.check(environ.get("HTTP_AUTHORIZATION", ""), worker_group(path))
+        if result is PasswordCheck.ACCEPTED:
+            return self._application(environ, start)
+        return send_response(self._refusal(result, environ), environ, start)
 
-    def _refusal(self, verdict: PasswordCheck, environ: "WSGIEnvironment") -> HttpResponse:
+    def _refusal(self, result: PasswordCheck, environ: "WSGIEnvironment") -> HttpResponse:
         path = environ.get("PATH_INFO", "")
-        if verdict is PasswordCheck.BUSY:
-            message = "Too many passwords are being checked; come again"
-            return refusal(path, HTTPStatus.SERVICE_UNAVAILABLE, message, (("Retry-After", "1"),))
+        if result is PasswordCheck.BUSY:
+            message = "Too many passwords are being checked; try again in a moment"
+            return error_response(path, HTTPStatus.SERVICE_UNAVAILABLE, message, (("Retry-After", "1"),))
         self._on_refused()
-        # Not the user's name: people type passwords there.
+        # The user name is not logged: people mistype their password there.
         self._log.warning(
             "auth_failed", "refused a request without valid credentials", client=environ.get("REMOTE_ADDR", "")
         )
-        message = "This needs a user and a password"
-        return refusal(path, HTTPStatus.UNAUTHORIZED, message, (("WWW-Authenticate", _REALM),))
+        message = "A valid user name and password are required"
+        return error_response(path, HTTPStatus.UNAUTHORIZED, message, (("WWW-Authenticate", _REALM),))
 
 
-def _with_headers(start_response: "StartResponse", wanted: Mapping[str, str]) -> "StartResponse":
-    """The same, with some headers in place of those that an answer would have."""
-    replaced = {name.lower() for name in wanted}
-    added = [(name, value) for name, value in wanted.items() if value]
+def _replacing_headers(start_response: "StartResponse", headers: Mapping[str, str]) -> "StartResponse":
+    """Wrap ``start_response`` so that these headers replace those of the response; an empty one is removed."""
+    replaced = {name.lower() for name in headers}
+    added = [(name, value) for name, value in headers.items() if value]
 
-    def begin(
+    def start(
         status: str, headers: list[tuple[str, str]], exc_info: "OptExcInfo | None" = None, /
     ) -> Callable[[bytes], object]:
         kept = [header for header in headers if header[0].lower() not in replaced]
         return start_response(status, [*kept, *added], exc_info)
 
-    return begin
+    return start

@@ -1,7 +1,7 @@
-"""Who may read and how it is kept from others: TLS, passwords and headers, as they are in force at the moment.
+"""Reloads ``web.config_file``: TLS certificates, basic auth users and response headers.
 
-They come from files that change while the process runs, as certificates do every few weeks: a thread looks at the
-files, and what can be used takes the place of what there was. What cannot be used is said and left alone.
+These files change while the process runs, certificates every few weeks. A thread polls them and swaps in the new
+configuration when it is valid; otherwise it logs the error and keeps the previous one.
 """
 
 import ssl
@@ -15,25 +15,25 @@ from typing import Final
 from exporter.runtime.logs import Log
 from exporter.web.passwords import Passwords
 
-_LOOK_SECONDS: Final = 2.0
+_POLL_SECONDS: Final = 2.0
 _STOP_SECONDS: Final = 0.5
 
 FileState = tuple[int, int, int] | None
-"""What tells one version of a file from the next; absent where it is not there."""
+"""Modification time, size and inode of a file: differs between versions. None if the file does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebConfigState:
-    """What is in force.
+    """The content of ``web.config_file`` and the files it names, as loaded.
 
     Attributes:
-        seen: the files that they were read from, and what state each was in before that.
-        tls: what new connections are encrypted with; absent where there is no TLS.
-        passwords: who may read; absent where everybody may.
-        headers: headers of every answer in place of those it would have; an empty one takes a header away.
+        files: the files, each with its state just before it was read.
+        tls: TLS context for new connections; absent without TLS.
+        passwords: users that may read; absent without basic auth.
+        headers: headers that replace those of every response; an empty value removes the header.
     """
 
-    seen: Mapping[Path, FileState]
+    files: Mapping[Path, FileState]
     tls: ssl.SSLContext | None = None
     passwords: Passwords | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -41,11 +41,11 @@ class WebConfigState:
 
 @dataclass(frozen=True, slots=True)
 class ReloadStatus:
-    """What became of the last look at the files.
+    """Outcome of the last check of the files.
 
     Attributes:
-        successful: whether what is in force is what the files say.
-        succeeded_at: when they were last taken over, Unix seconds.
+        successful: whether the configuration in use is that of the files.
+        succeeded_at: when the configuration in use was loaded, Unix seconds.
     """
 
     successful: bool
@@ -53,97 +53,97 @@ class ReloadStatus:
 
 
 class WebConfigReloader:
-    """The rules, kept up with their files."""
+    """Holds the web configuration in use and keeps it up to date with its files."""
 
     def __init__(self, load: Callable[[], WebConfigState], log: Log, *, clock: Callable[[], float] = time.time) -> None:
-        """Read the files.
+        """Load the files.
 
         Args:
-            load: reads them; raises whatever tells people what is wrong.
-            log: is told of changes.
+            load: reads the files; raises an exception with a message for the user if they are invalid.
+            log: receives reloads and errors.
             clock: Unix seconds.
 
         Raises:
-            Exception: whatever ``load`` raises.
+            Exception: the one that ``load`` raises.
         """
         self._load = load
         self._log = log
         self._clock = clock
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._rules = load()
-        self._complaint: str | None = None
+        self._state = load()
+        self._error: str | None = None
         self._status = ReloadStatus(True, clock())
 
     @property
-    def rules(self) -> WebConfigState:
-        """What is in force."""
-        return self._rules
+    def state(self) -> WebConfigState:
+        """The configuration in use."""
+        return self._state
 
     @property
     def status(self) -> ReloadStatus:
-        """What became of the last look."""
+        """Outcome of the last check."""
         return self._status
 
-    def context(self) -> ssl.SSLContext:
-        """What a new connection is encrypted with."""
-        context = self._rules.tls
+    def tls_context(self) -> ssl.SSLContext:
+        """The TLS context for a new connection; only to be called with TLS configured."""
+        context = self._state.tls
         assert context is not None  # noqa: S101 - TLS is never switched off while the process runs
         return context
 
-    def look(self) -> None:
-        """Take over what has changed in the files; while they cannot be used, try again every time."""
-        unchanged = all(file_state(path) == state for path, state in self._rules.seen.items())
-        if unchanged and self._complaint is None:
+    def reload_if_changed(self) -> None:
+        """Load the files if any has changed; after an error, load them every time until they are valid."""
+        unchanged = all(file_state(path) == state for path, state in self._state.files.items())
+        if unchanged and self._error is None:
             return
         try:
-            rules = self._load()
-            self._refuse_to_lower(rules)
-        except Exception as error:  # noqa: BLE001 - whatever it is, what was in force stays
-            if str(error) != self._complaint:
+            state = self._load()
+            self._check_security_kept(state)
+        except Exception as error:  # noqa: BLE001 - whatever the error, the previous configuration stays
+            if str(error) != self._error:
                 self._log.error(
                     "web_config_invalid",
                     "web.config_file is invalid; keeping the previous configuration",
                     error=str(error),
                 )
-            self._complaint = str(error)
+            self._error = str(error)
             self._status = ReloadStatus(False, self._status.succeeded_at)
             return
-        self._rules, self._complaint = rules, None
+        self._state, self._error = state, None
         self._status = ReloadStatus(True, self._clock())
         self._log.info(
             "web_config_reloaded",
             "web.config_file was reloaded",
-            tls=rules.tls is not None,
-            passwords=rules.passwords is not None,
+            tls=state.tls is not None,
+            passwords=state.passwords is not None,
         )
 
     def start(self) -> None:
-        """Look at the files from now on, in a thread of its own."""
+        """Poll the files in a background thread."""
 
-        def watch() -> None:
-            while not self._stop.wait(_LOOK_SECONDS):
-                self.look()
+        def poll() -> None:
+            while not self._stop.wait(_POLL_SECONDS):
+                self.reload_if_changed()
 
-        self._thread = threading.Thread(target=watch, name="web-config", daemon=True)
+        self._thread = threading.Thread(target=poll, name="web-config", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop polling."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(_STOP_SECONDS)
 
-    def _refuse_to_lower(self, rules: WebConfigState) -> None:
-        """A file that is just being written is short for a moment: that must not open what was closed."""
-        if (rules.tls is None) != (self._rules.tls is None):
+    def _check_security_kept(self, state: WebConfigState) -> None:
+        """Refuse to switch off TLS or basic auth: a file that is being written is incomplete for a moment."""
+        if (state.tls is None) != (self._state.tls is None):
             raise ValueError("TLS can only be switched on or off by a restart")
-        if rules.passwords is None and self._rules.passwords is not None:
-            raise ValueError("basic_auth_users is empty now: passwords can only be switched off by a restart")
+        if state.passwords is None and self._state.passwords is not None:
+            raise ValueError("basic_auth_users is now empty; basic auth can only be switched off by a restart")
 
 
 def file_state(path: Path) -> FileState:
-    """The state of a file; to be asked for before it is read, so that what is written meanwhile is noticed later."""
+    """Return the state of a file. Take it before reading the file, so that a write in between is noticed later."""
     try:
         found = path.stat()
     except OSError:

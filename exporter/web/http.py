@@ -1,4 +1,4 @@
-"""A WSGI application small enough to read: exact paths, GET and HEAD, and the headers that every answer has."""
+"""A minimal WSGI application: exact paths, GET and HEAD, and the headers that every response has."""
 
 import json
 import re
@@ -17,8 +17,8 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'"
 )
-"""A page is made of what this exporter serves as files, and of nothing that stands inside of it: a name from Tempo that
-found its way into a page as markup would still be no script and no style."""
+"""Allows files served by this exporter and nothing inline: even if a span name got into a page as markup, the browser
+would run no script and apply no style of it."""
 
 _SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
@@ -27,14 +27,14 @@ _SECURITY_HEADERS = (
     ("Content-Security-Policy", CONTENT_SECURITY_POLICY),
 )
 API_PATHS = "/api/"
-"""What begins so is for programs."""
+"""Prefix of the paths whose errors are JSON."""
 _CACHE_CONTROL = ("Cache-Control", "no-store")
-"""Unless a page says otherwise: what is served is true for seconds, and may be for those with a password only."""
+"""Default of all responses: they are valid for seconds, and may be restricted to authenticated users."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """What a page needs of a request."""
+    """The parts of a request that handlers use."""
 
     path: str
     query: Mapping[str, list[str]]
@@ -44,90 +44,97 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """An answer; the length is added.
+    """A response; its length header is added when it is sent.
 
     Attributes:
-        content: the answer, or what comes after ``before``.
-        content_type: what it is.
-        status: the HTTP status.
+        content: the body, or the rest of it after ``prefix``.
+        content_type: media type.
+        status: status code.
         headers: further headers.
-        before: what comes first of a large answer and is kept for all who ask: none of them is sent a copy.
+        prefix: first part of a large body, shared by the responses to all clients without copying it.
     """
 
     content: bytes
     content_type: str = "text/plain; charset=utf-8"
     status: HTTPStatus = HTTPStatus.OK
     headers: tuple[tuple[str, str], ...] = field(default=())
-    before: bytes = b""
+    prefix: bytes = b""
 
     @property
     def body(self) -> bytes:
-        """The whole answer in one piece."""
-        return self.before + self.content
+        """The whole body as one copy."""
+        return self.prefix + self.content
 
 
-def text(message: str, status: HTTPStatus = HTTPStatus.OK) -> HttpResponse:
-    """A line for people and probes."""
+Handler = Callable[[HttpRequest], HttpResponse]
+
+
+def text_response(message: str, status: HTTPStatus = HTTPStatus.OK) -> HttpResponse:
+    """Build a response of one line of text."""
     return HttpResponse(f"{message}\n".encode(), status=status)
 
 
-def problem(
+def problem_response(
     status: HTTPStatus, detail: str, *, headers: tuple[tuple[str, str], ...] = (), **members: object
 ) -> HttpResponse:
-    """An error for programs: problem details in JSON (RFC 9457).
+    """Build a JSON error: problem details (RFC 9457).
 
     Args:
-        status: the HTTP status.
-        detail: what happened and what to do.
+        status: status code.
+        detail: what happened, and what the client can do.
         headers: further headers.
-        members: what programs may want to know besides.
+        members: further members of the document.
     """
     document = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail, **members}
     return HttpResponse(json.dumps(document).encode(), "application/problem+json", status, headers)
 
 
-def refusal(path: str, status: HTTPStatus, message: str, headers: tuple[tuple[str, str], ...] = ()) -> HttpResponse:
-    """An error as whoever asks for a path expects it: programs below ``/api/``, people elsewhere."""
+def error_response(
+    path: str, status: HTTPStatus, message: str, headers: tuple[tuple[str, str], ...] = ()
+) -> HttpResponse:
+    """Build an error in the format of the path: JSON below ``/api/``, text elsewhere."""
     if path.startswith(API_PATHS):
-        return problem(status, message, headers=headers)
-    return replace(text(message, status), headers=headers)
+        return problem_response(status, message, headers=headers)
+    return replace(text_response(message, status), headers=headers)
 
 
-def deliver(response: HttpResponse, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-    """Send an answer, with the headers that every answer has."""
+def send_response(
+    response: HttpResponse, environ: "WSGIEnvironment", start_response: "StartResponse"
+) -> Iterable[bytes]:
+    """Send a response by WSGI, with the headers that every response has."""
     given = {name.lower() for name, _ in response.headers}
     headers = [
         ("Content-Type", response.content_type),
-        ("Content-Length", str(len(response.before) + len(response.content))),
+        ("Content-Length", str(len(response.prefix) + len(response.content))),
         *response.headers,
         *(header for header in (*_SECURITY_HEADERS, _CACHE_CONTROL) if header[0].lower() not in given),
     ]
     start_response(f"{response.status.value} {response.status.phrase}", headers)
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [part for part in (response.before, response.content) if part]
-
-
-Page = Callable[[HttpRequest], HttpResponse]
+    if environ["REQUEST_METHOD"] == "HEAD":
+        return []
+    return [chunk for chunk in (response.prefix, response.content) if chunk]
 
 
 class Site:
-    """Serves pages by their exact path."""
+    """The WSGI application: calls the handler of an exact path."""
 
-    def __init__(self, pages: Mapping[str, Page], log: Log) -> None:
-        self._pages = dict(pages)
+    def __init__(self, handlers: Mapping[str, Handler], log: Log) -> None:
+        self._handlers = dict(handlers)
         self._log = log
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        """Answer one request; a page that raises is a 500 and a line in the log, never a dead worker."""
-        return deliver(self._answer(environ["REQUEST_METHOD"], environ), environ, start_response)
+        """Handle one request. If the handler raises, log the traceback and respond with status 500."""
+        return send_response(self._respond(environ["REQUEST_METHOD"], environ), environ, start_response)
 
-    def _answer(self, method: str, environ: "WSGIEnvironment") -> HttpResponse:
+    def _respond(self, method: str, environ: "WSGIEnvironment") -> HttpResponse:
         path = environ.get("PATH_INFO", "")
-        page = self._pages.get(path)
-        if page is None:
-            return refusal(path, HTTPStatus.NOT_FOUND, "There is nothing here; the status page is at /")
+        handler = self._handlers.get(path)
+        if handler is None:
+            return error_response(path, HTTPStatus.NOT_FOUND, "Not found; the status page is at /")
         if method not in ("GET", "HEAD"):
             allowed = (("Allow", "GET, HEAD"),)
-            return refusal(path, HTTPStatus.METHOD_NOT_ALLOWED, "This address can only be read", allowed)
+            message = "Method not allowed; this path supports GET and HEAD"
+            return error_response(path, HTTPStatus.METHOD_NOT_ALLOWED, message, allowed)
         request = HttpRequest(
             path=path,
             query=parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True),
@@ -135,20 +142,20 @@ class Site:
             accepts_gzip=_accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", "")),
         )
         try:
-            return page(request)
-        except Exception:  # noqa: BLE001 - whatever it is, the next request must be answered
+            return handler(request)
+        except Exception:  # noqa: BLE001 - whatever the error, the worker must survive it
             self._log.exception("page_failed", "a page failed", path=path)
-            said = "This page failed; the exporter's log says why"
-            return refusal(path, HTTPStatus.INTERNAL_SERVER_ERROR, said)
+            message = "Internal error; see the exporter's log"
+            return error_response(path, HTTPStatus.INTERNAL_SERVER_ERROR, message)
 
 
-class Accepted(NamedTuple):
-    """Something that a client accepts.
+class AcceptItem(NamedTuple):
+    """One item of an ``Accept`` header.
 
     Attributes:
-        name: an encoding or a media type, in lower case.
-        parameters: what stands behind it, names in lower case.
-        weight: how much it is preferred; 0 refuses it.
+        name: encoding or media type, in lower case.
+        parameters: its parameters except the weight, names in lower case.
+        weight: preference from 0 (not acceptable) to 1.
     """
 
     name: str
@@ -156,8 +163,8 @@ class Accepted(NamedTuple):
     weight: float
 
 
-def accepted(header: str) -> list[Accepted]:
-    """What a header of the ``Accept`` kind says (RFC 9110, 12.4.2); what has no valid weight is refused."""
+def parse_accept(header: str) -> list[AcceptItem]:
+    """Parse a header of the ``Accept`` family (RFC 9110, 12.4.2); an item with an invalid weight gets weight 0."""
     items = []
     for item in header.split(","):
         name, *rest = (part.strip() for part in item.split(";"))
@@ -165,11 +172,11 @@ def accepted(header: str) -> list[Accepted]:
         parameters = {key.strip().lower(): value.strip() for key, _, value in pairs}
         weight = parameters.pop("q", "1")
         valid = re.fullmatch(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?", weight)
-        items.append(Accepted(name.lower(), parameters, float(weight) if valid else 0.0))
+        items.append(AcceptItem(name.lower(), parameters, float(weight) if valid else 0.0))
     return items
 
 
 def _accepts_gzip(accept_encoding: str) -> bool:
-    """Whether gzip is among the encodings accepted (RFC 9110, 12.5.3)."""
-    weights = {item.name: item.weight for item in accepted(accept_encoding)}
+    """Whether an ``Accept-Encoding`` header (RFC 9110, 12.5.3) accepts gzip."""
+    weights = {item.name: item.weight for item in parse_accept(accept_encoding)}
     return weights.get("gzip", weights.get("*", 0.0)) > 0

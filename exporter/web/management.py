@@ -1,7 +1,4 @@
-"""``/metrics``: the series' samples as they were rendered with the snapshot, and the exporter's own.
-
-The answers for probes: ``/-/healthy`` and ``/-/ready``.
-"""
+"""``/metrics``, and the probes ``/-/healthy`` and ``/-/ready``."""
 
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -13,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from exporter.evaluation.snapshot import Snapshot
 from exporter.metrics.exposition import CompressedPrefix, Format, Publisher, render_families
-from exporter.web.http import HttpRequest, HttpResponse, accepted, text
+from exporter.web.http import HttpRequest, HttpResponse, parse_accept, text_response
 
 _OPENMETRICS_VERSION: Final = "1.0.0"
 _CONTENT_TYPES: Final[Mapping[Format, str]] = {
@@ -26,13 +23,13 @@ _ENCODERS: Final[Mapping[Format, Callable[[Collector], bytes]]] = {
 }
 
 
-def chosen_format(accept: str) -> Format:
-    """The format for an ``Accept`` header: OpenMetrics where the client asks for it at least as much as for text.
+def negotiate_format(accept: str) -> Format:
+    """Choose the format for an ``Accept`` header: OpenMetrics if the client prefers it to text or likes both equally.
 
-    ``prometheus_client`` has a function for this, which overlooks weights, fails on a version that is no number, and
-    escapes names in ways that no name here needs.
+    The function of ``prometheus_client`` ignores weights, fails on a version that is not a number, and negotiates an
+    escaping of names that no name here needs.
     """
-    items = accepted(accept)
+    items = parse_accept(accept)
     openmetrics = max(
         (
             item.weight
@@ -47,38 +44,38 @@ def chosen_format(accept: str) -> Format:
 
 
 class MetricsPage:
-    """Answers scrapes."""
+    """Handler of ``/metrics``: the series as rendered with the snapshot, then the exporter's own metrics."""
 
     def __init__(self, publisher: Publisher, registry: CollectorRegistry) -> None:
         self._publisher = publisher
         self._registry = registry
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        """The page, or with ``name[]`` those families of it."""
+        """Return the page, or only the families named by ``name[]``."""
         names = frozenset(filter(None, request.query.get("name[]", ())))
-        format_ = chosen_format(request.accept)
+        format_ = negotiate_format(request.accept)
         page = self._publisher.page
         if page is not None and not names:
-            beginning = page.render(format_, gzipped=request.accepts_gzip)
+            prefix = page.render(format_, gzipped=request.accepts_gzip)
         else:
-            chosen = b"" if page is None else render_families(page.snapshot.series, format_, names)
-            beginning = CompressedPrefix.of(chosen, gzipped=request.accepts_gzip)
-        # The exporter's own families come last: in OpenMetrics they bring the end mark with them.
+            series = b"" if page is None else render_families(page.snapshot.series, format_, names)
+            prefix = CompressedPrefix.of(series, gzipped=request.accepts_gzip)
+        # The exporter's own families come last: in OpenMetrics, their encoder writes the end mark.
         own = _ENCODERS[format_](self._registry.restricted_registry(names) if names else self._registry)
         encoding = (("Content-Encoding", "gzip"),) if request.accepts_gzip else ()
         headers = (*encoding, ("Vary", "Accept, Accept-Encoding"))
-        return HttpResponse(beginning.end(own), _CONTENT_TYPES[format_], headers=headers, before=beginning.data)
+        return HttpResponse(prefix.finish(own), _CONTENT_TYPES[format_], headers=headers, prefix=prefix.data)
 
 
-def healthy(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - the signature is that of every page
-    """200 while the process works."""
-    return text("tempo-anomaly-exporter is healthy")
+def healthy(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - the signature of a handler
+    """Respond with 200 while the process works."""
+    return text_response("tempo-anomaly-exporter is healthy")
 
 
 def ready(snapshot: Snapshot | None) -> HttpResponse:
-    """200 once there is a snapshot to scrape."""
+    """Respond with 200 once there is a snapshot to scrape, and 503 before."""
     if snapshot is None:
-        return text(
-            "not ready: the first reading of the current traffic is not over yet", HTTPStatus.SERVICE_UNAVAILABLE
+        return text_response(
+            "not ready: the current traffic has not been read for the first time yet", HTTPStatus.SERVICE_UNAVAILABLE
         )
-    return text("tempo-anomaly-exporter is ready")
+    return text_response("tempo-anomaly-exporter is ready")

@@ -1,4 +1,7 @@
-"""Basic authentication against bcrypt hashes, which are slow on purpose and therefore asked as rarely as possible."""
+"""Basic authentication against bcrypt hashes.
+
+bcrypt is slow on purpose, so the result for each credential is cached.
+"""
 
 import base64
 import binascii
@@ -12,92 +15,98 @@ from typing import Final
 
 import bcrypt
 
-from exporter.web.server.workers import Workers
+from exporter.web.server.workers import WorkerGroup
 
 _BCRYPT_BYTES: Final = 72
-"""bcrypt knows no more of a password than this; htpasswd and the exporter toolkit cut it off as well."""
-_REMEMBERED: Final = 128
+"""bcrypt ignores the rest of a longer password; htpasswd and the exporter toolkit truncate as well."""
+_CACHED_RESULTS: Final = 128
 
 
 class PasswordCheck(Enum):
-    """What becomes of a request."""
+    """Result of checking a request's credentials."""
 
-    WELCOME = "welcome"
-    REFUSED = "refused"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
     BUSY = "busy"
+    """Not checked: too many checks are running."""
 
 
 class Passwords:
-    """The users and their passwords.
+    """The users and their password hashes. Thread-safe.
 
-    A credential that was checked is remembered, by its HMAC under a key that only this process has: neither the
-    passwords nor anything that could be compared with a list of likely ones stays in memory. Those that were right and
-    those that were wrong are remembered apart, so that the wrong ones cannot push the right ones out.
+    Results are cached by the HMAC of the credential, under a key that only this process has: memory holds neither a
+    password nor anything that could be compared with a list of likely ones. Accepted and rejected credentials have
+    separate caches, so that a flood of wrong ones cannot evict the right ones.
     """
 
     def __init__(self, users: Mapping[str, bytes]) -> None:
-        """Know some users.
+        """Take the users.
 
         Args:
-            users: the bcrypt hash of each one's password; at least one.
+            users: bcrypt hash by user name; at least one.
         """
         self._users = {name.encode("utf-8"): hash_ for name, hash_ in users.items()}
-        # For an unknown user: no password is known for it, and checking one takes as long as for the others.
+        # Compared with for unknown users: no password matches it, and a check takes as long as for a known user.
         cost = max(int(hash_.split(b"$")[2]) for hash_ in users.values())
-        self._nobody = bcrypt.gensalt(cost) + b"." * 31
+        self._dummy_hash = bcrypt.gensalt(cost) + b"." * 31
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
-        self._right: OrderedDict[bytes, None] = OrderedDict()
-        self._wrong: OrderedDict[bytes, None] = OrderedDict()
-        self._slots = {group: threading.BoundedSemaphore(group.busy) for group in Workers}
+        self._accepted: OrderedDict[bytes, None] = OrderedDict()
+        self._rejected: OrderedDict[bytes, None] = OrderedDict()
+        self._running_checks = {group: threading.BoundedSemaphore(group.max_blocked) for group in WorkerGroup}
 
-    def judge(self, authorization: str, workers: Workers) -> PasswordCheck:
-        """Judge a request by its ``Authorization`` header, and who answers it.
+    def check(self, authorization: str, workers: WorkerGroup) -> PasswordCheck:
+        """Check the credentials of a request.
 
-        Busy where so many of those are checking passwords that this one would keep the last from the others: whoever
-        floods the exporter with wrong passwords leaves a worker for those with a right one.
+        Args:
+            authorization: the ``Authorization`` header, empty if the request has none.
+            workers: the group that serves the request. When all but one of its threads are checking passwords, the
+                result is `PasswordCheck.BUSY`, so that cached credentials are still served.
         """
         credential = _credential(authorization)
         if credential is None:
-            return PasswordCheck.REFUSED
-        # One colon is the separator: a user's name has none, so the whole says who and what.
+            return PasswordCheck.REJECTED
+        # User names contain no colon, so the user:password string is unambiguous.
         digest = hmac.digest(self._key, credential, "sha256")
-        if (known := self._recall(digest)) is not None:
-            return known
-        slots = self._slots[workers]
-        if not slots.acquire(blocking=False):
+        if (cached := self._cached(digest)) is not None:
+            return cached
+        running = self._running_checks[workers]
+        if not running.acquire(blocking=False):
             return PasswordCheck.BUSY
         try:
-            right = self._check(credential)
+            matches = self._matches(credential)
         finally:
-            slots.release()
-        self._remember(digest, self._right if right else self._wrong)
-        return PasswordCheck.WELCOME if right else PasswordCheck.REFUSED
+            running.release()
+        self._cache(digest, self._accepted if matches else self._rejected)
+        return PasswordCheck.ACCEPTED if matches else PasswordCheck.REJECTED
 
-    def _check(self, credential: bytes) -> bool:
+    def _matches(self, credential: bytes) -> bool:
         name, _, password = credential.partition(b":")
         hash_ = self._users.get(name)
-        # Compares in constant time, and does the same work whether there is such a user or not.
-        matches = bcrypt.checkpw(password[:_BCRYPT_BYTES], self._nobody if hash_ is None else hash_)
+        # checkpw compares in constant time; the dummy hash makes unknown users take as long as known ones.
+        matches = bcrypt.checkpw(password[:_BCRYPT_BYTES], self._dummy_hash if hash_ is None else hash_)
         return matches and hash_ is not None
 
-    def _recall(self, digest: bytes) -> PasswordCheck | None:
+    def _cached(self, digest: bytes) -> PasswordCheck | None:
         with self._lock:
-            for remembered, verdict in ((self._right, PasswordCheck.WELCOME), (self._wrong, PasswordCheck.REFUSED)):
-                if digest in remembered:
-                    remembered.move_to_end(digest)
-                    return verdict
+            for cache, result in (
+                (self._accepted, PasswordCheck.ACCEPTED),
+                (self._rejected, PasswordCheck.REJECTED),
+            ):
+                if digest in cache:
+                    cache.move_to_end(digest)
+                    return result
         return None
 
-    def _remember(self, digest: bytes, among: OrderedDict[bytes, None]) -> None:
+    def _cache(self, digest: bytes, cache: OrderedDict[bytes, None]) -> None:
         with self._lock:
-            among[digest] = None
-            if len(among) > _REMEMBERED:
-                among.popitem(last=False)
+            cache[digest] = None
+            if len(cache) > _CACHED_RESULTS:
+                cache.popitem(last=False)
 
 
 def _credential(authorization: str) -> bytes | None:
-    """User and password, separated by a colon; absent where there is no such thing."""
+    """Decode ``user:password`` from an ``Authorization`` header; None if it holds no basic credentials."""
     scheme, _, encoded = authorization.strip().partition(" ")
     if scheme.lower() != "basic":
         return None

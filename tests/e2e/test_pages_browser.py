@@ -12,7 +12,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.color import Color
 from selenium.webdriver.support.select import Select
 
-from exporter.web.pages.links import ENDPOINT, of_series
+from exporter.web.pages.links import ENDPOINT, series_url
 from tests.e2e.test_http import HOSTILE, hostile_traces
 from tests.support.browser import browser, complaints, prefer, require_browser, resize
 from tests.support.ongoing import INCIDENT, ongoing_incident
@@ -123,7 +123,7 @@ def test_an_endpoint_has_a_page(view: Chrome, incident: ExporterProcess) -> None
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("page", ["/", f"/{of_series(ENDPOINT, INCIDENT)}"])
+@pytest.mark.parametrize("page", ["/", f"/{series_url(ENDPOINT, INCIDENT)}"])
 def test_a_narrow_view_needs_no_scrolling_to_the_side_and_text_is_readable(
     view: Chrome, incident: ExporterProcess, page: str, scheme: str
 ) -> None:
@@ -174,7 +174,7 @@ def test_without_tempo_it_says_what_to_do_and_not_that_all_is_well(view: Chrome,
         eventually(lambda: process.get("/-/ready").ok, lambda: "no snapshot", timeout=30)
         view.get(f"{process.url}/")
         text = view.find_element(By.TAG_NAME, "main").text
-    assert "Tempo cannot be read. Nothing has been judged yet." in text
+    assert "Tempo cannot be read. Nothing has been evaluated yet." in text
     assert "http://127.0.0.1:1" in text
     assert "Not known yet" in text
     assert "No endpoint is slower" not in text

@@ -1,8 +1,9 @@
-"""Pages asked of a whole site, and read as a browser would read them."""
+"""The HTML pages over WSGI, built from fake data and read back as a browser would."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from html.parser import HTMLParser
 
 from exporter.baseline.availability import SLOTS
@@ -15,75 +16,76 @@ from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
 from exporter.web.http import Site
-from exporter.web.pages.explore import Explore
-from exporter.web.pages.pages import pages
+from exporter.web.pages.links import Explore
+from exporter.web.pages.routes import page_handlers
 from exporter.web.pages.sources import Sources
 from tests.support.samples import NOON, Clock, baseline
-from tests.support.wsgi import Answer, ask
+from tests.support.wsgi import WsgiResponse, ask
 
-WITHIN_A_LINE = {"a", "bdi", "code", "strong", "time"}
+INLINE = {"a", "bdi", "code", "strong", "time"}
 VOID = {"meta", "br", "input", "img", "link", "hr"}
 HOURS = HourClock(Calendar())
 
 
-class Reader(HTMLParser):
-    """Reads a page, and refuses one whose elements do not nest."""
+class ParsedPage(HTMLParser):
+    """A parsed page; parsing fails if its elements are not properly nested."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, response: WsgiResponse) -> None:
         super().__init__()
-        self.answer = answer
+        self.response = response
         self._open: list[str] = []
         self.tags: set[str] = set()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(answer.body.decode("utf-8"))
+        self.texts: list[str] = []
+        self.feed(response.body.decode("utf-8"))
         self.close()
         assert self._open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.elements.append((tag, dict(attrs)))
-        self._space(tag)
+        self._add_space(tag)
         if tag not in VOID:
             self._open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self._open.pop() == tag
-        self._space(tag)
+        self._add_space(tag)
 
-    def _space(self, tag: str) -> None:
-        if tag not in WITHIN_A_LINE:
-            self.words.append(" ")
+    def _add_space(self, tag: str) -> None:
+        if tag not in INLINE:
+            self.texts.append(" ")
 
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        self.texts.append(data)
 
     @property
     def text(self) -> str:
-        """All of its text, with single spaces."""
-        return " ".join("".join(self.words).split()).replace(" ,", ",").replace(" .", ".")
+        """The whole text, with single spaces."""
+        return " ".join("".join(self.texts).split()).replace(" ,", ",").replace(" .", ".")
 
     def attributes(self, name: str) -> list[str]:
-        """The values of an attribute, in their order."""
+        """The values of an attribute, in document order."""
         return [value for _, attrs in self.elements if (value := attrs.get(name)) is not None]
 
     def links(self, text_part: str) -> list[str]:
-        """Addresses of links that hold some text."""
-        return [address for address in self.attributes("href") if text_part in address]
+        """The link targets that contain a text."""
+        return [url for url in self.attributes("href") if text_part in url]
 
 
 def profile(key: SeriesKey, known: int = 24) -> Profile:
-    """Weekdays are known for so many hours, at level 1; weekends not at all."""
+    """A profile with level 1 in the first ``known`` hours of weekdays, and no baseline on weekends."""
     slots = []
     for slot in SLOTS:
-        there = slot.day_type is DayType.WEEKDAY and slot.hour < known
-        usual = replace(baseline(), slot=slot) if there else None
-        slots.append(SlotBaseline(slot, usual, 0.4 if there else None, 100 * there, 5 * there))
+        has_baseline = slot.day_type is DayType.WEEKDAY and slot.hour < known
+        slot_baseline = replace(baseline(), slot=slot) if has_baseline else None
+        threshold = 0.4 if has_baseline else None
+        slots.append(SlotBaseline(slot, slot_baseline, threshold, 100 * has_baseline, 5 * has_baseline))
     return Profile(key, tuple(slots), None)
 
 
-def usual(key: SeriesKey) -> BaselineReport:
-    """What is usual at noon: all levels have something, and two hours are kept out."""
+def report(key: SeriesKey) -> BaselineReport:
+    """The baseline at noon: two levels have traces, and two hours are quarantined."""
     return BaselineReport(
         key=key,
         hour=HOURS.hour(NOON),
@@ -101,29 +103,36 @@ def usual(key: SeriesKey) -> BaselineReport:
 
 
 @dataclass
-class World:
-    """What the pages show, each part to be set by a test."""
+class Pages:
+    """The pages of an exporter. A test sets their data; the site is built for the first request.
+
+    Attributes:
+        computed_profiles: the series whose profiles were computed, in order.
+        error: raised by every query of the history.
+        reports: reports by series; the others get :func:`report`.
+    """
 
     snapshot: Snapshot | None = None
     backfill: BackfillStatus | None = None
     explore: str = ""
     tempo_url: str = "http://tempo:3200"
     clock: Clock = field(default_factory=Clock)
-    asked_profiles: list[SeriesKey] = field(default_factory=list)
+    computed_profiles: list[SeriesKey] = field(default_factory=list)
     error: Exception | None = None
-    usuals: Mapping[SeriesKey, BaselineReport] = field(default_factory=dict)
+    reports: Mapping[SeriesKey, BaselineReport] = field(default_factory=dict)
 
     def usual(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
         if self.error:
             raise self.error
-        return self.usuals.get(key) or usual(key)
+        return self.reports.get(key) or report(key)
 
     def profile(self, key: SeriesKey, now: int) -> Profile:
-        self.asked_profiles.append(key)
+        self.computed_profiles.append(key)
         if self.error:
             raise self.error
         return profile(key)
 
+    @cached_property
     def site(self) -> Site:
         sources = Sources(
             snapshot=lambda: self.snapshot,
@@ -137,8 +146,8 @@ class World:
             tempo_url=self.tempo_url,
             explore=Explore(self.explore),
         )
-        return Site(pages(sources, get_logger("web"), self.clock), get_logger("web"))
+        return Site(page_handlers(sources, get_logger("web"), self.clock), get_logger("web"))
 
-    def read(self, path: str = "/", query: str = "") -> Reader:
-        """A page."""
-        return Reader(ask(self.site(), path, query=query))
+    def read(self, path: str = "/", query: str = "") -> ParsedPage:
+        """Request a page and parse it."""
+        return ParsedPage(ask(self.site, path, query=query))

@@ -7,7 +7,7 @@ from typing import Final
 
 from selenium.webdriver import Chrome
 
-from exporter.web.pages.links import ENDPOINT, of_series
+from exporter.web.pages.links import ENDPOINT, series_url
 from tests.support.browser import browser, prefer, resize
 from tests.support.ongoing import INCIDENT, ongoing_incident
 from tests.support.paths import REPOSITORY
@@ -46,7 +46,7 @@ def main(everything: Path | None) -> None:
     """Take the pictures of the documentation, or every page in every way into another folder, to look at them."""
     with tempfile.TemporaryDirectory() as folder, ongoing_incident(Path(folder)) as exporter, browser() as driver:
         start = f"{exporter.url}/"
-        endpoint = start + of_series(ENDPOINT, INCIDENT)
+        endpoint = start + series_url(ENDPOINT, INCIDENT)
         if everything is None:
             IMAGES.mkdir(parents=True, exist_ok=True)
             take(driver, start, IMAGES / "status-page.png", _WIDE, "light")

@@ -1,4 +1,4 @@
-"""A whole ``/metrics`` page with every metric that there is, for the tests of what it says."""
+"""A complete ``/metrics`` page, with every metric of the exporter."""
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,10 +17,10 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 class WholePage:
-    """The page of an exporter that has found some things.
+    """The ``/metrics`` page of an exporter.
 
     Attributes:
-        metrics: what the exporter counts of itself; nothing has happened yet.
+        metrics: the exporter's own metrics, without any event counted.
         publisher: holds the snapshot.
     """
 
@@ -29,11 +29,11 @@ class WholePage:
         self.publisher = Publisher()
         if snapshot is not None:
             self.publisher.publish(snapshot)
-        admission = SeriesFilter(SeriesRules(most=100), dropped=4)
+        series_filter = SeriesFilter(SeriesRules(most=100), dropped=4)
         self.metrics.state = StateCollector(
             lambda: None if self.publisher.page is None else self.publisher.page.snapshot,
             lambda: backfill,
-            admission,
+            series_filter,
             series_limit=100,
         )
         if snapshot is not None:
@@ -42,28 +42,28 @@ class WholePage:
 
     @classmethod
     def full(cls) -> "WholePage":
-        """One on which nothing is absent."""
+        """A page on which no metric is absent."""
         page = cls(small_snapshot(), backfill_status())
         page.metrics.source_counts_available(True)
         return page
 
     def get(self, accept: str = "", *names: str, gzip: bool = False) -> HttpResponse:
-        """A scrape."""
+        """Scrape the page."""
         return self.page(HttpRequest("/metrics", {"name[]": list(names)} if names else {}, accept, gzip))
 
     def text(self, accept: str = "", *names: str) -> str:
-        """The text of a scrape."""
+        """Scrape the page and decode it."""
         return self.get(accept, *names).body.decode()
 
     def families(self) -> dict[str, Metric]:
-        """The families of the text format by the name of their samples, counters with ``_total``."""
+        """The families of the text format by sample name (counters with ``_total``)."""
         return {
             f"{family.name}_total" if family.type == "counter" else family.name: family
             for family in text_string_to_metric_families(self.text())
         }
 
     def values(self) -> dict[tuple[str, ...], float]:
-        """The values by the name of the sample and the values of its labels."""
+        """The values by sample name and label values."""
         return {
             (sample.name, *sample.labels.values()): sample.value
             for family in self.families().values()

@@ -1,4 +1,4 @@
-"""Requests to a site without a server in between."""
+"""Requests to a WSGI application, without a server."""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,29 +10,29 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 
-class Answer(NamedTuple):
+class WsgiResponse(NamedTuple):
     status: str
     headers: dict[str, str]
     body: bytes
 
 
-def ask(site: "WSGIApplication", path: str, method: str = "GET", query: str = "", **headers: str) -> Answer:
-    """What a site answers, under the eyes of the validator of the standard library."""
+def ask(site: "WSGIApplication", path: str, method: str = "GET", query: str = "", **headers: str) -> WsgiResponse:
+    """Send a request; the validator of the standard library checks that both sides keep to WSGI."""
     environ: dict[str, object] = {"PATH_INFO": path, "SCRIPT_NAME": "", "REQUEST_METHOD": method, "QUERY_STRING": query}
     environ |= {f"HTTP_{name.upper()}": value for name, value in headers.items()}
     setup_testing_defaults(environ)
-    begun: list[tuple[str, dict[str, str]]] = []
+    started: list[tuple[str, dict[str, str]]] = []
 
     def start_response(
         status: str, headers: list[tuple[str, str]], exc_info: "OptExcInfo | None" = None
     ) -> Callable[[bytes], object]:
         assert exc_info is None
         assert len({name.lower() for name, _ in headers}) == len(headers)
-        begun.append((status, dict(headers)))
+        started.append((status, dict(headers)))
         return lambda data: None
 
-    body: Iterable[bytes] = validator(site)(environ, start_response)
-    content = b"".join(body)
-    body.close()  # type: ignore[attr-defined]
-    ((status, found),) = begun
-    return Answer(status, found, content)
+    chunks: Iterable[bytes] = validator(site)(environ, start_response)
+    body = b"".join(chunks)
+    chunks.close()  # type: ignore[attr-defined]
+    ((status, found),) = started
+    return WsgiResponse(status, found, body)

@@ -1,1 +1,1 @@
-"""``/api/v1/``: what is known and why, for programs. It can only be read, and stays as it is within a version."""
+"""``/api/v1/``: read-only JSON API with the baselines and verdicts of the exporter, stable within its version."""

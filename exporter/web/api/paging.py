@@ -1,4 +1,4 @@
-"""Long lists in parts: each ends with a cursor from which the next one goes on."""
+"""Pagination of long lists: each page ends with a cursor that the request for the next page passes on."""
 
 import base64
 import json
@@ -7,42 +7,44 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from exporter.model.span import SeriesKey
-from exporter.web.api.parameters import Parameters, whole_number
+from exporter.web.api.parameters import Parameters, integer
 
 _T = TypeVar("_T")
 
-_USUAL: Final = 100
-MOST: Final = 1000
+_DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 1000
 
 
-class ResultPage:
-    """Which part of a list by name is wanted."""
+class PageRequest:
+    """The requested page of a list that is sorted by series."""
 
     def __init__(self, parameters: Parameters) -> None:
         """Read ``limit`` and ``cursor``."""
-        self._limit = parameters.parsed("limit", whole_number(1, MOST)) or _USUAL
+        self._limit = parameters.parsed("limit", integer(1, MAX_LIMIT)) or _DEFAULT_LIMIT
         self._after = parameters.parsed("cursor", _decode)
 
     @property
     def is_first(self) -> bool:
-        """Whether it is the first part."""
+        """Whether it is the first page."""
         return self._after is None
 
-    def of(self, items: Sequence[_T], key: Callable[[_T], SeriesKey], document: Callable[[_T], Any]) -> dict[str, Any]:
-        """The part, as it stands in an answer.
+    def slice(
+        self, items: Sequence[_T], key: Callable[[_T], SeriesKey], document: Callable[[_T], Any]
+    ) -> dict[str, Any]:
+        """Return the page as JSON members: ``total``, ``next_cursor`` and ``series``.
 
         Args:
-            items: the whole list, by name.
-            key: the name of an item.
-            document: an item as JSON.
+            items: the whole list, sorted by series.
+            key: returns the series of an item.
+            document: returns an item as JSON.
         """
         begin = 0 if self._after is None else bisect_right(items, self._after, key=key)
-        part = items[begin : begin + self._limit]
-        more = begin + self._limit < len(items)
+        page = items[begin : begin + self._limit]
+        has_more = begin + self._limit < len(items)
         return {
             "total": len(items),
-            "next_cursor": _encode(key(part[-1])) if more else None,
-            "series": [document(item) for item in part],
+            "next_cursor": _encode(key(page[-1])) if has_more else None,
+            "series": [document(item) for item in page],
         }
 
 
@@ -58,4 +60,4 @@ def _decode(text: str) -> SeriesKey:
     match names:
         case [str(service_name), str(span_name)]:
             return SeriesKey(service_name, span_name)
-    raise ValueError("must be what next_cursor of the part before says")
+    raise ValueError("must be the next_cursor of the previous page")

@@ -1,4 +1,4 @@
-"""The parameters of a request: everything that is wrong with them is said at once."""
+"""Query parameters, read and validated one by one; all errors are reported together."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
@@ -8,55 +8,60 @@ from exporter.config.wording import hint, shown, shown_name
 _T = TypeVar("_T")
 
 
-class Complaint(NamedTuple):
-    """What is wrong with a parameter."""
+class ParameterError(NamedTuple):
+    """What is wrong with one parameter.
+
+    Attributes:
+        parameter: its name.
+        detail: the problem, worded to follow the name.
+    """
 
     parameter: str
     detail: str
 
 
 class BadParametersError(Exception):
-    """The parameters make no sense.
+    """The parameters are invalid.
 
     Attributes:
-        complaints: all that is wrong.
+        errors: all problems.
     """
 
-    def __init__(self, complaints: list[Complaint]) -> None:
-        super().__init__("; ".join(f"{each.parameter} {each.detail}" for each in complaints))
-        self.complaints = complaints
+    def __init__(self, errors: list[ParameterError]) -> None:
+        super().__init__("; ".join(f"{each.parameter} {each.detail}" for each in errors))
+        self.errors = errors
 
 
 class Parameters:
-    """Reads the parameters one by one; :meth:`done` raises for all mistakes together."""
+    """Reads parameters and collects errors; call :meth:`finish` after the last one."""
 
     def __init__(self, query: Mapping[str, list[str]]) -> None:
-        """Take a query string that is taken apart."""
+        """Take the values of a parsed query string."""
         self._query = query
         self._known: list[str] = []
-        self._complaints: list[Complaint] = []
+        self._errors: list[ParameterError] = []
 
     def text(self, name: str) -> str | None:
-        """A text, which may be empty; None where it is not given."""
+        """Return a text, which may be empty, or None if it is not given."""
         self._known.append(name)
         values = self._query.get(name, [])
         if len(values) > 1:
-            self._complaints.append(Complaint(name, f"must be given once, not {len(values)} times"))
+            self.add_error(name, f"must be given once, not {len(values)} times")
         return values[0] if values else None
 
     def required(self, name: str) -> str:
-        """A text that must be there, and may be empty: a span may have no name."""
+        """Return a text that must be given, but may be empty: a span can have an empty name."""
         value = self.text(name)
         if value is None:
-            self._complaints.append(Complaint(name, "is missing"))
+            self.add_error(name, "is missing")
         return value or ""
 
     def parsed(self, name: str, parse: Callable[[str], _T]) -> _T | None:
-        """A value; None where it is not given or makes no sense.
+        """Return a parsed value, or None if it is not given, empty or invalid.
 
         Args:
             name: the parameter.
-            parse: makes a value of the text; what it raises as ValueError goes on where the name stands.
+            parse: parses the text; raises ValueError with a message worded to follow the name.
         """
         value = self.text(name)
         if value is None or value == "":
@@ -64,35 +69,35 @@ class Parameters:
         try:
             return parse(value)
         except ValueError as error:
-            self._complaints.append(Complaint(name, str(error)))
+            self.add_error(name, str(error))
             return None
 
     def required_parsed(self, name: str, parse: Callable[[str], _T]) -> _T | None:
-        """A value that must be there; None where it is not, which :meth:`done` complains about."""
+        """Return a parsed value that must be given; None only after an error."""
         value = self.parsed(name, parse)
         if not any(self._query.get(name, ())):
-            self.complain(name, "is missing")
+            self.add_error(name, "is missing")
         return value
 
-    def complain(self, name: str, detail: str) -> None:
-        """Add a mistake."""
-        self._complaints.append(Complaint(name, detail))
+    def add_error(self, name: str, detail: str) -> None:
+        """Record an error."""
+        self._errors.append(ParameterError(name, detail))
 
-    def done(self) -> None:
-        """All parameters have been asked for.
+    def finish(self) -> None:
+        """Check that no error occurred and that no unknown parameter was given.
 
         Raises:
-            BadParametersError: something is wrong with them, or there are more.
+            BadParametersError: otherwise.
         """
         for name in self._query:
             if name not in self._known:
-                self._complaints.append(Complaint(shown_name(name), f"is not known here{hint(name, self._known)}"))
-        if self._complaints:
-            raise BadParametersError(self._complaints)
+                self.add_error(shown_name(name), f"is not a parameter of this path{hint(name, self._known)}")
+        if self._errors:
+            raise BadParametersError(self._errors)
 
 
-def whole_number(least: int, most: int) -> Callable[[str], int]:
-    """Reads numbers from a range."""
+def integer(least: int, most: int) -> Callable[[str], int]:
+    """Return a parser of integers within a range."""
 
     def parse(text: str) -> int:
         number = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
@@ -104,7 +109,7 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
 
 
 def one_of(*names: str) -> Callable[[str], str]:
-    """Reads one of some names."""
+    """Return a parser that accepts some names."""
 
     def parse(text: str) -> str:
         if text not in names:

@@ -1,4 +1,4 @@
-"""The pages for people, rendered here and now from the snapshot: no script, nothing from elsewhere, safe for any name.
+"""The HTML pages, rendered on the server from the snapshot and the stored history: no script, no external resource.
 
-HTML is built of ``htpy`` elements, which escape whatever is put into them.
+Pages are built from ``htpy`` elements, which escape every text: span names can contain anything.
 """

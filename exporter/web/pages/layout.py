@@ -1,4 +1,4 @@
-"""The frame around every page."""
+"""The frame of every HTML page, and the static files it refers to."""
 
 from http import HTTPStatus
 from importlib.resources import files
@@ -8,21 +8,21 @@ from zlib import crc32
 import htpy as h
 
 from exporter import __version__
-from exporter.web.http import HttpRequest, HttpResponse, Page
+from exporter.web.http import Handler, HttpRequest, HttpResponse
 
 _ASSETS: Final = {"style.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
 _CONTENTS: Final = {name: files("exporter.web").joinpath("static", name).read_bytes() for name in _ASSETS}
 _VERSIONS: Final = {name: f"{crc32(content):08x}" for name, content in _CONTENTS.items()}
-_A_YEAR: Final = 31_536_000
+_YEAR_SECONDS: Final = 31_536_000
 
 
-def html(title: str, *body: h.Node, status: HTTPStatus = HTTPStatus.OK) -> HttpResponse:
-    """A page.
+def html_page(title: str, *body: h.Node, status: HTTPStatus = HTTPStatus.OK) -> HttpResponse:
+    """Render a page.
 
     Args:
-        title: what the window is called.
-        body: what stands between head and foot.
-        status: the status of the answer.
+        title: title of the browser window.
+        body: content between header and footer.
+        status: status code of the response.
     """
     page = h.html(lang="en")[
         h.head[
@@ -30,8 +30,8 @@ def html(title: str, *body: h.Node, status: HTTPStatus = HTTPStatus.OK) -> HttpR
             h.title[title],
             h.meta(name="viewport", content="width=device-width, initial-scale=1"),
             h.meta(name="color-scheme", content="light dark"),
-            h.link(rel="icon", type="image/svg+xml", href=_asset("icon.svg")),
-            h.link(rel="stylesheet", href=_asset("style.css")),
+            h.link(rel="icon", type="image/svg+xml", href=_asset_url("icon.svg")),
+            h.link(rel="stylesheet", href=_asset_url("style.css")),
         ],
         h.body[
             h.header(".top")[
@@ -50,19 +50,19 @@ def html(title: str, *body: h.Node, status: HTTPStatus = HTTPStatus.OK) -> HttpR
     return HttpResponse(content, "text/html; charset=utf-8", status)
 
 
-def assets() -> dict[str, Page]:
-    """What the pages refer to, by path."""
-    return {f"/static/{name}": _serve(name) for name in _ASSETS}
+def asset_handlers() -> dict[str, Handler]:
+    """The handlers of the static files, by path."""
+    return {f"/static/{name}": _asset_handler(name) for name in _ASSETS}
 
 
-def _asset(name: str) -> str:
+def _asset_url(name: str) -> str:
     return f"static/{name}?v={_VERSIONS[name]}"
 
 
-def _serve(name: str) -> Page:
-    def page(request: HttpRequest) -> HttpResponse:
-        known = request.query.get("v") == [_VERSIONS[name]]
-        caching = f"public, max-age={_A_YEAR}, immutable" if known else "no-cache"
+def _asset_handler(name: str) -> Handler:
+    def handle(request: HttpRequest) -> HttpResponse:
+        is_current = request.query.get("v") == [_VERSIONS[name]]
+        caching = f"public, max-age={_YEAR_SECONDS}, immutable" if is_current else "no-cache"
         return HttpResponse(_CONTENTS[name], _ASSETS[name], headers=(("Cache-Control", caching),))
 
-    return page
+    return handle

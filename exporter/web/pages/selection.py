@@ -1,4 +1,4 @@
-"""Which endpoints a table shows, and in which order: read from an address, applied, and written back into addresses."""
+"""Filter, order and page of the table of endpoints: parsed from a URL, applied to the series, written into URLs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +12,8 @@ from exporter.web.pages import links, words
 PAGE_ROWS: Final = 50
 
 
-class State(StrEnum):
-    """How an endpoint stands."""
+class StateFilter(StrEnum):
+    """The state that endpoints must have."""
 
     ANY = ""
     SHIFT = "shift"
@@ -22,7 +22,7 @@ class State(StrEnum):
 
 
 class Sort(StrEnum):
-    """What a table is sorted by."""
+    """The column that the table is sorted by."""
 
     SCORE = "score"
     NAME = "name"
@@ -33,94 +33,94 @@ class Sort(StrEnum):
     LEVEL = "level"
 
     @property
-    def falls(self) -> bool:
-        """Whether high comes first unless somebody asks for the other way round."""
+    def descending_first(self) -> bool:
+        """Whether the default direction is descending."""
         return self not in (Sort.NAME, Sort.LEVEL)
 
 
-_STATES: Final[Mapping[State, Callable[[SeriesStatus], bool]]] = {
-    State.ANY: lambda status: True,  # noqa: ARG005
-    State.SHIFT: lambda status: bool(status.shift),
-    State.OUTLIER: lambda status: bool(status.outlier),
-    State.LEARNING: lambda status: status.learning,
+_STATES: Final[Mapping[StateFilter, Callable[[SeriesStatus], bool]]] = {
+    StateFilter.ANY: lambda status: True,  # noqa: ARG005
+    StateFilter.SHIFT: lambda status: bool(status.shift),
+    StateFilter.OUTLIER: lambda status: bool(status.outlier),
+    StateFilter.LEARNING: lambda status: status.learning,
 }
-# Names are compared as they are published; what is unknown comes last either way.
+# For sorting by anything but the name. Unknown values come last in either direction.
 _VALUES: Final[Mapping[Sort, Callable[[SeriesStatus], float | None]]] = {
     Sort.SCORE: lambda status: status.score,
     Sort.P50: lambda status: status.current_p50_seconds,
     Sort.P95: lambda status: status.current_p95_seconds,
-    Sort.RATIO: words.ratio,
+    Sort.RATIO: words.p95_ratio,
     Sort.TRACES: lambda status: status.current_traces,
     Sort.LEVEL: lambda status: status.level,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Selected:
-    """A page of the endpoints that were asked for.
+class TablePage:
+    """One page of the matching endpoints.
 
     Attributes:
-        rows: what to show.
-        first: position of the first of them, from 1; 0 where there are none.
-        total: how many endpoints were asked for.
-        page: which page it is, from 1.
-        pages: how many there are.
+        rows: the endpoints to show.
+        first: position of the first row, from 1; 0 if no endpoint matches.
+        total: how many endpoints match.
+        number: number of the page, from 1.
+        pages: how many pages there are.
     """
 
     rows: Sequence[SeriesStatus]
     first: int
     total: int
-    page: int
+    number: int
     pages: int
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What somebody asked for. What makes no sense in an address is as if it were not there.
+    """Filter, order and page. Invalid values in a URL are treated as absent.
 
     Attributes:
-        text: words that must each occur in the names, in any case.
-        state: how the endpoint must stand.
-        level: the fallback level it must stand on.
-        sort: what to sort by.
-        descending: whether high comes first.
-        page: which page, from 1.
+        text: words that must all occur in the names, ignoring case.
+        state: required state.
+        level: required fallback level.
+        sort: column to sort by.
+        descending: whether high values come first.
+        page: number of the page, from 1.
     """
 
     text: str = ""
-    state: State = State.ANY
+    state: StateFilter = StateFilter.ANY
     level: FallbackLevel | None = None
     sort: Sort = Sort.SCORE
     descending: bool = True
     page: int = 1
 
     @classmethod
-    def of(cls, query: Mapping[str, list[str]]) -> "Selection":
-        """Read a query."""
+    def from_query(cls, query: Mapping[str, list[str]]) -> "Selection":
+        """Parse a query string."""
         given = {name: values[-1] for name, values in query.items()}
         sort = Sort(given["sort"]) if given.get("sort") in set(Sort) else Sort.SCORE
         level, page = given.get("level", ""), given.get("page", "")
         return cls(
             text=given.get("q", "").strip(),
-            state=State(given["state"]) if given.get("state") in set(State) else State.ANY,
+            state=StateFilter(given["state"]) if given.get("state") in set(StateFilter) else StateFilter.ANY,
             level=FallbackLevel(int(level)) if level in {str(int(each)) for each in FallbackLevel} else None,
             sort=sort,
-            descending={"asc": False, "desc": True}.get(given.get("order", ""), sort.falls),
+            descending={"asc": False, "desc": True}.get(given.get("order", ""), sort.descending_first),
             page=max(1, int(page)) if page.isascii() and page.isdigit() and len(page) < 9 else 1,
         )
 
     @property
-    def narrowed(self) -> bool:
-        """Whether anything is left out."""
+    def is_filtered(self) -> bool:
+        """Whether any filter is set."""
         return bool(self.text or self.state or self.level)
 
-    def address(self) -> str:
-        """The address that asks for it."""
-        return links.address(links.START, dict(self.parameters()))
+    def url(self) -> str:
+        """The URL of the status page with this selection."""
+        return links.page_url(links.START, dict(self.parameters()))
 
     def parameters(self) -> Sequence[tuple[str, str]]:
-        """What of it stands in an address: whatever is not as usual."""
-        order = "" if self.descending == self.sort.falls else "desc" if self.descending else "asc"
+        """The URL parameters: all values that differ from the default."""
+        order = "" if self.descending == self.sort.descending_first else "desc" if self.descending else "asc"
         given = (
             ("q", self.text),
             ("state", self.state.value),
@@ -132,47 +132,49 @@ class Selection:
         return [(name, value) for name, value in given if value]
 
     def sorted_by(self, sort: Sort) -> "Selection":
-        """The same sorted by something, the other way round if it is already; from the first page."""
-        descending = not self.descending if sort is self.sort else sort.falls
+        """Return the selection after a click on a column: sorted by it, in reverse if it was already; first page."""
+        descending = not self.descending if sort is self.sort else sort.descending_first
         return replace(self, sort=sort, descending=descending, page=1)
 
-    def apply(self, series: Sequence[SeriesStatus]) -> Selected:
-        """Choose from all endpoints, which come sorted by name."""
+    def apply(self, series: Sequence[SeriesStatus]) -> TablePage:
+        """Select a page from all endpoints, which must be sorted by name."""
         wanted = [word.casefold() for word in self.text.split()]
-        holds = _STATES[self.state]
-        chosen = [
+        has_state = _STATES[self.state]
+        matching = [
             status
             for status in series
-            if holds(status)
+            if has_state(status)
             and (self.level is None or status.level is self.level)
             and (not wanted or _contains(status, wanted))
         ]
-        pages = max(1, -(-len(chosen) // PAGE_ROWS))
-        page = min(self.page, pages)
-        first = (page - 1) * PAGE_ROWS
-        rows = self._in_order(chosen)[first : first + PAGE_ROWS]
-        return Selected(rows, first + 1 if rows else 0, len(chosen), page, pages)
+        pages = max(1, -(-len(matching) // PAGE_ROWS))
+        number = min(self.page, pages)
+        first = (number - 1) * PAGE_ROWS
+        rows = self._sorted(matching)[first : first + PAGE_ROWS]
+        return TablePage(rows, first + 1 if rows else 0, len(matching), number, pages)
 
-    def _in_order(self, chosen: list[SeriesStatus]) -> list[SeriesStatus]:
+    def _sorted(self, matching: list[SeriesStatus]) -> list[SeriesStatus]:
         if self.sort is Sort.NAME:
-            return chosen[::-1] if self.descending else chosen
-        value = _VALUES[self.sort]
+            return matching[::-1] if self.descending else matching
+        value_of = _VALUES[self.sort]
         sign = -1 if self.descending else 1
-        # Sorting keeps what is equal in its order, by name.
+        # Endpoints with equal values stay sorted by name.
         known = sorted(
-            ((sign * found, position) for position, status in enumerate(chosen) if (found := value(status)) is not None)
+            (sign * value, position)
+            for position, status in enumerate(matching)
+            if (value := value_of(status)) is not None
         )
-        unknown = [status for status in chosen if value(status) is None]
-        ordered = [chosen[position] for _, position in known] + unknown
-        # What is anomalous comes first in the usual order, whatever its score is at this moment.
-        return sorted(ordered, key=lambda status: not status.shift) if self.usual_order else ordered
+        unknown = [status for status in matching if value_of(status) is None]
+        ordered = [matching[position] for _, position in known] + unknown
+        # In the default order, anomalous endpoints come first whatever their current score.
+        return sorted(ordered, key=lambda status: not status.shift) if self.is_default_order else ordered
 
     @property
-    def usual_order(self) -> bool:
-        """Whether it is sorted as it is where nobody asks for another order."""
+    def is_default_order(self) -> bool:
+        """Whether the order is that of a URL without parameters."""
         return self.sort is Sort.SCORE and self.descending
 
 
-def _contains(status: SeriesStatus, wanted: Sequence[str]) -> bool:
+def _contains(status: SeriesStatus, words_: Sequence[str]) -> bool:
     names = f"{status.key.service_name} {status.key.span_name}".casefold()
-    return all(word in names for word in wanted)
+    return all(word in names for word in words_)

@@ -1,9 +1,11 @@
-"""What the pages are made of: where each of them gets what it shows."""
+"""The data that the pages show: where they get it, and a cache for what is slow to compute."""
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from exporter.detection.parameters import Parameters
 from exporter.evaluation.query import BaselineReport, Profile
@@ -12,34 +14,39 @@ from exporter.ingest.backfill_status import BackfillStatus
 from exporter.model.calendar import Slot
 from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey
-from exporter.web.pages.explore import Explore
+from exporter.web.pages.links import Explore
+
+_T = TypeVar("_T")
+
+_BACKFILL_SECONDS: Final = 60
+"""While backfill adds history, cached values expire after this time."""
 
 
 class BaselineQueries(Protocol):
-    """What is known of the stored history of a series; both may raise what a database that cannot be read raises."""
+    """Queries of the stored history; both raise StoreError or DamagedDigestError if it cannot be read."""
 
     def usual(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
-        """What is usual for it in the hour of an instant."""
+        """Return the baseline of a series for the hour of an instant."""
 
     def profile(self, key: SeriesKey, now: int) -> Profile:
-        """What is usual for it around the clock."""
+        """Return the baselines of a series for all 48 slots."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the pages get what they show.
+    """Where the pages get their data.
 
     Attributes:
-        snapshot: what was found last; nothing until then.
-        backfill: the ledger's status; nothing where backfill is switched off.
-        history: the stored history.
+        snapshot: returns the current snapshot; None until the first.
+        backfill: returns the status of the ledger; None if backfill is disabled.
+        history: queries the stored history.
         clock: Unix seconds.
-        hours: tells the local hours.
-        local: the local time of an instant.
-        parameters: the settings of the shift detector.
-        interval_seconds: how often the current traffic is read.
-        tempo_url: what is watched.
-        explore: links to traces.
+        hours: the local hours.
+        local: returns the local time of an instant.
+        parameters: settings of the shift detector.
+        interval_seconds: time between polls of the live edge.
+        tempo_url: address of Tempo, to be shown.
+        explore: builds links to traces in Grafana.
     """
 
     snapshot: Callable[[], Snapshot | None]
@@ -56,3 +63,46 @@ class Sources:
     def slot(self, now: float) -> Slot:
         """The slot of an instant."""
         return self.hours.hour(int(now)).slot
+
+
+class HourlyCache(Generic[_T]):
+    """LRU cache of values computed from the stored history of a series; they expire when the local hour ends.
+
+    Thread-safe. One thread computes at a time, so that a page with fifty plots occupies one CPU at most and leaves the
+    rest to scrapes.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[SeriesKey, int], _T],
+        hours: HourClock,
+        is_complete: Callable[[], bool],
+        max_entries: int,
+    ) -> None:
+        """Create an empty cache.
+
+        Args:
+            compute: computes the value of a series at an instant, Unix seconds.
+            hours: the local hours.
+            is_complete: whether backfill is complete.
+            max_entries: how many series to keep.
+        """
+        self._compute = compute
+        self._hours = hours
+        self._is_complete = is_complete
+        self._max_entries = max_entries
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[SeriesKey, tuple[float, _T]] = OrderedDict()
+
+    def get(self, key: SeriesKey, now: float) -> _T:
+        """Return the value of a series, computed if necessary; raises what computing raises."""
+        with self._lock:
+            entry = self._entries.pop(key, None)
+            if entry is None or not now < entry[0]:
+                value = self._compute(key, int(now))
+                expires_at = self._hours.hour(int(now)).end if self._is_complete() else now + _BACKFILL_SECONDS
+                entry = expires_at, value
+            self._entries[key] = entry
+            if len(self._entries) > self._max_entries:
+                self._entries.popitem(last=False)
+            return entry[1]

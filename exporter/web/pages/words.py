@@ -1,4 +1,4 @@
-"""What the pages say in words: instants, ages, levels, and how a series stands."""
+"""Texts of the pages: instants, ages, levels, names, and the summary of a series."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,47 +12,47 @@ from exporter.detection.explanation import compared_with, duration
 from exporter.detection.parameters import Parameters
 from exporter.evaluation.query import BaselineReport, NoVerdict
 from exporter.evaluation.snapshot import SeriesStatus
-from exporter.explain.words import LEVEL_NAMES
+from exporter.explain.words import LEVEL_NAMES, counted
 from exporter.model.span import SeriesKey, encodable
 
 LEVELS: Final = {**LEVEL_NAMES, FallbackLevel.EXACT: "this hour"}
-"""The names that answers use too, but that the pages always speak of the hour that it is."""
+"""Names of the fallback levels; on the pages, the exact hour is always the present one."""
 UNKNOWN: Final = "–"
 _LONGEST_NAME: Final = 160
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Says when something was.
+    """Formats instants relative to the present.
 
     Attributes:
-        now: Unix seconds.
-        local: the local time of an instant.
+        now: the present, Unix seconds.
+        local: returns the local time of an instant.
     """
 
     now: float
     local: Callable[[float], datetime]
 
     def at(self, unix_seconds: float) -> h.Element:
-        """An instant: the time alone if it lies within half a day."""
+        """Format an instant; without the date if it is within twelve hours of now."""
         local = self.local(unix_seconds)
-        near = abs(self.now - unix_seconds) < 12 * 3600
-        shown = local.strftime("%H:%M:%S" if near else "%Y-%m-%d %H:%M")
+        is_near = abs(self.now - unix_seconds) < 12 * 3600
+        text = local.strftime("%H:%M:%S" if is_near else "%Y-%m-%d %H:%M")
         return h.time(datetime=local.isoformat(timespec="seconds"), title=local.strftime("%A, %Y-%m-%d %H:%M:%S %Z"))[
-            shown
+            text
         ]
 
     def since(self, unix_seconds: float) -> h.Fragment:
-        """An instant, and how long ago that is."""
+        """Format an instant and its age."""
         return h.fragment[self.at(unix_seconds), f" ({self.age(unix_seconds)})"]
 
     def age(self, unix_seconds: float) -> str:
-        """How long ago an instant is; what lies ahead by a little is now."""
-        return f"{span(max(0.0, self.now - unix_seconds))} ago"
+        """Format the age of an instant; one in the future has age 0."""
+        return f"{coarse_duration(max(0.0, self.now - unix_seconds))} ago"
 
 
-def span(seconds: float) -> str:
-    """A span of time for people, to its largest unit, or to two of them where the first is small."""
+def coarse_duration(seconds: float) -> str:
+    """Format a duration of seconds to days in its largest unit, or in the largest two if there are few of the first."""
     whole = int(seconds)
     for name, size in (("d", 86_400), ("h", 3600), ("min", 60)):
         if whole >= size:
@@ -63,91 +63,92 @@ def span(seconds: float) -> str:
     return f"{whole} s"
 
 
-def seconds(value: float | None) -> str:
-    """A latency, if there is one."""
-    return UNKNOWN if value is None else duration(value)
+def latency(seconds: float | None) -> str:
+    """Format a latency, which may be unknown."""
+    return UNKNOWN if seconds is None else duration(seconds)
 
 
-def times(ratio: float) -> str:
-    """A factor to two digits."""
+def factor(ratio: float) -> str:
+    """Format a ratio to two digits."""
     return f"{ratio:.2g}" if ratio < 100 else f"{ratio:,.0f}"
 
 
-def count(number: int, noun: str) -> str:
-    """So many of something."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def p95_ratio(status: SeriesStatus) -> float | None:
+    """The current p95 divided by that of the baseline; None if either is unknown or the baseline's is 0."""
+    current, baseline = status.current_p95_seconds, status.baseline
+    if current is None or baseline is None or not baseline.p95_seconds:
+        return None
+    return current / baseline.p95_seconds
 
 
-def ratio(status: SeriesStatus) -> float | None:
-    """The current p95 over the usual one."""
-    usual = None if status.baseline is None else status.baseline.p95_seconds
-    return status.current_p95_seconds / usual if usual and status.current_p95_seconds is not None else None
-
-
-def name(text: str, longest: int | None = _LONGEST_NAME) -> h.Element:
-    """A name, set apart from what stands around it, since it may be in any script, and cut where that is said."""
+def name_element(text: str, longest: int | None = _LONGEST_NAME) -> h.Element:
+    """Render a name in isolation from the text around it, since it may be in a right-to-left script."""
     return h.bdi[cut(text, longest) or "(no name)"]
 
 
 def cut(text: str, longest: int | None = _LONGEST_NAME) -> str:
-    """The beginning of a name that is too long to be shown in full."""
+    """Shorten a name to a number of characters, and escape what cannot be encoded."""
     shown = encodable(text)
     return shown if longest is None or len(shown) <= longest else shown[: longest - 1] + "…"
 
 
-def names(key: SeriesKey, longest: int | None = _LONGEST_NAME) -> h.Fragment:
-    """Service and span name of a series."""
+def series_names(key: SeriesKey, longest: int | None = _LONGEST_NAME) -> h.Fragment:
+    """Render service and span name of a series."""
     return h.fragment[
-        h.span(".service")[name(key.service_name, longest)], " ", h.span(".span")[name(key.span_name, longest)]
+        h.span(".service")[name_element(key.service_name, longest)],
+        " ",
+        h.span(".span")[name_element(key.span_name, longest)],
     ]
 
 
-def standing(status: SeriesStatus, usual: BaselineReport | None, parameters: Parameters) -> str:
-    """How a series stands, in a sentence or two, also where nothing is wrong.
+def summary(status: SeriesStatus, report: BaselineReport | None, parameters: Parameters) -> str:
+    """Describe the current state of a series: the explanation of its shift, or its latency and baseline.
 
     Args:
-        status: what the snapshot knows of it.
-        usual: what the history knows of it; absent where that could not be read.
-        parameters: the settings of the shift detector.
+        status: its status in the snapshot.
+        report: its baseline in the stored history; None if that could not be read.
+        parameters: settings of the shift detector.
     """
     if status.explanation is not None:
         return str(status.explanation)
-    return " ".join(filter(None, (_present(status, parameters), _verdict(status, usual))))
+    return " ".join(filter(None, (_current_sentence(status, parameters), _baseline_sentences(status, report))))
 
 
-def _present(status: SeriesStatus, parameters: Parameters) -> str:
-    window = span(parameters.window_seconds)
+def _current_sentence(status: SeriesStatus, parameters: Parameters) -> str:
+    window = coarse_duration(parameters.window_seconds)
     if status.current_traces is None:
-        return "What it does now is not known: the current traffic could not be read."
+        return "The current latency is unknown: Tempo could not be read."
     if not status.current_traces:
         return f"No requests in the last {window}."
-    extended = status.current_traces <= parameters.min_traces and parameters.max_window_seconds > (
+    is_extended = status.current_traces <= parameters.min_traces and parameters.max_window_seconds > (
         parameters.window_seconds
     )
-    within = f"the current window (up to {span(parameters.max_window_seconds)})" if extended else f"the last {window}"
+    longest = coarse_duration(parameters.max_window_seconds)
+    within = f"the evaluation window (up to {longest})" if is_extended else f"the last {window}"
     return (
-        f"{count(status.current_traces, 'request')} in {within}: "
-        f"p50 {seconds(status.current_p50_seconds)}, p95 {seconds(status.current_p95_seconds)}."
+        f"{counted(status.current_traces, 'request')} in {within}: "
+        f"p50 {latency(status.current_p50_seconds)}, p95 {latency(status.current_p95_seconds)}."
     )
 
 
-def _verdict(status: SeriesStatus, usual: BaselineReport | None) -> str:
+def _baseline_sentences(status: SeriesStatus, report: BaselineReport | None) -> str:
     baseline = status.baseline
     if not status.known:
-        return "What is usual at this hour is still being worked out, so there is no verdict yet."
+        return "The baseline for this hour is still being computed, so there is no verdict yet."
     if baseline is None:
         return "There is too little history for a baseline (level 5), so there is no verdict."
     text = (
-        f"Usual are p50 {duration(baseline.p50_seconds)} and p95 {duration(baseline.p95_seconds)} "
-        f"({compared_with(baseline)}, level {baseline.level:d}, {count(baseline.count, 'trace')})."
+        f"Baseline: p50 {duration(baseline.p50_seconds)}, p95 {duration(baseline.p95_seconds)} "
+        f"({compared_with(baseline)}, level {baseline.level:d}, {counted(baseline.count, 'trace')})."
     )
-    if usual is None:
+    if report is None:
         return text
-    if usual.shift:
-        limits = ", ".join(f"p{100 * each.quantile:g} above {duration(each.limit_seconds)}" for each in usual.shift)
-        return f"{text} Slower than usual would be {limits}, if chance and the usual swing do not explain it."
-    why = {
-        NoVerdict.LEARNING: "from too few hours or days yet to tell a shift by, so only single outliers are flagged",
-        NoVerdict.NOT_JUDGED: "but the past is still being judged, so there is no verdict until that is done",
+    if report.shift:
+        *limits, last = (f"p{100 * each.quantile:g} above {duration(each.limit_seconds)}" for each in report.shift)
+        shift = f"{', '.join(limits)} or {last}" if limits else last
+        return f"{text} A shift would be {shift}, unless chance or the usual swing explains it."
+    reason = {
+        NoVerdict.LEARNING: "It covers too few hours or days for a shift verdict, so only single outliers are flagged.",
+        NoVerdict.NOT_JUDGED: "Past hours are still being evaluated; there is no shift verdict until that is done.",
     }
-    return f"{text} That is {why[usual.no_verdict]}." if usual.no_verdict in why else text
+    return f"{text} {reason[report.no_verdict]}" if report.no_verdict in reason else text

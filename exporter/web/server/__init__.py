@@ -1,1 +1,1 @@
-"""The HTTP server: sockets, TLS, worker threads and deadlines."""
+"""The HTTP server: sockets, TLS, worker threads and timeouts."""

@@ -1,14 +1,15 @@
-"""A connection of waitress that sends large answers as they are, and the same bytes to all who ask for them.
+"""A waitress connection that shares large responses between clients and closes clients that stop reading.
 
-waitress copies an answer into a buffer for each who asks, and out of that again, for each time that it sends some of
-it, as much as a socket might take, which is more than it does take. Four clients that read a page of 17 MB at once
-cost hundreds of megabytes that way, and most of the time that they wait.
+For every client, waitress copies a response into a buffer, and copies again from that buffer for each ``send``. Four
+clients that read a 17 MB page at once would cost hundreds of megabytes and most of their waiting time. Here a large
+response is queued as it is, and all clients are sent the same bytes.
 
-And waitress ends a connection once it can be written to. One whose client has stopped reading cannot, so it would be
-kept for as long as that client likes, and its page with it.
+waitress also closes a connection only once it can be written to. A client that has stopped reading would keep its
+connection, and the response queued for it, for as long as it likes. :meth:`Channel.is_overdue` finds such clients.
 """
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from waitress.buffers import ReadOnlyFileBasedBuffer
@@ -18,52 +19,81 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _LARGE_BYTES: Final = 64 << 10
-"""What is smaller costs less to copy than a further buffer."""
-_LONGEST_ANSWER_SECONDS: Final = 300
-"""Whoever takes longer for an answer than the longest scrape may last does not want it."""
+"""Copying less than this costs less than another buffer."""
 
 
 class Channel(HTTPChannel):
-    """A connection."""
+    """A connection.
 
-    _active_at = 0.0
-    _sending_since = 0.0
+    It keeps its own times of activity, on a monotonic clock: ``last_activity``, which waitress sets, is wall-clock time
+    and jumps when the clock is set.
+    """
 
-    @property
-    def last_activity(self) -> float:
-        """When something was last read or sent, in seconds that never jump."""
-        return self._active_at
+    def __init__(
+        self,
+        server: Any,
+        sock: Any,
+        addr: Any,
+        adj: Any,
+        map: Any = None,  # noqa: A002 - the name that waitress gave it
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._monotonic = monotonic
+        self._active_at = monotonic()
+        self._response_since = 0.0
+        super().__init__(server, sock, addr, adj, map=map)
 
-    @last_activity.setter
-    def last_activity(self, value: float) -> None:  # noqa: ARG002 - what it is instead, this says itself
-        # waitress says what the clock on the wall says, which somebody may set.
-        self._active_at = time.monotonic()
+    def is_overdue(self, now: float, silent_seconds: float, max_response_seconds: float) -> bool:
+        """Whether to close the connection, dropping anything still queued for the client.
 
-    def overdue(self, now: float, silent_seconds: float) -> bool:
-        """Whether to end it, whatever is left to be sent: its client is silent for too long, or much too slow.
+        A connection whose request is still being handled is never overdue.
 
         Args:
-            now: seconds that never jump.
-            silent_seconds: how long it may be silent.
+            now: monotonic time.
+            silent_seconds: longest time without a byte received or sent.
+            max_response_seconds: longest time that a client may take to read what is queued for it.
         """
         if self.requests:
             return False
-        slow = self.total_outbufs_len > 0 and now - self._sending_since > _LONGEST_ANSWER_SECONDS
+        slow = self.total_outbufs_len > 0 and now - self._response_since > max_response_seconds
         return slow or now - self._active_at > silent_seconds
 
+    def recv(self, buffer_size: int) -> bytes:
+        """Read from the client; empty at the end of the connection."""
+        data: bytes = super().recv(buffer_size)
+        if data:
+            self._mark_active()
+        return data
+
+    def send(self, data: Any, do_close: bool = True) -> int:
+        """Send as much as the socket takes now, and return how much; called by the loop and by workers."""
+        sent: int = super().send(data, do_close)
+        if sent:
+            self._mark_active()
+        return sent
+
+    def service(self) -> None:
+        """Handle the first request; called by a worker. The client's silence counts from the end of that."""
+        super().service()
+        self._mark_active()
+
     def write_soon(self, data: Any) -> int:
-        """Send something, now or once there is room; called by workers."""
+        """Send data now or queue it; called by workers."""
         if not self.total_outbufs_len:
-            self._sending_since = time.monotonic()
+            self._response_since = self._monotonic()
         large = isinstance(data, bytes) and len(data) >= _LARGE_BYTES
-        written: int = super().write_soon(_Shared(data) if large else data)  # type: ignore[arg-type] # any buffer, too
+        written: int = super().write_soon(_SharedBuffer(data) if large else data)  # type: ignore[arg-type] # any buffer
         return written
 
+    def _mark_active(self) -> None:
+        self._active_at = self._monotonic()
 
-class _Shared(ReadOnlyFileBasedBuffer):
-    """Bytes that are read where they are.
 
-    What is read-only a channel puts in its queue as it is, and asks no more of it than there is here.
+class _SharedBuffer(ReadOnlyFileBasedBuffer):
+    """A buffer that serves bytes without copying them.
+
+    waitress queues a read-only buffer as it is. Of that class it uses only the methods defined here.
     """
 
     def __init__(self, data: "ReadableBuffer") -> None:
@@ -73,16 +103,16 @@ class _Shared(ReadOnlyFileBasedBuffer):
         return len(self._left)
 
     def get(self, numbytes: int = -1, skip: bool = False) -> memoryview:  # type: ignore[override] # is only sent
-        """So much of what is left, or all of it."""
+        """Return up to ``numbytes`` of what is left (-1: all of it)."""
         found = self._left if numbytes < 0 else self._left[:numbytes]
         if skip:
             self.skip(len(found))
         return found
 
     def skip(self, numbytes: int, allow_prune: int = 0) -> None:  # noqa: ARG002 - there is nothing to prune
-        """So much was sent."""
+        """Drop bytes that were sent."""
         self._left = self._left[numbytes:]
 
     def close(self) -> None:
-        """Nothing of it is needed any more."""
+        """Release the bytes."""
         self._left = memoryview(b"")

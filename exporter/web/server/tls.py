@@ -1,7 +1,7 @@
-"""TLS for waitress, which has none: a channel that shakes hands and decrypts in the loop that serves all connections.
+"""TLS for waitress, which has none: a channel that does handshakes and decryption in the loop of all connections.
 
-So TLS costs no thread: a client that is silent in the middle of its handshake holds a socket, as one without TLS does,
-and is closed after the same time.
+TLS needs no extra thread: a client that falls silent during its handshake occupies a socket, like one without TLS, and
+is closed after the same time.
 """
 
 import errno
@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 from exporter.web.server.channel import Channel
 
 _RECORD_BYTES: Final = 16 << 10
-"""The most that a TLS record holds. Who reads as much at once leaves nothing behind that poll() would not know of."""
+"""Size limit of a TLS record. A read of this size leaves no decrypted bytes behind, which poll() would not report."""
 
 _OPENSSL_SUITES: Final[Mapping[str, str]] = {
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
@@ -38,18 +38,18 @@ _OPENSSL_CURVES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
-    """How to serve TLS; names of suites and curves are those of the registry of TLS and of Go.
+    """How to serve TLS. Cipher suites and curves have the names that Go and the IANA registry use.
 
     Attributes:
-        cert_file: the certificate, and those between it and its authority (PEM).
-        key_file: its key (PEM), not encrypted.
-        client_ca_file: authorities that clients' certificates must be signed by.
-        client_auth: whether clients must show one.
-        minimum: the oldest version offered.
-        maximum: the newest.
-        suites: suites offered to TLS 1.2; empty for OpenSSL's own choice.
-        prefer_server_suites: whether the order of these decides, and not the client's.
-        curve: the only curve for the key exchange; absent for OpenSSL's own choice.
+        cert_file: the certificate chain (PEM).
+        key_file: the private key (PEM), not encrypted.
+        client_ca_file: the authorities that may sign client certificates (PEM).
+        client_auth: whether a client needs a certificate.
+        minimum: the oldest TLS version offered.
+        maximum: the newest TLS version offered.
+        suites: cipher suites for TLS 1.2; empty for OpenSSL's defaults.
+        prefer_server_suites: whether the server's order of suites wins over the client's.
+        curve: the only curve for the key exchange; absent for OpenSSL's defaults.
     """
 
     cert_file: Path
@@ -64,10 +64,10 @@ class TlsSettings:
 
 
 class TlsError(Exception):
-    """A file of the TLS settings cannot be used.
+    """A file named in the TLS settings is unusable.
 
     Attributes:
-        problems: all that is wrong, a sentence each that begins with the key.
+        problems: one message per problem, each beginning with the configuration key.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -76,10 +76,10 @@ class TlsError(Exception):
 
 
 def server_context(settings: TlsSettings) -> ssl.SSLContext:
-    """What connections are encrypted with.
+    """Load the files and build the TLS context for incoming connections.
 
     Raises:
-        TlsError: a file cannot be read, or is not what it should be.
+        TlsError: a file cannot be read or does not hold what it should.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version, context.maximum_version = settings.minimum, settings.maximum
@@ -101,13 +101,13 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
     problems = [problem for name, path in named if (problem := _unreadable(name, path))]
     if not problems:
         try:
-            # Asked for a passphrase, OpenSSL would wait for somebody at the terminal.
+            # Without a callback, OpenSSL would prompt for a passphrase on the terminal and wait.
             context.load_cert_chain(settings.cert_file, settings.key_file, password=lambda: "")
         except (ssl.SSLError, ValueError) as error:
-            reason = (getattr(error, "reason", None) or "no PEM, or an encrypted key").replace("_", " ").lower()
+            reason = (getattr(error, "reason", None) or "not PEM, or an encrypted key").replace("_", " ").lower()
             problems.append(
-                f"tls_server_config.cert_file {settings.cert_file} and key_file {settings.key_file} are no certificate "
-                f"and the key that belongs to it, unencrypted: {reason}"
+                f"tls_server_config.cert_file {settings.cert_file} and key_file {settings.key_file} are not a "
+                f"certificate and its unencrypted key: {reason}"
             )
     if settings.client_ca_file is not None:
         if problem := _unreadable("client_ca_file", settings.client_ca_file):
@@ -116,9 +116,7 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
             try:
                 context.load_verify_locations(settings.client_ca_file)
             except ssl.SSLError:
-                problems.append(
-                    f"tls_server_config.client_ca_file {settings.client_ca_file} holds no certificate in PEM form"
-                )
+                problems.append(f"tls_server_config.client_ca_file {settings.client_ca_file} holds no PEM certificate")
     if problems:
         raise TlsError(problems)
     return context
@@ -135,124 +133,139 @@ def _unreadable(name: str, path: Path) -> str | None:
 
 
 class TlsChannel(Channel):
-    """A connection that is encrypted.
+    """An encrypted connection.
 
-    The loop reads and a worker may write at the same time, which OpenSSL does not allow on one connection: they take
-    turns, for as long as it takes to encrypt or decrypt some records. Nobody ever waits for the client in that turn.
+    The loop may read while a worker writes, which OpenSSL does not allow on one connection, so both take a lock. It is
+    held while OpenSSL encrypts or decrypts a few records, never while waiting for the client.
     """
 
     socket: ssl.SSLSocket | None
 
-    def __init__(self, server: Any, sock: ssl.SSLSocket, addr: Any, adj: Any, map: Any = None) -> None:  # noqa: A002
-        self._turn = threading.RLock()
-        self._shaken = False
-        self._wants_to_write = False
-        super().__init__(server, sock, addr, adj, map=map)
+    def __init__(
+        self,
+        server: Any,
+        sock: ssl.SSLSocket,
+        addr: Any,
+        adj: Any,
+        map: Any = None,  # noqa: A002 - the name that waitress gave it
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ssl_lock = threading.RLock()
+        self._handshake_done = False
+        self._handshake_needs_write = False
+        super().__init__(server, sock, addr, adj, map=map, monotonic=monotonic)
 
-    # What the loop waits for
+    # What the loop polls for, and calls.
 
     def readable(self) -> bool:
-        """Whether to wait for something to read."""
-        if self._shaken:
+        """Whether to wait until the socket is readable."""
+        if self._handshake_done:
             return bool(super().readable())
-        return not (self.will_close or self._wants_to_write)
+        return not (self.will_close or self._handshake_needs_write)
 
     def writable(self) -> bool:
-        """Whether to wait for room to write."""
-        return self._wants_to_write or bool(super().writable())
+        """Whether to wait until the socket is writable."""
+        return self._handshake_needs_write or bool(super().writable())
 
     def handle_read(self) -> None:
-        """Go on with the handshake, or take in what has come."""
-        if not (self._shaken or self._shake()):
+        """Continue the handshake, or receive data."""
+        if not (self._handshake_done or self._continue_handshake()):
             return
         try:
             data = self.recv(_RECORD_BYTES)
         except BlockingIOError:
             return
         if data:
-            self.last_activity = time.time()
             self.received(data)
 
     def handle_write(self) -> None:
-        """Go on with the handshake, or write what is due."""
-        if self._shaken or self.will_close:
+        """Continue the handshake, or send what is queued."""
+        if self._handshake_done or self.will_close:
             super().handle_write()
         else:
-            self._shake()
+            self._continue_handshake()
 
-    def _shake(self) -> bool:
-        """A step of the handshake; says whether it is done."""
-        self._wants_to_write = False
+    def _continue_handshake(self) -> bool:
+        """Do one step of the handshake; return whether it is done."""
+        self._handshake_needs_write = False
         try:
             if self.socket is not None:
                 self.socket.do_handshake()
-                self._shaken = True
+                self._handshake_done = True
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLWantWriteError:
-            self._wants_to_write = True
+            self._handshake_needs_write = True
         except (OSError, ValueError):
-            # A scanner, a client without TLS or without the right certificate: its own end says why.
+            # A scanner, a client without TLS, or one without a valid certificate: OpenSSL tells the client why.
             self.handle_close()
-        return self._shaken
+        return self._handshake_done
 
-    # What the channel reads and writes with
+    # Socket access, by the loop and by workers.
 
     def send(self, data: bytes, do_close: bool = True) -> int:
-        """Write as much as there is room for; called by the loop and by workers, who leave closing to the loop."""
-        with self._turn:
+        """Send as much as the socket takes now; workers pass ``do_close=False`` and leave closing to the loop."""
+        with self._ssl_lock:
             if self.socket is None:
                 return 0
+            sent: int | None
             try:
-                return self.socket.send(data)
+                sent = self.socket.send(data)
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
                 return 0
             except (OSError, ValueError):
-                pass
-        if do_close:
-            self.handle_close()
-        return 0
+                sent = None
+        if sent is None:
+            if do_close:
+                self.handle_close()
+            return 0
+        if sent:
+            self._mark_active()
+        return sent
 
     def recv(self, buffer_size: int) -> bytes:
-        """Read; nothing at the end of the connection, which is closed then.
+        """Read decrypted data; empty at the end of the connection, which is then closed.
 
         Raises:
-            BlockingIOError: there is nothing to read now.
+            BlockingIOError: no complete record has arrived.
         """
-        with self._turn:
+        with self._ssl_lock:
             try:
                 data = b"" if self.socket is None else self.socket.recv(buffer_size)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
-                raise BlockingIOError(errno.EWOULDBLOCK, "nothing to read yet") from error
+                raise BlockingIOError(errno.EWOULDBLOCK, "no complete TLS record yet") from error
             except (OSError, ValueError):
                 data = b""
-        if not data:
+        if data:
+            self._mark_active()
+        else:
             self.handle_close()
         return data
 
-    # Both ways in which waitress closes a channel; a worker's turn and its buffers come in this order everywhere.
+    # waitress closes a channel in either of two ways. Lock order everywhere: outbuf_lock, then _ssl_lock.
 
     def handle_close(self) -> None:
-        """The connection is over."""
-        with self.outbuf_lock, self._turn:
-            self._take_leave()
+        """Close the connection."""
+        with self.outbuf_lock, self._ssl_lock:
+            self._send_close_notify()
             super().handle_close()
 
     def close(self) -> None:
-        """The server is over."""
-        with self.outbuf_lock, self._turn:
-            self._take_leave()
+        """Close the connection because the server stops."""
+        with self.outbuf_lock, self._ssl_lock:
+            self._send_close_notify()
             super().close()
 
-    def _take_leave(self) -> None:
-        """Say that nothing more will come, without waiting for an answer."""
-        if self._shaken and self.socket is not None:
+    def _send_close_notify(self) -> None:
+        """Tell the client that the connection ends, without waiting for its response."""
+        if self._handshake_done and self.socket is not None:
             with suppress(OSError, ValueError):
                 self.socket.unwrap()
 
 
-def encrypted(connection: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
-    """An accepted connection with TLS before it; nothing has been exchanged yet.
+def wrap_tls(connection: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """Wrap an accepted connection in TLS; the handshake has not begun yet.
 
     Raises:
         OSError: the client is gone; the connection is closed.

@@ -1,7 +1,7 @@
-"""Who answers what: workers of their own for what must not wait for other requests.
+"""Worker groups: separate threads for requests that must not wait for one another.
 
-What may hold a worker for long, a password that is checked or a question that Tempo is asked about, is limited to fewer
-than there are in its group, so that one is left for the rest.
+Work that may block a thread for long (checking a password, waiting for Tempo) takes all but one thread of its group at
+most, so that one stays free for the other requests.
 """
 
 from enum import Enum
@@ -9,35 +9,34 @@ from typing import Final
 
 from exporter.web.http import API_PATHS
 
-_PROMPT: Final = frozenset({"/metrics", "/-/healthy", "/-/ready"})
+_SCRAPES_AND_PROBES: Final = frozenset({"/metrics", "/-/healthy", "/-/ready"})
 
 
-class Workers(Enum):
-    """A group of threads.
+class WorkerGroup(Enum):
+    """A group of worker threads.
 
     Attributes:
-        threads: how many.
+        threads: size of the group.
     """
 
     PROMPT = "prompt", 4
-    """For what programs ask that give up, and is at hand: nobody who looks at a page is served before them."""
-    QUESTIONS = "questions", 3
+    """For scrapes and probes: their clients give up soon, and their responses are in memory."""
+    API = "api", 3
     """For the API, which waits for the database and for Tempo."""
     PAGES = "pages", 2
-    """For people. A page is made by the interpreter, of which there is one: more at once take it from scrapes and gain
-    nothing."""
+    """For HTML pages. Rendering holds the interpreter lock: more threads would slow down scrapes and gain nothing."""
 
     def __init__(self, _name: str, threads: int) -> None:
         self.threads = threads
 
     @property
-    def busy(self) -> int:
-        """How many may be held for long at the same time."""
+    def max_blocked(self) -> int:
+        """How many of the threads may be blocked for long at the same time."""
         return self.threads - 1
 
 
-def workers_for(path: str) -> Workers:
-    """Who answers at a path."""
-    if path in _PROMPT:
-        return Workers.PROMPT
-    return Workers.QUESTIONS if path.startswith(API_PATHS) else Workers.PAGES
+def worker_group(path: str) -> WorkerGroup:
+    """The group that serves a path."""
+    if path in _SCRAPES_AND_PROBES:
+        return WorkerGroup.PROMPT
+    return WorkerGroup.API if path.startswith(API_PATHS) else WorkerGroup.PAGES

@@ -78,9 +78,9 @@ REFUSED = {
     "tls_server_config: {cert_file: gone.crt, key_file: server.key}": "gone.crt cannot be read: No such file",
     "tls_server_config: {cert_file: server.crt, key_file: gone.key}": "gone.key cannot be read: No such file",
     "tls_server_config: {cert_file: server.crt, key_file: other.key}": "key values mismatch",
-    "tls_server_config: {cert_file: web.yml, key_file: server.key}": "are no certificate and the key",
+    "tls_server_config: {cert_file: web.yml, key_file: server.key}": "are not a certificate and its unencrypted key",
     f"tls_server_config: {{{PAIR}, client_ca_file: server.key, client_auth_type: RequireAndVerifyClientCert}}": (
-        "server.key holds no certificate in PEM form"
+        "server.key holds no PEM certificate"
     ),
 }
 

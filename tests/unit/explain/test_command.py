@@ -1,4 +1,4 @@
-"""``explain`` on the command line: what it says, and how it gives up."""
+"""The command ``explain``: its output and its errors."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -54,18 +54,18 @@ def named(key: SeriesKey) -> tuple[str, ...]:
 
 
 class TestEndpoint:
-    def test_what_is_usual_from_what_and_what_would_be_flagged(self, explain: Explain) -> None:
+    def test_baseline_thresholds_and_verdict_on_a_duration(self, explain: Explain) -> None:
         result = explain(*named(KEY), *AT, "--duration", "320ms")
         assert (result.exit_code, result.stderr) == (0, "")
         lines = result.stdout.splitlines()
         assert lines[:2] == ["checkout GET /cart", "Tuesday 2026-11-17 12:00–13:00 UTC, weekday in the calendar"]
-        said = " ".join(result.stdout.split())
-        assert "by 5 weekdays 12–13 h: level 1, 150 traces" in said
-        assert "1 exact hour 150 of 50 traces, 5 hours <- serves" in said
-        # The incident of the day before, with the hours around it.
-        assert "kept out 2026-11-16" in said
-        assert "320 ms is an outlier for checkout GET /cart on weekdays 12–13 h: it is above the threshold of" in said
-        assert "none of the 150 traces that it is compared with took longer" in said
+        text = " ".join(result.stdout.split())
+        assert "by 5 weekdays 12–13 h: level 1, 150 traces" in text
+        assert "1 exact hour 150 of 50 traces, 5 hours <- serves" in text
+        # The incident of the day before and its neighbouring hours.
+        assert "kept out 2026-11-16" in text
+        assert "320 ms is an outlier for checkout GET /cart on weekdays 12–13 h: it is above the threshold of" in text
+        assert "none of the 150 traces that it is compared with took longer" in text
         assert [line for line in lines if len(line) > 120] == []
 
     def test_a_time_without_an_offset_is_local(self, explain: Explain) -> None:
@@ -76,35 +76,35 @@ class TestEndpoint:
         assert found[0] == found[1] == found[2]
         assert json.loads(found[0])["bucket"]["hour"] == 13
 
-    def test_the_same_as_json(self, explain: Explain) -> None:
+    def test_json_output(self, explain: Explain) -> None:
         found = json.loads(explain(*named(KEY), *AT, "--duration", "320ms", "--json").stdout)
         assert (found["duration"]["outlier"], found["level"], found["present"]) == (True, 1, False)
         assert len(found["baseline"]["pooled_hours"]) == 5
 
-    def test_level_5_says_why_and_what_to_do(self, explain: Explain) -> None:
+    def test_level_5_names_the_reason_and_what_to_do(self, explain: Explain) -> None:
         result = explain(*named(RARE), *AT)
         assert result.exit_code == 0
-        said = " ".join(result.stdout.split())
-        assert "Nothing is known of what is usual for checkout POST /refunds" in said
-        assert "everything 10 of 30 traces. Wait for traffic" in said
+        text = " ".join(result.stdout.split())
+        assert "Nothing is known of what is usual for checkout POST /refunds" in text
+        assert "everything 10 of 30 traces. Wait for traffic" in text
 
-    def test_a_level_that_is_switched_off_is_named_as_a_way_out(self, explain: Explain) -> None:
-        said = explain(*named(RARE), *AT, FALLBACK_FULL_GLOBAL_ENABLED="false").stdout
-        assert "enable more levels" in " ".join(said.split())
+    def test_a_disabled_level_is_suggested(self, explain: Explain) -> None:
+        text = explain(*named(RARE), *AT, FALLBACK_FULL_GLOBAL_ENABLED="false").stdout
+        assert "enable more levels" in " ".join(text.split())
 
-    def test_hostile_names_stay_on_their_line(self, explain: Explain) -> None:
+    def test_hostile_names_stay_on_one_line(self, explain: Explain) -> None:
         result = explain(*named(HOSTILE_KEY), *AT)
         assert result.exit_code == 0
         first = result.stdout.splitlines()[0]
         assert first.startswith('<script>alert("1")</script> GET "/a\\b"\\n# TYPE x gauge')
         assert first.isprintable()
 
-    def test_an_unknown_one_comes_with_similar_names_to_copy(self, explain: Explain) -> None:
+    def test_an_unknown_series_lists_similar_names_to_copy(self, explain: Explain) -> None:
         result = explain("--service", "checkout", "--span", "GET /carts")
         assert (result.exit_code, result.stdout) == (1, "")
         assert "did you mean one of these?\n  --service checkout --span 'GET /cart'\n" in result.stderr
 
-    def test_without_a_history(self, explain: Explain, tmp_path: Path) -> None:
+    def test_without_a_history_it_fails(self, explain: Explain, tmp_path: Path) -> None:
         missing = explain(*named(KEY), STORAGE_PATH=str(tmp_path / "none.db"))
         assert missing.exit_code == 1
         assert "run the exporter until it has read some" in missing.stderr
@@ -114,7 +114,7 @@ class TestEndpoint:
         assert empty.exit_code == 1
         assert "let the exporter read some history" in empty.stderr
 
-    def test_all_mistakes_at_once(self, explain: Explain) -> None:
+    def test_all_mistakes_are_reported_together(self, explain: Explain) -> None:
         result = explain("--service", "x", "--at", "noon", "--duration", "1", "--trace", "xyz")
         assert result.exit_code == 2
         assert result.stderr.splitlines() == [
@@ -126,7 +126,7 @@ class TestEndpoint:
         ]
         assert explain().exit_code == 2
 
-    def test_a_configuration_with_mistakes(self, explain: Explain, tmp_path: Path) -> None:
+    def test_an_invalid_configuration_is_reported(self, explain: Explain, tmp_path: Path) -> None:
         (tmp_path / "c.yaml").write_text(yaml.safe_dump({"stats": {"k": "many"}}))
         result = explain(*named(KEY), "--config", "c.yaml")
         assert result.exit_code == 2
@@ -150,7 +150,7 @@ class TestTrace:
         times = [
             SpanTimes(10, start, 1000 * MS),
             SpanTimes(20, start + 100 * MS, 800 * MS),
-            # Its clock is half a second ahead.
+            # The clock of this service is half a second ahead.
             SpanTimes(30, start + 650 * MS, 700 * MS),
             SpanTimes(40, start + 900 * MS, 5000 * MS),
             SpanTimes(50, start, MS),
@@ -158,35 +158,35 @@ class TestTrace:
         with TempoServer(TraceStore([make_trace(0xC0FFEE, shape, times)]), ApiOptions()) as server:
             yield server.url
 
-    def test_where_the_time_went(self, explain: Explain, tempo: str) -> None:
+    def test_critical_path_of_a_trace(self, explain: Explain, tempo: str) -> None:
         result = explain("--trace", "c0ffee", TEMPO_URL=tempo)
         assert (result.exit_code, result.stderr) == (0, "")
         assert all(line.isprintable() for line in result.stdout.splitlines())
-        said = [" ".join(line.split()) for line in result.stdout.splitlines()]
-        assert said[:2] == [
+        text = [" ".join(line.split()) for line in result.stdout.splitlines()]
+        assert text[:2] == [
             "checkout GET /cart",
             f"trace {0xC0FFEE:032x}: 1 s from 2026-11-16 17:00:00 UTC, 5 spans",
         ]
-        assert "70.0% 700 ms stock" in said
-        assert "30.0% 300 ms checkout" in said
-        path = said[said.index("critical path") + 1 :][:3]
+        assert "70.0% 700 ms stock" in text
+        assert "30.0% 300 ms checkout" in text
+        path = text[text.index("critical path") + 1 :][:3]
         assert path == [
             "20.0% 200 ms checkout GET /cart (server)",
             "10.0% 100 ms checkout POST /reserve (client)",
             "70.0% 700 ms stock POST /reserve (server)",
         ]
-        assert "5 s mail send\\n\\x1b[31m (consumer)" in said
-        assert "note: 1 span of a parent that was not received" in said
-        assert "note: 1 span outliving the parent, and not waited for" in said
-        assert "note: 1 span moved in time, since the clocks of services differ" in said
-        assert "1 s is an outlier for checkout GET /cart on weekdays 17–18 h" in " ".join(said)
+        assert "5 s mail send\\n\\x1b[31m (consumer)" in text
+        assert "note: 1 span of a parent that was not received" in text
+        assert "note: 1 span outliving the parent, and not waited for" in text
+        assert "note: 1 span moved in time, since the clocks of services differ" in text
+        assert "1 s is an outlier for checkout GET /cart on weekdays 17–18 h" in " ".join(text)
 
-    def test_without_a_history_it_is_explained_all_the_same(self, explain: Explain, tempo: str, tmp_path: Path) -> None:
+    def test_a_trace_is_explained_without_a_history(self, explain: Explain, tempo: str, tmp_path: Path) -> None:
         result = explain("--trace", "c0ffee", "--json", TEMPO_URL=tempo, STORAGE_PATH=str(tmp_path / "none.db"))
         found = json.loads(result.stdout)
         assert (found["check"], found["services"][0]["self_seconds"]) == (None, 0.7)
 
-    def test_of_one_endpoint_in_it(self, explain: Explain, tempo: str) -> None:
+    def test_one_endpoint_of_a_trace(self, explain: Explain, tempo: str) -> None:
         found = json.loads(
             explain(
                 "--trace", "c0ffee", "--service", "stock", "--span", "POST /reserve", "--json", TEMPO_URL=tempo
@@ -215,10 +215,10 @@ class TestTrace:
             )
             assert json.loads(result.stdout)["span_name"] == "POST /{action}"
 
-    def test_one_that_tempo_does_not_know_and_a_tempo_that_is_not_there(self, explain: Explain, tempo: str) -> None:
+    def test_an_unknown_trace_and_an_unreachable_tempo(self, explain: Explain, tempo: str) -> None:
         unknown = explain("--trace", "abc", TEMPO_URL=tempo)
         assert unknown.exit_code == 1
         assert "Tempo has no trace" in unknown.stderr
-        nobody = explain("--trace", "abc", TEMPO_URL="http://127.0.0.1:1")
-        assert nobody.exit_code == 1
-        assert "connection refused" in nobody.stderr
+        unreachable = explain("--trace", "abc", TEMPO_URL="http://127.0.0.1:1")
+        assert unreachable.exit_code == 1
+        assert "connection refused" in unreachable.stderr

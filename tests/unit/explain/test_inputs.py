@@ -1,4 +1,4 @@
-"""How instants are written: the same on the command line and in the API."""
+"""Parsing of instants, the same for the command line and the API."""
 
 from datetime import UTC
 from zoneinfo import ZoneInfo
@@ -20,14 +20,14 @@ NOW = NOON + 0.5
         ("2026-11-17t12:00:00.25z", NOON + 0.25),
         ("2026-11-17 12:00+00:00", NOON),
         ("2026-11-17T07:00:00-05:00", NOON),
-        # A plus sign in an address that was not encoded.
+        # A plus sign in a URL that was not encoded.
         ("2026-11-17T13:00:00 01:00", NOON),
-        # On the local clock, an hour ahead in winter and two in summer.
+        # Local time: UTC+1 in winter, UTC+2 in summer.
         ("2026-11-17T13:00", NOON),
         (" 2026-11-17 13:00:00 ", NOON),
         ("2026-11-17", NOON - 13 * HOUR),
         ("2026-07-17", 1784239200),
-        # It comes twice that night, and never in the other: the clock goes from 02:00 to 03:00 then.
+        # The first occurs twice that night. The second never occurs: clocks go from 02:00 to 03:00.
         ("2026-10-25T02:30", 1792888200),
         ("2026-03-29T02:30", 1774747800),
         (str(NOON), NOON),
@@ -35,19 +35,19 @@ NOW = NOON + 0.5
         ("now", NOW),
     ],
 )
-def test_instants(text: str, seconds: float) -> None:
+def test_valid_instants(text: str, seconds: float) -> None:
     assert parse_instant(text, BERLIN, NOW) == seconds
 
 
 @pytest.mark.parametrize(
     "text", ["", "noon", "12:00", "2026-11-17T12", "2026-13-17T12:00Z", "20261117T120000Z", "1e9", "Now", "2026-W01"]
 )
-def test_what_is_none(text: str) -> None:
+def test_invalid_instants(text: str) -> None:
     with pytest.raises(ValueError, match=r"^must be a time such as .* now, not "):
         parse_instant(text, UTC, NOW)
 
 
 @pytest.mark.parametrize("text", ["-1", "1795532340000", "9999-12-31T23:59:59-23:59", "1969-12-31", "2101-01-01T00:00"])
-def test_what_is_out_of_range(text: str) -> None:
+def test_instants_out_of_range(text: str) -> None:
     with pytest.raises(ValueError, match="must lie between 1970 and 2100"):
         parse_instant(text, UTC, NOW)

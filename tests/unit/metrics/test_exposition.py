@@ -1,5 +1,6 @@
 import gzip
 import threading
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -64,13 +65,13 @@ statuses = st.lists(
 
 
 def encodable(key: SeriesKey) -> tuple[str, ...]:
-    """A name with what stands for characters that cannot be encoded."""
+    """The names of a series, with an escape for every character that cannot be encoded."""
     return tuple(name.encode("utf-8", "backslashreplace").decode() for name in key)
 
 
 @dataclass
 class Families(Collector):
-    """Some families, as a registry has them."""
+    """Collects fixed families."""
 
     families: Sequence[Metric]
 
@@ -78,8 +79,8 @@ class Families(Collector):
         return self.families
 
 
-def by_the_client(series: Iterable[SeriesStatus]) -> Families:
-    """The samples of some series in the families of ``prometheus_client``."""
+def client_families(series: Iterable[SeriesStatus]) -> Families:
+    """The samples of series as families of ``prometheus_client``."""
     families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
     for family in SERIES_FAMILIES:
         label = [] if family.label is None else [family.label[0]]
@@ -99,8 +100,8 @@ def by_the_client(series: Iterable[SeriesStatus]) -> Families:
     return Families(list(families.values()))
 
 
-def openmetrics_by_the_client(series: Iterable[SeriesStatus]) -> bytes:
-    page: bytes = generate_openmetrics(by_the_client(series))  # type: ignore[no-untyped-call]
+def client_openmetrics(series: Iterable[SeriesStatus]) -> bytes:
+    page: bytes = generate_openmetrics(client_families(series))  # type: ignore[no-untyped-call]
     return page
 
 
@@ -112,7 +113,7 @@ def parsed(page: bytes, format_: Format) -> list[Metric]:
 
 
 def readings(families: Iterable[Metric], format_: Format) -> list[object]:
-    """All that is said by the samples of some families in a format."""
+    """The content of all samples of families, as far as a format has it."""
     found: list[object] = []
     for family in families:
         for sample in family.samples:
@@ -126,21 +127,21 @@ def readings(families: Iterable[Metric], format_: Format) -> list[object]:
 
 class TestParity:
     @given(statuses)
-    def test_text_is_what_the_client_library_renders(self, series: list[SeriesStatus]) -> None:
-        assert render_families(series, Format.TEXT) == generate_latest(by_the_client(series))
+    def test_text_equals_that_of_the_client_library(self, series: list[SeriesStatus]) -> None:
+        assert render_families(series, Format.TEXT) == generate_latest(client_families(series))
 
     @given(statuses)
-    def test_openmetrics_is_what_the_client_library_renders(self, series: list[SeriesStatus]) -> None:
-        assert render_families(series, Format.OPENMETRICS) + b"# EOF\n" == openmetrics_by_the_client(series)
+    def test_openmetrics_equals_that_of_the_client_library(self, series: list[SeriesStatus]) -> None:
+        assert render_families(series, Format.OPENMETRICS) + b"# EOF\n" == client_openmetrics(series)
 
     @given(statuses, st.sampled_from(Format))
-    def test_the_client_library_reads_it_back(self, series: list[SeriesStatus], format_: Format) -> None:
+    def test_the_client_library_parses_it_back(self, series: list[SeriesStatus], format_: Format) -> None:
         read_back = parsed(render_families(series, format_), format_)
-        assert readings(read_back, format_) == readings(by_the_client(series).collect(), format_)
+        assert readings(read_back, format_) == readings(client_families(series).collect(), format_)
 
 
 class TestSamples:
-    def test_what_is_absent_makes_no_sample(self) -> None:
+    def test_absent_values_make_no_sample(self) -> None:
         page = parsed(render_families([SeriesStatus(KEY)], Format.TEXT), Format.TEXT)
         assert {sample.name.removeprefix(PREFIX): sample.value for family in page for sample in family.samples} == {
             "baseline_fallback_level": 5.0,
@@ -148,11 +149,11 @@ class TestSamples:
             "outlier_traces_total": 0.0,
         }
 
-    def test_families_are_there_without_series(self) -> None:
+    def test_families_are_rendered_without_series(self) -> None:
         page = render_families([], Format.TEXT).decode()
         assert page.count("# TYPE ") == len({family.name for family in SERIES_FAMILIES})
 
-    def test_names_that_cannot_be_encoded_stay_apart(self) -> None:
+    def test_names_that_cannot_be_encoded_stay_distinct(self) -> None:
         series = [SeriesStatus(SeriesKey("s", name)) for name in ("\ud800", "\ud801", "?")]
         page = parsed(render_families(series, Format.TEXT), Format.TEXT)
         (levels,) = [family for family in page if family.name == PREFIX + "baseline_fallback_level"]
@@ -163,7 +164,7 @@ class TestSamples:
         labels = [sample.labels for family in page for sample in family.samples]
         assert labels == [HOSTILE_KEY._asdict()] * 3
 
-    def test_exemplars_are_for_openmetrics_alone(self) -> None:
+    def test_only_openmetrics_has_exemplars(self) -> None:
         series = [SeriesStatus(KEY, outliers_total=1, exemplar=Exemplar("f" * 32, 1.5, NOON + 0.5))]
         assert b" # " not in render_families(series, Format.TEXT)
         (line,) = [each for each in render_families(series, Format.OPENMETRICS).splitlines() if b" # " in each]
@@ -171,57 +172,55 @@ class TestSamples:
         assert line.startswith(b"tempo_anomaly_outlier_traces_total{")
 
 
-class TestNames:
+class TestNameFilter:
     @pytest.mark.parametrize("format_", Format)
-    @pytest.mark.parametrize("asked_for", ["traces", "traces_total"])
-    def test_a_family_is_found_by_its_own_name_and_by_that_of_its_samples(
-        self, format_: Format, asked_for: str
-    ) -> None:
-        page = parsed(render_families([SeriesStatus(KEY)], format_, frozenset({PREFIX + asked_for})), format_)
+    @pytest.mark.parametrize("requested", ["traces", "traces_total"])
+    def test_a_family_is_found_by_its_name_and_by_that_of_its_samples(self, format_: Format, requested: str) -> None:
+        page = parsed(render_families([SeriesStatus(KEY)], format_, frozenset({PREFIX + requested})), format_)
         assert [family.name for family in page] == [PREFIX + "traces"]
 
-    def test_several_come_in_their_order_and_unknown_ones_do_not(self) -> None:
-        asked_for = frozenset({PREFIX + "score", PREFIX + "current_traces", PREFIX + "scor", "up"})
-        page = parsed(render_families(small_snapshot().series, Format.TEXT, asked_for), Format.TEXT)
+    def test_families_keep_their_order_and_unknown_names_are_ignored(self) -> None:
+        requested = frozenset({PREFIX + "score", PREFIX + "current_traces", PREFIX + "scor", "up"})
+        page = parsed(render_families(small_snapshot().series, Format.TEXT, requested), Format.TEXT)
         assert [family.name for family in page] == [PREFIX + "current_traces", PREFIX + "score"]
 
 
-class TestPage:
+class TestRenderedPage:
     @pytest.mark.parametrize("format_", Format)
     def test_each_format_is_rendered_once(self, format_: Format) -> None:
         page = RenderedPage(small_snapshot())
         plain = page.render(format_, gzipped=False)
         assert plain.data == render_families(small_snapshot().series, format_)
         assert page.render(format_, gzipped=False) is plain
-        packed = page.render(format_, gzipped=True)
-        assert gzip.decompress(packed.data + packed.end(b"")) == plain.data
-        assert page.render(format_, gzipped=True) is packed
+        compressed = page.render(format_, gzipped=True)
+        assert gzip.decompress(compressed.data + compressed.finish(b"")) == plain.data
+        assert page.render(format_, gzipped=True) is compressed
 
-    def test_many_at_once_get_the_same(self) -> None:
+    def test_concurrent_scrapes_get_the_same_rendering(self) -> None:
         page = RenderedPage(
             Snapshot(NOON, series=tuple(SeriesStatus(SeriesKey("s", str(n)), baseline()) for n in range(500)))
         )
-        together = threading.Barrier(8)
-        got: list[CompressedPrefix] = []
+        start = threading.Barrier(8)
+        prefixes: list[CompressedPrefix] = []
 
         def scrape() -> None:
-            together.wait()
-            got.append(page.render(Format.TEXT, gzipped=True))
+            start.wait()
+            prefixes.append(page.render(Format.TEXT, gzipped=True))
 
         threads = [threading.Thread(target=scrape) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len({id(each) for each in got}) == 1
-        assert len(got) == 8
+        assert len({id(each) for each in prefixes}) == 1
+        assert len(prefixes) == 8
 
 
 class TestPublisher:
-    def test_there_is_nothing_before_the_first_snapshot(self) -> None:
+    def test_there_is_no_page_before_the_first_snapshot(self) -> None:
         assert Publisher().page is None
 
-    def test_the_next_snapshot_comes_rendered_in_what_was_asked_for(self) -> None:
+    def test_the_next_snapshot_is_rendered_ahead_in_requested_variants(self) -> None:
         publisher = Publisher()
         publisher.publish(Snapshot(NOON))
         assert publisher.page is not None
@@ -230,14 +229,14 @@ class TestPublisher:
         for _ in range(2):
             publisher.publish(small_snapshot())
             page = publisher.page
-            # The packed one is made from the plain one, which nobody has asked for.
+            # The compressed variant is made from plain text, which is not kept unless it was requested.
             assert page.rendered == {(Format.OPENMETRICS, True)}
             assert page.snapshot == small_snapshot()
-            packed = page.render(Format.OPENMETRICS, gzipped=True)
+            compressed = page.render(Format.OPENMETRICS, gzipped=True)
             text = render_families(small_snapshot().series, Format.OPENMETRICS)
-            assert gzip.decompress(packed.data + packed.end(b"")) == text
+            assert gzip.decompress(compressed.data + compressed.finish(b"")) == text
 
-    def test_what_nobody_asks_for_any_more_is_no_longer_rendered(self) -> None:
+    def test_a_variant_that_is_no_longer_requested_is_no_longer_rendered_ahead(self) -> None:
         publisher = Publisher()
         publisher.publish(Snapshot(NOON))
         rendered = []
@@ -251,10 +250,32 @@ class TestPublisher:
         assert rendered[20] == {(Format.TEXT, True), (Format.OPENMETRICS, False)}
         assert rendered[-1] == {(Format.TEXT, True)}
 
-    def test_who_holds_a_page_keeps_it(self) -> None:
+    def test_a_published_page_does_not_change(self) -> None:
         publisher = Publisher()
         publisher.publish(small_snapshot())
         page = publisher.page
         publisher.publish(Snapshot(NOON))
         assert page is not None
         assert page.snapshot == small_snapshot()
+
+
+CONTENT = st.binary(max_size=200) | st.binary(min_size=1, max_size=9).map(lambda some: some * 10_000)
+
+
+class TestCompressedPrefix:
+    @given(CONTENT, st.lists(CONTENT, min_size=1, max_size=3))
+    def test_one_prefix_can_be_finished_with_any_content(self, content: bytes, rests: list[bytes]) -> None:
+        plain, compressed = (CompressedPrefix.of(content, gzipped=gzipped) for gzipped in (False, True))
+        for rest in rests:
+            assert plain.data + plain.finish(rest) == content + rest
+            member = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+            assert member.decompress(compressed.data + compressed.finish(rest)) == content + rest
+            # A single gzip member: browsers and curl read no further.
+            assert (member.eof, member.unused_data) == (True, b"")
+
+    def test_repetitive_content_is_compressed_well(self) -> None:
+        content = b"tempo_anomaly_score 1.0\n" * 10_000
+        prefix = CompressedPrefix.of(content, gzipped=True)
+        body = prefix.data + prefix.finish(content)
+        assert gzip.decompress(body) == content * 2
+        assert len(body) < len(content) / 50

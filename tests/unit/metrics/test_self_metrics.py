@@ -73,13 +73,13 @@ OWN = {
     "web_config_last_reload_success_timestamp_seconds": ("gauge", set()),
     "web_unauthorized_total": ("counter", set()),
 }
-"""The tables of the design, name by name: what users have built their alerts on."""
+"""All metrics with type and labels: users have built alerts on them."""
 
 P = "tempo_anomaly_"
 
 
 class TestContract:
-    def test_every_metric_is_there_with_its_type_and_no_other_is(self) -> None:
+    def test_the_page_has_exactly_these_metrics(self) -> None:
         types = {
             name.removeprefix(P): family.type
             for name, family in WholePage.full().families().items()
@@ -87,7 +87,7 @@ class TestContract:
         }
         assert types == PER_SERIES | {name: kind for name, (kind, _) in OWN.items()}
 
-    def test_labels_are_those_of_the_contract(self) -> None:
+    def test_labels(self) -> None:
         families = WholePage.full().families()
         for name, (_, labels) in OWN.items():
             assert {label for sample in families[P + name].samples for label in sample.labels} == labels, name
@@ -100,20 +100,20 @@ class TestContract:
         values = {**WholePage.full().values(), **WholePage().values()}
         assert [key for key, value in values.items() if math.isnan(value)] == []
 
-    def test_every_family_has_help(self) -> None:
+    def test_every_family_has_a_help_sentence(self) -> None:
         for name, family in WholePage.full().families().items():
             assert re.fullmatch(r"[A-Z0-9].+\.", family.documentation), name
 
-    def test_promtool_finds_nothing(self) -> None:
+    def test_promtool_has_no_complaint(self) -> None:
         checked = subprocess.run(
             [tool("promtool"), "check", "metrics"], input=WholePage.full().get().body, capture_output=True, timeout=60
         )
         found = (checked.stdout + checked.stderr).decode()
-        # The client library's own process metrics are not ours to name.
+        # The process metrics are named by the client library.
         assert [line for line in found.splitlines() if not line.startswith("process_")] == []
 
 
-class TestBeforeAnythingHappens:
+class TestInitialState:
     def test_known_label_sets_start_at_zero(self) -> None:
         values = WholePage().values()
         expected = {
@@ -133,12 +133,12 @@ class TestBeforeAnythingHappens:
         }  # fmt: skip
         assert {key: value for key, value in values.items() if key in expected} == dict.fromkeys(expected, 0.0)
 
-    def test_closed_lists_are_those_of_the_contract(self) -> None:
+    def test_values_of_closed_label_sets(self) -> None:
         assert LOOPS == ("poll", "backfill", "api")
         assert {"outside_window", "duplicate", "invalid", "filtered", "series_limit"} <= set(SKIP_REASONS)
         assert len(set(FAILURE_REASONS)) == len(FAILURE_REASONS)
 
-    def test_what_is_not_known_yet_is_absent(self) -> None:
+    def test_unknown_values_are_absent(self) -> None:
         names = {name.removeprefix(P) for name in WholePage().families() if name.startswith(P)}
         assert names == {
             name
@@ -149,20 +149,20 @@ class TestBeforeAnythingHappens:
             and name not in ("storage_size_bytes", "source_counts_available")
         } | {"backfill_enabled", "series_limit", "series_dropped_total"}
 
-    def test_tempo_is_not_up(self) -> None:
+    def test_tempo_is_down_until_it_answers(self) -> None:
         assert WholePage().values()[P + "tempo_up",] == 0
 
-    def test_it_says_what_runs(self) -> None:
+    def test_build_info_has_the_versions(self) -> None:
         (name,) = [key for key in WholePage().values() if key[0] == P + "build_info"]
         assert re.fullmatch(r"\d+\.\d+\.\d+.*", name[2])
         assert re.fullmatch(r"3\.\d+\.\d+.*", name[1])
 
-    def test_nothing_is_said_about_when_counters_were_created(self) -> None:
+    def test_counters_have_no_created_series(self) -> None:
         assert "_created" not in WholePage.full().text()
 
 
-class TestCounting:
-    def test_what_happens_is_counted_by_loop_and_reason(self) -> None:
+class TestEvents:
+    def test_events_are_counted_by_loop_and_reason(self) -> None:
         page = WholePage()
         metrics = page.metrics
         metrics.request("poll", 0.2)
@@ -199,13 +199,13 @@ class TestCounting:
         }  # fmt: skip
         assert grown == expected
 
-    def test_whether_tempo_counts_is_said_once_it_is_known(self) -> None:
+    def test_source_counts_available_appears_once_known(self) -> None:
         page = WholePage()
         for available in (False, True):
             page.metrics.source_counts_available(available)
             assert page.values()[P + "source_counts_available",] == available
 
-    def test_tempo_can_go_down_again(self) -> None:
+    def test_tempo_up_returns_to_zero(self) -> None:
         page = WholePage()
         page.metrics.tempo_answered(True)
         page.metrics.tempo_answered(False)
@@ -213,7 +213,7 @@ class TestCounting:
 
 
 class TestState:
-    def test_what_is_not_known_yet_of_the_baselines_is_absent(self) -> None:
+    def test_baseline_metrics_are_absent_while_baselines_are_computed(self) -> None:
         values = WholePage(Snapshot(NOON, series=(SeriesStatus(KEY, known=False),), known=False)).values()
         names = {name.removeprefix(P) for name, *_ in values}
         assert names & (PER_SERIES.keys() | {"series_by_fallback_level", "series_learning"}) == {
@@ -222,7 +222,7 @@ class TestState:
         }
         assert values[P + "series",] == 1
 
-    def test_the_ledger(self) -> None:
+    def test_ledger(self) -> None:
         values = WholePage.full().values()
         assert {key[1:]: value for key, value in values.items() if key[0] == P + "backfill_windows"} == {
             ("pending",): 10, ("done",): 120, ("empty",): 20, ("partial",): 2, ("failed",): 1, ("expired",): 15,
@@ -237,13 +237,13 @@ class TestState:
         assert values[P + "backfill_started_timestamp_seconds",] == NOON - 60
         assert values[P + "backfill_completed_timestamp_seconds",] == NOON - 10
 
-    def test_without_backfill_nothing_is_said_of_it(self) -> None:
+    def test_without_backfill_its_metrics_are_absent(self) -> None:
         values = WholePage(Snapshot(NOON)).values()
         assert {key[0]: value for key, value in values.items() if "backfill_" in key[0] and len(key) == 1} == {
             P + "backfill_enabled": 0
         }
 
-    def test_the_history(self) -> None:
+    def test_history(self) -> None:
         values = WholePage.full().values()
         assert values[P + "history_windows",] == 168
         assert values[P + "history_traces",] == 1_000_000
@@ -251,12 +251,12 @@ class TestState:
         assert values[P + "storage_size_bytes",] == 4_194_304
         assert values[P + "quarantined_windows",] == 3
 
-    def test_of_an_empty_history_there_is_no_oldest_trace(self) -> None:
+    def test_an_empty_history_has_no_oldest_trace(self) -> None:
         values = WholePage(Snapshot(NOON, history=HistoryFacts())).values()
         assert (P + "backfill_oldest_trace_timestamp_seconds",) not in values
         assert (P + "storage_size_bytes",) not in values
 
-    def test_the_snapshot_and_its_series(self) -> None:
+    def test_snapshot_and_series(self) -> None:
         values = WholePage.full().values()
         assert values[P + "series",] == 3
         assert values[P + "series_limit",] == 100
@@ -268,14 +268,14 @@ class TestState:
         assert values[P + "poll_duration_seconds",] == 0.5
         assert values[P + "snapshot_build_duration_seconds",] == 0.125
 
-    def test_a_snapshot_that_was_never_judged_has_no_time(self) -> None:
+    def test_a_snapshot_without_evaluation_has_no_timestamp(self) -> None:
         values = WholePage(Snapshot(None, series=(SeriesStatus(KEY, baseline()),))).values()
         assert values[P + "series",] == 1
         assert (P + "snapshot_timestamp_seconds",) not in values
         assert (P + "poll_last_success_timestamp_seconds",) not in values
         assert (P + "poll_duration_seconds",) not in values
 
-    def test_it_is_read_when_prometheus_asks(self) -> None:
+    def test_state_is_read_at_each_scrape(self) -> None:
         page = WholePage()
         assert (P + "series",) not in page.values()
         page.publisher.publish(Snapshot(NOON))

@@ -19,7 +19,7 @@ MARK = 300
 
 
 def parsed(text: str) -> Iterator[Metric]:
-    """Its families; the parser refuses those that come twice, and samples of a series that are not in order."""
+    """Parse the families; the parser rejects repeated families and samples that are not in order of time."""
     yield from text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
 
 
@@ -42,22 +42,22 @@ def moments(key: SeriesKey = KEY, count: int = 4) -> list[PastStatus]:
     return [PastStatus(NOON + number * MARK, status(key, 0.2 + number / 10)) for number in range(count)]
 
 
-def test_each_family_stands_in_one_piece_and_each_series_in_order_of_time() -> None:
+def test_families_are_contiguous_and_series_are_in_order_of_time() -> None:
     keys = (KEY, QUOTED_KEY, SeriesKey("a", "b"))
     families = {family.name: family for family in parsed(written({k: moments(k) for k in keys}))}
     assert set(families) == {family.name for family in PAST_FAMILIES}
     p95 = families["tempo_anomaly_current_p95_seconds"].samples
     assert len(p95) == len(keys) * 4
     for key in keys:
-        mine = [sample for sample in p95 if sample.labels["span_name"] == key.span_name]
-        assert [float(str(sample.timestamp)) for sample in mine] == [NOON + number * MARK for number in range(4)]
-        assert [sample.value for sample in mine] == pytest.approx([0.2, 0.3, 0.4, 0.5])
+        own = [sample for sample in p95 if sample.labels["span_name"] == key.span_name]
+        assert [float(str(sample.timestamp)) for sample in own] == [NOON + number * MARK for number in range(4)]
+        assert [sample.value for sample in own] == pytest.approx([0.2, 0.3, 0.4, 0.5])
         labels = {"service_name": key.service_name, "span_name": key.span_name, **TARGET}
-        assert all(sample.labels == labels for sample in mine)
+        assert all(sample.labels == labels for sample in own)
 
 
-def test_is_what_the_page_says_with_the_labels_of_the_target() -> None:
-    """The past and what is scraped must be the same time series."""
+def test_samples_are_those_of_the_page_plus_target_labels() -> None:
+    """Past and scraped samples must belong to the same time series."""
     snapshot: Snapshot = small_snapshot()
     page = render_families(snapshot.series, Format.OPENMETRICS).decode("utf-8")
     gauges = {family.name for family in SERIES_FAMILIES if family.kind == "gauge"}
@@ -77,25 +77,25 @@ def test_is_what_the_page_says_with_the_labels_of_the_target() -> None:
     assert len(found) > 25
 
 
-def test_counters_are_left_out_for_nobody_has_counted() -> None:
+def test_counters_are_left_out() -> None:
     assert "_total" not in written({KEY: moments()})
 
 
-def test_what_is_unknown_is_left_out() -> None:
+def test_unknown_values_are_left_out() -> None:
     text = written({KEY: [PastStatus(NOON, SeriesStatus(KEY))]})
     (line,) = [line for line in text.splitlines() if not line.startswith("#")]
     assert line.startswith("tempo_anomaly_baseline_fallback_level{")
     assert line.endswith(f"}} {float(FallbackLevel.UNAVAILABLE)} {NOON}")
 
 
-def test_a_value_that_changes_and_comes_back_is_written_each_time() -> None:
+def test_a_value_that_changes_and_returns_is_written_each_time() -> None:
     values = [0.5, 0.5, 0.7, 0.5]
     past = [PastStatus(NOON + number * MARK, status(p95=value)) for number, value in enumerate(values)]
     lines = [line.split() for line in written({KEY: past}).splitlines() if line.startswith("tempo_anomaly_current_p95")]
     assert [float(line[-2]) for line in lines] == values
 
 
-def test_names_may_be_anything() -> None:
+def test_any_name_is_escaped() -> None:
     keys = (HOSTILE_KEY, SeriesKey("\ud800", ""), SeriesKey("x" * 10_000, "# EOF\n"))
     families = parsed(written({key: moments(key, 1) for key in keys}, {"job": 'a"\n\\'}))
     (level,) = [family for family in families if family.name.endswith("baseline_fallback_level")]
@@ -103,7 +103,7 @@ def test_names_may_be_anything() -> None:
     assert {sample.labels["job"] for sample in level.samples} == {'a"\n\\'}
 
 
-def test_of_a_series_that_fails_half_way_nothing_is_taken() -> None:
+def test_a_series_that_fails_halfway_is_left_out() -> None:
     def failing() -> Iterator[PastStatus]:
         yield from moments()
         raise ValueError("damaged")
@@ -119,18 +119,18 @@ def test_of_a_series_that_fails_half_way_nothing_is_taken() -> None:
     assert b"GET /cart" not in out.getvalue()
 
 
-def test_much_comes_out_as_it_went_in() -> None:
-    """More than any buffer holds, and than a chunk that is decompressed at once."""
+def test_many_samples_survive_compression() -> None:
+    """More than the buffers hold, and more than one chunk of decompression."""
     many = [PastStatus(NOON + number * MARK, status(p95=0.2 + number / 1e4)) for number in range(20_000)]
     lines = [line for line in written({KEY: many}).splitlines() if line.startswith("tempo_anomaly_current_p95")]
     assert [int(line.rsplit(" ", 1)[1]) for line in lines] == [moment.at for moment in many]
 
 
-def test_without_series_it_is_empty_and_valid() -> None:
+def test_without_series_the_output_is_valid_and_empty() -> None:
     text = written({})
     assert text.endswith("# EOF\n")
     assert all(not family.samples for family in parsed(text))
 
 
-def test_the_labels_that_nobody_else_may_set() -> None:
+def test_own_labels() -> None:
     assert {"service_name", "span_name", "kind"} == OWN_LABELS

@@ -1,10 +1,10 @@
-"""The API over WSGI: what it answers about a known history, and how it refuses."""
+"""The API over WSGI: its responses for a known history, and its errors."""
 
 import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -46,7 +46,7 @@ TRACE = [
 
 @dataclass
 class Bench:
-    """An API over a history of nine days, and what it is told."""
+    """An API over a history of nine days; a test sets the snapshot and the trace that Tempo returns."""
 
     store: Store
     snapshot: Snapshot | None = field(default_factory=small_snapshot)
@@ -73,48 +73,48 @@ class Bench:
         return self.trace
 
     def get(self, name: str, query: str = "") -> Any:
-        answer = ask(self.site, f"/api/v1/{name}", query=query)
-        assert (answer.status, answer.headers["Content-Type"]) == ("200 OK", "application/json"), answer.body
-        return json.loads(answer.body)
+        response = ask(self.site, f"/api/v1/{name}", query=query)
+        assert (response.status, response.headers["Content-Type"]) == ("200 OK", "application/json"), response.body
+        return json.loads(response.body)
 
     def refused(self, name: str, query: str = "", method: str = "GET") -> Any:
-        answer = ask(self.site, f"/api/v1/{name}", method, query)
-        assert answer.headers["Content-Type"] == "application/problem+json"
-        document = json.loads(answer.body)
-        assert answer.status == f"{document['status']} {document['title']}"
+        response = ask(self.site, f"/api/v1/{name}", method, query)
+        assert response.headers["Content-Type"] == "application/problem+json"
+        document = json.loads(response.body)
+        assert response.status == f"{document['status']} {document['title']}"
         assert document["type"] == "about:blank"
         return document
 
 
 @pytest.fixture(scope="module")
-def history() -> Iterator[Bench]:
-    """What no test changes."""
+def shared_bench() -> Iterator[Bench]:
+    """Its history, which no test changes, is built once."""
     store = Store.in_memory()
     yield Bench(store)
     store.close()
 
 
 @pytest.fixture
-def bench(history: Bench) -> Iterator[Bench]:
-    yield history
-    history.snapshot = small_snapshot()
-    history.trace = list(TRACE)
+def bench(shared_bench: Bench) -> Iterator[Bench]:
+    yield shared_bench
+    shared_bench.snapshot = small_snapshot()
+    shared_bench.trace = list(TRACE)
 
 
 class TestCheck:
-    def test_what_is_usual_and_whether_a_duration_is(self, bench: Bench) -> None:
+    def test_baseline_and_verdict_on_a_duration(self, bench: Bench) -> None:
         found = bench.get("check", f"{NAMED}&duration=500ms")
         durations = sorted(around(0.1, 30))
         p50, p95 = durations[14], durations[28]
         baseline = found["baseline"]
         assert baseline["p50_seconds"] == pytest.approx(p50, rel=0.0111)
         assert baseline["p95_seconds"] == pytest.approx(p95, rel=0.0111)
-        # Tuesday noon: the weekdays of nine days, the present hour not among them.
+        # Tuesday noon: the weekdays of nine days, without the present hour.
         assert [hour["start_unix"] for hour in baseline["pooled_hours"]] == [
             NOON - days * DAY for days in (8, 7, 6, 5, 4, 1)
         ]
         assert (baseline["samples"], baseline["windows"], found["level"]) == (180, 6, 1)
-        assert found["bucket"] == {"hour": 12, "day_type": "weekday", "name": "weekday 12:00-13:00"}
+        assert found["slot"] == {"hour": 12, "day_type": "weekday", "name": "weekday 12:00-13:00"}
         assert found["hour"] == {
             "start_unix": NOON,
             "end_unix": NOON + HOUR,
@@ -137,7 +137,7 @@ class TestCheck:
         assert "500 ms is an outlier for checkout GET /cart on weekdays 12–13 h" in found["sentence"]
         assert bench.get("check", f"{NAMED}&duration=90ms")["duration"]["outlier"] is False
 
-    def test_the_present_comes_from_the_live_edge_and_only_the_present(self, bench: Bench) -> None:
+    def test_live_status_is_included_only_for_the_present(self, bench: Bench) -> None:
         now = bench.get("check", NAMED)
         assert (now["present"], now["at_unix"]) == (True, NOW)
         assert (now["now"]["shifted"], now["now"]["score"]) == (True, 2.5)
@@ -152,12 +152,12 @@ class TestCheck:
         [str(NOON - DAY), f"{NOON - DAY}.5", "2026-11-16T12:00:00Z", "2026-11-16T13:00:00%2B01:00",
          "2026-11-16T13:00:00+01:00", "2026-11-16t12:00z"],
     )  # fmt: skip
-    def test_an_instant_can_be_written_in_many_ways(self, bench: Bench, at: str) -> None:
+    def test_notations_of_an_instant(self, bench: Bench, at: str) -> None:
         found = bench.get("check", f"{NAMED}&at={at}")
         assert found["hour"]["start_unix"] == NOON - DAY
         assert found["baseline"]["windows"] == 5
 
-    def test_a_series_of_which_too_little_is_stored_says_what_to_do(self, bench: Bench) -> None:
+    def test_a_series_with_too_little_history_has_no_verdict_and_says_what_to_do(self, bench: Bench) -> None:
         found = bench.get("check", "service_name=checkout&span_name=GET+/cart/items&duration=1s")
         assert (found["level"], found["baseline"], found["no_shift_verdict"]) == (5, None, "unavailable")
         assert found["duration"]["outlier"] is None
@@ -166,7 +166,7 @@ class TestCheck:
         ]  # fmt: skip
         assert "everything 10 of 30 traces" in found["sentence"]
 
-    def test_one_that_only_the_live_edge_knows_is_no_stranger(self, bench: Bench) -> None:
+    def test_a_series_that_only_the_live_edge_has_is_known(self, bench: Bench) -> None:
         assert bench.get("check", "service_name=checkout&span_name=POST+/pay")["now"]["current_traces"] == 2
 
 
@@ -177,17 +177,17 @@ class TestBaseline:
         assert found == {name: value for name, value in checked.items() if name in found}
         assert found["baseline"]["samples"] == 180
 
-    def test_around_the_clock(self, bench: Bench) -> None:
+    def test_all_slots(self, bench: Bench) -> None:
         slots = bench.get("baseline", NAMED)["slots"]
-        buckets = [(slot["bucket"]["day_type"], slot["bucket"]["hour"]) for slot in slots]
-        assert buckets == [(day_type, hour) for day_type in ("weekday", "weekend") for hour in range(24)]
+        names = [(each["slot"]["day_type"], each["slot"]["hour"]) for each in slots]
+        assert names == [(day_type, hour) for day_type in ("weekday", "weekend") for hour in range(24)]
         assert slots[12]["baseline"]["samples"] == slots[12]["own_traces"] == 180
-        # Only one Saturday and one Sunday: what is around them serves.
+        # With only one Saturday and one Sunday, the nearby hours are used.
         assert (slots[24]["level"], slots[24]["own_windows"]) == (2, 2)
 
 
 class TestLists:
-    def test_what_is_usual_is_null_as_long_as_it_is_not_known(self, bench: Bench) -> None:
+    def test_baselines_are_null_while_they_are_being_computed(self, bench: Bench) -> None:
         series = (SeriesStatus(KEY, current_traces=3, known=False), SeriesStatus(RARE, shift=True, known=False))
         bench.snapshot = Snapshot(NOW, series=series, known=False)
         first, second = bench.get("series")["series"]
@@ -197,19 +197,25 @@ class TestLists:
 
     def test_series_and_their_states(self, bench: Bench) -> None:
         found = bench.get("series")
-        assert (found["total"], found["next_cursor"], found["judged_at_unix"]) == (3, None, NOON + 0.25)
+        assert (found["total"], found["next_cursor"], found["evaluated_at_unix"]) == (3, None, NOON + 0.25)
         assert [each["state"] for each in found["series"]] == ["learning", "shifted", "unavailable"]
         shifted = found["series"][1]
         assert shifted["last_outlier"] == {"trace_id": f"{0xC0FFEE:032x}", "seconds": 1.25, "at_unix": NOON - 3.5}
         assert [each["span_name"] for each in bench.get("series", "state=shifted")["series"]] == ["GET /cart"]
         assert [each["span_name"] for each in bench.get("series", "match=PAY")["series"]] == ["POST /pay"]
-        assert bench.get("series", "service_name=nobody")["series"] == []
+        assert bench.get("series", "service_name=unknown")["series"] == []
 
-    def test_before_anything_is_known_there_are_none(self, bench: Bench) -> None:
+    def test_without_a_snapshot_the_list_is_empty(self, bench: Bench) -> None:
         bench.snapshot = None
-        assert bench.get("series") == {"judged_at_unix": None, "total": 0, "next_cursor": None, "series": []}
+        assert bench.get("series") == {
+            "evaluated_at_unix": None,
+            "judged_at_unix": None,
+            "total": 0,
+            "next_cursor": None,
+            "series": [],
+        }
 
-    def test_long_lists_come_in_parts_whatever_the_names(self, bench: Bench) -> None:
+    def test_long_lists_are_paginated_with_any_names(self, bench: Bench) -> None:
         keys = sorted(
             [HOSTILE_KEY, SeriesKey("", ""), *(SeriesKey("svc", f"GET /{number:03}") for number in range(250))]
         )
@@ -224,7 +230,7 @@ class TestLists:
         assert query == "limit=100&cursor=None"
         assert found == keys
 
-    def test_where_there_is_a_baseline(self, bench: Bench) -> None:
+    def test_levels_by_hour(self, bench: Bench) -> None:
         found = bench.get("available")
         assert [each["span_name"] for each in found["series"]] == ["GET /cart", "GET /cart/items"]
         cart, rare = found["series"]
@@ -241,7 +247,7 @@ class TestLists:
 
 
 class TestTrace:
-    def test_where_the_time_went_against_what_is_usual(self, bench: Bench) -> None:
+    def test_critical_path_and_comparison_with_the_baseline(self, bench: Bench) -> None:
         found = bench.get("trace", "trace_id=C0FFEE")
         assert found["trace_id"] == f"{0xC0FFEE:032x}"
         assert [(each["service_name"], each["self_seconds"], each["share"]) for each in found["services"]] == [
@@ -260,51 +266,78 @@ class TestTrace:
             "1 s is an outlier for checkout GET /cart"
         )
 
-    def test_of_one_endpoint_in_it(self, bench: Bench) -> None:
+    def test_one_endpoint_of_a_trace(self, bench: Bench) -> None:
         found = bench.get("trace", "trace_id=1&service_name=stock&span_name=reserve")
         assert (found["root"]["duration_seconds"], found["oddities"]["elsewhere"]) == (0.8, 1)
         assert found["check"]["level"] == 5
         missing = bench.refused("trace", "trace_id=1&service_name=stock&span_name=release")
         assert (missing["status"], missing["detail"]) == (404, f"trace {'1'.zfill(32)} has no span of stock release")
 
-    def test_one_that_tempo_does_not_know(self, bench: Bench) -> None:
+    def test_an_unknown_trace_is_not_found(self, bench: Bench) -> None:
         bench.trace = []
         found = bench.refused("trace", "trace_id=1")
         assert found["status"] == 404
         assert "Tempo has no trace" in found["detail"]
 
-    def test_while_tempo_does_not_answer(self, bench: Bench) -> None:
+    def test_an_error_of_tempo_is_a_bad_gateway(self, bench: Bench) -> None:
         bench.trace = TempoError("GET http://tempo: connection refused", reason="connection")
         found = bench.refused("trace", "trace_id=1")
         assert (found["status"], found["reason"]) == (502, "connection")
 
-    def test_a_tempo_that_hangs_does_not_take_all_threads(self, bench: Bench) -> None:
-        inside, over = threading.Barrier(3), threading.Event()
+    def test_a_tempo_that_hangs_leaves_a_worker_free(self, bench: Bench) -> None:
+        both_running, unblock = threading.Barrier(3), threading.Event()
 
         class Hanging(list[TraceSpan]):
             def __iter__(self) -> Iterator[TraceSpan]:
-                inside.wait(10)
-                over.wait(10)
+                both_running.wait(10)
+                unblock.wait(10)
                 return iter(TRACE)
 
         bench.trace = Hanging()
         threads = [threading.Thread(target=bench.get, args=("trace", "trace_id=1")) for _ in range(2)]
         for thread in threads:
             thread.start()
-        inside.wait(10)
+        both_running.wait(10)
         try:
-            answer = ask(bench.site, "/api/v1/series")
-            assert answer.status == "503 Service Unavailable"
-            assert answer.headers["Retry-After"] == "1"
+            response = ask(bench.site, "/api/v1/series")
+            assert response.status == "503 Service Unavailable"
+            assert response.headers["Retry-After"] == "1"
         finally:
-            over.set()
+            unblock.set()
             for thread in threads:
                 thread.join()
         assert bench.get("series")["total"] == 3
 
 
-class TestRefusals:
-    def test_all_that_is_wrong_is_said_at_once(self, bench: Bench) -> None:
+class TestAliases:
+    """Keys that were renamed to the terms of the glossary keep their old names."""
+
+    ALIASES: ClassVar = {
+        "bucket": "slot",
+        "epoch_unix": "changepoint_unix",
+        "judged_at_unix": "evaluated_at_unix",
+        "usual_seconds": "baseline_seconds",
+    }
+
+    def pairs(self, document: Any) -> Iterator[tuple[str, Any, Any]]:
+        """Old key and both values, wherever one of the two keys is."""
+        if isinstance(document, dict):
+            for old, new in self.ALIASES.items():
+                if old in document or new in document:
+                    yield old, document[old], document[new]
+        for item in document.values() if isinstance(document, dict) else document if isinstance(document, list) else ():
+            yield from self.pairs(item)
+
+    def test_old_and_new_keys_have_the_same_value(self, bench: Bench) -> None:
+        paths = (("check", NAMED), ("baseline", NAMED), ("baseline", f"{NAMED}&at={NOON}"), ("series", ""))
+        found = [pair for path, query in paths for pair in self.pairs(bench.get(path, query))]
+        assert {old for old, _, _ in found} == set(self.ALIASES)
+        assert [old for old, old_value, new_value in found if old_value != new_value] == []
+        assert {old for old, value, _ in found if value is not None} == set(self.ALIASES)
+
+
+class TestErrors:
+    def test_all_parameter_errors_are_reported_together(self, bench: Bench) -> None:
         found = bench.refused("check", "servce_name=x&span_name=a&span_name=b&duration=2&at=noon")
         assert found["status"] == 400
         assert {each["parameter"]: each["detail"] for each in found["errors"]} == {
@@ -312,7 +345,7 @@ class TestRefusals:
             "span_name": "must be given once, not 2 times",
             "duration": "needs a unit, such as s, m, h or d, not '2'",
             "at": "must be a time such as 2026-11-24T14:00 (local), 2026-11-24T14:00Z, Unix seconds or now, not 'noon'",
-            "servce_name": "is not known here; did you mean service_name?",
+            "servce_name": "is not a parameter of this path; did you mean service_name?",
         }
 
     @pytest.mark.parametrize(
@@ -338,12 +371,12 @@ class TestRefusals:
             ("trace", "trace_id=1&span_name=x", "service_name"),
         ],
     )
-    def test_what_makes_no_sense(self, bench: Bench, name: str, query: str, parameter: str) -> None:
+    def test_invalid_parameters(self, bench: Bench, name: str, query: str, parameter: str) -> None:
         found = bench.refused(name, query)
         assert (found["status"], [each["parameter"] for each in found["errors"]]) == (400, [parameter])
 
     @pytest.mark.parametrize("name", ["check", "baseline"])
-    def test_an_unknown_series_comes_with_similar_names(self, bench: Bench, name: str) -> None:
+    def test_an_unknown_series_is_not_found_and_lists_similar_names(self, bench: Bench, name: str) -> None:
         found = bench.refused(name, "service_name=checkout&span_name=GET+/carts")
         assert found["status"] == 404
         assert found["nearest"][0] == {"service_name": "checkout", "span_name": "GET /cart"}
@@ -351,11 +384,11 @@ class TestRefusals:
             bench.refused(name, "service_name=chekout&span_name=GET+/cart")["nearest"][0]["service_name"] == "checkout"
         )
 
-    def test_it_can_only_be_read(self, bench: Bench) -> None:
+    def test_other_methods_and_paths_are_errors(self, bench: Bench) -> None:
         assert bench.refused("check", method="POST")["status"] == 405
         assert bench.refused("nothing")["status"] == 404
 
-    def test_while_the_database_refuses(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_error_of_the_database_is_unavailable(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: object, **__: object) -> None:
             raise StoreError("locked", "reading the history failed: database is locked")
 
@@ -363,7 +396,7 @@ class TestRefusals:
         found = bench.refused("check", NAMED)
         assert (found["status"], found["reason"]) == (503, "locked")
 
-    def test_damaged_history_says_so(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_damaged_history_is_an_error(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         original = bench.store.history
 
         def damaged(*arguments: Any, **options: Any) -> Iterator[Any]:

@@ -12,10 +12,10 @@ from exporter.config import ConfigError
 from exporter.runtime.logs import get_logger
 from exporter.web.auth import BasicAuthMiddleware
 from exporter.web.config_reload import WebConfigReloader
-from exporter.web.http import HttpRequest, HttpResponse, Site, text
+from exporter.web.http import HttpRequest, HttpResponse, Site, text_response
 from tests.support.certificates import write_pair
 from tests.support.samples import event_of, events
-from tests.support.wsgi import Answer, ask
+from tests.support.wsgi import WsgiResponse, ask
 
 TLS = "tls_server_config: {cert_file: server.crt, key_file: server.key}\n"
 
@@ -31,102 +31,107 @@ def basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-class World:
-    """A guarded site, its file, and the time."""
+class ProtectedSite:
+    """A site behind the middleware, with its configuration file and a clock."""
 
     def __init__(self, directory: Path, content: str) -> None:
         self.file = directory / "web.yml"
         self.file.write_text(content)
         self.now = 1000.0
         self.refused = 0
-        self.protection = WebConfigReloader(
+        self.reloader = WebConfigReloader(
             lambda: web_config_state(self.file), get_logger("web"), clock=lambda: self.now
         )
-        pages = {"/": lambda request: text("start"), "/-/healthy": healthy, "/-/ready": not_ready, "/fails": fails}
-        self.guard = BasicAuthMiddleware(
-            Site(pages, get_logger("web")), self.protection, get_logger("web"), on_refused=self.count
+        handlers = {
+            "/": lambda request: text_response("start"),
+            "/-/healthy": healthy,
+            "/-/ready": not_ready,
+            "/fails": fails,
+        }
+        self.middleware = BasicAuthMiddleware(
+            Site(handlers, get_logger("web")), self.reloader, get_logger("web"), on_refused=self.count_refused
         )
 
-    def count(self) -> None:
+    def count_refused(self) -> None:
         self.refused += 1
 
     def write(self, content: str) -> None:
-        """Replace the file as careful programs do, and let the exporter look."""
-        fresh = self.file.with_suffix(".new")
-        fresh.write_text(content)
-        fresh.replace(self.file)
+        """Replace the file atomically, and let the reloader check it ten seconds later."""
+        new = self.file.with_suffix(".new")
+        new.write_text(content)
+        new.replace(self.file)
         self.now += 10
-        self.protection.look()
+        self.reloader.reload_if_changed()
 
-    def ask(self, path: str = "/", authorization: str = "", method: str = "GET") -> Answer:
-        return ask(self.guard, path, method, authorization=authorization)
+    def ask(self, path: str = "/", authorization: str = "", method: str = "GET") -> WsgiResponse:
+        return ask(self.middleware, path, method, authorization=authorization)
 
-    def in_force(self) -> bool:
-        """Whether what the files say is in force."""
-        return self.protection.status.successful
+    def is_up_to_date(self) -> bool:
+        """Whether the configuration in use is that of the files."""
+        return self.reloader.status.successful
 
     def status(self, path: str = "/", authorization: str = "") -> int:
         return int(self.ask(path, authorization).status.split()[0])
 
 
 def healthy(request: HttpRequest) -> HttpResponse:
-    return text("healthy")
+    return text_response("healthy")
 
 
 def not_ready(request: HttpRequest) -> HttpResponse:
-    return text("not ready", HTTPStatus.SERVICE_UNAVAILABLE)
+    return text_response("not ready", HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def fails(request: HttpRequest) -> HttpResponse:
     raise ZeroDivisionError
 
 
-class TestGuard:
-    def test_who_may_read(self, tmp_path: Path) -> None:
-        world = World(tmp_path, users(alice="a", bob="b"))
-        assert world.status("/", basic("alice", "a")) == 200
-        assert world.status("/", basic("bob", "b")) == 200
+class TestBasicAuth:
+    def test_only_configured_users_may_read(self, tmp_path: Path) -> None:
+        site = ProtectedSite(tmp_path, users(alice="a", bob="b"))
+        assert site.status("/", basic("alice", "a")) == 200
+        assert site.status("/", basic("bob", "b")) == 200
         for wrong in ("", basic("alice", "b"), basic("carol", "a"), "nonsense"):
-            assert world.status("/", wrong) == 401
-        assert world.refused == 4
+            assert site.status("/", wrong) == 401
+        assert site.refused == 4
 
-    def test_a_wrong_user_and_a_wrong_password_look_the_same(self, tmp_path: Path) -> None:
-        world = World(tmp_path, users(alice="a"))
-        answers = [world.ask(path, basic(*who)) for path in ("/", "/x") for who in (("alice", "x"), ("x", "a"))]
-        assert all(answer == answers[0] for answer in answers)
-        assert answers[0].headers["WWW-Authenticate"].startswith("Basic realm=")
-        assert "default-src" in answers[0].headers["Content-Security-Policy"]
+    def test_an_unknown_user_and_a_wrong_password_get_the_same_response(self, tmp_path: Path) -> None:
+        site = ProtectedSite(tmp_path, users(alice="a"))
+        responses = [site.ask(path, basic(*who)) for path in ("/", "/x") for who in (("alice", "x"), ("x", "a"))]
+        assert all(response == responses[0] for response in responses)
+        assert responses[0].headers["WWW-Authenticate"].startswith("Basic realm=")
+        assert "default-src" in responses[0].headers["Content-Security-Policy"]
 
-    def test_probes_are_open_and_nothing_else_is(self, tmp_path: Path) -> None:
-        world = World(tmp_path, users(alice="a"))
-        assert world.status("/-/healthy") == 200
-        assert world.status("/-/ready") == 503
+    def test_probes_need_no_password_and_all_other_paths_do(self, tmp_path: Path) -> None:
+        site = ProtectedSite(tmp_path, users(alice="a"))
+        assert site.status("/-/healthy") == 200
+        assert site.status("/-/ready") == 503
         for path in ("/", "/nothing", "/-/", "/-/healthy/", "//-/healthy", "/-/healthy/../../", "/-/Healthy"):
-            assert world.status(path) == 401, path
-        assert world.ask(method="POST").status.startswith("401")
-        assert world.ask(method="HEAD").body == b""
+            assert site.status(path) == 401, path
+        assert site.ask(method="POST").status.startswith("401")
+        assert site.ask(method="HEAD").body == b""
 
-    def test_without_users_everybody_may_read(self, tmp_path: Path) -> None:
-        assert World(tmp_path, "").status() == 200
+    def test_without_users_no_password_is_needed(self, tmp_path: Path) -> None:
+        assert ProtectedSite(tmp_path, "").status() == 200
 
-    def test_headers_take_the_place_of_those_that_would_be_there(self, tmp_path: Path) -> None:
-        world = World(
+    def test_configured_headers_replace_those_of_responses(self, tmp_path: Path) -> None:
+        site = ProtectedSite(
             tmp_path,
             "http_server_config: {headers: {X-Frame-Options: sameorigin, Content-Security-Policy: '', "
             "Strict-Transport-Security: max-age=60}}\n" + users(alice="a"),
         )
-        for answer in (world.ask(), world.ask("/fails", basic("alice", "a")), world.ask("/-/healthy")):
-            assert answer.headers["X-Frame-Options"] == "sameorigin"
-            assert answer.headers["Strict-Transport-Security"] == "max-age=60"
-            assert answer.headers["X-Content-Type-Options"] == "nosniff"
-            assert "Content-Security-Policy" not in answer.headers
+        for response in (site.ask(), site.ask("/fails", basic("alice", "a")), site.ask("/-/healthy")):
+            assert response.headers["X-Frame-Options"] == "sameorigin"
+            assert response.headers["Strict-Transport-Security"] == "max-age=60"
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert "Content-Security-Policy" not in response.headers
 
-    def test_refusals_are_logged_once_and_without_what_was_typed(
+    def test_refused_requests_are_logged_once_and_without_credentials(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        world = World(tmp_path, users(alice="a"))
+        site = ProtectedSite(tmp_path, users(alice="a"))
         for number in range(5):
-            world.ask("/", basic(f"typed-{number}", "hunter2"))
+            site.ask("/", basic(f"typed-{number}", "hunter2"))
         (record,) = caplog.records
         assert event_of(record) == "auth_failed"
         assert "typed" not in str(vars(record))
@@ -134,77 +139,77 @@ class TestGuard:
 
 
 class TestReload:
-    def test_users_change_without_a_restart(self, tmp_path: Path) -> None:
-        world = World(tmp_path, users(alice="a", bob="b"))
-        assert world.status("/", basic("bob", "b")) == 200
-        world.write(users(alice="new"))
-        assert world.status("/", basic("alice", "new")) == 200
+    def test_reload_changes_users(self, tmp_path: Path) -> None:
+        site = ProtectedSite(tmp_path, users(alice="a", bob="b"))
+        assert site.status("/", basic("bob", "b")) == 200
+        site.write(users(alice="new"))
+        assert site.status("/", basic("alice", "new")) == 200
         for old in (basic("alice", "a"), basic("bob", "b")):
-            assert world.status("/", old) == 401
-        assert world.protection.status.succeeded_at == 1010
+            assert site.status("/", old) == 401
+        assert site.reloader.status.succeeded_at == 1010
 
-    def test_what_has_not_changed_is_not_read_again(self, tmp_path: Path) -> None:
-        world = World(tmp_path, users(alice="a"))
-        before = world.protection.rules
-        world.protection.look()
-        assert world.protection.rules is before
+    def test_unchanged_files_are_not_loaded_again(self, tmp_path: Path) -> None:
+        site = ProtectedSite(tmp_path, users(alice="a"))
+        before = site.reloader.state
+        site.reloader.reload_if_changed()
+        assert site.reloader.state is before
 
-    def test_a_broken_file_leaves_what_was_in_force_and_is_said_once(
+    def test_reload_keeps_previous_config_and_logs_once_when_file_is_invalid(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        world = World(tmp_path, users(alice="a"))
-        world.write("basic_auth_users: {alice: hunter2}")
-        world.protection.look()
-        assert not world.in_force()
-        assert world.protection.status.succeeded_at == 1000
-        assert world.status("/", basic("alice", "a")) == 200
+        site = ProtectedSite(tmp_path, users(alice="a"))
+        site.write("basic_auth_users: {alice: hunter2}")
+        site.reloader.reload_if_changed()
+        assert not site.is_up_to_date()
+        assert site.reloader.status.succeeded_at == 1000
+        assert site.status("/", basic("alice", "a")) == 200
         (line,) = events(caplog, logging.ERROR)
         assert line == "web_config_invalid"
         assert "hunter2" not in str([vars(record) for record in caplog.records])
-        world.file.unlink()
-        world.protection.look()
+        site.file.unlink()
+        site.reloader.reload_if_changed()
         assert len(events(caplog, logging.ERROR)) == 2
-        world.write(users(alice="b"))
-        assert world.in_force()
-        assert world.status("/", basic("alice", "b")) == 200
+        site.write(users(alice="b"))
+        assert site.is_up_to_date()
+        assert site.status("/", basic("alice", "b")) == 200
 
-    def test_a_certificate_that_comes_before_its_key_is_taken_over_with_it(self, tmp_path: Path) -> None:
+    def test_a_certificate_written_before_its_key_is_loaded_with_it(self, tmp_path: Path) -> None:
         authority = trustme.CA()
         write_pair(tmp_path, authority, "server")
-        world = World(tmp_path, TLS)
-        before = world.protection.context()
+        site = ProtectedSite(tmp_path, TLS)
+        before = site.reloader.tls_context()
         certificate, key = write_pair(tmp_path, authority, "next")
         certificate.replace(tmp_path / "server.crt")
-        world.protection.look()
-        assert not world.in_force()
-        assert world.protection.context() is before
+        site.reloader.reload_if_changed()
+        assert not site.is_up_to_date()
+        assert site.reloader.tls_context() is before
         key.replace(tmp_path / "server.key")
-        world.protection.look()
-        assert world.in_force()
-        assert world.protection.context() is not before
+        site.reloader.reload_if_changed()
+        assert site.is_up_to_date()
+        assert site.reloader.tls_context() is not before
 
     @pytest.mark.parametrize("content", ["", "basic_auth_users:\n", "http_server_config: {http2: true}\n"])
-    def test_a_file_that_is_being_written_opens_nothing(self, tmp_path: Path, content: str) -> None:
+    def test_an_incomplete_file_does_not_switch_off_security(self, tmp_path: Path, content: str) -> None:
         write_pair(tmp_path, trustme.CA(), "server")
-        world = World(tmp_path, TLS + users(alice="a"))
-        for partly in (content, TLS + content):
-            world.write(partly)
-            assert world.status() == 401
-            assert world.protection.rules.tls is not None
-            assert not world.in_force()
+        site = ProtectedSite(tmp_path, TLS + users(alice="a"))
+        for partial in (content, TLS + content):
+            site.write(partial)
+            assert site.status() == 401
+            assert site.reloader.state.tls is not None
+            assert not site.is_up_to_date()
 
-    def test_tls_is_not_switched_on_halfway(self, tmp_path: Path) -> None:
+    def test_reload_does_not_switch_on_tls(self, tmp_path: Path) -> None:
         write_pair(tmp_path, trustme.CA(), "server")
-        world = World(tmp_path, users(alice="a"))
-        world.write(TLS + users(alice="b"))
-        assert not world.in_force()
-        assert world.status("/", basic("alice", "a")) == 200
+        site = ProtectedSite(tmp_path, users(alice="a"))
+        site.write(TLS + users(alice="b"))
+        assert not site.is_up_to_date()
+        assert site.status("/", basic("alice", "a")) == 200
 
-    def test_passwords_may_be_added(self, tmp_path: Path) -> None:
-        world = World(tmp_path, "")
-        world.write(users(alice="a"))
-        assert world.status() == 401
+    def test_reload_can_add_passwords(self, tmp_path: Path) -> None:
+        site = ProtectedSite(tmp_path, "")
+        site.write(users(alice="a"))
+        assert site.status() == 401
 
-    def test_a_start_with_a_broken_file_fails(self, tmp_path: Path) -> None:
+    def test_an_invalid_file_fails_the_start(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError):
-            World(tmp_path, "nonsense: 1")
+            ProtectedSite(tmp_path, "nonsense: 1")

@@ -12,10 +12,9 @@ from exporter.baseline.levels import FallbackLevel
 from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar, SeriesStatus, Snapshot
 from exporter.model.span import SeriesKey, encodable
 from exporter.store import StoreError
-from exporter.web.pages.explore import Explore
-from exporter.web.pages.links import ENDPOINT, of_series
+from exporter.web.pages.links import ENDPOINT, Explore, series_url
 from exporter.web.pages.selection import PAGE_ROWS, Selection, Sort
-from tests.support.page_reader import Reader, World
+from tests.support.page_reader import Pages, ParsedPage
 from tests.support.samples import HOSTILE_KEY, HOUR, KEY, NOON, QUOTED_KEY, backfill_status, baseline, explanation
 from tests.support.samples import small_snapshot as unsorted_snapshot
 from tests.support.wsgi import ask
@@ -35,32 +34,34 @@ TRACE = f"{0xC0FFEE:032x}"
 
 
 def small_snapshot() -> Snapshot:
-    """As the poller publishes it: by name."""
+    """The snapshot as the poller publishes it: sorted by name."""
     snapshot = unsorted_snapshot()
     return replace(snapshot, series=tuple(sorted(snapshot.series, key=lambda status: status.key)))
 
 
-def of(*statuses: SeriesStatus, judged_at: float | None = NOON) -> Snapshot:
-    return Snapshot(judged_at, series=tuple(sorted(statuses, key=lambda status: status.key)))
+def snapshot_of(*statuses: SeriesStatus) -> Snapshot:
+    return Snapshot(NOON, series=tuple(sorted(statuses, key=lambda status: status.key)))
 
 
-NOT_KNOWN = replace(of(SeriesStatus(KEY, current_traces=3, known=False)), known=False)
+COMPUTING = replace(snapshot_of(SeriesStatus(KEY, current_traces=3, known=False)), known=False)
 
 
-def many(count: int) -> Snapshot:
-    return of(*(SeriesStatus(SeriesKey("svc", f"GET /{number:03}"), score=number / 100) for number in range(count)))
+def numbered_endpoints(count: int) -> Snapshot:
+    return snapshot_of(
+        *(SeriesStatus(SeriesKey("svc", f"GET /{number:03}"), score=number / 100) for number in range(count))
+    )
 
 
-def rows(page: Reader) -> list[str]:
-    """The span names of the table's rows, as their links have them."""
+def rows(page: ParsedPage) -> list[str]:
+    """The span names of the table's rows, from their links."""
     in_table = page.elements[[tag for tag, _ in page.elements].index("tbody") :]
-    addresses = [attrs["href"] or "" for tag, attrs in in_table if tag == "a"]
-    return [parse_qs(urlsplit(each).query)["span_name"][0] for each in addresses if each.startswith(ENDPOINT)]
+    urls = [attrs["href"] or "" for tag, attrs in in_table if tag == "a"]
+    return [parse_qs(urlsplit(url).query)["span_name"][0] for url in urls if url.startswith(ENDPOINT)]
 
 
 class TestAnomalous:
-    def test_since_when_and_why_and_where_to_look(self) -> None:
-        page = World(small_snapshot()).read()
+    def test_cards_show_since_when_why_and_an_example_trace(self) -> None:
+        page = Pages(small_snapshot()).read()
         assert "Anomalous now 1" in page.text
         assert "checkout GET /cart" in page.text
         assert "since 11:58:44 (1 min ago)" in page.text
@@ -69,24 +70,24 @@ class TestAnomalous:
         assert "No endpoint is slower" not in page.text
         assert page.links("endpoint?service_name=checkout&span_name=GET+%2Fcart")
 
-    def test_the_trace_is_a_link_where_grafana_is_known(self) -> None:
-        page = World(small_snapshot(), explore="https://grafana/explore?q={query}").read()
+    def test_trace_is_a_link_if_grafana_is_configured(self) -> None:
+        page = Pages(small_snapshot(), explore="https://grafana/explore?q={query}").read()
         assert f"https://grafana/explore?q={TRACE}" in page.attributes("href")
 
-    def test_not_hundreds_of_them_and_a_way_to_all(self) -> None:
+    def test_only_the_highest_scores_have_cards_with_a_link_to_all(self) -> None:
         shifted = [
             SeriesStatus(SeriesKey("s", f"{n}"), current_traces=9, shift=True, score=float(n)) for n in range(60)
         ]
-        page = World(of(*shifted)).read()
-        assert page.text.count("There is no sign of it any more") == 20
-        assert "The 20 with the highest score are shown. All 60" in page.text
+        page = Pages(snapshot_of(*shifted)).read()
+        assert page.text.count("The latest evaluation shows no shift") == 20
+        assert "These are the 20 with the highest score. Show all 60" in page.text
         assert "./?state=shift#endpoints" in page.attributes("href")
 
-    def test_nothing_is_anomalous(self) -> None:
+    def test_no_endpoint_is_anomalous(self) -> None:
         quiet = SeriesStatus(KEY, baseline(), shift=False, score=0.2)
-        assert "No endpoint is slower than usual." in World(of(quiet)).read().text
+        assert "No endpoint is slower than usual." in Pages(snapshot_of(quiet)).read().text
         unknown = SeriesStatus(SeriesKey("a", "b"))
-        assert "slower than usual. 1 endpoint cannot be judged yet." in World(of(quiet, unknown)).read().text
+        assert "slower than usual. 1 endpoint has no verdict yet." in Pages(snapshot_of(quiet, unknown)).read().text
 
     @pytest.mark.parametrize(
         ("snapshot", "words"),
@@ -94,111 +95,114 @@ class TestAnomalous:
             (None, "Not known yet: the current traffic has not been read."),
             (Snapshot(None), "Not known yet: the current traffic has not been read."),
             (Snapshot(NOON), "Not known yet: no endpoint has sent any traces."),
-            (of(SeriesStatus(KEY)), "Not known yet: no endpoint has enough history to be judged by."),
-            (NOT_KNOWN, "Not known yet: what is usual at this hour is still being worked out."),
+            (snapshot_of(SeriesStatus(KEY)), "Not known yet: no endpoint has enough history for a verdict."),
+            (COMPUTING, "Not known yet: the baselines for this hour are still being computed."),
         ],
     )
-    def test_before_anything_is_known_it_does_not_say_that_all_is_well(
+    def test_without_verdicts_it_does_not_claim_that_nothing_is_anomalous(
         self, snapshot: Snapshot | None, words: str
     ) -> None:
-        page = World(snapshot, backfill_status()).read()
+        page = Pages(snapshot, backfill_status()).read()
         assert words in page.text
         assert "No endpoint is slower" not in page.text
 
 
 class TestFreshness:
-    def test_how_long_ago_that_was(self) -> None:
-        world = World(Snapshot(float(NOON)))
-        world.clock.now += 30.9
-        assert "judged 30 s ago at 12:00:30" in world.read().text
-        world.clock.now -= 35
-        assert "judged 0 s ago" in world.read().text
-        assert "has not been read yet" in World(Snapshot(None)).read().text
+    def test_age_of_the_last_evaluation(self) -> None:
+        pages = Pages(Snapshot(float(NOON)))
+        pages.clock.now += 30.9
+        assert "evaluated 30 s ago, shown at 12:00:30" in pages.read().text
+        pages.clock.now -= 35
+        assert "evaluated 0 s ago" in pages.read().text
+        assert "has not been read yet" in Pages(Snapshot(None)).read().text
 
-    def test_what_to_do_while_tempo_does_not_answer(self) -> None:
-        world = World(replace(small_snapshot(), unread="GET http://tempo:3200/api/search: connection refused"))
-        world.clock.now += 120
-        page = world.read()
-        assert "Tempo cannot be read. Nothing is judged until it works again" in page.text
+    def test_notice_when_tempo_cannot_be_read(self) -> None:
+        pages = Pages(replace(small_snapshot(), unread="GET http://tempo:3200/api/search: connection refused"))
+        pages.clock.now += 120
+        page = pages.read()
+        assert "Tempo cannot be read. Flags stay as they were 1 min ago until it can be read again." in page.text
         assert "GET http://tempo:3200/api/search: connection refused" in page.text
         assert "tempo.url" in page.text
-        never = World(Snapshot(None, unread="no")).read().text
-        assert "Nothing has been judged yet. It is tried again every 15 s." in never
+        never = Pages(Snapshot(None, unread="no")).read().text
+        assert "Nothing has been evaluated yet. The exporter retries every 15 s." in never
 
-    def test_a_page_that_is_old_says_so(self) -> None:
-        world = World(small_snapshot())
-        world.clock.now += 60
-        assert "This is old." not in world.read().text
-        world.clock.now += 2
-        assert "This is old." in world.read().text
+    def test_notice_when_the_snapshot_is_old(self) -> None:
+        pages = Pages(small_snapshot())
+        pages.clock.now += 60
+        assert "This page is out of date." not in pages.read().text
+        pages.clock.now += 2
+        assert "This page is out of date." in pages.read().text
 
-    def test_while_it_is_not_known_what_is_usual_it_says_so_and_counts_nothing_that_depends_on_it(self) -> None:
-        page = World(NOT_KNOWN, backfill_status()).read()
-        assert "Until then there are no baselines and no verdicts; flags stay as they were." in page.text
+    def test_while_baselines_are_computed_it_says_so_and_hides_totals_that_need_them(self) -> None:
+        page = Pages(COMPUTING, backfill_status()).read()
+        assert "Until they are ready, there are no verdicts, and flags stay as they were." in page.text
         assert "1 endpoints" in page.text
-        for tally in ("with outliers", "learning", "without a baseline"):
-            assert f"0 {tally}" not in page.text
+        for label in ("with outliers", "learning", "without a baseline"):
+            assert f"0 {label}" not in page.text
         assert not any("dot" in (each or "").split() for each in page.attributes("class"))
-        up = SeriesStatus(KEY, current_traces=3, shift=True, since=NOON - 60.0, known=False)
-        page = World(replace(of(up), known=False)).read()
+        firing = SeriesStatus(KEY, current_traces=3, shift=True, since=NOON - 60.0, known=False)
+        page = Pages(replace(snapshot_of(firing), known=False)).read()
         assert "Anomalous now 1" in page.text
         assert (
-            "What is usual at this hour is still being worked out, so whether it still lasts is not known." in page.text
+            "The baselines for this hour are still being computed, so it is not known whether the shift lasts."
+            in page.text
         )
 
 
 class TestHistory:
-    def test_how_far_it_is_read(self) -> None:
-        page = World(small_snapshot(), backfill_status()).read()
-        assert "93.4 % 157 of 168 windows are settled and done:" in page.text
-        assert "120 read, 20 empty, 2 partial, 1 failed, 15 expired, 10 to go." in page.text
-        assert "Of the traces that are there, 99 % were read." in page.text
-        assert "Stored are 1,000,000 traces in 168 windows, the oldest from 2026-11-10 12:00, in 4.2 MB." in page.text
+    def test_progress_of_backfill(self) -> None:
+        page = Pages(small_snapshot(), backfill_status()).read()
+        assert "93.4 % 157 of 168 windows done. By state:" in page.text
+        assert "120 read, 20 empty, 2 partial, 1 failed, 15 expired, 10 pending." in page.text
+        assert "Of their traces, 99 % were read." in page.text
+        assert "Stored: 1,000,000 traces in 168 windows, the oldest from 2026-11-10 12:00, in 4.2 MB." in page.text
         assert "3 anomalous hours are kept out of the baselines." in page.text
         assert ("progress", {"value": "0.9345", "max": "1", "aria-label": "History read"}) in page.elements
 
-    def test_it_comes_before_the_endpoints_only_while_it_is_read(self) -> None:
+    def test_history_precedes_the_endpoints_only_during_backfill(self) -> None:
         status = backfill_status()
         done = replace(status, progress=replace(status.progress, pending=0, failed=0))
         for backfill, order in ((status, ["history", "endpoints"]), (done, ["endpoints", "history"])):
-            ids = World(small_snapshot(), backfill).read().attributes("id")
+            ids = Pages(small_snapshot(), backfill).read().attributes("id")
             assert ids == ["anomalous", *order]
 
-    def test_why_the_rest_is_not(self) -> None:
-        page = World(None, replace(backfill_status(), failure="GET http://tempo/api/search: <timeout>")).read()
-        assert "tried again: GET http://tempo/api/search: <timeout>" in page.text
+    def test_last_error_of_backfill_is_shown(self) -> None:
+        page = Pages(None, replace(backfill_status(), failure="GET http://tempo/api/search: <timeout>")).read()
+        assert "The exporter retries it. Last error: GET http://tempo/api/search: <timeout>" in page.text
 
-    def test_it_is_not_called_whole_before_it_is(self) -> None:
+    def test_progress_is_complete_only_when_no_window_is_left(self) -> None:
         status = backfill_status()
         nearly = replace(status, progress=replace(status.progress, done=99_999, pending=1, failed=0))
-        assert "99.9 %" in World(None, nearly).read().text
+        assert "99.9 %" in Pages(None, nearly).read().text
         done = replace(status, progress=replace(status.progress, pending=0, failed=0))
-        assert "complete" in World(None, done).read().text
-        assert "Backfill is switched off" in World(None, None).read().text
+        assert "complete" in Pages(None, done).read().text
+        assert "Backfill is disabled" in Pages(None, None).read().text
 
 
 class TestTable:
-    def test_endpoints_with_what_is_known_of_them(self) -> None:
-        text = World(small_snapshot()).read().text
+    def test_rows_show_latency_baseline_and_totals(self) -> None:
+        text = Pages(small_snapshot()).read().text
         for part in ("Endpoints 3", "200 ms 100 ms", "625 ms 200 ms", "this hour", "everything", "learning", "–"):
             assert part in text
-        for tally in ("3 endpoints", "1 anomalous", "1 with outliers", "1 learning", "1 without a baseline"):
-            assert tally in text
+        for total in ("3 endpoints", "1 anomalous", "1 with outliers", "1 learning", "1 without a baseline"):
+            assert total in text
 
-    def test_what_is_anomalous_comes_first_then_the_highest_scores(self) -> None:
+    def test_anomalous_endpoints_come_first_then_the_highest_scores(self) -> None:
         flagged = SeriesStatus(SeriesKey("svc", "flagged"), shift=True, score=0.1)
-        page = World(of(flagged, *many(30).series, SeriesStatus(SeriesKey("svc", "silent")))).read()
+        page = Pages(
+            snapshot_of(flagged, *numbered_endpoints(30).series, SeriesStatus(SeriesKey("svc", "silent")))
+        ).read()
         assert rows(page)[:2] == ["flagged", "GET /029"]
         assert rows(page)[-1] == "silent"
 
-    def test_a_page_at_a_time(self) -> None:
-        world = World(many(PAGE_ROWS * 2 + 7))
-        first, last = world.read(), world.read(query="page=3")
+    def test_pagination(self) -> None:
+        pages = Pages(numbered_endpoints(PAGE_ROWS * 2 + 7))
+        first, last = pages.read(), pages.read(query="page=3")
         assert (len(rows(first)), len(rows(last))) == (PAGE_ROWS, 7)
         assert "1–50 of 107" in first.text
         assert "101–107 of 107" in last.text
         assert "./?page=2#endpoints" in first.attributes("href")
-        assert rows(world.read(query="page=99")) == rows(last)
+        assert rows(pages.read(query="page=99")) == rows(last)
 
     @pytest.mark.parametrize(
         ("query", "names"),
@@ -217,27 +221,27 @@ class TestTable:
         ],
     )
     def test_filters_and_sorts(self, query: str, names: Sequence[str]) -> None:
-        assert rows(World(small_snapshot()).read(query=query)) == names
+        assert rows(Pages(small_snapshot()).read(query=query)) == names
 
-    def test_nothing_as_asked_and_nothing_at_all(self) -> None:
-        assert "None of them is as asked. Show all" in World(small_snapshot()).read(query="q=nonesuch").text
-        assert "None yet" in World(Snapshot(NOON)).read().text
+    def test_texts_for_no_match_and_for_no_endpoint(self) -> None:
+        assert "No endpoint matches. Show all" in Pages(small_snapshot()).read(query="q=nonesuch").text
+        assert "None yet" in Pages(Snapshot(NOON)).read().text
 
-    def test_the_form_keeps_what_was_asked(self) -> None:
-        page = World(small_snapshot()).read(query='q="><script>&state=shift&sort=p95&order=asc')
+    def test_the_form_keeps_the_filter(self) -> None:
+        page = Pages(small_snapshot()).read(query='q="><script>&state=shift&sort=p95&order=asc')
         inputs = {attrs["name"]: attrs["value"] for tag, attrs in page.elements if tag == "input"}
         assert inputs == {"q": '"><script>', "sort": "p95", "order": "asc"}
         assert [attrs["value"] for _, attrs in page.elements if "selected" in attrs] == ["shift", ""]
 
     @given(QUERIES)
-    def test_any_query_is_understood_and_its_address_means_the_same(self, query: dict[str, list[str]]) -> None:
-        selection = Selection.of(query)
-        again = Selection.of(parse_qs(urlsplit(selection.address()).query))
+    def test_any_query_is_parsed_and_its_url_means_the_same(self, query: dict[str, list[str]]) -> None:
+        selection = Selection.from_query(query)
+        again = Selection.from_query(parse_qs(urlsplit(selection.url()).query))
         assert again == replace(selection, text=encodable(selection.text).strip())
         selection.apply(small_snapshot().series)
 
     @pytest.mark.parametrize("sort", Sort)
-    def test_a_second_click_turns_the_order_and_leads_to_the_first_page(self, sort: Sort) -> None:
+    def test_a_second_click_reverses_the_order_and_returns_to_the_first_page(self, sort: Sort) -> None:
         selection = Selection(text="x", page=3)
         once = selection.sorted_by(sort)
         twice = once.sorted_by(sort)
@@ -247,48 +251,48 @@ class TestTable:
 
 class TestEndpoint:
     @staticmethod
-    def page(status: SeriesStatus, **changes: object) -> Reader:
-        world = World(of(status))
+    def page(status: SeriesStatus, **changes: object) -> ParsedPage:
+        pages = Pages(snapshot_of(status))
         for name, value in changes.items():
-            setattr(world, name, value)
-        return world.read("/endpoint", urlsplit(of_series(ENDPOINT, status.key)).query)
+            setattr(pages, name, value)
+        return pages.read("/endpoint", urlsplit(series_url(ENDPOINT, status.key)).query)
 
-    def test_an_anomaly_is_explained(self) -> None:
+    def test_an_anomalous_endpoint_is_explained(self) -> None:
         (status,) = [status for status in small_snapshot().series if status.shift]
         page = self.page(status)
         for part in (
             "anomalous outliers since 11:58:44", str(explanation()), "p50 now 200 ms usually 100 ms",
-            "p95 × usual 3.1 score 2.50", "behaves so since 2026-11-16 12:00", "outlier above 400 ms",
+            "p95 × usual 3.1 score 2.50", "baseline since 2026-11-16 12:00", "outlier above 400 ms",
         ):  # fmt: skip
             assert part in page.text
 
-    def test_it_says_how_things_stand_when_nothing_is_wrong(self) -> None:
+    def test_a_normal_endpoint_shows_baseline_and_thresholds(self) -> None:
         status = SeriesStatus(KEY, baseline(), 0.4, 38, 0.1, 0.12, score=0.3, shift=False, outlier=False)
         page = self.page(status)
         assert (
-            "38 requests in the last 5 min: p50 100 ms, p95 120 ms. Usual are p50 100 ms and p95 200 ms (5 weekdays "
-            "12–13 h, level 1, 500 traces). Slower than usual would be p50 above 140 ms, p90 above 230 ms, if chance "
-            "and the usual swing do not explain it." in page.text
+            "38 requests in the last 5 min: p50 100 ms, p95 120 ms. Baseline: p50 100 ms, p95 200 ms (5 weekdays "
+            "12–13 h, level 1, 500 traces). A shift would be p50 above 140 ms or p90 above 230 ms, unless chance or "
+            "the usual swing explains it." in page.text
         )
-        assert "as usual" in page.text
+        assert "normal" in page.text
 
     @pytest.mark.parametrize(
         ("status", "words"),
         [
             (SeriesStatus(KEY, current_traces=3, current_p50_seconds=0.1, current_p95_seconds=0.1),
-             "3 requests in the current window (up to 1 h): p50 100 ms, p95 100 ms. There is too little history"),
+             "3 requests in the evaluation window (up to 1 h): p50 100 ms, p95 100 ms. There is too little history"),
             (SeriesStatus(KEY, baseline(), current_traces=0), "No requests in the last 5 min."),
-            (SeriesStatus(KEY, baseline()), "What it does now is not known"),
+            (SeriesStatus(KEY, baseline()), "The current latency is unknown"),
             (SeriesStatus(KEY, current_traces=0, known=False),
-             "What is usual at this hour is still being worked out, so there is no verdict yet."),
-            (SeriesStatus(KEY, current_traces=0, known=False), "baseline – rests on"),
+             "The baseline for this hour is still being computed, so there is no verdict yet."),
+            (SeriesStatus(KEY, current_traces=0, known=False), "baseline – based on"),
             (SeriesStatus(KEY, current_traces=0, known=False), "Recent outliers Not known yet."),
         ],
     )  # fmt: skip
-    def test_what_is_not_known_is_said(self, status: SeriesStatus, words: str) -> None:
+    def test_unknown_values_are_explained(self, status: SeriesStatus, words: str) -> None:
         assert words in self.page(status).text
 
-    def test_both_profiles_are_drawn_and_are_there_as_a_table(self) -> None:
+    def test_profiles_of_both_day_types_are_drawn_and_listed(self) -> None:
         page = self.page(SeriesStatus(KEY, baseline(), current_traces=0))
         assert sum(tag == "svg" for tag, _ in page.elements) == 2
         weekday, weekend = page.attributes("aria-label")[-2:]
@@ -298,19 +302,19 @@ class TestEndpoint:
         assert "weekend 12–13 h: too little history" in page.text
         assert "12–13 100 ms 200 ms 400 ms 1 100 5" in page.text
 
-    def test_what_it_rests_on_and_what_is_left_out(self) -> None:
+    def test_fallback_levels_and_quarantined_hours(self) -> None:
         text = self.page(SeriesStatus(KEY, baseline(), current_traces=0)).text
         assert "Kept out of the baseline 2" in text
         assert "11:00:00" in text
         assert "too few traces" in text
 
-    def test_recent_outliers_the_latest_first(self) -> None:
+    def test_recent_outliers_latest_first(self) -> None:
         outliers = NO_OUTLIERS
         for number in range(3):
             outliers = outliers.with_one_more(Exemplar(f"{number:032x}", 1.0 + number, NOON - 10 + number))
         status = SeriesStatus(KEY, baseline(), 0.4, traces_total=90, outliers_total=3, outliers=outliers)
         page = self.page(status, explore='https://grafana/explore?panes={"q":"{query}"}')
-        traces = [address[-34:-2] for address in page.links("explore") if address.endswith('"}')][-3:]
+        traces = [url[-34:-2] for url in page.links("explore") if url.endswith('"}')][-3:]
         assert traces == [f"{number:032x}" for number in (2, 1, 0)]
         assert "Single traces slower than 400 ms: 3 of 90 traces" in page.text
         assert "Search for slow traces" in page.text
@@ -323,149 +327,149 @@ class TestEndpoint:
         assert "Search for slow traces" not in plain.text
         assert "None." in self.page(replace(status, outliers=NO_OUTLIERS)).text
 
-    def test_where_the_history_cannot_be_read_the_rest_is_shown(self) -> None:
+    def test_without_the_history_the_rest_is_shown(self) -> None:
         (status,) = [status for status in small_snapshot().series if status.shift]
         page = self.page(status, error=StoreError("other", "reading failed: disk I/O error"))
-        assert page.answer.status.startswith("200")
+        assert page.response.status.startswith("200")
         assert "The stored history cannot be read" in page.text
         assert str(explanation()) in page.text
 
-    def test_an_unknown_one_is_not_found_in_words(self) -> None:
-        page = World(small_snapshot()).read("/endpoint", "service_name=checkout&span_name=%3Cscript%3E")
-        assert page.answer.status.startswith("404")
+    def test_an_unknown_endpoint_is_not_found(self) -> None:
+        page = Pages(small_snapshot()).read("/endpoint", "service_name=checkout&span_name=%3Cscript%3E")
+        assert page.response.status.startswith("404")
         assert "There is no such endpoint" in page.text
         assert "script" not in page.tags
-        early = World(None).read("/endpoint")
-        assert early.answer.status.startswith("404")
+        early = Pages(None).read("/endpoint")
+        assert early.response.status.startswith("404")
         assert "Nothing is known yet" in early.text
 
 
 class TestNames:
     @pytest.mark.parametrize("key", HOSTILE)
-    def test_hostile_ones_are_only_text(self, key: SeriesKey) -> None:
+    def test_hostile_names_are_rendered_as_text(self, key: SeriesKey) -> None:
         status = replace(small_snapshot().series[-1], key=KEY)
         for path in ("/", "/endpoint"):
             pages = []
             for name in (KEY, key):
-                query = urlsplit(of_series(ENDPOINT, name)).query if path == "/endpoint" else ""
-                pages.append(World(of(replace(status, key=name)), tempo_url='http://x/"><script>').read(path, query))
+                query = urlsplit(series_url(ENDPOINT, name)).query if path == "/endpoint" else ""
+                pages.append(
+                    Pages(snapshot_of(replace(status, key=name)), tempo_url='http://x/"><script>').read(path, query)
+                )
             harmless, page = pages
-            assert page.answer.status.startswith("200")
+            assert page.response.status.startswith("200")
             assert [tag for tag, _ in page.elements] == [tag for tag, _ in harmless.elements]
             assert [sorted(attrs) for _, attrs in page.elements] == [sorted(attrs) for _, attrs in harmless.elements]
             shown = encodable(key.span_name)[:159]
-            assert shown.replace("\r", "\n") in "".join(page.words).replace("\r", "\n")
+            assert shown.replace("\r", "\n") in "".join(page.texts).replace("\r", "\n")
 
     @pytest.mark.parametrize("key", HOSTILE)
-    def test_every_one_has_an_address_that_leads_to_it(self, key: SeriesKey) -> None:
+    def test_the_link_of_any_name_leads_to_its_page(self, key: SeriesKey) -> None:
         others = [SeriesStatus(SeriesKey("a", "b")), SeriesStatus(SeriesKey("zzz", "z"))]
-        world = World(of(SeriesStatus(key, baseline()), *others))
-        (address,) = [each for each in world.read().links("endpoint?") if "=a&" not in each and "=zzz&" not in each]
-        assert address.isascii()
-        assert world.read("/endpoint", urlsplit(address).query).answer.status.startswith("200")
+        pages = Pages(snapshot_of(SeriesStatus(key, baseline()), *others))
+        (url,) = [each for each in pages.read().links("endpoint?") if "=a&" not in each and "=zzz&" not in each]
+        assert url.isascii()
+        assert pages.read("/endpoint", urlsplit(url).query).response.status.startswith("200")
 
 
 class TestPlot:
-    def test_it_is_an_image_that_is_kept_until_the_next_reading(self) -> None:
-        world = World(small_snapshot())
-        (address,) = [each for each in world.read().attributes("src") if "GET+%2Fcart" in each]
-        image = world.read("/plot", urlsplit(address).query)
-        assert image.answer.headers["Content-Type"] == "image/svg+xml"
-        assert image.answer.headers["Cache-Control"] == "private, max-age=15"
+    def test_plot_is_an_image_cached_until_the_next_poll(self) -> None:
+        pages = Pages(small_snapshot())
+        (url,) = [each for each in pages.read().attributes("src") if "GET+%2Fcart" in each]
+        image = pages.read("/plot", urlsplit(url).query)
+        assert image.response.headers["Content-Type"] == "image/svg+xml"
+        assert image.response.headers["Cache-Control"] == "private, max-age=15"
         assert {"svg", "path", "circle"} <= image.tags
         assert "style" not in {name for _, attrs in image.elements for name in attrs}
 
-    def test_a_profile_is_worked_out_once_an_hour(self) -> None:
-        world = World(small_snapshot())
-        site_of_one_process = world.site()
-        world.site = lambda: site_of_one_process  # type: ignore[method-assign]
-        query = urlsplit(of_series("plot", KEY)).query
+    def test_a_profile_is_computed_once_an_hour(self) -> None:
+        pages = Pages(small_snapshot())
+        query = urlsplit(series_url("plot", KEY)).query
         for seconds in (0, 60, HOUR - 61):
-            world.clock.now = NOON + seconds
-            world.read("/plot", query)
-            world.read("/endpoint", query)
-        assert world.asked_profiles == [KEY]
-        world.clock.now = NOON + HOUR
-        world.read("/plot", query)
-        assert world.asked_profiles == [KEY, KEY]
-        world.backfill = backfill_status()
+            pages.clock.now = NOON + seconds
+            pages.read("/plot", query)
+            pages.read("/endpoint", query)
+        assert pages.computed_profiles == [KEY]
+        pages.clock.now = NOON + HOUR
+        pages.read("/plot", query)
+        assert pages.computed_profiles == [KEY, KEY]
+        pages.backfill = backfill_status()
         for seconds in (0, 59, 60):
-            world.clock.now = NOON + 2 * HOUR + seconds
-            world.read("/plot", query)
-        assert world.asked_profiles == [KEY] * 4
+            pages.clock.now = NOON + 2 * HOUR + seconds
+            pages.read("/plot", query)
+        assert pages.computed_profiles == [KEY] * 4
 
-    def test_not_the_profiles_of_all_are_kept(self) -> None:
+    def test_the_number_of_cached_profiles_is_bounded(self) -> None:
         keys = [SeriesKey("s", f"{number:03}") for number in range(101)]
-        world = World(of(*(SeriesStatus(key, baseline()) for key in keys)))
-        site_of_one_process = world.site()
-        world.site = lambda: site_of_one_process  # type: ignore[method-assign]
+        pages = Pages(snapshot_of(*(SeriesStatus(key, baseline()) for key in keys)))
         for key in [*keys, keys[-1], keys[0]]:
-            world.read("/plot", urlsplit(of_series("plot", key)).query)
-        assert world.asked_profiles == [*keys, keys[0]]
+            pages.read("/plot", urlsplit(series_url("plot", key)).query)
+        assert pages.computed_profiles == [*keys, keys[0]]
 
-    def test_what_cannot_be_drawn_says_so(self) -> None:
-        world = World(small_snapshot(), error=StoreError("other", "no"))
-        assert world.read("/plot", urlsplit(of_series("plot", KEY)).query).answer.status.startswith("503")
-        assert world.read("/plot", "service_name=x").answer.status.startswith("404")
+    def test_errors_of_the_plot_are_reported(self) -> None:
+        pages = Pages(small_snapshot(), error=StoreError("other", "no"))
+        assert pages.read("/plot", urlsplit(series_url("plot", KEY)).query).response.status.startswith("503")
+        assert pages.read("/plot", "service_name=x").response.status.startswith("404")
 
-    def test_what_is_far_beyond_the_usual_stays_within_the_image(self) -> None:
+    def test_a_value_far_above_the_baseline_is_drawn_within_the_image(self) -> None:
         status = replace(small_snapshot().series[1], key=KEY, baseline=baseline(), current_p95_seconds=1e9)
         for path in ("/plot", "/endpoint"):
-            page = World(of(status)).read(path, urlsplit(of_series("plot", KEY)).query)
+            page = Pages(snapshot_of(status)).read(path, urlsplit(series_url("plot", KEY)).query)
             heights = [float(attrs[name] or 0) for _, attrs in page.elements for name in ("cy", "y1") if name in attrs]
             assert heights
             assert all(0 <= height <= 240 for height in heights)
 
 
 class TestStatic:
-    def test_pages_need_nothing_from_elsewhere_and_no_script(self) -> None:
-        for path, query in (("/", ""), ("/endpoint", urlsplit(of_series(ENDPOINT, KEY)).query)):
-            page = World(small_snapshot(), backfill_status()).read(path, query)
+    def test_pages_have_no_external_resource_and_no_script(self) -> None:
+        for path, query in (("/", ""), ("/endpoint", urlsplit(series_url(ENDPOINT, KEY)).query)):
+            page = Pages(small_snapshot(), backfill_status()).read(path, query)
             assert not any("//" in each for name in ("href", "src", "action") for each in page.attributes(name))
             assert not {"script", "style", "iframe", "object"} & page.tags
             names = {name for _, attrs in page.elements for name in attrs}
             assert not any(name == "style" or name.startswith("on") for name in names)
 
-    def test_what_they_refer_to_is_there_and_kept(self) -> None:
-        world = World(small_snapshot())
-        for address in world.read().links("static/"):
-            path, _, query = address.partition("?")
-            kept, other = (ask_static(world, f"/{path}", each) for each in (query, "v=0"))
-            assert kept["Cache-Control"] == "public, max-age=31536000, immutable"
+    def test_static_files_are_cached_by_version(self) -> None:
+        pages = Pages(small_snapshot())
+        for url in pages.read().links("static/"):
+            path, _, query = url.partition("?")
+            current, other = (static_headers(pages, f"/{path}", each) for each in (query, "v=0"))
+            assert current["Cache-Control"] == "public, max-age=31536000, immutable"
             assert other["Cache-Control"] == "no-cache"
 
-    def test_it_says_what_it_watches_and_which_version_it_is(self) -> None:
-        text = World(None, tempo_url="https://tempo.example/prefix").read().text
+    def test_pages_name_tempo_and_the_version(self) -> None:
+        text = Pages(None, tempo_url="https://tempo.example/prefix").read().text
         assert "Watching https://tempo.example/prefix" in text
         assert f"version {__version__}" in text
 
 
-def ask_static(world: World, path: str, query: str) -> dict[str, str]:
-    answer = ask(world.site(), path, query=query)
-    assert answer.status.startswith("200")
-    assert len(answer.body) > 100
-    return answer.headers
+def static_headers(pages: Pages, path: str, query: str) -> dict[str, str]:
+    response = ask(pages.site, path, query=query)
+    assert response.status.startswith("200")
+    assert len(response.body) > 100
+    return response.headers
 
 
 class TestExplore:
-    def test_a_trace_goes_into_either_place(self) -> None:
+    def test_trace_fills_either_placeholder(self) -> None:
         assert Explore("https://g/t/{trace_id}").trace(TRACE) == f"https://g/t/{TRACE}"
         assert Explore('https://g/e?p={"q":"{query}"}').trace(TRACE) == f'https://g/e?p={{"q":"{TRACE}"}}'
         assert Explore().trace(TRACE) is None
 
-    def test_a_search_is_escaped_for_the_json_and_the_address_it_stands_in(self) -> None:
+    def test_a_search_is_escaped_for_json_and_url(self) -> None:
         key = SeriesKey('a"b', "GET /x?y&z#ü")
-        address = Explore('https://g/e?p={"q":"{query}"}').slow(key, 0.4)
-        assert address is not None
-        assert address.isascii()
-        (found,) = parse_qs(urlsplit(address).query)["p"]
+        url = Explore('https://g/e?p={"q":"{query}"}').slow_traces(key, 0.4)
+        assert url is not None
+        assert url.isascii()
+        (found,) = parse_qs(urlsplit(url).query)["p"]
         assert json.loads(found) == {
             "q": '{ resource.service.name="a\\"b" && name="GET /x?y&z#ü" && duration>400000us }'
         }
-        assert Explore("https://g/t/{trace_id}").slow(key, 0.4) is None
+        assert Explore("https://g/t/{trace_id}").slow_traces(key, 0.4) is None
 
 
-def test_a_level_has_a_name() -> None:
-    page = World(of(*(SeriesStatus(SeriesKey("s", f"{n}"), baseline(level=n)) for n in list(FallbackLevel)[:4]))).read()
+def test_levels_are_named() -> None:
+    page = Pages(
+        snapshot_of(*(SeriesStatus(SeriesKey("s", f"{n}"), baseline(level=n)) for n in list(FallbackLevel)[:4]))
+    ).read()
     for name in ("1 this hour", "2 nearby hours", "3 type of day", "4 everything"):
         assert name in page.text

@@ -7,9 +7,9 @@ import bcrypt
 import pytest
 
 from exporter.web.passwords import PasswordCheck, Passwords
-from exporter.web.server.workers import Workers
+from exporter.web.server.workers import WorkerGroup
 
-PROMPT = Workers.PROMPT
+PROMPT = WorkerGroup.PROMPT
 
 
 def basic(user: str, password: str) -> str:
@@ -22,8 +22,8 @@ HASHES = {name: bcrypt.hashpw(word.encode()[:72], bcrypt.gensalt(4)) for name, w
 
 
 @pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The hashes that something was compared with: what a check costs."""
+def compared_hashes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The hashes that bcrypt compared passwords with: each comparison is expensive."""
     compared: list[bytes] = []
 
     def checkpw(password: bytes, hash_: bytes) -> bool:
@@ -36,26 +36,26 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("user", "password", "verdict"),
+    ("user", "password", "expected"),
     [
-        ("alice", "wonder:land", PasswordCheck.WELCOME),
-        ("alice", "wonder", PasswordCheck.REFUSED),
-        ("Alice", "wonder:land", PasswordCheck.REFUSED),
-        ("alice", "", PasswordCheck.REFUSED),
-        ("", "", PasswordCheck.REFUSED),
-        ("böb", "pässword", PasswordCheck.WELCOME),
-        ("long", "x" * 80, PasswordCheck.WELCOME),
-        # What bcrypt does not see makes no difference: that is the same with every program that uses it.
-        ("long", "x" * 72, PasswordCheck.WELCOME),
-        ("long", "x" * 71, PasswordCheck.REFUSED),
-        ("empty", "", PasswordCheck.WELCOME),
-        ("alice", "wonder:land\0", PasswordCheck.REFUSED),
-        ("alice", "\ud83d".encode("utf-8", "surrogatepass").decode("utf-8", "replace"), PasswordCheck.REFUSED),
+        ("alice", "wonder:land", PasswordCheck.ACCEPTED),
+        ("alice", "wonder", PasswordCheck.REJECTED),
+        ("Alice", "wonder:land", PasswordCheck.REJECTED),
+        ("alice", "", PasswordCheck.REJECTED),
+        ("", "", PasswordCheck.REJECTED),
+        ("böb", "pässword", PasswordCheck.ACCEPTED),
+        ("long", "x" * 80, PasswordCheck.ACCEPTED),
+        # bcrypt ignores all but the first 72 bytes, here and in every other program that uses it.
+        ("long", "x" * 72, PasswordCheck.ACCEPTED),
+        ("long", "x" * 71, PasswordCheck.REJECTED),
+        ("empty", "", PasswordCheck.ACCEPTED),
+        ("alice", "wonder:land\0", PasswordCheck.REJECTED),
+        ("alice", "\ud83d".encode("utf-8", "surrogatepass").decode("utf-8", "replace"), PasswordCheck.REJECTED),
     ],
 )
-def test_credentials(user: str, password: str, verdict: PasswordCheck) -> None:
-    known = Passwords(HASHES)
-    assert [known.judge(basic(user, password), PROMPT) for _ in range(2)] == [verdict, verdict]
+def test_check_compares_user_and_password(user: str, password: str, expected: PasswordCheck) -> None:
+    passwords = Passwords(HASHES)
+    assert [passwords.check(basic(user, password), PROMPT) for _ in range(2)] == [expected, expected]
 
 
 @pytest.mark.parametrize(
@@ -72,84 +72,86 @@ def test_credentials(user: str, password: str, verdict: PasswordCheck) -> None:
         "Basic é",
     ],
 )
-def test_what_is_no_credential_is_refused_without_work(work: list[bytes], header: str) -> None:
-    assert Passwords(HASHES).judge(header, PROMPT) is PasswordCheck.REFUSED
-    assert work == []
+def test_a_header_without_credentials_is_rejected_without_a_comparison(
+    compared_hashes: list[bytes], header: str
+) -> None:
+    assert Passwords(HASHES).check(header, PROMPT) is PasswordCheck.REJECTED
+    assert compared_hashes == []
 
 
-def test_the_scheme_may_be_written_in_any_case() -> None:
+def test_the_scheme_is_case_insensitive() -> None:
     credential = basic("alice", "wonder:land").removeprefix("Basic ")
-    assert Passwords(HASHES).judge(f"bAsIc   {credential} ", PROMPT) is PasswordCheck.WELCOME
+    assert Passwords(HASHES).check(f"bAsIc   {credential} ", PROMPT) is PasswordCheck.ACCEPTED
 
 
-def test_a_wrong_user_costs_as_much_as_a_wrong_password(work: list[bytes]) -> None:
-    known = Passwords({"alice": HASHES["alice"], "slow": bcrypt.hashpw(b"x", bcrypt.gensalt(5))})
-    known.judge(basic("slow", "wrong"), PROMPT)
-    known.judge(basic("nobody", "wrong"), PROMPT)
-    assert [hash_.split(b"$")[2] for hash_ in work] == [b"05", b"05"]
+def test_an_unknown_user_costs_as_much_as_a_wrong_password(compared_hashes: list[bytes]) -> None:
+    passwords = Passwords({"alice": HASHES["alice"], "slow": bcrypt.hashpw(b"x", bcrypt.gensalt(5))})
+    passwords.check(basic("slow", "wrong"), PROMPT)
+    passwords.check(basic("unknown", "wrong"), PROMPT)
+    assert [hash_.split(b"$")[2] for hash_ in compared_hashes] == [b"05", b"05"]
 
 
-def test_bcrypt_is_asked_once_for_each_credential(work: list[bytes]) -> None:
-    known = Passwords(HASHES)
+def test_each_credential_is_compared_once(compared_hashes: list[bytes]) -> None:
+    passwords = Passwords(HASHES)
     for _ in range(5):
-        assert known.judge(basic("alice", "wonder:land"), PROMPT) is PasswordCheck.WELCOME
-        assert known.judge(basic("alice", "wrong"), PROMPT) is PasswordCheck.REFUSED
-        assert known.judge(basic("nobody", "wonder:land"), PROMPT) is PasswordCheck.REFUSED
-    assert len(work) == 3
+        assert passwords.check(basic("alice", "wonder:land"), PROMPT) is PasswordCheck.ACCEPTED
+        assert passwords.check(basic("alice", "wrong"), PROMPT) is PasswordCheck.REJECTED
+        assert passwords.check(basic("unknown", "wonder:land"), PROMPT) is PasswordCheck.REJECTED
+    assert len(compared_hashes) == 3
 
 
-def test_wrong_ones_do_not_push_out_right_ones_and_are_not_kept_without_bound(work: list[bytes]) -> None:
-    known = Passwords(HASHES)
-    known.judge(basic("alice", "wonder:land"), PROMPT)
+def test_wrong_credentials_do_not_evict_right_ones_and_are_bounded(compared_hashes: list[bytes]) -> None:
+    passwords = Passwords(HASHES)
+    passwords.check(basic("alice", "wonder:land"), PROMPT)
     for number in range(300):
-        known.judge(basic("alice", str(number)), PROMPT)
-    asked = len(work)
-    assert known.judge(basic("alice", "wonder:land"), PROMPT) is PasswordCheck.WELCOME
-    assert len(work) == asked
-    known.judge(basic("alice", "0"), PROMPT)
-    assert len(work) == asked + 1, "the first of 300 wrong ones is still remembered"
+        passwords.check(basic("alice", str(number)), PROMPT)
+    before = len(compared_hashes)
+    assert passwords.check(basic("alice", "wonder:land"), PROMPT) is PasswordCheck.ACCEPTED
+    assert len(compared_hashes) == before
+    passwords.check(basic("alice", "0"), PROMPT)
+    assert len(compared_hashes) == before + 1, "the first of 300 wrong credentials is still cached"
 
 
-def test_no_password_stays_in_memory() -> None:
-    known = Passwords(HASHES)
+def test_passwords_do_not_stay_in_memory() -> None:
+    passwords = Passwords(HASHES)
     secret = basic("alice", "wonder:land")
-    known.judge(secret, PROMPT)
-    reachable, waiting = {id(known)}, [known]
-    while waiting:
-        for held in gc.get_referents(waiting.pop()):
+    passwords.check(secret, PROMPT)
+    reachable, queue = {id(passwords)}, [passwords]
+    while queue:
+        for held in gc.get_referents(queue.pop()):
             if id(held) not in reachable and not isinstance(held, type) and not callable(held):
                 reachable.add(id(held))
-                waiting.append(held)
+                queue.append(held)
                 assert not (isinstance(held, bytes) and b"wonder" in held)
                 assert not (isinstance(held, str) and ("wonder" in held or held == secret))
 
 
-def test_a_flood_of_wrong_ones_leaves_a_worker_for_the_right_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = Passwords(HASHES)
+def test_a_flood_of_wrong_credentials_leaves_a_worker_for_cached_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    passwords = Passwords(HASHES)
     right = basic("alice", "wonder:land")
-    assert known.judge(right, PROMPT) is PasswordCheck.WELCOME
-    go_on = threading.Event()
-    under_way = threading.Semaphore(0)
+    assert passwords.check(right, PROMPT) is PasswordCheck.ACCEPTED
+    unblock = threading.Event()
+    check_started = threading.Semaphore(0)
 
     def checkpw(password: bytes, hash_: bytes) -> bool:
-        under_way.release()
-        assert go_on.wait(30)
+        check_started.release()
+        assert unblock.wait(30)
         return False
 
     monkeypatch.setattr(bcrypt, "checkpw", checkpw)
-    verdicts: list[PasswordCheck] = []
+    results: list[PasswordCheck] = []
     flood = [
-        threading.Thread(target=lambda n=number: verdicts.append(known.judge(basic("alice", str(n)), PROMPT)))
+        threading.Thread(target=lambda n=number: results.append(passwords.check(basic("alice", str(n)), PROMPT)))
         for number in range(3)
     ]
     for thread in flood:
         thread.start()
     for _ in flood:
-        assert under_way.acquire(timeout=30)
-    assert known.judge(basic("alice", "another"), PROMPT) is PasswordCheck.BUSY
-    assert known.judge(right, PROMPT) is PasswordCheck.WELCOME
-    go_on.set()
+        assert check_started.acquire(timeout=30)
+    assert passwords.check(basic("alice", "another"), PROMPT) is PasswordCheck.BUSY
+    assert passwords.check(right, PROMPT) is PasswordCheck.ACCEPTED
+    unblock.set()
     for thread in flood:
         thread.join()
-    assert Counter(verdicts) == {PasswordCheck.REFUSED: 3}
-    assert known.judge(basic("alice", "another"), PROMPT) is PasswordCheck.REFUSED
+    assert Counter(results) == {PasswordCheck.REJECTED: 3}
+    assert passwords.check(basic("alice", "another"), PROMPT) is PasswordCheck.REJECTED

@@ -7,72 +7,85 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import bcrypt
 import pytest
-from waitress import wasyncore
 
 from exporter.runtime.logs import get_logger
 from exporter.web.auth import BasicAuthMiddleware
 from exporter.web.config_reload import WebConfigReloader, WebConfigState
-from exporter.web.http import HttpRequest, HttpResponse, Site, text
+from exporter.web.http import HttpRequest, HttpResponse, Site, text_response
 from exporter.web.passwords import Passwords
 from exporter.web.server.server import Server
-from exporter.web.server.workers import workers_for
-from tests.support.samples import events
+from exporter.web.server.workers import worker_group
+from tests.support.samples import Clock, events
 
 TIMEOUT = 30
 LARGE = b"x" * (8 << 20)
-"""More than the buffers of two sockets take."""
+"""More than the send and receive buffers of two sockets hold."""
 
 
 def small(request: HttpRequest) -> HttpResponse:
-    return text("small")
+    return text_response("small")
 
 
 def large(request: HttpRequest) -> HttpResponse:
     return HttpResponse(LARGE)
 
 
-def in_parts(request: HttpRequest) -> HttpResponse:
-    return HttpResponse(b"the end", before=LARGE)
+def with_prefix(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(b"the end", prefix=LARGE)
 
 
 def broken(request: HttpRequest) -> HttpResponse:
     raise ZeroDivisionError
 
 
-class Running:
-    """A server that runs, on a port of its own."""
+class RunningServer:
+    """A server on a free port."""
 
-    def __init__(self, host: str = "127.0.0.1", passwords: Passwords | None = None) -> None:
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        *,
+        passwords: Passwords | None = None,
+        silent_seconds: float = 30.0,
+        max_response_seconds: float = 300.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.failures: list[BaseException] = []
-        self.go_on = threading.Event()
-        pages = {
+        self.unblock = threading.Event()
+        handlers = {
             "/small": small,
             "/large": large,
-            "/in-parts": in_parts,
+            "/with-prefix": with_prefix,
             "/broken": broken,
-            "/waiting": self.waiting,
-            "/api/waiting": self.waiting,
+            "/blocking": self.blocking,
+            "/api/blocking": self.blocking,
             "/api/small": small,
             "/metrics": small,
             "/-/healthy": small,
             "/-/ready": small,
         }
         log = get_logger("web")
-        site = BasicAuthMiddleware(
-            Site(pages, log), WebConfigReloader(lambda: WebConfigState({}, passwords=passwords), log), log
+        reloader = WebConfigReloader(lambda: WebConfigState({}, passwords=passwords), log)
+        application = BasicAuthMiddleware(Site(handlers, log), reloader, log)
+        self.server = Server(
+            application,
+            host,
+            0,
+            silent_seconds=silent_seconds,
+            max_response_seconds=max_response_seconds,
+            monotonic=monotonic,
         )
-        self.server = Server(site, host, 0)
         ((self.host, self.port),) = self.server.addresses
         self.server.start(self.failures.append)
 
-    def waiting(self, request: HttpRequest) -> HttpResponse:
-        assert self.go_on.wait(TIMEOUT)
-        return text("at last")
+    def blocking(self, request: HttpRequest) -> HttpResponse:
+        assert self.unblock.wait(TIMEOUT)
+        return text_response("unblocked")
 
     def connection(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT)
@@ -83,181 +96,231 @@ class Running:
         connection = self.connection()
         with contextlib.closing(connection):
             connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+            response = connection.getresponse()
+            return response.status, response.read()
 
     def client(self, sends: bytes = b"") -> socket.socket:
-        """A client that connects, sends something and then does nothing any more."""
+        """Connect and send some bytes; the caller decides what follows."""
         client = socket.create_connection((self.host, self.port), timeout=TIMEOUT)
         client.sendall(sends)
         return client
 
 
 @pytest.fixture
-def running() -> Iterator[Running]:
-    running = Running()
-    yield running
-    running.go_on.set()
-    running.server.stop()
-    assert running.failures == []
+def server() -> Iterator[RunningServer]:
+    server = RunningServer()
+    yield server
+    server.unblock.set()
+    server.server.stop()
+    assert server.failures == []
+
+
+@contextlib.contextmanager
+def running(server: RunningServer) -> Iterator[RunningServer]:
+    try:
+        yield server
+    finally:
+        server.server.stop()
+    assert server.failures == []
 
 
 class TestServing:
-    def test_a_request(self, running: Running) -> None:
-        assert running.get("/small") == (200, b"small\n")
-        assert running.get("/nothing")[0] == 404
-        assert running.get("/large", "HEAD") == (200, b"")
+    def test_requests_get_the_response_of_their_path(self, server: RunningServer) -> None:
+        assert server.get("/small") == (200, b"small\n")
+        assert server.get("/nothing")[0] == 404
+        assert server.get("/large", "HEAD") == (200, b"")
 
-    def test_one_connection_serves_many(self, running: Running) -> None:
-        connection = running.connection()
+    def test_a_connection_serves_several_requests(self, server: RunningServer) -> None:
+        connection = server.connection()
         with contextlib.closing(connection):
             for _ in range(3):
                 connection.request("GET", "/small")
-                answer = connection.getresponse()
-                assert (answer.status, answer.read()) == (200, b"small\n")
-                assert answer.getheader("Server") == "tempo-anomaly-exporter"
+                response = connection.getresponse()
+                assert (response.status, response.read()) == (200, b"small\n")
+                assert response.getheader("Server") == "tempo-anomaly-exporter"
 
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
-    def test_an_answer_in_parts_is_one_answer(self, running: Running, method: str) -> None:
-        with contextlib.closing(running.connection()) as connection:
+    def test_prefix_and_content_are_one_body(self, server: RunningServer, method: str) -> None:
+        with contextlib.closing(server.connection()) as connection:
             for _ in range(3):
-                connection.request(method, "/in-parts")
-                answer = connection.getresponse()
-                assert answer.getheader("Content-Length") == str(len(LARGE) + 7)
-                assert answer.read() == (LARGE + b"the end" if method == "GET" else b"")
+                connection.request(method, "/with-prefix")
+                response = connection.getresponse()
+                assert response.getheader("Content-Length") == str(len(LARGE) + 7)
+                assert response.read() == (LARGE + b"the end" if method == "GET" else b"")
 
-    def test_a_page_that_fails_costs_no_worker(self, running: Running, caplog: pytest.LogCaptureFixture) -> None:
-        assert [running.get("/broken")[0] for _ in range(10)] == [500] * 10
-        assert running.get("/small")[0] == 200
+    def test_a_handler_that_raises_costs_no_worker(
+        self, server: RunningServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        assert [server.get("/broken")[0] for _ in range(10)] == [500] * 10
+        assert server.get("/small")[0] == 200
         assert len(events(caplog, logging.ERROR)) == 10
 
-    def test_nothing_is_stored_that_nobody_asked_for(self, running: Running) -> None:
-        assert running.get("/small", "POST", b"x" * 1000)[0] == 405
-        with running.client(b"POST /small HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n") as client:
+    def test_large_request_bodies_are_refused_before_they_are_read(self, server: RunningServer) -> None:
+        assert server.get("/small", "POST", b"x" * 1000)[0] == 405
+        with server.client(b"POST /small HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n") as client:
             assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
 
     @pytest.mark.parametrize(
         "request_", [b"nonsense\r\n\r\n", b"GET /small HTTP/9.9\r\nA\r\n\r\n", b"\x16\x03\x01\x02\0\r\n\r\n"]
     )
-    def test_what_is_no_http_does_no_harm(self, running: Running, request_: bytes) -> None:
-        with running.client(request_) as client:
+    def test_invalid_http_does_not_affect_later_requests(self, server: RunningServer, request_: bytes) -> None:
+        with server.client(request_) as client:
             client.shutdown(socket.SHUT_WR)
             client.recv(1000)
-        assert running.get("/small")[0] == 200
+        assert server.get("/small")[0] == 200
 
 
 class TestSlowClients:
-    def test_they_hold_up_nobody(self, running: Running, caplog: pytest.LogCaptureFixture) -> None:
-        silent = [running.client() for _ in range(20)]
-        halfway = [running.client(b"GET /small HTTP/1.1\r\nHos") for _ in range(20)]
-        never_reading = [running.client(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(8)]
-        gone = [running.client(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(8)]
+    def test_slow_silent_and_gone_clients_delay_no_other(
+        self, server: RunningServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        silent = [server.client() for _ in range(20)]
+        halfway = [server.client(b"GET /small HTTP/1.1\r\nHos") for _ in range(20)]
+        never_reading = [server.client(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(8)]
+        gone = [server.client(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(8)]
         for client in gone:
             client.close()
         with ThreadPoolExecutor(10) as scrapers:
-            answers = list(scrapers.map(running.get, ["/small"] * 30 + ["/large"] * 3))
-        assert answers == [(200, b"small\n")] * 30 + [(200, LARGE)] * 3
+            responses = list(scrapers.map(server.get, ["/small"] * 30 + ["/large"] * 3))
+        assert responses == [(200, b"small\n")] * 30 + [(200, LARGE)] * 3
         halfway[0].sendall(b"t: x\r\n\r\n")
         assert halfway[0].recv(1000).startswith(b"HTTP/1.1 200 ")
         for client in (*silent, *halfway, *never_reading):
             client.close()
         assert events(caplog, logging.WARNING) == []
 
-    @pytest.mark.parametrize("path", ["/large", "/in-parts"])
-    def test_a_large_answer_is_kept_once_for_all_of_them(self, running: Running, path: str) -> None:
+    @pytest.mark.parametrize("path", ["/large", "/with-prefix"])
+    def test_clients_share_one_copy_of_a_large_response(self, server: RunningServer, path: str) -> None:
         with contextlib.ExitStack() as stack:
-            connections = [stack.enter_context(contextlib.closing(running.connection())) for _ in range(4)]
+            connections = [stack.enter_context(contextlib.closing(server.connection())) for _ in range(4)]
             tracemalloc.start()
             stack.callback(tracemalloc.stop)
             for connection in connections:
                 connection.request("GET", path)
                 assert connection.sock.recv(9, socket.MSG_PEEK) == b"HTTP/1.1 "
-            # A worker that is free for this has taken up what it was to send before.
-            assert running.get("/small")[0] == 200
-            _, most = tracemalloc.get_traced_memory()
-            assert most < len(LARGE)
+            # A worker that is free to serve this has queued its earlier response.
+            assert server.get("/small")[0] == 200
+            _, peak = tracemalloc.get_traced_memory()
+            assert peak < len(LARGE)
             for connection in connections:
                 assert connection.getresponse().read().startswith(LARGE)
 
-    @pytest.mark.parametrize("limit", ["server._SILENT_SECONDS", "channel._LONGEST_ANSWER_SECONDS"])
-    def test_who_stops_reading_does_not_keep_a_page(self, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        # Whoever takes a little now and then is never silent for long, but slow.
-        monkeypatch.setattr(f"exporter.web.server.{limit}", 2)
-        monkeypatch.setattr("exporter.web.server.server._SWEEP_SECONDS", 0)
-        kept_before = sys.getrefcount(LARGE)
-        running = Running()
-        try:
-            with running.client(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n") as client:
-                assert client.recv(9, socket.MSG_PEEK) == b"HTTP/1.1 "
-                deadline = time.monotonic() + TIMEOUT
-                while sys.getrefcount(LARGE) > kept_before:
-                    assert time.monotonic() < deadline, "it is kept for ever"
-                    time.sleep(0.01)
-        finally:
-            running.server.stop()
-        assert running.failures == []
+    @pytest.mark.parametrize(
+        ("silent_seconds", "max_response_seconds"),
+        [pytest.param(30.0, float("inf"), id="silent"), pytest.param(float("inf"), 300.0, id="slow")],
+    )
+    def test_a_client_that_stops_reading_is_disconnected_and_its_response_released(
+        self, silent_seconds: float, max_response_seconds: float
+    ) -> None:
+        clock = Clock()
+        references = sys.getrefcount(LARGE)
+        server = RunningServer(
+            silent_seconds=silent_seconds, max_response_seconds=max_response_seconds, monotonic=clock
+        )
+        with running(server), server.client(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n") as client:
+            assert client.recv(9, socket.MSG_PEEK) == b"HTTP/1.1 "
+            deadline = time.monotonic() + TIMEOUT
+            while sys.getrefcount(LARGE) > references:
+                assert time.monotonic() < deadline, "the response is still queued"
+                clock.now += 31
+                time.sleep(0.01)
+
+    def test_received_bytes_count_as_activity(self) -> None:
+        clock = Clock()
+        server = RunningServer(monotonic=clock)
+        with running(server), server.client(b"GET /small HTTP/1.1\r\n") as client:
+            assert server.get("/small")[0] == 200
+            clock.now += 20
+            client.sendall(b"Host: ")
+            # The loop serves this after it has read the bytes above.
+            assert server.get("/small")[0] == 200
+            clock.now += 20
+            assert server.get("/small")[0] == 200
+            client.sendall(b"x\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+    def test_a_silent_client_is_disconnected(self) -> None:
+        clock = Clock()
+        server = RunningServer(monotonic=clock)
+        with running(server), server.client(b"GET /small HTTP/1.1\r\n") as client:
+            assert server.get("/small")[0] == 200
+            clock.now += 31
+            assert client.recv(1000) == b""
+
+    def test_a_client_that_waits_for_its_response_is_not_silent(self) -> None:
+        clock = Clock()
+        server = RunningServer(monotonic=clock)
+        with running(server), server.client(b"GET /blocking HTTP/1.1\r\nHost: x\r\n\r\n") as client:
+            assert server.get("/small")[0] == 200
+            clock.now += 1000
+            assert server.get("/small")[0] == 200
+            server.unblock.set()
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
-class TestSlowAnswers:
+class TestWorkerGroups:
     @pytest.mark.parametrize(
         ("slow", "others"),
         [
-            pytest.param("/waiting", ("/metrics", "/-/healthy", "/-/ready"), id="pages"),
-            pytest.param("/api/waiting", ("/small", "/metrics", "/-/healthy"), id="questions"),
+            pytest.param("/blocking", ("/metrics", "/-/healthy", "/-/ready"), id="pages"),
+            pytest.param("/api/blocking", ("/small", "/metrics", "/-/healthy"), id="api"),
         ],
     )
-    def test_those_that_hang_hold_up_no_others(self, running: Running, slow: str, others: tuple[str, ...]) -> None:
+    def test_slow_responses_delay_no_other_group(
+        self, server: RunningServer, slow: str, others: tuple[str, ...]
+    ) -> None:
         with ThreadPoolExecutor(12) as clients:
-            hanging = [clients.submit(running.get, slow) for _ in range(12)]
+            blocked = [clients.submit(server.get, slow) for _ in range(12)]
             for path in others * 3:
-                assert running.get(path) == (200, b"small\n")
-            assert not any(each.done() for each in hanging)
-            running.go_on.set()
-            assert [each.result() for each in hanging] == [(200, b"at last\n")] * 12
+                assert server.get(path) == (200, b"small\n")
+            assert not any(each.done() for each in blocked)
+            server.unblock.set()
+            assert [each.result() for each in blocked] == [(200, b"unblocked\n")] * 12
 
     @pytest.mark.parametrize("path", ["/small", "/metrics", "/api/small"])
-    def test_a_flood_of_wrong_passwords_holds_up_nobody(self, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_flood_of_wrong_passwords_does_not_delay_known_users(
+        self, path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         right = {"Authorization": "Basic YWxpY2U6d29uZGVy"}
-        passwords = Passwords({"alice": bcrypt.hashpw(b"wonder", bcrypt.gensalt(4))})
-        running = Running(passwords=passwords)
-        assert running.get(path, headers=right)[0] == 200
+        server = RunningServer(passwords=Passwords({"alice": bcrypt.hashpw(b"wonder", bcrypt.gensalt(4))}))
+        assert server.get(path, headers=right)[0] == 200
 
-        under_way = threading.Semaphore(0)
+        check_started = threading.Semaphore(0)
 
         def checkpw(password: bytes, hash_: bytes) -> bool:
-            under_way.release()
-            return not running.go_on.wait(TIMEOUT)
+            check_started.release()
+            return not server.unblock.wait(TIMEOUT)
 
         monkeypatch.setattr(bcrypt, "checkpw", checkpw)
         try:
             with ThreadPoolExecutor(12) as flood:
                 wrong = [f"Basic {base64.b64encode(b'alice:%d' % number).decode()}" for number in range(12)]
-                refused = [flood.submit(running.get, path, headers={"Authorization": each}) for each in wrong]
-                assert all(under_way.acquire(timeout=TIMEOUT) for _ in range(workers_for(path).threads - 1))
+                refused = [flood.submit(server.get, path, headers={"Authorization": each}) for each in wrong]
+                assert all(check_started.acquire(timeout=TIMEOUT) for _ in range(worker_group(path).threads - 1))
                 for _ in range(3):
-                    assert running.get(path, headers=right) == (200, b"small\n")
-                running.go_on.set()
+                    assert server.get(path, headers=right) == (200, b"small\n")
+                server.unblock.set()
                 assert {each.result()[0] for each in refused} <= {401, 503}
         finally:
-            running.go_on.set()
-            running.server.stop()
+            server.unblock.set()
+            server.server.stop()
 
 
 class TestListening:
-    def test_an_address_in_use_is_refused(self, running: Running) -> None:
+    def test_an_address_in_use_is_an_error(self, server: RunningServer) -> None:
         with pytest.raises(OSError, match="Address already in use"):
-            Server(Site({}, get_logger("web")), running.host, running.port)
+            Server(Site({}, get_logger("web")), server.host, server.port)
 
-    def test_a_name_that_is_none_is_refused(self) -> None:
+    def test_an_unknown_name_is_an_error(self) -> None:
         with pytest.raises(OSError):
             Server(Site({}, get_logger("web")), "no such host.invalid", 0)
 
-    def test_an_address_that_is_not_ours_is_refused(self) -> None:
+    def test_an_address_of_another_machine_is_an_error(self) -> None:
         with pytest.raises(OSError, match="assign requested address"):
             Server(Site({}, get_logger("web")), "192.0.2.1", 0)
 
     @pytest.mark.parametrize(("host", "bound"), [("", "0.0.0.0"), ("0.0.0.0", "0.0.0.0"), ("localhost", "127.0.0.1")])
-    def test_it_listens_where_it_should(self, host: str, bound: str) -> None:
+    def test_host_names_are_bound_to_their_address(self, host: str, bound: str) -> None:
         server = Server(Site({}, get_logger("web")), host, 0)
         ((address, port),) = server.addresses
         server.stop()
@@ -266,35 +329,34 @@ class TestListening:
 
     def test_ipv6(self) -> None:
         try:
-            running = Running("::1")
+            server = RunningServer("::1")
         except OSError:
             pytest.skip("this machine has no IPv6")
-        assert running.host == "::1"
-        assert running.get("/small")[0] == 200
-        running.server.stop()
+        assert server.host == "::1"
+        assert server.get("/small")[0] == 200
+        server.server.stop()
 
-    def test_when_it_is_stopped_the_port_is_free(self) -> None:
-        running = Running()
-        with running.client():
-            running.server.stop()
-            again = Server(Site({}, get_logger("web")), running.host, running.port)
+    def test_stop_frees_the_port(self) -> None:
+        server = RunningServer()
+        with server.client():
+            server.server.stop()
+            again = Server(Site({}, get_logger("web")), server.host, server.port)
             again.stop()
-        assert running.failures == []
+        assert server.failures == []
 
-    def test_that_it_has_failed_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        told = threading.Event()
+    def test_on_failure_is_called_when_the_loop_fails(self) -> None:
+        failed = threading.Event()
         failures: list[BaseException] = []
 
-        def fail(error: BaseException) -> None:
+        def on_failure(error: BaseException) -> None:
             failures.append(error)
-            told.set()
+            failed.set()
 
-        def loop(*args: object, **options: object) -> None:
+        def broken_clock() -> float:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(wasyncore, "loop", loop)
-        server = Server(Site({}, get_logger("web")), "127.0.0.1", 0)
-        server.start(fail)
-        assert told.wait(TIMEOUT)
+        server = Server(Site({}, get_logger("web")), "127.0.0.1", 0, monotonic=broken_clock)
+        server.start(on_failure)
+        assert failed.wait(TIMEOUT)
         server.stop()
         assert [type(failure) for failure in failures] == [ZeroDivisionError]
