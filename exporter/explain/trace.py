@@ -52,7 +52,7 @@ def explain_trace(
         trace_id: 32 hex digits.
         spans: all spans of the trace.
         renamed: maps the names of a span to those of its series.
-        querier: queries the stored history; absent if there is none.
+        querier: queries the stored history; absent without a stored history.
         now: the present, Unix seconds.
         wanted: explain the longest span of this endpoint instead of the root span.
 

@@ -82,7 +82,7 @@ def render_families(statuses: Sequence[SeriesStatus], format_: Format, names: fr
             continue
         shown = first.sample_name if format_ is Format.TEXT else name
         blocks.append(f"# HELP {shown} {first.help}\n# TYPE {shown} {first.kind}\n".encode())
-        # Joined per family: joining all lines of a large page in one call would block every other thread meanwhile.
+        # Joined per family: joining all lines of a large page in one call would block every other thread.
         blocks.extend("".join(_samples(family, statuses, labels, format_)).encode("utf-8") for family in families)
     return b"".join(blocks)
 

@@ -99,7 +99,7 @@ class WebConfigReloader:
         try:
             state = self._load()
             self._check_security_kept(state)
-        except Exception as error:  # noqa: BLE001 - whatever the error, the previous configuration stays
+        except Exception as error:  # noqa: BLE001 - any error: the previous configuration stays
             if str(error) != self._error:
                 self._log.error(
                     "web_config_invalid",

@@ -143,7 +143,7 @@ class Site:
         )
         try:
             return handler(request)
-        except Exception:  # noqa: BLE001 - whatever the error, the worker must survive it
+        except Exception:  # noqa: BLE001 - any error: the worker must survive it
             self._log.exception("page_failed", "a page failed", path=path)
             message = "Internal error; see the exporter's log"
             return error_response(path, HTTPStatus.INTERNAL_SERVER_ERROR, message)

@@ -166,7 +166,7 @@ class Selection:
         )
         unknown = [status for status in matching if value_of(status) is None]
         ordered = [matching[position] for _, position in known] + unknown
-        # In the default order, anomalous endpoints come first whatever their current score.
+        # In the default order, anomalous endpoints come first, regardless of their current score.
         return sorted(ordered, key=lambda status: not status.shift) if self.is_default_order else ordered
 
     @property
