@@ -74,7 +74,7 @@ def check(
     """
     instant = now if at is None else at
     present = instant == now
-    usual = inquiry.usual(key, int(instant), int(now))
+    usual = inquiry.report(key, int(instant), int(now))
     return Check(
         usual=usual,
         at=instant,

@@ -51,7 +51,7 @@ def usual_document(usual: BaselineReport, calendar: Calendar) -> Json:
         "shift_thresholds": [
             {
                 "quantile": each.quantile,
-                "usual_seconds": each.usual_seconds,
+                "usual_seconds": each.baseline_seconds,
                 "swing_factor": each.swing_factor,
                 "limit_seconds": each.limit_seconds,
             }

@@ -336,7 +336,7 @@ class StateCollector(Collector):
 
 def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
     yield from _if_known(
-        "poll_last_success_timestamp_seconds", "When the live edge was last read from Tempo.", snapshot.judged_at
+        "poll_last_success_timestamp_seconds", "When the live edge was last read from Tempo.", snapshot.evaluated_at
     )
     yield from _if_known(
         "poll_duration_seconds", "How long the last reading of the live edge took.", snapshot.poll_seconds
@@ -354,7 +354,7 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
         snapshot.history.oldest_trace_at,
     )
     yield _gauge("series", "Series on this page.", len(snapshot.series))
-    if snapshot.known:
+    if snapshot.has_baselines:
         yield from _of_baselines(snapshot)
     yield _gauge(
         "quarantined_windows",
@@ -365,7 +365,7 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
         "storage_size_bytes", "Size of the database, its write-ahead log included.", snapshot.history.storage_bytes
     )
     yield from _if_known(
-        "snapshot_timestamp_seconds", "When the series on this page were last judged.", snapshot.judged_at
+        "snapshot_timestamp_seconds", "When the series on this page were last judged.", snapshot.evaluated_at
     )
     yield _gauge(
         "snapshot_build_duration_seconds", "How long judging the series on this page took.", snapshot.build_seconds

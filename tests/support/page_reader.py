@@ -113,7 +113,7 @@ class World:
     error: Exception | None = None
     usuals: Mapping[SeriesKey, BaselineReport] = field(default_factory=dict)
 
-    def usual(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
+    def report(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
         if self.error:
             raise self.error
         return self.usuals.get(key) or usual(key)

@@ -136,7 +136,7 @@ class Api:
         self._known(key)
         if at is None:
             return profile_document(self._inquiry.profile(key, int(now)))
-        return {"at_unix": at, **usual_document(self._inquiry.usual(key, int(at), int(now)), self._calendar)}
+        return {"at_unix": at, **usual_document(self._inquiry.report(key, int(at), int(now)), self._calendar)}
 
     def _series(self, parameters: Parameters) -> dict[str, Any]:
         wanted = _Selection(parameters)
@@ -147,7 +147,7 @@ class Api:
         statuses: Sequence[SeriesStatus] = () if snapshot is None else snapshot.series
         chosen = [each for each in statuses if wanted.has(each.key) and (state is None or state_of(each) == state)]
         return {
-            "judged_at_unix": None if snapshot is None else snapshot.judged_at,
+            "judged_at_unix": None if snapshot is None else snapshot.evaluated_at,
             **page.of(chosen, lambda status: status.key, series_document),
         }
 
@@ -156,7 +156,9 @@ class Api:
         page = ResultPage(parameters)
         parameters.done()
         available = {
-            key: standings for key, standings in self._inquiry.available(int(self._clock())).items() if wanted.has(key)
+            key: standings
+            for key, standings in self._inquiry.availability(int(self._clock())).items()
+            if wanted.has(key)
         }
         return {
             # Of the whole list, so once is enough.

@@ -92,7 +92,7 @@ class EndpointPage:
 
     def _judged_at(self) -> float | None:
         snapshot = self._sources.snapshot()
-        return None if snapshot is None else snapshot.judged_at
+        return None if snapshot is None else snapshot.evaluated_at
 
     def _outliers(self, status: SeriesStatus, times: words.Times) -> h.Element:
         threshold = status.outlier_threshold_seconds
@@ -121,7 +121,7 @@ class EndpointPage:
                 ],
             ]
             if found
-            else h.p["None." if status.known else "Not known yet."],
+            else h.p["None." if status.is_baseline_known else "Not known yet."],
         ]
 
     def _trace(self, trace_id: str) -> h.Element:
@@ -254,7 +254,7 @@ def _limits(usual: BaselineReport | None) -> h.Node:
                     (
                         h.tr[
                             h.th(scope="row")[f"p{100 * each.quantile:g}"],
-                            h.td(".number")[duration(each.usual_seconds)],
+                            h.td(".number")[duration(each.baseline_seconds)],
                             h.td(".number")[f"× {each.swing_factor:.2g}"],
                             h.td(".number")[duration(each.limit_seconds)],
                         ]

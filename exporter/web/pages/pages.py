@@ -28,7 +28,7 @@ def pages(sources: Sources, log: Log, monotonic: Callable[[], float]) -> dict[st
         return status is None or status.progress.complete
 
     profiles = HourlyCache(sources.history.profile, sources.hours, complete, _MOST_PROFILES)
-    usual = HourlyCache(lambda key, now: sources.history.usual(key, now, now), sources.hours, complete, _MOST_USUAL)
+    usual = HourlyCache(lambda key, now: sources.history.report(key, now, now), sources.hours, complete, _MOST_USUAL)
     return {
         "/": StatusPage(sources),
         "/endpoint": EndpointPage(sources, profiles, usual, quiet_log),

@@ -18,7 +18,7 @@ from exporter.web.pages.explore import Explore
 class BaselineQueries(Protocol):
     """What is known of the stored history of a series; both may raise what a database that cannot be read raises."""
 
-    def usual(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
+    def report(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
         """What is usual for it in the hour of an instant."""
 
     def profile(self, key: SeriesKey, now: int) -> Profile:

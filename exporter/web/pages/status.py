@@ -58,32 +58,32 @@ class StatusPage:
 
 
 def _judged(snapshot: Snapshot | None, times: words.Times) -> h.Node:
-    if snapshot is None or snapshot.judged_at is None:
+    if snapshot is None or snapshot.evaluated_at is None:
         return "the current traffic has not been read yet"
-    return ["judged ", times.age(snapshot.judged_at), " at ", times.at(times.now)]
+    return ["judged ", times.age(snapshot.evaluated_at), " at ", times.at(times.now)]
 
 
 def _trouble(snapshot: Snapshot | None, sources: Sources, times: words.Times) -> h.Node:
     """What keeps the page from being up to date, and what to do about it."""
     if snapshot is None:
         return None
-    if snapshot.unread is not None:
+    if snapshot.read_error is not None:
         held = (
             "Nothing has been judged yet."
-            if snapshot.judged_at is None
-            else f"Nothing is judged until it works again; flags stay as they were {times.age(snapshot.judged_at)}."
+            if snapshot.evaluated_at is None
+            else f"Nothing is judged until it works again; flags stay as they were {times.age(snapshot.evaluated_at)}."
         )
         return h.div(".notice.bad", role="alert")[
             h.strong["Tempo cannot be read."],
             f" {held} It is tried again every {words.span(sources.interval_seconds)}.",
-            h.p[h.code[snapshot.unread]],
+            h.p[h.code[snapshot.read_error]],
             h.p(".quiet")[
                 "Is Tempo up, and is ",
                 h.code["tempo.url"],
                 " the address of its HTTP API? The exporter's log has more.",
             ],
         ]
-    late = snapshot.judged_at is not None and times.now - snapshot.judged_at > max(
+    late = snapshot.evaluated_at is not None and times.now - snapshot.evaluated_at > max(
         _LATE_SECONDS, _LATE_INTERVALS * sources.interval_seconds
     )
     if late:
@@ -92,7 +92,7 @@ def _trouble(snapshot: Snapshot | None, sources: Sources, times: words.Times) ->
             f" The current traffic is to be read every {words.span(sources.interval_seconds)}, ",
             "and reading it takes long or has stopped. The exporter's log has more.",
         ]
-    if not snapshot.known:
+    if not snapshot.has_baselines:
         return h.div(".notice.odd", role="alert")[
             h.strong["What is usual at this hour is still being worked out."],
             " Until then there are no baselines and no verdicts; flags stay as they were.",
@@ -124,9 +124,9 @@ def _anomalous(
 def _verdict(snapshot: Snapshot | None, shifted: list[SeriesStatus]) -> h.Node:
     if shifted:
         return None
-    if snapshot is None or snapshot.judged_at is None:
+    if snapshot is None or snapshot.evaluated_at is None:
         return h.p(".quiet")["Not known yet: the current traffic has not been read."]
-    if not snapshot.known:
+    if not snapshot.has_baselines:
         return h.p(".quiet")["Not known yet: what is usual at this hour is still being worked out."]
     judged = sum(status.shift is not None for status in snapshot.series)
     if not judged:
@@ -159,7 +159,7 @@ def _card(status: SeriesStatus, sources: Sources, times: words.Times) -> h.Eleme
 def _why(status: SeriesStatus) -> str:
     if status.explanation is not None:
         return str(status.explanation)
-    if not status.known:
+    if not status.is_baseline_known:
         return "What is usual at this hour is still being worked out, so whether it still lasts is not known."
     if status.current_traces is None:
         return "Tempo cannot be read, so whether it still lasts is not known."
@@ -195,7 +195,7 @@ def _tally(snapshot: Snapshot, shifted: int) -> h.Element:
     return h.ul(".tally")[
         (
             h.li[h.a(href=f"{selection.address()}#endpoints")[h.b[f"{number:,}"], f" {label}"]]
-            for label, number, selection in (*tiles, *(more if snapshot.known else ()))
+            for label, number, selection in (*tiles, *(more if snapshot.has_baselines else ()))
         )
     ]
 

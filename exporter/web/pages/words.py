@@ -133,7 +133,7 @@ def _present(status: SeriesStatus, parameters: Parameters) -> str:
 
 def _verdict(status: SeriesStatus, usual: BaselineReport | None) -> str:
     baseline = status.baseline
-    if not status.known:
+    if not status.is_baseline_known:
         return "What is usual at this hour is still being worked out, so there is no verdict yet."
     if baseline is None:
         return "There is too little history for a baseline (level 5), so there is no verdict."
@@ -148,6 +148,6 @@ def _verdict(status: SeriesStatus, usual: BaselineReport | None) -> str:
         return f"{text} Slower than usual would be {limits}, if chance and the usual swing do not explain it."
     why = {
         NoVerdict.LEARNING: "from too few hours or days yet to tell a shift by, so only single outliers are flagged",
-        NoVerdict.NOT_JUDGED: "but the past is still being judged, so there is no verdict until that is done",
+        NoVerdict.NOT_EVALUATED: "but the past is still being judged, so there is no verdict until that is done",
     }
     return f"{text} That is {why[usual.no_verdict]}." if usual.no_verdict in why else text

@@ -214,7 +214,9 @@ class TestCounting:
 
 class TestState:
     def test_what_is_not_known_yet_of_the_baselines_is_absent(self) -> None:
-        values = WholePage(Snapshot(NOON, series=(SeriesStatus(KEY, known=False),), known=False)).values()
+        values = WholePage(
+            Snapshot(NOON, series=(SeriesStatus(KEY, is_baseline_known=False),), has_baselines=False)
+        ).values()
         names = {name.removeprefix(P) for name, *_ in values}
         assert names & (PER_SERIES.keys() | {"series_by_fallback_level", "series_learning"}) == {
             "traces_total",

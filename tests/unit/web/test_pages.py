@@ -40,11 +40,11 @@ def small_snapshot() -> Snapshot:
     return replace(snapshot, series=tuple(sorted(snapshot.series, key=lambda status: status.key)))
 
 
-def of(*statuses: SeriesStatus, judged_at: float | None = NOON) -> Snapshot:
-    return Snapshot(judged_at, series=tuple(sorted(statuses, key=lambda status: status.key)))
+def of(*statuses: SeriesStatus, evaluated_at: float | None = NOON) -> Snapshot:
+    return Snapshot(evaluated_at, series=tuple(sorted(statuses, key=lambda status: status.key)))
 
 
-NOT_KNOWN = replace(of(SeriesStatus(KEY, current_traces=3, known=False)), known=False)
+NOT_KNOWN = replace(of(SeriesStatus(KEY, current_traces=3, is_baseline_known=False)), has_baselines=False)
 
 
 def many(count: int) -> Snapshot:
@@ -116,13 +116,13 @@ class TestFreshness:
         assert "has not been read yet" in World(Snapshot(None)).read().text
 
     def test_what_to_do_while_tempo_does_not_answer(self) -> None:
-        world = World(replace(small_snapshot(), unread="GET http://tempo:3200/api/search: connection refused"))
+        world = World(replace(small_snapshot(), read_error="GET http://tempo:3200/api/search: connection refused"))
         world.clock.now += 120
         page = world.read()
         assert "Tempo cannot be read. Nothing is judged until it works again" in page.text
         assert "GET http://tempo:3200/api/search: connection refused" in page.text
         assert "tempo.url" in page.text
-        never = World(Snapshot(None, unread="no")).read().text
+        never = World(Snapshot(None, read_error="no")).read().text
         assert "Nothing has been judged yet. It is tried again every 15 s." in never
 
     def test_a_page_that_is_old_says_so(self) -> None:
@@ -139,8 +139,8 @@ class TestFreshness:
         for tally in ("with outliers", "learning", "without a baseline"):
             assert f"0 {tally}" not in page.text
         assert not any("dot" in (each or "").split() for each in page.attributes("class"))
-        up = SeriesStatus(KEY, current_traces=3, shift=True, since=NOON - 60.0, known=False)
-        page = World(replace(of(up), known=False)).read()
+        up = SeriesStatus(KEY, current_traces=3, shift=True, since=NOON - 60.0, is_baseline_known=False)
+        page = World(replace(of(up), has_baselines=False)).read()
         assert "Anomalous now 1" in page.text
         assert (
             "What is usual at this hour is still being worked out, so whether it still lasts is not known." in page.text
@@ -279,10 +279,10 @@ class TestEndpoint:
              "3 requests in the current window (up to 1 h): p50 100 ms, p95 100 ms. There is too little history"),
             (SeriesStatus(KEY, baseline(), current_traces=0), "No requests in the last 5 min."),
             (SeriesStatus(KEY, baseline()), "What it does now is not known"),
-            (SeriesStatus(KEY, current_traces=0, known=False),
+            (SeriesStatus(KEY, current_traces=0, is_baseline_known=False),
              "What is usual at this hour is still being worked out, so there is no verdict yet."),
-            (SeriesStatus(KEY, current_traces=0, known=False), "baseline – rests on"),
-            (SeriesStatus(KEY, current_traces=0, known=False), "Recent outliers Not known yet."),
+            (SeriesStatus(KEY, current_traces=0, is_baseline_known=False), "baseline – rests on"),
+            (SeriesStatus(KEY, current_traces=0, is_baseline_known=False), "Recent outliers Not known yet."),
         ],
     )  # fmt: skip
     def test_what_is_not_known_is_said(self, status: SeriesStatus, words: str) -> None:
