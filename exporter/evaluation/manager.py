@@ -124,7 +124,7 @@ class BaselineManager:
     # For the backfill
 
     def notify_windows_written(self) -> None:
-        """Schedule an evaluation of the new history, at the usual pace."""
+        """Schedule an evaluation of the new history, at the regular pace."""
         self._has_news.set()
 
     def notify_backfill_complete(self) -> None:

@@ -283,7 +283,7 @@ class BaselineQuerier:
             yield stored.key, found
 
     def _history(self, key: SeriesKey, hour: CivilHour, present: CivilHour) -> SeriesHistory | None:
-        """The history of a series that counts in an hour; None if there is none."""
+        """The history of a series that counts in an hour; None without stored history."""
         since = hour.start - self._settings.fallback.lookback_seconds
         for stored in self._store.history([key], since, hour.start):
             changepoint = changepoint_of(stored.state)

@@ -91,7 +91,7 @@ class _ChildProcess:
         return results
 
     def close(self) -> None:
-        """Kill the process, whatever it is doing."""
+        """Kill the process, even if it is busy."""
         self._process.kill()
         self._process.wait()
         self._from.close()
@@ -170,7 +170,7 @@ class EvaluationWorker:
         return results
 
     def close(self) -> None:
-        """Kill the process, whatever it is doing."""
+        """Kill the process, even if it is busy."""
         if self._process is not None:
             self._process.close()
             self._process = None

@@ -70,12 +70,12 @@ class RecordingCondition(threading.Condition):
         self._clock = clock
         self._takes = takes
         self.timeouts: list[float | None] = []
-        self.meanwhile: Callable[[], object] = lambda: None
+        self.on_wait: Callable[[], object] = lambda: None
 
     def wait_for(self, predicate: Callable[[], Result], timeout: float | None = None) -> Result:
         self.timeouts.append(timeout)
         self._clock.now += self._takes
-        self.meanwhile()
+        self.on_wait()
         return predicate()
 
 
@@ -93,7 +93,7 @@ class TestCache:
         clock = Clock(0.0)
         condition = RecordingCondition(clock)
         cache = BaselineCache(2.0, clock, missed.append, changed=condition)
-        condition.meanwhile = lambda: cache.put(table(NOON))
+        condition.on_wait = lambda: cache.put(table(NOON))
         assert cache.get(NOON).start == NOON
         assert missed == []
 
