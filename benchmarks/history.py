@@ -140,7 +140,7 @@ def book_of(path: Path) -> BaselineTable:
     historian = _historian(store, now)
     historian.catch_up(now)
     store.close()
-    return historian.book(now)
+    return historian.table(now)
 
 
 def _catch_up(path: Path, now: float) -> JudgeCost:

@@ -29,7 +29,7 @@ from exporter.detection.flag import Flag
 from exporter.evaluation.baseline_table import BaselineTable
 from exporter.evaluation.live import LiveEvaluator
 from exporter.evaluation.poller import Poller
-from exporter.evaluation.snapshot import Snapshot
+from exporter.evaluation.snapshot import HistoryFacts, Snapshot
 from exporter.ingest.live_reader import LiveReader
 from exporter.ingest.series_filter import SeriesFilter
 from exporter.metrics.exposition import Publisher
@@ -100,21 +100,18 @@ class Rig(Told):
 
 
 class _Known:
-    """A history in which the book is always at hand, as it is but for once an hour."""
+    """A history whose baseline table is always at hand, and flags that are not saved."""
 
-    def __init__(self, book: BaselineTable) -> None:
-        self._book = book
+    def __init__(self, table: BaselineTable) -> None:
+        self._table = table
 
-    def book(self, now: float) -> BaselineTable:  # noqa: ARG002 - there is only one
-        return self._book
+    def table(self, now: float) -> BaselineTable:  # noqa: ARG002 - there is only one
+        return self._table
 
-    def wait_for_book(self, seconds: float) -> bool:  # noqa: ARG002 - there is nothing to wait for
-        return False
+    def facts(self) -> HistoryFacts:
+        return HistoryFacts()
 
-    def describe(self, snapshot: Snapshot) -> Snapshot:
-        return snapshot
-
-    def remember(self, flags: Mapping[SeriesKey, Flag], suspects: Mapping[SeriesKey, tuple[int, ...]]) -> None:
+    def save(self, flags: Mapping[SeriesKey, Flag], suspects: Mapping[SeriesKey, tuple[int, ...]]) -> None:
         """Nothing outlives the measurement."""
 
 
@@ -143,6 +140,7 @@ class _Parts:
         polling = poll_settings(config)
         self._publisher = publisher = Publisher()
         self._publish_seconds = 0.0
+        known = _Known(book)
         self._poller = Poller(
             LiveReader(
                 TempoClient(client_settings(config), metrics, log, stop=stop),
@@ -158,7 +156,8 @@ class _Parts:
                 remembered_seconds=polling.remembered_seconds,
                 flags={},
             ),
-            _Known(book),
+            known,
+            known,
             self._publish,
             polling,
             metrics,
@@ -166,7 +165,7 @@ class _Parts:
             monotonic=time.monotonic,
             stop=stop,
             log=log,
-            on_new_book=freeze_gc,
+            on_new_table=freeze_gc,
         )
 
         def snapshot() -> Snapshot | None:
@@ -237,7 +236,7 @@ def _run(folder: Path, series: int, connection: Connection) -> None:
     write_history(path, _BOOKED_SERIES)
     book = book_of(path)
     path.unlink()
-    usual = [book.of(series_key(number)) for number in range(_BOOKED_SERIES)]
+    usual = [book.get(series_key(number)) for number in range(_BOOKED_SERIES)]
     all_ = {series_key(number): usual[number % _BOOKED_SERIES] for number in range(series)}
     connection.send(book.start)
     parts = _Parts(connection.recv(), replace(book, series=all_))

@@ -16,6 +16,7 @@ from exporter.app.settings import (
 )
 from exporter.config import Config, build_calendar
 from exporter.detection.flag import Flag
+from exporter.evaluation.flag_store import FlagStore
 from exporter.evaluation.live import LiveEvaluator
 from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.poller import Poller
@@ -139,6 +140,7 @@ class Exporter:
             log=get_logger("historian"),
             basis=f"{config.timezone} {config.calendar!r}",
             patience_seconds=_BOOK_PATIENCE_SECONDS,
+            on_table_changed=lambda: self._poller.wake(),  # noqa: PLW0108 - built later
         )
         self.backfill: Backfill | None = None
         if config.polling.backfill_enabled:
@@ -153,10 +155,11 @@ class Exporter:
                 monotonic=monotonic,
                 stop=self._stop,
                 log=get_logger("backfill"),
-                on_commit=lambda _: self._historian.windows_written(),
+                on_commit=lambda _: self._historian.notify_windows_written(),
             )
+        flag_store = FlagStore(store, monotonic=monotonic, log=get_logger("historian"))
         if flags:
-            self._historian.remember(flags, {})
+            flag_store.save(flags, {})
         polling = poll_settings(config)
         self.publisher = Publisher()
         self._live = LiveEvaluator(
@@ -164,7 +167,7 @@ class Exporter:
             admission.ask,
             started_at=clock(),
             remembered_seconds=polling.remembered_seconds,
-            flags=self._historian.flags(),
+            flags=flag_store.load(),
         )
         self._poller = Poller(
             LiveReader(
@@ -176,6 +179,7 @@ class Exporter:
             ),
             self._live,
             self._historian,
+            flag_store,
             self.publisher.publish,
             polling,
             metrics,
@@ -184,7 +188,7 @@ class Exporter:
             stop=self._stop,
             log=get_logger("poller"),
             on_clock_jump=self._clock_jumped,
-            on_new_book=freeze_gc,
+            on_new_table=freeze_gc,
         )
         self._metrics = metrics
         metrics.state = StateCollector(self._snapshot, self._backfill_status, admission, rules.most)
@@ -235,7 +239,7 @@ class Exporter:
             self.backfill.run(patience=_PATIENCE)
         self._historian.catch_up(self._clock())
         # If the hour has turned meanwhile: here, nobody else would work its book out.
-        self._historian.open_book(self._clock())
+        self._historian.open_table(self._clock())
         polled = self._poller.cycle()
         progress = None if self.backfill is None else self.backfill.status.progress
         return PassResult(self._snapshot(), progress, polled)

@@ -11,8 +11,7 @@ from exporter.baseline.outlier import OutlierRule
 from exporter.config import Config, ConfigError
 from exporter.config.web import ClientAuth, TlsServer, load_web_config
 from exporter.detection.parameters import Parameters
-from exporter.evaluation.poller import PollSettings
-from exporter.evaluation.settings import EvaluationSettings
+from exporter.evaluation.settings import EvaluationSettings, PollSettings
 from exporter.ingest.series_filter import SeriesRules
 from exporter.ingest.settings import BackfillSettings, Budget
 from exporter.tempo import ClientSettings

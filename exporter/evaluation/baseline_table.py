@@ -1,8 +1,6 @@
-"""The baselines in force in one hour of the local clock: worked out once, then only read.
+"""Baseline tables, their stored form, and the cache through which one thread hands them to others.
 
-The books that are there: one thread works them out and puts them here, another asks for them.
-
-Whoever asks waits for a moment at most, and goes without otherwise.
+A table holds the baselines of all series for one local hour. It is built once and never changes.
 """
 
 import threading
@@ -16,19 +14,22 @@ import msgspec
 from exporter.baseline.levels import Baseline
 from exporter.detection.thresholds import Thresholds
 from exporter.detection.verdict import HourThresholds, Schedule
+from exporter.ingest.backfill_status import BackfillStatus
 from exporter.model.span import SeriesKey
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesBaseline:
-    """What is usual for one series in one hour.
+    """The baseline of one series for one hour, and the thresholds derived from it.
+
+    Field names are part of the stored format.
 
     Attributes:
-        last_seen: end of the latest stored hour with traffic, Unix seconds; 0 where none is stored.
-        baseline: what is published; absent at level 5.
-        outlier_threshold_seconds: a single trace slower than this is an outlier; absent at level 5.
-        thresholds: what the shift test compares with; absent at level 5 and while the series is learning.
-        changepoint: since when it has behaved as it does, where a lasting change was accepted.
+        last_seen: end of the latest stored hour with traffic, Unix seconds; 0 without stored history.
+        baseline: the published baseline; None at level 5.
+        outlier_threshold_seconds: a single trace slower than this is an outlier; None at level 5.
+        thresholds: limits of the shift test; None at level 5 and while the series is learning.
+        changepoint: start of the present behaviour, Unix seconds, if a lasting change was accepted.
     """
 
     last_seen: float = 0.0
@@ -38,188 +39,196 @@ class SeriesBaseline:
     changepoint: int | None = None
 
 
-UNKNOWN = SeriesBaseline()
-"""What is usual for a series of which nothing is stored."""
+NO_BASELINE = SeriesBaseline()
+"""Stands for a series without stored history."""
 
 
 @dataclass(frozen=True)
 class BaselineTable:
-    """All baselines for one hour.
+    """The baselines of all series for one local hour.
 
     Attributes:
-        start: when the hour begins, Unix seconds.
-        series: what is usual for each series that has a history.
-        before: the hour before, where the current window may reach into it; only its thresholds are known.
-        known: whether it says what is usual. If not, that a series is missing from it says nothing about the series.
-        judged: whether the past was judged far enough for verdicts. If not, that there are no thresholds says nothing
-            about a flag that is up.
+        start: start of the hour, Unix seconds.
+        series: one entry for each series with stored history.
+        before: the table of the preceding hour, if the evaluation window can reach into it; it holds thresholds only.
+        is_built: False only for a placeholder: then a missing series says nothing about that series.
+        is_evaluated: whether the history was evaluated far enough for verdicts. If not, missing thresholds do not
+            resolve a firing flag.
+        backfill: state of the ledger before the table was built and the history was counted; None if not recorded.
     """
 
     start: int
     series: Mapping[SeriesKey, SeriesBaseline] = field(default_factory=dict, repr=False)
     before: "BaselineTable | None" = field(default=None, repr=False)
-    known: bool = field(default=True, repr=False)
-    judged: bool = field(default=True, repr=False)
+    is_built: bool = field(default=True, repr=False)
+    is_evaluated: bool = field(default=True, repr=False)
+    backfill: BackfillStatus | None = field(default=None, repr=False, compare=False)
 
-    def of(self, key: SeriesKey) -> SeriesBaseline:
-        """What is usual for a series."""
-        return self.series.get(key, UNKNOWN)
+    def get(self, key: SeriesKey) -> SeriesBaseline:
+        """The baseline of a series."""
+        return self.series.get(key, NO_BASELINE)
+
+    def covers(self, status: BackfillStatus) -> bool:
+        """Whether the table contains every window that a state of the ledger counts."""
+        if self.backfill is None:
+            return True
+        return (status.progress, status.wanted_since) == (self.backfill.progress, self.backfill.wanted_since)
 
     def schedule(self, key: SeriesKey) -> Schedule:
-        """The thresholds for the current window of a series: this hour's, then earlier ones as far as there are any."""
+        """The thresholds for the evaluation window of a series, newest hour first, up to the first gap."""
         schedule = []
-        book: BaselineTable | None = self
-        while book is not None:
-            thresholds = book.of(key).thresholds
+        table: BaselineTable | None = self
+        while table is not None:
+            thresholds = table.get(key).thresholds
             if thresholds is None:
                 break
-            schedule.append(HourThresholds(book.start, thresholds))
-            book = book.before
+            schedule.append(HourThresholds(table.start, thresholds))
+            table = table.before
         return schedule
 
 
-NOT_KNOWN_YET = BaselineTable(0, known=False, judged=False)
-"""The book of any hour as long as nobody has worked out what is usual."""
+EMPTY_TABLE = BaselineTable(0, is_built=False, is_evaluated=False)
+"""Placeholder until the first table is built."""
 
 
-class _StoredHour(NamedTuple):
+class _EncodedHour(NamedTuple):
     start: int
     series: list[tuple[SeriesKey, SeriesBaseline]]
 
 
-class _Stored(NamedTuple):
+class _EncodedTable(NamedTuple):
     basis: str
-    pages: list[_StoredHour]
+    hours: list[_EncodedHour]
 
 
-def encode_table(book: BaselineTable, basis: str) -> bytes:
-    """A book as bytes, with the hours before it.
+def encode_table(table: BaselineTable, basis: str) -> bytes:
+    """Encode a table and the hours before it for storage.
 
     Args:
-        book: the book, made of a past that was judged.
-        basis: what else it depends on besides the history: the settings, and what they mean to this version.
+        table: a table built from evaluated history.
+        basis: identifies everything else the table depends on: version, settings, calendar.
     """
-    pages = []
-    page: BaselineTable | None = book
-    while page is not None:
-        pages.append(_StoredHour(page.start, list(page.series.items())))
-        page = page.before
-    # The lowest level: ten thousand series are much alike, and this is on the way of other work.
-    return zlib.compress(msgspec.msgpack.encode(_Stored(basis, pages)), level=1)
+    hours = []
+    each: BaselineTable | None = table
+    while each is not None:
+        hours.append(_EncodedHour(each.start, list(each.series.items())))
+        each = each.before
+    # Level 1: ten thousand similar series compress well at any level, and other work waits for this.
+    return zlib.compress(msgspec.msgpack.encode(_EncodedTable(basis, hours)), level=1)
 
 
 def decode_table(data: bytes, basis: str) -> BaselineTable | None:
-    """The book of some bytes; nothing where it rests on another basis, or where the bytes are none."""
+    """Decode a stored table; None if it is damaged or was built on another basis."""
     try:
-        stored = msgspec.msgpack.decode(zlib.decompress(data), type=_Stored)
+        encoded = msgspec.msgpack.decode(zlib.decompress(data), type=_EncodedTable)
     except (zlib.error, msgspec.DecodeError):
         return None
-    if stored.basis != basis:
+    if encoded.basis != basis:
         return None
-    book: BaselineTable | None = None
-    for page in reversed(stored.pages):
-        book = BaselineTable(page.start, dict(page.series), before=book)
-    return book
+    table: BaselineTable | None = None
+    for hour in reversed(encoded.hours):
+        table = BaselineTable(hour.start, dict(hour.series), before=table)
+    return table
 
 
 class BaselineCache:
-    """Holds the book in force, and the next one once it is prepared; for any number of threads."""
+    """Holds the table in use and, once prepared, the table of the next hour. Thread-safe."""
 
     def __init__(
-        self, patience_seconds: float, monotonic: Callable[[], float], on_missed: Callable[[BaselineTable], None]
+        self,
+        patience_seconds: float,
+        monotonic: Callable[[], float],
+        on_missed: Callable[[BaselineTable], None],
+        *,
+        changed: threading.Condition | None = None,
     ) -> None:
-        """Begin without any book.
+        """Start with :data:`EMPTY_TABLE`.
 
         Args:
-            patience_seconds: how long to wait for a book that is asked for and not there, once for each hour.
+            patience_seconds: how long callers of :meth:`get` wait in total for the table of each hour.
             monotonic: seconds that never jump.
-            on_missed: is told, once for each hour, that its book was not there, and which one stays in force.
+            on_missed: called once for each hour whose table was not there in time, with the table used instead.
+            changed: guards the cache; notified when a table arrives and when the cache is closed.
         """
         self._patience_seconds = patience_seconds
         self._monotonic = monotonic
         self._on_missed = on_missed
-        # Guards what follows; notified when a book comes, and when none will any more.
-        self._changed = threading.Condition()
-        self._book = NOT_KNOWN_YET
+        self._changed = threading.Condition() if changed is None else changed
+        self._table = EMPTY_TABLE
         self._next: BaselineTable | None = None
-        self._asked: int | None = None
+        self._requested_hour: int | None = None
         self._wait_until = 0.0
-        self._missed: int | None = None
-        self._closed = False
+        self._missed_hour: int | None = None
+        self._is_closed = False
 
-    # For those who ask
+    # For readers
 
     def get(self, hour_start: int) -> BaselineTable:
-        """The book in force in an hour: its own, if that is there or comes within the patience, or else the last one.
+        """The table of an hour; if it does not arrive within the patience, the previous one.
 
-        At the start, where there is none yet, it is not known what is usual.
+        Callers block for at most ``patience_seconds``.
         """
         with self._changed:
             if not self._has(hour_start):
-                self._changed.wait_for(lambda: self._closed or self._has(hour_start), self._patience(hour_start))
+                self._changed.wait_for(lambda: self._is_closed or self._has(hour_start), self._patience(hour_start))
             if self._next is not None and self._next.start == hour_start:
-                self._book, self._next = self._next, None
-            book = self._book
-            missed = None if book.start == hour_start else hour_start
-            newly_missed = missed is not None and missed != self._missed
-            self._missed = missed
+                self._table, self._next = self._next, None
+            table = self._table
+            missed_hour = None if table.start == hour_start else hour_start
+            newly_missed = missed_hour is not None and missed_hour != self._missed_hour
+            self._missed_hour = missed_hour
         if newly_missed:
-            self._on_missed(book)
-        return book
-
-    def wait_for_missed(self, seconds: float) -> bool:
-        """Wait, at most for so long, for the book that was asked for last and was not there; whether it has come."""
-        with self._changed:
-            missed = self._missed
-            if missed is None:
-                return False
-            self._changed.wait_for(lambda: self._closed or self._has(missed), seconds)
-            return self._has(missed)
+            self._on_missed(table)
+        return table
 
     def _has(self, hour_start: int) -> bool:
-        return self._book.start == hour_start or (self._next is not None and self._next.start == hour_start)
+        return self._table.start == hour_start or (self._next is not None and self._next.start == hour_start)
 
     def _patience(self, hour_start: int) -> float:
-        """How long to wait for the book of an hour now."""
         now = self._monotonic()
-        if self._asked != hour_start:
-            self._asked, self._wait_until = hour_start, now + self._patience_seconds
+        if self._requested_hour != hour_start:
+            self._requested_hour, self._wait_until = hour_start, now + self._patience_seconds
         return max(0.0, self._wait_until - now)
 
-    # For who works them out
+    # For the thread that builds tables
+
+    @property
+    def current(self) -> BaselineTable:
+        """The table in use."""
+        return self._table
 
     def has(self, hour_start: int) -> bool:
-        """Whether the book of an hour is there."""
+        """Whether the table of an hour is in use or prepared."""
         with self._changed:
             return self._has(hour_start)
 
-    def put(self, book: BaselineTable) -> bool:
-        """Put a book in force; whether somebody has had to go without it so far."""
+    def put(self, table: BaselineTable) -> bool:
+        """Put a table into use; returns whether a reader has already missed it."""
         with self._changed:
-            self._book, self._next = book, None
+            self._table, self._next = table, None
             self._changed.notify_all()
-            return self._missed == book.start
+            return self._missed_hour == table.start
 
-    def renew(self, book: BaselineTable) -> bool:
-        """Put a book in force, unless that of a later hour is by now; whether it is."""
+    def renew(self, table: BaselineTable) -> bool:
+        """Put a newer build into use, unless the table of a later hour already is; returns whether it was put."""
         with self._changed:
-            # Whatever was prepared knows less than this one.
+            # The prepared table was built from older history.
             self._next = None
-            if self._book.start > book.start:
+            if self._table.start > table.start:
                 return False
-            self._book = book
+            self._table = table
             self._changed.notify_all()
             return True
 
-    def prepare(self, book: BaselineTable) -> None:
-        """Keep a book ready for when its hour begins."""
+    def prepare(self, table: BaselineTable) -> None:
+        """Keep a table until its hour begins."""
         with self._changed:
-            if self._book.start < book.start:
-                self._next = book
+            if self._table.start < table.start:
+                self._next = table
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """No book will come any more: nobody is to wait for one."""
+        """Release readers that wait: no table will arrive any more."""
         with self._changed:
-            self._closed = True
+            self._is_closed = True
             self._changed.notify_all()

@@ -1,7 +1,7 @@
-"""Judges past hours as they settle, in time order, so that no baseline learns an incident.
+"""Evaluation of settled hours, in time order, so that no baseline learns an incident.
 
-Series are gone through a few at a time: memory stays small, the database is never held for long, and what has been
-found about a series is stored before the next ones are looked at. Where there is much to judge, a second process helps.
+Series are read and recorded in small batches: memory stays small, the database is never locked for long, and an
+interrupted run loses little. A long history is shared with a worker process.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,16 +22,16 @@ from exporter.runtime.logs import LimitedLog, Log
 from exporter.store import Store, StoredSeries
 
 _SERIES_AT_ONCE: Final = 20
-_MOST_FOR_HELPER: Final = 60
-"""Between two batches the helper waits for as long as the first process takes to see it, so batches are large."""
-_WORTH_A_HELPER_HOURS: Final = 100_000
-"""With so many hours of all series left, a second process pays: some ten seconds' work."""
-_READ_LATE: Final = "older history was read late, so the past is judged anew"
-_OTHER_HOURS: Final = "the hours of the local clock begin at other minutes than before, so the past is judged anew"
+_MAX_WORKER_BATCH: Final = 60
+"""Large, because after each batch the worker idles until this process has evaluated its current series."""
+_WORKER_PAYS_HOURS: Final = 100_000
+"""With more hours than this left to evaluate, over all series, a second process pays: about ten seconds of work."""
+_READ_LATE: Final = "older history was read late; all history is evaluated again"
+_OTHER_HOURS: Final = "local hours start at other minutes than before; all history is evaluated again"
 
 
 class HistoryEvaluator:
-    """Keeps the judging of the past up with the ledger; for one thread."""
+    """Evaluates the hours that have settled since the last run. Not thread-safe."""
 
     def __init__(
         self,
@@ -40,15 +40,20 @@ class HistoryEvaluator:
         on_accepted: Callable[[], None],
         log: Log,
         quiet_log: LimitedLog,
+        *,
+        worker_pays_hours: int = _WORKER_PAYS_HOURS,
+        new_worker: Callable[[EvaluationTask, LimitedLog], EvaluationWorker] = EvaluationWorker,
     ) -> None:
-        """Go on where the store says that judging has stopped.
+        """Resume where the store says that the last evaluation ended.
 
         Args:
             store: the history.
             detector: the rules.
-            on_accepted: is told of each lasting change that became the new normal.
-            log: takes what is accepted and released.
-            quiet_log: takes what would be said again every time.
+            on_accepted: called for each lasting change that was accepted as the new baseline.
+            log: receives accepted changes and released hours.
+            quiet_log: receives what would otherwise repeat at every run.
+            worker_pays_hours: start the worker process if more hours than this are left.
+            new_worker: creates the worker of one run.
 
         Raises:
             StoreError: the store cannot be read.
@@ -58,130 +63,135 @@ class HistoryEvaluator:
         self._on_accepted = on_accepted
         self._log = log
         self._quiet_log = quiet_log
-        self._until = store.judged_until()
-        # In another time zone: what was found is known by hours that there are no more.
-        self._other_hours = self._until is not None and detector.clock.hour(self._until).start != self._until
-        if self._other_hours:
-            self._until = None
+        self._worker_pays_hours = worker_pays_hours
+        self._new_worker = new_worker
+        self._evaluated_until = store.judged_until()
+        # After a change of the time zone, stored results may refer to hours that do not exist any more.
+        self._has_other_hours = (
+            self._evaluated_until is not None
+            and detector.clock.hour(self._evaluated_until).start != self._evaluated_until
+        )
+        if self._has_other_hours:
+            self._evaluated_until = None
 
     @property
-    def until(self) -> int | None:
-        """All hours that ended by then are judged; absent if none ever was."""
-        return self._until
+    def evaluated_until(self) -> int | None:
+        """All hours that ended by this instant are evaluated, Unix seconds; None if none ever was."""
+        return self._evaluated_until
 
-    def has_judged(self, until: int) -> bool:
-        """Whether no hour that ended by an instant is left to be judged.
+    def is_evaluated(self, until: int) -> bool:
+        """Whether every hour that ended by an instant is evaluated, and the results are still valid.
 
         Raises:
             StoreError: the store cannot be read.
         """
-        return self._until is not None and self._until >= until and not self._store.findings_void()
+        return self._evaluated_until is not None and self._evaluated_until >= until and not self._store.findings_void()
 
     def catch_up(
-        self, until: int, give_up: Callable[[], bool] = lambda: False, question: BaselineRequest | None = None
+        self, until: int, should_stop: Callable[[], bool] = lambda: False, request: BaselineRequest | None = None
     ) -> Sequence[SeriesBaselines] | None:
-        """Judge all hours that ended by an instant and are not judged yet.
+        """Evaluate all hours that ended by an instant and are not evaluated yet.
 
         Args:
-            until: up to where the ledger has no gap, Unix seconds.
-            give_up: asked before each series; once it says yes, the rest is left for the next time.
-            question: what is to be told of all series, from what is stored of them up to ``until``.
+            until: the ledger has no gap before this instant, Unix seconds.
+            should_stop: asked before each series; once true, the rest is left to the next run.
+            request: baselines to build of all series from the history before ``until``.
 
         Returns:
-            What was asked; None where nothing was asked, nothing was left to judge, or it was given up.
+            The requested baselines; None without a request, if nothing was left to evaluate, or if stopped.
 
         Raises:
-            StoreError: the database refused; what was not recorded is judged again.
+            StoreError: the database failed; what was not recorded is evaluated again.
         """
-        if self._until is not None and until < self._until:
-            # There is a gap in what was judged before. Judging anew waits for it to be filled.
+        if self._evaluated_until is not None and until < self._evaluated_until:
+            # A gap has opened in evaluated history. Wait until it is read before evaluating again.
             return None
-        if self._other_hours or self._store.findings_void():
-            self._begin_anew()
-        elif self._until == until:
+        if self._has_other_hours or self._store.findings_void():
+            self._reset()
+        elif self._evaluated_until == until:
             return None
-        # From now on, what is written of the time before makes the findings void: it may come after it was looked for.
+        # From here on, older windows that are written invalidate the results: this run may have read past them.
         self._store.begin_judging(until)
-        task = EvaluationTask(self._detector, until, question)
-        since = 0 if self._until is None else self._until - self._detector.rules.lookback_seconds
-        if question is not None:
-            since = min(since, question.since)
+        task = EvaluationTask(self._detector, until, request)
+        since = 0 if self._evaluated_until is None else self._evaluated_until - self._detector.rules.lookback_seconds
+        if request is not None:
+            since = min(since, request.since)
         keys = self._store.series()
-        histories = self._store.history(keys, since, until, marks_from=self._until or 0, at_once=_SERIES_AT_ONCE)
-        answers: list[SeriesBaselines] = []
-        with EvaluationWorker(task, self._quiet_log) as helper:
-            if not self._judge_all(task, histories, len(keys), helper, give_up, answers):
-                return None
+        histories = self._store.history(
+            keys, since, until, marks_from=self._evaluated_until or 0, at_once=_SERIES_AT_ONCE
+        )
+        with self._new_worker(task, self._quiet_log) as worker:
+            baselines = self._evaluate_all(task, histories, len(keys), worker, should_stop)
+        if baselines is None:
+            return None
         self._store.set_judged_until(until)
-        self._until = until
-        return None if question is None else answers
+        self._evaluated_until = until
+        return None if request is None else baselines
 
-    def _judge_all(
+    def _evaluate_all(
         self,
         task: EvaluationTask,
         histories: Iterator[StoredSeries],
-        series: int,
-        helper: EvaluationWorker,
-        give_up: Callable[[], bool],
-        answers: list[SeriesBaselines],
-    ) -> bool:
-        """Judge series, the helper some of them; whether all were judged before it was told to give up."""
-        found: list[EvaluationResult] = []
+        series_count: int,
+        worker: EvaluationWorker,
+        should_stop: Callable[[], bool],
+    ) -> Sequence[SeriesBaselines] | None:
+        """Evaluate and record all series, some of them in the worker; None if stopped before the end."""
+        baselines: list[SeriesBaselines] = []
+        results: list[EvaluationResult] = []
         done = hours = 0
-        while not give_up():
-            if helper.is_free():
-                # Fewer towards the end, so that neither process waits long for the other.
-                batch = list(islice(histories, max(1, min(_MOST_FOR_HELPER, (series - done) // 4))))
+        while not should_stop():
+            if worker.is_free():
+                # Smaller towards the end, so that neither process waits long for the other.
+                batch = list(islice(histories, max(1, min(_MAX_WORKER_BATCH, (series_count - done) // 4))))
                 done += len(batch)
-                found += helper.exchange(batch)
+                results += worker.exchange(batch)
             stored = next(histories, None)
             if stored is None:
-                self._record([*found, *helper.exchange([])], answers)
-                return True
-            found.append(evaluate_series(task, stored))
+                return [*baselines, *self._record([*results, *worker.exchange([])])]
+            results.append(evaluate_series(task, stored))
             done += 1
             hours += sum(bool(window.marks) for window in stored.windows)
-            if hours * (series / done - 1) > _WORTH_A_HELPER_HOURS:
-                helper.start()
-            if len(found) >= _SERIES_AT_ONCE:
-                self._record(found, answers)
-                found = []
-        self._record(found, answers)
-        return False
+            if hours * (series_count / done - 1) > self._worker_pays_hours:
+                worker.start()
+            if len(results) >= _SERIES_AT_ONCE:
+                baselines += self._record(results)
+                results = []
+        self._record(results)
+        return None
 
-    def _record(self, found: Sequence[EvaluationResult], answers: list[SeriesBaselines]) -> None:
-        """Store what was found, say what is worth saying about it, and add to the answers."""
-        self._store.record([judged.findings for judged in found if judged.findings is not None])
-        for judged in found:
-            self._tell(judged)
-            if judged.baselines is not None:
-                answers.append(judged.baselines)
+    def _record(self, results: Sequence[EvaluationResult]) -> list[SeriesBaselines]:
+        """Store and log results; returns their baselines."""
+        self._store.record([result.findings for result in results if result.findings is not None])
+        for result in results:
+            self._report(result)
+        return [result.baselines for result in results if result.baselines is not None]
 
-    def _begin_anew(self) -> None:
-        """Forget what was found, since it is void."""
+    def _reset(self) -> None:
+        """Delete all results: they are no longer valid."""
         self._store.forget_findings()
-        self._log.info("history_reevaluated", _OTHER_HOURS if self._other_hours else _READ_LATE)
-        self._other_hours = False
-        self._until = None
+        self._log.info("history_reevaluated", _OTHER_HOURS if self._has_other_hours else _READ_LATE)
+        self._has_other_hours = False
+        self._evaluated_until = None
 
-    def _tell(self, judged: EvaluationResult) -> None:
-        key = judged.key
-        if judged.forgotten is not None:
+    def _report(self, result: EvaluationResult) -> None:
+        key = result.key
+        if result.reset_reason is not None:
             self._log.warning(
                 "state_unreadable",
                 "the stored evaluation state of a series is unreadable; its history is evaluated from the beginning",
                 series=key,
-                error=judged.forgotten,
+                error=result.reset_reason,
             )
-        if judged.damage is not None:
+        if result.damage is not None:
             self._quiet_log.error(
                 "series_damaged",
                 "stored history of a series is damaged; it is not evaluated",
                 per=key,
                 series=key,
-                error=judged.damage,
+                error=result.damage,
             )
-        for changepoint in judged.accepted:
+        for changepoint in result.accepted:
             self._on_accepted()
             self._log.info(
                 "change_accepted",
@@ -190,11 +200,11 @@ class HistoryEvaluator:
                 span_name=key.span_name,
                 since=datetime.fromtimestamp(changepoint, UTC),
             )
-        if judged.released:
+        if result.released:
             self._log.info(
                 "quarantine_released",
                 "quarantined hours recur at this hour of day; they are part of the baseline now",
                 service_name=key.service_name,
                 span_name=key.span_name,
-                hours=judged.released,
+                hours=result.released,
             )

@@ -1,7 +1,6 @@
-"""The live edge of every series: its recent traces, its flag, and the verdict at each tick.
+"""The live edge of every series: recent traces, flag, and the verdict of each poll cycle.
 
-In memory only, but for the flags: what is older stands in the history, and after a restart the current window is read
-again.
+All of it is in memory. After a restart the evaluation window is read again; only flags are stored.
 """
 
 from collections import Counter
@@ -22,16 +21,16 @@ from exporter.model.span import SeriesKey, Span
 from exporter.runtime.telemetry import SkipReason
 
 _NS: Final = 1_000_000_000
-_MOST_TRACES: Final = 1_000_000
-"""Traces kept in memory over all series: ten bytes each, and some more for knowing them when they come again."""
+_MAX_TRACES: Final = 1_000_000
+"""Traces kept in memory over all series: ten bytes each, and about as much again to recognise duplicates."""
 _AHEAD_SECONDS: Final = 60
-"""What ended later than this is yet to come: clocks of traced services run ahead, and some are plainly wrong."""
+"""Spans that end later than this are left to later cycles: service clocks run ahead, and some are plainly wrong."""
 
 
 class SeenSpans:
-    """Knows the spans that were counted already, for as long as they may be read again.
+    """The spans that were counted already, for as long as they may be read again.
 
-    They are kept by the minute in which they ended, so that forgetting the old ones is dropping a set.
+    They are grouped by the minute in which they ended, so that forgetting old ones only drops sets.
     """
 
     _MINUTE_NS: Final = 60 * _NS
@@ -40,9 +39,9 @@ class SeenSpans:
         self._by_minute: dict[int, set[int]] = {}
 
     def is_new(self, span: Span) -> bool:
-        """Whether a span is met for the first time; from now on it is known."""
+        """Whether a span was not seen before; marks it as seen."""
         seen = self._by_minute.setdefault(span.end_ns // self._MINUTE_NS, set())
-        # Its hash alone: among a million spans two of the same 64 bits are as good as never met.
+        # The hash alone: two of a million spans practically never share 64 bits.
         identity = hash((span.trace_id, span.span_id))
         if identity in seen:
             return False
@@ -57,7 +56,7 @@ class SeenSpans:
 
 
 class _LiveSeries:
-    """One series at the live edge."""
+    """The live edge of one series."""
 
     __slots__ = (
         "exemplar",
@@ -85,12 +84,12 @@ class _LiveSeries:
 
 @dataclass(frozen=True, slots=True)
 class SeriesFlagChange:
-    """A flag rose or fell.
+    """A flag started firing or was resolved.
 
     Attributes:
         key: the series.
         event: what happened.
-        explanation: what speaks for a shift, where anything does.
+        explanation: evidence for a shift, if there is any.
     """
 
     key: SeriesKey
@@ -100,13 +99,13 @@ class SeriesFlagChange:
 
 @dataclass(frozen=True, slots=True)
 class TickResult:
-    """What a tick over all series found.
+    """The result of evaluating all series once.
 
     Attributes:
-        statuses: all series that belong on the page, by name.
-        changes: flags that rose or fell.
-        flags: the flags that are not what they were after the tick before; a flag that is down is forgotten.
-        suspects: hours that raised flags have touched.
+        statuses: the series to publish, by name.
+        changes: flags that started firing or were resolved.
+        flags: flags that differ from the tick before.
+        suspects: starts of hours that firing flags touch, Unix seconds.
     """
 
     statuses: tuple[SeriesStatus, ...]
@@ -116,7 +115,7 @@ class TickResult:
 
 
 class LiveEvaluator:
-    """All series at the live edge. Not for several threads."""
+    """The live edge of all series. Not thread-safe."""
 
     def __init__(
         self,
@@ -126,47 +125,47 @@ class LiveEvaluator:
         started_at: float,
         remembered_seconds: float,
         flags: Mapping[SeriesKey, Flag],
-        most_traces: int = _MOST_TRACES,
+        max_traces: int = _MAX_TRACES,
     ) -> None:
-        """Begin with an empty window.
+        """Start with empty windows.
 
         Args:
             settings: what a verdict depends on.
-            admit: says under which name a span's series is kept, or why it is not.
-            started_at: when the process began; what ended before fills the window but is not counted as judged.
-            remembered_seconds: how long spans are known after they ended; older ones are not taken in.
+            admit: returns the name under which a series is kept, or the reason for skipping it.
+            started_at: start of the process; spans that ended before fill the window but are not counted.
+            remembered_seconds: how long a span is remembered after its end; older ones are skipped.
             flags: the flags from before a restart.
-            most_traces: how many traces all windows together may hold.
+            max_traces: the most traces that all windows together may hold.
         """
         self._settings = settings
         self._admit = admit
         self._started_at = started_at
         self._remembered_seconds = remembered_seconds
-        self._most_traces = most_traces
+        self._max_traces = max_traces
         self._seen = SeenSpans()
-        self._known_since: float | None = None
+        self._remembered_since: float | None = None
         self._series = {key: _LiveSeries(flag) for key, flag in flags.items()}
-        self._unjudged: dict[SeriesKey, bytearray] = {}
-        self._unjudged_traces = 0
+        self._deferred: dict[SeriesKey, bytearray] = {}
+        self._deferred_traces = 0
 
     def flags(self) -> dict[SeriesKey, Flag]:
-        """The flags that are up."""
+        """The firing flags."""
         return {key: series.flag for key, series in self._series.items() if series.flag.firing}
 
-    def take_in(self, spans: Iterable[Span], now: float, book: BaselineTable) -> Counter[SkipReason]:
-        """Add spans to the windows they ended in, each once.
+    def add_spans(self, spans: Iterable[Span], now: float, table: BaselineTable) -> Counter[SkipReason]:
+        """Add the spans that were not added before.
 
         Args:
-            spans: what was read.
+            spans: the spans that were read.
             now: the time of the tick, Unix seconds.
-            book: the baselines in force.
+            table: the baselines.
 
         Returns:
-            How many were left out, by reason.
+            The number of skipped spans by reason.
         """
-        self._judge_belatedly(book)
+        self._evaluate_deferred(table)
         skipped: Counter[SkipReason] = Counter()
-        room = self._most_traces - sum(len(series.recent) for series in self._series.values())
+        room = self._max_traces - sum(len(series.recent) for series in self._series.values())
         oldest_ns = int(self._oldest(now) * _NS)
         newest_ns = int((now + _AHEAD_SECONDS) * _NS)
         for span in spans:
@@ -181,46 +180,46 @@ class LiveEvaluator:
                 skipped["memory_limit"] += 1
             else:
                 room -= 1
-                self._add(key, span, book)
-        self._known_since = now - self._remembered_seconds
-        self._seen.forget_before(self._known_since)
+                self._add(key, span, table)
+        self._remembered_since = now - self._remembered_seconds
+        self._seen.forget_before(self._remembered_since)
         return skipped
 
     def thin(self, slices: Slices, whole: Collection[SeriesKey] = ()) -> None:
-        """Keep only the traces that ended in some slices of time.
+        """Drop the traces that ended outside of some slices of time.
 
-        Where the traffic has become so dense that no more than those are read, the minutes before, of which more was
-        read, would otherwise outweigh the newest. What was counted stays counted.
+        Called when the traffic has become so dense that a smaller share of it is read. Otherwise the minutes before,
+        read at a larger share, would outweigh the newest. Counters keep their values.
 
         Args:
-            slices: what is read from now on.
-            whole: the series that are read whole all the same.
+            slices: the slices that are read from now on.
+            whole: series that are still read whole.
         """
         for key, series in self._series.items():
             if key not in whole:
                 series.recent.keep(slices.holds)
 
-    def per_hour(self, book: BaselineTable) -> dict[SeriesKey, float]:
-        """How many traces an hour the series usually have whose name is the one that Tempo knows."""
+    def traces_per_hour(self, table: BaselineTable) -> dict[SeriesKey, float]:
+        """The usual hourly traffic of each series that is not renamed, so that Tempo knows it by this name."""
         return {
-            key: usual.baseline.count / usual.baseline.windows
-            for key, usual in book.series.items()
-            if usual.baseline is not None and self._admit(key) == key
+            key: series.baseline.count / series.baseline.windows
+            for key, series in table.series.items()
+            if series.baseline is not None and self._admit(key) == key
         }
 
     def _oldest(self, now: float) -> float:
-        """The instant at or before which spans are not taken in: no window reaches further back.
+        """The instant at or before which spans are skipped: no evaluation window reaches further back.
 
-        From the second time on, what ended before spans are known may have been counted already; after a pause they
-        are known from before the pause, so that it leaves no hole.
+        After the first cycle, spans that are no longer remembered may have been counted already and are skipped, too.
+        During a pause nothing is forgotten, so that it leaves no hole.
         """
         oldest = now - max(self._settings.shift.max_window_seconds, self._remembered_seconds)
-        if self._known_since is None:
+        if self._remembered_since is None:
             return oldest
-        # A clock that was set back must not shut out what is new.
-        return max(oldest, min(self._known_since, now - self._remembered_seconds))
+        # After the clock was set back, new spans must not be skipped.
+        return max(oldest, min(self._remembered_since, now - self._remembered_seconds))
 
-    def _add(self, key: SeriesKey, span: Span, book: BaselineTable) -> None:
+    def _add(self, key: SeriesKey, span: Span, table: BaselineTable) -> None:
         series = self._series.get(key)
         if series is None:
             series = self._series[key] = _LiveSeries()
@@ -229,139 +228,140 @@ class LiveEvaluator:
         series.last_seen = max(series.last_seen, ended_at)
         series.recent.add(end_second(span.end_ns), bucket_of_ns(span.duration_ns))
         series.traces_total += ended_at >= self._started_at
-        threshold = book.of(key).outlier_threshold_seconds
+        threshold = table.get(key).outlier_threshold_seconds
         if threshold is not None and seconds > threshold:
-            self._note_outlier(series, Exemplar(span.trace_id, seconds, ended_at))
-        elif not book.known:
-            self._keep_unjudged(key, Exemplar(span.trace_id, seconds, ended_at))
+            self._add_outlier(series, Exemplar(span.trace_id, seconds, ended_at))
+        elif not table.is_built:
+            self._defer(key, Exemplar(span.trace_id, seconds, ended_at))
 
-    def _note_outlier(self, series: _LiveSeries, outlier: Exemplar) -> None:
+    def _add_outlier(self, series: _LiveSeries, outlier: Exemplar) -> None:
         series.outliers = series.outliers.with_one_more(outlier)
         if series.exemplar is None or outlier.at >= series.exemplar.at:
             series.exemplar = outlier
         series.outliers_total += outlier.at >= self._started_at
 
-    def _keep_unjudged(self, key: SeriesKey, trace: Exemplar) -> None:
-        """Keep a trace until it is known what is usual, or it would never be told whether it is an outlier."""
-        if self._unjudged_traces >= self._most_traces:
-            # Of so many only the latest are of use.
-            self._unjudged.clear()
-            self._unjudged_traces = 0
-        self._unjudged.setdefault(key, bytearray()).extend(trace.packed())
-        self._unjudged_traces += 1
+    def _defer(self, key: SeriesKey, trace: Exemplar) -> None:
+        """Keep a trace until its threshold is known; duplicates are skipped, so there is no second chance."""
+        if self._deferred_traces >= self._max_traces:
+            # Of so many traces only the latest matter.
+            self._deferred.clear()
+            self._deferred_traces = 0
+        self._deferred.setdefault(key, bytearray()).extend(trace.packed())
+        self._deferred_traces += 1
 
-    def _judge_belatedly(self, book: BaselineTable) -> None:
-        """Once it is known what is usual, tell the outliers among the traces that were kept until then."""
-        if not book.known:
+    def _evaluate_deferred(self, table: BaselineTable) -> None:
+        """Find the outliers among the deferred traces once thresholds are known."""
+        if not table.is_built:
             return
-        for key, packed in self._unjudged.items():
-            threshold = book.of(key).outlier_threshold_seconds
+        for key, packed in self._deferred.items():
+            threshold = table.get(key).outlier_threshold_seconds
             if threshold is not None and key in self._series:
                 for trace in Exemplar.unpack_all(packed):
                     if trace.seconds > threshold:
-                        self._note_outlier(self._series[key], trace)
-        self._unjudged.clear()
-        self._unjudged_traces = 0
+                        self._add_outlier(self._series[key], trace)
+        self._deferred.clear()
+        self._deferred_traces = 0
 
-    def tick(self, now: float, book: BaselineTable) -> TickResult:
-        """Judge all series; as long as that is not possible, look at them only, and leave flags as they are.
+    def tick(self, now: float, table: BaselineTable) -> TickResult:
+        """Evaluate all series. Without evaluated history there are no verdicts, and flags stay as they are.
 
         Args:
             now: the time of the tick, Unix seconds.
-            book: the baselines in force.
+            table: the baselines.
         """
-        if not book.judged:
+        if not table.is_evaluated:
             for series in self._series.values():
                 series.recent.discard(now, self._settings.shift)
                 series.score = series.explanation = None
-            return TickResult(self.hold(now, now, book), (), {}, {})
+            return TickResult(self.hold(now, now, table), (), {}, {})
         statuses: list[SeriesStatus] = []
         changes: list[SeriesFlagChange] = []
         flags: dict[SeriesKey, Flag] = {}
         suspects: dict[SeriesKey, tuple[int, ...]] = {}
         parameters = self._settings.shift
-        for key, series, usual in self._on_page(now, book):
+        for key, series, expected in self._published(now, table):
             series.recent.discard(now, parameters)
-            found = tick(series.recent, now, book.schedule(key), series.flag, parameters)
+            found = tick(series.recent, now, table.schedule(key), series.flag, parameters)
             if found.flag != series.flag:
                 flags[key] = series.flag = found.flag
             series.score = None if found.verdict is None else found.verdict.score
             series.explanation = None
-            if found.verdict is not None and found.verdict.evidence is not None and usual.baseline is not None:
-                series.explanation = Explanation.of(found.verdict.evidence, usual.baseline, parameters)
+            if found.verdict is not None and found.verdict.evidence is not None and expected.baseline is not None:
+                series.explanation = Explanation.of(found.verdict.evidence, expected.baseline, parameters)
             if found.event is not None:
                 changes.append(SeriesFlagChange(key, found.event, series.explanation))
             if found.suspects:
                 suspects[key] = found.suspects
-            statuses.append(self._status(key, series, usual, found.window, now, book))
+            statuses.append(self._status(key, series, expected, found.window, now, table))
         return TickResult(tuple(statuses), tuple(changes), flags, suspects)
 
-    def hold(self, judged_at: float | None, now: float, book: BaselineTable) -> tuple[SeriesStatus, ...]:
-        """The series without a new verdict: raised flags stay, and so does what was found last while it counts.
+    def hold(self, evaluated_at: float | None, now: float, table: BaselineTable) -> tuple[SeriesStatus, ...]:
+        """Return the series without a new verdict: flags stay as they are, and so do the last verdicts.
 
         Args:
-            judged_at: when they were last judged, if that window still stands for the present.
+            evaluated_at: when they were last evaluated; None if that is too long ago to publish the window.
             now: Unix seconds.
-            book: the baselines in force.
+            table: the baselines.
         """
-        self._judge_belatedly(book)
+        self._evaluate_deferred(table)
         return tuple(
             self._status(
                 key,
                 series,
-                usual,
-                None if judged_at is None else series.recent.view(judged_at, self._settings.shift),
-                now if judged_at is None else judged_at,
-                book,
+                expected,
+                None if evaluated_at is None else series.recent.view(evaluated_at, self._settings.shift),
+                now if evaluated_at is None else evaluated_at,
+                table,
             )
-            for key, series, usual in self._on_page(now, book)
+            for key, series, expected in self._published(now, table)
         )
 
-    def _on_page(self, now: float, book: BaselineTable) -> Iterator[tuple[SeriesKey, _LiveSeries, SeriesBaseline]]:
-        """The series that were seen of late, by name; once the history has its say, the others are forgotten."""
+    def _published(self, now: float, table: BaselineTable) -> Iterator[tuple[SeriesKey, _LiveSeries, SeriesBaseline]]:
+        """The series seen recently enough to be published, by name; forgets the others once the table is built."""
         oldest = now - self._settings.stale_after_seconds
-        for key in sorted(self._series.keys() | book.series.keys()):
+        for key in sorted(self._series.keys() | table.series.keys()):
             series = self._series.get(key)
-            usual = book.of(key)
-            if max(series.last_seen if series else 0.0, usual.last_seen) >= oldest or (series and series.flag.firing):
-                yield key, series or _LiveSeries(), usual
-            elif series and book.known:
+            expected = table.get(key)
+            last_seen = max(series.last_seen if series else 0.0, expected.last_seen)
+            if last_seen >= oldest or (series and series.flag.firing):
+                yield key, series or _LiveSeries(), expected
+            elif series and table.is_built:
                 del self._series[key]
 
     def _status(
         self,
         key: SeriesKey,
         series: _LiveSeries,
-        usual: SeriesBaseline,
+        expected: SeriesBaseline,
         window: View | None,
         now: float,
-        book: BaselineTable,
+        table: BaselineTable,
     ) -> SeriesStatus:
-        """What is known of a series; without a window, nothing is known of the present but that its flag is up.
+        """The status of a series; without a window, of the present only the flag is known.
 
-        That it is up is also all there is of a verdict as long as none can be made.
+        Without evaluated history, a firing flag is published although there is no verdict.
         """
         oldest_outlier = now - self._settings.shift.window_seconds
         has_outlier = series.exemplar is not None and series.exemplar.at > oldest_outlier
-        shift = series.flag.firing if usual.thresholds is not None else None
-        if not book.judged and series.flag.firing:
+        shift = series.flag.firing if expected.thresholds is not None else None
+        if not table.is_evaluated and series.flag.firing:
             shift = True
         return SeriesStatus(
             key=key,
-            baseline=usual.baseline,
-            outlier_threshold_seconds=usual.outlier_threshold_seconds,
+            baseline=expected.baseline,
+            outlier_threshold_seconds=expected.outlier_threshold_seconds,
             current_traces=None if window is None else window.traces,
             current_p50_seconds=window.quantile_seconds(0.5) if window is not None and window.traces else None,
             current_p95_seconds=window.quantile_seconds(0.95) if window is not None and window.traces else None,
             score=None if window is None else series.score,
             shift=shift,
-            outlier=has_outlier if window is not None and usual.baseline is not None else None,
+            outlier=has_outlier if window is not None and expected.baseline is not None else None,
             since=series.flag.since if shift else None,
-            changepoint=usual.changepoint,
+            changepoint=expected.changepoint,
             traces_total=series.traces_total,
             outliers_total=series.outliers_total,
             exemplar=series.exemplar,
             outliers=series.outliers,
             explanation=None if window is None else series.explanation,
-            known=book.known,
+            is_baseline_known=table.is_built,
         )

@@ -1,43 +1,37 @@
-"""Keeps the books: what is usual for every series in the present hour, worked out beside the poller.
+"""Keeps the baseline table of the current hour up to date, in a thread beside the poller.
 
-One thread does that, and the book of the present hour comes before anything else. The poller only ever asks for it.
-Where it is not there, at the start or after a jump of the clock, the poller waits for a moment, which is all it takes
-where there are few series, and goes on with what is known. While history still comes in, the book is renewed from time
-to time; shortly before the hour turns, the next one is prepared.
+The table of the current hour comes first. Once it is there, settled hours are evaluated and the table is renewed as
+history arrives, at a bounded share of one processor. Shortly before the hour ends, the next table is prepared.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import takewhile
 from typing import Final
-
-import msgspec
 
 from exporter import __version__
 from exporter.detection.detector import Detector
-from exporter.detection.flag import INACTIVE, Flag
-from exporter.evaluation.baseline_table import BaselineCache, BaselineTable, SeriesBaseline, decode_table, encode_table
+from exporter.evaluation.baseline_table import BaselineCache, BaselineTable
 from exporter.evaluation.history import HistoryEvaluator
-from exporter.evaluation.series import BaselineRequest, SeriesBaselines, build_baselines, judged_far_enough
 from exporter.evaluation.settings import EvaluationSettings
-from exporter.evaluation.snapshot import HistoryFacts, Snapshot
+from exporter.evaluation.snapshot import HistoryFacts
+from exporter.evaluation.table_builder import BaselineTableBuilder
+from exporter.evaluation.wakeup import Wakeup
+from exporter.ingest.backfill_status import BackfillStatus
 from exporter.model.hours import CivilHour, HourClock
-from exporter.model.span import SeriesKey
 from exporter.runtime.logs import Log
 from exporter.store import Store, StoreError
 
 _PREPARE_SECONDS: Final = 300
-"""So long before the hour turns, the next hour's book is worked out."""
+"""The next table is prepared this long before its hour starts."""
 _LOOK_SECONDS: Final = 2.0
 _PAUSE_AFTER_FAILURE_SECONDS: Final = 60.0
-_PAUSE_WITHOUT_BOOK_SECONDS: Final = 10.0
-"""After a failure, where the poller goes without the book of the hour."""
-_LONGEST_PAUSE_SECONDS: Final = 300.0
-_SAY_AGAIN_SECONDS: Final = 600.0
+_PAUSE_WITHOUT_TABLE_SECONDS: Final = 10.0
+"""Shorter, because after a failure the poller has no table for the hour."""
+_MAX_PAUSE_SECONDS: Final = 300.0
+_REPEAT_SECONDS: Final = 600.0
 _WORK_SHARE: Final = 0.1
-"""While history still comes in, the book is kept up with it for this share of one processor at most."""
+"""Renewals during a backfill use at most this share of one processor."""
 
 
 def _never() -> bool:
@@ -45,12 +39,15 @@ def _never() -> bool:
 
 
 class BaselineManager:
-    """Judges the stored history and keeps the book of the present hour."""
+    """Schedules the work on baseline tables and hands out the current one.
+
+    :meth:`run` and the methods it calls belong to one thread; everything else is thread-safe.
+    """
 
     def __init__(
         self,
         store: Store,
-        clock: HourClock,
+        hour_clock: HourClock,
         settings: EvaluationSettings,
         *,
         settled_until: Callable[[], int],
@@ -59,305 +56,266 @@ class BaselineManager:
         log: Log,
         basis: str = "",
         patience_seconds: float = 0.0,
+        on_table_changed: Callable[[], None] = lambda: None,
+        backfill_status: Callable[[], BackfillStatus | None] = lambda: None,
+        wakeup: Wakeup | None = None,
     ) -> None:
-        """Take stock of the history; nothing is judged, and there is no book yet.
+        """Count the stored history; nothing is evaluated and there is no table yet.
 
         Args:
             store: the history.
-            clock: tells the local hours.
+            hour_clock: local hours.
             settings: what a verdict depends on.
-            settled_until: the instant up to which the ledger has no gap; later hours are not judged yet.
-            on_accepted: is told of each lasting change that became the new normal.
+            settled_until: the instant before which the ledger has no gap, Unix seconds; later hours are not evaluated.
+            on_accepted: called for each lasting change that was accepted as the new baseline.
             monotonic: seconds that never jump.
-            log: takes what is accepted and released.
-            basis: what a book rests on besides the history and the settings: the calendar.
-            patience_seconds: how long to wait for a book that is asked for and not there, once for each hour.
+            log: receives the progress of the evaluation.
+            basis: identifies what a table depends on besides the history and the settings: the calendar.
+            patience_seconds: how long :meth:`table` waits in total for the table of each hour.
+            on_table_changed: called when a table should be published without waiting for the next poll: a reader has
+                missed it, or it is the first that covers a complete ledger. Not for every renewal: during a backfill
+                those may follow each other within seconds, and each poll costs Tempo several searches.
+            backfill_status: the present state of the ledger; None if backfill is disabled.
+            wakeup: ends the pauses of :meth:`run`.
         """
-        self._store = store
-        self._clock = clock
-        self._basis = f"{__version__} {settings!r} {basis}"
-        self._settings = settings
-        self._detector = Detector(settings.fallback, settings.shift, clock)
-        self._quiet_log = log.limited(_SAY_AGAIN_SECONDS, monotonic)
-        self._past = HistoryEvaluator(store, self._detector, on_accepted, log, self._quiet_log)
-        self._settled_until = settled_until
+        self._hour_clock = hour_clock
         self._monotonic = monotonic
         self._log = log
-        self._shelf = BaselineCache(patience_seconds, monotonic, self._tell_missed)
+        self._quiet_log = log.limited(_REPEAT_SECONDS, monotonic)
+        detector = Detector(settings.fallback, settings.shift, hour_clock)
+        self._builder = BaselineTableBuilder(
+            store,
+            detector,
+            HistoryEvaluator(store, detector, on_accepted, log, self._quiet_log),
+            settings,
+            settled_until=settled_until,
+            basis=f"{__version__} {settings!r} {basis}",
+            quiet_log=self._quiet_log,
+        )
+        self._on_table_changed = on_table_changed
+        self._backfill_status = backfill_status
+        self._backfill_at_start: BackfillStatus | None = None
+        self._wakeup = Wakeup() if wakeup is None else wakeup
+        self._cache = BaselineCache(patience_seconds, monotonic, self._log_missed)
         self._facts = HistoryFacts()
-        self._measure()
-        self._news = threading.Event()
-        # Whatever was kept from before a restart is to be looked over.
-        self._news.set()
+        self._count_history()
+        self._has_news = threading.Event()
+        self._is_urgent = threading.Event()
+        # The history may have changed since a stored table was built.
+        self._has_news.set()
 
     # For the poller
 
-    def book(self, now: float) -> BaselineTable:
-        """The baselines in force at an instant.
+    def table(self, now: float) -> BaselineTable:
+        """The baseline table for an instant.
 
-        Where those of its hour are not there, and do not come within the patience, those of another hour stay in force;
-        at the start, where there are none, it is not known yet what is usual.
-        """
-        return self._shelf.get(self._clock.hour(int(now)).start)
-
-    def wait_for_book(self, seconds: float) -> bool:
-        """Wait, at most for so long, for the book that was asked for last and was not there; whether it has come."""
-        return self._shelf.wait_for_missed(seconds)
-
-    def _tell_missed(self, book: BaselineTable) -> None:
-        self._log.info(
-            "baseline_pending",
-            "what is usual at this hour is being worked out; until then, what was known stays in force"
-            if book.known
-            else "what is usual at this hour is being worked out; until then there are no baselines and no verdicts",
-        )
-
-    def describe(self, snapshot: Snapshot) -> Snapshot:
-        """A snapshot with what is known of the history filled in."""
-        return replace(snapshot, history=self._facts)
-
-    def remember(self, flags: Mapping[SeriesKey, Flag], suspects: Mapping[SeriesKey, Sequence[int]]) -> None:
-        """Keep flags and suspect hours over a restart."""
-        if not flags and not suspects:
-            return
-        kept = {key: None if flag == INACTIVE else msgspec.json.encode(flag).decode() for key, flag in flags.items()}
-        try:
-            self._store.remember(kept, suspects)
-        except StoreError as error:
-            self._quiet_log.error(
-                "flags_not_saved", "cannot save flags; they would not survive a restart now", error=error
-            )
-
-    def flags(self) -> dict[SeriesKey, Flag]:
-        """The flags from before a restart."""
-        known = {}
-        for key, text in self._store.flags().items():
-            try:
-                known[key] = msgspec.json.decode(text, type=Flag)
-            except msgspec.DecodeError as error:
-                self._log.warning(
-                    "flag_unreadable", "a stored flag is unreadable; it is inactive now", series=key, error=error
-                )
-        return known
-
-    # For the ledger
-
-    def windows_written(self) -> None:
-        """There is more history: keep up with it soon. For any thread."""
-        self._news.set()
-
-    # Its own work
-
-    def run(self, stop: threading.Event, clock: Callable[[], float]) -> None:
-        """Keep the books until stopped.
+        If the table of its hour is not there within the patience, the table of another hour stays in use; before the
+        first one it is :data:`.baseline_table.EMPTY_TABLE`.
 
         Args:
-            stop: ends this soon.
+            now: Unix seconds.
+        """
+        return self._cache.get(self._hour_clock.hour(int(now)).start)
+
+    def facts(self) -> HistoryFacts:
+        """Totals of the stored history; at least as recent as the table in use."""
+        return self._facts
+
+    # For the backfill
+
+    def notify_windows_written(self) -> None:
+        """Schedule an evaluation of the new history, at the regular pace."""
+        self._has_news.set()
+
+    def notify_backfill_complete(self) -> None:
+        """Evaluate the new history at once: no settled window is left unread."""
+        self._is_urgent.set()
+        self._has_news.set()
+        self._wakeup.set()
+
+    # The scheduler
+
+    def run(self, stop: threading.Event, clock: Callable[[], float]) -> None:
+        """Keep the table up to date until stopped.
+
+        Args:
+            stop: ends the loop soon once set.
             clock: Unix seconds.
         """
         try:
-            self._keep_books(stop, clock)
+            self._backfill_at_start = self._backfill_status()
+            self._run(stop, clock)
         finally:
-            self._shelf.close()
+            self._cache.close()
 
-    def _keep_books(self, stop: threading.Event, clock: Callable[[], float]) -> None:
-        def has_book() -> bool:
-            return self._has_book(clock())
-
-        def has_news() -> bool:
-            # Where no history is read, hours settle without a word.
-            return self._news.is_set() or not self._past.has_judged(self._judgeable(self._clock.hour(int(clock()))))
+    def _run(self, stop: threading.Event, clock: Callable[[], float]) -> None:
+        def has_table() -> bool:
+            return self._has_table(clock())
 
         resume_at = retry_at = self._monotonic()
         while True:
             began = self._monotonic()
-            renewed = False
+            is_renewed = False
             try:
                 if began < retry_at:
                     pass
-                elif not has_book():
-                    self.open_book(clock(), stop.is_set)
-                elif began >= resume_at and has_news():
-                    # However long that takes: if the hour turns meanwhile, its book comes first.
-                    renewed = self.catch_up(clock(), lambda: stop.is_set() or not has_book())
+                elif not has_table():
+                    self.open_table(clock(), stop.is_set)
+                elif (began >= resume_at or self._is_urgent.is_set()) and self._is_behind(clock()):
+                    # This may take minutes. If the hour turns in between, its table comes first.
+                    is_renewed = self.catch_up(clock(), lambda: stop.is_set() or not has_table())
                 else:
-                    self.prepare(clock(), stop.is_set)
+                    self.prepare_next_table(clock(), stop.is_set)
             except StoreError as error:
                 self._quiet_log.error(
                     "baseline_failed", "cannot build baselines; keeping the previous ones", error=error
                 )
-                retry_at = began + (_PAUSE_AFTER_FAILURE_SECONDS if has_book() else _PAUSE_WITHOUT_BOOK_SECONDS)
-            except Exception:  # noqa: BLE001 - a defect of ours must neither end the loop nor go unseen
+                retry_at = began + (_PAUSE_AFTER_FAILURE_SECONDS if has_table() else _PAUSE_WITHOUT_TABLE_SECONDS)
+            except Exception:  # noqa: BLE001 - a bug must neither end the loop nor go unnoticed
                 self._log.exception("baseline_crashed", "building baselines failed unexpectedly")
                 retry_at = began + _PAUSE_AFTER_FAILURE_SECONDS
-            if renewed:
+            if is_renewed:
                 ended = self._monotonic()
-                resume_at = ended + min(_LONGEST_PAUSE_SECONDS, (ended - began) * (1 / _WORK_SHARE - 1))
-            if stop.wait(_LOOK_SECONDS):
+                resume_at = ended + min(_MAX_PAUSE_SECONDS, (ended - began) * (1 / _WORK_SHARE - 1))
+            self._wakeup.wait(_LOOK_SECONDS, stop)
+            if stop.is_set():
                 return
 
-    def _has_book(self, now: float) -> bool:
-        return self._shelf.has(self._clock.hour(int(now)).start)
-
-    def open_book(self, now: float, give_up: Callable[[], bool] = _never) -> None:
-        """Put the book of the present hour in force, unless it is: the stored one, or it is worked out.
+    def open_table(self, now: float, should_stop: Callable[[], bool] = _never) -> None:
+        """Put the table of the current hour into use unless it is: the stored one, or a new one.
 
         Args:
             now: Unix seconds.
-            give_up: asked before each series; once it says yes, all is left as it was.
+            should_stop: asked before each series; once true, nothing changes.
 
         Raises:
             StoreError: the database cannot be read.
         """
-        if self._has_book(now):
+        if self._has_table(now):
             return
-        hour = self._clock.hour(int(now))
+        hour = self._hour(now)
         began = self._monotonic()
-        self._measure()
-        book = kept = self._kept(hour)
-        if book is None:
-            with self._heeding_news():
-                book = self._work_out(hour, give_up)
-        if kept is not None or book is None or not self._past.has_judged(self._judgeable(hour)):
-            self._news.set()
-        if book is None:
+        backfill = self._backfill_status()
+        is_counted = self._count_history()
+        # A restart need not wait for a new build: the next catch-up renews the stored table.
+        table = stored = self._builder.load(hour)
+        if stored is not None:
+            backfill = self._backfill_at_start
+        else:
+            self._has_news.clear()
+            try:
+                table = self._builder.build(hour, should_stop)
+            except BaseException:
+                self._has_news.set()
+                raise
+        if stored is not None or table is None or not self._builder.is_evaluated(hour):
+            self._has_news.set()
+        if table is None:
             return
-        if self._shelf.put(book):
-            self._log.info(
-                "baseline_ready", "baseline for this hour is ready", seconds=round(self._monotonic() - began, 1)
-            )
-        if kept is None:
-            self._keep(book)
+        table = self._labelled(table, backfill, is_counted=is_counted)
+        covers_more = self._is_first_complete(table)
+        is_missed = self._cache.put(table)
+        if is_missed:
+            seconds = round(self._monotonic() - began, 1)
+            self._log.info("baseline_ready", "baseline for this hour is ready", seconds=seconds)
+        if is_missed or covers_more:
+            self._on_table_changed()
+        if stored is None:
+            self._builder.save(table)
 
-    def catch_up(self, now: float, give_up: Callable[[], bool] = _never) -> bool:
-        """Judge what has settled, and renew the book of the present hour.
+    def catch_up(self, now: float, should_stop: Callable[[], bool] = _never) -> bool:
+        """Evaluate the hours that have settled, and renew the table of the current hour.
 
         Args:
             now: Unix seconds.
-            give_up: once it says yes, as much as is judged by then is kept, and no book is renewed.
+            should_stop: once true, what is evaluated by then is kept and the table is not renewed.
 
         Returns:
-            Whether all of that was done.
+            Whether everything was done.
 
         Raises:
-            StoreError: the database refused.
+            StoreError: the database failed.
         """
-        hour = self._clock.hour(int(now))
-        with self._heeding_news():
-            until = self._judgeable(hour)
-            # Whoever judges has the same history at hand that the book is made of, if that ends where judging does.
-            question = self._question(hour, judged=True) if until == hour.start else None
-            answers = self._past.catch_up(until, give_up, question)
-            if question is None or answers is None:
-                book = self._work_out(hour, give_up)
-            else:
-                book = self._bound(question, answers)
-        if book is None:
-            self._news.set()
+        backfill = self._backfill_status()
+        is_urgent = self._is_urgent.is_set()
+        self._has_news.clear()
+        self._is_urgent.clear()
+        table: BaselineTable | None = None
+        try:
+            table = self._builder.evaluate_and_build(self._hour(now), should_stop)
+        finally:
+            if table is None:
+                self._has_news.set()
+                if is_urgent:
+                    self._is_urgent.set()
+        if table is None:
             return False
-        if not self._shelf.renew(book):
-            # Meanwhile the hour has turned, and the book that is in force by now knows less than this one.
-            self._news.set()
-        self._measure()
-        self._keep(book)
+        # Counted before the table is put into use, so that no snapshot shows new baselines beside old totals.
+        table = self._labelled(table, backfill, is_counted=self._count_history())
+        covers_more = self._is_first_complete(table)
+        if not self._cache.renew(table):
+            # The hour has turned, and the table in use was built from older history.
+            self._has_news.set()
+        elif covers_more:
+            self._on_table_changed()
+        self._builder.save(table)
         return True
 
-    def prepare(self, now: float, give_up: Callable[[], bool] = _never) -> None:
-        """If the hour is about to turn, work out the next one's book.
+    def prepare_next_table(self, now: float, should_stop: Callable[[], bool] = _never) -> None:
+        """Build the table of the next hour if that starts soon.
 
         Args:
             now: Unix seconds.
-            give_up: asked before each series; once it says yes, there is none yet.
+            should_stop: asked before each series; once true, nothing is prepared.
 
         Raises:
             StoreError: the database cannot be read.
         """
-        hour = self._clock.hour(int(now))
-        if hour.end - now > _PREPARE_SECONDS or self._has_book(hour.end):
+        hour = self._hour(now)
+        if hour.end - now > _PREPARE_SECONDS or self._has_table(hour.end):
             return
-        book = self._work_out(self._clock.hour(hour.end), give_up)
-        if book is None:
+        backfill = self._backfill_status()
+        table = self._builder.build(self._hour_clock.hour(hour.end), should_stop)
+        if table is None:
             return
-        self._shelf.prepare(book)
-        self._measure()
-        self._keep(book)
+        self._cache.prepare(self._labelled(table, backfill, is_counted=self._count_history()))
+        self._builder.save(table)
 
-    def _work_out(self, hour: CivilHour, give_up: Callable[[], bool]) -> BaselineTable | None:
-        """What is usual in an hour, and in those before it that the current window reaches into; None if given up."""
-        question = self._question(hour, judged=judged_far_enough(self._past.until, hour.start))
-        histories = self._store.history(self._store.series(), question.since, hour.start)
-        wanted = takewhile(lambda _: not give_up(), histories)
-        book = self._bound(question, (build_baselines(question, stored, self._detector) for stored in wanted))
-        return None if give_up() else book
+    def _hour(self, now: float) -> CivilHour:
+        return self._hour_clock.hour(int(now))
 
-    @contextmanager
-    def _heeding_news(self) -> Iterator[None]:
-        """What has become of the history by now is being seen to, unless that fails."""
-        self._news.clear()
+    def _has_table(self, now: float) -> bool:
+        return self._cache.has(self._hour(now).start)
+
+    def _is_behind(self, now: float) -> bool:
+        """Whether there is history that the table in use does not cover."""
+        status = self._backfill_status()
+        if status is not None and status.progress.complete and not self._cache.current.covers(status):
+            return True
+        # If backfill is disabled, hours settle without a notification.
+        return self._has_news.is_set() or not self._builder.is_evaluated(self._hour(now))
+
+    def _labelled(self, table: BaselineTable, backfill: BackfillStatus | None, *, is_counted: bool) -> BaselineTable:
+        """Record in a table which state of the ledger it covers; without new totals, no newer one than before."""
+        return replace(table, backfill=backfill if is_counted else self._cache.current.backfill)
+
+    def _is_first_complete(self, table: BaselineTable) -> bool:
+        """Whether a table covers a complete ledger and the table in use does not."""
+        status = table.backfill
+        return status is not None and status.progress.complete and not self._cache.current.covers(status)
+
+    def _count_history(self) -> bool:
         try:
-            yield
-        except BaseException:
-            self._news.set()
-            raise
-
-    def _judgeable(self, hour: CivilHour) -> int:
-        """Up to when the past can be judged in an hour: hours are judged whole, however short the ledger's windows."""
-        return self._clock.hour(min(self._settled_until(), hour.start)).start
-
-    def _question(self, hour: CivilHour, *, judged: bool) -> BaselineRequest:
-        """What the book of an hour needs to know of every series."""
-        hours = self._within_reach(hour)
-        since = hours[0].start - self._settings.fallback.lookback_seconds
-        return BaselineRequest(hours, since, self._settings.outlier, judged)
-
-    def _bound(self, question: BaselineRequest, answers: Iterable[SeriesBaselines]) -> BaselineTable:
-        """The book that answers make, with those of the earlier hours."""
-        pages: list[dict[SeriesKey, SeriesBaseline]] = [{} for _ in question.hours]
-        for key, usual, damage in answers:
-            if damage is not None:
-                self._quiet_log.error(
-                    "baseline_damaged",
-                    "stored history of a series is damaged; it has no baseline",
-                    per=key,
-                    series=key,
-                    error=damage,
-                )
-            for page, baseline in zip(pages, usual, strict=False):
-                page[key] = baseline
-        book: BaselineTable | None = None
-        for hour, page in zip(question.hours, pages, strict=True):
-            book = BaselineTable(hour.start, page, before=book, judged=question.judged)
-        assert book is not None, "an hour is within its own reach"  # noqa: S101
-        return book
-
-    def _keep(self, book: BaselineTable) -> None:
-        """Store a book, once there is nothing left to wait for."""
-        if book.judged:
-            self._store.save_book(book.start, encode_table(book, self._basis))
-
-    def _kept(self, hour: CivilHour) -> BaselineTable | None:
-        """The stored book of an hour; it is renewed soon, but a restart does not wait for that."""
-        data = self._store.book(hour.start)
-        return None if data is None else decode_table(data, self._basis)
-
-    def _within_reach(self, hour: CivilHour) -> list[CivilHour]:
-        """The hours, oldest first, that a window may reach into while the given one lasts; that one comes last."""
-        hours = [hour]
-        while hours[0].start > hour.start - self._settings.shift.max_window_seconds:
-            hours.insert(0, self._clock.hour(hours[0].start - 1))
-        return hours
-
-    def _measure(self) -> None:
-        """Take stock of the history that the book in force knows."""
-        try:
-            totals = self._store.totals()
+            self._facts = self._builder.count_history()
         except StoreError as error:
             self._quiet_log.error("history_stats_failed", "cannot count the stored history", error=error)
-            return
-        self._facts = HistoryFacts(
-            windows=totals.windows,
-            traces=totals.traces,
-            oldest_trace_at=totals.oldest_window_start,
-            storage_bytes=self._store.size_bytes(),
-            quarantined_windows=totals.quarantined,
+            return False
+        return True
+
+    def _log_missed(self, table: BaselineTable) -> None:
+        self._log.info(
+            "baseline_pending",
+            "the baselines for this hour are being built; until then the previous ones are used"
+            if table.is_built
+            else "the baselines for this hour are being built; until then there are no baselines and no verdicts",
         )

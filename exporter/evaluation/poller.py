@@ -1,88 +1,66 @@
-"""The poller's cycle: read the live edge, judge every series, publish.
+"""The poll cycle: read the live edge, evaluate every series, publish a snapshot.
 
-The edge overlaps itself from one cycle to the next, since traces arrive late; each is counted once. A cycle that takes
-longer than the interval makes the next tick be skipped and not queued. While Tempo does not answer, nothing is judged:
-what is not known is neither slow nor fast.
+Readings overlap because traces arrive late; each span is counted once. A cycle that takes longer than the interval
+skips ticks instead of queueing them. While Tempo does not answer, nothing is evaluated and flags stay as they are.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, Protocol
 
 from exporter.detection.flag import Flag, FlagEvent
 from exporter.evaluation.baseline_table import BaselineTable
+from exporter.evaluation.cycle_reader import CycleReader, CycleReading
 from exporter.evaluation.live import LiveEvaluator, SeriesFlagChange
-from exporter.evaluation.snapshot import SeriesStatus, Snapshot
+from exporter.evaluation.settings import PollSettings
+from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
+from exporter.evaluation.wakeup import Wakeup
+from exporter.ingest.backfill_status import BackfillStatus
 from exporter.ingest.live_reader import LiveReader
-from exporter.ingest.sampling import WHOLE
-from exporter.ingest.settings import Budget
-from exporter.model.span import SeriesKey, Span
+from exporter.model.span import SeriesKey
 from exporter.runtime.logs import Log
 from exporter.runtime.telemetry import Telemetry
 from exporter.tempo.errors import StoppedError, TempoError
 
-_WARN_AGAIN_SECONDS: Final = 600
-_FUTURE_SECONDS: Final = 2
-"""How far beyond now a search reaches: clocks of traced services run ahead, and Tempo's seconds are whole."""
+_REPEAT_SECONDS: Final = 600
 _JUMP_SECONDS: Final = 10
-"""A clock that is further off than this from one cycle to the next was set, or the machine slept."""
-
-
-@dataclass(frozen=True, slots=True)
-class PollSettings:
-    """How the live edge is read.
-
-    Attributes:
-        interval_seconds: from one cycle to the next.
-        lookback_seconds: how far back a cycle reads.
-        window_seconds: the evaluation window; the first cycle reads all of it.
-        max_window_seconds: how far back the window of a series with little traffic reaches; the first cycle reads so
-            far back where that is affordable, so that a restart costs no blindness.
-        affordable_traces: how many traces that may be.
-        budget: what one cycle may cost Tempo.
-    """
-
-    interval_seconds: float
-    lookback_seconds: float
-    window_seconds: float
-    max_window_seconds: float
-    affordable_traces: int
-    budget: Budget
-
-    @property
-    def remembered_seconds(self) -> float:
-        """How long spans are known after they ended, so that none is counted twice."""
-        return max(self.lookback_seconds, self.window_seconds) + 2 * self.interval_seconds
+"""If the clock gains or loses more than this between cycles, it was set or the machine slept."""
 
 
 class BaselineSource(Protocol):
-    """What the stored history knows, for the poller."""
+    """What the poller needs of the stored history."""
 
-    def book(self, now: float) -> BaselineTable:
-        """The baselines in force at an instant; must not raise, nor wait for long."""
+    def table(self, now: float) -> BaselineTable:
+        """The baseline table for an instant. Must not raise, and must return within a few seconds."""
 
-    def wait_for_book(self, seconds: float) -> bool:
-        """Wait, at most for so long, for the book that was asked for last and was not there; whether it has come.
+    def facts(self) -> HistoryFacts:
+        """Totals of the stored history, at least as recent as the table."""
 
-        If it was there, there is nothing to wait for.
-        """
 
-    def describe(self, snapshot: Snapshot) -> Snapshot:
-        """A snapshot with what is known of the history filled in."""
+class FlagSink(Protocol):
+    """Where the poller saves flags."""
 
-    def remember(self, flags: Mapping[SeriesKey, Flag], suspects: Mapping[SeriesKey, tuple[int, ...]]) -> None:
-        """Keep flags and suspect hours over a restart; must not raise."""
+    def save(self, flags: Mapping[SeriesKey, Flag], suspects: Mapping[SeriesKey, tuple[int, ...]]) -> None:
+        """Save changed flags and suspect hours. Must not raise."""
+
+
+class _History(NamedTuple):
+    """The stored history's part of a snapshot, taken at one moment."""
+
+    table: BaselineTable
+    facts: HistoryFacts
+    backfill: BackfillStatus | None
 
 
 class Poller:
-    """Reads, judges and publishes."""
+    """Runs poll cycles."""
 
     def __init__(
         self,
         reader: LiveReader,
         live: LiveEvaluator,
-        history: BaselineSource,
+        baselines: BaselineSource,
+        flags: FlagSink,
         publish: Callable[[Snapshot], None],
         settings: PollSettings,
         telemetry: Telemetry,
@@ -92,11 +70,33 @@ class Poller:
         stop: threading.Event,
         log: Log,
         on_clock_jump: Callable[[], None] = lambda: None,
-        on_new_book: Callable[[], None] = lambda: None,
+        on_new_table: Callable[[], None] = lambda: None,
+        backfill_status: Callable[[], BackfillStatus | None] = lambda: None,
+        wakeup: Wakeup | None = None,
     ) -> None:
-        self._reader = reader
+        """Connect the parts; nothing is read yet.
+
+        Args:
+            reader: reads the live edge.
+            live: evaluates it.
+            baselines: the baselines and totals of the stored history.
+            flags: saves flags over a restart.
+            publish: swaps a snapshot in.
+            settings: how the live edge is read.
+            telemetry: counts what is left out.
+            clock: Unix seconds.
+            monotonic: seconds that never jump.
+            stop: ends :meth:`run` soon once set.
+            log: receives flags, outages and shortfalls.
+            on_clock_jump: called when the clock was set or the machine slept.
+            on_new_table: called after the first snapshot that uses a new baseline table.
+            backfill_status: the present state of the ledger; None if backfill is disabled.
+            wakeup: ends the pauses of :meth:`run`.
+        """
+        self._reader = CycleReader(reader, settings, telemetry, monotonic=monotonic, stop=stop, log=log)
         self._live = live
-        self._history = history
+        self._baselines = baselines
+        self._flags = flags
         self._publish = publish
         self._settings = settings
         self._telemetry = telemetry
@@ -104,48 +104,57 @@ class Poller:
         self._monotonic = monotonic
         self._stop = stop
         self._log = log
-        self._quiet_log = log.limited(_WARN_AGAIN_SECONDS, monotonic)
+        self._quiet_log = log.limited(_REPEAT_SECONDS, monotonic)
         self._on_clock_jump = on_clock_jump
-        self._on_new_book = on_new_book
-        self._judged_by: BaselineTable | None = None
+        self._on_new_table = on_new_table
+        self._backfill_status = backfill_status
+        self._wakeup = Wakeup() if wakeup is None else wakeup
+        self._published_table: BaselineTable | None = None
+        self._published_backfill: BackfillStatus | None = None
         self._clock_ahead = clock() - monotonic()
-        self._last_success: float | None = None
-        self._unread_since: float | None = None
-        self._outage_told = False
-        self._poll_seconds: float | None = None
-        self._slices = WHOLE
-        self._by_name: frozenset[SeriesKey] = frozenset()
+        self._last_reading: CycleReading | None = None
+        self._outage_began: float | None = None
+        self._is_outage_logged = False
+
+    # The loop
 
     def run(self) -> None:
-        """Cycle until stopped."""
+        """Run cycles until stopped."""
         due = self._monotonic()
         while not self._stop.is_set():
-            self._look_at_clock()
+            self._check_clock()
             try:
                 self.cycle()
-            except Exception:  # noqa: BLE001 - a defect of ours must neither end the loop nor go unseen
+            except Exception:  # noqa: BLE001 - a bug must neither end the loop nor go unnoticed
                 if self._stop.is_set():
                     return
                 self._log.exception("poll_crashed", "a poll cycle failed unexpectedly")
-            due += self._settings.interval_seconds
-            late = self._monotonic() - due
-            if late > 0:
-                skipped = int(late // self._settings.interval_seconds) + 1
-                due += skipped * self._settings.interval_seconds
-                self._quiet_log.warning(
-                    "poll_skipped",
-                    "a poll cycle took longer than polling.tempo_interval; cycles are skipped",
-                    skipped=skipped,
-                    interval=self._settings.interval_seconds,
-                )
-            if self._history.wait_for_book(max(0.0, due - self._monotonic())):
-                # What has been published lacks what is usual; from here on the ticks are counted anew.
+            due = self._next_due(due)
+            if self._wakeup.wait(max(0.0, due - self._monotonic()), self._stop):
+                # What was published is out of date. Later ticks count from here.
                 due = self._monotonic()
-                continue
-            self._stop.wait(max(0.0, due - self._monotonic()))
 
-    def _look_at_clock(self) -> None:
-        """Notice a clock that was set, and a machine that slept: meanwhile only the clock on the wall went on."""
+    def wake(self) -> None:
+        """Run the next cycle at once: the baselines or the ledger have changed. Thread-safe."""
+        self._wakeup.set()
+
+    def _next_due(self, due: float) -> float:
+        interval = self._settings.interval_seconds
+        due += interval
+        late = self._monotonic() - due
+        if late > 0:
+            skipped = int(late // interval) + 1
+            due += skipped * interval
+            self._quiet_log.warning(
+                "poll_skipped",
+                "a poll cycle took longer than polling.tempo_interval; cycles are skipped",
+                skipped=skipped,
+                interval=interval,
+            )
+        return due
+
+    def _check_clock(self) -> None:
+        """Detect a clock that was set and a machine that slept: the monotonic clock does not move with either."""
         ahead = self._clock() - self._monotonic()
         jumped, self._clock_ahead = ahead - self._clock_ahead, ahead
         if abs(jumped) > _JUMP_SECONDS:
@@ -155,154 +164,88 @@ class Poller:
             self._on_clock_jump()
 
     def cycle(self) -> bool:
-        """One cycle; says whether all of the live edge could be read."""
-        # Reading asks for the book, too. Where it has to be waited for, that is no part of the reading's time.
-        self._history.book(self._clock())
-        began = self._monotonic()
-        now = self._clock()
-        spans: list[Span] = []
+        """Run one cycle; returns whether all of the live edge was read."""
+        # Reading may need the table. Waiting for it here keeps the wait out of the time that reading takes.
+        self._baselines.table(self._clock())
+        began, now = self._monotonic(), self._clock()
         try:
-            complete = self._read_edge(now, began, spans)
+            reading = self._reader.read(
+                now, self._last_reading, lambda: self._live.traces_per_hour(self._baselines.table(now))
+            )
         except StoppedError:
             return False
         except TempoError as error:
-            self._note_outage(began, error)
-            self._publish_unjudged(now, str(error))
+            self._log_outage(began, error)
+            self._publish_unevaluated(now, str(error))
             return False
         if self._stop.is_set():
             return False
-        self._poll_seconds = self._monotonic() - began
-        self._last_success = now
-        self._note_answer()
-        self._judge(spans, now)
-        return complete
+        self._log_recovery()
+        self._evaluate(reading)
+        return reading.is_complete
 
-    def _note_outage(self, began: float, error: TempoError) -> None:
-        if self._unread_since is None:
-            self._unread_since, self._outage_told = began, False
-        self._outage_told |= self._quiet_log.warning(
+    def _log_outage(self, began: float, error: TempoError) -> None:
+        if self._outage_began is None:
+            self._outage_began, self._is_outage_logged = began, False
+        self._is_outage_logged |= self._quiet_log.warning(
             "poll_failed", "cannot read current traffic; nothing is evaluated until Tempo answers", error=error
         )
 
-    def _note_answer(self) -> None:
-        """Say that an outage is over, if it was said that there is one."""
-        if self._unread_since is not None and self._outage_told:
+    def _log_recovery(self) -> None:
+        """Log the end of an outage whose beginning was logged."""
+        if self._outage_began is not None and self._is_outage_logged:
             self._log.info(
                 "poll_recovered",
                 "Tempo answers again; current traffic is evaluated",
-                after_seconds=round(self._monotonic() - self._unread_since),
+                after_seconds=round(self._monotonic() - self._outage_began),
             )
-        self._unread_since = None
+        self._outage_began = None
 
-    # Reading
+    # Evaluation
 
-    def _read_edge(self, now: float, began: float, spans: list[Span]) -> bool:
-        """Read what the cycle needs; says whether all of it came."""
-        settings = self._settings
-        if self._last_success is None:
-            deadline = began + 2 * settings.window_seconds
-            complete = self._read(now, now - settings.window_seconds, spans, deadline)
-            self._reach_back(now - settings.window_seconds, spans, deadline)
-            return complete
-        # After a pause, so much more: a machine that slept, or Tempo that was away, leaves no hole in the window.
-        missed = now - self._last_success - settings.interval_seconds
-        back = min(settings.lookback_seconds + max(0.0, missed), settings.max_window_seconds)
-        return self._read(now, now - max(settings.lookback_seconds, back), spans, began + settings.interval_seconds)
-
-    def _reach_back(self, now: float, spans: list[Span], deadline: float) -> None:
-        """What series with little traffic need besides: welcome, but nothing waits for it."""
-        rest_seconds = self._settings.max_window_seconds - self._settings.window_seconds
-        affordable = (self._reader.density or 0) * rest_seconds <= self._settings.affordable_traces
-        if rest_seconds <= 0 or not affordable or not self._slices.whole:
-            return
-        try:
-            self._read(now, now - rest_seconds, spans, deadline)
-        except TempoError as error:
-            self._log.warning(
-                "poll_history_failed",
-                "cannot read traffic before the evaluation window; endpoints with little traffic are evaluated later",
-                error=error,
-            )
-
-    def _read(self, now: float, start: float, spans: list[Span], deadline: float) -> bool:
-        reading = self._reader.read(
-            int(start),
-            int(now) + _FUTURE_SECONDS,
-            lambda: self._stop.is_set() or self._monotonic() > deadline,
-            lambda: self._live.per_hour(self._history.book(now)),
-        )
-        spans += reading.spans
-        if reading.slices.share < self._slices.share or not self._by_name <= reading.by_name:
-            self._live.thin(reading.slices, reading.by_name)
-        self._slices, self._by_name = reading.slices, reading.by_name
-        if not reading.slices.whole:
-            self._quiet_log.info(
-                "poll_sampled",
-                "current traffic exceeds polling.max_traces_per_poll; an evenly spread sample is evaluated",
-                traces_per_second=round(self._reader.density or 0),
-                share=reading.slices.share,
-            )
-        if reading.splits:
-            self._quiet_log.warning(
-                "poll_saturated",
-                "searches of current traffic hit their limit and were split; raise tempo.limit to need fewer",
-                splits=reading.splits,
-            )
-        if reading.unread and not self._stop.is_set():
-            self._telemetry.truncated("poll")
-            self._quiet_log.warning(
-                "poll_truncated",
-                "current traffic cannot be read in time and part of it is not evaluated; raise tempo.limit or lower "
-                "polling.max_traces_per_poll",
-                unread_ranges=reading.unread,
-            )
-        return not reading.unread
-
-    # Judging and publishing
-
-    def _judge(self, spans: Sequence[Span], now: float) -> None:
+    def _evaluate(self, reading: CycleReading) -> None:
         began = self._monotonic()
-        book = self._history.book(now)
-        skipped = self._live.take_in(spans, now, book)
+        last, self._last_reading = self._last_reading, reading.without_spans()
+        history = self._history(reading.at)
+        if last is not None and reading.is_thinner_than(last):
+            self._live.thin(reading.slices, reading.by_name)
+        skipped = self._live.add_spans(reading.spans, reading.at, history.table)
         for reason, count in skipped.items():
             self._telemetry.traces_skipped("poll", reason, count)
-        judged = self._live.tick(now, book)
-        for change in judged.changes:
-            self._tell(change)
-        self._history.remember(judged.flags, judged.suspects)
-        self._publish_snapshot(judged.statuses, now, began, book)
-        if book is not self._judged_by:
-            self._judged_by = book
-            self._on_new_book()
+        result = self._live.tick(reading.at, history.table)
+        for change in result.changes:
+            self._log_flag(change)
+        self._flags.save(result.flags, result.suspects)
+        self._publish_snapshot(result.statuses, reading.at, began, history)
+        if history.table is not self._published_table:
+            self._published_table = history.table
+            self._on_new_table()
 
-    def _publish_unjudged(self, now: float, reason: str) -> None:
-        """While Tempo does not answer: what is usual goes on, and what was found last stands for as long as it may."""
-        began = self._monotonic()
-        recent = self._last_success is not None and now - self._last_success <= self._settings.window_seconds
-        book = self._history.book(now)
-        statuses = self._live.hold(self._last_success if recent else None, now, book)
-        self._publish_snapshot(statuses, self._last_success, began, book, unread=reason)
+    def _history(self, now: float) -> _History:
+        """Take the table, the totals and the state of the ledger that belong together."""
+        # Every change that caused a wake-up by now is in what follows.
+        self._wakeup.clear()
+        # The ledger first: every window that it counts is in the store already, and in any table built from now on.
+        backfill = self._backfill_status()
+        table = self._baselines.table(now)
+        facts = self._baselines.facts()
+        self._published_backfill = self._consistent(backfill, table)
+        return _History(table, facts, self._published_backfill)
 
-    def _publish_snapshot(
-        self,
-        statuses: tuple[SeriesStatus, ...],
-        judged_at: float | None,
-        began: float,
-        book: BaselineTable,
-        unread: str | None = None,
-    ) -> None:
-        snapshot = Snapshot(
-            judged_at=judged_at,
-            build_seconds=self._monotonic() - began,
-            series=statuses,
-            poll_seconds=self._poll_seconds,
-            poll_share=None if self._last_success is None else self._slices.share,
-            unread=unread,
-            known=book.known,
-        )
-        self._publish(self._history.describe(snapshot))
+    def _consistent(self, backfill: BackfillStatus | None, table: BaselineTable) -> BackfillStatus | None:
+        """The state of the ledger that may be published beside a table.
 
-    def _tell(self, change: SeriesFlagChange) -> None:
+        A complete ledger is published only beside a table that covers it. Until then the state published before stays,
+        or that of the table itself.
+        """
+        if backfill is None:
+            return None
+        for status in (backfill, self._published_backfill):
+            if status is not None and (not status.progress.complete or table.covers(status)):
+                return status
+        return table.backfill
+
+    def _log_flag(self, change: SeriesFlagChange) -> None:
         fields = {
             "service_name": change.key.service_name,
             "span_name": change.key.span_name,
@@ -312,3 +255,36 @@ class Poller:
             self._log.warning("shift_firing", "latency has shifted", **fields)
         else:
             self._log.info("shift_resolved", "latency is back within its baseline", **fields)
+
+    # Publishing
+
+    def _publish_unevaluated(self, now: float, read_error: str) -> None:
+        """Publish baselines while Tempo does not answer, with the last verdicts as long as their window counts."""
+        began = self._monotonic()
+        last_read_at = None if self._last_reading is None else self._last_reading.at
+        is_recent = last_read_at is not None and now - last_read_at <= self._settings.window_seconds
+        history = self._history(now)
+        statuses = self._live.hold(last_read_at if is_recent else None, now, history.table)
+        self._publish_snapshot(statuses, last_read_at, began, history, read_error)
+
+    def _publish_snapshot(
+        self,
+        statuses: tuple[SeriesStatus, ...],
+        evaluated_at: float | None,
+        began: float,
+        history: _History,
+        read_error: str | None = None,
+    ) -> None:
+        reading = self._last_reading
+        snapshot = Snapshot(
+            evaluated_at=evaluated_at,
+            build_seconds=self._monotonic() - began,
+            series=statuses,
+            poll_seconds=None if reading is None else reading.seconds,
+            poll_share=None if reading is None else reading.slices.share,
+            history=history.facts,
+            read_error=read_error,
+            has_baselines=history.table.is_built,
+            backfill=history.backfill,
+        )
+        self._publish(snapshot)

@@ -1,7 +1,7 @@
-"""Answers questions about the stored history beside the running detector: for the API, the pages, the command line.
+"""Read-only queries over the stored history, for the API, the pages and the command line.
 
-Nothing here changes what is stored or judged, so a database that is open for reading only will do. The rules are the
-detector's own; for the present hour the answers are those of its book.
+They follow the rules of the detector: for the current hour, a report agrees with the baseline table. Nothing is
+written, so a read-only database is enough.
 """
 
 import threading
@@ -14,7 +14,7 @@ from exporter.baseline.availability import SLOTS, Standings, standings
 from exporter.baseline.levels import Baseline, FallbackLevel, FallbackRules, Pool, choose_pool
 from exporter.detection.detector import Detector
 from exporter.detection.thresholds import Thresholds, swing_factor
-from exporter.evaluation.series import SeriesHistory, changepoint_of, judged_far_enough
+from exporter.evaluation.series import SeriesHistory, changepoint_of, is_evaluated_far_enough
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.model.calendar import HOUR_SECONDS, Slot
 from exporter.model.histogram import Digest, bucket_upper_seconds
@@ -22,37 +22,37 @@ from exporter.model.hours import CivilHour, HourClock
 from exporter.model.span import SeriesKey
 from exporter.store import Store
 
-_RENEW_SECONDS: Final = 60
-"""While the past is not judged, history still comes in: what was counted is counted again after so long."""
+_CACHE_SECONDS: Final = 60
+"""How long availability is cached while the history is not fully evaluated, because then it still grows."""
 
 
 class NoVerdict(StrEnum):
-    """Why there is no verdict on a shift in an hour."""
+    """Why there is no shift verdict in an hour."""
 
     UNAVAILABLE = "unavailable"
     """Level 5: too little history for any baseline."""
     LEARNING = "learning"
-    """There is a baseline, from too few hours or days to tell a shift by."""
-    NOT_JUDGED = "not_judged"
-    """The past is not judged up to this hour: an incident might stand in the baseline."""
+    """The baseline is not mature: it is pooled from too few hours or days."""
+    NOT_EVALUATED = "not_judged"
+    """The history before this hour is not evaluated: the baseline might contain an incident."""
 
 
 class PooledHour(NamedTuple):
-    """An hour of the past that a baseline rests on: when it began, Unix seconds, and how many traces it holds."""
+    """An hour that is pooled in a baseline: its start, Unix seconds, and its number of traces."""
 
     start: int
     traces: int
 
 
 class LevelSupply(NamedTuple):
-    """What one fallback level has for an hour.
+    """The history that one fallback level has for an hour.
 
     Attributes:
         level: the level.
-        needed: traces that it needs.
-        traces: traces that it has.
-        hours: from how many hours.
-        mature: whether these are enough hours and days for a verdict on a shift.
+        needed: traces that the level needs to serve.
+        traces: traces in its pool.
+        hours: hours in its pool.
+        mature: whether the pool has enough hours and days for a shift verdict.
     """
 
     level: FallbackLevel
@@ -63,38 +63,38 @@ class LevelSupply(NamedTuple):
 
 
 class ShiftThreshold(NamedTuple):
-    """What a quantile of the current traffic is held against.
+    """The limit of one quantile in the shift test.
 
     Attributes:
-        quantile: which.
-        usual_seconds: what it usually is.
-        swing_factor: by how much it may exceed that and still be within the series' usual swing.
-        limit_seconds: what it must exceed to matter.
+        quantile: between 0 and 1.
+        baseline_seconds: the quantile of the baseline.
+        swing_factor: how much the quantile of this series normally varies.
+        limit_seconds: the quantile of the evaluation window must exceed this to be practically significant.
     """
 
     quantile: float
-    usual_seconds: float
+    baseline_seconds: float
     swing_factor: float
     limit_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class BaselineReport:
-    """What is usual for one series in one hour, as far as is known now.
+    """The baseline of one series for one hour, and what it is made of.
 
     Attributes:
         key: the series.
-        hour: the hour of the local clock.
-        baseline: what its latencies usually are; absent at level 5.
-        digest: all traces that are pooled in it; absent at level 5.
-        hours: the hours pooled in it, by time.
-        outlier_threshold_seconds: a single trace slower than this is an outlier; absent at level 5.
-        shift: what a shift is told by, for each quantile; empty where there is no verdict.
-        no_verdict: why there is no verdict on a shift; absent where there is one.
-        supply: what each level that may serve has, most specific first.
-        kept_out: starts of the hours within reach, of any slot, that are quarantined or suspect.
-        changepoint: since when the series has behaved as it does, where a lasting change was accepted.
-        known_until: later hours did not count, Unix seconds.
+        hour: the local hour.
+        baseline: None at level 5.
+        digest: all traces pooled in the baseline; None at level 5.
+        hours: the hours pooled in the baseline, oldest first.
+        outlier_threshold_seconds: a single trace slower than this is an outlier; None at level 5.
+        shift: the limits of the shift test; empty without a verdict.
+        no_verdict: why there is no shift verdict; None if there is one.
+        supply: what each enabled level has, most specific first.
+        kept_out: starts of the hours in reach, of any slot, that are quarantined or suspect, Unix seconds.
+        changepoint: start of the present behaviour, Unix seconds, if a lasting change was accepted.
+        known_until: the history after this instant is not considered, Unix seconds.
     """
 
     key: SeriesKey
@@ -112,19 +112,19 @@ class BaselineReport:
 
     @property
     def level(self) -> FallbackLevel:
-        """The fallback level that serves."""
+        """The fallback level of the baseline."""
         return FallbackLevel.UNAVAILABLE if self.baseline is None else self.baseline.level
 
 
 class SlotBaseline(NamedTuple):
-    """What is usual in one of the 48 slots.
+    """The baseline of a series for one of the 48 slots.
 
     Attributes:
-        slot: the hour of the day and the type of day.
-        baseline: what would be in force; absent at level 5.
-        outlier_threshold_seconds: a single trace slower than this would be an outlier; absent at level 5.
-        traces: traces in the slot's own hours, quarantined ones left out.
-        hours: how many such hours there are.
+        slot: hour of the day and day type.
+        baseline: the baseline if the current hour had this slot; None at level 5.
+        outlier_threshold_seconds: a single trace slower than this would be an outlier; None at level 5.
+        traces: traces in the slot's own hours, without quarantined ones.
+        hours: number of those hours.
     """
 
     slot: Slot
@@ -136,12 +136,12 @@ class SlotBaseline(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What is usual for a series around the clock.
+    """The baselines of a series for all slots.
 
     Attributes:
         key: the series.
-        slots: all 48, those of weekdays first.
-        changepoint: since when the series has behaved as it does, where a lasting change was accepted.
+        slots: all 48, weekdays first.
+        changepoint: start of the present behaviour, Unix seconds, if a lasting change was accepted.
     """
 
     key: SeriesKey
@@ -149,69 +149,64 @@ class Profile:
     changepoint: int | None
 
 
-class _Counted(NamedTuple):
+class _Cached(NamedTuple):
     hour_start: int
-    judged_until: int | None
-    good_until: float
+    evaluated_until: int | None
+    expires_at: float
     standings: Mapping[SeriesKey, Standings]
 
 
 class BaselineQuerier:
-    """Reads the history for whoever asks. For any number of threads."""
+    """Answers queries about the baselines of stored series. Thread-safe."""
 
-    def __init__(self, store: Store, clock: HourClock, settings: EvaluationSettings) -> None:
-        """Ask about the history of a store.
-
-        Args:
-            store: the history; reading is enough.
-            clock: tells the local hours.
-            settings: what a verdict depends on.
-        """
+    def __init__(self, store: Store, hour_clock: HourClock, settings: EvaluationSettings) -> None:
+        """Use a store, which may be read-only."""
         self._store = store
-        self._clock = clock
+        self._hour_clock = hour_clock
         self._settings = settings
-        self._detector = Detector(settings.fallback, settings.shift, clock)
-        self._counting = threading.Lock()
-        self._counted: _Counted | None = None
+        self._detector = Detector(settings.fallback, settings.shift, hour_clock)
+        self._mutex = threading.Lock()
+        self._cached: _Cached | None = None
 
     def series(self) -> list[SeriesKey]:
-        """All series that have a history, by name.
+        """All series with stored history, by name.
 
         Raises:
             StoreError: the database cannot be read.
         """
         return sorted(self._store.series())
 
-    def usual(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
-        """What is usual for a series in the hour of an instant.
+    def report(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
+        """Report the baseline of a series for the hour of an instant.
 
-        In an hour of the past that is what served then, from hours before it, as they are judged by now. In an hour to
-        come it is what would be in force now, were it that hour.
+        For a past hour this is the baseline that served then, from the hours before it as they are evaluated by now.
+        For a future hour it is the baseline that would serve if that hour were the current one.
 
         Args:
-            key: the series; one that nothing is stored of is at level 5.
-            at: the instant, Unix seconds.
-            now: the present, Unix seconds.
+            key: the series; without stored history it is at level 5.
+            at: Unix seconds.
+            now: Unix seconds.
 
         Raises:
             StoreError: the database cannot be read.
-            DamagedDigestError: what is stored of the series is damaged.
+            DamagedDigestError: stored history of the series is damaged.
         """
-        hour = self._clock.hour(at)
-        present = self._clock.hour(now)
-        asked = hour if hour.start <= present.start else present._replace(slot=hour.slot)
-        record = self._record(key, asked, present)
-        if record is None:
+        hour = self._hour_clock.hour(at)
+        present = self._hour_clock.hour(now)
+        # The history ends before this hour.
+        basis = hour if hour.start <= present.start else present._replace(slot=hour.slot)
+        history = self._history(key, basis, present)
+        if history is None:
             supply = tuple(
                 LevelSupply(level, needed, 0, 0, False) for level, needed in self._settings.fallback.levels()
             )
             return BaselineReport(
-                key, hour, None, None, (), None, (), NoVerdict.UNAVAILABLE, supply, (), None, asked.start
+                key, hour, None, None, (), None, (), NoVerdict.UNAVAILABLE, supply, (), None, basis.start
             )
-        outlook = record.expect(asked)
-        judged = judged_far_enough(self._store.judged_until(), asked.start)
+        outlook = history.expect(basis)
+        is_evaluated = is_evaluated_far_enough(self._store.judged_until(), basis.start)
         baseline = None if outlook.pool is None else Baseline.of(outlook.pool)
-        thresholds = outlook.thresholds if judged else None
+        thresholds = outlook.thresholds if is_evaluated else None
         return BaselineReport(
             key=key,
             hour=hour,
@@ -220,95 +215,95 @@ class BaselineQuerier:
             hours=() if outlook.pool is None else tuple(PooledHour(h.start, h.count) for h in outlook.pool.hours),
             outlier_threshold_seconds=self._outlier_threshold(baseline),
             shift=() if thresholds is None else tuple(self._shift_thresholds(thresholds)),
-            no_verdict=_no_verdict(outlook.pool, judged=judged),
-            supply=tuple(self._supply(record, asked)),
-            kept_out=_kept_out(record, asked, outlook.pool),
-            changepoint=record.changepoint,
-            known_until=asked.start,
+            no_verdict=_no_verdict(outlook.pool, is_evaluated=is_evaluated),
+            supply=tuple(self._supply(history, basis)),
+            kept_out=_kept_out(history, basis, outlook.pool),
+            changepoint=history.changepoint,
+            known_until=basis.start,
         )
 
     def profile(self, key: SeriesKey, now: int) -> Profile:
-        """What would be in force for a series now in each of the 48 slots.
+        """Report the baselines that would serve a series now in each of the 48 slots.
 
         Raises:
             StoreError: the database cannot be read.
-            DamagedDigestError: what is stored of the series is damaged.
+            DamagedDigestError: stored history of the series is damaged.
         """
-        present = self._clock.hour(now)
-        record = self._record(key, present, present)
-        if record is None:
+        present = self._hour_clock.hour(now)
+        history = self._history(key, present, present)
+        if history is None:
             return Profile(key, tuple(SlotBaseline(slot, None, None, 0, 0) for slot in SLOTS), None)
         slots = []
-        own = self._standings(record, present)
+        own = self._standings(history, present)
         for slot in SLOTS:
-            pool = record.expect(present._replace(slot=slot)).pool
+            pool = history.expect(present._replace(slot=slot)).pool
             baseline = None if pool is None else Baseline.of(pool)
             standing = own[slot]
             slots.append(
                 SlotBaseline(slot, baseline, self._outlier_threshold(baseline), standing.traces, standing.hours)
             )
-        return Profile(key, tuple(slots), record.changepoint)
+        return Profile(key, tuple(slots), history.changepoint)
 
-    def available(self, now: int) -> Mapping[SeriesKey, Standings]:
-        """Where each series stands in each of the 48 slots, as it would be in force now.
+    def availability(self, now: int) -> Mapping[SeriesKey, Standings]:
+        """The fallback level of every series in each of the 48 slots.
 
-        It is counted once an hour, which takes seconds where there are ten thousand series; while the past is not
-        judged, once a minute.
+        The result is cached until the hour ends, because counting ten thousand series takes seconds; for a minute
+        while the history is not fully evaluated.
 
         Raises:
             StoreError: the database cannot be read.
         """
-        with self._counting:
-            present = self._clock.hour(now)
-            judged_until = self._store.judged_until()
-            counted = self._counted
+        with self._mutex:
+            present = self._hour_clock.hour(now)
+            evaluated_until = self._store.judged_until()
+            cached = self._cached
             if (
-                counted is None
-                or (counted.hour_start, counted.judged_until) != (present.start, judged_until)
-                or not now < counted.good_until
+                cached is None
+                or (cached.hour_start, cached.evaluated_until) != (present.start, evaluated_until)
+                or not now < cached.expires_at
             ):
-                judged = judged_far_enough(judged_until, present.start)
-                good_until = present.end if judged else now + _RENEW_SECONDS
-                counted = _Counted(present.start, judged_until, good_until, dict(self._count(present)))
-                self._counted = counted
-            return counted.standings
+                is_evaluated = is_evaluated_far_enough(evaluated_until, present.start)
+                expires_at = present.end if is_evaluated else now + _CACHE_SECONDS
+                cached = _Cached(present.start, evaluated_until, expires_at, dict(self._all_standings(present)))
+                self._cached = cached
+            return cached.standings
 
-    def _count(self, present: CivilHour) -> Iterator[tuple[SeriesKey, Standings]]:
+    def _all_standings(self, present: CivilHour) -> Iterator[tuple[SeriesKey, Standings]]:
         rules = self._settings.fallback
         until = present.start - HOUR_SECONDS
         for stored in self._store.traffic(self._store.series(), present.start - rules.lookback_seconds, until):
             since = changepoint_of(stored.state) or 0
             hours: dict[int, int] = {}
             for window_start, traces in stored.windows:
-                start = self._clock.hour(window_start).start
+                start = self._hour_clock.hour(window_start).start
                 if start >= since:
                     hours[start] = hours.get(start, 0) + traces
-            traffic = ((self._clock.hour(start), traces) for start, traces in hours.items())
+            traffic = ((self._hour_clock.hour(start), traces) for start, traces in hours.items())
             found = standings(traffic, rules, quarantined=stored.quarantined, suspects=stored.suspects)
             yield stored.key, found
 
-    def _record(self, key: SeriesKey, hour: CivilHour, present: CivilHour) -> SeriesHistory | None:
-        """What counts of a series when an hour is asked about; nothing where nothing does."""
+    def _history(self, key: SeriesKey, hour: CivilHour, present: CivilHour) -> SeriesHistory | None:
+        """The history of a series that counts in an hour; None without stored history."""
         since = hour.start - self._settings.fallback.lookback_seconds
         for stored in self._store.history([key], since, hour.start):
             changepoint = changepoint_of(stored.state)
             accepted = changepoint is None or hour.start >= changepoint + self._settings.shift.accept_after_seconds
             if changepoint is not None and not accepted and hour.start < present.start:
-                # The change was not accepted then: what was usual is what had been before.
+                # The change was not accepted yet in that hour, so the history before the change still counted.
                 before = [window for window in stored.windows if window.start < changepoint]
                 return SeriesHistory(stored._replace(windows=before, state=None), self._detector) if before else None
             return SeriesHistory(stored, self._detector)
         return None
 
-    def _standings(self, record: SeriesHistory, hour: CivilHour) -> Standings:
+    def _standings(self, history: SeriesHistory, hour: CivilHour) -> Standings:
         rules = self._settings.fallback
-        since = max(hour.start - rules.lookback_seconds, record.changepoint or 0)
+        since = max(hour.start - rules.lookback_seconds, history.changepoint or 0)
         traffic = (
-            (self._clock.hour(each.start), each.count)
-            for each in record.history
+            (self._hour_clock.hour(each.start), each.count)
+            for each in history.hours
             if since <= each.start < hour.start - HOUR_SECONDS
         )
-        return standings(traffic, rules, quarantined=record.history.quarantined, suspects=record.suspects)
+        return standings(traffic, rules, quarantined=history.hours.quarantined, suspects=history.suspects)
 
     def _outlier_threshold(self, baseline: Baseline | None) -> float | None:
         return None if baseline is None else self._settings.outlier.threshold_seconds(baseline)
@@ -317,22 +312,22 @@ class BaselineQuerier:
         for each in thresholds.quantiles:
             yield ShiftThreshold(
                 quantile=each.q,
-                usual_seconds=bucket_upper_seconds(each.usual),
+                baseline_seconds=bucket_upper_seconds(each.usual),
                 swing_factor=swing_factor(each.swing_octaves, self._settings.shift),
                 limit_seconds=bucket_upper_seconds(each.gate),
             )
 
-    def _supply(self, record: SeriesHistory, hour: CivilHour) -> Iterator[LevelSupply]:
-        """What each level has: the pool that would be chosen if it alone might serve, and one trace were enough."""
+    def _supply(self, history: SeriesHistory, hour: CivilHour) -> Iterator[LevelSupply]:
+        """What each level has: its pool if it were the only level and one trace were enough."""
         rules = self._settings.fallback
         for level, needed in rules.levels():
             pool = choose_pool(
-                record.history,
+                history.hours,
                 hour.start,
                 hour.slot,
                 _only(level, rules),
-                changepoint=record.changepoint,
-                suspects=record.suspects,
+                changepoint=history.changepoint,
+                suspects=history.suspects,
             )
             if pool is None:
                 yield LevelSupply(level, needed, 0, 0, mature=False)
@@ -341,7 +336,7 @@ class BaselineQuerier:
 
 
 def _only(level: FallbackLevel, rules: FallbackRules) -> FallbackRules:
-    """Rules by which no other level than one can serve, and that one always does."""
+    """Rules under which one level always serves and no other ever does."""
     never = 2**62
     return replace(
         rules,
@@ -355,18 +350,18 @@ def _only(level: FallbackLevel, rules: FallbackRules) -> FallbackRules:
     )
 
 
-def _no_verdict(pool: Pool | None, *, judged: bool) -> NoVerdict | None:
+def _no_verdict(pool: Pool | None, *, is_evaluated: bool) -> NoVerdict | None:
     if pool is None:
         return NoVerdict.UNAVAILABLE
     if not pool.mature:
         return NoVerdict.LEARNING
-    return None if judged else NoVerdict.NOT_JUDGED
+    return None if is_evaluated else NoVerdict.NOT_EVALUATED
 
 
-def _kept_out(record: SeriesHistory, hour: CivilHour, pool: Pool | None) -> tuple[int, ...]:
-    """The hours within reach that are quarantined or suspect, but for those that recur."""
+def _kept_out(history: SeriesHistory, hour: CivilHour, pool: Pool | None) -> tuple[int, ...]:
+    """The hours in reach that are quarantined or suspect, except those released because they recur."""
     released = set() if pool is None else {each.start for each in pool.released}
-    kept_out = record.history.quarantined.union(record.suspects) - released
+    kept_out = history.hours.quarantined.union(history.suspects) - released
     return tuple(
-        each.start for each in record.history if each.start in kept_out and each.start < hour.start - HOUR_SECONDS
+        each.start for each in history.hours if each.start in kept_out and each.start < hour.start - HOUR_SECONDS
     )

@@ -1,4 +1,4 @@
-"""What the detector finds, all at once: built after every cycle, swapped in whole, never changed. Scrapes read it."""
+"""The immutable result of one poll cycle. The poller replaces it as a whole; scrapes and pages only read it."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -9,17 +9,18 @@ from typing import Final
 
 from exporter.baseline.levels import Baseline, FallbackLevel
 from exporter.detection.explanation import Explanation
+from exporter.ingest.backfill_status import BackfillStatus
 from exporter.model.span import SeriesKey
 
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:
-    """A trace to look at.
+    """A trace that exemplifies an outlier.
 
     Attributes:
         trace_id: 32 hex digits.
-        seconds: how long it took.
-        at: when it ended, Unix seconds.
+        seconds: duration of its span.
+        at: end of its span, Unix seconds.
     """
 
     trace_id: str
@@ -27,12 +28,12 @@ class Exemplar:
     at: float
 
     def packed(self) -> bytes:
-        """The same as few bytes."""
+        """Encode it in 32 bytes."""
         return _RECORD.pack(bytes.fromhex(self.trace_id), self.seconds, self.at)
 
     @classmethod
     def unpack_all(cls, packed: bytes | bytearray) -> Iterator["Exemplar"]:
-        """Those that were packed, one behind the other."""
+        """Decode concatenated exemplars."""
         for trace_id, seconds, at in _RECORD.iter_unpack(packed):
             yield cls(trace_id.hex(), seconds, at)
 
@@ -41,9 +42,9 @@ _RECORD: Final = Struct("16sdd")
 
 
 class Outliers:
-    """The latest outliers of a series, immutable.
+    """The ten latest outliers of a series, immutable.
 
-    They are packed, since ten thousand series may remember ten each: that takes 360 bytes, as objects 2 kB.
+    They are packed because ten thousand series may hold ten each: 360 bytes a series instead of 2 kB of objects.
     """
 
     __slots__ = ("_packed",)
@@ -54,11 +55,11 @@ class Outliers:
         self._packed = packed
 
     def with_one_more(self, exemplar: Exemplar) -> "Outliers":
-        """These and another one; of too many, the one that came first is dropped."""
+        """Return a copy with one more outlier; the oldest of eleven is dropped."""
         return Outliers(self._packed[-_RECORD.size * (self._MOST - 1) :] + exemplar.packed())
 
     def __iter__(self) -> Iterator[Exemplar]:
-        """In the order in which they came."""
+        """Iterate in order of arrival."""
         return Exemplar.unpack_all(self._packed)
 
 
@@ -67,26 +68,26 @@ NO_OUTLIERS: Final = Outliers()
 
 @dataclass(frozen=True, slots=True)
 class SeriesStatus:
-    """What is known of one series now. What is unknown is absent.
+    """Baseline, current latency and verdict of one series. Fields are None while unknown.
 
     Attributes:
         key: the series.
-        baseline: the baseline in force; absent at level 5.
+        baseline: the baseline for the current hour; None at level 5.
         outlier_threshold_seconds: a single trace slower than this is an outlier.
-        current_traces: traces in the current window; absent while Tempo does not answer.
-        current_p50_seconds: their median; absent without traffic.
-        current_p95_seconds: their 95th percentile; absent without traffic.
-        score: strength of the shift, 1 being where it is practically significant.
-        shift: whether the window as a whole has moved; absent without a verdict, but that a flag that is up stays up.
-        outlier: whether any trace of the window is an outlier; absent at level 5 and while Tempo does not answer.
-        since: when the shift began; absent unless it lasts.
-        changepoint: since when the series has behaved as it does, where a lasting change was accepted.
-        traces_total: traces judged since the process began.
+        current_traces: traces in the evaluation window; None while Tempo does not answer.
+        current_p50_seconds: their median; None without traffic.
+        current_p95_seconds: their 95th percentile; None without traffic.
+        score: strength of the shift; 1 is where it becomes practically significant.
+        shift: whether the shift flag fires; without a verdict, None unless a flag that fires is kept.
+        outlier: whether the window holds an outlier; None at level 5 and while Tempo does not answer.
+        since: start of the shift, Unix seconds; None unless the flag fires.
+        changepoint: start of the present behaviour, Unix seconds, if a lasting change was accepted.
+        traces_total: traces evaluated since the process started.
         outliers_total: outliers among them.
         exemplar: the latest outlier.
-        outliers: the latest ones, it among them.
-        explanation: what speaks for a shift; absent where nothing does.
-        known: whether what is usual for it at this hour has been worked out yet, be it that there is no baseline.
+        outliers: the latest outliers, oldest first.
+        explanation: evidence for a shift, if there is any.
+        is_baseline_known: whether the baselines of this hour have been built; False is not the same as level 5.
     """
 
     key: SeriesKey
@@ -105,30 +106,30 @@ class SeriesStatus:
     exemplar: Exemplar | None = None
     outliers: Outliers = NO_OUTLIERS
     explanation: Explanation | None = None
-    known: bool = True
+    is_baseline_known: bool = True
 
     @property
     def level(self) -> FallbackLevel | None:
-        """The fallback level of its baseline; absent as long as that is not known."""
+        """The fallback level of the baseline; None while the baseline is unknown."""
         if self.baseline is not None:
             return self.baseline.level
-        return FallbackLevel.UNAVAILABLE if self.known else None
+        return FallbackLevel.UNAVAILABLE if self.is_baseline_known else None
 
     @property
     def learning(self) -> bool:
-        """Whether it has a baseline that is not mature enough for a shift verdict."""
+        """Whether the baseline is not mature enough for a shift verdict."""
         return self.baseline is not None and not self.baseline.mature
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryFacts:
-    """What is known of the stored history as a whole.
+    """Totals of the stored history.
 
     Attributes:
-        windows: windows that stand in it.
-        traces: traces that stand in it.
-        oldest_trace_at: start of the oldest window with traces; absent while there is none.
-        storage_bytes: size of the database; absent until it was measured.
+        windows: stored windows.
+        traces: stored traces.
+        oldest_trace_at: start of the oldest window with traces, Unix seconds; None without traces.
+        storage_bytes: size of the database; None until measured.
         quarantined_windows: anomalous hours that are kept out of the baselines.
     """
 
@@ -141,35 +142,38 @@ class HistoryFacts:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that is published at once.
+    """Everything that one poll cycle publishes; all of it belongs to one moment.
 
     Attributes:
-        judged_at: when the live edge was last read and judged, Unix seconds; absent until then.
-        build_seconds: how long building this took.
-        series: the series on the page, by name.
-        poll_seconds: how long the last reading of the live edge took; absent until then.
-        poll_share: the share of the current traffic that was read; absent until then.
-        history: what is known of the stored history.
-        unread: why the live edge could not be read last time, in words; absent while it can.
-        known: whether what is usual at this hour has been worked out yet; if not, it is not for any of the series.
+        evaluated_at: when the live edge was last read and evaluated, Unix seconds; None until then.
+        build_seconds: how long the evaluation took.
+        series: the published series, by name.
+        poll_seconds: how long the last successful read of the live edge took; None until then.
+        poll_share: share of the current traffic that was read; None until then.
+        history: totals of the stored history.
+        read_error: why the last read of the live edge failed; None if it succeeded.
+        has_baselines: whether a baseline table has been built; until then no series has a known baseline.
+        backfill: state of the ledger; None if backfill is disabled. It is complete only if ``history`` and the
+            baselines were taken after the last window was written.
     """
 
-    judged_at: float | None
+    evaluated_at: float | None
     build_seconds: float = 0.0
     series: tuple[SeriesStatus, ...] = ()
     poll_seconds: float | None = None
     poll_share: float | None = None
     history: HistoryFacts = HistoryFacts()
-    unread: str | None = None
-    known: bool = True
+    read_error: str | None = None
+    has_baselines: bool = True
+    backfill: BackfillStatus | None = None
 
     @cached_property
     def series_by_level(self) -> Mapping[FallbackLevel, int]:
-        """How many series stand on each fallback level."""
+        """Number of series on each fallback level."""
         levels = Counter(status.level for status in self.series)
         return {level: levels[level] for level in FallbackLevel}
 
     @cached_property
     def series_learning(self) -> int:
-        """How many series have a baseline that is not mature enough for a shift verdict."""
+        """Number of series whose baseline is not mature enough for a shift verdict."""
         return sum(status.learning for status in self.series)

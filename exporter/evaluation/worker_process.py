@@ -1,7 +1,7 @@
-"""A second process that judges along: the first judging of a long history is more than one processor does in time.
+"""A second process that shares the first evaluation of a long history, which takes one processor too long.
 
-It holds nothing and opens nothing. Over two pipes that nobody else has it is given some series at a time, and answers
-with what it has found about them. It ends when the first process closes its pipe, or ends in whatever way.
+The worker opens nothing and keeps no state. It receives batches of series over a pipe, returns one result for each,
+and exits when the pipe is closed, however the parent process ends.
 """
 
 import gc
@@ -13,33 +13,35 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import BinaryIO, Self, cast
+from typing import BinaryIO, Final, Self, cast
 
 from exporter.evaluation.series import EvaluationResult, EvaluationTask, evaluate_series
 from exporter.runtime.logs import LimitedLog
 from exporter.store import StoredSeries
 
+_COMMAND: Final = (sys.executable, "-m", "exporter.evaluation.worker_process")
+
 
 class _WorkerLostError(Exception):
-    """The second process has ended before it has answered."""
+    """The worker process ended before it returned its results."""
 
 
 class _ChildProcess:
-    """The second process, as the first one sees it."""
+    """The worker process, seen from the parent."""
 
-    def __init__(self, task: EvaluationTask) -> None:
-        """Start it for a task.
+    def __init__(self, task: EvaluationTask, command: Sequence[str]) -> None:
+        """Start the process.
 
         Raises:
-            _LostError: it cannot be started.
+            _WorkerLostError: it cannot be started.
         """
-        self._given: Sequence[StoredSeries] = ()
+        self._batch: Sequence[StoredSeries] = ()
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "exporter.evaluation.worker_process"],
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                # What a terminal sends to everyone in front of it is for the first process to deal with.
+                # Ctrl-C in a terminal reaches the whole session; the parent alone handles it.
                 start_new_session=True,
             )
         except OSError as error:
@@ -52,44 +54,48 @@ class _ChildProcess:
             raise
 
     @property
-    def given(self) -> Sequence[StoredSeries]:
-        """The series that it has not answered about yet."""
-        return self._given
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def batch(self) -> Sequence[StoredSeries]:
+        """The series whose results have not been received yet."""
+        return self._batch
 
     def is_free(self) -> bool:
-        """Whether it waits for more series, or for its answer to be taken."""
-        return not self._given or bool(select.select([self._from], [], [], 0)[0])
+        """Whether the process waits for a batch, or for its results to be received."""
+        return not self._batch or bool(select.select([self._from], [], [], 0)[0])
 
-    def give(self, series: Sequence[StoredSeries]) -> None:
-        """Have it judge some series.
-
-        Raises:
-            _LostError: it has ended.
-        """
-        self._given = series
-        self._send(series)
-
-    def take(self) -> list[EvaluationResult]:
-        """What it has found about the series that it was given last; nothing if that was taken before. Waits for it.
+    def send_batch(self, batch: Sequence[StoredSeries]) -> None:
+        """Let the process evaluate some series.
 
         Raises:
-            _LostError: it has ended.
+            _WorkerLostError: it has ended.
         """
-        if not self._given:
+        self._batch = batch
+        self._send(batch)
+
+    def receive(self) -> list[EvaluationResult]:
+        """Wait for the results of the last batch; empty if they were received already.
+
+        Raises:
+            _WorkerLostError: it has ended.
+        """
+        if not self._batch:
             return []
         try:
-            found: list[EvaluationResult] = pickle.load(self._from)  # noqa: S301 - our own process wrote it
+            results: list[EvaluationResult] = pickle.load(self._from)  # noqa: S301 - our own process wrote it
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise _WorkerLostError(str(error)) from error
-        self._given = ()
-        return found
+        self._batch = ()
+        return results
 
     def close(self) -> None:
-        """End it, whatever it is doing."""
+        """Kill the process, even if it is busy."""
         self._process.kill()
         self._process.wait()
         self._from.close()
-        # What could not be written to it stays in the buffer, and closing would try again.
+        # Unsent data stays in the buffer, and closing tries to write it again.
         with suppress(OSError):
             self._to.close()
 
@@ -102,46 +108,69 @@ class _ChildProcess:
 
 
 class EvaluationWorker:
-    """Judges series beside the caller, once it is started; what it leaves undone is done by the caller."""
+    """Evaluates series in a second process once started. Without the process, the caller does the work itself."""
 
-    def __init__(self, task: EvaluationTask, quiet_log: LimitedLog) -> None:
-        """Prepare for a task."""
+    def __init__(
+        self,
+        task: EvaluationTask,
+        quiet_log: LimitedLog,
+        *,
+        processors: int | None = None,
+        command: Sequence[str] = _COMMAND,
+    ) -> None:
+        """Prepare for a task; nothing is started yet.
+
+        Args:
+            task: what to do with every series.
+            quiet_log: receives the loss of the process.
+            processors: processors that this process may use, detected by default; with one, nothing is started.
+            command: the command line of the process.
+        """
         self._task = task
         self._quiet_log = quiet_log
-        self._may_start = processors() > 1
+        self._command = command
+        self._may_start = (count_processors() if processors is None else processors) > 1
         self._process: _ChildProcess | None = None
 
     def start(self) -> None:
-        """Start it, unless it was started before or there is no processor for it."""
+        """Start the process, unless it was started before or there is no processor for it."""
         if self._may_start:
             self._may_start = False
             try:
-                self._process = _ChildProcess(self._task)
+                self._process = _ChildProcess(self._task, self._command)
             except _WorkerLostError as error:
                 self._lose(error)
 
+    @property
+    def pid(self) -> int | None:
+        """Process id; None while there is no process."""
+        return None if self._process is None else self._process.pid
+
     def is_free(self) -> bool:
-        """Whether it could be given something."""
+        """Whether there is a process that can take a batch."""
         return self._process is not None and self._process.is_free()
 
-    def exchange(self, series: Sequence[StoredSeries]) -> list[EvaluationResult]:
-        """Give it some series, or none, and take what it has found about those that it was given before."""
+    def exchange(self, batch: Sequence[StoredSeries]) -> list[EvaluationResult]:
+        """Hand over a batch, which may be empty, and return the results of the batch before.
+
+        If the process is lost, both batches are evaluated here.
+        """
         if self._process is None:
-            return [evaluate_series(self._task, stored) for stored in series]
-        found: list[EvaluationResult] = []
-        undone = [*self._process.given, *series]
+            return [evaluate_series(self._task, stored) for stored in batch]
+        results: list[EvaluationResult] = []
+        unfinished = [*self._process.batch, *batch]
         try:
-            found = self._process.take()
-            undone = list(series)
-            if series:
-                self._process.give(series)
+            results = self._process.receive()
+            unfinished = list(batch)
+            if batch:
+                self._process.send_batch(batch)
         except _WorkerLostError as error:
             self._lose(error)
-            found += self.exchange(undone)
-        return found
+            results += self.exchange(unfinished)
+        return results
 
     def close(self) -> None:
-        """End it, whatever it is doing."""
+        """Kill the process, even if it is busy."""
         if self._process is not None:
             self._process.close()
             self._process = None
@@ -159,20 +188,20 @@ class EvaluationWorker:
         self.close()
 
 
-def processors() -> int:
-    """How many processors this process may use."""
+def count_processors() -> int:
+    """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
-    """Be the second process, until the first one has no more to say."""
+    """Run as the worker process until the parent closes the pipe."""
     try:
-        task: EvaluationTask = pickle.load(source)  # noqa: S301 - from the process that has started this one
-        # Nothing that is judged refers to itself, so there is no garbage to look for.
+        task: EvaluationTask = pickle.load(source)  # noqa: S301 - the parent process wrote it
+        # The evaluation creates no reference cycles, so collecting them would only cost time.
         gc.disable()
         while True:
-            series = pickle.load(source)  # noqa: S301 - likewise
-            pickle.dump([evaluate_series(task, each) for each in series], sink, pickle.HIGHEST_PROTOCOL)
+            batch = pickle.load(source)  # noqa: S301 - the parent process wrote it
+            pickle.dump([evaluate_series(task, stored) for stored in batch], sink, pickle.HIGHEST_PROTOCOL)
             sink.flush()
     except (EOFError, BrokenPipeError):
         return

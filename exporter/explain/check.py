@@ -73,7 +73,7 @@ def check(
     """
     instant = now if at is None else at
     is_present = instant == now
-    report = querier.usual(key, int(instant), int(now))
+    report = querier.report(key, int(instant), int(now))
     return Check(
         report=report,
         at=instant,

@@ -52,7 +52,7 @@ def baseline_document(report: BaselineReport, calendar: Calendar) -> Json:
         "shift_thresholds": [
             {
                 "quantile": each.quantile,
-                **_baseline_seconds(each.usual_seconds),
+                **_baseline_seconds(each.baseline_seconds),
                 "swing_factor": each.swing_factor,
                 "limit_seconds": each.limit_seconds,
             }

@@ -61,7 +61,7 @@ def _facts(report: BaselineReport, calendar: Calendar) -> Iterator[str]:
         yield _line(
             "" if position else "shift",
             f"p{100 * each.quantile:g} above {duration(each.limit_seconds)} "
-            f"(usually {duration(each.usual_seconds)}; swings up to × {each.swing_factor:.2g} are usual)",
+            f"(usually {duration(each.baseline_seconds)}; swings up to × {each.swing_factor:.2g} are usual)",
         )
     for position, supply in enumerate(report.supply):
         serves = "  <- serves" if supply.level is report.level else ""

@@ -95,7 +95,7 @@ def why_no_verdict(report: BaselineReport) -> str:
                 f"around the clock from {MATURE_DAYS} days{so_far}. Time helps, and so does a longer "
                 "polling.backfill_duration where Tempo still has older traces."
             )
-        case NoVerdict.NOT_JUDGED:
+        case NoVerdict.NOT_EVALUATED:
             return (
                 "There is no verdict on a shift, since the past is not judged up to this hour: an incident might stand "
                 "in the baseline. It is once backfill has caught up (tempo_anomaly_backfill_progress_ratio)."

@@ -340,7 +340,7 @@ class StateCollector(Collector):
 
 def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
     yield from _if_known(
-        "poll_last_success_timestamp_seconds", "When the live edge was last read successfully.", snapshot.judged_at
+        "poll_last_success_timestamp_seconds", "When the live edge was last read successfully.", snapshot.evaluated_at
     )
     yield from _if_known("poll_duration_seconds", "Duration of the last read of the live edge.", snapshot.poll_seconds)
     yield from _if_known(
@@ -356,7 +356,7 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
         snapshot.history.oldest_trace_at,
     )
     yield _gauge("series", "Series on this page.", len(snapshot.series))
-    if snapshot.known:
+    if snapshot.has_baselines:
         yield from _of_baselines(snapshot)
     yield _gauge(
         "quarantined_windows",
@@ -367,7 +367,7 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
         "storage_size_bytes", "Size of the database, including its write-ahead log.", snapshot.history.storage_bytes
     )
     yield from _if_known(
-        "snapshot_timestamp_seconds", "When the series on this page were last evaluated.", snapshot.judged_at
+        "snapshot_timestamp_seconds", "When the series on this page were last evaluated.", snapshot.evaluated_at
     )
     yield _gauge(
         "snapshot_build_duration_seconds",

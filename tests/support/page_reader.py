@@ -121,7 +121,7 @@ class Pages:
     error: Exception | None = None
     reports: Mapping[SeriesKey, BaselineReport] = field(default_factory=dict)
 
-    def usual(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
+    def report(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
         if self.error:
             raise self.error
         return self.reports.get(key) or report(key)

@@ -1,4 +1,4 @@
-"""Small, fixed pieces of what the exporter reads and finds, for the tests of whatever judges or publishes them."""
+"""Small, fixed samples of what the exporter reads and publishes, and a store with evaluated history."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,17 @@ from exporter.baseline.outlier import OutlierRule
 from exporter.detection.explanation import Explanation
 from exporter.detection.parameters import Parameters
 from exporter.detection.thresholds import QuantileThreshold, Thresholds
+from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import Exemplar, HistoryFacts, SeriesStatus, Snapshot
 from exporter.ingest.backfill_status import BackfillStatus
 from exporter.model.accumulator import Accumulator
-from exporter.model.calendar import DayType, Slot
+from exporter.model.calendar import Calendar, DayType, Slot
 from exporter.model.histogram import bucket_of_seconds
-from exporter.model.hours import QUANTILES
+from exporter.model.hours import QUANTILES, HourClock
 from exporter.model.ledger import LedgerEntry, LedgerProgress, Window, WindowState
 from exporter.model.span import SeriesKey, Span
+from exporter.runtime.logs import get_logger
 from exporter.store import Store
 
 NS = 1_000_000_000
@@ -36,7 +38,7 @@ SETTINGS = EvaluationSettings(FallbackRules(), OutlierRule(), Parameters(), stal
 
 
 class Clock:
-    """Time that stands still until it is moved; serves as wall clock and as monotonic clock."""
+    """A clock that a test moves by hand; serves as wall clock and as monotonic clock."""
 
     def __init__(self, now: float = NOON) -> None:
         self.now = float(now)
@@ -46,17 +48,17 @@ class Clock:
 
 
 def events(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
-    """The keys of the events that were logged at least at a level."""
+    """The keys of the logged events of at least a level."""
     return [event_of(record) for record in caplog.records if record.levelno >= level]
 
 
 def event_of(record: logging.LogRecord) -> str:
-    """The key of the event that a record is of; empty where a library logged it."""
+    """The event key of a log record; empty if a library logged it."""
     return getattr(record, "exporter_event", "")
 
 
 def span(number: int, ended_at: float, seconds: float = 0.1, key: SeriesKey = KEY) -> Span:
-    """A span that ended at an instant; the same number is the same span."""
+    """A span that ended at an instant; the same number gives the same span."""
     duration_ns = round(seconds * NS)
     return Span(f"{number:032x}", f"{number:016x}", key, round(ended_at * NS) - duration_ns, duration_ns)
 
@@ -72,24 +74,24 @@ def baseline(
     return Baseline(level, Slot(12, DayType.WEEKDAY), mature, 5, 500, p50, p95, mad)
 
 
-def thresholds(usual: float = 0.1) -> Thresholds:
-    """The thresholds of a series that hardly swings, for all quantiles the same."""
-    buckets = [bucket_of_seconds(usual * factor) for factor in (1, 1.1, 1.4, 1.2)]
+def thresholds(seconds: float = 0.1) -> Thresholds:
+    """The thresholds of a series with hardly any swing, the same for all quantiles."""
+    buckets = [bucket_of_seconds(seconds * factor) for factor in (1, 1.1, 1.4, 1.2)]
     quantiles = [QuantileThreshold(q, buckets[0], 0.01, *buckets[1:]) for q in QUANTILES]
-    return Thresholds(tuple(quantiles), 0.003, bucket_of_seconds(usual / 1.4))
+    return Thresholds(tuple(quantiles), 0.003, bucket_of_seconds(seconds / 1.4))
 
 
 Durations = Mapping[SeriesKey, Sequence[float]]
 
 
 def entry(window: Window, traces: int) -> LedgerEntry:
-    """The ledger's line for a window that was read."""
+    """The ledger entry of a window that was read."""
     state = WindowState.DONE if traces else WindowState.EMPTY
     return LedgerEntry(window, state, read_at=window.end, traces=traces, stored=traces, coverage=1.0)
 
 
 def commit_hour(store: Store, start: int, durations: Durations, length: int = HOUR) -> LedgerEntry:
-    """Store an hour, or a shorter window, in which spans of some durations, in seconds, started evenly."""
+    """Store an hour, or a shorter window, in which spans of the given durations in seconds started evenly."""
     window = Window(start, start + length)
     accumulator = Accumulator([window], lambda key: key)
     for number, (key, seconds) in enumerate(durations.items()):
@@ -98,18 +100,33 @@ def commit_hour(store: Store, start: int, durations: Durations, length: int = HO
             Span(f"{number:016x}{position:016x}", "1" * 16, key, int((start + position * step) * NS), round(each * NS))
             for position, each in enumerate(seconds)
         )
-    line = entry(window, sum(map(len, durations.values())))
-    store.commit([line], accumulator.finish())
-    return line
+    ledger_entry = entry(window, sum(map(len, durations.values())))
+    store.commit([ledger_entry], accumulator.finish())
+    return ledger_entry
 
 
 def around(median: float, count: int) -> list[float]:
-    """Durations that vary by a fifth to both sides, in no order of time."""
+    """Unsorted durations between 80 % and 120 % of a median."""
     return [median * (0.8 + 0.4 * (position * 7 % count) / max(1, count - 1)) for position in range(count)]
 
 
+def evaluate_history(store: Store, until: int, settings: EvaluationSettings = SETTINGS) -> BaselineManager:
+    """Evaluate all stored hours that end by an instant; returns the manager that has done so."""
+    manager = BaselineManager(
+        store,
+        HourClock(Calendar()),
+        settings,
+        settled_until=lambda: until,
+        on_accepted=lambda: None,
+        monotonic=Clock(0.0),
+        log=get_logger("test"),
+    )
+    manager.catch_up(until + 600)
+    return manager
+
+
 def explanation() -> Explanation:
-    """Why a window is out of the ordinary."""
+    """The evidence for a shift."""
     return Explanation(
         quantile=0.9,
         traces=300,
@@ -125,9 +142,9 @@ def explanation() -> Explanation:
 
 
 def small_snapshot() -> Snapshot:
-    """A series that is anomalous, one that is learning and has a hostile name, and one of which little is known."""
+    """A firing series, a learning one with a hostile name, and one without a baseline."""
     return Snapshot(
-        judged_at=NOON + 0.25,
+        evaluated_at=NOON + 0.25,
         build_seconds=0.125,
         series=(
             SeriesStatus(QUOTED_KEY, baseline(level=FallbackLevel.GLOBAL, mature=False), 0.4, 0, outlier=False),
@@ -157,7 +174,7 @@ def small_snapshot() -> Snapshot:
 
 
 def backfill_status() -> BackfillStatus:
-    """A backfill that has something in every state."""
+    """A backfill with windows in every state."""
     progress = LedgerProgress(
         pending=10, done=120, empty=20, partial=2, failed=1, expired=15, traces_read=990_000, traces_there=1_000_000.0
     )

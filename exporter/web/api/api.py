@@ -137,7 +137,7 @@ class Api:
         self._live_status(key)
         if at is None:
             return profile_document(self._querier.profile(key, int(now)))
-        return {"at_unix": at, **baseline_document(self._querier.usual(key, int(at), int(now)), self._calendar)}
+        return {"at_unix": at, **baseline_document(self._querier.report(key, int(at), int(now)), self._calendar)}
 
     def _series(self, parameters: Parameters) -> Json:
         name_filter = _NameFilter(parameters)
@@ -150,7 +150,7 @@ class Api:
             each for each in statuses if name_filter.matches(each.key) and (state is None or state_of(each) == state)
         ]
         return {
-            **evaluated_at(None if snapshot is None else snapshot.judged_at),
+            **evaluated_at(None if snapshot is None else snapshot.evaluated_at),
             **page.slice(matching, lambda status: status.key, series_document),
         }
 
@@ -160,7 +160,7 @@ class Api:
         parameters.finish()
         available = {
             key: standings
-            for key, standings in self._querier.available(int(self._clock())).items()
+            for key, standings in self._querier.availability(int(self._clock())).items()
             if name_filter.matches(key)
         }
         return {

@@ -89,7 +89,7 @@ class EndpointPage:
 
     def _evaluated_at(self) -> float | None:
         snapshot = self._sources.snapshot()
-        return None if snapshot is None else snapshot.judged_at
+        return None if snapshot is None else snapshot.evaluated_at
 
     def _outliers_section(self, status: SeriesStatus, times: words.Times) -> h.Element:
         threshold = status.outlier_threshold_seconds
@@ -118,7 +118,7 @@ class EndpointPage:
                 ],
             ]
             if latest_first
-            else h.p["None." if status.known else "Not known yet."],
+            else h.p["None." if status.is_baseline_known else "Not known yet."],
         ]
 
     def _trace(self, trace_id: str) -> h.Element:
@@ -256,7 +256,7 @@ def _thresholds_section(report: BaselineReport | None) -> h.Node:
                     (
                         h.tr[
                             h.th(scope="row")[f"p{100 * each.quantile:g}"],
-                            h.td(".number")[duration(each.usual_seconds)],
+                            h.td(".number")[duration(each.baseline_seconds)],
                             h.td(".number")[f"× {each.swing_factor:.2g}"],
                             h.td(".number")[duration(each.limit_seconds)],
                         ]

@@ -34,7 +34,7 @@ def page_handlers(sources: Sources, log: Log, monotonic: Callable[[], float]) ->
 
     profiles = HourlyCache(sources.history.profile, sources.hours, is_complete, _CACHED_PROFILES)
     reports = HourlyCache(
-        lambda key, now: sources.history.usual(key, now, now), sources.hours, is_complete, _CACHED_REPORTS
+        lambda key, now: sources.history.report(key, now, now), sources.hours, is_complete, _CACHED_REPORTS
     )
     return {
         "/": StatusPage(sources),

@@ -25,7 +25,7 @@ _BACKFILL_SECONDS: Final = 60
 class BaselineQueries(Protocol):
     """Queries of the stored history; both raise StoreError or DamagedDigestError if it cannot be read."""
 
-    def usual(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
+    def report(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
         """Return the baseline of a series for the hour of an instant."""
 
     def profile(self, key: SeriesKey, now: int) -> Profile:

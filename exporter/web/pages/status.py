@@ -59,9 +59,9 @@ class StatusPage:
 
 
 def _last_evaluation(snapshot: Snapshot | None, times: words.Times) -> h.Node:
-    if snapshot is None or snapshot.judged_at is None:
+    if snapshot is None or snapshot.evaluated_at is None:
         return "the current traffic has not been read yet"
-    return ["evaluated ", times.age(snapshot.judged_at), ", shown at ", times.at(times.now)]
+    return ["evaluated ", times.age(snapshot.evaluated_at), ", shown at ", times.at(times.now)]
 
 
 def _notice(snapshot: Snapshot | None, sources: Sources, times: words.Times) -> h.Node:
@@ -69,23 +69,23 @@ def _notice(snapshot: Snapshot | None, sources: Sources, times: words.Times) -> 
     if snapshot is None:
         return None
     interval = words.coarse_duration(sources.interval_seconds)
-    if snapshot.unread is not None:
+    if snapshot.read_error is not None:
         consequence = (
             "Nothing has been evaluated yet."
-            if snapshot.judged_at is None
-            else f"Flags stay as they were {times.age(snapshot.judged_at)} until it can be read again."
+            if snapshot.evaluated_at is None
+            else f"Flags stay as they were {times.age(snapshot.evaluated_at)} until it can be read again."
         )
         return h.div(".notice.bad", role="alert")[
             h.strong["Tempo cannot be read."],
             f" {consequence} The exporter retries every {interval}.",
-            h.p[h.code[snapshot.unread]],
+            h.p[h.code[snapshot.read_error]],
             h.p(".quiet")[
                 "Check that Tempo is running and that ",
                 h.code["tempo.url"],
                 " is the address of its HTTP API. The exporter's log has details.",
             ],
         ]
-    is_late = snapshot.judged_at is not None and times.now - snapshot.judged_at > max(
+    is_late = snapshot.evaluated_at is not None and times.now - snapshot.evaluated_at > max(
         _LATE_SECONDS, _LATE_INTERVALS * sources.interval_seconds
     )
     if is_late:
@@ -94,7 +94,7 @@ def _notice(snapshot: Snapshot | None, sources: Sources, times: words.Times) -> 
             f" The current traffic should be read every {interval}, but reading it takes too long or has stopped. ",
             "The exporter's log has details.",
         ]
-    if not snapshot.known:
+    if not snapshot.has_baselines:
         return h.div(".notice.odd", role="alert")[
             h.strong["The baselines for this hour are still being computed."],
             " Until they are ready, there are no verdicts, and flags stay as they were.",
@@ -124,9 +124,9 @@ def _anomalous_section(
 
 
 def _nothing_anomalous(snapshot: Snapshot | None) -> h.Element:
-    if snapshot is None or snapshot.judged_at is None:
+    if snapshot is None or snapshot.evaluated_at is None:
         return h.p(".quiet")["Not known yet: the current traffic has not been read."]
-    if not snapshot.known:
+    if not snapshot.has_baselines:
         return h.p(".quiet")["Not known yet: the baselines for this hour are still being computed."]
     with_verdict = sum(status.shift is not None for status in snapshot.series)
     if not with_verdict:
@@ -159,7 +159,7 @@ def _card(status: SeriesStatus, sources: Sources, times: words.Times) -> h.Eleme
 def _reason(status: SeriesStatus) -> str:
     if status.explanation is not None:
         return str(status.explanation)
-    if not status.known:
+    if not status.is_baseline_known:
         return "The baselines for this hour are still being computed, so it is not known whether the shift lasts."
     if status.current_traces is None:
         return "Tempo cannot be read, so it is not known whether the shift lasts."
@@ -199,7 +199,7 @@ def _totals(snapshot: Snapshot, shifted: int) -> h.Element:
     return h.ul(".tally")[
         (
             h.li[h.a(href=f"{selection.url()}#endpoints")[h.b[f"{number:,}"], f" {label}"]]
-            for label, number, selection in (*always, *(with_baselines if snapshot.known else ()))
+            for label, number, selection in (*always, *(with_baselines if snapshot.has_baselines else ()))
         )
     ]
 

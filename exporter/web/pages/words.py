@@ -133,7 +133,7 @@ def _current_sentence(status: SeriesStatus, parameters: Parameters) -> str:
 
 def _baseline_sentences(status: SeriesStatus, report: BaselineReport | None) -> str:
     baseline = status.baseline
-    if not status.known:
+    if not status.is_baseline_known:
         return "The baseline for this hour is still being computed, so there is no verdict yet."
     if baseline is None:
         return "There is too little history for a baseline (level 5), so there is no verdict."
@@ -149,6 +149,6 @@ def _baseline_sentences(status: SeriesStatus, report: BaselineReport | None) -> 
         return f"{text} A shift would be {shift}, unless chance or the usual swing explains it."
     reason = {
         NoVerdict.LEARNING: "It covers too few hours or days for a shift verdict, so only single outliers are flagged.",
-        NoVerdict.NOT_JUDGED: "Past hours are still being evaluated; there is no shift verdict until that is done.",
+        NoVerdict.NOT_EVALUATED: "Past hours are still being evaluated; there is no shift verdict until that is done.",
     }
     return f"{text} {reason[report.no_verdict]}" if report.no_verdict in reason else text

@@ -23,8 +23,7 @@ from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import ROOT, Operation, SpanTimes, Trace, TraceShape, TraceStore, make_trace
 from exporter.detection.flag import Flag
 from exporter.detection.parameters import Parameters
-from exporter.evaluation.poller import PollSettings
-from exporter.evaluation.settings import EvaluationSettings
+from exporter.evaluation.settings import EvaluationSettings, PollSettings
 from exporter.evaluation.snapshot import Snapshot
 from exporter.ingest.series_filter import SeriesRules
 from exporter.ingest.settings import BackfillSettings, Budget

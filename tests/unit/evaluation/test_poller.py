@@ -1,20 +1,23 @@
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import pytest
 
 from exporter.detection.flag import Flag
-from exporter.evaluation.baseline_table import NOT_KNOWN_YET, BaselineTable, SeriesBaseline
+from exporter.evaluation.baseline_table import EMPTY_TABLE, BaselineTable, SeriesBaseline
 from exporter.evaluation.live import LiveEvaluator
-from exporter.evaluation.poller import Poller, PollSettings
+from exporter.evaluation.poller import Poller
+from exporter.evaluation.settings import PollSettings
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
+from exporter.ingest.backfill_status import BackfillStatus
 from exporter.ingest.live_reader import LiveReader
 from exporter.ingest.settings import Budget
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
 from exporter.tempo.errors import StoppedError, TempoError
+from tests.support.evaluation import ScriptedWakeup, ledger_status
 from tests.support.fakes import FakeTempo, Recorder
 from tests.support.samples import HOUR, KEY, NOON, SETTINGS, Clock, baseline, event_of, events, span, thresholds
 
@@ -27,62 +30,53 @@ FACTS = HistoryFacts(windows=7, traces=70)
 
 
 @dataclass
-class History:
-    """One book for each hour, and what was to be remembered."""
+class FakeHistory:
+    """One table for each hour, and the flags that were saved.
+
+    Attributes:
+        series: the content of every table that is built.
+        saved: flags and suspects of each call.
+        tables: the tables by hour; one that is missing is built when it is requested.
+        on_build: called when a table is built.
+        requests: what was asked for, in order.
+    """
 
     series: Mapping[SeriesKey, SeriesBaseline]
-    remembered: list[tuple[Mapping[SeriesKey, Flag], Mapping[SeriesKey, tuple[int, ...]]]]
-    books: dict[int, BaselineTable] = field(default_factory=dict)
-    work_out: Callable[[], None] = lambda: None
-    comes: Callable[[float], bool] = lambda seconds: False
+    saved: list[tuple[Mapping[SeriesKey, Flag], Mapping[SeriesKey, tuple[int, ...]]]] = field(default_factory=list)
+    tables: dict[int, BaselineTable] = field(default_factory=dict)
+    on_build: Callable[[], None] = lambda: None
+    requests: list[str] = field(default_factory=list)
 
-    def book(self, now: float) -> BaselineTable:
+    def table(self, now: float) -> BaselineTable:
+        self.requests.append("table")
         start = int(now) // HOUR * HOUR
-        if start not in self.books:
-            self.work_out()
-        return self.books.setdefault(start, BaselineTable(start, self.series))
+        if start not in self.tables:
+            self.on_build()
+        return self.tables.setdefault(start, BaselineTable(start, self.series))
 
-    def wait_for_book(self, seconds: float) -> bool:
-        return self.comes(seconds)
+    def facts(self) -> HistoryFacts:
+        self.requests.append("facts")
+        return FACTS
 
-    def describe(self, snapshot: Snapshot) -> Snapshot:
-        return replace(snapshot, history=FACTS)
-
-    def remember(self, flags: Mapping[SeriesKey, Flag], suspects: Mapping[SeriesKey, tuple[int, ...]]) -> None:
-        self.remembered.append((flags, suspects))
-
-
-class Stop(threading.Event):
-    """Waiting moves the monotonic clock and the wall clock; ends after so many waits."""
-
-    def __init__(self, clocks: Sequence[Clock], waits: int) -> None:
-        super().__init__()
-        self._clocks = clocks
-        self._waits = waits
-        self.waited: list[float] = []
-
-    def wait(self, timeout: float | None = None) -> bool:
-        assert timeout is not None
-        self.waited.append(timeout)
-        for clock in self._clocks:
-            clock.now += timeout
-        if len(self.waited) == self._waits:
-            self.set()
-        return self.is_set()
+    def save(self, flags: Mapping[SeriesKey, Flag], suspects: Mapping[SeriesKey, tuple[int, ...]]) -> None:
+        self.saved.append((flags, suspects))
 
 
 class Bench:
     """A poller with everything around it."""
 
-    def __init__(self, tempo: FakeTempo, settings: PollSettings = POLL, waits: int = 3) -> None:
+    def __init__(self, tempo: FakeTempo, settings: PollSettings = POLL, sleeps: int = 2) -> None:
         self.tempo = tempo
         self.clock = Clock(NOW)
         self.monotonic = Clock(1000.0)
-        self.stop = Stop([self.clock, self.monotonic], waits)
+        self.stop = threading.Event()
+        self.wakeup = ScriptedWakeup([self.clock, self.monotonic], sleeps)
         self.telemetry = Recorder()
-        self.history = History({KEY: SeriesBaseline(NOW, baseline(), 0.4, thresholds())}, [])
+        self.history = FakeHistory({KEY: SeriesBaseline(NOW, baseline(), 0.4, thresholds())})
+        self.backfill: BackfillStatus | None = None
         self.published: list[Snapshot] = []
-        self.new_books: list[int] = []
+        self.on_publish: Callable[[], None] = lambda: None
+        self.new_tables: list[int] = []
         self.poller = Poller(
             LiveReader(
                 tempo,
@@ -99,18 +93,29 @@ class Bench:
                 flags={},
             ),
             self.history,
-            self.published.append,
+            self.history,
+            self._publish,
             settings,
             self.telemetry,
             clock=self.clock,
             monotonic=self.monotonic,
             stop=self.stop,
             log=get_logger("test"),
-            on_new_book=lambda: self.new_books.append(len(self.published)),
+            on_new_table=lambda: self.new_tables.append(len(self.published)),
+            backfill_status=self._backfill_status,
+            wakeup=self.wakeup,
         )
 
+    def _backfill_status(self) -> BackfillStatus | None:
+        self.history.requests.append("backfill")
+        return self.backfill
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        self.published.append(snapshot)
+        self.on_publish()
+
     def cycle(self, after: float = 0.0) -> tuple[bool, list[tuple[int, int]]]:
-        """One cycle some seconds later: whether it was complete, and the ranges it asked for, relative to now."""
+        """Run a cycle some seconds later; returns whether it was complete and its searches, relative to now."""
         self.clock.now += after
         self.monotonic.now += after
         self.tempo.searches.clear()
@@ -128,13 +133,13 @@ def fail(start: int, end: int) -> None:
 
 
 class TestDenseTraffic:
-    """What is too much to be read is judged by a sample, and what was read before is thinned to it."""
+    """Traffic beyond the budget is sampled, and traces read before are thinned to the same share."""
 
     def dense(self, start: float, end: float, per_second: int) -> list[Span]:
         count = round((end - start) * per_second)
         return [span(int(start) * 1000 + n, start + (n + 0.5) / per_second, 0.1) for n in range(count)]
 
-    def test_a_sample_is_judged_and_its_share_published(self) -> None:
+    def test_sample_is_evaluated_and_its_share_published(self) -> None:
         spans = self.dense(NOW - 300, NOW, 100)
         bench = Bench(FakeTempo(spans, max_limit=1000), replace(POLL, budget=Budget(2000, 50)))
         complete, searches = bench.cycle()
@@ -146,7 +151,7 @@ class TestDenseTraffic:
         assert bench.status().current_traces == pytest.approx(len(spans) * snapshot.poll_share, rel=0.3)
         assert bench.telemetry.sampled_windows == {"poll": 1}
 
-    def test_when_traffic_grows_the_minutes_before_do_not_outweigh_the_newest(self) -> None:
+    def test_older_minutes_do_not_outweigh_newer_ones_when_traffic_grows(self) -> None:
         bench = Bench(FakeTempo(self.dense(NOW - 300, NOW, 10), max_limit=1000), replace(POLL, budget=Budget(2000, 50)))
         bench.cycle()
         assert bench.published[-1].poll_share == 1
@@ -157,61 +162,61 @@ class TestDenseTraffic:
         share = bench.published[-1].poll_share
         assert share is not None
         assert share < 1
-        there = sum(NOW - 240 < each.end_ns / 1e9 <= NOW + 60 for each in bench.tempo.spans)
-        assert bench.status().current_traces == pytest.approx(there * share, rel=0.35)
+        existing = sum(NOW - 240 < each.end_ns / 1e9 <= NOW + 60 for each in bench.tempo.spans)
+        assert bench.status().current_traces == pytest.approx(existing * share, rel=0.35)
 
-    def test_an_endpoint_with_little_traffic_is_seen_whole(self) -> None:
+    def test_series_with_little_traffic_is_read_whole(self) -> None:
         rare = SeriesKey("checkout", "POST /refund")
         few = [span(number, NOW - number * 20 - 1, 0.1, rare) for number in range(15)]
         bench = Bench(
             FakeTempo([*few, *self.dense(NOW - 300, NOW, 100)], max_limit=1000),
             replace(POLL, budget=Budget(2000, 50)),
         )
-        usual = replace(baseline(), windows=10, count=1500)
-        bench.history.series = {rare: SeriesBaseline(NOW, usual, 0.4, thresholds())}
+        rare_baseline = replace(baseline(), windows=10, count=1500)
+        bench.history.series = {rare: SeriesBaseline(NOW, rare_baseline, 0.4, thresholds())}
         bench.cycle()
         (status,) = [each for each in bench.published[-1].series if each.key == rare]
         assert status.current_traces == 15
 
 
 class TestReading:
-    def test_first_the_whole_window_and_what_little_traffic_needs_then_the_lookback(self) -> None:
+    def test_first_cycle_reads_the_longest_window_and_later_ones_the_lookback(self) -> None:
         bench = Bench(FakeTempo())
         assert bench.cycle() == (True, [(-300, 2), (-3600, -298)])
         assert bench.cycle(15) == (True, [(-120, 2)])
         assert bench.cycle(15) == (True, [(-120, 2)])
 
-    def test_it_reaches_back_only_as_far_as_that_is_affordable(self) -> None:
+    def test_first_cycle_reads_older_traffic_only_if_that_is_affordable(self) -> None:
         spans = [span(number, NOW - number % 300) for number in range(100)]
         settings = replace(POLL, affordable_traces=1092)
         assert Bench(FakeTempo(spans, max_limit=5000), settings).cycle() == (True, [(-300, 2)])
         settings = replace(POLL, affordable_traces=1093)
         assert Bench(FakeTempo(spans, max_limit=5000), settings).cycle() == (True, [(-300, 2), (-3600, -298)])
 
-    def test_it_does_not_reach_back_where_no_window_does(self) -> None:
+    def test_first_cycle_reads_no_further_back_than_the_longest_window(self) -> None:
         assert Bench(FakeTempo(), replace(POLL, max_window_seconds=300.0)).cycle() == (True, [(-300, 2)])
 
-    def test_that_it_cannot_reach_back_keeps_it_from_nothing(self, caplog: pytest.LogCaptureFixture) -> None:
-        def fail_on_the_older(start: int, end: int) -> None:
+    def test_first_cycle_succeeds_if_older_traffic_cannot_be_read(self, caplog: pytest.LogCaptureFixture) -> None:
+        def fail_on_older_traffic(start: int, end: int) -> None:
             if end < NOW:
                 fail(start, end)
 
         bench = Bench(FakeTempo([span(1, NOW)]))
-        bench.tempo.before_search = fail_on_the_older
+        bench.tempo.before_search = fail_on_older_traffic
         assert bench.cycle()[0] is True
-        assert bench.published[-1].judged_at == NOW
+        assert bench.published[-1].evaluated_at == NOW
         assert events(caplog) == ["poll_history_failed"]
         assert bench.cycle(15) == (True, [(-120, 2)])
 
     @pytest.mark.parametrize(
         ("pause", "back"), [(15, 120), (16, 121), (75, 180), (1815, 1920), (4000, 3600), (100_000, 3600), (-500, 120)]
     )
-    def test_after_a_pause_it_reads_what_it_has_missed(self, pause: int, back: int) -> None:
+    def test_cycle_after_a_pause_reads_what_was_missed(self, pause: int, back: int) -> None:
         bench = Bench(FakeTempo())
         bench.cycle()
         assert bench.cycle(pause) == (True, [(-back, 2)])
 
-    def test_a_pause_leaves_no_hole_in_the_window(self) -> None:
+    def test_pause_leaves_no_hole_in_the_window(self) -> None:
         bench = Bench(FakeTempo([span(1, NOW - 5)]))
         bench.cycle()
         bench.tempo.spans += [span(2, NOW + 300), span(3, NOW + 1100)]
@@ -219,7 +224,7 @@ class TestReading:
         assert bench.status().current_traces == 3
         assert bench.status().traces_total == 3
 
-    def test_what_was_missed_while_tempo_was_away_is_read_when_it_is_back(self) -> None:
+    def test_cycle_after_an_outage_reads_what_was_missed(self) -> None:
         bench = Bench(FakeTempo())
         bench.cycle()
         bench.tempo.before_search = fail
@@ -228,7 +233,7 @@ class TestReading:
         bench.tempo.before_search = lambda start, end: None
         assert bench.cycle(15) == (True, [(-180, 2)])
 
-    def test_until_it_has_succeeded_once_it_wants_the_whole_window(self) -> None:
+    def test_whole_window_is_read_until_a_cycle_has_succeeded(self) -> None:
         bench = Bench(FakeTempo())
         bench.tempo.before_search = fail
         assert bench.cycle() == (False, [(-300, 2)])
@@ -236,7 +241,7 @@ class TestReading:
         bench.tempo.before_search = lambda start, end: None
         assert bench.cycle(15) == (True, [(-300, 2), (-3600, -298)])
 
-    def test_dense_traffic_is_split_and_nothing_is_lost(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_saturated_searches_are_split_without_losing_traces(self, caplog: pytest.LogCaptureFixture) -> None:
         spans = [span(number, NOW - number * 0.5, 0.01) for number in range(400)]
         bench = Bench(FakeTempo(spans, max_limit=50), replace(POLL, max_window_seconds=300.0))
         assert bench.cycle()[0] is True
@@ -244,10 +249,10 @@ class TestReading:
         assert events(caplog) == ["poll_saturated"]
         first = len(bench.tempo.searches)
         bench.cycle(1)
-        # Knowing how dense it is, it cuts beforehand.
+        # The density is known now, so the range is divided beforehand.
         assert len(bench.tempo.searches) < first / 2
 
-    def test_a_second_that_holds_too_much_is_said_and_counted_and_the_rest_is_judged(
+    def test_second_with_too_many_traces_is_counted_as_truncated_and_the_rest_evaluated(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         spans = [span(number, NOW - 100, 0.01) for number in range(60)] + [span(100, NOW)]
@@ -260,7 +265,7 @@ class TestReading:
         assert bench.telemetry.truncated_windows["poll"] == 2
         assert len(events(caplog)) == 2
 
-    def test_it_gives_up_what_it_has_no_time_for_the_newest_first(self) -> None:
+    def test_newest_traffic_is_read_first_when_time_runs_out(self) -> None:
         spans = [span(number, NOW + 15 - number, 0.01) for number in range(120)]
         bench = Bench(FakeTempo(max_limit=50))
         bench.cycle()
@@ -270,13 +275,13 @@ class TestReading:
             bench.monotonic.now += 6
 
         bench.tempo.before_search = take_time
-        complete, asked = bench.cycle(15)
+        complete, searches = bench.cycle(15)
         assert not complete
-        assert len(asked) == 3
-        assert asked[-1][1] == 2
+        assert len(searches) == 3
+        assert searches[-1][1] == 2
         assert bench.telemetry.truncated_windows["poll"] == 1
 
-    def test_what_is_left_out_is_counted(self) -> None:
+    def test_skipped_spans_are_counted(self) -> None:
         bench = Bench(FakeTempo([span(1, NOW)]))
         bench.cycle()
         bench.cycle(15)
@@ -284,7 +289,7 @@ class TestReading:
 
 
 class TestPublishing:
-    def test_a_snapshot_says_when_it_was_judged_and_what_is_stored(self) -> None:
+    def test_snapshot_holds_evaluation_time_and_history_totals(self) -> None:
         bench = Bench(FakeTempo([span(1, NOW - 1, 0.2)]))
 
         def take_time(start: int, end: int) -> None:
@@ -293,20 +298,20 @@ class TestPublishing:
         bench.tempo.before_search = take_time
         bench.cycle()
         (snapshot,) = bench.published
-        assert (snapshot.judged_at, snapshot.poll_seconds, snapshot.history) == (NOW, 4.0, FACTS)
+        assert (snapshot.evaluated_at, snapshot.poll_seconds, snapshot.history) == (NOW, 4.0, FACTS)
         assert bench.status().current_traces == 1
         assert bench.status().baseline == baseline()
 
-    def test_flags_and_suspect_hours_are_to_be_remembered(self) -> None:
+    def test_changed_flags_and_suspect_hours_are_saved(self) -> None:
         bench = Bench(FakeTempo())
         for cycle in range(6):
             now = NOW + 15 * cycle
             bench.tempo.spans = [span(int(now) - back, now - back, 0.5) for back in range(300)]
             bench.cycle(15 if cycle else 0)
-        assert [flags for flags, _ in bench.history.remembered] == [
+        assert [flags for flags, _ in bench.history.saved] == [
             {KEY: Flag(pending_since=NOW)}, {}, {}, {}, {KEY: Flag(firing=True, since=NOW)}, {},
         ]  # fmt: skip
-        assert [suspects for _, suspects in bench.history.remembered] == [
+        assert [suspects for _, suspects in bench.history.saved] == [
             {},
             {},
             {},
@@ -315,7 +320,7 @@ class TestPublishing:
             {KEY: (NOON,)},
         ]
 
-    def test_a_flag_that_rises_or_falls_is_logged_with_the_reason(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_firing_and_resolved_flags_are_logged_with_an_explanation(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
         bench = Bench(FakeTempo())
         for cycle in range(40):
@@ -323,62 +328,62 @@ class TestPublishing:
             seconds = 0.5 if cycle < 6 else 0.1
             bench.tempo.spans += [span(int(now) - back, now - back, seconds) for back in range(15)]
             bench.cycle(15 if cycle else 0)
-        risen, fallen = caplog.records
-        assert (risen.levelname, event_of(risen)) == ("WARNING", "shift_firing")
-        fields = risen.exporter_fields  # type: ignore[attr-defined]
+        firing, resolved = caplog.records
+        assert (firing.levelname, event_of(firing)) == ("WARNING", "shift_firing")
+        fields = firing.exporter_fields  # type: ignore[attr-defined]
         assert (fields["service_name"], fields["span_name"]) == KEY
         assert "requests took longer than" in fields["explanation"]
-        assert (fallen.levelname, event_of(fallen)) == ("INFO", "shift_resolved")
+        assert (resolved.levelname, event_of(resolved)) == ("INFO", "shift_resolved")
 
-    def test_while_tempo_is_away_it_publishes_without_a_verdict(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_outage_publishes_the_last_verdict_while_its_window_counts(self, caplog: pytest.LogCaptureFixture) -> None:
         bench = Bench(FakeTempo([span(1, NOW)]))
         bench.cycle()
         bench.tempo.before_search = fail
         assert bench.cycle(15)[0] is False
-        assert bench.published[-1].judged_at == NOW
-        assert bench.published[-1].unread == "http://tempo:3200 is not there"
+        assert bench.published[-1].evaluated_at == NOW
+        assert bench.published[-1].read_error == "http://tempo:3200 is not there"
         assert bench.status().current_traces == 1
         bench.cycle(285)
         assert bench.status().current_traces == 1
         bench.cycle(15)
-        assert bench.published[-1].judged_at == NOW
+        assert bench.published[-1].evaluated_at == NOW
         assert bench.status().current_traces is None
         assert bench.status().baseline is not None
-        assert len(bench.history.remembered) == 1
+        assert len(bench.history.saved) == 1
         assert events(caplog) == ["poll_failed"]
         bench.tempo.before_search = lambda start, end: None
         bench.cycle(15)
-        assert bench.published[-1].unread is None
+        assert bench.published[-1].read_error is None
 
-    def test_the_end_of_an_outage_is_said_once_if_its_beginning_was(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_recovery_is_logged_only_if_the_outage_was(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
         bench = Bench(FakeTempo([span(1, NOW)]))
         for failing in (False, True, True, False, False):
             bench.tempo.before_search = fail if failing else lambda start, end: None
             bench.cycle(15)
-        told = [event for event in events(caplog) if event in ("poll_failed", "poll_recovered")]
-        assert told == ["poll_failed", "poll_recovered"]
+        outage = [event for event in events(caplog) if event in ("poll_failed", "poll_recovered")]
+        assert outage == ["poll_failed", "poll_recovered"]
         assert caplog.records[-1].exporter_fields == {"after_seconds": 30}  # type: ignore[attr-defined]
-        # It is away again soon, which is not repeated, and so has no end either.
+        # The next outage comes too soon to be logged, so its end is not logged either.
         for failing in (True, False):
             bench.tempo.before_search = fail if failing else lambda start, end: None
             bench.cycle(15)
         assert len([event for event in events(caplog) if event in ("poll_failed", "poll_recovered")]) == 2
-        # After a while it is.
+        # A later one is logged again.
         for failing in (True, False):
             bench.tempo.before_search = fail if failing else lambda start, end: None
             bench.cycle(600)
-        assert [event for event in events(caplog) if event in ("poll_failed", "poll_recovered")] == told * 2
+        assert [event for event in events(caplog) if event in ("poll_failed", "poll_recovered")] == outage * 2
 
-    def test_where_tempo_was_never_there_the_history_is_published_all_the_same(self) -> None:
+    def test_baselines_are_published_if_tempo_has_never_answered(self) -> None:
         bench = Bench(FakeTempo())
         bench.tempo.before_search = fail
         bench.cycle()
         (snapshot,) = bench.published
-        assert (snapshot.judged_at, snapshot.poll_seconds) == (None, None)
+        assert (snapshot.evaluated_at, snapshot.poll_seconds) == (None, None)
         assert bench.status().baseline == baseline()
 
-    def test_when_it_is_stopped_while_it_reads_it_publishes_nothing(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_stopped_cycle_publishes_nothing(self, caplog: pytest.LogCaptureFixture) -> None:
         bench = Bench(FakeTempo([span(1, NOW)]))
         bench.tempo.before_search = lambda start, end: bench.stop.set()
         assert bench.cycle()[0] is False
@@ -394,32 +399,32 @@ class TestPublishing:
         assert events(caplog) == []
 
 
-class TestWhileItIsNotKnownWhatIsUsual:
-    def test_what_was_read_is_published_and_that_the_rest_is_not_known(self) -> None:
+class TestWithoutBaselines:
+    def test_current_traffic_is_published_without_baselines(self) -> None:
         bench = Bench(FakeTempo([span(1, NOW - 1)]))
-        bench.history.books[int(NOW) // HOUR * HOUR] = NOT_KNOWN_YET
+        bench.history.tables[int(NOW) // HOUR * HOUR] = EMPTY_TABLE
         assert bench.cycle()[0]
-        assert (bench.published[-1].known, bench.published[-1].judged_at) == (False, NOW)
-        assert (bench.status().current_traces, bench.status().known) == (1, False)
+        assert (bench.published[-1].has_baselines, bench.published[-1].evaluated_at) == (False, NOW)
+        assert (bench.status().current_traces, bench.status().is_baseline_known) == (1, False)
         bench.tempo.before_search = fail
         bench.cycle(15)
-        assert (bench.published[-1].known, bench.status().known) == (False, False)
+        assert (bench.published[-1].has_baselines, bench.status().is_baseline_known) == (False, False)
 
 
 class TestRun:
-    def begins(self, bench: Bench) -> list[float]:
-        """When cycles began, in seconds since the first."""
+    def starts(self, bench: Bench) -> list[float]:
+        """Run the loop; returns when its cycles started, in seconds since the first."""
         times: list[float] = []
         bench.tempo.before_search = lambda start, end: times.append(bench.monotonic.now - 1000.0)
         bench.poller.run()
         return times
 
-    def test_it_cycles_at_its_interval(self) -> None:
-        bench = Bench(FakeTempo(), replace(POLL, max_window_seconds=300.0), waits=4)
-        assert self.begins(bench) == [0, 15, 30, 45]
+    def test_cycles_start_at_the_interval(self) -> None:
+        bench = Bench(FakeTempo(), replace(POLL, max_window_seconds=300.0), sleeps=3)
+        assert self.starts(bench) == [0, 15, 30, 45]
         assert len(bench.published) == 4
 
-    def test_the_time_a_cycle_takes_does_not_move_the_ticks(self) -> None:
+    def test_duration_of_a_cycle_does_not_move_the_ticks(self) -> None:
         bench = Bench(FakeTempo(), replace(POLL, max_window_seconds=300.0))
 
         def take_time(start: int, end: int) -> None:
@@ -427,11 +432,11 @@ class TestRun:
 
         bench.tempo.before_search = take_time
         bench.poller.run()
-        assert bench.stop.waited == [11, 11, 11]
+        assert bench.wakeup.slept == [11, 11, 11]
 
     @pytest.mark.parametrize(("takes", "ticks", "skipped"), [(15.0, [0, 15, 30], []), (15.1, [0, 30, 60], [1]),
                                                              (40.0, [0, 45, 90], [2])])  # fmt: skip
-    def test_ticks_that_come_while_it_still_works_are_skipped_and_not_queued(
+    def test_ticks_during_a_cycle_are_skipped_not_queued(
         self, takes: float, ticks: list[float], skipped: list[int], caplog: pytest.LogCaptureFixture
     ) -> None:
         bench = Bench(FakeTempo(), replace(POLL, max_window_seconds=300.0))
@@ -444,10 +449,10 @@ class TestRun:
         bench.tempo.before_search = take_time
         bench.poller.run()
         assert times == pytest.approx(ticks)
-        said = [record for record in caplog.records if event_of(record) == "poll_skipped"]
-        assert [record.exporter_fields["skipped"] for record in said] == skipped  # type: ignore[attr-defined]
+        logged = [record for record in caplog.records if event_of(record) == "poll_skipped"]
+        assert [record.exporter_fields["skipped"] for record in logged] == skipped  # type: ignore[attr-defined]
 
-    def test_a_defect_is_logged_and_does_not_end_it(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_bug_is_logged_and_the_loop_goes_on(self, caplog: pytest.LogCaptureFixture) -> None:
         bench = Bench(FakeTempo(), replace(POLL, max_window_seconds=300.0))
 
         def fail_once(start: int, end: int) -> None:
@@ -459,27 +464,32 @@ class TestRun:
         assert events(caplog) == ["poll_crashed"]
         assert len(bench.published) == 2
 
-    def test_when_the_book_of_the_hour_comes_it_cycles_at_once(self, caplog: pytest.LogCaptureFixture) -> None:
-        bench = Bench(FakeTempo([span(1, NOW - 1)]), replace(POLL, max_window_seconds=300.0), waits=3)
+    def test_wakeup_starts_a_cycle_at_once_and_restarts_the_interval(self, caplog: pytest.LogCaptureFixture) -> None:
+        bench = Bench(FakeTempo([span(1, NOW - 1)]), replace(POLL, max_window_seconds=300.0), sleeps=3)
         hour = int(NOW) // HOUR * HOUR
-        bench.history.books[hour] = NOT_KNOWN_YET
-        waited = []
+        bench.history.tables[hour] = EMPTY_TABLE
 
-        def comes(seconds: float) -> bool:
-            waited.append(seconds)
-            bench.clock.now += 14
-            bench.monotonic.now += 14
-            return bench.history.books.pop(hour, None) is NOT_KNOWN_YET
+        def change_table() -> None:
+            if bench.history.tables.pop(hour) is EMPTY_TABLE:
+                for clock in (bench.clock, bench.monotonic):
+                    clock.now += 14
+                bench.poller.wake()
 
-        bench.history.comes = comes
-        begun = self.begins(bench)
-        # The first wait ends early, with the book; others are over without one, and what is left is slept.
-        assert (begun, waited[0]) == ([0, 14, 29, 44], 15)
-        assert [snapshot.known for snapshot in bench.published] == [False, True, True, True]
+        bench.on_publish = change_table
+        assert self.starts(bench) == [0, 14, 29, 44]
+        assert bench.wakeup.slept == [0, 15, 15, 15]
+        assert [snapshot.has_baselines for snapshot in bench.published] == [False, True, True, True]
         assert [snapshot.series[0].level for snapshot in bench.published] == [None, 1, 1, 1]
         assert events(caplog) == []
 
-    def test_what_goes_wrong_because_it_is_stopped_is_not_worth_a_word(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_wakeup_during_the_read_causes_no_further_cycle(self) -> None:
+        bench = Bench(FakeTempo(), replace(POLL, max_window_seconds=300.0))
+        bench.tempo.before_search = lambda start, end: bench.poller.wake()
+        bench.poller.run()
+        # What has changed by then is part of the snapshot of that cycle.
+        assert bench.wakeup.slept == [15, 15, 15]
+
+    def test_error_during_shutdown_is_not_logged(self, caplog: pytest.LogCaptureFixture) -> None:
         bench = Bench(FakeTempo())
 
         def stop_and_fail(start: int, end: int) -> None:
@@ -489,29 +499,84 @@ class TestRun:
         bench.tempo.before_search = stop_and_fail
         bench.poller.run()
         assert events(caplog) == []
-        assert bench.stop.waited == []
+        assert bench.wakeup.slept == []
 
 
-def test_spans_are_remembered_for_as_long_as_they_may_be_read_again() -> None:
+def test_spans_are_remembered_while_they_may_be_read_again() -> None:
     assert POLL.remembered_seconds == 330
     assert replace(POLL, lookback_seconds=400.0).remembered_seconds == 430
 
 
-class TestNewBooks:
-    """Who wants to know is told of each book once it is in use."""
-
-    def test_it_is_told_once_for_each_book(self) -> None:
+class TestNewTable:
+    def test_callback_is_called_once_for_each_table(self) -> None:
         bench = Bench(FakeTempo([span(1, NOW - 10, 0.1)]))
         bench.cycle()
         bench.cycle(15)
-        assert bench.new_books == [1]
-        bench.history.books.clear()
+        assert bench.new_tables == [1]
+        bench.history.tables.clear()
         bench.cycle(15)
-        assert bench.new_books == [1, 3]
+        assert bench.new_tables == [1, 3]
 
-    def test_working_one_out_is_no_part_of_the_reading(self) -> None:
+    def test_waiting_for_a_table_is_not_part_of_the_poll_duration(self) -> None:
         dense = [span(number, NOW - 300 + number / 100, 0.1) for number in range(29_000)]
         bench = Bench(FakeTempo(dense, max_limit=1000), replace(POLL, budget=Budget(2000, 50)))
-        bench.history.work_out = lambda: setattr(bench.monotonic, "now", bench.monotonic.now + 40)
+        bench.history.on_build = lambda: setattr(bench.monotonic, "now", bench.monotonic.now + 40)
         bench.cycle()
         assert bench.published[-1].poll_seconds == 0
+
+
+class TestBackfillStatus:
+    """The published state of the ledger belongs to the same moment as the baselines."""
+
+    def publish(self, bench: Bench, backfill: BackfillStatus | None, built_at: BackfillStatus | None) -> Snapshot:
+        """Run a cycle with one state of the ledger now, and one at which the table was built."""
+        bench.backfill = backfill
+        start = int(NOW) // HOUR * HOUR
+        bench.history.tables[start] = BaselineTable(start, bench.history.series, backfill=built_at)
+        bench.cycle()
+        return bench.published[-1]
+
+    def test_is_none_if_backfill_is_disabled(self) -> None:
+        assert self.publish(Bench(FakeTempo()), None, None).backfill is None
+
+    def test_is_current_while_windows_are_pending(self) -> None:
+        bench = Bench(FakeTempo())
+        current = ledger_status(done=5, pending=3)
+        assert self.publish(bench, current, ledger_status(done=2, pending=6)).backfill is current
+
+    def test_is_complete_beside_a_table_that_covers_the_ledger(self) -> None:
+        complete = replace(ledger_status(done=8), completed_at=NOW)
+        assert self.publish(Bench(FakeTempo()), complete, ledger_status(done=8)).backfill is complete
+
+    @pytest.mark.parametrize("is_tempo_away", [False, True])
+    def test_is_not_complete_before_a_table_covers_the_ledger(self, is_tempo_away: bool) -> None:
+        bench = Bench(FakeTempo())
+        if is_tempo_away:
+            bench.tempo.before_search = fail
+        old = ledger_status(done=2, pending=6)
+        complete = ledger_status(done=8)
+        assert self.publish(bench, complete, old).backfill is old
+        almost = ledger_status(done=7, pending=1)
+        assert self.publish(bench, almost, old).backfill is almost
+        # The state that was published last is newer than that of the table.
+        assert self.publish(bench, complete, old).backfill is almost
+        assert self.publish(bench, complete, complete).backfill is complete
+
+    def test_of_the_hour_before_stays_until_a_table_covers_the_next_window(self) -> None:
+        bench = Bench(FakeTempo())
+        before, after = ledger_status(done=8), replace(ledger_status(done=8), wanted_since=NOON)
+        assert self.publish(bench, before, before).backfill is before
+        assert self.publish(bench, after, before).backfill is before
+        assert self.publish(bench, after, after).backfill is after
+
+    def test_is_that_of_the_table_if_a_published_one_is_not_covered(self) -> None:
+        bench = Bench(FakeTempo())
+        first, second, older = ledger_status(done=8), ledger_status(done=9), ledger_status(done=2, pending=6)
+        assert self.publish(bench, first, first).backfill is first
+        # The clock was set back to an hour whose table is older.
+        assert self.publish(bench, second, older).backfill is older
+
+    def test_is_read_before_the_table_and_the_totals(self) -> None:
+        bench = Bench(FakeTempo())
+        bench.cycle()
+        assert bench.history.requests[-3:] == ["backfill", "table", "facts"]

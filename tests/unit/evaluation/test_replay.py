@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from exporter.backtest.replay import replay_history
 from exporter.detection.detector import Detector
+from exporter.evaluation.flag_store import FlagStore
 from exporter.evaluation.live import LiveEvaluator
 from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.replay import PastStatus, StatusReplay
@@ -78,6 +79,7 @@ def shown(busy: Made) -> dict[int, SeriesStatus]:
         monotonic=Clock(),
         log=get_logger("test"),
     )
+    flag_store = FlagStore(store, monotonic=Clock(), log=get_logger("test"))
     live = LiveEvaluator(SETTINGS, lambda key: key, started_at=0, remembered_seconds=HOUR, flags={})
     shown = {}
     for start in range(MONDAY, END, HOUR):
@@ -86,12 +88,12 @@ def shown(busy: Made) -> dict[int, SeriesStatus]:
             historian.catch_up(start + 1.0)
             for mark in range(start + MARK, start + HOUR + 1, MARK):
                 # The last mark of an hour is judged while that hour lasts.
-                historian.open_book(mark - 1.0)
-                book = historian.book(mark - 1.0)
+                historian.open_table(mark - 1.0)
+                book = historian.table(mark - 1.0)
                 new = spans[bisect_right(ends, (mark - MARK) * NS) : bisect_right(ends, mark * NS)]
-                live.take_in(new, mark, book)
+                live.add_spans(new, mark, book)
                 judged = live.tick(mark, book)
-                historian.remember(judged.flags, judged.suspects)
+                flag_store.save(judged.flags, judged.suspects)
                 (shown[mark],) = judged.statuses
         window = Window(start, start + HOUR)
         accumulator = Accumulator([window], lambda key: key)

@@ -1,4 +1,4 @@
-"""The process that helps to judge the past: it finds the same, and no way in which it ends loses anything."""
+"""The worker process returns the same results as the parent, and its end loses nothing."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 
 import pytest
@@ -15,15 +15,13 @@ from exporter.baseline.levels import FallbackRules
 from exporter.config.holiday import HolidayLookup
 from exporter.detection.detector import Detector
 from exporter.detection.parameters import Parameters
-from exporter.evaluation import history as past
-from exporter.evaluation import worker_process as helper_module
 from exporter.evaluation.history import HistoryEvaluator
-from exporter.evaluation.series import EvaluationTask, evaluate_series
+from exporter.evaluation.series import EvaluationResult, EvaluationTask, evaluate_series
 from exporter.evaluation.worker_process import EvaluationWorker
 from exporter.model.calendar import Calendar
 from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey
-from exporter.runtime.logs import get_logger
+from exporter.runtime.logs import LimitedLog, get_logger
 from exporter.store import Store, StoredSeries
 from tests.support.samples import DAY, HOUR, NOON, Clock, Durations, around, commit_hour, events
 
@@ -34,17 +32,12 @@ QUIET = LOG.limited(600, Clock(0.0))
 KEYS = [SeriesKey("shop", f"GET /{number}") for number in range(30)]
 
 
-@pytest.fixture(autouse=True)
-def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(helper_module, "processors", lambda: 2)
-
-
 def write(store: Store) -> None:
-    """Four days of 30 series; every third has had an incident."""
+    """Four days of 30 series; every third has an incident."""
     for start in range(NOON - 4 * DAY, NOON, HOUR):
-        slow = NOON - 9 * HOUR <= start < NOON - 6 * HOUR
+        is_slow = NOON - 9 * HOUR <= start < NOON - 6 * HOUR
         durations: Durations = {
-            key: around(0.5 if slow and number % 3 == 0 else 0.1, 30) for number, key in enumerate(KEYS)
+            key: around(0.5 if is_slow and number % 3 == 0 else 0.1, 30) for number, key in enumerate(KEYS)
         }
         commit_hour(store, start, durations)
 
@@ -57,9 +50,14 @@ def series() -> Iterator[list[StoredSeries]]:
     store.close()
 
 
-def process_id(helper: EvaluationWorker) -> int:
-    assert helper._process is not None
-    return helper._process._process.pid
+def new_worker(quiet_log: LimitedLog = QUIET) -> EvaluationWorker:
+    """A worker on a machine with two processors."""
+    return EvaluationWorker(TASK, quiet_log, processors=2)
+
+
+def process_id(worker: EvaluationWorker) -> int:
+    assert worker.pid is not None
+    return worker.pid
 
 
 def is_running(pid: int) -> bool:
@@ -70,44 +68,44 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def test_it_finds_the_same(series: list[StoredSeries]) -> None:
-    with EvaluationWorker(TASK, QUIET) as helper:
-        assert not helper.is_free()
-        helper.start()
-        assert helper.is_free()
-        pid = process_id(helper)
-        assert helper.exchange(series[:20]) == []
-        found = helper.exchange(series[20:])
-        found += helper.exchange([])
-        assert helper.exchange([]) == []
-    assert found == [evaluate_series(TASK, each) for each in series]
+def test_worker_returns_the_results_of_the_batch_before(series: list[StoredSeries]) -> None:
+    with new_worker() as worker:
+        assert not worker.is_free()
+        worker.start()
+        assert worker.is_free()
+        pid = process_id(worker)
+        assert worker.exchange(series[:20]) == []
+        results = worker.exchange(series[20:])
+        results += worker.exchange([])
+        assert worker.exchange([]) == []
+    assert results == [evaluate_series(TASK, each) for each in series]
     assert any(
-        judgement.quarantined for judged in found if judged.findings for judgement in judged.findings[1].values()
+        judgement.quarantined for result in results if result.findings for judgement in result.findings[1].values()
     )
     assert not is_running(pid)
 
 
-@pytest.mark.parametrize("given_before", [True, False])
-def test_what_it_leaves_undone_is_done_without_it(
-    series: list[StoredSeries], caplog: pytest.LogCaptureFixture, given_before: bool
+@pytest.mark.parametrize("has_batch", [True, False])
+def test_parent_evaluates_what_a_lost_worker_left_unfinished(
+    series: list[StoredSeries], caplog: pytest.LogCaptureFixture, has_batch: bool
 ) -> None:
-    with EvaluationWorker(TASK, LOG.limited(600, Clock(0.0))) as helper:
-        helper.start()
-        if given_before:
-            assert helper.exchange(series[:3]) == []
-        os.kill(process_id(helper), signal.SIGKILL)
-        os.waitid(os.P_PID, process_id(helper), os.WEXITED | os.WNOWAIT)
-        found = helper.exchange(series[3:5])
-        found += helper.exchange([])
-        assert not helper.is_free()
-        helper.start()
-        assert not helper.is_free()
-    expected = series[:5] if given_before else series[3:5]
-    assert found == [evaluate_series(TASK, each) for each in expected]
+    with new_worker(LOG.limited(600, Clock(0.0))) as worker:
+        worker.start()
+        if has_batch:
+            assert worker.exchange(series[:3]) == []
+        os.kill(process_id(worker), signal.SIGKILL)
+        os.waitid(os.P_PID, process_id(worker), os.WEXITED | os.WNOWAIT)
+        results = worker.exchange(series[3:5])
+        results += worker.exchange([])
+        assert not worker.is_free()
+        worker.start()
+        assert not worker.is_free()
+    expected = series[:5] if has_batch else series[3:5]
+    assert results == [evaluate_series(TASK, each) for each in expected]
     assert events(caplog, logging.WARNING) == ["worker_died"]
 
 
-def test_it_ends_with_the_process_that_started_it() -> None:
+def test_process_exits_when_its_parent_closes_the_pipe() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "exporter.evaluation.worker_process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -117,80 +115,111 @@ def test_it_ends_with_the_process_that_started_it() -> None:
         assert process.wait(60) == 0
 
 
-def test_there_is_none_with_one_processor(monkeypatch: pytest.MonkeyPatch, series: list[StoredSeries]) -> None:
-    monkeypatch.setattr(helper_module, "processors", lambda: 1)
-    with EvaluationWorker(TASK, QUIET) as helper:
-        helper.start()
-        assert not helper.is_free()
-        assert helper.exchange(series[:1]) == [evaluate_series(TASK, series[0])]
+def test_worker_is_not_started_with_one_processor(series: list[StoredSeries]) -> None:
+    with EvaluationWorker(TASK, QUIET, processors=1) as worker:
+        worker.start()
+        assert not worker.is_free()
+        assert worker.exchange(series[:1]) == [evaluate_series(TASK, series[0])]
 
 
-def test_without_a_program_to_start_there_is_none(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_worker_that_cannot_be_started_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    quiet_log = LOG.limited(600, Clock(0.0))
+    with EvaluationWorker(TASK, quiet_log, processors=2, command=["/nowhere/python"]) as worker:
+        worker.start()
+        assert not worker.is_free()
+    assert events(caplog, logging.WARNING) == ["worker_died"]
+
+
+class RecordingWorker(EvaluationWorker):
+    """Counts the series that its process has not returned yet.
+
+    Attributes:
+        unfinished: that number.
+        unfinished_at_close: the same when the worker was closed; None until then and without a process.
+    """
+
+    def __init__(self, task: EvaluationTask, quiet_log: LimitedLog) -> None:
+        super().__init__(task, quiet_log, processors=2)
+        self.unfinished = 0
+        self.unfinished_at_close: int | None = None
+
+    def exchange(self, batch: Sequence[StoredSeries]) -> list[EvaluationResult]:
+        results = super().exchange(batch)
+        self.unfinished += len(batch) - len(results)
+        return results
+
+    def close(self) -> None:
+        if self.pid is not None:
+            self.unfinished_at_close = self.unfinished
+        super().close()
+
+
+class EvaluatorBench:
+    """An evaluator over a store of its own; ``workers`` are those of its runs."""
+
+    def __init__(self, worker_pays_hours: int) -> None:
+        self.store = Store.in_memory()
+        write(self.store)
+        self.workers: list[RecordingWorker] = []
+        self.evaluator = HistoryEvaluator(
+            self.store,
+            DETECTOR,
+            lambda: None,
+            LOG,
+            QUIET,
+            worker_pays_hours=worker_pays_hours,
+            new_worker=self._new_worker,
+        )
+
+    def _new_worker(self, task: EvaluationTask, quiet_log: LimitedLog) -> RecordingWorker:
+        self.workers.append(RecordingWorker(task, quiet_log))
+        return self.workers[-1]
+
+    def stored(self) -> list[StoredSeries]:
+        return list(self.store.history(KEYS, 0, NOON))
+
+
+@pytest.fixture
+def new_bench() -> Iterator[Callable[[int], EvaluatorBench]]:
+    benches: list[EvaluatorBench] = []
+
+    def make(worker_pays_hours: int) -> EvaluatorBench:
+        benches.append(EvaluatorBench(worker_pays_hours))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        bench.store.close()
+
+
+def test_evaluator_shares_a_long_history_with_the_same_result(new_bench: Callable[[int], EvaluatorBench]) -> None:
+    shared, alone = new_bench(100), new_bench(10_000_000)
+    for bench in (shared, alone):
+        bench.evaluator.catch_up(NOON)
+        assert bench.store.judged_until() == NOON
+    assert [worker.unfinished_at_close for worker in shared.workers] == [0]
+    assert [worker.unfinished_at_close for worker in alone.workers] == [None]
+    assert shared.stored() == alone.stored()
+    assert all(series.judgements for series in alone.stored())
+
+
+def test_evaluator_repeats_what_the_worker_had_not_returned_when_stopped(
+    new_bench: Callable[[int], EvaluatorBench],
 ) -> None:
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with EvaluationWorker(TASK, LOG.limited(600, Clock(0.0))) as helper:
-        helper.start()
-        assert not helper.is_free()
-    assert len(events(caplog, logging.WARNING)) == 1
+    bench = new_bench(100)
+    stops = iter([False, False, True])
+    bench.evaluator.catch_up(NOON, lambda: next(stops))
+    (worker,) = bench.workers
+    assert worker.unfinished_at_close is not None
+    assert worker.unfinished_at_close > 0
+    assert bench.store.judged_until() is None
+    assert sum(bool(series.judgements) for series in bench.stored()) == 2
+    bench.evaluator.catch_up(NOON)
+    assert bench.store.judged_until() == NOON
+    assert all(series.judgements for series in bench.stored())
 
 
-def judged(worth_hours: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[StoredSeries], int]:
-    """What is stored after judging everything, and how many processes helped."""
-    started: list[int] = []
-    monkeypatch.setattr(past, "_WORTH_A_HELPER_HOURS", worth_hours)
-    with monkeypatch.context() as patch:
-        popen = subprocess.Popen
-
-        def counted(*args: object, **options: object) -> object:
-            started.append(1)
-            return popen(*args, **options)  # type: ignore[call-overload]
-
-        patch.setattr("exporter.evaluation.worker_process.subprocess.Popen", counted)
-        store = Store.in_memory()
-        write(store)
-        HistoryEvaluator(store, DETECTOR, lambda: None, LOG, QUIET).catch_up(NOON)
-    found = list(store.history(KEYS, 0, NOON))
-    assert store.judged_until() == NOON
-    store.close()
-    return found, len(started)
-
-
-def test_much_is_judged_by_two_and_little_by_one_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    by_two, helpers = judged(100, monkeypatch)
-    assert helpers == 1
-    by_one, helpers = judged(10_000_000, monkeypatch)
-    assert helpers == 0
-    assert by_two == by_one
-    assert all(series.judgements for series in by_one)
-
-
-def test_what_it_was_doing_when_all_was_given_up_is_done_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(past, "_WORTH_A_HELPER_HOURS", 100)
-    ended: list[int] = []
-    close = helper_module._ChildProcess.close
-
-    def noted(process: helper_module._ChildProcess) -> None:
-        ended.append(len(process.given))
-        close(process)
-
-    monkeypatch.setattr(helper_module._ChildProcess, "close", noted)
-    store = Store.in_memory()
-    write(store)
-    judge = HistoryEvaluator(store, DETECTOR, lambda: None, LOG, QUIET)
-    asked = iter([False, False, True])
-    judge.catch_up(NOON, lambda: next(asked))
-    (undone,) = ended
-    assert undone > 0
-    assert store.judged_until() is None
-    assert sum(bool(series.judgements) for series in store.history(KEYS, 0, NOON)) == 2
-    judge.catch_up(NOON)
-    assert store.judged_until() == NOON
-    assert all(series.judgements for series in store.history(KEYS, 0, NOON))
-    store.close()
-
-
-def test_what_tells_the_hours_can_be_given_to_another_process() -> None:
+def test_hour_clock_can_be_sent_to_another_process() -> None:
     clock = HourClock(Calendar(is_holiday=HolidayLookup("DE-BY")))
     corpus_christi = int(NOON - (date(2026, 11, 17) - date(2026, 6, 4)).days * DAY)
     known = clock.hour(corpus_christi)

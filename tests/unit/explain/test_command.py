@@ -14,8 +14,7 @@ from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import ORPHAN, ROOT, Operation, SpanTimes, TraceShape, TraceStore, make_trace
 from exporter.model.span import SeriesKey
 from exporter.store import Store
-from tests.support.samples import DAY, HOSTILE_KEY, HOUR, KEY, NOON, NS, around, commit_hour
-from tests.unit.evaluation.test_query import historian
+from tests.support.samples import DAY, HOSTILE_KEY, HOUR, KEY, NOON, NS, around, commit_hour, evaluate_history
 
 Explain = Callable[..., Result]
 AT = ("--at", str(NOON + 60))
@@ -32,7 +31,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
         slow = NOON - DAY <= start < NOON - DAY + 2 * HOUR
         commit_hour(store, start, {KEY: around(1.0 if slow else 0.1, 30), HOSTILE_KEY: around(0.1, 4)})
     commit_hour(store, NOON - 2 * DAY, {RARE: around(0.1, 10)})
-    historian(store, NOON)
+    evaluate_history(store, NOON)
     store.close()
     return file
 

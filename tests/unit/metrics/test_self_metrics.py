@@ -214,7 +214,9 @@ class TestEvents:
 
 class TestState:
     def test_baseline_metrics_are_absent_while_baselines_are_computed(self) -> None:
-        values = WholePage(Snapshot(NOON, series=(SeriesStatus(KEY, known=False),), known=False)).values()
+        values = WholePage(
+            Snapshot(NOON, series=(SeriesStatus(KEY, is_baseline_known=False),), has_baselines=False)
+        ).values()
         names = {name.removeprefix(P) for name, *_ in values}
         assert names & (PER_SERIES.keys() | {"series_by_fallback_level", "series_learning"}) == {
             "traces_total",

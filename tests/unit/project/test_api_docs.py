@@ -17,9 +17,8 @@ from exporter.demo.traces import ROOT, Operation, SpanTimes, TraceShape, TraceSt
 from exporter.store import Store
 from exporter.verify.checks import Outcome, lines
 from tests.support.paths import REPOSITORY
-from tests.support.samples import DAY, HOUR, KEY, NOON, NS, around, commit_hour
+from tests.support.samples import DAY, HOUR, KEY, NOON, NS, around, commit_hour, evaluate_history
 from tests.support.wsgi import ask
-from tests.unit.evaluation.test_query import historian
 from tests.unit.project.test_backtest_docs import leaves
 from tests.unit.verify.test_verify import WELL
 from tests.unit.web.test_api import Bench
@@ -117,7 +116,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for start in range(NOON - 13 * DAY, NOON, HOUR):
         slow = NOON - DAY <= start < NOON - DAY + 2 * HOUR
         commit_hour(store, start, {KEY: around(1.0 if slow else 0.1, 30)})
-    historian(store, NOON)
+    evaluate_history(store, NOON)
     store.close()
     return file
 

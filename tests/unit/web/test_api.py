@@ -29,10 +29,10 @@ from tests.support.samples import (
     Clock,
     around,
     commit_hour,
+    evaluate_history,
     small_snapshot,
 )
 from tests.support.wsgi import ask
-from tests.unit.evaluation.test_query import historian
 
 NOW = NOON + 600.0
 MS = 1_000_000
@@ -56,7 +56,7 @@ class Bench:
         for start in range(NOON - 9 * DAY, NOON, HOUR):
             commit_hour(self.store, start, {KEY: around(0.1, 30)})
         commit_hour(self.store, NOON - 2 * DAY, {RARE: around(0.1, 10)})
-        historian(self.store, NOON)
+        evaluate_history(self.store, NOON)
         api = Api(
             BaselineQuerier(self.store, HourClock(Calendar()), SETTINGS),
             lambda: self.snapshot,
@@ -188,8 +188,11 @@ class TestBaseline:
 
 class TestLists:
     def test_baselines_are_null_while_they_are_being_computed(self, bench: Bench) -> None:
-        series = (SeriesStatus(KEY, current_traces=3, known=False), SeriesStatus(RARE, shift=True, known=False))
-        bench.snapshot = Snapshot(NOW, series=series, known=False)
+        series = (
+            SeriesStatus(KEY, current_traces=3, is_baseline_known=False),
+            SeriesStatus(RARE, shift=True, is_baseline_known=False),
+        )
+        bench.snapshot = Snapshot(NOW, series=series, has_baselines=False)
         first, second = bench.get("series")["series"]
         assert (first["state"], first["current_traces"], second["state"]) == ("unjudged", 3, "shifted")
         for name in ("level", "level_name", "baseline", "outlier_threshold_seconds", "shifted", "outlier", "score"):

@@ -43,7 +43,7 @@ def snapshot_of(*statuses: SeriesStatus) -> Snapshot:
     return Snapshot(NOON, series=tuple(sorted(statuses, key=lambda status: status.key)))
 
 
-COMPUTING = replace(snapshot_of(SeriesStatus(KEY, current_traces=3, known=False)), known=False)
+COMPUTING = replace(snapshot_of(SeriesStatus(KEY, current_traces=3, is_baseline_known=False)), has_baselines=False)
 
 
 def numbered_endpoints(count: int) -> Snapshot:
@@ -117,13 +117,13 @@ class TestFreshness:
         assert "has not been read yet" in Pages(Snapshot(None)).read().text
 
     def test_notice_when_tempo_cannot_be_read(self) -> None:
-        pages = Pages(replace(small_snapshot(), unread="GET http://tempo:3200/api/search: connection refused"))
+        pages = Pages(replace(small_snapshot(), read_error="GET http://tempo:3200/api/search: connection refused"))
         pages.clock.now += 120
         page = pages.read()
         assert "Tempo cannot be read. Flags stay as they were 1 min ago until it can be read again." in page.text
         assert "GET http://tempo:3200/api/search: connection refused" in page.text
         assert "tempo.url" in page.text
-        never = Pages(Snapshot(None, unread="no")).read().text
+        never = Pages(Snapshot(None, read_error="no")).read().text
         assert "Nothing has been evaluated yet. The exporter retries every 15 s." in never
 
     def test_notice_when_the_snapshot_is_old(self) -> None:
@@ -140,8 +140,8 @@ class TestFreshness:
         for label in ("with outliers", "learning", "without a baseline"):
             assert f"0 {label}" not in page.text
         assert not any("dot" in (each or "").split() for each in page.attributes("class"))
-        firing = SeriesStatus(KEY, current_traces=3, shift=True, since=NOON - 60.0, known=False)
-        page = Pages(replace(snapshot_of(firing), known=False)).read()
+        firing = SeriesStatus(KEY, current_traces=3, shift=True, since=NOON - 60.0, is_baseline_known=False)
+        page = Pages(replace(snapshot_of(firing), has_baselines=False)).read()
         assert "Anomalous now 1" in page.text
         assert (
             "The baselines for this hour are still being computed, so it is not known whether the shift lasts."
@@ -283,10 +283,10 @@ class TestEndpoint:
              "3 requests in the evaluation window (up to 1 h): p50 100 ms, p95 100 ms. There is too little history"),
             (SeriesStatus(KEY, baseline(), current_traces=0), "No requests in the last 5 min."),
             (SeriesStatus(KEY, baseline()), "The current latency is unknown"),
-            (SeriesStatus(KEY, current_traces=0, known=False),
+            (SeriesStatus(KEY, current_traces=0, is_baseline_known=False),
              "The baseline for this hour is still being computed, so there is no verdict yet."),
-            (SeriesStatus(KEY, current_traces=0, known=False), "baseline – based on"),
-            (SeriesStatus(KEY, current_traces=0, known=False), "Recent outliers Not known yet."),
+            (SeriesStatus(KEY, current_traces=0, is_baseline_known=False), "baseline – based on"),
+            (SeriesStatus(KEY, current_traces=0, is_baseline_known=False), "Recent outliers Not known yet."),
         ],
     )  # fmt: skip
     def test_unknown_values_are_explained(self, status: SeriesStatus, words: str) -> None:
