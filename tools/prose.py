@@ -1,4 +1,4 @@
-"""``python -m tools.prose [PATH ...]``: find the expressions of ``tools/idioms.txt`` in the project's texts.
+"""``python -m tools.prose [FILE ...]``: find the expressions of ``tools/idioms.txt`` in the project's texts.
 
 In Python files it reads comments, docstrings, names of functions and classes and, outside of tests, string literals of
 several words; in other text files every line. It skips code in backquotes, and fenced blocks behind a
