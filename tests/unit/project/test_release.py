@@ -64,7 +64,7 @@ def test_missing_and_superfluous_files_are_named() -> None:
 
 
 def test_this_repository_builds_a_release_without_problems(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "hatchling", "build", "--directory", tmp_path]
+    build = [sys.executable, "-m", "hatchling", "build", "--directory", str(tmp_path)]
     subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True, timeout=110)
     assert problems(tmp_path, __version__) == []
     (wheel,) = tmp_path.glob("*.whl")
