@@ -10,7 +10,7 @@ RUN python -m venv --without-pip /opt/tempo-anomaly-exporter \
     && python -m pip install --require-hashes --requirement requirements-build.lock
 COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
 COPY exporter exporter
-# sqlite-utils brings pip along for a command of its own that nobody runs here.
+# sqlite-utils depends on pip for a command that the exporter does not use.
 RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
     && python -m pip --python /opt/tempo-anomaly-exporter install --no-deps dist/*.whl \
     && python -m pip --python /opt/tempo-anomaly-exporter uninstall --yes pip

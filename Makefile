@@ -1,4 +1,4 @@
-# Needs Python 3.11+ and make, nothing else: everything is installed into .venv from the locked requirements.
+# Needs Python 3.11 or newer and make. Everything else is installed into .venv from the locked requirements.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -6,7 +6,8 @@ CONFIG ?= configs/exporter.yaml
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint format bench bench-detection dashboards kubernetes screenshots examples lock clean
+.PHONY: help install run demo test lint format bench bench-detection dashboards kubernetes reference screenshots examples \
+        release lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,51 +20,66 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-install: $(VENV)/.installed ## set up .venv from the lock
+install: $(VENV)/.installed ## install everything into .venv, from the lock
 
 run: install ## run the exporter (CONFIG=configs/exporter.yaml)
 	$(BIN)/tempo-anomaly-exporter --config $(CONFIG)
 
-demo: install ## a week of synthetic traffic, and the exporter reading it
+demo: install ## run the exporter on a week of synthetic traffic
 	$(BIN)/tempo-anomaly-exporter demo
 
-# Several tests at a time: most of what a test of a real process does is wait.
-test: install ## all tests
+# Several tests at a time, since a test of a real process mostly waits.
+test: install ## run all tests
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
-lint: install ## formatting, lint, types
+# actionlint is not in the lock, since its PyPI package downloads a program when it is installed; CI runs it.
+SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
+lint: install ## check formatting, code, types, spelling, wording and workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/python -m tools.prose
+	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
+	$(SCHEMA) vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
+	$(SCHEMA) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	@if command -v actionlint >/dev/null; then actionlint; \
+	 else echo "actionlint is not installed: workflows were checked against their schema only"; fi
 
-format: install ## rewrite to the project's format
+format: install ## format code and apply automatic fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install ## measure against the budgets of the design
+bench: install ## measure performance against the budgets (nine minutes)
 	$(BIN)/python -m benchmarks
 
-bench-detection: install ## measure the detector against its targets
+bench-detection: install ## measure detection quality against the targets (seven minutes)
 	$(BIN)/python -m benchmarks.detection
 
-dashboards: install ## bring dashboards that Grafana has exported into the form in which they are kept
+dashboards: install ## normalise dashboards exported from Grafana
 	$(BIN)/python -m tools.dashboards
 
-kubernetes: install ## renew the Kubernetes manifests that are made of other files
+kubernetes: install ## regenerate the Kubernetes manifests that are generated
 	$(BIN)/python -m tools.prometheus_rule
 
-screenshots: install ## renew the pictures of the documentation (needs chromium and chromium-driver)
+reference: install ## regenerate the tables of keys and metrics in docs/, and configs/exporter.yaml
+	$(BIN)/python -m tests.support.reference
+
+screenshots: install ## retake the screenshots in docs/images (needs chromium and chromium-driver)
 	$(BIN)/python -m tests.support.screenshots
 
-examples: install ## renew what docs/examples.md shows of real runs (about five minutes)
+examples: install ## regenerate the output in docs/examples.md from real runs (five minutes)
 	$(BIN)/python -m tools.examples
+
+release: install ## build sdist and wheel into dist/ and check them
+	$(BIN)/python -m tools.release
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
-lock: install ## renew the locked requirements after editing pyproject.toml
+lock: install ## update the locked requirements after editing pyproject.toml
 	$(COMPILE) --upgrade pyproject.toml -o requirements.lock
 	$(COMPILE) --upgrade -c requirements.lock --group dev pyproject.toml -o requirements-dev.lock
 	$(COMPILE) -c requirements-dev.lock --group pyproject.toml:build -o requirements-build.lock
 
-clean: ## remove what make has built
+clean: ## remove everything that make has built
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,25 +1,25 @@
-"""Prints what Alertmanager would have told people: the path says whom, and each alert is a line."""
+"""Webhook of the demo: prints the receiver (the path) and one line for each alert of a notification."""
 
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Webhook(BaseHTTPRequestHandler):
-    """Takes notifications."""
+    """Accept notifications of Alertmanager."""
 
     def do_POST(self) -> None:
-        """Print one."""
+        """Print one notification."""
         notification = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        print(f"{self.path.strip('/')}: {notification['status']}")  # noqa: T201 - its log is what it is for
+        print(f"{self.path.strip('/')}: {notification['status']}")  # noqa: T201 - its output
         for alert in notification["alerts"]:
-            said = alert["annotations"].get("description") or alert["annotations"].get("summary", "")
-            print(f"  {alert['status']:<8} {alert['labels']['alertname']}: {' '.join(said.split())}")  # noqa: T201
+            text = alert["annotations"].get("description") or alert["annotations"].get("summary", "")
+            print(f"  {alert['status']:<8} {alert['labels']['alertname']}: {' '.join(text.split())}")  # noqa: T201
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
     def log_message(self, *args: object) -> None:
-        """Nothing of requests."""
+        """Log no requests."""
 
 
 if __name__ == "__main__":

@@ -22,34 +22,34 @@ NOT_OURS = {"up", "process_start_time_seconds"}
 
 
 def queries(alert: Mapping[str, Any]) -> str:
-    """All that a rule asks Prometheus: its expression, and what its texts look up."""
+    """Return all PromQL of a rule: its expression and the queries in its texts."""
     return "\n".join([alert["expr"], *alert.get("annotations", {}).values()])
 
 
 def names_in(text: str) -> set[str]:
-    """The time series that a text names."""
-    # Without a colon or a letter before it, and not the job, which has hyphens.
+    """Return the time series that a text names."""
+    # Not after a letter, colon, slash or dot; the job is excluded by its hyphens.
     return set(re.findall(r"(?<![\w:/.-])(?:\w+:)?tempo_anomaly_\w+(?::\w+)?|\bup\b(?=\{)|\bprocess_\w+", text))
 
 
 class TestPromtool:
     @pytest.mark.parametrize("file", CASES, ids=lambda file: file.stem)
-    def test_rules_do_what_their_cases_say(self, file: Path) -> None:
+    def test_rules_pass_their_promtool_cases(self, file: Path) -> None:
         tested = run_tool("promtool", "test", "rules", file.name, directory=file.parent)
         assert tested.returncode == 0, tested.stdout
 
-    def test_rules_are_clean(self) -> None:
+    def test_promtool_lint_accepts_the_rules(self) -> None:
         checked = run_tool("promtool", "check", "rules", "--lint-fatal", *map(str, RULES))
         assert checked.returncode == 0, checked.stdout
 
-    def test_the_configuration_is_clean_and_takes_all_rules(self) -> None:
+    def test_promtool_accepts_the_configuration_and_finds_all_rule_files(self) -> None:
         checked = run_tool("promtool", "check", "config", "--lint-fatal", str(PROMETHEUS))
         assert checked.returncode == 0, checked.stdout
         assert f"{len(RULES)} rule files found" in checked.stdout
 
 
 class TestPrometheusConfiguration:
-    def test_scrapes_the_job_that_the_rules_look_for(self) -> None:
+    def test_scrapes_the_job_that_the_rules_select(self) -> None:
         jobs = {job["job_name"] for job in load(PROMETHEUS)["scrape_configs"]}
         asked = {
             job
@@ -61,7 +61,7 @@ class TestPrometheusConfiguration:
 
 @pytest.mark.parametrize("name", ALERTS)
 class TestEveryAlert:
-    def test_says_what_to_do(self, name: str) -> None:
+    def test_has_severity_and_the_four_annotations(self, name: str) -> None:
         alert = ALERTS[name]
         assert re.fullmatch(r"TempoAnomaly([A-Z][a-z]+)+", name)
         assert alert["labels"]["severity"] in ("critical", "warning", "info")
@@ -76,18 +76,18 @@ class TestEveryAlert:
         headings = re.findall(r"^## (\w+)$", (REPOSITORY / "docs/runbook.md").read_text("utf-8"), re.MULTILINE)
         assert headings.count(name) == 1
 
-    def test_leads_to_a_dashboard(self, name: str) -> None:
+    def test_links_a_dashboard_with_escaped_values(self, name: str) -> None:
         address = ALERTS[name]["annotations"]["dashboard_url"]
         assert re.match(r"/d/tempo-anomaly-(overview|endpoint|exporter)(\?|$)", address)
-        # Whatever is put into an address is escaped.
+        # Values in addresses are escaped.
         assert all(part.endswith("| urlquery ") for part in re.findall(r"\{\{(.*?)\}\}", address))
 
-    def test_names_of_services_and_endpoints_are_quoted_in_its_text(self, name: str) -> None:
+    def test_quotes_names_of_services_and_endpoints_in_its_text(self, name: str) -> None:
         for part in re.findall(r"\{\{(.*?)\}\}", ALERTS[name]["annotations"]["description"]):
             if re.search(r"labels?\.(service|span)_name", part, re.IGNORECASE):
                 assert re.search(r'printf "[^"]*%(\.200)?q"', part), part
 
-    def test_fires_stays_quiet_just_below_and_resolves(self, name: str) -> None:
+    def test_has_cases_in_which_it_fires_stays_quiet_and_resolves(self, name: str) -> None:
         fires = resolves = quiet = False
         for test in (test for file in CASES for test in load(file)["tests"]):
             checks = [check for check in test.get("alert_rule_test", ()) if check["alertname"] == name]
@@ -95,7 +95,7 @@ class TestEveryAlert:
             if test["name"].startswith(f"{name} fires and resolves"):
                 fires = True in fired
                 resolves = not fired[-1]
-                # Nor does it fire before its time.
+                # Nor does it fire early.
                 assert not fired[0]
             elif test["name"].startswith(f"{name} stays quiet just below"):
                 quiet = len(fired) >= 2 and True not in fired
@@ -103,17 +103,17 @@ class TestEveryAlert:
 
 
 class TestEveryQuery:
-    def test_asks_for_what_the_exporter_publishes(self) -> None:
+    def test_uses_published_or_recorded_series_only(self) -> None:
         published = set(WholePage.full().families())
         known = published | set(RECORDED) | NOT_OURS
         asked = {name: names_in(queries(rule)) for name, rule in chain(ALERTS.items(), RECORDED.items())}
         assert {name: names - known for name, names in asked.items() if names - known} == {}
-        # The search for names finds some in each rule.
+        # names_in finds at least one name in each rule.
         assert all(asked.values())
-        # What is recorded is asked for.
+        # Every recorded series is used.
         assert set(RECORDED) <= set(chain.from_iterable(names_in(queries(alert)) for alert in ALERTS.values()))
 
-    def test_asks_for_values_that_labels_have(self) -> None:
+    def test_uses_existing_label_values_only(self) -> None:
         text = "\n".join(queries(rule) for rule in chain(ALERTS.values(), RECORDED.values())).replace("\\", "")
         known: dict[str, set[str]] = {
             "kind": {"shift", "outlier"},
@@ -129,7 +129,7 @@ class TestEveryQuery:
 
 
 def routed(**labels: str) -> str:
-    """The receiver of an alert."""
+    """Return the receiver of an alert."""
     tested = run_tool(
         "amtool", "config", "routes", "test", f"--config.file={ALERTMANAGER}", *(f"{k}={v}" for k, v in labels.items())
     )
@@ -138,13 +138,13 @@ def routed(**labels: str) -> str:
 
 
 def inhibitions() -> Iterator[tuple[set[str], set[str], list[str]]]:
-    """The alerts that silence, the alerts that are silenced, and the labels that must be equal."""
+    """Yield inhibiting alerts, inhibited alerts, and the labels that must be equal."""
     for rule in load(ALERTMANAGER)["inhibit_rules"]:
         yield matching(rule["source_matchers"]), matching(rule["target_matchers"]), rule["equal"]
 
 
 def matching(matchers: list[str]) -> set[str]:
-    """The alerts that some matchers select."""
+    """Return the alerts that some matchers select."""
     found = set(ALERTS)
     for matcher in matchers:
         parts = re.fullmatch(r'(\w+)(=~?)"(.*)"', matcher)
@@ -177,10 +177,10 @@ class TestAlertmanager:
         of_service = {} if service is None else {"service_name": service}
         assert routed(alertname=name, severity=ALERTS[name]["labels"]["severity"], job=JOB, **of_service) == receiver
 
-    def test_what_is_not_ours_goes_to_the_default(self) -> None:
+    def test_other_alerts_go_to_the_default_receiver(self) -> None:
         assert routed(alertname="NodeDown", severity="critical") == "chat"
 
-    def test_every_inhibition_names_alerts_that_exist_and_no_alert_silences_itself(self) -> None:
+    def test_inhibitions_name_existing_alerts_and_none_inhibits_itself(self) -> None:
         for rule in load(ALERTMANAGER)["inhibit_rules"]:
             for matcher in chain(rule["source_matchers"], rule["target_matchers"]):
                 assert matching([matcher]), matcher
@@ -189,12 +189,12 @@ class TestAlertmanager:
             assert targets
             assert not sources & targets
 
-    def test_a_warning_never_silences_something_critical(self) -> None:
+    def test_a_warning_never_inhibits_a_critical_alert(self) -> None:
         for sources, targets, _ in inhibitions():
             severities = [{ALERTS[name]["labels"]["severity"] for name in names} for names in (sources, targets)]
             assert severities[0] == {"critical"} or "critical" not in severities[1]
 
-    def test_the_inhibitions_are_those_that_are_wanted(self) -> None:
+    def test_inhibitions_are_exactly_the_intended_ones(self) -> None:
         pairs = {(source, target) for sources, targets, _ in inhibitions() for source in sources for target in targets}
         single, severe = "TempoAnomalyLatencyShift", "TempoAnomalyLatencyShiftSevere"
         wide, wide_severe = "TempoAnomalyServiceLatencyShift", "TempoAnomalyServiceLatencyShiftSevere"
@@ -209,7 +209,7 @@ class TestAlertmanager:
             "TempoAnomalyPollerStalled", "TempoAnomalyBackfillStuck", "TempoAnomalySearchesTruncated",
         }  # fmt: skip
 
-    def test_a_single_endpoint_silences_only_itself(self) -> None:
+    def test_an_alert_about_an_endpoint_inhibits_only_that_endpoint(self) -> None:
         for sources, targets, equal in inhibitions():
             if "TempoAnomalyLatencyShiftSevere" in sources:
                 assert "span_name" in equal

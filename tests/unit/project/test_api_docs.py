@@ -1,4 +1,4 @@
-"""docs/api.md and docs/explain.md say what is so: the examples are what is answered, and every key is explained."""
+"""docs/api.md and docs/explain.md: examples match real responses and output, and every key is explained."""
 
 import json
 import re
@@ -29,7 +29,7 @@ MS = 1_000_000
 
 
 def examples() -> list[tuple[str, Any]]:
-    """Addresses, and what the document says that they answer."""
+    """Return the addresses in the document with the responses that it shows."""
     found = re.findall(
         r"^```sh\ncurl -s '[^/]+//[^/]+(/[^']+)'\n```\n+```json\n(.*?)```", API, re.MULTILINE | re.DOTALL
     )
@@ -48,30 +48,32 @@ def answered(bench: Bench, address: str) -> Any:
     return json.loads(ask(bench.site, path, query=query).body)
 
 
-def part_of(told: Any, real: Any, path: str = "") -> list[str]:
-    """Where what is told is no part of what is real; lists may be cut."""
-    if isinstance(told, dict) and isinstance(real, dict):
-        missing = [f"{path}.{name} is not there" for name in told.keys() - real.keys()]
+def differences(shown: Any, real: Any, path: str = "") -> list[str]:
+    """List where a shown response differs from the real one; shown objects and lists may be shortened."""
+    if isinstance(shown, dict) and isinstance(real, dict):
+        missing = [f"{path}.{name} is not there" for name in shown.keys() - real.keys()]
         return missing + [
-            line for name in told.keys() & real.keys() for line in part_of(told[name], real[name], f"{path}.{name}")
+            line
+            for name in shown.keys() & real.keys()
+            for line in differences(shown[name], real[name], f"{path}.{name}")
         ]
-    if isinstance(told, list) and isinstance(real, list) and len(told) <= len(real):
-        pairs = zip(told, real[: len(told)], strict=True)
-        return [line for position, pair in enumerate(pairs) for line in part_of(*pair, f"{path}[{position}]")]
-    same = told == (pytest.approx(real, rel=5e-4) if isinstance(real, float) else real)
-    return [] if same else [f"{path} is {real!r}, not {told!r}"]
+    if isinstance(shown, list) and isinstance(real, list) and len(shown) <= len(real):
+        pairs = zip(shown, real[: len(shown)], strict=True)
+        return [line for position, pair in enumerate(pairs) for line in differences(*pair, f"{path}[{position}]")]
+    same = shown == (pytest.approx(real, rel=5e-4) if isinstance(real, float) else real)
+    return [] if same else [f"{path} is {real!r}, not {shown!r}"]
 
 
-def test_every_address_has_an_example_that_is_true(bench: Bench) -> None:
-    told = examples()
-    assert {address.partition("?")[0] for address, _ in told} == {
+def test_every_address_has_an_example_that_matches_the_response(bench: Bench) -> None:
+    shown = examples()
+    assert {address.partition("?")[0] for address, _ in shown} == {
         f"/api/v1/{name}" for name in ("check", "baseline", "series", "available", "trace")
     }
-    for address, body in told:
-        assert part_of(body, answered(bench, address)) == [], address
+    for address, body in shown:
+        assert differences(body, answered(bench, address)) == [], address
 
 
-def test_every_key_is_explained_and_no_other(bench: Bench) -> None:
+def test_every_key_of_a_response_is_explained_and_no_other(bench: Bench) -> None:
     documented = {
         key
         for row in re.findall(r"^\| (`[^|]+`) \|", API.partition("\n## Keys\n")[2], re.MULTILINE)
@@ -81,7 +83,7 @@ def test_every_key_is_explained_and_no_other(bench: Bench) -> None:
     for address, _ in examples():
         real |= {leaf.replace("[]", "").split(".")[-1] for leaf in leaves(answered(bench, address))}
         real |= {part for leaf in leaves(answered(bench, address)) for part in leaf.replace("[]", "").split(".")[:-1]}
-    # Of a type of day, the names are its own.
+    # The two day types are keys, too, but no fields.
     assert documented == real - {"weekday", "weekend"}
 
 
@@ -132,17 +134,17 @@ def test_explain_prints_what_the_document_shows(stored: Path, tempo: str) -> Non
         assert f"tempo-anomaly-exporter {command}" in EXPLAIN
 
 
-def test_verify_looks_at_what_the_document_shows() -> None:
-    (shown,) = re.findall(r"<!-- begin: verify -->\n```text\n(.*?)```", EXPLAIN, re.DOTALL)
-    told = re.findall(r"^(PASS|WARN|FAIL)  (\S+(?: \S+)?)  +\S", shown, re.MULTILINE)
-    assert [name for _, name in told] == [line.name for line in lines(WELL)]
-    totals = ", ".join(f"{[outcome for outcome, _ in told].count(each)} {each}" for each in Outcome)
-    assert shown.splitlines()[-1] == totals
+def test_verify_checks_exactly_the_documented_lines() -> None:
+    (block,) = re.findall(r"<!-- begin: verify -->\n```text\n(.*?)```", EXPLAIN, re.DOTALL)
+    shown = re.findall(r"^(PASS|WARN|FAIL)  (\S+(?: \S+)?)  +\S", block, re.MULTILINE)
+    assert [name for _, name in shown] == [line.name for line in lines(WELL)]
+    totals = ", ".join(f"{[outcome for outcome, _ in shown].count(each)} {each}" for each in Outcome)
+    assert block.splitlines()[-1] == totals
     explained = re.findall(r"^\| `([^`]+)`", EXPLAIN.partition("\n## verify\n")[2], re.MULTILINE)
     assert explained == [line.name for line in lines(WELL)]
 
 
-def test_every_option_is_named() -> None:
+def test_every_option_is_documented() -> None:
     for name in ("explain", "verify"):
         options = {option for parameter in main.commands[name].params for option in parameter.opts}
         for option in options - {"--config", "--log-level", "--version"}:

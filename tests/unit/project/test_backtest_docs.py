@@ -1,4 +1,4 @@
-"""docs/backtest.md says what is so: its examples work, its output is the real one, its options and keys exist."""
+"""docs/backtest.md: its examples run, its output is real, and its options and keys exist."""
 
 import json
 import re
@@ -31,21 +31,21 @@ TRAFFIC = {
 
 
 def block(name: str) -> str:
-    """What stands in the fenced block behind a marker."""
+    """Return the content of the fenced block behind a marker."""
     found = re.search(rf"<!-- begin: {name} -->\n```\w+\n(.*?)```\n<!-- end -->", TEXT, re.DOTALL)
     assert found, name
     return found[1]
 
 
 def called(example: str) -> Result:
-    """What an example of the document comes to, without what a shell would do with its output."""
+    """Run an example of the document, without the redirections and pipes of the shell."""
     words = takewhile(lambda word: word not in {"|", ">"}, shlex.split(example))
     return CliRunner().invoke(main, list(words)[1:])
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with all files that the examples name."""
+    """Create a directory with all files that the examples name."""
     directory = tmp_path_factory.mktemp("docs")
     write_csv(directory / "traffic.csv", {f"{key.service_name}/{key.span_name}": rows for key, rows in TRAFFIC.items()})
     write_history(directory / "tempo-anomaly.db", TRAFFIC, DAYS)
@@ -59,7 +59,7 @@ def in_its_directory(clean_environment: None, made: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(made)
 
 
-def test_the_examples_work_and_an_old_run_serves_as_labels() -> None:
+def test_examples_run_and_a_previous_run_serves_as_labels() -> None:
     assert len(EXAMPLES) >= 5
     for example in EXAMPLES[:-1]:
         result = called(example)
@@ -70,12 +70,12 @@ def test_the_examples_work_and_an_old_run_serves_as_labels() -> None:
     assert json.loads(same.stdout)["score"]["recall"] == json.loads(same.stdout)["score"]["precision"] == 1
 
 
-def test_the_traffic_and_the_output_are_the_real_ones() -> None:
+def test_traffic_and_output_are_real() -> None:
     assert Path("traffic.csv").read_text("utf-8").startswith(block("traffic"))
     assert called(EXAMPLES[-1]).stdout == block("output"), f"put the output of {EXAMPLES[-1]} between the markers"
 
 
-def test_every_option_is_there_and_exists() -> None:
+def test_documented_options_are_exactly_the_existing_ones() -> None:
     documented = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", TEXT.replace("<!--", "").replace("-->", "")))
     of_all_commands = {"--config", "--log-level", "--version"}
     options = {name for parameter in main.commands["backtest"].params for name in parameter.opts}
@@ -83,13 +83,13 @@ def test_every_option_is_there_and_exists() -> None:
     assert options - of_all_commands <= documented
 
 
-def test_every_setting_exists() -> None:
+def test_named_settings_exist() -> None:
     named = set(re.findall(r"[`\s]((?:calendar|stats|fallback|detection|storage)\.\w+)", TEXT))
     assert len(named) > 5
     assert named <= {key.dotted for key in KEYS.values()}
 
 
-def test_the_keys_are_those_of_the_json() -> None:
+def test_documented_keys_are_exactly_those_of_the_json() -> None:
     _, _, section = TEXT.partition("\n## JSON\n")
     rows = re.findall(r"^\| (`.*?) \|", section.partition("\n## ")[0], re.MULTILINE)
     documented = [key for row in rows for key in re.findall(r"`([^`]+)`", row)]
@@ -98,7 +98,7 @@ def test_the_keys_are_those_of_the_json() -> None:
 
 
 def leaves(document: object) -> set[str]:
-    """The paths of all values, such as ``series[].accepted[].at_unix``."""
+    """Return the paths of all values, such as ``series[].accepted[].at_unix``."""
 
     def paths(value: object, path: str) -> set[str]:
         if isinstance(value, dict) and value:
@@ -108,5 +108,5 @@ def leaves(document: object) -> set[str]:
         return {path}
 
     found = paths(document, "")
-    # A list that is empty in one place is none of its own where it is filled in another.
+    # A list that is empty in one place and filled in another is documented by its items only.
     return {path for path in found if not any(other.startswith(f"{path}[]") for other in found)}

@@ -1,4 +1,4 @@
-"""The benchmarks in their short form: each of them runs and says what it measured. How long it took says nothing."""
+"""The benchmarks in their quick form: each runs and reports its figures, whose values do not matter here."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests.support.paths import REPOSITORY
 
 
 def rows(text: str, header: Sequence[str]) -> list[list[str]]:
-    """The cells of the table with a header, line by line."""
+    """Return the cells of the table with a header, line by line."""
     lines = iter(text.splitlines())
     for line in lines:
         if cells(line) == list(header):
@@ -26,7 +26,7 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_the_short_form_measures_everything_that_has_a_budget() -> None:
+def test_quick_run_measures_everything_that_has_a_budget() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick"],
         cwd=REPOSITORY,
@@ -54,7 +54,7 @@ def test_the_short_form_measures_everything_that_has_a_budget() -> None:
         assert any(what.startswith(beginning) and limit == found for what, found in budgets), (beginning, budgets)
     assert any("4 scrapers at once" in what for what, _ in budgets)
     assert any(figure[1].endswith("p95 off by") for figure in figures)
-    # What does not depend on the machine is measured for what it is.
+    # The figures that do not depend on the machine are checked.
     again = next(figure for figure in figures if figure[1] == "searches for windows read before")
     assert again[0] == "kept" and again[3] == "0"
     took = rows(done.stdout, CIRCUMSTANCES)
@@ -62,7 +62,7 @@ def test_the_short_form_measures_everything_that_has_a_budget() -> None:
     assert all(int(before.split()[0]) > 0 for _, _, _, before in took)
 
 
-def test_an_unknown_benchmark_is_refused_with_the_names_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_benchmark_is_rejected_with_the_known_names(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["backfil"])
     assert ended.value.code == 2
@@ -81,11 +81,11 @@ def test_an_unknown_benchmark_is_refused_with_the_names_that_there_are(capsys: p
         (Figure("a", float("nan"), "count", budget=Budget(0)), False),
     ],
 )
-def test_a_budget_is_kept_by_what_it_limits(figure: Figure, kept: bool | None) -> None:
+def test_a_budget_is_compared_with_the_value_or_the_ratio_it_limits(figure: Figure, kept: bool | None) -> None:
     assert figure.kept is kept
 
 
-def test_a_figure_stands_beside_its_reference_and_its_budget() -> None:
+def test_a_row_shows_figure_reference_and_budget() -> None:
     figure = Figure("a scrape", 0.05, "seconds", Reference("rendering", 0.5), Budget(0.1), detail="p50 20 ms")
     assert figure.row() == ("kept", "a scrape", "0.10 ×", "50 ms (p50 20 ms)", "500 ms rendering", "≤ 100 ms")
     assert table(("x", "y"), [("1", "long"), ("", "2")]).splitlines() == [

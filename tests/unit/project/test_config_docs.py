@@ -15,27 +15,27 @@ REFERENCE = REPOSITORY / "docs" / "configuration.md"
 
 
 def leaves(tree: object, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
-    """The values of a nested mapping by path; an empty mapping is a value."""
+    """Return the values of a nested mapping by path; an empty mapping is a value."""
     if not isinstance(tree, dict) or not tree:
         return {path: tree}
     return {place: value for name, item in tree.items() for place, value in leaves(item, (*path, name)).items()}
 
 
 def block(name: str) -> str:
-    """What stands in the fenced block behind a marker of the reference."""
+    """Return the content of the fenced block behind a marker of the reference."""
     found = re.search(rf"<!-- begin: {name} -->\n```\w+\n(.*?)\n```\n", REFERENCE.read_text(), re.DOTALL)
     assert found
     return found[1]
 
 
 class TestExample:
-    def test_it_has_every_key_of_the_schema_and_no_other(self) -> None:
+    def test_has_exactly_the_keys_of_the_schema(self) -> None:
         assert list(leaves(yaml.safe_load(EXAMPLE.read_text()))) == list(KEYS)
 
-    def test_it_equals_the_defaults(self) -> None:
+    def test_equals_the_defaults(self) -> None:
         assert load_config(EXAMPLE, {}) == Config()
 
-    def test_a_reader_that_types_values_by_itself_agrees(self) -> None:
+    def test_plain_yaml_types_give_the_same_configuration(self) -> None:
         assert Config.model_validate(yaml.safe_load(EXAMPLE.read_text())) == Config()
 
     def test_every_key_has_a_comment(self) -> None:
@@ -44,12 +44,12 @@ class TestExample:
             if line.strip() and not line.lstrip().startswith("#"):
                 assert before.lstrip().startswith("#"), line
 
-    def test_it_is_the_one_made_from_the_schema(self) -> None:
-        assert EXAMPLE.read_text() == example(), "python -m exporter.config.reference example > configs/exporter.yaml"
+    def test_is_generated_from_the_schema(self) -> None:
+        assert EXAMPLE.read_text() == example(), "run: make reference"
 
 
 class TestReference:
-    def test_it_has_every_key_with_variable_default_and_meaning(self) -> None:
+    def test_has_every_key_with_variable_default_and_meaning(self) -> None:
         rows = [
             [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
             for line in REFERENCE.read_text().splitlines()
@@ -60,7 +60,7 @@ class TestReference:
             for key in KEYS.values()
         ]
 
-    def test_its_defaults_are_those_in_force(self) -> None:
+    def test_its_defaults_are_the_defaults(self) -> None:
         for key in KEYS.values():
             value = yaml.safe_load(flow(key.default))
             tree: object = value
@@ -68,13 +68,11 @@ class TestReference:
                 tree = {name: tree}
             assert Config.model_validate(tree) == Config(), key.dotted
 
-    def test_its_table_is_the_one_made_from_the_schema(self) -> None:
+    def test_its_table_is_generated_from_the_schema(self) -> None:
         made = f"{BEGIN}\n\n{table()}\n{END}\n"
-        assert made in REFERENCE.read_text(), (
-            "put the output of python -m exporter.config.reference table between the markers"
-        )
+        assert made in REFERENCE.read_text(), "run: make reference"
 
-    def test_the_refusal_it_shows_is_the_real_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_shows_the_real_error_message(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         Path("exporter.yaml").write_text(block("faulty"))
         with pytest.raises(ConfigError) as refused:
@@ -82,6 +80,6 @@ class TestReference:
         assert block("refusal") == str(refused.value)
 
 
-def test_every_key_and_section_is_explained_in_a_sentence() -> None:
+def test_every_key_and_section_has_a_sentence_as_description() -> None:
     for entry in ENTRIES:
         assert re.fullmatch(r"\S.{3,130}\.", entry.description), entry

@@ -1,4 +1,4 @@
-"""What people build an image from, held to what an image of it must and must not be."""
+"""The Dockerfile and the systemd unit: pinned, minimal, unprivileged, and complete."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ DOCKERFILE = (REPOSITORY / "Dockerfile").read_text("utf-8")
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
-    """The instructions of a Dockerfile, continued lines joined, comments left out."""
+    """Return the instructions of a Dockerfile, with continued lines joined and without comments."""
     lines = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     joined = re.sub(r"\\\n\s*", " ", lines)
     return [(name, rest) for name, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
@@ -25,7 +25,7 @@ STAGES = [position for position, (name, _) in enumerate(INSTRUCTIONS) if name ==
 FINAL = INSTRUCTIONS[STAGES[-1] :]
 
 
-def test_the_linter_of_dockerfiles_finds_nothing() -> None:
+def test_hadolint_finds_nothing() -> None:
     linter = Path(sys.executable).with_name("hadolint")
     linted = subprocess.run(
         [linter, "--no-color", REPOSITORY / "Dockerfile"], capture_output=True, text=True, timeout=60
@@ -33,7 +33,7 @@ def test_the_linter_of_dockerfiles_finds_nothing() -> None:
     assert (linted.returncode, linted.stdout + linted.stderr) == (0, "")
 
 
-def test_it_is_built_in_a_stage_of_its_own_and_nothing_that_installs_is_left() -> None:
+def test_the_final_stage_has_no_installer() -> None:
     assert len(STAGES) == 2
     building = INSTRUCTIONS[: STAGES[-1]]
     installs = [rest for name, rest in building if name == "RUN" and "pip" in rest]
@@ -49,13 +49,13 @@ def test_it_is_built_in_a_stage_of_its_own_and_nothing_that_installs_is_left() -
     assert "apt-get" not in runs
 
 
-def test_both_stages_are_of_one_pinned_image() -> None:
+def test_both_stages_use_the_same_pinned_image() -> None:
     bases = {rest.split()[0] for name, rest in INSTRUCTIONS if name == "FROM"}
     assert len(bases) == 1
     assert re.fullmatch(r"python:\d+\.\d+(\.\d+)?-slim-[a-z]+", bases.pop())
 
 
-def test_it_runs_as_a_numbered_user_who_is_not_root_and_can_write_to_its_volume() -> None:
+def test_runs_as_a_numeric_user_other_than_root_who_can_write_to_the_volume() -> None:
     user = dict(FINAL)["USER"]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
     owner, group = user.split(":")
@@ -66,13 +66,13 @@ def test_it_runs_as_a_numbered_user_who_is_not_root_and_can_write_to_its_volume(
     assert "STORAGE_PATH=/var/lib/tempo-anomaly-exporter/" in environment
 
 
-def test_it_says_what_it_is() -> None:
+def test_has_the_standard_labels() -> None:
     labels = " ".join(rest for name, rest in FINAL if name == "LABEL")
     for label in ("title", "description", "licenses", "version", "revision", "created"):
         assert f"org.opencontainers.image.{label}=" in labels
 
 
-def test_it_is_checked_by_what_it_brings_itself_and_ended_as_it_expects() -> None:
+def test_health_check_stop_signal_and_entry_point() -> None:
     final = dict(FINAL)
     assert 'CMD ["python", "-m", "exporter.cli.healthcheck"' in final["HEALTHCHECK"]
     assert final["STOPSIGNAL"] == "SIGTERM"
@@ -80,7 +80,7 @@ def test_it_is_checked_by_what_it_brings_itself_and_ended_as_it_expects() -> Non
     assert final["EXPOSE"] == "9817"
 
 
-def test_everything_that_is_copied_exists_and_nothing_else_is_sent_to_the_builder() -> None:
+def test_the_build_context_is_exactly_what_is_copied() -> None:
     copied = {
         source
         for name, rest in INSTRUCTIONS
@@ -95,7 +95,7 @@ def test_everything_that_is_copied_exists_and_nothing_else_is_sent_to_the_builde
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_the_systemd_unit_has_no_mistakes_and_little_to_attack() -> None:
+def test_the_systemd_unit_is_valid_and_hardened() -> None:
     unit = REPOSITORY / "configs/systemd/tempo-anomaly-exporter.service"
     verified = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60)
     complaints = [

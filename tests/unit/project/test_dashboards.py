@@ -1,4 +1,4 @@
-"""What holds for every dashboard, as far as that can be read off its JSON."""
+"""Rules for every dashboard that can be checked in its JSON."""
 
 import json
 import re
@@ -29,7 +29,7 @@ each_board = pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.ui
 
 
 def everything(node: Any) -> list[dict[str, Any]]:
-    """All objects in a piece of JSON."""
+    """Return all objects in a piece of JSON."""
     if isinstance(node, list):
         return [found for child in node for found in everything(child)]
     if isinstance(node, dict):
@@ -38,7 +38,7 @@ def everything(node: Any) -> list[dict[str, Any]]:
 
 
 def selectors(text: str) -> list[tuple[str, dict[str, str]]]:
-    """The metrics that PromQL names, with their matchers."""
+    """Return the metrics that PromQL names, with their matchers."""
     return [
         (match[1], {name: value[1:-1] for name, value in MATCHER.findall(match[2] or "")})
         for match in SELECTOR.finditer(text)
@@ -50,7 +50,7 @@ def prometheus_queries(board: Board) -> list[Query]:
 
 
 def known_labels() -> dict[str, set[str]]:
-    """The labels of every sample on the page, by its name."""
+    """Return the labels of every sample on the page, by its name."""
     labels: dict[str, set[str]] = {}
     for family in WholePage.full().families().values():
         for sample in family.samples:
@@ -58,20 +58,20 @@ def known_labels() -> dict[str, set[str]]:
     return labels
 
 
-def test_there_are_three_and_each_lies_in_the_file_of_its_name() -> None:
+def test_there_are_three_dashboards_each_in_a_file_named_by_its_uid() -> None:
     assert set(BY_UID) == {"tempo-anomaly-overview", "tempo-anomaly-endpoint", "tempo-anomaly-exporter"}
     assert all(board.path.stem == board.uid for board in BOARDS)
     assert len({board.model["title"] for board in BOARDS}) == len(BOARDS)
 
 
 @each_board
-def test_a_file_is_written_so_that_a_later_change_is_a_small_one(board: Board) -> None:
+def test_files_are_normalised(board: Board) -> None:
     text = board.path.read_text("utf-8")
     assert text == normalised(text), "run: make dashboards"
 
 
 @each_board
-def test_the_board_as_a_whole(board: Board) -> None:
+def test_settings_of_the_dashboard(board: Board) -> None:
     model = board.model
     assert model["schemaVersion"] == 39
     assert model["timezone"] == "browser"
@@ -84,7 +84,7 @@ def test_the_board_as_a_whole(board: Board) -> None:
 
 
 @each_board
-def test_panels_say_what_they_are(board: Board) -> None:
+def test_panels_have_title_description_unit_and_no_value_text(board: Board) -> None:
     for panel in board.panels:
         assert panel["title"].strip() == panel["title"] != ""
     for panel in board.charts:
@@ -99,7 +99,7 @@ def test_panels_say_what_they_are(board: Board) -> None:
 
 
 @each_board
-def test_ids_are_unique_and_panels_lie_beside_one_another(board: Board) -> None:
+def test_ids_are_unique_and_panels_do_not_overlap(board: Board) -> None:
     ids = [panel["id"] for panel in board.panels]
     assert len(ids) == len(set(ids))
     places = [panel["gridPos"] for panel in board.panels]
@@ -109,20 +109,20 @@ def test_ids_are_unique_and_panels_lie_beside_one_another(board: Board) -> None:
         apart_x = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
         apart_y = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
         assert apart_x or apart_y, (one, other)
-    # Every line is full, so that nothing moves up when Grafana packs the panels.
+    # Every row is full, so that no panel moves up when Grafana packs them.
     width = sum(place["w"] * place["h"] for place in places)
     assert width == 24 * max(place["y"] + place["h"] for place in places)
 
 
 @each_board
-def test_colours_are_few(board: Board) -> None:
+def test_only_the_documented_colours_are_used(board: Board) -> None:
     for node in everything(board.model):
         for key in ("color", "fixedColor", "iconColor"):
             assert not isinstance(node.get(key), str) or node[key] in COLOURS
 
 
 @each_board
-def test_data_sources_are_those_chosen(board: Board) -> None:
+def test_data_sources_are_variables(board: Board) -> None:
     sources = [node["datasource"] for node in everything(board.model) if "datasource" in node]
     assert all(source == {"type": source["type"], "uid": TYPES[source["type"]]} for source in sources)
     for holder in (*board.charts, *board.annotations, *(t for panel in board.charts for t in panel["targets"])):
@@ -132,7 +132,7 @@ def test_data_sources_are_those_chosen(board: Board) -> None:
 
 
 @each_board
-def test_variables_are_labelled_fresh_and_all_in_use(board: Board) -> None:
+def test_variables_are_labelled_refreshed_and_all_used(board: Board) -> None:
     for name, variable in board.variables.items():
         assert variable["label"] and variable["description"], name
         assert variable["includeAll"] is variable["multi"], name
@@ -147,7 +147,7 @@ def test_variables_are_labelled_fresh_and_all_in_use(board: Board) -> None:
     assert used - BUILT_IN == board.variables.keys()
 
 
-def test_the_variables_that_an_issue_at_night_needs() -> None:
+def test_the_variables_of_each_dashboard() -> None:
     base = ["datasource", "tempo", "job", "instance"]
     assert list(BY_UID["tempo-anomaly-overview"].variables) == [*base, "service", "endpoint"]
     assert list(BY_UID["tempo-anomaly-endpoint"].variables) == [*base, "service", "endpoint", "threshold_us"]
@@ -155,15 +155,15 @@ def test_the_variables_that_an_issue_at_night_needs() -> None:
 
 
 @each_board
-def test_all_exporters_are_not_all_there_is(board: Board) -> None:
-    """Where metrics of any process are shown, "All" must be the exporters and not whatever Prometheus scrapes."""
+def test_all_selects_exporters_only_where_process_metrics_are_shown(board: Board) -> None:
+    """With metrics of any process, "All" must select the exporters and not everything that Prometheus scrapes."""
     shows_any_process = any("process_" in query.text for query in prometheus_queries(board))
     for name in ("job", "instance"):
         assert board.variables[name].get("allValue") == (None if shows_any_process else ".*")
 
 
 @each_board
-def test_queries_name_metrics_and_labels_that_the_exporter_has(board: Board) -> None:
+def test_queries_use_existing_metrics_and_labels(board: Board) -> None:
     labels = known_labels()
     for query in prometheus_queries(board):
         found = selectors(query.text)
@@ -178,7 +178,7 @@ def test_queries_name_metrics_and_labels_that_the_exporter_has(board: Board) -> 
 
 
 @each_board
-def test_queries_keep_to_what_is_chosen(board: Board) -> None:
+def test_queries_filter_by_the_chosen_variables(board: Board) -> None:
     for query in prometheus_queries(board):
         for metric, matchers in selectors(query.text):
             if query.place.endswith("variable job"):
@@ -194,7 +194,7 @@ def test_queries_keep_to_what_is_chosen(board: Board) -> None:
 
 
 @each_board
-def test_ranges_follow_the_panel(board: Board) -> None:
+def test_ranges_follow_the_time_range_of_the_panel(board: Board) -> None:
     for query in prometheus_queries(board):
         windows = set(re.findall(r"\[([^\]]+)\]", query.text))
         assert windows <= {"$__rate_interval", "$__range", "$__range:$__interval"}, query.place
@@ -203,7 +203,7 @@ def test_ranges_follow_the_panel(board: Board) -> None:
 
 
 @each_board
-def test_stats_and_tables_ask_for_now_and_graphs_for_the_range(board: Board) -> None:
+def test_stats_and_tables_use_instant_queries_and_graphs_range_queries(board: Board) -> None:
     for query in prometheus_queries(board):
         if query.panel is not None:
             now = query.panel["type"] in ("stat", "table")
@@ -211,8 +211,8 @@ def test_stats_and_tables_ask_for_now_and_graphs_for_the_range(board: Board) -> 
             assert query.target["format"] == ("table" if query.panel["type"] == "table" else "time_series")
 
 
-def test_coverage_is_red_only_where_an_alert_is_about_it() -> None:
-    """A window that is sampled on purpose is covered in part, and nothing is broken."""
+def test_coverage_turns_red_only_for_metrics_with_an_alert() -> None:
+    """A window that is sampled on purpose has low coverage without anything being wrong."""
     (coverage,) = (
         panel
         for panel in everything(BY_UID["tempo-anomaly-exporter"].model)
@@ -238,7 +238,7 @@ def test_graphs_of_all_endpoints_have_few_points() -> None:
 
 
 @each_board
-def test_overrides_are_about_fields_that_are_there(board: Board) -> None:
+def test_overrides_match_existing_fields(board: Board) -> None:
     labels = known_labels()
     for panel in board.charts:
         fields: set[str] = set()
@@ -263,7 +263,7 @@ def test_overrides_are_about_fields_that_are_there(board: Board) -> None:
                 assert transformation["options"]["indexByName"].keys() <= fields, panel["title"]
 
 
-def test_an_annotation_says_the_same_to_old_and_new_grafana() -> None:
+def test_annotation_is_the_same_for_old_and_new_grafana() -> None:
     (flag,) = BY_UID["tempo-anomaly-endpoint"].annotations
     assert flag["expr"] == flag["target"]["expr"]
     assert '{kind="shift"' in flag["expr"]
@@ -280,7 +280,7 @@ ROW = {
 
 
 def opened(board: Board, link: Link) -> tuple[str, dict[str, list[str]]]:
-    """The path and the parameters of a link, when somebody follows it."""
+    """Return the path and the parameters of a link with all variables filled in."""
     values = {
         **{name: f"my {name}" for name in board.variables},
         **{f"__data.fields{key if key[0] == '[' else '.' + key}": text for key, text in ROW.items()},
@@ -298,7 +298,7 @@ def all_links() -> list[tuple[Board, Link]]:
     return [(board, link) for board in BOARDS for link in board.links()]
 
 
-def test_links_between_the_boards_take_along_what_the_other_understands() -> None:
+def test_links_between_dashboards_pass_the_variables_of_the_target() -> None:
     reached = set()
     for board, link in all_links():
         path, parameters = opened(board, link)
@@ -319,16 +319,16 @@ def test_links_between_the_boards_take_along_what_the_other_understands() -> Non
     assert all(link["keepTime"] for board in BOARDS for link in board.model["links"])
 
 
-def test_links_into_tempo_open_a_search_there() -> None:
+def test_links_to_tempo_open_a_search() -> None:
     found = [(board, link) for board, link in all_links() if link.url.startswith("/explore")]
     assert {board.uid for board, _ in found} == BY_UID.keys()
     for board, link in found:
-        # A name with a quote or a backslash cannot go into JSON this way: docs/dashboards.md.
+        # A name with a quote or a backslash would break the JSON, see docs/dashboards.md.
         tame = Link(link.place, link.url.replace(".service_name", ".span_name"), link.panel)
         _, parameters = opened(board, tame)
         assert parameters["schemaVersion"] == ["1"]
         ((name, pane),) = json.loads(parameters["panes"][0]).items()
-        assert re.fullmatch("[a-z]{3}", name)  # Grafana makes up another name for any that is not so
+        assert re.fullmatch("[a-z]{3}", name)  # Grafana replaces any other name
         (query,) = pane["queries"]
         assert (pane["datasource"], query["datasource"]) == ("my tempo", {"type": "tempo", "uid": "my tempo"})
         assert pane["range"] == {"from": "1000", "to": "2000"}
@@ -343,13 +343,13 @@ def test_links_into_tempo_open_a_search_there() -> None:
 
 
 def provisioned(kind: str) -> tuple[str, dict[str, Any]]:
-    """The text and the content of the one file that provisions something."""
+    """Return the text and the content of the single file of a kind of provisioning."""
     (path,) = (GRAFANA / "provisioning" / kind).iterdir()
     text = path.read_text("utf-8")
     return text, yaml.safe_load(text)
 
 
-def test_data_sources_are_provisioned_so_that_exemplars_lead_to_traces() -> None:
+def test_provisioned_data_sources_link_exemplars_to_traces() -> None:
     _, content = provisioned("datasources")
     sources = {source["uid"]: source for source in content["datasources"]}
     assert {uid: source["type"] for uid, source in sources.items()} == {"prometheus": "prometheus", "tempo": "tempo"}
@@ -365,7 +365,7 @@ def test_data_sources_are_provisioned_so_that_exemplars_lead_to_traces() -> None
         assert "service_name" in labels[metric]
 
 
-def test_grafana_is_left_nothing_to_take_for_an_environment_variable() -> None:
+def test_provisioning_files_escape_dollar_signs() -> None:
     for kind in ("datasources", "dashboards"):
         _, content = provisioned(kind)
         for node in everything(content):
@@ -373,7 +373,7 @@ def test_grafana_is_left_nothing_to_take_for_an_environment_variable() -> None:
                 assert not isinstance(text, str) or "$" not in text.replace("$$", "")
 
 
-def test_the_dashboards_are_read_from_a_folder() -> None:
+def test_dashboards_are_provisioned_from_a_folder() -> None:
     _, content = provisioned("dashboards")
     (provider,) = content["providers"]
     assert provider["type"] == "file"

@@ -1,4 +1,4 @@
-"""``configs/demo``: what the compose file mounts, waits for and calls is there, and fits together."""
+"""``configs/demo``: files, dependencies, commands and addresses in the compose file exist and fit together."""
 
 import http.client
 import re
@@ -44,7 +44,7 @@ def test_images_are_pinned(name: str) -> None:
 
 
 @each_service()
-def test_what_is_mounted_is_there(name: str) -> None:
+def test_mounted_files_exist(name: str) -> None:
     for volume in SERVICES[name].get("volumes", ()):
         source, target, *mode = volume.split(":")
         assert target.startswith("/")
@@ -61,7 +61,7 @@ def test_every_volume_is_used() -> None:
 
 
 @each_service()
-def test_what_is_waited_for_comes(name: str) -> None:
+def test_dependencies_have_a_health_check_or_finish(name: str) -> None:
     for other, wanted in SERVICES[name].get("depends_on", {}).items():
         service = SERVICES[other]
         if wanted["condition"] == "service_healthy":
@@ -71,7 +71,7 @@ def test_what_is_waited_for_comes(name: str) -> None:
             assert "restart" not in service, "it would never be completed"
 
 
-def test_what_is_waited_for_does_not_wait_in_turn() -> None:
+def test_dependencies_have_no_cycle() -> None:
     waiting = {name: set(service.get("depends_on", {})) for name, service in SERVICES.items()}
     while done := [name for name, others in waiting.items() if not others]:
         waiting = {name: others - set(done) for name, others in waiting.items() if name not in done}
@@ -79,14 +79,14 @@ def test_what_is_waited_for_does_not_wait_in_turn() -> None:
 
 
 @each_service()
-def test_nothing_listens_beyond_this_machine(name: str) -> None:
+def test_ports_are_published_on_loopback_only(name: str) -> None:
     for port in SERVICES[name].get("ports", ()):
         assert re.fullmatch(r"127\.0\.0\.1:(\d+):\1", port)
 
 
 @pytest.mark.parametrize("name", list(OURS))
-def test_our_commands_are_ours(name: str) -> None:
-    """Parsed as they will be, and not run."""
+def test_commands_and_options_exist(name: str) -> None:
+    """Parse the commands as the program would, without running them."""
     arguments = list(OURS[name]["command"])
     if arguments[0].startswith("-"):
         assert main.make_context("tempo-anomaly-exporter", arguments).params["config_file"]
@@ -97,7 +97,7 @@ def test_our_commands_are_ours(name: str) -> None:
 
 
 @each_service()
-def test_addresses_are_those_of_services(name: str) -> None:
+def test_addresses_name_services_and_their_ports(name: str) -> None:
     texts = [str(each) for each in SERVICES[name].get("command", ())]
     for host, port in re.findall(r"http://([a-z]+):(\d+)", " ".join(texts)):
         assert any(published.endswith(f":{port}") for published in SERVICES[host]["ports"])
@@ -113,7 +113,7 @@ def test_the_exporter_reads_this_tempo_into_its_volume() -> None:
     assert config.web.port == 9817
 
 
-def test_what_the_exporter_writes_is_read_by_who_makes_blocks_of_it() -> None:
+def test_history_is_written_where_promtool_reads_it() -> None:
     image = (REPOSITORY / "Dockerfile").read_text("utf-8")
     (group,) = re.findall(r"^USER \d+:(\d+)$", image, re.MULTILINE)
     assert SERVICES["blocks"]["group_add"] == [group]
@@ -122,19 +122,19 @@ def test_what_the_exporter_writes_is_read_by_who_makes_blocks_of_it() -> None:
 
 
 @pytest.mark.parametrize("name", list(OURS))
-def test_who_serves_nothing_is_not_asked_whether_it_serves(name: str) -> None:
+def test_services_that_serve_nothing_have_no_health_check(name: str) -> None:
     if "ports" not in OURS[name]:
         assert OURS[name]["healthcheck"] == {"disable": True}
 
 
-def test_the_past_has_the_labels_that_are_scraped() -> None:
+def test_history_has_the_labels_of_the_scrape_job() -> None:
     (job,) = document("prometheus.yml")["scrape_configs"]
     (target,) = job["static_configs"][0]["targets"]
     assert job["job_name"] == "tempo-anomaly-exporter"
     assert f"--label=instance={target}" in SERVICES["past"]["command"]
 
 
-def test_prometheus_is_the_one_that_is_shipped_but_for_addresses(tmp_path: Path) -> None:
+def test_prometheus_configuration_differs_from_the_shipped_one_in_addresses_only(tmp_path: Path) -> None:
     shipped = yaml.safe_load((REPOSITORY / "configs/prometheus/prometheus.yml").read_text("utf-8"))
     demo = document("prometheus.yml")
     for configuration in (shipped, demo):
@@ -148,7 +148,7 @@ def test_prometheus_is_the_one_that_is_shipped_but_for_addresses(tmp_path: Path)
     assert "0 rule files found" not in done.stdout
 
 
-def test_whatever_is_sent_of_the_past_is_filed_under_its_own_time() -> None:
+def test_tempo_accepts_spans_as_old_as_generate_sends() -> None:
     tempo = document("tempo.yaml")
     slacks = [
         tempo["storage"]["trace"]["wal"]["ingestion_time_range_slack"],
@@ -160,7 +160,7 @@ def test_whatever_is_sent_of_the_past_is_filed_under_its_own_time() -> None:
     assert tempo["usage_report"] == {"reporting_enabled": False}
 
 
-def test_grafana_finds_what_it_is_given() -> None:
+def test_grafana_finds_dashboards_and_data_sources() -> None:
     grafana = SERVICES["grafana"]
     mounts = dict(volume.split(":")[1::-1] for volume in grafana["volumes"])
     home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
@@ -174,7 +174,7 @@ def test_grafana_finds_what_it_is_given() -> None:
     assert yaml.safe_load(provider.read_text("utf-8"))["providers"][0]["options"]["path"] in mounts
 
 
-def test_notifications_arrive_where_alertmanager_sends_them() -> None:
+def test_webhook_listens_where_alertmanager_sends() -> None:
     shipped = yaml.safe_load((REPOSITORY / "configs/alertmanager/alertmanager.yml").read_text("utf-8"))
     urls = {hook["url"] for receiver in shipped["receivers"] for hook in receiver["webhook_configs"]}
     assert {re.sub(r"/[a-z-]+$", "", url) for url in urls} == {"http://127.0.0.1:9099"}
@@ -183,7 +183,7 @@ def test_notifications_arrive_where_alertmanager_sends_them() -> None:
 
 @contextmanager
 def webhook() -> Iterator[tuple[int, "subprocess.Popen[str]"]]:
-    """The script, on another port."""
+    """Run the script on a free port."""
     script = (
         (DEMO / "notifications.py")
         .read_text("utf-8")
@@ -200,7 +200,7 @@ def webhook() -> Iterator[tuple[int, "subprocess.Popen[str]"]]:
         process.communicate()
 
 
-def test_a_notification_is_printed() -> None:
+def test_webhook_prints_a_notification() -> None:
     body = (
         b'{"status":"firing","alerts":[{"status":"firing","labels":{"alertname":"TempoAnomalyLatencyShift"},'
         b'"annotations":{"description":"checkout\\n is slow"}}]}'

@@ -37,11 +37,11 @@ def test_alerts_close_together_are_one_episode() -> None:
         (Episode(900, 999), False),
     ],
 )
-def test_an_event_is_found_by_an_alert_that_overlaps_it_or_comes_soon_after(episode: Episode, found: bool) -> None:
+def test_an_event_is_found_by_an_alert_during_or_soon_after_it(episode: Episode, found: bool) -> None:
     assert (finding(Event(1000, 2000), [episode]) is not None) is found
 
 
-def test_labels_and_episodes_are_held_against_one_another() -> None:
+def test_tally_of_labels_and_episodes() -> None:
     labels = [Event(1000, 2000), Event(10_000, 11_000), Event(20_000, 21_000, ignored=True)]
     alerts = [
         Episode(1500, 1600),
@@ -58,11 +58,11 @@ def test_labels_and_episodes_are_held_against_one_another() -> None:
 
 
 @pytest.mark.parametrize(("count", "low", "high"), [(0, 0, 3.689), (3, 0.619, 8.767), (10, 4.795, 18.390)])
-def test_poisson_intervals_are_those_of_the_tables(count: int, low: float, high: float) -> None:
+def test_poisson_intervals_match_published_tables(count: int, low: float, high: float) -> None:
     assert poisson_interval(count) == pytest.approx((low, high), abs=0.001)
 
 
-def test_every_suite_has_what_it_is_named_after() -> None:
+def test_every_suite_has_its_property() -> None:
     for suite in Suite:
         drawn = cases(suite, 2, "a seed")
         assert drawn == cases(suite, 2, "a seed")
@@ -89,21 +89,21 @@ def test_the_data_sets_are_complete() -> None:
     assert {series.step_seconds for series in kpi} == {60}
 
 
-def test_a_labelled_series_is_judged_after_a_week() -> None:
+def test_a_labelled_series_is_scored_after_a_week_of_learning() -> None:
     made = traffic(1, 9, 60, {(30.0, 31.0): 8.0, (200.0, 201.0): 8.0}, sigma=0.3)
     requests = [request for some in made.values() for request in some]
     events = [Event(MONDAY + 30 * 3600, MONDAY + 31 * 3600), Event(MONDAY + 200 * 3600, MONDAY + 201 * 3600)]
     assert judge_series(LabelledSeries("mine", "one", requests, events, 60)) == ("mine", Tally(1, 1, 1, 0))
 
 
-def test_a_series_is_always_judged_alike() -> None:
+def test_evaluation_of_a_series_is_deterministic() -> None:
     (case, *_) = cases(Suite.INCIDENTS, 1, "a seed")
     outcome = judge_case(case)
     assert outcome == judge_case(case)
     assert len(outcome.responses) == len(case.profile.incidents)
 
 
-def test_a_short_run_shows_what_the_swing_is_good_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quick_run_meets_the_target_of_the_swing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--quick", "--processes", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for what in ("series-days: plain", "the same without the swing", "× 5–10, 20–100 requests"):

@@ -1,4 +1,4 @@
-"""What the documents tell people to type, write and click works: commands, configuration, JSON, links."""
+"""Commands, configuration, JSON, links, paths and names in the documents are valid and exist."""
 
 import json
 import re
@@ -19,12 +19,12 @@ from tests.support.alerting import rules
 from tests.support.paths import REPOSITORY
 from tests.support.whole_page import WholePage
 
-DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").rglob("*.md"))]
 FOREIGN = {
     "amtool", "cd", "curl", "cp", "docker", "git", "jq", "kubectl", "mv", "pip", "prometheus", "promtool", "sudo",
     "systemctl", "htpasswd", "openssl", "sqlite3", "install", "sed", "mkdir", "cat", "echo", "chown", "python3", "ls",
 }  # fmt: skip
-"""Programs that are not ours: only the files of the project that they are given are looked at."""
+"""Programs that are not part of the project; only the project's files among their arguments are checked."""
 OURS = {"configs", "docs", "exporter", "grafana", "tests", "tools", "benchmarks"}
 ALL_OPTIONS = {"--help", "-h"}
 
@@ -39,7 +39,7 @@ class Block(NamedTuple):
 
 
 def blocks() -> Iterator[Block]:
-    """All fenced blocks but those behind a ``begin`` marker: these are held word for word by tests of their own."""
+    """Yield all fenced blocks except those behind a ``begin`` marker, which other tests compare word for word."""
     for document in DOCUMENTS:
         text = document.read_text("utf-8")
         for found in re.finditer(r"^```(\w*)[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
@@ -55,12 +55,16 @@ def of_language(*languages: str) -> list[Block]:
     return [block for block in BLOCKS if block.language in languages]
 
 
+def path_of(document: object) -> str:
+    return document.relative_to(REPOSITORY).as_posix() if isinstance(document, Path) else str(document)
+
+
 def named(block: object) -> str:
     return f"{block.document}:{block.line}" if isinstance(block, Block) else str(block)
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The commands in some lines of shell: pipelines and lists taken apart, assignments and redirections left out."""
+    """Yield the commands in shell lines: pipelines and lists split, assignments removed."""
     for line in re.sub(r"\\\n\s*", " ", text).splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
@@ -74,7 +78,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("block", of_language("sh", "shell", "bash", "console"), ids=named)
-def test_every_command_can_be_typed(block: Block) -> None:
+def test_commands_options_and_paths_exist(block: Block) -> None:
     for program, *arguments in commands(block.text):
         name = Path(program).name
         if name == "tempo-anomaly-exporter":
@@ -84,7 +88,7 @@ def test_every_command_can_be_typed(block: Block) -> None:
         elif name == "python" and arguments[:1] == ["-m"]:
             assert find_spec(arguments[1]) is not None, arguments[1]
         else:
-            assert name in FOREIGN, f"{name} is not a program that is known here"
+            assert name in FOREIGN, f"{name} is not a known program"
         for argument in arguments:
             path = argument.partition("=")[2] or argument
             if path.split("/")[0] in OURS and "/" in path and not re.search(r"[<*]", path):
@@ -115,7 +119,7 @@ def assert_is_target(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("block", of_language("yaml", "yml"), ids=named)
-def test_every_configuration_is_one(block: Block, tmp_path: Path) -> None:
+def test_configuration_examples_are_valid(block: Block, tmp_path: Path) -> None:
     document = yaml.safe_load(block.text)
     if isinstance(document, dict) and document.keys() <= Config.model_fields.keys():
         file = tmp_path / "exporter.yaml"
@@ -126,14 +130,14 @@ def test_every_configuration_is_one(block: Block, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", of_language("json"), ids=named)
-def test_all_json_is_json(block: Block) -> None:
+def test_json_examples_parse(block: Block) -> None:
     json.loads(block.text)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_time_series_of_which_a_document_speaks_exists(document: Path) -> None:
-    spoken_of = re.findall(r"(?<![\w:/.])(?:\w+:)?tempo_anomaly_\w+(?::\w+)?", document.read_text("utf-8"))
-    assert set(spoken_of) <= metric_names() | recorded_names()
+@pytest.mark.parametrize("document", DOCUMENTS, ids=path_of)
+def test_named_time_series_exist(document: Path) -> None:
+    named = re.findall(r"(?<![\w:/.])(?:\w+:)?tempo_anomaly_\w+(?::\w+)?", document.read_text("utf-8"))
+    assert set(named) <= metric_names() | recorded_names()
 
 
 def metric_names() -> set[str]:
@@ -146,12 +150,25 @@ def recorded_names() -> set[str]:
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if not block.language], ids=named)
-def test_a_block_without_a_language_is_a_drawing(block: Block) -> None:
+def test_only_drawings_have_no_language(block: Block) -> None:
     assert re.search("[─│├└→►]", block.text), "say what it is: sh, yaml, json, promql or text"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_leads_somewhere(document: Path) -> None:
+@pytest.mark.parametrize("document", DOCUMENTS, ids=path_of)
+def test_paths_in_the_text_exist(document: Path) -> None:
+    folders = "|".join(sorted(OURS))
+    for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", without_blocks(document)):
+        assert (REPOSITORY / path).exists(), path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=path_of)
+def test_targets_in_the_text_exist(document: Path) -> None:
+    for command in re.findall(r"`(make [^`]+)`", without_blocks(document)):
+        assert_is_target(command.split()[1:])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=path_of)
+def test_links_and_anchors_exist(document: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", without_blocks(document)):
         if re.match(r"[a-z]+:", target):
             continue
@@ -167,6 +184,6 @@ def without_blocks(document: Path) -> str:
 
 
 def anchors(document: Path) -> set[str]:
-    """The names that a forge gives to headings: lower case, punctuation dropped, spaces to hyphens."""
+    """Return the anchors that GitHub gives to headings: lower case, without punctuation, hyphens for spaces."""
     headings = re.findall(r"^#+ (.+)$", without_blocks(document), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}

@@ -1,4 +1,4 @@
-"""docs/examples.md shows what the exporter says today: every message and option in it exists."""
+"""docs/examples.md shows output of the present exporter: its events, messages, commands and options exist."""
 
 import ast
 import json
@@ -35,7 +35,7 @@ SHOWS = {
     "verify short": ("Tempo's retention seems to be 12 h", "WARN", "FAIL"),
     "verify outage": ("FAIL tempo", "the last request was not answered"),
 }
-"""Every block that is promised, and what it is there for."""
+"""Every block, and what it must show."""
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=60),
@@ -49,7 +49,7 @@ def log_lines() -> list[str]:
 
 @cache
 def literals() -> frozenset[str]:
-    """All texts in the source of the exporter."""
+    """Return all string literals in the source of the exporter."""
     return frozenset(
         node.value
         for file in (REPOSITORY / "exporter").rglob("*.py")
@@ -58,14 +58,14 @@ def literals() -> frozenset[str]:
     )
 
 
-def test_every_block_that_is_promised_is_there_and_shows_it() -> None:
+def test_every_block_exists_and_shows_what_it_is_for() -> None:
     assert set(BLOCKS) == set(SHOWS)
     unwrapped = {name: re.sub(r"\s+", " ", block) for name, block in BLOCKS.items()}
     missing = {name: [text for text in texts if text not in unwrapped[name]] for name, texts in SHOWS.items()}
     assert not {name: texts for name, texts in missing.items() if texts}
 
 
-def test_every_event_and_message_is_one_of_the_exporter() -> None:
+def test_events_and_messages_are_those_of_the_exporter() -> None:
     lines = [fields(line) for line in log_lines()]
     texts = {line[name] for line in lines for name in ("event", "msg")} | set(re.findall(r"event=(\w+)", TEXT))
     assert len(texts) > 20
@@ -81,23 +81,23 @@ def test_logs_are_nothing_but_whole_lines() -> None:
             )
 
 
-def test_every_command_is_one() -> None:
+def test_commands_and_options_exist() -> None:
     commands = re.findall(r"^\$ tempo-anomaly-exporter (.+)$", "\n".join(BLOCKS.values()), re.MULTILINE)
     assert len(commands) >= 8
     for command in commands:
         assert_is_ours(shlex.split(command))
 
 
-def test_the_answer_is_one() -> None:
+def test_the_response_has_the_fields_of_a_check() -> None:
     answer = json.loads(BLOCKS["check"])
     assert {"service_name", "bucket", "level", "baseline", "duration", "sentence"} <= answer.keys()
 
 
-def test_it_was_said_on_no_machine_in_particular() -> None:
+def test_output_contains_no_paths_of_a_machine() -> None:
     assert not re.search(r"(?<![\w.])/(?:home|tmp|work|root|usr)/", "\n".join(BLOCKS.values()))
 
 
-# What writes it
+# The tool that writes it
 
 
 def test_fields_of_a_line() -> None:
@@ -121,7 +121,7 @@ def test_fields_of_a_line() -> None:
         (9, ["event=read n=0", "event=read n=1", "… 6 more of event=read", "event=read n=8"]),
     ],
 )
-def test_a_run_of_the_same_message_is_cut(repeated: int, shown: list[str]) -> None:
+def test_a_run_of_the_same_event_is_shortened(repeated: int, shown: list[str]) -> None:
     log = [f"event=read n={number}" for number in range(repeated)]
     assert shortened(["event=started", *log, "event=stopped"]).splitlines() == [
         "event=started",
@@ -131,11 +131,11 @@ def test_a_run_of_the_same_message_is_cut(repeated: int, shown: list[str]) -> No
 
 
 @given(JSON)
-def test_json_is_laid_out_and_stays_the_same(value: object) -> None:
+def test_laid_out_json_has_the_same_value(value: object) -> None:
     assert json.loads(laid_out(value)) == value
 
 
-def test_json_that_fits_stands_in_one_line() -> None:
+def test_json_that_fits_is_on_one_line() -> None:
     value = {"bucket": {"hour": 3}, "hours": [{"start_unix": 1_794_000_000 + n, "traces": n} for n in range(4)]}
     assert laid_out(value).splitlines() == [
         "{",
@@ -150,13 +150,13 @@ def test_json_that_fits_stands_in_one_line() -> None:
     ]
 
 
-def test_blocks_are_written_anew_and_nothing_else_is() -> None:
+def test_only_the_content_of_blocks_is_replaced() -> None:
     first = "<!-- begin: a -->\n```text\nold\n```\n<!-- end -->\n"
     document = f"A\n\n{first}\nB\n<!-- begin: b -->\n```json\n1\n```\n<!-- end -->\n"
     assert filled(document, {"a": "new \\1\nlines\n"}) == document.replace("old", "new \\1\nlines")
     assert filled(document, {}) == document
 
 
-def test_a_block_without_a_place_is_refused() -> None:
+def test_a_block_without_a_place_is_rejected() -> None:
     with pytest.raises(ValueError, match="0 places for 'c'"):
         filled("nothing\n", {"c": "text"})

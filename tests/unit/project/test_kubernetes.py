@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: valid by the schemas, whole as kustomize builds them, with everybody's rules."""
+"""The Kubernetes manifests match the schemas and the image, and kustomize builds them with the shipped rules."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ RESOURCES = [name for name in KUSTOMIZATION["resources"] if name.endswith(".yaml
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 @pytest.mark.parametrize("name", [name for name in RESOURCES if load(name)["kind"] not in CUSTOM])
-def test_a_manifest_is_valid_by_the_schema_of_kubernetes(name: str, version: str) -> None:
+def test_manifests_match_the_schema_of_kubernetes(name: str, version: str) -> None:
     kubernetes_validate.validate(load(name), version, strict=True)
 
 
@@ -43,11 +43,11 @@ class TestDeployment:
     pod: dict[str, Any] = load("deployment.yaml")["spec"]["template"]["spec"]
     container: dict[str, Any] = pod["containers"][0]
 
-    def test_two_never_share_a_database(self) -> None:
+    def test_two_pods_never_share_a_database(self) -> None:
         spec = load("deployment.yaml")["spec"]
         assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
 
-    def test_it_may_do_nothing_that_it_does_not_need(self) -> None:
+    def test_has_minimal_privileges(self) -> None:
         assert self.container["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -56,11 +56,11 @@ class TestDeployment:
         assert self.pod["securityContext"]["runAsNonRoot"] is True
         assert self.pod["automountServiceAccountToken"] is False
 
-    def test_it_is_probed_where_no_password_is_asked_for(self) -> None:
+    def test_probes_use_addresses_without_password(self) -> None:
         probes = {name: self.container[f"{name}Probe"]["httpGet"]["path"] for name in ("liveness", "readiness")}
         assert probes == {"liveness": "/-/healthy", "readiness": "/-/ready"}
 
-    def test_the_user_and_the_paths_are_those_of_the_image(self) -> None:
+    def test_user_and_paths_match_the_image(self) -> None:
         dockerfile = (REPOSITORY / "Dockerfile").read_text("utf-8")
         user = self.pod["securityContext"]
         assert f"USER {user['runAsUser']}:{user['runAsGroup']}" in dockerfile
@@ -68,30 +68,30 @@ class TestDeployment:
         assert f'VOLUME ["{mounts["data"]}"]' in dockerfile
         assert f"{mounts['config']}/exporter.yaml" in self.container["args"]
 
-    def test_what_is_mounted_is_what_there_is(self) -> None:
+    def test_mounts_match_volumes_claims_and_config_maps(self) -> None:
         assert {mount["name"] for mount in self.container["volumeMounts"]} == {v["name"] for v in self.pod["volumes"]}
         claims = [v["persistentVolumeClaim"]["claimName"] for v in self.pod["volumes"] if "persistentVolumeClaim" in v]
         assert claims == [load("pvc.yaml")["metadata"]["name"]]
         maps = [v["configMap"]["name"] for v in self.pod["volumes"] if "configMap" in v]
         assert maps == [KUSTOMIZATION["configMapGenerator"][0]["name"]]
 
-    def test_the_service_and_its_monitor_find_it(self) -> None:
+    def test_service_and_monitor_select_it(self) -> None:
         service, monitor = load("service.yaml"), load("servicemonitor.yaml")
         template = load("deployment.yaml")["spec"]["template"]
         assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
         assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
         assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
-        # The Prometheus Operator makes the Service's name the job, which rules and dashboards select by.
+        # The Prometheus Operator uses the name of the Service as job, which rules and dashboards select.
         assert service["metadata"]["name"] == "tempo-anomaly-exporter"
 
 
-def test_the_configuration_in_it_is_one() -> None:
+def test_its_configuration_is_valid() -> None:
     config = load_config(MANIFESTS / "exporter.yaml", {})
     mounts = TestDeployment.container["volumeMounts"]
     assert str(config.storage.path.parent) in {mount["mountPath"] for mount in mounts}
 
 
-def test_the_rules_are_those_that_everybody_gets() -> None:
+def test_rules_are_generated_from_the_shipped_ones() -> None:
     assert prometheus_rule.groups()
     assert prometheus_rule.TARGET.read_text("utf-8") == prometheus_rule.rendered(), "run: make kubernetes"
 
@@ -116,5 +116,5 @@ def test_kustomize_builds_all_of_it() -> None:
     assert sorted(name for each in dashboards for name in each["data"]) == sorted(
         file.name for file in (REPOSITORY / "grafana/dashboards").glob("*.json")
     )
-    # What `kubectl apply` writes into an annotation of each.
+    # `kubectl apply` copies each object into an annotation.
     assert all(len(json.dumps(each).encode()) < ANNOTATION_BYTES for each in dashboards)

@@ -10,7 +10,7 @@ TEXT = (REPOSITORY / "docs" / "metrics.md").read_text()
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of all table rows that begin with something in code style."""
+    """Return the cells of all table rows that start with code."""
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:3] == "| `"]
 
 
@@ -20,13 +20,13 @@ def labels_of(family: Metric) -> str:
 
 
 def reasons(metric: str) -> list[str]:
-    """The first column of the table of reasons of a metric."""
+    """Return the first column of the table of reasons of a metric."""
     _, _, behind = TEXT.partition(f"`reason` of `{metric}`:\n")
     assert behind
     return [row[0].strip("`") for row in rows(behind.split("\n`reason` of", 1)[0])]
 
 
-def test_every_metric_stands_there_with_type_labels_and_the_help_it_has_on_the_page() -> None:
+def test_every_metric_is_listed_with_type_labels_and_help() -> None:
     documented = sorted(row for row in rows(TEXT) if row[0].startswith("`tempo_anomaly_"))
     assert documented == sorted(
         [f"`{name}`", family.type, labels_of(family), family.documentation]
@@ -35,7 +35,7 @@ def test_every_metric_stands_there_with_type_labels_and_the_help_it_has_on_the_p
     )
 
 
-def test_the_values_of_labels_are_those_on_the_page() -> None:
+def test_label_values_are_those_on_the_page() -> None:
     found: set[tuple[str, str]] = set()
     for family in WholePage.full().families().values():
         for sample in family.samples:
@@ -46,13 +46,13 @@ def test_the_values_of_labels_are_those_on_the_page() -> None:
     )
 
 
-def test_the_reasons_are_those_in_the_code() -> None:
+def test_reasons_are_those_in_the_code() -> None:
     assert reasons("tempo_request_failures_total") == list(FAILURE_REASONS)
     assert reasons("traces_skipped_total") == list(SKIP_REASONS)
     assert reasons("storage_failures_total") == list(STORAGE_FAILURES)
 
 
-def test_every_metric_named_in_the_text_exists() -> None:
+def test_named_metrics_exist() -> None:
     names = {name.removeprefix("tempo_anomaly_") for name in WholePage.full().families()}
     for mentioned in re.findall(r"`(?:time\(\) - )?tempo_anomaly_(\w+)", TEXT):
         assert mentioned in names

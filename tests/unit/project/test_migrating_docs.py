@@ -1,4 +1,4 @@
-"""The page for those who come from the Go service: its file is one, and what it says of keys and metrics is so."""
+"""docs/migrating.md: its configuration is valid, and the keys, metrics and API fields that it names exist."""
 
 import re
 from pathlib import Path
@@ -25,14 +25,14 @@ http: {port: 8080, timeout: 15s}
 """
 
 
-def test_the_file_that_is_left_is_a_configuration(tmp_path: Path) -> None:
+def test_the_remaining_file_is_a_valid_configuration(tmp_path: Path) -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     file = tmp_path / "old.yaml"
     file.write_text(block)
     assert load_config(file, {}).timezone == "Asia/Taipei"
 
 
-def test_of_an_old_file_just_what_the_page_says_is_refused(tmp_path: Path) -> None:
+def test_exactly_the_listed_keys_of_an_old_file_are_rejected(tmp_path: Path) -> None:
     file = tmp_path / "old.yaml"
     file.write_text(OLD_FILE)
     with pytest.raises(ConfigError) as refused:
@@ -43,7 +43,7 @@ def test_of_an_old_file_just_what_the_page_says_is_refused(tmp_path: Path) -> No
     assert all(f"`{key}`" in PAGE for key in REMOVED)
 
 
-def test_every_key_and_metric_that_it_names_exists() -> None:
+def test_named_keys_and_metrics_exist() -> None:
     ours = re.findall(r"`((?:storage|web|calendar|tempo|series|detection)\.[a-z_]+)`", PAGE)
     assert ours
     assert set(ours) <= {".".join(path) for path in KEYS}
@@ -52,7 +52,7 @@ def test_every_key_and_metric_that_it_names_exists() -> None:
     assert named <= WholePage.full().families().keys()
 
 
-def test_every_key_of_an_answer_that_it_names_is_one() -> None:
+def test_named_api_fields_exist() -> None:
     api = (REPOSITORY / "docs/api.md").read_text("utf-8")
     known = set(re.findall(r"`(\w+)`", api))
     rows = re.findall(r"^\| .+ \| (.+) \|$", PAGE.partition("## The JSON")[2], re.MULTILINE)

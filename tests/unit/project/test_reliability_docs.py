@@ -14,7 +14,7 @@ def in_code(text: str) -> list[str]:
 
 
 def rows() -> list[list[str]]:
-    """The cells of the tables of faults."""
+    """Return the cells of the tables of faults."""
     return [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in TEXT.splitlines()
@@ -22,7 +22,7 @@ def rows() -> list[list[str]]:
     ]
 
 
-def test_every_metric_and_reason_exists() -> None:
+def test_named_metrics_and_reasons_exist() -> None:
     known = {name.removeprefix("tempo_anomaly_") for name in WholePage.full().families()}
     cells = [row[2] for row in rows()]
     assert len(cells) > 20
@@ -32,7 +32,7 @@ def test_every_metric_and_reason_exists() -> None:
         assert reason is None or reason in (*FAILURE_REASONS, *STORAGE_FAILURES), named
 
 
-def test_every_event_and_message_is_one_that_is_logged() -> None:
+def test_named_events_and_messages_are_logged() -> None:
     joined = re.sub(r'"\s*\n\s*f?"', "", SOURCE)
     for cell in (row[3] for row in rows()):
         for text in in_code(cell):
@@ -40,11 +40,10 @@ def test_every_event_and_message_is_one_that_is_logged() -> None:
             assert (event if event == text else f'"{event}"') in joined, text
 
 
-def test_every_test_that_is_named_is_there() -> None:
+def test_named_tests_exist_and_all_fault_tests_are_named() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)`", TEXT)
     assert len(named) > 10
     assert [name for name in named if not (REPOSITORY / name).exists()] == []
-    # And every test of faults is named.
     assert {file.name for file in (REPOSITORY / "tests" / "e2e").glob("test_faults_*.py")} <= {
         Path(name).name for name in named
     }
