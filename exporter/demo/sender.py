@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Self
 import requests
 
 from exporter.demo.otlp import CONTENT_TYPE
-from exporter.tempo.failures import excerpt, retry_after_seconds, why_no_connection
+from exporter.tempo.failures import connection_problem, excerpt, retry_after_seconds
 
 _PATH: Final = "/v1/traces"
 _RETRYABLE: Final = frozenset({429, 502, 503, 504})
@@ -107,7 +107,7 @@ class Sender:
                     f"{self.address} cannot be asked ({type(error).__name__}): check --url and --header"
                 ) from None
             except requests.RequestException as error:
-                trouble = why_no_connection(error)[0]
+                trouble = connection_problem(error)[0]
             else:
                 if response.status_code == 200:
                     return _accepted(response.content)

@@ -10,7 +10,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from requests.auth import HTTPBasicAuth
 
-from exporter.tempo.failures import why_no_connection
+from exporter.tempo.failures import connection_problem
 
 _TIMEOUT_SECONDS: Final = 30
 _ATTEMPTS: Final = 5
@@ -170,6 +170,6 @@ class ExporterClient:
             raise UnreachableError(f"{self._url}{path} was not answered within {_TIMEOUT_SECONDS} s") from None
         except (requests.RequestException, ValueError, OSError) as error:
             raise UnreachableError(
-                f"{self._url} cannot be reached ({why_no_connection(error)[0]}): is the exporter running, and is --url "
-                "right?"
+                f"{self._url} cannot be reached ({connection_problem(error)[0]}): is the exporter running, and is "
+                "--url right?"
             ) from None
