@@ -58,7 +58,7 @@ class HistoryEvaluator:
         self._on_accepted = on_accepted
         self._log = log
         self._quiet_log = quiet_log
-        self._until = store.judged_until()
+        self._until = store.evaluated_until()
         # In another time zone: what was found is known by hours that there are no more.
         self._other_hours = self._until is not None and detector.clock.hour(self._until).start != self._until
         if self._other_hours:
@@ -75,7 +75,7 @@ class HistoryEvaluator:
         Raises:
             StoreError: the store cannot be read.
         """
-        return self._until is not None and self._until >= until and not self._store.findings_void()
+        return self._until is not None and self._until >= until and not self._store.has_outdated_evaluations()
 
     def catch_up(
         self, until: int, give_up: Callable[[], bool] = lambda: False, question: BaselineRequest | None = None
@@ -96,12 +96,12 @@ class HistoryEvaluator:
         if self._until is not None and until < self._until:
             # There is a gap in what was judged before. Judging anew waits for it to be filled.
             return None
-        if self._other_hours or self._store.findings_void():
+        if self._other_hours or self._store.has_outdated_evaluations():
             self._begin_anew()
         elif self._until == until:
             return None
         # From now on, what is written of the time before makes the findings void: it may come after it was looked for.
-        self._store.begin_judging(until)
+        self._store.begin_evaluation(until)
         task = EvaluationTask(self._detector, until, question)
         since = 0 if self._until is None else self._until - self._detector.rules.lookback_seconds
         if question is not None:
@@ -112,7 +112,7 @@ class HistoryEvaluator:
         with EvaluationWorker(task, self._quiet_log) as helper:
             if not self._judge_all(task, histories, len(keys), helper, give_up, answers):
                 return None
-        self._store.set_judged_until(until)
+        self._store.set_evaluated_until(until)
         self._until = until
         return None if question is None else answers
 
@@ -151,7 +151,7 @@ class HistoryEvaluator:
 
     def _record(self, found: Sequence[EvaluationResult], answers: list[SeriesBaselines]) -> None:
         """Store what was found, say what is worth saying about it, and add to the answers."""
-        self._store.record([judged.findings for judged in found if judged.findings is not None])
+        self._store.save_evaluations([judged.findings for judged in found if judged.findings is not None])
         for judged in found:
             self._tell(judged)
             if judged.baselines is not None:
@@ -159,7 +159,7 @@ class HistoryEvaluator:
 
     def _begin_anew(self) -> None:
         """Forget what was found, since it is void."""
-        self._store.forget_findings()
+        self._store.delete_evaluations()
         self._log.info("history_reevaluated", _OTHER_HOURS if self._other_hours else _READ_LATE)
         self._other_hours = False
         self._until = None

@@ -122,7 +122,7 @@ class BaselineManager:
             return
         kept = {key: None if flag == INACTIVE else msgspec.json.encode(flag).decode() for key, flag in flags.items()}
         try:
-            self._store.remember(kept, suspects)
+            self._store.save_flags(kept, suspects)
         except StoreError as error:
             self._quiet_log.error(
                 "flags_not_saved", "cannot save flags; they would not survive a restart now", error=error
@@ -333,11 +333,11 @@ class BaselineManager:
     def _keep(self, book: BaselineTable) -> None:
         """Store a book, once there is nothing left to wait for."""
         if book.judged:
-            self._store.save_book(book.start, encode_table(book, self._basis))
+            self._store.save_baseline_table(book.start, encode_table(book, self._basis))
 
     def _kept(self, hour: CivilHour) -> BaselineTable | None:
         """The stored book of an hour; it is renewed soon, but a restart does not wait for that."""
-        data = self._store.book(hour.start)
+        data = self._store.baseline_table(hour.start)
         return None if data is None else decode_table(data, self._basis)
 
     def _within_reach(self, hour: CivilHour) -> list[CivilHour]:

@@ -209,7 +209,7 @@ class BaselineQuerier:
                 key, hour, None, None, (), None, (), NoVerdict.UNAVAILABLE, supply, (), None, asked.start
             )
         outlook = record.expect(asked)
-        judged = judged_far_enough(self._store.judged_until(), asked.start)
+        judged = judged_far_enough(self._store.evaluated_until(), asked.start)
         baseline = None if outlook.pool is None else Baseline.of(outlook.pool)
         thresholds = outlook.thresholds if judged else None
         return BaselineReport(
@@ -260,7 +260,7 @@ class BaselineQuerier:
         """
         with self._counting:
             present = self._clock.hour(now)
-            judged_until = self._store.judged_until()
+            judged_until = self._store.evaluated_until()
             counted = self._counted
             if (
                 counted is None

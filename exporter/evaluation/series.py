@@ -19,7 +19,7 @@ from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.histogram_codec import DamagedDigestError
 from exporter.model.hours import CivilHour, SeriesHours, hours_of
 from exporter.model.span import SeriesKey
-from exporter.store import Findings, StoredSeries
+from exporter.store import SeriesEvaluation, StoredSeries
 
 _BEHIND_SECONDS: Final = 3 * HOUR_SECONDS
 """With more of the past unjudged there is no verdict on the present: an incident might stand in the baseline."""
@@ -38,7 +38,7 @@ class SeriesHistory:
         """Take what is stored, and the rules by which it is judged."""
         self._detector = detector
         self.suspects = stored.suspects
-        self.history = SeriesHours(hours_of(stored.windows, detector.clock, stored.judgements))
+        self.history = SeriesHours(hours_of(stored.windows, detector.clock, stored.evaluations))
         self.changepoint = changepoint_of(stored.state)
 
     def expect(self, civil: CivilHour) -> Outlook:
@@ -160,7 +160,7 @@ class EvaluationResult(NamedTuple):
     """
 
     key: SeriesKey
-    findings: Findings | None = None
+    findings: SeriesEvaluation | None = None
     accepted: Sequence[int] = ()
     released: int = 0
     forgotten: str | None = None
@@ -178,10 +178,10 @@ def evaluate_series(task: EvaluationTask, stored: StoredSeries) -> EvaluationRes
     return judged._replace(baselines=build_baselines(task.question, stored, task.detector))
 
 
-def _with(findings: Findings, stored: StoredSeries) -> StoredSeries:
+def _with(findings: SeriesEvaluation, stored: StoredSeries) -> StoredSeries:
     """What will be stored of a series once findings are."""
     return stored._replace(
-        judgements={**stored.judgements, **findings.judgements},
+        evaluations={**stored.evaluations, **findings.evaluations},
         suspects=stored.suspects.difference(findings.settled_suspects),
         state=findings.state,
     )
@@ -197,11 +197,11 @@ def _judge(detector: Detector, stored: StoredSeries, until: int) -> EvaluationRe
             forgotten = str(error)
     if until <= (stored.windows[0].start if state is None else state.until):
         return EvaluationResult(stored.key, forgotten=forgotten)
-    history = SeriesHours(hours_of(stored.windows, detector.clock, stored.judgements))
+    history = SeriesHours(hours_of(stored.windows, detector.clock, stored.evaluations))
     try:
         progress = advance(detector, history, until, state, suspects=stored.suspects)
     except DamagedDigestError as error:
         return EvaluationResult(stored.key, forgotten=forgotten, damage=str(error))
     settled = [start for start in stored.suspects if start < until and start not in progress.state.suspects]
-    findings = Findings(stored.key, progress.judgements, encode_state(progress.state), settled)
+    findings = SeriesEvaluation(stored.key, progress.judgements, encode_state(progress.state), settled)
     return EvaluationResult(stored.key, findings, progress.accepted, len(progress.released), forgotten)

@@ -148,7 +148,7 @@ def test_works_beside_a_running_exporter_and_writes_nothing(files: Path) -> None
     before = [entry.window for entry in running.ledger(0, 2**40)]
     assert backtest(*stored(files)).exit_code == 0
     assert [entry.window for entry in running.ledger(0, 2**40)] == before
-    assert running.judged_until() is None
+    assert running.evaluated_until() is None
     running.close()
 
 

@@ -19,7 +19,7 @@ from exporter.model.calendar import Calendar
 from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
-from exporter.store import Findings, Store, StoredSeries, StoreError
+from exporter.store import SeriesEvaluation, Store, StoredSeries, StoreError
 from tests.support.samples import (
     DAY,
     HOUR,
@@ -43,7 +43,7 @@ UTC_CALENDAR = Calendar()
 class WatchedStore(Store):
     """A store that tells what was recorded, and refuses when it is told to."""
 
-    recorded: list[Findings]
+    recorded: list[SeriesEvaluation]
     refuses_reads = False
     refuses_writes = False
 
@@ -54,19 +54,19 @@ class WatchedStore(Store):
             raise StoreError("locked", "reading the history failed")
         return super().history(keys, start, end, marks_from=marks_from, at_once=at_once)
 
-    def record(self, findings: Iterable[Findings]) -> None:
+    def save_evaluations(self, findings: Iterable[SeriesEvaluation]) -> None:
         if self.refuses_writes:
             raise StoreError("full", "recording failed")
         found = list(findings)
         self.__dict__.setdefault("recorded", []).extend(found)
-        super().record(found)
+        super().save_evaluations(found)
 
-    def remember(self, flags: Mapping[SeriesKey, str | None], suspects: Mapping[SeriesKey, Collection[int]]) -> None:
+    def save_flags(self, flags: Mapping[SeriesKey, str | None], suspects: Mapping[SeriesKey, Collection[int]]) -> None:
         if self.refuses_writes:
             raise StoreError("full", "remembering failed")
-        super().remember(flags, suspects)
+        super().save_flags(flags, suspects)
 
-    def take_recorded(self) -> list[Findings]:
+    def take_recorded(self) -> list[SeriesEvaluation]:
         taken = self.__dict__.pop("recorded", [])
         assert isinstance(taken, list)
         return taken
@@ -266,8 +266,8 @@ class TestBook:
         bench.historian.catch_up(NOW)
         (stored,) = store.history([KEY], 0, NOON)
         assert stored.state is not None
-        assert stored.judgements[NOON - HOUR].swings[0] > 10 * stored.judgements[NOON - 2 * HOUR].swings[0]
-        assert not stored.judgements[NOON - HOUR].quarantined
+        assert stored.evaluations[NOON - HOUR].swings[0] > 10 * stored.evaluations[NOON - 2 * HOUR].swings[0]
+        assert not stored.evaluations[NOON - HOUR].quarantined
         assert bench.book(NOW).schedule(KEY)[1] == decode_state(stored.state).schedule[0]
 
     def test_a_clock_that_was_set_back_gets_the_hour_that_it_shows(self, store: Store) -> None:
@@ -326,7 +326,7 @@ class TestBook:
             bench.historian.catch_up(settled_until + 600.0)
             left = bench.book(settled_until + 600.0)
             # No book can be read from this, so the next to ask for one has it worked out.
-            store.save_book(settled_until, b"")
+            store.save_baseline_table(settled_until, b"")
             assert Bench(store).book(settled_until + 600.0) == left
             assert left.of(KEY).thresholds is not None
             assert left.before is not None
@@ -337,7 +337,7 @@ class TestBook:
         before = Bench(store, settled_until=NOON - 7 * DAY)
         write_days(before, 7)
         before.historian.catch_up(NOW)
-        assert store.book(NOON) is None
+        assert store.baseline_table(NOON) is None
 
 
 STRICTER = replace(SETTINGS, outlier=replace(SETTINGS.outlier, factor=3.0, k=100.0))
@@ -447,7 +447,7 @@ class TestWaiting:
         assert bench.historian.book(NOW) is NOT_KNOWN_YET
         bench.historian.run(Looks(bench.monotonic, 1), Clock(NOW))
         assert bench.historian.book(NOW).known
-        assert store.judged_until() == NOON
+        assert store.evaluated_until() == NOON
 
 
 class TestJudging:
@@ -469,8 +469,8 @@ class TestJudging:
         write_days(bench, 8)
         bench.historian.catch_up(NOW)
         (found,) = store.take_recorded()
-        assert max(found.judgements) == NOON - 5 * HOUR
-        assert store.judged_until() == NOON - 4 * HOUR
+        assert max(found.evaluations) == NOON - 5 * HOUR
+        assert store.evaluated_until() == NOON - 4 * HOUR
 
     def test_hours_of_short_windows_are_judged_whole(self, store: Store) -> None:
         quarter = HOUR // 4
@@ -513,7 +513,7 @@ class TestJudging:
         bench.write(NOON, {KEY: around(0.1, 60)})
         bench.historian.catch_up(NOW + HOUR)
         (found,) = store.take_recorded()
-        assert list(found.judgements) == [NOON]
+        assert list(found.evaluations) == [NOON]
 
     def test_another_process_goes_on_where_it_stopped(self, store: WatchedStore) -> None:
         bench = Bench(store)
@@ -533,10 +533,10 @@ class TestJudging:
         asked = iter([False, True, True, True])
         bench.historian.catch_up(NOW, give_up=lambda: next(asked))
         assert len(store.take_recorded()) == 1
-        assert store.judged_until() is None
+        assert store.evaluated_until() is None
         bench.historian.catch_up(NOW)
         assert len(store.take_recorded()) == 1
-        assert store.judged_until() == NOON
+        assert store.evaluated_until() == NOON
 
     def test_a_window_that_was_read_late_makes_it_judge_anew_with_the_same_result(
         self, store: WatchedStore, caplog: pytest.LogCaptureFixture
@@ -580,7 +580,7 @@ class TestJudging:
         bench.historian.catch_up(NOW, give_up=write_meanwhile)
         bench.historian.catch_up(NOW)
         (stored,) = store.history([KEY], 0, NOON)
-        assert late in stored.judgements
+        assert late in stored.evaluations
 
     def test_one_that_was_read_again_with_the_same_traces_changes_nothing(self, store: WatchedStore) -> None:
         bench = Bench(store)
@@ -608,13 +608,13 @@ class TestJudging:
             # One of the series is judged by then.
             asked = iter([False, True])
             bench.historian.catch_up(NOW, give_up=lambda: next(asked, True))
-            assert store.judged_until() is None
+            assert store.evaluated_until() is None
         else:
             bench.historian.catch_up(NOW)
         bench.write(late, {KEY: around(0.1, 60)})
         Bench(store).historian.catch_up(NOW)
         (stored,) = store.history([KEY], 0, NOON)
-        assert late in stored.judgements
+        assert late in stored.evaluations
         assert events(caplog) == ["history_reevaluated"]
 
     def test_judging_anew_waits_until_the_gap_is_filled(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -712,7 +712,7 @@ class TestTrouble:
         assert book.of(KEY).baseline is None
         assert book.of(OTHER).baseline is not None
         assert book.of(OTHER).thresholds is not None
-        assert bench.store.judged_until() == NOON
+        assert bench.store.evaluated_until() == NOON
         assert sorted(events(caplog, logging.ERROR)) == [
             "baseline_damaged",
             "series_damaged",
@@ -769,7 +769,7 @@ class TestFlags:
         assert historian.flags() == {}
 
     def test_one_that_cannot_be_read_is_down(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
-        store.remember({KEY: "[1, 2, 3, 4]", OTHER: "[true, 1.5, null, null]"}, {})
+        store.save_flags({KEY: "[1, 2, 3, 4]", OTHER: "[true, 1.5, null, null]"}, {})
         assert Bench(store).historian.flags() == {OTHER: Flag(firing=True, since=1.5)}
         assert events(caplog) == ["flag_unreadable"]
 
@@ -839,7 +839,9 @@ class TestRun:
 
         bench.when_asked = when_asked
         looks = Looks(
-            bench.monotonic, 3, lambda look: seen.append((bench.historian.book(clock.now).start, store.judged_until()))
+            bench.monotonic,
+            3,
+            lambda look: seen.append((bench.historian.book(clock.now).start, store.evaluated_until())),
         )
         bench.historian.run(looks, clock)
         assert seen == [(NOON, None), (NOON + HOUR, None), (NOON + HOUR, NOON)]
@@ -881,7 +883,7 @@ class TestRun:
         until: list[int | None] = []
 
         def meanwhile(look: int) -> None:
-            until.append(store.judged_until())
+            until.append(store.evaluated_until())
             if look == 3:
                 bench.settled_until = NOON
 
@@ -912,7 +914,7 @@ class TestRun:
 
         bench.historian.run(Looks(bench.monotonic, 100, meanwhile), Clock(NOW))
         assert tried == failed
-        assert store.judged_until() == NOON
+        assert store.evaluated_until() == NOON
         assert events(caplog, logging.ERROR) == ["baseline_failed"]
 
     def test_a_defect_is_logged_and_does_not_end_it(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -927,7 +929,7 @@ class TestRun:
         write_days(bench, 2)
         bench.historian.run(Looks(bench.monotonic, 40), Clock(NOW))
         assert events(caplog, logging.ERROR) == ["baseline_crashed"]
-        assert store.judged_until() == NOON
+        assert store.evaluated_until() == NOON
 
     def test_while_much_comes_in_it_rests_between_renewals(self, store: Store) -> None:
         bench = Bench(store)

@@ -15,7 +15,7 @@ from exporter.model.calendar import Calendar, DayType, Slot
 from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
-from exporter.store import SeriesTraffic, Store
+from exporter.store import Store, StoredTraffic
 from tests.support.samples import DAY, HOUR, KEY, NOON, SETTINGS, Clock, around, commit_hour
 
 NOW = NOON + 600
@@ -186,7 +186,7 @@ class CountedStore(Store):
 
     counts = 0
 
-    def traffic(self, keys: Iterable[SeriesKey], start: int, end: int, at_once: int = 200) -> Iterator[SeriesTraffic]:
+    def traffic(self, keys: Iterable[SeriesKey], start: int, end: int, at_once: int = 200) -> Iterator[StoredTraffic]:
         self.counts += 1
         return super().traffic(keys, start, end, at_once)
 

@@ -151,7 +151,7 @@ def judged(worth_hours: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Stor
         write(store)
         HistoryEvaluator(store, DETECTOR, lambda: None, LOG, QUIET).catch_up(NOON)
     found = list(store.history(KEYS, 0, NOON))
-    assert store.judged_until() == NOON
+    assert store.evaluated_until() == NOON
     store.close()
     return found, len(started)
 
@@ -162,7 +162,7 @@ def test_much_is_judged_by_two_and_little_by_one_with_the_same_result(monkeypatc
     by_one, helpers = judged(10_000_000, monkeypatch)
     assert helpers == 0
     assert by_two == by_one
-    assert all(series.judgements for series in by_one)
+    assert all(series.evaluations for series in by_one)
 
 
 def test_what_it_was_doing_when_all_was_given_up_is_done_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,11 +182,11 @@ def test_what_it_was_doing_when_all_was_given_up_is_done_the_next_time(monkeypat
     judge.catch_up(NOON, lambda: next(asked))
     (undone,) = ended
     assert undone > 0
-    assert store.judged_until() is None
-    assert sum(bool(series.judgements) for series in store.history(KEYS, 0, NOON)) == 2
+    assert store.evaluated_until() is None
+    assert sum(bool(series.evaluations) for series in store.history(KEYS, 0, NOON)) == 2
     judge.catch_up(NOON)
-    assert store.judged_until() == NOON
-    assert all(series.judgements for series in store.history(KEYS, 0, NOON))
+    assert store.evaluated_until() == NOON
+    assert all(series.evaluations for series in store.history(KEYS, 0, NOON))
     store.close()
 
 
