@@ -17,8 +17,8 @@ from exporter.config import Config, ConfigError, build_calendar, load_config
 from exporter.config.units import parse_duration
 from exporter.config.wording import shown
 from exporter.explain.inputs import parse_instant
-from exporter.history.range import NothingToWriteError, UnreadError
-from exporter.history.write import ExportOptions, Written, whole_file, write_history
+from exporter.history.range import IncompleteHistoryError, NothingToWriteError
+from exporter.history.write import ExportOptions, HistoryExport, atomic_file, write_history
 from exporter.metrics.timed_exposition import OWN_LABELS
 from exporter.model.calendar import HOUR_SECONDS, Calendar
 from exporter.model.histogram_codec import MARK_SECONDS
@@ -81,7 +81,7 @@ def run_command(
             written = write_history(config, options, out, sys.stderr, time.time())
     except KeyboardInterrupt:
         return failed("interrupted; what was written is of no use")
-    except (NothingToWriteError, UnreadError, StoreError, DatabaseVersionError) as error:
+    except (NothingToWriteError, IncompleteHistoryError, StoreError, DatabaseVersionError) as error:
         return failed(str(error))
     except BrokenPipeError:
         raise
@@ -152,11 +152,11 @@ def _opened(output: Path | None) -> Iterator[IO[bytes]]:
     if output is None:
         yield sys.stdout.buffer
     else:
-        with whole_file(output) as file:
+        with atomic_file(output) as file:
             yield file
 
 
-def _summary(written: Written, calendar: Calendar) -> str:
+def _summary(written: HistoryExport, calendar: Calendar) -> str:
     since, until = (f"{calendar.local(at):%Y-%m-%d %H:%M %Z}" for at in (written.range.since, written.range.until))
     what = f"{written.series:,} series, {written.samples:,} samples, from {since} to {until}"
     lines = [f"{what}; it ends there because {written.range.why}"]

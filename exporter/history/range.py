@@ -20,12 +20,12 @@ class NothingToWriteError(Exception):
     """There is no past to write; the message says what to do."""
 
 
-class UnreadError(Exception):
+class IncompleteHistoryError(Exception):
     """Part of the past has not been read yet; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class HistoryRange:
     """The part of the past that is written.
 
     Attributes:
@@ -41,7 +41,7 @@ class Range:
 
 def choose_range(
     entries: Sequence[LedgerEntry], now: float, *, since: int | None = None, until: int | None = None
-) -> Range:
+) -> HistoryRange:
     """The part of the past to write.
 
     Args:
@@ -76,7 +76,7 @@ def choose_range(
             f"{_hours_until(oldest + HEAD_SECONDS + HOUR_SECONDS, now)} h, or, if it does not scrape anything yet, "
             "say where the history is to end with --until"
         )
-    return Range(begin, end, why)
+    return HistoryRange(begin, end, why)
 
 
 _STANDING: Final = (WindowState.DONE, WindowState.PARTIAL, WindowState.EMPTY)
@@ -92,7 +92,7 @@ def _hours_until(at: int, now: float) -> int:
     return max(1, -(-(at - int(now)) // HOUR_SECONDS))
 
 
-def demand_complete(
+def require_complete(
     entries: Iterable[LedgerEntry], wanted: Wanted, since: int | None, until: int, calendar: Calendar
 ) -> None:
     """Make sure that nothing of what is to be written is still to be read.
@@ -114,7 +114,7 @@ def demand_complete(
         if window.start < until and (since is None or window.end > since)
     ]
     if missing:
-        raise UnreadError(
+        raise IncompleteHistoryError(
             f"{len(missing):,} windows of that time are still to be read: wait until backfill_complete on /metrics is "
             "1 (blocks that were loaded into Prometheus cannot be completed later), or write what there is with "
             "--incomplete"

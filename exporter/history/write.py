@@ -9,7 +9,7 @@ from typing import IO, Final, TextIO
 from exporter.app.settings import backfill_settings, evaluation_settings
 from exporter.config import Config, build_calendar
 from exporter.evaluation.replay import StatusReplay
-from exporter.history.range import NothingToWriteError, Range, choose_range, demand_complete
+from exporter.history.range import HistoryRange, NothingToWriteError, choose_range, require_complete
 from exporter.metrics.timed_exposition import TimedWriter
 from exporter.model.histogram_codec import MARK_SECONDS, DamagedDigestError
 from exporter.model.hours import HourClock
@@ -43,7 +43,7 @@ class ExportOptions:
 
 
 @dataclass(slots=True)
-class Written:
+class HistoryExport:
     """What was written.
 
     Attributes:
@@ -53,13 +53,15 @@ class Written:
         damaged: series whose stored bytes are damaged; they were left out.
     """
 
-    range: Range
+    range: HistoryRange
     series: int = 0
     samples: int = 0
     damaged: list[SeriesKey] = field(default_factory=list)
 
 
-def write_history(config: Config, options: ExportOptions, out: IO[bytes], progress: TextIO, now: float) -> Written:
+def write_history(
+    config: Config, options: ExportOptions, out: IO[bytes], progress: TextIO, now: float
+) -> HistoryExport:
     """Write the stored history.
 
     Args:
@@ -78,7 +80,7 @@ def write_history(config: Config, options: ExportOptions, out: IO[bytes], progre
         OSError: there is no room for what is written.
     """
     with closing(Store.open_readonly(config.storage.path)) as store, TimedWriter(options.target_labels) as writer:
-        written = Written(_range(store, config, options, now))
+        written = HistoryExport(_range(store, config, options, now))
         clock = HourClock(build_calendar(config))
         _collect(
             store, StatusReplay(evaluation_settings(config), clock), written, options.step_seconds, writer, progress
@@ -91,7 +93,7 @@ def write_history(config: Config, options: ExportOptions, out: IO[bytes], progre
     return written
 
 
-def _range(store: Store, config: Config, options: ExportOptions, now: float) -> Range:
+def _range(store: Store, config: Config, options: ExportOptions, now: float) -> HistoryRange:
     entries = store.ledger(0, _FOR_EVER)
     found = choose_range(entries, now, since=options.since, until=options.until)
     if config.polling.backfill_enabled and not options.incomplete:
@@ -103,12 +105,12 @@ def _range(store: Store, config: Config, options: ExportOptions, now: float) -> 
             settle_seconds=settings.settle_seconds,
             batch_seconds=settings.batch_seconds,
         )
-        demand_complete(entries, range_wanted, options.since, found.until, calendar)
+        require_complete(entries, range_wanted, options.since, found.until, calendar)
     return found
 
 
 def _collect(
-    store: Store, recall: StatusReplay, written: Written, step_seconds: int, writer: TimedWriter, progress: TextIO
+    store: Store, recall: StatusReplay, written: HistoryExport, step_seconds: int, writer: TimedWriter, progress: TextIO
 ) -> None:
     """Replay every series; what is found goes into the writer."""
     since, until = written.range.since, written.range.until
@@ -124,7 +126,7 @@ def _collect(
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that is there with all of its content, or as it was before.
 
     Raises:

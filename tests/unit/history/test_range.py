@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from exporter.history.range import (
     HEAD_SECONDS,
+    IncompleteHistoryError,
     NothingToWriteError,
-    UnreadError,
     choose_range,
-    demand_complete,
+    require_complete,
 )
 from exporter.model.ledger import LedgerEntry, Wanted, WindowState
 from tests.support.ledgers import DAY, HOUR, NOON, UTC_CALENDAR, entry, ledgers, ranges
@@ -99,20 +99,22 @@ class TestUnread:
     WANTED = Wanted(NOON - 7 * DAY, NOON, HOUR)
 
     def test_complete(self) -> None:
-        demand_complete(week(), self.WANTED, None, NOON, UTC_CALENDAR)
+        require_complete(week(), self.WANTED, None, NOON, UTC_CALENDAR)
 
     def test_incomplete(self) -> None:
         """Backfill reads the newest first: what is stored has no gap, and yet most of it is missing."""
-        with pytest.raises(UnreadError, match=r"^120 windows of that time are still to be read: .*--incomplete"):
-            demand_complete(week(days=2), self.WANTED, None, NOON, UTC_CALENDAR)
+        with pytest.raises(
+            IncompleteHistoryError, match=r"^120 windows of that time are still to be read: .*--incomplete"
+        ):
+            require_complete(week(days=2), self.WANTED, None, NOON, UTC_CALENDAR)
 
     def test_a_failed_window_is_still_to_be_read(self) -> None:
         entries = week()
         entries[30] = replace(entries[30], state=WindowState.FAILED)
-        with pytest.raises(UnreadError, match=r"^1 windows"):
-            demand_complete(entries, self.WANTED, None, NOON, UTC_CALENDAR)
+        with pytest.raises(IncompleteHistoryError, match=r"^1 windows"):
+            require_complete(entries, self.WANTED, None, NOON, UTC_CALENDAR)
 
     def test_what_is_not_written_may_be_missing(self) -> None:
         older = week(days=3, until=NOON - 2 * DAY)
-        demand_complete(week(days=2), self.WANTED, NOON - 2 * DAY, NOON, UTC_CALENDAR)
-        demand_complete(older, self.WANTED, NOON - 5 * DAY, NOON - 2 * DAY, UTC_CALENDAR)
+        require_complete(week(days=2), self.WANTED, NOON - 2 * DAY, NOON, UTC_CALENDAR)
+        require_complete(older, self.WANTED, NOON - 5 * DAY, NOON - 2 * DAY, UTC_CALENDAR)
