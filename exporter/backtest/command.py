@@ -50,7 +50,7 @@ def run_command(
         The exit status: 0, 1 if there is nothing to replay or the backtest failed, 2 for invalid options.
     """
     if csv is not None and (service is not None or span is not None):
-        return failed("--service and --span select from the stored history; leave them out with --csv", EXIT_USAGE)
+        return failed("--service and --span select stored series; leave them out with --csv", EXIT_USAGE)
     try:
         learn_seconds = None if learn is None else int(parse_duration(learn).total_seconds())
     except ValueError as error:
@@ -69,7 +69,7 @@ def run_command(
             report = backtest(config, options, warnings.append, sys.stderr)
             output = as_json(report) if json else as_text(report)
     except KeyboardInterrupt:
-        return failed("interrupted; there is no result, and nothing was written")
+        return failed("interrupted; there is no result")
     except (TrafficError, LabelsError) as error:
         return failed(str(error), EXIT_USAGE)
     except (NothingToReplayError, StoreError, DatabaseVersionError) as error:

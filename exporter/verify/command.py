@@ -31,7 +31,7 @@ def run_command(*, url: str, ca_file: Path | None, user: str | None, password_fi
     """
     parts = http_parts(url)
     if parts is None or parts.username is not None:
-        return _usage_error("--url must be an address such as http://localhost:9817; use --user for a user name")
+        return _usage_error("--url must be a URL such as http://localhost:9817; set a user with --user")
     if (user is None) != (password_file is None):
         return _usage_error("--user and --password-file must be used together")
     try:
