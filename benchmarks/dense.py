@@ -20,7 +20,7 @@ from benchmarks.report import Budget as Limit
 from benchmarks.report import Figure, Reference, amount
 from exporter.app.settings import client_settings
 from exporter.config import Config
-from exporter.demo.search import SearchPlan
+from exporter.demo.search import CompiledQuery
 from exporter.demo.traces import ROOT, Operation, SpanTimes, Trace, TraceShape, make_trace
 from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.ingest.settings import Budget
@@ -191,7 +191,7 @@ class _Dense:
 
     def search(self, params: Mapping[str, str]) -> bytes:
         """The first traces of a range, as many as the limit."""
-        plan = SearchPlan(params["q"])
+        plan = CompiledQuery(params["q"])
         start, end, limit = (int(params[name]) for name in ("start", "end", "limit"))
         keys = [key for key, shape in self._shapes.items() if plan.matches(self._any(shape))]
         per_second = sum(each.per_hour for each in self._traffic.endpoints if each.key in set(keys)) / HOUR

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from benchmarks.told import Told, obey
 from benchmarks.traffic import LONGEST_SECONDS, Traffic, series_key
-from exporter.demo.search import SearchPlan
+from exporter.demo.search import CompiledQuery
 from exporter.demo.traces import ROOT, Operation, SpanTimes, TraceShape, make_trace
 from exporter.tempo import search_query
 
@@ -65,7 +65,7 @@ class _Rendered:
     """Traces as Tempo's JSON, one behind the other in a file that no name leads to."""
 
     def __init__(self, traffic: Traffic) -> None:
-        plan = SearchPlan(search_query("root"))
+        plan = CompiledQuery(search_query("root"))
         shapes = [TraceShape((Operation(*series_key(series)),), (ROOT,)) for series in range(traffic.series)]
         self._starts_ns = array("q")
         self._ends_ns = array("q")

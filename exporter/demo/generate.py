@@ -10,9 +10,8 @@ from typing import Final
 import click
 import requests
 
-from exporter.demo.otlp import Encoder
+from exporter.demo.otlp import OtlpEncoder, OtlpSender, SendError, SendStoppedError
 from exporter.demo.scenario import SEED, demo_scenario
-from exporter.demo.sender import Sender, SendError, StoppedError
 from exporter.demo.traces import Trace, TraceSource
 from exporter.demo.traffic import SATURDAY_AND_SUNDAY
 from exporter.model.calendar import HOUR_SECONDS
@@ -58,7 +57,7 @@ class GenerateOptions:
 
 
 @dataclass(slots=True)
-class Sent:
+class SentTotals:
     """What was sent so far."""
 
     traces: int = 0
@@ -66,7 +65,7 @@ class Sent:
     rejected_spans: int = 0
 
 
-class Clock:
+class SystemClock:
     """Time, and waiting for it; the real one."""
 
     def now(self) -> float:
@@ -97,11 +96,11 @@ class Generator:
     def __init__(
         self,
         options: GenerateOptions,
-        sender: Sender,
+        sender: OtlpSender,
         *,
         wait: Callable[[float], bool],
         say: Callable[[str], None],
-        clock: Clock,
+        clock: SystemClock,
     ) -> None:
         """Prepare to send.
 
@@ -112,14 +111,14 @@ class Generator:
             say: is told what happens.
             clock: the time.
         """
-        self.sent = Sent()
+        self.sent = SentTotals()
         self.progress = 0.0
         self._options = options
         self._sender = sender
         self._wait = wait
         self._say = say
         self._clock = clock
-        self._encoder = Encoder()
+        self._encoder = OtlpEncoder()
         self._told_rejected = False
 
     def run(self) -> None:
@@ -172,7 +171,7 @@ class Generator:
                 # What a slow request has cost is not caught up with: that would be faster than is wanted.
                 ahead = len(some) / self._options.rate - (self._clock.monotonic() - began)
                 if ahead > 0 and self._wait(ahead):
-                    raise StoppedError
+                    raise SendStoppedError
             self.progress = min(1.0, (position + step_ns - begin_ns) / (end_ns - begin_ns))
         self.progress = 1.0
 
@@ -189,7 +188,7 @@ class Generator:
             if until_ns == end_ns:
                 return
             if self._wait(_LIVE_SECONDS):
-                raise StoppedError
+                raise SendStoppedError
 
     def _is_there(self, url: str, since: int, until: int) -> bool:
         """Whether Tempo finds something in the middle of the history: it was sent before."""
@@ -205,7 +204,7 @@ class Generator:
             if _finds(url, wanted[-1], wanted[-1] + HOUR_SECONDS):
                 wanted.pop()
             elif self._wait(_LOOK_SECONDS):
-                raise StoppedError
+                raise SendStoppedError
 
     def _send(self, traces: Sequence[Trace]) -> None:
         accepted = self._sender.send(self._encoder.encode(traces))
@@ -236,8 +235,8 @@ def generate(options: GenerateOptions) -> int:
     """Send until it is done or interrupted; returns the exit status."""
     stop = StopRequest()
     stop.listen()
-    with Sender(options.url, options.headers, wait=stop.wait, complain=_tell) as sender:
-        generator = Generator(options, sender, wait=stop.wait, say=_tell, clock=Clock())
+    with OtlpSender(options.url, options.headers, wait=stop.wait, complain=_tell) as sender:
+        generator = Generator(options, sender, wait=stop.wait, say=_tell, clock=SystemClock())
         status = 0
         try:
             with progress_line(generator.describe, sys.stderr):
@@ -245,7 +244,7 @@ def generate(options: GenerateOptions) -> int:
         except SendError as error:
             _tell(str(error))
             status = 1
-        except StoppedError:
+        except SendStoppedError:
             pass
     sent = generator.sent
     rejected = f", {sent.rejected_spans:,} of them rejected" if sent.rejected_spans else ""

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from exporter.demo.aggregates import AggregateRequest, MetricsMode, aggregate
-from exporter.demo.answers import JSON_TYPE, NS_PER_SECOND, TEXT_TYPE, Refused, TempoAnswer, Visibility
-from exporter.demo.search import SearchLimits, SearchPlan, SearchRequest, search
+from exporter.demo.metrics_query import MetricsMode, MetricsRequest, count_spans
+from exporter.demo.responses import JSON_TYPE, NS_PER_SECOND, TEXT_TYPE, ApiError, ApiResponse, Visibility
+from exporter.demo.search import CompiledQuery, SearchLimits, SearchRequest, search
 from exporter.demo.trace_by_id import parse_trace_id, render_v1, render_v2
 from exporter.demo.traceql import TraceQLError
 from exporter.demo.traces import Trace, TraceSource
@@ -50,45 +50,45 @@ class TempoApi:
         self._source = source
         self._options = options
         self._clock = clock
-        self._plans = lru_cache(maxsize=64)(SearchPlan)
+        self._plans = lru_cache(maxsize=64)(CompiledQuery)
 
-    def answer(self, path: str, params: Mapping[str, str]) -> TempoAnswer:
+    def answer(self, path: str, params: Mapping[str, str]) -> ApiResponse:
         """The answer to a GET request for a path with query parameters."""
         try:
             return self._answer(path, params)
-        except Refused as refused:
-            return TempoAnswer(refused.status, TEXT_TYPE, str(refused).encode())
+        except ApiError as refused:
+            return ApiResponse(refused.status, TEXT_TYPE, str(refused).encode())
         except TraceQLError as error:
-            return TempoAnswer(400, TEXT_TYPE, str(error).encode())
+            return ApiResponse(400, TEXT_TYPE, str(error).encode())
 
-    def _answer(self, path: str, params: Mapping[str, str]) -> TempoAnswer:
+    def _answer(self, path: str, params: Mapping[str, str]) -> ApiResponse:
         if path == "/api/search":
             request = SearchRequest.parse(params, self._options.limits)
             plan = self._plans(request.query_text) if request.query_text else None
-            return TempoAnswer(200, JSON_TYPE, search(self._source, request, plan, self._visibility()))
+            return ApiResponse(200, JSON_TYPE, search(self._source, request, plan, self._visibility()))
         if path == "/api/metrics/query_range":
             return self._aggregate(params)
         if path.startswith("/api/v2/traces/"):
             trace = self._find(path.removeprefix("/api/v2/traces/"))
-            return TempoAnswer(200, JSON_TYPE, render_v2(trace))
+            return ApiResponse(200, JSON_TYPE, render_v2(trace))
         if path.startswith("/api/traces/"):
             trace = self._find(path.removeprefix("/api/traces/"))
-            return TempoAnswer(404, TEXT_TYPE, b"") if trace is None else TempoAnswer(200, JSON_TYPE, render_v1(trace))
+            return ApiResponse(404, TEXT_TYPE, b"") if trace is None else ApiResponse(200, JSON_TYPE, render_v1(trace))
         if path == "/api/status/buildinfo":
-            return TempoAnswer(200, JSON_TYPE, _BUILD_INFO)
+            return ApiResponse(200, JSON_TYPE, _BUILD_INFO)
         if path == "/api/echo":
-            return TempoAnswer(200, TEXT_TYPE, b"echo\n")
+            return ApiResponse(200, TEXT_TYPE, b"echo\n")
         if path == "/ready":
-            return TempoAnswer(200, TEXT_TYPE, b"ready\n")
-        return TempoAnswer(404, TEXT_TYPE, b"404 page not found\n")
+            return ApiResponse(200, TEXT_TYPE, b"ready\n")
+        return ApiResponse(404, TEXT_TYPE, b"404 page not found\n")
 
-    def _aggregate(self, params: Mapping[str, str]) -> TempoAnswer:
-        request = AggregateRequest.parse(params, self._options.metrics_max_duration_seconds)
+    def _aggregate(self, params: Mapping[str, str]) -> ApiResponse:
+        request = MetricsRequest.parse(params, self._options.metrics_max_duration_seconds)
         if self._options.metrics == "refused":
-            raise Refused("error querying generators: empty ring", status=500)
+            raise ApiError("error querying generators: empty ring", status=500)
         if self._options.metrics == "empty":
-            return TempoAnswer(200, JSON_TYPE, b'{"series":[],"metrics":{"completedJobs":1}}')
-        return TempoAnswer(200, JSON_TYPE, aggregate(self._source, request, self._visibility()))
+            return ApiResponse(200, JSON_TYPE, b'{"series":[],"metrics":{"completedJobs":1}}')
+        return ApiResponse(200, JSON_TYPE, count_spans(self._source, request, self._visibility()))
 
     def _find(self, trace_id: str) -> Trace | None:
         trace = self._source.find(parse_trace_id(trace_id))

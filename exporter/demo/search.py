@@ -11,9 +11,9 @@ from functools import partial
 from itertools import pairwise
 from typing import Final
 
-from exporter.demo.answers import (
+from exporter.demo.responses import (
     NS_PER_SECOND,
-    Refused,
+    ApiError,
     Visibility,
     go_duration,
     json_attributes,
@@ -71,18 +71,18 @@ class SearchRequest:
         start, end = time_range(params)
         limit = unsigned(params, "limit")
         if params.get("limit") and not limit:
-            raise Refused("invalid limit: must be a positive number")
+            raise ApiError("invalid limit: must be a positive number")
         if limit > limits.max_result_limit:
-            raise Refused(f"limit {limit} exceeds max limit {limits.max_result_limit}")
+            raise ApiError(f"limit {limit} exceeds max limit {limits.max_result_limit}")
         query_text = params.get("q", "")
         if query_text and parse(query_text).count_by is not None:
             raise TraceQLError("invalid TraceQL query: count_over_time() belongs to /api/metrics/query_range")
         if end - start > limits.max_duration_seconds:
             longest = go_duration(limits.max_duration_seconds)
-            raise Refused(f"range specified by start and end exceeds {longest}. received start={start} end={end}")
+            raise ApiError(f"range specified by start and end exceeds {longest}. received start={start} end={end}")
         spss = unsigned(params, "spss")
         if spss > limits.max_spans_per_span_set:
-            raise Refused(f"spans per span set exceeds {limits.max_spans_per_span_set}. received {spss}")
+            raise ApiError(f"spans per span set exceeds {limits.max_spans_per_span_set}. received {spss}")
         return cls(
             start=start,
             end=end,
@@ -166,7 +166,7 @@ def _duration_ms(trace: Trace) -> bytes:
     return b',"durationMs":%d' % milliseconds if milliseconds else b""
 
 
-class SearchPlan:
+class CompiledQuery:
     """A query, and what it means for each shape it has met."""
 
     def __init__(self, query_text: str) -> None:
@@ -202,7 +202,7 @@ def _batches(source: TraceSource, start_ns: int, end_ns: int, newest_first: bool
         yield [trace for trace in traces if begin_ns == start_ns or trace.start_ns >= begin_ns]
 
 
-def search(source: TraceSource, request: SearchRequest, plan: SearchPlan | None, visibility: Visibility) -> bytes:
+def search(source: TraceSource, request: SearchRequest, plan: CompiledQuery | None, visibility: Visibility) -> bytes:
     """The body of an answer; ``plan`` is that of the request's query, None where it has none.
 
     Raises:
@@ -237,13 +237,13 @@ def search(source: TraceSource, request: SearchRequest, plan: SearchPlan | None,
     ) % (b",".join(rendered), inspected, blocks, blocks, blocks, inspected)
 
 
-def _matcher(request: SearchRequest, plan: SearchPlan | None) -> Callable[[Trace], bool]:
+def _matcher(request: SearchRequest, plan: CompiledQuery | None) -> Callable[[Trace], bool]:
     if plan is not None:
         return plan.matches
     try:
         wanted = dict(tag.partition("=")[::2] for tag in shlex.split(request.tags))
     except ValueError as error:
-        raise Refused(f"invalid tags: {error}") from None
+        raise ApiError(f"invalid tags: {error}") from None
     return lambda trace: any(
         wanted.items() <= {**operation.resource_attributes, **operation.span_attributes, "name": operation.name}.items()
         for operation in trace.shape.operations

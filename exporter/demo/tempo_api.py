@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from exporter.demo.aggregates import MetricsMode
-from exporter.demo.answers import TEXT_TYPE, TempoAnswer
+from exporter.demo.metrics_query import MetricsMode
+from exporter.demo.responses import TEXT_TYPE, ApiResponse
 from exporter.demo.routes import ApiOptions, TempoApi
 from exporter.demo.scenario import INCIDENT_AFTER_SECONDS, SEED, demo_scenario
 from exporter.demo.search import SearchLimits
@@ -55,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             answer = self.server.api.answer(received.path, received.params)
         except Exception as error:  # noqa: BLE001 - the client gets to know, and the server goes on
-            answer = TempoAnswer(500, TEXT_TYPE, f"the embedded Tempo API failed: {error!r}".encode())
+            answer = ApiResponse(500, TEXT_TYPE, f"the embedded Tempo API failed: {error!r}".encode())
         self.server.delay()
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)

@@ -4,7 +4,7 @@ import base64
 import json
 from typing import Any
 
-from exporter.demo.answers import Refused, json_attributes
+from exporter.demo.responses import ApiError, json_attributes
 from exporter.demo.traces import Operation, SpanTimes, Trace, parent_span_id
 
 
@@ -16,11 +16,11 @@ def parse_trace_id(text: str) -> int:
     """
     for position, character in enumerate(text):
         if character not in "0123456789abcdefABCDEF":
-            raise Refused(
+            raise ApiError(
                 f"trace IDs can only contain hex characters: invalid character {character!r} at position {position + 1}"
             )
     if not 0 < len(text) <= 32:
-        raise Refused("trace IDs can't be larger than 128 bits" if text else "please provide a traceID")
+        raise ApiError("trace IDs can't be larger than 128 bits" if text else "please provide a traceID")
     return int(text, 16)
 
 

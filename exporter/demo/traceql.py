@@ -79,7 +79,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Junction:
+class BooleanCondition:
     """Conditions of which all must hold, or any; of no conditions at all, all hold and none does."""
 
     combine: Callable[[Iterable[bool]], bool]
@@ -94,9 +94,9 @@ class Junction:
         return chain.from_iterable(part.fields() for part in self.parts)
 
 
-Condition = Comparison | Junction
-EVERY_SPAN: Final = Junction(all, ())
-NO_SPAN: Final = Junction(any, ())
+Condition = Comparison | BooleanCondition
+EVERY_SPAN: Final = BooleanCondition(all, ())
+NO_SPAN: Final = BooleanCondition(any, ())
 
 
 @dataclass(frozen=True)
@@ -253,13 +253,13 @@ class _Parser:
         parts = [self._both()]
         while self._take("||"):
             parts.append(self._both())
-        return parts[0] if len(parts) == 1 else Junction(any, tuple(parts))
+        return parts[0] if len(parts) == 1 else BooleanCondition(any, tuple(parts))
 
     def _both(self) -> Condition:
         parts = [self._term()]
         while self._take("&&"):
             parts.append(self._term())
-        return parts[0] if len(parts) == 1 else Junction(all, tuple(parts))
+        return parts[0] if len(parts) == 1 else BooleanCondition(all, tuple(parts))
 
     def _term(self) -> Condition:
         if self._take("("):

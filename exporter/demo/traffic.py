@@ -215,7 +215,7 @@ class SeriesTraffic:
         ]
 
 
-def generate(profile: SeriesProfile, start: float, end: float, seed: int | str) -> Iterator[SyntheticRequest]:
+def generate_requests(profile: SeriesProfile, start: float, end: float, seed: int | str) -> Iterator[SyntheticRequest]:
     """The requests that begin in ``[start, end)`` (unix seconds), by start.
 
     The same profile, seed and instant always give the same request, however the time line is cut into calls.

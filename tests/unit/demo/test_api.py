@@ -12,7 +12,7 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.demo.answers import TempoAnswer, go_duration
+from exporter.demo.responses import ApiResponse, go_duration
 from exporter.demo.routes import ApiOptions, TempoApi
 from exporter.demo.scenario import demo_scenario
 from exporter.demo.search import SearchLimits
@@ -54,7 +54,7 @@ def get(server: TempoServer | str, path: str, **params: str | int) -> requests.R
     return requests.get((server if isinstance(server, str) else server.url) + path, params, timeout=10)
 
 
-def refusal(tempo: TempoApi, path: str, **params: object) -> TempoAnswer:
+def refusal(tempo: TempoApi, path: str, **params: object) -> ApiResponse:
     answer = tempo.answer(path, {name: str(value) for name, value in params.items()})
     assert answer.content_type == "text/plain; charset=utf-8"
     return answer

@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 
 from exporter.cli.generate import generate
 from exporter.cli.main import main
-from exporter.demo.generate import RATE, Clock, GenerateOptions, Generator, ended_between
-from exporter.demo.otlp import Encoder
+from exporter.demo.generate import RATE, GenerateOptions, Generator, SystemClock, ended_between
+from exporter.demo.otlp import OtlpEncoder, OtlpSender, SendError, SendResult, SendStoppedError
 from exporter.demo.routes import ApiOptions
 from exporter.demo.scenario import demo_scenario
-from exporter.demo.sender import Accepted, Sender, SendError, StoppedError
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import ORPHAN, ROOT, Operation, SpanTimes, Trace, TraceShape, make_trace
 from exporter.demo.traffic import SATURDAY_AND_SUNDAY
@@ -35,7 +34,7 @@ NOW = 1_772_402_400 + 1234.5
 BUSY = Answer(503, b"no", {"Retry-After": "7"})
 
 
-class Time(Clock):
+class Time(SystemClock):
     """Time that passes only while somebody waits; stops everything at an instant, if one is given."""
 
     def __init__(self, now: float = NOW, stop_at: float | None = None) -> None:
@@ -57,12 +56,12 @@ class Time(Clock):
 
 def sender(
     url: str, time: Time, said: list[str] | None = None, headers: Mapping[str, str] = MappingProxyType({})
-) -> Sender:
+) -> OtlpSender:
     said = [] if said is None else said
-    return Sender(url, headers, wait=time.wait, complain=said.append, monotonic=time.monotonic, now=time.now)
+    return OtlpSender(url, headers, wait=time.wait, complain=said.append, monotonic=time.monotonic, now=time.now)
 
 
-def send(url: str, body: bytes = b"{}", *, time: Time | None = None, said: list[str] | None = None) -> Accepted:
+def send(url: str, body: bytes = b"{}", *, time: Time | None = None, said: list[str] | None = None) -> SendResult:
     with sender(url, time or Time(), said) as to:
         return to.send(body)
 
@@ -75,7 +74,7 @@ def generated(
         generator = Generator(GenerateOptions(receiver.url, **options), to, wait=time.wait, say=said.append, clock=time)
         try:
             generator.run()
-        except StoppedError:
+        except SendStoppedError:
             said.append("stopped")
     return generator, receiver, said
 
@@ -135,11 +134,11 @@ class TestWhatArrives:
         time = Time()
         at: list[float] = []
 
-        class Slow(Sender):
-            def send(self, body: bytes) -> Accepted:
+        class Slow(OtlpSender):
+            def send(self, body: bytes) -> SendResult:
                 at.append(time.at)
                 time.at += 60 if len(at) == 3 else 0
-                return Accepted(0, "")
+                return SendResult(0, "")
 
         with Slow("http://127.0.0.1:1", {}, wait=time.wait, complain=print) as to:
             options = GenerateOptions(to.address, days=0.05, live_seconds=0, rate=100.0)
@@ -195,11 +194,11 @@ class TestEncoding:
             make_trace(trace_id, shape, [SpanTimes(trace_id % 99 * 8 + each, 10**18 + each, each) for each in range(6)])
             for trace_id in (1, 2**127 + 5)
         ]
-        spans = decoded(Encoder().encode(traces))
+        spans = decoded(OtlpEncoder().encode(traces))
         assert by_id(spans) == by_id([span for trace in traces for span in served(trace)])
 
     def test_nothing_is_a_valid_request(self) -> None:
-        assert decoded(Encoder().encode([])) == []
+        assert decoded(OtlpEncoder().encode([])) == []
 
 
 @given(st.lists(st.integers(0, 3600), min_size=2, max_size=6))
@@ -295,7 +294,7 @@ class TestSending:
         assert 250 < time.at - NOW <= 300
 
     def test_stops_while_it_waits(self) -> None:
-        with OtlpReceiver([BUSY]) as receiver, pytest.raises(StoppedError):
+        with OtlpReceiver([BUSY]) as receiver, pytest.raises(SendStoppedError):
             send(receiver.url, time=Time(stop_at=NOW))
 
     @pytest.mark.parametrize(

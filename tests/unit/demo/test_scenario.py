@@ -19,7 +19,7 @@ from exporter.demo.scenario import (
     demo_scenario,
 )
 from exporter.demo.traces import Trace
-from exporter.demo.traffic import SeriesTraffic, generate
+from exporter.demo.traffic import SeriesTraffic, generate_requests
 from tests.support.demo_levels import DAY, HOUR, WEEKDAYS, level, traces_by_hour
 
 NS = 1_000_000_000
@@ -88,7 +88,7 @@ def test_the_incident_is_soon_to_be_seen(now: float) -> None:
     [endpoint] = filter(is_incident, demo_endpoints(now))
     start = now + 45
 
-    requests = list(generate(endpoint.profile, start, start + 120, endpoint.seed(SEED)))
+    requests = list(generate_requests(endpoint.profile, start, start + 120, endpoint.seed(SEED)))
 
     assert len(requests) >= 3
 

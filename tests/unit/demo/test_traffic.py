@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.demo.latency import Bimodal, HeavyTailed, Incident, LatencyShape, Lognormal, WanderingLoad
-from exporter.demo.traffic import MAX_DURATION_SECONDS, Drift, SeriesProfile, Surge, SyntheticRequest, generate
+from exporter.demo.traffic import MAX_DURATION_SECONDS, Drift, SeriesProfile, Surge, SyntheticRequest, generate_requests
 
 HOUR = 3600
 DAY = 24 * HOUR
@@ -43,11 +43,11 @@ profiles = st.builds(
 
 
 def durations(profile: SeriesProfile, start: float, end: float, seed: int = 1) -> list[float]:
-    return [request.duration_ns / NS for request in generate(profile, start, end, seed)]
+    return [request.duration_ns / NS for request in generate_requests(profile, start, end, seed)]
 
 
 def count(profile: SeriesProfile, start: float, end: float, seed: int = 1) -> int:
-    return sum(1 for _ in generate(profile, start, end, seed))
+    return sum(1 for _ in generate_requests(profile, start, end, seed))
 
 
 def near(expected: float) -> object:
@@ -64,9 +64,9 @@ def near(expected: float) -> object:
 def test_any_cut_of_the_time_line_gives_the_same_requests(profile: SeriesProfile, cuts: list[float], seed: int) -> None:
     bounds = [MONDAY + cut for cut in cuts]
 
-    pieces = [request for start, end in pairwise(bounds) for request in generate(profile, start, end, seed)]
+    pieces = [request for start, end in pairwise(bounds) for request in generate_requests(profile, start, end, seed)]
 
-    assert pieces == list(generate(profile, bounds[0], bounds[-1], seed))
+    assert pieces == list(generate_requests(profile, bounds[0], bounds[-1], seed))
 
 
 @settings(deadline=None, max_examples=40)
@@ -74,7 +74,7 @@ def test_any_cut_of_the_time_line_gives_the_same_requests(profile: SeriesProfile
 def test_requests_lie_in_the_range_and_in_order(profile: SeriesProfile, start: float, length: float) -> None:
     begin, end = MONDAY + start, MONDAY + start + length
 
-    requests = list(generate(profile, begin, end, 1))
+    requests = list(generate_requests(profile, begin, end, 1))
 
     starts = [request.start_ns for request in requests]
     assert starts == sorted(starts)
@@ -85,7 +85,7 @@ def test_requests_lie_in_the_range_and_in_order(profile: SeriesProfile, start: f
 def test_another_seed_makes_other_traffic() -> None:
     profile = SeriesProfile(rate_per_minute=1)
 
-    first, second = (set(generate(profile, MONDAY, MONDAY + DAY, seed)) for seed in (1, 2))
+    first, second = (set(generate_requests(profile, MONDAY, MONDAY + DAY, seed)) for seed in (1, 2))
 
     assert first
     assert not first & second
@@ -139,7 +139,7 @@ def test_the_weekend_may_lie_on_other_days() -> None:
 def test_traffic_keeps_to_its_active_hours() -> None:
     profile = SeriesProfile(rate_per_minute=1, active_hours=frozenset({2, 3}))
 
-    hours = {request.start_ns // NS // HOUR % 24 for request in generate(profile, MONDAY, MONDAY + 2 * DAY, 1)}
+    hours = {request.start_ns // NS // HOUR % 24 for request in generate_requests(profile, MONDAY, MONDAY + 2 * DAY, 1)}
 
     assert hours == {2, 3}
 
@@ -169,11 +169,11 @@ def test_nothing_comes_in_gaps_and_before_the_beginning_and_the_rest_is_undistur
 
     expected = [
         request
-        for request in generate(always, MONDAY, MONDAY + DAY, 1)
+        for request in generate_requests(always, MONDAY, MONDAY + DAY, 1)
         if request.start_ns >= begin * NS and not gap[0] * NS <= request.start_ns < gap[1] * NS
     ]
 
-    assert list(generate(interrupted, MONDAY, MONDAY + DAY, 1)) == expected
+    assert list(generate_requests(interrupted, MONDAY, MONDAY + DAY, 1)) == expected
 
 
 @pytest.mark.parametrize("sigma", [0.3, 0.6, 0.9, 1.2])
@@ -267,8 +267,8 @@ def test_an_incident_slows_the_requests_in_it_and_touches_nothing_else() -> None
     healthy = SeriesProfile(rate_per_minute=5, load_sd=0.1)
     incident = Incident(MONDAY + 1800.5, MONDAY + 2.5 * HOUR, factor=5)
 
-    before = list(generate(healthy, MONDAY, MONDAY + 4 * HOUR, 1))
-    after = list(generate(replace(healthy, incidents=(incident,)), MONDAY, MONDAY + 4 * HOUR, 1))
+    before = list(generate_requests(healthy, MONDAY, MONDAY + 4 * HOUR, 1))
+    after = list(generate_requests(replace(healthy, incidents=(incident,)), MONDAY, MONDAY + 4 * HOUR, 1))
 
     assert after == [
         SyntheticRequest(

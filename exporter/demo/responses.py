@@ -15,7 +15,7 @@ NS_PER_SECOND: Final = 1_000_000_000
 _MAX_UINT32: Final = 2**32 - 1
 
 
-class TempoAnswer(NamedTuple):
+class ApiResponse(NamedTuple):
     """Status, content type and body of an HTTP response."""
 
     status: int
@@ -23,7 +23,7 @@ class TempoAnswer(NamedTuple):
     body: bytes
 
 
-class Refused(ValueError):  # noqa: N818 - it is an answer, not a failure
+class ApiError(ValueError):
     """A request that Tempo answers with an error: its status and, as the exception's text, the body."""
 
     def __init__(self, text: str, status: int = 400) -> None:
@@ -81,9 +81,9 @@ def unsigned(params: Mapping[str, str], name: str) -> int:
     if not text:
         return 0
     if not (text.isascii() and text.isdigit()):
-        raise Refused(f'invalid {name}: strconv.ParseUint: parsing "{text}": invalid syntax')
+        raise ApiError(f'invalid {name}: strconv.ParseUint: parsing "{text}": invalid syntax')
     if (value := int(text)) > _MAX_UINT32:
-        raise Refused(f'invalid {name}: strconv.ParseUint: parsing "{text}": value out of range')
+        raise ApiError(f'invalid {name}: strconv.ParseUint: parsing "{text}": value out of range')
     return value
 
 
@@ -95,7 +95,7 @@ def time_range(params: Mapping[str, str]) -> tuple[int, int]:
     """
     start, end = unsigned(params, "start"), unsigned(params, "end")
     if (start or end) and start >= end:
-        raise Refused(f"http parameter start must be before end. received start={start} end={end}")
+        raise ApiError(f"http parameter start must be before end. received start={start} end={end}")
     return start, end
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
-from exporter.demo.answers import (
+from exporter.demo.responses import (
     NS_PER_SECOND,
-    Refused,
+    ApiError,
     Visibility,
     go_duration,
     json_attributes,
@@ -26,7 +26,7 @@ _MAX_POINTS: Final = 11_000
 
 
 @dataclass(frozen=True)
-class AggregateRequest:
+class MetricsRequest:
     """An aggregate that Tempo accepts; in unix seconds. The points lie at ``start``, ``start + step`` … ``end``."""
 
     query: Query
@@ -35,7 +35,7 @@ class AggregateRequest:
     step: int
 
     @classmethod
-    def parse(cls, params: Mapping[str, str], max_duration_seconds: int) -> "AggregateRequest":
+    def parse(cls, params: Mapping[str, str], max_duration_seconds: int) -> "MetricsRequest":
         """The aggregate that some parameters ask for.
 
         The range is widened to whole steps, and by one step more at its beginning, before its length is checked.
@@ -46,26 +46,26 @@ class AggregateRequest:
         """
         start, end = time_range(params)
         if not end:
-            raise Refused("start and end required")
+            raise ApiError("start and end required")
         match = re.fullmatch(r"(\d+)([smh]?)", params.get("step", ""))
         step = int(match[1]) * _STEP_UNITS[match[2]] if match else 0
         if not step:
-            raise Refused(f"invalid step: {params.get('step', '')!r} is not a positive number of s, m or h")
+            raise ApiError(f"invalid step: {params.get('step', '')!r} is not a positive number of s, m or h")
         query = parse(params.get("q", ""))
         if query.count_by is None or DURATION in query.count_by:
             raise TraceQLError("invalid TraceQL query: the only aggregate known here is count_over_time() by fields")
         start -= start % step
         end += -end % step
         if end - start + step > max_duration_seconds:
-            raise Refused(
+            raise ApiError(
                 f"metrics query time range exceeds the maximum allowed duration of {go_duration(max_duration_seconds)}"
             )
         if (end - start) // step >= _MAX_POINTS:
-            raise Refused(f"the step {step}s is too short: more than {_MAX_POINTS} points")
+            raise ApiError(f"the step {step}s is too short: more than {_MAX_POINTS} points")
         return cls(query, start, end, step)
 
 
-def aggregate(source: TraceSource, request: AggregateRequest, visibility: Visibility) -> bytes:
+def count_spans(source: TraceSource, request: MetricsRequest, visibility: Visibility) -> bytes:
     """The body of an answer: exact counts, each at the end of its step, with the beginning of the step left out."""
     query, step_ns = request.query, request.step * NS_PER_SECOND
     before_ns = (request.start - request.step) * NS_PER_SECOND
