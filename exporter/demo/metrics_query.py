@@ -1,4 +1,4 @@
-"""``/api/metrics/query_range`` of the embedded Tempo API: how many spans match, by field and step."""
+"""``/api/metrics/query_range`` of the embedded Tempo API: counts of matching spans, by field and step."""
 
 import re
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ from exporter.demo.traceql import DURATION, Query, TraceQLError, Value, field_va
 from exporter.demo.traces import TraceSource
 
 MetricsMode = Literal["enabled", "empty", "refused"]
-"""How aggregates are answered: as Tempo 3 does; with no series, as Tempo 2 does for old ranges where its
-metrics-generator keeps no blocks; or with an error, as it does for recent ones."""
+"""How metrics queries are answered: ``enabled`` as by Tempo 3; ``empty`` without series, as by Tempo 2 for old ranges
+whose blocks its metrics-generator does not keep; ``refused`` with an error, as by Tempo 2 for recent ranges."""
 
 _STEP_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
 _MAX_POINTS: Final = 11_000
@@ -27,7 +27,7 @@ _MAX_POINTS: Final = 11_000
 
 @dataclass(frozen=True)
 class MetricsRequest:
-    """An aggregate that Tempo accepts; in unix seconds. The points lie at ``start``, ``start + step`` … ``end``."""
+    """A valid request, in Unix seconds. Data points are at ``start``, ``start + step`` … ``end``."""
 
     query: Query
     start: int
@@ -36,13 +36,13 @@ class MetricsRequest:
 
     @classmethod
     def parse(cls, params: Mapping[str, str], max_duration_seconds: int) -> "MetricsRequest":
-        """The aggregate that some parameters ask for.
+        """Parse the query parameters.
 
-        The range is widened to whole steps, and by one step more at its beginning, before its length is checked.
+        The range is widened to whole steps, plus one step at its start, before its length is checked.
 
         Raises:
-            Refused: Tempo would refuse it.
-            TraceQLError: the query is not understood.
+            ApiError: Tempo would reject the request.
+            TraceQLError: the query is not supported.
         """
         start, end = time_range(params)
         if not end:
@@ -53,7 +53,7 @@ class MetricsRequest:
             raise ApiError(f"invalid step: {params.get('step', '')!r} is not a positive number of s, m or h")
         query = parse(params.get("q", ""))
         if query.count_by is None or DURATION in query.count_by:
-            raise TraceQLError("invalid TraceQL query: the only aggregate known here is count_over_time() by fields")
+            raise TraceQLError("invalid TraceQL query: count_over_time() by fields is the only supported aggregate")
         start -= start % step
         end += -end % step
         if end - start + step > max_duration_seconds:
@@ -66,30 +66,30 @@ class MetricsRequest:
 
 
 def count_spans(source: TraceSource, request: MetricsRequest, visibility: Visibility) -> bytes:
-    """The body of an answer: exact counts, each at the end of its step, with the beginning of the step left out."""
+    """Return the response body: exact counts, each at the end of its step; the start of a step is excluded."""
     query, step_ns = request.query, request.step * NS_PER_SECOND
-    before_ns = (request.start - request.step) * NS_PER_SECOND
+    start_ns = (request.start - request.step) * NS_PER_SECOND
     end_ns = request.end * NS_PER_SECOND
     points = (request.end - request.start) // request.step + 1
     counts: dict[tuple[Value | None, ...], list[int]] = {}
     by = query.count_by or ()
     inspected = 0
-    for trace in source.overlapping(before_ns, end_ns):
+    for trace in source.overlapping(start_ns, end_ns):
         if not visibility.shows(trace):
             continue
         shape = trace.shape
         for position, span in enumerate(trace.spans):
-            if not before_ns < span.start_ns <= end_ns:
+            if not start_ns < span.start_ns <= end_ns:
                 continue
             inspected += 1
             if query.condition.matches(partial(field_value, shape, position, duration_ns=span.duration_ns)):
-                key = tuple(field_value(shape, position, wanted) for wanted in by)
+                key = tuple(field_value(shape, position, selected) for selected in by)
                 series = counts.setdefault(key, [0] * points)
-                series[(span.start_ns - before_ns - 1) // step_ns] += 1
+                series[(span.start_ns - start_ns - 1) // step_ns] += 1
     rendered = []
     for key, series in counts.items():
         labels: dict[str, Value] = {
-            str(wanted): "nil" if value is None else value for wanted, value in zip(by, key, strict=True)
+            str(selected): "nil" if value is None else value for selected, value in zip(by, key, strict=True)
         }
         samples = b",".join(
             b'{"timestampMs":"%d"%b}'
