@@ -20,7 +20,7 @@ from benchmarks.report import Budget as Limit
 from benchmarks.report import Figure, Reference, amount
 from exporter.app.settings import client_settings
 from exporter.config import Config
-from exporter.demo.search import SearchPlan
+from exporter.demo.search import CompiledQuery
 from exporter.demo.traces import ROOT, Operation, SpanTimes, Trace, TraceShape, make_trace
 from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.ingest.settings import Budget
@@ -31,8 +31,8 @@ from exporter.model.ledger import Batch, Window
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
 from exporter.runtime.telemetry import Loop
-from exporter.tempo import SearchAnswer, TempoClient
-from exporter.tempo.counts import Counts
+from exporter.tempo import SearchResult, TempoClient
+from exporter.tempo.counts import SpanCounts
 
 _START: Final = 1_795_075_200
 _WINDOW: Final = Window(_START, _START + HOUR)
@@ -116,7 +116,7 @@ class _Counting:
     def __post_init__(self) -> None:
         self.max_limit = self.client.max_limit
 
-    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> SearchAnswer:
+    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> SearchResult:
         answer = self.client.search(start, end, loop=loop, series=series)
         self.requests += 1
         self.bytes += answer.bytes
@@ -125,7 +125,7 @@ class _Counting:
     def exists(self, start: int, end: int, *, loop: Loop) -> bool:
         return self.client.exists(start, end, loop=loop)
 
-    def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> Counts:
+    def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> SpanCounts:
         self.requests += 1
         return self.client.count(start, end, step_seconds, loop=loop, by_series=by_series)
 
@@ -191,7 +191,7 @@ class _Dense:
 
     def search(self, params: Mapping[str, str]) -> bytes:
         """The first traces of a range, as many as the limit."""
-        plan = SearchPlan(params["q"])
+        plan = CompiledQuery(params["q"])
         start, end, limit = (int(params[name]) for name in ("start", "end", "limit"))
         keys = [key for key, shape in self._shapes.items() if plan.matches(self._any(shape))]
         per_second = sum(each.per_hour for each in self._traffic.endpoints if each.key in set(keys)) / HOUR

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from benchmarks.told import Told, obey
 from benchmarks.traffic import LONGEST_SECONDS, Traffic, series_key
-from exporter.demo.search import SearchPlan
+from exporter.demo.search import CompiledQuery
 from exporter.demo.traces import ROOT, Operation, SpanTimes, TraceShape, make_trace
 from exporter.tempo import search_query
 
@@ -65,7 +65,7 @@ class _Rendered:
     """Traces as Tempo's JSON, one behind the other in a file that no name leads to."""
 
     def __init__(self, traffic: Traffic) -> None:
-        plan = SearchPlan(search_query("root"))
+        query = CompiledQuery(search_query("root"))
         shapes = [TraceShape((Operation(*series_key(series)),), (ROOT,)) for series in range(traffic.series)]
         self._starts_ns = array("q")
         self._ends_ns = array("q")
@@ -76,7 +76,7 @@ class _Rendered:
                 span_id = number * 0x9E3779B97F4A7C15 % 2**64
                 span = SpanTimes(span_id, request.start_ns, request.duration_ns)
                 trace = make_trace(span_id << 64 | number, shapes[request.series], [span])
-                written = file.write(plan.render(trace, 3)) + file.write(b",")
+                written = file.write(query.render(trace, 3)) + file.write(b",")
                 self._starts_ns.append(trace.start_ns)
                 self._ends_ns.append(trace.end_ns)
                 self._offsets.append(self._offsets[-1] + written)

@@ -266,7 +266,7 @@ class Exporter:
         api = Api(
             inquiry,
             self._snapshot,
-            lambda trace_id: self._client.trace(trace_id, loop="api"),
+            lambda trace_id: self._client.fetch_trace(trace_id, loop="api"),
             renamed=series_rules(config).renamed,
             calendar=calendar,
             clock=self._clock,

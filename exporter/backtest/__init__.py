@@ -1,1 +1,1 @@
-"""Replays recorded traffic through the detector, and says what would have been flagged and how right that was."""
+"""The ``backtest`` command: replays recorded traffic through the detector and scores the flags it would raise."""

@@ -1,4 +1,4 @@
-"""The command: runs a backtest, prints what it has found, and says by its exit status how that went."""
+"""The command: runs a backtest and prints its report."""
 
 import os
 import sys
@@ -33,25 +33,24 @@ def run_command(
     settings: Sequence[str],
     json: bool,
 ) -> int:
-    """Run a backtest as it was asked for on the command line.
+    """Run the command.
 
     Args:
-        config_file: the configuration.
-        log_level: instead of the configured one.
-        csv: recorded traffic instead of the stored history.
-        labels: what is to be found.
-        learn: how much of each series is for learning, a duration.
-        service: only stored series of this service.
-        span: only stored series of this span name.
-        settings: keys of the configuration to set, ``key=value`` each.
+        config_file: the configuration file.
+        log_level: overrides the configured level.
+        csv: file with recorded traffic; None replays the stored history.
+        labels: file with labelled incidents.
+        learn: learning period of each series, as a duration.
+        service: replay only stored series of this service.
+        span: replay only stored series with this span name.
+        settings: configuration keys to override, ``key=value`` each.
         json: print JSON instead of text.
 
     Returns:
-        The exit status: 1 where there was nothing to replay or it did not come to an end, 2 for a mistake in what was
-        asked for.
+        The exit status: 0, 1 if there is nothing to replay or the backtest failed, 2 for invalid options.
     """
     if csv is not None and (service is not None or span is not None):
-        return failed("--service and --span choose from the stored history; leave them out with --csv", EXIT_USAGE)
+        return failed("--service and --span select stored series; leave them out with --csv", EXIT_USAGE)
     try:
         learn_seconds = None if learn is None else int(parse_duration(learn).total_seconds())
     except ValueError as error:
@@ -70,13 +69,13 @@ def run_command(
             report = backtest(config, options, warnings.append, sys.stderr)
             output = as_json(report) if json else as_text(report)
     except KeyboardInterrupt:
-        return failed("interrupted; there is no result, and nothing was written")
+        return failed("interrupted; there is no result")
     except (TrafficError, LabelsError) as error:
         return failed(str(error), EXIT_USAGE)
     except (NothingToReplayError, StoreError, DatabaseVersionError) as error:
         return failed(str(error))
     finally:
-        # Not before: the line that shows the progress is gone now.
+        # Only now, because the progress line is gone.
         for warning in warnings:
             click.echo(warning, err=True)
     click.echo(output)

@@ -1,7 +1,7 @@
-"""The report as JSON. docs/backtest.md says what its keys mean; they stay what they are, further ones may be added.
+"""The report as JSON; docs/backtest.md documents the keys. Keys are stable; new ones may be added.
 
-All times are Unix seconds, and what is unknown is null. Episodes have the form of labels: those of one run, taken out
-of the document, can be what another one is compared with.
+Times are in Unix seconds, and unknown values are null. Episodes have the form of labels, so that those of one run can
+be used to score another.
 """
 
 import json
@@ -15,8 +15,8 @@ from exporter.explain.document import explanation_document
 
 
 def as_json(report: BacktestReport) -> str:
-    """The report, in ASCII."""
-    found = report.episodes()
+    """Render the report as ASCII JSON."""
+    episodes = report.episodes()
     score = report.score()
     days = report.series_days()
     return json.dumps(
@@ -32,17 +32,17 @@ def as_json(report: BacktestReport) -> str:
             "learn_seconds": report.learn_seconds,
             "summary": {
                 "series": len(report.replays),
-                "series_unjudged": report.unjudged(),
+                "series_unjudged": report.never_mature(),
                 "series_days": days,
                 "traces": sum(replay.traces for replay in report.replays),
-                "episodes": len(found),
-                "episodes_per_1000_series_days": per_1000_series_days(len(found), days),
+                "episodes": len(episodes),
+                "episodes_per_1000_series_days": per_1000_series_days(len(episodes), days),
                 "quarantined_hours": sum(len(replay.quarantined) for replay in report.replays),
-                "accepted_changes": sum(len(replay.accepted) for replay in report.replays),
+                "accepted_changes": sum(len(replay.accepted_changes) for replay in report.replays),
                 "released_hours": sum(len(replay.released) for replay in report.replays),
             },
-            "score": None if score is None else {**_score(score), "labels_elsewhere": report.labels_elsewhere()},
-            "episodes": [_episode(episode) for episode in found],
+            "score": None if score is None else {**_score(score), "labels_elsewhere": report.labels_of_other_series()},
+            "episodes": [_episode(episode) for episode in episodes],
             "series": [_series(replay) for replay in report.replays],
         },
         indent=2,
@@ -66,13 +66,13 @@ def _score(score: Score) -> dict[str, Any]:
 
 
 def _episode(episode: Episode) -> dict[str, Any]:
-    explanation = episode.alerts[0].explanation
+    explanation = episode.firing_periods[0].explanation
     return {
         "series": episode.series,
         "start_unix": episode.start,
         "end_unix": episode.end,
         "ongoing": episode.ongoing,
-        "alerts": [{"start_unix": alert.start, "end_unix": alert.end} for alert in episode.alerts],
+        "alerts": [{"start_unix": period.start, "end_unix": period.end} for period in episode.firing_periods],
         "explanation": None if explanation is None else _explanation(explanation),
     }
 
@@ -91,9 +91,9 @@ def _series(replay: SeriesReplay) -> dict[str, Any]:
         "traces": replay.traces,
         "start_unix": replay.start,
         "end_unix": replay.end,
-        "counts_from_unix": replay.counts_from,
-        "judged_hours": replay.judged_hours,
+        "counts_from_unix": replay.learned_until,
+        "judged_hours": replay.evaluated_hours,
         "quarantined_hours": list(replay.quarantined),
-        "accepted": [{"since_unix": accepted.since, "at_unix": accepted.at} for accepted in replay.accepted],
+        "accepted": [{"since_unix": change.since, "at_unix": change.accepted_at} for change in replay.accepted_changes],
         "released_hours": list(replay.released),
     }

@@ -1,4 +1,4 @@
-"""Labelled incidents, from a JSON file: ``[{"series", "start_unix", "end_unix", "ignore"}, …]``."""
+"""Reads labelled incidents from a JSON file: ``[{"series", "start_unix", "end_unix", "ignore"}, …]``."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,17 +11,17 @@ _SHOWN_PROBLEMS: Final = 5
 
 
 class LabelsError(Exception):
-    """The labels are not usable; the message says why."""
+    """The file cannot be read or has invalid labels; the message says why."""
 
 
 class Label(NamedTuple):
-    """An incident that somebody has marked in the recorded traffic.
+    """A known incident in the recorded traffic.
 
     Attributes:
-        series: where: ``service_name/span_name``, or the name in a CSV file.
-        start: when it began, Unix seconds.
-        end: when it was over, Unix seconds.
-        ignore: it is neither to be found nor wrong to be flagged.
+        series: ``service_name/span_name``, or the name in a CSV file.
+        start: Unix seconds.
+        end: Unix seconds.
+        ignore: the incident need not be found, and flags at it are not false.
     """
 
     series: str
@@ -38,10 +38,10 @@ class _Entry(msgspec.Struct):
 
 
 def read_labels(path: Path) -> list[Label]:
-    """Read a file of labels, in the order in which they stand there; further keys of an entry are passed over.
+    """Read a file of labels; unknown keys are ignored.
 
     Raises:
-        LabelsError: the file cannot be read, or anything in it is no label: a score without it would be another one.
+        LabelsError: the file cannot be read, or any label is invalid: without it the score would be different.
     """
     try:
         entries = msgspec.json.decode(path.read_bytes(), type=list[_Entry])
@@ -49,20 +49,20 @@ def read_labels(path: Path) -> list[Label]:
         raise LabelsError(f"{path} cannot be read: {error.strerror or error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LabelsError(
-            f"{path} is no file of labels: {error}; it must be a JSON list of "
+            f"{path} is not a file of labels: {error}; it must be a JSON list of "
             '{"series": text, "start_unix": seconds, "end_unix": seconds, "ignore": true or false}'
         ) from error
     problems = list(_problems(entries))
     if problems:
         more = len(problems) - _SHOWN_PROBLEMS
-        shown = [*problems[:_SHOWN_PROBLEMS], *([f"and {more} more like these"] if more > 0 else [])]
-        raise LabelsError("\n".join([f"{path} has labels that cannot be used:", *(f"  - {each}" for each in shown)]))
+        shown = [*problems[:_SHOWN_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+        raise LabelsError("\n".join([f"{path} has invalid labels:", *(f"  - {each}" for each in shown)]))
     return [Label(entry.series, entry.start_unix, entry.end_unix, entry.ignore) for entry in entries]
 
 
 def _problems(entries: Sequence[_Entry]) -> Iterator[str]:
     for number, entry in enumerate(entries):
         if not (math.isfinite(entry.start_unix) and math.isfinite(entry.end_unix)):
-            yield f"$[{number}] lasts for ever"
+            yield f"$[{number}] has no finite start and end"
         elif entry.end_unix < entry.start_unix:
             yield f"$[{number}] ends ({entry.end_unix:.0f}) before it starts ({entry.start_unix:.0f})"

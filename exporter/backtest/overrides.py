@@ -1,4 +1,4 @@
-"""Settings to try, given as ``--set detection.ratio=2``, on top of the configuration and by its own rules."""
+"""Configuration overrides for one run, given as ``--set detection.ratio=2``."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,38 +9,38 @@ from exporter.config.keys import KEYS, Key
 from exporter.config.wording import hint, shown_name
 
 _SECTIONS: Final = ("timezone", "calendar", "stats", "fallback", "detection", "storage")
-"""What a backtest depends on; the storage says what is replayed."""
+"""Sections that affect a backtest; ``storage`` selects the history."""
 
 
 def load_config_with(path: Path | None, environ: Mapping[str, str], settings: Sequence[str]) -> Config:
-    """The configuration with some keys set, checked as a whole.
+    """Load the configuration with overrides, and validate it as a whole.
 
-    A setting does what its environment variable would do, and beats it.
+    An override works like the environment variable of its key and takes precedence over it.
 
     Args:
-        path: the YAML file, or none.
+        path: the YAML file, if any.
         environ: the environment.
-        settings: ``key=value`` each, the key with dots; of several for the same key the last counts.
+        settings: overrides, ``key=value`` each, with the dotted key; the last one for a key wins.
 
     Raises:
-        ConfigError: with all that is wrong, in one message.
+        ConfigError: lists all problems.
     """
-    chosen: dict[Key, str] = {}
+    overrides: dict[Key, str] = {}
     problems: list[str] = []
     for setting in settings:
         name, separator, value = setting.partition("=")
-        path_of_key = tuple(name.strip().split("."))
-        key = KEYS.get(path_of_key)
+        key_path = tuple(name.strip().split("."))
+        key = KEYS.get(key_path)
         if key is None:
-            shown = ".".join(map(shown_name, path_of_key))
+            shown = ".".join(map(shown_name, key_path))
             problems.append(f"{shown or 'a key'} (--set) is not a known key{hint(name, _settable())}")
         elif key.path[0] not in _SECTIONS:
-            problems.append(f"{key.dotted} (--set) plays no part in a backtest")
+            problems.append(f"{key.dotted} (--set) has no effect on a backtest")
         elif not separator or not value.strip():
             problems.append(f"{key.dotted} (--set) has no value: write --set {key.dotted}=VALUE")
         else:
-            chosen[key] = value.strip()
-    variables = {key.variable: value for key, value in chosen.items()}
+            overrides[key] = value.strip()
+    variables = {key.variable: value for key, value in overrides.items()}
     try:
         config = load_config(path, {**environ, **variables})
     except ConfigError as error:
@@ -55,7 +55,7 @@ def _settable() -> list[str]:
 
 
 def _with_origin(problem: str, variables: Mapping[str, str]) -> str:
-    """A problem that names the command line, where that is where the value came from."""
+    """Replace the environment variable in a problem with ``--set`` if the value came from there."""
     for variable in variables:
         problem = problem.replace(f"(environment variable {variable})", "(--set)")
     return problem

@@ -1,4 +1,4 @@
-"""One series replayed: when its flag would have been up, and what would have become of its hours."""
+"""Replays one series: when its flag would have fired, and which hours would have been quarantined."""
 
 from bisect import bisect_left
 from collections import deque
@@ -21,17 +21,17 @@ from exporter.store import StoredSeries
 
 _NS: Final = 1_000_000_000
 _OPEN_HOURS: Final = SUSPICION_SECONDS // HOUR_SECONDS + 2
-"""Of the latest hours, so many may still become quarantined."""
+"""Number of latest hours that may still be quarantined."""
 
 
-class Alert(NamedTuple):
-    """The time from the rise of a flag to its fall.
+class FiringPeriod(NamedTuple):
+    """A period in which the flag fired.
 
     Attributes:
-        start: when it rose, Unix seconds.
-        end: when it fell; the end of the traffic where it was still up.
-        explanation: why it rose.
-        ongoing: whether it was still up at the end of the traffic.
+        start: Unix seconds.
+        end: Unix seconds; the end of the traffic if the flag was still firing then.
+        explanation: why it fired.
+        ongoing: whether it was still firing at the end of the traffic.
     """
 
     start: int
@@ -40,62 +40,62 @@ class Alert(NamedTuple):
     ongoing: bool = False
 
 
-class Acceptance(NamedTuple):
-    """A lasting change that became the new normal: when that had begun and when it was accepted, Unix seconds."""
+class AcceptedChange(NamedTuple):
+    """A lasting change that was accepted as the new baseline: its start and the time of acceptance, Unix seconds."""
 
     since: int
-    at: int
+    accepted_at: int
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesReplay:
-    """What the replay of one series has found; all times are Unix seconds.
+    """Result of replaying one series. Times are in Unix seconds.
 
     Attributes:
-        series: its name: ``service_name/span_name``, or what the file calls it.
-        traces: how many traces there were.
+        series: ``service_name/span_name``, or the name in the CSV file.
+        traces: number of traces.
         start: start of the first hour.
-        end: end of the last one.
-        counts_from: when learning was over: earlier alerts are not among ``alerts``.
-        judged_hours: hours for which there was a mature baseline.
-        step_seconds: the usual distance of its traces.
-        alerts: when its flag was up.
-        quarantined: starts of the hours that are kept out of the baseline in the end.
-        accepted: lasting changes that became the new normal.
-        released: starts of the hours that were quarantined and turned out to recur.
+        end: end of the last hour.
+        learned_until: end of the learning period; ``firing_periods`` starts there.
+        evaluated_hours: number of hours with a mature baseline.
+        step_seconds: median (from requests) or mean (from history) time between traces.
+        firing_periods: when its flag fired.
+        quarantined: starts of the hours that are quarantined at the end.
+        accepted_changes: lasting changes that were accepted as the new baseline.
+        released: starts of the hours that were quarantined and then released, because they recur.
     """
 
     series: str
     traces: int
     start: int
     end: int
-    counts_from: int
-    judged_hours: int
+    learned_until: int
+    evaluated_hours: int
     step_seconds: float
-    alerts: tuple[Alert, ...]
+    firing_periods: tuple[FiringPeriod, ...]
     quarantined: tuple[int, ...]
-    accepted: tuple[Acceptance, ...]
+    accepted_changes: tuple[AcceptedChange, ...]
     released: tuple[int, ...]
 
 
-def name_of(stored: StoredSeries) -> str:
-    """What a stored series is called here, as in the configuration: ``service_name/span_name``."""
+def series_name(stored: StoredSeries) -> str:
+    """Return the name of a stored series: ``service_name/span_name``."""
     return f"{stored.key.service_name}/{stored.key.span_name}"
 
 
 def replay_history(
     stored: StoredSeries, detector: Detector, until: int, learn_seconds: int | None = None
 ) -> SeriesReplay:
-    """Judge what is stored of a series from its first hour on, as if none of it had ever been judged.
+    """Evaluate the stored history of a series from its first hour; stored evaluations are ignored.
 
     Args:
-        stored: its windows, with their marks, at least one with traces; what was found about them before plays no part.
-        detector: the rules.
-        until: where the history ends, Unix seconds.
-        learn_seconds: how much of it is for learning; up to the first hour with a mature baseline where absent.
+        stored: windows with marks, at least one of them with traces.
+        detector: the detector.
+        until: end of the history, Unix seconds.
+        learn_seconds: learning period; None means until the first hour with a mature baseline.
 
     Raises:
-        DamagedDigestError: stored bytes are damaged.
+        DamagedDigestError: the stored history is damaged.
     """
     clock = detector.clock
     hours = hours_of(stored.windows, clock)
@@ -103,97 +103,97 @@ def replay_history(
     traces = sum(hour.count for hour in hours)
     history = SeriesHours(hours)
     changes: list[FlagChange] = []
-    accepted: list[Acceptance] = []
+    accepted: list[AcceptedChange] = []
     judgements: dict[int, Judgement] = {}
     released: set[int] = set()
     state: SeriesState | None = None
-    # Hour by hour comes to the same as all at once, and tells when a change was accepted.
+    # Hour by hour gives the same result as all at once, and the time at which a change was accepted.
     for end in [*(end for hour in hours if (end := clock.hour(hour.start).end) < until), until]:
         progress = advance(detector, history, end, state)
         state = progress.state
         changes += progress.changes
-        accepted += [Acceptance(changepoint, end) for changepoint in progress.accepted]
+        accepted += [AcceptedChange(changepoint, end) for changepoint in progress.accepted]
         judgements.update(progress.judgements)
         released.update(progress.released)
     end = max(until, start)
-    counts_from = min(judgements, default=end) if learn_seconds is None else start + learn_seconds
+    learned_until = min(judgements, default=end) if learn_seconds is None else start + learn_seconds
     return SeriesReplay(
-        series=name_of(stored),
+        series=series_name(stored),
         traces=traces,
         start=start,
         end=end,
-        counts_from=counts_from,
-        judged_hours=len(judgements),
+        learned_until=learned_until,
+        evaluated_hours=len(judgements),
         step_seconds=HOUR_SECONDS * len(hours) / traces,
-        alerts=_alerts(changes, counts_from, end),
+        firing_periods=_firing_periods(changes, learned_until, end),
         quarantined=_quarantined(judgements),
-        accepted=tuple(accepted),
+        accepted_changes=tuple(accepted),
         released=tuple(sorted(released)),
     )
 
 
 def replay_requests(series: str, requests: Requests, detector: Detector, learn_seconds: int) -> SeriesReplay:
-    """Let the requests of a series happen once more, before the eyes of an exporter that looks every 15 seconds.
+    """Evaluate the requests of a series as an exporter that polls every 15 seconds would.
 
-    That exporter starts when learning is over; what came before, it has read as history.
+    The simulated exporter starts at the end of the learning period and has earlier requests as history.
 
     Args:
-        series: its name.
+        series: name of the series.
         requests: at least one.
-        detector: the rules.
-        learn_seconds: how much from the first request on is for learning.
+        detector: the detector.
+        learn_seconds: learning period from the first request on.
     """
     ordered = requests.in_order()
-    civil = detector.clock.hour(ordered[0].start_ns // _NS)
-    start = civil.start
-    counts_from = ordered[0].start_ns // _NS + learn_seconds
+    hour = detector.clock.hour(ordered[0].start_ns // _NS)
+    start = hour.start
+    learned_until = ordered[0].start_ns // _NS + learn_seconds
     replay = Replay(detector)
-    releases = _Releases()
-    first = acceptances = 0
+    release_tracker = _ReleaseTracker()
+    start_index = accepted_count = 0
     while True:
-        last = bisect_left(ordered, civil.end * _NS, lo=first, key=_start_ns)
-        replay.hour(civil, ordered[first:last], live=civil.end > counts_from)
-        accepted = replay.accepted[acceptances:]
-        releases.look(civil.start, replay.judgements, accepted_since=accepted[-1][0] if accepted else None)
-        first, acceptances = last, len(replay.accepted)
-        if first == len(ordered):
+        end_index = bisect_left(ordered, hour.end * _NS, lo=start_index, key=_start_ns)
+        replay.hour(hour, ordered[start_index:end_index], live=hour.end > learned_until)
+        accepted = replay.accepted[accepted_count:]
+        release_tracker.update(hour.start, replay.judgements, accepted_since=accepted[-1][0] if accepted else None)
+        start_index, accepted_count = end_index, len(replay.accepted)
+        if start_index == len(ordered):
             break
-        civil = detector.clock.hour(civil.end)
+        hour = detector.clock.hour(hour.end)
     return SeriesReplay(
         series=series,
         traces=len(ordered),
         start=start,
-        end=civil.end,
-        counts_from=counts_from,
-        judged_hours=len(replay.judgements),
+        end=hour.end,
+        learned_until=learned_until,
+        evaluated_hours=len(replay.judgements),
         step_seconds=median_step_seconds(ordered),
-        alerts=_alerts(replay.changes, counts_from, civil.end),
+        firing_periods=_firing_periods(replay.changes, learned_until, hour.end),
         quarantined=_quarantined(replay.judgements),
-        accepted=tuple(starmap(Acceptance, replay.accepted)),
-        released=tuple(sorted(releases.hours)),
+        accepted_changes=tuple(starmap(AcceptedChange, replay.accepted)),
+        released=tuple(sorted(release_tracker.hours)),
     )
 
 
-def _alerts(changes: Iterable[FlagChange], since: int, end: int) -> tuple[Alert, ...]:
-    """The times when a flag was up that began at or after an instant, where the traffic ended at another."""
-    alerts = []
-    raised: FlagChange | None = None
+def _firing_periods(changes: Iterable[FlagChange], since: int, end: int) -> tuple[FiringPeriod, ...]:
+    """Pair flag changes into firing periods that start at or after ``since``; the traffic ends at ``end``."""
+    firing_periods = []
+    firing: FlagChange | None = None
     for change in changes:
         if change.event is FlagEvent.FIRING:
-            raised = change
-        elif raised is not None:
-            alerts.append(Alert(raised.at, change.at, raised.explanation))
-            raised = None
-    if raised is not None:
-        alerts.append(Alert(raised.at, end, raised.explanation, ongoing=True))
-    return tuple(alert for alert in alerts if alert.start >= since)
+            firing = change
+        elif firing is not None:
+            firing_periods.append(FiringPeriod(firing.at, change.at, firing.explanation))
+            firing = None
+    if firing is not None:
+        firing_periods.append(FiringPeriod(firing.at, end, firing.explanation, ongoing=True))
+    return tuple(period for period in firing_periods if period.start >= since)
 
 
-class _Releases:
-    """Finds the hours that were quarantined and are no longer, other than because a change was accepted.
+class _ReleaseTracker:
+    """Finds hours that were released from quarantine, except those released by an accepted change.
 
     Attributes:
-        hours: their starts.
+        hours: starts of the released hours.
     """
 
     def __init__(self) -> None:
@@ -201,12 +201,12 @@ class _Releases:
         self._latest: deque[int] = deque(maxlen=_OPEN_HOURS)
         self._quarantined: set[int] = set()
 
-    def look(self, hour: int, judgements: Mapping[int, Judgement], *, accepted_since: int | None) -> None:
-        """See what judging up to an hour has changed; to be called for each hour."""
+    def update(self, hour: int, judgements: Mapping[int, Judgement], *, accepted_since: int | None) -> None:
+        """Compare the quarantine with that of the previous hour; call it once per hour."""
         self._latest.append(hour)
-        freed = {start for start in self._quarantined if not judgements[start].quarantined}
-        self.hours |= {start for start in freed if accepted_since is None or start < accepted_since}
-        self._quarantined -= freed
+        released = {start for start in self._quarantined if not judgements[start].quarantined}
+        self.hours |= {start for start in released if accepted_since is None or start < accepted_since}
+        self._quarantined -= released
         self._quarantined.update(
             start for start in self._latest if start in judgements and judgements[start].quarantined
         )

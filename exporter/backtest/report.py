@@ -1,4 +1,4 @@
-"""What a backtest has found, and what it adds up to."""
+"""Result of a backtest."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,53 +6,53 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from exporter.backtest.labels import Label
-from exporter.backtest.replay import Alert, SeriesReplay
-from exporter.backtest.score import DAY_SECONDS, Score, episodes, score_series, total
+from exporter.backtest.replay import FiringPeriod, SeriesReplay
+from exporter.backtest.score import DAY_SECONDS, Score, group_episodes, score_series, total_score
 from exporter.model.calendar import Calendar
 
 
 class Episode(NamedTuple):
-    """Alerts of one series that follow one another closely.
+    """Firing periods of one series with short gaps in between.
 
     Attributes:
         series: the series.
-        alerts: the alerts, by time.
+        firing_periods: in time order.
     """
 
     series: str
-    alerts: Sequence[Alert]
+    firing_periods: Sequence[FiringPeriod]
 
     @property
     def start(self) -> int:
-        """When it began, Unix seconds."""
-        return self.alerts[0].start
+        """Start, Unix seconds."""
+        return self.firing_periods[0].start
 
     @property
     def end(self) -> int:
-        """When it was over, Unix seconds."""
-        return max(alert.end for alert in self.alerts)
+        """End, Unix seconds."""
+        return max(period.end for period in self.firing_periods)
 
     @property
     def ongoing(self) -> bool:
-        """Whether the flag was still up at the end of the traffic."""
-        return self.alerts[-1].ongoing
+        """Whether the flag was still firing at the end of the traffic."""
+        return self.firing_periods[-1].ongoing
 
 
 @dataclass(frozen=True)
 class BacktestReport:
-    """What a backtest has found.
+    """Result of a backtest.
 
     Attributes:
-        kind: where the traffic came from.
-        path: the file it came from.
-        calendar: tells local times.
-        settings: what was set for this run, ``key=value`` each.
-        learn_seconds: how much of each series was for learning; absent: up to its first mature baseline.
-        replays: the series, by name.
-        damaged: names of series whose stored history cannot be read.
-        rows: rows of the CSV file; absent for stored history.
-        bad_rows: those that could not be used, by reason.
-        labels: what is to be found; absent where there are no labels.
+        kind: source of the traffic.
+        path: the database or the file.
+        calendar: for local times.
+        settings: configuration overrides of this run, ``key=value`` each.
+        learn_seconds: learning period of each series; None means until its first mature baseline.
+        replays: the replayed series, by name.
+        damaged: names of series whose stored history is damaged.
+        rows: number of rows of the CSV file; None for stored history.
+        bad_rows: number of invalid rows, by reason.
+        labels: labelled incidents; None without labels.
     """
 
     kind: Literal["history", "csv"]
@@ -67,34 +67,38 @@ class BacktestReport:
     labels: Sequence[Label] | None = None
 
     def episodes(self) -> list[Episode]:
-        """All episodes, by series and time."""
-        return [Episode(replay.series, alerts) for replay in self.replays for alerts in episodes(replay.alerts)]
+        """Return all episodes, by series and time."""
+        return [
+            Episode(replay.series, firing_periods)
+            for replay in self.replays
+            for firing_periods in group_episodes(replay.firing_periods)
+        ]
 
     def series_days(self) -> float:
-        """Days in which episodes counted, added up over the series."""
-        return sum(max(0, replay.end - replay.counts_from) for replay in self.replays) / DAY_SECONDS
+        """Return the days after learning, summed over the series."""
+        return sum(max(0, replay.end - replay.learned_until) for replay in self.replays) / DAY_SECONDS
 
-    def unjudged(self) -> int:
-        """Series that never had a mature baseline."""
-        return sum(not replay.judged_hours for replay in self.replays)
+    def never_mature(self) -> int:
+        """Return the number of series that never had a mature baseline."""
+        return sum(not replay.evaluated_hours for replay in self.replays)
 
-    def labels_elsewhere(self) -> int:
-        """Labels of series that were not replayed; they are not part of the score."""
-        known = {replay.series for replay in self.replays}
-        return sum(label.series not in known for label in self.labels or ())
+    def labels_of_other_series(self) -> int:
+        """Return the number of labels of series that were not replayed; they are not scored."""
+        replayed = {replay.series for replay in self.replays}
+        return sum(label.series not in replayed for label in self.labels or ())
 
     def score(self) -> Score | None:
-        """How it agrees with the labels, if there are any."""
+        """Score the episodes against the labels; None without labels."""
         if self.labels is None:
             return None
         by_series: dict[str, list[Label]] = {}
         for label in self.labels:
             by_series.setdefault(label.series, []).append(label)
-        return total(
+        return total_score(
             score_series(
-                replay.alerts,
+                replay.firing_periods,
                 by_series.get(replay.series, ()),
-                since=replay.counts_from,
+                since=replay.learned_until,
                 until=replay.end,
                 step_seconds=replay.step_seconds,
             )
@@ -103,5 +107,5 @@ class BacktestReport:
 
 
 def per_1000_series_days(count: int, series_days: float) -> float | None:
-    """A rate; None where no time counted."""
+    """Return a rate; None without any days."""
     return 1000 * count / series_days if series_days else None

@@ -1,4 +1,4 @@
-"""Runs a backtest from beginning to end: reads the traffic, replays it, and puts together what was found."""
+"""Runs a backtest: reads the traffic, replays it and builds the report."""
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
@@ -9,7 +9,7 @@ from typing import Final, TextIO
 
 from exporter.app.settings import evaluation_settings
 from exporter.backtest.labels import Label, read_labels
-from exporter.backtest.replay import SeriesReplay, name_of, replay_history, replay_requests
+from exporter.backtest.replay import SeriesReplay, replay_history, replay_requests, series_name
 from exporter.backtest.report import BacktestReport
 from exporter.backtest.traffic import COLUMNS, read_traffic
 from exporter.config import Config, build_calendar
@@ -23,9 +23,9 @@ from exporter.runtime.terminal import bar, printable, progress_line
 from exporter.store import MissingDatabaseError, Store
 
 DEFAULT_CSV_LEARN_SECONDS: Final = 7 * 86_400
-_FOR_EVER: Final = 2**62
+_MAX_TIME: Final = 2**62
 _SERIES_AT_ONCE: Final = 25
-"""Whole histories are large: so many are in memory at a time."""
+"""Series held in memory at a time; their complete histories are large."""
 
 
 class NothingToReplayError(Exception):
@@ -34,15 +34,15 @@ class NothingToReplayError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BacktestOptions:
-    """What is to be replayed, and how.
+    """Options of a backtest.
 
     Attributes:
-        csv: recorded traffic to replay instead of the stored history.
-        labels: a file with what is to be found.
-        learn_seconds: how much of each series is for learning; the default depends on the source.
-        service: only stored series of this service.
-        span: only stored series of this span name.
-        settings: what was set for this run, ``key=value`` each; it stands in the configuration already.
+        csv: file with recorded traffic; None replays the stored history.
+        labels: file with labelled incidents.
+        learn_seconds: learning period of each series; the default depends on the source.
+        service: replay only stored series of this service.
+        span: replay only stored series with this span name.
+        settings: overrides of this run, ``key=value`` each, for the report; the configuration includes them.
     """
 
     csv: Path | None = None
@@ -53,8 +53,8 @@ class BacktestOptions:
     settings: Sequence[str] = ()
 
 
-class _Progress:
-    """How far a backtest has come, as a line."""
+class _ProgressText:
+    """Text of the progress line."""
 
     def __init__(self) -> None:
         self._text = "reading"
@@ -62,21 +62,21 @@ class _Progress:
     def reading(self, path: Path, rows: int) -> None:
         self._text = f"reading {printable(path.name)}  {rows:,} rows"
 
-    def replaying(self, done: int, series: int) -> None:
-        self._text = f"replaying {bar(done / series)}  {done:,} of {series:,} series"
+    def replaying(self, position: int, series: int) -> None:
+        self._text = f"replaying {bar(position / series)}  {position:,} of {series:,} series"
 
     def __str__(self) -> str:
         return self._text
 
 
 def backtest(config: Config, options: BacktestOptions, warn: Callable[[str], None], progress: TextIO) -> BacktestReport:
-    """Replay recorded traffic or the stored history; nothing is written anywhere.
+    """Replay recorded traffic or the stored history. Writes nothing.
 
     Args:
-        config: the configuration; its storage says where the history is.
+        config: the configuration; ``storage.path`` is the history.
         options: what to replay.
-        warn: is told what was left out.
-        progress: where to show how far it has come, if that is a terminal.
+        warn: called with a message about what was left out.
+        progress: stream for the progress line, which is shown only on a terminal.
 
     Raises:
         NothingToReplayError: there is no traffic.
@@ -87,33 +87,35 @@ def backtest(config: Config, options: BacktestOptions, warn: Callable[[str], Non
         DatabaseTooOldError: an older exporter wrote the history.
     """
     labels = None if options.labels is None else read_labels(options.labels)
-    shown = _Progress()
-    with progress_line(lambda: str(shown), progress):
+    progress_text = _ProgressText()
+    with progress_line(lambda: str(progress_text), progress):
         if options.csv is None:
-            return _replay_history(config, options, labels, shown)
-        return _replay_csv(config, options, options.csv, labels, warn, shown)
+            return _replay_history(config, options, labels, progress_text)
+        return _replay_csv(config, options, options.csv, labels, warn, progress_text)
 
 
 def _replay_history(
-    config: Config, options: BacktestOptions, labels: Sequence[Label] | None, shown: _Progress
+    config: Config, options: BacktestOptions, labels: Sequence[Label] | None, progress_text: _ProgressText
 ) -> BacktestReport:
     path = config.storage.path
     try:
-        opened = Store.open_readonly(path)
+        store = Store.open_readonly(path)
     except MissingDatabaseError as error:
         raise NothingToReplayError(f"{error}; or replay a file with --csv") from error
-    with closing(opened) as store:
-        known = store.series()
-        until = max((entry.window.end for entry in store.ledger(0, _FOR_EVER) if entry.stored), default=None)
-        if not known or until is None:
+    with closing(store):
+        stored_keys = store.series()
+        until = max((entry.window.end for entry in store.ledger(0, _MAX_TIME) if entry.stored), default=None)
+        if not stored_keys or until is None:
             raise NothingToReplayError(
-                f"the history in {path} is still empty: let the exporter read some, or replay a file with --csv"
+                f"the history in {path} is empty: run the exporter until it has read some, or replay a file with --csv"
             )
-        keys = _selected(known, options)
-        replays, damaged = _replay_stored(store, keys, until, _detector(config), options.learn_seconds, shown)
+        keys = _selected(stored_keys, options)
+        replays, damaged = _replay_stored(
+            store, keys, until, _build_detector(config), options.learn_seconds, progress_text
+        )
     if not replays:
-        reason = ": what is stored of it is damaged" if damaged else ""
-        raise NothingToReplayError(f"no series in {path} has a history that can be replayed{reason}")
+        reason = ": the stored history is damaged" if damaged else ""
+        raise NothingToReplayError(f"no series in {path} can be replayed{reason}")
     return BacktestReport(
         kind="history",
         path=path,
@@ -132,38 +134,38 @@ def _replay_stored(
     until: int,
     detector: Detector,
     learn_seconds: int | None,
-    shown: _Progress,
+    progress_text: _ProgressText,
 ) -> tuple[list[SeriesReplay], list[str]]:
-    """The replays of stored series, and the names of those whose stored bytes are damaged."""
+    """Replay stored series; also return the names of those whose history is damaged."""
     replays: list[SeriesReplay] = []
     damaged: list[str] = []
-    for done, stored in enumerate(store.history(keys, 0, until, marks_from=0, at_once=_SERIES_AT_ONCE)):
-        shown.replaying(done, len(keys))
+    for position, stored in enumerate(store.history(keys, 0, until, marks_from=0, at_once=_SERIES_AT_ONCE)):
+        progress_text.replaying(position, len(keys))
         if not any(window.traces for window in stored.windows):
             continue
         try:
             replays.append(replay_history(stored, detector, until, learn_seconds))
         except DamagedDigestError:
-            damaged.append(name_of(stored))
+            damaged.append(series_name(stored))
     return replays, damaged
 
 
-def _selected(known: Sequence[SeriesKey], options: BacktestOptions) -> list[SeriesKey]:
-    """The series that are asked for."""
-    keys = list(known)
+def _selected(stored_keys: Sequence[SeriesKey], options: BacktestOptions) -> list[SeriesKey]:
+    """Return the series that the options select."""
+    keys = list(stored_keys)
     if options.service is not None:
-        _demand(options.service, {key.service_name for key in keys}, "service")
+        _require_known(options.service, {key.service_name for key in keys}, "service")
         keys = [key for key in keys if key.service_name == options.service]
     if options.span is not None:
-        _demand(options.span, {key.span_name for key in keys}, "span")
+        _require_known(options.span, {key.span_name for key in keys}, "span")
         keys = [key for key in keys if key.span_name == options.span]
     return keys
 
 
-def _demand(name: str, known: Collection[str], what: str) -> None:
-    if name not in known:
-        meant = hint(name, map(printable, known))
-        raise NothingToReplayError(f"no series with the {what} {name!r} is stored{meant}")
+def _require_known(name: str, known_names: Collection[str], what: str) -> None:
+    if name not in known_names:
+        suggestion = hint(name, map(printable, known_names))
+        raise NothingToReplayError(f"no series with the {what} {name!r} is stored{suggestion}")
 
 
 def _replay_csv(
@@ -172,20 +174,20 @@ def _replay_csv(
     path: Path,
     labels: Sequence[Label] | None,
     warn: Callable[[str], None],
-    shown: _Progress,
+    progress_text: _ProgressText,
 ) -> BacktestReport:
     learn_seconds = DEFAULT_CSV_LEARN_SECONDS if options.learn_seconds is None else options.learn_seconds
-    traffic = read_traffic(path, lambda rows: shown.reading(path, rows))
+    traffic = read_traffic(path, lambda rows: progress_text.reading(path, rows))
     if message := traffic.bad_rows_message(path):
         warn(message)
     if not traffic.series:
         raise NothingToReplayError(
-            f"{path} has no row that can be used: below the header {','.join(COLUMNS)}, each row must be one request"
+            f"{path} has no valid row: after the header {','.join(COLUMNS)}, each row must be one request"
         )
-    detector = _detector(config)
+    detector = _build_detector(config)
     replays: list[SeriesReplay] = []
     for name, requests in sorted(traffic.series.items()):
-        shown.replaying(len(replays), len(traffic.series))
+        progress_text.replaying(len(replays), len(traffic.series))
         replays.append(replay_requests(name, requests, detector, learn_seconds))
     report = BacktestReport(
         kind="csv",
@@ -195,23 +197,23 @@ def _replay_csv(
         learn_seconds=learn_seconds,
         replays=replays,
         rows=traffic.rows,
-        bad_rows=traffic.bad,
+        bad_rows=traffic.bad_rows,
         labels=labels,
     )
     if not report.series_days():
         longest = max(replay.end - replay.start for replay in report.replays)
         raise NothingToReplayError(
-            f"no series in {path} is longer than the learning period of {_written(learn_seconds)} (the longest is "
-            f"{_written(longest)}): give a shorter one with --learn"
+            f"no series in {path} is longer than the learning period of {_duration_text(learn_seconds)} (the longest "
+            f"is {_duration_text(longest)}): set a shorter one with --learn"
         )
     return report
 
 
-def _detector(config: Config) -> Detector:
-    """The detector that the configuration asks for."""
+def _build_detector(config: Config) -> Detector:
+    """Build the detector from the configuration."""
     settings = evaluation_settings(config)
     return Detector(settings.fallback, settings.shift, HourClock(build_calendar(config)))
 
 
-def _written(seconds: int) -> str:
+def _duration_text(seconds: int) -> str:
     return format_duration(timedelta(seconds=seconds))

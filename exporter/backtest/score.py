@@ -1,7 +1,7 @@
-"""How well alerts agree with labelled incidents: what was found, how soon, and what was false. Pure arithmetic.
+"""Scores firing periods against labelled incidents: how many were found, how soon, and what was false. Pure functions.
 
-An incident is found when an alert overlaps it or the margin behind it. Alerts that follow one another closely are one
-episode, as they are for whoever is woken; an episode is false when it touches no incident and no margin around one.
+An incident is found if the flag fires during the incident or within a margin after it. Firing periods with short gaps
+form one episode, because they wake somebody once. An episode is false if it overlaps no incident and no margin.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,31 +12,31 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 from exporter.backtest.labels import Label
 
 MARGIN_SECONDS: Final = 300
-"""So close to an incident counts as at it."""
+"""Margin before and after an incident."""
 MARGIN_STEPS: Final = 2
-"""Behind an incident the margin is as long as so many steps of the series, where that is more."""
+"""The margin after an incident is at least this many median steps between requests."""
 EPISODE_GAP_SECONDS: Final = 600
-"""Alerts less than this apart are one episode."""
+"""Firing periods with a shorter gap form one episode."""
 DAY_SECONDS: Final = 86_400
 
 
-class Timed(Protocol):
-    """Anything that lasts from one instant to another, in Unix seconds, both included."""
+class Period(Protocol):
+    """A period in Unix seconds, bounds included."""
 
     @property
     def start(self) -> float:
-        """When it begins."""
+        """Start, Unix seconds."""
 
     @property
     def end(self) -> float:
-        """When it is over."""
+        """End, Unix seconds."""
 
 
-_T = TypeVar("_T", bound=Timed)
+_T = TypeVar("_T", bound=Period)
 
 
 class Interval(NamedTuple):
-    """The barest alert there is: from one instant to another, Unix seconds."""
+    """A plain period, in Unix seconds."""
 
     start: float
     end: float
@@ -44,16 +44,16 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How alerts and labels agree, for one series or for many.
+    """Score of one or several series.
 
     Attributes:
-        events: incidents that were to be found.
-        delays_seconds: for each that was found, how long after its beginning there was an alert.
-        true_episodes: episodes that touch an incident.
-        false_episodes: episodes that touch none.
-        neutral_episodes: episodes that only touch what is to be ignored.
-        labels_left_out: labels that began before anything counted, or after the series had ended.
-        series_days: days in which episodes counted, added up over the series.
+        events: number of incidents to be found.
+        delays_seconds: for each found incident, the time from its start until the flag fired.
+        true_episodes: number of episodes that overlap an incident.
+        false_episodes: number of episodes that overlap none.
+        neutral_episodes: number of episodes that overlap only ignored incidents.
+        labels_left_out: number of labels that start in the learning period or after the end of the series.
+        series_days: scored days, summed over the series.
     """
 
     events: int = 0
@@ -66,88 +66,88 @@ class Score:
 
     @property
     def found(self) -> int:
-        """Incidents that were found."""
+        """Number of incidents found."""
         return len(self.delays_seconds)
 
     @property
     def recall(self) -> float | None:
-        """Share of the incidents that were found; None where there was none."""
+        """Share of incidents found; None without incidents."""
         return self.found / self.events if self.events else None
 
     @property
     def precision(self) -> float | None:
-        """Share of the episodes, neutral ones aside, that were right; None where there was none."""
+        """Share of true episodes among true and false ones; None without episodes."""
         episodes = self.true_episodes + self.false_episodes
         return self.true_episodes / episodes if episodes else None
 
     @property
     def false_per_1000_series_days(self) -> float | None:
-        """How often it was wrong; None where no time counted."""
+        """Rate of false episodes; None without scored days."""
         return 1000 * self.false_episodes / self.series_days if self.series_days else None
 
     @property
     def median_delay_seconds(self) -> float | None:
-        """The usual delay of those found; None where none was."""
+        """Median delay of found incidents; None if none was found."""
         return median(self.delays_seconds) if self.delays_seconds else None
 
 
-def episodes(alerts: Iterable[_T]) -> list[list[_T]]:
-    """The alerts of one series as episodes, in time order: those that hardly pause in between belong together."""
-    found: list[list[_T]] = []
+def group_episodes(periods: Iterable[_T]) -> list[list[_T]]:
+    """Group the firing periods of one series into episodes, in time order."""
+    groups: list[list[_T]] = []
     end = 0.0
-    for alert in sorted(alerts, key=lambda alert: (alert.start, alert.end)):
-        if found and alert.start - end < EPISODE_GAP_SECONDS:
-            found[-1].append(alert)
-            end = max(end, alert.end)
+    for period in sorted(periods, key=lambda period: (period.start, period.end)):
+        if groups and period.start - end < EPISODE_GAP_SECONDS:
+            groups[-1].append(period)
+            end = max(end, period.end)
         else:
-            found.append([alert])
-            end = alert.end
-    return found
+            groups.append([period])
+            end = period.end
+    return groups
 
 
 def score_series(
-    alerts: Iterable[Timed], labels: Iterable[Label], *, since: float, until: float, step_seconds: float
+    firing_periods: Iterable[Period], labels: Iterable[Label], *, since: float, until: float, step_seconds: float
 ) -> Score:
-    """The score of one series.
+    """Score one series.
 
     Args:
-        alerts: when its flag was up.
-        labels: its incidents. Those that began outside of ``[since, until)`` are ignored.
-        since: when learning was over, Unix seconds: alerts raised earlier do not count.
-        until: when the series ended, Unix seconds.
-        step_seconds: the usual distance of its requests.
+        firing_periods: when its flag fired.
+        labels: its incidents; those that start outside ``[since, until)`` are not scored.
+        since: end of the learning period, Unix seconds; earlier firing periods are not scored.
+        until: end of the series, Unix seconds.
+        step_seconds: median time between its requests.
     """
-    counted = [alert for alert in alerts if alert.start >= since]
+    scored_periods = [period for period in firing_periods if period.start >= since]
     labels = list(labels)
-    inside = [label for label in labels if since <= label.start < until]
-    events = [label for label in inside if not label.ignore]
-    behind = max(MARGIN_SECONDS, MARGIN_STEPS * step_seconds)
+    scored_labels = [label for label in labels if since <= label.start < until]
+    events = [label for label in scored_labels if not label.ignore]
+    margin_after = max(MARGIN_SECONDS, MARGIN_STEPS * step_seconds)
     delays = []
     for event in events:
-        hits = [alert.start for alert in counted if _touch(alert, event.start, event.end + behind)]
+        hits = [period.start for period in scored_periods if _overlaps(period, event.start, event.end + margin_after)]
         if hits:
             delays.append(max(0.0, min(hits) - event.start))
-    right = wrong = neutral = 0
-    for episode in episodes(counted):
-        if _touches_any(episode, events, behind):
-            right += 1
-        elif _touches_any(episode, labels, behind):
+    true = false = neutral = 0
+    for episode in group_episodes(scored_periods):
+        if _overlaps_any(episode, events, margin_after):
+            true += 1
+        elif _overlaps_any(episode, labels, margin_after):
             neutral += 1
         else:
-            wrong += 1
+            false += 1
     return Score(
         events=len(events),
         delays_seconds=tuple(delays),
-        true_episodes=right,
-        false_episodes=wrong,
+        true_episodes=true,
+        false_episodes=false,
         neutral_episodes=neutral,
-        labels_left_out=len(labels) - len(inside),
+        labels_left_out=len(labels) - len(scored_labels),
         series_days=max(0.0, until - since) / DAY_SECONDS,
     )
 
 
-def total(scores: Iterable[Score]) -> Score:
-    """The score of several series together."""
+def total_score(scores: Iterable[Score]) -> Score:
+    """Add the scores of several series."""
     scores = list(scores)
     return Score(
         events=sum(score.events for score in scores),
@@ -160,11 +160,11 @@ def total(scores: Iterable[Score]) -> Score:
     )
 
 
-def _touches_any(episode: Sequence[Timed], labels: Iterable[Label], behind: float) -> bool:
-    """Whether an episode, the pauses in it included, touches any of the labels or the margins round them."""
-    whole = Interval(episode[0].start, max(alert.end for alert in episode))
-    return any(_touch(whole, label.start - MARGIN_SECONDS, label.end + behind) for label in labels)
+def _overlaps_any(episode: Sequence[Period], labels: Iterable[Label], margin_after: float) -> bool:
+    """Return whether an episode, including its gaps, overlaps any label or its margins."""
+    whole = Interval(episode[0].start, max(period.end for period in episode))
+    return any(_overlaps(whole, label.start - MARGIN_SECONDS, label.end + margin_after) for label in labels)
 
 
-def _touch(alert: Timed, start: float, end: float) -> bool:
-    return alert.start <= end and alert.end >= start
+def _overlaps(period: Period, start: float, end: float) -> bool:
+    return period.start <= end and period.end >= start

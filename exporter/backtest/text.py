@@ -1,4 +1,4 @@
-"""The report for people, in local time and safe to show on a terminal whatever the series are called."""
+"""The report as text, with local times; series names are escaped for the terminal."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -14,46 +14,46 @@ from exporter.runtime.terminal import printable
 
 
 def as_text(report: BacktestReport) -> str:
-    """The episodes, what became of hours, and what it all adds up to."""
-    found = {name: list(some) for name, some in groupby(report.episodes(), key=lambda episode: episode.series)}
+    """Render episodes and quarantine by series, then a summary and the score."""
+    episodes = {name: list(group) for name, group in groupby(report.episodes(), key=lambda episode: episode.series)}
     blocks = [
-        "\n".join(_series(replay, found.get(replay.series, []), report.calendar))
+        "\n".join(_series(replay, episodes.get(replay.series, []), report.calendar))
         for replay in report.replays
-        if replay.series in found or replay.accepted or replay.released
+        if replay.series in episodes or replay.accepted_changes or replay.released
     ]
     score = report.score()
-    blocks.append("\n".join(_summary(report, sum(map(len, found.values())))))
+    blocks.append("\n".join(_summary(report, sum(map(len, episodes.values())))))
     if score is not None:
-        blocks.append("\n".join(_score(score, report.labels_elsewhere())))
+        blocks.append("\n".join(_score(score, report.labels_of_other_series())))
     return "\n\n".join(blocks)
 
 
-def _series(replay: SeriesReplay, found: Iterable[Episode], calendar: Calendar) -> Iterator[str]:
+def _series(replay: SeriesReplay, episodes: Iterable[Episode], calendar: Calendar) -> Iterator[str]:
     yield printable(replay.series)
-    for episode in found:
-        yield f"  {_span(episode, calendar)}"
-        yield f"    {episode.alerts[0].explanation or 'why is not known'}"
+    for episode in episodes:
+        yield f"  {_period(episode, calendar)}"
+        yield f"    {episode.firing_periods[0].explanation or 'no explanation'}"
     if replay.quarantined:
-        yield f"  kept out of the baseline: {_hours(replay.quarantined, calendar)}"
-    for accepted in replay.accepted:
+        yield f"  quarantined: {_hour_list(replay.quarantined, calendar)}"
+    for change in replay.accepted_changes:
         yield (
-            f"  became the new normal: what began {_minute(accepted.since, calendar)}, "
-            f"accepted {_minute(accepted.at, calendar)}"
+            f"  accepted as the new baseline: change of {_minute(change.since, calendar)}, "
+            f"accepted {_minute(change.accepted_at, calendar)}"
         )
     if replay.released:
-        yield f"  recurs, so it is usual and counts again: {_hours(replay.released, calendar)}"
+        yield f"  released from quarantine, as they recur: {_hour_list(replay.released, calendar)}"
 
 
-def _span(episode: Episode, calendar: Calendar) -> str:
+def _period(episode: Episode, calendar: Calendar) -> str:
     start, end = calendar.local(episode.start), calendar.local(episode.end)
     until = f"{end:%H:%M:%S %Z}" if start.date() == end.date() else f"{end:%Y-%m-%d %H:%M:%S %Z}"
     lasted = format_duration(timedelta(seconds=episode.end - episode.start))
-    flags = f", {len(episode.alerts)} flags" if len(episode.alerts) > 1 else ""
-    ongoing = ", still up at the end" if episode.ongoing else ""
+    flags = f", {len(episode.firing_periods)} flags" if len(episode.firing_periods) > 1 else ""
+    ongoing = ", still firing at the end" if episode.ongoing else ""
     return f"{start:%Y-%m-%d %H:%M:%S %Z} – {until} ({lasted}{flags}{ongoing})"
 
 
-def _hours(starts: Sequence[int], calendar: Calendar) -> str:
+def _hour_list(starts: Sequence[int], calendar: Calendar) -> str:
     return f"{counted(len(starts), 'hour')} ({', '.join(hour_ranges(starts, calendar))})"
 
 
@@ -74,34 +74,34 @@ def _summary(report: BacktestReport, episodes: int) -> Iterator[str]:
     yield counted(episodes, "episode") + ("" if rate is None else f", {rate:,.1f} per 1000 series-days")
     quarantined = sum(len(replay.quarantined) for replay in report.replays)
     released = sum(len(replay.released) for replay in report.replays)
-    accepted = sum(len(replay.accepted) for replay in report.replays)
+    accepted = sum(len(replay.accepted_changes) for replay in report.replays)
     yield (
-        f"{counted(quarantined, 'hour')} kept out of the baselines, {released:,} released because they recur; "
-        f"{counted(accepted, 'lasting change')} accepted as the new normal"
+        f"{counted(quarantined, 'hour')} quarantined, {released:,} released because they recur; "
+        f"{counted(accepted, 'lasting change')} accepted as the new baseline"
     )
-    if unjudged := report.unjudged():
-        yield f"{unjudged:,} of the series never had enough history for a verdict"
+    if never_mature := report.never_mature():
+        yield f"{never_mature:,} series never had enough history for a verdict"
     if report.damaged:
         names = ", ".join(map(printable, report.damaged[:3])) + (", …" if len(report.damaged) > 3 else "")
-        yield f"{len(report.damaged):,} further series have damaged history and were left out: {names}"
+        yield f"{len(report.damaged):,} series with damaged history were left out: {names}"
     if report.settings:
-        yield f"tried with {', '.join(map(printable, report.settings))}"
+        yield f"settings: {', '.join(map(printable, report.settings))}"
 
 
-def _score(score: Score, elsewhere: int) -> Iterator[str]:
+def _score(score: Score, labels_of_other_series: int) -> Iterator[str]:
     left_out = []
     if score.labels_left_out:
-        left_out.append(f"{score.labels_left_out:,} outside of what counts")
-    if elsewhere:
-        left_out.append(f"{elsewhere:,} of series that were not replayed")
-    aside = f" (left out: {', '.join(left_out)})" if left_out else ""
-    yield f"against {counted(score.events, 'labelled event')}{aside}"
+        left_out.append(f"{score.labels_left_out:,} outside the scored time")
+    if labels_of_other_series:
+        left_out.append(f"{labels_of_other_series:,} of series that were not replayed")
+    exclusions = f" (left out: {', '.join(left_out)})" if left_out else ""
+    yield f"against {counted(score.events, 'labelled event')}{exclusions}"
     delay = score.median_delay_seconds
-    late = "" if delay is None else f", usually {format_duration(timedelta(seconds=round(delay)))} after they began"
-    yield f"  recall     {_ratio(score.recall)}  {score.found:,} found{late}"
-    neutral = f", {score.neutral_episodes:,} at what is to be ignored" if score.neutral_episodes else ""
-    right, wrong = f"{score.true_episodes:,} true", f"{score.false_episodes:,} false"
-    yield f"  precision  {_ratio(score.precision)}  {right}, {wrong}{neutral}"
+    delay_text = "" if delay is None else f", median delay {format_duration(timedelta(seconds=round(delay)))}"
+    yield f"  recall     {_ratio(score.recall)}  {score.found:,} found{delay_text}"
+    neutral = f", {score.neutral_episodes:,} ignored" if score.neutral_episodes else ""
+    true_count, false_count = f"{score.true_episodes:,} true", f"{score.false_episodes:,} false"
+    yield f"  precision  {_ratio(score.precision)}  {true_count}, {false_count}{neutral}"
     rate = score.false_per_1000_series_days
     yield f"  false      {'–' if rate is None else f'{rate:,.1f}'} per 1000 series-days"
 

@@ -1,7 +1,7 @@
-"""Recorded traffic from a CSV file, one request a row: ``series,unix_seconds,duration_ms``, the time being its start.
+"""Reads recorded traffic from a CSV file with a request per row: ``series,unix_seconds,duration_ms``.
 
-Files come from anywhere. A row that is none is counted by what is wrong with it, and the rest is used; a file that is
-no such file at all, or is damaged, is refused.
+``unix_seconds`` is the start of the request. Invalid rows are counted by reason and left out; a file without the
+header, or a damaged one, is rejected.
 """
 
 import csv
@@ -22,27 +22,27 @@ from typing import Final, NamedTuple, TextIO
 COLUMNS: Final = ("series", "unix_seconds", "duration_ms")
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
-_LONGEST_LINE: Final = 64 * 1024
-_LATEST: Final = 4_102_444_800
-"""2100-01-01: whatever lies behind is no time in seconds, most likely it is one in milliseconds."""
-_LONGEST_MS: Final = 1e12
-_REPORT_ROWS: Final = 10_000
-_SHOWN: Final = 60
+_MAX_LINE_CHARACTERS: Final = 64 * 1024
+_MAX_UNIX_SECONDS: Final = 4_102_444_800
+"""2100-01-01. A larger number is most likely a time in milliseconds."""
+_MAX_DURATION_MS: Final = 1e12
+_ROWS_PER_REPORT: Final = 10_000
+_MAX_SHOWN_CHARACTERS: Final = 60
 
 
 class TrafficError(Exception):
-    """The file is no recorded traffic, or cannot be read; the message says why."""
+    """The file is not recorded traffic, or cannot be read; the message says why."""
 
 
 class RequestSample(NamedTuple):
-    """One request; nanoseconds, the start since the Unix epoch."""
+    """Start and duration of one request in nanoseconds."""
 
     start_ns: int
     duration_ns: int
 
 
 class Requests:
-    """The requests of one series, sixteen bytes each."""
+    """The requests of one series, in 16 bytes each."""
 
     __slots__ = ("_durations_ns", "_starts_ns")
 
@@ -54,21 +54,21 @@ class Requests:
         return len(self._starts_ns)
 
     def __iter__(self) -> Iterator[RequestSample]:
-        """In the order in which they were added."""
+        """Iterate in the order in which requests were added."""
         return map(RequestSample, self._starts_ns, self._durations_ns)
 
     def add(self, start_ns: int, duration_ns: int) -> None:
-        """Add a request; they may come in any order."""
+        """Add a request; the order is arbitrary."""
         self._starts_ns.append(start_ns)
         self._durations_ns.append(duration_ns)
 
     def in_order(self) -> list[RequestSample]:
-        """All of them by start."""
+        """Return the requests by start."""
         return sorted(self)
 
 
 def median_step_seconds(requests: list[RequestSample]) -> float:
-    """The usual distance of requests in time order; 0 where there is at most one."""
+    """Return the median time between requests in time order; 0 for fewer than two."""
     if len(requests) < 2:
         return 0.0
     return median(after.start_ns - before.start_ns for before, after in pairwise(requests)) / 1e9
@@ -76,33 +76,33 @@ def median_step_seconds(requests: list[RequestSample]) -> float:
 
 @dataclass
 class Traffic:
-    """What a file holds.
+    """Content of a file.
 
     Attributes:
-        series: the requests by series.
-        rows: rows read, the header aside.
-        bad: how many of them could not be used, by what is wrong with them.
-        first_bad_line: the first of those, counted from 1 with the header.
+        series: requests by series.
+        rows: number of rows, without the header.
+        bad_rows: number of invalid rows, by reason.
+        first_bad_line: line number of the first invalid row; the header is line 1.
     """
 
     series: dict[str, Requests] = field(default_factory=dict)
     rows: int = 0
-    bad: Counter[str] = field(default_factory=Counter)
+    bad_rows: Counter[str] = field(default_factory=Counter)
     first_bad_line: int | None = None
 
     def bad_rows_message(self, path: Path) -> str | None:
-        """What is to be said about the rows that could not be used; nothing where there are none."""
-        if not self.bad:
+        """Describe the invalid rows; None if there are none."""
+        if not self.bad_rows:
             return None
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.bad.items()))
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.bad_rows.items()))
         return (
-            f"{path}: {self.bad.total():,} of {self.rows:,} rows could not be used and were left out "
+            f"{path}: {self.bad_rows.total():,} of {self.rows:,} rows are invalid and were left out "
             f"({reasons}); the first is line {self.first_bad_line:,}"
         )
 
 
 class _BadRowError(Exception):
-    """A row that cannot be used; the argument says why, in words that follow a number of rows."""
+    """An invalid row; the argument gives the reason, as text that follows the number of rows."""
 
 
 def read_traffic(path: Path, on_rows: Callable[[int], None] = lambda rows: None) -> Traffic:  # noqa: ARG005
@@ -110,25 +110,25 @@ def read_traffic(path: Path, on_rows: Callable[[int], None] = lambda rows: None)
 
     Args:
         path: the file.
-        on_rows: is told now and then how many rows were read.
+        on_rows: called regularly with the number of rows read so far.
 
     Raises:
-        TrafficError: the file cannot be read to its end, or its first line is not the header.
+        TrafficError: the file cannot be read completely, or its first line is not the header.
     """
     traffic = Traffic()
-    with _opened(path) as file:
-        header = _fields(file.readline(_LONGEST_LINE))
+    with _open(path) as file:
+        header = _fields(file.readline(_MAX_LINE_CHARACTERS))
         if header is None or tuple(name.strip() for name in header) != COLUMNS:
-            shown = ",".join(header or ())[:_SHOWN]
+            shown = ",".join(header or ())[:_MAX_SHOWN_CHARACTERS]
             raise TrafficError(f"{path} line 1: the header must be {','.join(COLUMNS)}, not {shown!r}")
         for number, fields in _rows(file, after=1):
             traffic.rows += 1
-            if traffic.rows % _REPORT_ROWS == 0:
+            if traffic.rows % _ROWS_PER_REPORT == 0:
                 on_rows(traffic.rows)
             try:
                 series, request = _request(fields)
             except _BadRowError as error:
-                traffic.bad[str(error)] += 1
+                traffic.bad_rows[str(error)] += 1
                 if traffic.first_bad_line is None:
                     traffic.first_bad_line = number
                 continue
@@ -139,12 +139,12 @@ def read_traffic(path: Path, on_rows: Callable[[int], None] = lambda rows: None)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
+def _open(path: Path) -> Iterator[TextIO]:
     try:
         with path.open("rb") as file:
             compressed = file.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
             content = gzip.GzipFile(fileobj=file) if compressed else file
-            # What is no UTF-8 stays visible, and two series that differ in it stay apart.
+            # backslashreplace keeps invalid UTF-8 visible, and series that differ in it distinct.
             yield io.TextIOWrapper(content, "utf-8-sig", "backslashreplace", newline="\n")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise TrafficError(f"{path} is damaged: {error}") from error
@@ -153,15 +153,15 @@ def _opened(path: Path) -> Iterator[TextIO]:
 
 
 def _rows(file: TextIO, *, after: int) -> Iterator[tuple[int, list[str] | None]]:
-    """The number and the fields of each line that is not empty; no fields where it is no CSV or has no end.
+    """Yield the number and fields of each line that is not empty; None for lines that are too long or not valid CSV.
 
-    A row is a line: with line breaks in quotes, one stray quote would swallow the rest of the file.
+    Each line is a row. If quoted fields could contain line breaks, one stray quote would consume the rest of the file.
     """
     number = after
-    while line := file.readline(_LONGEST_LINE):
+    while line := file.readline(_MAX_LINE_CHARACTERS):
         number += 1
-        if len(line) == _LONGEST_LINE and not line.endswith("\n"):
-            while (rest := file.readline(_LONGEST_LINE)) and not rest.endswith("\n"):
+        if len(line) == _MAX_LINE_CHARACTERS and not line.endswith("\n"):
+            while (rest := file.readline(_MAX_LINE_CHARACTERS)) and not rest.endswith("\n"):
                 pass
             yield number, None
         elif not line.isspace():
@@ -185,10 +185,10 @@ def _request(fields: list[str] | None) -> tuple[str, RequestSample]:
     if not series:
         raise _BadRowError("without a series")
     seconds = _number(start)
-    if seconds is None or not 0 <= seconds < _LATEST:
+    if seconds is None or not 0 <= seconds < _MAX_UNIX_SECONDS:
         raise _BadRowError("with a time that is not in Unix seconds")
     milliseconds = _number(duration)
-    if milliseconds is None or not 0 <= milliseconds <= _LONGEST_MS:
+    if milliseconds is None or not 0 <= milliseconds <= _MAX_DURATION_MS:
         raise _BadRowError("with a duration that is not in milliseconds")
     return series, RequestSample(round(seconds * 1e9), round(milliseconds * 1e6))
 

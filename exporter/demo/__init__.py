@@ -1,1 +1,1 @@
-"""Synthetic traffic, and a Tempo API that serves it: for the demo, for tests and for measurements."""
+"""Synthetic traffic and an embedded Tempo API that serves it, for the demo, tests and benchmarks."""

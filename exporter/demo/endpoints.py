@@ -1,4 +1,4 @@
-"""Endpoints of a synthetic system: the calls behind each request, and the traces that come of its traffic."""
+"""Endpoints of a synthetic system: the calls behind each request, and the traces of its traffic."""
 
 import math
 import threading
@@ -14,45 +14,45 @@ from exporter.demo.traffic import MAX_DURATION_SECONDS, SeriesProfile, SeriesTra
 
 _NS: Final = 1_000_000_000
 _HOUR_NS: Final = HOUR_SECONDS * _NS
-_HOURS_KEPT: Final = 12
+_CACHED_HOURS: Final = 12
 _ID_HOUR_BITS: Final = 16
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _MASK_64: Final = 2**64 - 1
-# A call takes between three quarters of its share and all of it, depending on four bits of the trace id.
+# A call takes between 75 % and 100 % of its share, depending on four bits of the trace id.
 _JITTERS: Final = tuple(1.0 - step / 60 for step in range(16))
 
 
 @dataclass(frozen=True)
 class Call:
-    """A span below another one.
+    """A child span. Shares are relative to the duration of its parent.
 
     Attributes:
-        operation: what it is about.
-        begins: when it begins, as a share of its parent's duration; 1 or more for what follows afterwards.
-        takes: how long it takes at most, as a share of its parent's duration.
-        calls: the spans below it.
+        operation: service, name and kind.
+        start_share: start after the start of the parent; 1 or more if it follows the parent.
+        max_share: maximum duration.
+        calls: its own child spans.
     """
 
     operation: Operation
-    begins: float
-    takes: float
+    start_share: float
+    max_share: float
     calls: tuple["Call", ...] = ()
 
     @property
-    def ends(self) -> float:
-        """When the last span of it ends at the latest, as a share of its parent's duration."""
-        return self.begins + self.takes * max([1.0, *(call.ends for call in self.calls)])
+    def end_share(self) -> float:
+        """Latest end of the span and its children, as a share of its parent's duration."""
+        return self.start_share + self.max_share * max([1.0, *(call.end_share for call in self.calls)])
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint: its root span, what it calls, and its traffic.
+    """An endpoint with its calls and traffic.
 
     Attributes:
-        operation: what the root span is about.
-        profile: when requests come and how long they take.
-        calls: the spans below the root span.
-        trace_id_bits: 128, or 64 where an old tracing library gives shorter ids.
+        operation: service, name and kind of the root span.
+        profile: rate and latency of its requests.
+        calls: child spans of the root span.
+        trace_id_bits: 128, or 64 as old tracing libraries use.
     """
 
     operation: Operation
@@ -61,7 +61,7 @@ class Endpoint:
     trace_id_bits: int = 128
 
     def seed(self, seed: int | str) -> str:
-        """The seed of its traffic in a system that has this seed."""
+        """Derive the seed of its traffic from the seed of the system."""
         return f"{seed}/{self.operation.service}/{self.operation.name}"
 
 
@@ -70,14 +70,14 @@ class _FlatCall(NamedTuple):
 
     operation: Operation
     parent: int
-    begins: float
-    takes: float
+    start_share: float
+    max_share: float
 
 
 def _flatten(calls: Sequence[Call], parent: int, next_position: int) -> Iterator[_FlatCall]:
     for call in calls:
         position = next_position
-        yield _FlatCall(call.operation, parent, call.begins, call.takes)
+        yield _FlatCall(call.operation, parent, call.start_share, call.max_share)
         next_position += 1
         for below in _flatten(call.calls, position, next_position):
             yield below
@@ -85,7 +85,7 @@ def _flatten(calls: Sequence[Call], parent: int, next_position: int) -> Iterator
 
 
 class _EndpointTraces:
-    """The traces of one endpoint, by the hour."""
+    """Generates the traces of one endpoint by hour."""
 
     def __init__(self, endpoint: Endpoint, seed: int | str) -> None:
         self._seed = endpoint.seed(seed)
@@ -98,7 +98,7 @@ class _EndpointTraces:
         self._random_id_bits = endpoint.trace_id_bits - _ID_HOUR_BITS
 
     def hour(self, hour: int) -> list[Trace]:
-        """The traces that begin in an hour; the last 16 bits of their ids are the hour, so that they can be found."""
+        """Generate the traces that start in an hour. The last 16 bits of their ids are the hour, for find()."""
         random_bits = stream(self._seed, "ids", hour).getrandbits
         hour_bits = hour % (1 << _ID_HOUR_BITS)
         return [
@@ -112,10 +112,10 @@ class _EndpointTraces:
         noise = trace_id >> _ID_HOUR_BITS & _MASK_64
         span_id = noise * _GOLDEN & _MASK_64
         spans = [SpanTimes(span_id, start_ns, duration_ns)]
-        for _, parent, begins, takes in self._calls:
+        for _, parent, start_share, max_share in self._calls:
             _, parent_start_ns, parent_duration_ns = spans[parent]
-            takes_ns = int(parent_duration_ns * takes * _JITTERS[noise & 0xF])
-            begin_ns = parent_start_ns + int(parent_duration_ns * begins)
+            takes_ns = int(parent_duration_ns * max_share * _JITTERS[noise & 0xF])
+            begin_ns = parent_start_ns + int(parent_duration_ns * start_share)
             noise >>= 4
             span_id = span_id + _GOLDEN & _MASK_64
             spans.append(SpanTimes(span_id, begin_ns, takes_ns))
@@ -125,52 +125,57 @@ class _EndpointTraces:
 
 
 class SyntheticTraces:
-    """A source of traces that are made when they are asked for, hour by hour, and always the same.
+    """Source of traces that are generated on demand, by hour, reproducibly.
 
-    It has no end: the traces of the future are there as well, for whoever asks to leave out.
+    It is infinite and includes traces of the future; callers must leave those out.
     """
 
     def __init__(self, endpoints: Sequence[Endpoint], seed: int | str, begin: float) -> None:
-        """Make the traffic of some endpoints.
+        """Create a source.
 
         Args:
-            endpoints: the endpoints; no two have the same service and name.
-            seed: another one makes other traffic of the same kind.
-            begin: nothing happened before this instant (unix seconds).
+            endpoints: the endpoints, with distinct service and name.
+            seed: another seed gives different traffic of the same kind.
+            begin: time of the first request, Unix seconds.
         """
         self.endpoints = tuple(endpoints)
         self._begin_ns = math.ceil(begin * _NS)
-        self._parts = [_EndpointTraces(endpoint, seed) for endpoint in endpoints]
-        ends = max([1.0, *(call.ends for endpoint in endpoints for call in endpoint.calls)])
-        self._longest_ns = math.ceil(MAX_DURATION_SECONDS * ends) * _NS
-        self._kept_hours = lru_cache(maxsize=_HOURS_KEPT)(self._make_hour)
+        self._endpoint_traces = [_EndpointTraces(endpoint, seed) for endpoint in endpoints]
+        end_share = max([1.0, *(call.end_share for endpoint in endpoints for call in endpoint.calls)])
+        self._max_duration_ns = math.ceil(MAX_DURATION_SECONDS * end_share) * _NS
+        self._cached_hour = lru_cache(maxsize=_CACHED_HOURS)(self._make_hour)
         self._lock = threading.Lock()
 
     def _hour(self, hour: int) -> tuple[list[Trace], list[int]]:
-        """An hour's traces; neighbouring windows share hours, and none is made by two threads at once."""
+        """Return the traces of an hour from the cache, or generate them in one thread at a time."""
         with self._lock:
-            return self._kept_hours(hour)
+            return self._cached_hour(hour)
 
     def _make_hour(self, hour: int) -> tuple[list[Trace], list[int]]:
-        """The traces that begin in an hour, by start, and their starts."""
-        traces = [trace for part in self._parts for trace in part.hour(hour) if trace.start_ns >= self._begin_ns]
+        """Generate the traces that start in an hour, sorted by start, and return them with their starts."""
+        traces = [
+            trace
+            for endpoint_traces in self._endpoint_traces
+            for trace in endpoint_traces.hour(hour)
+            if trace.start_ns >= self._begin_ns
+        ]
         traces.sort(key=lambda trace: trace.start_ns)
         return traces, [trace.start_ns for trace in traces]
 
     def overlapping(self, start_ns: int, end_ns: int) -> Sequence[Trace]:
-        """The traces of which a part lies in ``[start_ns, end_ns]``, both ends inclusive, by start."""
-        found: list[Trace] = []
-        first_ns = max(start_ns - self._longest_ns, self._begin_ns)
+        """Return the traces that overlap ``[start_ns, end_ns]``, bounds included, by start."""
+        overlapping_traces: list[Trace] = []
+        first_ns = max(start_ns - self._max_duration_ns, self._begin_ns)
         for hour in range(first_ns // _HOUR_NS, end_ns // _HOUR_NS + 1):
             traces, starts = self._hour(hour)
-            behind = bisect_right(starts, end_ns)
-            inside = bisect_left(starts, start_ns, 0, behind)
-            found += [trace for trace in traces[:inside] if trace.end_ns >= start_ns]
-            found += traces[inside:behind]
-        return found
+            end_index = bisect_right(starts, end_ns)
+            start_index = bisect_left(starts, start_ns, 0, end_index)
+            overlapping_traces += [trace for trace in traces[:start_index] if trace.end_ns >= start_ns]
+            overlapping_traces += traces[start_index:end_index]
+        return overlapping_traces
 
     def find(self, trace_id: int) -> Trace | None:
-        """The trace with an id, from the hour that the id names."""
+        """Return the trace with this id, which contains its hour."""
         begin_hour = self._begin_ns // _HOUR_NS
         hour = begin_hour + (trace_id - begin_hour) % (1 << _ID_HOUR_BITS)
         return next((trace for trace in self._hour(hour)[0] if trace.trace_id == trace_id), None)

@@ -1,4 +1,4 @@
-"""The demo's traffic into a real Tempo: a week of history first, then whatever happens, as it happens."""
+"""Sends the demo's traffic to a real Tempo: a week of history first, then live traffic."""
 
 import sys
 import time
@@ -10,9 +10,8 @@ from typing import Final
 import click
 import requests
 
-from exporter.demo.otlp import Encoder
+from exporter.demo.otlp import OtlpEncoder, OtlpSender, SendError, SendStoppedError
 from exporter.demo.scenario import SEED, demo_scenario
-from exporter.demo.sender import Sender, SendError, StoppedError
 from exporter.demo.traces import Trace, TraceSource
 from exporter.demo.traffic import SATURDAY_AND_SUNDAY
 from exporter.model.calendar import HOUR_SECONDS
@@ -22,29 +21,29 @@ from exporter.runtime.terminal import bar, fresh_line, progress_line
 _NS: Final = 1_000_000_000
 _DAY_SECONDS: Final = 24 * HOUR_SECONDS
 _TRACES_PER_REQUEST: Final = 200
-"""About 150 kB of JSON: far below what receivers take at once."""
+"""About 150 kB of JSON, far below the limits of receivers."""
 RATE: Final = 400.0
-"""Traces a second that a Tempo with its default limits keeps. It holds at most 10,000 that are not over yet
-(``max_traces_per_user``), and drops others without telling the sender. One is over for it when nothing has come for a
-while and it looks: after 10 s at the most in Tempo 3.0, 15 s from 2.7 on, 20 s before."""
-_LIVE_SECONDS: Final = 1.0
-_LOOK_SECONDS: Final = 5.0
+"""Traces per second that a Tempo with default limits can store. It keeps at most 10,000 live traces per user
+(``max_traces_per_user``) and drops others without an error for the sender. A trace is live until nothing was received
+for some time: at most 10 s in Tempo 3.0, 15 s since 2.7, 20 s before."""
+_LIVE_INTERVAL_SECONDS: Final = 1.0
+_SEARCH_INTERVAL_SECONDS: Final = 5.0
 _SEARCH_TIMEOUT_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateOptions:
-    """What is to be sent.
+    """Options of the generator.
 
     Attributes:
-        url: the endpoint.
+        url: the OTLP/HTTP endpoint.
         headers: further headers.
-        days: how much history.
-        seed: another one makes other traffic.
-        incident_after_seconds: when the incident begins, counted from when the history has been sent.
-        rate: traces a second while history is sent.
-        live_seconds: how long live traffic is sent; until stopped where absent.
-        query_url: Tempo's own API, to wait there until the history can be found.
+        days: length of the history.
+        seed: another seed gives different traffic.
+        incident_after_seconds: start of the incident after the end of sending the history.
+        rate: traces per second while history is sent.
+        live_seconds: duration of live traffic; None means until stopped.
+        query_url: Tempo's HTTP API; if given, wait until the history can be found there.
     """
 
     url: str
@@ -58,34 +57,34 @@ class GenerateOptions:
 
 
 @dataclass(slots=True)
-class Sent:
-    """What was sent so far."""
+class SentTotals:
+    """Totals of what was sent so far."""
 
     traces: int = 0
     spans: int = 0
     rejected_spans: int = 0
 
 
-class Clock:
-    """Time, and waiting for it; the real one."""
+class SystemClock:
+    """The system's clocks; replaced in tests."""
 
     def now(self) -> float:
-        """Unix seconds."""
+        """Return Unix seconds."""
         return time.time()
 
     def monotonic(self) -> float:
-        """Seconds that never jump."""
+        """Return seconds of a monotonic clock."""
         return time.monotonic()
 
 
 def batches(traces: Sequence[Trace], size: int = _TRACES_PER_REQUEST) -> Iterator[Sequence[Trace]]:
-    """Traces in as many requests as they need."""
+    """Divide traces into requests."""
     for first in range(0, len(traces), size):
         yield traces[first : first + size]
 
 
 def ended_between(source: TraceSource, after_ns: int, until_ns: int) -> list[Trace]:
-    """The traces that ended in ``(after_ns, until_ns]``: what a tracer sends once it is over."""
+    """Return the traces that ended in ``(after_ns, until_ns]``; traces are sent when they have ended."""
     if until_ns <= after_ns:
         return []
     return [trace for trace in source.overlapping(after_ns + 1, until_ns) if trace.end_ns <= until_ns]
@@ -97,129 +96,131 @@ class Generator:
     def __init__(
         self,
         options: GenerateOptions,
-        sender: Sender,
+        sender: OtlpSender,
         *,
         wait: Callable[[float], bool],
-        say: Callable[[str], None],
-        clock: Clock,
+        report: Callable[[str], None],
+        clock: SystemClock,
     ) -> None:
-        """Prepare to send.
+        """Create a generator.
 
         Args:
             options: what to send.
-            sender: where to.
-            wait: waits for some seconds; says whether to stop.
-            say: is told what happens.
-            clock: the time.
+            sender: sends to the endpoint.
+            wait: sleeps for some seconds and returns whether to stop.
+            report: called with messages for the user.
+            clock: the clock.
         """
-        self.sent = Sent()
+        self.sent = SentTotals()
         self.progress = 0.0
         self._options = options
         self._sender = sender
         self._wait = wait
-        self._say = say
+        self._report = report
         self._clock = clock
-        self._encoder = Encoder()
-        self._told_rejected = False
+        self._encoder = OtlpEncoder()
+        self._has_reported_rejection = False
 
     def run(self) -> None:
-        """Send it all.
+        """Send history and live traffic.
 
         Raises:
-            SendError: the endpoint does not take it.
-            StoppedError: it is to stop.
+            SendError: the endpoint rejects requests or is down.
+            SendStoppedError: sending was stopped.
         """
         options = self._options
-        began = self._clock.now()
-        anchor_ns = int(began * _NS)
+        started_at = self._clock.now()
+        anchor_ns = int(started_at * _NS)
         begin_ns = anchor_ns - int(options.days * _DAY_SECONDS * _NS)
         since, until = begin_ns // _NS, anchor_ns // _NS
-        if options.query_url is not None and self._is_there(options.query_url, since, until):
-            self._say(f"{options.query_url} finds a history there already; it is not sent again.")
+        if options.query_url is not None and self._has_history(options.query_url, since, until):
+            self._report(f"{options.query_url} already has the history; it is not sent again.")
             self.progress = 1.0
         else:
-            self._history(self._scenario(began, options.incident_after_seconds), begin_ns, anchor_ns)
+            self._send_history(self._scenario(started_at, options.incident_after_seconds), begin_ns, anchor_ns)
             if options.query_url is not None:
                 self._wait_until_found(options.query_url, since, until)
         if options.live_seconds == 0:
             return
-        # The same requests again; only the incident begins when whoever watches has seen what comes before it.
-        begins = self._clock.now() - began + options.incident_after_seconds
-        self._say(f"Live traffic; the incident begins at {_clock(began + begins)}.")
-        self._live(self._scenario(began, begins), anchor_ns)
+        # The same requests, but with the incident after the history was sent, so that viewers see its start.
+        begins = self._clock.now() - started_at + options.incident_after_seconds
+        self._report(f"Sending live traffic; the incident starts at {_time_text(started_at + begins)}.")
+        self._send_live(self._scenario(started_at, begins), anchor_ns)
 
-    def _scenario(self, began: float, incident_after_seconds: float) -> TraceSource:
-        """The demo's shop, but with the weekend that is usual: whoever watches has a calendar of his own."""
+    def _scenario(self, started_at: float, incident_after_seconds: float) -> TraceSource:
+        """Return the demo's scenario with the usual weekend, because the user's exporter has a normal calendar."""
         return demo_scenario(
-            began,
+            started_at,
             seed=self._options.seed,
             incident_after_seconds=incident_after_seconds,
             weekend=SATURDAY_AND_SUNDAY,
         )
 
-    def describe(self) -> str:
-        """How far it has come, on one line."""
-        counted = f"{self.sent.traces:,} traces"
-        return f"sending history {bar(self.progress)}  {counted}" if self.progress < 1 else f"sent {counted}"
+    def progress_text(self) -> str:
+        """Return the text of the progress line."""
+        count = f"{self.sent.traces:,} traces"
+        return f"sending history {bar(self.progress)}  {count}" if self.progress < 1 else f"sent {count}"
 
-    def _history(self, source: TraceSource, begin_ns: int, end_ns: int) -> None:
-        """The traces that ended in a range, hour by hour and not faster than is wanted."""
+    def _send_history(self, source: TraceSource, begin_ns: int, end_ns: int) -> None:
+        """Send the traces that ended in a range, hour by hour, at the configured rate."""
         step_ns = HOUR_SECONDS * _NS
         for position in range(begin_ns, end_ns, step_ns):
-            for some in batches(ended_between(source, position, min(position + step_ns, end_ns))):
-                began = self._clock.monotonic()
-                self._send(some)
-                # What a slow request has cost is not caught up with: that would be faster than is wanted.
-                ahead = len(some) / self._options.rate - (self._clock.monotonic() - began)
+            for batch in batches(ended_between(source, position, min(position + step_ns, end_ns))):
+                started_at = self._clock.monotonic()
+                self._send(batch)
+                # Time lost by a slow request is not made up for: that would exceed the rate.
+                ahead = len(batch) / self._options.rate - (self._clock.monotonic() - started_at)
                 if ahead > 0 and self._wait(ahead):
-                    raise StoppedError
+                    raise SendStoppedError
             self.progress = min(1.0, (position + step_ns - begin_ns) / (end_ns - begin_ns))
         self.progress = 1.0
 
-    def _live(self, source: TraceSource, since_ns: int) -> None:
-        """What ends from now on, as it ends."""
+    def _send_live(self, source: TraceSource, since_ns: int) -> None:
+        """Send traces as they end, from now on."""
         limit = self._options.live_seconds
         end_ns = None if limit is None else int((self._clock.now() + limit) * _NS)
         while True:
             now_ns = int(self._clock.now() * _NS)
             until_ns = now_ns if end_ns is None else min(now_ns, end_ns)
-            for some in batches(ended_between(source, since_ns, until_ns)):
-                self._send(some)
+            for batch in batches(ended_between(source, since_ns, until_ns)):
+                self._send(batch)
             since_ns = max(since_ns, until_ns)
             if until_ns == end_ns:
                 return
-            if self._wait(_LIVE_SECONDS):
-                raise StoppedError
+            if self._wait(_LIVE_INTERVAL_SECONDS):
+                raise SendStoppedError
 
-    def _is_there(self, url: str, since: int, until: int) -> bool:
-        """Whether Tempo finds something in the middle of the history: it was sent before."""
+    def _has_history(self, url: str, since: int, until: int) -> bool:
+        """Return whether Tempo has traces in the middle of the history, which means that it was sent before."""
         middle = (since + until) // 2
-        return _finds(url, middle, middle + HOUR_SECONDS)
+        return _has_traces(url, middle, middle + HOUR_SECONDS)
 
     def _wait_until_found(self, url: str, since: int, until: int) -> None:
-        """Wait until Tempo finds the history from end to end: it looks for new blocks only every now and then."""
-        self._say(f"Waiting until {url} finds the history.")
-        # Not up to the end: what is newest it may hold back, or find in another way.
-        wanted = [hour for hour in range(since, until - 2 * HOUR_SECONDS, HOUR_SECONDS) if hour + HOUR_SECONDS < until]
-        while wanted:
-            if _finds(url, wanted[-1], wanted[-1] + HOUR_SECONDS):
-                wanted.pop()
-            elif self._wait(_LOOK_SECONDS):
-                raise StoppedError
+        """Wait until Tempo finds the whole history; it polls for new blocks at intervals."""
+        self._report(f"Waiting until the history can be found at {url}.")
+        # Not the newest hours, which Tempo may not have flushed yet.
+        missing_hours = [
+            hour for hour in range(since, until - 2 * HOUR_SECONDS, HOUR_SECONDS) if hour + HOUR_SECONDS < until
+        ]
+        while missing_hours:
+            if _has_traces(url, missing_hours[-1], missing_hours[-1] + HOUR_SECONDS):
+                missing_hours.pop()
+            elif self._wait(_SEARCH_INTERVAL_SECONDS):
+                raise SendStoppedError
 
     def _send(self, traces: Sequence[Trace]) -> None:
-        accepted = self._sender.send(self._encoder.encode(traces))
+        result = self._sender.send(self._encoder.encode(traces))
         self.sent.traces += len(traces)
         self.sent.spans += sum(len(trace.spans) for trace in traces)
-        self.sent.rejected_spans += accepted.rejected_spans
-        if accepted.rejected_spans and not self._told_rejected:
-            self._told_rejected = True
-            why = f": {accepted.message}" if accepted.message else ""
-            self._say(f"{self._sender.address} rejects spans ({accepted.rejected_spans} of a request){why}")
+        self.sent.rejected_spans += result.rejected_spans
+        if result.rejected_spans and not self._has_reported_rejection:
+            self._has_reported_rejection = True
+            reason = f": {result.message}" if result.message else ""
+            self._report(f"{self._sender.address} rejected {result.rejected_spans} spans of a request{reason}")
 
 
-def _finds(url: str, start: int, end: int) -> bool:
-    """Whether Tempo finds a trace in a window; an error means not yet."""
+def _has_traces(url: str, start: int, end: int) -> bool:
+    """Return whether Tempo finds a trace in a range; errors count as not yet."""
     parameters: dict[str, str | int] = {"q": "{nestedSetParent<0}", "start": start, "end": end, "limit": 1}
     try:
         response = requests.get(f"{url.rstrip('/')}/api/search", parameters, timeout=_SEARCH_TIMEOUT_SECONDS)
@@ -228,30 +229,30 @@ def _finds(url: str, start: int, end: int) -> bool:
         return False
 
 
-def _clock(unix_seconds: float) -> str:
+def _time_text(unix_seconds: float) -> str:
     return datetime.fromtimestamp(unix_seconds).astimezone().strftime("%H:%M:%S")
 
 
 def generate(options: GenerateOptions) -> int:
-    """Send until it is done or interrupted; returns the exit status."""
+    """Send until done or interrupted; returns the exit status."""
     stop = StopRequest()
     stop.listen()
-    with Sender(options.url, options.headers, wait=stop.wait, complain=_tell) as sender:
-        generator = Generator(options, sender, wait=stop.wait, say=_tell, clock=Clock())
+    with OtlpSender(options.url, options.headers, wait=stop.wait, report=_print_message) as sender:
+        generator = Generator(options, sender, wait=stop.wait, report=_print_message, clock=SystemClock())
         status = 0
         try:
-            with progress_line(generator.describe, sys.stderr):
+            with progress_line(generator.progress_text, sys.stderr):
                 generator.run()
         except SendError as error:
-            _tell(str(error))
+            _print_message(str(error))
             status = 1
-        except StoppedError:
+        except SendStoppedError:
             pass
     sent = generator.sent
     rejected = f", {sent.rejected_spans:,} of them rejected" if sent.rejected_spans else ""
-    _tell(f"Sent {sent.traces:,} traces of {sent.spans:,} spans{rejected}.")
+    _print_message(f"Sent {sent.traces:,} traces of {sent.spans:,} spans{rejected}.")
     return status
 
 
-def _tell(text: str) -> None:
+def _print_message(text: str) -> None:
     click.echo(f"{fresh_line(sys.stderr)}{text}", err=True)

@@ -1,13 +1,13 @@
-"""Which path of the embedded Tempo API answers what, and how the API can be told to behave; no HTTP yet."""
+"""Routes of the embedded Tempo API and options of its behaviour, without an HTTP server."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from exporter.demo.aggregates import AggregateRequest, MetricsMode, aggregate
-from exporter.demo.answers import JSON_TYPE, NS_PER_SECOND, TEXT_TYPE, Refused, TempoAnswer, Visibility
-from exporter.demo.search import SearchLimits, SearchPlan, SearchRequest, search
+from exporter.demo.metrics_query import MetricsMode, MetricsRequest, count_spans
+from exporter.demo.responses import JSON_TYPE, NS_PER_SECOND, TEXT_TYPE, ApiError, ApiResponse, Visibility
+from exporter.demo.search import CompiledQuery, SearchLimits, SearchRequest, search
 from exporter.demo.trace_by_id import parse_trace_id, render_v1, render_v2
 from exporter.demo.traceql import TraceQLError
 from exporter.demo.traces import Trace, TraceSource
@@ -17,15 +17,15 @@ _BUILD_INFO: Final = b'{"version":"","revision":"","branch":"","buildUser":"","b
 
 @dataclass(frozen=True)
 class ApiOptions:
-    """How the API behaves; the defaults are those of Tempo 3.0, but for traces that can be found at once.
+    """Behaviour of the API. The defaults are those of Tempo 3.0, except that traces are visible at once.
 
     Attributes:
-        limits: what a search may ask for.
-        metrics: how aggregates are answered.
-        metrics_max_duration_seconds: the longest range of an aggregate; 3 hours in Tempo 2.10.
-        retention_seconds: traces that began longer ago are gone; None keeps them.
-        visible_after_seconds: a trace can be found so long after its end; in Tempo 2.10 about 9 s, in 3.0 30 s.
-        delay_seconds: every answer takes so much longer.
+        limits: limits of searches.
+        metrics: how metrics queries are answered.
+        metrics_max_duration_seconds: maximum range of a metrics query; 3 hours in Tempo 2.10.
+        retention_seconds: traces that started earlier than this ago have expired; None keeps all.
+        visible_after_seconds: delay until an ended trace can be found; about 9 s in Tempo 2.10, 30 s in 3.0.
+        delay_seconds: added to the duration of every response.
     """
 
     limits: SearchLimits = field(default_factory=SearchLimits)
@@ -37,60 +37,60 @@ class ApiOptions:
 
 
 class TempoApi:
-    """Answers requests; knows nothing of HTTP connections."""
+    """Maps requests to responses."""
 
     def __init__(self, source: TraceSource, options: ApiOptions, clock: Callable[[], float]) -> None:
-        """Serve a source.
+        """Create the API.
 
         Args:
-            source: the traces, those of the future included: the clock hides them.
-            options: how to behave.
-            clock: returns unix seconds.
+            source: the traces; those of the future are hidden by the clock.
+            options: behaviour.
+            clock: returns Unix seconds.
         """
         self._source = source
         self._options = options
         self._clock = clock
-        self._plans = lru_cache(maxsize=64)(SearchPlan)
+        self._compiled_queries = lru_cache(maxsize=64)(CompiledQuery)
 
-    def answer(self, path: str, params: Mapping[str, str]) -> TempoAnswer:
-        """The answer to a GET request for a path with query parameters."""
+    def respond(self, path: str, params: Mapping[str, str]) -> ApiResponse:
+        """Return the response to a GET request."""
         try:
-            return self._answer(path, params)
-        except Refused as refused:
-            return TempoAnswer(refused.status, TEXT_TYPE, str(refused).encode())
+            return self._route(path, params)
+        except ApiError as error:
+            return ApiResponse(error.status, TEXT_TYPE, str(error).encode())
         except TraceQLError as error:
-            return TempoAnswer(400, TEXT_TYPE, str(error).encode())
+            return ApiResponse(400, TEXT_TYPE, str(error).encode())
 
-    def _answer(self, path: str, params: Mapping[str, str]) -> TempoAnswer:
+    def _route(self, path: str, params: Mapping[str, str]) -> ApiResponse:
         if path == "/api/search":
             request = SearchRequest.parse(params, self._options.limits)
-            plan = self._plans(request.query_text) if request.query_text else None
-            return TempoAnswer(200, JSON_TYPE, search(self._source, request, plan, self._visibility()))
+            query = self._compiled_queries(request.query_text) if request.query_text else None
+            return ApiResponse(200, JSON_TYPE, search(self._source, request, query, self._visibility()))
         if path == "/api/metrics/query_range":
-            return self._aggregate(params)
+            return self._metrics_query(params)
         if path.startswith("/api/v2/traces/"):
-            trace = self._find(path.removeprefix("/api/v2/traces/"))
-            return TempoAnswer(200, JSON_TYPE, render_v2(trace))
+            trace = self._find_trace(path.removeprefix("/api/v2/traces/"))
+            return ApiResponse(200, JSON_TYPE, render_v2(trace))
         if path.startswith("/api/traces/"):
-            trace = self._find(path.removeprefix("/api/traces/"))
-            return TempoAnswer(404, TEXT_TYPE, b"") if trace is None else TempoAnswer(200, JSON_TYPE, render_v1(trace))
+            trace = self._find_trace(path.removeprefix("/api/traces/"))
+            return ApiResponse(404, TEXT_TYPE, b"") if trace is None else ApiResponse(200, JSON_TYPE, render_v1(trace))
         if path == "/api/status/buildinfo":
-            return TempoAnswer(200, JSON_TYPE, _BUILD_INFO)
+            return ApiResponse(200, JSON_TYPE, _BUILD_INFO)
         if path == "/api/echo":
-            return TempoAnswer(200, TEXT_TYPE, b"echo\n")
+            return ApiResponse(200, TEXT_TYPE, b"echo\n")
         if path == "/ready":
-            return TempoAnswer(200, TEXT_TYPE, b"ready\n")
-        return TempoAnswer(404, TEXT_TYPE, b"404 page not found\n")
+            return ApiResponse(200, TEXT_TYPE, b"ready\n")
+        return ApiResponse(404, TEXT_TYPE, b"404 page not found\n")
 
-    def _aggregate(self, params: Mapping[str, str]) -> TempoAnswer:
-        request = AggregateRequest.parse(params, self._options.metrics_max_duration_seconds)
+    def _metrics_query(self, params: Mapping[str, str]) -> ApiResponse:
+        request = MetricsRequest.parse(params, self._options.metrics_max_duration_seconds)
         if self._options.metrics == "refused":
-            raise Refused("error querying generators: empty ring", status=500)
+            raise ApiError("error querying generators: empty ring", status=500)
         if self._options.metrics == "empty":
-            return TempoAnswer(200, JSON_TYPE, b'{"series":[],"metrics":{"completedJobs":1}}')
-        return TempoAnswer(200, JSON_TYPE, aggregate(self._source, request, self._visibility()))
+            return ApiResponse(200, JSON_TYPE, b'{"series":[],"metrics":{"completedJobs":1}}')
+        return ApiResponse(200, JSON_TYPE, count_spans(self._source, request, self._visibility()))
 
-    def _find(self, trace_id: str) -> Trace | None:
+    def _find_trace(self, trace_id: str) -> Trace | None:
         trace = self._source.find(parse_trace_id(trace_id))
         return trace if trace is not None and self._visibility().shows(trace) else None
 

@@ -1,8 +1,8 @@
-"""The demo's world: a small web shop with a week of history, one incident in the past and one that is about to begin.
+"""The demo's scenario: a small web shop with a week of history, one past incident and one about to start.
 
-Its endpoints are chosen so that on any day and at any hour every fallback level is to be seen: busy ones (level 1),
-quiet ones (2), jobs that run in one hour of the day (3, away from that hour), work that is mostly done at weekends
-(4, on a weekday) and endpoints that were deployed today (5).
+Its endpoints are chosen so that every fallback level occurs on any day and at any hour: busy endpoints (level 1), quiet
+ones (2), jobs that run in one hour of the day (3, away from that hour), weekend work (4, on a weekday) and endpoints
+that were deployed today (5).
 """
 
 import math
@@ -39,11 +39,11 @@ def _weekend(now: float) -> tuple[int, int]:
 
 
 def calendar_weekend(now: float) -> tuple[str, str]:
-    """The two days of the week that the demo calls weekend: ``calendar.weekend`` of its configuration, in UTC.
+    """Return the two days that are the demo's weekend, for ``calendar.weekend``, in UTC.
 
-    A week of history holds two days of a real weekend, and a baseline needs three windows before it is trusted. So
-    that the demo shows the same on a Sunday, its weekend lies four and five days back: today and tomorrow are
-    weekdays, and at least four of the seven days before are of the same type.
+    A week of history has only two days of a real weekend, and a baseline needs three windows to be mature. So that the
+    demo shows the same on any day, its weekend is four and five days ago: today and tomorrow are weekdays, and at least
+    four of the previous seven days are of the same type.
     """
     first, second = _weekend(now)
     return _WEEKDAYS[first], _WEEKDAYS[second]
@@ -65,14 +65,16 @@ def _job(name: str) -> Operation:
     return Operation("batch", name, "internal", _RESOURCE)
 
 
-def _remote(caller: str, callee: Operation, begins: float, takes: float, *calls: Call) -> Call:
-    """A call to another service: the caller's span, and the callee's within it."""
+def _remote(caller: str, callee: Operation, start_share: float, max_share: float, *calls: Call) -> Call:
+    """Return a call to another service: the client span, and the server span in it."""
     outgoing = Operation(caller, callee.name, "client", callee.resource, callee.attributes)
-    return Call(outgoing, begins, takes, (Call(callee, 0.04, 0.92, calls),))
+    return Call(outgoing, start_share, max_share, (Call(callee, 0.04, 0.92, calls),))
 
 
-def _sql(service: str, name: str, begins: float, takes: float) -> Call:
-    return Call(Operation(service, name, "client", _RESOURCE, (("db.system.name", "postgresql"),)), begins, takes)
+def _sql(service: str, name: str, start_share: float, max_share: float) -> Call:
+    return Call(
+        Operation(service, name, "client", _RESOURCE, (("db.system.name", "postgresql"),)), start_share, max_share
+    )
 
 
 _GET_USER: Final = _grpc("users", "users.v1.Users/GetUser")
@@ -81,10 +83,10 @@ _GET_PRICES: Final = _grpc("catalog", "catalog.v1.Catalog/GetPrices")
 
 @dataclass(frozen=True)
 class _Shop:
-    """The shop as it is when the demo starts at ``now``.
+    """The shop when the demo starts at ``now``.
 
-    Rates are chosen for what a slot of one hour holds after a week: 4 windows of the same hour of a weekday, 20 of
-    the hours around it, 96 or more of all weekdays.
+    Rates are chosen by the number of windows after a week: 4 of the exact slot on a weekday, 20 of the nearby hours, 96
+    or more of all weekdays.
     """
 
     now: float
@@ -106,7 +108,7 @@ class _Shop:
         begins_at: float = -math.inf,
         incident: Incident | None = None,
     ) -> SeriesProfile:
-        """What is usual here, but for what an endpoint has of its own."""
+        """Return a profile with the shop's defaults."""
         return SeriesProfile(
             rate_per_minute=per_hour / 60 * self.traffic_factor,
             base_seconds=base_ms / 1000,
@@ -126,15 +128,15 @@ class _Shop:
         )
 
     def with_incidents(self) -> tuple[Endpoint, ...]:
-        """Busy endpoints of which one is about to have an incident and the other had one days ago."""
-        soon = self.now + self.incident_after_seconds
-        once = self.now - _PAST_INCIDENT_AGO_SECONDS
-        coming = Incident(soon, soon + INCIDENT_SECONDS, INCIDENT_FACTOR)
-        past = Incident(once, once + _PAST_INCIDENT_SECONDS, _PAST_INCIDENT_FACTOR)
+        """Busy endpoints, one with an incident about to start and one with a past incident."""
+        start = self.now + self.incident_after_seconds
+        past_start = self.now - _PAST_INCIDENT_AGO_SECONDS
+        upcoming = Incident(start, start + INCIDENT_SECONDS, INCIDENT_FACTOR)
+        past = Incident(past_start, past_start + _PAST_INCIDENT_SECONDS, _PAST_INCIDENT_FACTOR)
         return (
             Endpoint(
                 _http(INCIDENT_SERVICE, INCIDENT_SPAN),
-                self.profile(1_200, 180, traffic_swing=0.25, incident=coming),
+                self.profile(1_200, 180, traffic_swing=0.25, incident=upcoming),
                 (
                     _remote("checkout", _GET_USER, 0.02, 0.08),
                     _remote(
@@ -156,7 +158,7 @@ class _Shop:
         )
 
     def busy(self) -> tuple[Endpoint, ...]:
-        """At least 20 requests in any hour: level 1."""
+        """Level 1: at least 20 requests in any hour."""
         return (
             Endpoint(
                 _http("gateway", "GET /api/cart"),
@@ -193,25 +195,28 @@ class _Shop:
         )
 
     def quiet(self) -> tuple[Endpoint, ...]:
-        """Too few requests for an hour of its own, enough for five of them: level 2."""
-        slight = 0.15
+        """Level 2: too few requests in an hour, but enough in five."""
+        traffic_swing = 0.15
         return (
-            Endpoint(_http("payments", "POST /webhooks/provider"), self.profile(3.5, 70, traffic_swing=slight)),
-            Endpoint(_http("payments", "POST /refunds"), self.profile(3.2, 320, traffic_swing=slight)),
+            Endpoint(_http("payments", "POST /webhooks/provider"), self.profile(3.5, 70, traffic_swing=traffic_swing)),
+            Endpoint(_http("payments", "POST /refunds"), self.profile(3.2, 320, traffic_swing=traffic_swing)),
             Endpoint(
-                _http("catalog", "PUT /products/{id}"), self.profile(3, 140, Lognormal(0.6), traffic_swing=slight)
+                _http("catalog", "PUT /products/{id}"),
+                self.profile(3, 140, Lognormal(0.6), traffic_swing=traffic_swing),
             ),
-            Endpoint(_http("users", "POST /users"), self.profile(3.4, 260, traffic_swing=slight)),
+            Endpoint(_http("users", "POST /users"), self.profile(3.4, 260, traffic_swing=traffic_swing)),
             Endpoint(
                 _http("gateway", "GET /api/orders/{id}/invoice"),
-                self.profile(3.6, 900, HeavyTailed(), traffic_swing=slight),
+                self.profile(3.6, 900, HeavyTailed(), traffic_swing=traffic_swing),
             ),
-            Endpoint(_message("recommendations", "product.changed process"), self.profile(3, 35, traffic_swing=slight)),
+            Endpoint(
+                _message("recommendations", "product.changed process"), self.profile(3, 35, traffic_swing=traffic_swing)
+            ),
             Endpoint(_job("cron: expire carts"), self.profile(6, 1_200, traffic_swing=0, weekend_traffic=1)),
         )
 
     def once_a_day(self) -> tuple[Endpoint, ...]:
-        """Two jobs twelve hours apart: whatever the hour, it is not near that of both, and one is on level 3."""
+        """Level 3: two jobs twelve hours apart, so that at any hour at least one of them has no nearby hours."""
         return (
             Endpoint(
                 _job("cron: nightly export"),
@@ -230,7 +235,7 @@ class _Shop:
         )
 
     def at_weekends(self) -> tuple[Endpoint, ...]:
-        """Hardly used on weekdays, but often enough not to be forgotten: level 4, as today is a weekday."""
+        """Level 4: rare on weekdays, but frequent enough not to become stale."""
         return (
             Endpoint(
                 _http("users", "POST /support/tickets"), self.profile(0.25, 150, traffic_swing=0, weekend_traffic=7)
@@ -239,7 +244,7 @@ class _Shop:
         )
 
     def new(self) -> tuple[Endpoint, ...]:
-        """Deployed some hours ago: level 5."""
+        """Level 5: deployed some hours ago."""
         deployed = self.now - _DEPLOYED_AGO_SECONDS
         return (
             Endpoint(
@@ -261,7 +266,7 @@ def demo_endpoints(
     traffic_factor: float = 1.0,
     weekend: frozenset[int] | None = None,
 ) -> tuple[Endpoint, ...]:
-    """The endpoints of the shop, as they are when the demo starts at ``now``; arguments as of :func:`demo_scenario`."""
+    """Return the endpoints of the shop; for the arguments see :func:`demo_scenario`."""
     days = frozenset(_weekend(now)) if weekend is None else weekend
     shop = _Shop(now, incident_after_seconds, traffic_factor, days)
     return (
@@ -282,14 +287,14 @@ def demo_scenario(
     traffic_factor: float = 1.0,
     weekend: frozenset[int] | None = None,
 ) -> SyntheticTraces:
-    """The shop's traces: eight days before ``now``, and whatever happens after it.
+    """Return the shop's traces, from eight days before ``now`` on.
 
     Args:
-        now: the instant that the scenario is arranged around, unix seconds; the same gives the same traces again.
-        seed: another one makes other traffic of the same kind.
-        incident_after_seconds: the incident that one can watch begins so long after ``now``.
-        traffic_factor: so much more traffic, for measurements; with another than 1 the fallback levels differ.
-        weekend: days of the week, 0 for Monday, that are weekend; those of :func:`calendar_weekend` where absent.
+        now: reference time, Unix seconds; the same value gives the same traces.
+        seed: another seed gives different traffic of the same kind.
+        incident_after_seconds: start of the live incident after ``now``.
+        traffic_factor: multiplies the traffic, for benchmarks; other values than 1 change the fallback levels.
+        weekend: weekend days, 0 for Monday; None means those of :func:`calendar_weekend`.
     """
     endpoints = demo_endpoints(
         now, incident_after_seconds=incident_after_seconds, traffic_factor=traffic_factor, weekend=weekend

@@ -1,7 +1,7 @@
-"""``/api/search`` of the embedded Tempo API: which traces a search finds, and their JSON.
+"""``/api/search`` of the embedded Tempo API.
 
-What a search returns when there is more than its limit is as unhelpful as in Tempo: blocks of stored traces are gone
-through one after the other and each in the order of trace ids, until there are enough.
+If more traces match than the limit allows, the selection is as arbitrary as Tempo's: it goes through blocks of stored
+traces, each in the order of trace ids, until it has enough.
 """
 
 import shlex
@@ -11,9 +11,9 @@ from functools import partial
 from itertools import pairwise
 from typing import Final
 
-from exporter.demo.answers import (
+from exporter.demo.responses import (
     NS_PER_SECOND,
-    Refused,
+    ApiError,
     Visibility,
     go_duration,
     json_attributes,
@@ -25,8 +25,8 @@ from exporter.demo.traceql import DURATION, NAME, Query, TraceQLError, field_val
 from exporter.demo.traces import Trace, TraceShape, TraceSource
 
 BLOCK_NS: Final = 600 * NS_PER_SECOND
-_STRETCH_NS: Final = 6 * BLOCK_NS
-# Without a window Tempo looks only at what it has not written to a block yet.
+_BATCH_NS: Final = 6 * BLOCK_NS
+# Without a range Tempo searches only traces that are not written to a block yet.
 _RECENT_NS: Final = 3600 * NS_PER_SECOND
 ROOT_NOT_RECEIVED: Final = "<root span not yet received>"
 _DEFAULT_LIMIT: Final = 20
@@ -36,12 +36,12 @@ _BYTES_PER_TRACE: Final = 600
 
 @dataclass(frozen=True)
 class SearchLimits:
-    """What a search may ask for.
+    """Limits of searches.
 
     Attributes:
-        max_result_limit: the highest ``limit``.
-        max_duration_seconds: the longest range between ``start`` and ``end``.
-        max_spans_per_span_set: the highest ``spss``.
+        max_result_limit: maximum of ``limit``.
+        max_duration_seconds: maximum range between ``start`` and ``end``.
+        max_spans_per_span_set: maximum of ``spss``.
     """
 
     max_result_limit: int = 262_144
@@ -51,7 +51,7 @@ class SearchLimits:
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """A search that Tempo accepts; ``start`` and ``end`` in unix seconds, both 0 for the last hour."""
+    """A valid search; ``start`` and ``end`` in Unix seconds, both 0 for the last hour."""
 
     start: int
     end: int
@@ -62,27 +62,27 @@ class SearchRequest:
 
     @classmethod
     def parse(cls, params: Mapping[str, str], limits: SearchLimits) -> "SearchRequest":
-        """The search that some parameters ask for.
+        """Parse the query parameters, and check them in the same order as Tempo.
 
         Raises:
-            Refused: Tempo would refuse it; what it checks first comes first.
-            TraceQLError: the query is not understood.
+            ApiError: Tempo would reject the request.
+            TraceQLError: the query is not supported.
         """
         start, end = time_range(params)
         limit = unsigned(params, "limit")
         if params.get("limit") and not limit:
-            raise Refused("invalid limit: must be a positive number")
+            raise ApiError("invalid limit: must be a positive number")
         if limit > limits.max_result_limit:
-            raise Refused(f"limit {limit} exceeds max limit {limits.max_result_limit}")
+            raise ApiError(f"limit {limit} exceeds max limit {limits.max_result_limit}")
         query_text = params.get("q", "")
         if query_text and parse(query_text).count_by is not None:
-            raise TraceQLError("invalid TraceQL query: count_over_time() belongs to /api/metrics/query_range")
+            raise TraceQLError("invalid TraceQL query: count_over_time() is only supported by /api/metrics/query_range")
         if end - start > limits.max_duration_seconds:
             longest = go_duration(limits.max_duration_seconds)
-            raise Refused(f"range specified by start and end exceeds {longest}. received start={start} end={end}")
+            raise ApiError(f"range specified by start and end exceeds {longest}. received start={start} end={end}")
         spss = unsigned(params, "spss")
         if spss > limits.max_spans_per_span_set:
-            raise Refused(f"spans per span set exceeds {limits.max_spans_per_span_set}. received {spss}")
+            raise ApiError(f"spans per span set exceeds {limits.max_spans_per_span_set}. received {spss}")
         return cls(
             start=start,
             end=end,
@@ -93,13 +93,13 @@ class SearchRequest:
         )
 
 
-class _ShapePlan:
-    """What a query means for all traces of one shape: templates of their JSON, and often also what matches."""
+class _ShapeQuery:
+    """A query compiled for one shape: JSON templates, and the matching spans unless they depend on durations."""
 
     def __init__(self, query: Query, shape: TraceShape) -> None:
         self._query = query
         self._shape = shape
-        self._always = None if query.depends_on_duration() else self._matching(None)
+        self._matching_positions = None if query.depends_on_duration() else self._matching(None)
         self._head = _trace_head(shape)
         self._spans = [self._span_template(position) for position in range(len(shape.operations))]
         stats = b",".join(b'%b:{"spanCount":%d}' % (json_string(name), n) for name, n in shape.span_counts.items())
@@ -117,9 +117,9 @@ class _ShapePlan:
     def _span_template(self, position: int) -> bytes:
         shown = self._query.shown_fields()
         values = {
-            wanted.name: value
-            for wanted in shown
-            if wanted not in (NAME, DURATION) and (value := field_value(self._shape, position, wanted)) is not None
+            selected.name: value
+            for selected in shown
+            if selected not in (NAME, DURATION) and (value := field_value(self._shape, position, selected)) is not None
         }
         name = self._shape.operations[position].name if NAME in shown else ""
         return b'{"spanID":"%%016x",%b"startTimeUnixNano":"%%d",%%b%b}' % (
@@ -128,11 +128,11 @@ class _ShapePlan:
         )
 
     def matching(self, trace: Trace) -> tuple[int, ...]:
-        """The positions of the spans that match."""
-        return self._matching(trace) if self._always is None else self._always
+        """Return the positions of the matching spans."""
+        return self._matching(trace) if self._matching_positions is None else self._matching_positions
 
     def render(self, trace: Trace, spans_per_span_set: int) -> bytes:
-        """The JSON of a trace that was found."""
+        """Render a matching trace as JSON."""
         matching = self.matching(trace)
         spans = []
         for position in matching[:spans_per_span_set]:
@@ -153,7 +153,7 @@ def _literal(text: bytes) -> bytes:
 
 
 def _trace_head(shape: TraceShape) -> bytes:
-    """Template of the fields of a trace, for its id (whose leading zeros Tempo leaves out) and its start."""
+    """Return a JSON template with placeholders for the trace id (without leading zeros, as in Tempo) and the start."""
     service, name = (shape.root.service, shape.root.name) if shape.root else (ROOT_NOT_RECEIVED, "")
     return b'"traceID":"%%x",%b%b"startTimeUnixNano":"%%d"' % (
         b'"rootServiceName":%b,' % _literal(json_string(service)) if service else b"",
@@ -166,8 +166,8 @@ def _duration_ms(trace: Trace) -> bytes:
     return b',"durationMs":%d' % milliseconds if milliseconds else b""
 
 
-class SearchPlan:
-    """A query, and what it means for each shape it has met."""
+class CompiledQuery:
+    """A parsed query, compiled for each shape on first use."""
 
     def __init__(self, query_text: str) -> None:
         """Parse the query.
@@ -175,61 +175,61 @@ class SearchPlan:
         Raises:
             TraceQLError: it is not understood.
         """
-        self.query = parse(query_text)
-        self._shapes: dict[TraceShape, _ShapePlan] = {}
+        self.parsed = parse(query_text)
+        self._shapes: dict[TraceShape, _ShapeQuery] = {}
 
-    def _for(self, shape: TraceShape) -> _ShapePlan:
-        plan = self._shapes.get(shape)
-        if plan is None:
-            plan = self._shapes[shape] = _ShapePlan(self.query, shape)
-        return plan
+    def _shape_query(self, shape: TraceShape) -> _ShapeQuery:
+        query = self._shapes.get(shape)
+        if query is None:
+            query = self._shapes[shape] = _ShapeQuery(self.parsed, shape)
+        return query
 
     def matches(self, trace: Trace) -> bool:
-        """Whether a span of the trace matches."""
-        return bool(self._for(trace.shape).matching(trace))
+        """Return whether any span of the trace matches."""
+        return bool(self._shape_query(trace.shape).matching(trace))
 
     def render(self, trace: Trace, spans_per_span_set: int) -> bytes:
-        """The JSON of a trace that matches."""
-        return self._for(trace.shape).render(trace, spans_per_span_set)
+        """Render a matching trace as JSON."""
+        return self._shape_query(trace.shape).render(trace, spans_per_span_set)
 
 
 def _batches(source: TraceSource, start_ns: int, end_ns: int, newest_first: bool) -> Iterator[list[Trace]]:
-    """The traces that overlap a window, each once: those of one stretch of some blocks after the other."""
-    cuts = [start_ns, *range((start_ns // _STRETCH_NS + 1) * _STRETCH_NS, end_ns + 1, _STRETCH_NS), end_ns + 1]
-    stretches = list(pairwise(cuts))
-    for begin_ns, behind_ns in reversed(stretches) if newest_first else stretches:
-        traces = source.overlapping(begin_ns, behind_ns - 1)
+    """Yield the traces that overlap a range without duplicates, in batches of some blocks."""
+    cuts = [start_ns, *range((start_ns // _BATCH_NS + 1) * _BATCH_NS, end_ns + 1, _BATCH_NS), end_ns + 1]
+    ranges = list(pairwise(cuts))
+    for begin_ns, next_ns in reversed(ranges) if newest_first else ranges:
+        traces = source.overlapping(begin_ns, next_ns - 1)
         yield [trace for trace in traces if begin_ns == start_ns or trace.start_ns >= begin_ns]
 
 
-def search(source: TraceSource, request: SearchRequest, plan: SearchPlan | None, visibility: Visibility) -> bytes:
-    """The body of an answer; ``plan`` is that of the request's query, None where it has none.
+def search(source: TraceSource, request: SearchRequest, query: CompiledQuery | None, visibility: Visibility) -> bytes:
+    """Run a search and return the response body; ``query`` is the compiled query of the request, if it has one.
 
     Raises:
-        Refused: the tags cannot be read.
+        ApiError: the tags are invalid.
     """
-    newest_first = plan is not None and plan.query.most_recent
+    newest_first = query is not None and query.parsed.most_recent
     end_ns = min(request.end * NS_PER_SECOND if request.end else visibility.newest_ns, visibility.newest_ns)
     start_ns = max(request.start * NS_PER_SECOND if request.end else end_ns - _RECENT_NS, visibility.oldest_ns)
-    matches = _matcher(request, plan)
-    found: list[Trace] = []
+    matches = _matcher(request, query)
+    traces: list[Trace] = []
     for batch in _batches(source, start_ns, end_ns, newest_first):
-        found += [trace for trace in batch if visibility.shows(trace) and matches(trace)]
-        if len(found) >= request.limit:
+        traces += [trace for trace in batch if visibility.shows(trace) and matches(trace)]
+        if len(traces) >= request.limit:
             break
-    if len(found) > request.limit and not newest_first:
-        found.sort(key=lambda trace: (trace.start_ns // BLOCK_NS, trace.trace_id))
-        del found[request.limit :]
-    found.sort(key=lambda trace: trace.start_ns, reverse=True)
-    del found[request.limit :]
-    if plan is not None:
-        rendered = [plan.render(trace, request.spans_per_span_set) for trace in found]
+    if len(traces) > request.limit and not newest_first:
+        traces.sort(key=lambda trace: (trace.start_ns // BLOCK_NS, trace.trace_id))
+        del traces[request.limit :]
+    traces.sort(key=lambda trace: trace.start_ns, reverse=True)
+    del traces[request.limit :]
+    if query is not None:
+        rendered = [query.render(trace, request.spans_per_span_set) for trace in traces]
     else:
         rendered = [
             b"{%b}" % (_trace_head(trace.shape) % (trace.trace_id, trace.start_ns) + _duration_ms(trace))
-            for trace in found
+            for trace in traces
         ]
-    inspected = (len(found) + 1) * _BYTES_PER_TRACE
+    inspected = (len(traces) + 1) * _BYTES_PER_TRACE
     blocks = max(1, (end_ns - start_ns) // BLOCK_NS + 1)
     return (
         b'{"traces":[%b],"metrics":{"inspectedBytes":"%d","totalBlocks":%d,"completedJobs":%d,"totalJobs":%d,'
@@ -237,14 +237,14 @@ def search(source: TraceSource, request: SearchRequest, plan: SearchPlan | None,
     ) % (b",".join(rendered), inspected, blocks, blocks, blocks, inspected)
 
 
-def _matcher(request: SearchRequest, plan: SearchPlan | None) -> Callable[[Trace], bool]:
-    if plan is not None:
-        return plan.matches
+def _matcher(request: SearchRequest, query: CompiledQuery | None) -> Callable[[Trace], bool]:
+    if query is not None:
+        return query.matches
     try:
-        wanted = dict(tag.partition("=")[::2] for tag in shlex.split(request.tags))
+        tags = dict(tag.partition("=")[::2] for tag in shlex.split(request.tags))
     except ValueError as error:
-        raise Refused(f"invalid tags: {error}") from None
+        raise ApiError(f"invalid tags: {error}") from None
     return lambda trace: any(
-        wanted.items() <= {**operation.resource_attributes, **operation.span_attributes, "name": operation.name}.items()
+        tags.items() <= {**operation.resource_attributes, **operation.span_attributes, "name": operation.name}.items()
         for operation in trace.shape.operations
     )

@@ -1,4 +1,4 @@
-"""The demo on a terminal: an embedded Tempo API as a process of its own, the real exporter on it, and what happens."""
+"""The demo on a terminal: runs the embedded Tempo API and the exporter, and reports what happens."""
 
 import subprocess
 import sys
@@ -26,15 +26,15 @@ from exporter.runtime.terminal import bar, progress_line
 from exporter.store import Store
 from exporter.web.server.server import Server
 
-_LOOK_SECONDS: Final = 0.5
+_INTERVAL_SECONDS: Final = 0.5
 _WIDTH: Final = 100
 _INDENT: Final = " " * 12
 _LEVEL_MEANING: Final = {
     FallbackLevel.EXACT: "this hour of the day",
     FallbackLevel.NEARBY: "nearby hours",
-    FallbackLevel.DAYTYPE: "this type of day",
-    FallbackLevel.GLOBAL: "everything there is",
-    FallbackLevel.UNAVAILABLE: "unavailable, too new",
+    FallbackLevel.DAYTYPE: "this day type",
+    FallbackLevel.GLOBAL: "all history",
+    FallbackLevel.UNAVAILABLE: "none, too new",
 }
 
 
@@ -42,15 +42,15 @@ def show(*, port: int, seed: int, incident_after_seconds: float, seconds: float 
     """Run the demo until interrupted; returns the exit status.
 
     Args:
-        port: where the exporter serves; 0 for any free port.
-        seed: another seed makes other traffic.
-        incident_after_seconds: when the incident begins that can be watched.
-        seconds: end by itself after so long.
+        port: port of the exporter; 0 means any free port.
+        seed: another seed gives different traffic.
+        incident_after_seconds: start of the incident.
+        seconds: end after this time; None means until interrupted.
     """
     stop = StopRequest()
     stop.listen()
     now = time.time()
-    click.echo("Making a week of synthetic traffic and serving it as Tempo would ...")
+    click.echo("Generating a week of synthetic traffic, served by an embedded Tempo API ...")
     with (
         tempfile.TemporaryDirectory(prefix="tempo-anomaly-demo-") as folder,
         tempo_process(
@@ -81,7 +81,7 @@ def show(*, port: int, seed: int, incident_after_seconds: float, seconds: float 
 
 
 def demo_config(tempo_url: str, now: float, database: Path) -> Config:
-    """The defaults, but for what makes a demonstration short: it polls more often and holds a flag back for less."""
+    """Return the default configuration, except for shorter times of polling and hysteresis."""
     return Config.model_validate(
         {
             "tempo": {"url": tempo_url},
@@ -95,16 +95,16 @@ def demo_config(tempo_url: str, now: float, database: Path) -> Config:
 
 @contextmanager
 def tempo_process(*arguments: str, port: int = 0) -> Iterator[str]:
-    """The embedded Tempo API, as a process that does not outlive this one; its address.
+    """Run the embedded Tempo API as a child process that ends with this one; yields its URL.
 
     Args:
         arguments: options of :mod:`exporter.demo.tempo_api`.
-        port: where it listens; 0 for any free port.
+        port: port to listen on; 0 means any free port.
 
     Raises:
         click.ClickException: it did not start.
     """
-    with subprocess.Popen(  # noqa: S603 - our own module, with arguments of our own
+    with subprocess.Popen(  # noqa: S603 - our own module with our own arguments
         [sys.executable, "-m", "exporter.demo.tempo_api", "--port", str(port), "--exit-with-parent", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -121,60 +121,60 @@ def tempo_process(*arguments: str, port: int = 0) -> Iterator[str]:
 
 
 def _narrate(exporter: Exporter, stop: StopRequest, deadline: float | None) -> None:
-    """Tell what happens until it is over."""
+    """Report progress, levels and flags until the demo ends."""
     with progress_line(lambda: f"  reading history {bar(_progress(exporter))}", sys.stdout):
-        while _progress(exporter) < 1 and not _over(stop, deadline):
+        while _progress(exporter) < 1 and not _is_over(stop, deadline):
             pass
-    told_levels = False
+    has_reported_levels = False
     flagged: dict[SeriesKey, SeriesStatus] = {}
-    while not _over(stop, deadline):
+    while not _is_over(stop, deadline):
         page = exporter.publisher.page
         if page is None:
             continue
-        if not told_levels and _judged(page.snapshot):
-            told_levels = True
-            _tell_levels(page.snapshot)
-        flagged = _tell_flags(page.snapshot, flagged)
+        if not has_reported_levels and _has_verdicts(page.snapshot):
+            has_reported_levels = True
+            _report_levels(page.snapshot)
+        flagged = _report_flags(page.snapshot, flagged)
 
 
-def _over(stop: StopRequest, deadline: float | None) -> bool:
-    return stop.wait(_LOOK_SECONDS) or (deadline is not None and time.monotonic() > deadline)
+def _is_over(stop: StopRequest, deadline: float | None) -> bool:
+    return stop.wait(_INTERVAL_SECONDS) or (deadline is not None and time.monotonic() > deadline)
 
 
 def _progress(exporter: Exporter) -> float:
     return 1.0 if exporter.backfill is None else exporter.backfill.status.progress.ratio
 
 
-def _judged(snapshot: Snapshot) -> bool:
+def _has_verdicts(snapshot: Snapshot) -> bool:
     return any(status.shift is not None for status in snapshot.series)
 
 
-def _tell_levels(snapshot: Snapshot) -> None:
+def _report_levels(snapshot: Snapshot) -> None:
     click.echo(
-        f"{_clock()}  A week is read: {snapshot.history.traces:,} traces in {snapshot.history.windows} windows, "
-        f"{len(snapshot.series)} endpoints. Their baselines come from"
+        f"{_time_text()}  Backfill is complete: {snapshot.history.traces:,} traces in {snapshot.history.windows} "
+        f"windows, {len(snapshot.series)} endpoints. Baselines by fallback level:"
     )
     for level, count in snapshot.series_by_level.items():
         example = next((status for status in snapshot.series if status.level is level), None)
         if example is None:
             continue
-        usual = "" if example.baseline is None else f", usual p95 {duration(example.baseline.p95_seconds)}"
+        baseline_text = "" if example.baseline is None else f", baseline p95 {duration(example.baseline.p95_seconds)}"
         click.echo(
             f"{_INDENT}{level:d} {_LEVEL_MEANING[level]:<21} {count:>3}, such as "
-            f"{example.key.service_name} {example.key.span_name}{usual}"
+            f"{example.key.service_name} {example.key.span_name}{baseline_text}"
         )
-    click.echo(f"{_clock()}  Watching; an incident begins soon. Press Ctrl-C to end.")
+    click.echo(f"{_time_text()}  Watching current traffic; an incident starts soon. Press Ctrl-C to end.")
 
 
-def _tell_flags(snapshot: Snapshot, before: dict[SeriesKey, SeriesStatus]) -> dict[SeriesKey, SeriesStatus]:
+def _report_flags(snapshot: Snapshot, before: dict[SeriesKey, SeriesStatus]) -> dict[SeriesKey, SeriesStatus]:
     now = {status.key: status for status in snapshot.series if status.shift}
     for key in now.keys() - before.keys():
-        click.secho(f"{_clock()}  ANOMALOUS  {key.service_name} {key.span_name}", fg="red", bold=True)
+        click.secho(f"{_time_text()}  ANOMALOUS  {key.service_name} {key.span_name}", fg="red", bold=True)
         click.echo(textwrap.fill(str(now[key].explanation), _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT))
     for key in before.keys() - now.keys():
-        click.secho(f"{_clock()}  back to usual  {key.service_name} {key.span_name}", fg="green")
+        click.secho(f"{_time_text()}  RESOLVED   {key.service_name} {key.span_name}", fg="green")
     return now
 
 
-def _clock() -> str:
+def _time_text() -> str:
     return datetime.now().astimezone().strftime("%H:%M:%S")

@@ -1,8 +1,8 @@
-"""Tempo's HTTP API, as far as the exporter uses it, over synthetic traces and on loopback.
+"""Embedded Tempo API over synthetic traces: the part of Tempo's HTTP API that the exporter uses.
 
-It behaves as real Tempo was recorded to: exact windows of whole seconds that match what overlaps them, limits and
-refusals in the same words, ids without leading zeros, absent zeros. Run as a module it is a process of its own that
-prints its address as its first line:
+It behaves like recorded real Tempo versions: searches match what overlaps a range of whole seconds, limits and errors
+have the same wording, ids have no leading zeros, and zero values are omitted. Run as a module it is a process that
+prints its URL as the first line:
 
     python -m exporter.demo.tempo_api --port 0 --exit-with-parent
 """
@@ -21,26 +21,26 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from exporter.demo.aggregates import MetricsMode
-from exporter.demo.answers import TEXT_TYPE, TempoAnswer
+from exporter.demo.metrics_query import MetricsMode
+from exporter.demo.responses import TEXT_TYPE, ApiResponse
 from exporter.demo.routes import ApiOptions, TempoApi
 from exporter.demo.scenario import INCIDENT_AFTER_SECONDS, SEED, demo_scenario
 from exporter.demo.search import SearchLimits
 from exporter.demo.traces import TraceSource
 from exporter.runtime.signals import StopRequest
 
-_REMEMBERED_REQUESTS: Final = 100_000
+_MAX_RECORDED_REQUESTS: Final = 100_000
 
 
 class ReceivedRequest(NamedTuple):
-    """A GET request that the server has received."""
+    """A received GET request."""
 
     path: str
     params: Mapping[str, str]
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers GET; the rest of HTTP is the base class's."""
+    """Handles GET requests."""
 
     server: "_HttpServer"
     server_version = "EmbeddedTempo"
@@ -48,27 +48,27 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        """Remember the request and answer it."""
+        """Record the request and respond."""
         target = urlsplit(self.path)
         received = ReceivedRequest(unquote(target.path), dict(parse_qsl(target.query, keep_blank_values=True)))
         self.server.received.append(received)
         try:
-            answer = self.server.api.answer(received.path, received.params)
-        except Exception as error:  # noqa: BLE001 - the client gets to know, and the server goes on
-            answer = TempoAnswer(500, TEXT_TYPE, f"the embedded Tempo API failed: {error!r}".encode())
+            response = self.server.api.respond(received.path, received.params)
+        except Exception as error:  # noqa: BLE001 - reported to the client; the server keeps running
+            response = ApiResponse(500, TEXT_TYPE, f"the embedded Tempo API failed: {error!r}".encode())
         self.server.delay()
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(answer.body)))
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
         self.end_headers()
-        self.wfile.write(answer.body)
+        self.wfile.write(response.body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Say nothing: the demo's terminal belongs to the exporter."""
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - name of the base class
+        """Log nothing: the demo uses the terminal."""
 
 
 class _HttpServer(ThreadingHTTPServer):
-    """Knows its connections, so that closing it ends them as the end of a process would."""
+    """Tracks its connections, so that closing the server ends them like the end of a process."""
 
     daemon_threads = True
     block_on_close = False
@@ -78,7 +78,7 @@ class _HttpServer(ThreadingHTTPServer):
         super().__init__(address, _Handler)
         self.api = api
         self.delay = delay
-        self.received: deque[ReceivedRequest] = deque(maxlen=_REMEMBERED_REQUESTS)
+        self.received: deque[ReceivedRequest] = deque(maxlen=_MAX_RECORDED_REQUESTS)
         self._connections: set[socket.socket] = set()
         self._connections_lock = threading.Lock()
 
@@ -99,14 +99,14 @@ class _HttpServer(ThreadingHTTPServer):
                     connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is nobody's problem."""
+        """Ignore clients that closed the connection."""
 
 
 class TempoServer:
-    """The embedded Tempo API on a port of its own, served by threads from construction until it is closed.
+    """HTTP server for the embedded Tempo API, running from construction until :meth:`close`.
 
     Attributes:
-        url: where it listens, without a slash at the end.
+        url: base URL without trailing slash.
     """
 
     def __init__(
@@ -119,15 +119,15 @@ class TempoServer:
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
-        """Bind and serve.
+        """Bind the address and start serving.
 
         Args:
             source: the traces.
-            options: how the API behaves.
-            clock: returns unix seconds.
-            sleep: waits for some seconds.
-            host: the address to bind.
-            port: the port to bind; 0 takes a free one.
+            options: behaviour of the API.
+            clock: returns Unix seconds.
+            sleep: sleeps for some seconds.
+            host: address to bind.
+            port: port to bind; 0 means any free port.
 
         Raises:
             OSError: the address cannot be bound.
@@ -149,11 +149,11 @@ class TempoServer:
         return tuple(self._server.received)
 
     def searches(self) -> list[Mapping[str, str]]:
-        """The parameters of the searches among them."""
+        """Return the parameters of the searches among them."""
         return [request.params for request in self.received if request.path == "/api/search"]
 
     def close(self) -> None:
-        """Stop serving, free the port and end every connection."""
+        """Stop serving, release the port and close all connections."""
         self._server.shutdown()
         self._server.server_close()
         self._server.end_connections()
@@ -168,7 +168,7 @@ class TempoServer:
         self.close()
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m exporter.demo.tempo_api", description=(__doc__ or "").split("\n")[0]
     )
@@ -177,14 +177,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the traffic (%(default)s)")
     parser.add_argument(
         "--anchor", type=float, default=None, metavar="UNIX_SECONDS",
-        help="the instant the scenario is arranged around; give it again to go on with the same traffic (now)",
+        help="reference time of the scenario; the same value continues the same traffic (now)",
     )  # fmt: skip
     parser.add_argument(
         "--incident-after", type=float, default=INCIDENT_AFTER_SECONDS, metavar="SECONDS",
-        help="the incident begins so long after the anchor (%(default)s)",
+        help="start of the incident after the anchor (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--traffic", type=float, default=1.0, metavar="FACTOR", help="so much more traffic (%(default)s)"
+        "--traffic", type=float, default=1.0, metavar="FACTOR", help="multiplies the traffic (%(default)s)"
     )
     parser.add_argument("--max-result-limit", type=int, default=SearchLimits.max_result_limit, help="(%(default)s)")
     parser.add_argument(
@@ -195,27 +195,27 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--metrics-max-duration", type=int, default=ApiOptions.metrics_max_duration_seconds, metavar="SECONDS",
         help="(%(default)s)",
     )  # fmt: skip
-    parser.add_argument("--retention", type=float, metavar="SECONDS", help="older traces are gone (kept)")
+    parser.add_argument("--retention", type=float, metavar="SECONDS", help="older traces have expired (all are kept)")
     parser.add_argument(
         "--visible-after", type=float, default=ApiOptions.visible_after_seconds, metavar="SECONDS",
-        help="a trace can be found so long after its end (%(default)s)",
+        help="delay until an ended trace can be found (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--delay", type=float, default=ApiOptions.delay_seconds, metavar="SECONDS",
-        help="every answer takes so much longer (%(default)s)",
+        help="added to the duration of every response (%(default)s)",
     )  # fmt: skip
-    parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input is closed")
+    parser.add_argument("--exit-with-parent", action="store_true", help="exit when standard input is closed")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve the demo's scenario until SIGTERM, SIGINT, or the end of standard input where that was asked for."""
-    arguments = _arguments(argv)
+    """Serve the demo's scenario until SIGTERM, SIGINT, or with ``--exit-with-parent`` the end of standard input."""
+    arguments = _parse_arguments(argv)
     stop = StopRequest()
     stop.listen()
     if arguments.exit_with_parent:
-        # The parent holds the other end of the pipe: however it dies, the pipe is closed. The descriptor is read and
-        # not sys.stdin, whose lock a thread that still waits would hold when the interpreter ends.
+        # The pipe is closed when the parent process ends for any reason. Read the descriptor, not sys.stdin: a blocked
+        # thread would hold the lock of sys.stdin when the interpreter exits.
         def wait_for_parent() -> None:
             while os.read(sys.stdin.fileno(), 4096):
                 pass

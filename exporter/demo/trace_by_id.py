@@ -1,26 +1,26 @@
-"""``/api/traces/{id}`` and ``/api/v2/traces/{id}`` of the embedded Tempo API: one whole trace in OTLP's JSON."""
+"""``/api/traces/{id}`` and ``/api/v2/traces/{id}`` of the embedded Tempo API: a complete trace in OTLP/JSON."""
 
 import base64
 import json
 from typing import Any
 
-from exporter.demo.answers import Refused, json_attributes
+from exporter.demo.responses import ApiError, json_attributes
 from exporter.demo.traces import Operation, SpanTimes, Trace, parent_span_id
 
 
 def parse_trace_id(text: str) -> int:
-    """A trace id, with or without leading zeros.
+    """Parse a trace id, with or without leading zeros.
 
     Raises:
-        Refused: it is none.
+        ApiError: it is invalid.
     """
     for position, character in enumerate(text):
         if character not in "0123456789abcdefABCDEF":
-            raise Refused(
+            raise ApiError(
                 f"trace IDs can only contain hex characters: invalid character {character!r} at position {position + 1}"
             )
     if not 0 < len(text) <= 32:
-        raise Refused("trace IDs can't be larger than 128 bits" if text else "please provide a traceID")
+        raise ApiError("trace IDs can't be larger than 128 bits" if text else "please provide a traceID")
     return int(text, 16)
 
 
@@ -49,7 +49,7 @@ def _span(trace: Trace, operation: Operation, times: SpanTimes, parent_id: int |
 
 
 def resource_spans(trace: Trace) -> list[dict[str, Any]]:
-    """The spans of a trace by the resource that sent them."""
+    """Return the spans of a trace, grouped by resource."""
     by_resource: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
     for position, (operation, times) in enumerate(zip(trace.shape.operations, trace.spans, strict=True)):
         resource = tuple(operation.resource_attributes.items())
@@ -61,12 +61,12 @@ def resource_spans(trace: Trace) -> list[dict[str, Any]]:
 
 
 def render_v1(trace: Trace) -> bytes:
-    """The body of the older lookup's answer."""
+    """Return the response body of the v1 lookup."""
     return json.dumps({"batches": resource_spans(trace)}).encode()
 
 
 def render_v2(trace: Trace | None) -> bytes:
-    """The body of the newer lookup's answer; an unknown trace is an empty one."""
+    """Return the response body of the v2 lookup; an unknown trace is an empty one."""
     if trace is None:
         return b'{"trace":{},"metrics":{}}'
     metrics = {"inspectedBytes": str(1000 * len(trace.spans))}

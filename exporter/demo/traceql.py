@@ -1,9 +1,9 @@
-"""The part of TraceQL that the exporter and its users need: one set of conditions, what to select, and counting.
+"""Parser for the subset of TraceQL that the exporter and its users need: one spanset filter, select, and counting.
 
     { nestedSetParent<0 && (resource.service.name="a" || name=~"GET .*") } | select(name, kind) with (most_recent=true)
     { kind=server } | count_over_time() by (resource.service.name, name)
 
-Whatever else TraceQL can do is refused, and never read as something looser.
+Everything else is rejected.
 """
 
 import operator
@@ -19,11 +19,11 @@ Value = str | int | float | bool
 
 
 class TraceQLError(ValueError):
-    """The query is not TraceQL, or not the part of it that is understood; the text is for the client."""
+    """The query is not in the supported subset of TraceQL; the text is the response to the client."""
 
 
 class Field(NamedTuple):
-    """Something of a span that can be compared or selected; ``scope`` is ``resource``, ``span``, or empty."""
+    """A field of a span. ``scope`` is ``resource``, ``span``, or empty for intrinsics."""
 
     scope: str
     name: str
@@ -58,45 +58,45 @@ Lookup = Callable[[Field], Value | None]
 
 @dataclass(frozen=True)
 class Comparison:
-    """A field compared with a constant. A field that the span does not have, or of another type, does not match."""
+    """Comparison of a field with a constant. An absent field, or one of another type, does not match."""
 
     subject: Field
-    sign: str
+    comparison: str
     constant: Value
 
     def matches(self, lookup: Lookup) -> bool:
-        """Whether a span matches, whose fields ``lookup`` finds."""
+        """Return whether a span matches; ``lookup`` returns its fields."""
         value = lookup(self.subject)
         if value is None or isinstance(value, str) != isinstance(self.constant, str):
             return False
-        if self.sign in ("=~", "!~"):
-            return (re.fullmatch(str(self.constant), str(value)) is not None) == (self.sign == "=~")
-        return bool(_COMPARISONS[self.sign](value, self.constant))
+        if self.comparison in ("=~", "!~"):
+            return (re.fullmatch(str(self.constant), str(value)) is not None) == (self.comparison == "=~")
+        return bool(_COMPARISONS[self.comparison](value, self.constant))
 
     def fields(self) -> Iterator[Field]:
-        """The fields that the result depends on."""
+        """Yield the fields that the result depends on."""
         yield self.subject
 
 
 @dataclass(frozen=True)
-class Junction:
-    """Conditions of which all must hold, or any; of no conditions at all, all hold and none does."""
+class BooleanCondition:
+    """Conjunction (``all``) or disjunction (``any``) of conditions."""
 
     combine: Callable[[Iterable[bool]], bool]
-    parts: tuple["Condition", ...]
+    conditions: tuple["Condition", ...]
 
     def matches(self, lookup: Lookup) -> bool:
-        """Whether a span matches, whose fields ``lookup`` finds."""
-        return self.combine(part.matches(lookup) for part in self.parts)
+        """Return whether a span matches; ``lookup`` returns its fields."""
+        return self.combine(condition.matches(lookup) for condition in self.conditions)
 
     def fields(self) -> Iterator[Field]:
-        """The fields that the result depends on."""
-        return chain.from_iterable(part.fields() for part in self.parts)
+        """Yield the fields that the result depends on."""
+        return chain.from_iterable(condition.fields() for condition in self.conditions)
 
 
-Condition = Comparison | Junction
-EVERY_SPAN: Final = Junction(all, ())
-NO_SPAN: Final = Junction(any, ())
+Condition = Comparison | BooleanCondition
+ALL_SPANS: Final = BooleanCondition(all, ())
+NO_SPANS: Final = BooleanCondition(any, ())
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ class Query:
     Attributes:
         condition: which spans match.
         selected: the fields of ``select()``.
-        count_by: the fields of ``count_over_time() by ()``; None where nothing is counted.
-        hints: what ``with ()`` says.
+        count_by: the fields of ``count_over_time() by ()``; None without counting.
+        hints: the hints of ``with ()``.
     """
 
     condition: Condition
@@ -117,30 +117,30 @@ class Query:
 
     @property
     def most_recent(self) -> bool:
-        """Whether the newest matches are wanted and not just any."""
+        """Whether the newest matches are requested."""
         return self.hints.get("most_recent") is True
 
     def depends_on_duration(self) -> bool:
-        """Whether traces of one shape can match differently."""
+        """Return whether the match depends on durations, so that traces of one shape can differ."""
         return DURATION in self.condition.fields()
 
     def shown_fields(self) -> tuple[Field, ...]:
-        """The fields that come with each span: those compared and those selected, each once."""
+        """Return the fields in the response: those compared and those selected, without duplicates."""
         return tuple(dict.fromkeys((*self.condition.fields(), *self.selected)))
 
 
-def field_value(shape: TraceShape, position: int, wanted: Field, duration_ns: int = 0) -> Value | None:
-    """A field of the span at a position of a shape; None where the span does not have it."""
+def field_value(shape: TraceShape, position: int, wanted_field: Field, duration_ns: int = 0) -> Value | None:
+    """Return a field of the span at a position of a shape; None if the span does not have it."""
     operation = shape.operations[position]
-    if wanted.scope == "resource":
-        return operation.resource_attributes.get(wanted.name)
-    if wanted.scope == "span":
-        return operation.span_attributes.get(wanted.name)
-    if wanted.name == "name":
+    if wanted_field.scope == "resource":
+        return operation.resource_attributes.get(wanted_field.name)
+    if wanted_field.scope == "span":
+        return operation.span_attributes.get(wanted_field.name)
+    if wanted_field.name == "name":
         return operation.name
-    if wanted.name == "kind":
+    if wanted_field.name == "kind":
         return operation.kind
-    if wanted.name == "nestedSetParent":
+    if wanted_field.name == "nestedSetParent":
         return shape.nested_set_parents[position]
     return duration_ns
 
@@ -169,7 +169,7 @@ _DESCRIPTIONS: Final = {
 
 
 class _Parser:
-    """Recursive descent; every problem is a ``TraceQLError`` that says where."""
+    """Recursive descent parser; raises ``TraceQLError`` with the position."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -198,8 +198,8 @@ class _Parser:
         what = "$end" if token.kind == "end" else _DESCRIPTIONS.get(token.kind, token.text)
         return self._error(token.position, f"unexpected {what}")
 
-    def _take(self, *texts: str, kind: str = "sign") -> str | None:
-        """The next token's text, if it is of that kind and one of these."""
+    def _accept(self, *texts: str, kind: str = "sign") -> str | None:
+        """Consume the next token if it is of that kind and one of these texts; return its text."""
         token = self._tokens[self._next]
         if token.kind != kind or (texts and token.text not in texts):
             return None
@@ -207,39 +207,39 @@ class _Parser:
         return token.text
 
     def _expect(self, text: str, kind: str = "sign") -> None:
-        if self._take(text, kind=kind) is None:
+        if self._accept(text, kind=kind) is None:
             raise self._unexpected()
 
     def query(self) -> Query:
         self._expect("{")
-        condition: Condition = EVERY_SPAN
-        if self._take("}") is None:
-            condition = self._either()
+        condition: Condition = ALL_SPANS
+        if self._accept("}") is None:
+            condition = self._or_expression()
             self._expect("}")
         selected: tuple[Field, ...] = ()
         count_by: tuple[Field, ...] | None = None
-        while self._take("|"):
-            if count_by is None and self._take("select", kind="word"):
+        while self._accept("|"):
+            if count_by is None and self._accept("select", kind="word"):
                 selected += self._fields()
-            elif count_by is None and self._take("count_over_time", kind="word"):
+            elif count_by is None and self._accept("count_over_time", kind="word"):
                 self._expect("(")
                 self._expect(")")
-                count_by = self._fields() if self._take("by", kind="word") else ()
+                count_by = self._fields() if self._accept("by", kind="word") else ()
             else:
                 raise self._unsupported()
         hints: dict[str, Value] = {}
-        if self._take("with", kind="word"):
+        if self._accept("with", kind="word"):
             self._expect("(")
             while True:
-                name = self._take(kind="word")
+                name = self._accept(kind="word")
                 if name is None:
                     raise self._unexpected()
                 self._expect("=")
                 hints[name] = self._constant()
-                if not self._take(","):
+                if not self._accept(","):
                     break
             self._expect(")")
-        if self._take(kind="end") is None:
+        if self._accept(kind="end") is None:
             raise self._unexpected()
         return Query(condition, selected, count_by, hints)
 
@@ -247,67 +247,67 @@ class _Parser:
         token = self._tokens[self._next]
         if token.kind != "word":
             return self._unexpected()
-        return TraceQLError(f"invalid TraceQL query: {token.text!r} is not in the part of TraceQL known here")
+        return TraceQLError(f"invalid TraceQL query: {token.text!r} is not supported")
 
-    def _either(self) -> Condition:
-        parts = [self._both()]
-        while self._take("||"):
-            parts.append(self._both())
-        return parts[0] if len(parts) == 1 else Junction(any, tuple(parts))
+    def _or_expression(self) -> Condition:
+        conditions = [self._and_expression()]
+        while self._accept("||"):
+            conditions.append(self._and_expression())
+        return conditions[0] if len(conditions) == 1 else BooleanCondition(any, tuple(conditions))
 
-    def _both(self) -> Condition:
-        parts = [self._term()]
-        while self._take("&&"):
-            parts.append(self._term())
-        return parts[0] if len(parts) == 1 else Junction(all, tuple(parts))
+    def _and_expression(self) -> Condition:
+        conditions = [self._condition()]
+        while self._accept("&&"):
+            conditions.append(self._condition())
+        return conditions[0] if len(conditions) == 1 else BooleanCondition(all, tuple(conditions))
 
-    def _term(self) -> Condition:
-        if self._take("("):
-            condition = self._either()
+    def _condition(self) -> Condition:
+        if self._accept("("):
+            condition = self._or_expression()
             self._expect(")")
             return condition
-        if constant := self._take("true", "false", kind="word"):
-            return EVERY_SPAN if constant == "true" else NO_SPAN
+        if constant := self._accept("true", "false", kind="word"):
+            return ALL_SPANS if constant == "true" else NO_SPANS
         subject = self._field()
-        sign = self._take("=", "!=", "<", "<=", ">", ">=", "=~", "!~")
-        if sign is None:
+        comparison = self._accept("=", "!=", "<", "<=", ">", ">=", "=~", "!~")
+        if comparison is None:
             raise self._unexpected()
         constant_position = self._tokens[self._next].position
         value = self._constant()
-        if sign in ("=~", "!~"):
+        if comparison in ("=~", "!~"):
             try:
                 re.compile(str(value))
             except re.error as error:
                 raise self._error(constant_position, f"not a regular expression: {error}") from None
-        return Comparison(subject, sign, value)
+        return Comparison(subject, comparison, value)
 
     def _fields(self) -> tuple[Field, ...]:
         self._expect("(")
         fields = [self._field()]
-        while self._take(","):
+        while self._accept(","):
             fields.append(self._field())
         self._expect(")")
         return tuple(fields)
 
     def _field(self) -> Field:
-        if attribute := self._take(kind="attribute"):
+        if attribute := self._accept(kind="attribute"):
             scope, _, name = attribute.partition(".")
             return Field(scope, name)
-        if intrinsic := self._take(*_INTRINSICS, kind="word"):
+        if intrinsic := self._accept(*_INTRINSICS, kind="word"):
             return Field("", intrinsic)
         raise self._unsupported()
 
     def _constant(self) -> Value:
-        if text := self._take(kind="string"):
+        if text := self._accept(kind="string"):
             return self._unquoted(text)
-        if text := self._take(kind="duration"):
+        if text := self._accept(kind="duration"):
             parts = re.findall(r"([\d.]+)(\D+)", text)
             return round(sum(float(number) * _UNITS_NS[unit] for number, unit in parts))
-        if text := self._take(kind="number"):
+        if text := self._accept(kind="number"):
             return float(text) if "." in text else int(text)
-        if text := self._take("true", "false", kind="word"):
+        if text := self._accept("true", "false", kind="word"):
             return text == "true"
-        if text := self._take(*_KINDS, kind="word"):
+        if text := self._accept(*_KINDS, kind="word"):
             return text
         raise self._unexpected()
 
@@ -321,7 +321,7 @@ class _Parser:
 
 
 def _unescaped(match: re.Match[str]) -> str:
-    """What an escape of Go's string literals stands for; a KeyError or ValueError if it is none."""
+    """Return the character of an escape in a Go string literal; raises KeyError or ValueError if it is invalid."""
     escape = match.group()[1:]
     return chr(int(escape[1:], 16)) if len(escape) > 1 else _ESCAPED[escape]
 
@@ -335,6 +335,6 @@ def parse(text: str) -> Query:
     """Parse a query.
 
     Raises:
-        TraceQLError: it is not TraceQL, or not the part of it that is understood.
+        TraceQLError: it is not in the supported subset of TraceQL.
     """
     return _Parser(text).query()

@@ -1,7 +1,7 @@
-"""Traces as the embedded Tempo API stores them, and where it gets them from.
+"""Traces of the embedded Tempo API, and their sources.
 
-What traces of one kind have in common (services, names, kinds, who called whom) is a shape that they share, so that
-a query looks at it once; a trace adds ids and times.
+What traces of one kind have in common (services, names, kinds, parents) is a shared shape, so that a query is evaluated
+once per shape. A trace adds ids and times.
 """
 
 from bisect import bisect_left, bisect_right
@@ -16,19 +16,19 @@ SpanKind = Literal["unspecified", "internal", "server", "client", "producer", "c
 ROOT = -1
 """Parent of a root span."""
 ORPHAN = -2
-"""Parent of a span whose parent was never received."""
+"""Parent of a span whose parent was not received."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What a span is about.
+    """Everything about a span except its id and times.
 
     Attributes:
         service: the resource attribute ``service.name``.
         name: the span's name.
         kind: the span's kind.
-        resource: further resource attributes, by name without the scope.
-        attributes: span attributes, by name without the scope.
+        resource: further resource attributes, names without scope.
+        attributes: span attributes, names without scope.
     """
 
     service: str
@@ -50,11 +50,11 @@ class Operation:
 
 @dataclass(frozen=True, eq=False)
 class TraceShape:
-    """What traces of one kind have in common.
+    """Common structure of traces.
 
     Attributes:
-        operations: one for each span.
-        parents: for each span the position of its parent, which comes before it, or ``ROOT`` or ``ORPHAN``.
+        operations: one per span.
+        parents: for each span the position of its parent, which precedes it, or ``ROOT`` or ``ORPHAN``.
     """
 
     operations: tuple[Operation, ...]
@@ -62,20 +62,20 @@ class TraceShape:
 
     @cached_property
     def root(self) -> Operation | None:
-        """The root span that gives the trace its name: the last, where there are several."""
+        """The root span that names the trace: the last one if there are several."""
         roots = [operation for operation, parent in zip(self.operations, self.parents, strict=True) if parent == ROOT]
         return roots[-1] if roots else None
 
     @cached_property
     def span_counts(self) -> Mapping[str, int]:
-        """How many spans each service has."""
+        """Number of spans by service."""
         return Counter(operation.service for operation in self.operations)
 
     @cached_property
     def nested_set_parents(self) -> tuple[int, ...]:
-        """What TraceQL calls ``nestedSetParent``: -1 for a root, 0 below no root, else the parent's left number.
+        """``nestedSetParent`` of each span: -1 for a root, 0 without a root above, else the parent's left number.
 
-        Numbers are given by walking the tree depth first and counting on the way down and on the way up.
+        Left and right numbers are assigned in a depth-first walk, counting on the way down and on the way up.
         """
         children: dict[int, list[int]] = {}
         for position, parent in enumerate(self.parents):
@@ -112,10 +112,10 @@ class Trace(NamedTuple):
 
 
 def make_trace(trace_id: int, shape: TraceShape, spans: Sequence[SpanTimes]) -> Trace:
-    """A trace of some spans, one for each of the shape's operations.
+    """Build a trace from spans, one for each operation of the shape.
 
     Raises:
-        ValueError: there are none, or not as many as the shape has.
+        ValueError: the number of spans is zero or differs from the shape.
     """
     if not spans or len(spans) != len(shape.operations):
         raise ValueError(f"{len(spans)} spans do not fit a shape of {len(shape.operations)}")
@@ -125,43 +125,43 @@ def make_trace(trace_id: int, shape: TraceShape, spans: Sequence[SpanTimes]) -> 
 
 
 def parent_span_id(trace: Trace, position: int) -> int | None:
-    """The id of the parent of the span at a position; a root span has none."""
+    """Return the parent id of the span at a position; None for a root span."""
     parent = trace.shape.parents[position]
     if parent == ROOT:
         return None
-    # The parent that never came is somebody, too: any id that is nobody else's.
+    # A missing parent needs an id, too, that no other span has.
     return trace.spans[position].span_id ^ 1 if parent == ORPHAN else trace.spans[parent].span_id
 
 
 class TraceSource(Protocol):
-    """Where the embedded Tempo API gets its traces; called from several threads."""
+    """Source of traces for the embedded Tempo API; must be thread-safe."""
 
     def overlapping(self, start_ns: int, end_ns: int) -> Sequence[Trace]:
-        """The traces of which a part lies in ``[start_ns, end_ns]``, both ends inclusive, by start."""
+        """Return the traces that overlap ``[start_ns, end_ns]``, bounds included, by start."""
 
     def find(self, trace_id: int) -> Trace | None:
-        """The trace with an id."""
+        """Return the trace with this id, or None."""
 
 
 class TraceStore:
-    """Traces in memory, for tests and measurements."""
+    """Traces in memory, for tests and benchmarks."""
 
     def __init__(self, traces: Iterable[Trace]) -> None:
         self._traces = sorted(traces, key=lambda trace: trace.start_ns)
         self._starts = [trace.start_ns for trace in self._traces]
-        self._longest_ns = max((trace.end_ns - trace.start_ns for trace in self._traces), default=0)
+        self._max_duration_ns = max((trace.end_ns - trace.start_ns for trace in self._traces), default=0)
 
     def __len__(self) -> int:
         return len(self._traces)
 
     def overlapping(self, start_ns: int, end_ns: int) -> Sequence[Trace]:
-        """The traces of which a part lies in ``[start_ns, end_ns]``, both ends inclusive, by start."""
-        first = bisect_left(self._starts, start_ns - self._longest_ns)
-        inside = bisect_left(self._starts, start_ns)
-        behind = bisect_right(self._starts, end_ns)
-        earlier = [trace for trace in self._traces[first:inside] if trace.end_ns >= start_ns]
-        return earlier + self._traces[inside:behind]
+        """Return the traces that overlap ``[start_ns, end_ns]``, bounds included, by start."""
+        first = bisect_left(self._starts, start_ns - self._max_duration_ns)
+        start_index = bisect_left(self._starts, start_ns)
+        end_index = bisect_right(self._starts, end_ns)
+        earlier = [trace for trace in self._traces[first:start_index] if trace.end_ns >= start_ns]
+        return earlier + self._traces[start_index:end_index]
 
     def find(self, trace_id: int) -> Trace | None:
-        """The trace with an id."""
+        """Return the trace with this id, or None."""
         return next((trace for trace in self._traces if trace.trace_id == trace_id), None)

@@ -1,11 +1,11 @@
-"""Synthetic traffic of one endpoint: when requests arrive and how long each takes, from a seed.
+"""Synthetic traffic of one endpoint: start and duration of each request, generated from a seed.
 
-Arrivals are a Poisson process whose rate follows the hour of the day and the day of the week. A duration is the
-product of a base, the daily and weekly rhythm, a slowly wandering load, the mood of the day, a drift, a draw from the
-endpoint's distribution, and whatever incident is on.
+Arrivals are a Poisson process whose rate depends on the hour of the day and the day of the week. A duration is the
+product of a base, the daily and weekly rhythm, a slowly varying load, a factor of the day, a drift, a sample of the
+endpoint's distribution, and the factors of incidents.
 
-Traffic is made hour by hour and each hour has random numbers of its own: any part of the time line can be generated
-alone, in any order, again and again, and is the same. Days and hours are those of UTC.
+Every hour has random numbers of its own, so any range of time can be generated alone, in any order, reproducibly. Days
+and hours are in UTC.
 """
 
 import math
@@ -25,7 +25,7 @@ from exporter.demo.latency import (
 )
 
 MAX_DURATION_SECONDS: Final = 600
-"""No request takes longer, whatever its factors: who looks for what overlaps an instant looks back so far."""
+"""Maximum duration of a request. Searches for requests that overlap a time look back this far."""
 
 DAY_SECONDS: Final = 24 * HOUR_SECONDS
 SATURDAY_AND_SUNDAY: Final = frozenset({5, 6})
@@ -34,7 +34,7 @@ _MAX_DURATION_NS: Final = MAX_DURATION_SECONDS * _NS
 
 
 class SyntheticRequest(NamedTuple):
-    """One request: when it began (nanoseconds since the Unix epoch) and how long it took (nanoseconds)."""
+    """Start and duration of one request in nanoseconds; the start counts from the Unix epoch."""
 
     start_ns: int
     duration_ns: int
@@ -42,7 +42,7 @@ class SyntheticRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class Surge:
-    """Every day from ``hour`` on, for ``minutes``, there is ``factor`` times the traffic, as fast as ever."""
+    """Multiplies the traffic every day from ``hour`` on, for ``minutes``, without affecting latency."""
 
     hour: int
     factor: float = 10.0
@@ -51,7 +51,7 @@ class Surge:
 
 @dataclass(frozen=True)
 class Drift:
-    """From ``since`` (unix seconds) on, latency grows by the share ``per_day`` every day."""
+    """Latency grows by the ratio ``per_day`` every day from ``since`` (Unix seconds) on."""
 
     per_day: float
     since: float
@@ -59,27 +59,27 @@ class Drift:
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesProfile:
-    """What one endpoint's traffic is like.
+    """Parameters of one endpoint's traffic.
 
     Attributes:
-        rate_per_minute: mean rate of a weekday.
-        base_seconds: median duration at the quietest hour of a weekday, for shapes whose median is 1.
+        rate_per_minute: mean rate on weekdays.
+        base_seconds: median duration at the quietest hour of a weekday, for shapes with median 1.
         shape: distribution of durations.
-        peak_hour: hour of the day, fractions allowed, with the most traffic and the most latency.
-        traffic_swing: how far the rate rises at the peak and falls twelve hours later, as a share of it (0 to 1).
+        peak_hour: hour of the day, fractions allowed, with the most traffic and the highest latency.
+        traffic_swing: relative increase of the rate at the peak and decrease twelve hours later (0 to 1).
         weekend_traffic: factor of the rate on weekend days.
-        active_hours: hours of the day with traffic, where it is not all of them.
-        latency_swing: latency at the peak hour divided by that of the quietest (at least 1).
+        active_hours: hours of the day with traffic; None means all.
+        latency_swing: latency at the peak hour divided by that at the quietest (at least 1).
         weekend_latency: factor of latency on weekend days.
         load_sd: standard deviation of the load's logarithm.
-        load_correlation_minutes: how long a load lasts.
-        day_sd: standard deviation of each day's own logarithmic factor.
-        weekend: days of the week, 0 for Monday, that are weekend.
-        begins_at: there is no traffic before this instant (unix seconds).
-        gaps: ``[start, end)`` in unix seconds without traffic.
+        load_correlation_minutes: correlation time of the load.
+        day_sd: standard deviation of the logarithm of each day's factor.
+        weekend: weekend days, 0 for Monday.
+        begins_at: no traffic before this time, Unix seconds.
+        gaps: ``[start, end)`` in Unix seconds without traffic.
         surge: a daily surge of traffic.
         drift: a steady change of latency.
-        incidents: what goes wrong; the requests themselves are the same with and without.
+        incidents: periods of higher latency; they do not change when requests start.
     """
 
     rate_per_minute: float
@@ -104,18 +104,18 @@ class SeriesProfile:
     def __post_init__(self) -> None:
         if self.rate_per_minute < 0 or self.base_seconds <= 0:
             raise ValueError(
-                f"a rate must not be negative and a base duration must be positive, "
+                f"rate_per_minute must not be negative and base_seconds must be positive, "
                 f"got {self.rate_per_minute} and {self.base_seconds}"
             )
         if not 0 <= self.traffic_swing <= 1 or self.latency_swing < 1:
             raise ValueError(
-                f"a traffic swing lies between 0 and 1 and a latency swing is at least 1, "
+                f"traffic_swing must be between 0 and 1 and latency_swing at least 1, "
                 f"got {self.traffic_swing} and {self.latency_swing}"
             )
 
 
 class SeriesTraffic:
-    """The traffic of one series, by the hour."""
+    """Generates the traffic of one series by hour."""
 
     def __init__(self, profile: SeriesProfile, seed: int | str) -> None:
         self._profile = profile
@@ -123,42 +123,42 @@ class SeriesTraffic:
         self._load = WanderingLoad(seed, profile.load_sd, profile.load_correlation_minutes)
 
     def hour(self, hour: int) -> list[SyntheticRequest]:
-        """The requests that begin in an hour, counted from the Unix epoch, by start."""
+        """Return the requests that start in an hour, counted from the Unix epoch, by start."""
         profile = self._profile
         begin = hour * HOUR_SECONDS
         if begin + HOUR_SECONDS <= profile.begins_at:
             return []
-        requests = self._healthy(hour)
+        requests = self._requests_without_incidents(hour)
         for position, incident in enumerate(profile.incidents):
             if incident.start < begin + HOUR_SECONDS and begin < incident.end:
-                requests = self._disturbed(requests, incident, position, hour)
+                requests = self._apply_incident(requests, incident, position, hour)
         for start, end in ((-math.inf, profile.begins_at), *profile.gaps):
             if start < begin + HOUR_SECONDS and begin < end:
                 requests = [r for r in requests if not start * _NS <= r.start_ns < end * _NS]
         return requests
 
-    def _healthy(self, hour: int) -> list[SyntheticRequest]:
-        """A Poisson process by its cumulative rate: unit exponentials apart, in minutes of constant rate."""
+    def _requests_without_incidents(self, hour: int) -> list[SyntheticRequest]:
+        """Simulate the Poisson process: requests are unit exponentials of cumulative rate apart, by minute."""
         profile = self._profile
         rng = stream(self._seed, "requests", hour)
         uniform, log, sample = rng.random, math.log, profile.shape.sampler(rng)
         minute_ns = hour * HOUR_SECONDS * _NS
         requests: list[SyntheticRequest] = []
-        waiting = -log(1.0 - uniform())
+        units_left = -log(1.0 - uniform())
         for rate, duration_ns in zip(self._rates(hour), self._durations_ns(hour), strict=True):
             if rate:
                 ns_per_unit = 60 * _NS / rate
-                passed = waiting
-                while passed < rate:
-                    took = int(duration_ns * sample())
-                    start_ns = minute_ns + int(passed * ns_per_unit)
-                    requests.append(SyntheticRequest(start_ns, min(_MAX_DURATION_NS, took)))
-                    passed -= log(1.0 - uniform())
-                waiting = passed - rate
+                elapsed_units = units_left
+                while elapsed_units < rate:
+                    request_duration_ns = int(duration_ns * sample())
+                    start_ns = minute_ns + int(elapsed_units * ns_per_unit)
+                    requests.append(SyntheticRequest(start_ns, min(_MAX_DURATION_NS, request_duration_ns)))
+                    elapsed_units -= log(1.0 - uniform())
+                units_left = elapsed_units - rate
             minute_ns += 60 * _NS
         return requests
 
-    def _disturbed(
+    def _apply_incident(
         self, requests: list[SyntheticRequest], incident: Incident, position: int, hour: int
     ) -> list[SyntheticRequest]:
         uniform = stream(self._seed, f"incident {position}", hour).random
@@ -174,7 +174,7 @@ class SeriesTraffic:
         return datetime.fromtimestamp(hour * HOUR_SECONDS, UTC).weekday() in self._profile.weekend
 
     def _rates(self, hour: int) -> list[float]:
-        """Expected requests in each minute of an hour."""
+        """Return the expected number of requests in each minute of an hour."""
         profile = self._profile
         hour_of_day = hour % 24
         if profile.active_hours is not None and hour_of_day not in profile.active_hours:
@@ -189,7 +189,7 @@ class SeriesTraffic:
         return rates
 
     def _durations_ns(self, hour: int) -> list[float]:
-        """The duration, in each minute of an hour, that the distribution's factor 1 stands for."""
+        """Return the duration for factor 1 of the distribution, for each minute of an hour."""
         profile = self._profile
         base_ns = profile.base_seconds * _NS * (profile.weekend_latency if self._is_weekend(hour) else 1.0)
         if profile.day_sd:
@@ -204,21 +204,21 @@ class SeriesTraffic:
         ]
 
     def _rhythm(self, hour_of_day: int) -> list[float]:
-        """The day's wave in each minute of an hour: 1 at the peak hour, -1 twelve hours from it."""
+        """Return the daily wave for each minute of an hour: 1 at the peak hour, -1 twelve hours from it."""
         profile = self._profile
         if not profile.traffic_swing and profile.latency_swing == 1.0:
             return [-1.0] * MINUTES_PER_HOUR
-        turn = math.tau / 24
+        radians_per_hour = math.tau / 24
         return [
-            math.cos(turn * (hour_of_day + minute / MINUTES_PER_HOUR - profile.peak_hour))
+            math.cos(radians_per_hour * (hour_of_day + minute / MINUTES_PER_HOUR - profile.peak_hour))
             for minute in range(MINUTES_PER_HOUR)
         ]
 
 
-def generate(profile: SeriesProfile, start: float, end: float, seed: int | str) -> Iterator[SyntheticRequest]:
-    """The requests that begin in ``[start, end)`` (unix seconds), by start.
+def generate_requests(profile: SeriesProfile, start: float, end: float, seed: int | str) -> Iterator[SyntheticRequest]:
+    """Yield the requests that start in ``[start, end)`` (Unix seconds), by start.
 
-    The same profile, seed and instant always give the same request, however the time line is cut into calls.
+    The result does not depend on how a range of time is divided into calls.
     """
     traffic = SeriesTraffic(profile, seed)
     start_ns, end_ns = math.ceil(start * _NS), math.ceil(end * _NS)

@@ -32,7 +32,7 @@ class FlagStore:
             return
         encoded = {key: None if flag == INACTIVE else msgspec.json.encode(flag).decode() for key, flag in flags.items()}
         try:
-            self._store.remember(encoded, suspects)
+            self._store.save_flags(encoded, suspects)
         except StoreError as error:
             self._quiet_log.error(
                 "flags_not_saved", "cannot save flags; they would not survive a restart now", error=error

@@ -65,7 +65,7 @@ class HistoryEvaluator:
         self._quiet_log = quiet_log
         self._worker_pays_hours = worker_pays_hours
         self._new_worker = new_worker
-        self._evaluated_until = store.judged_until()
+        self._evaluated_until = store.evaluated_until()
         # After a change of the time zone, stored results may refer to hours that do not exist any more.
         self._has_other_hours = (
             self._evaluated_until is not None
@@ -85,7 +85,11 @@ class HistoryEvaluator:
         Raises:
             StoreError: the store cannot be read.
         """
-        return self._evaluated_until is not None and self._evaluated_until >= until and not self._store.findings_void()
+        return (
+            self._evaluated_until is not None
+            and self._evaluated_until >= until
+            and not self._store.has_outdated_evaluations()
+        )
 
     def catch_up(
         self, until: int, should_stop: Callable[[], bool] = lambda: False, request: BaselineRequest | None = None
@@ -106,12 +110,12 @@ class HistoryEvaluator:
         if self._evaluated_until is not None and until < self._evaluated_until:
             # A gap has opened in evaluated history. Wait until it is read before evaluating again.
             return None
-        if self._has_other_hours or self._store.findings_void():
+        if self._has_other_hours or self._store.has_outdated_evaluations():
             self._reset()
         elif self._evaluated_until == until:
             return None
         # From here on, older windows that are written invalidate the results: this run may have read past them.
-        self._store.begin_judging(until)
+        self._store.begin_evaluation(until)
         task = EvaluationTask(self._detector, until, request)
         since = 0 if self._evaluated_until is None else self._evaluated_until - self._detector.rules.lookback_seconds
         if request is not None:
@@ -124,7 +128,7 @@ class HistoryEvaluator:
             baselines = self._evaluate_all(task, histories, len(keys), worker, should_stop)
         if baselines is None:
             return None
-        self._store.set_judged_until(until)
+        self._store.set_evaluated_until(until)
         self._evaluated_until = until
         return None if request is None else baselines
 
@@ -162,14 +166,14 @@ class HistoryEvaluator:
 
     def _record(self, results: Sequence[EvaluationResult]) -> list[SeriesBaselines]:
         """Store and log results; returns their baselines."""
-        self._store.record([result.findings for result in results if result.findings is not None])
+        self._store.save_evaluations([result.findings for result in results if result.findings is not None])
         for result in results:
             self._report(result)
         return [result.baselines for result in results if result.baselines is not None]
 
     def _reset(self) -> None:
         """Delete all results: they are no longer valid."""
-        self._store.forget_findings()
+        self._store.delete_evaluations()
         self._log.info("history_reevaluated", _OTHER_HOURS if self._has_other_hours else _READ_LATE)
         self._has_other_hours = False
         self._evaluated_until = None

@@ -204,7 +204,7 @@ class BaselineQuerier:
                 key, hour, None, None, (), None, (), NoVerdict.UNAVAILABLE, supply, (), None, basis.start
             )
         outlook = history.expect(basis)
-        is_evaluated = is_evaluated_far_enough(self._store.judged_until(), basis.start)
+        is_evaluated = is_evaluated_far_enough(self._store.evaluated_until(), basis.start)
         baseline = None if outlook.pool is None else Baseline.of(outlook.pool)
         thresholds = outlook.thresholds if is_evaluated else None
         return BaselineReport(
@@ -255,7 +255,7 @@ class BaselineQuerier:
         """
         with self._mutex:
             present = self._hour_clock.hour(now)
-            evaluated_until = self._store.judged_until()
+            evaluated_until = self._store.evaluated_until()
             cached = self._cached
             if (
                 cached is None

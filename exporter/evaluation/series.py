@@ -16,7 +16,7 @@ from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.histogram_codec import DamagedDigestError
 from exporter.model.hours import CivilHour, SeriesHours, hours_of
 from exporter.model.span import SeriesKey
-from exporter.store import Findings, StoredSeries
+from exporter.store import SeriesEvaluation, StoredSeries
 
 _MAX_LAG_SECONDS: Final = 3 * HOUR_SECONDS
 """If more history than this is not evaluated, there is no verdict: the baseline might contain an incident."""
@@ -34,7 +34,7 @@ class SeriesHistory:
     def __init__(self, stored: StoredSeries, detector: Detector) -> None:
         self._detector = detector
         self.suspects = stored.suspects
-        self.hours = SeriesHours(hours_of(stored.windows, detector.clock, stored.judgements))
+        self.hours = SeriesHours(hours_of(stored.windows, detector.clock, stored.evaluations))
         self.changepoint = changepoint_of(stored.state)
 
     def expect(self, civil: CivilHour) -> Outlook:
@@ -158,7 +158,7 @@ class EvaluationResult(NamedTuple):
     """
 
     key: SeriesKey
-    findings: Findings | None = None
+    findings: SeriesEvaluation | None = None
     accepted: Sequence[int] = ()
     released: int = 0
     reset_reason: str | None = None
@@ -179,12 +179,12 @@ def evaluate_series(task: EvaluationTask, stored: StoredSeries) -> EvaluationRes
     return result._replace(baselines=build_baselines(task.request, stored, task.detector))
 
 
-def _updated(stored: StoredSeries, findings: Findings) -> StoredSeries:
+def _updated(stored: StoredSeries, evaluation: SeriesEvaluation) -> StoredSeries:
     """What the store will hold of a series once the findings are recorded."""
     return stored._replace(
-        judgements={**stored.judgements, **findings.judgements},
-        suspects=stored.suspects.difference(findings.settled_suspects),
-        state=findings.state,
+        evaluations={**stored.evaluations, **evaluation.evaluations},
+        suspects=stored.suspects.difference(evaluation.settled_suspects),
+        state=evaluation.state,
     )
 
 
@@ -198,11 +198,11 @@ def _evaluate(detector: Detector, stored: StoredSeries, until: int) -> Evaluatio
             reset_reason = str(error)
     if until <= (stored.windows[0].start if state is None else state.until):
         return EvaluationResult(stored.key, reset_reason=reset_reason)
-    hours = SeriesHours(hours_of(stored.windows, detector.clock, stored.judgements))
+    hours = SeriesHours(hours_of(stored.windows, detector.clock, stored.evaluations))
     try:
         progress = advance(detector, hours, until, state, suspects=stored.suspects)
     except DamagedDigestError as error:
         return EvaluationResult(stored.key, reset_reason=reset_reason, damage=str(error))
     settled = [start for start in stored.suspects if start < until and start not in progress.state.suspects]
-    findings = Findings(stored.key, progress.judgements, encode_state(progress.state), settled)
+    findings = SeriesEvaluation(stored.key, progress.judgements, encode_state(progress.state), settled)
     return EvaluationResult(stored.key, findings, progress.accepted, len(progress.released), reset_reason)

@@ -101,7 +101,7 @@ class BaselineTableBuilder:
         Raises:
             StoreError: the database cannot be read.
         """
-        data = self._store.book(hour.start)
+        data = self._store.baseline_table(hour.start)
         return None if data is None else decode_table(data, self._basis)
 
     def save(self, table: BaselineTable) -> None:
@@ -111,7 +111,7 @@ class BaselineTableBuilder:
             StoreError: the database failed.
         """
         if table.is_evaluated:
-            self._store.save_book(table.start, encode_table(table, self._basis))
+            self._store.save_baseline_table(table.start, encode_table(table, self._basis))
 
     def count_history(self) -> HistoryFacts:
         """Count the stored history.

@@ -124,7 +124,7 @@ def _about_trace(
             inquiry = BaselineQuerier(store, HourClock(calendar), evaluation_settings(config))
         answer = explain_trace(
             trace_id,
-            client.trace(trace_id, loop="api"),
+            client.fetch_trace(trace_id, loop="api"),
             renamed=series_rules(config).renamed,
             querier=inquiry,
             now=now,

@@ -1,1 +1,1 @@
-"""The stored history for Prometheus, so that a new installation's dashboards show a week at once."""
+"""The ``history`` command: writes the stored history as OpenMetrics, for Prometheus to import."""

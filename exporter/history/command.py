@@ -1,4 +1,4 @@
-"""The command: reads what was asked for, writes the history, and says what came of it."""
+"""The command: parses its options, writes the history, and prints a summary."""
 
 import os
 import re
@@ -17,8 +17,8 @@ from exporter.config import Config, ConfigError, build_calendar, load_config
 from exporter.config.units import parse_duration
 from exporter.config.wording import shown
 from exporter.explain.inputs import parse_instant
-from exporter.history.range import NothingToWriteError, UnreadError
-from exporter.history.write import ExportOptions, Written, whole_file, write_history
+from exporter.history.range import IncompleteHistoryError, NothingToWriteError
+from exporter.history.write import ExportOptions, HistoryExport, atomic_file, write_history
 from exporter.metrics.timed_exposition import OWN_LABELS
 from exporter.model.calendar import HOUR_SECONDS, Calendar
 from exporter.model.histogram_codec import MARK_SECONDS
@@ -29,12 +29,12 @@ from exporter.store import DatabaseVersionError, StoreError
 
 DEFAULT_JOB: Final = "tempo-anomaly-exporter"
 _LABEL: Final = re.compile("[a-zA-Z_][a-zA-Z0-9_]*")
-_EVERY_INTERFACE: Final = ("", "0.0.0.0", "::")  # noqa: S104 - nothing is bound here
+_EVERY_INTERFACE: Final = ("", "0.0.0.0", "::")  # noqa: S104 - not bound here
 _SHOWN: Final = 5
 
 
 class UsageError(Exception):
-    """A mistake on the command line; the message says which."""
+    """An option is invalid; the message says which and why."""
 
 
 def run_command(
@@ -48,20 +48,20 @@ def run_command(
     labels: Sequence[str],
     incomplete: bool,
 ) -> int:
-    """Write the history as it was asked for on the command line.
+    """Run the command.
 
     Args:
-        config_file: the configuration.
-        log_level: instead of the configured one.
-        output: where to write; standard output where absent.
-        since: where to begin.
-        until: where to end.
-        step: how far samples lie apart, a duration.
+        config_file: the configuration file.
+        log_level: overrides the configured level.
+        output: output file; None means standard output.
+        since: start of the range.
+        until: end of the range.
+        step: time between samples, as a duration.
         labels: labels to add, ``name=value`` each.
-        incomplete: write what there is although some of it is still to be read.
+        incomplete: write the history even if some of it is not read yet.
 
     Returns:
-        The exit status: 1 where nothing was written, or not all of it, 2 for a mistake in what was asked for.
+        The exit status: 0, 1 if nothing was written or not all of it, 2 for invalid options.
     """
     try:
         config = load_config(config_file, os.environ)
@@ -77,31 +77,29 @@ def run_command(
         return failed(str(error), EXIT_USAGE)
     logs.configure(log_level or config.log.level, config.log.format)
     try:
-        with interruptible(), _opened(output) as out:
-            written = write_history(config, options, out, sys.stderr, time.time())
+        with interruptible(), _open_output(output) as out:
+            export = write_history(config, options, out, sys.stderr, time.time())
     except KeyboardInterrupt:
-        return failed("interrupted; what was written is of no use")
-    except (NothingToWriteError, UnreadError, StoreError, DatabaseVersionError) as error:
+        return failed("interrupted; the output is incomplete and must not be used")
+    except (NothingToWriteError, IncompleteHistoryError, StoreError, DatabaseVersionError) as error:
         return failed(str(error))
     except BrokenPipeError:
         raise
     except OSError as error:
         if error.filename is None:
             return failed(f"cannot write temporary files: {error.strerror}; free some space or set TMPDIR")
-        return failed(
-            f"cannot write {error.filename}: {error.strerror}; name a file in a directory that can be written"
-        )
-    click.echo(_summary(written, build_calendar(config)), err=True)
-    return EXIT_FAILED if written.damaged else 0
+        return failed(f"cannot write {error.filename}: {error.strerror}; choose a file in a writable directory")
+    click.echo(_summary(export, build_calendar(config)), err=True)
+    return EXIT_FAILED if export.damaged else 0
 
 
 def target_labels(given: Sequence[str], config: Config) -> dict[str, str]:
-    """The labels to add: ``job`` and ``instance`` as Prometheus most likely has them, and what was given.
+    """Return the labels to add: defaults for ``job`` and ``instance`` as Prometheus would set them, and the given ones.
 
-    An empty value takes a label away.
+    An empty value removes a label.
 
     Raises:
-        UsageError: something given is no label, or one that the exporter itself sets.
+        UsageError: a label is invalid, or is one that the exporter itself sets.
     """
     host = "localhost" if config.web.host in _EVERY_INTERFACE else config.web.host
     address = f"[{host}]:{config.web.port}" if ":" in host else f"{host}:{config.web.port}"
@@ -109,20 +107,18 @@ def target_labels(given: Sequence[str], config: Config) -> dict[str, str]:
     for label in given:
         name, separator, value = label.partition("=")
         if not separator or not _LABEL.fullmatch(name):
-            raise UsageError(
-                f"--label {shown(label)} is not NAME=VALUE with letters, digits and underscores in its name"
-            )
+            raise UsageError(f"--label {shown(label)} is not NAME=VALUE with a name of letters, digits and underscores")
         if name in OWN_LABELS or name.startswith("__"):
-            raise UsageError(f"--label {name} cannot be set: the exporter or Prometheus itself sets it")
+            raise UsageError(f"--label {name} cannot be set: the exporter or Prometheus sets it")
         labels[name] = value
     return {name: value for name, value in labels.items() if value}
 
 
 def instant(option: str, text: str, zone: ZoneInfo) -> int:
-    """A time as whole Unix seconds.
+    """Parse a time option to whole Unix seconds.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the time is invalid.
     """
     try:
         return int(parse_instant(text, zone, time.time()))
@@ -131,10 +127,10 @@ def instant(option: str, text: str, zone: ZoneInfo) -> int:
 
 
 def step_seconds(text: str) -> int:
-    """How far samples lie apart.
+    """Parse ``--step`` to seconds.
 
     Raises:
-        UsageError: it is no duration, or one that does not fit.
+        UsageError: it is not a duration, or not an allowed one.
     """
     try:
         step = parse_duration(text)
@@ -148,19 +144,19 @@ def step_seconds(text: str) -> int:
 
 
 @contextmanager
-def _opened(output: Path | None) -> Iterator[IO[bytes]]:
+def _open_output(output: Path | None) -> Iterator[IO[bytes]]:
     if output is None:
         yield sys.stdout.buffer
     else:
-        with whole_file(output) as file:
+        with atomic_file(output) as file:
             yield file
 
 
-def _summary(written: Written, calendar: Calendar) -> str:
-    since, until = (f"{calendar.local(at):%Y-%m-%d %H:%M %Z}" for at in (written.range.since, written.range.until))
-    what = f"{written.series:,} series, {written.samples:,} samples, from {since} to {until}"
-    lines = [f"{what}; it ends there because {written.range.why}"]
-    if written.damaged:
-        names = ", ".join(f"{key.service_name!r}/{key.span_name!r}" for key in written.damaged[:_SHOWN])
-        lines.append(f"left out, because what is stored of them is damaged: {len(written.damaged):,} series ({names})")
+def _summary(export: HistoryExport, calendar: Calendar) -> str:
+    since, until = (f"{calendar.local(at):%Y-%m-%d %H:%M %Z}" for at in (export.range.since, export.range.until))
+    summary = f"{export.series:,} series, {export.samples:,} samples, from {since} to {until}"
+    lines = [f"{summary}; it ends there because {export.range.reason}"]
+    if export.damaged:
+        names = ", ".join(f"{key.service_name!r}/{key.span_name!r}" for key in export.damaged[:_SHOWN])
+        lines.append(f"left out because their stored history is damaged: {len(export.damaged):,} series ({names})")
     return "\n".join(lines)

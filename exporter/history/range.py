@@ -1,8 +1,8 @@
-"""Which part of the past is written: what is settled, and nothing that Prometheus has, or may have, itself.
+"""Chooses the range of history to write: settled, and nothing that Prometheus has scraped or may still hold in memory.
 
-Blocks that reach into the time that Prometheus still holds in memory make it drop what it scraped of that time when it
-is next restarted, of everything that it watches. So by default the past ends where the exporter began, and in any case
-three hours ago.
+If blocks overlap the range that Prometheus holds in memory (its head), Prometheus drops all scraped samples of that
+range at its next restart, for all its targets. So by default the range ends where the exporter first started, and at
+the latest three hours ago.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,100 +13,100 @@ from exporter.model.calendar import HOUR_SECONDS, Calendar
 from exporter.model.ledger import LedgerEntry, Wanted, WindowState, pending
 
 HEAD_SECONDS: Final = 3 * HOUR_SECONDS
-"""So much of the newest past Prometheus may still hold in memory."""
+"""Age of the oldest samples that Prometheus may still hold in memory."""
 
 
 class NothingToWriteError(Exception):
-    """There is no past to write; the message says what to do."""
+    """There is no history to write; the message says what to do."""
 
 
-class UnreadError(Exception):
-    """Part of the past has not been read yet; the message says what to do."""
+class IncompleteHistoryError(Exception):
+    """Part of the range is not read yet; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
-    """The part of the past that is written.
+class HistoryRange:
+    """The range of history that is written.
 
     Attributes:
-        since: Unix seconds; moments after this are written,
-        until: up to and including this.
-        why: why it ends there, in words that follow "it ends there because".
+        since: start, Unix seconds, excluded.
+        until: end, Unix seconds, included.
+        reason: why it ends there, as text that follows "it ends there because".
     """
 
     since: int
     until: int
-    why: str
+    reason: str
 
 
 def choose_range(
     entries: Sequence[LedgerEntry], now: float, *, since: int | None = None, until: int | None = None
-) -> Range:
-    """The part of the past to write.
+) -> HistoryRange:
+    """Choose the range of history to write.
 
     Args:
         entries: the ledger.
         now: Unix seconds.
-        since: where it is to begin, if not with what is stored.
-        until: where it is to end, if not by itself; what has not settled is left out all the same.
+        since: requested start; None means the start of the stored history.
+        until: requested end; None means as late as is safe. The end of the settled history is a limit in any case.
 
     Raises:
-        NothingToWriteError: nothing is stored of it.
+        NothingToWriteError: there is no stored history in the range.
     """
-    stored = [entry.window for entry in entries if entry.state in _STANDING and entry.stored]
+    stored = [entry.window for entry in entries if entry.state in _READ_STATES and entry.stored]
     if not stored:
-        raise NothingToWriteError("the history is still empty: let the exporter read some first")
+        raise NothingToWriteError("the history is empty: run the exporter until it has read some")
     oldest = min(window.start for window in stored)
-    newest = max(entry.window.end for entry in entries if entry.state in _STANDING)
-    ends = [(newest, "what is newer has not been read yet")]
+    newest = max(entry.window.end for entry in entries if entry.state in _READ_STATES)
+    ends = [(newest, "newer history is not read yet")]
     if until is None:
-        ends.append((int(now) - HEAD_SECONDS, "what is newer, Prometheus may still hold in memory"))
-        began = _began(entries)
-        if began is not None:
-            ends.append((began, "that is when the exporter began, and Prometheus has scraped it since"))
+        ends.append((int(now) - HEAD_SECONDS, "Prometheus may still hold newer samples in memory"))
+        started_at = _first_started_at(entries)
+        if started_at is not None:
+            ends.append((started_at, "the exporter first started then, and Prometheus has scraped it since"))
     else:
-        ends.append((until, "--until says so"))
-    end, why = min(ends)
-    begin = oldest if since is None else max(since, oldest)
-    if begin >= end:
+        ends.append((until, "--until is set"))
+    end, reason = min(ends)
+    start = oldest if since is None else max(since, oldest)
+    if start >= end:
         raise NothingToWriteError(
-            "nothing is stored of that time"
+            "no history is stored in that range"
             if since is not None or until is not None
-            else "what is stored is too new: Prometheus may still hold that time in memory. Come back in "
-            f"{_hours_until(oldest + HEAD_SECONDS + HOUR_SECONDS, now)} h, or, if it does not scrape anything yet, "
-            "say where the history is to end with --until"
+            else "the stored history is too recent: Prometheus may still hold samples of that time in memory. Try "
+            f"again in {_hours_until(oldest + HEAD_SECONDS + HOUR_SECONDS, now)} h, or set the end with --until if "
+            "Prometheus does not scrape anything yet"
         )
-    return Range(begin, end, why)
+    return HistoryRange(start, end, reason)
 
 
-_STANDING: Final = (WindowState.DONE, WindowState.PARTIAL, WindowState.EMPTY)
+_READ_STATES: Final = (WindowState.DONE, WindowState.PARTIAL, WindowState.EMPTY)
 
 
-def _began(entries: Iterable[LedgerEntry]) -> int | None:
-    """When the exporter began: the first time that it wrote to this ledger, as far as its clock can be believed."""
-    written = [entry.read_at for entry in entries if entry.read_at >= entry.window.end]
-    return int(min(written)) if written else None
+def _first_started_at(entries: Iterable[LedgerEntry]) -> int | None:
+    """Return when the exporter first wrote to this ledger; entries with an implausible time are ignored."""
+    read_times = [entry.read_at for entry in entries if entry.read_at >= entry.window.end]
+    return int(min(read_times)) if read_times else None
 
 
 def _hours_until(at: int, now: float) -> int:
     return max(1, -(-(at - int(now)) // HOUR_SECONDS))
 
 
-def demand_complete(
+def require_complete(
     entries: Iterable[LedgerEntry], wanted: Wanted, since: int | None, until: int, calendar: Calendar
 ) -> None:
-    """Make sure that nothing of what is to be written is still to be read.
+    """Check that all wanted windows in the range are read.
 
     Args:
         entries: the ledger.
-        wanted: the history that the exporter wants. It is read from its newest end, so that what is stored already may
-            have no gap and yet be the least of it.
-        since: where the history is to begin; with the oldest that is wanted where absent.
-        until: where it ends.
-        calendar: how it is cut into windows.
+        wanted: the history that the exporter is configured to read. Backfill starts with the newest window, so the
+            stored history may have no gap and still be only a small part of it.
+        since: start of the range; None means the start of the wanted history.
+        until: end of the range.
+        calendar: divides the range into windows.
 
     Raises:
-        UnreadError: something is.
+        IncompleteHistoryError: some are not read yet.
     """
     missing = [
         window
@@ -114,8 +114,8 @@ def demand_complete(
         if window.start < until and (since is None or window.end > since)
     ]
     if missing:
-        raise UnreadError(
-            f"{len(missing):,} windows of that time are still to be read: wait until backfill_complete on /metrics is "
-            "1 (blocks that were loaded into Prometheus cannot be completed later), or write what there is with "
+        raise IncompleteHistoryError(
+            f"{len(missing):,} windows in that range are not read yet: wait until backfill_complete on /metrics is 1 "
+            "(blocks that Prometheus has imported cannot be completed later), or write the incomplete history with "
             "--incomplete"
         )

@@ -15,7 +15,7 @@ from exporter.model.ledger import Window
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import Log
 from exporter.runtime.telemetry import Loop, Telemetry
-from exporter.tempo.counts import Counts
+from exporter.tempo.counts import SpanCounts
 from exporter.tempo.errors import RangeTooLongError, TempoError
 
 _FIRST_PAUSE_SECONDS: Final = 900.0
@@ -35,7 +35,7 @@ class CountSource(Protocol):
     def max_count_range_seconds(self) -> int | None:
         """The longest range over which Tempo counts, once it has said so."""
 
-    def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> Counts:
+    def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> SpanCounts:
         """Count the spans in scope that started in ``(start, end]``; raises TempoError."""
 
 
@@ -122,7 +122,7 @@ class TempoCounts:
         if self.of(window) is None or step is None:
             return {}
         try:
-            return self._counter.count(*window, step, loop="backfill", by_series=True).series
+            return self._counter.count(*window, step, loop="backfill", by_series=True).by_series
         except TempoError as error:
             self._log.debug("series_counts_unavailable", "Tempo did not count traces by series", error=error)
             return {}

@@ -1,10 +1,9 @@
-"""The only part that touches SQLite."""
+"""Stored history in SQLite. No other package touches the database."""
 
 from exporter.store.connection import Connection, MissingDatabaseError, StoreError
-from exporter.store.corruption import move_corrupt_database
-from exporter.store.foreign import ForeignFileError
+from exporter.store.database_file import ForeignFileError, move_corrupt_database
 from exporter.store.lock import DatabaseInUseError
-from exporter.store.rows import Findings, Pruned, SeriesTraffic, StoredSeries, Totals
+from exporter.store.records import HistoryTotals, PruneResult, SeriesEvaluation, StoredSeries, StoredTraffic
 from exporter.store.schema import DatabaseTooNewError, DatabaseTooOldError, DatabaseVersionError
 from exporter.store.store import Store
 
@@ -14,14 +13,14 @@ __all__ = [
     "DatabaseTooNewError",
     "DatabaseTooOldError",
     "DatabaseVersionError",
-    "Findings",
     "ForeignFileError",
+    "HistoryTotals",
     "MissingDatabaseError",
-    "Pruned",
-    "SeriesTraffic",
+    "PruneResult",
+    "SeriesEvaluation",
     "Store",
     "StoreError",
     "StoredSeries",
-    "Totals",
+    "StoredTraffic",
     "move_corrupt_database",
 ]

@@ -1,4 +1,4 @@
-"""The connection to SQLite: shared by all threads, written to in transactions, with errors that say what to do."""
+"""SQLite connection shared by all threads. Writes are transactions; errors say what to do."""
 
 import sqlite3
 import threading
@@ -19,10 +19,10 @@ _BUSY_SECONDS: Final = 10
 
 
 class StoreError(Exception):
-    """The database refused a read or a write; what was stored before is untouched.
+    """A read or write of the database failed; the stored data is unchanged.
 
     Attributes:
-        reason: why.
+        reason: label value of the failure counter.
     """
 
     def __init__(self, reason: StorageFailure, message: str) -> None:
@@ -31,22 +31,22 @@ class StoreError(Exception):
 
 
 class MissingDatabaseError(StoreError):
-    """There is no file to read from."""
+    """The database file does not exist."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(
             "readonly",
-            f"there is no history at {path}: run the exporter until it has read some, or point storage.path (in the "
-            "configuration, or as STORAGE_PATH) at its database",
+            f"there is no history at {path}: run the exporter until it has read some, or set storage.path (or "
+            "STORAGE_PATH) to its database",
         )
 
 
 class Connection:
-    """One connection for all threads, each of which holds it for single statements or one short transaction.
+    """One connection for all threads; each holds it for single statements or one short transaction.
 
     Attributes:
-        mutex: held while the connection is in use; may be taken around several uses, also by the thread that holds it.
-        on_failure: is told why the database refused something.
+        mutex: held while the connection is in use. Reentrant: acquire it to hold the connection for several uses.
+        on_failure: called with the reason of every failed read or write.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class Connection:
         on_failure: OnFailure = lambda reason: None,  # noqa: ARG005
         on_damage: OnDamage = lambda: None,
     ) -> None:
-        """Use a connection that any thread may use.
+        """Wrap a connection that was opened for use by any thread.
 
         Args:
             raw: the connection; closed by :meth:`close`.
-            path: the file, if there is one.
-            lock: what keeps other processes off it; released by :meth:`close`.
-            on_failure: is told why the database refused something.
-            on_damage: is told that the database cannot be used any more, since its file is damaged.
+            path: the file; None if in memory.
+            lock: lock on the file; released by :meth:`close`.
+            on_failure: called with the reason of every failed read or write.
+            on_damage: called when the file turns out to be corrupt.
         """
         self._raw = raw
         self._db = Database(raw, execute_plugins=False)
@@ -77,7 +77,7 @@ class Connection:
 
     @classmethod
     def open(cls, path: Path, on_failure: OnFailure, on_damage: OnDamage = lambda: None) -> Self:
-        """Open or create a database file, and keep every other exporter off it.
+        """Lock and open a database file; create it if it does not exist.
 
         Raises:
             DatabaseInUseError: another exporter uses it.
@@ -90,10 +90,10 @@ class Connection:
             on_failure("readonly")
             raise StoreError(
                 "readonly",
-                f"cannot create {path}: {error.strerror}; make its directory writable or set storage.path",
+                f"cannot create {path}: {error.strerror}; make its directory writable, or set storage.path",
             ) from error
         try:
-            with _translated(f"opening {path}", on_failure):
+            with _translate_errors(f"opening {path}", on_failure):
                 raw = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
         except BaseException:
             lock.release()
@@ -102,10 +102,10 @@ class Connection:
         try:
             with connection.reading(f"opening {path}"):
                 if raw.execute("PRAGMA page_count").fetchone() == (0,):
-                    # Only before the first table is made: lets retention give pages back without rewriting the file.
+                    # Only possible before the first table exists. Lets retention return pages without a VACUUM.
                     raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 raw.execute("PRAGMA journal_mode = WAL")
-                # Safe in WAL mode against a killed process; a power cut may lose the last windows: they are read again.
+                # In WAL mode safe if the process is killed. A power cut may lose the last windows; they are read again.
                 raw.execute("PRAGMA synchronous = NORMAL")
         except BaseException:
             connection.close()
@@ -114,30 +114,30 @@ class Connection:
 
     @classmethod
     def open_readonly(cls, path: Path) -> Self:
-        """Open an existing database file for reading only; no lock is taken and a running exporter is not disturbed.
+        """Open an existing database file read-only, without a lock, beside a running exporter or not.
 
         Raises:
-            MissingDatabaseError: it is not there.
+            MissingDatabaseError: it does not exist.
             StoreError: it cannot be read.
         """
         if not path.exists():
             raise MissingDatabaseError(path)
-        # Whoever has a database in WAL mode open keeps a log beside it, and so would SQLite even to read it: files that
-        # belong to the wrong user then, or cannot be made at all. Without a log nobody writes, so it is not needed.
+        # Even for reading SQLite would create WAL files, which then belong to the wrong user, or cannot be created at
+        # all. Without WAL files no process has the database open, so it can be opened as immutable, without them.
         unused = not path.with_name(f"{path.name}-wal").exists()
         address = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if unused else ''}"
         try:
-            return cls(_connected_readonly(address), path=path)
+            return cls(_connect_readonly(address), path=path)
         except sqlite3.Error as error:
             raise StoreError(_reason(error), f"cannot read {path}: {error}") from error
 
     @classmethod
     def in_memory(cls) -> Self:
-        """A database that leaves nothing behind."""
+        """Create a database in memory."""
         return cls(sqlite3.connect(":memory:", check_same_thread=False))
 
     def close(self) -> None:
-        """Close the database and let others use it; further uses are refused."""
+        """Close the connection and release the lock; later uses fail."""
         with self.mutex:
             self._raw.close()
             if self._lock is not None:
@@ -145,34 +145,34 @@ class Connection:
                 self._lock = None
 
     @contextmanager
-    def reading(self, doing: str) -> Iterator[sqlite3.Connection]:
+    def reading(self, action: str) -> Iterator[sqlite3.Connection]:
         """Hold the connection, and turn SQLite's errors into :class:`StoreError`.
 
         Args:
-            doing: what for, as an error begins: "reading the ledger".
+            action: start of the error message, such as "reading the ledger".
         """
         try:
-            with self.mutex, _translated(doing, self.on_failure):
+            with self.mutex, _translate_errors(action, self.on_failure):
                 yield self._raw
         except StoreError as error:
             if error.reason == "corrupt":
                 self._on_damage()
             raise
 
-    def unreadable(self, doing: str) -> StoreError:
-        """The error of a row that SQLite has read and that makes no sense: its page was overwritten."""
+    def unreadable(self, action: str) -> StoreError:
+        """Return the error for a row with impossible values, which means that its page was overwritten."""
         self.on_failure("corrupt")
         self._on_damage()
-        return StoreError("corrupt", f"{doing} failed: a row makes no sense{_advice('corrupt')}")
+        return StoreError("corrupt", f"{action} failed: a row contains invalid values{_advice('corrupt')}")
 
     @contextmanager
-    def writing(self, doing: str) -> Iterator[sqlite3.Connection]:
-        """The same in a transaction: all that is written in it stands, or nothing."""
-        with self.reading(doing) as raw, self._db.atomic():
+    def writing(self, action: str) -> Iterator[sqlite3.Connection]:
+        """Like :meth:`reading`, in a transaction that is rolled back on any error."""
+        with self.reading(action) as raw, self._db.atomic():
             yield raw
 
     def size_bytes(self) -> int:
-        """What the database occupies, the write-ahead log included."""
+        """Return the size of the database, including the WAL file."""
         if self._path is None:
             with self.reading("measuring the database") as raw:
                 (pages,) = raw.execute("PRAGMA page_count").fetchone()
@@ -182,8 +182,8 @@ class Connection:
         return sum(file.stat().st_size for file in files if file.exists())
 
 
-def _connected_readonly(address: str) -> sqlite3.Connection:
-    """Connect to a database, and see whether it can be read: connecting alone does not touch it."""
+def _connect_readonly(address: str) -> sqlite3.Connection:
+    """Connect and check that the database is readable; connecting alone does not read it."""
     raw = sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
     try:
         raw.execute("PRAGMA schema_version").fetchone()
@@ -194,13 +194,13 @@ def _connected_readonly(address: str) -> sqlite3.Connection:
 
 
 @contextmanager
-def _translated(doing: str, on_failure: OnFailure) -> Iterator[None]:
+def _translate_errors(action: str, on_failure: OnFailure) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
         reason = _reason(error)
         on_failure(reason)
-        raise StoreError(reason, f"{doing} failed: {error}{_advice(reason)}") from error
+        raise StoreError(reason, f"{action} failed: {error}{_advice(reason)}") from error
 
 
 def _reason(error: sqlite3.Error) -> StorageFailure:
@@ -214,7 +214,7 @@ def _reason(error: sqlite3.Error) -> StorageFailure:
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return "corrupt"
         case _ if "decode to UTF-8" in str(error):
-            # What was text once is none any more; Python finds that out, and has no code for it.
+            # Corrupted text. Python detects this, not SQLite, so there is no error code.
             return "corrupt"
         case _:
             return "other"
@@ -223,12 +223,12 @@ def _reason(error: sqlite3.Error) -> StorageFailure:
 def _advice(reason: StorageFailure) -> str:
     match reason:
         case "full":
-            return "; free some disk space, what is missing is then read again"
+            return "; free some disk space, and the exporter reads what is missing again"
         case "readonly":
             return "; make the database and its directory writable"
         case "locked":
-            return "; another program holds the database, let it finish"
+            return "; another program has locked the database, wait until it has finished"
         case "corrupt":
-            return "; move the file away and restart, the history is then read again"
+            return "; move the file away and restart the exporter, which then reads the history again"
         case "other":
             return ""

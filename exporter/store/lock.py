@@ -1,4 +1,4 @@
-"""One process per database: an advisory lock on a file beside it, which the kernel releases when the process dies."""
+"""Advisory lock that keeps a second exporter off a database. The kernel releases it when the process dies."""
 
 import fcntl
 import os
@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def _lock_file(database: Path) -> Path:
-    # Beside the file itself: by whatever links it is reached, there is one lock.
+    # Resolved, so that all links to a database share one lock.
     database = database.resolve()
     return database.with_name(database.name + ".lock")
 
 
 def was_locked(database: Path) -> bool:
-    """Whether an exporter holds a database or has held it: the lock's file stays, with the number of its process."""
+    """Return whether an exporter locks or ever locked a database. The lock file stays and contains a process id."""
     try:
         return _lock_file(database).read_bytes()[:32].strip().isdigit()
     except OSError:
@@ -20,18 +20,18 @@ def was_locked(database: Path) -> bool:
 
 
 class DatabaseInUseError(Exception):
-    """Another process holds the database."""
+    """Another process has locked the database."""
 
 
 class DatabaseLock:
-    """Holds the lock until it is released or the process ends, however it ends."""
+    """Exclusive lock on a database, held until it is released or the process ends."""
 
     def __init__(self, database: Path) -> None:
-        """Take the lock.
+        """Acquire the lock without waiting.
 
         Raises:
             DatabaseInUseError: another process holds it.
-            OSError: the lock file cannot be made.
+            OSError: the lock file cannot be created.
         """
         self._descriptor = os.open(_lock_file(database), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -41,8 +41,8 @@ class DatabaseLock:
             os.close(self._descriptor)
             process = f" (process {holder})" if holder else ""
             raise DatabaseInUseError(
-                f"{database.resolve()} is in use by another exporter{process}; two on one database would overwrite "
-                "each other. Stop that one, or give this one a storage.path of its own."
+                f"{database.resolve()} is in use by another exporter{process}. Stop it, or give this one a different "
+                "storage.path: two exporters would overwrite each other's history."
             ) from None
         except OSError:
             os.close(self._descriptor)
@@ -51,5 +51,5 @@ class DatabaseLock:
         os.pwrite(self._descriptor, str(os.getpid()).encode("ascii"), 0)
 
     def release(self) -> None:
-        """Let go of the lock; the file stays, since removing it would race with the next holder."""
+        """Release the lock. The file stays: deleting it would race with the next process that locks it."""
         os.close(self._descriptor)

@@ -1,7 +1,7 @@
-"""The database's tables and how one version of them becomes the next.
+"""Tables of the database, and migrations between versions.
 
-``PRAGMA user_version`` holds the number of migrations applied. A migration is never edited once released: a change is
-a further one.
+``PRAGMA user_version`` holds the number of applied migrations. Released migrations are never edited; a change is a new
+migration.
 """
 
 import sqlite3
@@ -16,22 +16,22 @@ class DatabaseVersionError(Exception):
 
 
 class DatabaseTooNewError(DatabaseVersionError):
-    """The database was written by a newer exporter."""
+    """A newer exporter wrote the database."""
 
 
 class DatabaseTooOldError(DatabaseVersionError):
-    """The database was written by an older exporter, and who only reads it cannot bring it up to date."""
+    """An older exporter wrote the database, and it was opened read-only, so it cannot be migrated."""
 
 
-def _first(db: Database) -> None:
-    """Series, the ledger, digests, and what was found about them."""
+def _create_tables(db: Database) -> None:
+    """Create the tables of series, ledger, digests and evaluations."""
     db["series"].create(  # type: ignore[union-attr]
         {"id": int, "service_name": str, "span_name": str},
         pk="id",
         not_null={"service_name", "span_name"},
     )
     db["series"].create_index(["service_name", "span_name"], unique=True)  # type: ignore[union-attr]
-    # One line per window that was read, or that could not be.
+    # The ledger: one row per window that was read, or that could not be read.
     db["windows"].create(  # type: ignore[union-attr]
         {
             "start": int,
@@ -51,8 +51,8 @@ def _first(db: Database) -> None:
         pk="start",
         not_null={"end", "state", "read_at"},
     )
-    # Without rowid, and by series first: a baseline reads one series over many windows, in one sweep of neighbouring
-    # pages. The second index is for replacing a window and for retention.
+    # WITHOUT ROWID and with the series first in the key, so that the windows of one series, which a baseline needs, are
+    # on neighbouring pages. The second index is for replacing windows and for retention.
     db.execute(
         """CREATE TABLE digests (
             series_id INTEGER NOT NULL REFERENCES series(id),
@@ -64,7 +64,7 @@ def _first(db: Database) -> None:
         ) WITHOUT ROWID"""
     )
     db["digests"].create_index(["window_start"], index_name="digests_by_window")  # type: ignore[union-attr]
-    # What the detector found: about past hours, and where it stands with each series.
+    # Results of the evaluation of settled hours, and the state of the evaluation of each series.
     db.execute(
         """CREATE TABLE judgements (
             series_id INTEGER NOT NULL REFERENCES series(id),
@@ -83,25 +83,25 @@ def _first(db: Database) -> None:
     )
     db["states"].create({"series_id": int, "state": bytes}, pk="series_id", not_null={"state"})  # type: ignore[union-attr]
     db["flags"].create({"series_id": int, "flag": str}, pk="series_id", not_null={"flag"})  # type: ignore[union-attr]
-    # What is usual in an hour, so that a restart need not work it out before it can judge.
+    # Baseline tables, so that after a restart evaluation need not wait for them.
     db["books"].create({"hour_start": int, "book": bytes}, pk="hour_start", not_null={"book"})  # type: ignore[union-attr]
-    # What the history was read with: another scope or filter makes another history.
+    # Among others the scope, tenant and filter that the history was read with.
     db["meta"].create({"name": str, "value": str}, pk="name", not_null={"value"})  # type: ignore[union-attr]
 
 
-def _quarantine_index(db: Database) -> None:
-    """Count the quarantined hours, of which there are few, without going through all hours of all series."""
+def _index_quarantined_hours(db: Database) -> None:
+    """Index the few quarantined hours, so that counting them needs no scan of the table."""
     db.execute("CREATE INDEX quarantined_hours ON judgements(hour_start) WHERE quarantined")
 
 
-MIGRATIONS: Sequence[Callable[[Database], None]] = (_first, _quarantine_index)
+MIGRATIONS: Sequence[Callable[[Database], None]] = (_create_tables, _index_quarantined_hours)
 
 
 _TABLES_OF_EVERY_VERSION: Final = frozenset({"series", "windows", "digests"})
 
 
-def is_ours(connection: sqlite3.Connection) -> bool:
-    """Whether an exporter has made a database, of whatever version, or whether nobody has put anything into it yet.
+def is_exporter_database(connection: sqlite3.Connection) -> bool:
+    """Return whether a database was created by any version of the exporter, or is empty.
 
     Raises:
         sqlite3.Error: it cannot be read.
@@ -113,11 +113,11 @@ def is_ours(connection: sqlite3.Connection) -> bool:
 
 
 def migrate(connection: sqlite3.Connection) -> int:
-    """Bring a database to the newest version, each step in a transaction; returns how many steps it took.
+    """Migrate a database to the current version, each step in a transaction. Returns the number of steps.
 
     Raises:
-        DatabaseTooNewError: it is of a version that this exporter does not know.
-        sqlite3.Error: the database refused.
+        DatabaseTooNewError: this exporter does not know its version.
+        sqlite3.Error: a statement failed.
     """
     version = _known_version(connection)
     db = Database(connection, execute_plugins=False)
@@ -129,18 +129,18 @@ def migrate(connection: sqlite3.Connection) -> int:
 
 
 def check_version(connection: sqlite3.Connection) -> None:
-    """Make sure that a database needs no migration.
+    """Check that a database has the current version.
 
     Raises:
-        DatabaseTooNewError: it is of a version that this exporter does not know.
-        DatabaseTooOldError: it would have to be migrated first.
+        DatabaseTooNewError: this exporter does not know its version.
+        DatabaseTooOldError: it needs a migration.
         sqlite3.Error: it cannot be read.
     """
     version = _known_version(connection)
     if version < len(MIGRATIONS):
         raise DatabaseTooOldError(
-            f"the database is of version {version}, this exporter reads version {len(MIGRATIONS)}. "
-            "Start this exporter on it once, which brings it up to date."
+            f"the database has version {version}, and this exporter reads version {len(MIGRATIONS)}. "
+            "Run this exporter on it once to migrate it."
         )
 
 
@@ -148,8 +148,8 @@ def _known_version(connection: sqlite3.Connection) -> int:
     version = _version(connection)
     if version > len(MIGRATIONS):
         raise DatabaseTooNewError(
-            f"the database is of version {version}, this exporter knows versions up to {len(MIGRATIONS)}. "
-            "Run the newer exporter again, or point storage.path at another file."
+            f"the database has version {version}, and this exporter supports versions up to {len(MIGRATIONS)}. "
+            "Run the newer exporter again, or set storage.path to another file."
         )
     return version
 

@@ -1,8 +1,7 @@
-"""Reads and writes of the history.
+"""Reads and writes the stored history.
 
-One connection, shared by the exporter's threads under a lock that is held for single statements or one short
-transaction; nothing on the scrape path comes here. Every write is a transaction that replaces what was there before,
-so repeating one changes nothing.
+All threads share one connection, whose lock is held for single statements or one short transaction; scrapes never use
+it. Every write is a transaction that replaces earlier data, so writes are idempotent.
 """
 
 import sqlite3
@@ -18,34 +17,34 @@ from exporter.model.histogram_codec import encode_digest, encode_marks
 from exporter.model.ledger import LedgerEntry, Window
 from exporter.model.span import SeriesKey
 from exporter.store.connection import Connection, OnDamage, OnFailure
-from exporter.store.foreign import refuse_foreign
-from exporter.store.histories import histories, history_rows, traffic_rows, traffics
-from exporter.store.rows import (
+from exporter.store.database_file import check_file
+from exporter.store.records import (
     ENTRY_COLUMNS,
-    Findings,
-    Pruned,
-    SeriesTraffic,
+    HistoryTotals,
+    PruneResult,
+    SeriesEvaluation,
     StoredSeries,
-    Totals,
-    entry_of,
-    row_of,
-    swings_bytes,
+    StoredTraffic,
+    encode_swings,
+    entry_from_row,
+    entry_to_row,
 )
 from exporter.store.schema import check_version, migrate
+from exporter.store.series_queries import query_series, query_traffic, stored_series, stored_traffic
 
 _PRUNED_AT_ONCE: Final = 500
-"""Series whose old findings are deleted in one transaction, so that nobody waits for long."""
+"""Series per transaction when old evaluations are deleted, so that other threads do not wait for long."""
 
 
 class Store:
-    """The history in SQLite."""
+    """Stored history in SQLite. Thread-safe."""
 
     def __init__(self, connection: Connection) -> None:
-        """Use a connection; :meth:`open` and :meth:`in_memory` make one.
+        """Migrate the database if necessary; see :meth:`open` and :meth:`in_memory`.
 
         Raises:
             DatabaseTooNewError: a newer exporter wrote the database.
-            StoreError: it cannot be read, or brought to the newest version.
+            StoreError: it cannot be read or migrated.
         """
         self._connection = connection
         with connection.reading("opening the database") as db:
@@ -63,20 +62,20 @@ class Store:
         on_failure: OnFailure = lambda reason: None,  # noqa: ARG005
         on_damage: OnDamage = lambda: None,
     ) -> Self:
-        """Open or create the database, and keep every other exporter off it.
+        """Lock and open the database; create it if it does not exist.
 
         Args:
             path: the file.
-            on_failure: is told why the database refused something.
-            on_damage: is told that the file is damaged, from whichever thread has noticed.
+            on_failure: called with the reason of every failed read or write.
+            on_damage: called when the file turns out to be corrupt, from any thread.
 
         Raises:
             DatabaseInUseError: another exporter uses it.
             DatabaseTooNewError: a newer exporter wrote it.
-            ForeignFileError: it is not an exporter's.
+            ForeignFileError: it is not an exporter's database.
             StoreError: it cannot be opened or created.
         """
-        refuse_foreign(path)
+        check_file(path)
         connection = Connection.open(path, on_failure, on_damage)
         try:
             return cls(connection)
@@ -86,16 +85,16 @@ class Store:
 
     @classmethod
     def open_readonly(cls, path: Path) -> Self:
-        """Open an existing database for reading only, beside a running exporter or not: no lock is taken.
+        """Open an existing database read-only, without a lock, beside a running exporter or not.
 
         Raises:
             DatabaseTooNewError: a newer exporter wrote it.
             DatabaseTooOldError: an older exporter wrote it, and it must be migrated first.
-            ForeignFileError: it is not an exporter's.
-            MissingDatabaseError: it is not there.
+            ForeignFileError: it is not an exporter's database.
+            MissingDatabaseError: it does not exist.
             StoreError: it cannot be read.
         """
-        refuse_foreign(path)
+        check_file(path)
         connection = Connection.open_readonly(path)
         try:
             with connection.reading(f"opening {path}") as db:
@@ -107,32 +106,32 @@ class Store:
 
     @classmethod
     def in_memory(cls) -> Self:
-        """A store that leaves nothing behind."""
+        """Create a store in memory."""
         return cls(Connection.in_memory())
 
     def close(self) -> None:
-        """Close the database and let others use it."""
+        """Close the database and release its lock."""
         self._connection.close()
 
-    # The ledger
+    # Ledger and windows
 
     def ledger(self, start: int, end: int) -> list[LedgerEntry]:
-        """The ledger's entries that overlap a range, by start."""
+        """Return the ledger entries that overlap ``[start, end)``, in time order."""
         with self._connection.reading("reading the ledger") as db:
             rows = db.execute(
                 f"SELECT {ENTRY_COLUMNS} FROM windows WHERE start < ? AND end > ? ORDER BY start",
                 (end, start),
             ).fetchall()
         try:
-            return [entry_of(*row) for row in rows]
+            return [entry_from_row(*row) for row in rows]
         except ValueError as error:
             raise self._connection.unreadable("reading the ledger") from error
 
     def commit(self, entries: Sequence[LedgerEntry], contents: Sequence[WindowContent] = ()) -> None:
-        """Write windows and their digests in one transaction, in place of whatever stood there.
+        """Write windows and their digests in one transaction, replacing all windows that they overlap.
 
-        Where other traces come to stand than stood there, older than what was judged, that makes the findings void: see
-        :meth:`findings_void`.
+        If this changes traces of hours that may have been evaluated, their evaluations become outdated: see
+        :meth:`has_outdated_evaluations`.
 
         Raises:
             StoreError: nothing was written.
@@ -143,13 +142,13 @@ class Store:
             for key, item in content.series.items()
         ]
         with self._writing("recording windows") as db:
-            if _changes_what_was_judged(db, entries):
+            if _changes_evaluated_hours(db, entries):
                 db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('findings_void', '1')")
             for entry in entries:
-                _forget(db, entry.window)
+                _delete_overlapping_windows(db, entry.window)
             db.executemany(
                 f"INSERT INTO windows ({ENTRY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                map(row_of, entries),
+                map(entry_to_row, entries),
             )
             ids = [self._series_id(db, row[0]) for row in rows]
             db.executemany(
@@ -167,62 +166,65 @@ class Store:
         return series_id
 
     def series(self) -> list[SeriesKey]:
-        """All series that have ever been stored and not been deleted, in the order of their first appearance."""
+        """Return all stored series, in the order in which they were first stored."""
         with self._connection.mutex:
             return list(self._ids)
 
     def history(
         self, keys: Iterable[SeriesKey], start: int, end: int, *, marks_from: int | None = None, at_once: int = 20
     ) -> Iterator[StoredSeries]:
-        """What is stored of some series in the windows that begin in ``[start, end)``.
+        """Yield the history of some series in the windows that start in ``[start, end)``, Unix seconds.
 
-        The database is held for ``at_once`` series at a time, so that writers wait for milliseconds and memory stays
-        small. Series without windows in the range are left out.
+        The connection is held for ``at_once`` series at a time, so that writers wait for milliseconds and memory use
+        stays small. Series without windows in the range are left out.
 
         Args:
             keys: the series.
-            start: Unix seconds.
-            end: Unix seconds.
-            marks_from: windows that begin at or after this come with their marks; none do where it is absent.
-            at_once: how many series are read in one go.
+            start: start of the range.
+            end: end of the range.
+            marks_from: marks are loaded for windows that start at or after this; None means for no window.
+            at_once: number of series per read.
         """
         with self._connection.mutex:
-            names = {self._ids[key]: key for key in keys if key in self._ids}
-        ids = sorted(names)
+            keys_by_id = {self._ids[key]: key for key in keys if key in self._ids}
+        ids = sorted(keys_by_id)
         for position in range(0, len(ids), at_once):
             chunk = ids[position : position + at_once]
             with self._connection.reading("reading the history") as db:
-                rows = history_rows(db, chunk, start, end, end if marks_from is None else marks_from)
-            yield from histories(rows, names, on_damage=partial(self._connection.on_failure, "corrupt"))
+                rows = query_series(db, chunk, start, end, end if marks_from is None else marks_from)
+            yield from stored_series(rows, keys_by_id, on_damage=partial(self._connection.on_failure, "corrupt"))
 
-    def traffic(self, keys: Iterable[SeriesKey], start: int, end: int, at_once: int = 200) -> Iterator[SeriesTraffic]:
-        """How much is stored of some series in the windows that begin in ``[start, end)``, without their durations.
+    def traffic(self, keys: Iterable[SeriesKey], start: int, end: int, at_once: int = 200) -> Iterator[StoredTraffic]:
+        """Yield trace counts of some series in the windows that start in ``[start, end)``, Unix seconds.
 
-        As :meth:`history`, it holds the database for ``at_once`` series at a time and leaves out those without windows.
+        Like :meth:`history`, but without reading digests.
         """
         with self._connection.mutex:
-            names = {self._ids[key]: key for key in keys if key in self._ids}
-        ids = sorted(names)
+            keys_by_id = {self._ids[key]: key for key in keys if key in self._ids}
+        ids = sorted(keys_by_id)
         for position in range(0, len(ids), at_once):
             with self._connection.reading("counting the history") as db:
-                rows = traffic_rows(db, ids[position : position + at_once], start, end)
-            yield from traffics(rows, names)
+                rows = query_traffic(db, ids[position : position + at_once], start, end)
+            yield from stored_traffic(rows, keys_by_id)
 
-    # What the detector found
+    # Evaluations, flags and baseline tables
 
-    def record(self, findings: Iterable[Findings]) -> None:
-        """Write what judging the past has found, in one transaction.
+    def save_evaluations(self, results: Iterable[SeriesEvaluation]) -> None:
+        """Store results of evaluating settled hours, in one transaction.
 
         Raises:
             StoreError: nothing was written.
         """
-        with self._writing("recording what was found about past hours") as db:
-            for key, judgements, state, settled_suspects in findings:
+        with self._writing("saving evaluations") as db:
+            for key, evaluations, state, settled_suspects in results:
                 series_id = self._series_id(db, key)
                 db.executemany(
                     "INSERT OR REPLACE INTO judgements (series_id, hour_start, quarantined, swings)"
                     " VALUES (?, ?, ?, ?)",
-                    ((series_id, hour, found.quarantined, swings_bytes(found)) for hour, found in judgements.items()),
+                    (
+                        (series_id, hour, evaluation.quarantined, encode_swings(evaluation))
+                        for hour, evaluation in evaluations.items()
+                    ),
                 )
                 db.execute("INSERT OR REPLACE INTO states (series_id, state) VALUES (?, ?)", (series_id, state))
                 db.executemany(
@@ -230,75 +232,77 @@ class Store:
                     ((series_id, hour) for hour in settled_suspects),
                 )
 
-    def forget_findings(self) -> None:
-        """Forget all that was found about the past, so that it is judged anew; suspicions stay.
+    def delete_evaluations(self) -> None:
+        """Delete all evaluations and baseline tables, so that all hours are evaluated again. Suspects and flags stay.
 
         Raises:
-            StoreError: nothing was forgotten.
+            StoreError: nothing was deleted.
         """
-        with self._writing("forgetting what was found about past hours") as db:
+        with self._writing("deleting evaluations") as db:
             db.execute("DELETE FROM judgements")
             db.execute("DELETE FROM states")
             db.execute("DELETE FROM books")
             db.execute("DELETE FROM meta WHERE name IN ('judging_until', 'judged_until', 'findings_void')")
 
-    def findings_void(self) -> bool:
-        """Whether traces were written that are older than what was judged, so that all has to be judged anew."""
-        with self._connection.reading("reading whether the past was judged as it stands") as db:
+    def has_outdated_evaluations(self) -> bool:
+        """Return whether traces of evaluated hours have changed, so that all hours must be evaluated again."""
+        with self._connection.reading("reading whether evaluations are outdated") as db:
             return db.execute("SELECT 1 FROM meta WHERE name = 'findings_void'").fetchone() is not None
 
-    def begin_judging(self, until: int) -> None:
-        """Remember that hours up to an instant are about to be judged, be that ever finished or not.
+    def begin_evaluation(self, until: int) -> None:
+        """Record that hours up to this time (Unix seconds) are about to be evaluated.
+
+        From then on a change of their traces makes evaluations outdated, even if the evaluation does not finish.
 
         Raises:
-            StoreError: it was not remembered.
+            StoreError: nothing was recorded.
         """
-        with self._writing("beginning to judge the past") as db:
-            until = max(until, _judging_until(db) or 0)
+        with self._writing("beginning an evaluation") as db:
+            until = max(until, _evaluation_begun_until(db) or 0)
             db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('judging_until', ?)", (str(until),))
 
-    def judged_until(self) -> int | None:
-        """Up to when the past was judged; absent if it never was."""
-        with self._connection.reading("reading how far the past was judged") as db:
+    def evaluated_until(self) -> int | None:
+        """Return the end of the evaluated history in Unix seconds; None if it was never evaluated."""
+        with self._connection.reading("reading the end of the evaluated history") as db:
             row = db.execute("SELECT value FROM meta WHERE name = 'judged_until'").fetchone()
         return int(row[0]) if row is not None and row[0].isdecimal() else None
 
-    def set_judged_until(self, until: int) -> None:
-        """Remember up to when the past was judged.
+    def set_evaluated_until(self, until: int) -> None:
+        """Record the end of the evaluated history in Unix seconds.
 
         Raises:
-            StoreError: it was not remembered.
+            StoreError: it was not recorded.
         """
-        with self._writing("remembering how far the past was judged") as db:
+        with self._writing("recording the end of the evaluated history") as db:
             db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('judged_until', ?)", (str(until),))
 
-    def save_book(self, hour_start: int, book: bytes) -> None:
-        """Keep the book of an hour over a restart; those of hours before the last one are forgotten.
+    def save_baseline_table(self, hour_start: int, table: bytes) -> None:
+        """Store the encoded baseline table of an hour, and delete those of hours before the previous one.
 
         Raises:
-            StoreError: it was not kept.
+            StoreError: it was not stored.
         """
-        with self._writing("keeping what is usual") as db:
-            db.execute("INSERT OR REPLACE INTO books (hour_start, book) VALUES (?, ?)", (hour_start, book))
+        with self._writing("saving the baseline table") as db:
+            db.execute("INSERT OR REPLACE INTO books (hour_start, book) VALUES (?, ?)", (hour_start, table))
             db.execute("DELETE FROM books WHERE hour_start < ?", (hour_start - HOUR_SECONDS,))
 
-    def book(self, hour_start: int) -> bytes | None:
-        """The book of an hour, if one was kept."""
-        with self._connection.reading("reading what is usual") as db:
+    def baseline_table(self, hour_start: int) -> bytes | None:
+        """Return the encoded baseline table of an hour, if one is stored."""
+        with self._connection.reading("reading the baseline table") as db:
             row = db.execute("SELECT book FROM books WHERE hour_start = ?", (hour_start,)).fetchone()
         return None if row is None else bytes(row[0])
 
-    def remember(self, flags: Mapping[SeriesKey, str | None], suspects: Mapping[SeriesKey, Collection[int]]) -> None:
-        """Keep the flags of some series over a restart, and the hours that they have touched.
+    def save_flags(self, flags: Mapping[SeriesKey, str | None], suspects: Mapping[SeriesKey, Collection[int]]) -> None:
+        """Store the flags of some series, so that they survive a restart, and the hours that they touched.
 
         Args:
-            flags: a flag as the detector wrote it, or nothing to forget it.
-            suspects: starts of hours; they are added to those known.
+            flags: flags as encoded by the detector; None deletes a flag.
+            suspects: starts of hours, in Unix seconds, to add to the known ones.
 
         Raises:
             StoreError: nothing was written.
         """
-        with self._writing("remembering flags") as db:
+        with self._writing("saving flags") as db:
             for key, flag in flags.items():
                 series_id = self._series_id(db, key)
                 if flag is None:
@@ -311,68 +315,68 @@ class Store:
             )
 
     def flags(self) -> dict[SeriesKey, str]:
-        """The remembered flags."""
+        """Return the stored flags."""
         with self._connection.reading("reading the flags") as db:
             rows = db.execute(
                 "SELECT service_name, span_name, flag FROM flags JOIN series ON series.id = flags.series_id"
             ).fetchall()
         return {SeriesKey(service, span): flag for service, span, flag in rows}
 
-    # The whole
+    # Totals and retention
 
     def describe_reading(self, description: str) -> str:
-        """Say what the history is read with, and hear what it was read with so far: the same, if it is new."""
-        with self._writing("remembering what is read") as db:
+        """Store what the history is read with unless that is known, and return what is stored."""
+        with self._writing("recording what is read") as db:
             db.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('reading', ?)", (description,))
             (known,) = db.execute("SELECT value FROM meta WHERE name = 'reading'").fetchone()
         return str(known)
 
-    def totals(self) -> Totals:
-        """What stands in the history."""
+    def totals(self) -> HistoryTotals:
+        """Return the size of the history."""
         with self._connection.reading("counting the history") as db:
             windows, traces, oldest = db.execute(
                 "SELECT count(*), coalesce(sum(stored), 0), min(start) FILTER (WHERE stored > 0) FROM windows"
                 " WHERE state IN ('done', 'empty', 'partial')"
             ).fetchone()
             (quarantined,) = db.execute("SELECT count(*) FROM judgements WHERE quarantined").fetchone()
-        return Totals(windows, traces, oldest, quarantined)
+        return HistoryTotals(windows, traces, oldest, quarantined)
 
-    def prune(self, before: int) -> Pruned:
-        """Delete windows that ended before an instant, and series of which nothing is left.
+    def prune(self, before: int) -> PruneResult:
+        """Delete windows that ended by this time (Unix seconds), and series without any data left.
 
         Raises:
-            StoreError: some of it, or all, still stands.
+            StoreError: a delete failed; earlier ones are committed.
         """
         with self._connection.reading("looking for old windows") as db:
             old = db.execute("SELECT start, end FROM windows WHERE end <= ? ORDER BY start", (before,)).fetchall()
         if not old:
-            return Pruned(0, ())
+            return PruneResult(0, ())
         for window in old:
-            # One transaction each, so that nobody waits for long.
+            # One transaction per window, so that other threads do not wait for long.
             with self._writing("deleting old windows") as db:
-                _forget(db, Window(*window))
-        self._prune_findings(before)
+                _delete_overlapping_windows(db, Window(*window))
+        self._prune_evaluations(before)
         with self._writing("deleting old series") as db:
-            gone = self._forget_unused_series(db)
-        with self._connection.reading("giving back space") as db:
-            # As a script: what `execute` runs of this stops after one page.
+            deleted = self._delete_unused_series(db)
+        with self._connection.reading("returning free space") as db:
+            # executescript: execute() would stop after the first page.
             db.executescript("PRAGMA incremental_vacuum")
-        return Pruned(len(old), gone)
+        return PruneResult(len(old), deleted)
 
-    def _prune_findings(self, before: int) -> None:
-        """Delete what was found about hours that began before an instant, some series at a time."""
+    def _prune_evaluations(self, before: int) -> None:
+        """Delete evaluations and suspects of hours that started before this time, some series per transaction."""
         with self._connection.mutex:
             ids = sorted(self._ids.values())
         for position in range(0, len(ids), _PRUNED_AT_ONCE):
-            with self._writing("deleting old findings") as db:
+            with self._writing("deleting old evaluations") as db:
                 for table in ("judgements", "suspects"):
                     db.executemany(
                         f"DELETE FROM {table} WHERE series_id = ? AND hour_start < ?",
                         ((series_id, before) for series_id in ids[position : position + _PRUNED_AT_ONCE]),
                     )
 
-    def _forget_unused_series(self, db: sqlite3.Connection) -> Sequence[SeriesKey]:
-        """Delete series without history and without a flag, so that names of the past do not fill the table."""
+    def _delete_unused_series(self, db: sqlite3.Connection) -> Sequence[SeriesKey]:
+        """Delete series without history and without a flag, so that the table does not grow with outdated names."""
         unused = db.execute(
             "SELECT id, service_name, span_name FROM series"
             " WHERE NOT EXISTS (SELECT 1 FROM digests WHERE series_id = series.id)"
@@ -382,51 +386,51 @@ class Store:
         for table in ("judgements", "suspects", "states"):
             db.executemany(f"DELETE FROM {table} WHERE series_id = ?", ids)
         db.executemany("DELETE FROM series WHERE id = ?", ids)
-        gone = [SeriesKey(service, span) for _, service, span in unused]
-        for key in gone:
+        deleted = [SeriesKey(service, span) for _, service, span in unused]
+        for key in deleted:
             del self._ids[key]
-        return gone
+        return deleted
 
     def size_bytes(self) -> int:
-        """What the database occupies, the write-ahead log included."""
+        """Return the size of the database, including the WAL file."""
         return self._connection.size_bytes()
 
     @contextmanager
-    def _writing(self, doing: str) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of it, or nothing, the known series included."""
+    def _writing(self, action: str) -> Iterator[sqlite3.Connection]:
+        """Run a transaction; a rollback also restores the cached series ids."""
         with self._connection.mutex:
-            known = self._ids.copy()
+            ids_before = self._ids.copy()
             try:
-                with self._connection.writing(doing) as db:
+                with self._connection.writing(action) as db:
                     yield db
             except BaseException:
-                self._ids = known
+                self._ids = ids_before
                 raise
 
 
-def _judging_until(db: sqlite3.Connection) -> int | None:
-    """Up to when hours of some series may have been judged."""
+def _evaluation_begun_until(db: sqlite3.Connection) -> int | None:
+    """Return the time up to which hours of some series may have been evaluated."""
     row = db.execute("SELECT value FROM meta WHERE name = 'judging_until'").fetchone()
     return int(row[0]) if row is not None and row[0].isdecimal() else None
 
 
-def _changes_what_was_judged(db: sqlite3.Connection, entries: Sequence[LedgerEntry]) -> bool:
-    """Whether windows that are about to be written change the past of any hour that may have been judged."""
-    until = _judging_until(db)
+def _changes_evaluated_hours(db: sqlite3.Connection, entries: Sequence[LedgerEntry]) -> bool:
+    """Return whether writing these entries changes traces of hours that may have been evaluated."""
+    until = _evaluation_begun_until(db)
     if until is None:
         return False
     for entry in entries:
         start, end = entry.window
         if start < until:
-            known = db.execute("SELECT stored FROM windows WHERE start = ? AND end = ?", (start, end)).fetchone()
-            # As many traces of a window that was read again are the same ones.
-            if entry.stored != (known[0] if known else 0):
+            row = db.execute("SELECT stored FROM windows WHERE start = ? AND end = ?", (start, end)).fetchone()
+            # If a window that was read again has the same number of traces, they are the same traces.
+            if entry.stored != (row[0] if row else 0):
                 return True
     return False
 
 
-def _forget(db: sqlite3.Connection, window: Window) -> None:
-    """Delete every entry that overlaps a window, and its digests."""
+def _delete_overlapping_windows(db: sqlite3.Connection, window: Window) -> None:
+    """Delete all windows that overlap a window, with their digests."""
     starts = db.execute("SELECT start FROM windows WHERE start < ? AND end > ?", (window.end, window.start)).fetchall()
     db.executemany("DELETE FROM digests WHERE window_start = ?", starts)
     db.executemany("DELETE FROM windows WHERE start = ?", starts)

@@ -1,6 +1,6 @@
-"""The only part that talks to Tempo."""
+"""HTTP client for Grafana Tempo. No other package sends requests to Tempo."""
 
-from exporter.tempo.client import SearchAnswer, TempoClient
+from exporter.tempo.client import SearchResult, TempoClient
 from exporter.tempo.errors import RangeTooLongError, StoppedError, TempoError
 from exporter.tempo.query import filter_problem, quoted, search_query, series_conditions
 from exporter.tempo.settings import ClientSettings, Scope
@@ -9,7 +9,7 @@ __all__ = [
     "ClientSettings",
     "RangeTooLongError",
     "Scope",
-    "SearchAnswer",
+    "SearchResult",
     "StoppedError",
     "TempoClient",
     "TempoError",

@@ -1,9 +1,9 @@
-"""Searches Tempo: the one place that knows its HTTP API and puts up with how it fails.
+"""Client for Tempo's HTTP API, with retries.
 
-Each attempt takes a turn at the throttle, is timed and counted, and is read completely or not at all. What may be over
-soon is tried again after a pause: no connection, no answer in time, an answer that is damaged or incomplete, 5xx, and
-429, whose ``Retry-After`` is honoured. Pauses grow and are random within their bounds, so that many requests that
-failed together do not come back together. No slot is held during a pause. Anything else is final at once.
+Every attempt waits for a slot of the throttle, is timed and counted, and is read completely or not at all. Transient
+failures are retried: no connection, a timeout, a damaged or incomplete response, 5xx, and 429, whose ``Retry-After`` is
+honoured. Pauses between attempts grow exponentially, with full jitter, so that requests that failed together are not
+retried together. No slot is held during a pause. All other failures are final.
 """
 
 import random as random_module
@@ -19,44 +19,44 @@ from exporter.model.critical_path import TraceSpan
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import Log
 from exporter.runtime.telemetry import Loop, Telemetry
-from exporter.tempo.counts import Counts, decode_counts_answer
+from exporter.tempo.counts import SpanCounts, decode_counts
 from exporter.tempo.decode import SearchDecoder
 from exporter.tempo.errors import LimitTooHighError, RangeTooLongError, StoppedError, TempoError, TooManySpansError
-from exporter.tempo.failures import HttpAnswer, excerpt, not_json, status_failure
+from exporter.tempo.failures import HttpResponse, excerpt, not_json, status_failure
 from exporter.tempo.query import MAX_SPANS_PER_TRACE, any_series_condition, count_query, search_query
 from exporter.tempo.settings import ClientSettings
-from exporter.tempo.throttle import Throttle, Turns
+from exporter.tempo.throttle import RequestQueue, Throttle
 from exporter.tempo.trace import decode_trace
 from exporter.tempo.transport import Params, Transport
 
 _T = TypeVar("_T")
 
 ATTEMPTS: Final[dict[Loop, int]] = {"poll": 3, "backfill": 4, "api": 2}
-"""How often a request is tried. The poller comes again soon by itself, and somebody waits for the API."""
+"""Attempts per request. Few for polls, which are repeated anyway, and for the API, where a person is waiting."""
 
 _FIRST_PAUSE_SECONDS: Final = 0.5
-_LONGEST_PAUSE_SECONDS: Final = 10.0
-_LONGEST_RETRY_AFTER_SECONDS: Final = 60.0
-_WARN_AGAIN_SECONDS: Final = 600.0
+_MAX_PAUSE_SECONDS: Final = 10.0
+_MAX_RETRY_AFTER_SECONDS: Final = 60.0
+_LOG_INTERVAL_SECONDS: Final = 600.0
 
-_SEARCH: Final = "/api/search"
-_TRACE: Final = "/api/v2/traces/"
-_OLD_TRACE: Final = "/api/traces/"
-_COUNT: Final = "/api/metrics/query_range"
+_SEARCH_PATH: Final = "/api/search"
+_TRACE_PATH: Final = "/api/v2/traces/"
+_TRACE_V1_PATH: Final = "/api/traces/"
+_COUNT_PATH: Final = "/api/metrics/query_range"
 
 
 @dataclass(frozen=True, slots=True)
-class SearchAnswer:
-    """What a search brought.
+class SearchResult:
+    """Result of a search.
 
     Attributes:
-        spans: the spans in scope of the traces that came, each once, in no order. They include spans outside of the
-            range asked for: a trace comes when any of it overlaps the range, ends included.
-        traces: how many traces came, readable or not.
-        limit: the most that could have come.
-        invalid: traces and spans that could not be made sense of.
-        missing: spans that matched, but are more than Tempo returns of one trace.
-        bytes: size of the answer.
+        spans: the spans in scope, without duplicates, unordered. Some are outside the requested range: Tempo returns a
+            trace if any part of it overlaps the range, bounds included.
+        traces: number of traces in the response, valid or not.
+        limit: the ``limit`` of the request.
+        invalid: number of traces and spans that were invalid and left out.
+        missing: number of spans that matched but were not returned, because Tempo limits the spans of one trace.
+        bytes: size of the response body.
     """
 
     spans: list[Span]
@@ -68,12 +68,12 @@ class SearchAnswer:
 
     @property
     def saturated(self) -> bool:
-        """Whether there may be more traces in the range: as many came as may come at most."""
+        """Whether the response hit its limit, so that there may be more traces in the range."""
         return self.traces >= self.limit
 
 
 class TempoClient:
-    """Reads one Tempo, from any number of threads, within limits that hold over all of them."""
+    """Client for one Tempo. Thread-safe; the request limits hold over all threads."""
 
     def __init__(
         self,
@@ -87,20 +87,20 @@ class TempoClient:
         pause: Callable[[float], bool] | None = None,
         random: Callable[[], float] = random_module.random,
     ) -> None:
-        """Connects to nothing yet.
+        """Create a client; it connects on the first request.
 
         Args:
-            settings: where Tempo is and how to ask it.
-            telemetry: is told of every request.
-            log: is told what no caller will be told.
-            stop: once set, requests under way are given up within a moment, and no more are sent.
-            clock: unix seconds.
-            monotonic: seconds that never go back.
-            pause: waits for some seconds, and says whether to stop instead of going on; waits for ``stop`` by default.
-            random: numbers from [0, 1), for pauses.
+            settings: address, credentials, query and limits.
+            telemetry: receives counts and durations of requests.
+            log: receives retries and warnings; errors are raised.
+            stop: when set, pending requests are abandoned within a moment and no more are sent.
+            clock: current time in Unix seconds.
+            monotonic: seconds of a monotonic clock.
+            pause: sleeps for some seconds and returns whether to stop; by default it waits for ``stop``.
+            random: returns a number from [0, 1), for the jitter of pauses.
 
         Raises:
-            ValueError: the filter cannot be joined to a query, or a limit makes no sense.
+            ValueError: the filter cannot be joined to a query, or a limit is out of range.
         """
         stop = stop or threading.Event()
         self._settings = settings
@@ -112,150 +112,151 @@ class TempoClient:
         self._random = random
         self._query = search_query(settings.scope, settings.filter)
         self._decoder = SearchDecoder(settings.scope)
-        turns = Turns(settings.max_concurrency, settings.requests_per_second)
-        self._throttle = Throttle(turns, stop=stop, monotonic=monotonic)
+        queue = RequestQueue(settings.max_concurrency, settings.requests_per_second)
+        self._throttle = Throttle(queue, stop=stop, monotonic=monotonic)
         self._transport = Transport(settings, stop=stop, monotonic=monotonic)
-        self._learning = threading.Lock()
+        self._limits_lock = threading.Lock()
         self._max_limit: int | None = None
         self._max_spans = MAX_SPANS_PER_TRACE
         self._max_range_seconds: int | None = None
         self._max_count_range_seconds: int | None = None
-        self._quiet_log = log.limited(_WARN_AGAIN_SECONDS, monotonic)
+        self._limited_log = log.limited(_LOG_INTERVAL_SECONDS, monotonic)
 
     @property
     def max_limit(self) -> int:
-        """The most traces that a search returns: as configured, or fewer where Tempo has refused that many."""
+        """Maximum number of traces per search: the configured limit, or Tempo's if that is known to be lower."""
         return min(self._settings.limit, self._max_limit or self._settings.limit)
 
     @property
     def max_range_seconds(self) -> int | None:
-        """The longest range that Tempo searches; None until it has refused one."""
+        """Maximum range of a search in seconds; None until Tempo has rejected a longer one."""
         return self._max_range_seconds
 
     @property
     def max_count_range_seconds(self) -> int | None:
-        """The longest range over which Tempo counts; None until it has refused one."""
+        """Maximum range of a count in seconds; None until Tempo has rejected a longer one."""
         return self._max_count_range_seconds
 
     def search(
         self, start: int, end: int, *, loop: Loop, limit: int | None = None, series: Sequence[SeriesKey] = ()
-    ) -> SearchAnswer:
-        """Find the spans in scope of traces that overlap ``[start, end]``, both in whole unix seconds.
+    ) -> SearchResult:
+        """Search for traces that overlap ``[start, end]`` and return their spans in scope.
 
         Args:
-            start: begin of the range.
-            end: its end, later than ``start``.
-            loop: who asks.
-            limit: the most traces to return; as configured where it is None.
-            series: only the spans of these are wanted; all in scope where there are none.
+            start: start of the range in whole Unix seconds.
+            end: end of the range in whole Unix seconds, later than ``start``.
+            loop: the loop that sends the request.
+            limit: maximum number of traces; None means ``tempo.limit``.
+            series: search only for spans of these series; empty means all in scope.
 
         Raises:
-            RangeTooLongError: the range is longer than Tempo allows, which is now known.
-            TempoError: it failed, and trying again did not help or made no sense.
-            StoppedError: the exporter is being stopped.
+            RangeTooLongError: the range is longer than Tempo allows; the maximum is now known.
+            TempoError: the request failed, after all retries if it was retryable.
+            StoppedError: the exporter is stopping.
         """
         settings = self._settings
         query = search_query(settings.scope, settings.filter, [any_series_condition(series)]) if series else self._query
-        answer = self._search(query, start, end, limit or self._settings.limit, loop)
-        self._telemetry.traces_read(loop, len(answer.spans) + answer.invalid)
-        if answer.invalid:
-            self._telemetry.traces_skipped(loop, "invalid", answer.invalid)
-        if answer.missing:
-            self._telemetry.traces_skipped(loop, "span_limit", answer.missing)
-            self._quiet_log.warning(
+        result = self._search(query, start, end, limit or self._settings.limit, loop)
+        self._telemetry.traces_read(loop, len(result.spans) + result.invalid)
+        if result.invalid:
+            self._telemetry.traces_skipped(loop, "invalid", result.invalid)
+        if result.missing:
+            self._telemetry.traces_skipped(loop, "span_limit", result.missing)
+            self._limited_log.warning(
                 "spans_missing",
                 "a trace has more matching spans than Tempo returns; the missing ones are counted",
-                spans_missing=answer.missing,
+                spans_missing=result.missing,
                 spans_per_trace=self._max_spans,
             )
-        if answer.saturated:
+        if result.saturated:
             self._telemetry.saturated(loop)
-        return answer
+        return result
 
     def exists(self, start: int, end: int, *, loop: Loop) -> bool:
-        """Whether any trace with spans in scope overlaps ``[start, end]``, both in whole unix seconds.
+        """Return whether any trace with spans in scope overlaps ``[start, end]``, in whole Unix seconds.
 
         Raises:
-            RangeTooLongError: the range is longer than Tempo allows, which is now known.
-            TempoError: it failed, and trying again did not help or made no sense.
-            StoppedError: the exporter is being stopped.
+            RangeTooLongError: the range is longer than Tempo allows; the maximum is now known.
+            TempoError: the request failed, after all retries if it was retryable.
+            StoppedError: the exporter is stopping.
         """
         return self._search(self._query, start, end, 1, loop).traces > 0
 
-    def trace(self, trace_id: str, *, loop: Loop) -> list[TraceSpan]:
-        """The spans of one trace in no order; none where Tempo does not know it.
+    def fetch_trace(self, trace_id: str, *, loop: Loop) -> list[TraceSpan]:
+        """Fetch the spans of one trace, unordered; empty if Tempo does not have the trace.
 
         Args:
             trace_id: hex digits.
-            loop: who asks.
+            loop: the loop that sends the request.
 
         Raises:
-            TempoError: it failed, and trying again did not help or made no sense.
-            StoppedError: the exporter is being stopped.
+            TempoError: the request failed, after all retries if it was retryable.
+            StoppedError: the exporter is stopping.
         """
         try:
-            return self.fetch(_TRACE + trace_id, {}, loop=loop, read=self._read_trace)
+            return self.fetch(_TRACE_PATH + trace_id, {}, loop=loop, decode=self._decode_trace)
         except TempoError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
-        # A Tempo from before 2.7 has only the older lookup, to which an unknown trace is an unknown address.
+        # Before version 2.7 Tempo has only the v1 lookup, which also returns 404 for an unknown trace.
         try:
-            return self.fetch(_OLD_TRACE + trace_id, {}, loop=loop, read=self._read_trace)
+            return self.fetch(_TRACE_V1_PATH + trace_id, {}, loop=loop, decode=self._decode_trace)
         except TempoError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return []
 
-    def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> Counts:
-        """Let Tempo count the spans in scope that started in ``(start, end]``, step by step; asked once only.
+    def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> SpanCounts:
+        """Let Tempo count the spans in scope that started in ``(start, end]``, by step.
 
-        An error does not mean that Tempo is away: many installations cannot count.
+        The request is not retried, and an error does not mean that Tempo is down: many installations cannot count.
 
         Args:
-            start: begin of the range in Unix seconds, a multiple of the step.
-            end: its end, likewise, at least two steps later.
-            step_seconds: the length of a step.
-            loop: who asks.
-            by_series: also how many each series has.
+            start: start of the range in Unix seconds, a multiple of the step.
+            end: end of the range in Unix seconds, a multiple of the step, at least two steps after ``start``.
+            step_seconds: length of a step.
+            loop: the loop that sends the request.
+            by_series: also count by series.
 
         Raises:
-            RangeTooLongError: the range is longer than Tempo allows, which is now known.
-            TempoError: it failed.
-            StoppedError: the exporter is being stopped.
+            RangeTooLongError: the range is longer than Tempo allows; the maximum is now known.
+            TempoError: the request failed.
+            StoppedError: the exporter is stopping.
         """
         params: Params = {
             "q": count_query(self._settings.scope, self._settings.filter, by_series=by_series),
-            # A point stands for the step before it.
+            # A data point counts the step that ends at its timestamp.
             "start": start + step_seconds,
             "end": end,
             "step": f"{step_seconds}s",
         }
         try:
-            return self.fetch(_COUNT, params, loop=loop, read=self._read_counts, optional=True)
+            return self.fetch(_COUNT_PATH, params, loop=loop, decode=self._decode_counts, optional=True)
         except RangeTooLongError as error:
             self._max_count_range_seconds = error.max_seconds
             raise
 
     def fetch(
-        self, path: str, params: Params, *, loop: Loop, read: Callable[[HttpAnswer], _T], optional: bool = False
+        self, path: str, params: Params, *, loop: Loop, decode: Callable[[HttpResponse], _T], optional: bool = False
     ) -> _T:
-        """Ask Tempo for a path and make something of the answer.
+        """Request a path of Tempo's API and decode the response.
 
         Args:
-            path: below the base URL, with its leading slash.
-            params: the query string.
-            loop: who asks.
-            read: makes something of an answer with status 200, or raises TempoError. It runs without a slot.
-            optional: Tempo may not be able to do this at all, so it is asked once, and to refuse is an answer.
+            path: below the base URL, with a leading slash.
+            params: query parameters.
+            loop: the loop that sends the request.
+            decode: decodes a response with status 200, or raises TempoError. It is called without a slot.
+            optional: Tempo may not support the request at all. It is not retried, and an error status still means that
+                Tempo is up.
 
         Raises:
-            TempoError: it failed, and trying again did not help or made no sense.
-            StoppedError: the exporter is being stopped.
+            TempoError: the request failed, after all retries if it was retryable.
+            StoppedError: the exporter is stopping.
         """
         attempt = 1
         while True:
             try:
-                return self._attempt(path, params, loop, read, optional)
+                return self._attempt(path, params, loop, decode, optional)
             except TempoError as error:
                 if optional or not error.retryable or attempt >= ATTEMPTS[loop]:
                     raise
@@ -270,20 +271,22 @@ class TempoClient:
                     error=str(error),
                 )
             if self._pause(seconds):
-                raise StoppedError("stopped while waiting to ask Tempo again")
+                raise StoppedError("the exporter is stopping; a request to Tempo was not retried")
             attempt += 1
 
     def close(self) -> None:
-        """Close the connections that are not in use; the client may still be used after that."""
+        """Close idle connections; the client remains usable."""
         self._transport.close()
 
-    def _attempt(self, path: str, params: Params, loop: Loop, read: Callable[[HttpAnswer], _T], optional: bool) -> _T:
+    def _attempt(
+        self, path: str, params: Params, loop: Loop, decode: Callable[[HttpResponse], _T], optional: bool
+    ) -> _T:
         try:
-            answer = self._exchange(path, params, loop)
-            failure = status_failure(answer, self._clock(), self._transport.mask)
+            response = self._exchange(path, params, loop)
+            failure = status_failure(response, self._clock(), self._transport.mask)
             if failure is not None:
                 raise failure
-            result = read(answer)
+            result = decode(response)
         except TempoError as error:
             self._telemetry.request_failed(loop, error.reason)
             self._telemetry.tempo_answered(error.answered or (optional and error.status is not None))
@@ -291,79 +294,81 @@ class TempoClient:
         self._telemetry.tempo_answered(True)
         return result
 
-    def _exchange(self, path: str, params: Params, loop: Loop) -> HttpAnswer:
+    def _exchange(self, path: str, params: Params, loop: Loop) -> HttpResponse:
         with self._throttle.slot(loop):
-            began = self._monotonic()
+            started = self._monotonic()
             try:
                 return self._transport.get(path, params)
             finally:
-                self._telemetry.request(loop, self._monotonic() - began)
+                self._telemetry.request(loop, self._monotonic() - started)
 
     def _pause_seconds(self, attempt: int, error: TempoError) -> float:
-        longest = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** (attempt - 1))
-        asked_for = min(error.retry_after_seconds or 0.0, _LONGEST_RETRY_AFTER_SECONDS)
-        return max(asked_for, longest * self._random())
+        backoff = min(_MAX_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** (attempt - 1))
+        retry_after = min(error.retry_after_seconds or 0.0, _MAX_RETRY_AFTER_SECONDS)
+        return max(retry_after, backoff * self._random())
 
-    def _search(self, query: str, start: int, end: int, wanted: int, loop: Loop) -> SearchAnswer:
+    def _search(self, query: str, start: int, end: int, max_traces: int, loop: Loop) -> SearchResult:
         while True:
-            limit = min(wanted, self._max_limit or wanted)
-            spans = self._max_spans
-            params: Params = {"q": query, "start": start, "end": end, "limit": limit, "spss": spans}
+            limit = min(max_traces, self._max_limit or max_traces)
+            max_spans = self._max_spans
+            params: Params = {"q": query, "start": start, "end": end, "limit": limit, "spss": max_spans}
             try:
-                return self.fetch(_SEARCH, params, loop=loop, read=partial(self._read_search, limit=limit))
+                return self.fetch(_SEARCH_PATH, params, loop=loop, decode=partial(self._decode_search, limit=limit))
             except LimitTooHighError as error:
                 if error.max_limit >= limit:
                     raise
                 self._learn_limit(error.max_limit)
             except TooManySpansError as error:
-                if error.max_spans >= spans:
+                if error.max_spans >= max_spans:
                     raise
                 self._max_spans = error.max_spans
             except RangeTooLongError as error:
                 self._learn_range(error.max_seconds)
                 raise
 
-    def _read_search(self, answer: HttpAnswer, *, limit: int) -> SearchAnswer:
+    def _decode_search(self, response: HttpResponse, *, limit: int) -> SearchResult:
         try:
-            decoded = self._decoder.decode(answer.body)
+            decoded = self._decoder.decode(response.body)
         except ValueError:
-            raise not_json(answer, self._transport.mask) from None
+            raise not_json(response, self._transport.mask) from None
         if decoded.problem:
-            self._quiet_log.warning(
+            self._limited_log.warning(
                 "traces_invalid",
                 "Tempo returned invalid traces; they are left out and counted",
                 count=decoded.invalid,
                 first=excerpt(self._transport.mask(decoded.problem)),
             )
-        read = SearchAnswer(decoded.spans, decoded.traces, limit, decoded.invalid, decoded.missing, len(answer.body))
-        if not decoded.complete and not read.saturated:
+        result = SearchResult(
+            decoded.spans, decoded.traces, limit, decoded.invalid, decoded.missing, len(response.body)
+        )
+        if not decoded.complete and not result.saturated:
             raise TempoError(
-                f"GET {answer.url} answered without having looked at all of the range: some of Tempo's own jobs were "
-                f"not completed. See the logs of its query frontend and queriers.",
+                f"GET {response.url} returned an incomplete result: Tempo did not finish all of its own jobs for this "
+                f"search. See the logs of its query frontend and queriers.",
                 reason="malformed",
                 retryable=True,
-                status=answer.status,
+                status=response.status,
             )
-        return read
+        return result
 
-    def _read_trace(self, answer: HttpAnswer) -> list[TraceSpan]:
+    def _decode_trace(self, response: HttpResponse) -> list[TraceSpan]:
         try:
-            return decode_trace(answer.body)
+            return decode_trace(response.body)
         except ValueError:
-            raise not_json(answer, self._transport.mask) from None
+            raise not_json(response, self._transport.mask) from None
 
-    def _read_counts(self, answer: HttpAnswer) -> Counts:
+    def _decode_counts(self, response: HttpResponse) -> SpanCounts:
         try:
-            return decode_counts_answer(answer.body)
+            return decode_counts(response.body)
         except ValueError:
-            raise not_json(answer, self._transport.mask) from None
+            raise not_json(response, self._transport.mask) from None
 
     def _learn_limit(self, max_limit: int) -> None:
-        with self._learning:
-            news = self._max_limit is None or max_limit < self._max_limit
-            if news:
+        with self._limits_lock:
+            is_new = self._max_limit is None or max_limit < self._max_limit
+            if is_new:
                 self._max_limit = max_limit
-        if news and max_limit < self._settings.limit:
+        if is_new and max_limit < self._settings.limit:
             self._log.warning(
                 "search_limit_lowered",
                 "Tempo allows fewer traces per search than tempo.limit; lower tempo.limit, or raise "
@@ -373,10 +378,10 @@ class TempoClient:
             )
 
     def _learn_range(self, max_seconds: int) -> None:
-        with self._learning:
-            news = max_seconds != self._max_range_seconds
+        with self._limits_lock:
+            is_new = max_seconds != self._max_range_seconds
             self._max_range_seconds = max_seconds
-        if news:
+        if is_new:
             self._log.info(
                 "search_range_learned",
                 "Tempo limits the range of a search; longer ranges are searched in parts",

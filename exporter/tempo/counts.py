@@ -1,6 +1,6 @@
-"""Reads the body of an answer to a TraceQL metrics query: how many spans there are, by series and time."""
+"""Decodes responses of TraceQL metrics queries: span counts by series and time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -9,7 +9,7 @@ import msgspec
 from exporter.model.span import SeriesKey
 
 _NIL: Final = "nil"
-"""How Tempo writes an attribute that a span does not have."""
+"""Label value for an attribute that the spans do not have."""
 
 
 class _Value(msgspec.Struct, gc=False, rename="camel"):
@@ -37,71 +37,69 @@ class _Body(msgspec.Struct, gc=False):
     status: str | int = "COMPLETE"
 
 
-# Not strict, so that numbers may come as strings.
+# Not strict: Tempo sends 64-bit integers as strings.
 _BODY: Final = msgspec.json.Decoder(_Body, strict=False)
 _COMPLETE: Final = ("COMPLETE", 0, "0", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """How many spans there are.
+class SpanCounts:
+    """Number of spans in a range, as counted by Tempo.
 
     Attributes:
-        ends: by the end of each step, as Unix seconds: the spans that started in it, all series together.
-        series: the spans of each series over the whole range; empty unless they were asked for.
-        complete: whether that is all; Tempo leaves out series beyond a number that its operator sets.
+        by_step_end: spans of all series that started in a step, by the end of that step in Unix seconds.
+        by_series: spans of each series over the whole range; empty unless requested.
+        complete: False if Tempo left out series beyond the limit that its operator set.
     """
 
-    ends: Mapping[int, int] = field(default_factory=dict)
-    series: Mapping[SeriesKey, int] = field(default_factory=dict)
+    by_step_end: Mapping[int, int] = field(default_factory=dict)
+    by_series: Mapping[SeriesKey, int] = field(default_factory=dict)
     complete: bool = True
 
     @property
     def known(self) -> bool:
-        """Whether Tempo counted anything: where it keeps no data to count, it says nothing, which is not zero."""
-        return bool(self.ends)
+        """Whether Tempo counted anything. A Tempo that keeps no data for counting returns no series, not zero."""
+        return bool(self.by_step_end)
 
     def between(self, start: int, end: int) -> int:
-        """How many spans started between two edges of steps."""
-        return sum(count for at, count in self.ends.items() if start < at <= end)
+        """Return the number of spans that started between two step boundaries."""
+        return sum(count for step_end, count in self.by_step_end.items() if start < step_end <= end)
 
 
-def decode_counts_answer(body: bytes) -> Counts:
-    """Read a body.
+def decode_counts(body: bytes) -> SpanCounts:
+    """Decode a response body.
 
     Raises:
-        ValueError: it is not JSON, or no such answer.
+        ValueError: it is not JSON, or not the response of a metrics query.
     """
     try:
-        read = _BODY.decode(body)
+        response = _BODY.decode(body)
     except RecursionError:
-        raise ValueError("nested beyond reason") from None
-    if read.series is msgspec.UNSET and read.metrics is msgspec.UNSET:
-        raise ValueError("neither series nor metrics in it")
-    ends: dict[int, int] = {}
+        raise ValueError("JSON is nested too deeply") from None
+    if response.series is msgspec.UNSET and response.metrics is msgspec.UNSET:
+        raise ValueError("contains neither series nor metrics")
+    by_step_end: dict[int, int] = {}
     by_series: dict[SeriesKey, int] = {}
-    for series in read.series or ():
-        total = _add_samples(series.samples, ends)
+    for series in response.series or ():
+        total = 0
+        for step_end, count in _step_counts(series.samples):
+            by_step_end[step_end] = by_step_end.get(step_end, 0) + count
+            total += count
         key = _series_key(series.labels)
         if key is not None and total:
             by_series[key] = by_series.get(key, 0) + total
-    return Counts(ends, by_series, read.status in _COMPLETE)
+    return SpanCounts(by_step_end, by_series, response.status in _COMPLETE)
 
 
-def _add_samples(samples: Sequence[_Sample], ends: dict[int, int]) -> int:
-    total = 0
+def _step_counts(samples: Sequence[_Sample]) -> Iterator[tuple[int, int]]:
+    """Yield the end of each step and its count; values that are no positive count are skipped."""
     for sample in samples:
-        # Not a number, or none that counts anything, is nothing.
         if 0 < sample.value < 2**53:
-            count = round(sample.value)
-            at = sample.timestamp_ms // 1000
-            ends[at] = ends.get(at, 0) + count
-            total += count
-    return total
+            yield sample.timestamp_ms // 1000, round(sample.value)
 
 
 def _series_key(labels: Sequence[_Label]) -> SeriesKey | None:
-    """The series of some labels; None for one without a service or a name, which cannot be asked for by it."""
+    """Return the series of these labels; None without a service or name, as no query could select it."""
     values = {label.key: label.value.string_value for label in labels}
     service, name = values.get("resource.service.name", ""), values.get("name", "")
     return SeriesKey(service, name) if service and name and _NIL not in (service, name) else None

@@ -1,4 +1,4 @@
-"""Signs requests to Tempo, and keeps what it signs them with out of every message."""
+"""Adds credentials to requests to Tempo, and masks them in every message."""
 
 import base64
 from collections.abc import Iterator
@@ -15,54 +15,55 @@ from exporter.tempo.settings import ClientSettings
 
 _MASK: Final = "<secret>"
 _MIN_MASKED_HEADER: Final = 4
-"""Header values shorter than this hide nothing and would riddle a message with masks."""
+"""Shorter header values are not masked: they would match unrelated parts of a message."""
 
 
 class SecretFile:
-    """A file with a secret, read again when it changes, as it does when a secret is rotated."""
+    """A secret in a file, reread when the file changes, so that secrets can be rotated."""
 
     def __init__(self, path: str, setting: str) -> None:
         self._path = Path(path)
         self._setting = setting
-        self._read: tuple[tuple[int, int, int], str] | None = None
+        self._cached: tuple[tuple[int, int, int], str] | None = None
 
     def value(self) -> str:
-        """The secret, without the white space around it.
+        """Return the secret without surrounding white space.
 
         Raises:
-            TempoError: it cannot be read. That may be the moment in which it is replaced, so it is worth a retry.
+            TempoError: the file cannot be read. Retryable, because the file may just be being replaced.
         """
         try:
-            found = self._path.stat()
-            state = (found.st_mtime_ns, found.st_size, found.st_ino)
-            if self._read is None or self._read[0] != state:
-                self._read = state, self._path.read_text("utf-8").strip()
+            stat = self._path.stat()
+            version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            if self._cached is None or self._cached[0] != version:
+                self._cached = version, self._path.read_text("utf-8").strip()
         except OSError as error:
             raise self._failure(f"cannot be read: {error.strerror or type(error).__name__}") from error
         except UnicodeError:
-            # Without the cause: it quotes what it could not decode.
+            # No cause: the UnicodeError quotes the file's content.
             raise self._failure("is not UTF-8 text") from None
-        secret = self._read[1]
+        secret = self._cached[1]
         if not secret:
             raise self._failure("is empty")
         if not secret.isprintable():
-            raise self._failure("holds more than one line, or control characters")
+            raise self._failure("contains more than one line, or control characters")
         return secret
 
     def last(self) -> str:
-        """The secret as it was last read; empty where it never was."""
-        return self._read[1] if self._read else ""
+        """Return the secret that was read last; empty if none was."""
+        return self._cached[1] if self._cached else ""
 
-    def _failure(self, what: str) -> TempoError:
-        message = f"{self._setting} {self._path} {what}. Nothing was asked of Tempo; put the secret into that file."
+    def _failure(self, problem: str) -> TempoError:
+        message = (
+            f"{self._setting} {self._path} {problem}. No request was sent to Tempo; put the secret into that file."
+        )
         return TempoError(message, reason="unauthorized", retryable=True)
 
 
 class Credentials(AuthBase):
-    """Adds the ``Authorization`` header: the bearer token if there is one, else basic authentication, else nothing.
+    """Adds the ``Authorization`` header: a bearer token if configured, else basic authentication, else no header.
 
-    Passed with every request even if it has nothing to add, because requests would take credentials from ``.netrc``
-    for a request that has none.
+    It is passed with every request, even with nothing to add: requests reads ``.netrc`` for requests without ``auth``.
     """
 
     def __init__(self, settings: ClientSettings) -> None:
@@ -76,10 +77,10 @@ class Credentials(AuthBase):
         self._header_values = [v for v in settings.headers.values() if len(v) >= _MIN_MASKED_HEADER]
 
     def authorization(self) -> str | None:
-        """The header's value now.
+        """Return the current value of the header.
 
         Raises:
-            TempoError: a file with a secret cannot be read.
+            TempoError: a secret file cannot be read.
         """
         token = self._token_file.value() if self._token_file else self._token
         if token:
@@ -90,15 +91,15 @@ class Credentials(AuthBase):
         return None
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Sign a request, as requests asks it to."""
+        """Add the header to a request; called by requests."""
         authorization = self.authorization()
         if authorization is not None:
-            # Bytes, as http.client would force text into Latin-1.
+            # Bytes, because http.client encodes text as Latin-1.
             request.headers["Authorization"] = authorization.encode()  # type: ignore[assignment]
         return request
 
     def mask(self, text: str) -> str:
-        """The text with every secret that this knows of replaced: a server may quote what it was sent."""
+        """Replace all known secrets in a text: servers may quote what they were sent."""
         for secret in sorted(filter(None, self._secrets()), key=len, reverse=True):
             text = text.replace(secret, _MASK)
         return text
@@ -114,12 +115,12 @@ class Credentials(AuthBase):
 
 
 def _proxy_secrets() -> Iterator[str]:
-    """The passwords in the addresses of the environment's proxies, as they are and as they are sent."""
+    """Yield the passwords of the proxies in the environment, in plain text and as sent."""
     for address in getproxies().values():
         try:
             parts = urlsplit(address)
         except ValueError:
-            continue  # the request will say so
+            continue  # the request itself will fail with a message
         if parts.password:
             username, password = unquote(parts.username or ""), unquote(parts.password)
             yield from (parts.password, password, _basic(username, password))

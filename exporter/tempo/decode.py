@@ -1,11 +1,11 @@
-"""Reads the body of a search answer into spans.
+"""Decodes search responses into spans.
 
-An answer holds thousands of traces and a backfill reads millions, so the body is decoded straight into typed records:
-what is not needed is skipped, 64-bit numbers that come as strings become numbers, and attributes stay unread. They
-are the same few byte strings again and again, so the service that they name is looked up by those bytes.
+This is the hot path of a backfill, which reads millions of traces. The body is decoded straight into typed records;
+attributes stay raw bytes. The same few attribute lists occur again and again, so the service is looked up by those
+bytes.
 
-What Tempo leaves out is zero or empty. A body with something unreadable in it is read again, trace by trace, so that
-one bad trace costs that trace only.
+Tempo omits fields that are zero or empty. If a body cannot be decoded as a whole, its traces are decoded one by one, so
+that an invalid trace does not affect the others.
 """
 
 import json
@@ -20,8 +20,8 @@ from exporter.model.span import SeriesKey, Span
 from exporter.tempo.settings import Scope
 
 MAX_NAME_CHARACTERS: Final = 1024
-"""A longer name of a service or a span is cut to this length, its last character an ellipsis; names that differ only
-behind that are one series."""
+"""Longer service and span names are truncated to this length and end with an ellipsis. Names that differ only after
+that become one series."""
 
 _T = TypeVar("_T")
 
@@ -32,12 +32,12 @@ _SPAN_ID_DIGITS: Final = 16
 _MAX_NS: Final = 2**63 - 1
 _MAX_MATCHED: Final = 2**32 - 1
 _MAX_INTEGER_DIGITS: Final = 40
-_QUOTED: Final = 40
-_MAX_REMEMBERED: Final = 50_000
-_MAX_REMEMBERED_BYTES: Final = 4096
+_EXCERPT_CHARACTERS: Final = 40
+_MAX_CACHED: Final = 50_000
+_MAX_CACHED_BYTES: Final = 4096
 
 
-# Tempo's names stand in `rename`, where they differ.
+# `rename` maps to Tempo's JSON field names.
 class _Span(
     msgspec.Struct,
     gc=False,
@@ -81,7 +81,7 @@ class _Body(msgspec.Struct, gc=False):
     metrics: _Metrics | msgspec.UnsetType | None = msgspec.UNSET
 
 
-class _UnreadBody(msgspec.Struct, gc=False):
+class _RawBody(msgspec.Struct, gc=False):
     traces: list[msgspec.Raw] | msgspec.UnsetType | None = msgspec.UNSET
     metrics: _Metrics | msgspec.UnsetType | None = msgspec.UNSET
 
@@ -95,30 +95,29 @@ class _Attribute(msgspec.Struct, gc=False):
     value: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-# Not strict, so that numbers may come as strings.
+# Not strict: Tempo sends 64-bit integers as strings.
 _BODY: Final = msgspec.json.Decoder(_Body, strict=False)
-_UNREAD_BODY: Final = msgspec.json.Decoder(_UnreadBody, strict=False)
+_RAW_BODY: Final = msgspec.json.Decoder(_RawBody, strict=False)
 _TRACE: Final = msgspec.json.Decoder(_Trace, strict=False)
 _SPAN_SET: Final = msgspec.json.Decoder(_SpanSet, strict=False)
 _ATTRIBUTES: Final = msgspec.json.Decoder(list[_Attribute])
 _VALUE: Final = msgspec.json.Decoder(_Value)
 
-_UNREADABLE: Final = (ValueError, RecursionError)
-"""What reading raises: the errors of msgspec and of Unicode are ValueErrors."""
+_DECODE_ERRORS: Final = (ValueError, RecursionError)
+"""Raised by decoding; msgspec's and Unicode errors are ValueErrors."""
 
 
 @dataclass(slots=True)
-class Decoded:
-    """What a body holds.
+class DecodedSearch:
+    """Content of a search response.
 
     Attributes:
-        spans: the spans in scope, each once.
-        traces: how many traces came, readable or not.
-        invalid: traces and spans that make no sense and are not in ``spans``.
-        missing: spans that matched but did not come, as Tempo returns only so many of a trace.
-        complete: whether Tempo has looked at all that it meant to look at; it stops early once it has found as many
-            traces as it was asked for.
-        problem: what is wrong with the first of the invalid ones; empty where there is none.
+        spans: the spans in scope, without duplicates.
+        traces: number of traces in the response, valid or not.
+        invalid: number of traces and spans that are invalid and not in ``spans``.
+        missing: number of spans that matched but are not in the response, because Tempo limits the spans of one trace.
+        complete: whether Tempo finished all its jobs. It stops early once it has found as many traces as requested.
+        problem: why the first invalid trace or span is invalid; empty if none is.
     """
 
     spans: list[Span] = field(default_factory=list)
@@ -129,52 +128,52 @@ class Decoded:
     problem: str = ""
 
     def reject(self, problem: str) -> None:
-        """Count something invalid."""
+        """Count an invalid trace or span."""
         self.invalid += 1
         self.problem = self.problem or problem
 
 
 class SearchDecoder:
-    """Decodes bodies, and remembers names from one to the next. For any number of threads."""
+    """Decodes response bodies and caches names between them. Thread-safe."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope: Scope = scope
-        self._names = _Names()
+        self._cache = _SeriesKeyCache()
 
-    def decode(self, body: bytes) -> Decoded:
-        """Read a body.
+    def decode(self, body: bytes) -> DecodedSearch:
+        """Decode a response body.
 
         Raises:
-            ValueError: it is not JSON, or not a search answer.
+            ValueError: it is not JSON, or not a search response.
         """
-        result = Decoded()
-        read: _Body | _UnreadBody
+        result = DecodedSearch()
+        response: _Body | _RawBody
         traces: Iterable[_Trace]
         try:
-            read = whole = _BODY.decode(body)
-            traces = whole.traces or ()
-        except _UNREADABLE:
-            read = parts = _split(body)
-            traces = _readable(parts.traces or (), result)
-        # An object without either is an answer with nothing in it only if there is nothing else in it.
-        if read.traces is read.metrics is msgspec.UNSET and b"".join(body.split()) != b"{}":
-            raise ValueError("neither traces nor metrics in it")
-        if isinstance(read.metrics, _Metrics):
-            result.complete = read.metrics.completed_jobs >= read.metrics.total_jobs
-        names = self._names
-        if names.size > _MAX_REMEMBERED:
-            names = self._names = _Names()
+            response = typed = _BODY.decode(body)
+            traces = typed.traces or ()
+        except _DECODE_ERRORS:
+            response = raw = _decode_raw(body)
+            traces = _valid_traces(raw.traces or (), result)
+        # Tempo may send `{}` for no traces; any other object without these fields is not a search response.
+        if response.traces is response.metrics is msgspec.UNSET and b"".join(body.split()) != b"{}":
+            raise ValueError("contains neither traces nor metrics")
+        if isinstance(response.metrics, _Metrics):
+            result.complete = response.metrics.completed_jobs >= response.metrics.total_jobs
+        cache = self._cache
+        if cache.size > _MAX_CACHED:
+            cache = self._cache = _SeriesKeyCache()
         for trace in traces:
             result.traces += 1
-            self._add(trace, names, result)
+            self._add(trace, cache, result)
         return result
 
-    def _add(self, trace: _Trace, names: "_Names", result: Decoded) -> None:
+    def _add(self, trace: _Trace, cache: "_SeriesKeyCache", result: DecodedSearch) -> None:
         trace_id = trace.trace_id
         if len(trace_id) != _TRACE_ID_DIGITS or trace_id.strip(_HEX):
             trace_id = _hex_id(trace_id, _TRACE_ID_DIGITS)
             if not trace_id:
-                result.reject(f"trace id {trace.trace_id[:_QUOTED]!r}")
+                result.reject(f"trace id {trace.trace_id[:_EXCERPT_CHARACTERS]!r}")
                 return
         span_sets = trace.span_sets or _old_span_set(trace)
         spans = span_sets[0].spans if len(span_sets) == 1 else None
@@ -195,59 +194,59 @@ class SearchDecoder:
             if len(span_id) != _SPAN_ID_DIGITS or span_id.strip(_HEX):
                 span_id = _hex_id(span_id or "0", _SPAN_ID_DIGITS)
                 if not span_id:
-                    result.reject(f"trace {trace_id} has a span with id {span.span_id[:_QUOTED]!r}")
+                    result.reject(f"trace {trace_id} has a span with id {span.span_id[:_EXCERPT_CHARACTERS]!r}")
                     continue
             attributes = bytes(span.attributes)
-            keys = names.by_attributes.get(attributes)
+            keys = cache.by_attributes.get(attributes)
             if keys is None:
-                keys = names.learn(attributes, self._service_else(trace))
+                keys = cache.add(attributes, self._default_service(trace))
             result.spans.append(Span(trace_id, span_id, keys[span.name], start_ns, duration_ns))
 
-    def _service_else(self, trace: _Trace) -> str:
-        """The service of a span that names none.
+    def _default_service(self, trace: _Trace) -> str:
+        """Return the service of a span without ``service.name``.
 
-        A root span is of the service that Tempo gives for the trace's root, unless that is the text that it puts
-        where there is none. Of any other span nothing is known, and its service has the empty name.
+        A root span belongs to the trace's root service, unless Tempo sent its placeholder for a missing root. For any
+        other span the service is unknown, and its name is empty.
         """
         known = self._scope == "root" and trace.root_service_name != _ROOT_NOT_RECEIVED
         return trace.root_service_name if known else ""
 
 
-class _Keys(dict[str, SeriesKey]):
-    """The series of one service by the span's name as it came; made when first asked for."""
+class _ServiceKeys(dict[str, SeriesKey]):
+    """The series keys of one service by span name as received; created on first access."""
 
-    def __init__(self, service_name: str, names: "_Names") -> None:
+    def __init__(self, service_name: str, cache: "_SeriesKeyCache") -> None:
         super().__init__()
         self._service_name = service_name
-        self._names = names
+        self._cache = cache
 
     def __missing__(self, name: str) -> SeriesKey:
         key = SeriesKey(self._service_name, clean_name(name))
         if len(name) <= MAX_NAME_CHARACTERS:
             self[name] = key
-            self._names.size += 1
+            self._cache.size += 1
         return key
 
 
-class _Names:
-    """Remembers which series a span belongs to, by the bytes of its attributes and its name.
+class _SeriesKeyCache:
+    """Caches series keys by the raw attributes and the name of a span.
 
     Attributes:
-        by_attributes: the series of a service, by the bytes of attributes that name it.
-        size: how much is remembered.
+        by_attributes: the series keys of a service, by the raw attributes that name it.
+        size: number of cached entries.
     """
 
     def __init__(self) -> None:
-        self.by_attributes: dict[bytes, _Keys] = {}
+        self.by_attributes: dict[bytes, _ServiceKeys] = {}
         self.size = 0
-        self._by_service: dict[str, _Keys] = {}
+        self._by_service: dict[str, _ServiceKeys] = {}
 
-    def learn(self, attributes: bytes, otherwise: str) -> _Keys:
-        """The series of the service that attributes name, or of another where they name none."""
+    def add(self, attributes: bytes, default_service: str) -> _ServiceKeys:
+        """Return the series keys of the service that these attributes name, and cache them."""
         named = _service_of(attributes)
-        service_name = clean_name(named or otherwise)
-        keys = self._by_service.setdefault(service_name, _Keys(service_name, self))
-        if named and len(attributes) <= _MAX_REMEMBERED_BYTES:
+        service_name = clean_name(named or default_service)
+        keys = self._by_service.setdefault(service_name, _ServiceKeys(service_name, self))
+        if named and len(attributes) <= _MAX_CACHED_BYTES:
             self.by_attributes[attributes] = keys
             self.size += 1
         return keys
@@ -258,19 +257,19 @@ def _service_of(attributes: bytes) -> str:
         for attribute in decode_leniently(_ATTRIBUTES, attributes):
             if attribute.key == "service.name":
                 return decode_leniently(_VALUE, bytes(attribute.value)).string_value
-    except _UNREADABLE:
+    except _DECODE_ERRORS:
         pass
     return ""
 
 
 def clean_name(name: str) -> str:
-    """A name that databases and pages can hold: no NUL characters, and not endless."""
+    """Make a name safe to store and display: without NUL characters, and of limited length."""
     name = name.replace("\0", "\ufffd")
     return name if len(name) <= MAX_NAME_CHARACTERS else name[: MAX_NAME_CHARACTERS - 1] + "…"
 
 
 def _hex_id(text: str, digits: int) -> str:
-    """An id with the leading zeros that Tempo strips, in lower case; empty where it is none."""
+    """Normalize an id: lower case, with the leading zeros that Tempo strips; empty if it is invalid."""
     text = text.lower()
     if not text or len(text) > digits or text.strip(_HEX):
         return ""
@@ -278,7 +277,7 @@ def _hex_id(text: str, digits: int) -> str:
 
 
 def _union(span_sets: Sequence[_SpanSet]) -> list[_Span]:
-    """The spans of several sets, each once. A span without an id equals no other."""
+    """Merge span sets without duplicates. Spans without an id are never duplicates."""
     spans: dict[str | int, _Span] = {}
     for span_set in span_sets:
         for span in span_set.spans or ():
@@ -287,58 +286,58 @@ def _union(span_sets: Sequence[_SpanSet]) -> list[_Span]:
 
 
 def _old_span_set(trace: _Trace) -> list[_SpanSet]:
-    """The one set of spans that an older Tempo returns instead of several."""
+    """Return the single ``spanSet`` that older versions of Tempo send instead of ``spanSets``."""
     try:
         return [decode_leniently(_SPAN_SET, bytes(trace.old_span_set))]
-    except _UNREADABLE:
+    except _DECODE_ERRORS:
         return []
 
 
-def _split(body: bytes) -> _UnreadBody:
-    """A body whose traces are still to be read, one by one."""
+def _decode_raw(body: bytes) -> _RawBody:
+    """Decode a body but leave its traces as raw JSON."""
     try:
-        return decode_leniently(_UNREAD_BODY, body)
+        return decode_leniently(_RAW_BODY, body)
     except RecursionError:
-        raise ValueError("nested beyond reason") from None
+        raise ValueError("JSON is nested too deeply") from None
 
 
-def _readable(traces: Iterable[msgspec.Raw], result: Decoded) -> Iterator[_Trace]:
-    """Those of some traces that can be read; the others are counted."""
+def _valid_traces(traces: Iterable[msgspec.Raw], result: DecodedSearch) -> Iterator[_Trace]:
+    """Decode traces one by one; those that fail are counted in the result and skipped."""
     for raw in traces:
         try:
             yield decode_leniently(_TRACE, bytes(raw))
-        except _UNREADABLE as error:
+        except _DECODE_ERRORS as error:
             result.traces += 1
             result.reject(f"unreadable trace: {error}")
 
 
 def decode_leniently(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
-    """Decode, if need be after mending what JSON permits or what is easily mended, but the decoder does not take."""
+    """Decode JSON; if that fails, repair what the decoder does not accept (see :func:`_repair`) and try again."""
     try:
         return decoder.decode(data)
-    except _UNREADABLE:
-        return decoder.decode(_mended(data))
+    except _DECODE_ERRORS:
+        return decoder.decode(_repair(data))
 
 
-def _mended(data: bytes) -> bytes:
-    """The same JSON with U+FFFD for what is not Unicode, and null for numbers that are none.
+def _repair(data: bytes) -> bytes:
+    """Replace invalid Unicode in JSON with U+FFFD, and non-finite or oversized numbers with null.
 
     Raises:
         ValueError: it is not JSON.
         RecursionError: it is nested too deeply.
     """
     value = json.loads(
-        data.decode("utf-8", "replace"), parse_int=_integer, parse_float=_number, parse_constant=lambda _: None
+        data.decode("utf-8", "replace"), parse_int=_parse_int, parse_float=_parse_float, parse_constant=lambda _: None
     )
-    # Only UTF-16 can carry half a surrogate pair, which JSON can write and UTF-8 cannot.
+    # JSON escapes can contain unpaired surrogates. UTF-8 cannot encode them; UTF-16 can, and replaces them on decoding.
     text = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text.encode()
 
 
-def _integer(text: str) -> int | None:
+def _parse_int(text: str) -> int | None:
     return int(text) if len(text) <= _MAX_INTEGER_DIGITS else None
 
 
-def _number(text: str) -> float | None:
+def _parse_float(text: str) -> float | None:
     number = float(text)
     return number if math.isfinite(number) else None

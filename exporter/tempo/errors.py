@@ -1,4 +1,4 @@
-"""What a request to Tempo can end with other than an answer."""
+"""Errors of requests to Tempo."""
 
 from exporter.runtime.telemetry import FailureReason
 
@@ -6,13 +6,13 @@ from exporter.runtime.telemetry import FailureReason
 class TempoError(Exception):
     """A request to Tempo failed; the message says what happened, to which URL, and what to do about it.
 
-    It never holds a secret, fits on one line, and can be logged or shown as it is.
+    The message fits on one line and never holds a secret, so it can be logged and shown unchanged.
 
     Attributes:
-        reason: the kind of failure, from the closed list that is published.
-        retryable: whether the same request may succeed later without anybody doing anything.
-        status: the HTTP status, or None where no HTTP answer came.
-        retry_after_seconds: how long Tempo asked to be left alone, if it did.
+        reason: label value of the failure counter.
+        retryable: whether the same request may succeed later without a change of configuration.
+        status: the HTTP status, or None when no HTTP response arrived.
+        retry_after_seconds: the value of ``Retry-After``, if Tempo sent it.
     """
 
     def __init__(
@@ -32,15 +32,15 @@ class TempoError(Exception):
 
     @property
     def answered(self) -> bool:
-        """Whether Tempo itself, or what guards it, was there and said no."""
+        """Whether Tempo, or the gateway in front of it, was up and rejected the request."""
         return self.reason in ("unauthorized", "refused", "rate_limited")
 
 
 class RangeTooLongError(TempoError):
-    """The range asked for is longer than Tempo allows.
+    """The requested time range exceeds the maximum that Tempo allows.
 
     Attributes:
-        max_seconds: the longest range it allows.
+        max_seconds: that maximum.
     """
 
     def __init__(self, message: str, *, max_seconds: int, status: int | None = None) -> None:
@@ -49,10 +49,10 @@ class RangeTooLongError(TempoError):
 
 
 class LimitTooHighError(TempoError):
-    """More traces were asked for than Tempo returns at once.
+    """The ``limit`` of a search exceeds the maximum that Tempo allows.
 
     Attributes:
-        max_limit: the highest limit it allows.
+        max_limit: that maximum, in traces.
     """
 
     def __init__(self, message: str, *, max_limit: int, status: int | None = None) -> None:
@@ -61,10 +61,10 @@ class LimitTooHighError(TempoError):
 
 
 class TooManySpansError(TempoError):
-    """More spans of each trace were asked for than Tempo returns.
+    """The ``spss`` (spans per span set) of a search exceeds the maximum that Tempo allows.
 
     Attributes:
-        max_spans: the most it allows.
+        max_spans: that maximum, in spans of one trace.
     """
 
     def __init__(self, message: str, *, max_spans: int, status: int | None = None) -> None:
@@ -73,7 +73,7 @@ class TooManySpansError(TempoError):
 
 
 class StoppedError(Exception):
-    """The exporter is being stopped, and the request was given up for that.
+    """The request was abandoned because the exporter is stopping.
 
-    Not a :class:`TempoError`: nothing failed, and what was being read is neither read nor unreadable.
+    Not a :class:`TempoError`: nothing failed, so callers neither count it nor mark the range as failed.
     """

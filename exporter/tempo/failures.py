@@ -1,4 +1,7 @@
-"""Turns what came instead of an answer into an error that says what to do. Pure functions."""
+"""Turns HTTP failures into errors that say what happened and what to do. Pure functions.
+
+The texts end up in logs and on pages, so they never quote credentials, and text from the server is shortened.
+"""
 
 import re
 import socket
@@ -20,9 +23,9 @@ _E = TypeVar("_E", bound=BaseException)
 
 _EXCERPT_CHARACTERS: Final = 200
 _EXCERPT_BYTES: Final = 8 * _EXCERPT_CHARACTERS
-_CHECK_URL: Final = "Check that tempo.url is the base of Tempo's HTTP API (usually port 3200), prefix included"
+_CHECK_URL: Final = "Check that tempo.url is the base URL of Tempo's HTTP API (usually port 3200), with any path prefix"
 
-# Tempo's refusals, worded the same in 2.10 and 3.0.
+# Wording of Tempo 2.10 and 3.0.
 _MAX_LIMIT: Final = re.compile(r"limit \d+ exceeds max limit (\d{1,9})\b")
 _MAX_SPANS: Final = re.compile(r"spans per span set exceeds (\d{1,9})\b")
 _MAX_RANGE: Final = re.compile(
@@ -38,20 +41,20 @@ _DAMAGED: Final = (
     urllib3.exceptions.ProtocolError,
     urllib3.exceptions.DecodeError,
 )
-"""What reading a body ends with: by requests where it comes in chunks, by urllib3 where it comes at once."""
+"""Errors while reading a body: of requests when it is read in chunks, of urllib3 when it is read at once."""
 _NO_TIMEOUT: Final = urllib3.exceptions.NewConnectionError
-"""A kind of timeout to urllib3, but it stands for every way in which a connection cannot be made."""
+"""A subclass of urllib3's timeouts, but raised for every failure to connect."""
 
 
 @dataclass(frozen=True, slots=True)
-class HttpAnswer:
-    """An HTTP response that was read to its end.
+class HttpResponse:
+    """A complete HTTP response.
 
     Attributes:
-        url: what was asked, without query and credentials.
+        url: the requested URL without query and credentials.
         status: the HTTP status.
-        headers: the response's headers; lookup does not mind case.
-        body: the body, decompressed.
+        headers: response headers; lookup ignores case.
+        body: the decompressed body.
     """
 
     url: str
@@ -61,88 +64,88 @@ class HttpAnswer:
 
 
 def excerpt(text: str) -> str:
-    """The beginning of a text that somebody else wrote: short, on one line, printable."""
+    """Shorten a text from outside to one printable line."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= _EXCERPT_CHARACTERS else line[: _EXCERPT_CHARACTERS - 1] + "…"
 
 
-def _beginning(answer: HttpAnswer) -> str:
-    return answer.body[:_EXCERPT_BYTES].decode("utf-8", "replace")
+def _body_start(response: HttpResponse) -> str:
+    return response.body[:_EXCERPT_BYTES].decode("utf-8", "replace")
 
 
-def status_failure(answer: HttpAnswer, now: float, mask: Callable[[str], str]) -> TempoError | None:
-    """The failure that an HTTP status stands for, or None for 200.
+def status_failure(response: HttpResponse, now: float, mask: Callable[[str], str]) -> TempoError | None:
+    """Return the error for an HTTP status, or None for 200.
 
     Args:
-        answer: the response.
-        now: unix seconds, for a ``Retry-After`` that names a date.
-        mask: takes the secrets out of a text.
+        response: the response.
+        now: Unix seconds, for a ``Retry-After`` header with a date.
+        mask: removes secrets from a text.
     """
-    status = answer.status
+    status = response.status
     if status == HTTPStatus.OK:
         return None
     if 300 <= status < 400:
-        return _redirect(answer, mask)
-    said = excerpt(mask(_beginning(answer)))
-    if said.startswith("<"):
-        said = "an HTML page"
-    what = f"GET {answer.url} answered {status}" + (f": {said}" if said else "")
+        return _redirect(response, mask)
+    text = excerpt(mask(_body_start(response)))
+    if text.startswith("<"):
+        text = "an HTML page"
+    summary = f"GET {response.url} returned {status}" + (f": {text}" if text else "")
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        advice = "Check tempo.tenant (Tempo with multitenancy wants one) and tempo.auth_token or tempo.basic_auth"
-        return TempoError(f"{what}. {advice}.", reason="unauthorized", status=status)
+        advice = "Check tempo.tenant (required by a multitenant Tempo) and tempo.auth_token or tempo.basic_auth"
+        return TempoError(f"{summary}. {advice}.", reason="unauthorized", status=status)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return TempoError(
-            f"{what}. Lower tempo.requests_per_second or tempo.max_concurrency if this goes on.",
+            f"{summary}. If this persists, lower tempo.requests_per_second or tempo.max_concurrency.",
             reason="rate_limited",
             retryable=True,
             status=status,
-            retry_after_seconds=retry_after_seconds(answer.headers.get("Retry-After"), now),
+            retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After"), now),
         )
     if status >= 500:
         return TempoError(
-            f"{what}. Tempo, or a gateway before it, is in trouble: see its log.",
+            f"{summary}. Tempo, or a gateway in front of it, has a problem: see its log.",
             reason="server_error",
             retryable=True,
             status=status,
-            retry_after_seconds=retry_after_seconds(answer.headers.get("Retry-After"), now),
+            retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After"), now),
         )
     if 400 <= status < 500:
-        return _refusal(answer, what)
-    return TempoError(f"{what}, which is no answer to a search. {_CHECK_URL}.", reason="malformed", status=status)
+        return _refusal(response, summary)
+    return TempoError(f"{summary}, which is not a search response. {_CHECK_URL}.", reason="malformed", status=status)
 
 
-def _redirect(answer: HttpAnswer, mask: Callable[[str], str]) -> TempoError:
+def _redirect(response: HttpResponse, mask: Callable[[str], str]) -> TempoError:
     try:
-        target = urlsplit(answer.headers.get("Location", ""))
-        # Neither credentials nor a query: they are not for a log.
-        where = target._replace(netloc=target.netloc.rpartition("@")[2], query="", fragment="").geturl()
+        location = urlsplit(response.headers.get("Location", ""))
+        # Credentials and query do not belong in a log.
+        target = location._replace(netloc=location.netloc.rpartition("@")[2], query="", fragment="").geturl()
     except ValueError:
-        where = ""
+        target = ""
     message = (
-        f"GET {answer.url} answered {answer.status}, a redirect to {excerpt(mask(where)) or 'nowhere'}. Redirects "
-        f"are not followed, as that would give credentials away. Set tempo.url to the final address, or, where that "
-        f"is a login page, set the credentials that it wants."
+        f"GET {response.url} returned {response.status}, a redirect to {excerpt(mask(target)) or 'no valid address'}. "
+        f"Redirects are not followed, because that could send credentials to another host. Set tempo.url to the final "
+        f"address; if that is a login page, configure the credentials that it requires."
     )
-    return TempoError(message, reason="redirect", status=answer.status)
+    return TempoError(message, reason="redirect", status=response.status)
 
 
-def _refusal(answer: HttpAnswer, what: str) -> TempoError:
-    status = answer.status
-    text = _beginning(answer)
+def _refusal(response: HttpResponse, summary: str) -> TempoError:
+    status = response.status
+    text = _body_start(response)
     if status == HTTPStatus.NOT_FOUND:
-        return TempoError(f"{what}. {_CHECK_URL}.", reason="refused", status=status)
-    if (found := _MAX_LIMIT.search(text)) and int(found[1]):
-        message = f"{what}. Set tempo.limit to {found[1]} or less."
-        return LimitTooHighError(message, max_limit=int(found[1]), status=status)
-    if (found := _MAX_SPANS.search(text)) and int(found[1]):
-        return TooManySpansError(f"{what}.", max_spans=int(found[1]), status=status)
-    if (found := _MAX_RANGE.search(text)) and (seconds := go_duration_seconds(found[1])) >= 1:
-        return RangeTooLongError(f"{what}. Ask for less at once.", max_seconds=int(seconds), status=status)
-    return TempoError(f"{what}. If Tempo cannot read the query, check tempo.filter.", reason="refused", status=status)
+        return TempoError(f"{summary}. {_CHECK_URL}.", reason="refused", status=status)
+    if (match := _MAX_LIMIT.search(text)) and int(match[1]):
+        message = f"{summary}. Set tempo.limit to {match[1]} or less."
+        return LimitTooHighError(message, max_limit=int(match[1]), status=status)
+    if (match := _MAX_SPANS.search(text)) and int(match[1]):
+        return TooManySpansError(f"{summary}.", max_spans=int(match[1]), status=status)
+    if (match := _MAX_RANGE.search(text)) and (seconds := go_duration_seconds(match[1])) >= 1:
+        return RangeTooLongError(f"{summary}. Request a shorter range.", max_seconds=int(seconds), status=status)
+    return TempoError(f"{summary}. If Tempo rejects the query, check tempo.filter.", reason="refused", status=status)
 
 
 def go_duration_seconds(text: str) -> float:
-    """The seconds of a duration as Go prints it, e.g. ``168h0m0s``; 0 where it is none."""
+    """Parse a duration as Go prints it, such as ``168h0m0s``; 0 if it is not one."""
     parts = _GO_DURATION.findall(text)
     if "".join(number + unit for number, unit in parts) != text:
         return 0.0
@@ -150,11 +153,11 @@ def go_duration_seconds(text: str) -> float:
 
 
 def retry_after_seconds(value: str | None, now: float) -> float | None:
-    """What a ``Retry-After`` header asks for: seconds, or a date (RFC 9110, 10.2.3); None if it is unreadable.
+    """Parse a ``Retry-After`` header, which holds seconds or a date (RFC 9110, 10.2.3); None if it is invalid.
 
     Args:
         value: the header.
-        now: unix seconds.
+        now: Unix seconds.
     """
     text = (value or "").strip()
     if text.isascii() and text.isdigit():
@@ -165,48 +168,50 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
         return None
 
 
-def not_json(answer: HttpAnswer, mask: Callable[[str], str]) -> TempoError:
-    """The failure of a body with status 200 that is not what was asked for."""
-    kind = excerpt(mask(answer.headers.get("Content-Type", ""))) or "no content type"
-    start = answer.body.lstrip()[:1]
-    if start == b"<" or "html" in kind.lower():
-        advice = f"A proxy's login or error page? {_CHECK_URL}, and that the credentials are right"
-    elif start == b"{" or "json" in kind.lower():
-        advice = "It was cut off or damaged on the way, or is no answer to a search"
+def not_json(response: HttpResponse, mask: Callable[[str], str]) -> TempoError:
+    """Return the error for a body with status 200 that cannot be decoded."""
+    content_type = excerpt(mask(response.headers.get("Content-Type", ""))) or "no content type"
+    first = response.body.lstrip()[:1]
+    if first == b"<" or "html" in content_type.lower():
+        advice = f"It may be the login or error page of a proxy. {_CHECK_URL}, and check the credentials"
+    elif first == b"{" or "json" in content_type.lower():
+        advice = "It was cut off or damaged in transit, or is not the response to this request"
     else:
         advice = _CHECK_URL
-    said = excerpt(mask(_beginning(answer)))
+    text = excerpt(mask(_body_start(response)))
     return TempoError(
-        f"GET {answer.url} answered 200 with {len(answer.body)} bytes ({kind}) that are not a Tempo answer: "
-        f"{said or 'nothing'}. {advice}.",
+        f"GET {response.url} returned 200 with {len(response.body)} bytes ({content_type}) that are not a Tempo "
+        f"response: {text or 'empty'}. {advice}.",
         reason="malformed",
         retryable=True,
-        status=answer.status,
+        status=response.status,
     )
 
 
 def timed_out(url: str, seconds: float) -> TempoError:
-    """The failure of a request that took too long as a whole."""
-    message = f"GET {url} was not answered in full within {seconds:g} s. Raise tempo.timeout if Tempo is just slow."
+    """Return the error for a request that exceeded the timeout as a whole."""
+    message = (
+        f"GET {url} timed out: no complete response within {seconds:g} s. If Tempo is just slow, raise tempo.timeout."
+    )
     return TempoError(message, reason="timeout", retryable=True)
 
 
 def too_large(url: str, max_bytes: int) -> TempoError:
-    """The failure of an answer that is longer than is reasonable."""
-    message = f"GET {url} answered with more than {max_bytes} bytes, which are not read. Lower tempo.limit."
+    """Return the error for a body that exceeds the size limit."""
+    message = f"GET {url} returned more than {max_bytes} bytes, and reading stopped there. Lower tempo.limit."
     return TempoError(message, reason="malformed", status=200)
 
 
 def transport_failure(url: str, error: Exception, timeout_seconds: float) -> TempoError:
-    """The failure that an exception from the HTTP library stands for.
+    """Return the error for an exception of the HTTP library.
 
-    The exception's own text is not used: it may quote headers and proxies with credentials.
+    The exception's own text is not used: it may quote headers and proxy URLs with credentials.
     """
     causes = list(_causes(error))
-    if found := _first(causes, ssl.SSLCertVerificationError):
+    if untrusted := _first(causes, ssl.SSLCertVerificationError):
         message = (
-            f"GET {url}: the server's certificate is not trusted ({excerpt(found.verify_message)}). Set "
-            f"tempo.tls.ca_file to the authority that signed it."
+            f"GET {url} failed: the server's certificate is not trusted ({excerpt(untrusted.verify_message)}). Set "
+            f"tempo.tls.ca_file to the CA that signed it."
         )
         return TempoError(message, reason="tls")
     if any(isinstance(cause, _TIMEOUTS) and not isinstance(cause, _NO_TIMEOUT) for cause in causes):
@@ -214,55 +219,55 @@ def transport_failure(url: str, error: Exception, timeout_seconds: float) -> Tem
     if _first(causes, requests.exceptions.SSLError, ssl.SSLError, urllib3.exceptions.SSLError):
         reasons = (getattr(cause, "reason", None) for cause in causes if isinstance(cause, ssl.SSLError))
         detail = next(filter(None, reasons), "no details")
-        message = f"GET {url}: TLS failed ({excerpt(detail)}). Check tempo.tls, and that this port speaks TLS."
+        message = f"GET {url} failed: TLS error ({excerpt(detail)}). Check tempo.tls, and that this port uses TLS."
         return TempoError(message, reason="tls", retryable=True)
     if isinstance(error, _DAMAGED):
-        message = f"GET {url}: the answer was cut off or damaged on the way."
+        message = f"GET {url} failed: the response was cut off or damaged in transit."
         return TempoError(message, reason="malformed", retryable=True)
     if isinstance(error, ValueError):
         message = (
             f"GET {url} could not be sent ({type(error).__name__}). Check tempo.url, tempo.tenant, tempo.headers and "
-            f"the credentials for characters that cannot be part of them."
+            f"the credentials for invalid characters."
         )
         return TempoError(message, reason="connection")
     if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
-        message = f"GET {url} could not be sent: a file named in tempo.tls is missing or cannot be read."
+        message = f"GET {url} could not be sent: a file configured in tempo.tls is missing or unreadable."
         return TempoError(message, reason="tls")
-    detail, reason = why_no_connection(error)
-    message = f"GET {url}: {detail}. Is Tempo running, and is tempo.url right?"
+    detail, reason = connection_problem(error)
+    message = f"GET {url} failed: {detail}. Check that Tempo is running and that tempo.url is correct."
     return TempoError(message, reason=reason, retryable=True)
 
 
-def why_no_connection(error: Exception) -> tuple[str, FailureReason]:
-    """Why no answer came, in words and as a reason; the exception's own text is not used."""
+def connection_problem(error: Exception) -> tuple[str, FailureReason]:
+    """Return why no response arrived, in words and as a reason; the exception's own text is not used."""
     causes = list(_causes(error))
     if _first(causes, socket.gaierror):
-        return "the host name is not known", "connection"
+        return "the host name cannot be resolved", "connection"
     if _first(causes, requests.exceptions.ProxyError, urllib3.exceptions.ProxyError):
-        return "the proxy that the environment names does not answer as it should", "connection"
+        return "the proxy from the environment did not work", "connection"
     if _first(causes, ConnectionRefusedError):
         return "connection refused", "connection"
     if _first(causes, ConnectionError):
-        return "the connection was closed before the answer came", "connection"
+        return "the connection was closed before a response arrived", "connection"
     system = next((e for e in causes if isinstance(e, OSError) and e.strerror and e.errno), None)
     if system is not None:
         return excerpt(system.strerror or ""), "connection"
     if any(type(e).__module__ == "http.client" for e in causes):
-        return "what answers there does not speak HTTP", "malformed"
+        return "the server does not speak HTTP", "malformed"
     return f"no connection ({type(causes[0]).__name__})", "connection"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception and all that it wraps: urllib3 and requests put causes into arguments and ``reason``, too."""
+    """Yield an exception and everything it wraps; urllib3 and requests also keep causes in ``args`` and ``reason``."""
     seen: set[int] = set()
-    waiting: list[object] = [error]
-    while waiting:
-        found = waiting.pop(0)
-        if not isinstance(found, BaseException) or id(found) in seen:
+    pending: list[object] = [error]
+    while pending:
+        cause = pending.pop(0)
+        if not isinstance(cause, BaseException) or id(cause) in seen:
             continue
-        seen.add(id(found))
-        yield found
-        waiting += [found.__cause__, found.__context__, getattr(found, "reason", None), *found.args]
+        seen.add(id(cause))
+        yield cause
+        pending += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
 
 
 def _first(causes: list[BaseException], *kinds: type[_E]) -> _E | None:

@@ -1,4 +1,4 @@
-"""TraceQL: the queries that find the spans in scope."""
+"""Builds the TraceQL queries that select the spans in scope."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,9 +9,9 @@ from exporter.model.span import SeriesKey
 from exporter.tempo.settings import Scope
 
 MAX_SPANS_PER_TRACE: Final = 100
-"""The most spans of a trace that Tempo returns in its default configuration; without asking, it returns three."""
+"""Tempo's default maximum for ``spss``, the spans returned per trace. Without that parameter it returns three."""
 
-# A root span has no parent, and Tempo numbers that -1. A trace whose root has not arrived has no such span.
+# Root spans have nestedSetParent -1. A trace whose root has not arrived yet has no such span.
 _SCOPES: Final[dict[Scope, str]] = {
     "root": "nestedSetParent<0",
     "entry": "nestedSetParent<0 || kind=server || kind=consumer",
@@ -22,7 +22,7 @@ _FILTER_TOKEN: Final = re.compile(
     r"""
     (?P<string> "(?:[^"\\\n]|\\.)*" | `[^`]*` )
   | (?P<comment> // | /\* )
-  | (?P<either> \|\| )
+  | (?P<or> \|\| )
   | (?P<other> . )
     """,
     re.VERBOSE | re.DOTALL,
@@ -30,24 +30,24 @@ _FILTER_TOKEN: Final = re.compile(
 
 
 def search_query(scope: Scope, user_filter: str = "", conditions: Iterable[str] = ()) -> str:
-    """The query for the spans in scope, with their service and name.
+    """Return the search query for the spans in scope, selecting their service and name.
 
     Args:
         scope: which spans.
-        user_filter: conditions as a user wrote them; they cannot widen the scope, only narrow it.
-        conditions: further conditions, from :func:`series_conditions`.
+        user_filter: the configured ``tempo.filter``; it can narrow the scope, not widen it.
+        conditions: further conditions that must all hold, from :func:`series_conditions`.
 
     Raises:
-        ValueError: ``user_filter`` is not something that can be joined; see :func:`filter_problem`.
+        ValueError: ``user_filter`` cannot be joined to a query; see :func:`filter_problem`.
     """
     return f"{_selector(scope, user_filter, conditions)} | {_SELECT}"
 
 
 def count_query(scope: Scope, user_filter: str = "", *, by_series: bool = False) -> str:
-    """The query for the number of spans in scope, altogether or of each series.
+    """Return the metrics query for the number of spans in scope, in total or by series.
 
     Raises:
-        ValueError: ``user_filter`` is not something that can be joined; see :func:`filter_problem`.
+        ValueError: ``user_filter`` cannot be joined to a query; see :func:`filter_problem`.
     """
     by = " by (resource.service.name, name)" if by_series else ""
     return f"{_selector(scope, user_filter)} | count_over_time(){by}"
@@ -57,30 +57,30 @@ def _selector(scope: Scope, user_filter: str, conditions: Iterable[str] = ()) ->
     problem = filter_problem(user_filter)
     if problem is not None:
         raise ValueError(problem)
-    narrower = [f"({condition})" for condition in (user_filter.strip(), *conditions) if condition]
+    narrowing = [f"({condition})" for condition in (user_filter.strip(), *conditions) if condition]
     spans = _SCOPES[scope]
-    if narrower and "||" in spans:
+    if narrowing and "||" in spans:
         spans = f"({spans})"
-    return f"{{{' && '.join([spans, *narrower])}}}"
+    return f"{{{' && '.join([spans, *narrowing])}}}"
 
 
 def series_conditions(key: SeriesKey) -> tuple[str, str]:
-    """The conditions that single out the spans of one series."""
+    """Return the conditions that match the spans of one series."""
     return f"resource.service.name={quoted(key.service_name)}", f"name={quoted(key.span_name)}"
 
 
 def any_series_condition(keys: Sequence[SeriesKey]) -> str:
-    """The condition that singles out the spans of some series, at least one."""
+    """Return one condition that matches the spans of any of these series (at least one)."""
     return " || ".join(f"({' && '.join(series_conditions(key))})" for key in keys)
 
 
 def condition_length(key: SeriesKey) -> int:
-    """How much longer a URL becomes by one more series in :func:`any_series_condition`."""
+    """Return the URL-encoded length that one series adds to :func:`any_series_condition`."""
     return len(quote_plus(f" || ({' && '.join(series_conditions(key))})"))
 
 
 def quoted(text: str) -> str:
-    """A TraceQL string literal, which follows the rules of Go's: any text, on one line."""
+    """Return a text as a TraceQL string literal on one line; the syntax is that of Go."""
     return '"' + "".join(map(_escaped, text)) + '"'
 
 
@@ -88,31 +88,32 @@ def _escaped(character: str) -> str:
     if character in '"\\':
         return "\\" + character
     if "\ud800" <= character <= "\udfff":
-        return "\ufffd"  # half of a surrogate pair is not text, and cannot be sent
+        return "\ufffd"  # an unpaired surrogate cannot be encoded
     if character.isprintable():
         return character
     return f"\\U{ord(character):08x}"
 
 
 def filter_problem(user_filter: str) -> str | None:
-    """What keeps a user's conditions from being joined to a query, or None.
+    """Return why a ``tempo.filter`` cannot be joined to a query, or None if it can.
 
-    Whether they are TraceQL is for Tempo to say. This makes sure that, put in parentheses, they stay inside them.
+    Only Tempo decides whether the conditions are valid TraceQL. This check makes sure that, once put in parentheses,
+    they cannot change the rest of the query.
     """
     open_parentheses = 0
     for token in _FILTER_TOKEN.finditer(user_filter):
         text = token.group()
         if token.lastgroup == "comment":
-            return "comments are not possible in it"
+            return "must not contain comments"
         if token.lastgroup != "other":
             continue
         if text in '"`':
-            return f"a string that begins with {text} does not end"
+            return f"contains a string that begins with {text} and does not end"
         if text in "{}":
-            return 'it must be conditions only, without braces, e.g. resource.deployment.environment="prod"'
+            return 'must be conditions without braces, such as resource.deployment.environment="prod"'
         if text == "|":
-            return "it must be conditions only, without a pipeline; || means or"
+            return "must be conditions without a pipeline; || means or"
         open_parentheses += (text == "(") - (text == ")")
         if open_parentheses < 0:
-            return "it closes a parenthesis that it did not open"
-    return "it opens a parenthesis that it does not close" if open_parentheses else None
+            return "closes a parenthesis that it did not open"
+    return "opens a parenthesis that it does not close" if open_parentheses else None

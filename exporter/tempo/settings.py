@@ -1,4 +1,4 @@
-"""What the client needs to know to talk to one Tempo."""
+"""Settings of the Tempo client."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,33 +6,33 @@ from typing import Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 Scope = Literal["root", "entry"]
-"""Which spans are read: root spans, or root, server and consumer spans of every service."""
+"""Which spans are read: root spans only, or the root, server and consumer spans of every service."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ClientSettings:
-    """Where Tempo is, how to sign in, what to ask for and how hard.
+    """Address, credentials, query and limits for one Tempo.
 
     Attributes:
-        url: the base of Tempo's HTTP API, with a path prefix where a gateway wants one.
+        url: base URL of Tempo's HTTP API, including the path prefix of a gateway if there is one.
         scope: which spans are read.
-        filter: TraceQL conditions that every span must meet as well; empty for none.
-        limit: the most traces that a search may return.
-        timeout_seconds: the longest that one request may take, from connecting to the last byte.
-        max_concurrency: requests under way at the same time, all loops together.
-        requests_per_second: requests begun per second, all loops together.
-        tenant: sent as ``X-Scope-OrgID``; empty for none.
+        filter: TraceQL conditions that every span must also meet; empty for none.
+        limit: maximum number of traces per search.
+        timeout_seconds: maximum duration of one request, from connecting to the last byte.
+        max_concurrency: maximum number of concurrent requests, over all loops.
+        requests_per_second: maximum rate at which requests start, over all loops.
+        tenant: value of ``X-Scope-OrgID``; empty for none.
         headers: sent with every request.
         auth_token: bearer token; empty for none.
-        auth_token_file: a file with the bearer token, read again when it changes.
+        auth_token_file: file with the bearer token, reread when it changes.
         username: for basic authentication; empty for none.
         password: for basic authentication.
-        password_file: a file with the password, read again when it changes.
-        ca_file: certificates to trust instead of the system's.
+        password_file: file with the password, reread when it changes.
+        ca_file: CA certificates to trust instead of the system's.
         cert_file: client certificate.
-        key_file: its key, where ``cert_file`` does not hold it.
-        insecure_skip_verify: whether any server certificate will do.
-        max_body_bytes: an answer longer than this, after decompression, is not read.
+        key_file: key of the client certificate, unless ``cert_file`` contains it.
+        insecure_skip_verify: accept any server certificate.
+        max_body_bytes: a longer response body (after decompression) is rejected.
     """
 
     url: str = "http://localhost:3200"
@@ -57,20 +57,20 @@ class ClientSettings:
 
     @property
     def base_url(self) -> str:
-        """The URL without credentials, query and trailing slash: paths are appended to it, and people may see it."""
+        """The URL without credentials, query and trailing slash; safe to log."""
         parts = urlsplit(self.url)
         return SplitResult(parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", "").geturl()
 
     @property
     def url_credentials(self) -> tuple[str, str] | None:
-        """User name and password where the URL holds them."""
+        """User name and password, if the URL contains them."""
         parts = urlsplit(self.url)
         if parts.username is None:
             return None
         return unquote(parts.username), unquote(parts.password or "")
 
     def __repr__(self) -> str:
-        """Names what is safe to show; whatever may hold a secret is left out."""
+        """Show only fields that cannot hold a secret."""
         return (
             f"ClientSettings(url={self.base_url!r}, scope={self.scope!r}, filter={self.filter!r}, limit={self.limit}, "
             f"timeout_seconds={self.timeout_seconds}, max_concurrency={self.max_concurrency}, "

@@ -1,11 +1,9 @@
-"""Limits on how hard Tempo is asked, shared by everything that asks it.
+"""Limits concurrency and rate of requests to Tempo, over all loops together.
 
-Two limits hold over all loops together: requests under way at once, and requests begun per second. The second is kept
-by spacing: two requests begin at least ``1 / requests_per_second`` apart, so that no second ever sees a burst.
+The rate is limited by spacing: two requests start at least ``1 / requests_per_second`` apart, so bursts do not occur.
 
-The live edge goes first. Of several requests that wait, the poller's is next, then one that a person waits for, then
-the backfill's; and the last slot is the poller's alone (where there is more than one), so that it need not even wait
-until one of many slow requests of a backfill ends.
+Polls have priority. Among waiting requests the order is poll, then API, then backfill. With more than one slot, the
+last one is reserved for polls, so that a poll does not wait for slow backfill requests to finish.
 """
 
 import math
@@ -18,26 +16,26 @@ from typing import Final, NamedTuple
 from exporter.runtime.telemetry import Loop
 from exporter.tempo.errors import StoppedError
 
-_RANK: Final[dict[Loop, int]] = {"poll": 0, "api": 1, "backfill": 2}
+_PRIORITY: Final[dict[Loop, int]] = {"poll": 0, "api": 1, "backfill": 2}
 _STOP_CHECK_SECONDS: Final = 0.1
 
 
-class Ticket(NamedTuple):
-    """A place in the queue; the smallest is next."""
+class QueuedRequest(NamedTuple):
+    """A request's place in the queue; the smallest starts next."""
 
-    rank: int
+    priority: int
     number: int
 
     @property
     def is_poll(self) -> bool:
-        """Whether it is the poller's."""
-        return self.rank == 0
+        """Whether the request belongs to a poll."""
+        return self.priority == _PRIORITY["poll"]
 
 
-class Turns:
-    """Decides which request may begin and when. Knows no clock, no threads: the caller says what time it is.
+class RequestQueue:
+    """Decides which request may start, and when. Pure: no threads, and the caller passes the time.
 
-    Times are in seconds on any clock that does not go back.
+    Times are in seconds of a monotonic clock.
     """
 
     def __init__(self, max_concurrency: int, requests_per_second: float) -> None:
@@ -47,81 +45,83 @@ class Turns:
         self._slots_for_others = max(1, max_concurrency - 1)
         self._spacing_seconds = 1 / requests_per_second
         self._numbers = count()
-        self._waiting: list[Ticket] = []
+        self._waiting: list[QueuedRequest] = []
         self._running = 0
         self._running_others = 0
         self._next_start = -math.inf
 
-    def enqueue(self, loop: Loop) -> Ticket:
-        """Join the queue."""
-        ticket = Ticket(_RANK[loop], next(self._numbers))
-        self._waiting.append(ticket)
-        return ticket
+    def enqueue(self, loop: Loop) -> QueuedRequest:
+        """Add a request to the queue."""
+        request = QueuedRequest(_PRIORITY[loop], next(self._numbers))
+        self._waiting.append(request)
+        return request
 
-    def leave(self, ticket: Ticket) -> None:
-        """Give up waiting."""
-        self._waiting.remove(ticket)
+    def cancel(self, request: QueuedRequest) -> None:
+        """Remove a waiting request from the queue."""
+        self._waiting.remove(request)
 
-    def admit(self, ticket: Ticket, now: float) -> float:
-        """Try to begin: 0 means the request has begun and must be ended with :meth:`end`.
+    def try_start(self, request: QueuedRequest, now: float) -> float:
+        """Start a request if it is its turn.
 
-        Otherwise nothing has changed, and the answer says in how many seconds to ask again: infinity means after
-        another request has begun, ended or left.
+        Returns:
+            0 if the request started; it occupies a slot until :meth:`finish`. Otherwise the seconds after which to try
+            again; infinity means once another request has started, finished or been cancelled.
         """
-        # The others' room is part of the whole, so where the first in the queue has none, nobody behind it has.
-        if ticket != min(self._waiting) or self._running >= self._slots:
+        # If there is no slot for the first request in the queue, there is none for those behind it either: they have
+        # at most the same slots.
+        if request != min(self._waiting) or self._running >= self._slots:
             return math.inf
-        if not ticket.is_poll and self._running_others >= self._slots_for_others:
+        if not request.is_poll and self._running_others >= self._slots_for_others:
             return math.inf
         if now < self._next_start:
             return self._next_start - now
-        self._waiting.remove(ticket)
+        self._waiting.remove(request)
         self._running += 1
-        self._running_others += not ticket.is_poll
+        self._running_others += not request.is_poll
         self._next_start = now + self._spacing_seconds
         return 0.0
 
-    def end(self, ticket: Ticket) -> None:
-        """A request that had begun has ended."""
+    def finish(self, request: QueuedRequest) -> None:
+        """Free the slot of a started request."""
         self._running -= 1
-        self._running_others -= not ticket.is_poll
+        self._running_others -= not request.is_poll
 
 
 class Throttle:
-    """Makes threads wait for their turn."""
+    """Blocks threads until their request may start."""
 
-    def __init__(self, turns: Turns, *, stop: threading.Event, monotonic: Callable[[], float]) -> None:
-        self._turns = turns
+    def __init__(self, queue: RequestQueue, *, stop: threading.Event, monotonic: Callable[[], float]) -> None:
+        self._queue = queue
         self._stop = stop
         self._monotonic = monotonic
         self._changed = threading.Condition()
 
     @contextmanager
     def slot(self, loop: Loop) -> Iterator[None]:
-        """Wait for a turn, and hold a slot for as long as the body runs.
+        """Wait for a slot, and hold it while the ``with`` block runs.
 
         Raises:
-            StoppedError: the exporter is being stopped.
+            StoppedError: the exporter is stopping.
         """
-        ticket = self._begin(loop)
+        request = self._wait_for_start(loop)
         try:
             yield
         finally:
             with self._changed:
-                self._turns.end(ticket)
+                self._queue.finish(request)
                 self._changed.notify_all()
 
-    def _begin(self, loop: Loop) -> Ticket:
+    def _wait_for_start(self, loop: Loop) -> QueuedRequest:
         with self._changed:
-            ticket = self._turns.enqueue(loop)
+            request = self._queue.enqueue(loop)
             try:
                 while not self._stop.is_set():
-                    seconds = self._turns.admit(ticket, self._monotonic())
+                    seconds = self._queue.try_start(request, self._monotonic())
                     if not seconds:
-                        return ticket
-                    # The event cannot wake a condition, so it is looked at every now and then.
+                        return request
+                    # Setting the event does not notify the condition, so the event is checked regularly.
                     self._changed.wait(min(seconds, _STOP_CHECK_SECONDS))
-                self._turns.leave(ticket)
-                raise StoppedError("stopped while waiting for a turn to ask Tempo")
+                self._queue.cancel(request)
+                raise StoppedError("the exporter is stopping; a queued request to Tempo was not sent")
             finally:
                 self._changed.notify_all()

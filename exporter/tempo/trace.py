@@ -1,4 +1,4 @@
-"""Reads the answer to a lookup of one trace: OTLP's JSON with ids in base64, names as hostile as anywhere."""
+"""Decodes responses of the trace lookup, which are OTLP JSON with span ids in base64."""
 
 import base64
 import binascii
@@ -58,7 +58,7 @@ class _Trace(msgspec.Struct, gc=False, rename="camel"):
 
 
 class _Body(msgspec.Struct, gc=False):
-    """Both lookups at once: the newer one answers with a trace, the older one with its batches."""
+    """Response of either API version: v2 returns ``trace``, v1 returns ``batches``."""
 
     trace: _Trace | msgspec.UnsetType | None = msgspec.UNSET
     batches: list[_ResourceSpans] | msgspec.UnsetType | None = msgspec.UNSET
@@ -68,41 +68,41 @@ _BODY: Final = msgspec.json.Decoder(_Body)
 
 
 def decode_trace(body: bytes) -> list[TraceSpan]:
-    """The spans of a trace; none where Tempo does not know it. What makes no sense among them is left out.
+    """Decode a response body into spans. Invalid spans are left out; an unknown trace has none.
 
     Raises:
-        ValueError: the body is not JSON, or no answer to a lookup.
+        ValueError: it is not JSON, or not the response of a trace lookup.
     """
     try:
-        read = decode_leniently(_BODY, body)
+        response = decode_leniently(_BODY, body)
     except RecursionError:
-        raise ValueError("nested beyond reason") from None
-    if isinstance(read.trace, _Trace):
-        batches = read.trace.resource_spans
-    elif isinstance(read.batches, list):
-        batches = read.batches
-    elif read.trace is None or read.batches is None:
+        raise ValueError("JSON is nested too deeply") from None
+    if isinstance(response.trace, _Trace):
+        batches = response.trace.resource_spans
+    elif isinstance(response.batches, list):
+        batches = response.batches
+    elif response.trace is None or response.batches is None:
         batches = None
     else:
-        raise ValueError("neither a trace nor its batches in it")
+        raise ValueError("contains neither a trace nor batches")
     return [span for batch in batches or () for span in _spans_of(batch)]
 
 
 def _spans_of(batch: _ResourceSpans) -> list[TraceSpan]:
     attributes = batch.resource.attributes if batch.resource is not None else None
-    named = (each.value for each in attributes or () if each.key == "service.name")
-    service_name = clean_name(next((value.string_value or "" for value in named if value is not None), ""))
+    values = (attribute.value for attribute in attributes or () if attribute.key == "service.name")
+    service_name = clean_name(next((value.string_value or "" for value in values if value is not None), ""))
     return [
-        read
+        trace_span
         for scope in batch.scope_spans or batch.instrumentation_library_spans or ()
         for span in scope.spans or ()
-        if (read := _span(span, service_name)) is not None
+        if (trace_span := _trace_span(span, service_name)) is not None
     ]
 
 
-def _span(span: _Span, service_name: str) -> TraceSpan | None:
+def _trace_span(span: _Span, service_name: str) -> TraceSpan | None:
     span_id = _hex_id(span.span_id or "")
-    start_ns, end_ns = _number(span.start_time_unix_nano), _number(span.end_time_unix_nano)
+    start_ns, end_ns = _nanoseconds(span.start_time_unix_nano), _nanoseconds(span.end_time_unix_nano)
     if span_id in _ROOT_PARENTS or start_ns is None or end_ns is None or start_ns > end_ns:
         return None
     parent_id = _hex_id(span.parent_span_id or "")
@@ -119,7 +119,7 @@ def _span(span: _Span, service_name: str) -> TraceSpan | None:
 
 
 def _hex_id(text: str) -> str:
-    """An id as hex digits; what is neither base64 nor hex stands for itself, since ids need only differ."""
+    """Decode an id to hex digits; anything else is kept as it is, because ids are only compared."""
     if len(text) == 12:
         try:
             return base64.b64decode(text, validate=True).hex()
@@ -128,8 +128,8 @@ def _hex_id(text: str) -> str:
     return text.lower()[:_MAX_ID_CHARACTERS]
 
 
-def _number(value: int | str) -> int | None:
-    """Nanoseconds, which come as strings; nothing where they cannot be."""
+def _nanoseconds(value: int | str) -> int | None:
+    """Parse a number of nanoseconds, usually sent as a string; None if it is out of range."""
     if isinstance(value, str):
         value = int(value) if value.isascii() and value.isdecimal() and len(value) < 20 else -1
     return value if 0 <= value <= _MAX_NS else None

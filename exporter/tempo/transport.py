@@ -1,4 +1,4 @@
-"""One HTTP GET: signed, never redirected, over in time, and read to its end or not at all."""
+"""Sends GET requests to Tempo: authenticated, without redirects, bounded in time, and read completely or not at all."""
 
 import contextlib
 import threading
@@ -17,9 +17,9 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from exporter import __version__
 from exporter.tempo.credentials import Credentials
 from exporter.tempo.errors import StoppedError, TempoError
-from exporter.tempo.failures import HttpAnswer, timed_out, too_large, transport_failure
+from exporter.tempo.failures import HttpResponse, timed_out, too_large, transport_failure
 from exporter.tempo.settings import ClientSettings
-from exporter.tempo.watchdog import Line, Watchdog
+from exporter.tempo.watchdog import SocketHandle, Watchdog
 
 Params = Mapping[str, str | int]
 
@@ -30,12 +30,12 @@ _FAILURES: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSE
 
 
 class Transport:
-    """Sends requests to one Tempo, from any number of threads.
+    """Sends requests to one Tempo. Thread-safe.
 
-    Connections are kept and used again. A session of requests is not made for several threads, so each request takes
-    one out of a pool that grows to as many as are in use at once.
+    Connections are reused. A ``requests.Session`` is not thread-safe, so each request takes one from a pool, which
+    grows to the number of concurrent requests.
 
-    Proxies from the environment are used; credentials from ``.netrc`` are not, and cookies are not kept.
+    Proxies from the environment are used. Credentials from ``.netrc`` are not, and cookies are not kept.
     """
 
     def __init__(
@@ -52,50 +52,50 @@ class Transport:
         self._idle: deque[_Session] = deque()
         self._headers = _headers(settings)
         if settings.insecure_skip_verify:
-            # The choice has been made and is in the configuration; the library would repeat it on every request.
+            # The user chose this in the configuration; urllib3 would warn on every request.
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
     def mask(self, text: str) -> str:
-        """The text without the secrets that requests are sent with."""
+        """Replace the secrets of the credentials in a text."""
         return self._credentials.mask(text)
 
-    def get(self, path: str, params: Params) -> HttpAnswer:
-        """Ask for a path below the base URL, and read the answer, whatever its status.
+    def get(self, path: str, params: Params) -> HttpResponse:
+        """Request a path below the base URL and read the whole response, whatever its status.
 
         Raises:
-            TempoError: no whole HTTP answer came.
-            StoppedError: the exporter is being stopped.
+            TempoError: no complete HTTP response arrived.
+            StoppedError: the exporter is stopping.
         """
-        session = self._take()
+        session = self._acquire_session()
         url = self._settings.base_url + path
         timeout = self._settings.timeout_seconds
-        with self._watchdog.watch(session.line, timeout) as guard:
-            outcome = self._outcome(session, url, params)
-        if isinstance(outcome, HttpAnswer) and not guard.cut:
+        with self._watchdog.watch(session.handle, timeout) as deadline:
+            result = self._response_or_error(session, url, params)
+        if isinstance(result, HttpResponse) and not deadline.interrupted:
             self._idle.append(session)
-            return outcome
+            return result
         session.close()
-        if guard.stopped:
-            raise StoppedError("stopped while waiting for Tempo")
-        # A line that was cut can look like an answer that ended, so what the watchdog did comes first.
-        raise outcome if isinstance(outcome, TempoError) and not guard.expired else timed_out(url, timeout)
+        if deadline.stopped:
+            raise StoppedError("the exporter is stopping; a request to Tempo was abandoned")
+        # An interrupted connection can look like a complete response, so what the watchdog did is checked first.
+        raise result if isinstance(result, TempoError) and not deadline.expired else timed_out(url, timeout)
 
     def close(self) -> None:
-        """Close the connections that are not in use."""
+        """Close idle connections."""
         with contextlib.suppress(IndexError):
             while True:
                 self._idle.pop().close()
 
-    def _take(self) -> "_Session":
+    def _acquire_session(self) -> "_Session":
         if self._stop.is_set():
-            raise StoppedError("stopped before asking Tempo")
+            raise StoppedError("the exporter is stopping; a request to Tempo was not sent")
         try:
             return self._idle.pop()
         except IndexError:
             return _Session(self._settings)
 
-    def _outcome(self, session: "_Session", url: str, params: Params) -> HttpAnswer | TempoError:
-        # Returned, not raised: a traceback would show the library's exceptions, which may quote secrets.
+    def _response_or_error(self, session: "_Session", url: str, params: Params) -> HttpResponse | TempoError:
+        # Returned, not raised here: a traceback would include the library's exceptions, which may quote secrets.
         try:
             return self._exchange(session, url, params)
         except TempoError as error:
@@ -103,33 +103,33 @@ class Transport:
         except _FAILURES as error:
             return transport_failure(url, error, self._settings.timeout_seconds)
 
-    def _exchange(self, session: "_Session", url: str, params: Params) -> HttpAnswer:
+    def _exchange(self, session: "_Session", url: str, params: Params) -> HttpResponse:
         timeout = self._settings.timeout_seconds
         with session.get(
             url,
             params=params,
             headers=self._headers,
             auth=self._credentials,
-            verify=session.verify,  # given here, or REQUESTS_CA_BUNDLE would overrule the configuration
+            verify=session.verify,  # explicitly, or REQUESTS_CA_BUNDLE would override the configuration
             allow_redirects=False,
             stream=True,
             timeout=(min(timeout, _CONNECT_SECONDS), timeout),
         ) as response:
             body = self._read(response, url) if response.status_code == HTTPStatus.OK else _read_error(response)
-            return HttpAnswer(url, response.status_code, response.headers, body)
+            return HttpResponse(url, response.status_code, response.headers, body)
 
     def _read(self, response: requests.Response, url: str) -> bytes:
-        most = self._settings.max_body_bytes
+        max_bytes = self._settings.max_body_bytes
         size = response.raw.length_remaining
-        if size is not None and size <= most and "Content-Encoding" not in response.headers:
-            # A length that is known needs no counting, and reading at once takes a quarter of the time.
+        if size is not None and size <= max_bytes and "Content-Encoding" not in response.headers:
+            # With a known length nothing has to be counted, and reading in one call takes a quarter of the time.
             body: bytes = response.raw.read()
             return body
         chunks, size = [], 0
         for chunk in _chunks(response):
             size += len(chunk)
-            if size > most:
-                raise too_large(url, most)
+            if size > max_bytes:
+                raise too_large(url, max_bytes)
             chunks.append(chunk)
         return b"".join(chunks)
 
@@ -140,7 +140,7 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
 
 
 def _read_error(response: requests.Response) -> bytes:
-    """As much as is needed of a body that only explains the status, cut off or not."""
+    """Read the start of an error body, which only explains the status; read errors are ignored."""
     body = b""
     with contextlib.suppress(*_FAILURES):
         for chunk in _chunks(response):
@@ -154,40 +154,40 @@ def _headers(settings: ClientSettings) -> dict[str, str | bytes]:
     headers = {
         "User-Agent": f"tempo-anomaly-exporter/{__version__}",
         "Accept": "application/json",
-        # Tempo would compress, and serving is what costs it most; whoever pays for the bytes sets this header.
+        # Compression would cost Tempo CPU. Users for whom bandwidth matters more can set this header.
         "Accept-Encoding": "identity",
     }
     if settings.tenant:
         headers["X-Scope-OrgID"] = settings.tenant
-    given = {name.lower() for name in settings.headers}
-    headers = {name: value for name, value in headers.items() if name.lower() not in given}
-    # Bytes, as http.client would force text into Latin-1.
+    configured = {name.lower() for name in settings.headers}
+    headers = {name: value for name, value in headers.items() if name.lower() not in configured}
+    # Bytes, because http.client encodes text as Latin-1.
     return {name: value.encode() for name, value in {**headers, **settings.headers}.items()}
 
 
 class _Session(requests.Session):
-    """A session for one request at a time, whose line can be cut."""
+    """A session for one request at a time, whose socket the watchdog can shut down."""
 
     def __init__(self, settings: ClientSettings) -> None:
         super().__init__()
-        self.line = Line()
+        self.handle = SocketHandle()
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.verify = False if settings.insecure_skip_verify else settings.ca_file or True
         if settings.cert_file:
             self.cert = (settings.cert_file, settings.key_file) if settings.key_file else settings.cert_file
-        adapter = _Adapter(self.line)
+        adapter = _Adapter(self.handle)
         self.mount("http://", adapter)
         self.mount("https://", adapter)
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None: even a redirect that is not followed would be resolved, and its whole body read for that."""
+        """Return None: otherwise requests would read the whole body of a redirect even without following it."""
 
 
 class _Adapter(HTTPAdapter):
-    """Makes every connection show its socket to the line."""
+    """Stores the socket of every new connection in the handle."""
 
-    def __init__(self, line: Line) -> None:
-        self._pools = _pool_classes(line)
+    def __init__(self, handle: SocketHandle) -> None:
+        self._pools = _pool_classes(handle)
         super().__init__(pool_connections=1, pool_maxsize=1)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -200,16 +200,16 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
-def _pool_classes(line: Line) -> dict[str, type[HTTPConnectionPool]]:
+def _pool_classes(handle: SocketHandle) -> dict[str, type[HTTPConnectionPool]]:
     class Connection(HTTPConnection):
         def connect(self) -> None:
             super().connect()
-            line.socket = self.sock
+            handle.socket = self.sock
 
     class TLSConnection(HTTPSConnection):
         def connect(self) -> None:
             super().connect()
-            line.socket = self.sock
+            handle.socket = self.sock
 
     class Pool(HTTPConnectionPool):
         ConnectionCls = Connection

@@ -1,1 +1,1 @@
-"""Looks at a running exporter from outside, over HTTP only, and says whether it can be relied upon."""
+"""The ``verify`` command: checks over HTTP whether a running exporter works and can be relied on."""

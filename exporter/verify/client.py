@@ -1,4 +1,4 @@
-"""Asks a running exporter, as a scraper or a person would."""
+"""HTTP client for a running exporter: probes, metrics and API."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from requests.auth import HTTPBasicAuth
 
-from exporter.tempo.failures import why_no_connection
+from exporter.tempo.failures import connection_problem
 
 _TIMEOUT_SECONDS: Final = 30
 _ATTEMPTS: Final = 5
@@ -21,25 +21,25 @@ Labels = frozenset[tuple[str, str]]
 
 
 class UnreachableError(Exception):
-    """The exporter does not answer, or what answers is none; the message says what happened and what to do."""
+    """No exporter responds at the URL; the message says what happened and what to do."""
 
 
 class Probe(NamedTuple):
-    """What a probe answered: its status, what it said, and what time the exporter's clock showed, Unix seconds."""
+    """Response of a probe: status, text, and the exporter's time in Unix seconds."""
 
     status: int
-    said: str
-    at: float
+    text: str
+    server_time: float
 
 
 class Metrics:
-    """Some metrics of the exporter itself, by name and labels."""
+    """Samples of metrics, by name without ``tempo_anomaly_`` and labels."""
 
     def __init__(self, text: str) -> None:
-        """Read a page in the text format.
+        """Parse a page in the text format.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not in that format.
         """
         self._samples: dict[tuple[str, Labels], float] = {
             (sample.name, frozenset(sample.labels.items())): sample.value
@@ -48,25 +48,25 @@ class Metrics:
         }
 
     def get(self, name: str, **labels: str) -> float | None:
-        """A value, or None where there is no such sample."""
+        """Return the value of a sample, or None if there is no such sample."""
         return self._samples.get((f"tempo_anomaly_{name}", frozenset(labels.items())))
 
-    def by(self, name: str, label: str) -> dict[str, float]:
-        """The values of a metric by one of its labels, summed over the others."""
-        found: dict[str, float] = {}
-        for (known, labels), value in self._samples.items():
-            named = dict(labels).get(label)
-            if known == f"tempo_anomaly_{name}" and named is not None:
-                found[named] = found.get(named, 0.0) + value
-        return found
+    def by_label(self, name: str, label: str) -> dict[str, float]:
+        """Return the values of a metric by one label, summed over the others."""
+        sums: dict[str, float] = {}
+        for (sample_name, labels), value in self._samples.items():
+            label_value = dict(labels).get(label)
+            if sample_name == f"tempo_anomaly_{name}" and label_value is not None:
+                sums[label_value] = sums.get(label_value, 0.0) + value
+        return sums
 
     def total(self, name: str) -> float:
-        """The sum of a metric over all its labels; 0 where there is none."""
-        return sum(value for (known, _), value in self._samples.items() if known == f"tempo_anomaly_{name}")
+        """Return the sum of a metric over all labels; 0 if there is no such metric."""
+        return sum(value for (sample_name, _), value in self._samples.items() if sample_name == f"tempo_anomaly_{name}")
 
 
 class ExporterClient:
-    """One exporter."""
+    """Client for one exporter."""
 
     def __init__(
         self,
@@ -77,14 +77,14 @@ class ExporterClient:
         password: str = "",
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Connects to nothing yet.
+        """Create a client; it connects on the first request.
 
         Args:
-            url: where it serves, such as ``http://localhost:9817``.
-            ca_file: the authority that signed its certificate; by default those that this machine trusts.
-            user: for basic authentication.
-            password: the same.
-            pause: waits for some seconds.
+            url: base URL, such as ``http://localhost:9817``.
+            ca_file: CA that signed the exporter's certificate; by default the CAs that this machine trusts.
+            user: for basic authentication; None for none.
+            password: for basic authentication.
+            pause: sleeps for some seconds.
         """
         self._url = url.rstrip("/")
         self._pause = pause
@@ -95,67 +95,69 @@ class ExporterClient:
             self._session.auth = HTTPBasicAuth(user.encode(), password.encode())
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close idle connections."""
         self._session.close()
 
     def probe(self, path: str) -> Probe:
-        """What a probe would see.
+        """Request a probe, whatever its status.
 
         Raises:
-            UnreachableError: nothing answers.
+            UnreachableError: there is no response.
         """
-        answer = self._get(path, {})
+        response = self._get(path, {})
         try:
-            at = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
+            server_time = parsedate_to_datetime(response.headers.get("Date", "")).timestamp()
         except (ValueError, OverflowError):
-            at = time.time()
-        return Probe(answer.status_code, answer.text[:200].strip(), at)
+            server_time = time.time()
+        return Probe(response.status_code, response.text[:200].strip(), server_time)
 
     def metrics(self, names: Sequence[str]) -> Metrics:
-        """Some metrics, by the names of their samples, without ``tempo_anomaly_``.
+        """Scrape some metrics, by sample name without ``tempo_anomaly_``.
 
         Raises:
-            UnreachableError: nothing answers, or something else.
+            UnreachableError: there is no response, or it is not a page of metrics.
         """
-        answer = self._checked("/metrics", {"name[]": [f"tempo_anomaly_{name}" for name in names]})
-        answer.encoding = "utf-8"
+        response = self._get_ok("/metrics", {"name[]": [f"tempo_anomaly_{name}" for name in names]})
+        response.encoding = "utf-8"
         try:
-            return Metrics(answer.text)
+            return Metrics(response.text)
         except ValueError:
-            raise UnreachableError(f"{self._url}/metrics is no page of metrics: is this the exporter?") from None
+            raise UnreachableError(
+                f"{self._url}/metrics did not return metrics: is this the exporter? Check --url"
+            ) from None
 
-    def ask(self, name: str, **parameters: str | float) -> dict[str, Any]:
-        """What the API answers.
+    def query(self, name: str, **parameters: str | float) -> dict[str, Any]:
+        """Query the API.
 
         Raises:
-            UnreachableError: nothing answers, or something else.
+            UnreachableError: there is no response, or it is not a JSON object.
         """
         path = f"/api/v1/{name}"
-        answer = self._checked(path, parameters)
+        response = self._get_ok(path, parameters)
         try:
-            document = answer.json()
+            document = response.json()
         except ValueError:
             document = None
         if not isinstance(document, dict):
-            raise UnreachableError(f"{self._url}{path} answered with something that is not JSON: is this the exporter?")
+            raise UnreachableError(f"{self._url}{path} did not return JSON: is this the exporter? Check --url")
         return document
 
-    def _checked(self, path: str, parameters: Mapping[str, Any]) -> requests.Response:
+    def _get_ok(self, path: str, parameters: Mapping[str, Any]) -> requests.Response:
         for _ in range(_ATTEMPTS - 1):
-            answer = self._get(path, parameters)
-            if answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
+            response = self._get(path, parameters)
+            if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
                 break
             self._pause(_PAUSE_SECONDS)
         else:
-            answer = self._get(path, parameters)
-        status = answer.status_code
+            response = self._get(path, parameters)
+        status = response.status_code
         if status == HTTPStatus.OK:
-            return answer
+            return response
         advice = {
-            HTTPStatus.UNAUTHORIZED: "give the right --user and --password-file",
-            HTTPStatus.NOT_FOUND: "is this the exporter, and not an older one?",
+            HTTPStatus.UNAUTHORIZED: "check --user and --password-file",
+            HTTPStatus.NOT_FOUND: "is this the exporter, and is it at least as new as this program?",
         }.get(HTTPStatus(status) if status in {*HTTPStatus} else HTTPStatus.OK, "see the exporter's log")
-        raise UnreachableError(f"{self._url}{path} answered {status}: {advice}")
+        raise UnreachableError(f"{self._url}{path} returned {status}: {advice}")
 
     def _get(self, path: str, parameters: Mapping[str, Any]) -> requests.Response:
         try:
@@ -164,12 +166,12 @@ class ExporterClient:
             )
         except requests.exceptions.SSLError:
             raise UnreachableError(
-                f"{self._url}: its certificate is not trusted; give the authority that signed it as --ca-file"
+                f"{self._url}: the certificate is not trusted; pass the CA that signed it with --ca-file"
             ) from None
         except requests.Timeout:
-            raise UnreachableError(f"{self._url}{path} was not answered within {_TIMEOUT_SECONDS} s") from None
+            raise UnreachableError(f"{self._url}{path} did not respond within {_TIMEOUT_SECONDS} s") from None
         except (requests.RequestException, ValueError, OSError) as error:
             raise UnreachableError(
-                f"{self._url} cannot be reached ({why_no_connection(error)[0]}): is the exporter running, and is --url "
-                "right?"
+                f"cannot connect to {self._url} ({connection_problem(error)[0]}). Check that the exporter is running "
+                "and that --url is correct"
             ) from None

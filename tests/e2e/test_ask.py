@@ -213,6 +213,6 @@ def test_verify_through_tls_and_with_a_password(
         return str(json.loads(done.stdout)["checks"][0]["detail"])
 
     trusted = ("--ca-file", str(running.access["verify"]))
-    assert health(*trusted, "--user", USER[0], "--password-file", "password").startswith("the process works")
-    assert "give the right --user" in health(*trusted, "--user", USER[0], "--password-file", "wrong")
-    assert "give the authority that signed it as --ca-file" in health()
+    assert health(*trusted, "--user", USER[0], "--password-file", "password").startswith("the process is up")
+    assert "check --user" in health(*trusted, "--user", USER[0], "--password-file", "wrong")
+    assert "pass the CA that signed it with --ca-file" in health()

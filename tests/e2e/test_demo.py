@@ -106,7 +106,7 @@ def test_the_demo_reads_a_week_and_raises_a_flag_when_its_incident_begins(tmp_pa
             socket.create_connection((tempo.hostname, tempo.port), timeout=5).close()
 
     assert "Traceback" not in "\n".join(said.lines)
-    assert any("A week is read" in line for line in said.lines)
+    assert any("Backfill is complete" in line for line in said.lines)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -72,7 +72,7 @@ def test_a_file_of_somebody_else_is_left_alone(tempo: StartTempo, tmp_path: Path
             assert ended.returncode == 2
             assert str(file) in ended.stderr
             assert words[name] in ended.stderr
-            assert "set storage.path to another file" in ended.stderr
+            assert "Set storage.path to another file" in ended.stderr
             assert len(ended.stderr.splitlines()) == 1
             assert list(file.parent.iterdir()) == [file]
             assert file.read_bytes() == content

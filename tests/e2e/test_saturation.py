@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.demo.aggregates import MetricsMode
+from exporter.demo.metrics_query import MetricsMode
 from exporter.demo.search import SearchLimits
 from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter, StartTempo

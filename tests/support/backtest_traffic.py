@@ -1,7 +1,8 @@
-"""Requests with incidents, as rows of a file, as requests of the backtest and as a stored history."""
+"""Requests with incidents: as a CSV file, as requests of the backtest, and as a stored history."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from math import exp
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ _NS = 1_000_000_000
 
 
 class Incident(NamedTuple):
-    """From one hour to another, counted from the beginning, with a factor of latency."""
+    """A range of hours from the start of the traffic, and the factor by which latency increases."""
 
     start: float
     end: float
@@ -28,7 +29,7 @@ class Incident(NamedTuple):
 def requests(
     days: int, per_hour: float = 40, incidents: Sequence[Incident] = (), *, seed: int = 1, median_ms: float = 80
 ) -> list[tuple[int, int]]:
-    """Start and duration in nanoseconds, by start: log-normal latency, factored up in incidents."""
+    """Generate start and duration in nanoseconds, in time order; latency is log-normal."""
     rng = random.Random(seed)
 
     def arrivals() -> Iterator[tuple[int, int]]:
@@ -41,44 +42,41 @@ def requests(
     return list(arrivals())
 
 
-def as_requests(made: Sequence[tuple[int, int]]) -> Requests:
-    """As the backtest reads them from a file."""
-    found = Requests()
-    for start_ns, duration_ns in made:
-        found.add(start_ns, duration_ns)
-    return found
+def as_requests(traffic: Sequence[tuple[int, int]]) -> Requests:
+    """Convert to requests as the backtest reads them from a file."""
+    result = Requests()
+    for start_ns, duration_ns in traffic:
+        result.add(start_ns, duration_ns)
+    return result
 
 
 def write_csv(file: Path, series: Mapping[str, Sequence[tuple[int, int]]]) -> Path:
-    """As a file."""
+    """Write a CSV file."""
     rows = [
         f"{name},{start_ns / _NS:.3f},{duration_ns / 1e6:.3f}"
-        for name, made in series.items()
-        for start_ns, duration_ns in made
+        for name, traffic in series.items()
+        for start_ns, duration_ns in traffic
     ]
     file.write_text("\n".join(["series,unix_seconds,duration_ms", *rows]) + "\n", "utf-8")
     return file
 
 
 def write_history(file: Path, series: Mapping[SeriesKey, Sequence[tuple[int, int]]], days: int) -> Path:
-    """As the exporter would have stored them, an hour a window."""
+    """Write a database as the exporter would, with a window per hour."""
     windows = [Window(MONDAY + hour * HOUR_SECONDS, MONDAY + (hour + 1) * HOUR_SECONDS) for hour in range(24 * days)]
     accumulator = Accumulator(windows, lambda key: key)
-    accumulator.add(Span("0" * 32, "0" * 16, key, *request) for key, made in series.items() for request in made)
+    accumulator.add(Span("0" * 32, "0" * 16, key, *request) for key, traffic in series.items() for request in traffic)
     contents = accumulator.finish()
-    store = Store.open(file)
-    store.commit(
-        [
-            LedgerEntry(
-                content.window,
-                WindowState.DONE if content.stored else WindowState.EMPTY,
-                read_at=0.0,
-                traces=content.traces,
-                stored=content.stored,
-            )
-            for content in contents
-        ],
-        contents,
-    )
-    store.close()
+    entries = [
+        LedgerEntry(
+            content.window,
+            WindowState.DONE if content.stored else WindowState.EMPTY,
+            read_at=0.0,
+            traces=content.traces,
+            stored=content.stored,
+        )
+        for content in contents
+    ]
+    with closing(Store.open(file)) as store:
+        store.commit(entries, contents)
     return file

@@ -1,4 +1,4 @@
-"""Configurations written to a file, as the tests of the configuration need them."""
+"""Loads configurations from text, for the tests of the configuration."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,11 +16,11 @@ class Load(Protocol):
 
 
 Problems = Callable[..., tuple[str, ...]]
-"""Like `Load`, for what must be refused: the problems, without the directory of the file."""
+"""Like `Load`, for invalid configurations: returns the problems, without the directory of the file."""
 
 
 def loader(directory: Path) -> Load:
-    """Loads from a file ``c.yaml`` in a directory."""
+    """Return a function that loads from a file ``c.yaml`` in this directory."""
 
     def load(text: str | bytes = "", environ: Mapping[str, str] = {}, /) -> Config:
         file = directory / "c.yaml"
@@ -31,7 +31,7 @@ def loader(directory: Path) -> Load:
 
 
 def refuser(directory: Path) -> Problems:
-    """Loads what must be refused."""
+    """Return a function that loads an invalid configuration and returns its problems."""
     load = loader(directory)
 
     def problems(text: str | bytes = "", environ: Mapping[str, str] = {}, /) -> tuple[str, ...]:

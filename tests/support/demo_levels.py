@@ -1,4 +1,4 @@
-"""Which fallback level each endpoint of the demo has, worked out from its traffic by the rules of the design."""
+"""The fallback level of each endpoint of the demo, computed from its traffic by the documented rules."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -14,14 +14,14 @@ SETTLE = 15 * 60
 
 
 def settled_hours(now: float) -> range:
-    """Starts of the whole hours of the last seven days that have settled, without the newest."""
+    """Return the starts of the settled hours of the last seven days, without the newest."""
     first = -(-(int(now) - 7 * DAY) // HOUR) * HOUR
-    behind = (int(now) - SETTLE) // HOUR * HOUR - HOUR
-    return range(first, behind, HOUR)
+    end = (int(now) - SETTLE) // HOUR * HOUR - HOUR
+    return range(first, end, HOUR)
 
 
 def traces_by_hour(endpoint: Endpoint, now: float) -> Counter[int]:
-    """How many traces an endpoint had in each settled hour that had any."""
+    """Return the number of traces of an endpoint in each settled hour with traffic."""
     traffic = SeriesTraffic(endpoint.profile, endpoint.seed(SEED))
     return +Counter({start: len(traffic.hour(start // HOUR)) for start in settled_hours(now)})
 
@@ -31,7 +31,7 @@ def is_weekend(start: float, weekend: tuple[str, str]) -> bool:
 
 
 def level(endpoint: Endpoint, now: float) -> int:
-    """The first level with enough traces in a pool that is mature; 5 without any."""
+    """Return the first level with enough traces in a mature pool; 5 if there is none."""
     counts = traces_by_hour(endpoint, now)
     weekend = calendar_weekend(now)
     this_hour, today_is_weekend = int(now) // HOUR % 24, is_weekend(now, weekend)
@@ -46,8 +46,8 @@ def level(endpoint: Endpoint, now: float) -> int:
         3: (same_type, 50),
         4: (counts, 30),
     }
-    for number, (pool, enough) in pools.items():
-        mature = len(pool) >= 3 and sum(pool.values()) >= enough
+    for number, (pool, min_traces) in pools.items():
+        mature = len(pool) >= 3 and sum(pool.values()) >= min_traces
         if number == 2:
             mature = mature and len({start // DAY for start in pool}) >= 2
         if number >= 3:

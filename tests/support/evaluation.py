@@ -16,7 +16,7 @@ from exporter.model.hours import HourClock
 from exporter.model.ledger import LedgerProgress
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
-from exporter.store import Findings, Store, StoredSeries, StoreError
+from exporter.store import SeriesEvaluation, Store, StoredSeries, StoreError
 from tests.support.samples import DAY, HOUR, KEY, NOON, SETTINGS, Clock, Durations, around, commit_hour
 
 UTC_CALENDAR: Final = Calendar()
@@ -63,7 +63,7 @@ class ScriptedWakeup(Wakeup):
 class WatchedStore(Store):
     """A store that remembers what was recorded, and fails on demand."""
 
-    recorded: list[Findings]
+    recorded: list[SeriesEvaluation]
     refuses_reads = False
     refuses_writes = False
 
@@ -74,19 +74,19 @@ class WatchedStore(Store):
             raise StoreError("locked", "reading the history failed")
         return super().history(keys, start, end, marks_from=marks_from, at_once=at_once)
 
-    def record(self, findings: Iterable[Findings]) -> None:
+    def save_evaluations(self, findings: Iterable[SeriesEvaluation]) -> None:
         if self.refuses_writes:
             raise StoreError("full", "recording failed")
         found = list(findings)
         self.__dict__.setdefault("recorded", []).extend(found)
-        super().record(found)
+        super().save_evaluations(found)
 
-    def remember(self, flags: Mapping[SeriesKey, str | None], suspects: Mapping[SeriesKey, Collection[int]]) -> None:
+    def save_flags(self, flags: Mapping[SeriesKey, str | None], suspects: Mapping[SeriesKey, Collection[int]]) -> None:
         if self.refuses_writes:
             raise StoreError("full", "saving flags failed")
-        super().remember(flags, suspects)
+        super().save_flags(flags, suspects)
 
-    def take_recorded(self) -> list[Findings]:
+    def take_recorded(self) -> list[SeriesEvaluation]:
         """The findings recorded since the last call."""
         taken = self.__dict__.pop("recorded", [])
         assert isinstance(taken, list)

@@ -1,4 +1,4 @@
-"""A Tempo in memory, a clock that stands still, and telemetry that remembers: for tests of the readers."""
+"""Fakes for tests of the readers: an in-memory Tempo, a manual clock, and recorded telemetry."""
 
 import random
 import threading
@@ -10,7 +10,7 @@ from typing import Literal
 
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.telemetry import FailureReason, Loop, SkipReason, StorageFailure, Telemetry
-from exporter.tempo.counts import Counts
+from exporter.tempo.counts import SpanCounts
 from exporter.tempo.errors import RangeTooLongError, TempoError
 
 NS = 1_000_000_000
@@ -19,13 +19,13 @@ _numbers = count(1)
 
 
 def span(start: float, seconds: float = 0.0, key: SeriesKey = KEY, trace: int | None = None) -> Span:
-    """A span that starts at an instant in Unix seconds; its trace is one of its own unless given."""
+    """Return a span that starts at this time in Unix seconds, in a trace of its own unless one is given."""
     number = next(_numbers) if trace is None else trace
     return Span(f"{number:032x}", f"{next(_numbers):016x}", key, round(start * NS), round(seconds * NS))
 
 
 class Recorder(Telemetry):
-    """Adds up what the readers report."""
+    """Counts what the readers report, and fails on reports that other parts have to make."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -56,27 +56,27 @@ class Recorder(Telemetry):
             self.skipped[loop, reason] += count
 
     def request(self, loop: Loop, seconds: float) -> None:
-        raise AssertionError("the client's to report")
+        raise AssertionError("only the client reports this")
 
     def request_failed(self, loop: Loop, reason: FailureReason) -> None:
-        raise AssertionError("the client's to report")
+        raise AssertionError("only the client reports this")
 
     def tempo_answered(self, answered: bool) -> None:
-        raise AssertionError("the client's to report")
+        raise AssertionError("only the client reports this")
 
     def saturated(self, loop: Loop) -> None:
-        raise AssertionError("the client's to report")
+        raise AssertionError("only the client reports this")
 
     def traces_read(self, loop: Loop, count: int) -> None:
-        raise AssertionError("the client's to report")
+        raise AssertionError("only the client reports this")
 
     def storage_failed(self, reason: StorageFailure) -> None:
-        raise AssertionError("the store's to report")
+        raise AssertionError("only the store reports this")
 
 
 @dataclass(frozen=True)
 class Found:
-    """The answer to a search."""
+    """The result of a search."""
 
     spans: Sequence[Span]
     saturated: bool
@@ -87,25 +87,25 @@ class Found:
 class FakeTempo:
     """Searches spans as Tempo does.
 
-    A search finds the traces that overlap its range, both ends included; of these it returns all or, if they are as
-    many as the limit or more, any, and other ones the next time.
+    A search finds the traces that overlap its range, bounds included. It returns all of them, or an arbitrary selection
+    if they reach the limit, which may differ from search to search.
 
     Attributes:
-        spans: what there is; may be changed at any time.
-        max_limit: traces that a search returns at most.
-        allowed_seconds: the longest range that is not refused.
-        max_range_seconds: the same, once a refusal has said so.
-        before_search: is called with the range of every search, and may raise what the search is to fail with.
+        spans: the stored spans; may be changed at any time.
+        max_limit: maximum number of traces per search.
+        allowed_seconds: maximum range of searches and probes; longer ones are rejected.
+        max_range_seconds: the same, once a rejection has reported it.
+        before_search: called with the range of every search; may raise the error that the search fails with.
         before_probe: the same for every probe.
-        searches: the ranges searched, in the order in which they began.
-        names: the series that each was about; none for all.
+        searches: the searched ranges, in the order in which the searches started.
+        names: the series that each search was restricted to; empty for all.
         counting: how it counts; Tempo 2 mostly does not.
-        counted: the ranges that it was asked to count.
-        allowed_count_seconds: the longest range that it counts.
-        count_refusals: how many were longer.
-        probes: the ranges that were asked whether anything exists.
-        refusals: how many searches and probes asked for too long a range.
-        most_at_once: how many searches have been under way at a time.
+        counted: the counted ranges.
+        allowed_count_seconds: maximum range of a count.
+        count_refusals: number of counts over a longer range.
+        probes: the ranges that were probed for any trace.
+        refusals: number of searches and probes over too long a range.
+        most_at_once: maximum number of concurrent searches so far.
     """
 
     spans: list[Span] = field(default_factory=list)
@@ -160,7 +160,7 @@ class FakeTempo:
             return bool(self._overlapping(start, end))
 
     def _check(self, start: int, end: int) -> None:
-        assert start < end, "Tempo refuses a range without length"
+        assert start < end, "Tempo rejects an empty range"
         if end - start > self.allowed_seconds:
             self.refusals += 1
             self.max_range_seconds = self.allowed_seconds
@@ -170,8 +170,8 @@ class FakeTempo:
     def max_count_range_seconds(self) -> int | None:
         return self.allowed_count_seconds if self.count_refusals else None
 
-    def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> Counts:
-        """Exact counts at the ends of steps, as Tempo 3 gives them; nothing or an error where it cannot count."""
+    def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> SpanCounts:
+        """Return exact counts by step, as Tempo 3 does; nothing or an error if it cannot count."""
         assert loop == "backfill"
         assert start % step_seconds == end % step_seconds == 0
         assert end - start >= 2 * step_seconds
@@ -183,14 +183,14 @@ class FakeTempo:
                 self.count_refusals += 1
                 raise RangeTooLongError("exceeds the maximum allowed", max_seconds=self.allowed_count_seconds)
             if self.counting == "empty":
-                return Counts()
-            ends: Counter[int] = Counter()
-            series: Counter[SeriesKey] = Counter()
+                return SpanCounts()
+            by_step_end: Counter[int] = Counter()
+            by_series_key: Counter[SeriesKey] = Counter()
             for each in self.spans:
                 if start * NS < each.start_ns <= end * NS:
-                    ends[-(-each.start_ns // (step_seconds * NS)) * step_seconds] += 1
-                    series[each.key] += 1
-            return Counts(ends, series if by_series else {})
+                    by_step_end[-(-each.start_ns // (step_seconds * NS)) * step_seconds] += 1
+                    by_series_key[each.key] += 1
+            return SpanCounts(by_step_end, by_series_key if by_series else {})
 
     def _overlapping(self, start: int, end: int, series: frozenset[SeriesKey] = frozenset()) -> list[list[Span]]:
         traces: dict[str, list[Span]] = {}
@@ -206,14 +206,14 @@ class FakeTempo:
 
 
 def away(start: int, end: int) -> None:
-    """A Tempo that does not answer; for ``before_search`` and ``before_probe``."""
+    """Fail as if Tempo were down; for ``before_search`` and ``before_probe``."""
     raise TempoError(f"no connection for {start}..{end}", reason="connection", retryable=True)
 
 
 class FrozenClock:
-    """Unix seconds and monotonic ones that pass only when told to.
+    """A clock that only advances when told to.
 
-    With a tick, monotonic seconds also pass whenever somebody looks at them, so that no pause is ever waited for.
+    With a tick, monotonic time also advances on every call, so that pauses end at once.
     """
 
     def __init__(self, now: float, tick: float = 0.0) -> None:

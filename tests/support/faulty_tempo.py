@@ -17,7 +17,7 @@ def answering(traffic: Traffic, clock: Callable[[], float]) -> Responder:
 
     def respond(handler: Handler) -> None:
         target = urlsplit(handler.path)
-        answer = api.answer(target.path, dict(parse_qsl(target.query, keep_blank_values=True)))
+        answer = api.respond(target.path, dict(parse_qsl(target.query, keep_blank_values=True)))
         headers = {"Content-Type": answer.content_type, "Content-Length": str(len(answer.body))}
         handler.send(answer.status, answer.body, headers)
 

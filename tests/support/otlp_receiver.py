@@ -1,4 +1,4 @@
-"""An OTLP/HTTP receiver on loopback: takes spans as JSON, and answers as a test tells it to."""
+"""A scripted OTLP/HTTP receiver on loopback, for spans in JSON."""
 
 import base64
 import gzip
@@ -17,7 +17,7 @@ KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
 
 
 class ReceivedSpan(NamedTuple):
-    """A span as it was received: ids as numbers, what is missing empty."""
+    """A received span: ids as numbers, absent values empty."""
 
     trace_id: int
     span_id: int
@@ -31,25 +31,25 @@ class ReceivedSpan(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the receiver answers; a status of 0 closes the connection without a word."""
+    """A response of the receiver; status 0 closes the connection without one."""
 
     status: int = 200
     body: bytes = b'{"partialSuccess":{}}'
     headers: Mapping[str, str] = {}
 
 
-TAKEN = Answer()
+ACCEPTED = Answer()
 
 
 class OtlpReceiver:
-    """The receiver.
+    """Receives and records spans.
 
     Attributes:
-        url: where it listens, without a slash at the end.
-        script: answers in the order in which they are due; afterwards everything is taken.
-        headers: of every request, in lower case.
-        spans: all spans that were taken.
-        paths: of every request.
+        url: base URL without trailing slash.
+        script: responses in order; afterwards all requests are accepted.
+        headers: headers of every request, in lower case.
+        spans: all accepted spans.
+        paths: path of every request.
     """
 
     def __init__(self, script: Sequence[Answer] = ()) -> None:
@@ -67,21 +67,21 @@ class OtlpReceiver:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 receiver.paths.append(self.path)
                 receiver.headers.append({name.lower(): value for name, value in self.headers.items()})
-                answer = receiver.script.popleft() if receiver.script else TAKEN
-                if not answer.status:
+                response = receiver.script.popleft() if receiver.script else ACCEPTED
+                if not response.status:
                     self.close_connection = True
                     return
-                if answer.status == 200:
+                if response.status == 200:
                     receiver.spans += decoded(gzip.decompress(body))
-                self.send_response(answer.status)
-                for name, value in {"Content-Type": "application/json", **answer.headers}.items():
+                self.send_response(response.status)
+                for name, value in {"Content-Type": "application/json", **response.headers}.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(answer.body)))
+                self.send_header("Content-Length", str(len(response.body)))
                 self.end_headers()
-                self.wfile.write(answer.body)
+                self.wfile.write(response.body)
 
             def log_message(self, *args: object) -> None:
-                """Nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -101,7 +101,7 @@ class OtlpReceiver:
 
 
 def decoded(body: bytes) -> list[ReceivedSpan]:
-    """The spans of a request, held to what OTLP's JSON demands: hexadecimal ids, kinds as numbers, times as text."""
+    """Decode a request, and check that it is OTLP/JSON: hexadecimal ids, kinds as numbers, times as text."""
     spans = []
     for group in json.loads(body)["resourceSpans"]:
         resource = _attributes(group["resource"]["attributes"])
@@ -132,7 +132,7 @@ def _attributes(pairs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def served(trace: Trace) -> list[ReceivedSpan]:
-    """What the embedded Tempo API answers about a trace by its id, in the same terms."""
+    """Return the spans of a trace as the embedded Tempo API serves them."""
 
     def number(text: str) -> int:
         return int.from_bytes(base64.b64decode(text), "big")

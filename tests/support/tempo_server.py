@@ -1,4 +1,4 @@
-"""A Tempo on loopback that answers as a test tells it to, well or badly."""
+"""A scripted Tempo on loopback, for valid and faulty responses."""
 
 import json
 import socket
@@ -18,7 +18,7 @@ from tests.support.paths import RECORDINGS
 
 @dataclass(frozen=True)
 class Request:
-    """A request that arrived."""
+    """A received request."""
 
     path: str
     params: dict[str, str]
@@ -26,7 +26,7 @@ class Request:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Hands every request to the test's script."""
+    """Passes every request to the test's script."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
         except (ConnectionError, ssl.SSLError):
             self.close_connection = True
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as it is declared
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - name of the base class
         pass
 
     def send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def until_closed(self, seconds: float) -> bool:
-        """Wait; whether the test is over."""
+        """Wait, and return whether the test is over."""
         return self.server.tempo.over.wait(seconds)
 
 
@@ -69,12 +69,13 @@ class _Server(ThreadingHTTPServer):
 
 @dataclass
 class FakeTempo:
-    """What the server is to answer, and what it was asked.
+    """Script and recorded requests of the server.
 
     Attributes:
-        script: answers in the order in which they are due; the last is repeated.
-        requests: what arrived.
-        over: set when the server is to let go of everything.
+        script: responders in order; the last one is repeated.
+        requests: the received requests.
+        over: set when the test ends, to release blocked responders.
+        asked: set once a request was received.
     """
 
     url: str = ""
@@ -119,7 +120,7 @@ def fake_tempo(tls: ssl.SSLContext | None = None) -> Iterator[FakeTempo]:
 
 
 def unused_url() -> str:
-    """A URL on loopback where nobody listens."""
+    """Return a URL on loopback without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -129,12 +130,12 @@ def unused_url() -> str:
 
 
 def search_body(*traces: Mapping[str, Any], **metrics: Any) -> dict[str, Any]:
-    """A search answer as Tempo gives it."""
+    """Return a search response as Tempo sends it."""
     return {"traces": list(traces), "metrics": {"completedJobs": 1, "totalJobs": 1, **metrics}}
 
 
 def a_trace(number: int = 1, **changes: Any) -> dict[str, Any]:
-    """A trace with one root span."""
+    """Return a trace with one root span."""
     span = a_span(number)
     return {
         "traceID": f"{number:032x}",
@@ -146,7 +147,7 @@ def a_trace(number: int = 1, **changes: Any) -> dict[str, Any]:
 
 
 def a_span(number: int = 1, **changes: Any) -> dict[str, Any]:
-    """A root span of ``shop``, one second after the other."""
+    """Return a root span of ``shop``; spans are one second apart."""
     return {
         "spanID": f"{number:016x}",
         "name": "GET /",
@@ -160,37 +161,37 @@ def a_span(number: int = 1, **changes: Any) -> dict[str, Any]:
     }
 
 
-# Answers
+# Responders
 
 
 def replying(body: Any, status: int = 200, content_type: str = "application/json", **headers: str) -> Responder:
-    """Answer in full; underscores in header names become hyphens."""
+    """Send a complete response; underscores in header names become hyphens."""
     data = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else json.dumps(body).encode()
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    renamed_headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def respond(handler: Handler) -> None:
-        handler.send(status, data, {"Content-Type": content_type, "Content-Length": str(len(data)), **named})
+        handler.send(status, data, {"Content-Type": content_type, "Content-Length": str(len(data)), **renamed_headers})
 
     return respond
 
 
 def chunked(body: Any, pieces: int = 7, **headers: str) -> Responder:
-    """Answer with chunked transfer encoding."""
+    """Respond with chunked transfer encoding."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     size = max(1, len(data) // pieces)
     coded = b"".join(
         b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (data[i : i + size] for i in range(0, len(data), size))
     )
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    renamed_headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def respond(handler: Handler) -> None:
-        handler.send(200, coded + b"0\r\n\r\n", {"Transfer-Encoding": "chunked", **named})
+        handler.send(200, coded + b"0\r\n\r\n", {"Transfer-Encoding": "chunked", **renamed_headers})
 
     return respond
 
 
 def truncating(body: Any, *, keep: int) -> Responder:
-    """Announce the whole body, send the beginning, hang up."""
+    """Announce the whole body, send its start, and close the connection."""
     data = json.dumps(body).encode()
 
     def respond(handler: Handler) -> None:
@@ -201,18 +202,18 @@ def truncating(body: Any, *, keep: int) -> Responder:
 
 
 def hanging(handler: Handler) -> None:
-    """Take the request, and never answer."""
+    """Accept the request and never respond."""
     handler.until_closed(60)
     handler.close_connection = True
 
 
 def hanging_up(handler: Handler) -> None:
-    """Take the request, and close the connection."""
+    """Accept the request and close the connection."""
     handler.close_connection = True
 
 
 def dripping(prefix: bytes) -> Responder:
-    """Send a prefix, then one more byte now and then for as long as anybody listens."""
+    """Send a prefix, then one byte at a time until the connection is closed."""
 
     def respond(handler: Handler) -> None:
         handler.wfile.write(prefix)
@@ -224,7 +225,7 @@ def dripping(prefix: bytes) -> Responder:
 
 
 def raw(data: bytes) -> Responder:
-    """Send bytes that need not be HTTP, and hang up."""
+    """Send arbitrary bytes and close the connection."""
 
     def respond(handler: Handler) -> None:
         handler.wfile.write(data)
@@ -238,7 +239,7 @@ def raw(data: bytes) -> Responder:
 
 @dataclass(frozen=True)
 class Recording:
-    """An answer of a real Tempo."""
+    """A recorded response of a real Tempo."""
 
     version: str
     name: str
@@ -257,12 +258,12 @@ class Recording:
 
 
 def recordings(pattern: str = "*") -> list[Recording]:
-    """Those whose name fits a pattern, of all versions."""
-    found = []
+    """Return the recordings whose name matches a pattern, of all versions."""
+    matching = []
     for path in sorted(RECORDINGS.glob(f"tempo-*/{pattern}.json")):
         content = json.loads(path.read_text("utf-8"))
         request, response = content["request"], content["response"]
-        found.append(
+        matching.append(
             Recording(
                 path.parent.name,
                 path.stem,
@@ -273,14 +274,14 @@ def recordings(pattern: str = "*") -> list[Recording]:
                 response["body"],
             )
         )
-    return found
+    return matching
 
 
 # Telemetry
 
 
 class Recorder(Telemetry):
-    """Telemetry that remembers what the client reports."""
+    """Records what the client reports, and fails on reports that other parts have to make."""
 
     def __init__(self) -> None:
         self.requests: list[Loop] = []
@@ -301,10 +302,10 @@ class Recorder(Telemetry):
         self.answered.append(answered)
 
     def sampled(self, loop: Loop) -> None:
-        raise AssertionError("the readers' to report")
+        raise AssertionError("only the readers report this")
 
     def source_counts_available(self, available: bool) -> None:
-        raise AssertionError("the readers' to report")
+        raise AssertionError("only the readers report this")
 
     def saturated(self, loop: Loop) -> None:
         self.saturations.append(loop)
@@ -316,10 +317,10 @@ class Recorder(Telemetry):
         self.skipped.append((loop, reason, count))
 
     def split(self, loop: Loop) -> None:
-        raise AssertionError("not the client's to report")
+        raise AssertionError("the client does not report this")
 
     def truncated(self, loop: Loop) -> None:
-        raise AssertionError("not the client's to report")
+        raise AssertionError("the client does not report this")
 
     def storage_failed(self, reason: StorageFailure) -> None:
-        raise AssertionError("not the client's to report")
+        raise AssertionError("the client does not report this")

@@ -179,8 +179,8 @@ class TestRunning:
         # The next poll but for that is an hour away.
         settings = config(tempo.url, polling={"tempo_interval": "1h"})
         Exporter(settings, store, SelfMetrics(), clock=Clock(NOW)).one_pass()
-        store.save_book(NOON, b"")
-        store.remember({KEY: msgspec.json.encode(Flag(firing=True, since=NOW - 60)).decode()}, {})
+        store.save_baseline_table(NOON, b"")
+        store.save_flags({KEY: msgspec.json.encode(Flag(firing=True, since=NOW - 60)).decode()}, {})
         history, held_back = store.history, threading.Event()
 
         def history_later(*args: object, **options: object) -> Iterator[StoredSeries]:

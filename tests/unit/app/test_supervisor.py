@@ -103,7 +103,7 @@ def test_what_cannot_be_set_aside_ends_it(tempo: FakeTempo, tmp_path: Path, monk
     keeper.close()
     (error,) = failures
     assert isinstance(error, StoreError)
-    assert "cannot be set aside: Permission denied" in str(error)
+    assert "cannot be renamed: Permission denied" in str(error)
     assert (tmp_path / "history.db").exists()
 
 

@@ -1,4 +1,4 @@
-"""``backtest`` as it is called: on a stored history, on a file with labels, and on everything that goes wrong."""
+"""The ``backtest`` command on a stored history, on a file with labels, and with errors."""
 
 import io
 import json
@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +30,18 @@ DAYS = 4
 INCIDENT = Incident(76.5, 77.5, 6.0)
 """On the fourth day."""
 LEARN = ("--learn", "3d")
-INTERRUPTED = "interrupted; there is no result, and nothing was written\n"
+INTERRUPTED = "interrupted; there is no result\n"
 PAY, CART = SeriesKey("shop", "GET /pay"), SeriesKey("shop", "GET /cart")
 
 
 @pytest.fixture(autouse=True)
-def in_a_directory_of_its_own(clean_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def in_temporary_directory(clean_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the same traffic as a file and as a history, and the labels for both."""
+    """Create a directory with the same traffic as a file and as a database, and labels for both."""
     directory = tmp_path_factory.mktemp("backtest")
     pay, cart = requests(DAYS, 30, [INCIDENT]), requests(DAYS, 30, seed=2)
     write_csv(directory / "traffic.csv", {"pay": pay, "cart": cart})
@@ -55,25 +57,25 @@ def backtest(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["backtest", *map(str, arguments)])
 
 
-def outcome(*arguments: str | Path) -> dict[str, Any]:
+def backtest_json(*arguments: str | Path) -> dict[str, Any]:
     result = backtest(*arguments, "--json")
     assert result.exit_code == 0, result.output
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
 
 
-def stored(files: Path) -> tuple[str, str]:
+def storage_of(files: Path) -> tuple[str, str]:
     return "--set", f"storage.path={files / 'history.db'}"
 
 
-def test_replays_the_stored_history(files: Path) -> None:
-    result = backtest(*stored(files))
+def test_backtest_replays_the_stored_history(files: Path) -> None:
+    result = backtest(*storage_of(files))
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0] == "shop/GET /pay"
     assert re.fullmatch(r"  2026-01-08 04:[345]\d:00 UTC – 0[56]:\d\d:00 UTC \((\d+m|1h(\d+m)?)\)", lines[1])
     assert re.search(r"took longer than .* compared with .*traces\)\.$", lines[2])
-    assert lines[3].startswith("  kept out of the baseline: ")
+    assert lines[3].startswith("  quarantined: ")
     assert "2026-01-08 04:00–" in lines[3]
     assert "shop/GET /cart" not in result.stdout
     assert re.search(r"^2 series, 5,\d{3} traces, from 2026-01-05 00:00 UTC to 2026-01-09 00:00 UTC", lines[5])
@@ -81,13 +83,13 @@ def test_replays_the_stored_history(files: Path) -> None:
     assert result.stderr == ""
 
 
-def test_times_are_local(files: Path) -> None:
-    result = backtest(*stored(files), "--set", "timezone=Asia/Taipei")
+def test_times_are_in_the_configured_timezone(files: Path) -> None:
+    result = backtest(*storage_of(files), "--set", "timezone=Asia/Taipei")
     assert "2026-01-08 12:" in result.stdout
     assert "CST" in result.stdout
 
 
-def test_replays_a_file_and_compares_with_labels(files: Path) -> None:
+def test_backtest_scores_a_file_against_labels(files: Path) -> None:
     result = backtest("--csv", files / "traffic.csv", *LEARN, "--labels", files / "labels.json")
     assert result.exit_code == 0
     assert "\n".join(result.stdout.splitlines()[-4:]).startswith("against 1 labelled event")
@@ -98,71 +100,70 @@ def test_replays_a_file_and_compares_with_labels(files: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["csv", "history"])
-def test_json_says_the_same(files: Path, source: str) -> None:
-    chosen = ("--csv", files / "traffic.csv", *LEARN) if source == "csv" else stored(files)
-    found = outcome(*chosen, "--labels", files / "labels.json")
-    (episode,) = found["episodes"]
+def test_json_report(files: Path, source: str) -> None:
+    source_options = ("--csv", files / "traffic.csv", *LEARN) if source == "csv" else storage_of(files)
+    report = backtest_json(*source_options, "--labels", files / "labels.json")
+    (episode,) = report["episodes"]
     assert MONDAY + 76.5 * 3600 < episode["start_unix"] < MONDAY + 77 * 3600
     assert MONDAY + 77 * 3600 < episode["end_unix"] < MONDAY + 78 * 3600
     assert episode["series"] == ("pay" if source == "csv" else "shop/GET /pay")
     assert episode["explanation"]["sentence"].startswith(str(episode["explanation"]["slow"]))
     assert episode["explanation"]["baseline"]["level"] in {1, 2, 3, 4}
-    summary, score = found["summary"], found["score"]
+    summary, score = report["summary"], report["score"]
     assert (summary["series"], summary["episodes"]) == (2, 1)
-    assert summary["traces"] == sum(series["traces"] for series in found["series"])
+    assert summary["traces"] == sum(series["traces"] for series in report["series"])
     assert summary["episodes_per_1000_series_days"] == pytest.approx(1000 / summary["series_days"])
     assert (score["events"], score["found"], score["recall"], score["precision"]) == (1, 1, 1.0, 1.0)
     assert score["labels_elsewhere"] == 2
     assert 0 < score["median_delay_seconds"] < 1800
-    assert found["source"]["kind"] == source
-    assert (found["source"]["rows"] is None) == (source == "history")
+    assert report["source"]["kind"] == source
+    assert (report["source"]["rows"] is None) == (source == "history")
 
 
-def test_a_rising_threshold_is_tried(files: Path) -> None:
-    found = outcome(*stored(files), "--set", "detection.ratio=20")
-    assert found["episodes"] == []
-    assert found["settings"][1] == "detection.ratio=20"
-    assert found["summary"]["episodes_per_1000_series_days"] == 0
+def test_set_overrides_a_detection_setting(files: Path) -> None:
+    report = backtest_json(*storage_of(files), "--set", "detection.ratio=20")
+    assert report["episodes"] == []
+    assert report["settings"][1] == "detection.ratio=20"
+    assert report["summary"]["episodes_per_1000_series_days"] == 0
 
 
-def test_one_service_or_span_is_enough(files: Path) -> None:
-    found = outcome(*stored(files), "--service", "shop", "--span", "GET /cart")
-    assert [series["series"] for series in found["series"]] == ["shop/GET /cart"]
+def test_service_and_span_select_series(files: Path) -> None:
+    report = backtest_json(*storage_of(files), "--service", "shop", "--span", "GET /cart")
+    assert [series["series"] for series in report["series"]] == ["shop/GET /cart"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         (("--service", "shpo"), "no series with the service 'shpo' is stored; did you mean shop?"),
         (("--service", "shop", "--span", "\x1b[31m"), r"no series with the span '\x1b[31m' is stored"),
     ],
 )
-def test_a_name_that_is_not_there_is_said(files: Path, arguments: tuple[str, ...], complaint: str) -> None:
-    result = backtest(*stored(files), *arguments)
+def test_unknown_service_or_span_is_reported(files: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = backtest(*storage_of(files), *arguments)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.strip() == complaint
+    assert result.stderr.strip() == message
 
 
-def test_works_beside_a_running_exporter_and_writes_nothing(files: Path) -> None:
-    running = Store.open(files / "history.db")
-    before = [entry.window for entry in running.ledger(0, 2**40)]
-    assert backtest(*stored(files)).exit_code == 0
-    assert [entry.window for entry in running.ledger(0, 2**40)] == before
-    assert running.judged_until() is None
-    running.close()
+def test_backtest_beside_a_running_exporter_writes_nothing(files: Path) -> None:
+    with closing(Store.open(files / "history.db")) as running:
+        before = [entry.window for entry in running.ledger(0, 2**40)]
+        assert backtest(*storage_of(files)).exit_code == 0
+        assert [entry.window for entry in running.ledger(0, 2**40)] == before
+        assert running.evaluated_until() is None
 
 
-def test_hostile_names_cannot_touch_the_terminal(tmp_path: Path) -> None:
+def test_hostile_names_are_escaped(tmp_path: Path) -> None:
     name = "\x1b]0;owned\x07\u202e\r" + "x" * 5000
     csv = write_csv(tmp_path / "t.csv", {name: requests(DAYS, 20, [INCIDENT])})
     result = backtest("--csv", csv, *LEARN)
     assert result.exit_code == 0
     assert r"\x1b]0;owned\x07\u202e\rxxx" in result.stdout
     assert all(line.isprintable() and len(line) < 500 for line in result.output.splitlines())
-    assert outcome("--csv", csv, *LEARN)["series"][0]["series"] == name
+    assert backtest_json("--csv", csv, *LEARN)["series"][0]["series"] == name
 
 
-def test_bad_rows_are_told_once(tmp_path: Path) -> None:
+def test_bad_rows_are_reported_once(tmp_path: Path) -> None:
     csv = write_csv(tmp_path / "t.csv", {"pay": requests(1, 5)})
     with csv.open("a") as file:
         file.write("pay,1,x\n" * 1000)
@@ -171,11 +172,11 @@ def test_bad_rows_are_told_once(tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
     assert "1,000 of " in result.stderr
     assert "1,000 with a duration that is not in milliseconds" in result.stderr
-    bad = outcome("--csv", csv, "--learn", "1h")["source"]["bad_rows"]
-    assert bad == {"with a duration that is not in milliseconds": 1000}
+    bad_rows = backtest_json("--csv", csv, "--learn", "1h")["source"]["bad_rows"]
+    assert bad_rows == {"with a duration that is not in milliseconds": 1000}
 
 
-def test_a_change_and_a_pattern_are_told(tmp_path: Path) -> None:
+def test_accepted_change_and_released_hours_are_reported(tmp_path: Path) -> None:
     traffic = {
         SeriesKey("a", "change"): requests(5, 20, [Incident(60, 999, 2.5)]),
         SeriesKey("a", "batch"): requests(
@@ -183,39 +184,39 @@ def test_a_change_and_a_pattern_are_told(tmp_path: Path) -> None:
         ),
     }
     result = backtest("--set", f"storage.path={write_history(tmp_path / 'h.db', traffic, 5)}")
-    assert re.search(r"  became the new normal: what began 2026-01-07 .* UTC, accepted 2026-01-08 ", result.stdout)
-    assert re.search(r"  recurs, so it is usual and counts again: \d+ hours \(2026-01-\d\d 0[23]:00–", result.stdout)
-    assert "1 lasting change accepted as the new normal" in result.stdout
+    assert re.search(
+        r"  accepted as the new baseline: change of 2026-01-07 .* UTC, accepted 2026-01-08 ", result.stdout
+    )
+    assert re.search(r"  released from quarantine, as they recur: \d+ hours \(2026-01-\d\d 0[23]:00–", result.stdout)
+    assert "1 lasting change accepted as the new baseline" in result.stdout
 
 
 def damage(database: Path, *span_names: str) -> None:
-    store = Store.open(database)
-    with store._connection.writing("damaging it") as connection:
+    with closing(sqlite3.connect(database)) as connection, connection:
         for name in span_names:
             connection.execute(
                 "UPDATE digests SET digest = x'ff' WHERE series_id = (SELECT id FROM series WHERE span_name = ?)",
                 (name,),
             )
-    store.close()
 
 
-def test_damaged_history_is_named_and_the_rest_replayed(files: Path, tmp_path: Path) -> None:
+def test_damaged_series_are_named_and_left_out(files: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(files / "history.db", tmp_path))
     damage(copy, CART.span_name)
-    found = outcome("--set", f"storage.path={copy}")
-    assert [series["series"] for series in found["series"]] == ["shop/GET /pay"]
-    assert found["source"]["damaged_series"] == ["shop/GET /cart"]
+    report = backtest_json("--set", f"storage.path={copy}")
+    assert [series["series"] for series in report["series"]] == ["shop/GET /pay"]
+    assert report["source"]["damaged_series"] == ["shop/GET /cart"]
     text = backtest("--set", f"storage.path={copy}").stdout
-    assert "1 further series have damaged history and were left out: shop/GET /cart" in text
+    assert "1 series with damaged history were left out: shop/GET /cart" in text
     damage(copy, PAY.span_name)
     result = backtest("--set", f"storage.path={copy}")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "what is stored of it is damaged" in result.stderr
+    assert "the stored history is damaged" in result.stderr
 
 
-@pytest.mark.parametrize("made", ["nothing", "an empty history"])
-def test_nothing_to_replay_is_said_with_what_to_do(tmp_path: Path, made: str) -> None:
-    if made == "an empty history":
+@pytest.mark.parametrize("state", ["nothing", "an empty history"])
+def test_missing_or_empty_history_is_reported(tmp_path: Path, state: str) -> None:
+    if state == "an empty history":
         Store.open(tmp_path / "tempo-anomaly.db").close()
     before = sorted(tmp_path.iterdir())
     result = backtest()
@@ -224,61 +225,59 @@ def test_nothing_to_replay_is_said_with_what_to_do(tmp_path: Path, made: str) ->
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_file_shorter_than_the_learning_period_is_nothing_to_replay(tmp_path: Path) -> None:
+def test_file_shorter_than_the_learning_period_is_reported(tmp_path: Path) -> None:
     csv = write_csv(tmp_path / "t.csv", {"a": requests(3, 2), "b": requests(2, 2)})
     result = backtest("--csv", csv)
     assert result.exit_code == 1
-    assert "longer than the learning period of 7d (the longest is 3d): give a shorter one with --learn" in result.stderr
+    assert "longer than the learning period of 7d (the longest is 3d): set a shorter one with --learn" in result.stderr
 
 
-def test_a_file_without_a_usable_row_is_nothing_to_replay(tmp_path: Path) -> None:
+def test_file_without_a_valid_row_is_reported(tmp_path: Path) -> None:
     csv = tmp_path / "t.csv"
     csv.write_text("series,unix_seconds,duration_ms\nx\n", "utf-8")
     result = backtest("--csv", csv)
     assert result.exit_code == 1
-    assert "no row that can be used" in result.stderr
+    assert "no valid row" in result.stderr
     assert "1 of 1 rows" in result.stderr
 
 
-def test_a_history_that_must_be_migrated_first_is_left_alone(files: Path, tmp_path: Path) -> None:
+def test_history_of_an_older_version_is_rejected(files: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(files / "history.db", tmp_path))
-    store = Store.open(copy)
-    with store._connection.reading("making it old") as connection:
+    with closing(sqlite3.connect(copy)) as connection:
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) - 1}")
-    store.close()
     result = backtest("--set", f"storage.path={copy}")
     assert result.exit_code == 1
-    assert "brings it up to date" in result.stderr
+    assert "Run this exporter on it once to migrate it" in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         (("--csv", "none.csv"), "none.csv"),
         (("--labels", "none.json"), "none.json"),
         (("--csv", "bad.csv"), "the header must be"),
-        (("--labels", "bad.csv"), "no file of labels"),
+        (("--labels", "bad.csv"), "not a file of labels"),
         (("--learn", "soon"), "--learn must be a duration"),
         (("--learn", "7"), "--learn needs a unit"),
         (("--set", "detection.ratio=1"), "detection.ratio (--set) must be greater than 1"),
-        (("--set", "tempo.url=http://x"), "plays no part"),
+        (("--set", "tempo.url=http://x"), "has no effect on a backtest"),
         (("--csv", "bad.csv", "--service", "a"), "leave them out with --csv"),
         (("--config", "none.yaml"), "none.yaml cannot be read"),
     ],
 )
-def test_mistakes_in_the_call_are_usage_errors(tmp_path: Path, arguments: tuple[str, ...], complaint: str) -> None:
+def test_invalid_options_exit_with_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     (tmp_path / "bad.csv").write_text("a,b\n", "utf-8")
     result = backtest(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert complaint in result.stderr
+    assert message in result.stderr
 
 
-def test_the_configuration_of_the_command_line_counts(files: Path, tmp_path: Path) -> None:
+def test_config_option_is_used(files: Path, tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(f"storage: {{path: {files / 'history.db'}}}\ndetection: {{ratio: 20}}\n", "utf-8")
     before = CliRunner().invoke(main, ["--config", str(config), "backtest", "--json"])
     assert json.loads(before.stdout)["episodes"] == []
-    after = outcome("--config", config, "--set", "detection.ratio=1.4")
+    after = backtest_json("--config", config, "--set", "detection.ratio=1.4")
     assert len(after["episodes"]) == 1
 
 
@@ -287,18 +286,18 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_shows_how_far_it_has_come(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_shown_on_a_terminal(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exporter.runtime.terminal._REFRESH_SECONDS", 0.001)
     terminal = Terminal()
     options = BacktestOptions(csv=files / "traffic.csv", learn_seconds=2 * 86_400)
     backtest_run(Config(), options, lambda warning: None, terminal)
-    shown = terminal.getvalue().split("\r\x1b[2K")
-    assert any(re.fullmatch(r"replaying \[#+\.+\]  \d\d%  1 of 2 series", line) for line in shown)
-    assert shown[-1] == ""
+    lines = terminal.getvalue().split("\r\x1b[2K")
+    assert any(re.fullmatch(r"replaying \[#+\.+\]  \d\d%  1 of 2 series", line) for line in lines)
+    assert lines[-1] == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_an_interruption_ends_it(files: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+def test_signal_interrupts_the_backtest(files: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     before = signal.getsignal(number)
     monkeypatch.setattr("exporter.backtest.run.replay_requests", lambda *_: signal.raise_signal(number))
     result = backtest("--csv", files / "traffic.csv")
@@ -317,8 +316,8 @@ def test_ctrl_c_ends_the_process_without_a_traceback(tmp_path: Path) -> None:
     )
     with process:
         try:
-            # The pipe can be opened once it is read from, and keeps the reader waiting as long as it is open.
-            pipe = opened_for_writing(tmp_path / "endless.csv")
+            # Opening the pipe succeeds once the command reads it; while it is open, the command waits for more.
+            pipe = open_for_writing(tmp_path / "endless.csv")
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
             os.close(pipe)
@@ -327,17 +326,17 @@ def test_ctrl_c_ends_the_process_without_a_traceback(tmp_path: Path) -> None:
     assert (process.returncode, out, err) == (1, "", INTERRUPTED)
 
 
-def opened_for_writing(pipe: Path) -> int:
+def open_for_writing(pipe: Path) -> int:
     deadline = time.monotonic() + 60
     while True:
         try:
             return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
         except OSError:
-            assert time.monotonic() < deadline, "nobody reads it"
+            assert time.monotonic() < deadline, "the command does not read the pipe"
             time.sleep(0.02)
 
 
-def test_without_a_history_it_says_how_to_come_by_one(tmp_path: Path) -> None:
+def test_missing_history_message_says_what_to_do(tmp_path: Path) -> None:
     result = backtest()
     assert result.exit_code == 1
     assert result.stderr.startswith("there is no history at tempo-anomaly.db: run the exporter until")

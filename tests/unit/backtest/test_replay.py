@@ -1,5 +1,6 @@
-"""Series replayed from single requests and from stored history."""
+"""Replays of series from requests and from stored history."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ DETECTOR = Detector(FallbackRules(), Parameters(), HourClock(Calendar()))
 KEY = SeriesKey("shop", "GET /pay")
 DAYS = 4
 INCIDENT = Incident(76.5, 78.0, 6.0)
-A_CHANGE = Incident(60.0, 999.0, 2.5)
+CHANGE = Incident(60.0, 999.0, 2.5)
 NIGHTLY = [Incident(24.0 * day + 3, 24.0 * day + 4, 4.0) for day in range(1, 5)]
 
 
@@ -28,135 +29,140 @@ def hour(number: float) -> int:
     return int(MONDAY + number * HOUR_SECONDS)
 
 
-def stored(tmp_path: Path, days: int, incidents: list[Incident], per_hour: float = 40) -> StoredSeries:
+def stored_series(tmp_path: Path, days: int, incidents: list[Incident], per_hour: float = 40) -> StoredSeries:
     path = write_history(tmp_path / "h.db", {KEY: requests(days, per_hour, incidents)}, days)
-    opened = Store.open_readonly(path)
-    (history,) = opened.history([KEY], 0, hour(24 * days), marks_from=0)
-    opened.close()
+    with closing(Store.open_readonly(path)) as store:
+        (history,) = store.history([KEY], 0, hour(24 * days), marks_from=0)
     return history
 
 
-def test_finds_an_incident_in_requests() -> None:
-    made = requests(DAYS, incidents=[INCIDENT])
-    found = replay_requests("pay", as_requests(made), DETECTOR, learn_seconds=3 * 86_400)
-    (alert,) = found.alerts
-    assert hour(76.5) < alert.start < hour(76.5) + 900
-    assert hour(78) < alert.end < hour(78) + 1800
-    assert not alert.ongoing
-    assert alert.explanation is not None
-    assert alert.explanation.current_seconds > 2 * alert.explanation.usual_seconds
-    assert set(found.quarantined) >= {hour(76), hour(77)}
-    assert (found.series, found.traces, found.start, found.end) == ("pay", len(made), hour(0), hour(24 * DAYS))
-    assert found.counts_from == made[0][0] // 10**9 + 3 * 86_400
-    assert found.judged_hours > 48
+def test_incident_in_requests_is_found() -> None:
+    traffic = requests(DAYS, incidents=[INCIDENT])
+    replay = replay_requests("pay", as_requests(traffic), DETECTOR, learn_seconds=3 * 86_400)
+    (period,) = replay.firing_periods
+    assert hour(76.5) < period.start < hour(76.5) + 900
+    assert hour(78) < period.end < hour(78) + 1800
+    assert not period.ongoing
+    assert period.explanation is not None
+    assert period.explanation.current_seconds > 2 * period.explanation.usual_seconds
+    assert set(replay.quarantined) >= {hour(76), hour(77)}
+    assert (replay.series, replay.traces, replay.start, replay.end) == ("pay", len(traffic), hour(0), hour(24 * DAYS))
+    assert replay.learned_until == traffic[0][0] // 10**9 + 3 * 86_400
+    assert replay.evaluated_hours > 48
 
 
-def test_finds_an_incident_in_stored_history(tmp_path: Path) -> None:
-    found = replay_history(stored(tmp_path, DAYS, [INCIDENT]), DETECTOR, hour(24 * DAYS))
-    (alert,) = found.alerts
-    assert hour(76.5) < alert.start <= hour(77)
-    assert hour(78) < alert.end <= hour(78.5)
-    assert alert.explanation is not None
-    assert set(found.quarantined) >= {hour(76), hour(77)}
-    assert found.series == "shop/GET /pay"
-    assert found.step_seconds == pytest.approx(90, rel=0.1)
-    # Learning was over once there was a baseline, and no sooner.
-    assert hour(2) < found.counts_from < hour(48)
+def test_incident_in_stored_history_is_found(tmp_path: Path) -> None:
+    replay = replay_history(stored_series(tmp_path, DAYS, [INCIDENT]), DETECTOR, hour(24 * DAYS))
+    (period,) = replay.firing_periods
+    assert hour(76.5) < period.start <= hour(77)
+    assert hour(78) < period.end <= hour(78.5)
+    assert period.explanation is not None
+    assert set(replay.quarantined) >= {hour(76), hour(77)}
+    assert replay.series == "shop/GET /pay"
+    assert replay.step_seconds == pytest.approx(90, rel=0.1)
+    # The learning period ends with the first mature baseline.
+    assert hour(2) < replay.learned_until < hour(48)
 
 
 @pytest.mark.parametrize(
     ("days", "incidents"),
     [
         pytest.param(DAYS, [INCIDENT], id="an incident"),
-        pytest.param(DAYS, [A_CHANGE], id="a change that stays"),
+        pytest.param(DAYS, [CHANGE], id="a change that stays"),
         pytest.param(5, NIGHTLY, id="a nightly batch"),
     ],
 )
-def test_hour_by_hour_judges_as_all_at_once(tmp_path: Path, days: int, incidents: list[Incident]) -> None:
-    history = stored(tmp_path, days, incidents, per_hour=20)
+def test_hour_by_hour_gives_the_same_result_as_all_at_once(
+    tmp_path: Path, days: int, incidents: list[Incident]
+) -> None:
+    history = stored_series(tmp_path, days, incidents, per_hour=20)
     until = hour(24 * days)
-    found = replay_history(history, DETECTOR, until)
+    replay = replay_history(history, DETECTOR, until)
     progress = advance(DETECTOR, SeriesHours(hours_of(history.windows, DETECTOR.clock)), until)
-    assert found.quarantined == tuple(sorted(h for h, j in progress.judgements.items() if j.quarantined))
-    assert found.judged_hours == len(progress.judgements)
-    assert [accepted.since for accepted in found.accepted] == progress.accepted
-    assert set(found.released) == set(progress.released)
+    assert replay.quarantined == tuple(sorted(h for h, j in progress.judgements.items() if j.quarantined))
+    assert replay.evaluated_hours == len(progress.judgements)
+    assert [accepted_change.since for accepted_change in replay.accepted_changes] == progress.accepted
+    assert set(replay.released) == set(progress.released)
     raised = [change for change in progress.changes if change.event is FlagEvent.FIRING]
-    assert [(alert.start, alert.explanation) for alert in found.alerts] == [(c.at, c.explanation) for c in raised]
-
-
-def replays(tmp_path: Path, days: int, incidents: list[Incident]) -> list[SeriesReplay]:
-    """The same traffic, replayed from what is stored of it and from its requests."""
-    made = requests(days, 20, incidents)
-    return [
-        replay_history(stored(tmp_path, days, incidents, per_hour=20), DETECTOR, hour(24 * days)),
-        replay_requests("pay", as_requests(made), DETECTOR, learn_seconds=2 * 86_400),
+    assert [(period.start, period.explanation) for period in replay.firing_periods] == [
+        (c.at, c.explanation) for c in raised
     ]
 
 
-def test_a_change_that_stays_ends_the_alert_when_it_is_accepted(tmp_path: Path) -> None:
-    for found in replays(tmp_path, DAYS, [A_CHANGE]):
-        (accepted,) = found.accepted
-        assert hour(58) <= accepted.since <= hour(62)
-        assert hour(82) <= accepted.at <= hour(90)
-        assert found.alerts
-        assert all(alert.end <= accepted.at for alert in found.alerts)
-        assert not any(accepted.since <= quarantined < accepted.at for quarantined in found.quarantined)
-        assert found.released == ()
+def replays(tmp_path: Path, days: int, incidents: list[Incident]) -> list[SeriesReplay]:
+    """Replay the same traffic from stored history and from requests."""
+    traffic = requests(days, 20, incidents)
+    return [
+        replay_history(stored_series(tmp_path, days, incidents, per_hour=20), DETECTOR, hour(24 * days)),
+        replay_requests("pay", as_requests(traffic), DETECTOR, learn_seconds=2 * 86_400),
+    ]
 
 
-def test_a_pattern_is_released(tmp_path: Path) -> None:
+def test_accepted_change_ends_the_firing_period(tmp_path: Path) -> None:
+    for replay in replays(tmp_path, DAYS, [CHANGE]):
+        (accepted_change,) = replay.accepted_changes
+        assert hour(58) <= accepted_change.since <= hour(62)
+        assert hour(82) <= accepted_change.accepted_at <= hour(90)
+        assert replay.firing_periods
+        assert all(period.end <= accepted_change.accepted_at for period in replay.firing_periods)
+        assert not any(
+            accepted_change.since <= quarantined < accepted_change.accepted_at for quarantined in replay.quarantined
+        )
+        assert replay.released == ()
+
+
+def test_recurring_hours_are_released(tmp_path: Path) -> None:
     batches = {hour(incident.start) for incident in NIGHTLY}
-    for found in replays(tmp_path, 5, NIGHTLY):
-        assert len(batches & set(found.released)) >= 3
-        assert not set(found.released) & set(found.quarantined)
-        assert not found.accepted
+    for replay in replays(tmp_path, 5, NIGHTLY):
+        assert len(batches & set(replay.released)) >= 3
+        assert not set(replay.released) & set(replay.quarantined)
+        assert not replay.accepted_changes
 
 
-def test_an_alert_that_has_not_ended_says_so() -> None:
-    made = requests(4, incidents=[Incident(95.0, 96.0, 6.0)])
-    found = replay_requests("pay", as_requests(made), DETECTOR, learn_seconds=3 * 86_400)
-    assert [(alert.ongoing, alert.end) for alert in found.alerts] == [(True, hour(96))]
+def test_firing_period_at_the_end_is_ongoing() -> None:
+    traffic = requests(4, incidents=[Incident(95.0, 96.0, 6.0)])
+    replay = replay_requests("pay", as_requests(traffic), DETECTOR, learn_seconds=3 * 86_400)
+    assert [(period.ongoing, period.end) for period in replay.firing_periods] == [(True, hour(96))]
 
 
-def test_nothing_counts_while_learning() -> None:
-    made = as_requests(requests(DAYS, incidents=[INCIDENT]))
-    found = replay_requests("pay", made, DETECTOR, learn_seconds=84 * HOUR_SECONDS)
-    assert found.alerts == ()
-    # It is kept out of the baseline all the same.
-    assert set(found.quarantined) >= {hour(76), hour(77)}
+def test_firing_periods_while_learning_are_left_out() -> None:
+    traffic = as_requests(requests(DAYS, incidents=[INCIDENT]))
+    replay = replay_requests("pay", traffic, DETECTOR, learn_seconds=84 * HOUR_SECONDS)
+    assert replay.firing_periods == ()
+    # The incident is quarantined nevertheless.
+    assert set(replay.quarantined) >= {hour(76), hour(77)}
 
 
-def test_learning_of_stored_history_can_be_set(tmp_path: Path) -> None:
-    history = stored(tmp_path, DAYS, [INCIDENT])
+def test_learning_period_of_stored_history_can_be_set(tmp_path: Path) -> None:
+    history = stored_series(tmp_path, DAYS, [INCIDENT])
     until = hour(24 * DAYS)
-    assert replay_history(history, DETECTOR, until, learn_seconds=86_400).counts_from == hour(24)
-    assert replay_history(history, DETECTOR, until, learn_seconds=84 * HOUR_SECONDS).alerts == ()
+    assert replay_history(history, DETECTOR, until, learn_seconds=86_400).learned_until == hour(24)
+    assert replay_history(history, DETECTOR, until, learn_seconds=84 * HOUR_SECONDS).firing_periods == ()
 
 
-def test_an_hour_that_is_not_over_is_not_judged(tmp_path: Path) -> None:
-    history = stored(tmp_path, 3, [])
+def test_incomplete_hour_is_not_evaluated(tmp_path: Path) -> None:
+    history = stored_series(tmp_path, 3, [])
     whole = replay_history(history, DETECTOR, hour(72))
     short = replay_history(history, DETECTOR, hour(72) - 1)
-    assert short.judged_hours == whole.judged_hours - 1
+    assert short.evaluated_hours == whole.evaluated_hours - 1
 
 
-def test_the_order_of_requests_does_not_matter() -> None:
-    made = requests(3, 20, [Incident(60, 62, 6)])
-    one = replay_requests("pay", as_requests(made), DETECTOR, learn_seconds=2 * 86_400)
-    other = replay_requests("pay", as_requests(made[::-1]), DETECTOR, learn_seconds=2 * 86_400)
+def test_order_of_requests_does_not_matter() -> None:
+    traffic = requests(3, 20, [Incident(60, 62, 6)])
+    one = replay_requests("pay", as_requests(traffic), DETECTOR, learn_seconds=2 * 86_400)
+    other = replay_requests("pay", as_requests(traffic[::-1]), DETECTOR, learn_seconds=2 * 86_400)
     assert one == other
-    assert one.alerts
+    assert one.firing_periods
 
 
-def test_a_gap_of_weeks_is_gone_through() -> None:
-    made = requests(2, 20)
-    later = [(start_ns + 14 * 86_400 * 10**9, duration_ns) for start_ns, duration_ns in made]
-    found = replay_requests("pay", as_requests(made + later), DETECTOR, learn_seconds=86_400)
-    assert found.end - found.start == 16 * 86_400
-    assert found.alerts == ()
+def test_gap_of_weeks_is_replayed() -> None:
+    traffic = requests(2, 20)
+    later = [(start_ns + 14 * 86_400 * 10**9, duration_ns) for start_ns, duration_ns in traffic]
+    replay = replay_requests("pay", as_requests(traffic + later), DETECTOR, learn_seconds=86_400)
+    assert replay.end - replay.start == 16 * 86_400
+    assert replay.firing_periods == ()
 
 
-def test_a_single_request_is_a_series() -> None:
-    found = replay_requests("pay", as_requests([(MONDAY * 10**9, 1)]), DETECTOR, learn_seconds=0)
-    assert (found.traces, found.judged_hours, found.alerts, found.step_seconds) == (1, 0, (), 0)
+def test_single_request_is_replayed() -> None:
+    replay = replay_requests("pay", as_requests([(MONDAY * 10**9, 1)]), DETECTOR, learn_seconds=0)
+    assert (replay.traces, replay.evaluated_hours, replay.firing_periods, replay.step_seconds) == (1, 0, (), 0)

@@ -1,4 +1,4 @@
-"""The embedded Tempo API beyond what was recorded: windows, limits, visibility, counts, and the server around it."""
+"""The embedded Tempo API: ranges, limits, visibility, counts, and its HTTP server."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.demo.answers import TempoAnswer, go_duration
+from exporter.demo.responses import ApiResponse, go_duration
 from exporter.demo.routes import ApiOptions, TempoApi
 from exporter.demo.scenario import demo_scenario
 from exporter.demo.search import SearchLimits
@@ -29,7 +29,7 @@ Json = dict[str, Any]
 
 
 def trace(trace_id: int, start: float, seconds: float = 0.1, shape: TraceShape = SHAPES[0]) -> Trace:
-    """A trace of one span that starts so long after ``START``."""
+    """Return a trace of one span that starts this many seconds after ``START``."""
     times = SpanTimes(trace_id % 2**64, START * NS + round(start * NS), round(seconds * NS))
     return make_trace(trace_id, shape, [times])
 
@@ -39,25 +39,25 @@ def api(traces: list[Trace], options: ApiOptions | None = None, now: float = NOW
 
 
 def search(tempo: TempoApi, start: int = 0, end: int = 3600, **params: object) -> list[Json]:
-    """The traces found in a window given in seconds after ``START``."""
-    asked = {"q": ROOTS, "limit": 100_000, "start": START + start, "end": START + end} | params
-    answer = tempo.answer("/api/search", {name: str(value) for name, value in asked.items() if value is not None})
-    assert answer.status == 200, answer
-    return cast("list[Json]", json.loads(answer.body)["traces"])
+    """Search a range given in seconds after ``START``, and return the traces."""
+    query = {"q": ROOTS, "limit": 100_000, "start": START + start, "end": START + end} | params
+    response = tempo.respond("/api/search", {name: str(value) for name, value in query.items() if value is not None})
+    assert response.status == 200, response
+    return cast("list[Json]", json.loads(response.body)["traces"])
 
 
-def ids(found: list[Json]) -> list[int]:
-    return [int(one["traceID"], 16) for one in found]
+def ids(results: list[Json]) -> list[int]:
+    return [int(result["traceID"], 16) for result in results]
 
 
 def get(server: TempoServer | str, path: str, **params: str | int) -> requests.Response:
     return requests.get((server if isinstance(server, str) else server.url) + path, params, timeout=10)
 
 
-def refusal(tempo: TempoApi, path: str, **params: object) -> TempoAnswer:
-    answer = tempo.answer(path, {name: str(value) for name, value in params.items()})
-    assert answer.content_type == "text/plain; charset=utf-8"
-    return answer
+def error_response(tempo: TempoApi, path: str, **params: object) -> ApiResponse:
+    response = tempo.respond(path, {name: str(value) for name, value in params.items()})
+    assert response.content_type == "text/plain; charset=utf-8"
+    return response
 
 
 @settings(deadline=None)
@@ -66,81 +66,81 @@ def refusal(tempo: TempoApi, path: str, **params: object) -> TempoAnswer:
     window=st.tuples(st.integers(0, 9500), st.integers(1, 9000)),
     most_recent=st.booleans(),
 )
-def test_a_search_finds_every_trace_that_overlaps_its_window_once(
+def test_search_finds_every_overlapping_trace_once(
     spans: list[tuple[int, int]], window: tuple[int, int], most_recent: bool
 ) -> None:
     traces = [trace(position + 1, start, seconds) for position, (start, seconds) in enumerate(spans)]
     start, end = window[0], window[0] + window[1]
 
-    found = search(api(traces, now=NOW + 1e6), start, end, q=ROOTS + " with (most_recent=true)" * most_recent)
+    results = search(api(traces, now=NOW + 1e6), start, end, q=ROOTS + " with (most_recent=true)" * most_recent)
 
-    assert sorted(ids(found)) == [
+    assert sorted(ids(results)) == [
         position + 1 for position, (begin, seconds) in enumerate(spans) if begin <= end and begin + seconds >= start
     ]
 
 
-def test_neighbouring_windows_cover_the_scenario_exactly_once_by_start() -> None:
+def test_adjacent_ranges_cover_the_scenario_exactly_once_by_start() -> None:
     tempo = TempoApi(demo_scenario(NOW), ApiOptions(), lambda: NOW)
 
     def starting_in(start: int, end: int) -> list[int]:
-        found = search(tempo, start, end)
+        results = search(tempo, start, end)
         return [
-            int(one["traceID"], 16)
-            for one in found
-            if (START + start) * NS <= int(one["startTimeUnixNano"]) < (START + end) * NS
+            int(result["traceID"], 16)
+            for result in results
+            if (START + start) * NS <= int(result["startTimeUnixNano"]) < (START + end) * NS
         ]
 
     whole = starting_in(0, 3600)
-    parts = [*starting_in(0, 1800), *starting_in(1800, 1801), *starting_in(1801, 3600)]
+    pieces = [*starting_in(0, 1800), *starting_in(1800, 1801), *starting_in(1801, 3600)]
 
     assert len(whole) > 500
-    assert sorted(parts) == sorted(whole)
+    assert sorted(pieces) == sorted(whole)
 
 
-def test_a_saturated_search_is_biased_to_the_oldest_blocks_and_the_lowest_ids() -> None:
+def test_saturated_search_is_biased_to_the_oldest_blocks_and_lowest_ids() -> None:
     traces = [trace(1000 - position, 10.0 * position) for position in range(300)]
 
-    found = ids(search(api(traces), limit=20))
+    results = ids(search(api(traces), limit=20))
 
     first_block = sorted(t.trace_id for t in traces if t.start_ns < (START + 600) * NS)
-    assert sorted(found) == first_block[:20]
+    assert sorted(results) == first_block[:20]
 
 
-def test_the_most_recent_can_be_asked_for() -> None:
+def test_most_recent_hint_returns_the_newest_traces() -> None:
     traces = [trace(position + 1, 30.0 * position) for position in range(300)]
 
-    found = ids(search(api(traces), 0, 9000, limit=20, q=ROOTS + " with (most_recent=true)"))
+    results = ids(search(api(traces), 0, 9000, limit=20, q=ROOTS + " with (most_recent=true)"))
 
-    assert found == list(range(300, 280, -1))
+    assert results == list(range(300, 280, -1))
 
 
-def test_without_a_limit_there_are_twenty_and_three_spans_a_trace() -> None:
+def test_default_limits_are_twenty_traces_and_three_spans() -> None:
     wide = TraceShape(tuple(Operation("s", f"{i}") for i in range(9)), (ROOT,) * 9)
     times = [SpanTimes(i, (START + 5) * NS, NS) for i in range(9)]
 
-    found = search(api([*(trace(i, i) for i in range(2, 40)), make_trace(1, wide, times)]), 5, 39, limit=None)
+    results = search(api([*(trace(i, i) for i in range(2, 40)), make_trace(1, wide, times)]), 5, 39, limit=None)
 
-    assert len(found) == 20
-    spans = next(one for one in found if one["traceID"] == "1")["spanSet"]
+    assert len(results) == 20
+    spans = next(result for result in results if result["traceID"] == "1")["spanSet"]
     assert (len(spans["spans"]), spans["matched"]) == (3, 9)
 
 
-def test_conditions_on_the_duration_look_at_each_trace() -> None:
+def test_duration_conditions_are_evaluated_per_trace() -> None:
     traces = [trace(1, 10, 0.5), trace(2, 20, 1.5), trace(3, 30, 2.5)]
 
-    found = search(api(traces), q="{nestedSetParent<0 && duration>1s}")
+    results = search(api(traces), q="{nestedSetParent<0 && duration>1s}")
 
-    assert sorted(ids(found)) == [2, 3]
+    assert sorted(ids(results)) == [2, 3]
 
 
-def test_names_are_told_exactly() -> None:
+def test_names_are_returned_exactly() -> None:
     name = 'GET "/100%d\\x"\n\x00 \u0661 \U0001f600'
     shape = TraceShape((Operation("s%s", name, "server", (("k%", "v%s"),)),), (ROOT,))
 
-    [found] = search(api([trace(1, 1, shape=shape)]), q="{} | select(name, resource.service.name, resource.k%)")
+    [result] = search(api([trace(1, 1, shape=shape)]), q="{} | select(name, resource.service.name, resource.k%)")
 
-    assert (found["rootServiceName"], found["rootTraceName"]) == ("s%s", name)
-    [span] = found["spanSets"][0]["spans"]
+    assert (result["rootServiceName"], result["rootTraceName"]) == ("s%s", name)
+    [span] = result["spanSets"][0]["spans"]
     assert span["name"] == name
     assert span["attributes"] == [
         {"key": "service.name", "value": {"stringValue": "s%s"}},
@@ -148,7 +148,7 @@ def test_names_are_told_exactly() -> None:
     ]
 
 
-def test_a_trace_is_found_only_some_time_after_its_end() -> None:
+def test_trace_is_visible_only_after_the_delay() -> None:
     traces = [trace(1, 9000, 10), trace(2, 9000, 999), trace(3, 9985, 1), trace(4, 9995, 10), trace(5, 10_001, 1)]
 
     assert sorted(ids(search(api(traces), 0, 20_000))) == [1, 2, 3]
@@ -157,27 +157,27 @@ def test_a_trace_is_found_only_some_time_after_its_end() -> None:
     assert ids(search(api(traces), 10_000, 20_000)) == []
 
 
-def test_what_is_older_than_the_retention_is_gone() -> None:
+def test_expired_traces_are_not_found() -> None:
     traces = [trace(1, 1000, 3000), trace(2, 2000), trace(3, 3000)]
 
-    found = search(api(traces, ApiOptions(retention_seconds=8000)), 0, 4000)
+    results = search(api(traces, ApiOptions(retention_seconds=8000)), 0, 4000)
 
-    assert sorted(ids(found)) == [2, 3]
+    assert sorted(ids(results)) == [2, 3]
     assert search(api(traces, ApiOptions(retention_seconds=8000)), 0, 1500) == []
 
 
-def test_without_a_window_a_search_sees_the_last_hour() -> None:
+def test_search_without_range_covers_the_last_hour() -> None:
     traces = [trace(1, 10), trace(2, 9000)]
 
     assert ids(search(api(traces), start=-START, end=-START)) == [2]
 
 
-def test_tags_and_no_query_at_all_give_traces_without_spans() -> None:
+def test_search_without_query_returns_traces_without_spans() -> None:
     traces = [trace(1, 1, shape=SHAPES[0]), trace(2, 2, shape=SHAPES[1])]
 
     by_tag = search(api(traces), q=None, tags='name="GET /b" service.name=shop')
 
-    assert [set(one) for one in by_tag] == [
+    assert [set(result) for result in by_tag] == [
         {"traceID", "rootServiceName", "rootTraceName", "startTimeUnixNano", "durationMs"}
     ]
     assert ids(by_tag) == [2]
@@ -204,10 +204,10 @@ LIMITS = SearchLimits(max_result_limit=100, max_duration_seconds=3600)
         ({"q": "{}}"}, "invalid TraceQL query: parse error at line 1, col 3: syntax error: unexpected }"),
         (
             {"q": "{} | count_over_time()"},
-            "invalid TraceQL query: count_over_time() belongs to /api/metrics/query_range",
+            "invalid TraceQL query: count_over_time() is only supported by /api/metrics/query_range",
         ),
         ({"tags": 'name="open'}, "invalid tags: No closing quotation"),
-        # The first thing wrong is the one told.
+        # Only the first problem is reported.
         ({"limit": 101, "q": "{", "spss": 101}, "limit 101 exceeds max limit 100"),
         (
             {"start": 1, "end": 9999, "spss": 101},
@@ -215,14 +215,14 @@ LIMITS = SearchLimits(max_result_limit=100, max_duration_seconds=3600)
         ),
     ],
 )
-def test_a_search_is_refused_in_tempos_words(params: Mapping[str, object], text: str) -> None:
-    answer = refusal(api([], ApiOptions(limits=LIMITS)), "/api/search", **params)
+def test_invalid_search_is_rejected_in_tempos_wording(params: Mapping[str, object], text: str) -> None:
+    response = error_response(api([], ApiOptions(limits=LIMITS)), "/api/search", **params)
 
-    assert (answer.status, answer.body.decode()) == (400, text)
+    assert (response.status, response.body.decode()) == (400, text)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(604_800, "168h0m0s"), (5400, "1h30m0s"), (61, "1m1s"), (5, "5s")])
-def test_durations_are_told_as_go_does(seconds: int, text: str) -> None:
+def test_go_duration(seconds: int, text: str) -> None:
     assert go_duration(seconds) == text
 
 
@@ -230,19 +230,19 @@ COUNTS = "{nestedSetParent<0} | count_over_time() by (resource.service.name, nam
 
 
 def counts(tempo: TempoApi, start: int, end: int, step: str, q: str = COUNTS) -> dict[tuple[str, ...], dict[int, int]]:
-    """For each series the counts by the end of their step, in seconds after ``START``."""
+    """Return the counts of each series by the end of their step, in seconds after ``START``."""
     params = {"q": q, "start": str(START + start), "end": str(START + end), "step": step}
-    answer = tempo.answer("/api/metrics/query_range", params)
-    assert answer.status == 200, answer
+    response = tempo.respond("/api/metrics/query_range", params)
+    assert response.status == 200, response
     return {
         tuple(label["value"]["stringValue"] for label in series["labels"]): {
             int(sample["timestampMs"]) // 1000 - START: sample.get("value", 0) for sample in series["samples"]
         }
-        for series in json.loads(answer.body)["series"]
+        for series in json.loads(response.body)["series"]
     }
 
 
-def test_counts_stand_at_the_end_of_their_step() -> None:
+def test_counts_are_at_the_end_of_their_step() -> None:
     traces = [trace(1, 0), trace(2, 0.001), trace(3, 60), trace(4, 61, shape=SHAPES[1]), trace(5, 121)]
 
     assert counts(api(traces), 0, 120, "1m") == {
@@ -262,22 +262,24 @@ def test_counts_are_exact(starts: list[int], window: tuple[int, int], step: int)
     traces = [trace(position + 1, start, shape=SHAPES[position % 2]) for position, start in enumerate(starts)]
     first, last = window[0] // step * step, -(-(window[0] + window[1]) // step) * step
 
-    told = counts(api(traces), window[0], window[0] + window[1], f"{step}s")
+    counted = counts(api(traces), window[0], window[0] + window[1], f"{step}s")
 
     expected = Counter(
         (f"GET /{'ab'[position % 2]}", -(-start // step) * step)
         for position, start in enumerate(starts)
         if first - step < start <= last
     )
-    assert {(name, point): n for (_, name), points in told.items() for point, n in points.items() if n} == expected
+    assert {(name, point): n for (_, name), points in counted.items() for point, n in points.items() if n} == expected
 
 
-def test_aggregates_widen_their_range_before_it_is_checked() -> None:
+def test_metrics_query_range_is_widened_before_the_check() -> None:
     tempo = api([], ApiOptions(metrics_max_duration_seconds=3 * 3600))
 
     assert counts(tempo, 1, 2 * 3600, "1h") == {}
-    answer = refusal(tempo, "/api/metrics/query_range", q=COUNTS, start=START + 1, end=START + 2 * 3600 + 1, step="1h")
-    assert (answer.status, answer.body) == (
+    response = error_response(
+        tempo, "/api/metrics/query_range", q=COUNTS, start=START + 1, end=START + 2 * 3600 + 1, step="1h"
+    )
+    assert (response.status, response.body) == (
         400,
         b"metrics query time range exceeds the maximum allowed duration of 3h0m0s",
     )
@@ -290,39 +292,42 @@ def test_aggregates_widen_their_range_before_it_is_checked() -> None:
         ({"start": 1, "end": 2}, "invalid step: ''"),
         ({"start": 1, "end": 2, "step": "0s"}, "invalid step: '0s'"),
         ({"start": 1, "end": 2, "step": "1d"}, "invalid step: '1d'"),
-        ({"start": 1, "end": 2, "step": "1s", "q": "{}"}, "invalid TraceQL query: the only aggregate known here"),
+        (
+            {"start": 1, "end": 2, "step": "1s", "q": "{}"},
+            "invalid TraceQL query: count_over_time() by fields is the only",
+        ),
         ({"start": 1, "end": 20_000, "step": "1s", "q": COUNTS}, "the step 1s is too short"),
     ],
 )
-def test_an_aggregate_is_refused(params: Mapping[str, object], text: str) -> None:
-    answer = refusal(api([]), "/api/metrics/query_range", **params)
+def test_invalid_metrics_query_is_rejected(params: Mapping[str, object], text: str) -> None:
+    response = error_response(api([]), "/api/metrics/query_range", **params)
 
-    assert answer.status == 400
-    assert answer.body.decode().startswith(text)
+    assert response.status == 400
+    assert response.body.decode().startswith(text)
 
 
-def test_aggregates_may_be_empty_or_fail_as_in_tempo_2() -> None:
+def test_metrics_queries_can_be_empty_or_fail_as_in_tempo_2() -> None:
     traces = [trace(1, 10)]
     params = {"q": COUNTS, "start": str(START), "end": str(START + 60), "step": "1m"}
 
-    empty = api(traces, ApiOptions(metrics="empty")).answer("/api/metrics/query_range", params)
-    failing = api(traces, ApiOptions(metrics="refused")).answer("/api/metrics/query_range", params)
+    empty = api(traces, ApiOptions(metrics="empty")).respond("/api/metrics/query_range", params)
+    failing = api(traces, ApiOptions(metrics="refused")).respond("/api/metrics/query_range", params)
 
     assert (empty.status, json.loads(empty.body)) == (200, {"series": [], "metrics": {"completedJobs": 1}})
     assert failing.status == 500
     assert b"empty ring" in failing.body
 
 
-def test_a_whole_trace_is_found_with_or_without_leading_zeros() -> None:
+def test_trace_is_found_with_and_without_leading_zeros() -> None:
     shape = TraceShape(
         (Operation("shop", "GET /"), Operation("", "", "unspecified", (("zone", "z"),), (("a", "b"),))), (ROOT, 0)
     )
-    made = make_trace(0xABC, shape, [SpanTimes(1, START * NS, NS), SpanTimes(2, START * NS, 0)])
+    stored = make_trace(0xABC, shape, [SpanTimes(1, START * NS, NS), SpanTimes(2, START * NS, 0)])
 
-    answers = [api([made]).answer(f"/api/v2/traces/{text}", {}) for text in ("abc", "0" * 29 + "ABC")]
+    responses = [api([stored]).respond(f"/api/v2/traces/{text}", {}) for text in ("abc", "0" * 29 + "ABC")]
 
-    assert answers[0] == answers[1]
-    first, second = json.loads(answers[0].body)["trace"]["resourceSpans"]
+    assert responses[0] == responses[1]
+    first, second = json.loads(responses[0].body)["trace"]["resourceSpans"]
     [span] = second["scopeSpans"][0]["spans"]
     assert first["scopeSpans"][0]["spans"][0]["name"] == "GET /"
     assert span["parentSpanId"] == first["scopeSpans"][0]["spans"][0]["spanId"]
@@ -330,20 +335,20 @@ def test_a_whole_trace_is_found_with_or_without_leading_zeros() -> None:
     assert not {"name", "kind"} & set(span)
 
 
-def test_a_trace_that_is_not_visible_yet_is_not_found() -> None:
+def test_trace_lookup_respects_visibility() -> None:
     tempo = api([trace(1, 20_000)])
 
-    assert tempo.answer("/api/traces/1", {}).status == 404
-    assert json.loads(tempo.answer("/api/v2/traces/1", {}).body) == {"trace": {}, "metrics": {}}
+    assert tempo.respond("/api/traces/1", {}).status == 404
+    assert json.loads(tempo.respond("/api/v2/traces/1", {}).body) == {"trace": {}, "metrics": {}}
 
 
 @pytest.mark.parametrize("text", ["xyz", "0" * 33, ""])
-def test_what_is_no_trace_id_is_refused(text: str) -> None:
-    assert refusal(api([]), f"/api/v2/traces/{text}").status == 400
+def test_invalid_trace_id_is_rejected(text: str) -> None:
+    assert error_response(api([]), f"/api/v2/traces/{text}").status == 400
 
 
-def test_unknown_paths_are_not_found() -> None:
-    assert refusal(api([]), "/api/v2/search/tags").status == 404
+def test_unknown_path_is_not_found() -> None:
+    assert error_response(api([]), "/api/v2/search/tags").status == 404
 
 
 @pytest.fixture
@@ -352,7 +357,7 @@ def server() -> Iterator[TempoServer]:
         yield running
 
 
-def test_the_server_remembers_what_it_was_asked(server: TempoServer) -> None:
+def test_server_records_requests(server: TempoServer) -> None:
     get(server, "/api/echo")
     get(server, "/api/search", q=ROOTS, start=START, end=START + 60, tags="")
 
@@ -360,7 +365,7 @@ def test_the_server_remembers_what_it_was_asked(server: TempoServer) -> None:
     assert server.searches() == [{"q": ROOTS, "start": str(START), "end": str(START + 60), "tags": ""}]
 
 
-def test_a_connection_serves_many_requests_and_ends_with_the_server() -> None:
+def test_connections_are_reused_and_end_with_the_server() -> None:
     with requests.Session() as session:
         with TempoServer(TraceStore([]), clock=lambda: NOW) as server:
             ports = {session.get(server.url + "/ready", timeout=10).raw.version for _ in range(3)}
@@ -370,7 +375,7 @@ def test_a_connection_serves_many_requests_and_ends_with_the_server() -> None:
             session.get(url + "/ready", timeout=10)
 
 
-def test_a_port_can_be_taken_up_again() -> None:
+def test_port_can_be_reused() -> None:
     with TempoServer(TraceStore([]), clock=lambda: NOW) as first:
         port = int(first.url.rsplit(":", 1)[1])
         assert get(first, "/ready").text == "ready\n"
@@ -378,7 +383,7 @@ def test_a_port_can_be_taken_up_again() -> None:
         assert get(second, "/ready").text == "ready\n"
 
 
-def test_answers_can_be_delayed() -> None:
+def test_responses_can_be_delayed() -> None:
     slept: list[float] = []
 
     with TempoServer(TraceStore([]), ApiOptions(delay_seconds=3), clock=lambda: NOW, sleep=slept.append) as server:
@@ -387,16 +392,16 @@ def test_answers_can_be_delayed() -> None:
     assert slept == [3]
 
 
-def test_a_failure_of_its_own_is_an_answer_too() -> None:
+def test_internal_error_is_a_response() -> None:
     class Broken(TraceStore):
         def overlapping(self, start_ns: int, end_ns: int) -> list[Trace]:
             raise RuntimeError("out of order")
 
     with TempoServer(Broken([]), clock=lambda: NOW) as server:
-        answer = get(server, "/api/search", q=ROOTS, start=START, end=START + 1)
+        response = get(server, "/api/search", q=ROOTS, start=START, end=START + 1)
 
-    assert answer.status_code == 500
-    assert "out of order" in answer.text
+    assert response.status_code == 500
+    assert "out of order" in response.text
 
 
 def start_process(*arguments: str) -> "subprocess.Popen[str]":
@@ -408,22 +413,22 @@ def start_process(*arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_it_runs_as_a_process_until_its_parent_is_gone() -> None:
+def test_process_exits_with_its_parent() -> None:
     with start_process("--exit-with-parent", "--anchor", str(NOW), "--max-result-limit", "10") as process:
         assert process.stdin is not None
         assert process.stdout is not None
         url = process.stdout.readline().strip()
-        found = get(url, "/api/search", q=ROOTS, start=START, end=START + 3600, limit=10)
+        results = get(url, "/api/search", q=ROOTS, start=START, end=START + 3600, limit=10)
         refused = get(url, "/api/search", q=ROOTS, limit=11)
         process.stdin.close()
         status = process.wait(timeout=10)
 
-    assert len(found.json()["traces"]) == 10
+    assert len(results.json()["traces"]) == 10
     assert refused.text == "limit 11 exceeds max limit 10"
     assert status == 0
 
 
-def test_it_ends_when_told_to() -> None:
+def test_process_exits_on_sigterm() -> None:
     with start_process() as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("http://127.0.0.1:")
@@ -433,7 +438,7 @@ def test_it_ends_when_told_to() -> None:
     assert status == 0
 
 
-def test_a_port_in_use_is_said_to_be_so(server: TempoServer) -> None:
+def test_port_in_use_is_reported(server: TempoServer) -> None:
     port = server.url.rsplit(":", 1)[1]
 
     ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""The embedded Tempo API, given the traces that were recorded, answers as real Tempo did."""
+"""The embedded Tempo API responds like recorded real Tempo versions for the same traces."""
 
 import json
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ OPTIONS = {
     "tempo-3.0.3": ApiOptions(),
 }
 
-# What the embedded API does not offer: aggregates of durations.
-NOT_OFFERED = {"metrics-histogram", "metrics-quantiles"}
+# Not supported by the embedded API: metrics queries over durations.
+UNSUPPORTED = {"metrics-histogram", "metrics-quantiles"}
 
 Json = dict[str, Any]
 
@@ -46,48 +46,51 @@ def times_of(span: Json) -> SpanTimes:
     return SpanTimes(int(span["spanID"], 16), int(span["startTimeUnixNano"]), int(span.get("durationNanos", 0)))
 
 
-def trace_of(found: Json, children: list[Json]) -> Trace:
-    """A trace with the recorded root spans, the recorded spans below them, and made-up ones for the rest.
+def trace_of(recorded_trace: Json, children: list[Json]) -> Trace:
+    """Build a trace with the recorded root spans, their recorded children, and invented spans for the rest.
 
-    Of the rest only the services and how many spans each has are known; they begin with the trace, and the last ends
-    with it.
+    Only the services and span counts of the rest are known; they start with the trace, and the last ends with it.
     """
-    roots = found["spanSet"]["spans"]
+    roots = recorded_trace["spanSet"]["spans"]
     spans = roots + children
     operations = [operation_of(span) for span in spans]
     parents = [ROOT] * len(roots) + [0] * len(children)
     times = [times_of(span) for span in spans]
-    start_ns = int(found["startTimeUnixNano"])
-    missing = dict.fromkeys(found["serviceStats"], 0) | {
+    start_ns = int(recorded_trace["startTimeUnixNano"])
+    missing = dict.fromkeys(recorded_trace["serviceStats"], 0) | {
         service: stats["spanCount"] - sum(operation.service == service for operation in operations)
-        for service, stats in found["serviceStats"].items()
+        for service, stats in recorded_trace["serviceStats"].items()
     }
     for service, count in missing.items():
         like_recorded = next((o for o in operations if o.service == service), None)
         for _ in range(count):
             operations.append(like_recorded or Operation(service, "call", "client", operations[0].resource))
             parents.append(0)
-            times.append(SpanTimes(len(times), start_ns, found.get("durationMs", 0) * NS_PER_MS))
-    return make_trace(int(found["traceID"], 16), TraceShape(tuple(operations), tuple(parents)), times)
+            times.append(SpanTimes(len(times), start_ns, recorded_trace.get("durationMs", 0) * NS_PER_MS))
+    return make_trace(int(recorded_trace["traceID"], 16), TraceShape(tuple(operations), tuple(parents)), times)
 
 
-def rootless_trace(found: Json) -> Trace:
-    [span] = found["spanSet"]["spans"]
-    [service] = found["serviceStats"]
+def rootless_trace(recorded_trace: Json) -> Trace:
+    [span] = recorded_trace["spanSet"]["spans"]
+    [service] = recorded_trace["serviceStats"]
     operation = Operation(service, "", "server", tuple(attributes_of(span).items()))
-    return make_trace(int(found["traceID"], 16), TraceShape((operation,), (ORPHAN,)), [times_of(span)])
+    return make_trace(int(recorded_trace["traceID"], 16), TraceShape((operation,), (ORPHAN,)), [times_of(span)])
 
 
 def recorded_traces(version: str) -> list[Trace]:
-    """The data set that all searches of the recordings were made on."""
+    """Return the traces that the recorded searches ran on."""
     [fan_out] = recorded(version, "search-entry-spans-spss")["response"]["body"]["traces"]
     children = {fan_out["traceID"]: fan_out["spanSet"]["spans"][1:]}
     with_roots = recorded(version, "search-roots-selected")["response"]["body"]["traces"]
-    everything = recorded(version, "search-all-spans")["response"]["body"]["traces"]
-    known = {found["traceID"] for found in with_roots}
+    all_traces = recorded(version, "search-all-spans")["response"]["body"]["traces"]
+    rooted_ids = {recorded_trace["traceID"] for recorded_trace in with_roots}
     return [
-        *(trace_of(found, children.get(found["traceID"], [])) for found in with_roots),
-        *(rootless_trace(found) for found in everything if found["traceID"] not in known),
+        *(trace_of(recorded_trace, children.get(recorded_trace["traceID"], [])) for recorded_trace in with_roots),
+        *(
+            rootless_trace(recorded_trace)
+            for recorded_trace in all_traces
+            if recorded_trace["traceID"] not in rooted_ids
+        ),
     ]
 
 
@@ -103,7 +106,7 @@ def server(version: str) -> Iterator[TempoServer]:
 
 
 def unordered(value: Any) -> Any:
-    """The same JSON with lists sorted: Tempo promises no order of traces, spans, attributes or series."""
+    """Sort all lists in JSON: Tempo guarantees no order of traces, spans, attributes or series."""
     if isinstance(value, dict):
         return {key: unordered(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -112,7 +115,7 @@ def unordered(value: Any) -> Any:
 
 
 def comparable(body: Any) -> Any:
-    """What two answers have to share: not how many bytes Tempo read for it, nor the examples it picked."""
+    """Remove what may differ between responses: inspected bytes and the choice of exemplars."""
     if not isinstance(body, dict):
         return body
     body = dict(body)
@@ -123,44 +126,44 @@ def comparable(body: Any) -> Any:
     return {key: value if key == "metrics" else unordered(value) for key, value in body.items()}
 
 
-NAMES = sorted({path.stem for version in VERSIONS for path in (RECORDINGS / version).glob("*.json")} - NOT_OFFERED)
+NAMES = sorted({path.stem for version in VERSIONS for path in (RECORDINGS / version).glob("*.json")} - UNSUPPORTED)
 
 
-def test_both_versions_were_recorded_alike() -> None:
+def test_both_versions_have_the_same_recordings() -> None:
     assert len(NAMES) >= 20
     for version in VERSIONS:
-        assert {path.stem for path in (RECORDINGS / version).glob("*.json")} == {*NAMES, *NOT_OFFERED}
+        assert {path.stem for path in (RECORDINGS / version).glob("*.json")} == {*NAMES, *UNSUPPORTED}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_request_gets_the_same_answer(server: TempoServer, version: str, name: str) -> None:
+def test_same_request_gets_the_same_response(server: TempoServer, version: str, name: str) -> None:
     recording = recorded(version, name)
     expected = recording["response"]
 
-    answer = requests.get(server.url + recording["request"]["path"], recording["request"]["params"], timeout=10)
+    response = requests.get(server.url + recording["request"]["path"], recording["request"]["params"], timeout=10)
 
-    assert answer.status_code == expected["status"]
-    assert answer.headers["Content-Type"] == expected["content_type"]
-    body = answer.json() if expected["content_type"] == "application/json" else answer.text
+    assert response.status_code == expected["status"]
+    assert response.headers["Content-Type"] == expected["content_type"]
+    body = response.json() if expected["content_type"] == "application/json" else response.text
     assert comparable(body) == comparable(expected["body"])
 
 
 @pytest.mark.parametrize("name", ["search-roots-selected", "search-saturated", "search-saturated-most-recent"])
-def test_traces_come_in_the_same_order(server: TempoServer, version: str, name: str) -> None:
+def test_traces_are_in_the_same_order(server: TempoServer, version: str, name: str) -> None:
     recording = recorded(version, name)
 
-    answer = requests.get(server.url + recording["request"]["path"], recording["request"]["params"], timeout=10)
+    response = requests.get(server.url + recording["request"]["path"], recording["request"]["params"], timeout=10)
 
-    ids = [trace["traceID"] for trace in answer.json()["traces"]]
+    ids = [trace["traceID"] for trace in response.json()["traces"]]
     assert ids == [trace["traceID"] for trace in recording["response"]["body"]["traces"]]
 
 
-def test_numbers_of_the_search_itself_have_the_recorded_types(server: TempoServer, version: str) -> None:
+def test_search_metrics_have_the_recorded_types(server: TempoServer, version: str) -> None:
     recording = recorded(version, "search-roots")
 
-    answer = requests.get(server.url + recording["request"]["path"], recording["request"]["params"], timeout=10)
+    response = requests.get(server.url + recording["request"]["path"], recording["request"]["params"], timeout=10)
 
-    metrics = answer.json()["metrics"]
+    metrics = response.json()["metrics"]
     assert {key: type(value) for key, value in metrics.items()} == {
         key: type(value) for key, value in recording["response"]["body"]["metrics"].items()
     }

@@ -1,4 +1,4 @@
-"""The demo's world shows every fallback level whenever it is started, and its incidents."""
+"""The demo's scenario has every fallback level at any time, and its incidents."""
 
 from datetime import UTC, datetime
 from statistics import median
@@ -19,7 +19,7 @@ from exporter.demo.scenario import (
     demo_scenario,
 )
 from exporter.demo.traces import Trace
-from exporter.demo.traffic import SeriesTraffic, generate
+from exporter.demo.traffic import SeriesTraffic, generate_requests
 from tests.support.demo_levels import DAY, HOUR, WEEKDAYS, level, traces_by_hour
 
 NS = 1_000_000_000
@@ -56,20 +56,20 @@ def traces_of(now: float, service: str, name: str, start: float, end: float) -> 
 @example(now=at("2026-03-09T00:00:01"))
 @example(now=at("2026-12-31T02:30:00"))
 @example(now=at("2028-02-29T14:10:00"))
-def test_every_fallback_level_is_there_at_any_time(now: float) -> None:
-    # The few endpoints left out have more traffic than those that show level 1.
+def test_every_fallback_level_occurs_at_any_time(now: float) -> None:
+    # The few endpoints left out have more traffic than those on level 1.
     endpoints = [endpoint for endpoint in demo_endpoints(now) if endpoint.profile.rate_per_minute < 1]
 
     levels = {endpoint: level(endpoint, now) for endpoint in endpoints}
 
     assert set(levels.values()) == {1, 2, 3, 4, 5}
-    # Levels 4 and 5 are on the page only if there was traffic to show them for.
+    # Levels 4 and 5 are only visible if there was recent traffic.
     assert any(number == 4 and max(traces_by_hour(e, now)) > now - DAY for e, number in levels.items())
     assert any(number == 5 and traces_by_hour(e, now) for e, number in levels.items())
 
 
 @given(now=instants)
-def test_today_and_tomorrow_are_weekdays_and_most_of_the_week_is_of_their_type(now: float) -> None:
+def test_today_and_tomorrow_are_weekdays_like_most_of_the_week(now: float) -> None:
     weekend = calendar_weekend(now)
 
     def is_weekend(days_from_now: int) -> bool:
@@ -84,16 +84,16 @@ def test_today_and_tomorrow_are_weekdays_and_most_of_the_week_is_of_their_type(n
 
 @settings(deadline=None, max_examples=20)
 @given(now=instants)
-def test_the_incident_is_soon_to_be_seen(now: float) -> None:
+def test_incident_has_requests_soon_after_its_start(now: float) -> None:
     [endpoint] = filter(is_incident, demo_endpoints(now))
     start = now + 45
 
-    requests = list(generate(endpoint.profile, start, start + 120, endpoint.seed(SEED)))
+    requests = list(generate_requests(endpoint.profile, start, start + 120, endpoint.seed(SEED)))
 
     assert len(requests) >= 3
 
 
-def test_the_incident_begins_while_one_watches_and_ends() -> None:
+def test_live_incident_starts_and_ends() -> None:
     now = SUNDAY_NOON
     start, end = now + 45, now + 45 + INCIDENT_SECONDS
 
@@ -106,23 +106,23 @@ def test_the_incident_begins_while_one_watches_and_ends() -> None:
     assert after / before == pytest.approx(1, rel=0.25)
 
 
-def test_the_incident_can_be_told_when_to_begin() -> None:
+def test_start_of_the_incident_can_be_set() -> None:
     now = SUNDAY_NOON
-    calm, stormy = (
+    later_incident, immediate_incident = (
         demo_scenario(now, incident_after_seconds=after).overlapping(int(now * NS), int((now + 120) * NS))
         for after in (300.0, 0.0)
     )
 
     slower = [
         b.spans[0].duration_ns / a.spans[0].duration_ns
-        for a, b in zip(calm, stormy, strict=True)
+        for a, b in zip(later_incident, immediate_incident, strict=True)
         if a.end_ns != b.end_ns
     ]
     assert slower
     assert slower == pytest.approx([INCIDENT_FACTOR] * len(slower), rel=1e-6)
 
 
-def test_there_was_an_incident_some_days_ago() -> None:
+def test_past_incident_slows_search() -> None:
     now = SUNDAY_NOON
     start = now - 3 * DAY - 7 * HOUR
 
@@ -134,7 +134,7 @@ def test_there_was_an_incident_some_days_ago() -> None:
     assert during / before > 3
 
 
-def test_a_week_holds_as_many_traces_as_a_demo_can_read_quickly() -> None:
+def test_week_has_a_moderate_number_of_traces() -> None:
     total = sum(
         len(SeriesTraffic(endpoint.profile, endpoint.operation.name).hour(hour))
         for endpoint in demo_endpoints(SUNDAY_NOON)
@@ -144,23 +144,25 @@ def test_a_week_holds_as_many_traces_as_a_demo_can_read_quickly() -> None:
     assert 150_000 < total < 300_000
 
 
-def test_the_same_instant_gives_the_same_world_again_and_another_seed_another() -> None:
+def test_scenario_is_reproducible_and_depends_on_the_seed() -> None:
     now = SUNDAY_NOON
     window = (int((now - 1800) * NS), int((now + 1800) * NS))
 
-    def told(seed: int) -> list[tuple[object, ...]]:
+    def trace_contents(seed: int) -> list[tuple[object, ...]]:
         traces = demo_scenario(now, seed=seed).overlapping(*window)
         return [(t.trace_id, t.spans, t.shape.operations) for t in traces]
 
-    assert told(SEED) == told(SEED)
-    assert told(SEED) != told(SEED + 1)
+    assert trace_contents(SEED) == trace_contents(SEED)
+    assert trace_contents(SEED) != trace_contents(SEED + 1)
 
 
-def test_entry_spans_of_other_services_are_found_below_the_root() -> None:
+def test_traces_have_entry_spans_of_other_services() -> None:
     now = SUNDAY_NOON
-    [some, *_] = traces_of(now, INCIDENT_SERVICE, INCIDENT_SPAN, now - 600, now)
+    [trace, *_] = traces_of(now, INCIDENT_SERVICE, INCIDENT_SPAN, now - 600, now)
 
-    entries = {operation.service for operation in some.shape.operations[1:] if operation.kind in ("server", "consumer")}
+    entries = {
+        operation.service for operation in trace.shape.operations[1:] if operation.kind in ("server", "consumer")
+    }
 
     assert entries == {"users", "payments", "mailer"}
 
@@ -174,10 +176,10 @@ def test_endpoints_are_distinct_and_of_all_kinds() -> None:
     assert {e.operation.kind for e in endpoints} == {"server", "consumer", "internal"}
 
 
-def test_more_traffic_can_be_asked_for() -> None:
+def test_traffic_factor_multiplies_traffic() -> None:
     now = SUNDAY_NOON
     window = (int((now - 1800) * NS), int(now * NS))
 
-    once, thrice = (len(demo_scenario(now, traffic_factor=factor).overlapping(*window)) for factor in (1.0, 3.0))
+    normal, tripled = (len(demo_scenario(now, traffic_factor=factor).overlapping(*window)) for factor in (1.0, 3.0))
 
-    assert thrice / once == pytest.approx(3, rel=0.3)
+    assert tripled / normal == pytest.approx(3, rel=0.3)

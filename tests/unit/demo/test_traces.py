@@ -1,4 +1,4 @@
-"""Stored and synthetic traces: what overlaps a window, how spans are related, and nothing depends on the asking."""
+"""Stored and synthetic traces: overlap with a range, span relations, and reproducibility."""
 
 import math
 from collections.abc import Iterable
@@ -42,28 +42,28 @@ def synthetic() -> SyntheticTraces:
     return SyntheticTraces(endpoints(), seed=1, begin=START + 600.5)
 
 
-def told(traces: Iterable[Trace]) -> list[tuple[object, ...]]:
-    """What there is to know of traces; shapes are the same only within one source."""
+def contents(traces: Iterable[Trace]) -> list[tuple[object, ...]]:
+    """Return the content of traces for comparison; shape objects are equal only within one source."""
     return [(t.trace_id, t.spans, t.shape.operations, t.shape.parents) for t in traces]
 
 
-def test_a_trace_lasts_from_its_first_start_to_its_last_end() -> None:
+def test_trace_lasts_from_first_start_to_last_end() -> None:
     shape = TraceShape((Operation("a", "x"), Operation("b", "y")), (ROOT, 0))
 
-    made = make_trace(1, shape, [SpanTimes(1, 100, 10), SpanTimes(2, 105, 50)])
+    trace_ = make_trace(1, shape, [SpanTimes(1, 100, 10), SpanTimes(2, 105, 50)])
 
-    assert (made.start_ns, made.end_ns) == (100, 155)
+    assert (trace_.start_ns, trace_.end_ns) == (100, 155)
 
 
 @pytest.mark.parametrize("spans", [[], [SpanTimes(1, 0, 1), SpanTimes(2, 0, 1)]])
-def test_a_trace_has_the_spans_of_its_shape(spans: list[SpanTimes]) -> None:
+def test_make_trace_rejects_a_wrong_number_of_spans(spans: list[SpanTimes]) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         make_trace(1, ONE_SPAN, spans)
 
 
-def test_spans_are_numbered_as_a_nested_set() -> None:
-    #  0 ── 1 ── 2          the numbers of the left sides: 0:1 1:2 2:3, then 3:6 after 2 and 1 were left
-    #  └─── 3               4 is a root of its own after them, 5 has lost its parent
+def test_nested_set_parents() -> None:
+    #  0 ── 1 ── 2          left numbers: 0:1 1:2 2:3, then 3:6 after leaving 2 and 1
+    #  └─── 3               4 is another root, 5 has lost its parent
     operations = tuple(Operation("s", str(position)) for position in range(7))
     shape = TraceShape(operations, (ROOT, 0, 1, 0, ROOT, ORPHAN, 4))
 
@@ -71,7 +71,7 @@ def test_spans_are_numbered_as_a_nested_set() -> None:
     assert shape.root == operations[4]
 
 
-def test_a_trace_without_a_root_has_no_name() -> None:
+def test_trace_without_root_has_no_root_operation() -> None:
     assert TraceShape((Operation("s", "x"),), (ORPHAN,)).root is None
 
 
@@ -79,38 +79,38 @@ def test_a_trace_without_a_root_has_no_name() -> None:
     spans=st.lists(st.tuples(st.integers(0, 100), st.integers(0, 40)), max_size=30),
     window=st.tuples(st.integers(0, 120), st.integers(0, 120)).map(sorted),
 )
-def test_a_store_finds_what_overlaps_a_window(spans: list[tuple[int, int]], window: list[int]) -> None:
+def test_store_finds_overlapping_traces(spans: list[tuple[int, int]], window: list[int]) -> None:
     traces = [trace(position, start, duration) for position, (start, duration) in enumerate(spans)]
     start, end = window
 
-    found = TraceStore(traces).overlapping(start, end)
+    result = TraceStore(traces).overlapping(start, end)
 
-    assert sorted(found) == sorted(t for t in traces if t.start_ns <= end and t.end_ns >= start)
-    assert [t.start_ns for t in found] == sorted(t.start_ns for t in found)
+    assert sorted(result) == sorted(t for t in traces if t.start_ns <= end and t.end_ns >= start)
+    assert [t.start_ns for t in result] == sorted(t.start_ns for t in result)
 
 
-def test_a_store_finds_a_trace_by_its_id() -> None:
-    wanted = trace(7, 5, 1)
-    store = TraceStore([trace(6, 9, 1), wanted])
+def test_store_finds_a_trace_by_id() -> None:
+    expected = trace(7, 5, 1)
+    store = TraceStore([trace(6, 9, 1), expected])
 
     assert len(store) == 2
-    assert store.find(7) == wanted
+    assert store.find(7) == expected
     assert store.find(8) is None
 
 
 @settings(deadline=None, max_examples=15)
 @given(cuts=st.lists(st.integers(0, 4 * HOUR), min_size=2, max_size=5, unique=True).map(sorted))
-def test_synthetic_traces_do_not_depend_on_what_was_asked_before(cuts: list[int]) -> None:
-    asked_in_pieces, asked_at_once = synthetic(), synthetic()
-    everything = asked_at_once.overlapping(START * NS, (START + 4 * HOUR) * NS)
+def test_synthetic_traces_do_not_depend_on_earlier_queries(cuts: list[int]) -> None:
+    piecewise, single_query = synthetic(), synthetic()
+    everything = single_query.overlapping(START * NS, (START + 4 * HOUR) * NS)
 
     for first, last in pairwise(cuts):
         start_ns, end_ns = (START + first) * NS, (START + last) * NS
-        found = asked_in_pieces.overlapping(start_ns, end_ns)
-        assert told(found) == told(t for t in everything if t.start_ns <= end_ns and t.end_ns >= start_ns)
+        result = piecewise.overlapping(start_ns, end_ns)
+        assert contents(result) == contents(t for t in everything if t.start_ns <= end_ns and t.end_ns >= start_ns)
 
 
-def test_traces_of_long_requests_are_found_behind_their_start() -> None:
+def test_long_traces_are_found_after_their_start() -> None:
     source = synthetic()
     long = max(source.overlapping(START * NS, (START + 4 * HOUR) * NS), key=lambda t: t.end_ns - t.start_ns)
 
@@ -119,24 +119,24 @@ def test_traces_of_long_requests_are_found_behind_their_start() -> None:
     assert long not in source.overlapping(long.end_ns + 1, long.end_ns + 2)
 
 
-def test_history_has_a_beginning() -> None:
+def test_synthetic_traces_start_at_the_begin() -> None:
     traces = synthetic().overlapping(0, (START + 2 * HOUR) * NS)
 
     assert traces
     assert min(t.start_ns for t in traces) >= (START + 600.5) * NS
 
 
-def test_synthetic_traces_are_found_by_their_ids() -> None:
+def test_synthetic_traces_are_found_by_id() -> None:
     source = synthetic()
 
-    for wanted in synthetic().overlapping(START * NS, (START + 30 * HOUR) * NS)[::100]:
-        found = source.find(wanted.trace_id)
-        assert found is not None
-        assert told([found]) == told([wanted])
+    for expected in synthetic().overlapping(START * NS, (START + 30 * HOUR) * NS)[::100]:
+        result = source.find(expected.trace_id)
+        assert result is not None
+        assert contents([result]) == contents([expected])
     assert source.find(12345) is None
 
 
-def test_ids_are_unique_and_some_begin_with_zeros() -> None:
+def test_ids_are_unique_and_some_start_with_zeros() -> None:
     traces = synthetic().overlapping(START * NS, (START + 48 * HOUR) * NS)
 
     assert len({t.trace_id for t in traces}) == len(traces)
@@ -146,17 +146,17 @@ def test_ids_are_unique_and_some_begin_with_zeros() -> None:
     assert {32, 31, 16} <= lengths
 
 
-def test_calls_lie_within_their_parents_and_follow_ups_behind() -> None:
+def test_calls_are_within_their_parents_and_follow_ups_after() -> None:
     traces = synthetic().overlapping(START * NS, (START + 4 * HOUR) * NS)
     gateway = [t for t in traces if len(t.spans) > 1]
 
     assert gateway
-    for found in gateway:
-        root, outgoing, shop, database, mail = found.spans
-        assert found.shape.parents == (ROOT, 0, 1, 2, 0)
+    for result in gateway:
+        root, outgoing, shop, database, mail = result.spans
+        assert result.shape.parents == (ROOT, 0, 1, 2, 0)
         for parent, child in ((root, outgoing), (outgoing, shop), (shop, database)):
             assert parent.start_ns <= child.start_ns
             assert child.start_ns + child.duration_ns <= parent.start_ns + parent.duration_ns
         assert mail.start_ns >= root.start_ns + root.duration_ns
-        assert found.end_ns == mail.start_ns + mail.duration_ns
+        assert result.end_ns == mail.start_ns + mail.duration_ns
         assert math.isclose(outgoing.duration_ns, 0.9 * root.duration_ns, rel_tol=0.26)

@@ -1,4 +1,4 @@
-"""Synthetic traffic: the same however it is cut, and as its parameters say."""
+"""Synthetic traffic: reproducible for any division of time, and according to its parameters."""
 
 import math
 from dataclasses import replace
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.demo.latency import Bimodal, HeavyTailed, Incident, LatencyShape, Lognormal, WanderingLoad
-from exporter.demo.traffic import MAX_DURATION_SECONDS, Drift, SeriesProfile, Surge, SyntheticRequest, generate
+from exporter.demo.traffic import MAX_DURATION_SECONDS, Drift, SeriesProfile, Surge, SyntheticRequest, generate_requests
 
 HOUR = 3600
 DAY = 24 * HOUR
@@ -43,15 +43,15 @@ profiles = st.builds(
 
 
 def durations(profile: SeriesProfile, start: float, end: float, seed: int = 1) -> list[float]:
-    return [request.duration_ns / NS for request in generate(profile, start, end, seed)]
+    return [request.duration_ns / NS for request in generate_requests(profile, start, end, seed)]
 
 
 def count(profile: SeriesProfile, start: float, end: float, seed: int = 1) -> int:
-    return sum(1 for _ in generate(profile, start, end, seed))
+    return sum(1 for _ in generate_requests(profile, start, end, seed))
 
 
 def near(expected: float) -> object:
-    """Within five standard deviations of a Poisson count."""
+    """Approximate a Poisson count within five standard deviations."""
     return pytest.approx(expected, abs=5 * math.sqrt(expected))
 
 
@@ -61,20 +61,20 @@ def near(expected: float) -> object:
     cuts=st.lists(st.floats(0, 6 * HOUR), min_size=2, max_size=6).map(sorted),
     seed=st.integers(0, 2**32),
 )
-def test_any_cut_of_the_time_line_gives_the_same_requests(profile: SeriesProfile, cuts: list[float], seed: int) -> None:
+def test_requests_do_not_depend_on_the_division_of_time(profile: SeriesProfile, cuts: list[float], seed: int) -> None:
     bounds = [MONDAY + cut for cut in cuts]
 
-    pieces = [request for start, end in pairwise(bounds) for request in generate(profile, start, end, seed)]
+    pieces = [request for start, end in pairwise(bounds) for request in generate_requests(profile, start, end, seed)]
 
-    assert pieces == list(generate(profile, bounds[0], bounds[-1], seed))
+    assert pieces == list(generate_requests(profile, bounds[0], bounds[-1], seed))
 
 
 @settings(deadline=None, max_examples=40)
 @given(profile=profiles, start=st.floats(0, 3 * HOUR), length=st.floats(0, 3 * HOUR))
-def test_requests_lie_in_the_range_and_in_order(profile: SeriesProfile, start: float, length: float) -> None:
+def test_requests_are_in_the_range_and_in_order(profile: SeriesProfile, start: float, length: float) -> None:
     begin, end = MONDAY + start, MONDAY + start + length
 
-    requests = list(generate(profile, begin, end, 1))
+    requests = list(generate_requests(profile, begin, end, 1))
 
     starts = [request.start_ns for request in requests]
     assert starts == sorted(starts)
@@ -82,27 +82,27 @@ def test_requests_lie_in_the_range_and_in_order(profile: SeriesProfile, start: f
     assert all(0 <= request.duration_ns <= MAX_DURATION_SECONDS * NS for request in requests)
 
 
-def test_another_seed_makes_other_traffic() -> None:
+def test_seed_changes_the_traffic() -> None:
     profile = SeriesProfile(rate_per_minute=1)
 
-    first, second = (set(generate(profile, MONDAY, MONDAY + DAY, seed)) for seed in (1, 2))
+    first, second = (set(generate_requests(profile, MONDAY, MONDAY + DAY, seed)) for seed in (1, 2))
 
     assert first
     assert not first & second
 
 
-def test_no_requests_come_without_a_rate() -> None:
+def test_zero_rate_gives_no_requests() -> None:
     assert count(SeriesProfile(rate_per_minute=0), MONDAY, MONDAY + DAY) == 0
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5, 2, 10])
-def test_the_rate_of_a_weekday_is_the_mean_rate(rate: float) -> None:
+def test_weekday_rate_is_the_mean_rate(rate: float) -> None:
     profile = SeriesProfile(rate_per_minute=rate, traffic_swing=0.7, weekend_traffic=0.2)
 
     assert count(profile, MONDAY, MONDAY + 5 * DAY) == near(rate * 5 * 24 * 60)
 
 
-def test_counts_scatter_as_those_of_a_poisson_process() -> None:
+def test_counts_vary_like_a_poisson_process() -> None:
     profile = SeriesProfile(rate_per_minute=2)
 
     counts = [count(profile, MONDAY + i * 600, MONDAY + (i + 1) * 600) for i in range(300)]
@@ -129,51 +129,51 @@ def test_traffic_and_latency_follow_the_day_of_the_week() -> None:
     assert weekend / weekday == pytest.approx(0.7, rel=0.03)
 
 
-def test_the_weekend_may_lie_on_other_days() -> None:
+def test_weekend_days_can_be_set() -> None:
     profile = SeriesProfile(rate_per_minute=5, weekend_traffic=0.0, weekend=frozenset({0}))
 
     assert count(profile, MONDAY, MONDAY + DAY) == 0
     assert count(profile, SATURDAY, SATURDAY + DAY) == near(5 * 24 * 60)
 
 
-def test_traffic_keeps_to_its_active_hours() -> None:
+def test_traffic_is_limited_to_active_hours() -> None:
     profile = SeriesProfile(rate_per_minute=1, active_hours=frozenset({2, 3}))
 
-    hours = {request.start_ns // NS // HOUR % 24 for request in generate(profile, MONDAY, MONDAY + 2 * DAY, 1)}
+    hours = {request.start_ns // NS // HOUR % 24 for request in generate_requests(profile, MONDAY, MONDAY + 2 * DAY, 1)}
 
     assert hours == {2, 3}
 
 
-def test_a_surge_multiplies_the_traffic_of_an_hour_but_not_its_latency() -> None:
-    calm = SeriesProfile(rate_per_minute=5)
-    surging = replace(calm, surge=Surge(hour=9))
+def test_surge_multiplies_traffic_but_not_latency() -> None:
+    without_surge = SeriesProfile(rate_per_minute=5)
+    with_surge = replace(without_surge, surge=Surge(hour=9))
 
     for day in range(2):
         nine = MONDAY + day * DAY + 9 * HOUR
-        assert count(surging, nine, nine + HOUR) == near(10 * 5 * 60)
-        assert count(surging, nine + HOUR, nine + 2 * HOUR) == near(5 * 60)
-        assert median(durations(surging, nine, nine + HOUR)) == pytest.approx(0.1, rel=0.05)
+        assert count(with_surge, nine, nine + HOUR) == near(10 * 5 * 60)
+        assert count(with_surge, nine + HOUR, nine + 2 * HOUR) == near(5 * 60)
+        assert median(durations(with_surge, nine, nine + HOUR)) == pytest.approx(0.1, rel=0.05)
 
 
-def test_a_surge_may_run_into_the_next_day() -> None:
+def test_surge_can_extend_into_the_next_day() -> None:
     profile = SeriesProfile(rate_per_minute=5, surge=Surge(hour=23, minutes=90))
 
     assert count(profile, MONDAY + DAY, MONDAY + DAY + 1800) == near(10 * 5 * 30)
     assert count(profile, MONDAY + DAY + 1800, MONDAY + DAY + 3600) == near(5 * 30)
 
 
-def test_nothing_comes_in_gaps_and_before_the_beginning_and_the_rest_is_undisturbed() -> None:
-    always = SeriesProfile(rate_per_minute=5)
+def test_gaps_remove_requests_without_changing_the_rest() -> None:
+    without_gaps = SeriesProfile(rate_per_minute=5)
     begin, gap = MONDAY + 1800.5, (MONDAY + 2 * HOUR + 7.25, MONDAY + 4 * HOUR)
-    interrupted = replace(always, begins_at=begin, gaps=(gap,))
+    with_gaps = replace(without_gaps, begins_at=begin, gaps=(gap,))
 
     expected = [
         request
-        for request in generate(always, MONDAY, MONDAY + DAY, 1)
+        for request in generate_requests(without_gaps, MONDAY, MONDAY + DAY, 1)
         if request.start_ns >= begin * NS and not gap[0] * NS <= request.start_ns < gap[1] * NS
     ]
 
-    assert list(generate(interrupted, MONDAY, MONDAY + DAY, 1)) == expected
+    assert list(generate_requests(with_gaps, MONDAY, MONDAY + DAY, 1)) == expected
 
 
 @pytest.mark.parametrize("sigma", [0.3, 0.6, 0.9, 1.2])
@@ -200,7 +200,7 @@ def test_bimodal_durations_are_hits_and_misses() -> None:
     assert median(set(sample) - set(hits)) == pytest.approx(0.1, rel=0.03)
 
 
-def test_heavy_tails_are_heavier_and_end() -> None:
+def test_heavy_tail_is_heavier_and_bounded() -> None:
     shape = HeavyTailed(sigma=0.3, tail_share=0.05, tail_index=1.5, longest=50)
     profile = SeriesProfile(rate_per_minute=40, base_seconds=0.1, shape=shape)
 
@@ -226,17 +226,19 @@ def test_latency_drifts() -> None:
     assert median(durations(profile, MONDAY - 2 * DAY, MONDAY)) == pytest.approx(0.1, rel=0.02)
 
 
-def test_days_have_moods() -> None:
+def test_days_have_factors_of_their_own() -> None:
     profile = SeriesProfile(rate_per_minute=2, base_seconds=0.1, shape=Lognormal(0.01), day_sd=0.05)
 
-    moods = [math.log(median(durations(profile, MONDAY + d * DAY, MONDAY + d * DAY + HOUR)) / 0.1) for d in range(150)]
+    day_factors = [
+        math.log(median(durations(profile, MONDAY + d * DAY, MONDAY + d * DAY + HOUR)) / 0.1) for d in range(150)
+    ]
 
-    assert fmean(moods) == pytest.approx(0, abs=0.02)
-    assert pstdev(moods) == pytest.approx(0.05, rel=0.25)
+    assert fmean(day_factors) == pytest.approx(0, abs=0.02)
+    assert pstdev(day_factors) == pytest.approx(0.05, rel=0.25)
 
 
 @pytest.mark.parametrize(("sd", "correlation_minutes"), [(0.2, 5.0), (0.1, 30.0), (0.03, 120.0)])
-def test_the_load_wanders_as_far_and_as_slowly_as_it_should(sd: float, correlation_minutes: float) -> None:
+def test_load_has_the_set_deviation_and_correlation(sd: float, correlation_minutes: float) -> None:
     load = WanderingLoad(3, sd, correlation_minutes)
     values = [value for hour in range(4000) for value in load.minutes(hour)]
 
@@ -248,14 +250,14 @@ def test_the_load_wanders_as_far_and_as_slowly_as_it_should(sd: float, correlati
     assert correlation == pytest.approx(math.exp(-lag / correlation_minutes), abs=0.1)
 
 
-def test_the_load_is_the_same_whichever_hour_is_asked_about_first() -> None:
+def test_load_does_not_depend_on_the_order_of_hours() -> None:
     hours = range(100, 130)
     forward, backward = WanderingLoad(3, 0.1, 120), WanderingLoad(3, 0.1, 120)
 
     assert [forward.minutes(hour) for hour in hours] == [backward.minutes(hour) for hour in reversed(hours)][::-1]
 
 
-def test_the_load_goes_on_over_the_full_hour() -> None:
+def test_load_is_continuous_between_hours() -> None:
     load = WanderingLoad(3, 0.1, 120)
     jumps = [load.minutes(hour + 1)[0] - load.minutes(hour)[-1] for hour in range(500)]
     steps = [b - a for hour in range(50) for a, b in zip(load.minutes(hour), load.minutes(hour)[1:], strict=False)]
@@ -263,12 +265,12 @@ def test_the_load_goes_on_over_the_full_hour() -> None:
     assert pstdev(jumps) == pytest.approx(pstdev(steps), rel=0.15)
 
 
-def test_an_incident_slows_the_requests_in_it_and_touches_nothing_else() -> None:
-    healthy = SeriesProfile(rate_per_minute=5, load_sd=0.1)
+def test_incident_slows_only_its_requests() -> None:
+    profile = SeriesProfile(rate_per_minute=5, load_sd=0.1)
     incident = Incident(MONDAY + 1800.5, MONDAY + 2.5 * HOUR, factor=5)
 
-    before = list(generate(healthy, MONDAY, MONDAY + 4 * HOUR, 1))
-    after = list(generate(replace(healthy, incidents=(incident,)), MONDAY, MONDAY + 4 * HOUR, 1))
+    before = list(generate_requests(profile, MONDAY, MONDAY + 4 * HOUR, 1))
+    after = list(generate_requests(replace(profile, incidents=(incident,)), MONDAY, MONDAY + 4 * HOUR, 1))
 
     assert after == [
         SyntheticRequest(
@@ -278,19 +280,19 @@ def test_an_incident_slows_the_requests_in_it_and_touches_nothing_else() -> None
     ]
 
 
-def test_an_incident_may_touch_only_a_share_of_the_requests() -> None:
-    healthy = SeriesProfile(rate_per_minute=20)
+def test_incident_can_affect_a_share_of_requests() -> None:
+    profile = SeriesProfile(rate_per_minute=20)
     incident = Incident(MONDAY, MONDAY + 6 * HOUR, factor=10, share=0.1)
 
-    before = durations(healthy, MONDAY, MONDAY + 6 * HOUR)
-    after = durations(replace(healthy, incidents=(incident,)), MONDAY, MONDAY + 6 * HOUR)
+    before = durations(profile, MONDAY, MONDAY + 6 * HOUR)
+    after = durations(replace(profile, incidents=(incident,)), MONDAY, MONDAY + 6 * HOUR)
 
     ratios = [b / a for a, b in zip(before, after, strict=True)]
     assert {round(ratio) for ratio in ratios} == {1, 10}
     assert sum(ratio > 5 for ratio in ratios) / len(ratios) == pytest.approx(0.1, abs=0.02)
 
 
-def test_no_request_takes_for_ever() -> None:
+def test_duration_is_limited() -> None:
     incident = Incident(MONDAY, MONDAY + DAY, factor=10)
     profile = SeriesProfile(rate_per_minute=1, base_seconds=120, incidents=(incident,))
 
@@ -298,14 +300,14 @@ def test_no_request_takes_for_ever() -> None:
 
 
 @pytest.mark.parametrize(
-    "impossible",
+    "invalid",
     [{"rate_per_minute": -1}, {"base_seconds": 0}, {"traffic_swing": 1.5}, {"latency_swing": 0.5}],
 )
-def test_impossible_profiles_are_refused(impossible: dict[str, float]) -> None:
+def test_invalid_profile_is_rejected(invalid: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="got"):
-        SeriesProfile(**{"rate_per_minute": 1.0, **impossible})  # type: ignore[arg-type]
+        SeriesProfile(**{"rate_per_minute": 1.0, **invalid})  # type: ignore[arg-type]
 
 
-def test_impossible_loads_are_refused() -> None:
+def test_invalid_load_is_rejected() -> None:
     with pytest.raises(ValueError, match="correlation"):
         WanderingLoad(1, 0.1, 0)

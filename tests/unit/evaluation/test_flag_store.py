@@ -39,7 +39,7 @@ def test_saving_an_inactive_flag_deletes_it(store: Store) -> None:
 
 
 def test_an_unreadable_flag_is_logged_and_inactive(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    store.remember({KEY: "[1, 2, 3, 4]", OTHER: "[true, 1.5, null, null]"}, {})
+    store.save_flags({KEY: "[1, 2, 3, 4]", OTHER: "[true, 1.5, null, null]"}, {})
     assert flag_store(store).load() == {OTHER: Flag(firing=True, since=1.5)}
     assert events(caplog) == ["flag_unreadable"]
 

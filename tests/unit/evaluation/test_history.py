@@ -50,8 +50,8 @@ class TestCatchUp:
         bench.write_days(8)
         bench.manager.catch_up(NOW)
         (findings,) = store.take_recorded()
-        assert max(findings.judgements) == NOON - 5 * HOUR
-        assert store.judged_until() == NOON - 4 * HOUR
+        assert max(findings.evaluations) == NOON - 5 * HOUR
+        assert store.evaluated_until() == NOON - 4 * HOUR
 
     def test_evaluates_whole_hours_if_windows_are_shorter(self, store: Store) -> None:
         quarter = HOUR // 4
@@ -79,7 +79,7 @@ class TestCatchUp:
         bench.write(NOON, {KEY: around(0.1, 60)})
         bench.manager.catch_up(NOW + HOUR)
         (findings,) = store.take_recorded()
-        assert list(findings.judgements) == [NOON]
+        assert list(findings.evaluations) == [NOON]
 
     def test_resumes_after_a_restart(self, store: WatchedStore) -> None:
         bench = ManagerBench(store)
@@ -99,10 +99,10 @@ class TestCatchUp:
         stops = iter([False, True, True, True])
         bench.manager.catch_up(NOW, should_stop=lambda: next(stops))
         assert len(store.take_recorded()) == 1
-        assert store.judged_until() is None
+        assert store.evaluated_until() is None
         bench.manager.catch_up(NOW)
         assert len(store.take_recorded()) == 1
-        assert store.judged_until() == NOON
+        assert store.evaluated_until() == NOON
 
     def test_repeats_what_could_not_be_recorded(self, store: WatchedStore) -> None:
         bench = ManagerBench(store)
@@ -188,7 +188,7 @@ class TestLateWindows:
         bench.manager.catch_up(NOW, should_stop=write_late_window)
         bench.manager.catch_up(NOW)
         (stored,) = store.history([KEY], 0, NOON)
-        assert late in stored.judgements
+        assert late in stored.evaluations
 
     def test_window_read_again_with_the_same_traces_changes_nothing(self, store: WatchedStore) -> None:
         bench = ManagerBench(store)
@@ -216,13 +216,13 @@ class TestLateWindows:
             # After one of the two series.
             stops = iter([False, True])
             bench.manager.catch_up(NOW, should_stop=lambda: next(stops, True))
-            assert store.judged_until() is None
+            assert store.evaluated_until() is None
         else:
             bench.manager.catch_up(NOW)
         bench.write(late, {KEY: around(0.1, 60)})
         ManagerBench(store).manager.catch_up(NOW)
         (stored,) = store.history([KEY], 0, NOON)
-        assert late in stored.judgements
+        assert late in stored.evaluations
         assert events(caplog) == ["history_reevaluated"]
 
     def test_new_evaluation_waits_until_the_gap_is_read(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:

@@ -203,7 +203,7 @@ class TestMissingTable:
         assert bench.manager.table(NOW) is EMPTY_TABLE
         bench.run(1, Clock(NOW))
         assert bench.manager.table(NOW).is_built
-        assert store.judged_until() == NOON
+        assert store.evaluated_until() == NOON
 
 
 class TestRun:
@@ -232,7 +232,7 @@ class TestRun:
         bench.run(
             3,
             clock,
-            lambda sleep: seen.append((bench.manager.table(clock.now).start, store.judged_until())),
+            lambda sleep: seen.append((bench.manager.table(clock.now).start, store.evaluated_until())),
         )
         assert seen == [(NOON, None), (NOON + HOUR, None), (NOON + HOUR, NOON)]
 
@@ -272,7 +272,7 @@ class TestRun:
         until: list[int | None] = []
 
         def settle(sleep: int) -> None:
-            until.append(store.judged_until())
+            until.append(store.evaluated_until())
             if sleep == 3:
                 bench.settled_until = NOON
 
@@ -306,7 +306,7 @@ class TestRun:
         monkeypatch.setattr(store, "history", failing)
         bench.run(100, Clock(NOW), recover)
         assert tried == failed
-        assert store.judged_until() == NOON
+        assert store.evaluated_until() == NOON
         assert events(caplog, logging.ERROR) == ["baseline_failed"]
 
     def test_logs_a_bug_and_goes_on(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -321,7 +321,7 @@ class TestRun:
         bench.write_days(2)
         bench.run(40, Clock(NOW))
         assert events(caplog, logging.ERROR) == ["baseline_crashed"]
-        assert store.judged_until() == NOON
+        assert store.evaluated_until() == NOON
 
     def test_pauses_between_renewals_while_history_arrives(self, store: Store) -> None:
         bench = ManagerBench(store)
@@ -341,7 +341,7 @@ class TestRun:
         bench.write_days(8)
         bench.manager.catch_up(NOW)
         stale = bench.table(NOW).get(KEY)
-        store.remember({}, {KEY: (NOON - DAY,)})
+        store.save_flags({}, {KEY: (NOON - DAY,)})
         bench.manager.catch_up(NOW + HOUR)
         # The clock is set back. The stored table of that hour is older than the suspect hour.
         bench.run(2, Clock(NOW))
@@ -404,7 +404,7 @@ class TestBackfillComplete:
         bench.on_evaluation = lambda: renewed.append(bench.monotonic.now)
         bench.run(1, Clock(NOW))
         assert renewed[0] == 0.0
-        assert store.judged_until() == NOON
+        assert store.evaluated_until() == NOON
 
     def test_causes_a_cycle_with_the_first_table_that_covers_the_ledger(self, store: Store) -> None:
         bench = ManagerBench(store)

@@ -13,7 +13,7 @@ from exporter.evaluation.settings import EvaluationSettings
 from exporter.model.calendar import Calendar, DayType, Slot
 from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey
-from exporter.store import SeriesTraffic, Store
+from exporter.store import Store, StoredTraffic
 from tests.support.samples import DAY, HOUR, KEY, NOON, SETTINGS, around, commit_hour, evaluate_history
 
 NOW = NOON + 600
@@ -172,7 +172,7 @@ class CountedStore(Store):
 
     counts = 0
 
-    def traffic(self, keys: Iterable[SeriesKey], start: int, end: int, at_once: int = 200) -> Iterator[SeriesTraffic]:
+    def traffic(self, keys: Iterable[SeriesKey], start: int, end: int, at_once: int = 200) -> Iterator[StoredTraffic]:
         self.counts += 1
         return super().traffic(keys, start, end, at_once)
 

@@ -160,7 +160,7 @@ class TestHonesty:
         stored = history(made)
         moments = recall(stored)
         edges = [at for (_, before), (at, after) in pairwise(moments) if bool(before.shift) != bool(after.shift)]
-        alerts = replay_history(stored, Detector(SETTINGS.fallback, SETTINGS.shift, CLOCK), END).alerts
+        alerts = replay_history(stored, Detector(SETTINGS.fallback, SETTINGS.shift, CLOCK), END).firing_periods
         assert edges == [at for alert in alerts for at in (alert.start, alert.end)]
         assert len(alerts) == 2
 

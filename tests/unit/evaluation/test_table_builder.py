@@ -109,7 +109,7 @@ class TestBaseline:
         assert table.get(KEY).baseline is None
         assert table.get(OTHER).baseline is not None
         assert table.get(OTHER).thresholds is not None
-        assert bench.store.judged_until() == NOON
+        assert bench.store.evaluated_until() == NOON
         assert sorted(events(caplog)) == ["baseline_damaged", "series_damaged"]
         bench.store.close()
 
@@ -137,8 +137,8 @@ class TestTable:
         bench.manager.catch_up(NOW)
         (stored,) = store.history([KEY], 0, NOON)
         assert stored.state is not None
-        assert stored.judgements[NOON - HOUR].swings[0] > 10 * stored.judgements[NOON - 2 * HOUR].swings[0]
-        assert not stored.judgements[NOON - HOUR].quarantined
+        assert stored.evaluations[NOON - HOUR].swings[0] > 10 * stored.evaluations[NOON - 2 * HOUR].swings[0]
+        assert not stored.evaluations[NOON - HOUR].quarantined
         assert bench.table(NOW).schedule(KEY)[1] == decode_state(stored.state).schedule[0]
 
     def test_has_no_thresholds_while_the_evaluation_is_more_than_three_hours_behind(self, store: Store) -> None:
@@ -184,13 +184,13 @@ class TestStoredTable:
             is_batch = (start - NOON) % DAY == 5 * HOUR
             is_slow = is_batch or NOON - 9 * HOUR <= start < NOON - 6 * HOUR
             bench.write(start, {KEY: around(0.5 if is_slow else 0.1, 60)})
-        store.remember({}, {KEY: [NOON - 3 * DAY, NOON - HOUR]})
+        store.save_flags({}, {KEY: [NOON - 3 * DAY, NOON - HOUR]})
         for settled_until in (NOON - HOUR, NOON):
             bench.settled_until = settled_until
             bench.manager.catch_up(settled_until + 600.0)
             table = bench.table(settled_until + 600.0)
             # These bytes are not a table, so the next manager has to build one.
-            store.save_book(settled_until, b"")
+            store.save_baseline_table(settled_until, b"")
             assert ManagerBench(store).table(settled_until + 600.0) == table
             assert table.get(KEY).thresholds is not None
             assert table.before is not None
@@ -201,4 +201,4 @@ class TestStoredTable:
         before = ManagerBench(store, settled_until=NOON - 7 * DAY)
         before.write_days(7)
         before.manager.catch_up(NOW)
-        assert store.book(NOON) is None
+        assert store.baseline_table(NOON) is None

@@ -196,11 +196,11 @@ def test_evaluator_shares_a_long_history_with_the_same_result(new_bench: Callabl
     shared, alone = new_bench(100), new_bench(10_000_000)
     for bench in (shared, alone):
         bench.evaluator.catch_up(NOON)
-        assert bench.store.judged_until() == NOON
+        assert bench.store.evaluated_until() == NOON
     assert [worker.unfinished_at_close for worker in shared.workers] == [0]
     assert [worker.unfinished_at_close for worker in alone.workers] == [None]
     assert shared.stored() == alone.stored()
-    assert all(series.judgements for series in alone.stored())
+    assert all(series.evaluations for series in alone.stored())
 
 
 def test_evaluator_repeats_what_the_worker_had_not_returned_when_stopped(
@@ -212,11 +212,11 @@ def test_evaluator_repeats_what_the_worker_had_not_returned_when_stopped(
     (worker,) = bench.workers
     assert worker.unfinished_at_close is not None
     assert worker.unfinished_at_close > 0
-    assert bench.store.judged_until() is None
-    assert sum(bool(series.judgements) for series in bench.stored()) == 2
+    assert bench.store.evaluated_until() is None
+    assert sum(bool(series.evaluations) for series in bench.stored()) == 2
     bench.evaluator.catch_up(NOON)
-    assert bench.store.judged_until() == NOON
-    assert all(series.judgements for series in bench.stored())
+    assert bench.store.evaluated_until() == NOON
+    assert all(series.evaluations for series in bench.stored())
 
 
 def test_hour_clock_can_be_sent_to_another_process() -> None:

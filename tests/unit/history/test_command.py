@@ -1,10 +1,12 @@
-"""``history`` as it is called."""
+"""The ``history`` command."""
 
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +22,23 @@ from tests.unit.metrics.test_timed_exposition import parsed
 
 PAY, CART = SeriesKey("shop", "GET /pay"), SeriesKey("shop", "GET /cart")
 DAYS = 2
-# What stands in these histories is long past: whatever was to be read of the last days is not asked for.
-UNREAD = ("--incomplete",)
+# The test data is old, so the wanted history of the last days is never complete.
+INCOMPLETE = ("--incomplete",)
 
 
 @pytest.fixture(autouse=True)
-def in_a_directory_of_its_own(clean_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def in_temporary_directory(clean_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = {PAY: requests(DAYS, 120), CART: requests(DAYS, 30, seed=2)}
-    return write_history(tmp_path_factory.mktemp("history") / "history.db", made, DAYS)
+    traffic = {PAY: requests(DAYS, 120), CART: requests(DAYS, 30, seed=2)}
+    return write_history(tmp_path_factory.mktemp("history") / "history.db", traffic, DAYS)
 
 
 @pytest.fixture
-def stored(database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def storage_path(database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("STORAGE_PATH", str(database))
     return database
 
@@ -50,44 +52,46 @@ def samples(text: str) -> Iterator[Any]:
         yield from family.samples
 
 
-@pytest.mark.usefixtures("stored")
+@pytest.mark.usefixtures("storage_path")
 class TestWriting:
-    def test_to_standard_output(self) -> None:
-        result = history(*UNREAD)
+    def test_writes_to_standard_output(self) -> None:
+        result = history(*INCOMPLETE)
         assert result.exit_code == 0, result.stderr
-        found = list(samples(result.stdout))
-        assert {(each.labels["service_name"], each.labels["span_name"]) for each in found} == {PAY, CART}
-        assert {each.labels["job"] for each in found} == {"tempo-anomaly-exporter"}
-        assert {each.labels["instance"] for each in found} == {"localhost:9817"}
+        all_samples = list(samples(result.stdout))
+        assert {(each.labels["service_name"], each.labels["span_name"]) for each in all_samples} == {PAY, CART}
+        assert {each.labels["job"] for each in all_samples} == {"tempo-anomaly-exporter"}
+        assert {each.labels["instance"] for each in all_samples} == {"localhost:9817"}
         assert result.stderr == (
-            f"2 series, {len(found):,} samples, from 2026-01-05 00:00 UTC to 2026-01-07 00:00 UTC; it ends there "
-            "because what is newer has not been read yet\n"
+            f"2 series, {len(all_samples):,} samples, from 2026-01-05 00:00 UTC to 2026-01-07 00:00 UTC; it ends there "
+            "because newer history is not read yet\n"
         )
 
-    def test_to_a_file(self, tmp_path: Path) -> None:
+    def test_writes_to_a_file(self, tmp_path: Path) -> None:
         file = tmp_path / "week.om"
-        file.write_text("what was there before")
-        result = history(*UNREAD, "--output", file)
+        file.write_text("previous content")
+        result = history(*INCOMPLETE, "--output", file)
         assert (result.exit_code, result.stdout) == (0, "")
-        assert file.read_text() == history(*UNREAD).stdout
+        assert file.read_text() == history(*INCOMPLETE).stdout
         assert list(tmp_path.iterdir()) == [file]
 
-    def test_a_range_and_a_step(self) -> None:
-        result = history(*UNREAD, "--since", "2026-01-05T12:00", "--until", str(MONDAY + 18 * HOUR), "--step", "30m")
+    def test_range_and_step_are_respected(self) -> None:
+        result = history(
+            *INCOMPLETE, "--since", "2026-01-05T12:00", "--until", str(MONDAY + 18 * HOUR), "--step", "30m"
+        )
         times = {round(float(each.timestamp)) for each in samples(result.stdout)}
         assert times == set(range(MONDAY + 12 * HOUR + 1800, MONDAY + 18 * HOUR + 1, 1800))
-        assert result.stderr.endswith("to 2026-01-05 18:00 UTC; it ends there because --until says so\n")
+        assert result.stderr.endswith("to 2026-01-05 18:00 UTC; it ends there because --until is set\n")
 
     @pytest.mark.parametrize("time", ["2026-01-05T13:00", "2026-01-05 12:00Z", "2026-01-05T07:00:00-05:00"])
-    def test_times_are_local_unless_they_say_otherwise(self, monkeypatch: pytest.MonkeyPatch, time: str) -> None:
+    def test_times_without_offset_are_local(self, monkeypatch: pytest.MonkeyPatch, time: str) -> None:
         monkeypatch.setenv("TIMEZONE", "Europe/Berlin")
-        result = history(*UNREAD, "--since", time)
+        result = history(*INCOMPLETE, "--since", time)
         assert min(round(float(each.timestamp)) for each in samples(result.stdout)) == MONDAY + 12 * HOUR + 300
         assert "from 2026-01-05 13:00 CET" in result.stderr
 
     def test_labels(self) -> None:
         given = ("--label", "job=tempo", "--label", "instance=", "--label", 'cluster=a="b"')
-        labels = next(samples(history(*UNREAD, *given).stdout)).labels
+        labels = next(samples(history(*INCOMPLETE, *given).stdout)).labels
         assert labels == {"service_name": "shop", "span_name": "GET /pay", "job": "tempo", "cluster": 'a="b"'}
 
     @pytest.mark.parametrize(
@@ -95,32 +99,31 @@ class TestWriting:
         [(":9999", "localhost:9999"), ("[::]:9817", "localhost:9817"), ("10.0.0.7:80", "10.0.0.7:80"),
          ("[fe80::1]:9817", "[fe80::1]:9817")],
     )  # fmt: skip
-    def test_the_instance_is_where_it_listens(
-        self, monkeypatch: pytest.MonkeyPatch, listen: str, instance: str
-    ) -> None:
+    def test_instance_is_the_listen_address(self, monkeypatch: pytest.MonkeyPatch, listen: str, instance: str) -> None:
         monkeypatch.setenv("WEB_LISTEN_ADDRESS", listen)
-        assert next(samples(history(*UNREAD).stdout)).labels["instance"] == instance
+        assert next(samples(history(*INCOMPLETE).stdout)).labels["instance"] == instance
 
-    def test_beside_a_running_exporter(self, stored: Path) -> None:
-        store = Store.open(stored)
-        try:
-            assert history(*UNREAD).exit_code == 0
-        finally:
-            store.close()
+    def test_works_beside_a_running_exporter(self, storage_path: Path) -> None:
+        with closing(Store.open(storage_path)):
+            assert history(*INCOMPLETE).exit_code == 0
 
 
-@pytest.mark.usefixtures("stored")
+@pytest.mark.usefixtures("storage_path")
 class TestRefusing:
-    def test_what_is_still_to_be_read(self, database: Path, tmp_path: Path) -> None:
+    def test_incomplete_history_is_rejected(self, database: Path, tmp_path: Path) -> None:
         result = history("--output", tmp_path / "week.om", "--since", "2026-01-05T12:00")
-        # All of the present week is missing, but none of the time that is written.
+        # All of the current week is missing, but nothing of the written range.
         assert result.exit_code == 0
         incomplete = write_history(tmp_path / "incomplete.db", {PAY: requests(1, 60)}, 1)
-        wanted = f"{(int(time.time()) - MONDAY) // DAY + 2}d"
-        wish = {"STORAGE_PATH": str(incomplete), "POLLING_BACKFILL_DURATION": wanted, "STORAGE_RETENTION": wanted}
-        result = CliRunner(env=wish).invoke(main, ["history", "--output", str(tmp_path / "none.om")])
+        duration = f"{(int(time.time()) - MONDAY) // DAY + 2}d"
+        environment = {
+            "STORAGE_PATH": str(incomplete),
+            "POLLING_BACKFILL_DURATION": duration,
+            "STORAGE_RETENTION": duration,
+        }
+        result = CliRunner(env=environment).invoke(main, ["history", "--output", str(tmp_path / "none.om")])
         assert result.exit_code == 1
-        assert "are still to be read" in result.stderr
+        assert "are not read yet" in result.stderr
         assert not (tmp_path / "none.om").exists()
 
     @pytest.mark.parametrize(
@@ -140,30 +143,30 @@ class TestRefusing:
             (("--label", "__name__=c"), "--label __name__ cannot be set"),
         ],
     )
-    def test_mistakes(self, arguments: tuple[str, ...], message: str) -> None:
+    def test_invalid_options_exit_with_2(self, arguments: tuple[str, ...], message: str) -> None:
         result = history(*arguments)
         assert result.exit_code == 2
         assert result.stderr.startswith(message)
         assert result.stdout == ""
 
-    def test_a_time_of_which_nothing_is_stored(self) -> None:
+    def test_range_without_history_is_rejected(self) -> None:
         result = history("--until", "2025-01-01T00:00")
-        assert (result.exit_code, result.stderr) == (1, "nothing is stored of that time\n")
+        assert (result.exit_code, result.stderr) == (1, "no history is stored in that range\n")
 
-    def test_where_nothing_can_be_written(self, tmp_path: Path) -> None:
-        result = history(*UNREAD, "--output", tmp_path / "missing" / "week.om")
+    def test_unwritable_output_is_reported(self, tmp_path: Path) -> None:
+        result = history(*INCOMPLETE, "--output", tmp_path / "missing" / "week.om")
         assert result.exit_code == 1
         assert result.stderr == (
-            f"cannot write {tmp_path}/missing/week.om.part: No such file or directory; name a file in a directory that "
-            "can be written\n"
+            f"cannot write {tmp_path}/missing/week.om.part: No such file or directory; choose a file in a writable "
+            "directory\n"
         )
 
-    def test_without_room_for_temporary_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def full(*_: object) -> None:
+    def test_full_temporary_directory_is_reported(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("exporter.metrics.timed_exposition.TemporaryFile", full)
-        result = history(*UNREAD, "--output", tmp_path / "week.om")
+        monkeypatch.setattr("exporter.metrics.timed_exposition.TemporaryFile", fail)
+        result = history(*INCOMPLETE, "--output", tmp_path / "week.om")
         assert result.exit_code == 1
         assert result.stderr == (
             "cannot write temporary files: No space left on device; free some space or set TMPDIR\n"
@@ -171,39 +174,36 @@ class TestRefusing:
         assert not list(tmp_path.glob("week.om*"))
 
 
-def test_without_a_history() -> None:
+def test_missing_history_is_reported() -> None:
     result = history()
     assert result.exit_code == 1
     assert result.stderr.startswith("there is no history at tempo-anomaly.db: run the exporter")
     assert "STORAGE_PATH" in result.stderr
 
 
-def test_a_mistake_in_the_configuration(tmp_path: Path) -> None:
+def test_invalid_configuration_exits_with_2(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("nonsense: 1")
     assert history("--config", tmp_path / "c.yaml").exit_code == 2
 
 
 def test_damaged_series_are_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sqlite3
-
     file = write_history(tmp_path / "damaged.db", {PAY: requests(1, 60), CART: requests(1, 60, seed=2)}, 1)
-    with sqlite3.connect(file) as connection:
+    with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute(
             "UPDATE digests SET digest = x'ff' WHERE series_id = 1 AND window_start = ?", (MONDAY + 5 * HOUR,)
         )
-    connection.close()
     monkeypatch.setenv("STORAGE_PATH", str(file))
-    result = history(*UNREAD)
+    result = history(*INCOMPLETE)
     assert result.exit_code == 1
     assert {each.labels["span_name"] for each in samples(result.stdout)} == {CART.span_name}
-    assert "left out, because what is stored of them is damaged: 1 series ('shop'/'GET /pay')" in result.stderr
+    assert "left out because their stored history is damaged: 1 series ('shop'/'GET /pay')" in result.stderr
 
 
-def test_whoever_reads_may_stop(stored: Path) -> None:
-    """``history | head`` ends without a word about a broken pipe."""
+def test_closed_pipe_ends_the_command(storage_path: Path) -> None:
+    """``history | head`` ends without a message about a broken pipe."""
     code = "from exporter.cli.main import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "history", *UNREAD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, "history", *INCOMPLETE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -214,13 +214,13 @@ def test_whoever_reads_may_stop(stored: Path) -> None:
     process.stderr.close()
 
 
-def test_no_temporary_file_stays_behind(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_temporary_files_remain(storage_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    assert history(*UNREAD).exit_code == 0
+    assert history(*INCOMPLETE).exit_code == 0
     assert not list(folder.iterdir())
 
 
-def test_is_listed() -> None:
+def test_command_is_listed_in_help() -> None:
     assert "history" in CliRunner().invoke(main, ["--help"]).stdout

@@ -20,7 +20,7 @@ from exporter.model.ledger import Batch, Window
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
 from exporter.runtime.telemetry import Loop
-from exporter.tempo.counts import Counts
+from exporter.tempo.counts import SpanCounts
 from exporter.tempo.errors import TempoError
 from tests.support.fakes import Found, Recorder
 from tests.support.samples import HOUR, NOON
@@ -55,11 +55,11 @@ class DenseTempo:
     def exists(self, start: int, end: int, *, loop: Loop) -> bool:
         return True
 
-    def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> Counts:
+    def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> SpanCounts:
         if not self.counting:
             raise TempoError("empty ring", reason="server_error", status=500)
         counts = {e.key: e.per_hour * (end - start) // HOUR for e in self.traffic.endpoints}
-        return Counts({end: sum(counts.values())}, counts if by_series else {})
+        return SpanCounts({end: sum(counts.values())}, counts if by_series else {})
 
     @property
     def received(self) -> int:

@@ -9,7 +9,7 @@ from exporter.ingest.tempo_counts import TempoCounts
 from exporter.model.ledger import Window
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
-from exporter.tempo.counts import Counts
+from exporter.tempo.counts import SpanCounts
 from exporter.tempo.errors import TempoError
 from tests.support.fakes import KEY, FakeTempo, Recorder, span
 from tests.support.samples import HOUR, NOON, Clock, events
@@ -131,7 +131,7 @@ def test_what_takes_too_long_to_count_is_asked_for_in_parts() -> None:
     tempo = FakeTempo(traffic(24), counting="exact")
     count = tempo.count
 
-    def slow(start: int, end: int, step_seconds: int, **options: Any) -> Counts:
+    def slow(start: int, end: int, step_seconds: int, **options: Any) -> SpanCounts:
         if end - start > 4 * HOUR:
             tempo.counted.append((start, end))
             raise TempoError("not answered within 15 s", reason="timeout", retryable=True)
@@ -150,7 +150,7 @@ def test_what_takes_too_long_to_count_is_asked_for_in_parts() -> None:
 def test_what_takes_too_long_however_little_is_asked_for_is_left_alone() -> None:
     tempo = FakeTempo(traffic(24), counting="exact")
 
-    def slow(start: int, end: int, step_seconds: int, **options: Any) -> Counts:
+    def slow(start: int, end: int, step_seconds: int, **options: Any) -> SpanCounts:
         tempo.counted.append((start, end))
         raise TempoError("not answered within 15 s", reason="timeout", retryable=True)
 

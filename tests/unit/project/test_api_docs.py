@@ -15,12 +15,12 @@ from exporter.demo.routes import ApiOptions
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import ROOT, Operation, SpanTimes, TraceShape, TraceStore, make_trace
 from exporter.store import Store
-from exporter.verify.checks import Outcome, lines
+from exporter.verify.checks import Outcome, run_checks
 from tests.support.paths import REPOSITORY
 from tests.support.samples import DAY, HOUR, KEY, NOON, NS, around, commit_hour, evaluate_history
 from tests.support.wsgi import ask
 from tests.unit.project.test_backtest_docs import leaves
-from tests.unit.verify.test_verify import WELL
+from tests.unit.verify.test_verify import HEALTHY
 from tests.unit.web.test_api import Bench
 
 DOCS = REPOSITORY / "docs"
@@ -137,11 +137,11 @@ def test_explain_prints_what_the_document_shows(stored: Path, tempo: str) -> Non
 def test_verify_checks_exactly_the_documented_lines() -> None:
     (block,) = re.findall(r"<!-- begin: verify -->\n```text\n(.*?)```", EXPLAIN, re.DOTALL)
     shown = re.findall(r"^(PASS|WARN|FAIL)  (\S+(?: \S+)?)  +\S", block, re.MULTILINE)
-    assert [name for _, name in shown] == [line.name for line in lines(WELL)]
+    assert [name for _, name in shown] == [line.name for line in run_checks(HEALTHY)]
     totals = ", ".join(f"{[outcome for outcome, _ in shown].count(each)} {each}" for each in Outcome)
     assert block.splitlines()[-1] == totals
     explained = re.findall(r"^\| `([^`]+)`", EXPLAIN.partition("\n## verify\n")[2], re.MULTILINE)
-    assert explained == [line.name for line in lines(WELL)]
+    assert explained == [line.name for line in run_checks(HEALTHY)]
 
 
 def test_every_option_is_documented() -> None:

@@ -33,7 +33,7 @@ SHOWS = {
     "check question": ("/api/v1/check",),
     "verify healthy": ("0 FAIL",),
     "verify short": ("Tempo's retention seems to be 12 h", "WARN", "FAIL"),
-    "verify outage": ("FAIL tempo", "the last request was not answered"),
+    "verify outage": ("FAIL tempo", "Tempo did not answer the last request"),
 }
 """Every block, and what it must show."""
 

@@ -1,7 +1,8 @@
-"""The history opened for reading only: beside a running exporter, or where nobody can write."""
+"""The store opened read-only, beside a running exporter or without write permission."""
 
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,10 @@ from exporter.store.schema import MIGRATIONS
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A database with one window in it, closed."""
+    """Create a closed database with one window."""
     file = tmp_path / "data" / "history.db"
-    store = Store.open(file)
-    store.commit([entry(0)])
-    store.close()
+    with closing(Store.open(file)) as store:
+        store.commit([entry(0)])
     return file
 
 
@@ -30,77 +30,67 @@ def starts(store: Store) -> list[int]:
 
 
 def set_version(path: Path, version: int) -> None:
-    connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA user_version = {version}")
-    connection.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
 
 
-def test_reads_beside_a_running_exporter_what_it_has_just_written(path: Path) -> None:
-    running = Store.open(path)
-    reader = Store.open_readonly(path)
-    assert starts(reader) == [0]
-    running.commit([entry(3600)])
-    assert starts(reader) == [0, 3600]
-    reader.close()
-    running.commit([entry(7200)])
-    assert starts(running) == [0, 3600, 7200]
-    running.close()
+def test_readonly_store_sees_new_writes_of_a_running_exporter(path: Path) -> None:
+    with closing(Store.open(path)) as running:
+        with closing(Store.open_readonly(path)) as reader:
+            assert starts(reader) == [0]
+            running.commit([entry(3600)])
+            assert starts(reader) == [0, 3600]
+        running.commit([entry(7200)])
+        assert starts(running) == [0, 3600, 7200]
 
 
-def test_keeps_no_exporter_from_starting(path: Path) -> None:
-    reader = Store.open_readonly(path)
-    running = Store.open(path)
-    running.close()
-    reader.close()
+def test_readonly_store_does_not_block_an_exporter(path: Path) -> None:
+    with closing(Store.open_readonly(path)), closing(Store.open(path)) as running:
+        running.commit([entry(3600)])
 
 
-def test_leaves_no_trace(path: Path) -> None:
+def test_readonly_store_leaves_the_files_unchanged(path: Path) -> None:
     before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
-    reader = Store.open_readonly(path)
-    assert starts(reader) == [0]
-    reader.close()
+    with closing(Store.open_readonly(path)) as reader:
+        assert starts(reader) == [0]
     assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
-def test_reads_what_a_killed_exporter_has_left_in_its_log(path: Path, tmp_path: Path) -> None:
-    running = Store.open(path)
-    running.commit([entry(3600)])
+def test_readonly_store_reads_the_wal_file_of_a_killed_exporter(path: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(path.parent, copy)
-    running.close()
+    with closing(Store.open(path)) as running:
+        running.commit([entry(3600)])
+        shutil.copytree(path.parent, copy)
     assert (copy / "history.db-wal").stat().st_size > 0
-    reader = Store.open_readonly(copy / "history.db")
-    assert starts(reader) == [0, 3600]
-    reader.close()
+    with closing(Store.open_readonly(copy / "history.db")) as reader:
+        assert starts(reader) == [0, 3600]
 
 
-def test_refuses_to_write(path: Path) -> None:
-    reader = Store.open_readonly(path)
-    with pytest.raises(StoreError) as refused:
-        reader.commit([entry(3600)])
-    assert refused.value.reason == "readonly"
-    reader.close()
-    again = Store.open_readonly(path)
-    assert starts(again) == [0]
-    again.close()
+def test_readonly_store_rejects_writes(path: Path) -> None:
+    with closing(Store.open_readonly(path)) as reader:
+        with pytest.raises(StoreError) as refused:
+            reader.commit([entry(3600)])
+        assert refused.value.reason == "readonly"
+    with closing(Store.open_readonly(path)) as reader:
+        assert starts(reader) == [0]
 
 
-def test_refuses_a_newer_database(path: Path) -> None:
+def test_readonly_store_rejects_a_newer_database(path: Path) -> None:
     set_version(path, len(MIGRATIONS) + 1)
     with pytest.raises(DatabaseTooNewError, match="Run the newer exporter again"):
         Store.open_readonly(path)
 
 
-def test_refuses_a_database_that_must_be_migrated_and_leaves_it_alone(path: Path) -> None:
+def test_readonly_store_rejects_an_older_database_unchanged(path: Path) -> None:
     set_version(path, len(MIGRATIONS) - 1)
     before = path.read_bytes()
-    with pytest.raises(DatabaseTooOldError, match="Start this exporter on it once"):
+    with pytest.raises(DatabaseTooOldError, match="Run this exporter on it once"):
         Store.open_readonly(path)
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("content", [None, b"not a database at all, but longer than a hundred bytes" * 9])
-def test_refuses_what_is_no_database(tmp_path: Path, content: bytes | None) -> None:
+def test_readonly_store_rejects_a_missing_or_foreign_file(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "other.db"
     if content is not None:
         path.write_bytes(content)
@@ -110,6 +100,6 @@ def test_refuses_what_is_no_database(tmp_path: Path, content: bytes | None) -> N
 
 
 @pytest.mark.parametrize("name", ["with space.db", "a?mode=rwc.db", "100%25.db", "#1.db"])
-def test_takes_any_file_name(tmp_path: Path, name: str) -> None:
+def test_readonly_store_accepts_any_file_name(tmp_path: Path, name: str) -> None:
     Store.open(tmp_path / name).close()
     Store.open_readonly(tmp_path / name).close()

@@ -1,4 +1,4 @@
-"""The history in SQLite: what is written stands once and whole, and whatever refuses it says why."""
+"""The stored history: atomic and idempotent writes, and errors that say what to do."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ from exporter.store import (
     DatabaseInUseError,
     DatabaseTooNewError,
     DatabaseTooOldError,
-    Findings,
+    SeriesEvaluation,
     Store,
     StoredSeries,
     StoreError,
@@ -41,39 +41,39 @@ from tests.support.paths import REPOSITORY
 
 CART = SeriesKey("shop", "GET /cart")
 LOGIN = SeriesKey("auth", "login")
-JUDGED = Judgement(True, (5, 12, 0, 0, 2**40, 288))
-CALM = Judgement()
+ANOMALOUS = Judgement(True, (5, 12, 0, 0, 2**40, 288))
+NORMAL = Judgement()
 
 
 def window(ago: int) -> Window:
     return Window(NOON - ago * HOUR, NOON - ago * HOUR + HOUR)
 
 
-def content(found_in: Window, durations: Mapping[SeriesKey, Sequence[float]]) -> WindowContent:
-    accumulator = Accumulator([found_in], lambda key: key)
+def content(window_: Window, durations: Mapping[SeriesKey, Sequence[float]]) -> WindowContent:
+    accumulator = Accumulator([window_], lambda key: key)
     for key, seconds in durations.items():
-        accumulator.add(span(found_in.start, each, key) for each in seconds)
-    (found,) = accumulator.finish()
-    return found
+        accumulator.add(span(window_.start, each, key) for each in seconds)
+    (history,) = accumulator.finish()
+    return history
 
 
-def put(store: Store, found_in: Window, durations: Mapping[SeriesKey, Sequence[float]]) -> LedgerEntry:
-    found = content(found_in, durations)
-    state = WindowState.DONE if found.traces else WindowState.EMPTY
-    line = entry(*found_in, state, traces=found.traces, coverage=1.0)
-    store.commit([line], [found])
+def put(store: Store, window_: Window, durations: Mapping[SeriesKey, Sequence[float]]) -> LedgerEntry:
+    history = content(window_, durations)
+    state = WindowState.DONE if history.traces else WindowState.EMPTY
+    line = entry(*window_, state, traces=history.traces, coverage=1.0)
+    store.commit([line], [history])
     return line
 
 
-def everything(store: Store) -> dict[SeriesKey, StoredSeries]:
-    return {found.key: found for found in store.history(store.series(), 0, NOON + 9 * DAY, marks_from=0)}
+def history_by_key(store: Store) -> dict[SeriesKey, StoredSeries]:
+    return {history.key: history for history in store.history(store.series(), 0, NOON + 9 * DAY, marks_from=0)}
 
 
 def digests(store: Store) -> dict[tuple[SeriesKey, int], Digest]:
     return {
         (key, stored.start): decode_digest(stored.digest)
-        for key, found in everything(store).items()
-        for stored in found.windows
+        for key, history in history_by_key(store).items()
+        for stored in history.windows
     }
 
 
@@ -83,10 +83,10 @@ def store() -> Iterator[Store]:
         yield opened
 
 
-# The ledger
+# Ledger and windows
 
 
-def test_a_window_and_its_digests_come_back_as_they_were(tmp_path: Path) -> None:
+def test_windows_and_digests_round_trip(tmp_path: Path) -> None:
     line = LedgerEntry(
         window(1),
         WindowState.PARTIAL,
@@ -98,24 +98,24 @@ def test_a_window_and_its_digests_come_back_as_they_were(tmp_path: Path) -> None
         splits=2,
         duration_seconds=1.25,
     )
-    bad = LedgerEntry(
+    failed_entry = LedgerEntry(
         window(2), WindowState.FAILED, read_at=NOON, attempts=3, retry_at=NOON + 120.0, error="no connection"
     )
     with closing(Store.open(tmp_path / "history.db")) as store:
-        store.commit([line, bad], [content(window(1), {CART: [0.1, 0.2, 0.3], LOGIN: [0.0, 400.0]})])
+        store.commit([line, failed_entry], [content(window(1), {CART: [0.1, 0.2, 0.3], LOGIN: [0.0, 400.0]})])
     with closing(Store.open(tmp_path / "history.db")) as store:
-        assert store.ledger(0, NOON + DAY) == [bad, line]
-        found = everything(store)
-        assert found.keys() == {CART, LOGIN}
-        (stored,) = found[LOGIN].windows
+        assert store.ledger(0, NOON + DAY) == [failed_entry, line]
+        history = history_by_key(store)
+        assert history.keys() == {CART, LOGIN}
+        (stored,) = history[LOGIN].windows
         assert (stored.start, stored.traces) == (window(1).start, 2)
         assert decode_digest(stored.digest) == Digest.of_ns([0, 400 * NS])
-        told = decode_marks(stored.marks, decode_counts(stored.digest))
-        marks = {offset: Digest(Counter(samples)) for offset, samples in told.items()}
+        stored_marks = decode_marks(stored.marks, decode_counts(stored.digest))
+        marks = {offset: Digest(Counter(samples)) for offset, samples in stored_marks.items()}
         assert marks == {0: Digest.of_ns([0]), 2: Digest.of_ns([400 * NS])}
 
 
-def test_the_ledger_of_a_range_is_what_overlaps_it(store: Store) -> None:
+def test_ledger_returns_entries_that_overlap_the_range(store: Store) -> None:
     for ago in (1, 2, 3, 4):
         put(store, window(ago), {})
     inside = store.ledger(window(3).start + 1, window(2).end)
@@ -124,7 +124,7 @@ def test_the_ledger_of_a_range_is_what_overlaps_it(store: Store) -> None:
     assert store.ledger(NOON, NOON + DAY) == []
 
 
-def test_writing_a_window_twice_is_writing_it_once(store: Store) -> None:
+def test_committing_a_window_twice_changes_nothing(store: Store) -> None:
     line = put(store, window(1), {CART: [0.1, 0.2]})
     before = digests(store), store.totals()
     assert put(store, window(1), {CART: [0.1, 0.2]}) == line
@@ -132,14 +132,14 @@ def test_writing_a_window_twice_is_writing_it_once(store: Store) -> None:
     assert store.ledger(0, NOON) == [line]
 
 
-def test_what_was_found_later_replaces_what_was_found_before(store: Store) -> None:
+def test_commit_replaces_an_earlier_read_of_the_window(store: Store) -> None:
     put(store, window(1), {CART: [0.1, 0.2], LOGIN: [1.0]})
     put(store, window(1), {CART: [0.4]})
     assert digests(store) == {(CART, window(1).start): Digest.of_ns([int(0.4 * NS)])}
     assert store.totals().traces == 1
 
 
-def test_windows_of_another_grid_replace_those_that_they_overlap(store: Store) -> None:
+def test_commit_replaces_overlapping_windows(store: Store) -> None:
     put(store, window(2), {CART: [0.1]})
     put(store, window(1), {CART: [0.2]})
     half = Window(window(1).start, window(1).start + HOUR // 2)
@@ -152,8 +152,8 @@ def test_windows_of_another_grid_replace_those_that_they_overlap(store: Store) -
 
 
 @given(st.lists(st.tuples(st.integers(0, 11), st.sampled_from([1, 2, 3, 4]), st.integers(0, 3)), max_size=15))
-def test_after_any_writes_the_last_ones_stand_and_nothing_else(writes: list[tuple[int, int, int]]) -> None:
-    """Against a model that is a dictionary: quarters of an hour, in windows of one to four."""
+def test_any_commits_leave_the_last_windows_only(writes: list[tuple[int, int, int]]) -> None:
+    """Compare with a dictionary as the model; windows are one to four quarters of an hour long."""
     expected: dict[Window, int] = {}
     with closing(Store.in_memory()) as store:
         for quarter, length, spans in writes:
@@ -165,19 +165,19 @@ def test_after_any_writes_the_last_ones_stand_and_nothing_else(writes: list[tupl
             expected[written] = spans
         assert {line.window: line.traces for line in store.ledger(0, NOON + DAY)} == expected
         assert {start: digest.count for (_, start), digest in digests(store).items()} == {
-            found.start: spans for found, spans in expected.items() if spans
+            history.start: spans for history, spans in expected.items() if spans
         }
         totals = store.totals()
         assert (totals.windows, totals.traces) == (len(expected), sum(expected.values()))
 
 
-def test_totals_are_of_what_was_read(store: Store) -> None:
+def test_totals_count_windows_that_were_read(store: Store) -> None:
     assert store.totals() == (0, 0, None, 0)
     put(store, window(3), {})
     put(store, window(2), {CART: [0.1, 0.2]})
     put(store, window(1), {CART: [0.1]})
     store.commit([entry(*window(4), WindowState.EXPIRED), entry(*window(5), WindowState.FAILED)])
-    store.record([Findings(CART, {window(2).start: JUDGED, window(1).start: CALM}, b"")])
+    store.save_evaluations([SeriesEvaluation(CART, {window(2).start: ANOMALOUS, window(1).start: NORMAL}, b"")])
     totals = store.totals()
     assert (totals.windows, totals.traces, totals.oldest_window_start) == (3, 3, window(2).start)
     assert totals.quarantined == 1
@@ -186,25 +186,25 @@ def test_totals_are_of_what_was_read(store: Store) -> None:
 # Transactions
 
 
-def test_a_write_that_fails_midway_leaves_everything_as_it_was(tmp_path: Path) -> None:
+def test_failed_commit_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     failures: list[StorageFailure] = []
     with closing(Store.open(path, on_failure=failures.append)) as store:
         line = put(store, window(1), {CART: [0.1]})
         with closing(sqlite3.connect(path)) as other:
-            # Refuses one series of several, after others have been written.
+            # Fails for one of several series, after others were written.
             other.execute(
                 "CREATE TRIGGER refuse BEFORE INSERT ON digests WHEN NEW.traces = 2"
-                " BEGIN SELECT RAISE(ABORT, 'as the test wants it'); END"
+                " BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
             )
-        with pytest.raises(StoreError, match="recording windows failed: as the test wants it") as failed:
+        with pytest.raises(StoreError, match="recording windows failed: refused by the test") as failed:
             put(store, window(1), {LOGIN: [0.1], CART: [0.1, 0.2]})
         assert failed.value.reason == "other"
         assert failures == ["other"]
         assert store.ledger(0, NOON) == [line]
         assert digests(store) == {(CART, window(1).start): Digest.of_ns([int(0.1 * NS)])}
         assert store.series() == [CART]
-        # The series that was made up in vain is made again, and works.
+        # The series whose insert was rolled back can be inserted again.
         put(store, window(2), {LOGIN: [0.1]})
         assert store.series() == [CART, LOGIN]
     with closing(Store.open(path)) as store:
@@ -212,22 +212,22 @@ def test_a_write_that_fails_midway_leaves_everything_as_it_was(tmp_path: Path) -
         assert len(digests(store)) == 2
 
 
-def test_an_error_of_our_own_in_the_middle_undoes_the_write(store: Store) -> None:
+def test_exception_during_a_write_rolls_it_back(store: Store) -> None:
     put(store, window(1), {CART: [0.1]})
 
-    def findings() -> Iterator[Findings]:
-        yield Findings(LOGIN, {window(1).start: JUDGED}, b"state")
-        yield Findings(CART, {window(1).start: JUDGED}, b"state")
+    def results() -> Iterator[SeriesEvaluation]:
+        yield SeriesEvaluation(LOGIN, {window(1).start: ANOMALOUS}, b"state")
+        yield SeriesEvaluation(CART, {window(1).start: ANOMALOUS}, b"state")
         raise RuntimeError("a defect")
 
     with pytest.raises(RuntimeError, match="a defect"):
-        store.record(findings())
+        store.save_evaluations(results())
     assert store.series() == [CART]
-    assert everything(store)[CART].judgements == {}
-    assert everything(store)[CART].state is None
+    assert history_by_key(store)[CART].evaluations == {}
+    assert history_by_key(store)[CART].state is None
 
 
-def test_a_process_killed_in_the_middle_of_a_write_leaves_what_it_had_written_before(tmp_path: Path) -> None:
+def test_killed_process_leaves_earlier_writes_only(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     killed = subprocess.run(
         [sys.executable, "-c", _KILLED_WHILE_WRITING, str(path)],
@@ -241,30 +241,30 @@ def test_a_process_killed_in_the_middle_of_a_write_leaves_what_it_had_written_be
         assert [line.window for line in store.ledger(0, NOON + DAY)] == [window(1)]
         assert digests(store) == {(CART, window(1).start): Digest.of_ns([int(0.1 * NS)])}
         assert store.series() == [CART]
-        assert store.judged_until() is None
+        assert store.evaluated_until() is None
 
 
 _KILLED_WHILE_WRITING = textwrap.dedent(
     """
     import os, signal, sys
     from pathlib import Path
-    from exporter.store import Findings, Store
-    from tests.unit.store.test_store import CART, JUDGED, LOGIN, put, window
+    from exporter.store import SeriesEvaluation, Store
+    from tests.unit.store.test_store import ANOMALOUS, CART, LOGIN, put, window
 
     store = Store.open(Path(sys.argv[1]))
     put(store, window(1), {CART: [0.1]})
 
-    def findings():
-        yield Findings(LOGIN, {window(1).start: JUDGED}, b"state")
-        yield Findings(CART, {window(1).start: JUDGED}, b"state")
+    def results():
+        yield SeriesEvaluation(LOGIN, {window(1).start: ANOMALOUS}, b"state")
+        yield SeriesEvaluation(CART, {window(1).start: ANOMALOUS}, b"state")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    store.record(findings())
+    store.save_evaluations(results())
     """
 )
 
 
-def test_threads_that_write_and_read_at_once_do_not_disturb_one_another(tmp_path: Path) -> None:
+def test_concurrent_reads_and_writes_are_consistent(tmp_path: Path) -> None:
     keys = [SeriesKey("shop", str(number)) for number in range(20)]
     failures: list[Exception] = []
     with closing(Store.open(tmp_path / "history.db")) as store:
@@ -273,8 +273,8 @@ def test_threads_that_write_and_read_at_once_do_not_disturb_one_another(tmp_path
             try:
                 for ago in range(first, 40, 4):
                     put(store, window(ago), {key: [0.1] * 3 for key in keys})
-                    for found in store.history(keys, 0, NOON, at_once=3):
-                        assert all(stored.traces == 3 for stored in found.windows)
+                    for history in store.history(keys, 0, NOON, at_once=3):
+                        assert all(stored.traces == 3 for stored in history.windows)
             except Exception as error:  # noqa: BLE001
                 failures.append(error)
 
@@ -288,7 +288,7 @@ def test_threads_that_write_and_read_at_once_do_not_disturb_one_another(tmp_path
         assert store.totals()[:2] == (40, 40 * 20 * 3)
 
 
-# One process at a time
+# Locking
 
 _OPEN = textwrap.dedent(
     """
@@ -306,7 +306,7 @@ _OPEN = textwrap.dedent(
 )
 
 
-def test_a_second_process_on_the_database_is_refused(tmp_path: Path) -> None:
+def test_second_process_on_the_database_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with closing(Store.open(path)):
         second = subprocess.run(
@@ -319,7 +319,7 @@ def test_a_second_process_on_the_database_is_refused(tmp_path: Path) -> None:
     assert "storage.path" in second.stderr
 
 
-def test_the_database_is_free_again_when_its_process_is_gone_however_it_went(tmp_path: Path) -> None:
+def test_lock_is_released_when_its_process_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with subprocess.Popen(
         [sys.executable, "-c", _OPEN, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -333,14 +333,14 @@ def test_the_database_is_free_again_when_its_process_is_gone_however_it_went(tmp
         assert store.series() == []
 
 
-def test_another_name_for_the_same_file_is_the_same_database(tmp_path: Path) -> None:
+def test_symbolic_link_shares_the_lock(tmp_path: Path) -> None:
     path, link = tmp_path / "history.db", tmp_path / "link.db"
     link.symlink_to(path)
     with closing(Store.open(path)), pytest.raises(DatabaseInUseError):
         Store.open(link)
 
 
-def test_a_closed_store_lets_others_in_and_refuses_further_use(tmp_path: Path) -> None:
+def test_closed_store_releases_the_lock_and_rejects_use(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     first = Store.open(path)
     first.close()
@@ -353,7 +353,7 @@ def test_a_closed_store_lets_others_in_and_refuses_further_use(tmp_path: Path) -
             put(first, window(2), {LOGIN: [0.1]})
 
 
-def test_a_database_can_be_read_beside_the_exporter_that_writes_it(tmp_path: Path) -> None:
+def test_database_can_be_read_beside_the_exporter_that_writes_it(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with closing(Store.open(path)) as exporter:
         put(exporter, window(2), {CART: [0.1]})
@@ -367,7 +367,7 @@ def test_a_database_can_be_read_beside_the_exporter_that_writes_it(tmp_path: Pat
         put(exporter, window(3), {CART: [0.1]})
 
 
-def test_a_database_that_is_only_to_be_read_is_neither_made_nor_changed(tmp_path: Path) -> None:
+def test_open_readonly_neither_creates_nor_changes_a_file(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with pytest.raises(StoreError, match=str(path)):
         Store.open_readonly(path)
@@ -384,18 +384,18 @@ def test_a_database_that_is_only_to_be_read_is_neither_made_nor_changed(tmp_path
 # Series and their history
 
 
-def test_history_is_that_of_the_series_asked_for_in_the_range_asked_for(store: Store) -> None:
+def test_history_is_restricted_to_series_and_range(store: Store) -> None:
     keys = [SeriesKey("shop", str(number)) for number in range(7)]
     for ago in (1, 2, 3):
         put(store, window(ago), {key: [0.1] * ago for key in keys})
     wanted = [keys[5], keys[0], SeriesKey("nobody", "knows"), keys[2]]
-    found = list(store.history(wanted, window(2).start, window(1).start))
-    assert {history.key for history in found} == {keys[0], keys[2], keys[5]}
-    for history in found:
+    histories = list(store.history(wanted, window(2).start, window(1).start))
+    assert {history.key for history in histories} == {keys[0], keys[2], keys[5]}
+    for history in histories:
         assert [(stored.start, stored.traces) for stored in history.windows] == [(window(2).start, 2)]
 
 
-def test_history_does_not_depend_on_how_much_is_read_at_once(store: Store) -> None:
+def test_history_does_not_depend_on_the_chunk_size(store: Store) -> None:
     keys = [SeriesKey("shop", str(number)) for number in range(7)]
     for ago in (1, 2, 3):
         put(store, window(ago), {key: [0.1] for key in keys[ago:]})
@@ -407,17 +407,17 @@ def test_history_does_not_depend_on_how_much_is_read_at_once(store: Store) -> No
         assert history.windows == sorted(history.windows)
 
 
-def test_others_can_write_while_a_history_is_being_read(store: Store) -> None:
+def test_writes_are_possible_while_a_history_is_read(store: Store) -> None:
     keys = [SeriesKey("shop", str(number)) for number in range(4)]
     put(store, window(1), {key: [0.1] for key in keys})
     reading = store.history(keys, 0, NOON, at_once=1)
     first = next(reading)
     put(store, window(2), {key: [0.1] for key in keys})
     assert len(first.windows) == 1
-    assert [len(found.windows) for found in reading] == [2, 2, 2]
+    assert [len(history.windows) for history in reading] == [2, 2, 2]
 
 
-def test_marks_come_only_with_the_windows_they_are_asked_for(store: Store) -> None:
+def test_marks_are_loaded_only_where_requested(store: Store) -> None:
     for ago in (1, 2, 3):
         put(store, window(ago), {CART: [0.1]})
     (without,) = store.history([CART], 0, NOON)
@@ -426,7 +426,7 @@ def test_marks_come_only_with_the_windows_they_are_asked_for(store: Store) -> No
     assert [bool(stored.marks) for stored in some.windows] == [False, True, True]
 
 
-def test_series_keep_the_order_of_their_first_appearance_over_a_restart(tmp_path: Path) -> None:
+def test_series_keep_their_order_after_a_restart(tmp_path: Path) -> None:
     keys = [SeriesKey("z", "a"), SeriesKey("a", "z"), SeriesKey("m", "m")]
     with closing(Store.open(tmp_path / "history.db")) as store:
         for ago, key in enumerate(keys, start=1):
@@ -440,69 +440,69 @@ def test_series_keep_the_order_of_their_first_appearance_over_a_restart(tmp_path
 
 
 @given(st.tuples(st.text(max_size=50), st.text(max_size=700)).map(lambda names: SeriesKey(*names)))
-def test_names_are_whatever_they_are(key: SeriesKey) -> None:
+def test_any_names_round_trip(key: SeriesKey) -> None:
     with closing(Store.in_memory()) as store:
         put(store, window(1), {key: [0.1], SeriesKey(key.span_name, key.service_name): [0.1]})
-        store.remember({key: "up"}, {})
+        store.save_flags({key: "up"}, {})
         assert key in store.series()
-        assert key in everything(store)
+        assert key in history_by_key(store)
         assert store.flags() == {key: "up"}
 
 
-# What the detector found
+# Evaluations and flags
 
 
-def test_findings_come_back_with_the_history(store: Store) -> None:
+def test_evaluations_are_part_of_the_history(store: Store) -> None:
     for ago in (1, 2, 3):
         put(store, window(ago), {CART: [0.1], LOGIN: [0.1]})
-    store.remember({}, {CART: [window(2).start, window(3).start], LOGIN: [window(1).start]})
-    store.record(
+    store.save_flags({}, {CART: [window(2).start, window(3).start], LOGIN: [window(1).start]})
+    store.save_evaluations(
         [
-            Findings(CART, {window(3).start: CALM, window(2).start: JUDGED}, b"at two", [window(3).start]),
-            Findings(LOGIN, {}, b"\0\xff"),
+            SeriesEvaluation(CART, {window(3).start: NORMAL, window(2).start: ANOMALOUS}, b"at two", [window(3).start]),
+            SeriesEvaluation(LOGIN, {}, b"\0\xff"),
         ]
     )
-    found = everything(store)
-    assert found[CART].judgements == {window(3).start: CALM, window(2).start: JUDGED}
-    assert found[CART].suspects == {window(2).start}
-    assert found[CART].state == b"at two"
-    assert (found[LOGIN].judgements, found[LOGIN].suspects) == ({}, frozenset({window(1).start}))
-    assert found[LOGIN].state == b"\0\xff"
+    history = history_by_key(store)
+    assert history[CART].evaluations == {window(3).start: NORMAL, window(2).start: ANOMALOUS}
+    assert history[CART].suspects == {window(2).start}
+    assert history[CART].state == b"at two"
+    assert (history[LOGIN].evaluations, history[LOGIN].suspects) == ({}, frozenset({window(1).start}))
+    assert history[LOGIN].state == b"\0\xff"
     (later,) = store.history([CART], window(2).start, NOON)
-    assert later.judgements == {window(2).start: JUDGED}
+    assert later.evaluations == {window(2).start: ANOMALOUS}
 
 
-def test_a_later_finding_replaces_an_earlier_one(store: Store) -> None:
+def test_save_evaluations_replaces_earlier_ones(store: Store) -> None:
     put(store, window(1), {CART: [0.1]})
-    store.record([Findings(CART, {window(1).start: JUDGED}, b"one")])
-    store.record([Findings(CART, {window(1).start: CALM}, b"two")])
-    found = everything(store)[CART]
-    assert (found.judgements, found.state) == ({window(1).start: CALM}, b"two")
+    store.save_evaluations([SeriesEvaluation(CART, {window(1).start: ANOMALOUS}, b"one")])
+    store.save_evaluations([SeriesEvaluation(CART, {window(1).start: NORMAL}, b"two")])
+    history = history_by_key(store)[CART]
+    assert (history.evaluations, history.state) == ({window(1).start: NORMAL}, b"two")
 
 
-def test_findings_can_be_forgotten_and_suspicions_stay(store: Store) -> None:
+def test_delete_evaluations_keeps_suspects_and_flags(store: Store) -> None:
     put(store, window(1), {CART: [0.1]})
-    store.remember({CART: "up"}, {CART: [window(1).start]})
-    store.record([Findings(CART, {window(1).start: JUDGED}, b"state")])
-    store.set_judged_until(NOON)
-    store.forget_findings()
-    found = everything(store)[CART]
-    assert (found.judgements, found.state, found.suspects) == ({}, None, frozenset({window(1).start}))
-    assert store.judged_until() is None
+    store.save_flags({CART: "up"}, {CART: [window(1).start]})
+    store.save_evaluations([SeriesEvaluation(CART, {window(1).start: ANOMALOUS}, b"state")])
+    store.set_evaluated_until(NOON)
+    store.delete_evaluations()
+    history = history_by_key(store)[CART]
+    assert (history.evaluations, history.state, history.suspects) == ({}, None, frozenset({window(1).start}))
+    assert store.evaluated_until() is None
     assert store.flags() == {CART: "up"}
 
 
-def test_judging_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_evaluated_until_survives_a_restart(tmp_path: Path) -> None:
     with closing(Store.open(tmp_path / "history.db")) as store:
-        assert store.judged_until() is None
-        store.set_judged_until(NOON - HOUR)
-        store.set_judged_until(NOON)
+        assert store.evaluated_until() is None
+        store.set_evaluated_until(NOON - HOUR)
+        store.set_evaluated_until(NOON)
     with closing(Store.open(tmp_path / "history.db")) as store:
-        assert store.judged_until() == NOON
+        assert store.evaluated_until() == NOON
 
 
 @pytest.mark.parametrize(
-    ("ago", "before", "after", "void"),
+    ("ago", "before", "after", "outdated"),
     [
         (2, [], [0.1], True),
         (2, [0.1], [0.1, 0.2], True),
@@ -512,50 +512,50 @@ def test_judging_goes_on_where_it_stopped(tmp_path: Path) -> None:
         (1, [], [0.1], False),
     ],
 )
-def test_other_traces_of_what_was_judged_make_that_void(
-    tmp_path: Path, ago: int, before: Sequence[float], after: Sequence[float], void: bool
+def test_changed_traces_of_evaluated_hours_make_evaluations_outdated(
+    tmp_path: Path, ago: int, before: Sequence[float], after: Sequence[float], outdated: bool
 ) -> None:
     with closing(Store.open(tmp_path / "history.db")) as store:
         put(store, window(ago), {CART: before})
         put(store, window(9), {CART: [0.1]})
-        assert not store.findings_void()
-        store.begin_judging(window(1).start)
-        # A clock that was set back makes nothing of it undone.
-        store.begin_judging(window(3).start)
+        assert not store.has_outdated_evaluations()
+        store.begin_evaluation(window(1).start)
+        # An earlier time, after the clock was set back, does not narrow the range.
+        store.begin_evaluation(window(3).start)
         put(store, window(ago), {CART: after})
         put(store, window(0), {CART: [0.1]})
     with closing(Store.open(tmp_path / "history.db")) as store:
-        assert store.findings_void() is void
-        store.forget_findings()
+        assert store.has_outdated_evaluations() is outdated
+        store.delete_evaluations()
         put(store, window(9), {CART: [0.1, 0.1]})
-        assert not store.findings_void()
+        assert not store.has_outdated_evaluations()
 
 
-def test_flags_survive_a_restart_until_they_are_taken_down(tmp_path: Path) -> None:
+def test_flags_survive_a_restart_until_deleted(tmp_path: Path) -> None:
     with closing(Store.open(tmp_path / "history.db")) as store:
-        store.remember({CART: "up since noon", LOGIN: "up"}, {})
-        store.remember({CART: "up since one"}, {CART: [NOON]})
+        store.save_flags({CART: "up since noon", LOGIN: "up"}, {})
+        store.save_flags({CART: "up since one"}, {CART: [NOON]})
     with closing(Store.open(tmp_path / "history.db")) as store:
         assert store.flags() == {CART: "up since one", LOGIN: "up"}
-        store.remember({CART: None, SeriesKey("never", "seen"): None}, {})
+        store.save_flags({CART: None, SeriesKey("never", "seen"): None}, {})
         assert store.flags() == {LOGIN: "up"}
 
 
-def test_a_judgement_that_is_damaged_counts_as_none_and_is_reported(tmp_path: Path) -> None:
+def test_damaged_evaluation_is_reported_and_left_out(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     failures: list[StorageFailure] = []
     with closing(Store.open(path, on_failure=failures.append)) as store:
         for ago in (1, 2, 3):
             put(store, window(ago), {CART: [0.1]})
-        store.record([Findings(CART, {window(ago).start: JUDGED for ago in (1, 2, 3)}, b"")])
+        store.save_evaluations([SeriesEvaluation(CART, {window(ago).start: ANOMALOUS for ago in (1, 2, 3)}, b"")])
         with closing(sqlite3.connect(path)) as other, other:
             other.execute("UPDATE judgements SET swings = x'ff' WHERE hour_start = ?", (window(2).start,))
             other.execute("UPDATE judgements SET swings = x'0102' WHERE hour_start = ?", (window(1).start,))
-        assert everything(store)[CART].judgements == {window(3).start: JUDGED}
+        assert history_by_key(store)[CART].evaluations == {window(3).start: ANOMALOUS}
         assert failures == ["corrupt", "corrupt"]
 
 
-def test_what_the_history_was_read_with_is_remembered(tmp_path: Path) -> None:
+def test_describe_reading_keeps_the_first_description(tmp_path: Path) -> None:
     with closing(Store.open(tmp_path / "history.db")) as store:
         assert store.describe_reading("scope=root") == "scope=root"
     with closing(Store.open(tmp_path / "history.db")) as store:
@@ -566,60 +566,60 @@ def test_what_the_history_was_read_with_is_remembered(tmp_path: Path) -> None:
 # Retention
 
 
-def test_old_windows_go_with_all_that_was_found_about_them(store: Store) -> None:
+def test_prune_deletes_old_windows_with_their_evaluations(store: Store) -> None:
     for ago in (1, 2, 3, 4):
         put(store, window(ago), {CART: [0.1]})
     starts = [window(ago).start for ago in (1, 2, 3, 4)]
-    store.remember({}, {CART: starts})
-    store.record([Findings(CART, dict.fromkeys(starts, JUDGED), b"state")])
+    store.save_flags({}, {CART: starts})
+    store.save_evaluations([SeriesEvaluation(CART, dict.fromkeys(starts, ANOMALOUS), b"state")])
     assert store.prune(window(3).end) == (2, [])
     assert [line.window for line in store.ledger(0, NOON)] == [window(2), window(1)]
-    found = everything(store)[CART]
-    assert [stored.start for stored in found.windows] == [window(2).start, window(1).start]
-    assert found.judgements.keys() == found.suspects == {window(2).start, window(1).start}
-    assert found.state == b"state"
+    history = history_by_key(store)[CART]
+    assert [stored.start for stored in history.windows] == [window(2).start, window(1).start]
+    assert history.evaluations.keys() == history.suspects == {window(2).start, window(1).start}
+    assert history.state == b"state"
     assert store.prune(window(3).end) == (0, ())
 
 
-def test_a_window_goes_only_when_all_of_it_is_old(store: Store) -> None:
+def test_prune_keeps_a_window_until_all_of_it_is_old(store: Store) -> None:
     put(store, window(1), {CART: [0.1]})
     assert store.prune(window(1).end - 1).windows == 0
     assert store.prune(window(1).end).windows == 1
 
 
-def test_series_of_which_nothing_is_left_go_too(tmp_path: Path) -> None:
-    """Otherwise names that are no more would fill the table, and take the room of others, for ever."""
+def test_prune_deletes_series_without_data(tmp_path: Path) -> None:
+    """Otherwise outdated names would fill the table and count towards series.max."""
     flagged = SeriesKey("shop", "flagged")
     with closing(Store.open(tmp_path / "history.db")) as store:
         put(store, window(2), {LOGIN: [0.1], flagged: [0.1], CART: [0.1]})
         put(store, window(1), {CART: [0.1]})
-        store.remember({flagged: "up"}, {LOGIN: [window(1).start]})
-        store.record([Findings(key, {window(1).start: JUDGED}, b"state") for key in (LOGIN, CART)])
+        store.save_flags({flagged: "up"}, {LOGIN: [window(1).start]})
+        store.save_evaluations([SeriesEvaluation(key, {window(1).start: ANOMALOUS}, b"state") for key in (LOGIN, CART)])
         assert store.prune(window(2).end) == (1, [LOGIN])
         assert store.series() == [flagged, CART]
-        # Should it come again, it begins anew.
+        # If the series comes back, it starts without history.
         put(store, window(1), {LOGIN: [0.1], CART: [0.1]})
-        again = everything(store)[LOGIN]
-        assert (again.judgements, again.suspects, again.state) == ({}, frozenset(), None)
-        assert everything(store)[CART].state == b"state"
+        new_history = history_by_key(store)[LOGIN]
+        assert (new_history.evaluations, new_history.suspects, new_history.state) == ({}, frozenset(), None)
+        assert history_by_key(store)[CART].state == b"state"
     with closing(Store.open(tmp_path / "history.db")) as store:
         assert sorted(store.series()) == sorted([flagged, CART, LOGIN])
 
 
-def test_a_prune_that_fails_forgets_no_series(tmp_path: Path) -> None:
+def test_failed_prune_keeps_series(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with closing(Store.open(path)) as store:
         put(store, window(2), {LOGIN: [0.1]})
         with closing(sqlite3.connect(path)) as other:
             other.execute(
-                "CREATE TRIGGER refuse BEFORE DELETE ON series BEGIN SELECT RAISE(ABORT, 'as the test wants it'); END"
+                "CREATE TRIGGER refuse BEFORE DELETE ON series BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
             )
-        with pytest.raises(StoreError, match="as the test wants it"):
+        with pytest.raises(StoreError, match="refused by the test"):
             store.prune(NOON)
         assert store.series() == [LOGIN]
 
 
-def test_space_is_given_back(tmp_path: Path) -> None:
+def test_prune_shrinks_the_file(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     keys = [SeriesKey("shop", f"GET /{number}") for number in range(200)]
     with closing(Store.open(path)) as store:
@@ -631,10 +631,10 @@ def test_space_is_given_back(tmp_path: Path) -> None:
     assert path.stat().st_size < full / 4
 
 
-# The file, and what can be wrong with it
+# The file and its errors
 
 
-def test_the_size_is_that_of_the_files(tmp_path: Path) -> None:
+def test_size_is_that_of_the_files(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with closing(Store.open(path)) as store:
         put(store, window(1), {CART: [0.1]})
@@ -642,36 +642,36 @@ def test_the_size_is_that_of_the_files(tmp_path: Path) -> None:
         assert store.size_bytes() == path.stat().st_size + log.stat().st_size
 
 
-def test_in_memory_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_memory_store_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with closing(Store.in_memory()) as store:
         put(store, window(1), {CART: [0.1]})
-        store.remember({CART: "up"}, {})
+        store.save_flags({CART: "up"}, {})
         assert store.size_bytes() > 0
     with closing(Store.in_memory()) as store:
         assert store.series() == []
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_is_made_for_the_database(tmp_path: Path) -> None:
+def test_open_creates_missing_directories(tmp_path: Path) -> None:
     path = tmp_path / "var" / "lib" / "history.db"
     Store.open(path).close()
     assert path.is_file()
 
 
-def test_a_database_of_a_newer_exporter_is_left_alone(tmp_path: Path) -> None:
+def test_database_of_a_newer_exporter_is_rejected_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     Store.open(path).close()
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA user_version = 99")
-    for _ in range(2):  # the lock was let go of
+    for _ in range(2):  # the lock was released
         with pytest.raises(DatabaseTooNewError, match="version 99"):
             Store.open(path)
     with closing(sqlite3.connect(path)) as other:
         assert other.execute("PRAGMA user_version").fetchone() == (99,)
 
 
-def test_a_database_that_is_none_any_more_is_left_to_whoever_sets_it_aside(tmp_path: Path) -> None:
+def test_overwritten_database_is_reported_as_corrupt_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     Store.open(path).close()
     path.write_bytes(b"dear diary, " * 1000)
@@ -686,7 +686,7 @@ def test_a_database_that_is_none_any_more_is_left_to_whoever_sets_it_aside(tmp_p
 
 
 @pytest.mark.parametrize("below", ["history.db", "deeper/history.db"])
-def test_where_no_file_can_be_made_the_message_says_which_and_what_to_do(tmp_path: Path, below: str) -> None:
+def test_open_in_an_unusable_directory_says_what_to_do(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match=r"cannot create .*storage\.path") as refused:
         Store.open(tmp_path / "file" / below)
@@ -694,15 +694,15 @@ def test_where_no_file_can_be_made_the_message_says_which_and_what_to_do(tmp_pat
     assert below in str(refused.value)
 
 
-class Refusing:
-    """A store on a connection that the test can make refuse."""
+class FailingStore:
+    """A store whose connection the test can make fail."""
 
     def __init__(self, path: str = ":memory:") -> None:
         self.failures: list[StorageFailure] = []
         self.raw = sqlite3.connect(path, timeout=0, check_same_thread=False)
         self.store = Store(Connection(self.raw, on_failure=self.failures.append))
 
-    def refuses(self, line: Window, reason: StorageFailure, advice: str) -> None:
+    def fails_with(self, line: Window, reason: StorageFailure, advice: str) -> None:
         before = self.failures.copy()
         with pytest.raises(StoreError, match=advice) as refused:
             put(self.store, line, {SeriesKey("shop", str(number)): [0.1, 5.0] for number in range(500)})
@@ -711,53 +711,51 @@ class Refusing:
         assert self.failures == [*before, reason]
 
 
-def test_a_full_disk_costs_what_could_not_be_written_and_no_more() -> None:
-    refusing = Refusing()
-    with closing(refusing.store) as store:
+def test_full_disk_fails_only_the_current_write() -> None:
+    failing = FailingStore()
+    with closing(failing.store) as store:
         line = put(store, window(1), {CART: [0.1]})
-        (pages,) = refusing.raw.execute("PRAGMA page_count").fetchone()
-        refusing.raw.execute(f"PRAGMA max_page_count = {pages + 1}")
-        refusing.refuses(window(2), "full", "free some disk space")
+        (pages,) = failing.raw.execute("PRAGMA page_count").fetchone()
+        failing.raw.execute(f"PRAGMA max_page_count = {pages + 1}")
+        failing.fails_with(window(2), "full", "free some disk space")
         assert store.ledger(0, NOON) == [line]
         assert store.series() == [CART]
-        refusing.raw.execute("PRAGMA max_page_count = 100000")
+        failing.raw.execute("PRAGMA max_page_count = 100000")
         put(store, window(2), {LOGIN: [0.1]})
         assert store.totals()[:2] == (2, 2)
 
 
-def test_a_database_that_may_not_be_written_can_still_be_read() -> None:
-    refusing = Refusing()
-    with closing(refusing.store) as store:
+def test_readonly_database_can_still_be_read() -> None:
+    failing = FailingStore()
+    with closing(failing.store) as store:
         line = put(store, window(1), {CART: [0.1]})
-        refusing.raw.execute("PRAGMA query_only = ON")
-        refusing.refuses(window(2), "readonly", "make the database and its directory writable")
+        failing.raw.execute("PRAGMA query_only = ON")
+        failing.fails_with(window(2), "readonly", "make the database and its directory writable")
         assert store.ledger(0, NOON) == [line]
         assert len(digests(store)) == 1
 
 
-def test_another_program_that_holds_the_database_is_named_as_the_reason(tmp_path: Path) -> None:
+def test_lock_of_another_program_is_reported(tmp_path: Path) -> None:
     path = str(tmp_path / "history.db")
-    refusing = Refusing(path)
-    with closing(refusing.store), closing(sqlite3.connect(path)) as other:
+    failing = FailingStore(path)
+    with closing(failing.store), closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        refusing.refuses(window(1), "locked", "another program holds the database")
+        failing.fails_with(window(1), "locked", "another program has locked the database")
         other.rollback()
-        put(refusing.store, window(1), {CART: [0.1]})
+        put(failing.store, window(1), {CART: [0.1]})
 
 
-def test_reading_fails_with_the_same_words() -> None:
-    refusing = Refusing()
-    with closing(refusing.store) as store:
-        refusing.raw.execute("DROP TABLE windows")
+def test_failed_read_is_reported() -> None:
+    failing = FailingStore()
+    with closing(failing.store) as store:
+        failing.raw.execute("DROP TABLE windows")
         with pytest.raises(StoreError, match="reading the ledger failed: no such table") as refused:
             store.ledger(0, NOON)
         assert refused.value.reason == "other"
-        assert refusing.failures == ["other"]
+        assert failing.failures == ["other"]
 
 
-def test_an_older_database_is_brought_up_to_date_with_what_it_holds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_older_database_is_migrated_with_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "history.db"
     with closing(Store.open(path)) as older:
         line = put(older, window(1), {CART: [0.1, 0.2]})
@@ -770,7 +768,7 @@ def test_an_older_database_is_brought_up_to_date_with_what_it_holds(
         db.execute("DROP TABLE digests")
         raise sqlite3.OperationalError("out of luck")
 
-    # A step that fails leaves what the steps before it have reached, and nothing of its own.
+    # A failed step is rolled back; the steps before it are kept.
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, further, failing))
     with pytest.raises(StoreError, match="out of luck"):
         Store.open(path)

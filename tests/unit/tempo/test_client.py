@@ -1,4 +1,4 @@
-"""The client against a Tempo that misbehaves in every way, over real HTTP on loopback."""
+"""The client against a Tempo that fails in many ways, over real HTTP on loopback."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
 from exporter.runtime.telemetry import FailureReason, Loop
 from exporter.tempo import ClientSettings, StoppedError, TempoClient, TempoError
-from exporter.tempo.client import ATTEMPTS, SearchAnswer
+from exporter.tempo.client import ATTEMPTS, SearchResult
 from tests.support.certificates import write_authority, write_combined
 from tests.support.tempo_server import (
     FakeTempo,
@@ -36,42 +36,44 @@ from tests.support.tempo_server import (
     unused_url,
 )
 
-ANSWER = search_body(a_trace(1), a_trace(2))
+BODY = search_body(a_trace(1), a_trace(2))
 
 
-class Rig:
-    """A client, and what it did."""
+class Harness:
+    """A client with recorded telemetry and pauses."""
 
     def __init__(self, url: str, *, stop: threading.Event | None = None, random: float = 1.0, **settings: Any) -> None:
         self.telemetry = Recorder()
         self.pauses: list[float] = []
-        self.during_pause: list[Any] = []
-        given = ClientSettings(**{"url": url, "requests_per_second": 10_000.0, "timeout_seconds": 10.0, **settings})
+        self.on_pause: list[Any] = []
+        client_settings = ClientSettings(
+            **{"url": url, "requests_per_second": 10_000.0, "timeout_seconds": 10.0, **settings}
+        )
         self.client = TempoClient(
-            given, self.telemetry, get_logger("tempo"), stop=stop, pause=self._pause, random=lambda: random
+            client_settings, self.telemetry, get_logger("tempo"), stop=stop, pause=self._pause, random=lambda: random
         )
 
     def _pause(self, seconds: float) -> bool:
         self.pauses.append(seconds)
-        for action in self.during_pause:
+        for action in self.on_pause:
             action()
         return False
 
-    def search(self, loop: Loop = "poll", **arguments: Any) -> SearchAnswer:
+    def search(self, loop: Loop = "poll", **arguments: Any) -> SearchResult:
         return self.client.search(1_795_077_000, 1_795_077_060, loop=loop, **arguments)
 
-    def fails(self, loop: Loop = "poll") -> TempoError:
+    def search_error(self, loop: Loop = "poll") -> TempoError:
         with pytest.raises(TempoError) as caught:
             self.search(loop)
         assert str(caught.value).isprintable()
         return caught.value
 
-    def stopped(self, outcomes: list[BaseException]) -> None:
-        """Search as the backfill does, until that is stopped or fails."""
+    def search_until_stopped(self, errors: list[BaseException]) -> None:
+        """Search as the backfill; append the error if the search is stopped or fails."""
         try:
             self.search("backfill")
         except (StoppedError, TempoError) as error:
-            outcomes.append(error)
+            errors.append(error)
 
 
 @pytest.fixture
@@ -80,96 +82,96 @@ def tempo() -> Iterator[FakeTempo]:
         yield server
 
 
-# What goes well
+# Successful requests
 
 
-def test_a_search_and_what_is_reported_of_it(tempo: FakeTempo) -> None:
-    tempo.answer(replying(ANSWER))
-    rig = Rig(tempo.url)
-    answer = rig.search("backfill")
-    assert [span.trace_id for span in answer.spans] == [f"{n:032x}" for n in (1, 2)]
-    assert (answer.traces, answer.limit, answer.saturated, answer.invalid, answer.missing) == (2, 5000, False, 0, 0)
-    assert answer.bytes == len(json.dumps(ANSWER))
-    assert rig.telemetry.requests == ["backfill"]
-    assert rig.telemetry.answered == [True]
-    assert rig.telemetry.read == [("backfill", 2)]
-    assert not rig.telemetry.failures + rig.telemetry.saturations + rig.telemetry.skipped
+def test_search_returns_spans_and_reports_telemetry(tempo: FakeTempo) -> None:
+    tempo.answer(replying(BODY))
+    harness = Harness(tempo.url)
+    result = harness.search("backfill")
+    assert [span.trace_id for span in result.spans] == [f"{n:032x}" for n in (1, 2)]
+    assert (result.traces, result.limit, result.saturated, result.invalid, result.missing) == (2, 5000, False, 0, 0)
+    assert result.bytes == len(json.dumps(BODY))
+    assert harness.telemetry.requests == ["backfill"]
+    assert harness.telemetry.answered == [True]
+    assert harness.telemetry.read == [("backfill", 2)]
+    assert not harness.telemetry.failures + harness.telemetry.saturations + harness.telemetry.skipped
 
 
-def test_what_is_left_out_is_counted(tempo: FakeTempo) -> None:
+def test_search_counts_invalid_and_missing_spans(tempo: FakeTempo) -> None:
     spans = [a_span(1), a_span(2, durationNanos="-1")]
     tempo.answer(replying(search_body(a_trace(1, spanSets=[{"spans": spans, "matched": 7}]), a_trace(2))))
-    rig = Rig(tempo.url)
-    rig.search("poll", limit=2)
-    assert rig.telemetry.read == [("poll", 3)]
-    assert rig.telemetry.skipped == [("poll", "invalid", 1), ("poll", "span_limit", 5)]
-    assert rig.telemetry.saturations == ["poll"]
+    harness = Harness(tempo.url)
+    harness.search("poll", limit=2)
+    assert harness.telemetry.read == [("poll", 3)]
+    assert harness.telemetry.skipped == [("poll", "invalid", 1), ("poll", "span_limit", 5)]
+    assert harness.telemetry.saturations == ["poll"]
 
 
-def test_a_probe_is_no_reading(tempo: FakeTempo) -> None:
+def test_exists_does_not_count_traces_as_read(tempo: FakeTempo) -> None:
     tempo.answer(replying(search_body(a_trace())))
-    rig = Rig(tempo.url)
-    assert rig.client.exists(1, 2, loop="backfill")
-    assert rig.telemetry.requests == ["backfill"]
-    assert not rig.telemetry.saturations + rig.telemetry.read
+    harness = Harness(tempo.url)
+    assert harness.client.exists(1, 2, loop="backfill")
+    assert harness.telemetry.requests == ["backfill"]
+    assert not harness.telemetry.saturations + harness.telemetry.read
 
 
-def test_the_query_has_scope_filter_and_conditions(tempo: FakeTempo) -> None:
-    rig = Rig(tempo.url, scope="entry", filter='resource.env="prod"')
-    rig.search(series=[SeriesKey("a", 'GET "/"'), SeriesKey("b", "x")])
+def test_query_combines_scope_filter_and_series(tempo: FakeTempo) -> None:
+    harness = Harness(tempo.url, scope="entry", filter='resource.env="prod"')
+    harness.search(series=[SeriesKey("a", 'GET "/"'), SeriesKey("b", "x")])
     assert tempo.requests[0].params["q"] == (
         '{(nestedSetParent<0 || kind=server || kind=consumer) && (resource.env="prod") && '
         '((resource.service.name="a" && name="GET \\"/\\"") || (resource.service.name="b" && name="x"))} '
         "| select(resource.service.name, name)"
     )
     with pytest.raises(ValueError, match="braces"):
-        Rig(tempo.url, filter="{}")
+        Harness(tempo.url, filter="{}")
 
 
-def test_connections_are_kept(tempo: FakeTempo) -> None:
+def test_connections_are_reused(tempo: FakeTempo) -> None:
     ports = set()
-    body = replying(ANSWER)
+    body = replying(BODY)
 
     def note_port(handler: Any) -> None:
         ports.add(handler.client_address[1])
         body(handler)
 
     tempo.answer(note_port)
-    rig = Rig(tempo.url)
+    harness = Harness(tempo.url)
     for _ in range(5):
-        rig.search()
+        harness.search()
     assert len(ports) == 1
-    rig.client.close()
-    rig.search()
+    harness.client.close()
+    harness.search()
     assert len(ports) == 2
 
 
 @pytest.mark.parametrize(
     "responder",
     [
-        chunked(ANSWER),
-        replying(gzip.compress(json.dumps(ANSWER).encode()), Content_Encoding="gzip"),
-        chunked(gzip.compress(json.dumps(ANSWER).encode()), Content_Encoding="gzip"),
-        replying(ANSWER, content_type="text/plain"),
-        raw(b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps(ANSWER).encode()),
+        chunked(BODY),
+        replying(gzip.compress(json.dumps(BODY).encode()), Content_Encoding="gzip"),
+        chunked(gzip.compress(json.dumps(BODY).encode()), Content_Encoding="gzip"),
+        replying(BODY, content_type="text/plain"),
+        raw(b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps(BODY).encode()),
     ],
     ids=["chunked", "gzip", "chunked gzip", "no json type", "until closed"],
 )
-def test_however_the_body_comes(tempo: FakeTempo, responder: Responder) -> None:
+def test_search_reads_any_transfer_encoding(tempo: FakeTempo, responder: Responder) -> None:
     tempo.answer(responder)
-    assert len(Rig(tempo.url).search().spans) == 2
+    assert len(Harness(tempo.url).search().spans) == 2
 
 
-def test_a_path_prefix_stays(tempo: FakeTempo) -> None:
-    Rig(tempo.url + "/tempo/").search()
+def test_path_prefix_of_the_url_is_kept(tempo: FakeTempo) -> None:
+    Harness(tempo.url + "/tempo/").search()
     assert tempo.requests[0].path == "/tempo/api/search"
 
 
-# What is sent
+# Request headers
 
 
-def test_headers(tempo: FakeTempo) -> None:
-    Rig(tempo.url, tenant="prod-ä", headers={"X-Team": "shop", "accept-encoding": "gzip"}).search()
+def test_request_headers(tempo: FakeTempo) -> None:
+    Harness(tempo.url, tenant="prod-ä", headers={"X-Team": "shop", "accept-encoding": "gzip"}).search()
     headers = tempo.requests[0].headers
     assert headers["x-scope-orgid"].encode("latin-1").decode() == "prod-ä"
     assert headers["x-team"] == "shop"
@@ -180,61 +182,61 @@ def test_headers(tempo: FakeTempo) -> None:
     assert "cookie" not in headers
 
 
-def test_tempo_is_not_made_to_compress(tempo: FakeTempo) -> None:
-    Rig(tempo.url).search()
+def test_compression_is_not_requested(tempo: FakeTempo) -> None:
+    Harness(tempo.url).search()
     assert tempo.requests[0].headers["accept-encoding"] == "identity"
 
 
-def test_a_rotated_token_is_used_at_once(tempo: FakeTempo, tmp_path: Path) -> None:
+def test_rotated_token_is_used_by_the_next_request(tempo: FakeTempo, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("first")
-    rig = Rig(tempo.url, auth_token_file=str(file))
-    rig.search()
+    harness = Harness(tempo.url, auth_token_file=str(file))
+    harness.search()
     file.write_text("second one")
-    rig.search()
+    harness.search()
     assert [request.headers["authorization"] for request in tempo.requests] == ["Bearer first", "Bearer second one"]
 
 
-def test_a_token_file_that_is_missing_for_a_moment(tempo: FakeTempo, tmp_path: Path) -> None:
+def test_missing_token_file_is_retried(tempo: FakeTempo, tmp_path: Path) -> None:
     file = tmp_path / "token"
-    rig = Rig(tempo.url, auth_token_file=str(file))
-    error = rig.fails()
+    harness = Harness(tempo.url, auth_token_file=str(file))
+    error = harness.search_error()
     assert (error.reason, tempo.requests) == ("unauthorized", [])
-    rig.during_pause.append(lambda: file.write_text("abc"))
-    rig.search()
+    harness.on_pause.append(lambda: file.write_text("abc"))
+    harness.search()
     assert tempo.requests[0].headers["authorization"] == "Bearer abc"
 
 
-def test_netrc_does_not_sign_requests(tempo: FakeTempo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_netrc_is_ignored(tempo: FakeTempo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password pw\n")
     monkeypatch.setenv("NETRC", str(netrc))
-    Rig(tempo.url).search()
+    Harness(tempo.url).search()
     assert "authorization" not in tempo.requests[0].headers
 
 
 def test_cookies_are_not_kept(tempo: FakeTempo) -> None:
-    tempo.answer(replying(ANSWER, Set_Cookie="session=1; Path=/"))
-    rig = Rig(tempo.url)
-    rig.search()
-    rig.search()
+    tempo.answer(replying(BODY, Set_Cookie="session=1; Path=/"))
+    harness = Harness(tempo.url)
+    harness.search()
+    harness.search()
     assert "cookie" not in tempo.requests[1].headers
 
 
-def test_a_proxy_from_the_environment_is_used(tempo: FakeTempo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_from_the_environment_is_used(tempo: FakeTempo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", tempo.url)
     monkeypatch.setenv("no_proxy", "")
-    assert len(Rig("http://tempo.invalid:3200").search().spans) == 0
+    assert len(Harness("http://tempo.invalid:3200").search().spans) == 0
     assert tempo.requests[0].headers["host"] == "tempo.invalid:3200"
 
 
-# What fails
+# Failures
 
 HTML = replying("<!doctype html><html><title>Sign in</title></html>", content_type="text/html; charset=utf-8")
 
 
 @pytest.mark.parametrize(
-    ("responder", "reason", "said"),
+    ("responder", "reason", "text"),
     [
         (replying("slow down", 429, "text/plain"), "rate_limited", "slow down"),
         (replying("oops", 500, "text/plain"), "server_error", "oops"),
@@ -243,11 +245,11 @@ HTML = replying("<!doctype html><html><title>Sign in</title></html>", content_ty
         (HTML, "malformed", "login"),
         (replying("hello", content_type="text/plain"), "malformed", "hello"),
         (replying(""), "malformed", "0 bytes"),
-        (replying("[]"), "malformed", "not a Tempo answer"),
+        (replying("[]"), "malformed", "not a Tempo response"),
         (replying({"message": "please log in"}), "malformed", "please log in"),
-        (replying('{"traces":' + "[" * 100_000), "malformed", "not a Tempo answer"),
-        (truncating(ANSWER, keep=300), "malformed", "cut off"),
-        (raw(b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(ANSWER).encode()[:300]), "malformed", "cut off"),
+        (replying('{"traces":' + "[" * 100_000), "malformed", "not a Tempo response"),
+        (truncating(BODY, keep=300), "malformed", "cut off"),
+        (raw(b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(BODY).encode()[:300]), "malformed", "cut off"),
         (raw(b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"tra'), "malformed", "cut off"),
         (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), "malformed", "cut off"),
         (replying(b"\x1f\x8b not gzip", Content_Encoding="gzip"), "malformed", "damaged"),
@@ -257,29 +259,29 @@ HTML = replying("<!doctype html><html><title>Sign in</title></html>", content_ty
     ],
 )
 @pytest.mark.parametrize("loop", ["poll", "backfill", "api"])
-def test_what_may_be_over_soon_is_tried_again(
-    tempo: FakeTempo, responder: Responder, reason: FailureReason, said: str, loop: Loop
+def test_transient_failures_are_retried(
+    tempo: FakeTempo, responder: Responder, reason: FailureReason, text: str, loop: Loop
 ) -> None:
     tempo.answer(responder)
-    rig = Rig(tempo.url)
-    error = rig.fails(loop)
+    harness = Harness(tempo.url)
+    error = harness.search_error(loop)
     attempts = ATTEMPTS[loop]
     assert (error.reason, error.retryable) == (reason, True)
-    assert said in str(error)
+    assert text in str(error)
     assert f"GET {tempo.url}/api/search" in str(error)
     assert len(tempo.requests) == attempts
-    assert rig.telemetry.requests == [loop] * attempts
-    assert rig.telemetry.failures == [(loop, reason)] * attempts
-    assert rig.telemetry.answered == [reason == "rate_limited"] * attempts
-    assert rig.pauses == [0.5, 1.0, 2.0][: attempts - 1]
+    assert harness.telemetry.requests == [loop] * attempts
+    assert harness.telemetry.failures == [(loop, reason)] * attempts
+    assert harness.telemetry.answered == [reason == "rate_limited"] * attempts
+    assert harness.pauses == [0.5, 1.0, 2.0][: attempts - 1]
 
-    tempo.answer(responder, replying(ANSWER))
-    assert len(rig.search(loop).spans) == 2
-    assert rig.telemetry.answered[-1]
+    tempo.answer(responder, replying(BODY))
+    assert len(harness.search(loop).spans) == 2
+    assert harness.telemetry.answered[-1]
 
 
 @pytest.mark.parametrize(
-    ("responder", "reason", "said"),
+    ("responder", "reason", "text"),
     [
         (replying("no org id", 401, "text/plain"), "unauthorized", "tempo.tenant"),
         (replying("", 403), "unauthorized", "auth_token"),
@@ -290,26 +292,26 @@ def test_what_may_be_over_soon_is_tried_again(
         (replying("limit 5000 exceeds max limit 9000", 400, "text/plain"), "refused", "max limit 9000"),
     ],
 )
-def test_what_will_not_be_over_is_not_tried_again(
-    tempo: FakeTempo, responder: Responder, reason: FailureReason, said: str
+def test_permanent_failures_are_not_retried(
+    tempo: FakeTempo, responder: Responder, reason: FailureReason, text: str
 ) -> None:
     tempo.answer(responder)
-    rig = Rig(tempo.url)
-    error = rig.fails("backfill")
+    harness = Harness(tempo.url)
+    error = harness.search_error("backfill")
     assert (error.reason, error.retryable) == (reason, False)
-    assert said in str(error)
+    assert text in str(error)
     assert len(tempo.requests) == 1
-    assert rig.pauses == []
-    assert rig.telemetry.failures == [("backfill", reason)]
-    assert rig.telemetry.answered == [reason in ("unauthorized", "refused")]
+    assert harness.pauses == []
+    assert harness.telemetry.failures == [("backfill", reason)]
+    assert harness.telemetry.answered == [reason in ("unauthorized", "refused")]
 
 
-def test_a_redirect_is_not_followed_and_gives_nothing_away(tempo: FakeTempo) -> None:
+def test_redirect_is_not_followed_and_leaks_no_credentials(tempo: FakeTempo) -> None:
     with fake_tempo() as elsewhere:
         target = elsewhere.url.replace("//", "//me:hunter2@") + "/login?token=hunter2"
         tempo.answer(replying("", 302, Location=target))
-        rig = Rig(tempo.url, auth_token="abc")
-        error = rig.fails("backfill")
+        harness = Harness(tempo.url, auth_token="abc")
+        error = harness.search_error("backfill")
         assert (error.reason, error.retryable) == ("redirect", False)
         assert elsewhere.url + "/login" in str(error)
         assert "hunter2" not in str(error)
@@ -317,12 +319,12 @@ def test_a_redirect_is_not_followed_and_gives_nothing_away(tempo: FakeTempo) -> 
         assert len(tempo.requests) == 1
 
 
-def test_nobody_listens() -> None:
-    rig = Rig(unused_url())
-    error = rig.fails()
+def test_connection_refused() -> None:
+    harness = Harness(unused_url())
+    error = harness.search_error()
     assert (error.reason, error.retryable, error.status) == ("connection", True, None)
     assert "connection refused" in str(error)
-    assert rig.telemetry.answered == [False] * 3
+    assert harness.telemetry.answered == [False] * 3
 
 
 @pytest.mark.parametrize(
@@ -338,57 +340,57 @@ def test_nobody_listens() -> None:
     ],
     ids=["hangs", "status drips", "headers drip", "body drips", "chunk drips", "body without end", "error drips"],
 )
-def test_a_request_ends_in_time_whatever_comes(tempo: FakeTempo, responder: Responder) -> None:
+def test_request_times_out_however_slowly_the_response_arrives(tempo: FakeTempo, responder: Responder) -> None:
     tempo.answer(responder)
-    rig = Rig(tempo.url, timeout_seconds=0.25)
-    error = rig.fails("api")
+    harness = Harness(tempo.url, timeout_seconds=0.25)
+    error = harness.search_error("api")
     assert (error.reason, error.retryable) == ("timeout", True)
     assert "tempo.timeout" in str(error)
-    assert rig.telemetry.failures == [("api", "timeout")] * 2
+    assert harness.telemetry.failures == [("api", "timeout")] * 2
 
 
-def test_an_answer_without_end_is_not_read_to_its_end(tempo: FakeTempo) -> None:
+def test_response_over_the_size_limit_is_rejected(tempo: FakeTempo) -> None:
     tempo.answer(replying(b" " * 3_000_000))
-    rig = Rig(tempo.url, max_body_bytes=1_000_000)
-    error = rig.fails()
+    harness = Harness(tempo.url, max_body_bytes=1_000_000)
+    error = harness.search_error()
     assert (error.reason, error.retryable) == ("malformed", False)
     assert "tempo.limit" in str(error)
-    tempo.answer(replying(b" " * 3_000_000, 503), replying(ANSWER))
-    assert len(rig.search().spans) == 2
+    tempo.answer(replying(b" " * 3_000_000, 503), replying(BODY))
+    assert len(harness.search().spans) == 2
 
 
-def test_an_incomplete_answer_is_fine_when_tempo_stopped_at_the_limit(tempo: FakeTempo) -> None:
+def test_incomplete_result_is_accepted_when_it_hit_the_limit(tempo: FakeTempo) -> None:
     tempo.answer(replying(search_body(a_trace(1), a_trace(2), completedJobs=1, totalJobs=9)))
-    rig = Rig(tempo.url, limit=2)
-    assert rig.search().saturated
-    assert rig.client.exists(1, 2, loop="backfill")
+    harness = Harness(tempo.url, limit=2)
+    assert harness.search().saturated
+    assert harness.client.exists(1, 2, loop="backfill")
 
 
-def test_one_bad_trace_does_not_fail_the_search(tempo: FakeTempo, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_trace_does_not_fail_the_search(tempo: FakeTempo, caplog: pytest.LogCaptureFixture) -> None:
     tempo.answer(replying(search_body(a_trace(1), a_trace(2, spanSets=7), a_trace(3))))
-    rig = Rig(tempo.url)
+    harness = Harness(tempo.url)
     with caplog.at_level(logging.WARNING):
         for _ in range(5):
-            assert [span.trace_id for span in rig.search().spans] == [f"{n:032x}" for n in (1, 3)]
-    assert rig.telemetry.skipped == [("poll", "invalid", 1)] * 5
-    assert rig.telemetry.failures == []
+            assert [span.trace_id for span in harness.search().spans] == [f"{n:032x}" for n in (1, 3)]
+    assert harness.telemetry.skipped == [("poll", "invalid", 1)] * 5
+    assert harness.telemetry.failures == []
     assert len(caplog.records) == 1
 
 
-def test_fewer_spans_a_trace_than_asked_for_are_learned(tempo: FakeTempo) -> None:
+def test_maximum_spans_per_trace_is_learned_from_the_rejection(tempo: FakeTempo) -> None:
     refusal = replying("spans per span set exceeds 20. received 100", 400, "text/plain")
-    tempo.answer(refusal, replying(ANSWER))
-    rig = Rig(tempo.url)
-    assert len(rig.search().spans) == 2
-    rig.search()
+    tempo.answer(refusal, replying(BODY))
+    harness = Harness(tempo.url)
+    assert len(harness.search().spans) == 2
+    harness.search()
     assert [request.params["spss"] for request in tempo.requests] == ["100", "20", "20"]
-    assert rig.pauses == []
+    assert harness.pauses == []
 
 
-def test_a_refusal_that_is_not_heeded_is_not_repeated_for_ever(tempo: FakeTempo) -> None:
+def test_repeated_rejection_of_the_limit_fails(tempo: FakeTempo) -> None:
     tempo.answer(replying("limit 5000 exceeds max limit 400", 400, "text/plain"))
-    rig = Rig(tempo.url)
-    assert rig.fails().reason == "refused"
+    harness = Harness(tempo.url)
+    assert harness.search_error().reason == "refused"
     assert [request.params["limit"] for request in tempo.requests] == ["5000", "400"]
 
 
@@ -396,63 +398,63 @@ def test_a_refusal_that_is_not_heeded_is_not_repeated_for_ever(tempo: FakeTempo)
 
 
 def test_retry_after_is_honoured(tempo: FakeTempo) -> None:
-    tempo.answer(replying("", 429, Retry_After="7"), replying("", 503, Retry_After="3600"), replying(ANSWER))
-    rig = Rig(tempo.url)
-    rig.search()
-    assert rig.pauses == [7.0, 60.0]
+    tempo.answer(replying("", 429, Retry_After="7"), replying("", 503, Retry_After="3600"), replying(BODY))
+    harness = Harness(tempo.url)
+    harness.search()
+    assert harness.pauses == [7.0, 60.0]
 
 
-def test_pauses_are_random_within_growing_bounds(tempo: FakeTempo) -> None:
+def test_pauses_grow_with_jitter(tempo: FakeTempo) -> None:
     tempo.answer(replying("", 503))
-    rig = Rig(tempo.url, random=0.25)
-    rig.fails("backfill")
-    assert rig.pauses == [0.125, 0.25, 0.5]
+    harness = Harness(tempo.url, random=0.25)
+    harness.search_error("backfill")
+    assert harness.pauses == [0.125, 0.25, 0.5]
 
 
 def test_no_slot_is_held_during_a_pause(tempo: FakeTempo) -> None:
-    tempo.answer(replying("", 503), replying(ANSWER))
-    rig = Rig(tempo.url, max_concurrency=1)
-    seen: list[int] = []
-    rig.during_pause.append(lambda: seen.append(rig.search("api").traces))
-    rig.search("backfill")
-    assert seen == [2]
+    tempo.answer(replying("", 503), replying(BODY))
+    harness = Harness(tempo.url, max_concurrency=1)
+    traces: list[int] = []
+    harness.on_pause.append(lambda: traces.append(harness.search("api").traces))
+    harness.search("backfill")
+    assert traces == [2]
 
 
 # Concurrency
 
 
-def test_a_poll_is_answered_while_a_backfill_hangs(tempo: FakeTempo) -> None:
-    inside = threading.Semaphore(0)
+def test_poll_is_served_while_backfill_requests_hang(tempo: FakeTempo) -> None:
+    hanging_requests = threading.Semaphore(0)
 
     def hang(handler: Any) -> None:
-        inside.release()
+        hanging_requests.release()
         hanging(handler)
 
-    tempo.answer(hang, hang, replying(ANSWER))
+    tempo.answer(hang, hang, replying(BODY))
     stop = threading.Event()
-    rig = Rig(tempo.url, stop=stop, max_concurrency=3)
-    outcomes: list[BaseException] = []
-    threads = [threading.Thread(target=rig.stopped, args=(outcomes,)) for _ in range(5)]
+    harness = Harness(tempo.url, stop=stop, max_concurrency=3)
+    errors: list[BaseException] = []
+    threads = [threading.Thread(target=harness.search_until_stopped, args=(errors,)) for _ in range(5)]
     for thread in threads:
         thread.start()
-    inside.acquire()
-    inside.acquire()
-    # Two hang, three wait for a turn; one slot is left, and it is the poller's.
-    assert len(rig.search("poll").spans) == 2
+    hanging_requests.acquire()
+    hanging_requests.acquire()
+    # Two requests hang and three are queued; the last slot is reserved for polls.
+    assert len(harness.search("poll").spans) == 2
     assert len(tempo.requests) == 3
     stop.set()
     for thread in threads:
         thread.join()
-    assert [type(outcome) for outcome in outcomes] == [StoppedError] * 5
-    assert rig.telemetry.failures == []
+    assert [type(error) for error in errors] == [StoppedError] * 5
+    assert harness.telemetry.failures == []
 
 
-def test_never_more_at_once_than_allowed(tempo: FakeTempo) -> None:
+def test_max_concurrency_is_not_exceeded(tempo: FakeTempo) -> None:
     lock = threading.Lock()
     running, peak = 0, 0
-    body = replying(ANSWER)
+    body = replying(BODY)
 
-    def counted(handler: Any) -> None:
+    def count_running(handler: Any) -> None:
         nonlocal running, peak
         with lock:
             running += 1
@@ -462,16 +464,16 @@ def test_never_more_at_once_than_allowed(tempo: FakeTempo) -> None:
             running -= 1
         body(handler)
 
-    tempo.answer(counted)
-    rig = Rig(tempo.url, max_concurrency=3)
+    tempo.answer(count_running)
+    harness = Harness(tempo.url, max_concurrency=3)
     loops: tuple[Loop, ...] = ("poll", "backfill", "api") * 8
-    threads = [threading.Thread(target=rig.search, args=(loop,)) for loop in loops]
+    threads = [threading.Thread(target=harness.search, args=(loop,)) for loop in loops]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(rig.telemetry.requests) == sorted(loops)
-    assert rig.telemetry.failures == []
+    assert sorted(harness.telemetry.requests) == sorted(loops)
+    assert harness.telemetry.failures == []
     assert 1 < peak <= 3
 
 
@@ -479,25 +481,25 @@ def test_never_more_at_once_than_allowed(tempo: FakeTempo) -> None:
 
 
 @pytest.mark.parametrize("responder", [hanging, dripping(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")])
-def test_stopping_ends_a_request_under_way(tempo: FakeTempo, responder: Responder) -> None:
+def test_stopping_ends_a_running_request(tempo: FakeTempo, responder: Responder) -> None:
     tempo.answer(responder)
     stop = threading.Event()
-    rig = Rig(tempo.url, stop=stop, timeout_seconds=60.0)
-    outcomes: list[BaseException] = []
-    thread = threading.Thread(target=rig.stopped, args=(outcomes,))
+    harness = Harness(tempo.url, stop=stop, timeout_seconds=60.0)
+    errors: list[BaseException] = []
+    thread = threading.Thread(target=harness.search_until_stopped, args=(errors,))
     thread.start()
     tempo.asked.wait()
     stop.set()
     thread.join()
-    assert [type(outcome) for outcome in outcomes] == [StoppedError]
-    assert rig.telemetry.failures == []
+    assert [type(error) for error in errors] == [StoppedError]
+    assert harness.telemetry.failures == []
 
 
-def test_nothing_is_sent_once_stopped(tempo: FakeTempo) -> None:
+def test_no_request_is_sent_after_stopping(tempo: FakeTempo) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(StoppedError):
-        Rig(tempo.url, stop=stop).search()
+        Harness(tempo.url, stop=stop).search()
     assert tempo.requests == []
 
 
@@ -536,28 +538,28 @@ def tls_tempo(material: Path) -> Iterator[FakeTempo]:
         yield server
 
 
-def test_tls_with_an_authority_of_ones_own(tls_tempo: FakeTempo, material: Path) -> None:
-    tls_tempo.answer(replying(ANSWER))
-    assert len(Rig(tls_tempo.url, ca_file=str(material / "authority.crt")).search().spans) == 2
+def test_tls_with_a_private_ca(tls_tempo: FakeTempo, material: Path) -> None:
+    tls_tempo.answer(replying(BODY))
+    assert len(Harness(tls_tempo.url, ca_file=str(material / "authority.crt")).search().spans) == 2
 
 
-def test_tls_without_a_trusted_authority(tls_tempo: FakeTempo, material: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    error = Rig(tls_tempo.url).fails()
+def test_tls_with_an_untrusted_ca_fails(tls_tempo: FakeTempo, material: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = Harness(tls_tempo.url).search_error()
     assert (error.reason, error.retryable) == ("tls", False)
     assert "tempo.tls.ca_file" in str(error)
-    # The environment does not overrule the configuration.
+    # The environment does not override the configuration.
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(material / "missing.pem"))
-    assert Rig(tls_tempo.url, ca_file=str(material / "authority.crt")).search().traces == 0
+    assert Harness(tls_tempo.url, ca_file=str(material / "authority.crt")).search().traces == 0
 
 
-def test_tls_unverified(tls_tempo: FakeTempo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_without_verification(tls_tempo: FakeTempo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/missing.pem")
-    assert Rig(tls_tempo.url, insecure_skip_verify=True).search().traces == 0
+    assert Harness(tls_tempo.url, insecure_skip_verify=True).search().traces == 0
 
 
 def test_tls_with_a_client_certificate(tls_tempo: FakeTempo, material: Path) -> None:
     names: list[Any] = []
-    body = replying(ANSWER)
+    body = replying(BODY)
 
     def note_certificate(handler: Any) -> None:
         names.append(dict(part for (part,) in handler.connection.getpeercert()["subject"])["commonName"])
@@ -565,32 +567,35 @@ def test_tls_with_a_client_certificate(tls_tempo: FakeTempo, material: Path) -> 
 
     tls_tempo.answer(note_certificate)
     server = str(material / "server.pem")
-    Rig(tls_tempo.url, ca_file=str(material / "authority.crt"), cert_file=server, key_file=server).search()
-    Rig(tls_tempo.url, ca_file=str(material / "authority.crt"), cert_file=server).search()
+    Harness(tls_tempo.url, ca_file=str(material / "authority.crt"), cert_file=server, key_file=server).search()
+    Harness(tls_tempo.url, ca_file=str(material / "authority.crt"), cert_file=server).search()
     assert names == ["127.0.0.1"] * 2
 
 
 @pytest.mark.parametrize("settings", [{"ca_file": "/nowhere/missing.pem"}, {"cert_file": "/nowhere/missing.pem"}])
-def test_tls_files_that_are_missing(tls_tempo: FakeTempo, settings: dict[str, Any]) -> None:
-    error = Rig(tls_tempo.url, **settings).fails()
+def test_missing_tls_files_fail(tls_tempo: FakeTempo, settings: dict[str, Any]) -> None:
+    error = Harness(tls_tempo.url, **settings).search_error()
     assert (error.reason, error.retryable) == ("tls", False)
     assert "tempo.tls" in str(error)
 
 
-def test_tls_asked_of_a_port_that_does_not_speak_it(tempo: FakeTempo) -> None:
-    assert Rig(tempo.url.replace("http:", "https:"), timeout_seconds=2.0).fails("api").reason in ("tls", "connection")
+def test_tls_to_a_plain_http_port_fails(tempo: FakeTempo) -> None:
+    assert Harness(tempo.url.replace("http:", "https:"), timeout_seconds=2.0).search_error("api").reason in (
+        "tls",
+        "connection",
+    )
 
 
-def test_a_tls_connection_that_drips_ends_in_time(tls_tempo: FakeTempo, material: Path) -> None:
+def test_slow_tls_response_times_out(tls_tempo: FakeTempo, material: Path) -> None:
     tls_tempo.answer(dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"))
-    rig = Rig(tls_tempo.url, ca_file=str(material / "authority.crt"), timeout_seconds=0.3)
-    assert rig.fails("api").reason == "timeout"
+    harness = Harness(tls_tempo.url, ca_file=str(material / "authority.crt"), timeout_seconds=0.3)
+    assert harness.search_error("api").reason == "timeout"
 
 
 # Secrets
 
 
-def test_secrets_are_in_no_message(tempo: FakeTempo, caplog: pytest.LogCaptureFixture) -> None:
+def test_messages_and_logs_contain_no_secrets(tempo: FakeTempo, caplog: pytest.LogCaptureFixture) -> None:
     def quote_everything(handler: Any) -> None:
         replying(str(dict(handler.headers)), 401, "text/plain")(handler)
 
@@ -600,26 +605,26 @@ def test_secrets_are_in_no_message(tempo: FakeTempo, caplog: pytest.LogCaptureFi
     url = tempo.url.replace("//", "//me:url-secret@")
     tempo.answer(quote_everything)
     messages = [
-        str(Rig(url).fails()),
-        str(Rig(tempo.url, auth_token="token-secret").fails()),
-        str(Rig(tempo.url, username="me", password="password-secret").fails()),
-        str(Rig(tempo.url, headers={"X-Key": "header-secret"}).fails()),
-        str(Rig(tempo.url, auth_token="line\nbreak-secret").fails()),
-        str(Rig(unused_url().replace("//", "//me:url-secret@")).fails()),
+        str(Harness(url).search_error()),
+        str(Harness(tempo.url, auth_token="token-secret").search_error()),
+        str(Harness(tempo.url, username="me", password="password-secret").search_error()),
+        str(Harness(tempo.url, headers={"X-Key": "header-secret"}).search_error()),
+        str(Harness(tempo.url, auth_token="line\nbreak-secret").search_error()),
+        str(Harness(unused_url().replace("//", "//me:url-secret@")).search_error()),
     ]
     tempo.answer(quote_later)
     with caplog.at_level(logging.DEBUG):
-        messages.append(str(Rig(tempo.url, auth_token="token-secret").fails()))
+        messages.append(str(Harness(tempo.url, auth_token="token-secret").search_error()))
     messages.append(caplog.text + "".join(str(vars(record)) for record in caplog.records))
     assert "Bearer <secret>" in messages[1]
     assert not [message for message in messages if "-secret" in message]
-    # The password also travels as base64.
+    # The password is also sent as base64.
     assert "cGFzc3dvcmQtc2VjcmV0" not in "".join(messages)
     assert "bWU6cGFzc3dvcmQtc2VjcmV0" not in "".join(messages)
 
 
-def test_no_traceback_shows_what_the_library_said(tempo: FakeTempo) -> None:
-    error = Rig(tempo.url, auth_token="line\nbreak-secret").fails()
+def test_errors_have_no_cause_that_could_quote_secrets(tempo: FakeTempo) -> None:
+    error = Harness(tempo.url, auth_token="line\nbreak-secret").search_error()
     assert error.__cause__ is None
     assert error.__context__ is None
 
@@ -627,30 +632,30 @@ def test_no_traceback_shows_what_the_library_said(tempo: FakeTempo) -> None:
 # Counts
 
 
-def test_that_tempo_cannot_count_does_not_mean_that_it_is_down(tempo: FakeTempo) -> None:
-    """Tempo 2 answers 500 "empty ring" where it keeps nothing to count; asking again would not help."""
+def test_failed_count_does_not_mean_that_tempo_is_down(tempo: FakeTempo) -> None:
+    """Tempo 2 returns 500 "empty ring" if it keeps no data for counting; a retry would not help."""
     tempo.answer(replying("error querying generators: empty ring", 500, "text/plain"))
-    rig = Rig(tempo.url)
+    harness = Harness(tempo.url)
     with pytest.raises(TempoError, match="empty ring"):
-        rig.client.count(0, 3600, 900, loop="backfill")
+        harness.client.count(0, 3600, 900, loop="backfill")
     assert len(tempo.requests) == 1
-    assert rig.pauses == []
-    assert rig.telemetry.failures == [("backfill", "server_error")]
-    assert rig.telemetry.answered == [True]
+    assert harness.pauses == []
+    assert harness.telemetry.failures == [("backfill", "server_error")]
+    assert harness.telemetry.answered == [True]
 
 
-def test_that_nobody_answers_does(tempo: FakeTempo) -> None:
+def test_count_without_a_response_means_that_tempo_is_down(tempo: FakeTempo) -> None:
     tempo.answer(hanging_up)
-    rig = Rig(tempo.url)
+    harness = Harness(tempo.url)
     with pytest.raises(TempoError):
-        rig.client.count(0, 3600, 900, loop="backfill")
-    assert rig.telemetry.answered == [False]
+        harness.client.count(0, 3600, 900, loop="backfill")
+    assert harness.telemetry.answered == [False]
 
 
-def test_counting_is_within_scope_and_filter(tempo: FakeTempo) -> None:
+def test_count_query_has_scope_and_filter(tempo: FakeTempo) -> None:
     tempo.answer(replying({"series": [], "metrics": {}}))
-    rig = Rig(tempo.url, scope="entry", filter='resource.env="prod"')
-    rig.client.count(3600, 7200, 900, loop="backfill")
+    harness = Harness(tempo.url, scope="entry", filter='resource.env="prod"')
+    harness.client.count(3600, 7200, 900, loop="backfill")
     assert tempo.requests[0].params == {
         "q": '{(nestedSetParent<0 || kind=server || kind=consumer) && (resource.env="prod")} | count_over_time()',
         "start": "4500",
@@ -660,7 +665,7 @@ def test_counting_is_within_scope_and_filter(tempo: FakeTempo) -> None:
 
 
 @pytest.mark.parametrize("body", ["<html>", "{}", '{"series": 3}', ""])
-def test_an_answer_that_counts_nothing_is_an_error(tempo: FakeTempo, body: str) -> None:
+def test_invalid_count_response_is_an_error(tempo: FakeTempo, body: str) -> None:
     tempo.answer(replying(body))
     with pytest.raises(TempoError):
-        Rig(tempo.url).client.count(0, 3600, 900, loop="backfill")
+        Harness(tempo.url).client.count(0, 3600, 900, loop="backfill")

@@ -1,4 +1,4 @@
-"""Secrets get into requests, follow their files, and get nowhere else."""
+"""Credentials are added to requests, follow their files, and are masked in messages."""
 
 import base64
 import os
@@ -33,18 +33,18 @@ def basic(text: str) -> str:
         (ClientSettings(url="http://me:pw@tempo", auth_token="abc"), "Bearer abc"),
     ],
 )
-def test_what_a_request_is_signed_with(settings: ClientSettings, expected: str | None) -> None:
+def test_authorization_header_by_settings(settings: ClientSettings, expected: str | None) -> None:
     assert authorization(settings) == expected
 
 
-def test_a_token_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
+def test_token_file_is_reread_when_it_changes(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("one\n")
     credentials = Credentials(ClientSettings(auth_token_file=str(file)))
     assert credentials.authorization() == "Bearer one"
     file.write_text("longer")
     assert credentials.authorization() == "Bearer longer"
-    # As Kubernetes rotates: another file takes its place, perhaps of the same size and age.
+    # Kubernetes replaces the file on rotation; size and modification time may be equal.
     before = file.stat()
     replacement = tmp_path / "new"
     replacement.write_text("farther")
@@ -54,18 +54,16 @@ def test_a_token_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert credentials.authorization() == "Bearer fonger"
 
 
-def test_a_token_file_is_not_read_again_when_it_does_not_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_token_file_is_not_reread_when_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "token"
     file.write_text("one")
     credentials = Credentials(ClientSettings(auth_token_file=str(file)))
     credentials.authorization()
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: pytest.fail("reread"))
     assert credentials.authorization() == "Bearer one"
 
 
-def test_a_password_file(tmp_path: Path) -> None:
+def test_password_file_is_used(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("pw\n")
     settings = ClientSettings(username="me", password_file=str(file))
@@ -76,7 +74,9 @@ def test_a_password_file(tmp_path: Path) -> None:
     ("content", "why"),
     [(None, "No such file"), (b"", "is empty"), (b"a-secret\nb-secret", "more than one line"), (b"\xffx", "not UTF-8")],
 )
-def test_a_file_that_is_no_use_says_so_without_its_content(tmp_path: Path, content: bytes | None, why: str) -> None:
+def test_unusable_token_file_raises_an_error_without_its_content(
+    tmp_path: Path, content: bytes | None, why: str
+) -> None:
     file = tmp_path / "token"
     if content is not None:
         file.write_bytes(content)
@@ -88,7 +88,7 @@ def test_a_file_that_is_no_use_says_so_without_its_content(tmp_path: Path, conte
     assert "secret" not in str(caught.value).replace("the secret", "")
 
 
-def test_a_file_that_comes_back_is_used(tmp_path: Path) -> None:
+def test_token_file_is_used_once_it_appears(tmp_path: Path) -> None:
     file = tmp_path / "token"
     credentials = Credentials(ClientSettings(auth_token_file=str(file)))
     with pytest.raises(TempoError):
@@ -97,7 +97,7 @@ def test_a_file_that_comes_back_is_used(tmp_path: Path) -> None:
     assert credentials.authorization() == "Bearer abc"
 
 
-def test_secrets_are_masked_wherever_they_are_quoted(tmp_path: Path) -> None:
+def test_secrets_are_masked_in_text(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("pa55-secret")
     settings = ClientSettings(
@@ -108,13 +108,13 @@ def test_secrets_are_masked_wherever_they_are_quoted(tmp_path: Path) -> None:
     )
     credentials = Credentials(settings)
     assert credentials.authorization() == "Bearer t0ken-secret"
-    said = "you sent t0ken-secret and header-secret, 5 times"
-    assert credentials.mask(said) == "you sent <secret> and <secret>, 5 times"
+    text = "you sent t0ken-secret and header-secret, 5 times"
+    assert credentials.mask(text) == "you sent <secret> and <secret>, 5 times"
     signed = Credentials(ClientSettings(username="me", password="pa55-secret"))
     assert signed.mask(f"{basic('me:pa55-secret')}, pa55-secret") == "Basic <secret>, <secret>"
 
 
-def test_settings_do_not_show_secrets() -> None:
+def test_settings_repr_hides_secrets() -> None:
     settings = ClientSettings(
         url="https://me:url-secret@tempo:3200/prefix/?key=url-secret",
         auth_token="t0ken-secret",

@@ -1,4 +1,4 @@
-"""Bodies of search answers, as Tempo sends them and as nobody should."""
+"""Decoding of search responses, valid and invalid."""
 
 import copy
 import json
@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.model.span import SeriesKey, Span
-from exporter.tempo.decode import MAX_NAME_CHARACTERS, Decoded, SearchDecoder
+from exporter.tempo.decode import MAX_NAME_CHARACTERS, DecodedSearch, SearchDecoder
 from exporter.tempo.settings import Scope
 from tests.support.tempo_server import a_span, a_trace, search_body
 
 
-def decode(body: Any, scope: Scope = "root") -> Decoded:
+def decode(body: Any, scope: Scope = "root") -> DecodedSearch:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return SearchDecoder(scope).decode(data)
 
 
-def one(**changes: Any) -> Decoded:
-    """What becomes of a trace whose only span is changed."""
+def decode_span(**changes: Any) -> DecodedSearch:
+    """Decode a trace with decode_span span, with some fields changed."""
     return decode(search_body(a_trace(spanSets=[{"spans": [a_span(**changes)], "matched": 1}])))
 
 
@@ -30,7 +30,7 @@ def without(record: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in names}
 
 
-def test_a_span_as_it_comes() -> None:
+def test_decode_returns_a_span_with_its_series() -> None:
     decoded = decode(search_body(a_trace(7)))
     assert decoded.spans == [
         Span(f"{7:032x}", f"{7:016x}", SeriesKey("shop", "GET /"), 1_795_077_007_000_000_000, 5_000_000)
@@ -39,18 +39,18 @@ def test_a_span_as_it_comes() -> None:
 
 
 @pytest.mark.parametrize("digits", ["963a4e79e6e2177f4e976ce9b52e6a7", "F9D81F55033D3516E1C502CDF2", "1"])
-def test_trace_ids_get_their_leading_zeros_back(digits: str) -> None:
+def test_trace_ids_are_padded_and_lower_case(digits: str) -> None:
     assert decode(search_body(a_trace(traceID=digits))).spans[0].trace_id == digits.lower().zfill(32)
 
 
 @pytest.mark.parametrize("bad", ["", "0123456789abcdefg", "1" * 33, "<script>", "12 34", "0x12", "１２"])
-def test_a_trace_without_an_id_is_counted_and_left_out(bad: str) -> None:
+def test_trace_with_an_invalid_id_is_counted_and_left_out(bad: str) -> None:
     decoded = decode(search_body(a_trace(traceID=bad), a_trace(2)))
     assert (decoded.traces, len(decoded.spans), decoded.invalid) == (2, 1, 1)
     assert "trace id" in decoded.problem
 
 
-def test_absent_means_zero_or_empty() -> None:
+def test_absent_fields_are_zero_or_empty() -> None:
     span = without(a_span(), "durationNanos", "name", "spanID")
     decoded = decode(search_body(a_trace(spanSets=[{"spans": [span], "matched": 1}])))
     assert decoded.spans[0].duration_ns == 0
@@ -81,17 +81,17 @@ def test_absent_means_zero_or_empty() -> None:
         {"name": ["GET"]},
     ],
 )
-def test_a_span_that_makes_no_sense_is_counted_and_left_out(changes: dict[str, Any]) -> None:
-    decoded = one(**changes)
+def test_invalid_span_is_counted_and_left_out(changes: dict[str, Any]) -> None:
+    decoded = decode_span(**changes)
     assert (decoded.traces, decoded.spans, decoded.invalid) == (1, [], 1)
     assert decoded.problem
 
 
-def test_a_span_may_start_before_1970_was_over_and_take_long() -> None:
-    assert one(startTimeUnixNano="1", durationNanos=str(2**62)).spans[0].duration_ns == 2**62
+def test_extreme_but_valid_times_are_accepted() -> None:
+    assert decode_span(startTimeUnixNano="1", durationNanos=str(2**62)).spans[0].duration_ns == 2**62
 
 
-def test_one_unreadable_trace_costs_only_itself() -> None:
+def test_invalid_trace_does_not_affect_the_others() -> None:
     bad = a_trace(2, spanSets="none")
     decoded = decode(search_body(a_trace(1), bad, a_trace(3)))
     assert [span.trace_id for span in decoded.spans] == [f"{n:032x}" for n in (1, 3)]
@@ -99,32 +99,37 @@ def test_one_unreadable_trace_costs_only_itself() -> None:
     assert "unreadable" in decoded.problem
 
 
-def test_a_trace_without_spans_does_not_disappear() -> None:
-    bare = without(a_trace(), "spanSets")
-    for trace in (bare, {**bare, "spanSets": []}, {**bare, "spanSets": [{}]}, {**bare, "spanSet": 5}):
+def test_trace_without_spans_is_counted_as_invalid() -> None:
+    without_sets = without(a_trace(), "spanSets")
+    for trace in (
+        without_sets,
+        {**without_sets, "spanSets": []},
+        {**without_sets, "spanSets": [{}]},
+        {**without_sets, "spanSet": 5},
+    ):
         decoded = decode(search_body(trace))
         assert (decoded.traces, decoded.spans, decoded.invalid) == (1, [], 1)
 
 
-def test_several_roots_in_one_trace() -> None:
+def test_several_root_spans_in_one_trace() -> None:
     spans = [a_span(1), a_span(2, name="GET /two")]
     decoded = decode(search_body(a_trace(spanSets=[{"spans": spans, "matched": 2}])))
     assert [span.key.span_name for span in decoded.spans] == ["GET /", "GET /two"]
     assert decoded.traces == 1
 
 
-def test_a_span_in_several_sets_comes_once() -> None:
+def test_span_in_several_span_sets_is_returned_once() -> None:
     sets = [{"spans": [a_span(1), a_span(2)], "matched": 2}, {"spans": [a_span(2), a_span(3)], "matched": 2}]
     decoded = decode(search_body(a_trace(spanSets=sets, spanSet=sets[0])))
     assert [int(span.span_id, 16) for span in decoded.spans] == [1, 2, 3]
 
 
-def test_spans_without_ids_are_not_taken_for_each_other() -> None:
+def test_spans_without_ids_are_not_merged() -> None:
     spans = [without(a_span(n), "spanID") for n in (1, 2)]
     assert len(decode(search_body(a_trace(spanSets=[{"spans": spans, "matched": 2}]))).spans) == 2
 
 
-def test_an_older_tempo_has_one_set_only() -> None:
+def test_span_set_of_an_older_tempo_is_read() -> None:
     trace = without(a_trace(), "spanSets") | {"spanSet": {"spans": [a_span(4)], "matched": 3}}
     decoded = decode(search_body(trace))
     assert [span.span_id for span in decoded.spans] == [f"{4:016x}"]
@@ -132,7 +137,7 @@ def test_an_older_tempo_has_one_set_only() -> None:
 
 
 @pytest.mark.parametrize(("matched", "missing"), [(1, 0), (0, 0), (-5, 0), (131, 130), (10**30, 2**32 - 2)])
-def test_spans_that_matched_but_did_not_come(matched: int, missing: int) -> None:
+def test_matched_spans_not_returned_are_counted_as_missing(matched: int, missing: int) -> None:
     trace = a_trace(spanSets=[{"spans": [a_span()], "matched": matched}])
     assert decode(search_body(trace)).missing == missing
 
@@ -147,18 +152,18 @@ def test_spans_that_matched_but_did_not_come(matched: int, missing: int) -> None
     ],
 )
 @pytest.mark.parametrize("attributes", [[], None, "odd", [{"key": "kind", "value": {"stringValue": "server"}}]])
-def test_a_span_without_a_service(scope: Scope, root: str, service: str, attributes: Any) -> None:
+def test_service_of_a_span_without_service_name(scope: Scope, root: str, service: str, attributes: Any) -> None:
     trace = a_trace(rootServiceName=root, spanSets=[{"spans": [a_span(attributes=attributes)], "matched": 1}])
     assert decode(search_body(trace), scope).spans[0].key == SeriesKey(service, "GET /")
 
 
 @pytest.mark.parametrize("value", [{"intValue": "5"}, {"stringValue": 5}, {}, None, "shop"])
-def test_a_service_name_that_is_no_text(value: Any) -> None:
+def test_service_name_that_is_not_text_is_ignored(value: Any) -> None:
     attributes = [{"key": "service.name", "value": value}]
-    assert one(attributes=attributes).spans[0].key.service_name == "shop"
+    assert decode_span(attributes=attributes).spans[0].key.service_name == "shop"
 
 
-def test_the_order_of_attributes_does_not_matter() -> None:
+def test_order_of_attributes_does_not_matter() -> None:
     decoder = SearchDecoder("entry")
     span = a_span()
     other = {**span, "attributes": span["attributes"][::-1]}
@@ -168,7 +173,7 @@ def test_the_order_of_attributes_does_not_matter() -> None:
         assert decoded.spans[0].key == SeriesKey("shop", "GET /")
 
 
-def test_equal_series_share_one_key() -> None:
+def test_spans_of_a_series_share_one_key() -> None:
     decoder = SearchDecoder("root")
     body = json.dumps(search_body(a_trace(1), a_trace(2))).encode()
     keys = [span.key for _ in range(2) for span in decoder.decode(body).spans]
@@ -176,7 +181,7 @@ def test_equal_series_share_one_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "becomes"),
+    ("name", "cleaned"),
     [
         ("", ""),
         ('GET "/quoted\\path"\nline', 'GET "/quoted\\path"\nline'),
@@ -188,14 +193,14 @@ def test_equal_series_share_one_key() -> None:
         ("x" * 1_000_000, "x" * (MAX_NAME_CHARACTERS - 1) + "…"),
     ],
 )
-def test_hostile_names(name: str, becomes: str) -> None:
+def test_hostile_names_are_cleaned(name: str, cleaned: str) -> None:
     attributes = [{"key": "service.name", "value": {"stringValue": name}}]
-    key = one(name=name, attributes=attributes).spans[0].key
-    assert key == SeriesKey(becomes or "shop", becomes)
+    key = decode_span(name=name, attributes=attributes).spans[0].key
+    assert key == SeriesKey(cleaned or "shop", cleaned)
     key.service_name.encode()
 
 
-def test_bytes_that_are_not_utf_8_are_replaced() -> None:
+def test_invalid_utf_8_is_replaced() -> None:
     body = json.dumps(search_body(a_trace(), a_trace(2)), ensure_ascii=False).encode()
     broken = body.replace(b'"name": "GET /"', b'"name": "GET \xff/"', 1)
     assert [span.key.span_name for span in decode(broken).spans] == ["GET \ufffd/", "GET /"]
@@ -214,12 +219,12 @@ def test_bytes_that_are_not_utf_8_are_replaced() -> None:
         ({"totalJobs": 2}, False),
     ],
 )
-def test_whether_tempo_looked_at_everything(metrics: Any, complete: bool) -> None:
+def test_complete_by_finished_jobs(metrics: Any, complete: bool) -> None:
     assert decode({"traces": [], "metrics": metrics}).complete is complete
 
 
 @pytest.mark.parametrize("body", [b"{}", b" {\n} ", b'{"metrics":{}}', b'{"traces":[]}', b'{"traces":null}'])
-def test_nothing_there(body: bytes) -> None:
+def test_empty_response(body: bytes) -> None:
     decoded = decode(body)
     assert (decoded.spans, decoded.traces, decoded.invalid, decoded.complete) == ([], 0, 0, True)
 
@@ -240,22 +245,35 @@ def test_nothing_there(body: bytes) -> None:
         b'{"traces":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
     ],
 )
-def test_what_is_no_search_answer(body: bytes) -> None:
+def test_body_that_is_not_a_search_response_raises(body: bytes) -> None:
     with pytest.raises(ValueError) as caught:
         decode(body)
     assert str(caught.value)
 
 
-def test_what_is_remembered_has_bounds() -> None:
+def test_cache_of_series_keys_is_bounded() -> None:
     decoder = SearchDecoder("root")
-    for round_ in range(8):
-        spans = [{"spanID": f"{n:x}", "name": f"{round_}/{n}", "startTimeUnixNano": "1"} for n in range(9000)]
+
+    def decode_key(name: str) -> SeriesKey:
+        return (
+            decoder.decode(json.dumps(search_body(a_trace(spanSets=[{"spans": [a_span(name=name)]}]))).encode())
+            .spans[0]
+            .key
+        )
+
+    first = decode_key("first")
+    assert decode_key("first") is first
+    for batch in range(8):
+        spans = [{"spanID": f"{n:x}", "name": f"{batch}/{n}", "startTimeUnixNano": "1"} for n in range(9000)]
         decoded = decoder.decode(json.dumps(search_body(a_trace(spanSets=[{"spans": spans}]))).encode())
-        assert decoded.spans[-1].key == SeriesKey("shop", f"{round_}/8999")
-    assert decoder._names.size < 60_000
+        assert decoded.spans[-1].key == SeriesKey("shop", f"{batch}/8999")
+    # The cache was emptied, so the same name has a new key.
+    assert decode_key("first") == first
+    assert decode_key("first") is not first
 
 
-# Whatever comes
+# Arbitrary input
+
 
 _anything = st.recursive(
     st.none()
@@ -279,7 +297,7 @@ _anything = st.recursive(
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Every place in a JSON value, as container and index."""
+    """Return every place in a JSON value, as container and index."""
     found: list[tuple[Any, Any]] = []
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for index, inner in items:
@@ -288,8 +306,8 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-def _check(decoded: Decoded) -> None:
-    """What must hold for anything that was read."""
+def _check_invariants(decoded: DecodedSearch) -> None:
+    """Check what must hold for any decoded response."""
     for span in decoded.spans:
         assert len(span.trace_id) == 32
         assert len(span.span_id) == 16
@@ -304,46 +322,46 @@ def _check(decoded: Decoded) -> None:
 
 
 @given(_anything)
-def test_any_json_is_read_or_refused(value: Any) -> None:
+def test_any_json_is_decoded_or_rejected(value: Any) -> None:
     try:
         decoded = decode(value)
     except ValueError:
         return
-    _check(decoded)
+    _check_invariants(decoded)
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+def test_any_bytes_are_decoded_or_rejected(body: bytes) -> None:
     try:
         decoded = decode(body)
     except ValueError:
         return
-    _check(decoded)
+    _check_invariants(decoded)
 
 
 @settings(max_examples=300)
 @given(st.data())
-def test_anything_anywhere_in_one_trace_leaves_the_others_alone(data: st.DataObject) -> None:
+def test_any_value_anywhere_in_a_trace_does_not_affect_the_others(data: st.DataObject) -> None:
     spans = [a_span(1), a_span(2)]
     good = a_trace(2, spanSets=[{"spans": spans, "matched": 3}], spanSet={"spans": spans, "matched": 3})
     bad = copy.deepcopy(good)
     container, index = data.draw(st.sampled_from(_places(bad)), label="place")
     container[index] = data.draw(_anything, label="value")
     decoded = decode(search_body(a_trace(1), bad, a_trace(3)))
-    _check_names_apart(decoded)
+    _check_invariants_except_names(decoded)
     assert decoded.traces == 3
     ids = [span.trace_id for span in decoded.spans]
     assert ids[0] == f"{1:032x}"
     assert ids[-1] == f"{3:032x}"
 
 
-def _check_names_apart(decoded: Decoded) -> None:
-    """As above, but a service may really be called like the placeholder when its own attribute says so."""
+def _check_invariants_except_names(decoded: DecodedSearch) -> None:
+    """Check the invariants, but allow the placeholder as a name: an attribute may really contain it."""
     kept = [
         span._replace(key=SeriesKey("", "")) if "<root span not yet received>" in span.key else span
         for span in decoded.spans
     ]
-    _check(Decoded(kept, decoded.traces, decoded.invalid, decoded.missing))
+    _check_invariants(DecodedSearch(kept, decoded.traces, decoded.invalid, decoded.missing))
 
 
 _mutations: list[Callable[[bytes, int], bytes]] = [
@@ -356,10 +374,10 @@ _mutations: list[Callable[[bytes, int], bytes]] = [
 
 @settings(max_examples=300)
 @given(st.sampled_from(_mutations), st.integers(0, 10_000))
-def test_a_damaged_body_is_read_or_refused(mutation: Callable[[bytes, int], bytes], at: int) -> None:
+def test_damaged_body_is_decoded_or_rejected(mutation: Callable[[bytes, int], bytes], at: int) -> None:
     body = json.dumps(search_body(a_trace(1), a_trace(2), a_trace(3))).encode()
     try:
         decoded = decode(mutation(body, at % len(body)))
     except ValueError:
         return
-    _check(decoded)
+    _check_invariants(decoded)

@@ -1,4 +1,4 @@
-"""Failures say what happened, where, and what to do; and which of them are worth another try."""
+"""Errors say what happened, to which URL, what to do, and whether a retry makes sense."""
 
 import http.client
 import socket
@@ -15,7 +15,7 @@ from requests.structures import CaseInsensitiveDict
 from exporter.runtime.telemetry import FAILURE_REASONS, FailureReason
 from exporter.tempo.errors import LimitTooHighError, RangeTooLongError, TempoError, TooManySpansError
 from exporter.tempo.failures import (
-    HttpAnswer,
+    HttpResponse,
     excerpt,
     go_duration_seconds,
     not_json,
@@ -31,13 +31,13 @@ NOW = 1_795_077_000.0
 def failure(status: int, body: bytes | str = b"", **headers: str) -> TempoError:
     data = body.encode() if isinstance(body, str) else body
     named = CaseInsensitiveDict({name.replace("_", "-"): value for name, value in headers.items()})
-    found = status_failure(HttpAnswer(URL, status, named, data), NOW, lambda text: text.replace("hunter2", "***"))
-    assert found is not None
-    return found
+    error = status_failure(HttpResponse(URL, status, named, data), NOW, lambda text: text.replace("hunter2", "***"))
+    assert error is not None
+    return error
 
 
-def test_200_is_no_failure() -> None:
-    assert status_failure(HttpAnswer(URL, 200, {}, b""), NOW, str) is None
+def test_status_200_is_not_a_failure() -> None:
+    assert status_failure(HttpResponse(URL, 200, {}, b""), NOW, str) is None
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_200_is_no_failure() -> None:
         (599, "server_error", True, False),
     ],
 )
-def test_what_a_status_stands_for(status: int, reason: FailureReason, retryable: bool, answered: bool) -> None:
+def test_status_failure_by_status(status: int, reason: FailureReason, retryable: bool, answered: bool) -> None:
     error = failure(status, "no org id")
     assert (error.reason, error.retryable, error.answered, error.status) == (reason, retryable, answered, status)
     assert URL in str(error)
@@ -76,11 +76,11 @@ def test_what_a_status_stands_for(status: int, reason: FailureReason, retryable:
         (503, "log"),
     ],
 )
-def test_messages_say_what_to_do(status: int, advice: str) -> None:
+def test_status_failure_gives_advice(status: int, advice: str) -> None:
     assert advice in str(failure(status))
 
 
-def test_a_body_is_quoted_shortened_on_one_line_and_without_secrets() -> None:
+def test_status_failure_quotes_the_body_shortened_and_masked() -> None:
     message = str(failure(400, "first line\r\n\tsecond \x1b[31mhunter2 " + "x" * 5000))
     assert "first line second [31m*** xxx" in message
     assert len(message) < 500
@@ -88,7 +88,7 @@ def test_a_body_is_quoted_shortened_on_one_line_and_without_secrets() -> None:
     assert "an HTML page" in str(failure(502, "<html><body>Bad gateway</body></html>"))
 
 
-def test_a_redirect_names_its_target_without_secrets() -> None:
+def test_redirect_error_names_the_target_without_secrets() -> None:
     error = failure(302, Location="https://me:hunter2@login.example:8443/sign/in?token=abc#x")
     assert "https://login.example:8443/sign/in" in str(error)
     assert "hunter2" not in str(error)
@@ -97,11 +97,11 @@ def test_a_redirect_names_its_target_without_secrets() -> None:
 
 
 @pytest.mark.parametrize("location", ["", "http://[broken", "\x00"])
-def test_a_redirect_to_nowhere(location: str) -> None:
-    assert "nowhere" in str(failure(301, Location=location))
+def test_redirect_error_without_a_valid_target(location: str) -> None:
+    assert "no valid address" in str(failure(301, Location=location))
 
 
-def test_refusals_that_teach_something() -> None:
+def test_refusal_with_a_known_limit_becomes_a_specific_error() -> None:
     limit = failure(400, "limit 300000 exceeds max limit 262144")
     assert isinstance(limit, LimitTooHighError)
     assert limit.max_limit == 262_144
@@ -128,7 +128,7 @@ def test_refusals_that_teach_something() -> None:
         "range " * 1000,
     ],
 )
-def test_refusals_that_teach_nothing(body: str) -> None:
+def test_refusal_without_a_usable_limit_is_a_plain_error(body: str) -> None:
     assert type(failure(400, body)) is TempoError
 
 
@@ -148,7 +148,7 @@ def test_refusals_that_teach_nothing(body: str) -> None:
         ("1h extra", 0),
     ],
 )
-def test_durations_as_go_prints_them(text: str, seconds: float) -> None:
+def test_go_duration_seconds(text: str, seconds: float) -> None:
     assert go_duration_seconds(text) == pytest.approx(seconds)
 
 
@@ -170,24 +170,24 @@ def test_durations_as_go_prints_them(text: str, seconds: float) -> None:
         ("Fri, 31 Dec 99999 23:59:59 GMT", None),
     ],
 )
-def test_retry_after(value: str | None, seconds: float | None) -> None:
+def test_retry_after_seconds(value: str | None, seconds: float | None) -> None:
     assert retry_after_seconds(value, NOW) == seconds
 
 
 @given(st.text())
-def test_any_retry_after_is_read_or_ignored(value: str) -> None:
-    found = retry_after_seconds(value, NOW)
-    assert found is None or found >= 0
+def test_any_retry_after_is_parsed_or_ignored(value: str) -> None:
+    seconds = retry_after_seconds(value, NOW)
+    assert seconds is None or seconds >= 0
 
 
-def test_429_and_503_say_how_long_to_wait() -> None:
+def test_retry_after_is_kept_for_429_and_503() -> None:
     assert failure(429, Retry_After="7").retry_after_seconds == 7
     assert failure(503, Retry_After="8").retry_after_seconds == 8
     assert failure(503).retry_after_seconds is None
 
 
 @given(st.integers(201, 599), st.binary(max_size=300), st.text(max_size=50))
-def test_whatever_a_server_says_the_message_is_one_short_line(status: int, body: bytes, header: str) -> None:
+def test_status_failure_message_is_one_short_line(status: int, body: bytes, header: str) -> None:
     error = failure(status, body, Location=header, Retry_After=header)
     assert str(error).isprintable()
     assert len(str(error)) < 800
@@ -195,13 +195,13 @@ def test_whatever_a_server_says_the_message_is_one_short_line(status: int, body:
 
 
 @given(st.text())
-def test_an_excerpt_is_one_short_line(text: str) -> None:
+def test_excerpt_is_one_short_line(text: str) -> None:
     assert excerpt(text).isprintable()
     assert len(excerpt(text)) <= 200
 
 
 @pytest.mark.parametrize(
-    ("body", "content_type", "said"),
+    ("body", "content_type", "text"),
     [
         (b"<!doctype html><title>Sign in</title>", "text/html", "login"),
         (b"hello", "text/plain", "tempo.url"),
@@ -209,15 +209,15 @@ def test_an_excerpt_is_one_short_line(text: str) -> None:
         (b"", "", "no content type"),
     ],
 )
-def test_a_body_that_is_not_an_answer(body: bytes, content_type: str, said: str) -> None:
-    error = not_json(HttpAnswer(URL, 200, {"Content-Type": content_type}, body), str)
+def test_not_json_gives_advice_by_content(body: bytes, content_type: str, text: str) -> None:
+    error = not_json(HttpResponse(URL, 200, {"Content-Type": content_type}, body), str)
     assert (error.reason, error.retryable) == ("malformed", True)
-    assert said in str(error)
+    assert text in str(error)
     assert URL in str(error)
 
 
 def _wrapped(cause: Exception) -> Exception:
-    """As urllib3 and requests wrap what the socket raised."""
+    """Wrap an exception of the socket as urllib3 and requests do."""
     pool = urllib3.HTTPConnectionPool("tempo")
     return requests.ConnectionError(urllib3.exceptions.MaxRetryError(pool, "/?secret", cause))
 
@@ -229,14 +229,14 @@ def _no_connection(cause: Exception) -> Exception:
     return _wrapped(error)
 
 
-def _not_trusted() -> ssl.SSLCertVerificationError:
+def _untrusted_certificate() -> ssl.SSLCertVerificationError:
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
     error.verify_message = "self-signed certificate"
     return error
 
 
 @pytest.mark.parametrize(
-    ("error", "reason", "retryable", "said"),
+    ("error", "reason", "retryable", "text"),
     [
         (_no_connection(ConnectionRefusedError(111, "refused")), "connection", True, "connection refused"),
         (_no_connection(socket.gaierror(-2, "secret")), "connection", True, "host name"),
@@ -250,7 +250,7 @@ def _not_trusted() -> ssl.SSLCertVerificationError:
         (requests.ConnectTimeout("secret"), "timeout", True, "tempo.timeout"),
         (requests.ReadTimeout("secret"), "timeout", True, "tempo.timeout"),
         (_wrapped(TimeoutError("secret")), "timeout", True, "tempo.timeout"),
-        (requests.exceptions.SSLError(_not_trusted()), "tls", False, "self-signed certificate"),
+        (requests.exceptions.SSLError(_untrusted_certificate()), "tls", False, "self-signed certificate"),
         (_wrapped(ssl.SSLError(1, "[SSL] secret")), "tls", True, "tempo.tls"),
         (requests.exceptions.SSLError("secret"), "tls", True, "tempo.tls"),
         (requests.exceptions.ChunkedEncodingError("secret"), "malformed", True, "cut off"),
@@ -265,16 +265,16 @@ def _not_trusted() -> ssl.SSLCertVerificationError:
         (requests.RequestException("secret"), "connection", True, "no connection"),
     ],
 )
-def test_what_the_http_library_raises(error: Exception, reason: FailureReason, retryable: bool, said: str) -> None:
-    found = transport_failure(URL, error, 15.0)
-    assert (found.reason, found.retryable) == (reason, retryable)
-    assert said in str(found)
-    assert URL in str(found)
-    assert "secret" not in str(found)
-    assert not found.answered
+def test_transport_failure_by_exception(error: Exception, reason: FailureReason, retryable: bool, text: str) -> None:
+    result = transport_failure(URL, error, 15.0)
+    assert (result.reason, result.retryable) == (reason, retryable)
+    assert text in str(result)
+    assert URL in str(result)
+    assert "secret" not in str(result)
+    assert not result.answered
 
 
-def test_causes_that_go_in_circles() -> None:
+def test_transport_failure_with_circular_causes() -> None:
     error = requests.ConnectionError()
     error.args = (error,)
     assert transport_failure(URL, error, 1.0).reason == "connection"

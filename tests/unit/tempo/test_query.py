@@ -1,4 +1,4 @@
-"""TraceQL that is built, and user conditions that must not get out of it."""
+"""TraceQL queries; a user's filter cannot change the rest of a query."""
 
 import re
 
@@ -10,29 +10,29 @@ from exporter.model.span import SeriesKey
 from exporter.tempo.query import filter_problem, quoted, search_query, series_conditions
 
 
-def test_root_scope_asks_for_root_spans_with_service_and_name() -> None:
+def test_root_scope_selects_root_spans_with_service_and_name() -> None:
     assert search_query("root") == "{nestedSetParent<0} | select(resource.service.name, name)"
 
 
-def test_entry_scope_asks_for_server_and_consumer_spans_too() -> None:
+def test_entry_scope_also_selects_server_and_consumer_spans() -> None:
     assert search_query("entry") == (
         "{nestedSetParent<0 || kind=server || kind=consumer} | select(resource.service.name, name)"
     )
 
 
-def test_a_filter_with_or_stays_one_condition() -> None:
+def test_filter_with_or_is_parenthesized() -> None:
     assert search_query("root", ' resource.a="x" || resource.b="y" ') == (
         '{nestedSetParent<0 && (resource.a="x" || resource.b="y")} | select(resource.service.name, name)'
     )
 
 
-def test_the_or_of_the_entry_scope_is_not_torn_apart_by_a_filter() -> None:
+def test_entry_scope_is_parenthesized_when_a_filter_is_joined() -> None:
     assert search_query("entry", 'resource.a="x"').startswith(
         '{(nestedSetParent<0 || kind=server || kind=consumer) && (resource.a="x")} |'
     )
 
 
-def test_one_series_is_singled_out_by_its_names() -> None:
+def test_series_conditions_quote_names() -> None:
     conditions = series_conditions(SeriesKey("shop", 'GET "/a\\b"\n'))
     assert search_query("root", "duration > 1ms", conditions).startswith(
         '{nestedSetParent<0 && (duration > 1ms) && (resource.service.name="shop") && '
@@ -41,7 +41,7 @@ def test_one_series_is_singled_out_by_its_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "fine",
+    "user_filter",
     [
         "",
         'resource.deployment.environment="prod"',
@@ -52,13 +52,13 @@ def test_one_series_is_singled_out_by_its_names() -> None:
         "duration > 1s &&\n name != nil",
     ],
 )
-def test_conditions_that_are_taken(fine: str) -> None:
-    assert filter_problem(fine) is None
-    search_query("root", fine)
+def test_filter_problem_accepts_conditions(user_filter: str) -> None:
+    assert filter_problem(user_filter) is None
+    search_query("root", user_filter)
 
 
 @pytest.mark.parametrize(
-    ("bad", "why"),
+    ("user_filter", "text"),
     [
         ('{resource.a="x"}', "without braces"),
         ('a="1"} || {b="2"', "without braces"),
@@ -72,20 +72,20 @@ def test_conditions_that_are_taken(fine: str) -> None:
         ("a=1 /* the rest", "comments"),
     ],
 )
-def test_conditions_that_would_get_out(bad: str, why: str) -> None:
-    problem = filter_problem(bad)
+def test_filter_problem_rejects_what_could_leave_the_parentheses(user_filter: str, text: str) -> None:
+    problem = filter_problem(user_filter)
     assert problem is not None
-    assert why in problem
+    assert text in problem
     with pytest.raises(ValueError, match=re.escape(problem)):
-        search_query("root", bad)
+        search_query("root", user_filter)
 
 
 @given(st.text())
-def test_a_filter_is_refused_or_leaves_the_rest_of_the_query_alone(user_filter: str) -> None:
+def test_any_filter_is_rejected_or_stays_inside_its_parentheses(user_filter: str) -> None:
     if filter_problem(user_filter) is not None:
         return
     query = search_query("root", user_filter)
-    # Without its strings, what is left of the conditions has no way out of its parentheses.
+    # Strings removed, braces and parentheses must balance.
     bare = re.sub(r'"(?:[^"\\]|\\.)*"|`[^`]*`', "", query, flags=re.DOTALL)
     assert bare.count("{") == bare.count("}") == 1
     assert bare.count("(") == bare.count(")")
@@ -96,7 +96,7 @@ _GO_ESCAPE = re.compile(r'\\(?:U([0-9a-f]{8})|(["\\]))')
 
 
 @given(st.text(st.characters()))
-def test_any_text_can_be_quoted_on_one_line_and_read_back(text: str) -> None:
+def test_quoted_text_is_one_line_and_round_trips(text: str) -> None:
     literal = quoted(text)
     assert literal.isprintable()
     inner = literal[1:-1]

@@ -1,4 +1,4 @@
-"""What real Tempos answered, replayed through the client over HTTP."""
+"""Recorded responses of real Tempo versions, replayed through the client over HTTP."""
 
 import logging
 from collections import Counter
@@ -11,7 +11,7 @@ from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
 from exporter.tempo import ClientSettings, RangeTooLongError, TempoClient, TempoError
 from exporter.tempo.errors import LimitTooHighError, TooManySpansError
-from exporter.tempo.failures import HttpAnswer
+from exporter.tempo.failures import HttpResponse
 from tests.support.tempo_server import FakeTempo, Recorder, Recording, fake_tempo, recordings
 
 VERSIONS = ("tempo-2.10.8", "tempo-3.0.3")
@@ -39,7 +39,7 @@ def client_for(tempo: FakeTempo, **settings: Any) -> TempoClient:
 
 
 def expected_spans(body: Any) -> set[Span]:
-    """The spans of an answer, read without regard to speed or hostility."""
+    """Read the spans of a valid response in the simplest way."""
     spans = set()
     for trace in body["traces"]:
         for span in (span for span_set in trace.get("spanSets", []) for span in span_set["spans"]):
@@ -57,27 +57,27 @@ def expected_spans(body: Any) -> set[Span]:
     return spans
 
 
-def test_both_versions_are_there() -> None:
+def test_recordings_of_both_versions_exist() -> None:
     assert {recording.version for recording in recordings()} == set(VERSIONS)
 
 
 @pytest.mark.parametrize("recording", recordings("search-*"), ids=str)
-def test_searches(tempo: FakeTempo, recording: Recording) -> None:
+def test_search_of_recorded_responses(tempo: FakeTempo, recording: Recording) -> None:
     tempo.answer(recording.responder)
     client = client_for(tempo, limit=max(1, recording.params["limit"]))
     start, end = recording.params["start"], recording.params["end"]
     if recording.status != 200:
-        _, said = REFUSALS[recording.name]
-        with pytest.raises(TempoError, match=said) as caught:
+        _, text = REFUSALS[recording.name]
+        with pytest.raises(TempoError, match=text) as caught:
             client.search(start, end, loop="poll")
         assert (caught.value.reason, caught.value.retryable) == ("refused", False)
         return
-    answer = client.search(start, end, loop="poll")
-    assert set(answer.spans) == expected_spans(recording.body)
-    assert len(answer.spans) == len(set(answer.spans))
-    assert answer.traces == len(recording.body["traces"])
-    assert answer.saturated is (answer.traces >= recording.params["limit"])
-    assert answer.limit == recording.params["limit"]
+    result = client.search(start, end, loop="poll")
+    assert set(result.spans) == expected_spans(recording.body)
+    assert len(result.spans) == len(set(result.spans))
+    assert result.traces == len(recording.body["traces"])
+    assert result.saturated is (result.traces >= recording.params["limit"])
+    assert result.limit == recording.params["limit"]
     assert len(tempo.requests) == 1
     sent = tempo.requests[0]
     assert sent.path == recording.path
@@ -85,40 +85,40 @@ def test_searches(tempo: FakeTempo, recording: Recording) -> None:
         "q": "{nestedSetParent<0} | select(resource.service.name, name)",
         "start": str(start),
         "end": str(end),
-        "limit": str(answer.limit),
+        "limit": str(result.limit),
         "spss": "100",
     }
 
 
 @pytest.mark.parametrize("recording", recordings(), ids=str)
-def test_every_answer_is_read_whole_or_refused(tempo: FakeTempo, recording: Recording) -> None:
+def test_every_recorded_response_is_read_or_rejected(tempo: FakeTempo, recording: Recording) -> None:
     tempo.answer(recording.responder)
     client = client_for(tempo)
 
-    def read(answer: HttpAnswer) -> HttpAnswer:
-        return answer
+    def unchanged(response: HttpResponse) -> HttpResponse:
+        return response
 
     if recording.status == 200:
-        assert client.fetch(recording.path, recording.params, loop="api", read=read).status == 200
+        assert client.fetch(recording.path, recording.params, loop="api", decode=unchanged).status == 200
     else:
-        kind, said = REFUSALS[recording.name]
-        with pytest.raises(kind, match=said):
-            client.fetch(recording.path, recording.params, loop="api", read=read)
+        error_type, text = REFUSALS[recording.name]
+        with pytest.raises(error_type, match=text):
+            client.fetch(recording.path, recording.params, loop="api", decode=unchanged)
     assert tempo.requests[0].path == recording.path
     assert tempo.requests[0].params == {name: str(value) for name, value in recording.params.items()}
 
 
 def recorded(version: str, name: str) -> Recording:
-    (found,) = (recording for recording in recordings(name) if recording.version == version)
-    return found
+    (match,) = (recording for recording in recordings(name) if recording.version == version)
+    return match
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_all_that_is_odd_in_ten_minutes_of_roots(tempo: FakeTempo, version: str) -> None:
+def test_search_reads_unusual_root_spans(tempo: FakeTempo, version: str) -> None:
     tempo.answer(recorded(version, "search-roots-selected").responder)
-    answer = client_for(tempo).search(1_795_077_000, 1_795_077_600, loop="backfill")
-    assert (answer.traces, len(answer.spans), answer.invalid, answer.missing) == (53, 54, 0, 0)
-    by_key = {span.key: span for span in answer.spans}
+    result = client_for(tempo).search(1_795_077_000, 1_795_077_600, loop="backfill")
+    assert (result.traces, len(result.spans), result.invalid, result.missing) == (53, 54, 0, 0)
+    by_key = {span.key: span for span in result.spans}
     assert by_key[SeriesKey("zero", "instant")].duration_ns == 0
     assert by_key[SeriesKey("tworoots", "root 0")].trace_id == by_key[SeriesKey("tworoots", "root 1")].trace_id
     assert SeriesKey('naïve "svc"', "") in by_key
@@ -126,45 +126,47 @@ def test_all_that_is_odd_in_ten_minutes_of_roots(tempo: FakeTempo, version: str)
     assert SeriesKey('naïve "svc"', 'GET "/quoted\\path"\nline') in by_key
     assert SeriesKey('naïve "svc"', "订单 查询 ünïcode") in by_key
     assert by_key[SeriesKey("checkout", "GET /cart")].trace_id == "000000f9d81f55033d3516e1c502cdf2"
-    # The trace takes 2.5 s because of what follows the request; the request itself does not.
-    first = min((s for s in answer.spans if s.key == SeriesKey("checkout", "POST /checkout")), key=lambda s: s.start_ns)
+    # The trace takes 2.5 s because of spans after the request; the root span itself is short.
+    first = min((s for s in result.spans if s.key == SeriesKey("checkout", "POST /checkout")), key=lambda s: s.start_ns)
     assert first.duration_ns == 312_320
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_entry_spans_that_are_missing_are_counted(tempo: FakeTempo, version: str) -> None:
+def test_spans_over_the_limit_per_trace_are_counted_as_missing(tempo: FakeTempo, version: str) -> None:
     tempo.answer(recorded(version, "search-entry-spans-spss").responder)
-    answer = client_for(tempo, scope="entry").search(1_795_077_295, 1_795_077_305, loop="poll")
-    assert (answer.traces, len(answer.spans), answer.missing) == (1, 100, 31)
-    assert {span.key.service_name for span in answer.spans} == {"fanout", "leaf"}
+    result = client_for(tempo, scope="entry").search(1_795_077_295, 1_795_077_305, loop="poll")
+    assert (result.traces, len(result.spans), result.missing) == (1, 100, 31)
+    assert {span.key.service_name for span in result.spans} == {"fanout", "leaf"}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_placeholder_for_a_root_never_becomes_a_series(tempo: FakeTempo, version: str) -> None:
+def test_placeholder_of_a_missing_root_never_becomes_a_series(tempo: FakeTempo, version: str) -> None:
     tempo.answer(recorded(version, "search-all-spans").responder)
-    answer = client_for(tempo).search(1_795_077_090, 1_795_077_110, loop="poll")
+    result = client_for(tempo).search(1_795_077_090, 1_795_077_110, loop="poll")
     assert any(
         "not yet received" in trace["rootServiceName"] for trace in recorded(version, "search-all-spans").body["traces"]
     )
-    assert not any("not yet received" in span.key.service_name for span in answer.spans)
+    assert not any("not yet received" in span.key.service_name for span in result.spans)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_traces_without_spans_are_counted(tempo: FakeTempo, version: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_traces_without_spans_are_counted_as_invalid(
+    tempo: FakeTempo, version: str, caplog: pytest.LogCaptureFixture
+) -> None:
     tempo.answer(recorded(version, "search-tags").responder)
     client = client_for(tempo)
     with caplog.at_level(logging.WARNING):
-        answer = [client.search(1_795_077_000, 1_795_077_600, loop="poll") for _ in range(3)][-1]
-    assert (answer.traces, answer.spans, answer.invalid) == (54, [], 54)
+        result = [client.search(1_795_077_000, 1_795_077_600, loop="poll") for _ in range(3)][-1]
+    assert (result.traces, result.spans, result.invalid) == (54, [], 54)
     assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_limit_over_tempos_is_learned_from_the_refusal(
+def test_maximum_limit_is_learned_from_the_rejection(
     tempo: FakeTempo, version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    refusal, answer = (recorded(version, name).responder for name in ("search-limit-too-large", "search-empty"))
-    tempo.answer(refusal, answer)
+    rejection, result = (recorded(version, name).responder for name in ("search-limit-too-large", "search-empty"))
+    tempo.answer(rejection, result)
     client = client_for(tempo, limit=300_000)
     assert client.max_limit == 300_000
     with caplog.at_level(logging.WARNING):
@@ -177,7 +179,7 @@ def test_a_limit_over_tempos_is_learned_from_the_refusal(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_longest_range_is_learned_from_the_refusal(tempo: FakeTempo, version: str) -> None:
+def test_maximum_range_is_learned_from_the_rejection(tempo: FakeTempo, version: str) -> None:
     recording = recorded(version, "search-range-too-long")
     tempo.answer(recording.responder)
     client = client_for(tempo)
@@ -188,7 +190,7 @@ def test_the_longest_range_is_learned_from_the_refusal(tempo: FakeTempo, version
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_whether_anything_is_there(tempo: FakeTempo, version: str) -> None:
+def test_exists_searches_for_a_single_trace(tempo: FakeTempo, version: str) -> None:
     client = client_for(tempo)
     tempo.answer(recorded(version, "search-empty").responder)
     assert not client.exists(1, 2, loop="backfill")
@@ -197,34 +199,38 @@ def test_whether_anything_is_there(tempo: FakeTempo, version: str) -> None:
     assert {request.params["limit"] for request in tempo.requests} == {"1"}
 
 
-def test_counts_of_tempo_3_are_those_of_the_traces_that_it_has(tempo: FakeTempo) -> None:
-    """A point stands for the step that ends there: what came at 12:02:30 is counted at 12:03."""
-    counts, roots = recorded("tempo-3.0.3", "metrics-count"), recorded("tempo-3.0.3", "search-roots")
-    start, end = counts.params["start"], counts.params["end"]
-    tempo.answer(counts.responder)
-    found = client_for(tempo).count(start, end, 60, loop="backfill", by_series=True)
-    asked = tempo.requests[0]
-    assert asked.path == "/api/metrics/query_range"
-    assert asked.params["q"] == "{nestedSetParent<0} | count_over_time() by (resource.service.name, name)"
-    assert (asked.params["start"], asked.params["end"], asked.params["step"]) == (str(start + 60), str(end), "60s")
-    assert found.known and found.complete
+def test_counts_of_tempo_3_match_its_traces(tempo: FakeTempo) -> None:
+    """A data point counts the step that ends at its timestamp: a span at 12:02:30 is counted at 12:03."""
+    recorded_counts, roots = recorded("tempo-3.0.3", "metrics-count"), recorded("tempo-3.0.3", "search-roots")
+    start, end = recorded_counts.params["start"], recorded_counts.params["end"]
+    tempo.answer(recorded_counts.responder)
+    counts = client_for(tempo).count(start, end, 60, loop="backfill", by_series=True)
+    request = tempo.requests[0]
+    assert request.path == "/api/metrics/query_range"
+    assert request.params["q"] == "{nestedSetParent<0} | count_over_time() by (resource.service.name, name)"
+    assert (request.params["start"], request.params["end"], request.params["step"]) == (
+        str(start + 60),
+        str(end),
+        "60s",
+    )
+    assert counts.known and counts.complete
     by_end: Counter[int] = Counter()
     for each in expected_spans(roots.body):
         by_end[-(-each.start_ns // (60 * 10**9)) * 60] += 1
     inside = {at: count for at, count in by_end.items() if start < at <= end}
-    assert {at: count for at, count in found.ends.items() if start < at <= end} == inside
-    assert found.between(start, end) == sum(inside.values())
+    assert {at: count for at, count in counts.by_step_end.items() if start < at <= end} == inside
+    assert counts.between(start, end) == sum(inside.values())
 
 
-def test_where_tempo_2_does_not_count_nothing_is_known(tempo: FakeTempo) -> None:
+def test_counts_are_unknown_when_tempo_2_does_not_count(tempo: FakeTempo) -> None:
     tempo.answer(recorded("tempo-2.10.8", "metrics-count").responder)
     assert not client_for(tempo).count(1_795_077_000, 1_795_077_600, 60, loop="backfill").known
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_how_long_a_range_is_counted_is_learned(tempo: FakeTempo, version: str) -> None:
-    refusal = recorded(version, "metrics-range-too-long")
-    tempo.answer(refusal.responder)
+def test_maximum_range_of_counts_is_learned_from_the_rejection(tempo: FakeTempo, version: str) -> None:
+    rejection = recorded(version, "metrics-range-too-long")
+    tempo.answer(rejection.responder)
     client = client_for(tempo)
     with pytest.raises(RangeTooLongError):
         client.count(0, 7 * 86_400, 3600, loop="backfill")

@@ -1,3 +1,5 @@
+"""Decoding of trace lookups, and the lookup itself."""
+
 import base64
 import json
 from collections.abc import Iterator
@@ -52,34 +54,34 @@ def raw(number: int = 1, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["trace-by-id-v2-short-id", "trace-by-id-v1"])
-def test_what_real_tempos_answered(tempo: FakeTempo, name: str) -> None:
-    found = [recording for recording in recordings() if recording.name == name]
-    assert len(found) == 2
-    for recording in found:
+def test_decode_trace_of_recorded_responses(tempo: FakeTempo, name: str) -> None:
+    matching = [recording for recording in recordings() if recording.name == name]
+    assert len(matching) == 2
+    for recording in matching:
         assert decode_trace(json.dumps(recording.body).encode()) == [RECORDED]
 
 
-def test_a_trace_that_tempo_does_not_know_is_empty(tempo: FakeTempo) -> None:
+def test_unknown_trace_is_empty(tempo: FakeTempo) -> None:
     for recording in recordings():
         if recording.name == "trace-not-found":
             assert decode_trace(json.dumps(recording.body).encode()) == []
     tempo.answer(replying(b'{"trace":{},"metrics":{}}'))
-    assert client_for(tempo.url).trace("ab" * 16, loop="api") == []
+    assert client_for(tempo.url).fetch_trace("ab" * 16, loop="api") == []
     assert [request.path for request in tempo.requests] == [f"/api/v2/traces/{'ab' * 16}"]
 
 
-def test_an_old_tempo_is_asked_in_the_old_way(tempo: FakeTempo) -> None:
-    old = json.dumps({"batches": [batch(raw())]}).encode()
-    tempo.answer(replying(b"404 page not found", status=404), replying(old))
-    (span,) = client_for(tempo.url).trace("1", loop="api")
+def test_fetch_trace_falls_back_to_the_v1_lookup(tempo: FakeTempo) -> None:
+    v1_response = json.dumps({"batches": [batch(raw())]}).encode()
+    tempo.answer(replying(b"404 page not found", status=404), replying(v1_response))
+    (span,) = client_for(tempo.url).fetch_trace("1", loop="api")
     assert (span.service_name, span.duration_ns) == ("shop", 2000)
     assert [request.path for request in tempo.requests] == ["/api/v2/traces/1", "/api/traces/1"]
     tempo.answer(replying(b"404 page not found", status=404))
-    assert client_for(tempo.url).trace("1", loop="api") == []
+    assert client_for(tempo.url).fetch_trace("1", loop="api") == []
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         b"",
         b"[]",
@@ -89,16 +91,16 @@ def test_an_old_tempo_is_asked_in_the_old_way(tempo: FakeTempo) -> None:
         b'{"trace":{"resourceSpans":[{',
         b'{"trace":' + b"[" * 10**5,
     ],
-    ids=lambda answer: answer[:24].decode(),
+    ids=lambda response: response[:24].decode(),
 )
-def test_what_is_no_trace_is_an_error_that_says_so(tempo: FakeTempo, answer: bytes) -> None:
-    tempo.answer(replying(answer))
-    with pytest.raises(TempoError, match="not a Tempo answer") as failed:
-        client_for(tempo.url).trace("1", loop="api")
+def test_invalid_response_raises_malformed_error(tempo: FakeTempo, response: bytes) -> None:
+    tempo.answer(replying(response))
+    with pytest.raises(TempoError, match="not a Tempo response") as failed:
+        client_for(tempo.url).fetch_trace("1", loop="api")
     assert failed.value.reason == "malformed"
 
 
-def test_the_embedded_tempo_serves_what_is_read_here() -> None:
+def test_fetch_trace_from_the_embedded_tempo() -> None:
     shape = TraceShape(
         (
             Operation("shop", "GET /cart", "server"),
@@ -110,7 +112,7 @@ def test_the_embedded_tempo_serves_what_is_read_here() -> None:
     times = [SpanTimes(7, 1000 * NS, NS), SpanTimes(8, 1000 * NS + 5, 0), SpanTimes(9, 1001 * NS, 7)]
     trace = make_trace(0xC0FFEE, shape, times)
     with TempoServer(TraceStore([trace]), ApiOptions()) as server:
-        spans = client_for(server.url).trace(f"{0xC0FFEE:032x}", loop="api")
+        spans = client_for(server.url).fetch_trace(f"{0xC0FFEE:032x}", loop="api")
     assert spans == [
         TraceSpan(f"{7:016x}", "", "shop", "GET /cart", "server", 1000 * NS, NS),
         TraceSpan(f"{8:016x}", f"{7:016x}", "stock", "", "client", 1000 * NS + 5, 0),
@@ -135,7 +137,7 @@ def test_the_embedded_tempo_serves_what_is_read_here() -> None:
         ({"startTimeUnixNano": 1000}, {"start_ns": 1000}),
     ],
 )
-def test_spans_as_they_come(fields: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_decode_trace_by_field(fields: dict[str, Any], expected: dict[str, Any]) -> None:
     (span,) = decode_trace(body(batch(raw(**fields))))
     assert {name: getattr(span, name) for name in expected} == expected
 
@@ -151,10 +153,10 @@ def test_spans_as_they_come(fields: dict[str, Any], expected: dict[str, Any]) ->
         {"endTimeUnixNano": "٣٠٠٠"},
     ],
 )
-def test_spans_that_make_no_sense_are_left_out(fields: dict[str, Any]) -> None:
+def test_invalid_spans_are_left_out(fields: dict[str, Any]) -> None:
     assert [span.span_id for span in decode_trace(body(batch(raw(1, **fields), raw(2))))] == [f"{2:016x}"]
 
 
-def test_hostile_names_and_services_are_only_text() -> None:
-    answer = body(batch(raw(), service='\ud800"</script>\n'), batch(raw(2), service=None))
-    assert [span.service_name for span in decode_trace(answer)] == ['\ufffd"</script>\n', ""]
+def test_hostile_names_are_kept_as_text() -> None:
+    response = body(batch(raw(), service='\ud800"</script>\n'), batch(raw(2), service=None))
+    assert [span.service_name for span in decode_trace(response)] == ['\ufffd"</script>\n', ""]

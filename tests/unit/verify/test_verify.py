@@ -1,4 +1,4 @@
-"""``verify``: what is said of an exporter in every state, from what its metrics and its API say."""
+"""The checks of ``verify``, sampling, and the command."""
 
 import json
 from dataclasses import replace
@@ -9,14 +9,13 @@ from click.testing import CliRunner
 
 from exporter.cli.main import main
 from exporter.model.span import SeriesKey
-from exporter.verify.checks import CheckResult, Outcome, lines
+from exporter.verify.checks import CheckResult, Outcome, run_checks
 from exporter.verify.client import Metrics, Probe
-from exporter.verify.facts import METRICS, Facts, SampledVerdict
-from exporter.verify.sample import sample
+from exporter.verify.state import METRICS, BaselineCheck, ExporterState, sample
 from tests.support.samples import HOUR, KEY, NOON
 from tests.support.tempo_server import fake_tempo, replying
 
-GOOD = {
+SAMPLES = {
     'build_info{version="1.2.3",python_version="3.11"}': 1,
     "tempo_up": 1,
     'tempo_requests_total{loop="poll"}': 900,
@@ -50,54 +49,59 @@ GOOD = {
 
 
 def metrics(**changes: float | None) -> Metrics:
-    """Those of an exporter that is well, but for some."""
-    samples: dict[str, float | None] = {**GOOD, **changes}
+    """Return the metrics of a healthy exporter, with changes."""
+    samples: dict[str, float | None] = {**SAMPLES, **changes}
     return Metrics("".join(f"tempo_anomaly_{name} {value}\n" for name, value in samples.items() if value is not None))
 
 
-def judged(level: int = 1, day_type: str = "weekday", *, verdict: bool = True) -> SampledVerdict:
-    return SampledVerdict(KEY, 3, day_type, level, verdict)
+def baseline_check(level: int = 1, day_type: str = "weekday", *, has_shift_verdict: bool = True) -> BaselineCheck:
+    return BaselineCheck(KEY, 3, day_type, level, has_shift_verdict)
 
 
-WELL = Facts(
+HEALTHY = ExporterState(
     healthy=Probe(200, "", NOON),
     ready=Probe(200, "", NOON),
     metrics=metrics(),
     series=10,
     by_level={day_type: [[8, 1, 0, 0, 1]] * 24 for day_type in ("weekday", "weekend")},
-    able={"weekday": 9, "weekend": 8},
-    sampled=[judged(1)] * 30 + [judged(2)] * 6 + [judged(5)] * 4,
-    nights={day_type: judged(1, day_type) for day_type in ("weekday", "weekend")},
+    mature_at_night={"weekday": 9, "weekend": 8},
+    samples=[baseline_check(1)] * 30 + [baseline_check(2)] * 6 + [baseline_check(5)] * 4,
+    nights={day_type: baseline_check(1, day_type) for day_type in ("weekday", "weekend")},
 )
 
 
-def said(facts: Facts) -> dict[str, CheckResult]:
-    return {line.name: line for line in lines(facts)}
+def results_by_name(state: ExporterState) -> dict[str, CheckResult]:
+    return {result.name: result for result in run_checks(state)}
 
 
-def test_an_exporter_that_is_well_passes_in_everything() -> None:
-    found = said(WELL)
-    assert {line.outcome for line in found.values()} == {Outcome.PASS}
-    assert {line.advice for line in found.values()} == {""}
-    assert found["health"].detail == "the process works, version 1.2.3"
-    assert found["tempo"].detail == "it answers (1,000 requests, 0 failed)"
-    assert found["freshness"].detail == "the current traffic was judged 12 s ago"
-    assert found["backfill"].detail == "100% of 168 windows (160 done, 8 empty)"
-    assert found["history"].detail == "123,456 traces, back to 7d ago"
-    assert found["03:00 weekend"].detail == "8 of 10 endpoints could be flagged"
-    assert found["levels"].detail == (
+def test_healthy_exporter_passes_all_checks() -> None:
+    results = results_by_name(HEALTHY)
+    assert {result.outcome for result in results.values()} == {Outcome.PASS}
+    assert {result.advice for result in results.values()} == {""}
+    assert results["health"].detail == "the process is up, version 1.2.3"
+    assert results["tempo"].detail == "Tempo answers (1,000 requests, 0 failed)"
+    assert results["freshness"].detail == "current traffic was evaluated 12 s ago"
+    assert results["backfill"].detail == "100% of 168 windows (160 done, 8 empty)"
+    assert results["history"].detail == "123,456 traces, back to 7d ago"
+    assert results["03:00 weekend"].detail == "8 of 10 endpoints could be flagged"
+    assert results["levels"].detail == (
         "of 40 sampled endpoints and hours 30 on level 1, 6 on level 2, 0 on level 3, 0 on level 4, 4 on level 5"
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "outcome", "words"),
+    ("name", "changes", "outcome", "text"),
     [
         ("tempo", {"tempo_up": 0}, "FAIL", "check tempo.url"),
-        ("tempo", {'tempo_request_failures_total{loop="poll",reason="timeout"}': 50}, "WARN", "most failed as timeout"),
+        (
+            "tempo",
+            {'tempo_request_failures_total{loop="poll",reason="timeout"}': 50},
+            "WARN",
+            "most failed with reason timeout",
+        ),
         ("tempo", {'tempo_request_failures_total{loop="poll",reason="timeout"}': 10}, "PASS", "10 failed"),
         (
-            # It refuses to count, which it is asked for a few times, and little else was asked as yet.
+            # Tempo rejected some counts, and few other requests were sent yet.
             "tempo",
             {
                 'tempo_requests_total{loop="poll"}': 20,
@@ -105,17 +109,17 @@ def test_an_exporter_that_is_well_passes_in_everything() -> None:
                 'tempo_request_failures_total{loop="backfill",reason="server_error"}': 3,
             },
             "PASS",
-            "it answers (50 requests, 3 failed)",
+            "Tempo answers (50 requests, 3 failed)",
         ),
         ("freshness", {"snapshot_timestamp_seconds": NOON - 61}, "WARN", "polling.tempo_interval"),
         ("freshness", {"snapshot_timestamp_seconds": NOON - 301}, "FAIL", "301 s ago"),
-        ("freshness", {"snapshot_timestamp_seconds": None}, "FAIL", "not been judged yet"),
+        ("freshness", {"snapshot_timestamp_seconds": None}, "FAIL", "not been evaluated yet"),
         ("backfill", {"backfill_enabled": 0}, "WARN", "polling.backfill_enabled"),
         (
             "backfill",
             {"backfill_complete": 0, "backfill_progress_ratio": 0.25, 'backfill_windows{state="pending"}': 500},
             "WARN",
-            "500 windows are still to be read",
+            "500 windows are not read yet",
         ),
         ("backfill", {'backfill_windows{state="failed"}': 3}, "WARN", "log says why"),
         ("backfill", {'backfill_windows{state="failed"}': 3, 'backfill_windows{state="done"}': 0}, "FAIL", "3 failed"),
@@ -129,12 +133,12 @@ def test_an_exporter_that_is_well_passes_in_everything() -> None:
             "set polling.backfill_duration: 72h",
         ),
         ("history", {"backfill_oldest_trace_timestamp_seconds": None}, "FAIL", "tempo.filter"),
-        # Nothing was taken for older than Tempo's retention, and still there is nothing to begin with.
+        # No window counts as older than Tempo's retention, but the oldest ones have no traces.
         (
             "history",
             {"backfill_oldest_trace_timestamp_seconds": NOON - 100 * HOUR},
             "WARN",
-            "back to 4d4h ago; in the 68 h before, which are wanted too, Tempo had none",
+            "back to 4d4h ago; Tempo had none for the 68 h of wanted history before",
         ),
         ("history", {"backfill_oldest_trace_timestamp_seconds": NOON - 145 * HOUR}, "PASS", "back to 6d1h ago"),
         (
@@ -144,9 +148,9 @@ def test_an_exporter_that_is_well_passes_in_everything() -> None:
                 "backfill_oldest_trace_timestamp_seconds": NOON - 9 * HOUR,
             },
             "WARN",
-            "in the 3 h before",
+            "for the 3 h of wanted history before",
         ),
-        # What is stored may go farther back than what is wanted; and what is still to be read may hold traces.
+        # Stored history may be longer than wanted; and windows that are not read yet may have traces.
         ("history", {"backfill_oldest_trace_timestamp_seconds": NOON - 400 * HOUR}, "PASS", "back to 16d16h ago"),
         (
             "history",
@@ -170,18 +174,18 @@ def test_an_exporter_that_is_well_passes_in_everything() -> None:
             "WARN",
             "raise tempo.limit",
         ),
-        # Sampled on purpose: nothing is to be done. What else is missing is still said.
+        # Windows sampled on purpose need no action. Other missing traces are still reported.
         (
             "coverage",
             {"backfill_coverage_ratio": 0.2, "backfill_sampled_windows": 40},
             "PASS",
-            "; 40 windows are too dense for polling.max_traces_per_window and were sampled on purpose",
+            "; 40 windows exceed polling.max_traces_per_window and were sampled on purpose",
         ),
         (
             "coverage",
             {"backfill_coverage_ratio": 0.2, "backfill_unsampled_coverage_ratio": None, "backfill_sampled_windows": 9},
             "PASS",
-            "9 windows are too dense",
+            "9 windows exceed",
         ),
         (
             "coverage",
@@ -200,16 +204,16 @@ def test_an_exporter_that_is_well_passes_in_everything() -> None:
         ("storage", {'storage_failures_total{reason="full"}': 2}, "WARN", "2 full"),
     ],
 )
-def test_what_its_metrics_say(name: str, changes: dict[str, float | None], outcome: str, words: str) -> None:
-    line = said(replace(WELL, metrics=metrics(**changes)))[name]
-    assert line.outcome == outcome
-    assert words in f"{line.detail} {line.advice}"
+def test_check_result_by_metrics(name: str, changes: dict[str, float | None], outcome: str, text: str) -> None:
+    result = results_by_name(replace(HEALTHY, metrics=metrics(**changes)))[name]
+    assert result.outcome == outcome
+    assert text in f"{result.detail} {result.advice}"
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "outcome", "words"),
+    ("name", "changes", "outcome", "text"),
     [
-        ("health", {"healthy": Probe(500, "", NOON)}, "FAIL", "answered 500"),
+        ("health", {"healthy": Probe(500, "", NOON)}, "FAIL", "returned 500"),
         ("ready", {"ready": Probe(503, "not ready: no traffic yet", NOON)}, "FAIL", "not ready: no traffic yet"),
         ("weekends", {"by_level": {"weekend": [[7, 0, 0, 0, 3]] * 24}}, "WARN", "at least 70% of 10"),
         (
@@ -218,73 +222,80 @@ def test_what_its_metrics_say(name: str, changes: dict[str, float | None], outco
             "FAIL",
             "at 04:00 no endpoint has a baseline",
         ),
-        ("03:00 weekend", {"able": {"weekday": 9, "weekend": 7}}, "WARN", "7 of 10"),
-        ("03:00 weekend", {"able": {}, "nights": {}}, "FAIL", "too little history of weekends"),
-        ("03:00 weekday", {"nights": {"weekday": judged(verdict=False)}}, "FAIL", "not judged yet"),
-        ("levels", {"sampled": [judged(5)] * 40}, "FAIL", "0 on level 1"),
-        ("levels", {"sampled": [judged(5)] * 9 + [judged(2)] * 31}, "WARN", "9 on level 5"),
-        ("levels", {"sampled": []}, "FAIL", "no endpoint to look at"),
+        ("03:00 weekend", {"mature_at_night": {"weekday": 9, "weekend": 7}}, "WARN", "7 of 10"),
+        ("03:00 weekend", {"mature_at_night": {}, "nights": {}}, "FAIL", "too little history of weekends"),
+        (
+            "03:00 weekday",
+            {"nights": {"weekday": baseline_check(has_shift_verdict=False)}},
+            "FAIL",
+            "not evaluated yet",
+        ),
+        ("levels", {"samples": [baseline_check(5)] * 40}, "FAIL", "0 on level 1"),
+        ("levels", {"samples": [baseline_check(5)] * 9 + [baseline_check(2)] * 31}, "WARN", "9 on level 5"),
+        ("levels", {"samples": []}, "FAIL", "no endpoint to sample"),
     ],
 )
-def test_what_its_answers_say(name: str, changes: dict[str, Any], outcome: str, words: str) -> None:
-    line = said(replace(WELL, **changes))[name]
-    assert line.outcome == outcome
-    assert words in f"{line.detail} {line.advice}"
+def test_check_result_by_responses(name: str, changes: dict[str, Any], outcome: str, text: str) -> None:
+    result = results_by_name(replace(HEALTHY, **changes))[name]
+    assert result.outcome == outcome
+    assert text in f"{result.detail} {result.advice}"
 
 
-def test_while_history_is_read_the_advice_is_to_wait() -> None:
-    under_way = metrics(backfill_complete=0, backfill_oldest_trace_timestamp_seconds=None)
-    empty = replace(WELL, metrics=under_way, series=0, sampled=[], able={}, nights={}, by_level={
+def test_failures_advise_waiting_while_history_is_read() -> None:
+    incomplete = metrics(backfill_complete=0, backfill_oldest_trace_timestamp_seconds=None)
+    empty = replace(HEALTHY, metrics=incomplete, series=0, samples=[], mature_at_night={}, nights={}, by_level={
         day_type: [[0] * 5] * 24 for day_type in ("weekday", "weekend")
     })  # fmt: skip
-    failing = [line for line in lines(empty) if line.outcome is Outcome.FAIL]
-    assert {line.name for line in failing} == {
+    failing = [result for result in run_checks(empty) if result.outcome is Outcome.FAIL]
+    assert {result.name for result in failing} == {
         "history", "weekdays", "weekends", "03:00 weekday", "03:00 weekend", "levels",
     }  # fmt: skip
-    assert {line.advice for line in failing} == {"history is still being read: verify again when backfill is complete"}
+    assert {result.advice for result in failing} == {
+        "history is still being read: run verify again when backfill is complete"
+    }
 
 
-def test_nor_is_it_then_to_read_further_back() -> None:
-    some = {day_type: [[1, 1, 0, 0, 8]] * 24 for day_type in ("weekday", "weekend")}
-    little = replace(
-        WELL,
+def test_warnings_advise_waiting_while_history_is_read() -> None:
+    by_level = {day_type: [[1, 1, 0, 0, 8]] * 24 for day_type in ("weekday", "weekend")}
+    short_history = replace(
+        HEALTHY,
         metrics=metrics(backfill_complete=0),
-        by_level=some,
-        able={"weekday": 1, "weekend": 1},
-        sampled=[judged(1)] * 8 + [judged(5)] * 32,
+        by_level=by_level,
+        mature_at_night={"weekday": 1, "weekend": 1},
+        samples=[baseline_check(1)] * 8 + [baseline_check(5)] * 32,
     )
-    found = said(little)
+    results = results_by_name(short_history)
     for name in ("weekdays", "weekends", "03:00 weekday", "03:00 weekend", "levels"):
-        assert found[name].outcome is Outcome.WARN
-        assert found[name].advice == "history is still being read: verify again when backfill is complete"
+        assert results[name].outcome is Outcome.WARN
+        assert results[name].advice == "history is still being read: run verify again when backfill is complete"
 
 
-def test_while_tempo_is_away_the_advice_is_to_mend_that() -> None:
-    away = metrics(backfill_complete=0, tempo_up=0, series=0, backfill_oldest_trace_timestamp_seconds=None)
-    found = said(replace(WELL, metrics=away))
+def test_failures_advise_checking_tempo_while_it_is_down() -> None:
+    down = metrics(backfill_complete=0, tempo_up=0, series=0, backfill_oldest_trace_timestamp_seconds=None)
+    results = results_by_name(replace(HEALTHY, metrics=down))
     for name in ("tempo", "history", "series"):
-        assert found[name].outcome is Outcome.FAIL
-        assert found[name].advice.startswith("Tempo must answer first")
+        assert results[name].outcome is Outcome.FAIL
+        assert results[name].advice.startswith("make sure that Tempo answers")
 
 
 class TestSample:
-    def test_it_is_the_same_every_time_whatever_the_order(self) -> None:
+    def test_sample_does_not_depend_on_the_order(self) -> None:
         keys = [SeriesKey("svc", f"GET /{number}") for number in range(500)]
-        chosen = sample(keys)
-        assert sample(reversed(keys)) == chosen
-        assert len({key for key, _ in chosen}) == len(chosen) == 40
-        # Hours of the whole week.
-        assert len({hours // 24 for _, hours in chosen}) == 7
+        samples = sample(keys)
+        assert sample(reversed(keys)) == samples
+        assert len({key for key, _ in samples}) == len(samples) == 40
+        # The hours cover the whole week.
+        assert len({hours // 24 for _, hours in samples}) == 7
 
-    def test_few_series_come_several_times_at_different_hours(self) -> None:
-        chosen = sample([KEY])
-        assert len(chosen) == 40
-        assert len({hours % 168 for _, hours in chosen}) > 20
+    def test_sample_repeats_few_series_at_different_hours(self) -> None:
+        samples = sample([KEY])
+        assert len(samples) == 40
+        assert len({hours % 168 for _, hours in samples}) > 20
         assert sample([]) == []
 
 
-def test_it_asks_for_metrics_that_exist() -> None:
-    documented = {name.partition("{")[0] for name in GOOD}
+def test_tested_metrics_are_queried() -> None:
+    documented = {name.partition("{")[0] for name in SAMPLES}
     assert documented <= set(METRICS)
 
 
@@ -294,21 +305,22 @@ class TestCommand:
         [["--url", "localhost:9817"], ["--url", "http://"], ["--url", "http://u:p@x"], ["--url", "http://[", "--json"],
          ["--user", "x"], ["--user", "x", "--password-file", "missing"], ["--ca-file", "missing"]],
     )  # fmt: skip
-    def test_mistakes(self, arguments: list[str]) -> None:
+    def test_invalid_options_exit_with_2(self, arguments: list[str]) -> None:
         result = CliRunner().invoke(main, ["verify", *arguments])
         assert result.exit_code == 2
 
-    def test_nobody_there(self) -> None:
+    def test_connection_refused_is_a_failed_check(self) -> None:
         result = CliRunner().invoke(main, ["verify", "--url", "http://127.0.0.1:1", "--json"])
         assert result.exit_code == 1
-        found = json.loads(result.stdout)
-        assert (found["passed"], found["totals"]) == (False, {"PASS": 0, "WARN": 0, "FAIL": 1})
-        assert found["checks"][0]["detail"] == (
-            "http://127.0.0.1:1 cannot be reached (connection refused): is the exporter running, and is --url right?"
+        results = json.loads(result.stdout)
+        assert (results["passed"], results["totals"]) == (False, {"PASS": 0, "WARN": 0, "FAIL": 1})
+        assert results["checks"][0]["detail"] == (
+            "cannot connect to http://127.0.0.1:1 (connection refused). Check that the exporter is running and that "
+            "--url is correct"
         )
 
     @pytest.mark.parametrize("body", [b"hello", b"<html>", b"[]", b"{}"])
-    def test_something_else_answers(self, body: bytes) -> None:
+    def test_foreign_response_is_a_failed_check(self, body: bytes) -> None:
         with fake_tempo() as server:
             server.answer(replying(body))
             result = CliRunner().invoke(main, ["verify", "--url", server.url])

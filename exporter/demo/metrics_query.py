@@ -1,4 +1,4 @@
-"""``/api/metrics/query_range`` of the embedded Tempo API: how many spans match, by field and step."""
+"""``/api/metrics/query_range`` of the embedded Tempo API: counts of matching spans, by field and step."""
 
 import re
 from collections.abc import Mapping
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
-from exporter.demo.answers import (
+from exporter.demo.responses import (
     NS_PER_SECOND,
-    Refused,
+    ApiError,
     Visibility,
     go_duration,
     json_attributes,
@@ -18,16 +18,16 @@ from exporter.demo.traceql import DURATION, Query, TraceQLError, Value, field_va
 from exporter.demo.traces import TraceSource
 
 MetricsMode = Literal["enabled", "empty", "refused"]
-"""How aggregates are answered: as Tempo 3 does; with no series, as Tempo 2 does for old ranges where its
-metrics-generator keeps no blocks; or with an error, as it does for recent ones."""
+"""How metrics queries are answered: ``enabled`` as by Tempo 3; ``empty`` without series, as by Tempo 2 for old ranges
+whose blocks its metrics-generator does not keep; ``refused`` with an error, as by Tempo 2 for recent ranges."""
 
 _STEP_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
 _MAX_POINTS: Final = 11_000
 
 
 @dataclass(frozen=True)
-class AggregateRequest:
-    """An aggregate that Tempo accepts; in unix seconds. The points lie at ``start``, ``start + step`` … ``end``."""
+class MetricsRequest:
+    """A valid request, in Unix seconds. Data points are at ``start``, ``start + step`` … ``end``."""
 
     query: Query
     start: int
@@ -35,61 +35,61 @@ class AggregateRequest:
     step: int
 
     @classmethod
-    def parse(cls, params: Mapping[str, str], max_duration_seconds: int) -> "AggregateRequest":
-        """The aggregate that some parameters ask for.
+    def parse(cls, params: Mapping[str, str], max_duration_seconds: int) -> "MetricsRequest":
+        """Parse the query parameters.
 
-        The range is widened to whole steps, and by one step more at its beginning, before its length is checked.
+        The range is widened to whole steps, plus one step at its start, before its length is checked.
 
         Raises:
-            Refused: Tempo would refuse it.
-            TraceQLError: the query is not understood.
+            ApiError: Tempo would reject the request.
+            TraceQLError: the query is not supported.
         """
         start, end = time_range(params)
         if not end:
-            raise Refused("start and end required")
+            raise ApiError("start and end required")
         match = re.fullmatch(r"(\d+)([smh]?)", params.get("step", ""))
         step = int(match[1]) * _STEP_UNITS[match[2]] if match else 0
         if not step:
-            raise Refused(f"invalid step: {params.get('step', '')!r} is not a positive number of s, m or h")
+            raise ApiError(f"invalid step: {params.get('step', '')!r} is not a positive number of s, m or h")
         query = parse(params.get("q", ""))
         if query.count_by is None or DURATION in query.count_by:
-            raise TraceQLError("invalid TraceQL query: the only aggregate known here is count_over_time() by fields")
+            raise TraceQLError("invalid TraceQL query: count_over_time() by fields is the only supported aggregate")
         start -= start % step
         end += -end % step
         if end - start + step > max_duration_seconds:
-            raise Refused(
+            raise ApiError(
                 f"metrics query time range exceeds the maximum allowed duration of {go_duration(max_duration_seconds)}"
             )
         if (end - start) // step >= _MAX_POINTS:
-            raise Refused(f"the step {step}s is too short: more than {_MAX_POINTS} points")
+            raise ApiError(f"the step {step}s is too short: more than {_MAX_POINTS} points")
         return cls(query, start, end, step)
 
 
-def aggregate(source: TraceSource, request: AggregateRequest, visibility: Visibility) -> bytes:
-    """The body of an answer: exact counts, each at the end of its step, with the beginning of the step left out."""
+def count_spans(source: TraceSource, request: MetricsRequest, visibility: Visibility) -> bytes:
+    """Return the response body: exact counts, each at the end of its step; the start of a step is excluded."""
     query, step_ns = request.query, request.step * NS_PER_SECOND
-    before_ns = (request.start - request.step) * NS_PER_SECOND
+    start_ns = (request.start - request.step) * NS_PER_SECOND
     end_ns = request.end * NS_PER_SECOND
     points = (request.end - request.start) // request.step + 1
     counts: dict[tuple[Value | None, ...], list[int]] = {}
     by = query.count_by or ()
     inspected = 0
-    for trace in source.overlapping(before_ns, end_ns):
+    for trace in source.overlapping(start_ns, end_ns):
         if not visibility.shows(trace):
             continue
         shape = trace.shape
         for position, span in enumerate(trace.spans):
-            if not before_ns < span.start_ns <= end_ns:
+            if not start_ns < span.start_ns <= end_ns:
                 continue
             inspected += 1
             if query.condition.matches(partial(field_value, shape, position, duration_ns=span.duration_ns)):
-                key = tuple(field_value(shape, position, wanted) for wanted in by)
+                key = tuple(field_value(shape, position, selected) for selected in by)
                 series = counts.setdefault(key, [0] * points)
-                series[(span.start_ns - before_ns - 1) // step_ns] += 1
+                series[(span.start_ns - start_ns - 1) // step_ns] += 1
     rendered = []
     for key, series in counts.items():
         labels: dict[str, Value] = {
-            str(wanted): "nil" if value is None else value for wanted, value in zip(by, key, strict=True)
+            str(selected): "nil" if value is None else value for selected, value in zip(by, key, strict=True)
         }
         samples = b",".join(
             b'{"timestampMs":"%d"%b}'

@@ -1,4 +1,4 @@
-"""What the embedded Tempo API answers with, refusals in Tempo's own words, and the JSON that several answers share."""
+"""Responses of the embedded Tempo API: errors in Tempo's wording, and helpers for parameters and JSON."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ NS_PER_SECOND: Final = 1_000_000_000
 _MAX_UINT32: Final = 2**32 - 1
 
 
-class TempoAnswer(NamedTuple):
+class ApiResponse(NamedTuple):
     """Status, content type and body of an HTTP response."""
 
     status: int
@@ -23,8 +23,8 @@ class TempoAnswer(NamedTuple):
     body: bytes
 
 
-class Refused(ValueError):  # noqa: N818 - it is an answer, not a failure
-    """A request that Tempo answers with an error: its status and, as the exception's text, the body."""
+class ApiError(ValueError):
+    """A request that Tempo rejects. Holds the status of the response; the exception's text is the body."""
 
     def __init__(self, text: str, status: int = 400) -> None:
         super().__init__(text)
@@ -33,28 +33,28 @@ class Refused(ValueError):  # noqa: N818 - it is an answer, not a failure
 
 @dataclass(frozen=True)
 class Visibility:
-    """Which traces can be found now.
+    """Range of traces that can currently be found.
 
     Attributes:
-        oldest_ns: what began before it has expired.
-        newest_ns: what ended after it has not been ingested yet.
+        oldest_ns: traces that start earlier have expired.
+        newest_ns: traces that end later are not ingested yet.
     """
 
     oldest_ns: int
     newest_ns: int
 
     def shows(self, trace: Trace) -> bool:
-        """Whether a trace can be found."""
+        """Return whether a trace can be found."""
         return trace.start_ns >= self.oldest_ns and trace.end_ns <= self.newest_ns
 
 
 def json_string(text: str) -> bytes:
-    """A JSON string with its quotes, as UTF-8."""
+    """Return a quoted JSON string in UTF-8."""
     return json.dumps(text, ensure_ascii=False).encode()
 
 
 def json_value(value: Value) -> bytes:
-    """A value in OTLP's JSON, where 64-bit integers are strings."""
+    """Return a value in OTLP/JSON, where 64-bit integers are strings."""
     if isinstance(value, bool):
         return b'{"boolValue":%b}' % (b"true" if value else b"false")
     if isinstance(value, int):
@@ -65,42 +65,42 @@ def json_value(value: Value) -> bytes:
 
 
 def json_attributes(attributes: Mapping[str, Value]) -> bytes:
-    """A list of keys and values in OTLP's JSON."""
+    """Return a list of attributes in OTLP/JSON."""
     return b"[%b]" % b",".join(
         b'{"key":%b,"value":%b}' % (json_string(key), json_value(value)) for key, value in attributes.items()
     )
 
 
 def unsigned(params: Mapping[str, str], name: str) -> int:
-    """A parameter that is an unsigned 32-bit number; 0 where it is missing.
+    """Parse a parameter as an unsigned 32-bit number; 0 if it is missing.
 
     Raises:
-        Refused: it is none.
+        ApiError: it is not one.
     """
     text = params.get(name, "")
     if not text:
         return 0
     if not (text.isascii() and text.isdigit()):
-        raise Refused(f'invalid {name}: strconv.ParseUint: parsing "{text}": invalid syntax')
+        raise ApiError(f'invalid {name}: strconv.ParseUint: parsing "{text}": invalid syntax')
     if (value := int(text)) > _MAX_UINT32:
-        raise Refused(f'invalid {name}: strconv.ParseUint: parsing "{text}": value out of range')
+        raise ApiError(f'invalid {name}: strconv.ParseUint: parsing "{text}": value out of range')
     return value
 
 
 def time_range(params: Mapping[str, str]) -> tuple[int, int]:
-    """The parameters ``start`` and ``end``, whole unix seconds; both 0 where both are missing.
+    """Parse the parameters ``start`` and ``end``, in whole Unix seconds; both 0 if both are missing.
 
     Raises:
-        Refused: one is no number, or they are not in order.
+        ApiError: one is not a number, or they are not in order.
     """
     start, end = unsigned(params, "start"), unsigned(params, "end")
     if (start or end) and start >= end:
-        raise Refused(f"http parameter start must be before end. received start={start} end={end}")
+        raise ApiError(f"http parameter start must be before end. received start={start} end={end}")
     return start, end
 
 
 def go_duration(seconds: int) -> str:
-    """A duration as Go prints it: ``168h0m0s``."""
+    """Format a duration as Go does: ``168h0m0s``."""
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
