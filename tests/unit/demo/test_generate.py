@@ -337,6 +337,7 @@ class TestCommand:
         assert process.returncode == 0
         assert re.fullmatch(r"Sent [1-9]\d* traces of \d+ spans\.\n", said.replace(",", ""))
 
+    @pytest.mark.usefixtures("restored_signals")
     @pytest.mark.parametrize("header", ["x-a=line\nbreak", "x-a=\u65e5"])
     def test_a_header_that_cannot_be_sent(self, header: str) -> None:
         result = CliRunner().invoke(

@@ -16,6 +16,7 @@ from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
 from exporter.store import SeriesTraffic, Store
+from tests.support.database import memory_store
 from tests.support.samples import DAY, HOUR, KEY, NOON, SETTINGS, Clock, around, commit_hour
 
 NOW = NOON + 600
@@ -209,7 +210,7 @@ class TestAvailable:
                 assert standing.mature == (slot.baseline is not None and slot.baseline.mature)
 
     def test_it_is_counted_once_an_hour(self) -> None:
-        store = CountedStore.in_memory()
+        store = memory_store(CountedStore)
         write(store, NOON - 2 * DAY, NOON)
         historian(store, NOON)
         ask = inquiry(store)
@@ -220,7 +221,7 @@ class TestAvailable:
         assert store.counts == 2
 
     def test_while_history_comes_in_it_is_counted_again(self) -> None:
-        store = CountedStore.in_memory()
+        store = memory_store(CountedStore)
         write(store, NOON - 2 * DAY, NOON)
         ask = inquiry(store)
         for now in (NOW, NOW + 59, NOW + 60):
