@@ -1,12 +1,13 @@
-# Needs Python 3.11+ and make, nothing else: everything is installed into .venv from the locked requirements.
+# Needs Python 3.11+ and make; everything else is installed into .venv from the locked requirements.
+# Another interpreter: make test PYTHON=python3.13 VENV=.venv-3.13
 PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
+VENV   ?= .venv
+BIN     = $(VENV)/bin
 CONFIG ?= configs/exporter.yaml
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint format bench bench-detection dashboards kubernetes screenshots examples lock clean
+.PHONY: help install run demo test test-unit lint format bench bench-detection dashboards kubernetes screenshots examples lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,9 +28,14 @@ run: install ## run the exporter (CONFIG=configs/exporter.yaml)
 demo: install ## a week of synthetic traffic, and the exporter reading it
 	$(BIN)/tempo-anomaly-exporter demo
 
-# Several tests at a time: most of what a test of a real process does is wait.
+# One worker more than two processors: tests of real processes mostly wait.
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
 test: install ## all tests
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(PYTEST)
+
+test-unit: install ## unit tests only (within a minute)
+	$(PYTEST) tests/unit
 
 lint: install ## formatting, lint, types
 	$(BIN)/ruff format --check .
@@ -58,7 +64,7 @@ screenshots: install ## renew the pictures of the documentation (needs chromium 
 examples: install ## renew what docs/examples.md shows of real runs (about five minutes)
 	$(BIN)/python -m tools.examples
 
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
 lock: install ## renew the locked requirements after editing pyproject.toml
 	$(COMPILE) --upgrade pyproject.toml -o requirements.lock
@@ -66,4 +72,4 @@ lock: install ## renew the locked requirements after editing pyproject.toml
 	$(COMPILE) -c requirements-dev.lock --group pyproject.toml:build -o requirements-build.lock
 
 clean: ## remove what make has built
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
