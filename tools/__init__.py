@@ -1,1 +1,1 @@
-"""What the project's own files are made with; nothing of it is installed."""
+"""Generators of files of this repository; not installed."""

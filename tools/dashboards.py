@@ -1,6 +1,6 @@
-"""``python -m tools.dashboards``: dashboards that Grafana has exported, in the form in which they are kept.
+"""``python -m tools.dashboards``: normalise dashboards exported by Grafana.
 
-Sorted and indented, without what is different in every Grafana, so that a later change is a small one.
+Sorts keys, indents, and drops fields that differ in every installation, so that diffs stay small.
 """
 
 import json
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Final
 
 FOLDER: Final = Path(__file__).parents[1] / "grafana/dashboards"
-_OF_ONE_INSTALLATION: Final = ("id", "version")
+_INSTALLATION_FIELDS: Final = ("id", "version")
 
 
 def normalised(exported: str) -> str:
-    """A dashboard as it is kept."""
-    model = {name: value for name, value in json.loads(exported).items() if name not in _OF_ONE_INSTALLATION}
+    """Return the JSON of a dashboard in the form in which the repository keeps it."""
+    model = {name: value for name, value in json.loads(exported).items() if name not in _INSTALLATION_FIELDS}
     return json.dumps(model, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What it takes to start a server as a process: for tests, measurements and examples."""
+"""Environment and port for server processes that tests, benchmarks and examples start."""
 
 import os
 import socket
@@ -8,12 +8,12 @@ _KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH")
 
 
 def environment(**more: str) -> dict[str, str]:
-    """An environment without anything that configures the exporter or sends its requests elsewhere."""
+    """Return an environment in which no variable configures the exporter or a proxy, plus the given variables."""
     return {**{name: os.environ[name] for name in _KEPT if name in os.environ}, **more}
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on at the moment."""
+    """Return a loopback port that is free at the moment; another process may still take it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,6 +1,6 @@
-"""``python -m tools.prometheus_rule``: the alert rules as the object that the Prometheus Operator takes.
+"""``python -m tools.prometheus_rule``: wrap the alert rules in a PrometheusRule for the Prometheus Operator.
 
-The rules themselves stand in ``configs/prometheus/rules``; this only wraps them.
+The rules are maintained in ``configs/prometheus/rules``.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ _HEAD: Final = "# Made of configs/prometheus/rules by `make kubernetes`; change 
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes text of several lines as it stands, so that people can read it."""
+    """Dump multi-line text as a literal block."""
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
@@ -26,7 +26,7 @@ _Dumper.add_representer(str, _text)
 
 
 def groups() -> list[dict[str, Any]]:
-    """The groups of all rule files, file by file."""
+    """Return the groups of all rule files, in file order."""
     return [
         group
         for file in sorted(RULES.glob("*.yml"))
@@ -35,7 +35,7 @@ def groups() -> list[dict[str, Any]]:
 
 
 def rendered() -> str:
-    """The manifest."""
+    """Return the manifest as YAML."""
     manifest = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",

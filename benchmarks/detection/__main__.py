@@ -54,7 +54,7 @@ def measure(seed: str, processes: int, *, quick: bool) -> list[Result]:
     series.sort(key=lambda case: -case.profile.rate_per_minute)
     outcomes: list[Outcome] = []
     tallies: dict[str, Tally] = {}
-    with multiprocessing.Pool(processes) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
         if not quick:
             for data_set in _DATA_SETS:
                 for name, found in pool.imap_unordered(judge_series, load(data_set)):

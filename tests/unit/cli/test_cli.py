@@ -1,6 +1,5 @@
 import logging
 import re
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,16 +26,13 @@ Invoke = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
-def _as_before(clean_environment: None) -> Iterator[None]:
-    """Leaves logging, signals and the environment of the tests as they were."""
+def _as_before(clean_environment: None, restored_signals: None) -> Iterator[None]:
+    """Restore logging, signal handlers and the environment after the test."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
-    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     root.setLevel(level)
     root.handlers[:] = handlers
-    for number, handler in signals.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

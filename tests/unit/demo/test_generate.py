@@ -349,6 +349,7 @@ class TestCommand:
         assert process.returncode == 0
         assert re.fullmatch(r"Sent [1-9]\d* traces of \d+ spans\.\n", messages.replace(",", ""))
 
+    @pytest.mark.usefixtures("restored_signals")
     @pytest.mark.parametrize("header", ["x-a=line\nbreak", "x-a=\u65e5"])
     def test_invalid_header_is_reported_without_its_value(self, header: str) -> None:
         result = CliRunner().invoke(

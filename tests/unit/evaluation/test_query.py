@@ -14,6 +14,7 @@ from exporter.model.calendar import Calendar, DayType, Slot
 from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey
 from exporter.store import Store, StoredTraffic
+from tests.support.database import memory_store
 from tests.support.samples import DAY, HOUR, KEY, NOON, SETTINGS, around, commit_hour, evaluate_history
 
 NOW = NOON + 600
@@ -195,7 +196,7 @@ class TestAvailability:
                 assert standing.mature == (slot.baseline is not None and slot.baseline.mature)
 
     def test_is_cached_for_the_hour(self) -> None:
-        store = CountedStore.in_memory()
+        store = memory_store(CountedStore)
         write(store, NOON - 2 * DAY, NOON)
         evaluate_history(store, NOON)
         queries = querier(store)
@@ -206,7 +207,7 @@ class TestAvailability:
         assert store.counts == 2
 
     def test_is_cached_for_a_minute_while_the_history_is_not_evaluated(self) -> None:
-        store = CountedStore.in_memory()
+        store = memory_store(CountedStore)
         write(store, NOON - 2 * DAY, NOON)
         queries = querier(store)
         for now in (NOW, NOW + 59, NOW + 60):

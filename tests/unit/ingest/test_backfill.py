@@ -30,6 +30,7 @@ from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
 from exporter.store import Store, StoreError
 from exporter.tempo.errors import StoppedError, TempoError
+from tests.support.database import memory_store
 from tests.support.fakes import KEY, NS, FakeTempo, FrozenClock, Recorder, away, span
 from tests.support.ledgers import DAY, HOUR, NOON, UTC_CALENDAR
 from tests.support.samples import event_of, events
@@ -77,7 +78,7 @@ class Rig:
         budget: Budget = BUDGET,
     ) -> None:
         self.tempo = tempo
-        self.store = store or Store.in_memory()
+        self.store = store or memory_store()
         self.clock = FrozenClock(now, tick)
         self.telemetry = Recorder()
         self.admission = SeriesFilter(rules or SeriesRules())
@@ -564,7 +565,7 @@ class Refusing(Store):
 
 
 def test_what_could_not_be_written_is_read_again(caplog: pytest.LogCaptureFixture) -> None:
-    store = Refusing.in_memory()
+    store = memory_store(Refusing)
     store.refusals = 3
     rig = Rig(FakeTempo(steady(3, per_hour=650)), hours=3, store=store, tick=5.0)
     rig.read()
@@ -577,7 +578,7 @@ def test_what_could_not_be_written_is_read_again(caplog: pytest.LogCaptureFixtur
 
 
 def test_one_pass_gives_up_on_a_database_that_refuses() -> None:
-    store = Refusing.in_memory()
+    store = memory_store(Refusing)
     store.refusals = 99
     rig = Rig(FakeTempo(steady(3)), hours=3, store=store)
     rig.backfill.run(patience=2)
@@ -587,7 +588,7 @@ def test_one_pass_gives_up_on_a_database_that_refuses() -> None:
 
 
 def test_a_failure_that_cannot_be_written_down_is_known_all_the_same() -> None:
-    store = Refusing.in_memory()
+    store = memory_store(Refusing)
     rig = Rig(FakeTempo(steady(1), before_search=away), hours=1, store=store)
     store.refusals = 1
     rig.read()

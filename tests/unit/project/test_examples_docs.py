@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.support.paths import REPOSITORY
 from tests.unit.project.test_documents import assert_is_ours
-from tools.examples import DOCUMENT, fields, filled, laid_out, shortened
+from tools.examples import DOCUMENT, with_blocks
+from tools.formatting import fields, laid_out, shortened
 
 TEXT = DOCUMENT.read_text("utf-8")
 BLOCKS = dict(re.findall(r"<!-- begin: ([^>]+) -->\n```\w+\n(.*?)```\n<!-- end -->", TEXT, re.DOTALL))
@@ -153,10 +154,10 @@ def test_json_that_fits_is_on_one_line() -> None:
 def test_only_the_content_of_blocks_is_replaced() -> None:
     first = "<!-- begin: a -->\n```text\nold\n```\n<!-- end -->\n"
     document = f"A\n\n{first}\nB\n<!-- begin: b -->\n```json\n1\n```\n<!-- end -->\n"
-    assert filled(document, {"a": "new \\1\nlines\n"}) == document.replace("old", "new \\1\nlines")
-    assert filled(document, {}) == document
+    assert with_blocks(document, {"a": "new \\1\nlines\n"}) == document.replace("old", "new \\1\nlines")
+    assert with_blocks(document, {}) == document
 
 
 def test_a_block_without_a_place_is_rejected() -> None:
     with pytest.raises(ValueError, match="0 places for 'c'"):
-        filled("nothing\n", {"c": "text"})
+        with_blocks("nothing\n", {"c": "text"})
