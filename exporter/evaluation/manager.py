@@ -59,6 +59,7 @@ class BaselineManager:
         log: Log,
         basis: str = "",
         patience_seconds: float = 0.0,
+        history_changed: threading.Event | None = None,
     ) -> None:
         """Take stock of the history; nothing is judged, and there is no book yet.
 
@@ -72,6 +73,7 @@ class BaselineManager:
             log: takes what is accepted and released.
             basis: what a book rests on besides the history and the settings: the calendar.
             patience_seconds: how long to wait for a book that is asked for and not there, once for each hour.
+            history_changed: set by the backfill whenever it has written windows.
         """
         self._store = store
         self._clock = clock
@@ -86,7 +88,7 @@ class BaselineManager:
         self._shelf = BaselineCache(patience_seconds, monotonic, self._tell_missed)
         self._facts = HistoryFacts()
         self._measure()
-        self._news = threading.Event()
+        self._news = history_changed or threading.Event()
         # Whatever was kept from before a restart is to be looked over.
         self._news.set()
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from exporter.runtime.logs import Log
+from exporter.runtime.stop_budget import StopBudget
 from exporter.web.passwords import Passwords
 
 _LOOK_SECONDS: Final = 2.0
-_STOP_SECONDS: Final = 0.5
 
 FileState = tuple[int, int, int] | None
 """What tells one version of a file from the next; absent where it is not there."""
@@ -128,11 +128,11 @@ class WebConfigReloader:
         self._thread = threading.Thread(target=watch, name="web-config", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self, budget: StopBudget) -> None:
         """Look no more."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(_STOP_SECONDS)
+            self._thread.join(budget.seconds_for("web_config"))
 
     def _refuse_to_lower(self, rules: WebConfigState) -> None:
         """A file that is just being written is short for a moment: that must not open what was closed."""

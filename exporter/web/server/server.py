@@ -20,6 +20,7 @@ from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
 from exporter.runtime.logs import Log, get_logger
+from exporter.runtime.stop_budget import StopBudget
 from exporter.web.server.channel import Channel
 from exporter.web.server.tls import TlsChannel, encrypted
 from exporter.web.server.workers import Workers, workers_for
@@ -35,7 +36,6 @@ _LONGEST_BODY_BYTES: Final = 64 << 10
 _BUFFERED_BYTES: Final = 32 << 20
 _HIGH_WATERMARK_BYTES: Final = 1 << 30
 _LOOK_SECONDS: Final = 1
-_STOP_SECONDS: Final = 1
 _BREATH_SECONDS: Final = 1.0
 """Without a free file descriptor nobody can be let in, and asking again at once would only burn a processor."""
 _SAY_AGAIN_SECONDS: Final = 600
@@ -117,14 +117,15 @@ class Server:
         self._thread = threading.Thread(target=serve, name="web", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self, budget: StopBudget | None = None) -> None:
         """Stop listening and end all connections; answers that are not written by then are lost."""
+        budget = budget or StopBudget()
         # The workers first: what they have finished they announce through a pipe that closing takes away.
-        self._server.shut_down_workers()
+        self._server.shut_down_workers(budget)
         self._stopping = True
         self._server.pull_trigger()
         if self._thread is not None:
-            self._thread.join(_STOP_SECONDS)
+            self._thread.join(budget.seconds_for("web_loop"))
         wasyncore.close_all(self._open, ignore_all=True)
 
 
@@ -156,11 +157,11 @@ class _Listener(TcpWSGIServer):
         """Have workers answer the first request of a connection."""
         self._workers[workers_for(getattr(task.requests[0], "path", ""))].add_task(task)
 
-    def shut_down_workers(self) -> None:
+    def shut_down_workers(self, budget: StopBudget) -> None:
         """Let the workers finish what they are at, for a moment altogether."""
         for workers in self._workers.values():
             workers.set_thread_count(0)
-        until = time.monotonic() + _STOP_SECONDS
+        until = time.monotonic() + budget.seconds_for("web_workers")
         for workers in self._workers.values():
             workers.shutdown(timeout=max(0, until - time.monotonic()))  # type: ignore[arg-type] # any number
 
