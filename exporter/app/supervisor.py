@@ -1,8 +1,8 @@
 """The supervisor: keeps one app running on one database file, and replaces the file when it is damaged.
 
 A damaged database, found at the start or while running, is renamed and a new one is created: the history is still
-in Tempo, and the backfill reads it again. All components are stopped and rebuilt, as in a restart, except that firing flags
-keep firing and scrapes are answered throughout.
+in Tempo, and the backfill reads it again. All components are stopped and rebuilt, as in a restart, except that firing
+flags keep firing and scrapes are answered throughout.
 """
 
 import threading

@@ -28,8 +28,8 @@ class StopRequest:
     """Lets the main thread wait until a signal or another thread requests a stop.
 
     The request is a byte in a pipe, which :func:`signal.set_wakeup_fd` writes as soon as the signal arrives. Python
-    runs a signal handler only between two instructions of the main thread: if the signal arrives just before that thread
-    blocks on a lock, an event or a queue, the handler does not run until the wait is over, which may be never.
+    runs a signal handler only between two instructions of the main thread. If the signal arrives just before that
+    thread blocks on a lock, an event or a queue, the handler does not run until the wait is over, which may be never.
     """
 
     def __init__(self) -> None:

@@ -1,11 +1,11 @@
 """TraceQL: the queries that find the spans in scope."""
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 from urllib.parse import quote_plus
 
 from exporter.model.span import SeriesKey
+from exporter.model.traceql_filter import filter_problem
 from exporter.tempo.settings import Scope
 
 MAX_SPANS_PER_TRACE: Final = 100
@@ -17,17 +17,6 @@ _SCOPES: Final[dict[Scope, str]] = {
     "entry": "nestedSetParent<0 || kind=server || kind=consumer",
 }
 _SELECT: Final = "select(resource.service.name, name)"
-
-_FILTER_TOKEN: Final = re.compile(
-    r"""
-    (?P<string> "(?:[^"\\\n]|\\.)*" | `[^`]*` )
-  | (?P<comment> // | /\* )
-  | (?P<either> \|\| )
-  | (?P<other> . )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-
 
 def search_query(scope: Scope, user_filter: str = "", conditions: Iterable[str] = ()) -> str:
     """The query for the spans in scope, with their service and name.
@@ -56,7 +45,7 @@ def count_query(scope: Scope, user_filter: str = "", *, by_series: bool = False)
 def _selector(scope: Scope, user_filter: str, conditions: Iterable[str] = ()) -> str:
     problem = filter_problem(user_filter)
     if problem is not None:
-        raise ValueError(problem)
+        raise ValueError(f"the filter {problem}")
     narrower = [f"({condition})" for condition in (user_filter.strip(), *conditions) if condition]
     spans = _SCOPES[scope]
     if narrower and "||" in spans:
@@ -92,27 +81,3 @@ def _escaped(character: str) -> str:
     if character.isprintable():
         return character
     return f"\\U{ord(character):08x}"
-
-
-def filter_problem(user_filter: str) -> str | None:
-    """What keeps a user's conditions from being joined to a query, or None.
-
-    Whether they are TraceQL is for Tempo to say. This makes sure that, put in parentheses, they stay inside them.
-    """
-    open_parentheses = 0
-    for token in _FILTER_TOKEN.finditer(user_filter):
-        text = token.group()
-        if token.lastgroup == "comment":
-            return "comments are not possible in it"
-        if token.lastgroup != "other":
-            continue
-        if text in '"`':
-            return f"a string that begins with {text} does not end"
-        if text in "{}":
-            return 'it must be conditions only, without braces, e.g. resource.deployment.environment="prod"'
-        if text == "|":
-            return "it must be conditions only, without a pipeline; || means or"
-        open_parentheses += (text == "(") - (text == ")")
-        if open_parentheses < 0:
-            return "it closes a parenthesis that it did not open"
-    return "it opens a parenthesis that it does not close" if open_parentheses else None
