@@ -24,6 +24,12 @@ The command ``NAME`` is the function ``NAME`` of the module ``exporter.cli.NAME`
 """
 
 
+def load_command(name: str) -> click.Command:
+    """Import a command of :data:`COMMANDS`."""
+    command: click.Command = getattr(import_module(f"exporter.cli.{name}"), name)
+    return command
+
+
 class LazyGroup(click.Group):
     """Imports the module of a command when the command is invoked; ``--help`` and ``--version`` import none."""
 
@@ -33,10 +39,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
         """Import a command; returns None for an unknown name."""
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = getattr(import_module(f"exporter.cli.{cmd_name}"), cmd_name)
-        return command
+        return load_command(cmd_name) if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         """Write the section that lists the commands."""
@@ -56,8 +59,6 @@ def main(shared: Shared, *, once: bool, check_config: bool) -> None:
     context = click.get_current_context()
     context.obj = shared
     if context.invoked_subcommand is None:
-        run = main.get_command(context, "run")
-        assert run is not None  # noqa: S101 - it is in COMMANDS
-        context.invoke(run, once=once, check_config=check_config)
+        context.invoke(load_command("run"), once=once, check_config=check_config)
     elif once or check_config:
         raise click.UsageError("--once and --check-config are options of run; leave the command out, or use run")

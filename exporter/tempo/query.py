@@ -18,6 +18,7 @@ _SCOPES: Final[dict[Scope, str]] = {
 }
 _SELECT: Final = "select(resource.service.name, name)"
 
+
 def search_query(scope: Scope, user_filter: str = "", conditions: Iterable[str] = ()) -> str:
     """The query for the spans in scope, with their service and name.
 
