@@ -5,7 +5,6 @@ The books that are there: one thread works them out and puts them here, another 
 Whoever asks waits for a moment at most, and goes without otherwise.
 """
 
-import threading
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from exporter.baseline.levels import Baseline
 from exporter.detection.thresholds import Thresholds
 from exporter.detection.verdict import HourThresholds, Schedule
 from exporter.model.span import SeriesKey
+from exporter.runtime.locks import LockRank, new_condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class BaselineCache:
         self._monotonic = monotonic
         self._on_missed = on_missed
         # Guards what follows; notified when a book comes, and when none will any more.
-        self._changed = threading.Condition()
+        self._changed = new_condition(LockRank.BASELINE_TABLES)
         self._book = NOT_KNOWN_YET
         self._next: BaselineTable | None = None
         self._asked: int | None = None

@@ -4,7 +4,6 @@ Nothing here changes what is stored or judged, so a database that is open for re
 detector's own; for the present hour the answers are those of its book.
 """
 
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -20,6 +19,7 @@ from exporter.model.calendar import HOUR_SECONDS, Slot
 from exporter.model.histogram import Digest, bucket_upper_seconds
 from exporter.model.hours import CivilHour, HourClock
 from exporter.model.span import SeriesKey
+from exporter.runtime.locks import LockRank, new_lock
 from exporter.store import Store
 
 _RENEW_SECONDS: Final = 60
@@ -171,7 +171,7 @@ class BaselineQuerier:
         self._clock = clock
         self._settings = settings
         self._detector = Detector(settings.fallback, settings.shift, clock)
-        self._counting = threading.Lock()
+        self._counting = new_lock(LockRank.AVAILABILITY)
         self._counted: _Counted | None = None
 
     def series(self) -> list[SeriesKey]:

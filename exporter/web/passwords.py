@@ -12,6 +12,7 @@ from typing import Final
 
 import bcrypt
 
+from exporter.runtime.locks import LockRank, new_lock
 from exporter.web.server.workers import Workers
 
 _BCRYPT_BYTES: Final = 72
@@ -46,7 +47,7 @@ class Passwords:
         cost = max(int(hash_.split(b"$")[2]) for hash_ in users.values())
         self._nobody = bcrypt.gensalt(cost) + b"." * 31
         self._key = secrets.token_bytes(32)
-        self._lock = threading.Lock()
+        self._lock = new_lock(LockRank.PASSWORDS)
         self._right: OrderedDict[bytes, None] = OrderedDict()
         self._wrong: OrderedDict[bytes, None] = OrderedDict()
         self._slots = {group: threading.BoundedSemaphore(group.busy) for group in Workers}

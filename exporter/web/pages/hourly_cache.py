@@ -1,12 +1,12 @@
 """Remembers what was worked out of the history for the series that were asked for of late, until the hour turns."""
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey
+from exporter.runtime.locks import LockRank, new_lock
 
 _T = TypeVar("_T")
 
@@ -35,7 +35,7 @@ class HourlyCache(Generic[_T]):
         self._hours = hours
         self._complete = complete
         self._most = most
-        self._mutex = threading.Lock()
+        self._mutex = new_lock(LockRank.PAGE_CACHE)
         self._known: OrderedDict[SeriesKey, tuple[float, _T]] = OrderedDict()
 
     def of(self, key: SeriesKey, now: float) -> _T:
