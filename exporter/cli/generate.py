@@ -54,7 +54,7 @@ def generate(
     Tempo files history under the present unless its ingestion_time_range_slack is longer: see docs/install.md.
     """
     if shared.config_file:
-        raise click.UsageError("generate takes no configuration; leave --config out")
+        raise click.UsageError("generate needs no configuration; leave --config out")
     pairs = [header.partition("=") for header in headers]
     for header, (name, separator, _) in zip(headers, pairs, strict=True):
         if not name or not separator:

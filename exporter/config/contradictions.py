@@ -90,12 +90,12 @@ def _durations(config: Config) -> Iterator[Contradiction]:
         "storage.retention": retention,
     }
     for longer, shorter, reason in (
-        ("polling.tempo_lookback", "polling.tempo_interval", "traces between two polls would be missed"),
-        ("polling.settle", "polling.tempo_lookback", "until then, late traces may still arrive"),
+        ("polling.tempo_lookback", "polling.tempo_interval", "traces would be missed"),
+        ("polling.settle", "polling.tempo_lookback", "late traces may still arrive"),
         ("polling.backfill_duration", "polling.backfill_batch", "no window would fit"),
         ("detection.max_window", "detection.window", "the window may grow to it"),
         ("detection.lookback", "polling.backfill_batch", "no window would fit"),
-        ("storage.retention", "polling.backfill_duration", "history would be deleted once it is read"),
+        ("storage.retention", "polling.backfill_duration", "history would be deleted at once"),
         ("storage.retention", "detection.lookback", "baselines are built from it"),
     ):
         if durations[longer] < durations[shorter]:

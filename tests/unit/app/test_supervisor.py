@@ -47,9 +47,7 @@ class Disk:
     def __init__(self) -> None:
         self.reports: list[Callable[[], None]] = []
 
-    def open(
-        self, path: Path, *, on_failure: Callable[[StorageFailure], None], on_damage: Callable[[], None]
-    ) -> Store:
+    def open(self, path: Path, *, on_failure: Callable[[StorageFailure], None], on_damage: Callable[[], None]) -> Store:
         store = Store.open(path, on_failure=on_failure, on_damage=on_damage)
         self.reports.append(on_damage)
         return store

@@ -28,7 +28,7 @@ DAYS = 4
 INCIDENT = Incident(76.5, 77.5, 6.0)
 """On the fourth day."""
 LEARN = ("--learn", "3d")
-INTERRUPTED = "interrupted; there is no result, and nothing was written\n"
+INTERRUPTED = "interrupted; there is no result\n"
 PAY, CART = SeriesKey("shop", "GET /pay"), SeriesKey("shop", "GET /cart")
 
 

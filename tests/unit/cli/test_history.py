@@ -154,8 +154,8 @@ class TestRefusing:
         result = history(*UNREAD, "--output", tmp_path / "missing" / "week.om")
         assert result.exit_code == 1
         assert result.stderr == (
-            f"cannot write {tmp_path}/missing/week.om.part: No such file or directory; name a file in a directory that "
-            "can be written\n"
+            f"cannot write {tmp_path}/missing/week.om.part: No such file or directory; choose a file in a writable "
+            "directory\n"
         )
 
     def test_without_room_for_temporary_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +196,7 @@ def test_damaged_series_are_left_out_and_named(tmp_path: Path, monkeypatch: pyte
     result = history(*UNREAD)
     assert result.exit_code == 1
     assert {each.labels["span_name"] for each in samples(result.stdout)} == {CART.span_name}
-    assert "left out, because what is stored of them is damaged: 1 series ('shop'/'GET /pay')" in result.stderr
+    assert "left out because their stored history is damaged: 1 series ('shop'/'GET /pay')" in result.stderr
 
 
 def test_whoever_reads_may_stop(stored: Path) -> None:

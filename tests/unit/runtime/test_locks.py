@@ -90,6 +90,8 @@ def test_without_the_check_the_locks_are_those_of_the_standard_library() -> None
     assert type(new_lock(LockRank.STORE, checked=False)) is type(threading.Lock())
     assert type(new_rlock(LockRank.STORE, checked=False)) is type(threading.RLock())
     code = "from exporter.runtime.locks import *; print(type(new_lock(LockRank.STORE)).__name__)"
-    plain = {name: value for name, value in environment(PYTHONPATH=str(REPOSITORY)).items() if name != "EXPORTER_CHECK_LOCKS"}
+    plain = {
+        name: value for name, value in environment(PYTHONPATH=str(REPOSITORY)).items() if name != "EXPORTER_CHECK_LOCKS"
+    }
     ran = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, timeout=60)
     assert ran.stdout == "lock\n", ran.stderr
