@@ -95,7 +95,7 @@ def _durations(config: Config) -> Iterator[Contradiction]:
         ("polling.backfill_duration", "polling.backfill_batch", "no window would fit"),
         ("detection.max_window", "detection.window", "the window may grow to it"),
         ("detection.lookback", "polling.backfill_batch", "no window would fit"),
-        ("storage.retention", "polling.backfill_duration", "history would be deleted at once"),
+        ("storage.retention", "polling.backfill_duration", "history would not be kept"),
         ("storage.retention", "detection.lookback", "baselines are built from it"),
     ):
         if durations[longer] < durations[shorter]:

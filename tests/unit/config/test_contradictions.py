@@ -70,7 +70,7 @@ def problems(tmp_path: Path) -> Problems:
         ),
         (
             "storage: {retention: 20d}\npolling: {backfill_duration: 21d}",
-            "storage.retention (20d) must be at least polling.backfill_duration (21d): history would be deleted at once",
+            "storage.retention (20d) must be at least polling.backfill_duration (21d): history would not be kept",
         ),
         (
             "storage: {retention: 13d}",

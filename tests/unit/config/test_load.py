@@ -273,7 +273,7 @@ class TestProblems:
             f"  - log.level ({file} line 4) must be one of debug, info, warning, error, not 'inof'; did you mean info?",
             "  - 'POLLING_SETLE' is not an environment variable of the exporter; did you mean POLLING_SETTLE?",
             "  - detection.max_window (1h) must be at least detection.window (1h30m): the window may grow to it",
-            "  - storage.retention (1h) must be at least polling.backfill_duration (7d): history would be deleted at once",
+            "  - storage.retention (1h) must be at least polling.backfill_duration (7d): history would not be kept",
             "  - storage.retention (1h) must be at least detection.lookback (14d): baselines are built from it",
         ]
 
