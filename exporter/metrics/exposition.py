@@ -10,12 +10,12 @@ Compressed, both together are one gzip member. Members may follow one another by
 one of its own, but of several a browser shows the first without a word, and curl fails.
 """
 
-import threading
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import Final, Self
 
@@ -24,6 +24,7 @@ from prometheus_client.utils import floatToGoString
 from exporter.evaluation.snapshot import Exemplar, SeriesStatus, Snapshot
 from exporter.metrics.families import SERIES_FAMILIES, SERIES_LABELS, Family
 from exporter.model.span import SeriesKey, encodable
+from exporter.runtime.locks import LockRank, new_lock
 
 _LEVEL: Final = 1
 """A page of metrics is repetitive enough, and higher levels cost many times as much."""
@@ -141,7 +142,9 @@ class RenderedPage:
     snapshot: Snapshot
     _rendered: dict[Kind, CompressedPrefix] = field(default_factory=dict, init=False)
     _asked: set[Kind] = field(default_factory=set, init=False)
-    _mutex: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _mutex: AbstractContextManager[bool, None] = field(
+        default_factory=partial(new_lock, LockRank.RENDERED_PAGE), init=False
+    )
 
     def render(self, format_: Format, *, gzipped: bool) -> CompressedPrefix:
         """The series' samples, compressed or not, without OpenMetrics' end mark."""

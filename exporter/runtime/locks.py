@@ -12,38 +12,40 @@ semaphores of the web server, which never block, and the turn of a TLS connectio
 import os
 import threading
 from contextlib import AbstractContextManager
-from enum import IntEnum
+from enum import IntEnum, auto
 from typing import Any, Final
 
 
 class LockRank(IntEnum):
     """The order in which a thread acquires locks, outermost first."""
 
-    PAGE_CACHE = 1
+    PAGE_CACHE = auto()
     """Profiles and baselines for the pages, built from the history while the lock is held."""
-    AVAILABILITY = 2
+    AVAILABILITY = auto()
     """Availability of all series, counted in the history while the lock is held."""
-    TEMPO_COUNTS = 3
+    TEMPO_COUNTS = auto()
     """Counts of traces, requested from Tempo while the lock is held."""
-    BACKFILL_QUEUE = 4
+    BACKFILL_QUEUE = auto()
     """Windows to read and their state; the ledger is read while the lock is held."""
-    BASELINE_TABLES = 5
+    BASELINE_TABLES = auto()
     """The baseline tables of the current and the next hour."""
-    SERIES_FILTER = 6
+    RENDERED_PAGE = auto()
+    """The samples of one snapshot, rendered once for each format."""
+    SERIES_FILTER = auto()
     """Which series were admitted."""
-    STORE = 7
+    STORE = auto()
     """The SQLite connection, held for single statements or one short transaction."""
-    TEMPO_LIMITS = 8
+    TEMPO_LIMITS = auto()
     """Limits that Tempo has reported: traces per search, length of a range."""
-    TEMPO_THROTTLE = 9
+    TEMPO_THROTTLE = auto()
     """Requests under way and waiting."""
-    TEMPO_WATCHDOG = 10
+    TEMPO_WATCHDOG = auto()
     """Requests with a deadline."""
-    HOLIDAYS = 11
+    HOLIDAYS = auto()
     """Public holidays by year."""
-    PASSWORDS = 12
+    PASSWORDS = auto()
     """Passwords that were checked recently."""
-    RATE_LIMIT = 13
+    RATE_LIMIT = auto()
     """When an event was last logged."""
 
 
