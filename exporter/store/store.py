@@ -347,7 +347,7 @@ class Store:
     def _write_reading(self, db: sqlite3.Connection) -> None:
         if self._is_void(db):
             db.execute("DELETE FROM windows")
-        if self._reading is not None:
+        if self._reading is not None and _reading(db) != self._reading:
             db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('reading', ?)", (self._reading,))
 
     def totals(self) -> Totals:
