@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from benchmarks.machine import memory
 from benchmarks.traffic import random_duration_ns, series_key
-from exporter.app.app import Exporter
+from exporter.app.app import build_app
 from exporter.app.settings import reading_description
 from exporter.config import build_calendar, load_config
 from exporter.evaluation.baseline_table import BaselineTable
@@ -90,7 +90,7 @@ def write_history(path: Path, series: int, days: int | None = None, seed: int = 
     kinds = [_rows(random_, traces) for traces, _ in KINDS]
     kind_of = random_.choices(kinds, [share for _, share in KINDS], k=series)
     store = Store.open(path)
-    store.describe_reading(reading_description(load_config(None, {})))
+    store.declare_reading(reading_description(load_config(None, {})))
     first = {series_key(number): window_digest(random_, 1) for number in range(series)}
     store.commit([entry(windows[0], series)], [WindowContent(windows[0], first, {})])
     ids = [series_ids[series_key(number)] for series_ids in [_series_ids(path)] for number in range(series)]
@@ -162,4 +162,4 @@ def _cpu_seconds() -> float:
 
 def _historian(store: Store, now: float) -> BaselineManager:
     """The historian of an exporter at an instant: no part of it runs, but all of it is put together as it runs."""
-    return Exporter(load_config(None, {}), store, SelfMetrics(), clock=lambda: now)._historian  # noqa: SLF001
+    return build_app(load_config(None, {}), store, SelfMetrics(), clock=lambda: now).evaluation.manager

@@ -1,6 +1,11 @@
 """What holds for all tests."""
 
+import os
+
 from hypothesis import settings
+
+# Before any module of the exporter is imported: locks then check the order in which threads acquire them.
+os.environ["EXPORTER_CHECK_LOCKS"] = "1"
 
 # How long an example takes depends on what else the machine is doing.
 settings.register_profile("project", deadline=None)

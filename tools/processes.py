@@ -4,7 +4,7 @@ import os
 import socket
 from typing import Final
 
-_KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH")
+_KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "EXPORTER_CHECK_LOCKS")
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""Builds the exporter from its configuration, runs it, and replaces a damaged database with a fresh one."""
+"""The application: components built from the configuration, run, and rebuilt on a new database after damage."""

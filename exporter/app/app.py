@@ -1,9 +1,10 @@
-"""Puts the parts together and runs them: for ever, or for one pass."""
+"""The application: the composition root, which builds every component from the configuration, and its life cycle."""
 
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from exporter.app.settings import (
@@ -22,6 +23,7 @@ from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.poller import Poller
 from exporter.evaluation.query import BaselineQuerier
 from exporter.evaluation.snapshot import Snapshot
+from exporter.evaluation.wakeup import HistorySignal, Wakeup
 from exporter.ingest.backfill import Backfill
 from exporter.ingest.backfill_status import BackfillStatus
 from exporter.ingest.live_reader import LiveReader
@@ -33,6 +35,7 @@ from exporter.model.hours import HourClock
 from exporter.model.ledger import LedgerProgress
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
+from exporter.runtime.stop_budget import StopBudget
 from exporter.runtime.tuning import freeze_gc
 from exporter.store import Store
 from exporter.tempo import TempoClient
@@ -43,26 +46,298 @@ from exporter.web.pages.links import Explore
 from exporter.web.pages.routes import page_handlers
 from exporter.web.pages.sources import Sources
 
-_PATIENCE: Final = 3
-"""How many batches may fail in a row before one pass is given up."""
-_BOOK_PATIENCE_SECONDS: Final = 2.0
-"""So long the first snapshot waits for what is usual: enough for a stored book, or for about a thousand series."""
-_STOP_SECONDS: Final = 3.5
-"""Altogether the process has five: the server has its share, and the database must be closed."""
+_MAX_FAILED_BATCHES: Final = 3
+"""A single pass gives up on the backfill after this many failed batches in a row."""
+
+_BASELINE_PATIENCE_SECONDS: Final = 2.0
+"""How long the first snapshot waits for the baseline table: enough to load a stored one, or to build about a thousand
+series."""
 
 
 class ReadingChangedError(Exception):
-    """The database holds a history that was read with another scope, tenant or filter."""
+    """The stored history was read with another scope, tenant or filter than the configuration has."""
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """The components that read Tempo and write the history.
+
+    Attributes:
+        client: Tempo.
+        series_filter: which series are kept, and under which names.
+        backfill: reads settled windows; None where ``polling.backfill_enabled`` is false.
+    """
+
+    client: TempoClient
+    series_filter: SeriesFilter
+    backfill: Backfill | None
+
+    def status(self) -> BackfillStatus | None:
+        """Return the state of the ledger; None without backfill."""
+        return None if self.backfill is None else self.backfill.status
+
+    def wake(self) -> None:
+        """Make idle backfill workers look at the clock and the stop event now."""
+        if self.backfill is not None:
+            self.backfill.wake()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The components that turn what was read into baselines, verdicts and snapshots.
+
+    Attributes:
+        manager: evaluates the history and keeps the baseline table of the current hour.
+        querier: answers queries about the history, for pages and API.
+        flag_store: saves flags over restarts.
+        live: evaluates the live edge.
+        poller: runs the poll cycles.
+    """
+
+    manager: BaselineManager
+    querier: BaselineQuerier
+    flag_store: FlagStore
+    live: LiveEvaluator
+    poller: Poller
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """The components that hold what a scrape returns.
+
+    Attributes:
+        publisher: the last snapshot, rendered.
+        metrics_page: the answer to ``/metrics``.
+    """
+
+    publisher: Publisher
+    metrics_page: MetricsPage
+
+    def snapshot(self) -> Snapshot | None:
+        """Return the last snapshot; None until the first one is published."""
+        page = self.publisher.page
+        return None if page is None else page.snapshot
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What most components are built from."""
+
+    config: Config
+    store: Store
+    metrics: SelfMetrics
+    calendar: Calendar
+    hours: HourClock
+    clock: Callable[[], float]
+    monotonic: Callable[[], float]
+    stop: threading.Event
+
+
+def build_app(
+    config: Config,
+    store: Store,
+    metrics: SelfMetrics,
+    *,
+    clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+    flags: Mapping[SeriesKey, Flag] | None = None,
+    baseline_patience_seconds: float = _BASELINE_PATIENCE_SECONDS,
+) -> "App":
+    """Build all components. Nothing runs yet, and nothing is written to the store.
+
+    Args:
+        config: the configuration.
+        store: the history; the app closes it.
+        metrics: the exporter's own metrics, with the registry that is served.
+        clock: Unix seconds.
+        monotonic: seconds that never jump.
+        flags: firing flags to continue with, besides those in the store.
+        baseline_patience_seconds: how long a poll cycle waits for a baseline table that is not built yet.
+
+    Raises:
+        ReadingChangedError: the stored history was read with another scope, tenant or filter.
+        StoreError: the store cannot be read.
+    """
+    _check_reading(config, store)
+    calendar = build_calendar(config)
+    context = _Context(
+        config=config,
+        store=store,
+        metrics=metrics,
+        calendar=calendar,
+        hours=HourClock(calendar),
+        clock=clock,
+        monotonic=monotonic,
+        stop=threading.Event(),
+    )
+    signal = HistorySignal()
+    ingest = _build_ingest(context, signal)
+    publisher = Publisher()
+    evaluation = _build_evaluation(context, ingest, signal, publisher.publish, flags or {}, baseline_patience_seconds)
+    publishing = Publishing(publisher, MetricsPage(publisher, metrics.registry))
+    metrics.state = StateCollector(publishing.snapshot, ingest.status, ingest.series_filter, config.series.max)
+    site = _build_site(context, ingest, evaluation, publishing)
+    return App(store, ingest, evaluation, publishing, site, clock=clock, stop=context.stop)
+
+
+def _check_reading(config: Config, store: Store) -> None:
+    configured = reading_description(config)
+    stored = store.declare_reading(configured)
+    if stored is not None:
+        raise ReadingChangedError(
+            f"the database holds a history that was read with {stored}, but the configuration has {configured}. "
+            "One history cannot hold both: set storage.path to a new file, or restore the previous setting."
+        )
+
+
+def _build_ingest(context: _Context, signal: HistorySignal) -> Ingest:
+    series_filter = SeriesFilter(series_rules(context.config), get_logger("series"))
+    series_filter.preload(context.store.series())
+    client = TempoClient(
+        client_settings(context.config),
+        context.metrics,
+        get_logger("tempo"),
+        stop=context.stop,
+        clock=context.clock,
+        monotonic=context.monotonic,
+    )
+    if not context.config.polling.backfill_enabled:
+        return Ingest(client, series_filter, None)
+    backfill = Backfill(
+        client,
+        context.store,
+        series_filter,
+        context.calendar,
+        backfill_settings(context.config),
+        context.metrics,
+        clock=context.clock,
+        monotonic=context.monotonic,
+        stop=context.stop,
+        log=get_logger("backfill"),
+        on_commit=lambda _: signal.notify_windows_written(),
+    )
+    return Ingest(client, series_filter, backfill)
+
+
+def _build_evaluation(
+    context: _Context,
+    ingest: Ingest,
+    signal: HistorySignal,
+    publish: Callable[[Snapshot], None],
+    flags: Mapping[SeriesKey, Flag],
+    baseline_patience_seconds: float,
+) -> Evaluation:
+    config = context.config
+    settings = evaluation_settings(config)
+    polling = poll_settings(config)
+    flag_store = FlagStore(context.store, monotonic=context.monotonic, log=get_logger("baselines"))
+    poll_now = Wakeup()
+    manager = BaselineManager(
+        context.store,
+        context.hours,
+        settings,
+        settled_until=_settled_until(context, ingest.backfill),
+        on_accepted=context.metrics.shift_accepted,
+        monotonic=context.monotonic,
+        log=get_logger("baselines"),
+        basis=f"{config.timezone} {config.calendar!r}",
+        patience_seconds=baseline_patience_seconds,
+        on_table_changed=poll_now.set,
+        backfill_status=ingest.status,
+        signal=signal,
+    )
+    live = LiveEvaluator(
+        settings,
+        ingest.series_filter.ask,
+        started_at=context.clock(),
+        remembered_seconds=polling.remembered_seconds,
+        flags={**flag_store.load(), **flags},
+    )
+    reader = LiveReader(
+        ingest.client,
+        context.metrics,
+        polling.budget,
+        usual_seconds=polling.lookback_seconds,
+        hold_seconds=polling.window_seconds,
+    )
+
+    def on_clock_jump() -> None:
+        context.metrics.clock_jumped()
+        ingest.wake()
+
+    poller = Poller(
+        reader,
+        live,
+        manager,
+        flag_store,
+        publish,
+        polling,
+        context.metrics,
+        clock=context.clock,
+        monotonic=context.monotonic,
+        stop=context.stop,
+        log=get_logger("poller"),
+        on_clock_jump=on_clock_jump,
+        on_new_table=freeze_gc,
+        backfill_status=ingest.status,
+        wakeup=poll_now,
+    )
+    querier = BaselineQuerier(context.store, context.hours, settings)
+    return Evaluation(manager, querier, flag_store, live, poller)
+
+
+def _settled_until(context: _Context, backfill: Backfill | None) -> Callable[[], int]:
+    """Return a function for the instant up to which the history is complete, in Unix seconds."""
+    if backfill is not None:
+        return backfill.settled_until
+    settle_seconds = context.config.polling.settle.total_seconds()
+    # Without backfill no window will be written any more, so an hour is complete once it is old enough.
+    return lambda: context.hours.hour(int(context.clock() - settle_seconds)).start
+
+
+def _build_site(context: _Context, ingest: Ingest, evaluation: Evaluation, publishing: Publishing) -> Site:
+    config = context.config
+    log = get_logger("web")
+    sources = Sources(
+        snapshot=publishing.snapshot,
+        backfill=ingest.status,
+        history=evaluation.querier,
+        clock=context.clock,
+        hours=context.hours,
+        local=context.calendar.local,
+        parameters=evaluation_settings(config).shift,
+        interval_seconds=poll_settings(config).interval_seconds,
+        tempo_url=config.tempo.url,
+        explore=Explore(config.grafana.explore_url),
+    )
+    api = Api(
+        evaluation.querier,
+        publishing.snapshot,
+        partial(ingest.client.fetch_trace, loop="api"),
+        renamed=series_rules(config).renamed,
+        calendar=context.calendar,
+        clock=context.clock,
+    )
+    return Site(
+        {
+            **page_handlers(sources, log, context.monotonic),
+            **api.pages(),
+            "/metrics": publishing.metrics_page,
+            "/-/healthy": healthy,
+            "/-/ready": lambda _: ready(publishing.snapshot()),
+        },
+        log,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """What one pass came to.
+    """The result of a single pass.
 
     Attributes:
-        snapshot: what it found; absent if nothing could be published.
-        progress: how far the ledger has come; absent where backfill is switched off.
-        polled: whether all of the live edge was read.
+        snapshot: the snapshot at its end; None if none could be published.
+        progress: the progress of the ledger; None without backfill.
+        polled: whether the live edge was read completely.
     """
 
     snapshot: Snapshot | None
@@ -71,242 +346,114 @@ class PassResult:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing that could be there is missing."""
+        """Whether everything that Tempo has was read."""
         return self.polled and (self.progress is None or (self.progress.complete and not self.progress.partial))
 
 
-class Exporter:
-    """All parts of one exporter.
+class App:
+    """The components of one exporter on one database, and the threads that run them.
 
     Attributes:
-        backfill: the ledger's loop; absent where backfill is switched off.
-        publisher: holds the page that is served.
-        site: what is served over HTTP.
+        ingest: reads Tempo and writes the history.
+        evaluation: baselines, verdicts and snapshots.
+        publishing: what a scrape returns.
+        site: the WSGI application.
     """
 
     def __init__(
         self,
-        config: Config,
         store: Store,
-        metrics: SelfMetrics,
+        ingest: Ingest,
+        evaluation: Evaluation,
+        publishing: Publishing,
+        site: Site,
         *,
-        clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
-        flags: Mapping[SeriesKey, Flag] | None = None,
+        clock: Callable[[], float],
+        stop: threading.Event,
     ) -> None:
-        """Put the parts together; nothing runs yet.
+        """Hold the components; :func:`build_app` builds them.
 
         Args:
-            config: the configuration.
-            store: the history; closed by :meth:`close`.
-            metrics: counts what happens, and holds the registry that is served.
+            store: closed by :meth:`close`.
+            ingest: reads Tempo.
+            evaluation: evaluates.
+            publishing: publishes.
+            site: answers HTTP requests.
             clock: Unix seconds.
-            monotonic: seconds that never jump.
-            flags: those that are up and that the store does not know.
-
-        Raises:
-            ReadingChangedError: the store holds another history than the configuration asks for.
-            StoreError: the store cannot be read.
+            stop: the event that ends the background work of all components.
         """
-        _check_reading(store, reading_description(config))
+        self.ingest = ingest
+        self.evaluation = evaluation
+        self.publishing = publishing
+        self.site = site
         self._store = store
         self._clock = clock
-        self._monotonic = monotonic
-        self._stop = threading.Event()
+        self._stop = stop
         self._threads: list[threading.Thread] = []
-        self._log = get_logger("runner")
-        calendar = build_calendar(config)
-        settings = evaluation_settings(config)
-        rules = series_rules(config)
-        self._hours = HourClock(calendar)
-        self._settle_seconds = config.polling.settle.total_seconds()
-        admission = SeriesFilter(rules, get_logger("series"))
-        admission.preload(store.series())
-        self._client = TempoClient(
-            client_settings(config),
-            metrics,
-            get_logger("tempo"),
-            stop=self._stop,
-            clock=clock,
-            monotonic=monotonic,
-        )
-        self._historian = BaselineManager(
-            store,
-            self._hours,
-            settings,
-            settled_until=self._settled_until,
-            on_accepted=metrics.shift_accepted,
-            monotonic=monotonic,
-            log=get_logger("historian"),
-            basis=f"{config.timezone} {config.calendar!r}",
-            patience_seconds=_BOOK_PATIENCE_SECONDS,
-            on_table_changed=lambda: self._poller.wake(),  # noqa: PLW0108 - built later
-        )
-        self.backfill: Backfill | None = None
-        if config.polling.backfill_enabled:
-            self.backfill = Backfill(
-                self._client,
-                store,
-                admission,
-                calendar,
-                backfill_settings(config),
-                metrics,
-                clock=clock,
-                monotonic=monotonic,
-                stop=self._stop,
-                log=get_logger("backfill"),
-                on_commit=lambda _: self._historian.notify_windows_written(),
-            )
-        flag_store = FlagStore(store, monotonic=monotonic, log=get_logger("historian"))
-        if flags:
-            flag_store.save(flags, {})
-        polling = poll_settings(config)
-        self.publisher = Publisher()
-        self._live = LiveEvaluator(
-            settings,
-            admission.ask,
-            started_at=clock(),
-            remembered_seconds=polling.remembered_seconds,
-            flags=flag_store.load(),
-        )
-        self._poller = Poller(
-            LiveReader(
-                self._client,
-                metrics,
-                polling.budget,
-                usual_seconds=polling.lookback_seconds,
-                hold_seconds=polling.window_seconds,
-            ),
-            self._live,
-            self._historian,
-            flag_store,
-            self.publisher.publish,
-            polling,
-            metrics,
-            clock=clock,
-            monotonic=monotonic,
-            stop=self._stop,
-            log=get_logger("poller"),
-            on_clock_jump=self._clock_jumped,
-            on_new_table=freeze_gc,
-        )
-        self._metrics = metrics
-        metrics.state = StateCollector(self._snapshot, self._backfill_status, admission, rules.most)
-        self._metrics_page = MetricsPage(self.publisher, metrics.registry)
-        self.site = self._site(config, BaselineQuerier(store, self._hours, settings), calendar)
-
-    # Running for ever
+        self._log = get_logger("app")
 
     def start(self) -> None:
-        """Begin to read, judge and publish."""
-        self._run("poller", self._poller.run)
-        self._run("historian", lambda: self._historian.run(self._stop, self._clock))
-        if self.backfill is not None:
-            self._run("backfill", self.backfill.run)
+        """Start to read, evaluate and publish in background threads."""
+        self._run("poller", self.evaluation.poller.run)
+        self._run("baselines", partial(self.evaluation.manager.run, self._stop, self._clock))
+        if self.ingest.backfill is not None:
+            self._run("backfill", self.ingest.backfill.run)
 
-    def close(self) -> None:
-        """End everything within a few seconds, and close the store."""
+    def request_stop(self) -> None:
+        """Ask the background threads to end, without waiting for them."""
         self._stop.set()
-        if self.backfill is not None:
-            self.backfill.wake()
-        deadline = time.monotonic() + _STOP_SECONDS
+        self.ingest.wake()
+
+    def close(self, budget: StopBudget | None = None) -> None:
+        """End the background threads and close the store; may be called again.
+
+        Args:
+            budget: the time that is left to stop; a new one where it is absent.
+        """
+        budget = budget or StopBudget()
+        self.request_stop()
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(budget.seconds_for("app"))
             if thread.is_alive():
-                # It is a daemon, and what it has not written yet is read again after the next start.
                 self._log.warning(
                     "stop_timeout",
                     "thread did not stop in time; what it had not written is read again after the next start",
-                    part=thread.name,
+                    thread=thread.name,
                 )
-        self._client.close()
+        self.ingest.client.close()
         self._store.close()
 
+    def one_pass(self) -> PassResult:
+        """Read the whole wanted history and the live edge once, in the calling thread, and evaluate them."""
+        if self.ingest.backfill is not None:
+            self.ingest.backfill.run(patience=_MAX_FAILED_BATCHES)
+        self.evaluation.manager.catch_up(self._clock())
+        # If the hour has turned since, no background thread builds the table of the new hour.
+        self.evaluation.manager.open_table(self._clock())
+        polled = self.evaluation.poller.cycle()
+        return PassResult(self.publishing.snapshot(), self.progress, polled)
+
+    @property
+    def progress(self) -> LedgerProgress | None:
+        """The progress of the ledger; None without backfill."""
+        status = self.ingest.status()
+        return None if status is None else status.progress
+
+    def exposition(self) -> str:
+        """Return the metrics as Prometheus would scrape them, in the text format."""
+        request = HttpRequest("/metrics", {}, accept="", accepts_gzip=False)
+        return self.publishing.metrics_page(request).body.decode()
+
     def flags(self) -> Mapping[SeriesKey, Flag]:
-        """The flags that are up; to be asked for once everything has ended."""
-        return self._live.flags()
+        """Return the firing flags; call this only while no thread runs."""
+        return self.evaluation.live.flags()
+
+    def save_flags(self) -> None:
+        """Write all firing flags to the store, which lacks those that :func:`build_app` was given."""
+        self.evaluation.flag_store.save(self.flags(), {})
 
     def _run(self, name: str, work: Callable[[], None]) -> None:
+        # Daemons: a thread that misses the stop budget ends with the process.
         thread = threading.Thread(target=work, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
-
-    # One pass
-
-    def one_pass(self) -> PassResult:
-        """Read all history that is wanted, then the live edge once, and judge."""
-        if self.backfill is not None:
-            self.backfill.run(patience=_PATIENCE)
-        self._historian.catch_up(self._clock())
-        # If the hour has turned meanwhile: here, nobody else would work its book out.
-        self._historian.open_table(self._clock())
-        polled = self._poller.cycle()
-        progress = None if self.backfill is None else self.backfill.status.progress
-        return PassResult(self._snapshot(), progress, polled)
-
-    def exposition(self) -> str:
-        """The page as Prometheus would get it."""
-        return self._metrics_page(HttpRequest("/metrics", {}, accept="", accepts_gzip=False)).body.decode()
-
-    # What is served
-
-    def _site(self, config: Config, inquiry: BaselineQuerier, calendar: Calendar) -> Site:
-        sources = Sources(
-            snapshot=self._snapshot,
-            backfill=self._backfill_status,
-            history=inquiry,
-            clock=self._clock,
-            hours=self._hours,
-            local=calendar.local,
-            parameters=evaluation_settings(config).shift,
-            interval_seconds=poll_settings(config).interval_seconds,
-            tempo_url=config.tempo.url,
-            explore=Explore(config.grafana.explore_url),
-        )
-        api = Api(
-            inquiry,
-            self._snapshot,
-            lambda trace_id: self._client.fetch_trace(trace_id, loop="api"),
-            renamed=series_rules(config).renamed,
-            calendar=calendar,
-            clock=self._clock,
-        )
-        return Site(
-            {
-                **page_handlers(sources, get_logger("web"), self._monotonic),
-                **api.pages(),
-                "/metrics": self._metrics_page,
-                "/-/healthy": healthy,
-                "/-/ready": lambda request: ready(self._snapshot()),  # noqa: ARG005
-            },
-            get_logger("web"),
-        )
-
-    # What the parts know of one another
-
-    def _snapshot(self) -> Snapshot | None:
-        page = self.publisher.page
-        return None if page is None else page.snapshot
-
-    def _backfill_status(self) -> BackfillStatus | None:
-        return None if self.backfill is None else self.backfill.status
-
-    def _clock_jumped(self) -> None:
-        self._metrics.clock_jumped()
-        if self.backfill is not None:
-            self.backfill.wake()
-
-    def _settled_until(self) -> int:
-        if self.backfill is not None:
-            return self.backfill.settled_until()
-        # Nothing more will come, so whatever is old enough to have settled may be judged.
-        return self._hours.hour(int(self._clock() - self._settle_seconds)).start
-
-
-def _check_reading(store: Store, wanted: str) -> None:
-    known = store.describe_reading(wanted)
-    if known != wanted:
-        raise ReadingChangedError(
-            f"the database holds a history that was read with {known}, and the configuration says {wanted}. "
-            "One history cannot hold both: set storage.path to a new file, or take the change back."
-        )

@@ -1,4 +1,4 @@
-"""The configuration, translated for each part in the part's own terms. No part knows the configuration itself."""
+"""Translates the configuration into the settings that each component defines; no component knows the configuration."""
 
 import re
 import ssl
@@ -19,8 +19,8 @@ from exporter.web.config_reload import WebConfigState, file_state
 from exporter.web.passwords import Passwords
 from exporter.web.server.tls import TlsError, TlsSettings, server_context
 
-_AFFORDABLE_SEARCHES = 10
-"""How many full searches the first reading of the live edge may take beyond the evaluation window."""
+_AFFORDABLE_SEARCHES: Final = 10
+"""Full searches that the first poll may spend on the time before the evaluation window."""
 
 _CLIENT_AUTH: Final[dict[ClientAuth, Literal["none", "if_given", "required"]]] = {
     "NoClientCert": "none",
@@ -31,7 +31,7 @@ _TLS_VERSIONS: Final = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion
 
 
 def client_settings(config: Config) -> ClientSettings:
-    """How to reach Tempo."""
+    """Settings of the Tempo client."""
     tempo = config.tempo
     return ClientSettings(
         url=tempo.url,
@@ -56,7 +56,7 @@ def client_settings(config: Config) -> ClientSettings:
 
 
 def backfill_settings(config: Config) -> BackfillSettings:
-    """What history is wanted and how it is read."""
+    """Settings of the backfill."""
     polling = config.polling
     return BackfillSettings(
         duration_seconds=polling.backfill_duration.total_seconds(),
@@ -69,7 +69,7 @@ def backfill_settings(config: Config) -> BackfillSettings:
 
 
 def poll_settings(config: Config) -> PollSettings:
-    """How the live edge is read."""
+    """Settings of the poller."""
     return PollSettings(
         interval_seconds=config.polling.tempo_interval.total_seconds(),
         lookback_seconds=config.polling.tempo_lookback.total_seconds(),
@@ -81,7 +81,7 @@ def poll_settings(config: Config) -> PollSettings:
 
 
 def evaluation_settings(config: Config) -> EvaluationSettings:
-    """What a verdict depends on."""
+    """Settings of baselines and verdicts."""
     fallback, stats, detection = config.fallback, config.stats, config.detection
     return EvaluationSettings(
         fallback=FallbackRules(
@@ -114,7 +114,7 @@ def evaluation_settings(config: Config) -> EvaluationSettings:
 
 
 def series_rules(config: Config) -> SeriesRules:
-    """Which series are watched."""
+    """Rules of the series filter."""
     series = config.series
     return SeriesRules(
         include=[re.compile(pattern) for pattern in series.include],
@@ -126,23 +126,24 @@ def series_rules(config: Config) -> SeriesRules:
 
 
 def web_config_state(path: Path) -> WebConfigState:
-    """What ``web.config_file`` and the files that it names say now.
+    """Load ``web.config_file`` and the certificates and keys that it names.
 
     Raises:
-        ConfigError: they cannot be used; with all that is wrong.
+        ConfigError: one of the files is invalid; the message lists all errors.
     """
-    seen = {path: file_state(path)}
+    # The state before reading: a change while reading is then seen as a change later.
+    states = {path: file_state(path)}
     config = load_web_config(path)
     tls = _tls_settings(config.tls_server_config)
     if tls is not None:
-        named = (tls.cert_file, tls.key_file, tls.client_ca_file)
-        seen |= {file: file_state(file) for file in named if file is not None}
+        files = (tls.cert_file, tls.key_file, tls.client_ca_file)
+        states |= {file: file_state(file) for file in files if file is not None}
     try:
         context = None if tls is None else server_context(tls)
     except TlsError as error:
         raise ConfigError(error.problems, str(path)) from error
     users = {name: hash_.get_secret_value().encode() for name, hash_ in config.basic_auth_users.items()}
-    return WebConfigState(seen, context, Passwords(users) if users else None, config.http_server_config.headers)
+    return WebConfigState(states, context, Passwords(users) if users else None, config.http_server_config.headers)
 
 
 def _tls_settings(tls: TlsServer) -> TlsSettings | None:
@@ -162,7 +163,7 @@ def _tls_settings(tls: TlsServer) -> TlsSettings | None:
 
 
 def reading_description(config: Config) -> str:
-    """What a history is read with: with another scope or filter it would be another history."""
+    """Describe what a history is read with: a history with another scope, tenant or filter is a different one."""
     return f"tempo.scope={config.tempo.scope} tempo.tenant={config.tempo.tenant!r} tempo.filter={config.tempo.filter!r}"
 
 

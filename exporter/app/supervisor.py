@@ -1,34 +1,49 @@
-"""Keeps one exporter going on one database file, whatever becomes of the file.
+"""The supervisor: keeps one app running on one database file, and replaces the file when it is damaged.
 
-A damaged database is set aside under another name and a fresh one is begun, at the start as well as while running: the
-history is in Tempo, and reading it again is what the exporter does anyway. To begin anew, all parts are ended and made
-again, which is what a restart does, except that the flags that are up stay up and whoever scrapes is still answered.
+A damaged database, found at the start or while running, is renamed and a new one is created: the history is still
+in Tempo, and the backfill reads it again. All components are stopped and rebuilt, as in a restart, except that firing
+flags keep firing and scrapes are answered throughout.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from exporter.app.app import Exporter
+from exporter.app.app import App, build_app
 from exporter.config import Config
 from exporter.detection.flag import Flag
 from exporter.metrics.self_metrics import SelfMetrics
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import Log
+from exporter.runtime.stop_budget import StopBudget
+from exporter.runtime.telemetry import StorageFailure
 from exporter.store import Store, StoreError, move_corrupt_database
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-_PAUSE_SECONDS: Final = 60.0
-"""So long at least from one beginning to the next: a disk that damages everything is not written full of copies."""
-_STOP_SECONDS: Final = 1.5
+_MIN_REPLACEMENT_SECONDS: Final = 60.0
+"""Least time from one replacement to the next, so that a disk that damages every file is not filled with copies."""
+
+
+class OpenStore(Protocol):
+    """Opens the store; see :meth:`Store.open`."""
+
+    def __call__(
+        self, path: "Path", *, on_failure: Callable[[StorageFailure], None], on_damage: Callable[[], None]
+    ) -> Store:
+        """Open or create the database file."""
 
 
 class Supervisor:
-    """Holds the exporter that runs at the moment."""
+    """Runs an app and rebuilds it on a new database after damage.
+
+    Attributes:
+        app: the app that runs now.
+    """
 
     def __init__(
         self,
@@ -38,120 +53,128 @@ class Supervisor:
         *,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        open_store: OpenStore = Store.open,
     ) -> None:
-        """Open the database and put an exporter together; nothing runs yet.
+        """Open the database and build an app; nothing runs yet.
 
         Args:
             config: the configuration.
-            metrics: counts what happens, and holds the registry that is served.
-            log: is told of a damaged database.
+            metrics: the exporter's own metrics, with the registry that is served.
+            log: records replaced databases.
             clock: Unix seconds.
             monotonic: seconds that never jump.
+            open_store: opens the database.
 
         Raises:
             DatabaseInUseError: another exporter uses the database.
             DatabaseTooNewError: a newer exporter wrote it.
             ForeignFileError: it is not an exporter's.
-            ReadingChangedError: it holds another history than the configuration asks for.
-            StoreError: it cannot be used, nor set aside.
+            ReadingChangedError: its history was read with another scope, tenant or filter.
+            StoreError: it cannot be used, or is damaged and cannot be renamed.
         """
         self._config = config
         self._metrics = metrics
         self._log = log
         self._clock = clock
         self._monotonic = monotonic
-        self._stopped = threading.Event()
-        self._look = threading.Event()
-        self._generation = 0
-        self._damaged = False
+        self._open_store = open_store
+        self._stopping = threading.Event()
+        self._wakeup = threading.Event()
+        # One event for each database: a thread of the previous app may still report damage to the previous file.
+        self._damaged = threading.Event()
+        self._replaced_at: float | None = None
         self._thread: threading.Thread | None = None
-        self._begun_at: float | None = None
         try:
-            self._exporter = self._put_together({})
+            self.app = self._build({})
         except StoreError as error:
             if error.reason != "corrupt":
                 raise
-            self._set_aside()
-            self._damaged = False
-            self._exporter = self._put_together({})
+            self._move_database()
+            self.app = self._build({})
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        """Answer a request with the site of the exporter that runs."""
-        return self._exporter.site(environ, start_response)
+        """Answer an HTTP request with the site of the running app."""
+        return self.app.site(environ, start_response)
 
     def start(self, on_failure: Callable[[BaseException], None]) -> None:
-        """Begin to read, judge and publish, and look after the database.
+        """Start the app and watch its database.
 
         Args:
-            on_failure: is told if a damaged database can be neither used nor set aside.
+            on_failure: called if a damaged database can neither be used nor replaced.
         """
-        self._exporter.start()
-
-        def watch() -> None:
-            while not self._stopped.is_set():
-                self._look.wait()
-                self._look.clear()
-                if not self._damaged or self._stopped.wait(self._rest()):
-                    continue
-                try:
-                    self._begin_anew()
-                except BaseException as error:  # noqa: BLE001 - whatever it is, nothing runs any more
-                    on_failure(error)
-                    return
-
-        self._thread = threading.Thread(target=watch, name="keeper", daemon=True)
+        self.app.start()
+        self._thread = threading.Thread(target=self._watch, args=(on_failure,), name="supervisor", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """End everything within a few seconds."""
-        self._stopped.set()
-        self._look.set()
+    def request_stop(self) -> None:
+        """Ask all background threads to end, without waiting for them."""
+        self._stopping.set()
+        self._wakeup.set()
+        self.app.request_stop()
+
+    def close(self, budget: StopBudget | None = None) -> None:
+        """Stop the app and close its database; may be called again.
+
+        Args:
+            budget: the time that is left to stop; a new one where it is absent.
+        """
+        budget = budget or StopBudget()
+        self.request_stop()
         if self._thread is not None:
-            # It may be beginning anew just now, and what it has begun is to be ended, too.
-            self._thread.join(_STOP_SECONDS)
-        self._exporter.close()
+            # It may be building another app at this moment, which is then the one to close.
+            self._thread.join(budget.seconds_for("supervisor"))
+        self.app.close(budget)
 
-    def _rest(self) -> float:
-        """How long to go on with a damaged database: not at all the first time."""
-        return 0.0 if self._begun_at is None else max(0.0, self._begun_at + _PAUSE_SECONDS - self._monotonic())
+    def _watch(self, on_failure: Callable[[BaseException], None]) -> None:
+        while not self._stopping.is_set():
+            self._wakeup.wait()
+            self._wakeup.clear()
+            if not self._damaged.is_set() or self._stopping.wait(self._pause_seconds()):
+                continue
+            try:
+                self._replace_database()
+            except BaseException as error:  # noqa: BLE001 - any failure here leaves nothing running
+                on_failure(error)
+                return
 
-    def _begin_anew(self) -> None:
-        self._exporter.close()
-        self._generation += 1
-        self._set_aside()
-        self._damaged = False
-        self._begun_at = self._monotonic()
-        self._exporter = self._put_together(self._exporter.flags())
-        if not self._stopped.is_set():
-            self._exporter.start()
+    def _pause_seconds(self) -> float:
+        """How long to keep the damaged database: none of the time for the first one."""
+        if self._replaced_at is None:
+            return 0.0
+        return max(0.0, self._replaced_at + _MIN_REPLACEMENT_SECONDS - self._monotonic())
 
-    def _set_aside(self) -> None:
-        aside = move_corrupt_database(self._config.storage.path, self._clock())
+    def _replace_database(self) -> None:
+        self.app.close()
+        self._move_database()
+        self._replaced_at = self._monotonic()
+        self.app = self._build(self.app.flags())
+        self.app.save_flags()
+        if not self._stopping.is_set():
+            self.app.start()
+
+    def _move_database(self) -> None:
+        renamed_to = move_corrupt_database(self._config.storage.path, self._clock())
         self._log.error(
             "database_replaced",
             "the database is damaged; it was renamed and a new one is started, for which history is read from Tempo "
             "again",
             database=str(self._config.storage.path),
-            renamed_to=str(aside),
+            renamed_to=str(renamed_to),
         )
 
-    def _put_together(self, flags: Mapping[SeriesKey, Flag]) -> Exporter:
-        self._generation += 1
-        store = Store.open(
-            self._config.storage.path,
-            on_failure=self._metrics.storage_failed,
-            on_damage=partial(self._notice_damage, self._generation),
-        )
+    def _build(self, flags: Mapping[SeriesKey, Flag]) -> App:
+        damaged = self._damaged = threading.Event()
+
+        def on_damage() -> None:
+            damaged.set()
+            self._wakeup.set()
+
+        path = self._config.storage.path
+        store = self._open_store(path, on_failure=self._metrics.storage_failed, on_damage=on_damage)
         try:
-            return Exporter(
+            return build_app(
                 self._config, store, self._metrics, clock=self._clock, monotonic=self._monotonic, flags=flags
             )
         except BaseException:
             store.close()
             raise
-
-    def _notice_damage(self, generation: int) -> None:
-        # What a thread that has not ended yet finds in the old file says nothing of the fresh one.
-        if generation == self._generation:
-            self._damaged = True
-            self._look.set()

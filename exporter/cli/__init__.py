@@ -1,1 +1,1 @@
-"""The command line: one module for each command, and what they have in common."""
+"""Command line: one module for each command, imported when the command is invoked."""

@@ -1,30 +1,44 @@
-"""``backtest``: recorded traffic through the detector."""
+"""``backtest``: replay recorded traffic through the detector."""
 
+import os
 import sys
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
-from exporter.cli.common import EXISTING_FILE, Shared, shared_options
+from exporter.backtest.document import as_json
+from exporter.backtest.labels import LabelsError
+from exporter.backtest.overrides import load_config_with
+from exporter.backtest.run import BacktestOptions, NothingToReplayError
+from exporter.backtest.run import backtest as replay
+from exporter.backtest.text import as_text
+from exporter.backtest.traffic import TrafficError
+from exporter.cli.common import EXISTING_FILE, EXIT_USAGE, Shared, failed, shared_options
+from exporter.config import ConfigError
+from exporter.config.units import parse_duration
+from exporter.runtime import logs
+from exporter.runtime.signals import interruptible
+from exporter.store import DatabaseVersionError, StoreError
 
 
 @click.command()
 @click.option(
     "--csv",
     type=EXISTING_FILE,
-    help="Replay a file instead of the stored history, also a .gz: series,unix_seconds,duration_ms, a request a row.",
+    help="Replay a file (also .gz) in place of the stored history: series,unix_seconds,duration_ms, one request a row.",
 )
 @click.option(
     "--labels",
     type=EXISTING_FILE,
     help="Compare with known incidents, JSON: [{series, start_unix, end_unix, ignore}]. "
-    "A stored series is called service_name/span_name.",
+    "The name of a stored series is service_name/span_name.",
 )
 @click.option(
     "--learn",
     metavar="DURATION",
     help="Learning period at the start of each series, whose flags do not count. "
-    "[default: 7d of a file; of the stored history as much as its first baseline takes]",
+    "[default: 7d for a file; for the stored history, until the first baseline]",
 )
 @click.option("--service", help="Only stored series with this service_name.")
 @click.option("--span", help="Only stored series with this span_name.")
@@ -35,14 +49,51 @@ from exporter.cli.common import EXISTING_FILE, Shared, shared_options
     multiple=True,
     help="Try a setting, such as detection.ratio=2; repeatable.",
 )
-@click.option("--json", is_flag=True, help="Print JSON instead of text.")
+@click.option("--json", is_flag=True, help="Print JSON.")
 @shared_options
-def backtest(shared: Shared, **options: Any) -> None:
-    """Replay recorded traffic through the detector, and say what it would have flagged.
+def backtest(
+    shared: Shared,
+    *,
+    csv: Path | None,
+    labels: Path | None,
+    learn: str | None,
+    service: str | None,
+    span: str | None,
+    settings: Sequence[str],
+    json: bool,
+) -> int:
+    """Replay recorded traffic and report what would have been flagged.
 
-    That is the stored history, also beside a running exporter, or a CSV file. Nothing is written.
+    Replays the stored history, also beside a running exporter, or a CSV file. Nothing is written.
     """
-    # Only a backtest needs what it is made of.
-    from exporter.backtest.command import run_command  # noqa: PLC0415
-
-    sys.exit(run_command(shared.config_file, shared.log_level, **options))
+    if csv is not None and (service is not None or span is not None):
+        return failed("--service and --span select stored series; leave them out with --csv", EXIT_USAGE)
+    try:
+        learn_seconds = None if learn is None else int(parse_duration(learn).total_seconds())
+    except ValueError as error:
+        return failed(f"--learn {error}", EXIT_USAGE)
+    try:
+        config = load_config_with(shared.config_file, os.environ, settings)
+    except ConfigError as error:
+        return failed(str(error), EXIT_USAGE)
+    logs.configure(shared.log_level or config.log.level, config.log.format)
+    options = BacktestOptions(
+        csv=csv, labels=labels, learn_seconds=learn_seconds, service=service, span=span, settings=settings
+    )
+    warnings: list[str] = []
+    try:
+        with interruptible():
+            report = replay(config, options, warnings.append, sys.stderr)
+            output = as_json(report) if json else as_text(report)
+    except KeyboardInterrupt:
+        return failed("interrupted; there is no result")
+    except (TrafficError, LabelsError) as error:
+        return failed(str(error), EXIT_USAGE)
+    except (NothingToReplayError, StoreError, DatabaseVersionError) as error:
+        return failed(str(error))
+    finally:
+        # Only now that the progress line is erased.
+        for warning in warnings:
+            click.echo(warning, err=True)
+    click.echo(output)
+    return 0

@@ -1,28 +1,51 @@
-"""What all commands have in common: their shared options, and how they give up."""
+"""Shared by the commands: common options, parameter types, exit statuses, error output."""
 
 import math
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, TypeVar
+from urllib.parse import SplitResult, urlsplit
 
 import click
 
 from exporter import __version__
-from exporter.runtime.exits import failed
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+EXIT_FAILED: Final = 1
+"""The command was valid but failed."""
+EXIT_USAGE: Final = 2
+"""Mistake on the command line or in the configuration; click exits with the same status for its own errors."""
 
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
-TIME_HELP: Final = "2026-11-24T14:00 (on the clock of the configured timezone), 2026-11-24T14:00Z, Unix seconds, or now"
-"""How an instant may be written; ``exporter.explain.inputs`` reads it."""
+TIME_HELP: Final = "2026-11-24T14:00 (in the configured timezone), 2026-11-24T14:00Z, Unix seconds, or now"
+"""The notations of an instant that ``exporter.explain.inputs.parse_instant`` accepts."""
+
+
+def failed(message: str, status: int = EXIT_FAILED) -> int:
+    """Write an error message to standard error; returns the exit status."""
+    click.echo(message, err=True)
+    return status
+
+
+def http_parts(text: str) -> SplitResult | None:
+    """Split an http or https URL that names a host; None for any other text."""
+    try:
+        parts = urlsplit(text)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return parts if is_usable else None
 
 
 class Finite(click.FloatRange):
-    """A number within a range; unlike click's own, neither infinite nor "nan"."""
+    """A number within a range; unlike click's own type it accepts neither ``inf`` nor ``nan``."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read it, or say what is wrong with it."""
+        """Convert the text, or fail with a usage error."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number", param, ctx)
@@ -30,40 +53,53 @@ class Finite(click.FloatRange):
 
 
 class Shared(NamedTuple):
-    """The options that may stand before a command as well as behind it; what stands behind it wins.
+    """The options of every command. They may precede the command or follow it; those that follow it win.
 
     Attributes:
-        config_file: the YAML file; without it there are the defaults and the environment.
-        log_level: least important messages to write, instead of the configured ones.
+        config_file: the YAML file; None for defaults and environment only.
+        log_level: lowest level to write, in place of ``log.level``.
     """
 
     config_file: Path | None = None
     log_level: str | None = None
 
 
-def shared_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that every command has; it receives them as its first argument, a :class:`Shared`."""
+def shared_options(command: Callable[..., int | None]) -> Callable[..., None]:
+    """Add the options of every command.
+
+    The command takes them as its first argument, a :class:`Shared`, and returns its exit status. The group returns
+    None: the status is that of its subcommand.
+    """
 
     @click.version_option(__version__, prog_name="tempo-anomaly-exporter")
     @click.option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),
-        help="Least important messages to write; instead of log.level.",
+        help="Lowest level to log; overrides log.level.",
     )
     @click.option(
         "--config",
         "config_file",
         type=click.Path(path_type=Path),
-        help="The YAML file; without it there are the defaults and the environment.",
+        help="Configuration file (YAML). Without it: defaults and environment.",
     )
     @wraps(command)
     def with_shared(config_file: Path | None, log_level: str | None, **options: Any) -> None:
         before = click.get_current_context().obj or Shared()
-        command(Shared(config_file or before.config_file, log_level or before.log_level), **options)
+        status = command(Shared(config_file or before.config_file, log_level or before.log_level), **options)
+        if status is not None:
+            sys.exit(status)
 
     return with_shared
 
 
-def give_up(message: str, status: int) -> NoReturn:
-    """End the process with a message for people."""
-    sys.exit(failed(message, status))
+def run_options(command: _F) -> _F:
+    """Add the options of ``run``, which the command line also accepts without a command."""
+    for option in (
+        click.option("--check-config", is_flag=True, help="Validate and print the configuration, then exit."),
+        click.option(
+            "--once", is_flag=True, help="Dry run: read everything once, print the metrics, write nothing, then exit."
+        ),
+    ):
+        command = option(command)
+    return command

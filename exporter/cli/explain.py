@@ -1,31 +1,162 @@
-"""``explain``: what is usual for an endpoint, and where a trace's time went."""
+"""``explain``: explain the baseline of an endpoint, a duration or a trace."""
 
-import sys
+import json
+import os
+import shlex
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import click
 
-from exporter.cli.common import TIME_HELP, Shared, shared_options
+from exporter.app.settings import client_settings, evaluation_settings, series_rules
+from exporter.cli.common import EXIT_USAGE, TIME_HELP, Shared, failed, shared_options
+from exporter.config import Config, ConfigError, build_calendar, load_config
+from exporter.evaluation.query import BaselineQuerier
+from exporter.explain.check import check
+from exporter.explain.document import check_document, trace_document
+from exporter.explain.inputs import nearest_series, parse_instant, parse_seconds, parse_trace_id
+from exporter.explain.text import check_text, trace_text
+from exporter.explain.trace import NotInTraceError, explain_trace
+from exporter.explain.words import series_name
+from exporter.metrics.self_metrics import SelfMetrics
+from exporter.model.calendar import Calendar
+from exporter.model.histogram_codec import DamagedDigestError
+from exporter.model.hours import HourClock
+from exporter.model.span import SeriesKey
+from exporter.runtime import logs
+from exporter.runtime.terminal import printable
+from exporter.store import DatabaseVersionError, Store, StoreError
+from exporter.tempo import TempoClient, TempoError
+
+
+class _NoResultError(Exception):
+    """There is nothing to explain; the message says why and what to do."""
 
 
 @click.command()
 @click.option("--service", metavar="NAME", help="The service_name of an endpoint.")
-@click.option("--span", metavar="NAME", help="Its span_name.")
-@click.option("--duration", metavar="DURATION", help="Would this be an outlier? Such as 320ms or 1s500ms.")
-@click.option("--at", metavar="TIME", help=f"When: {TIME_HELP}. [default: now]")
+@click.option("--span", metavar="NAME", help="The span_name of an endpoint.")
+@click.option("--duration", metavar="DURATION", help="Is this an outlier? A duration such as 320ms or 1s500ms.")
+@click.option("--at", metavar="TIME", help=f"Instant to explain: {TIME_HELP}. [default: now]")
 @click.option(
     "--trace",
     metavar="ID",
-    help="Where did this trace's time go? Asks Tempo; with --service and --span it explains that endpoint's span.",
+    help="Explain where this trace's time went. It is read from Tempo; with --service and --span, that endpoint's span "
+    "is explained.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @shared_options
-def explain(shared: Shared, **options: Any) -> None:
-    """Say in words what is usual for an endpoint at an hour, whether a duration is not, and where a trace's time went.
+def explain(
+    shared: Shared,
+    *,
+    service: str | None,
+    span: str | None,
+    duration: str | None,
+    at: str | None,
+    trace: str | None,
+    as_json: bool,
+) -> int:
+    """Explain the baseline of an endpoint, a duration or a trace.
 
-    From the stored history, which is only read: also beside a running exporter.
+    In words or as JSON: the baseline and thresholds of an endpoint at an hour, whether a duration is an outlier, and
+    where a trace's time went. The stored history is only read, also beside a running exporter.
     """
-    # Only this command needs what it is made of.
-    from exporter.explain.command import run_command  # noqa: PLC0415
+    problems: list[str] = []
+    if (service is None) != (span is None):
+        problems.append("an endpoint is a service and a span name: set both --service and --span")
+    if trace is None and service is None and span is None:
+        problems.append("select an endpoint with --service and --span, or a trace with --trace")
+    if trace is not None and (duration is not None or at is not None):
+        problems.append("a trace has its own duration and time; leave out --duration and --at with --trace")
+    seconds = _parsed("--duration", duration, parse_seconds, problems)
+    trace_id = _parsed("--trace", trace, parse_trace_id, problems)
+    try:
+        config = load_config(shared.config_file, os.environ)
+    except ConfigError as error:
+        return failed("\n".join([*problems, str(error)]), EXIT_USAGE)
+    calendar = build_calendar(config)
+    now = time.time()
+    instant = _parsed("--at", at, lambda text: parse_instant(text, calendar.zone, now), problems)
+    if problems:
+        return failed("\n".join(problems), EXIT_USAGE)
+    logs.configure(shared.log_level or "warning", config.log.format)
+    key = None if service is None or span is None else SeriesKey(service, span)
+    try:
+        if trace_id is not None:
+            document, text = _explain_trace(config, calendar, trace_id, key, now)
+        else:
+            assert key is not None  # noqa: S101 - checked above
+            document, text = _explain_endpoint(config, calendar, key, seconds, instant, now)
+    except (_NoResultError, NotInTraceError, TempoError, StoreError, DatabaseVersionError) as error:
+        return failed(str(error))
+    except DamagedDigestError as error:
+        return failed(f"the stored history of this endpoint is damaged: {error}")
+    click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else text)
+    return 0
 
-    sys.exit(run_command(shared.config_file, shared.log_level, **options))
+
+def _explain_endpoint(
+    config: Config, calendar: Calendar, key: SeriesKey, seconds: float | None, at: float | None, now: float
+) -> tuple[dict[str, Any], str]:
+    path = config.storage.path
+    with closing(Store.open_readonly(path)) as store:
+        querier = BaselineQuerier(store, HourClock(calendar), evaluation_settings(config))
+        known = querier.series()
+        if key not in known:
+            raise _NoResultError(_unknown(key, known, path))
+        result = check(querier, key, now=now, at=at, duration_seconds=seconds)
+    return check_document(result, calendar), check_text(result, calendar)
+
+
+def _explain_trace(
+    config: Config, calendar: Calendar, trace_id: str, wanted: SeriesKey | None, now: float
+) -> tuple[dict[str, Any], str]:
+    with ExitStack() as stack:
+        client = stack.enter_context(
+            closing(TempoClient(client_settings(config), SelfMetrics(), logs.get_logger("tempo")))
+        )
+        querier = None
+        if config.storage.path.exists():
+            store = stack.enter_context(closing(Store.open_readonly(config.storage.path)))
+            querier = BaselineQuerier(store, HourClock(calendar), evaluation_settings(config))
+        explanation = explain_trace(
+            trace_id,
+            client.fetch_trace(trace_id, loop="api"),
+            renamed=series_rules(config).renamed,
+            querier=querier,
+            now=now,
+            wanted=wanted,
+        )
+    if explanation is None:
+        raise _NoResultError(
+            f"Tempo has no trace {trace_id}: it is older than Tempo's retention, not written yet (try again in half a "
+            f"minute), or of another tenant (tempo.tenant); or {config.tempo.url} is no Tempo (tempo.url)"
+        )
+    return trace_document(explanation, calendar), trace_text(explanation, calendar)
+
+
+def _unknown(key: SeriesKey, known: list[SeriesKey], path: Path) -> str:
+    nothing = f"{path} has no history of {series_name(key)}"
+    if not known:
+        return f"{nothing} or any other endpoint: let the exporter read some history"
+    names = "\n".join(
+        f"  --service {shlex.quote(printable(each.service_name))} --span {shlex.quote(printable(each.span_name))}"
+        for each in nearest_series(key, known)
+    )
+    if not names:
+        return f"{nothing}, and none of the {len(known):,} stored endpoints has a similar name"
+    return f"{nothing}; did you mean one of these?\n{names}"
+
+
+def _parsed(option: str, text: str | None, parse: Callable[[str], Any], problems: list[str]) -> Any:
+    """Parse the value of an option; adds to ``problems`` and returns None where it is invalid."""
+    if text is None:
+        return None
+    try:
+        return parse(text)
+    except ValueError as error:
+        problems.append(f"{option} {error}")
+        return None

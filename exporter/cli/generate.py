@@ -1,38 +1,38 @@
-"""``generate``: the demo's traffic into a real Tempo."""
-
-import sys
+"""``generate``: the demo's traffic for a real Tempo."""
 
 import click
 
-from exporter.cli.common import Finite, Shared, shared_options
-from exporter.config.addresses import http_parts
+from exporter.cli.common import Finite, Shared, http_parts, shared_options
+from exporter.demo.generate import GenerateOptions
+from exporter.demo.generate import generate as send
 
 
 @click.command()
 @click.option(
-    "--url", default="http://localhost:4318", show_default=True, help="The OTLP/HTTP receiver: Tempo or a collector."
+    "--url", default="http://localhost:4318", show_default=True, help="OTLP/HTTP receiver: Tempo or a collector."
 )
-@click.option("--header", "headers", metavar="NAME=VALUE", multiple=True, help="A further HTTP header; repeatable.")
-@click.option("--days", type=Finite(0, 8), default=7.0, show_default=True, help="How much history to send.")
+@click.option("--header", "headers", metavar="NAME=VALUE", multiple=True, help="Additional HTTP header; repeatable.")
+@click.option("--days", type=Finite(0, 8), default=7.0, show_default=True, help="Length of the history to send.")
 @click.option(
     "--rate",
     type=Finite(1),
     default=400.0,
     show_default=True,
-    help="Traces a second while history is sent; live traffic comes as it happens. Of more than about 500 a Tempo "
-    "with its default limits (max_traces_per_user) drops some, and does not tell.",
+    help="Traces per second of history; live traffic is sent as it happens. With its default limits "
+    "(max_traces_per_user), Tempo silently drops some traces above a rate of about 500.",
 )
-@click.option("--seed", default=7, show_default=True, help="Another seed makes other traffic.")
+@click.option("--seed", default=7, show_default=True, help="Seed of the synthetic traffic.")
 @click.option(
     "--incident-after",
     type=Finite(0),
     default=600.0,
     show_default=True,
-    help="Seconds until the incident that you can watch begins, from when the history has been sent.",
+    help="Seconds from the end of the history until an incident begins.",
 )
-@click.option("--for", "seconds", type=Finite(0), help="End after so many seconds of live traffic.")
+@click.option("--for", "seconds", type=Finite(0), help="End after this many seconds of live traffic.")
 @click.option(
-    "--query-url", help="Tempo's own API: before live traffic, wait until the history is found there. [default: none]"
+    "--query-url",
+    help="Tempo's API: wait until the history can be found there before sending live traffic. [default: none]",
 )
 @shared_options
 def generate(
@@ -46,12 +46,12 @@ def generate(
     incident_after: float,
     seconds: float | None,
     query_url: str | None,
-) -> None:
-    """Send the demo's synthetic traffic to a real Tempo, over OTLP/HTTP.
+) -> int:
+    """Send the demo's synthetic traffic to a real Tempo.
 
-    A week of history first, then live traffic with an incident, until interrupted. Nothing is sent to anywhere else.
+    Over OTLP/HTTP: a week of history first, then live traffic with an incident, until interrupted.
 
-    Tempo files history under the present unless its ingestion_time_range_slack is longer than that: docs/install.md.
+    Tempo files history under the present unless its ingestion_time_range_slack is longer: see docs/install.md.
     """
     if shared.config_file:
         raise click.UsageError("generate needs no configuration; leave --config out")
@@ -62,10 +62,6 @@ def generate(
     for address, option in ((url, "--url"), (query_url, "--query-url")):
         if address is not None and http_parts(address) is None:
             raise click.BadParameter(f"{address!r} is no address such as http://localhost:4318", param_hint=option)
-    # Only this command needs what it is made of.
-    from exporter.demo.generate import GenerateOptions  # noqa: PLC0415
-    from exporter.demo.generate import generate as send  # noqa: PLC0415
-
     options = GenerateOptions(
         url=url,
         headers={name: value for name, _, value in pairs},
@@ -76,4 +72,4 @@ def generate(
         live_seconds=seconds,
         query_url=query_url,
     )
-    sys.exit(send(options))
+    return send(options)

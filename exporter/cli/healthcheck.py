@@ -1,6 +1,7 @@
-"""``python -m exporter.cli.healthcheck [--config FILE]``: check the exporter on this machine, for a container.
+"""Container health check: ``python -m exporter.cli.healthcheck [--config FILE]``.
 
-Exit status 0 if it answers, 1 if it does not, 2 if the configuration says nothing about where to ask.
+Exit status 0 if the exporter on this machine answers, 1 if it does not, 2 if the configuration is invalid. It runs
+every 30 seconds, so it imports no package of the exporter but the configuration.
 """
 
 import os
@@ -16,38 +17,39 @@ import click
 
 from exporter.config import ConfigError, load_config
 
-_SECONDS: Final = 3.0
+_TIMEOUT_SECONDS: Final = 3.0
 
 
-def answers(host: str, port: int, *, tls: bool) -> bool:
-    """Whether an exporter says on this machine that it works.
+def is_healthy(host: str, port: int, *, tls: bool) -> bool:
+    """Request ``/-/healthy`` from the exporter on this machine.
 
     Args:
-        host: where it listens; an address that stands for all of them is asked for as the local one.
-        port: likewise.
-        tls: whether it may be serving with TLS. Its certificate is for others, so it is not checked here.
+        host: host of its listen address; for an address that stands for all interfaces, the loopback address is used.
+        port: its port.
+        tls: whether it may serve with TLS. Its certificate is issued for another name, so it is not verified.
     """
-    local = _reachable(host)
-    return any(_asked(connection) for connection in _connections(local, port, tls=tls))
+    local = _loopback(host)
+    return any(_answers(connection) for connection in _connections(local, port, tls=tls))
 
 
 def _connections(host: str, port: int, *, tls: bool) -> list[HTTPConnection]:
-    plain = HTTPConnection(host, port, timeout=_SECONDS)
+    plain = HTTPConnection(host, port, timeout=_TIMEOUT_SECONDS)
     if not tls:
         return [plain]
-    anybody = ssl.create_default_context()
-    anybody.check_hostname = False
-    anybody.verify_mode = ssl.CERT_NONE
-    return [HTTPSConnection(host, port, timeout=_SECONDS, context=anybody), plain]
+    unverified = ssl.create_default_context()
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
+    return [HTTPSConnection(host, port, timeout=_TIMEOUT_SECONDS, context=unverified), plain]
 
 
-def _asked(connection: HTTPConnection) -> bool:
+def _answers(connection: HTTPConnection) -> bool:
     try:
         connection.connect()
         connection.request("GET", "/-/healthy")
         return connection.getresponse().status == HTTPStatus.OK
     except (ssl.SSLError, ConnectionError) as error:
-        # Who turns away a client without a certificate works: with TLS 1.2 by an alert, with 1.3 after the handshake.
+        # A server that refuses a client without a certificate works. With TLS 1.2 it sends an alert during the
+        # handshake, with TLS 1.3 after it.
         return isinstance(connection.sock, ssl.SSLSocket) or "ALERT" in str(error)
     except (OSError, HTTPException):
         return False
@@ -55,7 +57,7 @@ def _asked(connection: HTTPConnection) -> bool:
         connection.close()
 
 
-def _reachable(host: str) -> str:
+def _loopback(host: str) -> str:
     try:
         address = ip_address(host)
     except ValueError:
@@ -68,13 +70,13 @@ def _reachable(host: str) -> str:
 @click.command()
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="The exporter's configuration.")
 def main(config_file: Path | None) -> None:
-    """Ask the exporter on this machine whether it works."""
+    """Check whether the exporter on this machine answers."""
     try:
         web = load_config(config_file, os.environ).web
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
-    healthy = answers(web.host, web.port, tls=web.config_file is not None)
+    healthy = is_healthy(web.host, web.port, tls=web.config_file is not None)
     click.echo(f"{'healthy' if healthy else 'no answer'}: {web.listen_address}")
     sys.exit(not healthy)
 

@@ -1,4 +1,4 @@
-"""Configuration: read from a YAML file and the environment, checked as a whole, immutable."""
+"""Configuration: read from a YAML file and the environment, validated as a whole, immutable."""
 
 from exporter.config.calendar import build_calendar
 from exporter.config.effective import effective_yaml

@@ -1,4 +1,4 @@
-"""The calendar that the configuration describes, for the core."""
+"""Builds the calendar from the configuration."""
 
 from zoneinfo import ZoneInfo
 
@@ -9,7 +9,7 @@ from exporter.model.calendar import Calendar
 
 
 def build_calendar(config: Config) -> Calendar:
-    """Time zone, weekend and holidays as the core wants them. Safe to share between threads."""
+    """Return the calendar of the configured time zone, weekend and holidays. Thread-safe."""
     zone = ZoneInfo(config.timezone)
     weekend = frozenset(WEEKDAYS.index(day) for day in config.calendar.weekend)
     if config.calendar.holidays is None:

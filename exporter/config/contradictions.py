@@ -1,4 +1,4 @@
-"""What is wrong between keys that are each fine by themselves."""
+"""Contradictions: keys whose values are valid by themselves, but not together."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -9,14 +9,14 @@ from exporter.config.units import format_duration
 
 
 class Contradiction(NamedTuple):
-    """Keys that do not go together, by dotted path, and what to do about it."""
+    """Keys that contradict each other, by dotted path, and what to do."""
 
     keys: tuple[str, ...]
     message: str
 
 
 def contradictions(config: Config) -> Iterator[Contradiction]:
-    """All of them."""
+    """Yield all contradictions."""
     yield from _credentials(config.tempo)
     yield from _tls(config.tempo)
     yield from _durations(config)
@@ -76,7 +76,7 @@ def _tls(tempo: Tempo) -> Iterator[Contradiction]:
 
 
 def _durations(config: Config) -> Iterator[Contradiction]:
-    """Durations of which one must be at least as long as the other."""
+    """Yield the pairs of durations of which the one that must be longer is shorter."""
     polling, detection, retention = config.polling, config.detection, config.storage.retention
     durations: dict[str, timedelta] = {
         "polling.tempo_interval": polling.tempo_interval,
@@ -91,12 +91,12 @@ def _durations(config: Config) -> Iterator[Contradiction]:
     }
     for longer, shorter, reason in (
         ("polling.tempo_lookback", "polling.tempo_interval", "traces would be missed"),
-        ("polling.settle", "polling.tempo_lookback", "later traces are still awaited"),
-        ("polling.backfill_duration", "polling.backfill_batch", "no window fits in"),
-        ("detection.max_window", "detection.window", "the window grows to it"),
-        ("detection.lookback", "polling.backfill_batch", "no window fits in"),
-        ("storage.retention", "polling.backfill_duration", "history would be read in vain"),
-        ("storage.retention", "detection.lookback", "baselines are made of it"),
+        ("polling.settle", "polling.tempo_lookback", "late traces may still arrive"),
+        ("polling.backfill_duration", "polling.backfill_batch", "no window would fit"),
+        ("detection.max_window", "detection.window", "the window may grow to it"),
+        ("detection.lookback", "polling.backfill_batch", "no window would fit"),
+        ("storage.retention", "polling.backfill_duration", "history would not be kept"),
+        ("storage.retention", "detection.lookback", "baselines are built from it"),
     ):
         if durations[longer] < durations[shorter]:
             yield Contradiction(

@@ -1,8 +1,8 @@
-"""The YAML file as a tree of text, with the line of each entry and everything that is wrong with it as YAML.
+"""The YAML file as a tree of text, with the line of each entry and all YAML errors.
 
-Every scalar stays the text that was written and the schema alone decides what it means. So ``holidays: NO`` is Norway
-and not false, ``tenant: 007`` keeps its zeros, and the same words mean the same in the file and in an environment
-variable. The text is only composed (`yaml.SafeLoader`): no objects are ever constructed from it.
+Every scalar stays text; the schema alone decides its type. So ``holidays: NO`` is Norway and not false, ``tenant: 007``
+keeps its zeros, and a text means the same in the file and in an environment variable. The YAML is only composed
+(`yaml.SafeLoader`): no objects are constructed from it.
 """
 
 import re
@@ -26,13 +26,13 @@ EntryPath = tuple[str | int, ...]
 
 @dataclass
 class Document:
-    """What a YAML text holds.
+    """A parsed YAML text.
 
     Attributes:
-        tree: mappings, lists, text and ``None``; ``None`` also where the text is empty or broken.
-        lines: the line, from 1, of each entry.
-        problems: what is wrong, each with its line.
-        broken: whether the tree lacks what was written.
+        tree: mappings, lists, text and None; None also where the text is empty or cannot be parsed.
+        lines: the line of each entry, from 1.
+        problems: the errors, each with its line.
+        broken: whether an error kept entries out of the tree.
     """
 
     tree: object = None
@@ -42,7 +42,7 @@ class Document:
 
 
 def read_document(path: Path) -> Document:
-    """Read a YAML file; what is wrong with it is in the result."""
+    """Read a YAML file; errors are in the result."""
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
@@ -64,7 +64,7 @@ def parse_document(text: str, where: str = "line ") -> Document:
 
     Args:
         text: the YAML.
-        where: what messages put before the number of a line.
+        where: prefix of the line number in messages.
     """
     document = Document()
     try:
@@ -88,31 +88,31 @@ def parse_document(text: str, where: str = "line ") -> Document:
 
 
 def _without_content(error: yaml.MarkedYAMLError) -> str:
-    """What the parser says, without the words it cites from the file: an unquoted password may be among them.
+    """Return the parser's message without the words that it quotes from the file, which may be a password.
 
-    Single characters and its own names for what it expected, ``'<block end>'``, stay.
+    Single characters and the parser's own names of tokens, such as ``'<block end>'``, stay.
     """
-    begun = error.context or ""
-    if error.context_mark and begun.startswith("while"):
-        begun += f" that begins in line {error.context_mark.line + 1}"
-    said = ", ".join(part for part in (begun, error.problem) if part)
+    context = error.context or ""
+    if error.context_mark and context.startswith("while"):
+        context += f" that begins in line {error.context_mark.line + 1}"
+    message = ", ".join(text for text in (context, error.problem) if text)
     return re.sub(
-        r"""'[^']*'|"[^"]*\"""", lambda cited: cited[0] if len(cited[0]) <= 3 or "<" in cited[0] else "…", said
+        r"""'[^']*'|"[^"]*\"""", lambda quoted: quoted[0] if len(quoted[0]) <= 3 or "<" in quoted[0] else "…", message
     )
 
 
 class _Reader:
-    """Turns nodes into a tree and notes lines and problems on the way."""
+    """Converts nodes into a tree and collects lines and problems."""
 
     def __init__(self, document: Document, where: str) -> None:
         self._document = document
         self._where = where
-        self._done: dict[int, object] = {}  # by node: an alias is read once, however often it is used
+        self._done: dict[int, object] = {}  # by node, so that an alias is converted once
         self._open: set[int] = set()
 
     def read(self, node: Node, path: EntryPath) -> object:
         if id(node) in self._open:
-            self._problem(node, "an alias stands inside of what it names")
+            self._problem(node, "an alias refers to a node that contains it")
             return None
         if id(node) not in self._done:
             self._open.add(id(node))
@@ -122,7 +122,7 @@ class _Reader:
 
     def _convert(self, node: Node, path: EntryPath) -> object:
         if node.tag not in _KNOWN_TAGS:
-            self._problem(node, "tags are not supported: put a value that begins with ! in quotes")
+            self._problem(node, "tags are not supported: quote a value that begins with !")
             return None
         if isinstance(node, MappingNode):
             return self._mapping(node, path)
@@ -138,12 +138,12 @@ class _Reader:
         mapping: dict[str, object] = {}
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
-                self._problem(key, "a key must be a single word")
+                self._problem(key, "a key must be plain text")
                 continue
             here = (*path, key.value)
             if key.value in mapping:
                 first = self._document.lines[here]
-                self._problem(key, f"the key {shown_name(key.value)} is there twice, first in line {first}")
+                self._problem(key, f"the key {shown_name(key.value)} is a duplicate of the one in line {first}")
                 continue
             self._document.lines[here] = key.start_mark.line + 1
             mapping[key.value] = self.read(value, here)

@@ -1,4 +1,4 @@
-"""The configuration in force, as YAML for people to read, with secrets masked."""
+"""The effective configuration as YAML, with secrets masked: the output of ``--check-config``."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -13,10 +13,10 @@ from exporter.config.values import SECRET_MASK
 
 
 def effective_yaml(config: Config) -> str:
-    """Every key with the value in force.
+    """Return every key with its effective value.
 
-    It can be used as a configuration file, except that a secret is replaced by a mask, which is refused as a value. A
-    value that equals the default is written the way the default is, so that the two can be compared by eye.
+    The text is a valid configuration file, except that secrets are replaced by a mask, which is refused as a value. A
+    value that equals its default is written as the default is, which makes the two easy to compare.
     """
     return yaml.safe_dump(_plain(config, Config()), sort_keys=False, allow_unicode=True, width=110)
 

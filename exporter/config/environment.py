@@ -1,9 +1,9 @@
 """The environment as a source of configuration: one variable for every key.
 
-A misspelt variable must not pass unnoticed, and a variable of somebody else must not stop the start: Kubernetes alone
-adds ``TEMPO_PORT_3200_TCP_ADDR`` and the like to every container next to a service called tempo. So an unknown variable
-is a mistake only when it begins like one of our sections and differs from one of our names by no more than a slip; the
-rest are ignored, and `ignored_variables` names them for the log.
+A misspelt variable must not pass unnoticed, but variables of other programs must not prevent the start: Kubernetes sets
+variables such as ``TEMPO_PORT_3200_TCP_ADDR`` in every container next to a service named tempo. So an unknown variable
+is an error only if it begins with the name of a section and is nearly equal to a known variable. All others are
+ignored; `ignored_variables` lists them for the log.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,48 +16,48 @@ from exporter.config.wording import nearest, shown
 
 _PREFIXES: Final = tuple(sorted({f"{path[0].upper()}_" for path in SECTIONS}))
 _SLIP: Final = 0.88
-"""Similarity (`difflib`) from which on an unknown name is taken for a misspelt one: one or two letters of a name."""
+"""Minimum similarity (`difflib`) of a misspelt name: it differs in one or two letters."""
 
 
 @dataclass
 class Overlay:
-    """What the environment sets.
+    """The values that the environment sets.
 
     Attributes:
         values: by path of the key.
-        problems: what is wrong with the variables as such; their values are checked with those of the file.
-        doubtful: keys that were meant to be set, but could not be.
+        problems: invalid variables; their values are validated together with those of the file.
+        invalid: keys whose variable is invalid or misspelt.
     """
 
     values: dict[KeyPath, object] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    doubtful: set[KeyPath] = field(default_factory=set)
+    invalid: set[KeyPath] = field(default_factory=set)
 
 
 def read_environment(environ: Mapping[str, str]) -> Overlay:
-    """Collect the values of all variables that belong to a key."""
+    """Collect the values of all variables of keys."""
     overlay = Overlay()
     for variable, key in VARIABLES.items():
         text = environ.get(variable)
         if text is None or (not text and key.default != ""):
-            continue  # an empty variable is no value, except where empty is what the default is
+            continue  # an empty variable counts as unset, unless the default is empty text
         try:
             overlay.values[key.path] = _value(key, text)
         except ValueError as error:
             overlay.problems.append(f"{key.dotted} (environment variable {variable}) {error}")
-            overlay.doubtful.add(key.path)
-    for variable, meant in _unknown(environ):
-        if meant is not None:
+            overlay.invalid.add(key.path)
+    for variable, similar in _unknown(environ):
+        if similar is not None:
             overlay.problems.append(
-                f"{shown(variable)} is no environment variable of the exporter; did you mean {meant.variable}?"
+                f"{shown(variable)} is not an environment variable of the exporter; did you mean {similar.variable}?"
             )
-            overlay.doubtful.add(meant.path)
+            overlay.invalid.add(similar.path)
     return overlay
 
 
 def ignored_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Variables that begin like ours, but are no keys and are not taken for misspelt ones."""
-    return tuple(sorted(variable for variable, meant in _unknown(environ) if meant is None))
+    """Return the variables that begin with the name of a section, but are neither known nor misspelt."""
+    return tuple(sorted(variable for variable, similar in _unknown(environ) if similar is None))
 
 
 def _unknown(environ: Mapping[str, str]) -> Iterator[tuple[str, Key | None]]:
@@ -75,7 +75,7 @@ def _value(key: Key, text: str) -> object:
     opening = "[" if key.shape == "list" else "{"
     if text.lstrip().startswith(opening):
         document = parse_document(text)
-        if document.problems:  # without the citation: it may be a secret
+        if document.problems:  # the value is not quoted, because it may be a secret
             raise ValueError(f"begins with {opening} and must be YAML: {document.problems[0]}")
         return document.tree
     if key.shape == "mapping":

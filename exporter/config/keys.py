@@ -1,4 +1,4 @@
-"""The keys of the configuration as a list, taken from the schema: path, environment variable, default, meaning."""
+"""The keys of the configuration as a list, derived from the schema."""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -17,13 +17,13 @@ Shape = Literal["scalar", "list", "mapping"]
 
 @dataclass(frozen=True)
 class Key:
-    """One key.
+    """A key.
 
     Attributes:
         path: names from the top of the file to the key.
-        shape: what stands behind it.
+        shape: the kind of its value.
         default: its default, as a user would write it.
-        description: what it does, in a sentence.
+        description: its meaning, in one sentence.
     """
 
     path: KeyPath
@@ -33,18 +33,18 @@ class Key:
 
     @property
     def dotted(self) -> str:
-        """The path as messages and documents write it."""
+        """The path in the notation of messages and documents."""
         return ".".join(self.path)
 
     @cached_property
     def variable(self) -> str:
-        """The environment variable."""
+        """The name of its environment variable."""
         return "_".join(self.path).upper()
 
 
 @dataclass(frozen=True)
 class SectionKey:
-    """A section and what it is about."""
+    """A section and its description."""
 
     path: KeyPath
     description: str

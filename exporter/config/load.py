@@ -1,4 +1,4 @@
-"""From file and environment to a checked configuration, or to a list of everything that is wrong with them."""
+"""Loads the configuration from file and environment; all errors are reported together."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,19 +7,19 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from exporter.config import keys
-from exporter.config.complaint import complaint, dotted, place_of
 from exporter.config.contradictions import contradictions
 from exporter.config.document import Document, EntryPath, read_document
 from exporter.config.environment import read_environment
+from exporter.config.problem import dotted, error_path, problem
 from exporter.config.schema import Config
 from exporter.config.wording import nearest
 
 
 class ConfigError(Exception):
-    """The configuration is not usable.
+    """The configuration is invalid.
 
     Attributes:
-        problems: everything that is wrong, a sentence each. None of them repeats a secret.
+        problems: all errors, a sentence each. None of them contains a secret.
     """
 
     def __init__(self, problems: Sequence[str], where: str = "the configuration") -> None:
@@ -29,39 +29,34 @@ class ConfigError(Exception):
 
 
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """Read, merge and check the configuration: environment beats file beats default.
-
-    Args:
-        path: the YAML file, or none.
-        environ: the environment, such as ``os.environ``.
+    """Read, merge and validate the configuration: environment beats file beats default.
 
     Raises:
-        ConfigError: with all that is wrong, in one message.
+        ConfigError: the configuration is invalid; the message lists all errors.
     """
     document = read_document(path) if path else Document()
     overlay = read_environment(environ)
-    origins: dict[EntryPath, str] = {place: f"{path} line {line}" for place, line in document.lines.items()}
-    problems = list(document.problems)
-    doubtful = {".".join(key) for key in overlay.doubtful}
-
-    tree = _sections(document, path, origins, problems, doubtful)
+    origins: dict[EntryPath, str] = {entry: f"{path} line {line}" for entry, line in document.lines.items()}
+    tree, invalid = _sections(document, path, origins)
+    problems = [*document.problems, *invalid.values()]
+    invalid_keys = {*invalid, *(".".join(key) for key in overlay.invalid)}
     for key, value in overlay.values.items():
         _put(tree, key, value)
-        origins = {place: origin for place, origin in origins.items() if place[: len(key)] != key}
+        origins = {entry: origin for entry, origin in origins.items() if entry[: len(key)] != key}
         origins[key] = f"environment variable {keys.KEYS[key].variable}"
     config, errors = _validate(tree)
     for error in errors:
-        place = place_of(error)
-        problems.append(_problem(error, place, origins))
-        doubtful.add(dotted(place))
-        if error["type"] == "extra_forbidden" and (meant := _meant(place)):
-            doubtful.add(meant)
+        entry = error_path(error)
+        problems.append(f"{dotted(entry)}{_origin(entry, origins)} {problem(error, _suggest)}")
+        invalid_keys.add(dotted(entry))
+        if error["type"] == "extra_forbidden" and (suggestion := _suggest(entry)):
+            invalid_keys.add(suggestion)
     problems += overlay.problems
     if not document.broken:
         problems += [
             contradiction.message
             for contradiction in contradictions(config)
-            if not any(_concerns(doubt, key) for doubt in doubtful for key in contradiction.keys)
+            if not any(_contains(entry, key) for entry in invalid_keys for key in contradiction.keys)
         ]
     if problems:
         raise ConfigError(problems)
@@ -69,77 +64,73 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
 
 
 def _sections(
-    document: Document, file: Path | None, origins: Mapping[EntryPath, str], problems: list[str], doubtful: set[str]
-) -> dict[str, object]:
-    """The tree of the file with every section a mapping: an empty one is left out, anything else is a problem."""
+    document: Document, file: Path | None, origins: Mapping[EntryPath, str]
+) -> tuple[dict[str, object], dict[str, str]]:
+    """Return the tree of the file with only mappings as sections, and a problem for each section that is none."""
+    invalid: dict[str, str] = {}
 
     def clean(value: object, path: keys.KeyPath) -> dict[str, object]:
         if value is None:
             return {}
         if not isinstance(value, dict):
             name = f"{dotted(path)}{_origin(path, origins)}" if path else str(file)
-            problems.append(f"{name} must be a mapping of keys to values")
-            doubtful.add(dotted(path))
+            invalid[dotted(path)] = f"{name} must be a mapping of keys to values"
             return {}
         return {
             name: clean(entry, (*path, name)) if (*path, name) in keys.SECTIONS else entry
             for name, entry in value.items()
         }
 
-    return clean(document.tree, ())
+    return clean(document.tree, ()), invalid
 
 
 def _put(tree: dict[str, object], path: keys.KeyPath, value: object) -> None:
     for name in path[:-1]:
         child = tree.setdefault(name, {})
-        assert isinstance(child, dict)  # noqa: S101 - _sections saw to it
+        assert isinstance(child, dict)  # noqa: S101 - see _sections
         tree = child
     tree[path[-1]] = value
 
 
 def _validate(tree: Mapping[str, object]) -> tuple[Config, list[ErrorDetails]]:
-    """The configuration, and what was wrong: a faulty entry is replaced by its default, so that the rest is checked."""
+    """Return the configuration and its errors; invalid entries have their default, so that all others are validated."""
     try:
         return Config.model_validate(tree), []
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
-    faulty = {_entry(place_of(error)) for error in errors}
-    config, more = _validate(_without(tree, faulty, ()))
+    invalid_entries = {_entry(error_path(error)) for error in errors}
+    config, more = _validate(_without(tree, invalid_entries, ()))
     return config, errors + more
 
 
-def _without(tree: Mapping[str, object], faulty: set[EntryPath], path: EntryPath) -> dict[str, object]:
+def _without(tree: Mapping[str, object], entries: set[EntryPath], path: EntryPath) -> dict[str, object]:
     return {
-        name: _without(value, faulty, (*path, name)) if isinstance(value, dict) else value
+        name: _without(value, entries, (*path, name)) if isinstance(value, dict) else value
         for name, value in tree.items()
-        if (*path, name) not in faulty
+        if (*path, name) not in entries
     }
 
 
-def _entry(place: EntryPath) -> EntryPath:
-    """The key that an error belongs to, where it is deep inside the value of one."""
-    return next((key for key in keys.KEYS if place[: len(key)] == key), place)
+def _entry(path: EntryPath) -> EntryPath:
+    """Return the key that contains an entry, or the path itself where there is none."""
+    return next((key for key in keys.KEYS if path[: len(key)] == key), path)
 
 
-def _problem(error: ErrorDetails, place: EntryPath, origins: Mapping[EntryPath, str]) -> str:
-    return f"{dotted(place)}{_origin(place, origins)} {complaint(error, _meant)}"
+def _origin(path: EntryPath, origins: Mapping[EntryPath, str]) -> str:
+    """Return where an entry, or the closest one around it, was written."""
+    origin = next((origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origins), None)
+    return f" ({origin})" if origin else ""
 
 
-def _origin(place: EntryPath, origins: Mapping[EntryPath, str]) -> str:
-    """Where an entry, or the nearest one around it, was written."""
-    found = next((origins[place[:end]] for end in range(len(place), 0, -1) if place[:end] in origins), None)
-    return f" ({found})" if found else ""
-
-
-def _meant(place: EntryPath) -> str | None:
-    """The valid path that an unknown one stands for: a sibling with a similar name, else the same name elsewhere."""
-    name, parent = str(place[-1]), place[:-1]
+def _suggest(path: EntryPath) -> str | None:
+    """Return the valid path for an unknown one: a sibling with a similar name, else the same name elsewhere."""
+    name, parent = str(path[-1]), path[:-1]
     siblings = [path[-1] for path in (*keys.SECTIONS, *keys.KEYS) if path[:-1] == parent]
     if sibling := nearest(name, siblings):
         return dotted((*parent, sibling))
     return next((key.dotted for key in keys.KEYS.values() if key.path[-1] == name), None)
 
 
-def _concerns(doubt: str, key: str) -> bool:
-    """Whether a doubtful key, section or the whole file (``""``) is or contains the key."""
-    return not doubt or key == doubt or key.startswith((f"{doubt}.", f"{doubt}["))
+def _contains(entry: str, key: str) -> bool:
+    """Return whether a key, a section or the whole file (``""``) is or contains a key."""
+    return not entry or key == entry or key.startswith((f"{entry}.", f"{entry}["))

@@ -1,7 +1,7 @@
-"""The documents that are made from the schema: the annotated example and the reference of all keys.
+"""Documents generated from the schema: the annotated example and the reference of all keys.
 
-``python -m exporter.config.reference example`` prints ``configs/exporter.yaml``, ``... table`` the part of
-``docs/configuration.md`` between its two markers.
+``python -m exporter.config.reference example`` prints ``configs/exporter.yaml``; ``... table`` prints the tables of
+``docs/configuration.md``, which belong between its two markers.
 """
 
 import sys
@@ -19,12 +19,12 @@ _EXAMPLE_HEAD: Final = """\
 # Configuration of tempo-anomaly-exporter: every key with its default. Keep only what you change.
 #
 # Every key is also an environment variable (dots to underscores, upper case: POLLING_BACKFILL_DURATION), and the
-# environment beats this file. Durations are written as in Prometheus: 90s, 15m, 168h, 7d, 1h30m.
+# environment overrides this file. Durations have the notation of Prometheus: 90s, 15m, 168h, 7d, 1h30m.
 """
 
 
 def flow(value: object) -> str:
-    """A value as YAML on one line."""
+    """Format a value as YAML on one line."""
     if value == "":
         return '""'
     if isinstance(value, tuple):
@@ -33,7 +33,7 @@ def flow(value: object) -> str:
 
 
 def example() -> str:
-    """The annotated example: what each key does, and its default."""
+    """Return the annotated example: every key with its description and default."""
     lines = [_EXAMPLE_HEAD]
     for entry in ENTRIES:
         indent = "  " * (len(entry.path) - 1)
@@ -46,7 +46,7 @@ def example() -> str:
 
 
 def table() -> str:
-    """The reference: a table for each section."""
+    """Return the reference: a table for each section."""
     lines = []
     section: str | None = None
     for entry in ENTRIES:
@@ -64,7 +64,7 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    made = {"example": example, "table": table}
-    if len(sys.argv) != 2 or sys.argv[1] not in made:
+    documents = {"example": example, "table": table}
+    if len(sys.argv) != 2 or sys.argv[1] not in documents:
         sys.exit("usage: python -m exporter.config.reference example|table")
-    sys.stdout.write(made[sys.argv[1]]())
+    sys.stdout.write(documents[sys.argv[1]]())

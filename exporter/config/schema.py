@@ -1,7 +1,7 @@
-"""The shape of the configuration: every key with its type, its default and the one sentence that explains it.
+"""The schema of the configuration: every key with its type, default and description.
 
-The sentences here are the only ones: the annotated example and the reference are made from them. Checks that concern
-one key stand with its type in `exporter.config.values`, those between keys in `exporter.config.contradictions`.
+The annotated example and the reference are generated from the descriptions. The validation of a single value is part of
+its type in `exporter.config.values`; `exporter.config.contradictions` validates keys against each other.
 """
 
 import re
@@ -42,7 +42,7 @@ from exporter.config.values import (
 
 
 def _key(default: Any, description: str, **constraints: Any) -> Any:
-    """A key. The default is written as a user would write it and goes through the same checks."""
+    """Declare a key. The default is in the notation of users and is validated like any other value."""
     return Field(default, validate_default=True, description=description, **constraints)
 
 
@@ -51,7 +51,7 @@ def _section(model: type[BaseModel], description: str) -> Any:
 
 
 class Section(BaseModel):
-    """A mapping with a closed set of keys. Immutable; its errors do not repeat what was put in."""
+    """A mapping with a closed set of keys. Immutable; its validation errors do not contain the input."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -59,7 +59,7 @@ class Section(BaseModel):
 class CalendarSettings(Section):
     """``calendar``."""
 
-    weekend: tuple[DayName, ...] = _key(("saturday", "sunday"), "Days of the week that are judged as weekend.")
+    weekend: tuple[DayName, ...] = _key(("saturday", "sunday"), "Days of the week that count as weekend.")
     holidays: Region = _key(
         None,
         "Country whose public holidays count as weekend, such as TW, or with a subdivision, DE-BY; null for none.",
@@ -70,20 +70,18 @@ class BasicAuth(Section):
     """``tempo.basic_auth``."""
 
     username: Username = _key("", "User name for HTTP basic authentication; empty to send none.")
-    password: Password = _key("", "Its password.")
-    password_file: OptionalFilePath = _key(None, "File that holds the password instead; reread when it changes.")
+    password: Password = _key("", "Password for HTTP basic authentication.")
+    password_file: OptionalFilePath = _key(None, "File that contains the password instead; reread when it changes.")
 
 
 class Tls(Section):
     """``tempo.tls``."""
 
-    ca_file: OptionalFilePath = _key(
-        None, "Certificate authorities (PEM) to trust instead of the usual ones, for a private CA."
-    )
-    cert_file: OptionalFilePath = _key(None, "Client certificate (PEM), where Tempo asks for one; needs key_file.")
+    ca_file: OptionalFilePath = _key(None, "CA certificates (PEM) to trust in place of the system's, for a private CA.")
+    cert_file: OptionalFilePath = _key(None, "Client certificate (PEM), if Tempo requires one; needs key_file.")
     key_file: OptionalFilePath = _key(None, "Private key (PEM) of the client certificate; needs cert_file.")
     insecure_skip_verify: Boolean = _key(
-        False, "Accept any certificate of the server. Anybody in between can then read and change the traffic."
+        False, "Do not verify the server's certificate. Anyone in between can then read and change the traffic."
     )
 
 
@@ -91,57 +89,63 @@ class Tempo(Section):
     """``tempo``."""
 
     url: Url = _key(
-        "http://localhost:3200", "Address of Tempo's HTTP API (the query frontend), with a path prefix if it has one."
+        "http://localhost:3200",
+        "Address of Tempo's HTTP API (the query frontend), including a path prefix if there is one.",
     )
     auth_token: Token = _key("", "Bearer token; empty to send none.")
-    auth_token_file: OptionalFilePath = _key(None, "File that holds the bearer token instead; reread when it changes.")
+    auth_token_file: OptionalFilePath = _key(
+        None, "File that contains the bearer token instead; reread when it changes."
+    )
     basic_auth: BasicAuth = _section(BasicAuth, "HTTP basic authentication, instead of a bearer token.")
-    tenant: HeaderText = _key("", "Tenant, sent as X-Scope-OrgID; needed where Tempo has multitenancy on.")
-    headers: Headers = _key({}, "Further HTTP headers for every request, name to value; the values are kept secret.")
-    tls: Tls = _section(Tls, "TLS towards Tempo, for an https url.")
-    timeout: PositiveDuration = _key("15s", "How long one request to Tempo may take.")
+    tenant: HeaderText = _key("", "Tenant, sent as X-Scope-OrgID; required if multitenancy is enabled in Tempo.")
+    headers: Headers = _key({}, "Additional HTTP headers for every request, name to value; the values are secret.")
+    tls: Tls = _section(Tls, "TLS settings for an https url.")
+    timeout: PositiveDuration = _key("15s", "Timeout of one request to Tempo.")
     scope: Scope = _key(
         "root",
-        "root: a series for each root span. entry: also server and consumer spans inside a trace, for what stands "
-        "behind a gateway.",
+        "root: only root spans. entry: also server and consumer spans inside a trace, for endpoints behind a gateway.",
     )
     filter: TraceqlConditions = _key(
         "", 'TraceQL conditions that spans must also meet, such as resource.deployment.environment="prod".'
     )
-    limit: Integer = _key(5000, "Traces to ask for in one search; a window with more is split.", ge=1, le=1_000_000)
-    max_concurrency: Integer = _key(4, "Requests to Tempo at the same time, from everything together.", ge=1, le=1000)
-    requests_per_second: Real = _key(20, "Requests to Tempo per second, from everything together.", gt=0)
+    limit: Integer = _key(5000, "Maximum number of traces per search; a window with more is split.", ge=1, le=1_000_000)
+    max_concurrency: Integer = _key(
+        4, "Maximum number of concurrent requests to Tempo, all loops together.", ge=1, le=1000
+    )
+    requests_per_second: Real = _key(20, "Maximum number of requests to Tempo per second, all loops together.", gt=0)
 
 
 class Polling(Section):
     """``polling``."""
 
-    tempo_interval: PositiveDuration = _key("15s", "How often the current traffic is read and judged.")
+    tempo_interval: PositiveDuration = _key("15s", "How often the current traffic is read and evaluated.")
     tempo_lookback: Seconds = _key(
-        "120s", "How far back each of these reads goes; must cover the time until Tempo finds a new trace."
+        "120s", "How far back each poll reads; must cover the time until Tempo can find a new trace."
     )
     backfill_enabled: Boolean = _key(
-        True, "Read history. Without it there are baselines only from what the database already holds."
+        True, "Read history from Tempo; if false, baselines come only from what the database already contains."
     )
-    backfill_duration: Seconds = _key("168h", "How far back history is wanted.")
+    backfill_duration: Seconds = _key("168h", "How far back history is read.")
     backfill_batch: Batch = _key(
-        "1h", "Length of a window of history: a divisor of an hour; whole hours read several windows in one search."
+        "1h", "Length of a window of history: a divisor of an hour; whole hours: several windows in one search."
     )
     max_traces_per_window: Integer = _key(
         50_000,
-        "Traces to read of one window of history; a denser one is read as a sample spread evenly over it.",
+        "Maximum number of traces to read per window of history; of a denser one, an evenly spread sample is read.",
         ge=1000,
     )
     max_requests_per_window: Integer = _key(
-        100, "Requests to Tempo for one window of history; as many as this, however little each returns.", ge=20
+        100, "Maximum number of requests to Tempo per window of history, however little each returns.", ge=20
     )
     max_traces_per_poll: Integer = _key(
         20_000,
-        "Traces to read in one poll of the current traffic; when there are more, a sample spread evenly.",
+        "Maximum number of traces to read per poll of current traffic; of more, an evenly spread sample is read.",
         ge=1000,
     )
-    max_requests_per_poll: Integer = _key(50, "Requests to Tempo in one poll of the current traffic.", ge=20)
-    settle: Seconds = _key("15m", "Age at which a window is complete in Tempo and is read for the record, once.")
+    max_requests_per_poll: Integer = _key(50, "Maximum number of requests to Tempo per poll of current traffic.", ge=20)
+    settle: Seconds = _key(
+        "15m", "Age at which a window counts as complete in Tempo and is read into the history, once."
+    )
 
 
 class Stats(Section):
@@ -149,20 +153,20 @@ class Stats(Section):
 
     factor: Real = _key(
         2.0,
-        "Outlier threshold of a trace: this multiple of the baseline p95, or what k gives, whichever is higher.",
+        "Outlier threshold of a trace: this multiple of the baseline p95, or the one from k, whichever is higher.",
         gt=0,
     )
-    k: Real = _key(10, "The other part of that threshold: the baseline p50 plus this many MAD.", ge=0)
+    k: Real = _key(10, "Other part of the outlier threshold: the baseline p50 plus this many MAD.", ge=0)
     min_samples: Count = _key(50, "Traces that the exact hour and day type needs to serve as baseline (level 1).")
-    mad_epsilon: Duration = _key("1ms", "Smallest MAD reckoned with, for endpoints that hardly vary.")
+    mad_epsilon: Duration = _key("1ms", "Lower bound of the MAD, for endpoints whose latency hardly varies.")
 
 
 class Fallback(Section):
     """``fallback``."""
 
-    enabled: Boolean = _key(True, "Use wider pools of hours where the exact one has too few traces; false: none.")
-    nearby_hours_enabled: Boolean = _key(True, "Level 2: the hours around, of the same day type.")
-    nearby_hours_range: Integer = _key(2, "How many hours to each side level 2 reaches.", ge=1, le=11)
+    enabled: Boolean = _key(True, "Use wider pools of hours if the exact hour has too few traces.")
+    nearby_hours_enabled: Boolean = _key(True, "Level 2: nearby hours of the same day type.")
+    nearby_hours_range: Integer = _key(2, "Number of hours on each side that level 2 includes.", ge=1, le=11)
     nearby_min_samples: Count = _key(20, "Traces that level 2 needs.")
     daytype_global_enabled: Boolean = _key(True, "Level 3: all hours of the same day type.")
     daytype_global_min_samples: Count = _key(50, "Traces that level 3 needs.")
@@ -173,27 +177,31 @@ class Fallback(Section):
 class Detection(Section):
     """``detection``."""
 
-    window: Seconds = _key("5m", "Length of the current window, which is compared with the baseline.")
+    window: Seconds = _key("5m", "Length of the evaluation window, which is compared with the baseline.")
     min_traces: Count = _key(
-        10, "Traces wanted in the current window; with fewer it reaches further back, up to max_window."
+        10, "Traces wanted in the evaluation window; with fewer it reaches further back, up to max_window."
     )
-    max_window: Seconds = _key("60m", "How far back the current window may reach for an endpoint with little traffic.")
+    max_window: Seconds = _key("60m", "Maximum length of the evaluation window of an endpoint with little traffic.")
     ratio: Real = _key(
-        1.4, "A shift must slow a quantile by this factor to matter; 2 for fewer alerts, about large shifts only.", gt=1
+        1.4, "Minimum factor by which a shift must slow a quantile; 2 for fewer alerts, about large shifts only.", gt=1
     )
-    min_delta: Duration = _key("5ms", "A shift must also slow it by this much, so that fast endpoints do not alert.")
-    swing: Real = _key(2.5, "Tolerate this many times the usual swing of the endpoint; more: fewer alerts.", ge=0)
+    min_delta: Duration = _key(
+        "5ms", "Minimum time by which a shift must slow a quantile, so that fast endpoints do not alert."
+    )
+    swing: Real = _key(
+        2.5, "Tolerate this many times the normal swing of the endpoint; a higher value means fewer alerts.", ge=0
+    )
     alpha: Real = _key(
-        0.001, "Tail probability below which too many slow traces are no chance; not a false-alarm rate.", gt=0, lt=1
+        0.001, "Tail probability below which too many slow traces are not chance; not a false-alarm rate.", gt=0, lt=1
     )
-    hold: Duration = _key("60s", "A shift must last this long before the flag rises.")
-    clear_hold: Duration = _key("120s", "A shift must be gone this long before the flag falls.")
-    lookback: PositiveDuration = _key("14d", "How much history a baseline may be made of.")
-    accept_after: PositiveDuration = _key("24h", "A change that lasts this long becomes the new normal.")
+    hold: Duration = _key("60s", "A shift must last this long before the flag fires.")
+    clear_hold: Duration = _key("120s", "A shift must be gone this long before the flag is resolved.")
+    lookback: PositiveDuration = _key("14d", "How much history a baseline may be built from.")
+    accept_after: PositiveDuration = _key("24h", "A change that lasts this long is accepted as the new normal.")
 
 
 class Rename(Section):
-    """An item of ``series.rename``: what matches in a span name is replaced."""
+    """An item of ``series.rename``: a regular expression and the replacement of its matches in a span name."""
 
     match: Regex
     replace: Text
@@ -203,27 +211,27 @@ class Rename(Section):
         try:
             values.compile_regex(self.match).sub(self.replace, "")
         except (re.error, IndexError) as error:
-            raise ValueError(f"has a replacement that does not fit its expression: {error}") from None
+            raise ValueError(f"has a replacement that does not fit its regular expression: {error}") from None
         return self
 
 
 class Series(Section):
     """``series``."""
 
-    max: Integer = _key(10_000, "Most series at a time; traces of further ones are counted and left out.", ge=1)
-    stale_after: PositiveDuration = _key("24h", "A series without traces for this long leaves the metrics.")
+    max: Integer = _key(10_000, "Maximum number of series; traces of further series are counted and skipped.", ge=1)
+    stale_after: PositiveDuration = _key("24h", "A series without traces for this long disappears from the metrics.")
     include: tuple[Regex, ...] = _key(
-        (), "Regular expressions; when there are any, only series whose service_name/span_name one matches are kept."
+        (), "Regular expressions; if set, only series whose service_name/span_name matches one of them are kept."
     )
     exclude: tuple[Regex, ...] = _key(
-        (), "Regular expressions; series whose service_name/span_name one of them matches are left out."
+        (), "Regular expressions; series whose service_name/span_name matches one of them are skipped."
     )
     rename: tuple[Rename, ...] = _key(
-        (), "List of {match, replace}: what the expression matches in a span name is replaced, \\1 is its first group."
+        (), "List of {match, replace}: replaces what the expression matches in span names; \\1 is its first group."
     )
     placeholders: Boolean = _key(
         True,
-        "Turn ids in span names into {number}, {uuid}, {hex}, {email} or {date}: "
+        "Replace ids in span names by {number}, {uuid}, {hex}, {email} or {date}: "
         "/orders/17 and /orders/18 are one endpoint.",
     )
 
@@ -231,24 +239,24 @@ class Series(Section):
 class Storage(Section):
     """``storage``."""
 
-    path: FilePath = _key("tempo-anomaly.db", "The SQLite database; relative to the working directory.")
+    path: FilePath = _key("tempo-anomaly.db", "SQLite database; relative to the working directory.")
     retention: PositiveDuration = _key("28d", "How long history is kept.")
 
 
 class Web(Section):
     """``web``."""
 
-    listen_address: ListenAddress = _key("0.0.0.0:9817", "Where to serve; [::]:9817 for IPv6, :9817 for any IPv4.")
+    listen_address: ListenAddress = _key("0.0.0.0:9817", "Address to serve on; [::]:9817 for IPv6, :9817 for any IPv4.")
     config_file: OptionalFilePath = _key(None, "TLS and basic authentication, in the format of the exporter toolkit.")
 
     @property
     def host(self) -> str:
-        """Host of the listen address; an IPv6 address without its brackets."""
+        """Host of the listen address; an IPv6 address without brackets."""
         return values.split_address(self.listen_address)[0]
 
     @property
     def port(self) -> int:
-        """Port of the listen address; 0 for one that the system chooses."""
+        """Port of the listen address; 0 for any free port."""
         return values.split_address(self.listen_address)[1]
 
 
@@ -256,32 +264,32 @@ class Grafana(Section):
     """``grafana``."""
 
     explore_url: ExploreUrl = _key(
-        "", "Address that opens a trace: {trace_id} is replaced by its id, or {query} by that or by TraceQL."
+        "", "URL that opens a trace: {trace_id} is replaced by its id, or {query} by its id or a TraceQL query."
     )
 
 
 class LogSettings(Section):
     """``log``."""
 
-    level: LogLevel = _key("info", "Least important messages to write: debug, info, warning or error.")
-    format: LogFormat = _key("logfmt", "logfmt or json; one line per message on standard error either way.")
+    level: LogLevel = _key("info", "Lowest level to log: debug, info, warning or error.")
+    format: LogFormat = _key("logfmt", "logfmt or json; one line per event on standard error.")
 
 
 class Config(Section):
-    """The whole configuration.
+    """The configuration.
 
-    Constructing it checks each key by itself; `exporter.config.load_config` also checks the keys against each other.
+    Its constructor validates single values; `exporter.config.load_config` also validates keys against each other.
     """
 
-    timezone: TimeZone = _key("UTC", "IANA time zone whose wall clock decides hour and day, such as Europe/Berlin.")
-    calendar: CalendarSettings = _section(CalendarSettings, "Which days are quiet days.")
-    tempo: Tempo = _section(Tempo, "How to reach Tempo and what to read from it.")
+    timezone: TimeZone = _key("UTC", "IANA time zone that determines hours and days, such as Europe/Berlin.")
+    calendar: CalendarSettings = _section(CalendarSettings, "Weekend and holidays.")
+    tempo: Tempo = _section(Tempo, "Connection to Tempo, and what is read from it.")
     polling: Polling = _section(Polling, "How often and how far back Tempo is read.")
     stats: Stats = _section(Stats, "When a single trace is an outlier.")
-    fallback: Fallback = _section(Fallback, "Where the baseline comes from while an hour has too few traces.")
+    fallback: Fallback = _section(Fallback, "Where the baseline comes from if an hour has too few traces.")
     detection: Detection = _section(Detection, "When the latency of an endpoint as a whole has shifted.")
     series: Series = _section(Series, "Which endpoints are watched, and how many.")
-    storage: Storage = _section(Storage, "Where history is kept, and for how long.")
-    web: Web = _section(Web, "What the exporter serves.")
-    grafana: Grafana = _section(Grafana, "Where the pages' links to traces lead.")
-    log: LogSettings = _section(LogSettings, "What the exporter writes to standard error.")
+    storage: Storage = _section(Storage, "Where history is stored, and for how long.")
+    web: Web = _section(Web, "HTTP server.")
+    grafana: Grafana = _section(Grafana, "Links from the pages to traces.")
+    log: LogSettings = _section(LogSettings, "Log output on standard error.")

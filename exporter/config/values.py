@@ -1,7 +1,7 @@
-"""What a single value may be: the types of the keys, each with its check and a message that says what to write.
+"""The types of the keys: each validates a single value and says in its message what to write.
 
-The messages complete a sentence that begins with the key: "tempo.limit must be at least 1, not 0". Values that may be
-secret are never repeated in them.
+A message is the predicate of a sentence whose subject is the key: "tempo.limit must be at least 1, not 0". It never
+contains a value that may be secret.
 """
 
 import re
@@ -19,12 +19,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from exporter.config.holiday import canonical_region
 from exporter.config.units import parse_duration
 from exporter.config.wording import hint, shown
+from exporter.model.traceql_filter import filter_problem
 
-SECRET_MASK: Final = "<secret>"  # noqa: S105 - it is what is shown instead
-"""Stands for a secret wherever the configuration is shown; Prometheus writes the same."""
+SECRET_MASK: Final = "<secret>"  # noqa: S105 - it replaces a secret
+"""Replaces a secret wherever the configuration is shown; Prometheus uses the same text."""
 
 EXPLORE_PLACES: Final = ("{trace_id}", "{query}")
-"""What is replaced in ``grafana.explore_url``: by the id of a trace, or by that or a TraceQL query."""
+"""Placeholders of ``grafana.explore_url``: a trace id, or a trace id or TraceQL query."""
 
 _LONGEST: Final = timedelta(days=3650)
 
@@ -94,7 +95,7 @@ def _batch(duration: timedelta) -> timedelta:
 
 
 def choice(names: tuple[str, ...], aliases: Mapping[str, str] | None = None) -> BeforeValidator:
-    """One of a closed list of names, in any case."""
+    """Return a validator for a closed list of names, in any case."""
 
     def check(value: object) -> str:
         folded = value.casefold() if isinstance(value, str) else ""
@@ -113,7 +114,7 @@ def _printable(text: str) -> str:
 
 
 def _header_text(text: str) -> str:
-    """What an HTTP header can carry unchanged; the text may be secret and is not repeated."""
+    """Validate text for an HTTP header; it may be secret, so the message does not contain it."""
     if not all(" " <= character <= "~" for character in text):
         raise ValueError("must be plain ASCII without line breaks: it is sent in an HTTP header")
     if text != text.strip():
@@ -123,7 +124,7 @@ def _header_text(text: str) -> str:
 
 def _not_the_mask(text: str) -> None:
     if text == SECRET_MASK:
-        raise ValueError(f"is {SECRET_MASK}, the mask that stands for a secret, not the secret itself")
+        raise ValueError(f"is {SECRET_MASK}, which masks a secret in the output; set the secret itself")
 
 
 def _header_value(secret: SecretStr) -> SecretStr:
@@ -149,13 +150,13 @@ def _password(secret: SecretStr) -> SecretStr:
 
 def _username(text: str) -> str:
     if ":" in text:
-        raise ValueError("must not contain a colon: basic authentication has no way to send one")
+        raise ValueError("must not contain a colon: basic authentication cannot send one")
     return _printable(text)
 
 
 def _header_name(name: str) -> str:
     if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-        raise ValueError("is not a valid name of an HTTP header")
+        raise ValueError("is not a valid HTTP header name")
     return name
 
 
@@ -164,12 +165,12 @@ def _headers(headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
     for name in headers:
         other = seen.setdefault(name.casefold(), name)
         if other != name:
-            raise ValueError(f"names one header twice: {other} and {name}")
+            raise ValueError(f"has the same header twice: {other} and {name}")
     return headers
 
 
 def _split_url(text: str) -> SplitResult:
-    """The parts of a URL over HTTP. It may hold a password by mistake and is not repeated."""
+    """Split an http or https URL; it may contain a password by mistake, so the message does not contain it."""
     if not text.isprintable() or " " in text:
         raise ValueError("must not contain spaces or control characters")
     try:
@@ -180,60 +181,50 @@ def _split_url(text: str) -> SplitResult:
     if parts.scheme not in {"http", "https"} or not text[len(parts.scheme) :].startswith("://"):
         raise ValueError("must begin with http:// or https://")
     if not parts.hostname or port == 0:
-        raise ValueError("must name a host, and a port where it is not the usual one: http://tempo:3200")
+        raise ValueError("must have a host, and a port unless it is the default one: http://tempo:3200")
     return parts
 
 
 def _url(text: str) -> str:
-    """A base URL."""
+    """Validate a base URL."""
     parts = _split_url(text)
     if "@" in parts.netloc:
         raise ValueError(
             "must not contain user or password: use tempo.basic_auth.username and tempo.basic_auth.password"
         )
     if "?" in text or "#" in text:
-        raise ValueError("must not contain a query or a fragment: it is the address that /api/search is appended to")
+        raise ValueError("must not contain a query or a fragment: paths such as /api/search are appended to it")
     return text.rstrip("/")
 
 
 def _explore_url(text: str) -> str:
-    """A URL with a place for what is to be looked up in it; empty for none. Everybody who sees the pages sees it."""
+    """Validate a URL with one placeholder; empty for none. It is visible on the pages."""
     if not text:
         return text
     parts = _split_url(text)
     if "@" in parts.netloc:
-        raise ValueError("must not contain user or password: it is shown to everybody who opens a page")
+        raise ValueError("must not contain user or password: everyone who opens a page can see it")
     places = [place for place in EXPLORE_PLACES if place in text]
     if len(places) != 1 or places[0] in parts.netloc:
         raise ValueError(
-            f"must contain one of {' and '.join(EXPLORE_PLACES)}, in its path or its query: it is replaced by what to "
-            "look up"
+            f"must contain either {' or '.join(EXPLORE_PLACES)}, in its path or query: the placeholder is replaced by "
+            "what to look up"
         )
     return text
 
 
 def _traceql_conditions(text: str) -> str:
-    """Conditions that can stand in parentheses inside a TraceQL query, and cannot close them."""
     text = _printable(text.strip())
-    outside_strings = re.sub(r'"(?:[^"\\]|\\.)*"|`[^`]*`', "", text)
-    if re.search('["`]', outside_strings):
-        raise ValueError("has a quotation mark that is not closed")
-    if re.search("[{}]", outside_strings):
-        raise ValueError('must be conditions without braces, such as resource.deployment.environment="prod"')
-    depth = 0
-    for parenthesis in re.findall("[()]", outside_strings):
-        depth += 1 if parenthesis == "(" else -1
-        if depth < 0:
-            break
-    if depth:
-        raise ValueError("has parentheses that do not match")
+    problem = filter_problem(text)
+    if problem is not None:
+        raise ValueError(problem)
     return text
 
 
 def _timezone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (LookupError, ValueError, OSError):  # not found, not a zone file, a directory or no name at all
+    except (LookupError, ValueError, OSError):  # not found, not a zone file, a directory, or not a file name
         raise ValueError(
             f"must be an IANA time zone such as Europe/Berlin, not {shown(name)}{hint(name, available_timezones())}"
         ) from None
@@ -261,10 +252,10 @@ def compile_regex(text: str) -> re.Pattern[str]:
     """Compile a regular expression.
 
     Raises:
-        ValueError: it is not one; the message says why and where.
+        ValueError: it is invalid; the message says why and where.
     """
     try:
-        with warnings.catch_warnings():  # "possible nested set" and the like: not an error yet
+        with warnings.catch_warnings():  # such as "possible nested set", which is no error yet
             warnings.simplefilter("ignore")
             return re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
@@ -277,20 +268,20 @@ def _regex(text: str) -> str:
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """Host and port of a listen address; without a host, every IPv4 address.
+    """Split a listen address into host and port; an empty host becomes 0.0.0.0, every IPv4 address.
 
     Raises:
-        ValueError: it is not ``host:port``.
+        ValueError: not ``host:port``.
     """
     match = re.fullmatch(r"(?:\[(?P<v6>[^][]+)]|(?P<host>[A-Za-z0-9._-]*)):(?P<port>[0-9]{1,5})", text)
     if match is None:
         raise ValueError(
-            f"must be host:port, with an IPv6 address in brackets ([::]:9817) or none at all (:9817), not {shown(text)}"
+            f"must be host:port, with an IPv6 address in brackets ([::]:9817), or only :port, not {shown(text)}"
         )
     port = int(match["port"])
     if port > 65535:
         raise ValueError(f"must have a port of at most 65535, not {port}")
-    host = match["v6"] or match["host"] or "0.0.0.0"  # noqa: S104 - what an empty host means to Prometheus and to Go
+    host = match["v6"] or match["host"] or "0.0.0.0"  # noqa: S104 - as in Prometheus and Go
     try:
         if match["v6"]:
             IPv6Address(host)

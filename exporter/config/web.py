@@ -1,7 +1,7 @@
-"""``web.config_file``: TLS and passwords in the format of Prometheus' exporter toolkit, so that one file fits them all.
+"""``web.config_file``: TLS and basic authentication, in the format of Prometheus' exporter toolkit.
 
-What the toolkit knows and this exporter cannot do is refused, never left out silently: a protection that somebody has
-asked for must be there. What is accepted here, ``promtool check web-config`` accepts as well.
+Features of the toolkit that this exporter lacks are refused and never ignored silently: a configured protection must be
+effective. ``promtool check web-config`` accepts every file that is accepted here.
 """
 
 import re
@@ -11,9 +11,9 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
 
-from exporter.config.complaint import complaint, dotted, place_of
 from exporter.config.document import EntryPath, read_document
 from exporter.config.load import ConfigError
+from exporter.config.problem import dotted, error_path, problem
 from exporter.config.schema import Section
 from exporter.config.values import Boolean, FilePath, HeaderText
 from exporter.config.wording import hint, nearest, shown
@@ -32,7 +32,7 @@ _SUITES: Final = (
     "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
     "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
 )
-"""Names as Go has them. Suites without forward secrecy or with CBC are not offered."""
+"""Names as in Go. Suites with CBC or without forward secrecy are not supported."""
 
 _HEADERS: Final[Mapping[str, tuple[str, ...]]] = {
     "Strict-Transport-Security": (),
@@ -41,19 +41,19 @@ _HEADERS: Final[Mapping[str, tuple[str, ...]]] = {
     "X-XSS-Protection": (),
     "Content-Security-Policy": (),
 }
-"""The headers that the toolkit lets one set, and the values of those that have a closed list."""
+"""The headers that the toolkit can set, and their allowed values where they have a closed list."""
 
 _UNSUPPORTED: Final = {
-    "tls_server_config.cert": "is not supported: put the certificate into a file and set cert_file",
-    "tls_server_config.key": "is not supported: put the key into a file and set key_file",
-    "tls_server_config.client_ca": "is not supported: put the authority into a file and set client_ca_file",
-    "tls_server_config.client_allowed_sans": "is not supported: have an authority of its own sign for those who may",
+    "tls_server_config.cert": "is not supported: write the certificate to a file and set cert_file",
+    "tls_server_config.key": "is not supported: write the key to a file and set key_file",
+    "tls_server_config.client_ca": "is not supported: write the CA certificate to a file and set client_ca_file",
+    "tls_server_config.client_allowed_sans": "is not supported: sign certificates of allowed clients with their own CA",
     "rate_limit": "is not supported: limit requests in a proxy",
 }
 
 
 def _exactly(*names: str, unsupported: Mapping[str, str] | None = None) -> BeforeValidator:
-    """One of a closed list of names, written as it is."""
+    """Return a validator for a closed list of names, in exactly this spelling."""
 
     def check(value: object) -> object:
         if value in (unsupported or {}):
@@ -66,7 +66,7 @@ def _exactly(*names: str, unsupported: Mapping[str, str] | None = None) -> Befor
 
 
 def _bcrypt(secret: SecretStr) -> SecretStr:
-    """A hash as ``htpasswd -B`` makes it; it is not repeated, since it may be the password itself by mistake."""
+    """Validate a bcrypt hash; the value may be the password by mistake, so the message does not contain it."""
     if not re.fullmatch(r"\$2[aby]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}", secret.get_secret_value()):
         raise ValueError("must be the bcrypt hash of a password, as htpasswd -nBC 10 '' prints it")
     return secret
@@ -74,7 +74,7 @@ def _bcrypt(secret: SecretStr) -> SecretStr:
 
 def _user(name: str) -> str:
     if not name or ":" in name or not name.isprintable():
-        raise ValueError("is no user name: it must not be empty, nor have a colon or control characters in it")
+        raise ValueError("is not a valid user name: it must not be empty or contain a colon or control characters")
     return name
 
 
@@ -87,8 +87,8 @@ def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     return headers
 
 
-_OLD_TLS: Final = "is not offered: TLS 1.0 and 1.1 are broken and deprecated (RFC 8996), set TLS12 or TLS13"
-_UNVERIFIED: Final = "would ask for a certificate and not verify it, which keeps nobody out: RequireAndVerifyClientCert"
+_OLD_TLS: Final = "is not supported: TLS 1.0 and 1.1 are insecure and deprecated (RFC 8996); set TLS12 or TLS13"
+_UNVERIFIED: Final = "would not verify client certificates, so it would not protect: set RequireAndVerifyClientCert"
 _Version = Annotated[TlsVersion, _exactly("TLS12", "TLS13", unsupported=dict.fromkeys(("TLS10", "TLS11"), _OLD_TLS))]
 _ClientAuth = Annotated[
     ClientAuth,
@@ -118,12 +118,12 @@ class TlsServer(Section):
 
     @property
     def enabled(self) -> bool:
-        """Whether TLS is asked for."""
+        """Whether TLS is configured."""
         return bool(self.cert_file or self.key_file or self.client_ca_file or self.client_auth_type != "NoClientCert")
 
     @property
     def tls12_suites(self) -> tuple[str, ...]:
-        """Those of the suites that there is a choice of: what TLS 1.3 has is always on, as it is in Go."""
+        """The suites of TLS 1.2; those of TLS 1.3 are always enabled, as in Go."""
         return tuple(suite for suite in self.cipher_suites if suite not in _TLS13_SUITES)
 
 
@@ -144,7 +144,7 @@ class WebConfig(Section):
     )
 
     def beside(self, directory: Path) -> Self:
-        """The same with relative paths made relative to a directory."""
+        """Return a copy whose relative paths are relative to a directory."""
         tls = self.tls_server_config
         names = ("cert_file", "key_file", "client_ca_file")
         paths = {name: directory / path for name in names if (path := getattr(tls, name)) is not None}
@@ -152,10 +152,10 @@ class WebConfig(Section):
 
 
 def load_web_config(path: Path) -> WebConfig:
-    """Read and check the file; whether what it names can be used as well, is seen when it is used.
+    """Read and validate the file, but not the certificates and keys that it names.
 
     Raises:
-        ConfigError: with all that is wrong, in one message.
+        ConfigError: the file is invalid; the message lists all errors.
     """
     document = read_document(path)
     problems = list(document.problems)
@@ -170,10 +170,10 @@ def load_web_config(path: Path) -> WebConfig:
             config = WebConfig.model_validate(sections)
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
-                place = place_of(error)
-                unsupported = _UNSUPPORTED.get(".".join(map(str, place)))
+                entry = error_path(error)
+                unsupported = _UNSUPPORTED.get(".".join(map(str, entry)))
                 problems.append(
-                    f"{dotted(place)}{_line(place, document.lines)} {unsupported or complaint(error, _meant)}"
+                    f"{dotted(entry)}{_line(entry, document.lines)} {unsupported or problem(error, _suggest)}"
                 )
         else:
             problems += _contradictions(config)
@@ -184,33 +184,35 @@ def load_web_config(path: Path) -> WebConfig:
 
 def _contradictions(config: WebConfig) -> Iterator[str]:
     tls = config.tls_server_config
-    where = "tls_server_config"
+    section = "tls_server_config"
     if tls.enabled:
         for name in ("cert_file", "key_file"):
             if getattr(tls, name) is None:
-                yield f"{where}.{name} is missing: TLS needs a certificate and its key"
+                yield f"{section}.{name} is missing: TLS needs a certificate and its key"
     if tls.client_ca_file and tls.client_auth_type == "NoClientCert":
-        yield f"{where}.client_ca_file needs client_auth_type: RequireAndVerifyClientCert"
+        yield f"{section}.client_ca_file needs client_auth_type: RequireAndVerifyClientCert"
     if tls.client_auth_type != "NoClientCert" and not tls.client_ca_file:
-        yield f"{where}.client_auth_type needs client_ca_file: the authority that clients' certificates are signed by"
+        yield f"{section}.client_auth_type needs client_ca_file: the CA that signs client certificates"
     if tls.min_version > tls.max_version:
-        yield f"{where}.min_version ({tls.min_version}) must not be above max_version ({tls.max_version})"
+        yield f"{section}.min_version ({tls.min_version}) must not be above max_version ({tls.max_version})"
     if tls.cipher_suites and not tls.tls12_suites and tls.min_version == "TLS12":
-        yield f"{where}.cipher_suites names none that TLS 1.2 has: add one, or set min_version: TLS13"
+        yield f"{section}.cipher_suites lists no suite of TLS 1.2: add one, or set min_version: TLS13"
     if len(tls.curve_preferences) > 1:
-        yield f"{where}.curve_preferences may name one curve only: Python's TLS cannot order several"
+        yield f"{section}.curve_preferences must list a single curve: Python's TLS cannot order several"
 
 
-def _line(place: EntryPath, lines: Mapping[EntryPath, int]) -> str:
-    found = next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), None)
-    return f" (line {found})" if found else ""
+def _line(path: EntryPath, lines: Mapping[EntryPath, int]) -> str:
+    """Return the line of an entry, or of the closest one around it."""
+    line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
+    return f" (line {line})" if line else ""
 
 
-def _meant(place: EntryPath) -> str | None:
+def _suggest(path: EntryPath) -> str | None:
+    """Return the path of a sibling with a similar name."""
     model: type[BaseModel] = WebConfig
-    for part in place[:-1]:
-        annotation = model.model_fields[str(part)].annotation
+    for section in path[:-1]:
+        annotation = model.model_fields[str(section)].annotation
         assert isinstance(annotation, type) and issubclass(annotation, BaseModel)  # noqa: S101
         model = annotation
-    name = nearest(str(place[-1]), model.model_fields)
-    return dotted((*place[:-1], name)) if name else None
+    name = nearest(str(path[-1]), model.model_fields)
+    return dotted((*path[:-1], name)) if name else None

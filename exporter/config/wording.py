@@ -1,4 +1,4 @@
-"""How messages show a value, and how they guess what was meant."""
+"""Wording of error messages: how they show a value, and how they suggest a valid name."""
 
 import difflib
 import re
@@ -11,7 +11,7 @@ _COMPARED_CHARACTERS: Final = 200
 
 
 def shown(value: object) -> str:
-    """A value for a message: quoted, on one line, of bounded length; of a list or mapping only that it is one."""
+    """Return a value for a message: quoted, on one line, of bounded length; a list or mapping only by its type."""
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "a mapping"
     text = value if isinstance(value, str) else str(value)
@@ -19,27 +19,27 @@ def shown(value: object) -> str:
 
 
 def shown_name(name: str) -> str:
-    """A key for a message, as far as it is a plain word.
+    """Return a key for a message, cut off at the first character that a key cannot have.
 
-    What follows may be a value: without the space after the colon, ``{password:hunter2}`` is a key.
+    The rest may be a secret: without the space after the colon, ``{password:hunter2}`` is a key.
     """
     word = re.match(r"[\w-]{0,60}", name)
     return name if word and word[0] == name else f"{word[0] if word else ''}…"
 
 
 def nearest(name: str, valid: Iterable[str], cutoff: float = _SIMILAR) -> str | None:
-    """The valid name that a misspelt one most likely meant, whatever its case."""
+    """Return the valid name that is most similar to an invalid one, ignoring case; None if none is similar."""
     return next(iter(all_near(name, valid, most=1, cutoff=cutoff)), None)
 
 
 def all_near(name: str, valid: Iterable[str], *, most: int, cutoff: float = _SIMILAR) -> list[str]:
-    """The valid names that a misspelt one may have meant, best first, whatever their case.
+    """Return the valid names that are similar to an invalid one, ignoring case, best match first.
 
     Args:
-        name: the misspelt one; of very long names the beginnings are compared.
-        valid: the valid ones.
-        most: so many of them.
-        cutoff: how similar they must be, from 0 to 1.
+        name: the invalid name; of very long names only the beginnings are compared.
+        valid: the valid names.
+        most: maximum number of results.
+        cutoff: minimum similarity, from 0 to 1.
     """
     by_folded: dict[str, list[str]] = {}
     for candidate in valid:
@@ -53,6 +53,6 @@ def _comparable(name: str) -> str:
 
 
 def hint(name: str, valid: Iterable[str]) -> str:
-    """``; did you mean X?``, or nothing where no valid name is near."""
+    """Return ``; did you mean X?``, or an empty text if no valid name is similar."""
     match = nearest(name, valid)
     return f"; did you mean {match}?" if match else ""

@@ -13,7 +13,7 @@ from typing import Final
 
 import click
 
-from exporter.app.app import Exporter
+from exporter.app.app import App, build_app
 from exporter.baseline.levels import FallbackLevel
 from exporter.config import Config
 from exporter.demo.scenario import calendar_weekend
@@ -22,6 +22,7 @@ from exporter.evaluation.snapshot import SeriesStatus, Snapshot
 from exporter.metrics.self_metrics import SelfMetrics
 from exporter.model.span import SeriesKey
 from exporter.runtime.signals import StopRequest
+from exporter.runtime.stop_budget import StopBudget
 from exporter.runtime.terminal import bar, progress_line
 from exporter.store import Store
 from exporter.web.server.server import Server
@@ -59,24 +60,25 @@ def show(*, port: int, seed: int, incident_after_seconds: float, seconds: float 
     ):
         config = demo_config(url, now, Path(folder) / "demo.db")
         metrics = SelfMetrics()
-        exporter = Exporter(config, Store.open(config.storage.path, on_failure=metrics.storage_failed), metrics)
+        app = build_app(config, Store.open(config.storage.path, on_failure=metrics.storage_failed), metrics)
         try:
-            server = Server(exporter.site, "127.0.0.1", port)
+            server = Server(app.site, "127.0.0.1", port)
         except OSError as error:
-            exporter.close()
+            app.close()
             click.echo(f"cannot listen on port {port}: {error.strerror}; choose another with --port", err=True)
             return 1
         host, bound = server.addresses[0]
         click.echo(f"  status page  http://{host}:{bound}/")
         click.echo(f"  metrics      http://{host}:{bound}/metrics")
         click.echo(f"  Tempo API    {url}")
-        exporter.start()
+        app.start()
         server.start(lambda error: stop.make())  # noqa: ARG005
         try:
-            _narrate(exporter, stop, None if seconds is None else time.monotonic() + seconds)
+            _narrate(app, stop, None if seconds is None else time.monotonic() + seconds)
         finally:
-            server.stop()
-            exporter.close()
+            budget = StopBudget()
+            server.stop(budget)
+            app.close(budget)
     return 0
 
 
@@ -120,29 +122,29 @@ def tempo_process(*arguments: str, port: int = 0) -> Iterator[str]:
             process.terminate()
 
 
-def _narrate(exporter: Exporter, stop: StopRequest, deadline: float | None) -> None:
+def _narrate(app: App, stop: StopRequest, deadline: float | None) -> None:
     """Report progress, levels and flags until the demo ends."""
-    with progress_line(lambda: f"  reading history {bar(_progress(exporter))}", sys.stdout):
-        while _progress(exporter) < 1 and not _is_over(stop, deadline):
+    with progress_line(lambda: f"  reading history {bar(_progress(app))}", sys.stdout):
+        while _progress(app) < 1 and not _is_over(stop, deadline):
             pass
     has_reported_levels = False
     flagged: dict[SeriesKey, SeriesStatus] = {}
     while not _is_over(stop, deadline):
-        page = exporter.publisher.page
-        if page is None:
+        snapshot = app.publishing.snapshot()
+        if snapshot is None:
             continue
-        if not has_reported_levels and _has_verdicts(page.snapshot):
+        if not has_reported_levels and _has_verdicts(snapshot):
             has_reported_levels = True
-            _report_levels(page.snapshot)
-        flagged = _report_flags(page.snapshot, flagged)
+            _report_levels(snapshot)
+        flagged = _report_flags(snapshot, flagged)
 
 
 def _is_over(stop: StopRequest, deadline: float | None) -> bool:
     return stop.wait(_INTERVAL_SECONDS) or (deadline is not None and time.monotonic() > deadline)
 
 
-def _progress(exporter: Exporter) -> float:
-    return 1.0 if exporter.backfill is None else exporter.backfill.status.progress.ratio
+def _progress(app: App) -> float:
+    return 1.0 if app.progress is None else app.progress.ratio
 
 
 def _has_verdicts(snapshot: Snapshot) -> bool:

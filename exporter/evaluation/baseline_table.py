@@ -16,6 +16,7 @@ from exporter.detection.thresholds import Thresholds
 from exporter.detection.verdict import HourThresholds, Schedule
 from exporter.ingest.backfill_status import BackfillStatus
 from exporter.model.span import SeriesKey
+from exporter.runtime.locks import LockRank, new_condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class BaselineCache:
         self._patience_seconds = patience_seconds
         self._monotonic = monotonic
         self._on_missed = on_missed
-        self._changed = threading.Condition() if changed is None else changed
+        self._changed = new_condition(LockRank.BASELINE_TABLES) if changed is None else changed
         self._table = EMPTY_TABLE
         self._next: BaselineTable | None = None
         self._requested_hour: int | None = None

@@ -16,7 +16,7 @@ from exporter.evaluation.history import HistoryEvaluator
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import HistoryFacts
 from exporter.evaluation.table_builder import BaselineTableBuilder
-from exporter.evaluation.wakeup import Wakeup
+from exporter.evaluation.wakeup import HistorySignal
 from exporter.ingest.backfill_status import BackfillStatus
 from exporter.model.hours import CivilHour, HourClock
 from exporter.runtime.logs import Log
@@ -58,7 +58,7 @@ class BaselineManager:
         patience_seconds: float = 0.0,
         on_table_changed: Callable[[], None] = lambda: None,
         backfill_status: Callable[[], BackfillStatus | None] = lambda: None,
-        wakeup: Wakeup | None = None,
+        signal: HistorySignal | None = None,
     ) -> None:
         """Count the stored history; nothing is evaluated and there is no table yet.
 
@@ -76,7 +76,7 @@ class BaselineManager:
                 missed it, or it is the first that covers a complete ledger. Not for every renewal: during a backfill
                 those may follow each other within seconds, and each poll costs Tempo several searches.
             backfill_status: the present state of the ledger; None if backfill is disabled.
-            wakeup: ends the pauses of :meth:`run`.
+            signal: announces changes of the history, and ends the pauses of :meth:`run`.
         """
         self._hour_clock = hour_clock
         self._monotonic = monotonic
@@ -95,14 +95,10 @@ class BaselineManager:
         self._on_table_changed = on_table_changed
         self._backfill_status = backfill_status
         self._backfill_at_start: BackfillStatus | None = None
-        self._wakeup = Wakeup() if wakeup is None else wakeup
+        self._signal = HistorySignal() if signal is None else signal
         self._cache = BaselineCache(patience_seconds, monotonic, self._log_missed)
         self._facts = HistoryFacts()
         self._count_history()
-        self._has_news = threading.Event()
-        self._is_urgent = threading.Event()
-        # The history may have changed since a stored table was built.
-        self._has_news.set()
 
     # For the poller
 
@@ -120,18 +116,6 @@ class BaselineManager:
     def facts(self) -> HistoryFacts:
         """Totals of the stored history; at least as recent as the table in use."""
         return self._facts
-
-    # For the backfill
-
-    def notify_windows_written(self) -> None:
-        """Schedule an evaluation of the new history, at the regular pace."""
-        self._has_news.set()
-
-    def notify_backfill_complete(self) -> None:
-        """Evaluate the new history at once: no settled window is left unread."""
-        self._is_urgent.set()
-        self._has_news.set()
-        self._wakeup.set()
 
     # The scheduler
 
@@ -161,7 +145,7 @@ class BaselineManager:
                     pass
                 elif not has_table():
                     self.open_table(clock(), stop.is_set)
-                elif (began >= resume_at or self._is_urgent.is_set()) and self._is_behind(clock()):
+                elif (began >= resume_at or self._signal.is_urgent) and self._is_behind(clock()):
                     # This may take minutes. If the hour turns in between, its table comes first.
                     is_renewed = self.catch_up(clock(), lambda: stop.is_set() or not has_table())
                 else:
@@ -177,7 +161,7 @@ class BaselineManager:
             if is_renewed:
                 ended = self._monotonic()
                 resume_at = ended + min(_MAX_PAUSE_SECONDS, (ended - began) * (1 / _WORK_SHARE - 1))
-            self._wakeup.wait(_LOOK_SECONDS, stop)
+            self._signal.wakeup.wait(_LOOK_SECONDS, stop)
             if stop.is_set():
                 return
 
@@ -202,14 +186,14 @@ class BaselineManager:
         if stored is not None:
             backfill = self._backfill_at_start
         else:
-            self._has_news.clear()
+            is_urgent = self._signal.take()
             try:
                 table = self._builder.build(hour, should_stop)
             except BaseException:
-                self._has_news.set()
+                self._signal.put_back(is_urgent=is_urgent)
                 raise
         if stored is not None or table is None or not self._builder.is_evaluated(hour):
-            self._has_news.set()
+            self._signal.notify_windows_written()
         if table is None:
             return
         table = self._labelled(table, backfill, is_counted=is_counted)
@@ -237,17 +221,13 @@ class BaselineManager:
             StoreError: the database failed.
         """
         backfill = self._backfill_status()
-        is_urgent = self._is_urgent.is_set()
-        self._has_news.clear()
-        self._is_urgent.clear()
+        is_urgent = self._signal.take()
         table: BaselineTable | None = None
         try:
             table = self._builder.evaluate_and_build(self._hour(now), should_stop)
         finally:
             if table is None:
-                self._has_news.set()
-                if is_urgent:
-                    self._is_urgent.set()
+                self._signal.put_back(is_urgent=is_urgent)
         if table is None:
             return False
         # Counted before the table is put into use, so that no snapshot shows new baselines beside old totals.
@@ -255,7 +235,7 @@ class BaselineManager:
         covers_more = self._is_first_complete(table)
         if not self._cache.renew(table):
             # The hour has turned, and the table in use was built from older history.
-            self._has_news.set()
+            self._signal.notify_windows_written()
         elif covers_more:
             self._on_table_changed()
         self._builder.save(table)
@@ -293,7 +273,7 @@ class BaselineManager:
         if status is not None and status.progress.complete and not self._cache.current.covers(status):
             return True
         # If backfill is disabled, hours settle without a notification.
-        return self._has_news.is_set() or not self._builder.is_evaluated(self._hour(now))
+        return self._signal.has_news or not self._builder.is_evaluated(self._hour(now))
 
     def _labelled(self, table: BaselineTable, backfill: BackfillStatus | None, *, is_counted: bool) -> BaselineTable:
         """Record in a table which state of the ledger it covers; without new totals, no newer one than before."""

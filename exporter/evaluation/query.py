@@ -4,7 +4,6 @@ They follow the rules of the detector: for the current hour, a report agrees wit
 written, so a read-only database is enough.
 """
 
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -20,6 +19,7 @@ from exporter.model.calendar import HOUR_SECONDS, Slot
 from exporter.model.histogram import Digest, bucket_upper_seconds
 from exporter.model.hours import CivilHour, HourClock
 from exporter.model.span import SeriesKey
+from exporter.runtime.locks import LockRank, new_lock
 from exporter.store import Store
 
 _CACHE_SECONDS: Final = 60
@@ -165,7 +165,7 @@ class BaselineQuerier:
         self._hour_clock = hour_clock
         self._settings = settings
         self._detector = Detector(settings.fallback, settings.shift, hour_clock)
-        self._mutex = threading.Lock()
+        self._mutex = new_lock(LockRank.AVAILABILITY)
         self._cached: _Cached | None = None
 
     def series(self) -> list[SeriesKey]:

@@ -1,4 +1,4 @@
-"""A sleep that other threads can end early."""
+"""How threads wake each other: a sleep that ends early, and the news of a changed history."""
 
 import threading
 import time
@@ -36,3 +36,50 @@ class Wakeup:
                 return False
         self._event.clear()
         return True
+
+
+class HistorySignal:
+    """Tells the thread that builds baselines that the stored history has changed. Thread-safe.
+
+    It exists before both sides, so that neither the backfill nor the baselines need to know the other.
+    """
+
+    def __init__(self, wakeup: Wakeup | None = None) -> None:
+        # The history may have changed since a stored table was built.
+        self._has_news = threading.Event()
+        self._has_news.set()
+        self._is_urgent = threading.Event()
+        self.wakeup: Final = Wakeup() if wakeup is None else wakeup
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the history has changed since :meth:`take`."""
+        return self._has_news.is_set()
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether the change should be evaluated without waiting for the regular pace."""
+        return self._is_urgent.is_set()
+
+    def notify_windows_written(self) -> None:
+        """Announce new windows, to be evaluated at the regular pace."""
+        self._has_news.set()
+
+    def notify_backfill_complete(self) -> None:
+        """Announce that no settled window is left unread, to be evaluated at once."""
+        self._is_urgent.set()
+        self._has_news.set()
+        self.wakeup.set()
+
+    def take(self) -> bool:
+        """Take the news before reading the history; returns whether they were urgent."""
+        is_urgent = self._is_urgent.is_set()
+        self._has_news.clear()
+        self._is_urgent.clear()
+        return is_urgent
+
+    def put_back(self, *, is_urgent: bool) -> None:
+        """Restore the news after a failure to handle them."""
+        self._has_news.set()
+        if is_urgent:
+            self._is_urgent.set()

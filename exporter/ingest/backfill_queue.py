@@ -5,7 +5,6 @@ No I/O and no clock; whoever owns it guards it against other threads.
 What the workers of the ledger's loop share: the plan, its lines in the database, and the pauses after failures.
 """
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -28,6 +27,7 @@ from exporter.model.ledger import (
     progress,
     ready,
 )
+from exporter.runtime.locks import LockRank, new_condition
 from exporter.store import Store, StoreError
 
 _PATIENCE_ATTEMPTS: Final = 3
@@ -288,7 +288,7 @@ class OpenWork:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
-        self.changed = threading.Condition()
+        self.changed = new_condition(LockRank.BACKFILL_QUEUE)
         self.plan = plan
         self._store = store
         self._report = report

@@ -1,13 +1,15 @@
 """Which series are watched: the names a user wants, under the names a user wants, and as many as there is room for."""
 
 import re
-import threading
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from exporter.ingest.placeholders import with_placeholders
 from exporter.model.span import SeriesKey
+from exporter.runtime.locks import LockRank, new_lock
 from exporter.runtime.logs import Log
 from exporter.runtime.telemetry import SkipReason
 
@@ -67,7 +69,7 @@ class SeriesFilter:
     _answers: dict[SeriesKey, SeriesKey | SkipReason] = field(default_factory=dict)
     _characters: int = 0
     _is_full: bool = False
-    _mutex: threading.Lock = field(default_factory=threading.Lock)
+    _mutex: AbstractContextManager[bool, None] = field(default_factory=partial(new_lock, LockRank.SERIES_FILTER))
 
     def __len__(self) -> int:
         return len(self._admitted)

@@ -5,7 +5,6 @@ that few run, and says "nothing" or fails; an operator may have switched it off.
 never taken for "no traffic", and what turns out to contradict what was read is not believed.
 """
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from math import gcd
@@ -13,6 +12,7 @@ from typing import Final, Protocol
 
 from exporter.model.ledger import Window
 from exporter.model.span import SeriesKey
+from exporter.runtime.locks import LockRank, new_lock
 from exporter.runtime.logs import Log
 from exporter.runtime.telemetry import Loop, Telemetry
 from exporter.tempo.counts import SpanCounts
@@ -47,7 +47,7 @@ class TempoCounts:
         self._telemetry = telemetry
         self._monotonic = monotonic
         self._log = log
-        self._asking = threading.Lock()
+        self._asking = new_lock(LockRank.TEMPO_COUNTS)
         self._totals: dict[Window, int] = {}
         self._range_seconds = _LONGEST_RANGE_SECONDS
         self._available: bool | None = None

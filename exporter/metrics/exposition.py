@@ -9,12 +9,12 @@ compressed, both together form one gzip member: RFC 1952 (2.2) allows several me
 the first, and curl fails.
 """
 
-import threading
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import Final, Self
 
@@ -23,6 +23,7 @@ from prometheus_client.utils import floatToGoString
 from exporter.evaluation.snapshot import Exemplar, SeriesStatus, Snapshot
 from exporter.metrics.families import SERIES_FAMILIES, SERIES_LABELS, Family
 from exporter.model.span import SeriesKey, encodable
+from exporter.runtime.locks import LockRank, new_lock
 
 _COMPRESSION_LEVEL: Final = 1
 """The page is repetitive: higher levels save little and cost many times as much CPU."""
@@ -140,7 +141,9 @@ class RenderedPage:
     snapshot: Snapshot
     _rendered: dict[Variant, CompressedPrefix] = field(default_factory=dict, init=False)
     _requested: set[Variant] = field(default_factory=set, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _lock: AbstractContextManager[bool, None] = field(
+        default_factory=partial(new_lock, LockRank.RENDERED_PAGE), init=False
+    )
 
     def render(self, format_: Format, *, gzipped: bool) -> CompressedPrefix:
         """Return the samples of the series, without the end mark of OpenMetrics."""

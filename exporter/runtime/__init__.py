@@ -1,1 +1,1 @@
-"""What every command needs: logs, signals, the terminal, exit codes, interpreter settings."""
+"""Shared by all packages: logging, stop signals and the stop budget, locks, terminal output, interpreter settings."""

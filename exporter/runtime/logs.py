@@ -1,7 +1,7 @@
-"""Structured logging: one line per message, logfmt or JSON, on top of the standard library.
+"""Structured logging: one line per event, logfmt or JSON, on top of the standard library.
 
-What is logged is hostile: names of services and spans come from whoever sends traces. Whatever they contain, a message
-stays on its line, its fields stay its own, and logging never raises.
+Fields are hostile: anyone who sends traces chooses the names of services and spans. No content can break out of its
+line or forge a field, and logging never raises.
 """
 
 import json
@@ -9,16 +9,15 @@ import logging
 import math
 import re
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Hashable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum
 from itertools import islice
 from typing import Final, Literal, TextIO
 
+from exporter.runtime.rate_limit import RateLimit
 from exporter.runtime.terminal import fresh_line
 
 Format = Literal["logfmt", "json"]
@@ -33,18 +32,16 @@ _EVENT: Final = "exporter_event"
 _FIELDS: Final = "exporter_fields"
 
 
-def configure(level: str, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002 - the key is called so
-    """Send everything that is logged, by whatever library, to one stream in one format.
-
-    May be called again; the last call counts.
+def configure(level: str, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002 - the key's name
+    """Send all log records, those of libraries included, to one stream in one format; the last call counts.
 
     Args:
-        level: least important level to write: ``debug``, ``info``, ``warning`` or ``error``.
+        level: lowest level to write: ``debug``, ``info``, ``warning`` or ``error``.
         format: ``logfmt`` or ``json``.
-        stream: where to; standard error unless given.
+        stream: defaults to standard error.
 
     Raises:
-        ValueError: there is no such level.
+        ValueError: unknown level.
     """
     handler = _Handler(sys.stderr if stream is None else stream)
     handler.setFormatter(_Formatter(_json_line if format == "json" else _logfmt_line))
@@ -58,20 +55,20 @@ def configure(level: str, format: Format, stream: TextIO | None = None) -> None:
 class Log:
     """Writes events with fields: ``log.info("window_read", "window read", traces=4810, coverage=1.0)``.
 
-    The event is a stable key that documents and tests refer to; the message is a fixed text for people and may change.
-    What varies goes into fields, so that both can be searched for. A field may be anything: text, numbers, `datetime`
-    (written in UTC), `timedelta` (in seconds), exceptions (type and message), lists, mappings.
+    The event is a stable key for documents and tests; the message is a fixed text for people and may change. Values go
+    into fields, so that both event and message can be searched for. A field may have any type: text, numbers,
+    `datetime` (written in UTC), `timedelta` (in seconds), exceptions (type and message), lists, mappings.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
 
     def debug(self, event: str, message: str, /, **fields: object) -> None:
-        """Log what helps to find a fault in the exporter."""
+        """Log details that help to debug the exporter."""
         self._write(logging.DEBUG, event, message, fields)
 
     def info(self, event: str, message: str, /, **fields: object) -> None:
-        """Log what happens in normal operation."""
+        """Log normal operation."""
         self._write(logging.INFO, event, message, fields)
 
     def warning(self, event: str, message: str, /, **fields: object) -> None:
@@ -79,15 +76,15 @@ class Log:
         self._write(logging.WARNING, event, message, fields)
 
     def error(self, event: str, message: str, /, **fields: object) -> None:
-        """Log a failure that somebody has to look at."""
+        """Log a failure that needs action."""
         self._write(logging.ERROR, event, message, fields)
 
     def exception(self, event: str, message: str, /, **fields: object) -> None:
-        """Log an error, with the traceback of the exception being handled in one field."""
+        """Log an error with the traceback of the current exception in one field."""
         self._write(logging.ERROR, event, message, fields, with_traceback=True)
 
     def limited(self, interval_seconds: float, clock: Callable[[], float]) -> "LimitedLog":
-        """Return the same log, rate-limited: for events that could repeat thousands of times."""
+        """Return this log with a rate limit, for events that could repeat thousands of times."""
         return LimitedLog(self, RateLimit(interval_seconds, clock))
 
     def _write(
@@ -98,67 +95,15 @@ class Log:
 
 
 def get_logger(name: str) -> Log:
-    """The log of a part of the exporter, such as ``backfill``; a module may pass its ``__name__``."""
+    """Return the log of a component, such as ``backfill``, or of a module that passes its ``__name__``."""
     return Log(logging.getLogger(name if name.startswith(f"{_ROOT}.") else f"{_ROOT}.{name}"))
 
 
-class RateLimit:
-    """Lets one event per key and interval through and counts the others. Safe to use from several threads.
-
-    Args:
-        interval_seconds: time that must pass before the same key is let through again.
-        clock: seconds that only ever increase, such as `time.monotonic`.
-        max_keys: keys kept apart; with more at a time, further ones share a single allowance, so that keys made of
-            hostile names cannot fill memory.
-    """
-
-    def __init__(self, interval_seconds: float, clock: Callable[[], float], max_keys: int = 1000) -> None:
-        self._interval = interval_seconds
-        self._clock = clock
-        self._max_keys = max_keys
-        self._lock = threading.Lock()
-        self._pauses: dict[Hashable, _Pause] = {}  # in the order in which they end
-        self._others = _Pause()  # of the keys there is no room for
-
-    def admit(self, key: Hashable) -> int | None:
-        """Ask for an event to be let through.
-
-        Returns:
-            How many of its key were held back before it, or ``None`` when it is to be held back itself.
-        """
-        with self._lock:
-            now = self._clock()
-            pause = self._pauses.get(key) or self._begin(key, now)
-            if now < pause.until:
-                pause.held_back += 1
-                return None
-            held_back, pause.held_back = pause.held_back, 0
-            pause.until = now + self._interval
-            if pause is not self._others:
-                self._pauses[key] = self._pauses.pop(key)
-            return held_back
-
-    def _begin(self, key: Hashable, now: float) -> "_Pause":
-        """A pause for a key that has none, in the place of one that is over where there is no other room."""
-        if len(self._pauses) >= self._max_keys:
-            oldest = next(iter(self._pauses))
-            if now < self._pauses[oldest].until:
-                return self._others
-            self._others.held_back += self._pauses.pop(oldest).held_back
-        return self._pauses.setdefault(key, _Pause())
-
-
-@dataclass(slots=True)
-class _Pause:
-    until: float = -math.inf
-    held_back: int = 0
-
-
 class LimitedLog:
-    """Writes each event at most once per interval, and adds how many were suppressed when it comes again.
+    """Writes each event at most once per interval; the next one carries the number of ``suppressed`` events.
 
-    ``per`` tells events of one key apart, such as those of different series. Each method returns whether the event was
-    written.
+    ``per`` limits events of the same key separately, such as those of different series. Each method returns whether the
+    event was written.
     """
 
     def __init__(self, log: Log, limit: RateLimit) -> None:
@@ -167,21 +112,21 @@ class LimitedLog:
 
     def debug(self, event: str, message: str, /, *, per: Hashable = None, **fields: object) -> bool:
         """Call `Log.debug`, unless the event was logged within the interval."""
-        return self._pass_on(self._log.debug, event, message, per, fields)
+        return self._write_limited(self._log.debug, event, message, per, fields)
 
     def info(self, event: str, message: str, /, *, per: Hashable = None, **fields: object) -> bool:
         """Call `Log.info`, unless the event was logged within the interval."""
-        return self._pass_on(self._log.info, event, message, per, fields)
+        return self._write_limited(self._log.info, event, message, per, fields)
 
     def warning(self, event: str, message: str, /, *, per: Hashable = None, **fields: object) -> bool:
         """Call `Log.warning`, unless the event was logged within the interval."""
-        return self._pass_on(self._log.warning, event, message, per, fields)
+        return self._write_limited(self._log.warning, event, message, per, fields)
 
     def error(self, event: str, message: str, /, *, per: Hashable = None, **fields: object) -> bool:
         """Call `Log.error`, unless the event was logged within the interval."""
-        return self._pass_on(self._log.error, event, message, per, fields)
+        return self._write_limited(self._log.error, event, message, per, fields)
 
-    def _pass_on(
+    def _write_limited(
         self, write: Callable[..., None], event: str, message: str, per: Hashable, fields: Mapping[str, object]
     ) -> bool:
         suppressed = self._limit.admit((event, per))
@@ -192,7 +137,7 @@ class LimitedLog:
 
 
 class _Handler(logging.Handler):
-    """Writes to a stream, whatever state it is in."""
+    """Writes to a stream; errors of the stream are ignored."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -204,15 +149,15 @@ class _Handler(logging.Handler):
             line = f"{fresh_line(self._stream)}{text}\n"
             try:
                 self._stream.write(line)
-            except UnicodeEncodeError:  # a terminal or a file that knows few letters
+            except UnicodeEncodeError:  # the stream's encoding lacks a character
                 self._stream.write(line.encode("ascii", "backslashreplace").decode("ascii"))
             self._stream.flush()
-        except (OSError, ValueError):  # full, broken or closed: there is nowhere left to say so
+        except (OSError, ValueError):  # full, broken or closed: there is nowhere else to report it
             pass
 
 
 class _Formatter(logging.Formatter):
-    """Turns a record, our own or that of a library, into one line."""
+    """Formats a record, our own or a library's, as one line."""
 
     def __init__(self, write: Callable[[Mapping[str, Plain]], str]) -> None:
         super().__init__()
@@ -238,18 +183,18 @@ class _Formatter(logging.Formatter):
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # noqa: BLE001 - arguments that do not fit the text, of a library or of their own __str__
+    except Exception:  # noqa: BLE001 - arguments that do not fit the format, or whose __str__ raises
         return str(record.msg) if isinstance(record.msg, str) else _unprintable(record.msg)
 
 
 def _field_name(name: str) -> str:
-    """A name that is a single word and none of those that every line has."""
+    """Return the name as a single word that differs from the fields of every line."""
     word = re.sub(r"[^A-Za-z0-9_.-]", "_", name) or "_"
     return f"{word}_" if word in _RESERVED else word
 
 
 def _plain(value: object, depth: int = 0) -> Plain:
-    """A value as what JSON has, with numbers rounded to what a reader needs and text cut to a sane length."""
+    """Convert a value to JSON types, with rounded numbers and text of bounded length."""
     try:
         match value:
             case Enum():
@@ -278,7 +223,7 @@ def _plain(value: object, depth: int = 0) -> Plain:
                 return [_plain(item, depth + 1) for item in islice(value, _MAX_ITEMS)]
             case _:
                 return _text(str(value))
-    except Exception:  # noqa: BLE001 - whatever a value's own methods raise
+    except Exception:  # noqa: BLE001 - the value's own methods may raise anything
         return _unprintable(value)
 
 
@@ -287,17 +232,17 @@ def _unprintable(value: object) -> str:
 
 
 def _text(text: str) -> str:
-    """Text that can be encoded, of bounded length."""
+    """Return text that can be encoded, of bounded length."""
     if len(text) > _MAX_LENGTH:
         text = f"{text[:_MAX_LENGTH]}… ({len(text)} characters)"
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _traceback(error: BaseException) -> str:
-    """The traceback as one text; of a long one its end, which says what happened."""
+    """Return the traceback as text; of a long one the end, which names the error."""
     try:
         text = "".join(traceback.format_exception(error)).rstrip()
-    except Exception:  # noqa: BLE001 - an exception whose own methods raise
+    except Exception:  # noqa: BLE001 - the exception's own methods may raise anything
         return _unprintable(error)
     return _text(text if len(text) <= _MAX_LENGTH else "…" + text[1 - _MAX_LENGTH :])
 
@@ -310,12 +255,12 @@ def _instant(instant: datetime) -> str:
 
 
 def _rounded(value: float) -> Plain:
-    """The number to six significant digits; JSON has no number that is infinite or none."""
+    """Round to six significant digits; JSON has no infinite numbers and no NaN."""
     return float(_number(value)) if math.isfinite(value) else _number(value)
 
 
 def _number(value: float) -> str:
-    """Six significant digits, but never fewer than milliseconds of a unix timestamp need."""
+    """Format with six significant digits, or more where a Unix timestamp in milliseconds needs them."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
@@ -326,7 +271,7 @@ def _number(value: float) -> str:
 
 
 def _json_line(fields: Mapping[str, Plain]) -> str:
-    return json.dumps(fields).replace("\x7f", "\\u007f")  # the one control character that JSON leaves as it is
+    return json.dumps(fields).replace("\x7f", "\\u007f")  # the one control character that JSON does not escape
 
 
 def _logfmt_line(fields: Mapping[str, Plain]) -> str:
@@ -348,7 +293,7 @@ def _logfmt_value(value: Plain) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Bare where that is unambiguous, else in quotes, with the escapes of JSON for all that is not printable."""
+    """Return the text bare where that is unambiguous, else in quotes with JSON escapes."""
     if text and text.isprintable() and not re.search(r'[\s="\\]', text):
         return text
     escaped = json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM, SIGINT, or a part of the process that cannot go on."""
+"""Stop requests: SIGTERM, SIGINT, or a failure of the exporter's own."""
 
 import contextlib
 import os
@@ -10,8 +10,8 @@ from typing import NoReturn
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """While the body runs, SIGTERM and SIGINT end it as Ctrl-C does: with a :class:`KeyboardInterrupt`."""
-    # SIGINT too: a shell that starts a command in the background has it ignored.
+    """Let SIGTERM and SIGINT raise :class:`KeyboardInterrupt` while the body runs."""
+    # SIGINT too: a shell ignores it in commands that it starts in the background.
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
@@ -25,30 +25,30 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 class StopRequest:
-    """Waits, in the main thread, until somebody asks the process to stop.
+    """Lets the main thread wait until a signal or another thread requests a stop.
 
-    A pipe, to which the signal itself writes (:func:`signal.set_wakeup_fd`). Python runs a handler only between two
-    instructions of the main thread: one that comes while that thread is about to wait for a lock, an event or a queue
-    would not be run until the wait is over, which is never.
+    The request is a byte in a pipe, which :func:`signal.set_wakeup_fd` writes as soon as the signal arrives. Python
+    runs a signal handler only between two instructions of the main thread. If the signal arrives just before that
+    thread blocks on a lock, an event or a queue, the handler does not run until the wait is over, which may be never.
     """
 
     def __init__(self) -> None:
-        self._asked, self._ask = os.pipe()
-        os.set_blocking(self._ask, False)
+        self._read_end, self._write_end = os.pipe()
+        os.set_blocking(self._write_end, False)
 
     def listen(self) -> None:
-        """Take SIGTERM and SIGINT as requests; only the main thread may do this."""
+        """Treat SIGTERM and SIGINT as requests; call this in the main thread."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        signal.set_wakeup_fd(self._ask, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
 
     def make(self) -> None:
-        """Ask the process to stop; from any thread."""
-        # A full pipe says it already.
+        """Request a stop, from any thread."""
+        # A full pipe holds requests already.
         with contextlib.suppress(BlockingIOError):
-            os.write(self._ask, b"\0")
+            os.write(self._write_end, b"\0")
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for a request, for so long at most; says whether there was one."""
-        asked, _, _ = select.select([self._asked], [], [], seconds)
-        return bool(asked)
+        """Wait for a request, at most for ``seconds``; returns whether there is one."""
+        ready, _, _ = select.select([self._read_end], [], [], seconds)
+        return bool(ready)

@@ -1,9 +1,9 @@
-"""What the working parts report of themselves, in their own words; only the publisher knows metric names."""
+"""Telemetry interface: the events that components report; only the metrics package knows the metric names."""
 
 from typing import Final, Literal, Protocol, get_args
 
 Loop = Literal["poll", "backfill", "api"]
-"""Who asked Tempo: the live edge, the ledger, or somebody at the command line or the API."""
+"""The origin of a request to Tempo: the live edge, the ledger, or a person at the command line or the API."""
 
 FailureReason = Literal[
     "connection",
@@ -16,15 +16,15 @@ FailureReason = Literal[
     "malformed",
     "redirect",
 ]
-"""Why a request to Tempo failed. ``refused`` is a 4xx other than those with a name of their own; ``malformed`` is an
-answer that was not what it should be: not JSON, cut off, or not read completely by Tempo itself."""
+"""Why a request to Tempo failed. ``refused`` is a 4xx without a name of its own. ``malformed`` is a response that is
+not JSON, is cut off, or for which Tempo did not search the whole range."""
 
 SkipReason = Literal[
     "outside_window", "duplicate", "invalid", "filtered", "series_limit", "span_limit", "memory_limit", "saturated"
 ]
-"""Why a span that was read is not in the result. ``span_limit``: Tempo had more matching spans in the trace than it
-may return. ``memory_limit``: the cap of the live window. ``saturated``: it came with a search of a single second that
-was as long as its limit, which is no sample of that second."""
+"""Why a span that was read is not used. ``span_limit``: Tempo returns fewer spans per trace than matched.
+``memory_limit``: the live window is full. ``saturated``: the span came from a search of a single second that hit its
+limit, which is not a sample of that second."""
 
 StorageFailure = Literal["full", "readonly", "locked", "corrupt", "other"]
 
@@ -35,37 +35,37 @@ STORAGE_FAILURES: Final[tuple[StorageFailure, ...]] = get_args(StorageFailure)
 
 
 class Telemetry(Protocol):
-    """Receives what happens; every method may be called from any thread and never raises."""
+    """Receives events; every method may be called from any thread and never raises."""
 
     def request(self, loop: Loop, seconds: float) -> None:
-        """One HTTP request to Tempo ended, well or not, after so many seconds."""
+        """An HTTP request to Tempo ended, successfully or not."""
 
     def request_failed(self, loop: Loop, reason: FailureReason) -> None:
-        """One HTTP request to Tempo failed."""
+        """An HTTP request to Tempo failed."""
 
     def tempo_answered(self, answered: bool) -> None:
-        """Whether the last request to Tempo was answered."""
+        """Whether Tempo answered the last request."""
 
     def saturated(self, loop: Loop) -> None:
-        """A response was as long as its limit."""
+        """A response hit its limit."""
 
     def split(self, loop: Loop) -> None:
-        """A window was split because of that."""
+        """A range was split because its response was saturated."""
 
     def truncated(self, loop: Loop) -> None:
         """A window stayed incomplete."""
 
     def sampled(self, loop: Loop) -> None:
-        """A window was too dense to be read whole, and was read as a representative sample."""
+        """A window was too dense to be read whole and was read as a representative sample."""
 
     def source_counts_available(self, available: bool) -> None:
-        """Whether Tempo says how many traces it has."""
+        """Whether Tempo can count its traces."""
 
     def traces_read(self, loop: Loop, count: int) -> None:
-        """So many spans in scope were read from Tempo."""
+        """Spans in scope were read from Tempo."""
 
     def traces_skipped(self, loop: Loop, reason: SkipReason, count: int) -> None:
-        """So many of them were left out."""
+        """Spans that were read are not used."""
 
     def storage_failed(self, reason: StorageFailure) -> None:
         """The database refused a read or a write."""

@@ -1,7 +1,6 @@
 """SQLite connection shared by all threads. Writes are transactions; errors say what to do."""
 
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Final, Self
 
 from sqlite_utils import Database
 
+from exporter.runtime.locks import LockRank, new_rlock
 from exporter.runtime.telemetry import StorageFailure
 from exporter.store.lock import DatabaseLock
 
@@ -71,7 +71,7 @@ class Connection:
         self._db = Database(raw, execute_plugins=False)
         self._path = path
         self._lock = lock
-        self.mutex = threading.RLock()
+        self.mutex = new_rlock(LockRank.STORE)
         self.on_failure = on_failure
         self._on_damage = on_damage
 

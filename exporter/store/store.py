@@ -47,6 +47,7 @@ class Store:
             StoreError: it cannot be read or migrated.
         """
         self._connection = connection
+        self._reading: str | None = None
         with connection.reading("opening the database") as db:
             migrate(db)
             self._ids = {
@@ -118,6 +119,8 @@ class Store:
     def ledger(self, start: int, end: int) -> list[LedgerEntry]:
         """Return the ledger entries that overlap ``[start, end)``, in time order."""
         with self._connection.reading("reading the ledger") as db:
+            if self._is_void(db):
+                return []
             rows = db.execute(
                 f"SELECT {ENTRY_COLUMNS} FROM windows WHERE start < ? AND end > ? ORDER BY start",
                 (end, start),
@@ -142,6 +145,7 @@ class Store:
             for key, item in content.series.items()
         ]
         with self._writing("recording windows") as db:
+            self._write_reading(db)
             if _changes_evaluated_hours(db, entries):
                 db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('findings_void', '1')")
             for entry in entries:
@@ -324,16 +328,37 @@ class Store:
 
     # Totals and retention
 
-    def describe_reading(self, description: str) -> str:
-        """Store what the history is read with unless that is known, and return what is stored."""
-        with self._writing("recording what is read") as db:
-            db.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('reading', ?)", (description,))
-            (known,) = db.execute("SELECT value FROM meta WHERE name = 'reading'").fetchone()
-        return str(known)
+    def declare_reading(self, description: str) -> str | None:
+        """Declare with which scope, tenant and filter the windows are read that will be committed.
+
+        This writes nothing: the transaction of the next :meth:`commit` stores the description with its windows. A
+        ledger that was read with another description and holds no traces is void: it reads as empty, and that
+        transaction deletes it.
+
+        Returns:
+            What the stored traces were read with, where it is something else. The store must not be committed to then.
+        """
+        with self._connection.reading("reading what the history was read with") as db:
+            stored = _reading(db)
+            if stored not in (None, description) and db.execute("SELECT 1 FROM digests LIMIT 1").fetchone():
+                return stored
+            self._reading = description
+        return None
+
+    def _is_void(self, db: sqlite3.Connection) -> bool:
+        return self._reading is not None and _reading(db) not in (None, self._reading)
+
+    def _write_reading(self, db: sqlite3.Connection) -> None:
+        if self._is_void(db):
+            db.execute("DELETE FROM windows")
+        if self._reading is not None and _reading(db) != self._reading:
+            db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('reading', ?)", (self._reading,))
 
     def totals(self) -> HistoryTotals:
         """Return the size of the history."""
         with self._connection.reading("counting the history") as db:
+            if self._is_void(db):
+                return HistoryTotals(0, 0, None, 0)
             windows, traces, oldest = db.execute(
                 "SELECT count(*), coalesce(sum(stored), 0), min(start) FILTER (WHERE stored > 0) FROM windows"
                 " WHERE state IN ('done', 'empty', 'partial')"
@@ -406,6 +431,12 @@ class Store:
             except BaseException:
                 self._ids = ids_before
                 raise
+
+
+def _reading(db: sqlite3.Connection) -> str | None:
+    """Return the description of what the stored windows were read with; None if no window was committed yet."""
+    row = db.execute("SELECT value FROM meta WHERE name = 'reading'").fetchone()
+    return None if row is None else str(row[0])
 
 
 def _evaluation_begun_until(db: sqlite3.Connection) -> int | None:

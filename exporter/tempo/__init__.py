@@ -2,7 +2,7 @@
 
 from exporter.tempo.client import SearchResult, TempoClient
 from exporter.tempo.errors import RangeTooLongError, StoppedError, TempoError
-from exporter.tempo.query import filter_problem, quoted, search_query, series_conditions
+from exporter.tempo.query import quoted, search_query, series_conditions
 from exporter.tempo.settings import ClientSettings, Scope
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "StoppedError",
     "TempoClient",
     "TempoError",
-    "filter_problem",
     "quoted",
     "search_query",
     "series_conditions",

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 from exporter.model.critical_path import TraceSpan
 from exporter.model.span import SeriesKey, Span
+from exporter.runtime.locks import LockRank, new_lock
 from exporter.runtime.logs import Log
 from exporter.runtime.telemetry import Loop, Telemetry
 from exporter.tempo.counts import SpanCounts, decode_counts
@@ -115,7 +116,7 @@ class TempoClient:
         queue = RequestQueue(settings.max_concurrency, settings.requests_per_second)
         self._throttle = Throttle(queue, stop=stop, monotonic=monotonic)
         self._transport = Transport(settings, stop=stop, monotonic=monotonic)
-        self._limits_lock = threading.Lock()
+        self._limits_lock = new_lock(LockRank.TEMPO_LIMITS)
         self._max_limit: int | None = None
         self._max_spans = MAX_SPANS_PER_TRACE
         self._max_range_seconds: int | None = None

@@ -1,11 +1,11 @@
 """Builds the TraceQL queries that select the spans in scope."""
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 from urllib.parse import quote_plus
 
 from exporter.model.span import SeriesKey
+from exporter.model.traceql_filter import filter_problem
 from exporter.tempo.settings import Scope
 
 MAX_SPANS_PER_TRACE: Final = 100
@@ -17,16 +17,6 @@ _SCOPES: Final[dict[Scope, str]] = {
     "entry": "nestedSetParent<0 || kind=server || kind=consumer",
 }
 _SELECT: Final = "select(resource.service.name, name)"
-
-_FILTER_TOKEN: Final = re.compile(
-    r"""
-    (?P<string> "(?:[^"\\\n]|\\.)*" | `[^`]*` )
-  | (?P<comment> // | /\* )
-  | (?P<or> \|\| )
-  | (?P<other> . )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
 
 
 def search_query(scope: Scope, user_filter: str = "", conditions: Iterable[str] = ()) -> str:
@@ -56,7 +46,7 @@ def count_query(scope: Scope, user_filter: str = "", *, by_series: bool = False)
 def _selector(scope: Scope, user_filter: str, conditions: Iterable[str] = ()) -> str:
     problem = filter_problem(user_filter)
     if problem is not None:
-        raise ValueError(problem)
+        raise ValueError(f"the filter {problem}")
     narrowing = [f"({condition})" for condition in (user_filter.strip(), *conditions) if condition]
     spans = _SCOPES[scope]
     if narrowing and "||" in spans:
@@ -92,28 +82,3 @@ def _escaped(character: str) -> str:
     if character.isprintable():
         return character
     return f"\\U{ord(character):08x}"
-
-
-def filter_problem(user_filter: str) -> str | None:
-    """Return why a ``tempo.filter`` cannot be joined to a query, or None if it can.
-
-    Only Tempo decides whether the conditions are valid TraceQL. This check makes sure that, once put in parentheses,
-    they cannot change the rest of the query.
-    """
-    open_parentheses = 0
-    for token in _FILTER_TOKEN.finditer(user_filter):
-        text = token.group()
-        if token.lastgroup == "comment":
-            return "must not contain comments"
-        if token.lastgroup != "other":
-            continue
-        if text in '"`':
-            return f"contains a string that begins with {text} and does not end"
-        if text in "{}":
-            return 'must be conditions without braces, such as resource.deployment.environment="prod"'
-        if text == "|":
-            return "must be conditions without a pipeline; || means or"
-        open_parentheses += (text == "(") - (text == ")")
-        if open_parentheses < 0:
-            return "closes a parenthesis that it did not open"
-    return "opens a parenthesis that it does not close" if open_parentheses else None

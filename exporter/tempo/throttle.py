@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Final, NamedTuple
 
+from exporter.runtime.locks import LockRank, new_condition
 from exporter.runtime.telemetry import Loop
 from exporter.tempo.errors import StoppedError
 
@@ -94,7 +95,7 @@ class Throttle:
         self._queue = queue
         self._stop = stop
         self._monotonic = monotonic
-        self._changed = threading.Condition()
+        self._changed = new_condition(LockRank.TEMPO_THROTTLE)
 
     @contextmanager
     def slot(self, loop: Loop) -> Iterator[None]:

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from exporter.runtime.locks import LockRank, new_condition
+
 _TICK_SECONDS: Final = 0.1
 _IDLE_SECONDS: Final = 5.0
 
@@ -59,7 +61,7 @@ class Watchdog:
         self._stop = stop
         self._monotonic = monotonic
         self._deadlines: set[Deadline] = set()
-        self._changed = threading.Condition()
+        self._changed = new_condition(LockRank.TEMPO_WATCHDOG)
         self._running = False
 
     @contextlib.contextmanager

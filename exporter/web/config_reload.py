@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from exporter.runtime.logs import Log
+from exporter.runtime.stop_budget import StopBudget
 from exporter.web.passwords import Passwords
 
 _POLL_SECONDS: Final = 2.0
-_STOP_SECONDS: Final = 0.5
 
 FileState = tuple[int, int, int] | None
 """Modification time, size and inode of a file: differs between versions. None if the file does not exist."""
@@ -128,11 +128,11 @@ class WebConfigReloader:
         self._thread = threading.Thread(target=poll, name="web-config", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self, budget: StopBudget) -> None:
         """Stop polling."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(_STOP_SECONDS)
+            self._thread.join(budget.seconds_for("web_config"))
 
     def _check_security_kept(self, state: WebConfigState) -> None:
         """Refuse to switch off TLS or basic auth: a file that is being written is incomplete for a moment."""

@@ -15,6 +15,7 @@ from typing import Final
 
 import bcrypt
 
+from exporter.runtime.locks import LockRank, new_lock
 from exporter.web.server.workers import WorkerGroup
 
 _BCRYPT_BYTES: Final = 72
@@ -50,7 +51,7 @@ class Passwords:
         cost = max(int(hash_.split(b"$")[2]) for hash_ in users.values())
         self._dummy_hash = bcrypt.gensalt(cost) + b"." * 31
         self._key = secrets.token_bytes(32)
-        self._lock = threading.Lock()
+        self._lock = new_lock(LockRank.PASSWORDS)
         self._accepted: OrderedDict[bytes, None] = OrderedDict()
         self._rejected: OrderedDict[bytes, None] = OrderedDict()
         self._running_checks = {group: threading.BoundedSemaphore(group.max_blocked) for group in WorkerGroup}

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from exporter.app.app import Exporter
+from exporter.app.app import App, build_app
 from exporter.config import Config
 from exporter.demo.routes import ApiOptions
 from exporter.demo.scenario import (
@@ -36,13 +36,13 @@ KEY: Final = SeriesKey(INCIDENT_SERVICE, INCIDENT_SPAN)
 class World:
     """The demo's traffic behind the embedded Tempo API, an exporter on it, and the time."""
 
-    exporter: Exporter
+    app: App
     time: list[float]
 
     def at(self, unix_seconds: float) -> Snapshot:
         """Everything an exporter does, at an instant: read what has settled, read the live edge, judge."""
         self.time[0] = unix_seconds
-        result = self.exporter.one_pass()
+        result = self.app.one_pass()
         assert result.complete
         assert result.snapshot is not None
         return result.snapshot
@@ -65,9 +65,9 @@ def world(incident_after_seconds: float) -> Iterator[World]:
                 "calendar": {"weekend": list(calendar_weekend(ANCHOR))},
             }
         )
-        exporter = Exporter(config, Store.in_memory(), SelfMetrics(), clock=lambda: time[0])
-        stack.callback(exporter.close)
-        yield World(exporter, time)
+        app = build_app(config, Store.in_memory(), SelfMetrics(), clock=lambda: time[0])
+        stack.callback(app.close)
+        yield World(app, time)
 
 
 @pytest.mark.timeout(300)

@@ -2,13 +2,22 @@
 
 import socket
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
+from exporter.model.span import SeriesKey
 from exporter.store import Store
 from tests.e2e.conftest import StartExporter, StartTempo
 from tests.support.processes import run, settings, write_settings
-from tests.support.traffic import Traffic
+from tests.support.traffic import HOUR, Traffic
+
+
+def some_hours() -> Traffic:
+    traffic = Traffic()
+    this_hour = int(time.time()) // HOUR * HOUR
+    traffic.hourly(SeriesKey("shop", "GET /cart"), range(this_hour - 5 * HOUR, this_hour, HOUR), count=10, scale=0.2)
+    return traffic
 
 
 def test_two_exporters_on_one_database(tempo: StartTempo, exporter: StartExporter, tmp_path: Path) -> None:
@@ -45,13 +54,26 @@ def test_port_in_use(tempo: StartTempo, tmp_path: Path) -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_history_that_was_read_otherwise(tempo: StartTempo, exporter: StartExporter, tmp_path: Path) -> None:
-    url = tempo(Traffic()).url
-    assert exporter(settings(url)).stop() == 0
+def test_a_history_that_was_read_with_another_scope_is_refused(
+    tempo: StartTempo, exporter: StartExporter, tmp_path: Path
+) -> None:
+    url = tempo(some_hours()).url
+    first = exporter(settings(url))
+    first.wait_for(lambda page: page["history_traces"] > 0)
+    assert first.stop() == 0
     ended = run("--config", str(write_settings(tmp_path, settings(url, tempo={"scope": "entry"}))), directory=tmp_path)
     assert ended.returncode == 2
     assert "tempo.scope=root" in ended.stderr
     assert "storage.path" in ended.stderr
+
+
+def test_a_filter_that_matched_nothing_can_be_corrected(tempo: StartTempo, exporter: StartExporter) -> None:
+    url = tempo(some_hours()).url
+    wrong = exporter(settings(url, tempo={"filter": 'name="GET /card"'}))
+    wrong.wait_for(lambda page: page["backfill_complete"] == 1)
+    assert wrong.stop() == 0
+    right = exporter(settings(url, tempo={"filter": 'name="GET /cart"'}))
+    right.wait_for(lambda page: page["backfill_complete"] == 1 and page["history_traces"] > 0)
 
 
 def test_a_file_of_somebody_else_is_left_alone(tempo: StartTempo, tmp_path: Path) -> None:

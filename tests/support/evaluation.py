@@ -9,7 +9,7 @@ from exporter.evaluation.baseline_table import BaselineTable
 from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import HistoryFacts
-from exporter.evaluation.wakeup import Wakeup
+from exporter.evaluation.wakeup import HistorySignal, Wakeup
 from exporter.ingest.backfill_status import BackfillStatus
 from exporter.model.calendar import Calendar
 from exporter.model.hours import HourClock
@@ -121,6 +121,7 @@ class ManagerBench:
         self.changes = 0
         self.monotonic = Clock(0.0) if monotonic is None else monotonic
         self.wakeup = ScriptedWakeup([self.monotonic])
+        self.signal = HistorySignal(self.wakeup)
         self.manager = BaselineManager(
             store,
             HourClock(calendar),
@@ -132,7 +133,7 @@ class ManagerBench:
             patience_seconds=patience_seconds,
             on_table_changed=self._change,
             backfill_status=lambda: self.backfill,
-            wakeup=self.wakeup,
+            signal=self.signal,
         )
 
     def _settled_until(self) -> int:
@@ -148,7 +149,7 @@ class ManagerBench:
     def write(self, start: int, durations: Durations) -> None:
         """Commit an hour and notify the manager, as the backfill does."""
         commit_hour(self.store, start, durations)
-        self.manager.notify_windows_written()
+        self.signal.notify_windows_written()
 
     def write_days(self, days: int, *, median: float = 0.1, until: int = NOON) -> None:
         """Write days of hours with even traffic of one series."""

@@ -20,6 +20,7 @@ from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
 from exporter.runtime.logs import Log, get_logger
+from exporter.runtime.stop_budget import StopBudget
 from exporter.web.server.channel import Channel
 from exporter.web.server.tls import TlsChannel, wrap_tls
 from exporter.web.server.workers import WorkerGroup, worker_group
@@ -37,7 +38,6 @@ _MAX_BODY_BYTES: Final = 64 << 10
 _BUFFERED_BYTES: Final = 32 << 20
 _HIGH_WATERMARK_BYTES: Final = 1 << 30
 _LOOP_SECONDS: Final = 1
-_STOP_SECONDS: Final = 1
 _ACCEPT_PAUSE_SECONDS: Final = 1.0
 """Without a free file descriptor no connection can be accepted; retrying at once would only burn CPU."""
 _LOG_INTERVAL_SECONDS: Final = 600
@@ -128,14 +128,15 @@ class Server:
         self._thread = threading.Thread(target=serve, name="web", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self, budget: StopBudget | None = None) -> None:
         """Stop listening and close all connections; responses that are not sent by then are lost."""
+        budget = budget or StopBudget()
         # Workers first: they announce finished responses through a pipe that closing takes away.
-        self._listener.stop_workers()
+        self._listener.stop_workers(budget)
         self._stopping = True
         self._listener.pull_trigger()
         if self._thread is not None:
-            self._thread.join(_STOP_SECONDS)
+            self._thread.join(budget.seconds_for("web_loop"))
         wasyncore.close_all(self._socket_map, ignore_all=True)
 
 
@@ -173,11 +174,11 @@ class _Listener(TcpWSGIServer):
         """Queue the first request of a channel for the workers of its path."""
         self._workers[worker_group(getattr(task.requests[0], "path", ""))].add_task(task)
 
-    def stop_workers(self) -> None:
+    def stop_workers(self, budget: StopBudget) -> None:
         """Stop all workers; those that are busy get a moment, shared by all, to finish."""
         for workers in self._workers.values():
             workers.set_thread_count(0)
-        until = time.monotonic() + _STOP_SECONDS
+        until = time.monotonic() + budget.seconds_for("web_workers")
         for workers in self._workers.values():
             workers.shutdown(timeout=max(0, until - time.monotonic()))  # type: ignore[arg-type] # any number
 

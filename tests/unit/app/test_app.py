@@ -1,13 +1,17 @@
+"""The composition root, a single pass, and a running app."""
+
+import logging
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from exporter.app import app as runner
-from exporter.app.app import Exporter, PassResult, ReadingChangedError
+from exporter.app.app import App, PassResult, ReadingChangedError, build_app
 from exporter.app.settings import (
     backfill_settings,
     client_settings,
@@ -33,7 +37,7 @@ from exporter.model.ledger import LedgerProgress
 from exporter.model.span import SeriesKey
 from exporter.store import Store, StoredSeries
 from exporter.tempo import ClientSettings
-from tests.support.samples import DAY, HOUR, KEY, NOON, NS, Clock, around
+from tests.support.samples import DAY, HOUR, KEY, NOON, NS, Clock, around, events
 from tests.support.wsgi import ask
 
 NOW = NOON + 1800.0
@@ -67,30 +71,34 @@ def config(url: str, **sections: Mapping[str, object]) -> Config:
     return Config.model_validate(values | sections)
 
 
+Build = Callable[[Config], App]
+
+
 @pytest.fixture
-def build() -> Iterator[Callable[[Config], Exporter]]:
-    """Makes exporters whose time stands still, and closes them."""
-    exporters: list[Exporter] = []
+def build() -> Iterator[Build]:
+    """Builds apps whose clock stands still, and closes them."""
+    apps: list[App] = []
 
-    def make(config: Config) -> Exporter:
-        exporters.append(Exporter(config, Store.in_memory(), SelfMetrics(), clock=Clock(NOW)))
-        return exporters[-1]
+    def build_and_keep(config: Config) -> App:
+        apps.append(build_app(config, Store.in_memory(), SelfMetrics(), clock=Clock(NOW)))
+        return apps[-1]
 
-    yield make
-    for exporter in exporters:
-        exporter.close()
+    yield build_and_keep
+    for app in apps:
+        app.close()
 
 
-def complete(exporter: Exporter) -> bool:
-    return exporter.backfill is not None and exporter.backfill.status.progress.complete
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class TestOnePass:
-    def test_it_reads_all_that_is_wanted_and_judges(
-        self, tempo: TempoServer, build: Callable[[Config], Exporter]
-    ) -> None:
-        exporter = build(config(tempo.url))
-        result = exporter.one_pass()
+    def test_reads_the_whole_history_and_evaluates(self, tempo: TempoServer, build: Build) -> None:
+        app = build(config(tempo.url))
+        result = app.one_pass()
         assert result.complete
         assert result.progress is not None
         assert (result.progress.windows, result.progress.done, result.progress.pending) == (168, 168, 0)
@@ -101,13 +109,11 @@ class TestOnePass:
         assert status.baseline.p50_seconds == pytest.approx(0.1, rel=0.02)
         assert status.current_traces == 10
         assert 'tempo_anomaly_baseline_fallback_level{service_name="checkout",span_name="GET /cart"} 1.0\n' in (
-            exporter.exposition()
+            app.exposition()
         )
         assert result.snapshot.history.traces == 168 * 60
 
-    def test_without_backfill_there_is_only_the_present(
-        self, tempo: TempoServer, build: Callable[[Config], Exporter]
-    ) -> None:
+    def test_without_backfill_only_current_traffic_is_read(self, tempo: TempoServer, build: Build) -> None:
         result = build(config(tempo.url, polling={"backfill_enabled": False})).one_pass()
         assert result.complete
         assert result.progress is None
@@ -115,39 +121,37 @@ class TestOnePass:
         (status,) = result.snapshot.series
         assert (status.level, status.current_traces) == (FallbackLevel.UNAVAILABLE, 10)
 
-    def test_time_zone_and_calendar_decide_the_hours(self, tempo: TempoServer) -> None:
+    def test_time_zone_and_calendar_determine_the_hours(self, tempo: TempoServer) -> None:
         store = Store.in_memory()
         changes: dict[str, Mapping[str, object]] = {
             "calendar": {"weekend": ["tuesday"]},
             "polling": {"backfill_duration": "50h"},
         }
         local = config(tempo.url, **changes).model_copy(update={"timezone": "Asia/Kathmandu"})
-        exporter = Exporter(local, store, SelfMetrics(), clock=Clock(NOW))
-        snapshot = exporter.one_pass().snapshot
+        app = build_app(local, store, SelfMetrics(), clock=Clock(NOW))
+        snapshot = app.one_pass().snapshot
         # In Nepal it is a quarter past six, and hours begin a quarter past those of UTC.
         assert {entry.window.start % HOUR for entry in store.ledger(0, int(NOW))} == {900}
-        exporter.close()
+        app.close()
         assert snapshot is not None
         (status,) = snapshot.series
         assert status.baseline is not None
         assert status.baseline.slot == Slot(18, DayType.WEEKEND)
 
-    def test_without_tempo_it_is_incomplete(self, build: Callable[[Config], Exporter]) -> None:
+    def test_is_incomplete_without_tempo(self, build: Build) -> None:
         with TempoServer(TraceStore([])) as gone:
             url = gone.url
-        exporter = build(config(url, polling={"backfill_enabled": False}))
-        result = exporter.one_pass()
+        app = build(config(url, polling={"backfill_enabled": False}))
+        result = app.one_pass()
         assert not result.polled
         assert not result.complete
-        assert "tempo_anomaly_tempo_up 0.0\n" in exporter.exposition()
+        assert "tempo_anomaly_tempo_up 0.0\n" in app.exposition()
 
     @pytest.mark.parametrize(
         ("state", "complete"), [({}, True), ({"pending": 1}, False), ({"failed": 1}, False), ({"partial": 1}, False),
                                 ({"empty": 9, "expired": 9}, True)]
     )  # fmt: skip
-    def test_it_is_complete_when_nothing_that_could_be_there_is_missing(
-        self, state: dict[str, int], complete: bool
-    ) -> None:
+    def test_is_complete_when_everything_that_tempo_has_was_read(self, state: dict[str, int], complete: bool) -> None:
         counts = {"pending": 0, "done": 3, "empty": 0, "partial": 0, "failed": 0, "expired": 0} | state
         progress = LedgerProgress(**counts, traces_read=1, traces_there=1.0)
         assert PassResult(Snapshot(NOW), progress, polled=True).complete is complete
@@ -155,89 +159,128 @@ class TestOnePass:
 
 
 class TestRunning:
-    def test_it_reads_judges_serves_and_ends(
-        self, tempo: TempoServer, build: Callable[[Config], Exporter], caplog: pytest.LogCaptureFixture
+    def test_reads_evaluates_serves_and_stops(
+        self, tempo: TempoServer, build: Build, caplog: pytest.LogCaptureFixture
     ) -> None:
-        exporter = build(config(tempo.url))
-        assert ask(exporter.site, "/-/ready").status == "503 Service Unavailable"
-        assert ask(exporter.site, "/-/healthy").status == "200 OK"
-        exporter.start()
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while ask(exporter.site, "/-/ready").status != "200 OK" or not complete(exporter):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert b"checkout" in ask(exporter.site, "/").body
-        exporter.close()
-        # It would be worth a warning if a part had not ended.
-        assert [record.getMessage() for record in caplog.records if record.levelname != "INFO"] == []
+        app = build(config(tempo.url))
+        assert ask(app.site, "/-/ready").status == "503 Service Unavailable"
+        assert ask(app.site, "/-/healthy").status == "200 OK"
+        app.start()
+        wait_until(lambda: app.progress is not None and app.progress.complete)
+        wait_until(lambda: ask(app.site, "/-/ready").status == "200 OK")
+        assert b"checkout" in ask(app.site, "/").body
+        app.close()
+        assert events(caplog, logging.WARNING) == [], "a thread did not stop in time"
 
-    def test_it_serves_what_it_reads_before_it_has_worked_out_what_is_usual_and_that_as_soon_as_it_has(
+    def test_serves_current_traffic_before_the_baseline_table_is_built(
         self, tempo: TempoServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(runner, "_BOOK_PATIENCE_SECONDS", 0.0)
         store = Store.in_memory()
-        # The next poll but for that is an hour away.
+        # Without the cycle that a new table triggers, the next poll would be an hour away.
         settings = config(tempo.url, polling={"tempo_interval": "1h"})
-        Exporter(settings, store, SelfMetrics(), clock=Clock(NOW)).one_pass()
+        build_app(settings, store, SelfMetrics(), clock=Clock(NOW)).one_pass()
         store.save_baseline_table(NOON, b"")
         store.save_flags({KEY: msgspec.json.encode(Flag(firing=True, since=NOW - 60)).decode()}, {})
-        history, held_back = store.history, threading.Event()
+        read_history, released = store.history, threading.Event()
 
-        def history_later(*args: object, **options: object) -> Iterator[StoredSeries]:
-            assert held_back.wait(DEADLINE_SECONDS)
-            return history(*args, **options)  # type: ignore[arg-type]
+        def read_history_later(*args: object, **options: object) -> Iterator[StoredSeries]:
+            assert released.wait(DEADLINE_SECONDS)
+            return read_history(*args, **options)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(store, "history", history_later)
-        exporter = Exporter(settings, store, SelfMetrics(), clock=Clock(NOW))
+        monkeypatch.setattr(store, "history", read_history_later)
+        app = build_app(settings, store, SelfMetrics(), clock=Clock(NOW), baseline_patience_seconds=0.0)
 
         def samples() -> dict[str, str]:
-            page = ask(exporter.site, "/metrics").body.decode()
+            page = ask(app.site, "/metrics").body.decode()
             found = re.findall(r'^tempo_anomaly_(\w+)(?:\{(?:kind="(\w+)",)?\w.*\})? (\S+)$', page, re.MULTILINE)
             return {f"{name} {kind}".strip(): value for name, kind, value in found}
 
-        def wait_until(ready: Callable[[], bool]) -> None:
-            deadline = time.monotonic() + DEADLINE_SECONDS
-            while not ready():
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-
-        exporter.start()
-        wait_until(lambda: ask(exporter.site, "/-/ready").status == "200 OK")
-        first = samples()
-        held_back.set()
+        app.start()
+        wait_until(lambda: ask(app.site, "/-/ready").status == "200 OK")
+        before = samples()
+        released.set()
         wait_until(lambda: "baseline_p50_seconds" in samples())
-        exporter.close()
-        then = samples()
-        assert (first["current_traces"], first["series"], first["anomalous shift"]) == ("10.0", "1.0", "1.0")
-        assert first["history_windows"] == then["history_windows"] == "168.0"
-        assert {name for name in then if name not in first} >= {
+        app.close()
+        after = samples()
+        assert (before["current_traces"], before["series"], before["anomalous shift"]) == ("10.0", "1.0", "1.0")
+        assert before["history_windows"] == after["history_windows"] == "168.0"
+        assert {name for name in after if name not in before} >= {
             "baseline_p50_seconds", "baseline_fallback_level", "outlier_threshold_seconds", "score",
             "anomalous outlier", "series_learning",
         }  # fmt: skip
 
     @pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy"])
-    def test_the_site_answers_before_anything_is_known(self, path: str, build: Callable[[Config], Exporter]) -> None:
+    def test_answers_before_anything_was_read(self, path: str, build: Build) -> None:
         assert ask(build(config("http://localhost:1")).site, path).status == "200 OK"
 
-    def test_a_history_that_was_read_with_something_else_is_refused(self) -> None:
+    def test_firing_flags_continue_on_an_empty_database(self, tmp_path: Path) -> None:
+        firing = Flag(firing=True, since=NOW - 60)
+        store = Store.open(tmp_path / "history.db")
+        app = build_app(config("http://localhost:1"), store, SelfMetrics(), clock=Clock(NOW), flags={KEY: firing})
+        assert app.flags() == {KEY: firing}
+        assert store.flags() == {}, "building writes nothing"
+        app.save_flags()
+        app.close()
+        with closing(Store.open(tmp_path / "history.db")) as reopened:
+            assert list(reopened.flags()) == [KEY], "the flag would not survive a restart"
+
+
+class TestReading:
+    """A history belongs to the scope, tenant and filter that it was read with."""
+
+    RIGHT = 'name="GET /cart"'
+    WRONG = 'name="GET /card"'
+
+    @staticmethod
+    def filtered(url: str, filter_: str) -> Config:
+        return config(url, tempo={"url": url, "filter": filter_, "requests_per_second": 10_000})
+
+    def test_building_writes_nothing(self, tmp_path: Path) -> None:
+        path = tmp_path / "history.db"
+        Store.open(path).close()
+        before = path.read_bytes()
+        build_app(config("http://localhost:1"), Store.open(path), SelfMetrics()).close()
+        assert path.read_bytes() == before
+
+    def test_a_wrong_filter_can_be_corrected_while_no_window_is_stored(self, tempo: TempoServer) -> None:
         store = Store.in_memory()
-        before = Config.model_validate({"tempo": {"scope": "entry", "tenant": "a b", "filter": 'name="x"'}})
-        Exporter(before, store, SelfMetrics())
+        build_app(self.filtered(tempo.url, self.WRONG), store, SelfMetrics(), clock=Clock(NOW))
+        app = build_app(self.filtered(tempo.url, self.RIGHT), store, SelfMetrics(), clock=Clock(NOW))
+        result = app.one_pass()
+        assert (result.complete, store.totals().traces) == (True, 168 * 60)
+        app.close()
+
+    def test_a_wrong_filter_can_be_corrected_after_it_has_matched_nothing(self, tempo: TempoServer) -> None:
+        store = Store.in_memory()
+        wrong = build_app(self.filtered(tempo.url, self.WRONG), store, SelfMetrics(), clock=Clock(NOW))
+        progress = wrong.one_pass().progress
+        assert progress is not None
+        assert (progress.empty, progress.done) == (168, 0)
+        app = build_app(self.filtered(tempo.url, self.RIGHT), store, SelfMetrics(), clock=Clock(NOW))
+        result = app.one_pass()
+        assert result.progress is not None
+        assert (result.complete, result.progress.done, store.totals().traces) == (True, 168, 168 * 60)
+        app.close()
+
+    def test_another_filter_is_refused_once_traces_are_stored(self, tempo: TempoServer) -> None:
+        store = Store.in_memory()
+        right = self.filtered(tempo.url, self.RIGHT)
+        build_app(right, store, SelfMetrics(), clock=Clock(NOW)).one_pass()
         with pytest.raises(ReadingChangedError) as refused:
-            Exporter(Config(), store, SelfMetrics())
+            build_app(self.filtered(tempo.url, self.WRONG), store, SelfMetrics(), clock=Clock(NOW))
         assert str(refused.value) == (
-            "the database holds a history that was read with tempo.scope=entry tempo.tenant='a b' "
-            "tempo.filter='name=\"x\"', and the configuration says tempo.scope=root tempo.tenant='' tempo.filter=''. "
-            "One history cannot hold both: set storage.path to a new file, or take the change back."
+            "the database holds a history that was read with tempo.scope=root tempo.tenant='' "
+            "tempo.filter='name=\"GET /cart\"', but the configuration has tempo.scope=root tempo.tenant='' "
+            "tempo.filter='name=\"GET /card\"'. One history cannot hold both: set storage.path to a new file, or "
+            "restore the previous setting."
         )
-        Exporter(before, store, SelfMetrics())
-        store.close()
+        build_app(right, store, SelfMetrics(), clock=Clock(NOW)).close()
 
 
-class TestWiring:
-    """Every key of the configuration at a value of its own, so that none can stand for another."""
+class TestSettings:
+    """Every key of the configuration has a distinct value, so that no key can be mistaken for another."""
 
-    def test_what_the_client_needs(self) -> None:
+    def test_client_settings_have_the_configured_values(self) -> None:
         config = Config.model_validate(
             {
                 "tempo": {
@@ -280,7 +323,7 @@ class TestWiring:
         assert client_settings(config) == ClientSettings(**expected)  # type: ignore[arg-type]
         assert reading_description(config) == "tempo.scope=entry tempo.tenant='team' tempo.filter='name=\"x\"'"
 
-    def test_what_the_readers_need(self) -> None:
+    def test_reader_settings_have_the_configured_values(self) -> None:
         config = Config.model_validate(
             {
                 "tempo": {"limit": 17, "max_concurrency": 3},
@@ -298,7 +341,7 @@ class TestWiring:
         assert backfill_settings(config) == BackfillSettings(50 * 3600, 1800, 660, 20 * DAY, 3, Budget(50_000, 100))
         assert poll_settings(config) == PollSettings(7, 70, 240, 2400, 170, Budget(20_000, 50))
 
-    def test_what_a_verdict_depends_on(self) -> None:
+    def test_evaluation_settings_have_the_configured_values(self) -> None:
         config = Config.model_validate(
             {
                 "stats": {"factor": 3.5, "k": 12, "min_samples": 51, "mad_epsilon": "2ms"},
@@ -358,11 +401,11 @@ class TestWiring:
             ("full_global_enabled", [1, 2, 3]),
         ],
     )
-    def test_each_fallback_can_be_switched_off(self, key: str, levels: list[int]) -> None:
+    def test_each_fallback_level_can_be_disabled(self, key: str, levels: list[int]) -> None:
         rules = evaluation_settings(Config.model_validate({"fallback": {key: False}})).fallback
         assert [int(level) for level, _ in rules.levels()] == levels
 
-    def test_which_series_are_watched(self) -> None:
+    def test_series_rules_have_the_configured_values(self) -> None:
         config = Config.model_validate(
             {
                 "series": {
@@ -381,8 +424,8 @@ class TestWiring:
             True, False, False,
         ]  # fmt: skip
 
-    def test_the_defaults_are_those_of_the_parts(self) -> None:
-        judge = evaluation_settings(Config())
-        assert (judge.fallback, judge.outlier, judge.shift) == (FallbackRules(), OutlierRule(), Parameters())
+    def test_the_defaults_are_those_of_the_components(self) -> None:
+        settings = evaluation_settings(Config())
+        assert (settings.fallback, settings.outlier, settings.shift) == (FallbackRules(), OutlierRule(), Parameters())
         assert client_settings(Config()) == ClientSettings()
         assert series_rules(Config()) == SeriesRules(include=[], exclude=[], rename=[])

@@ -1,7 +1,9 @@
-"""The check of a container's health, against a server on this machine."""
+"""The container health check, against a server on this machine."""
 
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +14,7 @@ import pytest
 import trustme
 from click.testing import CliRunner
 
-from exporter.cli.healthcheck import answers, main
+from exporter.cli.healthcheck import is_healthy, main
 from tests.support.certificates import write_pair
 
 Serve = Callable[..., int]
@@ -20,7 +22,7 @@ Serve = Callable[..., int]
 
 @contextmanager
 def served(status: int, context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[int]:
-    """A server whose every answer has this status; its port."""
+    """Run a server whose health probe has this status; yields its port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -35,7 +37,7 @@ def served(status: int, context: ssl.SSLContext | None = None, host: str = "127.
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
         def handle_error(self, *arguments: object) -> None:
-            """Clients that turn away are what is tested."""
+            """Ignore clients that disconnect: that is what is tested."""
 
     server = Server((host, 0), Handler)
     if context is not None:
@@ -57,38 +59,47 @@ def serve() -> Iterator[Serve]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "", "localhost"])
-def test_it_asks_where_the_exporter_listens(serve: Serve, host: str) -> None:
-    assert answers(host, serve(200), tls=False)
+def test_requests_the_address_that_the_exporter_listens_on(serve: Serve, host: str) -> None:
+    assert is_healthy(host, serve(200), tls=False)
 
 
-def test_it_asks_the_local_address_of_ipv6() -> None:
+def test_requests_the_ipv6_loopback_address_for_any_ipv6_address() -> None:
     try:
         with served(200, host="::1") as port:
-            assert answers("::", port, tls=False)
+            assert is_healthy("::", port, tls=False)
     except OSError:
         pytest.skip("this machine has no IPv6")
 
 
-def test_an_exporter_that_fails_or_is_not_there_is_not_healthy(serve: Serve) -> None:
-    assert not answers("127.0.0.1", serve(500), tls=False)
+def test_an_exporter_that_fails_or_does_not_run_is_unhealthy(serve: Serve) -> None:
+    assert not is_healthy("127.0.0.1", serve(500), tls=False)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-    assert not answers("127.0.0.1", port, tls=False)
+    assert not is_healthy("127.0.0.1", port, tls=False)
 
 
-def test_something_that_is_not_http_is_not_healthy() -> None:
+def test_a_server_without_http_is_unhealthy() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def babble() -> None:
+        def answer_as_a_mail_server() -> None:
             connection, _ = server.accept()
             with connection:
                 connection.recv(1024)
                 connection.sendall(b"220 mail\r\n")
 
-        thread = threading.Thread(target=babble)
+        thread = threading.Thread(target=answer_as_a_mail_server)
         thread.start()
-        assert not answers("127.0.0.1", server.getsockname()[1], tls=False)
+        assert not is_healthy("127.0.0.1", server.getsockname()[1], tls=False)
         thread.join()
+
+
+def test_imports_no_package_of_the_exporter_but_the_configuration() -> None:
+    code = (
+        "import sys, exporter.cli.healthcheck\n"
+        "print(*sorted({name.split('.')[1] for name in sys.modules if name.startswith('exporter.')}))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ran.stdout.split() == ["cli", "config", "model", "runtime"], ran.stderr
 
 
 class TestTls:
@@ -98,35 +109,35 @@ class TestTls:
         context.load_cert_chain(*write_pair(tmp_path, trustme.CA(), "server"))
         return context
 
-    def test_a_certificate_for_others_does_not_matter(self, serve: Serve, context: ssl.SSLContext) -> None:
+    def test_the_certificate_is_not_verified(self, serve: Serve, context: ssl.SSLContext) -> None:
         port = serve(200, context)
-        assert answers("127.0.0.1", port, tls=True)
-        assert not answers("127.0.0.1", port, tls=False)
+        assert is_healthy("127.0.0.1", port, tls=True)
+        assert not is_healthy("127.0.0.1", port, tls=False)
 
     @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-    def test_who_asks_for_a_client_certificate_works(
+    def test_a_server_that_requires_a_client_certificate_is_healthy(
         self, serve: Serve, context: ssl.SSLContext, version: ssl.TLSVersion
     ) -> None:
         context.verify_mode = ssl.CERT_REQUIRED
         context.minimum_version = context.maximum_version = version
-        assert answers("127.0.0.1", serve(200, context), tls=True)
+        assert is_healthy("127.0.0.1", serve(200, context), tls=True)
 
     @pytest.mark.parametrize(("status", "expected"), [(200, True), (503, False)])
-    def test_a_web_configuration_without_tls_is_asked_in_the_clear(
+    def test_a_web_config_file_without_tls_is_requested_over_plain_http(
         self, serve: Serve, status: int, expected: bool
     ) -> None:
-        assert answers("127.0.0.1", serve(status), tls=True) is expected
+        assert is_healthy("127.0.0.1", serve(status), tls=True) is expected
 
 
 class TestCommand:
-    def test_its_exit_status_tells(self, serve: Serve, tmp_path: Path) -> None:
+    def test_exit_status_is_the_result(self, serve: Serve, tmp_path: Path) -> None:
         config = tmp_path / "c.yaml"
         for status, expected in ((200, 0), (503, 1)):
             config.write_text(f"web: {{listen_address: '127.0.0.1:{serve(status)}'}}")
             result = CliRunner().invoke(main, ["--config", str(config)])
             assert result.exit_code == expected, result.output
 
-    def test_a_configuration_that_is_none_is_said(self, tmp_path: Path) -> None:
+    def test_reports_an_invalid_configuration(self, tmp_path: Path) -> None:
         config = tmp_path / "c.yaml"
         config.write_text("web: {listen_adress: x}")
         result = CliRunner().invoke(main, ["--config", str(config)])

@@ -1,3 +1,5 @@
+"""The calendar of the configuration, with public holidays."""
+
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -12,7 +14,7 @@ from exporter.config.holiday import HolidayLookup
 from exporter.model.calendar import DayType, Slot
 
 
-def test_by_default_it_is_the_week_in_utc() -> None:
+def test_the_default_calendar_has_saturday_and_sunday_in_utc() -> None:
     calendar = build_calendar(Config())
     assert calendar.utc_offset_seconds(0) == 0
     assert [calendar.day_type(date(2026, 11, day)) for day in (20, 21, 22, 23)] == [
@@ -24,16 +26,16 @@ def test_by_default_it_is_the_week_in_utc() -> None:
     assert calendar.day_type(date(2026, 12, 25)) is DayType.WEEKDAY
 
 
-def test_time_zone_weekend_and_holidays_come_from_the_configuration() -> None:
+def test_time_zone_weekend_and_holidays_are_configurable() -> None:
     config = load_config(None, {"TIMEZONE": "Asia/Taipei", "CALENDAR_WEEKEND": "friday", "CALENDAR_HOLIDAYS": "TW"})
     calendar = build_calendar(config)
     assert calendar.day_type(date(2026, 11, 20)) is DayType.WEEKEND
     assert calendar.day_type(date(2026, 11, 22)) is DayType.WEEKDAY
-    new_year = datetime(2026, 1, 1, 0, 30, tzinfo=ZoneInfo("Asia/Taipei")).timestamp()  # in UTC it is still 2025
+    new_year = datetime(2026, 1, 1, 0, 30, tzinfo=ZoneInfo("Asia/Taipei")).timestamp()  # still 2025 in UTC
     assert calendar.slot(new_year) == Slot(0, DayType.WEEKEND)
 
 
-def test_no_day_of_the_week_need_be_weekend() -> None:
+def test_the_weekend_may_be_empty() -> None:
     calendar = build_calendar(load_config(None, {"CALENDAR_WEEKEND": "[]"}))
     assert {calendar.day_type(date(2026, 11, day)) for day in range(1, 8)} == {DayType.WEEKDAY}
 
@@ -41,11 +43,11 @@ def test_no_day_of_the_week_need_be_weekend() -> None:
 @pytest.mark.parametrize(
     ("written", "canonical"), [("de-by", "DE-BY"), ("tw", "TW"), ("BR-são paulo capital", "BR-São Paulo Capital")]
 )
-def test_regions_are_found_in_any_case(written: str, canonical: str) -> None:
+def test_regions_are_accepted_in_any_case(written: str, canonical: str) -> None:
     assert load_config(None, {"CALENDAR_HOLIDAYS": written}).calendar.holidays == canonical
 
 
-def test_a_subdivision_has_holidays_of_its_own() -> None:
+def test_a_subdivision_has_its_own_holidays() -> None:
     assumption = date(2026, 8, 15)
     assert HolidayLookup("DE-BY")(assumption) is False  # Catholic municipalities only: not the whole of Bavaria
     assert HolidayLookup("DE-SL")(assumption) is True
@@ -57,16 +59,16 @@ def test_a_holiday_observed_in_the_year_before_counts() -> None:
 
 
 @given(st.dates(date(2015, 1, 1), date(2035, 12, 31)))
-def test_it_agrees_with_the_library(day: date) -> None:
+def test_agrees_with_the_holidays_library(day: date) -> None:
     assert HolidayLookup("DE-BE")(day) == (day in holidays.country_holidays("DE", subdiv="BE"))
 
 
-def test_threads_that_ask_at_once_get_the_same_answers() -> None:
+def test_concurrent_lookups_return_the_same_results() -> None:
     days = [date(2020, 1, 1) + timedelta(days=step) for step in range(0, 4000, 7)]
     alone = HolidayLookup("US")
     expected = [alone(day) for day in days]
     shared = HolidayLookup("US")
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: [shared(day) for day in days], range(16)))
-    assert answers == [expected] * 16
+        results = list(pool.map(lambda _: [shared(day) for day in days], range(16)))
+    assert results == [expected] * 16
     assert any(expected)

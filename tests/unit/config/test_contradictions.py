@@ -1,3 +1,5 @@
+"""Keys whose values are valid by themselves, but not together."""
+
 from pathlib import Path
 
 import pytest
@@ -56,27 +58,27 @@ def problems(tmp_path: Path) -> Problems:
         ),
         (
             "polling: {settle: 1m}",
-            "polling.settle (1m) must be at least polling.tempo_lookback (2m): later traces are still awaited",
+            "polling.settle (1m) must be at least polling.tempo_lookback (2m): late traces may still arrive",
         ),
         (
             "polling: {backfill_duration: 30m}",
-            "polling.backfill_duration (30m) must be at least polling.backfill_batch (1h): no window fits in",
+            "polling.backfill_duration (30m) must be at least polling.backfill_batch (1h): no window would fit",
         ),
         (
             "detection: {lookback: 30m}",
-            "detection.lookback (30m) must be at least polling.backfill_batch (1h): no window fits in",
+            "detection.lookback (30m) must be at least polling.backfill_batch (1h): no window would fit",
         ),
         (
             "storage: {retention: 20d}\npolling: {backfill_duration: 21d}",
-            "storage.retention (20d) must be at least polling.backfill_duration (21d): history would be read in vain",
+            "storage.retention (20d) must be at least polling.backfill_duration (21d): history would not be kept",
         ),
         (
             "storage: {retention: 13d}",
-            "storage.retention (13d) must be at least detection.lookback (14d): baselines are made of it",
+            "storage.retention (13d) must be at least detection.lookback (14d): baselines are built from it",
         ),
         (
             "detection: {window: 2h}",
-            "detection.max_window (1h) must be at least detection.window (2h): the window grows to it",
+            "detection.max_window (1h) must be at least detection.window (2h): the window may grow to it",
         ),
     ],
 )
@@ -97,10 +99,10 @@ def test_a_contradiction_names_both_keys(problems: Problems, text: str, problem:
         "detection: {window: 60m}",
     ],
 )
-def test_what_just_fits_is_no_contradiction(load: Load, text: str) -> None:
+def test_limits_are_inclusive(load: Load, text: str) -> None:
     load(text)
 
 
-def test_file_and_environment_can_contradict_each_other(problems: Problems) -> None:
+def test_contradictions_between_file_and_environment_are_reported(problems: Problems) -> None:
     (problem,) = problems("storage: {retention: 14d}", {"POLLING_BACKFILL_DURATION": "15d"})
     assert "storage.retention (14d) must be at least polling.backfill_duration (15d)" in problem

@@ -1,3 +1,5 @@
+"""Loading the configuration: file, environment, and the errors of both."""
+
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,16 +25,16 @@ def problems(tmp_path: Path) -> Problems:
 
 class TestFile:
     @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "{}", "tempo:\n", "tempo: {tls: null}"])
-    def test_what_is_left_out_or_empty_is_the_default(self, load: Load, text: str) -> None:
+    def test_missing_and_empty_entries_have_their_default(self, load: Load, text: str) -> None:
         assert load(text) == Config()
 
-    def test_without_a_file_everything_is_the_default(self) -> None:
+    def test_without_a_file_every_key_has_its_default(self) -> None:
         assert load_config(None, {}) == Config()
 
     def test_the_defaults_do_not_contradict_each_other(self) -> None:
         assert load_config(None, {}).storage.retention == timedelta(days=28)
 
-    def test_values_take_the_type_of_their_key(self, load: Load) -> None:
+    def test_values_have_the_type_of_their_key(self, load: Load) -> None:
         config = load(
             "timezone: Asia/Taipei\n"
             "calendar: {weekend: [Friday, SATURDAY], holidays: tw}\n"
@@ -61,7 +63,7 @@ class TestFile:
         assert config.detection.alpha == 1e-4
         assert config.log.level == "warning"
 
-    def test_text_stays_as_it_is_written(self, load: Load) -> None:
+    def test_text_is_not_interpreted(self, load: Load) -> None:
         config = load("calendar: {holidays: NO}\ntempo: {tenant: 007, auth_token: 1_000}\n")
         assert config.calendar.holidays == "NO"
         assert config.tempo.tenant == "007"
@@ -70,7 +72,7 @@ class TestFile:
     def test_a_byte_order_mark_is_ignored(self, load: Load) -> None:
         assert load(b"\xef\xbb\xbftempo: {limit: 7}").tempo.limit == 7
 
-    def test_an_alias_stands_for_what_it_names(self, load: Load) -> None:
+    def test_an_alias_is_resolved(self, load: Load) -> None:
         config = load("polling: {settle: &age 30m}\ndetection: {window: *age}\n")
         assert config.detection.window == config.polling.settle == timedelta(minutes=30)
 
@@ -83,11 +85,11 @@ class TestFile:
             ),
             ("a: 1\n\ttempo: x", "c.yaml line 2, column 1: not valid YAML"),
             ("tempo: {}\n---\nlog: {}", "c.yaml line 2, column 1: not valid YAML: expected a single document"),
-            ("log: {level: info, level: debug}", "c.yaml line 1: the key level is there twice, first in line 1"),
-            ("tempo: {}\nlog: {}\ntempo: {}", "c.yaml line 3: the key tempo is there twice, first in line 1"),
+            ("log: {level: info, level: debug}", "c.yaml line 1: the key level is a duplicate of the one in line 1"),
+            ("tempo: {}\nlog: {}\ntempo: {}", "c.yaml line 3: the key tempo is a duplicate of the one in line 1"),
             ("\ntempo: {limit: !big 5}", "c.yaml line 2: tags are not supported"),
             ("tempo: !!python/object:os.system {}", "c.yaml line 1: tags are not supported"),
-            ("? [a, b]\n: c", "c.yaml line 1: a key must be a single word"),
+            ("? [a, b]\n: c", "c.yaml line 1: a key must be plain text"),
             (b"a: 1\nb: \xff", "c.yaml line 2: not UTF-8 text"),
             ("a: 1\nb: \x01", "c.yaml line 2: not valid YAML: it contains a control character"),
             ("[" * 2000, "c.yaml line 1: not a configuration: nested too deeply"),
@@ -96,33 +98,33 @@ class TestFile:
             ("- a\n- b", "c.yaml must be a mapping of keys to values"),
             ("\ntempo: 5", "tempo (c.yaml line 2) must be a mapping of keys to values"),
             ("tempo:\n  tls: [a]", "tempo.tls (c.yaml line 2) must be a mapping of keys to values"),
-            ("tempo: &again {basic_auth: *again}", "c.yaml line 1: an alias stands inside of what it names"),
+            ("tempo: &again {basic_auth: *again}", "c.yaml line 1: an alias refers to a node that contains it"),
         ],
     )
-    def test_a_file_that_is_no_configuration_is_named_with_the_line(
+    def test_an_invalid_file_is_reported_with_its_line(
         self, problems: Problems, text: str | bytes, problem: str
     ) -> None:
         assert any(each.startswith(problem) for each in problems(text)), problems(text)
 
-    def test_a_file_that_cannot_be_read_is_named(self, tmp_path: Path) -> None:
+    def test_an_unreadable_file_is_reported(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"absent\.yaml cannot be read: No such file or directory"):
             load_config(tmp_path / "absent.yaml", {})
         with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
             load_config(tmp_path, {})
 
     @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda raw: raw.decode("latin-1")))
-    def test_any_text_is_a_tree_or_a_problem(self, text: str) -> None:
+    def test_any_text_is_parsed_or_reported(self, text: str) -> None:
         document = parse_document(text)
         assert document.broken == bool(document.problems)
 
 
 class TestEnvironment:
-    def test_it_beats_the_file(self, load: Load) -> None:
+    def test_the_environment_overrides_the_file(self, load: Load) -> None:
         config = load("polling: {backfill_duration: 24h, settle: 20m}", {"POLLING_BACKFILL_DURATION": "48h"})
         assert config.polling.backfill_duration == timedelta(hours=48)
         assert config.polling.settle == timedelta(minutes=20)
 
-    def test_every_key_has_a_variable_of_its_own(self) -> None:
+    def test_every_key_has_a_distinct_variable(self) -> None:
         assert len(VARIABLES) == len(KEYS)
         assert VARIABLES["TEMPO_BASIC_AUTH_USERNAME"].dotted == "tempo.basic_auth.username"
         assert VARIABLES["TIMEZONE"].dotted == "timezone"
@@ -136,7 +138,7 @@ class TestEnvironment:
             assert f"(environment variable {key.variable})" in refused.value.problems[0]
             assert refused.value.problems[0].startswith(key.dotted)
 
-    def test_values_take_the_type_of_their_key(self) -> None:
+    def test_values_have_the_type_of_their_key(self) -> None:
         config = load_config(
             None,
             {
@@ -162,13 +164,13 @@ class TestEnvironment:
     @pytest.mark.parametrize(
         "text", ["friday, saturday", "[friday, saturday]", "friday,,saturday,", ' ["friday","saturday"]']
     )
-    def test_a_list_is_separated_by_commas_or_yaml(self, text: str) -> None:
+    def test_a_list_is_comma_separated_or_yaml(self, text: str) -> None:
         assert load_config(None, {"CALENDAR_WEEKEND": text}).calendar.weekend == ("friday", "saturday")
 
     def test_an_empty_list_can_be_written(self, load: Load) -> None:
         assert load("", {"CALENDAR_WEEKEND": "[]"}).calendar.weekend == ()
 
-    def test_mappings_are_yaml_and_replace_those_of_the_file(self, load: Load) -> None:
+    def test_a_mapping_is_yaml_and_replaces_that_of_the_file(self, load: Load) -> None:
         config = load(
             "tempo: {headers: {X-File: a}}\nseries: {rename: [{match: x, replace: y}]}",
             {"TEMPO_HEADERS": "{X-Env: b}", "SERIES_RENAME": r'[{match: "/(\\d)\\d*", replace: "/\\1"}]'},
@@ -198,25 +200,25 @@ class TestEnvironment:
             ({"TEMPO_TENANT": "\udc80"}, "tempo.tenant (environment variable TEMPO_TENANT) must be"),
         ],
     )
-    def test_a_bad_value_names_its_variable(self, environ: dict[str, str], problem: str) -> None:
+    def test_an_invalid_value_is_reported_with_its_variable(self, environ: dict[str, str], problem: str) -> None:
         with pytest.raises(ConfigError) as refused:
             load_config(None, environ)
         assert [each[: len(problem)] for each in refused.value.problems] == [problem]
 
-    def test_a_bad_value_is_not_blamed_on_the_file(self, problems: Problems) -> None:
+    def test_an_invalid_value_is_not_attributed_to_the_file(self, problems: Problems) -> None:
         (problem,) = problems("series:\n  include: [a, b]\n", {"SERIES_INCLUDE": "(,b"})
         assert problem.startswith("series.include[0] (environment variable SERIES_INCLUDE)")
 
-    def test_an_empty_variable_is_no_value(self, load: Load) -> None:
+    def test_an_empty_variable_counts_as_unset(self, load: Load) -> None:
         empty = {variable: "" for variable, key in VARIABLES.items() if key.default != ""}
         assert load("tempo: {limit: 7}\nlog: {level: debug}", empty) == load("tempo: {limit: 7}\nlog: {level: debug}")
 
-    def test_an_empty_variable_takes_back_text_that_may_be_empty(self, load: Load) -> None:
+    def test_an_empty_variable_clears_text_that_may_be_empty(self, load: Load) -> None:
         config = load("tempo: {tenant: a, auth_token: b}", {"TEMPO_TENANT": "", "TEMPO_AUTH_TOKEN": ""})
         assert config == Config()
 
     @pytest.mark.parametrize(
-        ("variable", "meant"),
+        ("variable", "suggestion"),
         [
             ("POLLING_BACKFIL_DURATION", "POLLING_BACKFILL_DURATION"),
             ("TEMPO_ULR", "TEMPO_URL"),
@@ -225,15 +227,15 @@ class TestEnvironment:
             ("STORAGE_PATHS", "STORAGE_PATH"),
         ],
     )
-    def test_a_misspelt_variable_is_an_error(self, variable: str, meant: str) -> None:
+    def test_a_misspelt_variable_is_reported_with_the_nearest_one(self, variable: str, suggestion: str) -> None:
         with pytest.raises(ConfigError) as refused:
             load_config(None, {variable: "1"})
         (problem,) = refused.value.problems
-        assert problem.startswith(f"'{variable}' is no environment variable")
-        assert problem.endswith(f"did you mean {meant}?")
+        assert problem.startswith(f"'{variable}' is not an environment variable")
+        assert problem.endswith(f"did you mean {suggestion}?")
         assert ignored_variables({variable: "1"}) == ()
 
-    def test_variables_of_somebody_else_are_ignored(self) -> None:
+    def test_variables_of_other_programs_are_ignored(self) -> None:
         environ = dict.fromkeys(
             [
                 "TEMPO_HOST",
@@ -255,7 +257,7 @@ class TestEnvironment:
 
 
 class TestProblems:
-    def test_all_of_them_are_in_one_message(self, tmp_path: Path) -> None:
+    def test_all_errors_are_in_one_message(self, tmp_path: Path) -> None:
         (tmp_path / "c.yaml").write_text(
             "tempo:\n  timout: 3s\n  limit: 0\nlog: {level: inof}\nstorage: {retention: 1h}\n"
             "detection:\n  window: 90m\n"
@@ -269,14 +271,14 @@ class TestProblems:
             f"  - tempo.timout ({file} line 2) is not a known key; did you mean tempo.timeout?",
             "  - polling.settle (environment variable POLLING_SETTLE) needs a unit, such as s, m, h or d, not '20'",
             f"  - log.level ({file} line 4) must be one of debug, info, warning, error, not 'inof'; did you mean info?",
-            "  - 'POLLING_SETLE' is no environment variable of the exporter; did you mean POLLING_SETTLE?",
-            "  - detection.max_window (1h) must be at least detection.window (1h30m): the window grows to it",
-            "  - storage.retention (1h) must be at least polling.backfill_duration (7d): history would be read in vain",
-            "  - storage.retention (1h) must be at least detection.lookback (14d): baselines are made of it",
+            "  - 'POLLING_SETLE' is not an environment variable of the exporter; did you mean POLLING_SETTLE?",
+            "  - detection.max_window (1h) must be at least detection.window (1h30m): the window may grow to it",
+            "  - storage.retention (1h) must be at least polling.backfill_duration (7d): history would not be kept",
+            "  - storage.retention (1h) must be at least detection.lookback (14d): baselines are built from it",
         ]
 
     @pytest.mark.parametrize(
-        ("text", "key", "meant"),
+        ("text", "key", "suggestion"),
         [
             ("timezon: UTC", "timezon", "timezone"),
             ("Tempo: {}", "Tempo", "tempo"),
@@ -286,24 +288,24 @@ class TestProblems:
             ("tempo: {username: me}", "tempo.username", "tempo.basic_auth.username"),
         ],
     )
-    def test_an_unknown_key_comes_with_the_nearest_valid_one(
-        self, problems: Problems, text: str, key: str, meant: str
+    def test_an_unknown_key_is_reported_with_the_nearest_valid_one(
+        self, problems: Problems, text: str, key: str, suggestion: str
     ) -> None:
-        assert problems(text) == (f"{key} (c.yaml line 1) is not a known key; did you mean {meant}?",)
+        assert problems(text) == (f"{key} (c.yaml line 1) is not a known key; did you mean {suggestion}?",)
 
-    def test_an_unknown_key_with_nothing_near_stands_alone(self, problems: Problems) -> None:
+    def test_an_unknown_key_without_a_similar_one_has_no_suggestion(self, problems: Problems) -> None:
         assert problems("\nxyzzy: 1\n") == ("xyzzy (c.yaml line 2) is not a known key",)
 
     @pytest.mark.parametrize(
         "key", [key for key in KEYS.values() if key.default is not None], ids=lambda key: key.dotted
     )
-    def test_a_key_without_a_value_is_a_mistake(self, problems: Problems, key: Key) -> None:
+    def test_a_key_without_a_value_is_reported(self, problems: Problems, key: Key) -> None:
         *sections, name = key.path
         text = "".join(f"{'  ' * depth}{section}:\n" for depth, section in enumerate(sections))
         (problem,) = problems(f"{text}{'  ' * len(sections)}{name}:\n")
-        assert problem == f"{key.dotted} (c.yaml line {len(sections) + 1}) has no value: give it one or leave it out"
+        assert problem == f"{key.dotted} (c.yaml line {len(sections) + 1}) has no value: set one, or leave the key out"
 
-    def test_items_of_lists_are_counted_from_zero(self, problems: Problems) -> None:
+    def test_list_items_are_reported_by_index(self, problems: Problems) -> None:
         include = "  include:\n    - a\n    - '*'\n"
         rename = "  rename:\n    - {match: a}\n    - b\n    - {match: a, replace: b, c: d}\n"
         assert problems(f"series:\n{include}{rename}") == (
@@ -328,13 +330,13 @@ class TestProblems:
             ("web: {config_file: {a: b}}", "web.config_file (c.yaml line 1) must be the path of a file"),
         ],
     )
-    def test_a_value_of_the_wrong_shape_is_told_the_right_one(
+    def test_a_value_of_the_wrong_type_is_reported_with_the_right_one(
         self, problems: Problems, text: str, problem: str
     ) -> None:
         assert problems(text) == (problem,)
 
-    def test_what_follows_from_another_mistake_is_not_reported(self, problems: Problems) -> None:
-        # With the retention that was meant, there is no contradiction; with the default, there would be one.
+    def test_errors_that_follow_from_another_one_are_not_reported(self, problems: Problems) -> None:
+        # The intended retention does not contradict the backfill duration; the default that replaces it would.
         assert len(problems("polling: {backfill_duration: 60d}\nstorage: {retension: 90d}")) == 1
         assert len(problems("polling: {backfill_duration: 60d}\nstorage: {retention: 90}")) == 1
         assert len(problems("polling: {backfill_duration: 60d}\nstorage: 90d")) == 1
@@ -342,11 +344,11 @@ class TestProblems:
         assert len(problems("polling: {backfill_duration: 60d}", {"STORAGE_RETENTON": "90d"})) == 1
         assert len(problems("tempo: {auth_token: x, auth_token_file: y, headers: 3}")) == 2
 
-    def test_the_environment_is_checked_even_if_the_file_is_broken(self, problems: Problems) -> None:
+    def test_the_environment_is_validated_even_if_the_file_is_broken(self, problems: Problems) -> None:
         first, second = problems("tempo: [", {"TEMPO_LIMIT": "x"})
         assert first.startswith("c.yaml line 1, column 9: not valid YAML")
         assert second.startswith("tempo.limit (environment variable TEMPO_LIMIT)")
 
-    def test_a_single_problem_is_announced_as_one(self, tmp_path: Path) -> None:
+    def test_a_single_error_is_counted_in_the_singular(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"^1 problem in the configuration:\n  - "):
             load_config(tmp_path, {})

@@ -1,3 +1,5 @@
+"""The effective configuration, and that no output contains a secret."""
+
 import traceback
 from pathlib import Path
 
@@ -17,10 +19,10 @@ def load(tmp_path: Path) -> Load:
 
 
 class TestEffective:
-    def test_it_has_every_key_and_reads_back_as_the_same(self, load: Load) -> None:
+    def test_effective_yaml_has_every_key_and_loads_as_the_same_configuration(self, load: Load) -> None:
         assert load(effective_yaml(Config())) == Config()
 
-    def test_what_is_not_the_default_reads_back_as_well(self, load: Load) -> None:
+    def test_effective_yaml_of_other_values_loads_as_the_same_configuration(self, load: Load) -> None:
         config = load(
             "timezone: Asia/Kathmandu\n"
             "calendar: {weekend: [], holidays: NO}\n"
@@ -33,7 +35,7 @@ class TestEffective:
         )
         assert load(effective_yaml(config)) == config
 
-    def test_defaults_are_written_as_in_the_documents(self) -> None:
+    def test_defaults_have_the_notation_of_the_documents(self) -> None:
         shown = yaml.safe_load(effective_yaml(load_config(None, {"TEMPO_TIMEOUT": "90s", "POLLING_SETTLE": "900s"})))
         assert shown["polling"]["backfill_duration"] == "168h"
         assert shown["polling"]["tempo_lookback"] == "120s"
@@ -52,9 +54,9 @@ class TestEffective:
         assert tempo["auth_token"] == ""
         assert tempo["auth_token_file"] == "/run/token"
 
-    def test_a_mask_is_not_taken_for_a_secret(self, load: Load) -> None:
+    def test_a_mask_is_refused_as_a_secret(self, load: Load) -> None:
         masked = effective_yaml(load(f"tempo: {{auth_token: {SECRET}}}"))
-        with pytest.raises(ConfigError, match=r"tempo\.auth_token .* is <secret>, the mask"):
+        with pytest.raises(ConfigError, match=r"tempo\.auth_token .* is <secret>, which masks a secret"):
             load(masked)
 
 
@@ -66,7 +68,7 @@ class TestEffective:
         f"tempo: {{headers: {{Cookie: {SECRET}}}}}",
     ],
 )
-def test_a_secret_is_not_in_any_form_of_the_configuration(load: Load, text: str) -> None:
+def test_no_form_of_the_configuration_contains_a_secret(load: Load, text: str) -> None:
     config = load(text)
     for form in (repr(config), str(config), config.model_dump_json(), str(config.model_dump()), effective_yaml(config)):
         assert SECRET not in form
@@ -104,7 +106,7 @@ def test_a_secret_is_not_in_any_form_of_the_configuration(load: Load, text: str)
         f"tempo: {{url: 'http://me:{SECRET}@[tempo'}}",
     ],
 )
-def test_no_error_repeats_a_secret(load: Load, text: str) -> None:
+def test_no_error_contains_a_secret(load: Load, text: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load(text)
     assert SECRET not in "".join(traceback.format_exception(refused.value))
@@ -123,13 +125,13 @@ def test_no_error_repeats_a_secret(load: Load, text: str) -> None:
         {"TEMPO_AUTH_TOKN": SECRET},
     ],
 )
-def test_no_error_repeats_a_secret_of_the_environment(environ: dict[str, str]) -> None:
+def test_no_error_contains_a_secret_of_the_environment(environ: dict[str, str]) -> None:
     with pytest.raises(ConfigError) as refused:
         load_config(None, environ)
     assert SECRET not in "".join(traceback.format_exception(refused.value))
 
 
-def test_the_model_itself_does_not_repeat_what_it_refuses() -> None:
+def test_validation_errors_of_the_model_do_not_contain_the_input() -> None:
     with pytest.raises(ValidationError) as refused:
         Config.model_validate({"tempo": {"auth_token": [SECRET], "url": f"http://me:{SECRET}@tempo"}})
     assert SECRET not in str(refused.value)

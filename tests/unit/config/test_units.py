@@ -1,3 +1,5 @@
+"""Durations in the notation of Prometheus."""
+
 from datetime import timedelta
 
 import pytest
@@ -25,26 +27,26 @@ from exporter.config.units import format_duration, parse_duration
         ("007s", 7),
     ],
 )
-def test_reads_what_prometheus_reads(text: str, seconds: float) -> None:
+def test_parses_the_notation_of_prometheus(text: str, seconds: float) -> None:
     assert parse_duration(text) == timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize(
     "text", ["", " ", "s", "-5m", "+5m", "1.5h", "5 m", "5m ", "5M", "30m1h", "1h1h", "1h30", "5min", "٥m", "5m\n", "x"]
 )
-def test_refuses_anything_else(text: str) -> None:
+def test_refuses_any_other_text(text: str) -> None:
     with pytest.raises(ValueError, match="must be a duration such as 90s"):
         parse_duration(text)
 
 
-def test_a_number_alone_lacks_its_unit() -> None:
+def test_a_number_without_a_unit_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a unit, such as s, m, h or d, not '90'"):
         parse_duration("90")
 
 
 @pytest.mark.parametrize("text", ["9999999999d", "9" * 5000 + "s"])
 def test_a_duration_that_overflows_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="longer than any clock"):
+    with pytest.raises(ValueError, match="is too long"):
         parse_duration(text)
 
 
@@ -61,23 +63,23 @@ def test_a_duration_that_overflows_is_refused(text: str) -> None:
         (timedelta(microseconds=999_900), "1s"),
     ],
 )
-def test_writes_the_largest_units_up_to_days(duration: timedelta, text: str) -> None:
+def test_formats_with_the_largest_units_up_to_days(duration: timedelta, text: str) -> None:
     assert format_duration(duration) == text
 
 
-def test_a_negative_duration_cannot_be_written() -> None:
+def test_a_negative_duration_cannot_be_formatted() -> None:
     with pytest.raises(ValueError, match="negative"):
         format_duration(timedelta(seconds=-1))
 
 
 @given(st.integers(min_value=0, max_value=10**15))
-def test_reads_back_what_it_wrote(milliseconds: int) -> None:
+def test_parses_what_it_formats(milliseconds: int) -> None:
     duration = timedelta(milliseconds=milliseconds)
     assert parse_duration(format_duration(duration)) == duration
 
 
 @given(st.text(max_size=20) | st.from_regex(r"([0-9]{1,12}(y|w|d|h|m|s|ms)){1,8}", fullmatch=True))
-def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
+def test_any_text_is_a_duration_or_raises_value_error(text: str) -> None:
     try:
         duration = parse_duration(text)
     except ValueError as error:

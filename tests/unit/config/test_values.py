@@ -1,19 +1,25 @@
+"""The values of single keys: what is accepted, and what a refusal says."""
+
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from exporter.app.settings import client_settings
 from exporter.config import Config, ConfigError, load_config
 from exporter.config.keys import VARIABLES
 from exporter.config.schema import Web
 from exporter.config.units import parse_duration
+from exporter.metrics.self_metrics import SelfMetrics
+from exporter.runtime.logs import get_logger
+from exporter.tempo import TempoClient
 
 
 def refusal(variable: str, text: str) -> str:
-    """Why a value is refused."""
+    """Return the reason why a value is refused."""
     with pytest.raises(ConfigError) as refused:
         load_config(None, {variable: text})
     (problem,) = refused.value.problems
@@ -30,12 +36,12 @@ def refusal(variable: str, text: str) -> str:
         ("TIMEZONE", "../../etc/passwd", "must be an IANA time zone"),
         ("CALENDAR_HOLIDAYS", "XX", "must be a country code such as TW, or with a subdivision DE-BY, not 'XX'"),
         ("CALENDAR_HOLIDAYS", "DE-XX", "must be DE or one of its subdivisions (BB, BE, BW, BY,"),
-        ("CALENDAR_HOLIDAYS", "TW-X", "must be TW or one of its subdivisions (there are none), not 'TW-X'"),
+        ("CALENDAR_HOLIDAYS", "TW-X", "must be TW or one of its subdivisions (it has none), not 'TW-X'"),
         ("TEMPO_URL", "tempo:3200", "must begin with http:// or https://"),
         ("TEMPO_URL", "ftp://tempo", "must begin with http:// or https://"),
         ("TEMPO_URL", "http:tempo", "must begin with http:// or https://"),
-        ("TEMPO_URL", "http://", "must name a host"),
-        ("TEMPO_URL", "http://:3200", "must name a host"),
+        ("TEMPO_URL", "http://", "must have a host"),
+        ("TEMPO_URL", "http://:3200", "must have a host"),
         ("TEMPO_URL", "http://tempo:99999", "is not a valid URL: check host and port"),
         ("TEMPO_URL", "http://tempo:port", "is not a valid URL: check host and port"),
         ("TEMPO_URL", "http://[::1", "is not a valid URL: check host and port"),
@@ -45,14 +51,14 @@ def refusal(variable: str, text: str) -> str:
         ("TEMPO_URL", "http://me:hunter2@tempo", "must not contain user or password: use tempo.basic_auth"),
         ("TEMPO_AUTH_TOKEN", "two words", "must not contain spaces; leave out the word Bearer"),
         ("TEMPO_AUTH_TOKEN", "abc\n", "must be plain ASCII without line breaks"),
-        ("TEMPO_AUTH_TOKEN", "<secret>", "is <secret>, the mask that stands for a secret"),
+        ("TEMPO_AUTH_TOKEN", "<secret>", "is <secret>, which masks a secret"),
         ("TEMPO_BASIC_AUTH_USERNAME", "a:b", "must not contain a colon"),
         ("TEMPO_BASIC_AUTH_PASSWORD", "a\x00b", "must not contain line breaks or other control characters"),
         ("TEMPO_TENANT", "a\nb", "must be plain ASCII without line breaks"),
         ("TEMPO_TENANT", " a", "must not begin or end with a space"),
         ("TEMPO_HEADERS", "{X-A: 'a\u2028b'}", "must be plain ASCII without line breaks"),
-        ("TEMPO_HEADERS", "{'X A': a}", "is not a valid name of an HTTP header"),
-        ("TEMPO_HEADERS", "{X-A: a, x-a: b}", "names one header twice: X-A and x-a"),
+        ("TEMPO_HEADERS", "{'X A': a}", "is not a valid HTTP header name"),
+        ("TEMPO_HEADERS", "{X-A: a, x-a: b}", "has the same header twice: X-A and x-a"),
         ("TEMPO_HEADERS", "{X-A: [a]}", "must be text"),
         ("TEMPO_TIMEOUT", "0", "must be longer than 0s"),
         ("TEMPO_TIMEOUT", "0s", "must be longer than 0s"),
@@ -62,6 +68,8 @@ def refusal(variable: str, text: str) -> str:
         ("TEMPO_FILTER", 'name="x', "has a quotation mark that is not closed"),
         ("TEMPO_FILTER", 'true) || (name="x"', "has parentheses that do not match"),
         ("TEMPO_FILTER", '(name="x"', "has parentheses that do not match"),
+        ("TEMPO_FILTER", 'name="x" // only x', "must not contain comments"),
+        ("TEMPO_FILTER", 'name="x" | count() > 2', "must be conditions without a pipeline"),
         ("TEMPO_FILTER", 'name="x"\n&& true', "must not contain line breaks"),
         ("TEMPO_LIMIT", "0", "must be at least 1, not '0'"),
         ("TEMPO_LIMIT", "10000000", "must be at most 1000000, not '10000000'"),
@@ -87,7 +95,7 @@ def refusal(variable: str, text: str) -> str:
         ("DETECTION_WINDOW", "100ms", "must be whole seconds"),
         ("SERIES_MAX", "0", "must be at least 1"),
         ("SERIES_EXCLUDE", "*", "must be a regular expression, not '*': nothing to repeat at position 0"),
-        ("SERIES_RENAME", r'[{match: a, replace: "\\1"}]', "has a replacement that does not fit its expression"),
+        ("SERIES_RENAME", r'[{match: a, replace: "\\1"}]', "has a replacement that does not fit its regular"),
         ("STORAGE_PATH", "a\0b", "must not contain a zero byte"),
         ("WEB_LISTEN_ADDRESS", "9817", "must be host:port"),
         ("WEB_LISTEN_ADDRESS", "::1:9817", "must be host:port, with an IPv6 address in brackets"),
@@ -97,16 +105,16 @@ def refusal(variable: str, text: str) -> str:
         ("WEB_LISTEN_ADDRESS", "http://x:1", "must be host:port"),
         ("GRAFANA_EXPLORE_URL", "grafana/{trace_id}", "must begin with http:// or https://"),
         ("GRAFANA_EXPLORE_URL", "javascript://x/%0aalert({trace_id})", "must begin with http:// or https://"),
-        ("GRAFANA_EXPLORE_URL", "https://me:hunter2@grafana/{trace_id}", "must not contain user or password: it is"),
-        ("GRAFANA_EXPLORE_URL", "https://grafana/explore", "must contain one of {trace_id} and {query}, in its path"),
-        ("GRAFANA_EXPLORE_URL", "https://grafana/{query}/{trace_id}", "must contain one of {trace_id} and {query}"),
-        ("GRAFANA_EXPLORE_URL", "https://{query}.example/", "must contain one of {trace_id} and {query}, in its"),
+        ("GRAFANA_EXPLORE_URL", "https://me:hunter2@grafana/{trace_id}", "must not contain user or password: everyone"),
+        ("GRAFANA_EXPLORE_URL", "https://grafana/explore", "must contain either {trace_id} or {query}, in its path"),
+        ("GRAFANA_EXPLORE_URL", "https://grafana/{query}/{trace_id}", "must contain either {trace_id} or {query}"),
+        ("GRAFANA_EXPLORE_URL", "https://{query}.example/", "must contain either {trace_id} or {query}, in its"),
         ("GRAFANA_EXPLORE_URL", "https://grafana/ {query}", "must not contain spaces or control characters"),
         ("LOG_LEVEL", "verbose", "must be one of debug, info, warning, error, not 'verbose'"),
         ("LOG_FORMAT", "JSONN", "must be one of logfmt, json, not 'JSONN'"),
     ],
 )  # fmt: skip
-def test_a_bad_value_is_refused_with_what_to_write(variable: str, text: str, reason: str) -> None:
+def test_an_invalid_value_is_refused_with_what_to_write(variable: str, text: str, reason: str) -> None:
     assert refusal(variable, text).startswith(reason)
 
 
@@ -119,17 +127,17 @@ def test_a_bad_value_is_refused_with_what_to_write(variable: str, text: str, rea
         ("LOG_FORMAT", "JSONN", "did you mean json?"),
     ],
 )
-def test_a_misspelt_value_comes_with_the_nearest_valid_one(variable: str, text: str, end: str) -> None:
+def test_a_misspelt_value_is_refused_with_the_nearest_valid_one(variable: str, text: str, end: str) -> None:
     assert refusal(variable, text).endswith(end)
 
 
-def test_a_misspelt_day_comes_with_the_nearest_valid_one() -> None:
+def test_a_misspelt_day_is_refused_with_the_nearest_valid_one() -> None:
     with pytest.raises(ConfigError, match=r"calendar\.weekend\[1\] .* not 'sonday'; did you mean sunday\?"):
         load_config(None, {"CALENDAR_WEEKEND": "saturday,sonday"})
 
 
 @pytest.mark.parametrize("url", ["http://[::1]:3200", "https://tempo.example.com/prefix", "HTTP://tempo"])
-def test_a_url_is_kept_as_it_is(url: str) -> None:
+def test_a_url_is_unchanged(url: str) -> None:
     assert load_config(None, {"TEMPO_URL": url}).tempo.url == url
 
 
@@ -141,16 +149,16 @@ def test_a_url_is_kept_as_it_is(url: str) -> None:
         r'name = "quoted \" brace }" && span.x = `)"{`',
     ],
 )
-def test_traceql_conditions_are_kept_as_they_are(conditions: str) -> None:
+def test_traceql_conditions_are_unchanged(conditions: str) -> None:
     assert load_config(None, {"TEMPO_FILTER": conditions}).tempo.filter == conditions
 
 
 @pytest.mark.parametrize("batch", ["1s", "5m", "1h", "6h", "24h"])
-def test_a_batch_divides_an_hour_or_is_made_of_hours(batch: str) -> None:
+def test_a_batch_divides_an_hour_or_is_whole_hours(batch: str) -> None:
     assert load_config(None, {"POLLING_BACKFILL_BATCH": batch}).polling.backfill_batch == parse_duration(batch)
 
 
-def test_a_hold_may_be_nothing() -> None:
+def test_a_hold_may_be_zero() -> None:
     assert load_config(None, {"DETECTION_HOLD": "0"}).detection.hold == timedelta()
 
 
@@ -169,13 +177,13 @@ def test_a_listen_address_has_host_and_port(address: str, host: str, port: int) 
     assert (web.host, web.port) == (host, port)
 
 
-def test_an_empty_path_means_no_file_where_there_need_be_none() -> None:
+def test_an_empty_path_means_no_file_where_the_file_is_optional() -> None:
     assert Web.model_validate({"config_file": ""}).config_file is None
     with pytest.raises(ValidationError, match="must name a file"):
         Config.model_validate({"storage": {"path": ""}})
 
 
-def test_python_values_are_taken_as_well() -> None:
+def test_python_values_are_accepted() -> None:
     config = Config.model_validate(
         {
             "tempo": {"limit": 7, "timeout": timedelta(seconds=3), "requests_per_second": 5},
@@ -195,17 +203,57 @@ def test_python_values_of_the_wrong_type_are_refused(wrong: dict[str, object]) -
         Config.model_validate({"tempo": wrong})
 
 
-def test_the_configuration_cannot_be_changed() -> None:
+def test_the_configuration_is_immutable() -> None:
     config = Config()
     with pytest.raises(ValidationError, match="frozen"):
         config.tempo.limit = 3  # type: ignore[misc]
 
 
 @given(variable=st.sampled_from(sorted(VARIABLES)), text=st.text(max_size=30).filter(lambda text: "\0" not in text))
-def test_any_value_is_taken_or_refused_on_lines_of_text(variable: str, text: str) -> None:
+def test_any_value_is_accepted_or_refused_in_printable_lines(variable: str, text: str) -> None:
     try:
         load_config(None, {variable: text})
     except ConfigError as refused:
         for problem in refused.problems:
             assert "\n" not in problem
             assert "\x1b" not in problem
+
+
+FILTER_PIECES = st.sampled_from(
+    [
+        "name",
+        "=",
+        '"x"',
+        '"',
+        "`",
+        "\\",
+        "(",
+        ")",
+        "{",
+        "}",
+        "|",
+        "||",
+        "&&",
+        "//",
+        "/*",
+        " ",
+        "\n",
+        ">",
+        "2",
+        "count()",
+    ]
+)
+
+
+@given(st.lists(FILTER_PIECES, max_size=8).map("".join) | st.text(max_size=20))
+@example('name="x" // only x')
+@example('name="x" | count() > 2')
+def test_a_filter_builds_a_client_or_is_reported_with_its_key(conditions: str) -> None:
+    try:
+        config = load_config(None, {"TEMPO_FILTER": conditions})
+    except ConfigError as refused:
+        (problem,) = refused.problems
+        assert problem.startswith("tempo.filter (environment variable TEMPO_FILTER) ")
+        assert problem.isprintable()
+    else:
+        TempoClient(client_settings(config), SelfMetrics(), get_logger("tempo")).close()

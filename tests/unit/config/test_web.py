@@ -1,3 +1,5 @@
+"""``web.config_file``: what is accepted and what is refused."""
+
 from pathlib import Path
 
 import pytest
@@ -47,29 +49,29 @@ REFUSED = {
     "tls_server_config.cert_file?",
     "tls_config: {}": "tls_config (line 1) is not a known key; did you mean tls_server_config?",
     "nonsense:": "nonsense (line 1) is not a known key",
-    "tls_server_config: {cert: x}": "tls_server_config.cert (line 1) is not supported: put the certificate into a file",
+    "tls_server_config: {cert: x}": "tls_server_config.cert (line 1) is not supported: write the certificate to a file",
     "tls_server_config: {client_allowed_sans: [x]}": "tls_server_config.client_allowed_sans (line 1) is not supported",
     "rate_limit: {interval: 1s}": "rate_limit (line 1) is not supported: limit requests in a proxy",
     "tls_server_config: {cert_file: server.crt}": "tls_server_config.key_file is missing",
     "tls_server_config: {client_ca_file: authority.crt}": "tls_server_config.cert_file is missing",
     f"tls_server_config: {{{PAIR}, client_ca_file: authority.crt}}": "client_ca_file needs client_auth_type",
     f"tls_server_config: {{{PAIR}, client_auth_type: RequireAndVerifyClientCert}}": "needs client_ca_file",
-    f"tls_server_config: {{{PAIR}, client_auth_type: RequireAnyClientCert}}": "(line 1) would ask for a certificate "
-    "and not verify it",
+    f"tls_server_config: {{{PAIR}, client_auth_type: RequireAnyClientCert}}": "(line 1) would not verify client "
+    "certificates",
     f"tls_server_config: {{{PAIR}, client_auth_type: requireandverifyclientcert}}": "must be one of NoClientCert",
-    f"tls_server_config: {{{PAIR}, min_version: TLS11}}": "tls_server_config.min_version (line 1) is not offered",
+    f"tls_server_config: {{{PAIR}, min_version: TLS11}}": "tls_server_config.min_version (line 1) is not supported",
     f"tls_server_config: {{{PAIR}, min_version: '1.3'}}": "must be one of TLS12, TLS13, not '1.3'",
     f"tls_server_config: {{{PAIR}, min_version: TLS13, max_version: TLS12}}": "must not be above max_version (TLS12)",
     f"tls_server_config: {{{PAIR}, cipher_suites: [TLS_RSA_WITH_RC4_128_SHA]}}": "cipher_suites[0] (line 1) must be",
-    f"tls_server_config: {{{PAIR}, cipher_suites: [TLS_AES_128_GCM_SHA256]}}": "names none that TLS 1.2 has",
-    f"tls_server_config: {{{PAIR}, curve_preferences: [X25519, CurveP256]}}": "may name one curve only",
+    f"tls_server_config: {{{PAIR}, cipher_suites: [TLS_AES_128_GCM_SHA256]}}": "lists no suite of TLS 1.2",
+    f"tls_server_config: {{{PAIR}, curve_preferences: [X25519, CurveP256]}}": "must list a single curve",
     "tls_server_config: {min_version: }": "tls_server_config.min_version (line 1) has no value",
     "tls_server_config: 7": "tls_server_config (line 1) must be a mapping",
     "- x": "must be a mapping of keys to values",
     "basic_auth_users: {alice: hunter2hunter2}": "basic_auth_users.alice (line 1) must be the bcrypt hash",
     f"basic_auth_users: {{alice: {HASH.replace('$10$', '$03$')}}}": "basic_auth_users.alice (line 1) must be",
-    f"basic_auth_users: {{alice: {HASH}, 'a:b': {HASH}}}": "is no user name",
-    f"basic_auth_users: {{alice: {HASH}, alice: {HASH}}}": "the key alice is there twice",
+    f"basic_auth_users: {{alice: {HASH}, 'a:b': {HASH}}}": "is not a valid user name",
+    f"basic_auth_users: {{alice: {HASH}, alice: {HASH}}}": "the key alice is a duplicate",
     "http_server_config: {headers: {X-Powered-By: x}}": "may only have Strict-Transport-Security",
     "http_server_config: {headers: {x-frame-options: deny}}": "did you mean X-Frame-Options?",
     "http_server_config: {headers: {X-Frame-Options: DENY}}": "may set X-Frame-Options only to deny or sameorigin",
@@ -96,7 +98,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("case", ACCEPTED)
-def test_accepted(directory: Path, case: str) -> None:
+def test_valid_files_are_accepted(directory: Path, case: str) -> None:
     file = directory / "web.yml"
     file.write_text(ACCEPTED[case], "utf-8")
     rules = web_config_state(file)
@@ -104,19 +106,18 @@ def test_accepted(directory: Path, case: str) -> None:
     assert (rules.passwords is not None) == (case == "users")
 
 
-def test_promtool_accepts_what_is_accepted(directory: Path) -> None:
+def test_promtool_accepts_every_accepted_file(directory: Path) -> None:
     files = []
     for number, text in enumerate(ACCEPTED.values()):
         files.append(directory / f"accepted-{number}.yml")
         files[-1].write_text(text, "utf-8")
     checked = run_tool("promtool", "check", "web-config", *map(str, files))
-    said = checked.stdout
-    assert checked.returncode == 0, said
-    assert said.count("SUCCESS") == len(ACCEPTED), said
+    assert checked.returncode == 0, checked.stdout
+    assert checked.stdout.count("SUCCESS") == len(ACCEPTED), checked.stdout
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_refused(directory: Path, text: str) -> None:
+def test_invalid_files_are_refused_with_the_reason(directory: Path, text: str) -> None:
     file = directory / "web.yml"
     file.write_text(text, "utf-8")
     with pytest.raises(ConfigError) as refused:
@@ -126,7 +127,7 @@ def test_refused(directory: Path, text: str) -> None:
     assert HASH not in str(refused.value)
 
 
-def test_all_problems_come_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_together(tmp_path: Path) -> None:
     file = tmp_path / "web.yml"
     file.write_text(
         "tls_server_config: {min_version: SSL3, x: 1}\nbasic_auth_users: {a: b}\nhttp_server_config: {http2: 7}\n"
@@ -137,7 +138,7 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
     assert str(refused.value).startswith(f"4 problems in {file}:")
 
 
-def test_all_files_that_cannot_be_used_come_at_once(tmp_path: Path) -> None:
+def test_all_unreadable_files_are_reported_together(tmp_path: Path) -> None:
     file = tmp_path / "web.yml"
     file.write_text(
         "tls_server_config: {cert_file: a, key_file: b, client_ca_file: c, "
@@ -148,12 +149,12 @@ def test_all_files_that_cannot_be_used_come_at_once(tmp_path: Path) -> None:
     assert len(refused.value.problems) == 3
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"web\.yml cannot be read: No such file"):
         load_web_config(tmp_path / "web.yml")
 
 
-def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_passphrase(directory: Path) -> None:
+def test_an_encrypted_key_is_refused_without_asking_for_its_passphrase(directory: Path) -> None:
     from cryptography.hazmat.primitives import serialization
 
     key = serialization.load_pem_private_key((directory / "server.key").read_bytes(), None)

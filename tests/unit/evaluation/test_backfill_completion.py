@@ -14,6 +14,7 @@ from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.poller import Poller
 from exporter.evaluation.settings import PollSettings
 from exporter.evaluation.snapshot import Snapshot
+from exporter.evaluation.wakeup import HistorySignal, Wakeup
 from exporter.ingest.backfill_status import BackfillStatus
 from exporter.ingest.live_reader import LiveReader
 from exporter.ingest.settings import Budget
@@ -54,6 +55,8 @@ class Exporter:
         self.snapshots: list[Snapshot] = []
         self._stop = threading.Event()
         log, telemetry, tempo = get_logger("test"), Recorder(), FakeTempo()
+        self.signal = HistorySignal()
+        poll_now = Wakeup()
         self.manager = BaselineManager(
             store,
             HourClock(Calendar()),
@@ -62,7 +65,8 @@ class Exporter:
             on_accepted=lambda: None,
             monotonic=time.monotonic,
             log=log,
-            on_table_changed=lambda: self._poller.wake(),  # noqa: PLW0108 - built later
+            on_table_changed=poll_now.set,
+            signal=self.signal,
             backfill_status=lambda: self.ledger.status,
         )
         self._poller = Poller(
@@ -78,6 +82,7 @@ class Exporter:
             stop=self._stop,
             log=log,
             backfill_status=lambda: self.ledger.status,
+            wakeup=poll_now,
         )
         self._threads = [
             threading.Thread(target=self.manager.run, args=(self._stop, Clock(NOW))),
@@ -126,10 +131,10 @@ def test_baselines_are_published_at_once_and_together_with_the_complete_ledger(
         if start == HOURS.start:
             exporter.ledger.settled_until = NOON
         exporter.ledger.status = ledger_status(done=done, pending=len(HOURS) - done)
-        exporter.manager.notify_windows_written()
+        exporter.signal.notify_windows_written()
     exporter.ledger.status = replace(exporter.ledger.status, completed_at=NOW)
     began = time.monotonic()
-    exporter.manager.notify_backfill_complete()
+    exporter.signal.notify_backfill_complete()
     exporter.wait_until(is_complete)
     assert time.monotonic() - began < REACH_SECONDS
     for snapshot in exporter.snapshots:

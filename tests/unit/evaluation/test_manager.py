@@ -249,7 +249,7 @@ class TestRun:
         def counting(*args: object, **options: object) -> Iterator[StoredSeries]:
             counted.append(1)
             if more and len(counted) == 1:
-                bench.manager.notify_windows_written()
+                bench.signal.notify_windows_written()
             return history(*args, **options)  # type: ignore[arg-type]
 
         monkeypatch.setattr(store, "history", counting)
@@ -333,7 +333,7 @@ class TestRun:
             bench.monotonic.now += 10
 
         bench.on_evaluation = take_time
-        bench.run(100, Clock(NOW), lambda sleep: bench.manager.notify_windows_written())
+        bench.run(100, Clock(NOW), lambda sleep: bench.signal.notify_windows_written())
         assert renewed == [0.0, 100.0, 200.0]
 
     def test_renews_a_stored_table(self, store: Store) -> None:
@@ -360,7 +360,7 @@ class TestRun:
         bench.write_days(2)
 
         def approach_the_hour(sleep: int) -> None:
-            bench.manager.notify_windows_written()
+            bench.signal.notify_windows_written()
             clock.now = NOON + HOUR - 600 + 4 * sleep
 
         bench.run(100, clock, approach_the_hour)
@@ -380,9 +380,9 @@ class TestBackfillComplete:
         bench.on_evaluation = take_time
 
         def complete(sleep: int) -> None:
-            bench.manager.notify_windows_written()
+            bench.signal.notify_windows_written()
             if sleep == 3:
-                bench.manager.notify_backfill_complete()
+                bench.signal.notify_backfill_complete()
 
         bench.run(80, Clock(NOW), complete)
         # The first renewal took ten seconds, so without the notification the next would follow after 90 more.
@@ -394,7 +394,7 @@ class TestBackfillComplete:
         bench = ManagerBench(store)
         bench.table(NOW)
         bench.write_days(2)
-        bench.manager.notify_backfill_complete()
+        bench.signal.notify_backfill_complete()
         store.refuses_reads = True
         with pytest.raises(StoreError):
             bench.manager.catch_up(NOW)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from exporter.cli.main import main
+from exporter.cli.main import load_command, main
 from exporter.demo.routes import ApiOptions
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import ROOT, Operation, SpanTimes, TraceShape, TraceStore, make_trace
@@ -146,6 +146,6 @@ def test_verify_checks_exactly_the_documented_lines() -> None:
 
 def test_every_option_is_documented() -> None:
     for name in ("explain", "verify"):
-        options = {option for parameter in main.commands[name].params for option in parameter.opts}
+        options = {option for parameter in load_command(name).params for option in parameter.opts}
         for option in options - {"--config", "--log-level", "--version"}:
             assert option in EXPLAIN, f"{name} {option}"

@@ -1,4 +1,4 @@
-"""Which part may import which: the rules of docs/architecture.md, held to the code's own import statements."""
+"""The rules of docs/architecture.md on which package may import which, checked against the import statements."""
 
 import ast
 import sys
@@ -13,7 +13,8 @@ import exporter
 ROOT: Final = Path(exporter.__file__).parent
 
 FOUNDATION: Final = ("__init__", "runtime")
-"""Parts that know nothing of the others and that any of them may use; pure packages use `runtime.telemetry` alone."""
+"""Packages that import no other one and that every other one may import; of `runtime`, pure packages import only
+`telemetry`."""
 
 LAYERS: Final = (
     ("model",),
@@ -30,21 +31,16 @@ LAYERS: Final = (
     ("cli",),
     ("__main__",),
 )
-"""From the bottom up: a part imports from layers below its own, never from beside or above."""
+"""From the bottom up: a package imports only from layers below its own."""
 
 PURE: Final = ("model", "baseline", "detection")
-"""Packages without input, output, clock or state."""
-
-UPWARD: Final = {
-    # Served by `web`, and a command as well, which puts the parts together from a configuration itself.
-    "exporter.explain.command": frozenset({"app"}),
-}
+"""Packages without input, output, clock and state."""
 
 CONFIGURED: Final = frozenset({"config", "app", "backtest", "history", "demo", "cli"})
-"""Parts that may know the configuration; the others may only write and read values as it does."""
+"""Packages that may import the configuration; the others may import its notation only."""
 
-NOTATION: Final = frozenset({"exporter.config.addresses", "exporter.config.units", "exporter.config.wording"})
-"""How durations are written and mistakes are pointed out: in the configuration, on the command line and in the API."""
+NOTATION: Final = frozenset({"exporter.config.units", "exporter.config.wording"})
+"""The notation of durations and the wording of errors, which command line and API share with the configuration."""
 
 LIBRARIES: Final = {
     "sqlite3": ("exporter.store.",),
@@ -55,20 +51,26 @@ LIBRARIES: Final = {
     "waitress": ("exporter.web.",),
     "bcrypt": ("exporter.web.passwords",),
     "htpy": ("exporter.web.pages.",),
-    # Besides the publisher, only what adds a collector to its registry, or reads what an exporter says.
+    # Besides `metrics`: the page that renders its registry, and the reader of another exporter's metrics.
     "prometheus_client": ("exporter.metrics.", "exporter.web.management", "exporter.verify."),
     "pydantic": ("exporter.config.",),
     "pydantic_core": ("exporter.config.",),
     "yaml": ("exporter.config.",),
     "holidays": ("exporter.config.",),
-    "click": ("exporter.cli.", "exporter.demo.", "exporter.runtime.exits", "command"),
+    "click": ("exporter.cli.", "exporter.demo."),
     "msgspec": ("exporter.",),
 }
-"""Where a library may be imported: the beginnings of modules' names, or the last part of one."""
+"""The modules that may import a library, by the beginning of their name."""
+
+LOCKS: Final = frozenset({"Lock", "RLock", "Condition", "Semaphore"})
+"""Names of `threading` that only `runtime.locks` uses, because it gives every lock its place in the lock order."""
+
+UNORDERED_LOCKS: Final = ("exporter.runtime.locks", "exporter.demo.", "exporter.web.server.tls")
+"""Besides that module: the demo's embedded Tempo, and the lock of a TLS connection, which nests in waitress' own."""
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The full names of the modules that a file imports, wherever in it."""
+    """Yield the full names of the modules that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -84,65 +86,56 @@ def module_of(path: Path) -> str:
     return ".".join(("exporter", *path.relative_to(ROOT).with_suffix("").parts))
 
 
-def part_of(module: str) -> str:
-    """The part that a module belongs to; the package's own face, where its version stands, is ``__init__``."""
+def package_of(module: str) -> str:
+    """Return the package of a module; ``__init__`` is the exporter's own, which holds the version."""
     name = module.split(".")[1]
     return name if (ROOT / name).is_dir() or (ROOT / f"{name}.py").exists() else "__init__"
 
 
 IMPORTS: Final = {module_of(path): sorted(set(imports(path))) for path in sorted(ROOT.rglob("*.py"))}
-LAYER_OF: Final = {part: number for number, parts in enumerate(LAYERS) for part in parts}
+LAYER_OF: Final = {package: number for number, packages in enumerate(LAYERS) for package in packages}
 
 
-def within() -> Iterator[tuple[str, str, str]]:
-    """The imports of one part from another: the module, its part, and what it imports."""
+def imports_between_packages() -> Iterator[tuple[str, str, str]]:
+    """Yield the imports of one package from another: the module, its package, and the imported module."""
     for module, imported in IMPORTS.items():
         for name in imported:
-            if name.split(".")[0] == "exporter" and part_of(name) != part_of(module):
-                yield module, part_of(module), name
+            if name.split(".")[0] == "exporter" and package_of(name) != package_of(module):
+                yield module, package_of(module), name
 
 
-def test_every_part_has_its_place() -> None:
-    assert {part_of(module) for module in IMPORTS} == {*FOUNDATION, *LAYER_OF}
+def test_every_package_has_a_layer() -> None:
+    assert {package_of(module) for module in IMPORTS} == {*FOUNDATION, *LAYER_OF}
 
 
-def test_parts_import_from_below() -> None:
+def test_packages_import_only_from_layers_below() -> None:
     wrong = [
         f"{module} imports {name}"
-        for module, part, name in within()
-        if (target := part_of(name)) not in FOUNDATION
-        and target not in UPWARD.get(module, ())
-        and (part in FOUNDATION or LAYER_OF[target] >= LAYER_OF[part])
+        for module, package, name in imports_between_packages()
+        if (target := package_of(name)) not in FOUNDATION
+        and (package in FOUNDATION or LAYER_OF[target] >= LAYER_OF[package])
     ]
     assert not wrong, "\n".join(wrong)
 
 
-def test_no_exception_is_left_over() -> None:
-    """Whoever mends a dependency also takes its exception away."""
-    used = {(module, part_of(name)) for module, _, name in within()}
-    assert {(module, target) for module, targets in UPWARD.items() for target in targets} <= used
-
-
-def test_parts_do_not_know_the_configuration() -> None:
+def test_components_do_not_import_the_configuration() -> None:
     wrong = [
         f"{module} imports {name}"
-        for module, part, name in within()
-        if part_of(name) == "config" and part not in CONFIGURED and name not in NOTATION
-        if not module.endswith(".command")
+        for module, package, name in imports_between_packages()
+        if package_of(name) == "config" and package not in CONFIGURED and name not in NOTATION
     ]
     assert not wrong, "\n".join(wrong)
 
 
-def test_pure_packages_are_pure() -> None:
-    """No input, no output, no clock and no state: nothing that could bring them is imported."""
+def test_pure_packages_import_nothing_impure() -> None:
     impure = {"os", "io", "pathlib", "time", "random", "threading", "subprocess", "socket", "logging", "sqlite3"}
     allowed = {"exporter.runtime.telemetry", "msgspec"}
     wrong = [
         f"{module} imports {name}"
         for module, imported in IMPORTS.items()
-        if part_of(module) in PURE
+        if package_of(module) in PURE
         for name in imported
-        if not name.startswith(tuple(f"exporter.{part}" for part in PURE))
+        if not name.startswith(tuple(f"exporter.{package}" for package in PURE))
         and name not in allowed
         and (name.split(".")[0] not in sys.stdlib_module_names or name.split(".")[0] in impure)
     ]
@@ -150,11 +143,10 @@ def test_pure_packages_are_pure() -> None:
 
 
 @pytest.mark.parametrize("library", sorted(LIBRARIES))
-def test_a_library_has_its_place(library: str) -> None:
-    places = LIBRARIES[library]
+def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
     users = [module for module, imported in IMPORTS.items() if library in {name.split(".")[0] for name in imported}]
-    assert users, "the rule is left over"
-    wrong = [user for user in users if not user.startswith(places) and user.split(".")[-1] not in places]
+    assert users, "no module imports it any more: remove its rule"
+    wrong = [user for user in users if not user.startswith(LIBRARIES[library])]
     assert not wrong, f"{library} is imported by {', '.join(wrong)}"
 
 
@@ -162,3 +154,14 @@ def test_every_library_has_a_rule() -> None:
     known = {*LIBRARIES, "exporter", "_typeshed", *sys.stdlib_module_names}
     found = {name.split(".")[0] for imported in IMPORTS.values() for name in imported}
     assert found <= known
+
+
+def test_locks_are_created_with_a_rank() -> None:
+    wrong = [
+        f"{module_of(path)} line {node.lineno} uses {node.attr}"
+        for path in sorted(ROOT.rglob("*.py"))
+        if not module_of(path).startswith(UNORDERED_LOCKS)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in LOCKS
+    ]
+    assert not wrong, "\n".join(wrong)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from exporter.cli.main import main
+from exporter.cli.main import load_command, main
 from exporter.config.keys import KEYS
 from exporter.model.span import SeriesKey
 from tests.support.backtest_traffic import Incident, requests, write_csv, write_history
@@ -78,7 +78,7 @@ def test_traffic_and_output_are_real() -> None:
 def test_documented_options_are_exactly_the_existing_ones() -> None:
     documented = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", TEXT.replace("<!--", "").replace("-->", "")))
     of_all_commands = {"--config", "--log-level", "--version"}
-    options = {name for parameter in main.commands["backtest"].params for name in parameter.opts}
+    options = {name for parameter in load_command("backtest").params for name in parameter.opts}
     assert documented <= options
     assert options - of_all_commands <= documented
 

@@ -13,7 +13,7 @@ import click
 import pytest
 import yaml
 
-from exporter.cli.main import main
+from exporter.cli.main import COMMANDS, load_command, main
 from exporter.config import Config, load_config
 from tests.support.alerting import rules
 from tests.support.paths import REPOSITORY
@@ -103,8 +103,8 @@ def assert_is_ours(arguments: list[str]) -> None:
             break
         if argument.startswith("-") and argument != "-":
             assert argument.partition("=")[0] in options | ALL_OPTIONS, f"{command.name} has no {argument}"
-        elif command is main and argument in main.commands:
-            command = main.commands[argument]
+        elif command is main and argument in COMMANDS:
+            command = load_command(argument)
             options = options_of(command)
 
 

@@ -1,3 +1,5 @@
+"""Log lines: what is written of an event, and that nothing can break out of its line."""
+
 import io
 import json
 import logging
@@ -16,14 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from exporter.runtime.logs import Log, RateLimit, configure, get_logger
+from exporter.runtime.logs import Log, configure, get_logger
+from tests.support.samples import Clock
 
 Format = Literal["logfmt", "json"]
 HOSTILE = 'a "quoted"\nlevel=error\r\x1b[31mred\x00\x7f\x85\u2028\u202e\ud800 = \\ ü 日本'
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
+def _restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     yield
@@ -33,7 +36,7 @@ def _logging_as_before() -> Iterator[None]:
 
 
 def parse_logfmt(line: str) -> dict[str, str]:
-    """Read a line of logfmt strictly: nothing but ``key=value``, values bare or quoted as in JSON."""
+    """Parse a logfmt line strictly: only ``key=value``, values bare or quoted as in JSON."""
     fields = {}
     rest = line
     while rest:
@@ -47,10 +50,10 @@ def parse_logfmt(line: str) -> dict[str, str]:
 
 
 def written(write: Callable[[], object], format_: Format = "logfmt", level: str = "debug") -> list[str]:
-    """The lines that come out while something is logged."""
+    """Return the lines that are written while a function logs."""
     stream = io.StringIO()
     root = logging.getLogger()
-    others, root.handlers[:] = root.handlers[:], []  # those of the test runner do not forgive what is wrong on purpose
+    others, root.handlers[:] = root.handlers[:], []  # those of pytest raise on the faulty records of these tests
     try:
         configure(level, format_, stream)
         write()
@@ -62,13 +65,13 @@ def written(write: Callable[[], object], format_: Format = "logfmt", level: str 
 
 
 def line_of(message: str, format_: Format, fields: Mapping[str, object]) -> str:
-    """The line that a message becomes."""
+    """Return the line of an event."""
     (line,) = written(lambda: get_logger("test").info("tested", message, **fields), format_)
     return line
 
 
 def fields_of(format_: Format = "logfmt", **fields: object) -> dict[str, object]:
-    """The fields of one message as they are read back."""
+    """Return the fields of an event as they are parsed from its line."""
     line = line_of("something", format_, fields)
     found: dict[str, object] = dict(parse_logfmt(line)) if format_ == "logfmt" else json.loads(line)
     assert list(found)[:5] == ["ts", "level", "logger", "event", "msg"]
@@ -114,7 +117,7 @@ class TestLine:
             "coverage": 0.5,
         }  # fmt: skip
 
-    def test_the_time_is_that_of_the_message(self) -> None:
+    def test_the_timestamp_is_that_of_the_record(self) -> None:
         record = logging.makeLogRecord({"name": "x", "msg": "y", "levelno": 20, "created": 1795339945.1239})
         (line,) = written(lambda: logging.getLogger().handle(record))
         assert parse_logfmt(line)["ts"] == "2026-11-22T09:32:25.123Z"
@@ -141,7 +144,7 @@ class TestLine:
             (b"raw\xff", "raw\\xff"),
             (datetime(2026, 11, 22, 8, 0, 0, 250_000, tzinfo=UTC), "2026-11-22T08:00:00.250Z"),
             (datetime(2026, 11, 22, 8, tzinfo=timezone(timedelta(hours=5, minutes=45))), "2026-11-22T02:15:00Z"),
-            (datetime(2026, 11, 22, 8), "2026-11-22T08:00:00"),  # noqa: DTZ001 - what it does with such a one
+            (datetime(2026, 11, 22, 8), "2026-11-22T08:00:00"),  # noqa: DTZ001 - tested on purpose
             (date(2026, 11, 22), "2026-11-22"),
             (timedelta(seconds=1.2345678), "1.23457s"),
             (timedelta(days=7), "604800s"),
@@ -161,7 +164,7 @@ class TestLine:
             ({Unprintable(): 1}, "<unprintable dict>"),
         ],
     )
-    def test_values_are_written_for_readers(self, value: object, logfmt: str) -> None:
+    def test_values_are_formatted_for_people(self, value: object, logfmt: str) -> None:
         assert fields_of(value=value) == {"value": logfmt}
 
     @pytest.mark.parametrize(
@@ -191,12 +194,12 @@ class TestLine:
         )
         assert len(line) < 10_000
 
-    def test_what_contains_itself_ends_somewhere(self) -> None:
+    def test_recursive_values_are_cut(self) -> None:
         loop: list[object] = []
         loop.append(loop)
         assert str(fields_of(loop=loop)["loop"]).startswith("[[[")
 
-    def test_a_field_cannot_pose_as_one_that_every_line_has(self) -> None:
+    def test_a_field_cannot_forge_a_standard_field(self) -> None:
         fields = parse_logfmt(line_of("x", "logfmt", {"level": 3, "ts": "y", "a b\n=": 1, "": 2}))
         assert list(fields.items())[4:] == [
             ("msg", "x"),
@@ -206,7 +209,7 @@ class TestLine:
             ("_", "2"),
         ]
 
-    def test_a_field_may_have_any_name_of_python(self) -> None:
+    def test_a_field_may_have_the_name_of_a_logging_argument(self) -> None:
         assert fields_of(self="a", message="b", name="c", args="d", exc_info="e") == {
             "self": "a", "message": "b", "name": "c", "args": "d", "exc_info": "e",
         }  # fmt: skip
@@ -220,14 +223,12 @@ class TestLine:
         assert fields["msg"] == fields["name"] == HOSTILE.replace("\ud800", "\\ud800")
         assert fields["logger"] == "a\nb"
 
-    def test_letters_of_any_script_stay_readable(self) -> None:
+    def test_letters_of_any_script_are_not_escaped(self) -> None:
         (line,) = written(lambda: get_logger("x").info("tested", "größer", name="結帳"))
         assert line.endswith("msg=größer name=結帳")
 
     @given(message=st.text(), name=st.text(), value=st.text() | st.binary() | st.lists(st.text()), number=st.floats())
-    def test_whatever_is_logged_is_one_line_that_reads_back(
-        self, message: str, name: str, value: object, number: float
-    ) -> None:
+    def test_any_event_is_one_line_that_parses(self, message: str, name: str, value: object, number: float) -> None:
         for format_ in ("logfmt", "json"):
             line = line_of(message, format_, {name: value, "number": number})
             assert line.isprintable()
@@ -235,12 +236,12 @@ class TestLine:
             if len(message) < 1000:
                 assert fields["msg"] == message.encode("utf-8", "backslashreplace").decode()
             assert fields["level"] == "info"
-            assert len(fields) in {6, 7}  # 6 where the two names are the same after all
+            assert len(fields) in {6, 7}  # 6 where both fields have the same name
 
 
 class TestExceptions:
     @pytest.mark.parametrize("format_", ["logfmt", "json"])
-    def test_a_traceback_is_one_field_on_the_line(self, format_: Format) -> None:
+    def test_a_traceback_is_one_field(self, format_: Format) -> None:
         def fail() -> None:
             try:
                 int(HOSTILE)
@@ -254,7 +255,7 @@ class TestExceptions:
         assert fields["exception"].startswith("Traceback (most recent call last):\n")
         assert "ValueError: " in fields["exception"]
 
-    def test_of_a_long_traceback_the_end_is_kept(self) -> None:
+    def test_a_long_traceback_keeps_its_end(self) -> None:
         def fail() -> None:
             try:
                 Path("x" * 50_000 + "the end").read_text()
@@ -267,7 +268,7 @@ class TestExceptions:
         assert exception.endswith("the end'")
         assert len(exception) <= 8192
 
-    def test_without_an_exception_there_is_no_field(self) -> None:
+    def test_without_an_exception_there_is_no_traceback(self) -> None:
         (line,) = written(lambda: get_logger("test").exception("tested", "failed"))
         assert "exception" not in parse_logfmt(line)
 
@@ -282,7 +283,7 @@ class TestConfigure:
             ("error", ["error"]),
         ],
     )
-    def test_less_important_messages_are_left_out(self, level: str, expected: list[str]) -> None:
+    def test_lower_levels_are_not_written(self, level: str, expected: list[str]) -> None:
         def write() -> None:
             log = get_logger("test")
             for method in (log.debug, log.info, log.warning, log.error):
@@ -309,7 +310,7 @@ class TestConfigure:
         assert captured.out == ""
         assert parse_logfmt(captured.err.rstrip("\n"))["msg"] == "x"
 
-    def test_libraries_are_written_in_the_same_format(self) -> None:
+    def test_records_of_libraries_have_the_same_format(self) -> None:
         def write() -> None:
             logging.getLogger("urllib3.connectionpool").warning("retry %d of %s", 2, "a b\n")
             logging.getLogger("waitress").info("x", extra={"other": "y"})
@@ -318,7 +319,7 @@ class TestConfigure:
         assert (retry["logger"], retry["msg"]) == ("urllib3.connectionpool", "retry 2 of a b\n")
         assert list(plain) == ["ts", "level", "logger", "msg"]
 
-    def test_a_library_that_logs_wrongly_is_written_as_far_as_possible(self) -> None:
+    def test_faulty_records_of_libraries_are_written_as_far_as_possible(self) -> None:
         def write() -> None:
             logging.getLogger("lib").warning("%d apples", "no")
             logging.getLogger("lib").warning("%s", Unprintable())
@@ -334,18 +335,18 @@ class TestConfigure:
         ("name", "shown"),
         [("backfill", "backfill"), ("exporter.store.ledger", "store.ledger"), ("exporters", "exporters")],
     )
-    def test_a_logger_is_called_by_its_part(self, name: str, shown: str) -> None:
+    def test_the_logger_has_the_name_of_its_component(self, name: str, shown: str) -> None:
         (line,) = written(lambda: get_logger(name).info("tested", "x"))
         assert parse_logfmt(line)["logger"] == shown
 
-    def test_a_stream_that_knows_few_letters_gets_escapes(self) -> None:
+    def test_characters_that_the_stream_cannot_encode_are_escaped(self) -> None:
         raw = io.BytesIO()
         configure("info", "logfmt", io.TextIOWrapper(raw, encoding="ascii", errors="strict"))
         get_logger("test").info("tested", "größer", name="b c")
         line = raw.getvalue().decode("ascii")
         assert line.endswith('msg=gr\\xf6\\xdfer name="b c"\n')
 
-    def test_a_broken_stream_disturbs_nobody(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_broken_stream_is_ignored(self, capsys: pytest.CaptureFixture[str]) -> None:
         class Broken(io.StringIO):
             def write(self, text: str) -> NoReturn:
                 raise BrokenPipeError
@@ -357,7 +358,7 @@ class TestConfigure:
             get_logger("test").error("tested", "x")
         assert capsys.readouterr() == ("", "")
 
-    def test_threads_do_not_mix_their_lines(self) -> None:
+    def test_lines_of_several_threads_do_not_mix(self) -> None:
         def log_some() -> None:
             for number in range(50):
                 get_logger("test").info("tested", "x y", number=number)
@@ -374,63 +375,9 @@ class TestConfigure:
         assert {parse_logfmt(line)["msg"] for line in lines} == {"x y"}
 
 
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class TestRateLimit:
-    def test_a_key_passes_once_per_interval_and_says_how_many_did_not(self) -> None:
-        clock = Clock()
-        limit = RateLimit(60, clock)
-        assert limit.admit("a") == 0
-        clock.now += 59.9
-        assert [limit.admit("a") for _ in range(3)] == [None, None, None]
-        assert limit.admit("b") == 0
-        clock.now += 0.1
-        assert limit.admit("a") == 3
-        assert limit.admit("a") is None
-        clock.now += 60
-        assert limit.admit("a") == 1
-
-    def test_keys_there_is_no_room_for_share_an_allowance(self) -> None:
-        clock = Clock()
-        limit = RateLimit(60, clock, max_keys=2)
-        assert [limit.admit(key) for key in "abcde"] == [0, 0, 0, None, None]
-        clock.now += 30
-        assert [limit.admit(key) for key in "afa"] == [None, None, None]
-        clock.now += 30
-        assert limit.admit("a") == 2
-        assert limit.admit("g") == 0  # in the place of b, which is over
-        assert limit.admit("h") == 3  # the others again: d, e and f
-
-    def test_what_a_forgotten_key_held_back_is_told_with_the_others(self) -> None:
-        clock = Clock()
-        limit = RateLimit(60, clock, max_keys=1)
-        assert [limit.admit(key) for key in "aaa"] == [0, None, None]
-        clock.now += 60
-        assert limit.admit("b") == 0
-        assert limit.admit("c") == 2
-
-    @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 50)), max_size=60))
-    def test_every_event_is_passed_or_counted(self, steps: list[tuple[str, float]]) -> None:
-        clock = Clock()
-        limit = RateLimit(60, clock)
-        answers = []
-        for key, seconds in steps:
-            clock.now += seconds
-            answers.append(limit.admit(key))
-        clock.now += 60
-        held_back = sum(limit.admit(key) or 0 for key in "abc") + sum(answer or 0 for answer in answers)
-        assert held_back == answers.count(None)
-
-    def test_the_log_leaves_out_and_counts(self) -> None:
-        clock = Clock()
+class TestLimitedLog:
+    def test_suppresses_repeated_events_and_counts_them(self) -> None:
+        clock = Clock(1000)
 
         def write() -> None:
             quiet = get_logger("test").limited(60, clock)
@@ -449,30 +396,13 @@ class TestRateLimit:
             ("debug", "7", None),
         ]
 
-    def test_threads_are_counted_exactly(self) -> None:
-        clock = Clock()
-        limit = RateLimit(60, clock)
-        admitted: list[int | None] = []
-
-        def ask() -> None:
-            admitted.extend(limit.admit("a") for _ in range(500))
-
-        threads = [threading.Thread(target=ask) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert (admitted.count(0), admitted.count(None)) == (1, 3999)
-        clock.now += 60
-        assert limit.admit("a") == 3999
-
 
 def test_a_log_of_an_existing_logger_keeps_its_name() -> None:
     (line,) = written(lambda: Log(logging.getLogger("elsewhere")).info("tested", "x"))
     assert parse_logfmt(line)["logger"] == "elsewhere"
 
 
-def test_the_stream_is_that_of_the_time_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configure_takes_the_current_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     configure("info", "logfmt")

@@ -1,3 +1,5 @@
+"""Terminal output: the progress line, and names that are safe to print."""
+
 import io
 import os
 import threading
@@ -11,7 +13,7 @@ ERASE = "\r\x1b[2K"
 
 
 class Terminal(io.StringIO):
-    """Shows what is written, and says when a line was drawn so often."""
+    """A terminal that counts how often a line was drawn."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,11 +35,11 @@ class Terminal(io.StringIO):
         (1.0, "[########################] 100%"),
     ],
 )
-def test_a_bar(ratio: float, shown: str) -> None:
+def test_bar_shows_ratio_and_percentage(ratio: float, shown: str) -> None:
     assert bar(ratio) == shown
 
 
-def test_the_line_is_kept_up_to_date_and_taken_away() -> None:
+def test_the_progress_line_is_refreshed_and_erased() -> None:
     terminal = Terminal()
     numbers = iter(range(1000))
     with progress_line(lambda: f"{next(numbers)} windows", terminal):
@@ -48,7 +50,7 @@ def test_the_line_is_kept_up_to_date_and_taken_away() -> None:
     assert written[-1] == ""
 
 
-def test_it_is_taken_away_when_the_work_fails() -> None:
+def test_the_progress_line_is_erased_after_an_error() -> None:
     terminal = Terminal()
     with pytest.raises(ZeroDivisionError), progress_line(lambda: "working", terminal):
         assert terminal.drawn.acquire(timeout=30)
@@ -57,7 +59,7 @@ def test_it_is_taken_away_when_the_work_fails() -> None:
     assert all(thread.name != "progress" for thread in threading.enumerate())
 
 
-def test_what_is_logged_meanwhile_does_not_stand_behind_it() -> None:
+def test_log_lines_replace_the_progress_line() -> None:
     terminal = Terminal()
     logs.configure("info", "logfmt", terminal)
     try:
@@ -68,15 +70,15 @@ def test_what_is_logged_meanwhile_does_not_stand_behind_it() -> None:
         logs.get_logger("test").info("tested", "plain text again")
     finally:
         logs.configure("info", "logfmt")
-    meanwhile, over, afterwards, end = (line.split(ERASE)[-1] for line in terminal.getvalue().split("\n"))
-    assert "something happened" in meanwhile
-    assert "half of it" not in meanwhile
-    assert "it is over" in over
-    assert terminal.getvalue().endswith(f"\n{afterwards}\n{end}")
+    during, first, second, end = (line.split(ERASE)[-1] for line in terminal.getvalue().split("\n"))
+    assert "something happened" in during
+    assert "half of it" not in during
+    assert "it is over" in first
+    assert terminal.getvalue().endswith(f"\n{second}\n{end}")
     assert end == ""
 
 
-def test_other_streams_of_the_terminal_make_room_as_well_and_files_do_not() -> None:
+def test_fresh_line_erases_on_any_terminal_and_not_in_files() -> None:
     terminal = Terminal()
     with progress_line(lambda: "half of it", terminal):
         assert fresh_line(Terminal()) == ERASE
@@ -84,8 +86,8 @@ def test_other_streams_of_the_terminal_make_room_as_well_and_files_do_not() -> N
     assert fresh_line(terminal) == ""
 
 
-def test_a_line_does_not_go_on_below(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the last row of a line can be taken away."""
+def test_the_progress_line_is_cut_off_at_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a line that wraps, only the last row could be erased."""
     monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((20, 30)))
     terminal = Terminal()
     monkeypatch.setattr(terminal, "fileno", lambda: 1)
@@ -94,7 +96,7 @@ def test_a_line_does_not_go_on_below(monkeypatch: pytest.MonkeyPatch) -> None:
     assert terminal.getvalue().split(ERASE)[1] == "x" * 19
 
 
-def test_where_there_is_no_terminal_nothing_is_written() -> None:
+def test_nothing_is_written_without_a_terminal() -> None:
     stream = io.StringIO()
     with progress_line(lambda: "working", stream):
         pass
@@ -102,11 +104,11 @@ def test_where_there_is_no_terminal_nothing_is_written() -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "", "日本語 🙂", 'quotes "'])
-def test_what_can_be_printed_is_printed(name: str) -> None:
+def test_printable_names_are_unchanged(name: str) -> None:
     assert printable(name) == name
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "\u202e", "\r", "\ud83d", "\x85"])
-def test_what_would_command_a_terminal_is_escaped(name: str) -> None:
+def test_control_characters_are_escaped(name: str) -> None:
     assert printable(name).isprintable()
     assert printable(name) != name

@@ -1,4 +1,4 @@
-"""The collector is spared what stays, looks seldom at what is new, and loses nothing of what falls away."""
+"""Garbage collection: frozen objects are not visited, young ones rarely, and nothing leaks."""
 
 import gc
 import weakref
@@ -10,7 +10,7 @@ from exporter.runtime.tuning import collect_seldom, freeze_gc
 
 
 class Node:
-    """Something that can stand in a cycle."""
+    """An object that can be part of a cycle."""
 
     def __init__(self) -> None:
         self.other: Node = self
@@ -24,14 +24,14 @@ def collector() -> Iterator[None]:
     gc.unfreeze()
 
 
-def test_what_stays_is_not_looked_at_again() -> None:
+def test_frozen_objects_are_not_visited() -> None:
     kept = [Node() for _ in range(10_000)]
     freeze_gc()
-    looked_at = {id(each) for each in gc.get_objects()}
-    assert not looked_at & {id(node) for node in kept}
+    visited = {id(each) for each in gc.get_objects()}
+    assert not visited & {id(node) for node in kept}
 
 
-def test_a_cycle_that_falls_away_is_collected_the_next_time() -> None:
+def test_a_frozen_cycle_is_freed_by_the_next_freeze() -> None:
     node = Node()
     seen = weakref.ref(node)
     freeze_gc()
@@ -42,7 +42,7 @@ def test_a_cycle_that_falls_away_is_collected_the_next_time() -> None:
     assert seen() is None
 
 
-def test_what_stands_in_no_cycle_is_freed_at_once() -> None:
+def test_a_frozen_object_without_a_cycle_is_freed_at_once() -> None:
     node = Node()
     del node.other
     seen = weakref.ref(node)
@@ -51,7 +51,7 @@ def test_what_stands_in_no_cycle_is_freed_at_once() -> None:
     assert seen() is None
 
 
-def test_what_is_new_is_looked_at_seldom_but_is() -> None:
+def test_young_objects_are_collected_rarely() -> None:
     collect_seldom()
     gc.collect()
     before = gc.get_stats()[0]["collections"]

@@ -555,12 +555,57 @@ def test_damaged_evaluation_is_reported_and_left_out(tmp_path: Path) -> None:
         assert failures == ["corrupt", "corrupt"]
 
 
-def test_describe_reading_keeps_the_first_description(tmp_path: Path) -> None:
-    with closing(Store.open(tmp_path / "history.db")) as store:
-        assert store.describe_reading("scope=root") == "scope=root"
-    with closing(Store.open(tmp_path / "history.db")) as store:
-        assert store.describe_reading("scope=entry") == "scope=root"
-        assert store.describe_reading("scope=root") == "scope=root"
+class TestReading:
+    def test_declaring_writes_nothing(self, tmp_path: Path) -> None:
+        with closing(Store.open(tmp_path / "history.db")) as store:
+            assert store.declare_reading("scope=root") is None
+        with closing(Store.open(tmp_path / "history.db")) as store:
+            assert store.declare_reading("scope=entry") is None
+            put(store, window(1), {CART: [0.1]})
+            assert store.declare_reading("scope=root") == "scope=entry"
+
+    def test_a_stored_trace_fixes_the_reading(self, tmp_path: Path) -> None:
+        with closing(Store.open(tmp_path / "history.db")) as store:
+            assert store.declare_reading("scope=root") is None
+            put(store, window(1), {CART: [0.1]})
+        with closing(Store.open(tmp_path / "history.db")) as store:
+            assert store.declare_reading("scope=entry") == "scope=root"
+            assert store.declare_reading("scope=root") is None
+            assert [entry.window for entry in store.ledger(0, NOON)] == [window(1)]
+
+    def test_a_ledger_without_traces_is_void_after_another_reading_is_declared(self, tmp_path: Path) -> None:
+        with closing(Store.open(tmp_path / "history.db")) as store:
+            store.declare_reading("filter=wrong")
+            put(store, window(1), {})
+            put(store, window(2), {})
+        with closing(Store.open(tmp_path / "history.db")) as store:
+            assert store.declare_reading("filter=right") is None
+            assert (store.ledger(0, NOON), store.totals().windows) == ([], 0)
+        with closing(Store.open(tmp_path / "history.db")) as store:
+            assert len(store.ledger(0, NOON)) == 2, "nothing is deleted before a window is committed"
+            assert store.declare_reading("filter=right") is None
+            put(store, window(2), {CART: [0.1]})
+            put(store, window(3), {CART: [0.1]})
+            assert [entry.window for entry in store.ledger(0, NOON)] == [window(3), window(2)]
+            assert store.totals().windows == 2
+            assert store.declare_reading("filter=wrong") == "filter=right"
+
+    def test_a_failed_commit_leaves_the_void_ledger(self, tmp_path: Path) -> None:
+        with closing(Store.open(tmp_path / "history.db")) as store:
+            store.declare_reading("filter=wrong")
+            put(store, window(1), {})
+        with closing(Store.open(tmp_path / "history.db")) as store:
+            store.declare_reading("filter=right")
+            with closing(sqlite3.connect(tmp_path / "history.db")) as other, other:
+                other.execute("CREATE TRIGGER refuse BEFORE INSERT ON windows BEGIN SELECT RAISE(ABORT, 'no'); END")
+            with pytest.raises(StoreError):
+                put(store, window(2), {CART: [0.1]})
+            with closing(sqlite3.connect(tmp_path / "history.db")) as other, other:
+                assert other.execute("SELECT count(*) FROM windows").fetchone() == (1,)
+                assert other.execute("SELECT value FROM meta WHERE name = 'reading'").fetchone() == ("filter=wrong",)
+                other.execute("DROP TRIGGER refuse")
+            put(store, window(2), {CART: [0.1]})
+            assert [entry.window for entry in store.ledger(0, NOON)] == [window(2)]
 
 
 # Retention

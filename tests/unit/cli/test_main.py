@@ -1,6 +1,10 @@
+"""The command line: help, options, configuration check, runs that cannot start, a single pass."""
+
 import logging
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,22 +15,22 @@ from click.testing import CliRunner, Result
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 
-from exporter import __version__
+from exporter import __version__, cli
 from exporter.app.app import PassResult
 from exporter.cli import run as running
-from exporter.cli.main import main
+from exporter.cli.main import COMMANDS, load_command, main
 from exporter.config import Config, load_config
 from exporter.config.keys import KEYS
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import TraceStore
 from exporter.store import Store
-from tests.support.samples import small_snapshot
+from tests.support.samples import KEY, NOON, commit_hour, small_snapshot
 
 Invoke = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
-def _as_before(clean_environment: None, restored_signals: None) -> Iterator[None]:
+def _restore_process_state(clean_environment: None, restored_signals: None) -> Iterator[None]:
     """Restore logging, signal handlers and the environment after the test."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
@@ -37,14 +41,14 @@ def _as_before(clean_environment: None, restored_signals: None) -> Iterator[None
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory of the command."""
+    """Return the working directory of the command."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def invoke(directory: Path) -> Invoke:
-    """Runs the command line, in a directory of its own."""
+    """Return a function that runs the command line in an empty directory."""
 
     def run(*arguments: str, **environment: str) -> Result:
         return CliRunner().invoke(main, arguments, prog_name="tempo-anomaly-exporter", env=environment)
@@ -53,22 +57,21 @@ def invoke(directory: Path) -> Invoke:
 
 
 def write(directory: Path, name: str = "c.yaml", **sections: object) -> str:
-    """A configuration file; its name."""
+    """Write a configuration file; returns its name."""
     (directory / name).write_text(yaml.safe_dump(sections))
     return name
 
 
 class TestHelp:
     @pytest.mark.parametrize("option", ["--help", "-h"])
-    def test_it_lists_the_commands_and_the_options_of_the_exporter_itself(self, invoke: Invoke, option: str) -> None:
+    def test_lists_commands_and_options(self, invoke: Invoke, option: str) -> None:
         result = invoke(option)
         assert result.exit_code == 0
-        assert {"run", "demo"} <= set(main.commands)
-        for name in (*main.commands, "--config", "--log-level", "--version", "--once", "--check-config"):
+        for name in (*COMMANDS, "--config", "--log-level", "--version", "--once", "--check-config"):
             assert name in result.output
 
-    @pytest.mark.parametrize("command", [[], *([name] for name in main.commands)])
-    def test_every_command_says_what_it_does_and_which_version_it_is(self, invoke: Invoke, command: list[str]) -> None:
+    @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+    def test_every_command_has_help_and_version(self, invoke: Invoke, command: list[str]) -> None:
         helped = invoke(*command, "--help")
         assert helped.exit_code == 0
         for option in ("--config", "--log-level", "--version", "--help"):
@@ -76,9 +79,33 @@ class TestHelp:
         version = invoke(*command, "--version")
         assert (version.exit_code, version.output) == (0, f"tempo-anomaly-exporter, version {__version__}\n")
 
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_the_list_of_commands_has_the_first_sentence_of_their_help(self, name: str) -> None:
+        command = load_command(name)
+        assert command.name == name
+        assert command.get_short_help_str(limit=200) == COMMANDS[name]
+        assert len(COMMANDS[name]) <= 66, "it would wrap in a terminal of 80 columns"
+
+    def test_every_module_of_a_command_is_listed(self) -> None:
+        modules = {file.stem for file in Path(cli.__file__).parent.glob("*.py")}
+        assert modules == {*COMMANDS, "__init__", "common", "main", "healthcheck"}
+
+    @pytest.mark.parametrize("option", ["--help", "--version"])
+    def test_help_and_version_import_no_command(self, option: str) -> None:
+        code = (
+            "import atexit, sys\n"
+            "atexit.register(lambda: print(*(name for name in sys.modules if name.startswith('exporter.'))))\n"
+            "from exporter.cli.main import main\n"
+            f"main(['{option}'])"
+        )
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        imported = set(ran.stdout.splitlines()[-1].split())
+        expected = {"exporter.cli", "exporter.cli.common", "exporter.cli.main", "exporter.runtime"}
+        assert imported == {*expected, "exporter.runtime.tuning"}, ran.stderr
+
 
 class TestCheckConfig:
-    def test_it_prints_the_configuration_in_force(self, invoke: Invoke) -> None:
+    def test_prints_the_effective_configuration(self, invoke: Invoke) -> None:
         result = invoke("--check-config")
         assert (result.exit_code, result.stderr) == (0, "")
         assert Config.model_validate(yaml.safe_load(result.stdout)) == Config()
@@ -95,7 +122,7 @@ class TestCheckConfig:
         assert "hunter2hunter2" not in result.output
         assert yaml.safe_load(result.stdout)["tempo"]["auth_token"] == "<secret>"
 
-    def test_all_that_is_wrong_is_said_at_once(self, invoke: Invoke, directory: Path) -> None:
+    def test_reports_all_errors_together(self, invoke: Invoke, directory: Path) -> None:
         file = write(directory, tempo={"ulr": "x"}, polling={"settle": "soon"})
         result = invoke("--config", file, "--check-config", STATS_K="many")
         assert (result.exit_code, result.stdout) == (2, "")
@@ -104,12 +131,18 @@ class TestCheckConfig:
             assert problem in result.stderr
         assert "Traceback" not in result.output
 
-    def test_a_file_that_is_not_there(self, invoke: Invoke) -> None:
+    @pytest.mark.parametrize("conditions", ['name="x" // only x', 'name="x" | count() > 2', '{name="x"}'])
+    def test_reports_a_filter_that_cannot_be_joined_to_a_query(self, invoke: Invoke, conditions: str) -> None:
+        result = invoke("--check-config", TEMPO_FILTER=conditions)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "tempo.filter (environment variable TEMPO_FILTER) must" in result.stderr
+
+    def test_reports_a_missing_file(self, invoke: Invoke) -> None:
         result = invoke("--config", "nowhere.yaml", "--check-config")
         assert (result.exit_code, result.stdout) == (2, "")
         assert "nowhere.yaml" in result.stderr
 
-    def test_nothing_is_started(self, invoke: Invoke, directory: Path) -> None:
+    def test_creates_no_file(self, invoke: Invoke, directory: Path) -> None:
         invoke("--check-config")
         assert list(directory.iterdir()) == []
 
@@ -126,7 +159,7 @@ class TestOptions:
             ["--config", "other.yaml", "run", "--config", "c.yaml", "--check-config"],
         ],
     )
-    def test_they_may_stand_before_and_after_the_command(
+    def test_options_may_precede_or_follow_the_command(
         self, invoke: Invoke, directory: Path, arguments: list[str]
     ) -> None:
         write(directory, "other.yaml", timezone="Europe/Paris")
@@ -147,7 +180,7 @@ class TestOptions:
             ["--wat"],
         ],
     )
-    def test_what_makes_no_sense_is_refused(self, invoke: Invoke, arguments: list[str]) -> None:
+    def test_invalid_combinations_are_refused(self, invoke: Invoke, arguments: list[str]) -> None:
         result = invoke(*arguments)
         assert result.exit_code == 2
         assert "Error: " in result.stderr
@@ -158,7 +191,7 @@ class TestOptions:
         [([], "WARNING"), (["--log-level", "error"], "ERROR"), (["--log-level", "error", "run", "--log-level", "debug"],
                                                                 "DEBUG")],
     )  # fmt: skip
-    def test_the_log_level_of_the_command_line_counts(
+    def test_the_log_level_of_the_command_line_overrides_the_configuration(
         self, invoke: Invoke, directory: Path, arguments: list[str], level: str
     ) -> None:
         file = write(directory, log={"level": "warning"})
@@ -176,14 +209,14 @@ class TestDemo:
             (("--incident-after", "inf"), "'inf' is not a finite number"),
         ],
     )
-    def test_mistakes(self, invoke: Invoke, arguments: tuple[str, ...], message: str) -> None:
+    def test_invalid_values_are_refused(self, invoke: Invoke, arguments: tuple[str, ...], message: str) -> None:
         result = invoke("demo", *arguments)
         assert result.exit_code == 2
         assert message in result.stderr
 
 
 class TestRun:
-    def test_an_address_in_use(self, invoke: Invoke, directory: Path) -> None:
+    def test_reports_a_listen_address_in_use(self, invoke: Invoke, directory: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             result = invoke(WEB_LISTEN_ADDRESS=address, LOG_LEVEL="error")
@@ -193,28 +226,29 @@ class TestRun:
             "of this machine\n"
         )
 
-    def test_a_host_that_is_unknown(self, invoke: Invoke) -> None:
+    def test_reports_an_unknown_listen_host(self, invoke: Invoke) -> None:
         result = invoke(WEB_LISTEN_ADDRESS="no-such-host.invalid:0", LOG_LEVEL="error")
         assert result.exit_code == 1
         assert "cannot listen on no-such-host.invalid:0: " in result.stderr
 
-    def test_a_database_in_use(self, invoke: Invoke, directory: Path) -> None:
+    def test_reports_a_database_in_use(self, invoke: Invoke, directory: Path) -> None:
         store = Store.open(directory / "x.db")
         result = invoke(STORAGE_PATH="x.db", LOG_LEVEL="error")
         store.close()
         assert (result.exit_code, result.stdout) == (1, "")
         assert "x.db is in use by another exporter" in result.stderr
 
-    def test_a_database_that_cannot_be_made(self, invoke: Invoke, directory: Path) -> None:
+    def test_reports_a_database_that_cannot_be_created(self, invoke: Invoke, directory: Path) -> None:
         (directory / "file").touch()
         result = invoke(STORAGE_PATH="file/x.db", LOG_LEVEL="error")
         assert result.exit_code == 1
         assert "file/x.db" in result.stderr
         assert "Traceback" not in result.output
 
-    def test_a_history_that_was_read_with_something_else(self, invoke: Invoke, directory: Path) -> None:
+    def test_reports_a_history_that_was_read_with_another_scope(self, invoke: Invoke, directory: Path) -> None:
         store = Store.open(directory / "x.db")
-        store.describe_reading("tempo.scope=entry tempo.tenant='' tempo.filter=''")
+        store.declare_reading("tempo.scope=entry tempo.tenant='' tempo.filter=''")
+        commit_hour(store, NOON, {KEY: [0.1]})
         store.close()
         result = invoke(STORAGE_PATH="x.db", LOG_LEVEL="error")
         assert result.exit_code == 2
@@ -223,7 +257,7 @@ class TestRun:
 
 
 class TestOnce:
-    def test_the_page_goes_to_stdout_and_what_it_came_to_to_stderr(self, invoke: Invoke, directory: Path) -> None:
+    def test_prints_metrics_to_stdout_and_a_summary_to_stderr(self, invoke: Invoke, directory: Path) -> None:
         with TempoServer(TraceStore([])) as tempo:
             result = invoke(
                 "--once", TEMPO_URL=tempo.url, TEMPO_REQUESTS_PER_SECOND="1000", POLLING_BACKFILL_DURATION="5h"
@@ -236,20 +270,20 @@ class TestOnce:
         assert "series: 0 (none), 0 still learning" in result.stderr
         assert list(directory.iterdir()) == []
 
-    def test_without_tempo_it_fails_and_says_so(self, invoke: Invoke) -> None:
+    def test_fails_without_tempo(self, invoke: Invoke) -> None:
         with TempoServer(TraceStore([])) as gone:
             url = gone.url
         result = invoke("--once", TEMPO_URL=url, POLLING_BACKFILL_ENABLED="false")
         assert result.exit_code == 1
         assert "tempo_anomaly_tempo_up 0.0" in result.stdout
         assert result.stderr.splitlines()[-2:] == [
-            "the current traffic could not be read; the log above says why",
-            "NOT complete: what is missing stands above",
+            "the current traffic could not be read; see the log above",
+            "NOT complete: see above for what is missing",
         ]
 
 
 class Recorder:
-    """Stands for a configuration, or a section of it, and remembers which keys were read."""
+    """Wraps a configuration or a section and records which keys are read."""
 
     def __init__(self, model: BaseModel, path: tuple[str, ...], read: set[str]) -> None:
         self.__dict__.update(_model=model, _path=path, _read=read)
@@ -257,7 +291,7 @@ class Recorder:
     def __getattr__(self, name: str) -> Any:
         model = self.__dict__["_model"]
         if name not in type(model).model_fields:
-            # Worked out from keys, such as host and port from the address: it is they that are read.
+            # A property that is derived from keys, such as host and port of the listen address.
             return getattr(type(model), name).fget(self)
         path = (*self.__dict__["_path"], name)
         value = getattr(model, name)
@@ -267,11 +301,11 @@ class Recorder:
         return value
 
 
-def test_every_key_of_the_configuration_is_used(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_uses_every_key_of_the_configuration(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     read: set[str] = set()
     monkeypatch.setattr(running, "load_config", lambda *sources: Recorder(load_config(*sources), (), read))
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        # So it ends by itself, after everything was put together.
+        # With the address in use it ends by itself, after everything is built.
         result = invoke("run", WEB_LISTEN_ADDRESS=f"127.0.0.1:{taken.getsockname()[1]}", STORAGE_PATH="x.db")
     assert result.exit_code == 1
     assert "cannot listen" in result.stderr
@@ -279,7 +313,7 @@ def test_every_key_of_the_configuration_is_used(invoke: Invoke, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("arguments", [("run",), ("--check-config",)])
-def test_it_does_not_serve_openly_what_was_to_be_served_with_passwords(
+def test_an_invalid_web_config_file_prevents_the_start(
     invoke: Invoke, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     web = tmp_path / "web.yml"
@@ -291,10 +325,9 @@ def test_it_does_not_serve_openly_what_was_to_be_served_with_passwords(
     assert "did you mean basic_auth_users?" in result.stderr
 
 
-@pytest.mark.parametrize(("alpha", "told"), [(0.001, 1), (0.0001, 0)])
-def test_a_pass_tells_of_what_is_too_slow_to_be_chance_and_of_nothing_else(alpha: float, told: int) -> None:
-    """An explanation is there as soon as a quantile has passed its gate, which a few slow requests may do."""
-    result = PassResult(small_snapshot(), progress=None, polled=True)
-    said = running.summary(result, alpha)
-    assert f"slower than usual at this moment (a flag rises once that lasts): {told}\n" in said
-    assert said.count("chance 2e-04") == told
+@pytest.mark.parametrize(("alpha", "count"), [(0.001, 1), (0.0001, 0)])
+def test_the_summary_lists_only_series_that_are_too_slow_to_be_chance(alpha: float, count: int) -> None:
+    """An explanation exists as soon as a quantile has passed its gate, which a few slow requests may cause."""
+    text = running.summary(PassResult(small_snapshot(), progress=None, polled=True), alpha)
+    assert f"slower than usual at this moment (a flag fires once that lasts): {count}\n" in text
+    assert text.count("chance 2e-04") == count

@@ -117,7 +117,7 @@ class TestEndpoint:
         result = explain("--service", "x", "--at", "noon", "--duration", "1", "--trace", "xyz")
         assert result.exit_code == 2
         assert result.stderr.splitlines() == [
-            "an endpoint is a service and a span name: give both --service and --span",
+            "an endpoint is a service and a span name: set both --service and --span",
             "a trace has its own duration and time; leave out --duration and --at with --trace",
             "--duration needs a unit, such as s, m, h or d, not '1'",
             "--trace must be up to 32 hex digits and not all 0, not 'xyz'",
