@@ -175,7 +175,8 @@ def build_app(
     publisher = Publisher()
     evaluation = _build_evaluation(context, ingest, signal, publisher.publish, flags or {}, baseline_patience_seconds)
     publishing = Publishing(publisher, MetricsPage(publisher, metrics.registry))
-    metrics.state = StateCollector(publishing.snapshot, ingest.status, ingest.series_filter, config.series.max)
+    backfill_status = partial(_published_backfill, publishing, ingest)
+    metrics.state = StateCollector(publishing.snapshot, backfill_status, ingest.series_filter, config.series.max)
     site = _build_site(context, ingest, evaluation, publishing)
     return App(store, ingest, evaluation, publishing, site, clock=clock, stop=context.stop)
 
@@ -295,12 +296,18 @@ def _settled_until(context: _Context, backfill: Backfill | None) -> Callable[[],
     return lambda: context.hours.hour(int(context.clock() - settle_seconds)).start
 
 
+def _published_backfill(publishing: Publishing, ingest: Ingest) -> BackfillStatus | None:
+    """Return the state of the ledger that belongs to the last snapshot, so that a page describes one moment."""
+    snapshot = publishing.snapshot()
+    return ingest.status() if snapshot is None else snapshot.backfill
+
+
 def _build_site(context: _Context, ingest: Ingest, evaluation: Evaluation, publishing: Publishing) -> Site:
     config = context.config
     log = get_logger("web")
     sources = Sources(
         snapshot=publishing.snapshot,
-        backfill=ingest.status,
+        backfill=partial(_published_backfill, publishing, ingest),
         history=evaluation.querier,
         clock=context.clock,
         hours=context.hours,

@@ -3,10 +3,10 @@
 A table holds the baselines of all series for one local hour. It is built once and never changes.
 """
 
-import threading
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from threading import Condition
 from typing import NamedTuple
 
 import msgspec
@@ -141,7 +141,7 @@ class BaselineCache:
         monotonic: Callable[[], float],
         on_missed: Callable[[BaselineTable], None],
         *,
-        changed: threading.Condition | None = None,
+        changed: Condition | None = None,
     ) -> None:
         """Start with :data:`EMPTY_TABLE`.
 

@@ -1,6 +1,5 @@
 """The data that the pages show: where they get it, and a cache for what is slow to compute."""
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from exporter.ingest.backfill_status import BackfillStatus
 from exporter.model.calendar import Slot
 from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey
+from exporter.runtime.locks import LockRank, new_lock
 from exporter.web.pages.links import Explore
 
 _T = TypeVar("_T")
@@ -91,7 +91,7 @@ class HourlyCache(Generic[_T]):
         self._hours = hours
         self._is_complete = is_complete
         self._max_entries = max_entries
-        self._lock = threading.Lock()
+        self._lock = new_lock(LockRank.PAGE_CACHE)
         self._entries: OrderedDict[SeriesKey, tuple[float, _T]] = OrderedDict()
 
     def get(self, key: SeriesKey, now: float) -> _T:
