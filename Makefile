@@ -1,13 +1,14 @@
 # Needs Python 3.11 or newer and make. Everything else is installed into .venv from the locked requirements.
+# Another interpreter: make test PYTHON=python3.13 VENV=.venv-3.13
 PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
+VENV   ?= .venv
+BIN     = $(VENV)/bin
 CONFIG ?= configs/exporter.yaml
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint format bench bench-detection dashboards kubernetes reference screenshots examples \
-        release lock clean
+.PHONY: help install run demo test test-unit lint format bench bench-detection dashboards kubernetes reference \
+        screenshots examples release lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,12 +29,17 @@ run: install ## run the exporter (CONFIG=configs/exporter.yaml)
 demo: install ## run the exporter on a week of synthetic traffic
 	$(BIN)/tempo-anomaly-exporter demo
 
-# Several tests at a time, since a test of a real process mostly waits.
+# One worker more than two processors: tests of real processes mostly wait.
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
 test: install ## run all tests
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(PYTEST)
+
+test-unit: install ## run the unit tests only (within a minute)
+	$(PYTEST) tests/unit
 
 # actionlint is not in the lock, since its PyPI package downloads a program when it is installed; CI runs it.
-SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
+SCHEMA = $(BIN)/check-jsonschema --quiet --builtin-schema
 lint: install ## check formatting, code, types, spelling, wording and workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -74,7 +80,7 @@ examples: install ## regenerate the output in docs/examples.md from real runs (f
 release: install ## build sdist and wheel into dist/ and check them
 	$(BIN)/python -m tools.release
 
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
 lock: install ## update the locked requirements after editing pyproject.toml
 	$(COMPILE) --upgrade pyproject.toml -o requirements.lock
@@ -82,4 +88,4 @@ lock: install ## update the locked requirements after editing pyproject.toml
 	$(COMPILE) -c requirements-dev.lock --group pyproject.toml:build -o requirements-build.lock
 
 clean: ## remove everything that make has built
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
