@@ -1,5 +1,5 @@
 # Needs Python 3.11 or newer and make. Everything else is installed into .venv from the locked requirements.
-# For another interpreter: make test PYTHON=python3.13 VENV=.venv-3.13
+# Another interpreter: make test PYTHON=python3.13 VENV=.venv-3.13
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
@@ -7,8 +7,8 @@ CONFIG ?= configs/exporter.yaml
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-unit lint format bench bench-detection dashboards kubernetes reference screenshots \
-        examples release lock clean
+.PHONY: help install run demo test test-unit lint format bench bench-detection dashboards kubernetes reference \
+        screenshots examples release lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ run: install ## run the exporter (CONFIG=configs/exporter.yaml)
 demo: install ## run the exporter on a week of synthetic traffic
 	$(BIN)/tempo-anomaly-exporter demo
 
-# One worker more than two processors, since tests of real processes mostly wait.
+# One worker more than two processors: tests of real processes mostly wait.
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 test: install ## run all tests

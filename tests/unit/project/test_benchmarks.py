@@ -81,7 +81,7 @@ def test_an_unknown_benchmark_is_rejected_with_the_known_names(capsys: pytest.Ca
         (Figure("a", float("nan"), "count", budget=Budget(0)), False),
     ],
 )
-def test_a_budget_is_compared_with_the_value_or_the_ratio_it_limits(figure: Figure, kept: bool | None) -> None:
+def test_a_budget_is_kept_by_what_it_limits(figure: Figure, kept: bool | None) -> None:
     assert figure.kept is kept
 
 
