@@ -104,7 +104,7 @@ def replay_history(
     history = SeriesHours(hours)
     changes: list[FlagChange] = []
     accepted: list[AcceptedChange] = []
-    judgements: dict[int, Judgement] = {}
+    evaluations: dict[int, Judgement] = {}
     released: set[int] = set()
     state: SeriesState | None = None
     # Hour by hour gives the same result as all at once, and the time at which a change was accepted.
@@ -113,20 +113,20 @@ def replay_history(
         state = progress.state
         changes += progress.changes
         accepted += [AcceptedChange(changepoint, end) for changepoint in progress.accepted]
-        judgements.update(progress.judgements)
+        evaluations.update(progress.judgements)
         released.update(progress.released)
     end = max(until, start)
-    learned_until = min(judgements, default=end) if learn_seconds is None else start + learn_seconds
+    learned_until = min(evaluations, default=end) if learn_seconds is None else start + learn_seconds
     return SeriesReplay(
         series=series_name(stored),
         traces=traces,
         start=start,
         end=end,
         learned_until=learned_until,
-        evaluated_hours=len(judgements),
+        evaluated_hours=len(evaluations),
         step_seconds=HOUR_SECONDS * len(hours) / traces,
         firing_periods=_firing_periods(changes, learned_until, end),
-        quarantined=_quarantined(judgements),
+        quarantined=_quarantined(evaluations),
         accepted_changes=tuple(accepted),
         released=tuple(sorted(released)),
     )
@@ -201,19 +201,19 @@ class _ReleaseTracker:
         self._latest: deque[int] = deque(maxlen=_OPEN_HOURS)
         self._quarantined: set[int] = set()
 
-    def update(self, hour: int, judgements: Mapping[int, Judgement], *, accepted_since: int | None) -> None:
+    def update(self, hour: int, evaluations: Mapping[int, Judgement], *, accepted_since: int | None) -> None:
         """Compare the quarantine with that of the previous hour; call it once per hour."""
         self._latest.append(hour)
-        released = {start for start in self._quarantined if not judgements[start].quarantined}
+        released = {start for start in self._quarantined if not evaluations[start].quarantined}
         self.hours |= {start for start in released if accepted_since is None or start < accepted_since}
         self._quarantined -= released
         self._quarantined.update(
-            start for start in self._latest if start in judgements and judgements[start].quarantined
+            start for start in self._latest if start in evaluations and evaluations[start].quarantined
         )
 
 
-def _quarantined(judgements: Mapping[int, Judgement]) -> tuple[int, ...]:
-    return tuple(sorted(start for start, judgement in judgements.items() if judgement.quarantined))
+def _quarantined(evaluations: Mapping[int, Judgement]) -> tuple[int, ...]:
+    return tuple(sorted(start for start, evaluation in evaluations.items() if evaluation.quarantined))
 
 
 def _start_ns(request: RequestSample) -> int:

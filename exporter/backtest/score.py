@@ -1,7 +1,7 @@
 """Scores firing periods against labelled incidents: how many were found, how soon, and what was false. Pure functions.
 
 An incident is found if the flag fires during the incident or within a margin after it. Firing periods with short gaps
-form one episode, because they wake somebody once. An episode is false if it overlaps no incident and no margin.
+form one episode, because they are one alert for a person. An episode is false if it overlaps no incident and no margin.
 """
 
 from collections.abc import Iterable, Sequence

@@ -68,8 +68,8 @@ class RequestQueue:
             0 if the request started; it occupies a slot until :meth:`finish`. Otherwise the seconds after which to try
             again; infinity means once another request has started, finished or been cancelled.
         """
-        # If there is no slot for the first request in the queue, there is none for those behind it either: they have
-        # at most the same slots.
+        # If the first request in the queue cannot get a slot, those behind it cannot either: they have at most the same
+        # slots.
         if request != min(self._waiting) or self._running >= self._slots:
             return math.inf
         if not request.is_poll and self._running_others >= self._slots_for_others:

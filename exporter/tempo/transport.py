@@ -60,7 +60,7 @@ class Transport:
         return self._credentials.mask(text)
 
     def get(self, path: str, params: Params) -> HttpResponse:
-        """Request a path below the base URL and read the whole response, whatever its status.
+        """Request a path below the base URL and read the whole response, of any status.
 
         Raises:
             TempoError: no complete HTTP response arrived.

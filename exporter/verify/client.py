@@ -99,7 +99,7 @@ class ExporterClient:
         self._session.close()
 
     def probe(self, path: str) -> Probe:
-        """Request a probe, whatever its status.
+        """Request a probe; the response may have any status.
 
         Raises:
             UnreachableError: there is no response.

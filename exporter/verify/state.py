@@ -10,7 +10,7 @@ from exporter.model.span import SeriesKey
 from exporter.verify.client import ExporterClient, Metrics, Probe
 
 NIGHT_HOUR: Final = 3
-"""The hour for which verdicts are checked: at night an alert wakes somebody and has to be right."""
+"""The hour for which verdicts are checked: an alert at night wakes people, so it has to be right."""
 SAMPLES: Final = 40
 _HOUR_SECONDS: Final = 3600
 _HOURS_PER_WEEK: Final = 168
@@ -77,7 +77,7 @@ class ExporterState:
         by_level: number of series on fallback levels 1 to 5, by day type and hour.
         mature_at_night: number of series whose baseline at :data:`NIGHT_HOUR` is mature, by day type.
         samples: baselines of sampled series and hours.
-        nights: by day type, the baseline of one of those series in the next night; None if there is none.
+        nights: by day type, the baseline of one of those series in the next night; None without such a series or night.
     """
 
     healthy: Probe

@@ -31,7 +31,7 @@ def is_weekend(start: float, weekend: tuple[str, str]) -> bool:
 
 
 def level(endpoint: Endpoint, now: float) -> int:
-    """Return the first level with enough traces in a mature pool; 5 if there is none."""
+    """Return the first level with enough traces in a mature pool; otherwise 5."""
     counts = traces_by_hour(endpoint, now)
     weekend = calendar_weekend(now)
     this_hour, today_is_weekend = int(now) // HOUR % 24, is_weekend(now, weekend)

@@ -211,7 +211,7 @@ def away(start: int, end: int) -> None:
 
 
 class FrozenClock:
-    """A clock that only advances when told to.
+    """A clock that only advances on request.
 
     With a tick, monotonic time also advances on every call, so that pauses end at once.
     """

@@ -388,7 +388,7 @@ def test_history_is_restricted_to_series_and_range(store: Store) -> None:
     keys = [SeriesKey("shop", str(number)) for number in range(7)]
     for ago in (1, 2, 3):
         put(store, window(ago), {key: [0.1] * ago for key in keys})
-    wanted = [keys[5], keys[0], SeriesKey("nobody", "knows"), keys[2]]
+    wanted = [keys[5], keys[0], SeriesKey("not", "stored"), keys[2]]
     histories = list(store.history(wanted, window(2).start, window(1).start))
     assert {history.key for history in histories} == {keys[0], keys[2], keys[5]}
     for history in histories:
