@@ -8,15 +8,15 @@ from itertools import starmap
 from typing import Final, NamedTuple
 
 from exporter.backtest.traffic import Requests, RequestSample, median_step_seconds
-from exporter.detection.detector import Detector
+from exporter.detection.detector import Detector, SeriesState
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagEvent
-from exporter.detection.history import FlagChange, advance
+from exporter.detection.history import advance
 from exporter.detection.parameters import SUSPICION_SECONDS
 from exporter.detection.replay import Replay
-from exporter.detection.state import SeriesState
+from exporter.detection.tick import FlagChange
 from exporter.model.calendar import HOUR_SECONDS
-from exporter.model.hours import Judgement, SeriesHours, hours_of
+from exporter.model.hours import HourEvaluation, SeriesHours, hours_of
 from exporter.store import StoredSeries
 
 _NS: Final = 1_000_000_000
@@ -104,7 +104,7 @@ def replay_history(
     history = SeriesHours(hours)
     changes: list[FlagChange] = []
     accepted: list[Acceptance] = []
-    judgements: dict[int, Judgement] = {}
+    judgements: dict[int, HourEvaluation] = {}
     released: set[int] = set()
     state: SeriesState | None = None
     # Hour by hour comes to the same as all at once, and tells when a change was accepted.
@@ -113,7 +113,7 @@ def replay_history(
         state = progress.state
         changes += progress.changes
         accepted += [Acceptance(changepoint, end) for changepoint in progress.accepted]
-        judgements.update(progress.judgements)
+        judgements.update(progress.evaluations)
         released.update(progress.released)
     end = max(until, start)
     counts_from = min(judgements, default=end) if learn_seconds is None else start + learn_seconds
@@ -152,9 +152,9 @@ def replay_requests(series: str, requests: Requests, detector: Detector, learn_s
     first = acceptances = 0
     while True:
         last = bisect_left(ordered, civil.end * _NS, lo=first, key=_start_ns)
-        replay.hour(civil, ordered[first:last], live=civil.end > counts_from)
+        replay.add_hour(civil, ordered[first:last], live=civil.end > counts_from)
         accepted = replay.accepted[acceptances:]
-        releases.look(civil.start, replay.judgements, accepted_since=accepted[-1][0] if accepted else None)
+        releases.look(civil.start, replay.evaluations, accepted_since=accepted[-1][0] if accepted else None)
         first, acceptances = last, len(replay.accepted)
         if first == len(ordered):
             break
@@ -165,10 +165,10 @@ def replay_requests(series: str, requests: Requests, detector: Detector, learn_s
         start=start,
         end=civil.end,
         counts_from=counts_from,
-        judged_hours=len(replay.judgements),
+        judged_hours=len(replay.evaluations),
         step_seconds=median_step_seconds(ordered),
         alerts=_alerts(replay.changes, counts_from, civil.end),
-        quarantined=_quarantined(replay.judgements),
+        quarantined=_quarantined(replay.evaluations),
         accepted=tuple(starmap(Acceptance, replay.accepted)),
         released=tuple(sorted(releases.hours)),
     )
@@ -201,7 +201,7 @@ class _Releases:
         self._latest: deque[int] = deque(maxlen=_OPEN_HOURS)
         self._quarantined: set[int] = set()
 
-    def look(self, hour: int, judgements: Mapping[int, Judgement], *, accepted_since: int | None) -> None:
+    def look(self, hour: int, judgements: Mapping[int, HourEvaluation], *, accepted_since: int | None) -> None:
         """See what judging up to an hour has changed; to be called for each hour."""
         self._latest.append(hour)
         freed = {start for start in self._quarantined if not judgements[start].quarantined}
@@ -212,7 +212,7 @@ class _Releases:
         )
 
 
-def _quarantined(judgements: Mapping[int, Judgement]) -> tuple[int, ...]:
+def _quarantined(judgements: Mapping[int, HourEvaluation]) -> tuple[int, ...]:
     return tuple(sorted(start for start, judgement in judgements.items() if judgement.quarantined))
 
 

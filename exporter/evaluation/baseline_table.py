@@ -14,8 +14,8 @@ from typing import NamedTuple
 import msgspec
 
 from exporter.baseline.levels import Baseline
+from exporter.detection.schedule import HourThresholds, Schedule
 from exporter.detection.thresholds import Thresholds
-from exporter.detection.verdict import HourThresholds, Schedule
 from exporter.model.span import SeriesKey
 
 

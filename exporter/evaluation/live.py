@@ -12,7 +12,7 @@ from typing import Final
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import INACTIVE, Flag, FlagEvent
 from exporter.detection.tick import tick
-from exporter.detection.window import RecentTraces, View, end_second
+from exporter.detection.window import EvaluationWindow, RecentTraces, end_second
 from exporter.evaluation.baseline_table import BaselineTable, SeriesBaseline
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar, SeriesStatus
@@ -310,7 +310,7 @@ class LiveEvaluator:
                 key,
                 series,
                 usual,
-                None if judged_at is None else series.recent.view(judged_at, self._settings.shift),
+                None if judged_at is None else series.recent.window(judged_at, self._settings.shift),
                 now if judged_at is None else judged_at,
                 book,
             )
@@ -333,7 +333,7 @@ class LiveEvaluator:
         key: SeriesKey,
         series: _LiveSeries,
         usual: SeriesBaseline,
-        window: View | None,
+        window: EvaluationWindow | None,
         now: float,
         book: BaselineTable,
     ) -> SeriesStatus:

@@ -23,7 +23,7 @@ from exporter.evaluation.history import HistoryEvaluator
 from exporter.evaluation.series import BaselineRequest, SeriesBaselines, build_baselines, judged_far_enough
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import HistoryFacts, Snapshot
-from exporter.model.hours import CivilHour, HourClock
+from exporter.model.calendar import HourClock, LocalHour
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import Log
 from exporter.store import Store, StoreError
@@ -282,7 +282,7 @@ class BaselineManager:
         self._measure()
         self._keep(book)
 
-    def _work_out(self, hour: CivilHour, give_up: Callable[[], bool]) -> BaselineTable | None:
+    def _work_out(self, hour: LocalHour, give_up: Callable[[], bool]) -> BaselineTable | None:
         """What is usual in an hour, and in those before it that the current window reaches into; None if given up."""
         question = self._question(hour, judged=judged_far_enough(self._past.until, hour.start))
         histories = self._store.history(self._store.series(), question.since, hour.start)
@@ -300,11 +300,11 @@ class BaselineManager:
             self._news.set()
             raise
 
-    def _judgeable(self, hour: CivilHour) -> int:
+    def _judgeable(self, hour: LocalHour) -> int:
         """Up to when the past can be judged in an hour: hours are judged whole, however short the ledger's windows."""
         return self._clock.hour(min(self._settled_until(), hour.start)).start
 
-    def _question(self, hour: CivilHour, *, judged: bool) -> BaselineRequest:
+    def _question(self, hour: LocalHour, *, judged: bool) -> BaselineRequest:
         """What the book of an hour needs to know of every series."""
         hours = self._within_reach(hour)
         since = hours[0].start - self._settings.fallback.lookback_seconds
@@ -335,12 +335,12 @@ class BaselineManager:
         if book.judged:
             self._store.save_book(book.start, encode_table(book, self._basis))
 
-    def _kept(self, hour: CivilHour) -> BaselineTable | None:
+    def _kept(self, hour: LocalHour) -> BaselineTable | None:
         """The stored book of an hour; it is renewed soon, but a restart does not wait for that."""
         data = self._store.book(hour.start)
         return None if data is None else decode_table(data, self._basis)
 
-    def _within_reach(self, hour: CivilHour) -> list[CivilHour]:
+    def _within_reach(self, hour: LocalHour) -> list[LocalHour]:
         """The hours, oldest first, that a window may reach into while the given one lasts; that one comes last."""
         hours = [hour]
         while hours[0].start > hour.start - self._settings.shift.max_window_seconds:

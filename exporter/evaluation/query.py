@@ -10,15 +10,14 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from exporter.baseline.availability import SLOTS, Standings, standings
-from exporter.baseline.levels import Baseline, FallbackLevel, FallbackRules, Pool, choose_pool
+from exporter.baseline.availability import SeriesAvailability, series_availability
+from exporter.baseline.levels import SLOTS, Baseline, FallbackLevel, FallbackRules, Pool, choose_pool
 from exporter.detection.detector import Detector
 from exporter.detection.thresholds import Thresholds, swing_factor
 from exporter.evaluation.series import SeriesHistory, changepoint_of, judged_far_enough
 from exporter.evaluation.settings import EvaluationSettings
-from exporter.model.calendar import HOUR_SECONDS, Slot
+from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour, Slot
 from exporter.model.histogram import Digest, bucket_upper_seconds
-from exporter.model.hours import CivilHour, HourClock
 from exporter.model.span import SeriesKey
 from exporter.store import Store
 
@@ -98,7 +97,7 @@ class BaselineReport:
     """
 
     key: SeriesKey
-    hour: CivilHour
+    hour: LocalHour
     baseline: Baseline | None
     digest: Digest | None
     hours: tuple[PooledHour, ...]
@@ -153,7 +152,7 @@ class _Counted(NamedTuple):
     hour_start: int
     judged_until: int | None
     good_until: float
-    standings: Mapping[SeriesKey, Standings]
+    standings: Mapping[SeriesKey, SeriesAvailability]
 
 
 class BaselineQuerier:
@@ -249,7 +248,7 @@ class BaselineQuerier:
             )
         return Profile(key, tuple(slots), record.changepoint)
 
-    def available(self, now: int) -> Mapping[SeriesKey, Standings]:
+    def available(self, now: int) -> Mapping[SeriesKey, SeriesAvailability]:
         """Where each series stands in each of the 48 slots, as it would be in force now.
 
         It is counted once an hour, which takes seconds where there are ten thousand series; while the past is not
@@ -273,7 +272,7 @@ class BaselineQuerier:
                 self._counted = counted
             return counted.standings
 
-    def _count(self, present: CivilHour) -> Iterator[tuple[SeriesKey, Standings]]:
+    def _count(self, present: LocalHour) -> Iterator[tuple[SeriesKey, SeriesAvailability]]:
         rules = self._settings.fallback
         until = present.start - HOUR_SECONDS
         for stored in self._store.traffic(self._store.series(), present.start - rules.lookback_seconds, until):
@@ -284,10 +283,10 @@ class BaselineQuerier:
                 if start >= since:
                     hours[start] = hours.get(start, 0) + traces
             traffic = ((self._clock.hour(start), traces) for start, traces in hours.items())
-            found = standings(traffic, rules, quarantined=stored.quarantined, suspects=stored.suspects)
+            found = series_availability(traffic, rules, quarantined=stored.quarantined, suspects=stored.suspects)
             yield stored.key, found
 
-    def _record(self, key: SeriesKey, hour: CivilHour, present: CivilHour) -> SeriesHistory | None:
+    def _record(self, key: SeriesKey, hour: LocalHour, present: LocalHour) -> SeriesHistory | None:
         """What counts of a series when an hour is asked about; nothing where nothing does."""
         since = hour.start - self._settings.fallback.lookback_seconds
         for stored in self._store.history([key], since, hour.start):
@@ -300,7 +299,7 @@ class BaselineQuerier:
             return SeriesHistory(stored, self._detector)
         return None
 
-    def _standings(self, record: SeriesHistory, hour: CivilHour) -> Standings:
+    def _standings(self, record: SeriesHistory, hour: LocalHour) -> SeriesAvailability:
         rules = self._settings.fallback
         since = max(hour.start - rules.lookback_seconds, record.changepoint or 0)
         traffic = (
@@ -308,7 +307,7 @@ class BaselineQuerier:
             for each in record.history
             if since <= each.start < hour.start - HOUR_SECONDS
         )
-        return standings(traffic, rules, quarantined=record.history.quarantined, suspects=record.suspects)
+        return series_availability(traffic, rules, quarantined=record.history.quarantined, suspects=record.suspects)
 
     def _outlier_threshold(self, baseline: Baseline | None) -> float | None:
         return None if baseline is None else self._settings.outlier.threshold_seconds(baseline)
@@ -317,12 +316,12 @@ class BaselineQuerier:
         for each in thresholds.quantiles:
             yield ShiftThreshold(
                 quantile=each.q,
-                usual_seconds=bucket_upper_seconds(each.usual),
+                usual_seconds=bucket_upper_seconds(each.baseline),
                 swing_factor=swing_factor(each.swing_octaves, self._settings.shift),
                 limit_seconds=bucket_upper_seconds(each.gate),
             )
 
-    def _supply(self, record: SeriesHistory, hour: CivilHour) -> Iterator[LevelSupply]:
+    def _supply(self, record: SeriesHistory, hour: LocalHour) -> Iterator[LevelSupply]:
         """What each level has: the pool that would be chosen if it alone might serve, and one trace were enough."""
         rules = self._settings.fallback
         for level, needed in rules.levels():
@@ -363,7 +362,7 @@ def _no_verdict(pool: Pool | None, *, judged: bool) -> NoVerdict | None:
     return None if judged else NoVerdict.NOT_JUDGED
 
 
-def _kept_out(record: SeriesHistory, hour: CivilHour, pool: Pool | None) -> tuple[int, ...]:
+def _kept_out(record: SeriesHistory, hour: LocalHour, pool: Pool | None) -> tuple[int, ...]:
     """The hours within reach that are quarantined or suspect, but for those that recur."""
     released = set() if pool is None else {each.start for each in pool.released}
     kept_out = record.history.quarantined.union(record.suspects) - released

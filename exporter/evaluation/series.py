@@ -11,13 +11,12 @@ from typing import Final, NamedTuple
 
 from exporter.baseline.levels import Baseline
 from exporter.baseline.outlier import OutlierRule
-from exporter.detection.detector import Detector, Outlook
+from exporter.detection.detector import Detector, Expectation, SeriesState, decode_state, encode_state
 from exporter.detection.history import advance
-from exporter.detection.state import SeriesState, decode_state, encode_state
 from exporter.evaluation.baseline_table import SeriesBaseline
-from exporter.model.calendar import HOUR_SECONDS
+from exporter.model.calendar import HOUR_SECONDS, LocalHour
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import CivilHour, SeriesHours, hours_of
+from exporter.model.hours import SeriesHours, hours_of
 from exporter.model.span import SeriesKey
 from exporter.store import Findings, StoredSeries
 
@@ -41,7 +40,7 @@ class SeriesHistory:
         self.history = SeriesHours(hours_of(stored.windows, detector.clock, stored.judgements))
         self.changepoint = changepoint_of(stored.state)
 
-    def expect(self, civil: CivilHour) -> Outlook:
+    def expect(self, civil: LocalHour) -> Expectation:
         """What is expected in an hour; that of a slot which is not the hour's own is asked about in the same way.
 
         Raises:
@@ -81,7 +80,7 @@ class BaselineRequest(NamedTuple):
         judged: whether the past is judged far enough for a verdict; if not, there are no thresholds.
     """
 
-    hours: Sequence[CivilHour]
+    hours: Sequence[LocalHour]
     since: int
     outlier: OutlierRule
     judged: bool
@@ -203,5 +202,5 @@ def _judge(detector: Detector, stored: StoredSeries, until: int) -> EvaluationRe
     except DamagedDigestError as error:
         return EvaluationResult(stored.key, forgotten=forgotten, damage=str(error))
     settled = [start for start in stored.suspects if start < until and start not in progress.state.suspects]
-    findings = Findings(stored.key, progress.judgements, encode_state(progress.state), settled)
+    findings = Findings(stored.key, progress.evaluations, encode_state(progress.state), settled)
     return EvaluationResult(stored.key, findings, progress.accepted, len(progress.released), forgotten)

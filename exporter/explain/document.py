@@ -7,7 +7,7 @@ seconds, all shares ratios, and what is unknown is null.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from exporter.baseline.availability import Standing
+from exporter.baseline.availability import SlotAvailability
 from exporter.baseline.levels import Baseline, FallbackLevel
 from exporter.detection.explanation import Explanation
 from exporter.evaluation.query import BaselineReport, Profile, SlotBaseline
@@ -126,7 +126,7 @@ STATES: Final = ("shifted", "outlier", "unavailable", "learning", "unjudged", "u
 """All that :func:`state_of` may say."""
 
 
-def availability_document(key: SeriesKey, standings: Mapping[Slot, Standing]) -> Json:
+def availability_document(key: SeriesKey, standings: Mapping[Slot, SlotAvailability]) -> Json:
     """In which of the 48 slots a series has a baseline: levels by hour of the day, from midnight on."""
     return {
         **_names(key),
@@ -148,7 +148,7 @@ def availability_document(key: SeriesKey, standings: Mapping[Slot, Standing]) ->
     }
 
 
-def coverage_document(available: Mapping[SeriesKey, Mapping[Slot, Standing]]) -> Json:
+def coverage_document(available: Mapping[SeriesKey, Mapping[Slot, SlotAvailability]]) -> Json:
     """How many series stand on each level in each of the 48 slots: five numbers by hour of the day."""
     counts = {day_type: [[0] * len(FallbackLevel) for _ in range(24)] for day_type in DayType}
     for standings in available.values():
@@ -261,7 +261,7 @@ def explanation_document(explanation: Explanation) -> Json:
         "slow": explanation.slow,
         "allowed": explanation.allowed,
         "limit_seconds": explanation.limit_seconds,
-        "usual_seconds": explanation.usual_seconds,
+        "usual_seconds": explanation.baseline_seconds,
         "current_seconds": explanation.current_seconds,
         "swing_factor": explanation.swing_factor,
         "chance": explanation.chance,

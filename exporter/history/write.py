@@ -11,8 +11,8 @@ from exporter.config import Config, build_calendar
 from exporter.evaluation.replay import StatusReplay
 from exporter.history.range import NothingToWriteError, Range, choose_range, demand_complete
 from exporter.metrics.timed_exposition import TimedWriter
+from exporter.model.calendar import HourClock
 from exporter.model.histogram_codec import MARK_SECONDS, DamagedDigestError
-from exporter.model.hours import HourClock
 from exporter.model.ledger import wanted
 from exporter.model.span import SeriesKey
 from exporter.runtime.terminal import bar, progress_line
@@ -117,7 +117,7 @@ def _collect(
     with progress_line(lambda: f"replaying {bar(done / len(keys))}  {done:,} of {len(keys):,} series", progress):
         for stored in store.history(keys, 0, until, marks_from=0, at_once=_SERIES_AT_ONCE):
             try:
-                writer.add(stored.key, recall.moments(stored, since, until, step_seconds))
+                writer.add(stored.key, recall.replay(stored, since, until, step_seconds))
             except DamagedDigestError:
                 written.damaged.append(stored.key)
             done += 1

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, NamedTuple
 
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import Judgement, StoredWindow
+from exporter.model.hours import HourEvaluation, StoredWindow
 from exporter.model.span import SeriesKey
 from exporter.store.rows import SeriesTraffic, StoredSeries, judgement_of
 
@@ -131,7 +131,7 @@ def _by_series(db: sqlite3.Connection, query: str, parameters: Sequence[object])
     return rows
 
 
-def _judgements(rows: Iterable[tuple[Any, ...]], on_damage: Callable[[], None]) -> dict[int, Judgement]:
+def _judgements(rows: Iterable[tuple[Any, ...]], on_damage: Callable[[], None]) -> dict[int, HourEvaluation]:
     """What was found about past hours; an hour of which the record is damaged counts as not judged."""
     judgements = {}
     for _, hour, quarantined, swings in rows:

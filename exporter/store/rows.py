@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any, Final, NamedTuple
 
 from exporter.model.histogram_codec import DamagedDigestError, decode_numbers, encode_numbers
-from exporter.model.hours import QUANTILES, Judgement, StoredWindow
+from exporter.model.hours import QUANTILES, HourEvaluation, StoredWindow
 from exporter.model.ledger import LedgerEntry, Window, WindowState
 from exporter.model.span import SeriesKey
 
@@ -29,7 +29,7 @@ class StoredSeries(NamedTuple):
 
     key: SeriesKey
     windows: list[StoredWindow]
-    judgements: dict[int, Judgement]
+    judgements: dict[int, HourEvaluation]
     suspects: frozenset[int]
     state: bytes | None
 
@@ -63,7 +63,7 @@ class Findings(NamedTuple):
     """
 
     key: SeriesKey
-    judgements: Mapping[int, Judgement]
+    judgements: Mapping[int, HourEvaluation]
     state: bytes
     settled_suspects: Collection[int] = ()
 
@@ -100,7 +100,7 @@ def row_of(entry: LedgerEntry) -> tuple[object, ...]:
     return (*window, state.value, *rest)
 
 
-def judgement_of(quarantined: int, swings: bytes) -> Judgement:
+def judgement_of(quarantined: int, swings: bytes) -> HourEvaluation:
     """The judgement of a row.
 
     Raises:
@@ -109,9 +109,9 @@ def judgement_of(quarantined: int, swings: bytes) -> Judgement:
     numbers = tuple(decode_numbers(swings))
     if len(numbers) != 2 * len(QUANTILES):
         raise DamagedDigestError(f"{len(numbers)} numbers are no swings")
-    return Judgement(bool(quarantined), numbers)
+    return HourEvaluation(bool(quarantined), numbers)
 
 
-def swings_bytes(judgement: Judgement) -> bytes:
+def swings_bytes(judgement: HourEvaluation) -> bytes:
     """The swings of a judgement, as :func:`judgement_of` reads them."""
     return encode_numbers(judgement.swings)

@@ -116,7 +116,7 @@ def explanation() -> Explanation:
         slow=38,
         allowed=30,
         limit_seconds=0.168,
-        usual_seconds=0.12,
+        baseline_seconds=0.12,
         current_seconds=0.31,
         swing_factor=1.2,
         chance=2e-4,

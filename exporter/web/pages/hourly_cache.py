@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from exporter.model.hours import HourClock
+from exporter.model.calendar import HourClock
 from exporter.model.span import SeriesKey
 
 _T = TypeVar("_T")

@@ -10,8 +10,8 @@ from exporter.detection.detector import Detector
 from exporter.detection.flag import FlagEvent
 from exporter.detection.history import advance
 from exporter.detection.parameters import Parameters
-from exporter.model.calendar import HOUR_SECONDS, Calendar
-from exporter.model.hours import HourClock, SeriesHours, hours_of
+from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
+from exporter.model.hours import SeriesHours, hours_of
 from exporter.model.span import SeriesKey
 from exporter.store import Store, StoredSeries
 from tests.support.backtest_traffic import MONDAY, Incident, as_requests, requests, write_history
@@ -44,7 +44,7 @@ def test_finds_an_incident_in_requests() -> None:
     assert hour(78) < alert.end < hour(78) + 1800
     assert not alert.ongoing
     assert alert.explanation is not None
-    assert alert.explanation.current_seconds > 2 * alert.explanation.usual_seconds
+    assert alert.explanation.current_seconds > 2 * alert.explanation.baseline_seconds
     assert set(found.quarantined) >= {hour(76), hour(77)}
     assert (found.series, found.traces, found.start, found.end) == ("pay", len(made), hour(0), hour(24 * DAYS))
     assert found.counts_from == made[0][0] // 10**9 + 3 * 86_400
@@ -77,8 +77,8 @@ def test_hour_by_hour_judges_as_all_at_once(tmp_path: Path, days: int, incidents
     until = hour(24 * days)
     found = replay_history(history, DETECTOR, until)
     progress = advance(DETECTOR, SeriesHours(hours_of(history.windows, DETECTOR.clock)), until)
-    assert found.quarantined == tuple(sorted(h for h, j in progress.judgements.items() if j.quarantined))
-    assert found.judged_hours == len(progress.judgements)
+    assert found.quarantined == tuple(sorted(h for h, j in progress.evaluations.items() if j.quarantined))
+    assert found.judged_hours == len(progress.evaluations)
     assert [accepted.since for accepted in found.accepted] == progress.accepted
     assert set(found.released) == set(progress.released)
     raised = [change for change in progress.changes if change.event is FlagEvent.FIRING]

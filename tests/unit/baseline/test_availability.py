@@ -5,12 +5,12 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.baseline.availability import SLOTS, standings
-from exporter.baseline.levels import FallbackLevel, FallbackRules, choose_pool
-from exporter.model.calendar import Calendar
+from exporter.baseline.availability import series_availability
+from exporter.baseline.levels import SLOTS, FallbackLevel, FallbackRules, choose_pool
+from exporter.model.calendar import Calendar, HourClock
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import encode_digest
-from exporter.model.hours import Hour, HourClock, Judgement, SeriesHours, StoredWindow
+from exporter.model.hours import HourEvaluation, SeriesHour, SeriesHours, StoredWindow
 from tests.support.samples import DAY, HOUR, NOON
 
 CLOCK = HourClock(Calendar())
@@ -38,15 +38,15 @@ def test_it_finds_the_level_that_serves(data: st.DataObject, numbers: list[int])
         nearby_hours_range=data.draw(st.integers(1, 13)),
     )
     history = SeriesHours(
-        Hour(
+        SeriesHour(
             CLOCK.hour(start),
             [StoredWindow(start, count, encode_digest(Digest({0: count})))],
-            Judgement(start in quarantined),
+            HourEvaluation(start in quarantined),
         )
         for start, count in zip(starts, counts, strict=True)
     )
     traffic = [(CLOCK.hour(start), count) for start, count in zip(starts, counts, strict=True)]
-    found = standings(traffic, rules, quarantined=quarantined, suspects=suspects)
+    found = series_availability(traffic, rules, quarantined=quarantined, suspects=suspects)
     assert list(found) == list(SLOTS)
     for slot in SLOTS:
         pool = choose_pool(history, AT, slot, rules, suspects=suspects)

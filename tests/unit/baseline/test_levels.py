@@ -11,31 +11,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.baseline.levels import Baseline, FallbackLevel, FallbackRules, Pool, choose_pool
-from exporter.model.calendar import Calendar, DayType, Slot
+from exporter.model.calendar import Calendar, DayType, HourClock, Slot
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import DamagedDigestError, encode_digest, encode_marks
-from exporter.model.hours import NO_SWINGS, Hour, HourClock, Judgement, SeriesHours, StoredWindow, hours_of
+from exporter.model.hours import NO_SWINGS, HourEvaluation, SeriesHour, SeriesHours, StoredWindow, hours_of
 
 HOUR = 3600
 DAY = 24 * HOUR
 MONDAY = int(datetime(2026, 1, 5, tzinfo=UTC).timestamp())
 CLOCK = HourClock(Calendar())
-QUARANTINED = Judgement(quarantined=True)
+QUARANTINED = HourEvaluation(quarantined=True)
 
 
 def stored(start: int, count: int, bucket: int = 0) -> StoredWindow:
     return StoredWindow(start, count, encode_digest(Digest({bucket: count})))
 
 
-def hour(start: int, count: int, bucket: int = 0, judgement: Judgement | None = None) -> Hour:
-    return Hour(CLOCK.hour(start), [stored(start, count, bucket)], judgement or Judgement())
+def hour(start: int, count: int, bucket: int = 0, judgement: HourEvaluation | None = None) -> SeriesHour:
+    return SeriesHour(CLOCK.hour(start), [stored(start, count, bucket)], judgement or HourEvaluation())
 
 
-def weekdays(of_day: int, count: int, days: Iterable[int] = range(5), bucket: int = 0) -> list[Hour]:
+def weekdays(of_day: int, count: int, days: Iterable[int] = range(5), bucket: int = 0) -> list[SeriesHour]:
     return [hour(MONDAY + day * DAY + of_day * HOUR, count, bucket) for day in days]
 
 
-def pool_at(history: Iterable[Hour], at: int, rules: FallbackRules | None = None, **more: object) -> Pool | None:
+def pool_at(history: Iterable[SeriesHour], at: int, rules: FallbackRules | None = None, **more: object) -> Pool | None:
     return choose_pool(SeriesHours(history), at, CLOCK.hour(at).slot, rules or FallbackRules(), **more)  # type: ignore[arg-type]
 
 
@@ -226,15 +226,15 @@ def test_marks_tell_when_traces_ended() -> None:
     civil = CLOCK.hour(MONDAY)
     digest = encode_digest(Digest({5: 2, 9: 1}))
     whole = StoredWindow(MONDAY, 3, digest, encode_marks({1: Digest({5: 2}), 14: Digest({9: 1})}))
-    assert list(Hour(civil, [whole]).marks()) == [(MONDAY + 300, [5, 5]), (MONDAY + 14 * 300, [9])]
+    assert list(SeriesHour(civil, [whole]).marks()) == [(MONDAY + 300, [5, 5]), (MONDAY + 14 * 300, [9])]
     # Six minutes are no multiple of five: what ended by a mark of the window ended by the next mark of the clock.
     sixth = stored(MONDAY + 360, 1, 5)._replace(marks=encode_marks({1: Digest({5: 1})}))
-    assert list(Hour(civil, [sixth]).marks()) == [(MONDAY + 900, [5])]
-    assert list(Hour(civil, [stored(MONDAY, 1)]).marks()) == []
+    assert list(SeriesHour(civil, [sixth]).marks()) == [(MONDAY + 900, [5])]
+    assert list(SeriesHour(civil, [stored(MONDAY, 1)]).marks()) == []
 
 
 def test_damaged_bytes_are_found_out_when_they_are_needed() -> None:
-    damaged = Hour(CLOCK.hour(MONDAY), [StoredWindow(MONDAY, 1, b"\xff", b"\xff")])
+    damaged = SeriesHour(CLOCK.hour(MONDAY), [StoredWindow(MONDAY, 1, b"\xff", b"\xff")])
     with pytest.raises(DamagedDigestError):
         _ = damaged.counts
     with pytest.raises(DamagedDigestError):
@@ -242,9 +242,9 @@ def test_damaged_bytes_are_found_out_when_they_are_needed() -> None:
 
 
 def test_swings_are_those_of_the_hours_that_count() -> None:
-    def swinging(index: int, quarantined: bool) -> Hour:
+    def swinging(index: int, quarantined: bool) -> SeriesHour:
         swings = (index, 1, 10 * index, 2, 0, 0)
-        return hour(MONDAY + index * HOUR, 1, judgement=Judgement(quarantined, swings))
+        return hour(MONDAY + index * HOUR, 1, judgement=HourEvaluation(quarantined, swings))
 
     history = SeriesHours([swinging(1, False), swinging(2, True), swinging(3, False)])
     end = MONDAY + 4 * HOUR
@@ -264,20 +264,22 @@ def test_swings_are_those_of_the_hours_that_count() -> None:
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[Hour]:
+def histories(draw: st.DrawFn) -> list[SeriesHour]:
     offsets = draw(st.lists(st.integers(0, 15 * 24), min_size=1, max_size=60, unique=True))
     return [
-        Hour(
+        SeriesHour(
             CLOCK.hour(MONDAY + offset * HOUR),
             [stored(MONDAY + offset * HOUR, draw(st.integers(1, 40)), draw(st.integers(-3, 3)))],
-            Judgement(quarantined=draw(st.integers(0, 4)) == 0),
+            HourEvaluation(quarantined=draw(st.integers(0, 4)) == 0),
         )
         for offset in offsets
     ]
 
 
 @given(histories(), st.integers(0, 15 * 24), st.integers(0, 2**32))
-def test_a_pool_is_the_sum_of_its_hours_in_whatever_order_they_come(hours: list[Hour], offset: int, seed: int) -> None:
+def test_a_pool_is_the_sum_of_its_hours_in_whatever_order_they_come(
+    hours: list[SeriesHour], offset: int, seed: int
+) -> None:
     shuffled = hours.copy()
     random.Random(seed).shuffle(shuffled)
     history = SeriesHours(hours)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.detection.flag import INACTIVE, Flag, FlagEvent, step
+from exporter.detection.flag import INACTIVE, Flag, FlagEvent, advance_flag
 from exporter.detection.parameters import Parameters
 
 PARAMETERS = Parameters(hold_seconds=60, clear_hold_seconds=120)
@@ -13,7 +13,7 @@ def run(*ticks: tuple[float, str]) -> list[tuple[float, FlagEvent]]:
     """The events of ticks: ``!`` shifted and still slow, ``~`` still slow, ``.`` neither."""
     flag, events = INACTIVE, []
     for now, what in ticks:
-        flag, event = step(flag, now, shifted=what == "!", still=what in "!~", parameters=PARAMETERS)
+        flag, event = advance_flag(flag, now, shifted=what == "!", still=what in "!~", parameters=PARAMETERS)
         if event is not None:
             events.append((now, event))
     return events
@@ -47,9 +47,9 @@ def test_a_clock_that_was_set_back_delays_no_more_than_the_hold() -> None:
 def test_since_is_when_the_condition_began() -> None:
     flag = INACTIVE
     for now in (30.0, 60.0, 90.0):
-        flag, _ = step(flag, now, shifted=True, still=True, parameters=PARAMETERS)
+        flag, _ = advance_flag(flag, now, shifted=True, still=True, parameters=PARAMETERS)
     assert flag == Flag(firing=True, since=30.0)
-    flag, _ = step(flag, 105.0, shifted=False, still=False, parameters=PARAMETERS)
+    flag, _ = advance_flag(flag, 105.0, shifted=False, still=False, parameters=PARAMETERS)
     assert (flag.firing, flag.since, flag.keep_firing_since) == (True, 30.0, 105.0)
 
 
@@ -58,7 +58,7 @@ def test_events_take_turns_and_a_flag_that_is_down_remembers_only_what_is_pendin
     flag = INACTIVE
     events = []
     for index, what in enumerate(ticks):
-        flag, event = step(flag, 15.0 * index, shifted=what == "!", still=what in "!~", parameters=PARAMETERS)
+        flag, event = advance_flag(flag, 15.0 * index, shifted=what == "!", still=what in "!~", parameters=PARAMETERS)
         if event is not None:
             events.append(event)
             assert flag.firing is (event is FlagEvent.FIRING)

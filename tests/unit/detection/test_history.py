@@ -8,14 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackLevel, FallbackRules
-from exporter.detection.detector import Detector, Outlook
+from exporter.detection.detector import Detector, Expectation, SeriesState, decode_state, encode_state
 from exporter.detection.flag import FlagEvent
 from exporter.detection.history import HistoryProgress, advance
 from exporter.detection.parameters import Parameters
-from exporter.detection.state import SeriesState, decode_state, encode_state
-from exporter.model.calendar import Calendar
+from exporter.model.calendar import Calendar, HourClock
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import HourClock, Judgement, SeriesHours, StoredWindow, hours_of
+from exporter.model.hours import HourEvaluation, SeriesHours, StoredWindow, hours_of
 from tests.support.detection_traffic import MONDAY, Request, stored, traffic
 
 DETECTOR = Detector(FallbackRules(), Parameters(), HourClock(Calendar()))
@@ -52,7 +51,7 @@ def test_an_incident_is_flagged_and_its_hours_are_quarantined() -> None:
     assert 0 < raised.at - (MONDAY + 74.2 * HOUR) < 15 * 60
     assert 0 < cleared.at - (MONDAY + 76.1 * HOUR) < 15 * 60
     assert raised.explanation is not None
-    assert raised.explanation.current_seconds / raised.explanation.usual_seconds > 3
+    assert raised.explanation.current_seconds / raised.explanation.baseline_seconds > 3
     assert raised.explanation.baseline.level in (FallbackLevel.EXACT, FallbackLevel.NEARBY)
     assert not WHOLE.accepted
 
@@ -77,7 +76,7 @@ def test_the_baseline_a_day_later_is_what_it_would_be_without_the_incident() -> 
 @settings(max_examples=12, deadline=None)
 @given(st.sets(st.integers(1, 119), max_size=8), st.integers(0, 2**32))
 def test_stopping_and_restarting_anywhere_changes_nothing(stops: set[int], seed: int) -> None:
-    judgements: dict[int, Judgement] = {}
+    judgements: dict[int, HourEvaluation] = {}
     state: SeriesState | None = None
     changes = []
     windows = WINDOWS.copy()
@@ -103,7 +102,7 @@ def test_the_length_of_the_ledgers_windows_does_not_matter(batch_seconds: int) -
 def test_a_first_judging_forgets_what_was_judged_before() -> None:
     history = history_of(WINDOWS)
     for hour in history:
-        history.judge(hour, Judgement(quarantined=True, swings=(9, 1) * 3))
+        history.judge(hour, HourEvaluation(quarantined=True, swings=(9, 1) * 3))
     assert advance(DETECTOR, history, MONDAY + 120 * HOUR) == WHOLE
 
 
@@ -196,7 +195,7 @@ def test_the_schedule_goes_back_as_far_as_a_window() -> None:
 def test_the_schedule_of_a_series_without_history_is_empty() -> None:
     state = SeriesState(until=MONDAY)
     outlook, schedule = DETECTOR.schedule_at(SeriesHours(), state, MONDAY + 60)
-    assert outlook == Outlook()
+    assert outlook == Expectation()
     assert schedule.hours == ()
 
 

@@ -5,9 +5,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.detection.marked import MarkedTraces
 from exporter.detection.parameters import Parameters
-from exporter.detection.window import RecentTraces
+from exporter.detection.window import MarkedTraces, RecentTraces
 from exporter.model.histogram_codec import MARK_SECONDS
 
 HOUR = 3600

@@ -8,9 +8,8 @@ from exporter.detection.flag import FlagEvent
 from exporter.detection.parameters import Parameters
 from exporter.detection.replay import Replay
 from exporter.detection.window import end_second
-from exporter.model.calendar import Calendar
+from exporter.model.calendar import Calendar, HourClock
 from exporter.model.histogram import bucket_of_ns
-from exporter.model.hours import HourClock
 from tests.support.detection_traffic import MONDAY_HOUR, traffic
 from tests.support.naive_detector import NaiveDetector
 
@@ -46,10 +45,10 @@ def test_agrees_with_the_naive_detector(
     clock = HourClock(Calendar())
     replay = Replay(Detector(RULES, parameters, clock), tick_seconds=60)
     for hour, requests in made.items():
-        replay.hour(clock.hour((MONDAY_HOUR + hour) * 3600), requests)
+        replay.add_hour(clock.hour((MONDAY_HOUR + hour) * 3600), requests)
 
     assert [(change.at, change.event is FlagEvent.FIRING) for change in replay.changes] == naive.changes
-    quarantined = {start // 3600 for start, judgement in replay.judgements.items() if judgement.quarantined}
+    quarantined = {start // 3600 for start, judgement in replay.evaluations.items() if judgement.quarantined}
     assert quarantined == naive.quarantined
     assert [changepoint // 3600 for changepoint, _ in replay.accepted] == naive.changepoints
     assert naive.changes

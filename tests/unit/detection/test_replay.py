@@ -5,8 +5,7 @@ from exporter.detection.detector import Detector
 from exporter.detection.flag import FlagEvent
 from exporter.detection.parameters import Parameters
 from exporter.detection.replay import Replay
-from exporter.model.calendar import Calendar
-from exporter.model.hours import HourClock
+from exporter.model.calendar import Calendar, HourClock
 from tests.support.detection_traffic import MONDAY, MONDAY_HOUR, Request, traffic
 
 
@@ -14,7 +13,7 @@ def replayed(made: dict[int, list[Request]], live_from: int = 0, parameters: Par
     clock = HourClock(Calendar())
     replay = Replay(Detector(FallbackRules(), parameters or Parameters(), clock))
     for hour, requests in made.items():
-        replay.hour(clock.hour((MONDAY_HOUR + hour) * 3600), requests, live=hour >= live_from)
+        replay.add_hour(clock.hour((MONDAY_HOUR + hour) * 3600), requests, live=hour >= live_from)
     return replay
 
 
@@ -26,7 +25,7 @@ def test_an_incident_is_flagged_within_minutes_and_clears() -> None:
     assert end < cleared.at < end + 360
     assert raised.explanation is not None
     assert cleared.event is FlagEvent.RESOLVED
-    assert {start for start, found in replay.judgements.items() if found.quarantined} >= {MONDAY + 74 * 3600}
+    assert {start for start, found in replay.evaluations.items() if found.quarantined} >= {MONDAY + 74 * 3600}
 
 
 def test_nobody_watches_while_it_only_learns() -> None:
@@ -57,4 +56,4 @@ def test_a_change_that_stays_clears_when_it_is_accepted() -> None:
     raised, cleared = replay.changes
     assert raised.at < changepoint + 2400
     assert (cleared.at, cleared.event) == (accepted_at, FlagEvent.RESOLVED)
-    assert not any(found.quarantined for start, found in replay.judgements.items() if start >= changepoint)
+    assert not any(found.quarantined for start, found in replay.evaluations.items() if start >= changepoint)

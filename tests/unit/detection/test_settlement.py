@@ -3,13 +3,7 @@
 import pytest
 
 from exporter.detection.parameters import Parameters
-from exporter.detection.settlement import (
-    SettledHour,
-    extended_run,
-    is_anomalous,
-    is_elevated,
-    is_new_normal,
-)
+from exporter.detection.settlement import SettledHour, extended_run, is_anomalous, is_elevated, is_new_baseline
 from exporter.detection.thresholds import QuantileThreshold, Thresholds
 from exporter.model.histogram import Digest
 from exporter.model.hours import QUANTILES
@@ -55,7 +49,7 @@ def run_of(pattern: str) -> tuple[SettledHour, ...]:
 
 
 def accepted(pattern: str) -> bool:
-    return is_new_normal(run_of(pattern), PARAMETERS)
+    return is_new_baseline(run_of(pattern), PARAMETERS)
 
 
 def test_a_run_begins_with_an_anomalous_hour_and_ends_after_three_calm_ones() -> None:

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackLevel, Pool
-from exporter.detection.parameters import MIN_JUDGED, Parameters
+from exporter.detection.parameters import MIN_EVALUATED_TRACES, Parameters
 from exporter.detection.thresholds import Prediction, Thresholds
-from exporter.model.calendar import DayType, Slot
+from exporter.model.calendar import DayType, LocalHour, Slot
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, ZERO_BUCKET, Digest, bucket_of_seconds
 from exporter.model.histogram_codec import encode_digest
-from exporter.model.hours import NO_SWINGS, CivilHour, Hour, StoredWindow, Swings
+from exporter.model.hours import NO_SWINGS, SeriesHour, StoredWindow, Swings
 from tests.support.naive_detector import QUANTILES, NaiveDetector, quantile
 
 SLOT = Slot(0, DayType.WEEKDAY)
@@ -29,8 +29,8 @@ def pool_of(hours: Sequence[Sequence[int]]) -> Pool:
     counts: dict[int, int] = {}
     for index, buckets in enumerate(hours):
         digest = Digest({bucket: list(buckets).count(bucket) for bucket in buckets})
-        civil = CivilHour(index * 3600, (index + 1) * 3600, SLOT, 1)
-        members.append(Hour(civil, [StoredWindow(civil.start, len(buckets), encode_digest(digest))]))
+        civil = LocalHour(index * 3600, (index + 1) * 3600, SLOT, 1)
+        members.append(SeriesHour(civil, [StoredWindow(civil.start, len(buckets), encode_digest(digest))]))
         for bucket, count in digest:
             counts[bucket] = counts.get(bucket, 0) + count
     return Pool(FallbackLevel.EXACT, SLOT, tuple(members), mature=True, pooled=Digest(counts))
@@ -160,7 +160,7 @@ def test_distances_are_those_of_the_definition(hours: list[list[int]], window: l
         distance = min(Fraction(2), Fraction(abs(quantile(window, float(q)) - quantile(pool, float(q))), 32))
         sampling = Fraction(NaiveDetector.sampling_sd(pool, q, n))
         expected.append(4096 * max(distance**2 / 4, distance**2 - sampling**2))
-    judged = expected if n >= MIN_JUDGED else []
+    judged = expected if n >= MIN_EVALUATED_TRACES else []
     # Seen at two marks, it counts twice.
     found = Prediction(pool_of(hours), NO_SWINGS, NO_DELTA).swings_of([([300, 600], sorted(window))])
     squares, marks = found[::2], found[1::2]

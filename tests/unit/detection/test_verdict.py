@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from exporter.detection.flag import INACTIVE, FlagEvent
 from exporter.detection.parameters import Parameters
+from exporter.detection.schedule import HourThresholds, Schedule
 from exporter.detection.thresholds import Floors, QuantileThreshold, Thresholds
 from exporter.detection.tick import tick
-from exporter.detection.verdict import HourThresholds, Schedule, Verdict, can_be_shifted, judge
+from exporter.detection.verdict import Verdict, can_be_shifted, evaluate_window
 from exporter.detection.window import RecentTraces
 from exporter.model.hours import QUANTILES
 
@@ -45,7 +46,7 @@ def verdict_on(
 ) -> Verdict:
     traces = recent if isinstance(recent, RecentTraces) else recent_of(recent)
     schedule = schedule or (HourThresholds(HOUR, thresholds()),)
-    return judge(traces, now, traces.view(now, PARAMETERS), schedule, PARAMETERS, **more)
+    return evaluate_window(traces, now, traces.view(now, PARAMETERS), schedule, PARAMETERS, **more)
 
 
 def test_the_usual_is_no_shift() -> None:

@@ -1,4 +1,4 @@
-from exporter.detection.verdict import HourThresholds
+from exporter.detection.schedule import HourThresholds
 from exporter.evaluation.baseline_table import UNKNOWN, BaselineTable, SeriesBaseline, decode_table, encode_table
 from exporter.model.span import SeriesKey
 from tests.support.samples import HOUR, KEY, NOON, thresholds

@@ -9,14 +9,13 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from exporter.baseline.levels import FallbackLevel
+from exporter.detection.detector import decode_state
 from exporter.detection.flag import INACTIVE, Flag
-from exporter.detection.state import decode_state
 from exporter.evaluation.baseline_table import NOT_KNOWN_YET, BaselineTable
 from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import HistoryFacts, Snapshot
-from exporter.model.calendar import Calendar
-from exporter.model.hours import HourClock
+from exporter.model.calendar import Calendar, HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
 from exporter.store import Findings, Store, StoredSeries, StoreError
@@ -256,7 +255,7 @@ class TestBook:
         bench.historian.catch_up(NOW)
         present, before = bench.book(NOW).schedule(KEY)
         assert (present.start, before.start) == (NOON, NOON - HOUR)
-        assert before.thresholds.quantiles[0].usual > present.thresholds.quantiles[0].usual
+        assert before.thresholds.quantiles[0].baseline > present.thresholds.quantiles[0].baseline
 
     def test_of_earlier_hours_it_knows_what_was_expected_then_and_not_how_they_went(self, store: Store) -> None:
         bench = Bench(store)

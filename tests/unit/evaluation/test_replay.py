@@ -15,10 +15,10 @@ from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.replay import PastStatus, StatusReplay
 from exporter.evaluation.snapshot import NO_OUTLIERS, SeriesStatus
 from exporter.model.accumulator import Accumulator
-from exporter.model.calendar import Calendar
+from exporter.model.calendar import Calendar, HourClock
 from exporter.model.histogram import bucket_middle_seconds, bucket_of_ns
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import HourClock, StoredWindow
+from exporter.model.hours import StoredWindow
 from exporter.model.ledger import Window
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger

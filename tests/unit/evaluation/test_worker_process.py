@@ -20,8 +20,7 @@ from exporter.evaluation import worker_process as helper_module
 from exporter.evaluation.history import HistoryEvaluator
 from exporter.evaluation.series import EvaluationTask, evaluate_series
 from exporter.evaluation.worker_process import EvaluationWorker
-from exporter.model.calendar import Calendar
-from exporter.model.hours import HourClock
+from exporter.model.calendar import Calendar, HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
 from exporter.store import Store, StoredSeries

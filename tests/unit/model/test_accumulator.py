@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.model.accumulator import Accumulator, WindowContent
+from exporter.model.calendar import HourClock
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import encode_digest, encode_marks
-from exporter.model.hours import Hour, HourClock, StoredWindow
+from exporter.model.hours import SeriesHour, StoredWindow
 from exporter.model.ledger import Window
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.telemetry import SkipReason
@@ -110,7 +111,7 @@ def test_marks_are_those_of_the_clock_however_long_windows_are(case: Case) -> No
             stored = StoredWindow(
                 content.window.start, found.digest.count, encode_digest(found.digest), encode_marks(found.marks)
             )
-            for mark, samples in Hour(clock.hour(content.window.start), [stored]).marks():
+            for mark, samples in SeriesHour(clock.hour(content.window.start), [stored]).marks():
                 told[mark].append(Digest(Counter(samples)))
     assert {mark: Digest.pool(some) for mark, some in told.items()} == {
         mark: Digest.of_ns(some) for mark, some in ended.items()

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.model.calendar import HOUR_SECONDS, Calendar, DayType, Slot
-from exporter.model.hours import HourClock
+from exporter.model.calendar import HOUR_SECONDS, Calendar, DayType, HourClock, Slot
 
 HOUR = HOUR_SECONDS
 DAY = 24 * HOUR

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.model.histogram import HIGHEST_BUCKET, ZERO_BUCKET, Digest, Tally
+from exporter.model.histogram import HIGHEST_BUCKET, ZERO_BUCKET, Digest, RollingDigest
 
 any_bucket = st.one_of(
     st.sampled_from([ZERO_BUCKET, HIGHEST_BUCKET]), st.integers(-40, 40), st.integers(ZERO_BUCKET, HIGHEST_BUCKET)
@@ -18,7 +18,7 @@ quantiles = st.lists(st.integers(0, 100).map(lambda percent: percent / 100), max
 
 @given(st.lists(st.tuples(some_counts, st.booleans()), max_size=12), quantiles)
 def test_what_was_added_and_stays_is_pooled(parts: list[tuple[dict[int, int], bool]], qs: list[float]) -> None:
-    tally = Tally()
+    tally = RollingDigest()
     for counts, _ in parts:
         tally.add(counts)
     for counts, stays in parts:
@@ -39,7 +39,7 @@ def test_what_was_added_and_stays_is_pooled(parts: list[tuple[dict[int, int], bo
 
 @given(some_counts, some_counts)
 def test_a_digest_stays_what_it_was(before: dict[int, int], more: dict[int, int]) -> None:
-    tally = Tally()
+    tally = RollingDigest()
     tally.add(before)
     digest = tally.digest()
     tally.add(more)

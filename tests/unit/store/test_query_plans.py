@@ -8,7 +8,7 @@ import pytest
 
 from exporter.model.accumulator import WindowContent, WindowDigest
 from exporter.model.histogram import Digest
-from exporter.model.hours import Judgement
+from exporter.model.hours import HourEvaluation
 from exporter.model.ledger import LedgerEntry, Window, WindowState
 from exporter.model.span import SeriesKey
 from exporter.store import Findings, Store
@@ -50,7 +50,7 @@ def test_no_statement_goes_through_a_large_table(traced: tuple[Store, list[str]]
     store, statements = traced
     store.commit([entry(hour * HOUR) for hour in range(4)], [content(hour * HOUR) for hour in range(4)])
     store.commit([entry(HOUR)], [content(HOUR)])
-    store.record([Findings(key, {0: Judgement(quarantined=True)}, b"{}", [0]) for key in KEYS])
+    store.record([Findings(key, {0: HourEvaluation(quarantined=True)}, b"{}", [0]) for key in KEYS])
     store.remember(dict.fromkeys(KEYS, "[]"), {KEYS[0]: [0, HOUR]})
     store.remember(dict.fromkeys(KEYS), {})
     store.save_book(0, b"")
@@ -96,7 +96,7 @@ def test_a_database_of_the_first_version_is_brought_up_to_date_with_all_that_is_
     path = tmp_path / "old.db"
     store = Store.open(path)
     store.commit([entry(0)], [content(0)])
-    store.record([Findings(KEYS[0], {0: Judgement(quarantined=True)}, b"{}", [])])
+    store.record([Findings(KEYS[0], {0: HourEvaluation(quarantined=True)}, b"{}", [])])
     before = list(store.history(store.series(), 0, HOUR))
     raw = store._connection._raw
     raw.execute("DROP INDEX quarantined_hours")
