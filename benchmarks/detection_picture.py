@@ -11,17 +11,16 @@ from typing import Final, NamedTuple
 from exporter.baseline.levels import FallbackRules
 from exporter.demo.latency import Incident, Lognormal
 from exporter.demo.traffic import SeriesProfile, SeriesTraffic, SyntheticRequest
-from exporter.detection.detector import Detector
+from exporter.detection.detector import Detector, SeriesState
 from exporter.detection.flag import FlagEvent
 from exporter.detection.history import advance
 from exporter.detection.parameters import Parameters
 from exporter.detection.replay import Replay
-from exporter.detection.state import SeriesState
 from exporter.model.accumulator import Accumulator
-from exporter.model.calendar import HOUR_SECONDS, Calendar
+from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
 from exporter.model.histogram import Digest, bucket_upper_seconds
 from exporter.model.histogram_codec import encode_digest, encode_marks
-from exporter.model.hours import HourClock, SeriesHours, StoredWindow, hours_of
+from exporter.model.hours import SeriesHours, StoredWindow, hours_of
 from exporter.model.ledger import Window
 from exporter.model.span import SeriesKey, Span
 
@@ -92,7 +91,7 @@ def _expectations(detector: Detector, clock: HourClock, hours: Sequence[Sequence
             if outlook.thresholds is None:
                 raise ValueError(f"there is no baseline for hour {number}")
             threshold = outlook.thresholds.quantiles[_QUANTILE_INDEX]
-            found.append(_Expected(*map(bucket_upper_seconds, (threshold.usual, threshold.stat, threshold.gate))))
+            found.append(_Expected(*map(bucket_upper_seconds, (threshold.baseline, threshold.stat, threshold.gate))))
         for hour in hours_of([_stored(start, requests)], clock):
             history.append(hour)
         state = advance(detector, history, start + HOUR_SECONDS, state).state
@@ -113,7 +112,7 @@ def _current(hours: Sequence[Sequence[SyntheticRequest]]) -> list[tuple[int, flo
 def _flags(detector: Detector, clock: HourClock, hours: Sequence[Sequence[SyntheticRequest]]) -> list[tuple[int, int]]:
     replay = Replay(detector)
     for number, requests in enumerate(hours):
-        replay.hour(clock.hour(_BEGIN + number * HOUR_SECONDS), requests)
+        replay.add_hour(clock.hour(_BEGIN + number * HOUR_SECONDS), requests)
     raised = [change.at for change in replay.changes if change.event is FlagEvent.FIRING]
     cleared = [change.at for change in replay.changes if change.event is FlagEvent.RESOLVED]
     return list(zip(raised, cleared, strict=True))

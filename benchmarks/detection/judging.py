@@ -11,8 +11,7 @@ from exporter.demo.latency import Incident
 from exporter.demo.traffic import SeriesTraffic
 from exporter.detection.detector import Detector
 from exporter.detection.replay import Replay
-from exporter.model.calendar import HOUR_SECONDS, Calendar
-from exporter.model.hours import HourClock
+from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
 
 _NS: Final = 1_000_000_000
 _LARGE_FACTOR: Final = 5
@@ -68,13 +67,13 @@ def judge_case(case: Case) -> Outcome:
         for number, incident in enumerate(case.profile.incidents):
             if incident.start < start + HOUR_SECONDS and start < incident.end:
                 requests[number] += sum(incident.start * _NS <= r.start_ns < incident.end * _NS for r in made)
-        replay.hour(clock.hour(start), made, live=start >= case.live_from)
+        replay.add_hour(clock.hour(start), made, live=start >= case.live_from)
     found = episodes(replay.changes)
     large = [
         incident for incident in case.profile.incidents if incident.factor >= _LARGE_FACTOR and incident.share == 1
     ]
     bad_hours = [hour for incident in large for hour in _taken_up(incident)]
-    learnt = [hour for hour in bad_hours if hour in replay.judgements and not replay.judgements[hour].quarantined]
+    learnt = [hour for hour in bad_hours if hour in replay.evaluations and not replay.evaluations[hour].quarantined]
     changed_at = min((incident.start for incident in case.profile.incidents if incident.end == inf), default=None)
     return Outcome(
         case,

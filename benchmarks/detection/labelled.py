@@ -14,8 +14,7 @@ from exporter.baseline.levels import FallbackRules
 from exporter.detection.detector import Detector
 from exporter.detection.parameters import Parameters
 from exporter.detection.replay import Replay
-from exporter.model.calendar import HOUR_SECONDS, Calendar
-from exporter.model.hours import HourClock
+from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
 
 DATA: Final = Path(__file__).parent.parent / "data"
 _LEARNING_SECONDS: Final = 7 * 24 * HOUR_SECONDS
@@ -65,7 +64,7 @@ def judge_series(series: LabelledSeries) -> tuple[str, Tally]:
     replay = Replay(Detector(FallbackRules(), Parameters(min_delta_seconds=0), clock), tick_seconds=_TICK_SECONDS)
     begin = series.requests[0][0] // 10**9
     for start, requests in _by_hour(series.requests):
-        replay.hour(clock.hour(start), requests, live=start >= begin + _LEARNING_SECONDS)
+        replay.add_hour(clock.hour(start), requests, live=start >= begin + _LEARNING_SECONDS)
     events = [event for event in series.events if event.end >= begin + _LEARNING_SECONDS]
     return series.data_set, tally(events, episodes(replay.changes), series.step_seconds)
 

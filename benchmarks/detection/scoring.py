@@ -5,7 +5,7 @@ from math import inf
 from typing import Final, NamedTuple
 
 from exporter.detection.flag import FlagEvent
-from exporter.detection.history import FlagChange
+from exporter.detection.tick import FlagChange
 
 GRACE_SECONDS: Final = 300
 """An alert so soon after an event still belongs to it."""

@@ -30,8 +30,7 @@ from exporter.ingest.live_reader import LiveReader
 from exporter.ingest.series_filter import SeriesFilter
 from exporter.metrics.exposition import Publisher
 from exporter.metrics.self_metrics import SelfMetrics, StateCollector
-from exporter.model.calendar import Calendar
-from exporter.model.hours import HourClock
+from exporter.model.calendar import Calendar, HourClock
 from exporter.model.ledger import LedgerProgress
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger

@@ -8,15 +8,15 @@ from itertools import starmap
 from typing import Final, NamedTuple
 
 from exporter.backtest.traffic import Requests, RequestSample, median_step_seconds
-from exporter.detection.detector import Detector
+from exporter.detection.detector import Detector, SeriesState
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagEvent
-from exporter.detection.history import FlagChange, advance
+from exporter.detection.history import advance
 from exporter.detection.parameters import SUSPICION_SECONDS
 from exporter.detection.replay import Replay
-from exporter.detection.state import SeriesState
+from exporter.detection.tick import FlagChange
 from exporter.model.calendar import HOUR_SECONDS
-from exporter.model.hours import Judgement, SeriesHours, hours_of
+from exporter.model.hours import HourEvaluation, SeriesHours, hours_of
 from exporter.store import StoredSeries
 
 _NS: Final = 1_000_000_000
@@ -104,7 +104,7 @@ def replay_history(
     history = SeriesHours(hours)
     changes: list[FlagChange] = []
     accepted: list[AcceptedChange] = []
-    evaluations: dict[int, Judgement] = {}
+    evaluations: dict[int, HourEvaluation] = {}
     released: set[int] = set()
     state: SeriesState | None = None
     # Hour by hour gives the same result as all at once, and the time at which a change was accepted.
@@ -113,7 +113,7 @@ def replay_history(
         state = progress.state
         changes += progress.changes
         accepted += [AcceptedChange(changepoint, end) for changepoint in progress.accepted]
-        evaluations.update(progress.judgements)
+        evaluations.update(progress.evaluations)
         released.update(progress.released)
     end = max(until, start)
     learned_until = min(evaluations, default=end) if learn_seconds is None else start + learn_seconds
@@ -152,9 +152,9 @@ def replay_requests(series: str, requests: Requests, detector: Detector, learn_s
     start_index = accepted_count = 0
     while True:
         end_index = bisect_left(ordered, hour.end * _NS, lo=start_index, key=_start_ns)
-        replay.hour(hour, ordered[start_index:end_index], live=hour.end > learned_until)
+        replay.add_hour(hour, ordered[start_index:end_index], live=hour.end > learned_until)
         accepted = replay.accepted[accepted_count:]
-        release_tracker.update(hour.start, replay.judgements, accepted_since=accepted[-1][0] if accepted else None)
+        release_tracker.update(hour.start, replay.evaluations, accepted_since=accepted[-1][0] if accepted else None)
         start_index, accepted_count = end_index, len(replay.accepted)
         if start_index == len(ordered):
             break
@@ -165,10 +165,10 @@ def replay_requests(series: str, requests: Requests, detector: Detector, learn_s
         start=start,
         end=hour.end,
         learned_until=learned_until,
-        evaluated_hours=len(replay.judgements),
+        evaluated_hours=len(replay.evaluations),
         step_seconds=median_step_seconds(ordered),
         firing_periods=_firing_periods(replay.changes, learned_until, hour.end),
-        quarantined=_quarantined(replay.judgements),
+        quarantined=_quarantined(replay.evaluations),
         accepted_changes=tuple(starmap(AcceptedChange, replay.accepted)),
         released=tuple(sorted(release_tracker.hours)),
     )
@@ -201,7 +201,7 @@ class _ReleaseTracker:
         self._latest: deque[int] = deque(maxlen=_OPEN_HOURS)
         self._quarantined: set[int] = set()
 
-    def update(self, hour: int, evaluations: Mapping[int, Judgement], *, accepted_since: int | None) -> None:
+    def update(self, hour: int, evaluations: Mapping[int, HourEvaluation], *, accepted_since: int | None) -> None:
         """Compare the quarantine with that of the previous hour; call it once per hour."""
         self._latest.append(hour)
         released = {start for start in self._quarantined if not evaluations[start].quarantined}
@@ -212,7 +212,7 @@ class _ReleaseTracker:
         )
 
 
-def _quarantined(evaluations: Mapping[int, Judgement]) -> tuple[int, ...]:
+def _quarantined(evaluations: Mapping[int, HourEvaluation]) -> tuple[int, ...]:
     return tuple(sorted(start for start, evaluation in evaluations.items() if evaluation.quarantined))
 
 

@@ -16,8 +16,8 @@ from exporter.config import Config, build_calendar
 from exporter.config.units import format_duration
 from exporter.config.wording import hint
 from exporter.detection.detector import Detector
+from exporter.model.calendar import HourClock
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.terminal import bar, printable, progress_line
 from exporter.store import MissingDatabaseError, Store

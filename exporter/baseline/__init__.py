@@ -1,1 +1,1 @@
-"""Chooses which stored hours a baseline is pooled from, and derives its figures. No I/O, no clock, no globals."""
+"""Choice of the stored hours that form a series' baseline, and its figures. Pure: no I/O, no clock, no globals."""

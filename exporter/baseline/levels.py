@@ -1,57 +1,71 @@
-"""What is usual for a series at this hour: which past hours are pooled, and what their pool says.
+"""Choice of a baseline: the fallback level that serves an hour, the hours pooled at that level, and their figures.
 
-For a given hour the fallback levels are tried in order, from the same hour on the same type of day to everything there
-is, and the first whose pool is good enough serves.
+The levels are tried from the most specific (the same slot) to the least specific (all hours). The first level with
+enough traces whose pool is mature serves; while none is mature, the first with enough traces serves as immature.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache
-from typing import Final, NamedTuple
+from functools import cached_property
+from typing import Final, NamedTuple, TypeVar
 
-from exporter.model.calendar import HOUR_SECONDS, DayType, Slot
+from exporter.model.calendar import HOUR_SECONDS, DayType, LocalHour, Slot
 from exporter.model.histogram import Digest
-from exporter.model.hours import Group, Hour, SeriesHours
+from exporter.model.hours import HourGroup, SeriesHour, SeriesHours
 
-# A pool serves a shift verdict only when it is mature; these are not meant to be tuned.
+# A pool serves a shift verdict only if it is mature. These bounds are not configurable.
 MATURE_WINDOWS: Final = 3
 MATURE_TRACES: Final = 30
 MATURE_DAYS: Final = 2
-"""A first and a last day tell whether there are so many."""
+"""Days that a level 2 pool must cover; compared by its first and last day, which is exact for two."""
 MATURE_SPAN_SECONDS: Final = 24 * HOUR_SECONDS
+"""Time that a level 3 or 4 pool must span; otherwise half a day of night traffic would be compared with the morning."""
+
+SLOTS: Final = tuple(Slot(hour, day_type) for day_type in DayType for hour in range(24))
+"""All 48 slots, weekdays first."""
+
+_T = TypeVar("_T")
 
 
 class FallbackLevel(IntEnum):
-    """Where a baseline comes from; the lower, the more specific."""
+    """Which hours a baseline is pooled from; lower is more specific."""
 
     EXACT = 1
-    """The same hour of the day on the same type of day."""
+    """The same hour of the day on the same day type."""
     NEARBY = 2
-    """The hours around it, on the same type of day."""
+    """The hours around it, on the same day type."""
     DAYTYPE = 3
-    """All hours of the same type of day."""
+    """All hours of the same day type."""
     GLOBAL = 4
-    """Everything there is."""
+    """All hours."""
     UNAVAILABLE = 5
-    """Too little history for any of them: no verdict."""
+    """Too little history for any level: no baseline and no verdict."""
 
 
-@dataclass(frozen=True, slots=True)
+class LevelRule(NamedTuple):
+    """A level that may serve a slot, the traces it requires, and the slots whose hours it pools."""
+
+    level: FallbackLevel
+    min_samples: int
+    slots: frozenset[Slot]
+
+
+@dataclass(frozen=True)
 class FallbackRules:
-    """How many samples each level needs, and which levels may serve.
+    """Which levels may serve, and how many traces each requires.
 
     Attributes:
-        min_samples: traces that level 1 needs.
+        min_samples: traces required by level 1.
         enabled: whether levels 2 to 4 may serve at all.
         nearby_enabled: whether level 2 may serve.
-        nearby_hours_range: how many hours before and after the slot level 2 takes in.
-        nearby_min_samples: traces that level 2 needs.
+        nearby_hours_range: hours before and after the slot that level 2 includes.
+        nearby_min_samples: traces required by level 2.
         daytype_enabled: whether level 3 may serve.
-        daytype_min_samples: traces that level 3 needs.
+        daytype_min_samples: traces required by level 3.
         global_enabled: whether level 4 may serve.
-        global_min_samples: traces that level 4 needs.
-        lookback_seconds: how far back hours are pooled.
+        global_min_samples: traces required by level 4.
+        lookback_seconds: maximum age of pooled hours.
     """
 
     min_samples: int = 50
@@ -66,7 +80,7 @@ class FallbackRules:
     lookback_seconds: int = 14 * 24 * HOUR_SECONDS
 
     def levels(self) -> Iterator[tuple[FallbackLevel, int]]:
-        """The levels that may serve, most specific first, each with the traces it needs."""
+        """Yield the levels that may serve, most specific first, with the traces that each requires."""
         yield FallbackLevel.EXACT, self.min_samples
         if self.enabled and self.nearby_enabled:
             yield FallbackLevel.NEARBY, self.nearby_min_samples
@@ -75,46 +89,119 @@ class FallbackRules:
         if self.enabled and self.global_enabled:
             yield FallbackLevel.GLOBAL, self.global_min_samples
 
+    @cached_property
+    def by_slot(self) -> Mapping[Slot, tuple[LevelRule, ...]]:
+        """For each of the 48 slots, the levels that may serve it, most specific first."""
+        # Levels 3 and 4 of different slots share one set object, which makes look-ups keyed by it fast.
+        of_day_type = {day_type: frozenset(slot for slot in SLOTS if slot.day_type is day_type) for day_type in DayType}
+        everything = frozenset(SLOTS)
+        offsets = range(-self.nearby_hours_range, self.nearby_hours_range + 1)
+
+        def pooled_slots(level: FallbackLevel, slot: Slot) -> frozenset[Slot]:
+            match level:
+                case FallbackLevel.EXACT:
+                    return frozenset([slot])
+                case FallbackLevel.NEARBY:
+                    return frozenset(Slot((slot.hour + offset) % 24, slot.day_type) for offset in offsets)
+                case FallbackLevel.DAYTYPE:
+                    return of_day_type[slot.day_type]
+                case _:
+                    return everything
+
+        return {
+            slot: tuple(LevelRule(level, needed, pooled_slots(level, slot)) for level, needed in self.levels())
+            for slot in SLOTS
+        }
+
+
+PoolSummary = tuple[int, int, SeriesHour | LocalHour, SeriesHour | LocalHour]
+"""All that the choice of a level depends on: number of hours, number of traces, first hour and last hour of a pool.
+
+A plain tuple, because history evaluation creates one for every hour of every series.
+"""
+
+
+def is_mature(level: FallbackLevel, pool: PoolSummary) -> bool:
+    """Whether a pool of a level may serve a shift verdict."""
+    hours, traces, first, last = pool
+    if hours < MATURE_WINDOWS or traces < MATURE_TRACES:
+        return False
+    if level is FallbackLevel.EXACT:
+        return True
+    if level is FallbackLevel.NEARBY:
+        return first.day != last.day
+    return last.start - first.start >= MATURE_SPAN_SECONDS
+
+
+def choose_level(
+    candidates: Iterable[tuple[LevelRule, PoolSummary | None, _T]],
+) -> tuple[FallbackLevel, bool, _T] | None:
+    """Choose the level that serves: the first mature one with enough traces, else the first with enough traces.
+
+    Args:
+        candidates: the levels in order, each with the summary of its pool (None if it is empty) and any value; consumed
+            up to the first mature level.
+
+    Returns:
+        The level, whether it is mature, and its value; None where no level has enough traces (level 5).
+    """
+    serving: tuple[FallbackLevel, bool, _T] | None = None
+    for (level, min_samples, _), pool, value in candidates:
+        if pool is None or pool[1] < min_samples:
+            continue
+        if is_mature(level, pool):
+            return level, True, value
+        if serving is None:
+            serving = level, False, value
+    return serving
+
+
+def is_recurring(quarantined: int, others: int) -> bool:
+    """Whether the quarantined hours of a slot are a recurring pattern (a nightly batch, say) and not incidents.
+
+    They are if there are at least :data:`MATURE_WINDOWS`, and at least as many as hours that are not quarantined.
+    """
+    return quarantined >= MATURE_WINDOWS and quarantined >= others
+
 
 class Pool(NamedTuple):
-    """The hours that serve as the baseline for one hour.
+    """The hours that form the baseline of one local hour.
 
     Attributes:
-        level: the fallback level that serves.
-        slot: the slot that the baseline is for.
-        hours: the pooled hours, in time order.
-        mature: whether it may serve a shift verdict; the outlier rule works with any pool.
-        released: hours of the slot that were quarantined until now and are a recurring pattern, hence usual.
-        pooled: all their traces together, if they are added up; judging the past never asks for those of an immature
-            pool.
+        level: fallback level that serves.
+        slot: slot of the local hour.
+        hours: pooled hours, in time order.
+        mature: whether the pool may serve a shift verdict; outliers are detected with any pool.
+        released: quarantined hours of the slot that recur, and are therefore pooled.
+        pooled: sum of the digests, if already computed; evaluating history does not need that of an immature pool.
     """
 
     level: FallbackLevel
     slot: Slot
-    hours: tuple[Hour, ...]
+    hours: tuple[SeriesHour, ...]
     mature: bool
-    released: tuple[Hour, ...] = ()
+    released: tuple[SeriesHour, ...] = ()
     pooled: Digest | None = None
 
     @property
     def digest(self) -> Digest:
-        """All their traces together."""
+        """Sum of the digests of the pooled hours."""
         return Digest.pool(hour.digest for hour in self.hours) if self.pooled is None else self.pooled
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What is published of a pool.
+    """Published figures of a pool.
 
     Attributes:
-        level: the fallback level that serves.
-        slot: the slot that it is for.
-        mature: whether it may serve a shift verdict.
-        windows: number of hours pooled.
-        count: number of traces pooled.
-        p50_seconds: their median.
-        p95_seconds: their 95th percentile.
-        mad_seconds: their median absolute deviation from the median.
+        level: fallback level that serves.
+        slot: slot of the local hour.
+        mature: whether the pool may serve a shift verdict.
+        windows: number of pooled hours.
+        count: number of pooled traces.
+        p50_seconds: median.
+        p95_seconds: 95th percentile.
+        mad_seconds: median absolute deviation from the median.
     """
 
     level: FallbackLevel
@@ -128,7 +215,7 @@ class Baseline:
 
     @classmethod
     def of(cls, pool: Pool) -> "Baseline":
-        """Sum up a pool."""
+        """Compute the figures of a pool."""
         digest = pool.digest
         return cls(
             level=pool.level,
@@ -151,19 +238,18 @@ def choose_pool(
     changepoint: int | None = None,
     suspects: Collection[int] = (),
 ) -> Pool | None:
-    """The hours that serve as the baseline for the hour that begins at ``at``.
+    """Choose the hours that form the baseline of the local hour that begins at ``at``.
 
-    The hour before it is left out, since its quarantine is not certain yet; so are quarantined hours, and whatever
-    began before the series' changepoint or the look-back. The first level with enough traces that is mature serves.
-    While none is mature, the first with enough traces serves as immature.
+    Excluded are: the hour immediately before ``at``, which may still become quarantined; quarantined hours, unless they
+    recur in the slot; suspects; and hours before the changepoint or the look-back.
 
     Args:
-        history: the series' hours.
-        at: start of the hour that is asked about, unix seconds.
+        history: hours of the series.
+        at: start of the local hour, Unix seconds.
         slot: its slot.
-        rules: what the levels need.
-        changepoint: start of what counts as this series' present behaviour, if a change was accepted.
-        suspects: starts of hours that a raised flag has touched and that are not settled yet: left out as well.
+        rules: which levels may serve.
+        changepoint: start of the series' present behaviour, if a change was accepted.
+        suspects: starts of unsettled hours that a firing flag has touched.
 
     Returns:
         The pool, or None where no level has enough traces (level 5).
@@ -172,67 +258,30 @@ def choose_pool(
     if changepoint is not None:
         since = max(since, changepoint)
     until = at - HOUR_SECONDS
-    released: Sequence[Hour] = ()
-    left_out: Collection[int] = suspects
+    level_rules = rules.by_slot[slot]
+    released: Sequence[SeriesHour] = ()
+    excluded: Collection[int] = suspects
     if history.quarantined:
-        same_slot, _ = history.among(frozenset([slot])).between(since, until)
-        released = _recurring(same_slot)
-        left_out = history.quarantined.difference([hour.start for hour in released]).union(suspects)
-    serving: tuple[FallbackLevel, Group, Sequence[Hour], bool] | None = None
-    for level, min_samples, slots in _ladder(rules, slot):
-        group = history.among(slots)
-        hours, count = group.between(since, until, min_samples)
-        if left_out:
-            hours = [hour for hour in hours if hour.start not in left_out]
-            count = sum([hour.count for hour in hours])
-        if not hours or count < min_samples:
-            continue
-        mature = _is_mature(level, hours, count)
-        if mature or serving is None:
-            serving = level, group, hours, mature
-        if mature:
-            break
-    if serving is None:
+        own, _ = history.group(level_rules[0].slots).between(since, until)
+        quarantined = [hour for hour in own if hour.evaluation.quarantined]
+        if is_recurring(len(quarantined), len(own) - len(quarantined)):
+            released = quarantined
+        excluded = history.quarantined.difference([hour.start for hour in released]).union(suspects)
+    chosen = choose_level(_candidates(history, level_rules, since, until, excluded))
+    if chosen is None:
         return None
-    level, group, hours, mature = serving
-    return Pool(level, slot, tuple(hours), mature, tuple(released), group.pooled(hours) if mature else None)
+    level, mature, (group, hours) = chosen
+    return Pool(level, slot, tuple(hours), mature, tuple(released), group.pool(hours) if mature else None)
 
 
-def _recurring(hours: Sequence[Hour]) -> Sequence[Hour]:
-    """The quarantined ones of a slot's hours where they are no incidents: a nightly batch, a daily plateau.
-
-    What happens at this hour as often as not is usual.
-    """
-    quarantined = [hour for hour in hours if hour.judgement.quarantined]
-    return quarantined if len(quarantined) >= max(MATURE_WINDOWS, len(hours) - len(quarantined)) else []
-
-
-@lru_cache(maxsize=256)
-def _ladder(rules: FallbackRules, slot: Slot) -> tuple[tuple[FallbackLevel, int, frozenset[Slot]], ...]:
-    """The levels that may serve a slot, the traces that each needs, and the slots whose hours it takes in."""
-    return tuple((level, needed, _slots_of(level, slot, rules.nearby_hours_range)) for level, needed in rules.levels())
-
-
-def _slots_of(level: FallbackLevel, slot: Slot, nearby_hours_range: int) -> frozenset[Slot]:
-    """The slots whose hours a level takes into consideration for one of them."""
-    match level:
-        case FallbackLevel.EXACT:
-            return frozenset([slot])
-        case FallbackLevel.NEARBY:
-            reach = range(-nearby_hours_range, nearby_hours_range + 1)
-            return frozenset(Slot((slot.hour + offset) % 24, slot.day_type) for offset in reach)
-        case FallbackLevel.DAYTYPE:
-            return frozenset(Slot(hour, slot.day_type) for hour in range(24))
-        case _:
-            return frozenset(Slot(hour, day_type) for day_type in DayType for hour in range(24))
-
-
-def _is_mature(level: FallbackLevel, hours: Sequence[Hour], count: int) -> bool:
-    if len(hours) < MATURE_WINDOWS or count < MATURE_TRACES:
-        return False
-    if level is FallbackLevel.NEARBY:
-        return hours[0].day != hours[-1].day
-    if level in (FallbackLevel.DAYTYPE, FallbackLevel.GLOBAL):
-        # Otherwise half a day of night would judge the morning.
-        return hours[-1].start - hours[0].start >= MATURE_SPAN_SECONDS
-    return True
+def _candidates(
+    history: SeriesHours, rules: Iterable[LevelRule], since: int, until: int, excluded: Collection[int]
+) -> Iterator[tuple[LevelRule, PoolSummary | None, tuple[HourGroup, Sequence[SeriesHour]]]]:
+    for rule in rules:
+        group = history.group(rule.slots)
+        # Hours are not listed where, even with the excluded ones, they have too few traces.
+        hours, traces = group.between(since, until, rule.min_samples)
+        if excluded:
+            hours = [hour for hour in hours if hour.start not in excluded]
+            traces = sum([hour.count for hour in hours])
+        yield rule, (len(hours), traces, hours[0], hours[-1]) if hours else None, (group, hours)

@@ -1,4 +1,4 @@
-"""The rule for a single trace: slower than this is an outlier."""
+"""Outlier threshold of single traces."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from exporter.baseline.levels import Baseline
 
 @dataclass(frozen=True, slots=True)
 class OutlierRule:
-    """How far beyond the usual a single trace must be.
+    """Parameters of the outlier threshold, ``max(factor × p95, p50 + k × max(MAD, mad_epsilon))``.
 
     Attributes:
         factor: multiple of the baseline's p95.
-        k: number of median absolute deviations above the median.
-        mad_epsilon_seconds: the least that a median absolute deviation counts as, for series that never vary.
+        k: number of median absolute deviations (MAD) above the baseline's median.
+        mad_epsilon_seconds: lower bound of the MAD, for series without variation.
     """
 
     factor: float = 2.0
@@ -20,6 +20,6 @@ class OutlierRule:
     mad_epsilon_seconds: float = 0.001
 
     def threshold_seconds(self, baseline: Baseline) -> float:
-        """A trace that took longer than this is an outlier."""
+        """Return the duration above which a trace is an outlier."""
         spread = max(baseline.mad_seconds, self.mad_epsilon_seconds)
         return max(self.factor * baseline.p95_seconds, baseline.p50_seconds + self.k * spread)

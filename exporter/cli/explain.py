@@ -22,9 +22,8 @@ from exporter.explain.text import check_text, trace_text
 from exporter.explain.trace import NotInTraceError, explain_trace
 from exporter.explain.words import series_name
 from exporter.metrics.self_metrics import SelfMetrics
-from exporter.model.calendar import Calendar
+from exporter.model.calendar import Calendar, HourClock
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime import logs
 from exporter.runtime.terminal import printable

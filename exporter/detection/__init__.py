@@ -1,6 +1,7 @@
-"""Whether the latency of a series as a whole has moved: the shift, the flag that people are woken by.
+"""Detection of latency shifts: whether the latency of a series as a whole exceeds its baseline.
 
-The question at every tick: even if the usual latencies of this hour are scaled up by as much as this endpoint normally
-swings, are there still too many slow requests in the last minutes, is the change big enough to matter, and is it still
-going on? Everything here is pure: time and settings are passed in, and the same code judges now and the past.
+At every tick the evaluation window of a series is compared with the baseline of the current hour. A shift is detected
+if, after scaling the baseline by as much as the series normally varies (its swing), too many traces are still slower
+than the quantiles p50, p90 and p99 allow, the change is practically significant, and it still persists. Pure: times and
+settings are arguments, and live traffic and history are evaluated by the same code.
 """

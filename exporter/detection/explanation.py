@@ -1,4 +1,4 @@
-"""What is said about a verdict: everything the sentence needs, as a value, and the sentence."""
+"""Explanation of a verdict: its figures, and the sentence that logs, API and pages show."""
 
 from dataclasses import dataclass
 from math import floor, log10
@@ -14,19 +14,19 @@ from exporter.model.histogram import bucket_upper_seconds
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a window is, or is not, out of the ordinary.
+    """Figures of a verdict in seconds and factors; ``str()`` is the sentence.
 
     Attributes:
-        quantile: the quantile that shows it best.
-        traces: traces in the window.
-        slow: how many of them took longer than the limit.
-        allowed: how many at most would, were the quantile at the limit.
-        limit_seconds: what the quantile must exceed to matter.
-        usual_seconds: what it usually is.
-        current_seconds: what it is now.
-        swing_factor: by how much it may exceed the usual and still be within its swing.
-        chance: how likely chance and the usual swing make so many slow.
-        baseline: what it is compared with.
+        quantile: the quantile with the lowest tail probability.
+        traces: number of traces in the window.
+        slow: number of traces above the limit.
+        allowed: maximum number of traces above the limit if the quantile does not exceed it.
+        limit_seconds: the gate, upper bound of its bucket.
+        baseline_seconds: the quantile of the baseline.
+        current_seconds: the quantile of the window.
+        swing_factor: factor by which the quantile may exceed its baseline within its normal variation.
+        chance: tail probability of the shift test.
+        baseline: the baseline.
     """
 
     quantile: float
@@ -34,7 +34,7 @@ class Explanation:
     slow: int
     allowed: int
     limit_seconds: float
-    usual_seconds: float
+    baseline_seconds: float
     current_seconds: float
     swing_factor: float
     chance: float
@@ -42,7 +42,7 @@ class Explanation:
 
     @classmethod
     def of(cls, evidence: Evidence, baseline: Baseline, parameters: Parameters) -> "Explanation":
-        """Put evidence into seconds and factors."""
+        """Convert evidence from buckets into seconds and factors."""
         threshold = evidence.threshold
         return cls(
             quantile=threshold.q,
@@ -50,7 +50,7 @@ class Explanation:
             slow=evidence.slow,
             allowed=evidence.traces - rank_of(threshold.q, evidence.traces),
             limit_seconds=bucket_upper_seconds(threshold.gate),
-            usual_seconds=bucket_upper_seconds(threshold.usual),
+            baseline_seconds=bucket_upper_seconds(threshold.baseline),
             current_seconds=bucket_upper_seconds(evidence.bucket),
             swing_factor=swing_factor(threshold.swing_octaves, parameters),
             chance=evidence.chance,
@@ -60,11 +60,10 @@ class Explanation:
     def __str__(self) -> str:
         name = f"p{100 * self.quantile:g}"
         now = f"{name} now {duration(self.current_seconds)}"
-        if self.usual_seconds > 0:
-            limit = (
-                f"{self.limit_seconds / self.usual_seconds:.2g} × the usual {name} of {duration(self.usual_seconds)}"
-            )
-            now += f", {self.current_seconds / self.usual_seconds:.2g} × the usual"
+        if self.baseline_seconds > 0:
+            ratio = self.limit_seconds / self.baseline_seconds
+            limit = f"{ratio:.2g} × the usual {name} of {duration(self.baseline_seconds)}"
+            now += f", {self.current_seconds / self.baseline_seconds:.2g} × the usual"
         else:
             limit = f"the usual {name} is 0"
         return (
@@ -77,7 +76,7 @@ class Explanation:
 
 
 def compared_with(baseline: Baseline) -> str:
-    """The hours of a baseline in words, such as ``10 weekdays 14–15 h``."""
+    """Return the pooled hours of a baseline in words, such as ``10 weekdays 14–15 h``."""
     weekday = baseline.slot.day_type is DayType.WEEKDAY
     hours = f"{baseline.slot.hour}–{(baseline.slot.hour + 1) % 24} h"
     day_type = "weekday" if weekday else "weekend"
@@ -93,7 +92,7 @@ def compared_with(baseline: Baseline) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration for people, to three digits."""
+    """Format a duration with its unit, to three significant digits."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= size:
             return f"{_three_digits(seconds / size)} {unit}"

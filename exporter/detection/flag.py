@@ -1,4 +1,7 @@
-"""When a condition becomes a flag: it must hold for a while, and be gone for a while."""
+"""The shift flag of a series: inactive, pending or firing, with a hold time in both directions.
+
+The states are those of a Prometheus alert with ``for`` and ``keep_firing_for``.
+"""
 
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -7,20 +10,21 @@ from exporter.detection.parameters import Parameters
 
 
 class FlagEvent(StrEnum):
-    """What happened to a flag."""
+    """A transition of a flag."""
 
     FIRING = "firing"
     RESOLVED = "resolved"
 
 
 class Flag(NamedTuple):
-    """The state of a series' shift flag; all times are unix seconds.
+    """State of a series' shift flag; times are Unix seconds.
 
     Attributes:
-        firing: whether it is firing.
-        since: when the condition that raised it was first seen; None while it is down.
-        pending_since: since when the condition has held at every tick; None where it does not hold or the flag is up.
-        calm_since: since when it has been absent at every tick; None where it is there or the flag is down.
+        firing: whether the flag fires.
+        since: start of the condition that made it fire; None unless it fires.
+        pending_since: time since which the condition has held at every tick; None if it does not, or the flag fires.
+        keep_firing_since: time since which the condition has been absent at every tick; None if it holds or the flag
+            does not fire.
     """
 
     firing: bool = False
@@ -32,20 +36,20 @@ class Flag(NamedTuple):
 INACTIVE: Final = Flag()
 
 
-def step(
-    flag: Flag, now: float, *, shifted: bool, still: bool, parameters: Parameters
+def advance_flag(
+    flag: Flag, now: float, *, shifted: bool, persists: bool, parameters: Parameters
 ) -> tuple[Flag, FlagEvent | None]:
-    """The flag after one more tick, and what happened to it.
+    """Return the flag after one more tick, and its transition, if any.
 
     Args:
-        flag: its state after the tick before.
-        now: the time of the tick.
-        shifted: whether the window has shifted and goes on doing so.
-        still: whether the newest traces are still slow; decides when the flag falls.
-        parameters: how long the flag is held.
+        flag: state after the previous tick.
+        now: time of the tick.
+        shifted: condition to fire: the window has shifted and the shift persists.
+        persists: condition to keep firing: the newest traces are still slow.
+        parameters: hold times.
     """
     if flag.firing:
-        if still:
+        if persists:
             return (flag if flag.keep_firing_since is None else flag._replace(keep_firing_since=None)), None
         keep_firing_since = _earlier(now, flag.keep_firing_since)
         if now - keep_firing_since >= parameters.clear_hold_seconds:
@@ -60,5 +64,5 @@ def step(
 
 
 def _earlier(now: float, since: float | None) -> float:
-    """Since when something lasts that may have begun just now; a clock that was set back begins it anew."""
+    """Return the start of a condition that holds now; restarts at ``now`` if the clock was set back."""
     return now if since is None else min(now, since)

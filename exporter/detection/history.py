@@ -1,68 +1,40 @@
-"""The memory of a series: its past hours judged in time order, whatever the order in which they were read.
+"""Evaluation of a series' history, in time order and independent of the order in which its windows were read.
 
-The past goes through the same tick as the present, at the marks of the clock; then each hour is settled. So incidents
-are quarantined before the first live verdict. What has been judged is a :class:`SeriesState`, small enough to store
-beside each series, from which judging goes on with the next hour as if it had never stopped.
+History passes through the same tick as live traffic, at every mark; then each hour is settled. Incidents are therefore
+quarantined before the first live verdict. The resulting :class:`SeriesState` is small enough to be stored beside each
+series, and evaluation continues from it with the next hour.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from exporter.baseline.levels import Baseline
-from exporter.detection.detector import Detector, Outlook
-from exporter.detection.explanation import Explanation
-from exporter.detection.flag import INACTIVE, FlagEvent
-from exporter.detection.marked import MarkedTraces
-from exporter.detection.parameters import MIN_JUDGED, SUSPICION_SECONDS, Parameters
+from exporter.detection.detector import Detector, Expectation, SeriesState
+from exporter.detection.parameters import SUSPICION_SECONDS
 from exporter.detection.schedule import LazySchedule
-from exporter.detection.settlement import SettledHour, extended_run, is_anomalous, is_elevated, is_new_normal
-from exporter.detection.state import SeriesState
+from exporter.detection.settlement import SettledHour, extended_run, is_anomalous, is_elevated, is_new_baseline
 from exporter.detection.thresholds import Prediction
-from exporter.detection.tick import Tick, tick
+from exporter.detection.tick import FlagChange, FlagTracker
 from exporter.detection.verdict import can_be_shifted
+from exporter.detection.window import MarkedTraces
+from exporter.model.calendar import LocalHour
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import NO_SWINGS, UNJUDGED, CivilHour, Hour, Judgement, SeriesHours, Swings
-
-
-class FlagChange(NamedTuple):
-    """A flag that rose or fell while the past was judged.
-
-    Attributes:
-        at: the time of the tick, unix seconds.
-        event: what happened.
-        explanation: why it rose.
-    """
-
-    at: int
-    event: FlagEvent
-    explanation: Explanation | None
-
-
-def flag_change(at: int, found: Tick, outlook: Outlook, parameters: Parameters) -> FlagChange | None:
-    """What a tick changed, put into words; None where it changed nothing."""
-    if found.event is None:
-        return None
-    explanation = None
-    if found.verdict is not None and found.verdict.evidence is not None and outlook.pool is not None:
-        explanation = Explanation.of(found.verdict.evidence, Baseline.of(outlook.pool), parameters)
-    return FlagChange(at, found.event, explanation)
+from exporter.model.hours import NO_SWINGS, NOT_EVALUATED, HourEvaluation, SeriesHour, SeriesHours, Swings
 
 
 @dataclass(slots=True)
 class HistoryProgress:
-    """What judging some more of the past has found.
+    """Result of evaluating more of a series' history.
 
     Attributes:
-        state: where to go on.
-        judgements: every judgement that is new or has changed, by the start of the hour.
-        accepted: the changepoints of changes that were accepted as the new normal.
+        state: state from which the next evaluation continues.
+        evaluations: new and changed evaluations, by start of the hour.
+        accepted: changepoints of accepted changes.
         released: starts of hours that were quarantined and turned out to recur.
-        changes: flags that rose and fell.
+        changes: transitions of the flag.
     """
 
     state: SeriesState
-    judgements: dict[int, Judgement] = field(default_factory=dict)
+    evaluations: dict[int, HourEvaluation] = field(default_factory=dict)
     accepted: list[int] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
     changes: list[FlagChange] = field(default_factory=list)
@@ -76,159 +48,151 @@ def advance(
     *,
     suspects: Collection[int] = (),
 ) -> HistoryProgress:
-    """Judge the hours of a series that are not judged yet, in time order.
+    """Evaluate the settled hours of a series that are not evaluated yet, in time order.
 
-    The result is the same whether this is done at once or hour by hour, and with or without a round trip of the state.
-    Where an hour turns up that is older than ``state.until``, because its window was read late, start again without a
-    state; every judgement that was stored for the series is then void.
+    The result does not depend on how the hours are divided among calls, nor on encoding the state in between. If an
+    hour older than ``state.until`` appears, because its window was read late, all stored evaluations of the series are
+    void: start again without a state.
 
     Args:
         detector: the rules.
-        history: the series' hours in the look-back, with their judgements; the new ones with their marks. It is brought
-            up to date: hours are judged in it, and those out of reach are dropped.
-        until: start of the first hour that is not settled yet, unix seconds.
-        state: where the last call has stopped; None to begin with the oldest hour.
-        suspects: starts of hours that the live edge found suspect. When a change is accepted, those of hours that
-            are settled lose their meaning, and the caller drops them.
+        history: hours of the series in the look-back, with their evaluations; those to be evaluated with marks. It is
+            updated: evaluations are set, and hours out of reach are dropped.
+        until: start of the first hour that is not settled, Unix seconds.
+        state: result of the previous call; None to start with the oldest hour.
+        suspects: starts of hours touched by a live firing flag. When a change is accepted, those of settled hours
+            become void, and the caller drops them.
 
     Raises:
-        DamagedDigestError: stored bytes are damaged; the history is then partly judged, so throw it away.
+        DamagedDigestError: stored bytes are damaged. The history is then partly evaluated and must not be used.
     """
     if state is None:
         for hour in history:
-            if hour.judgement != UNJUDGED:
-                history.judge(hour, UNJUDGED)
+            if hour.evaluation != NOT_EVALUATED:
+                history.set_evaluation(hour, NOT_EVALUATED)
         first = next(iter(history), None)
         state = SeriesState(until if first is None else min(first.start, until))
-    return _Fold(detector, history, state, suspects).run(until)
+    return _HistoryEvaluation(detector, history, state, suspects).run(until)
 
 
-class _Fold:
-    """The judging of one series, under way."""
+class _HistoryEvaluation:
+    """Evaluation of one series, in progress."""
 
     def __init__(self, detector: Detector, history: SeriesHours, state: SeriesState, suspects: Collection[int]) -> None:
         self._detector = detector
         self._history = history
         self._changepoint = state.changepoint
         self._run = state.run
-        self._suspects = {*state.suspects, *suspects}
-        self._flag = state.flag
+        self._tracker = FlagTracker(detector.parameters, state.flag, {*state.suspects, *suspects})
         self._schedule = LazySchedule(state.schedule)
         self._recent = MarkedTraces(state.recent)
-        self._progress = HistoryProgress(state)
+        self._progress = HistoryProgress(state, changes=self._tracker.changes)
 
     def run(self, until: int) -> HistoryProgress:
-        """Judge the hours that end by ``until``."""
+        """Evaluate the hours that end by ``until``."""
         clock = self._detector.clock
         position = self._progress.state.until
-        while (civil := clock.hour(position)).end <= until:
-            self._judge_hour(civil)
-            position = civil.end
+        while (hour := clock.hour(position)).end <= until:
+            self._evaluate_hour(hour)
+            position = hour.end
         self._recent.discard(position, self._detector.parameters)
+        suspects = (start for start in self._tracker.suspects if start >= position - SUSPICION_SECONDS)
         self._progress.state = SeriesState(
             until=position,
             changepoint=self._changepoint,
             run=self._run,
-            suspects=tuple(sorted(start for start in self._suspects if start >= position - SUSPICION_SECONDS)),
-            flag=self._flag,
+            suspects=tuple(sorted(suspects)),
+            flag=self._tracker.flag,
             schedule=self._schedule.hours,
             recent=tuple(self._recent.recent()),
         )
         return self._progress
 
-    def _judge_hour(self, civil: CivilHour) -> None:
+    def _evaluate_hour(self, local_hour: LocalHour) -> None:
         parameters = self._detector.parameters
         recent = self._recent
-        recent.discard(civil.start, parameters)
-        hour = self._history.at(civil.start)
-        if hour is None and len(recent) < MIN_JUDGED and self._flag == INACTIVE:
+        recent.discard(local_hour.start, parameters)
+        hour = self._history.at(local_hour.start)
+        if hour is None and self._tracker.is_idle(len(recent)):
             self._schedule = LazySchedule()
             return
         if hour is not None:
             recent.add(hour.marks())
-        outlook = self._detector.expect(self._history, civil, changepoint=self._changepoint)
-        if outlook.pool is not None:
-            for recurring in outlook.pool.released:
-                self._judge(recurring, recurring.judgement._replace(quarantined=False))
+        expected = self._detector.expect(self._history, local_hour, changepoint=self._changepoint)
+        if expected.pool is not None:
+            for recurring in expected.pool.released:
+                self._set_evaluation(recurring, recurring.evaluation._replace(quarantined=False))
                 self._progress.released.append(recurring.start)
-        self._schedule = self._schedule.followed_by(civil.start, outlook.prediction, parameters.max_window_seconds)
-        swings = self._tick_through(civil, outlook)
-        if hour is not None and outlook.prediction is not None:
-            self._settle(hour, outlook.prediction, swings)
-            if is_new_normal(self._run, parameters):
-                self._accept(self._run[0].start, civil)
+        self._schedule = self._schedule.followed_by(
+            local_hour.start, expected.prediction, parameters.max_window_seconds
+        )
+        swings = self._tick_through(local_hour, expected)
+        if hour is not None and expected.prediction is not None:
+            self._settle(hour, expected.prediction, swings)
+            if is_new_baseline(self._run, parameters):
+                self._accept(self._run[0].start, local_hour)
 
-    def _tick_through(self, civil: CivilHour, outlook: Outlook) -> Swings:
-        """Tick at the marks of an hour; returns how far its windows lay from the prediction.
-
-        A tick can only change something if the flag is up or pending, or the window is a shift by the least that the
-        gates can be; all others are passed over.
-        """
-        if len(self._recent) < MIN_JUDGED and self._flag == INACTIVE:
+    def _tick_through(self, local_hour: LocalHour, expected: Expectation) -> Swings:
+        """Tick at the marks of an hour, except where no tick is needed; return the swings of its windows."""
+        if self._tracker.is_idle(len(self._recent)):
             return NO_SWINGS
-        marks = range(civil.start + MARK_SECONDS, civil.end + 1, MARK_SECONDS)
-        if outlook.prediction is None:
+        marks = range(local_hour.start + MARK_SECONDS, local_hour.end + 1, MARK_SECONDS)
+        floors = self._schedule.floors()
+        if expected.prediction is None or floors is None:
             for mark in marks:
-                if self._flag != INACTIVE:
-                    self._tick(mark, outlook)
+                if self._tracker.needs_tick(can_be_shifted=False):
+                    self._tick(mark, expected)
             return NO_SWINGS
         parameters = self._detector.parameters
         windows = self._recent.sweep(marks, self._schedule.since, parameters)
-        floors = self._schedule.floors()
         for instants, buckets in windows:
-            suspicious = can_be_shifted(buckets, floors, parameters)
-            if suspicious or self._flag != INACTIVE:
+            if self._tracker.needs_tick(can_be_shifted(buckets, floors, parameters)):
                 for mark in instants:
-                    self._tick(mark, outlook)
-        return outlook.prediction.swings_of(windows)
+                    self._tick(mark, expected)
+        return expected.prediction.measure_swings(windows)
 
-    def _tick(self, mark: int, outlook: Outlook) -> None:
-        found = tick(self._recent.recent(), mark, self._schedule.hours, self._flag, self._detector.parameters)
-        self._flag = found.flag
-        self._suspects.update(found.suspects)
-        change = flag_change(mark, found, outlook, self._detector.parameters)
-        if change is not None:
-            self._progress.changes.append(change)
+    def _tick(self, mark: int, expected: Expectation) -> None:
+        self._tracker.tick(self._recent.recent(), mark, self._schedule, expected.pool)
 
-    def _settle(self, hour: Hour, prediction: Prediction, swings: Swings) -> None:
-        suspect = hour.start in self._suspects
-        anomalous, elevated = (True, True) if suspect else self._remarkable(hour, prediction)
-        self._judge(hour, Judgement(anomalous, swings))
-        for start in self._suspects:
+    def _settle(self, hour: SeriesHour, prediction: Prediction, swings: Swings) -> None:
+        suspects = self._tracker.suspects
+        anomalous, elevated = (True, True) if hour.start in suspects else self._classify(hour, prediction)
+        self._set_evaluation(hour, HourEvaluation(anomalous, swings))
+        for start in suspects:
             touched = self._history.at(start)
             if touched is not None and hour.start - SUSPICION_SECONDS <= start <= hour.start:
-                self._judge(touched, touched.judgement._replace(quarantined=True))
+                self._set_evaluation(touched, touched.evaluation._replace(quarantined=True))
         self._run = extended_run(self._run, SettledHour(hour.start, anomalous, elevated))
 
-    def _remarkable(self, hour: Hour, prediction: Prediction) -> tuple[bool, bool]:
-        """Whether an hour is anomalous, and whether it is elevated; for most hours the floors are enough to tell.
+    def _classify(self, hour: SeriesHour, prediction: Prediction) -> tuple[bool, bool]:
+        """Whether an hour is anomalous, and whether it is elevated.
 
-        Outside of a run nobody asks whether an hour that is not anomalous is elevated, so then it counts as not.
+        For most hours the floors suffice, and the thresholds are not computed. Outside of a run an hour that is not
+        anomalous is reported as not elevated, because it cannot begin one.
         """
-        parameters, digest, floors = self._detector.parameters, hour.digest, prediction.floors
+        parameters, digest, floors = self._detector.parameters, hour.digest, prediction.floor_thresholds
         if not is_anomalous(digest, floors, parameters) and not (self._run and is_elevated(digest, floors)):
             return False, False
         thresholds = prediction.thresholds
         anomalous = is_anomalous(digest, thresholds, parameters)
         return anomalous, anomalous or is_elevated(digest, thresholds)
 
-    def _accept(self, changepoint: int, civil: CivilHour) -> None:
-        """What has begun at ``changepoint`` is the new normal: its hours are released, and the swing starts anew."""
+    def _accept(self, changepoint: int, local_hour: LocalHour) -> None:
+        """Accept the change that began at ``changepoint``: release its hours, and restart the swing from its prior."""
         self._changepoint = changepoint
         self._history.discard_before(changepoint)
         for hour in self._history:
-            if hour.start <= civil.start:
-                self._judge(hour, UNJUDGED)
+            if hour.start <= local_hour.start:
+                self._set_evaluation(hour, NOT_EVALUATED)
         self._run = ()
-        # By these the new normal is a shift: nothing must be held against them any more.
+        # By these thresholds the accepted behaviour is a shift.
         self._schedule = LazySchedule()
-        if self._flag.firing:
-            self._progress.changes.append(FlagChange(civil.end, FlagEvent.RESOLVED, None))
-        self._flag = INACTIVE
-        self._suspects = {start for start in self._suspects if start < changepoint or start > civil.start}
+        tracker = self._tracker
+        tracker.reset(local_hour.end)
+        tracker.suspects = {start for start in tracker.suspects if start < changepoint or start > local_hour.start}
         self._progress.accepted.append(changepoint)
 
-    def _judge(self, hour: Hour, judgement: Judgement) -> None:
-        if judgement != hour.judgement:
-            self._history.judge(hour, judgement)
-        self._progress.judgements[hour.start] = judgement
+    def _set_evaluation(self, hour: SeriesHour, evaluation: HourEvaluation) -> None:
+        if evaluation != hour.evaluation:
+            self._history.set_evaluation(hour, evaluation)
+        self._progress.evaluations[hour.start] = evaluation

@@ -1,4 +1,4 @@
-"""The detector's settings, and its constants that are not meant to be tuned."""
+"""Settings of the detector, and its constants."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -8,19 +8,20 @@ from exporter.model.calendar import HOUR_SECONDS
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What ``detection:`` in the configuration sets; the look-back belongs to the baseline's rules.
+    """Settings under ``detection:`` in the configuration; the look-back is part of `FallbackRules`.
 
     Attributes:
-        window_seconds: length of the current window.
-        min_traces: a window with fewer traces is extended back.
-        max_window_seconds: how far it is extended at most.
-        ratio: a quantile of the window must exceed its baseline by this factor to matter.
-        min_delta_seconds: and by this much.
-        swing: how many usual swings are tolerated.
-        alpha: tail probability below which chance is ruled out, per quantile; not a false-alarm rate.
-        hold_seconds: how long the condition must hold at every tick before the flag rises.
-        clear_hold_seconds: how long it must be absent at every tick before the flag falls.
-        accept_after_seconds: how long a change lasts before it is the new normal.
+        window_seconds: length of the evaluation window.
+        min_traces: a window with fewer traces is extended into the past.
+        max_window_seconds: maximum length of an extended window.
+        ratio: factor by which a quantile of the window must exceed its baseline.
+        min_delta_seconds: amount by which it must exceed its baseline.
+        swing: number of swings (root mean square) that are tolerated, `z` in the formulas.
+        alpha: tail probability below which chance is excluded, for each quantile. Not a false-alarm rate: windows
+            overlap, and three quantiles are tested.
+        hold_seconds: time for which the condition must hold at every tick before the flag fires.
+        clear_hold_seconds: time for which it must be absent at every tick before the flag resolves.
+        accept_after_seconds: age at which a lasting change becomes the baseline.
     """
 
     window_seconds: int = 300
@@ -35,34 +36,45 @@ class Parameters:
     accept_after_seconds: int = 24 * HOUR_SECONDS
 
 
-MIN_JUDGED: Final = 3
-"""A window with fewer traces is not judged."""
+# The constants below are part of the method and not meant to be tuned.
+
+MIN_EVALUATED_TRACES: Final = 3
+"""Windows and hours with fewer traces are not evaluated."""
 MIN_EXCEEDANCES: Final = 3
-"""Fewer slow traces than this are no shift, however unlikely."""
+"""Minimum number of traces above the gate, regardless of their tail probability."""
 
 CORRELATION: Final = 0.003
-"""Correlation within a window of whether its traces are slow; they share hosts, caches and callers."""
+"""Intra-window correlation ρ of the exceedances: the traces of a window share hosts, caches and callers."""
 TAIL_CAP: Final = 300
-"""Counts of larger windows are scaled down to this many traces: more would only feign certainty."""
+"""Counts of larger windows are scaled down to this many traces; the model does not justify more certainty."""
 
 PRIOR_SWING_OCTAVES: Final = 0.1
+"""Swing of a series without history."""
 PRIOR_SWING_WEIGHT: Final = 48.0
-"""A series of which little is known swings as if it had shown the prior swing at this many marks."""
+"""Weight of the prior swing, in evaluation windows."""
 MAX_SWING_OCTAVES: Final = 2
-"""A single distance counts as this much at most."""
-MIN_SWING_MARK: Final = 0.5
-"""A mark counts towards the swing of q where at least so many of its traces are expected above q."""
+"""Upper bound of a single prediction error."""
+MIN_SWING_EXCEEDANCES: Final = 0.5
+"""A window of n traces has a prediction error for quantile q if n(1 - q) is at least this."""
 
 STAT_FLOOR_RATIO: Final = 1.1
+"""Lower bound of the statistical threshold, relative to the baseline."""
 CLEAR_RATIO: Final = 1.2
+"""Lower bound of the clear threshold, relative to the baseline."""
 
 FRESH_SECONDS: Final = 120
 FRESH_TRACES: Final = 5
+"""A shift persists if it shows in the newest FRESH_SECONDS, extended until they contain FRESH_TRACES."""
 FRESH_ALPHA: Final = 0.2
+"""Tail probability for that."""
 
 SUSPICION_SECONDS: Final = 2 * HOUR_SECONDS
-"""When an hour settles, suspects that began at most so long before it are quarantined."""
+"""When an hour settles, suspects that began at most this long before it are quarantined."""
 RUN_BREAK_HOURS: Final = 3
+"""Consecutive hours that are not elevated, after which a run ends."""
 RUN_MEMORY_HOURS: Final = 60
+"""Maximum length of a run, in hours with traffic."""
 RUN_ELEVATED_SHARE: Final = 0.75
+"""Minimum share of elevated hours in an accepted run."""
 RUN_MIN_ANOMALOUS: Final = 3
+"""Minimum number of anomalous hours in an accepted run."""

@@ -1,94 +1,98 @@
-"""One series replayed from its single traces, as the exporter would have seen it: live ticks, and the ledger behind.
+"""Replay of one series from its single traces: live ticks, and the evaluation of each hour once it is over.
 
-For backtests of recorded traffic and for benchmarks. Stored history has no single traces left; it is replayed by
+For backtests of recorded traffic and for benchmarks. The store keeps no single traces; stored history is replayed by
 :func:`exporter.detection.history.advance`.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from exporter.detection.detector import Detector, Outlook
-from exporter.detection.flag import INACTIVE, FlagEvent
-from exporter.detection.history import FlagChange, advance, flag_change
+from exporter.detection.detector import Detector, Expectation, SeriesState
+from exporter.detection.history import advance
 from exporter.detection.parameters import SUSPICION_SECONDS
 from exporter.detection.schedule import LazySchedule
-from exporter.detection.state import SeriesState
-from exporter.detection.tick import tick
-from exporter.detection.verdict import Schedule, can_be_shifted
+from exporter.detection.tick import FlagChange, FlagTracker
+from exporter.detection.verdict import can_be_shifted
 from exporter.detection.window import RecentTraces, end_second
+from exporter.model.calendar import LocalHour
 from exporter.model.histogram import Digest, bucket_of_ns
 from exporter.model.histogram_codec import MARK_SECONDS, encode_digest, encode_marks
-from exporter.model.hours import CivilHour, Hour, Judgement, SeriesHours, StoredWindow
+from exporter.model.hours import HourEvaluation, SeriesHour, SeriesHours, StoredWindow
 
 
 class Replay:
-    """The replay of one series.
+    """Replay of one series.
 
     Attributes:
-        changes: flags that rose and fell.
-        judgements: what was found about each hour, by its start.
-        accepted: the changepoints of changes that were accepted as the new normal, with the time of that.
+        evaluations: evaluations of its hours, by their start.
+        accepted: changepoints of accepted changes, each with the time of acceptance.
     """
 
     def __init__(self, detector: Detector, *, tick_seconds: int = 15) -> None:
-        """Replay with a detector that ticks so often (a divisor of an hour)."""
-        self.changes: list[FlagChange] = []
-        self.judgements: dict[int, Judgement] = {}
+        """Start without history.
+
+        Args:
+            detector: the rules.
+            tick_seconds: interval of the live ticks, a divisor of an hour.
+        """
+        self.evaluations: dict[int, HourEvaluation] = {}
         self.accepted: list[tuple[int, int]] = []
         self._detector = detector
         self._tick_seconds = tick_seconds
         self._history = SeriesHours()
         self._state: SeriesState | None = None
         self._recent = RecentTraces()
-        self._coming: list[tuple[int, int]] = []
-        self._flag = INACTIVE
-        self._suspects: set[int] = set()
+        self._upcoming: list[tuple[int, int]] = []
+        self._tracker = FlagTracker(detector.parameters)
 
-    def hour(self, civil: CivilHour, traces: Iterable[tuple[int, int]], *, live: bool = True) -> None:
-        """Go through the next hour.
+    @property
+    def changes(self) -> list[FlagChange]:
+        """Transitions of the live flag."""
+        return self._tracker.changes
+
+    def add_hour(self, hour: LocalHour, traces: Iterable[tuple[int, int]], *, live: bool = True) -> None:
+        """Replay the next hour.
 
         Args:
-            civil: the hour; hours follow one another, those without traffic, too.
-            traces: start and duration in nanoseconds of the traces that start in it.
-            live: whether anybody is watching; if not, the hour is only learnt from.
+            hour: the hour; calls pass consecutive hours, including those without traffic.
+            traces: start and duration in nanoseconds of the traces that start in the hour.
+            live: whether to tick; if not, the hour only becomes history.
         """
         ended = [(end_second(start_ns + duration_ns), bucket_of_ns(duration_ns)) for start_ns, duration_ns in traces]
-        self._coming = sorted(self._coming + ended)
-        self._watch(civil, live=live)
+        self._upcoming = sorted(self._upcoming + ended)
+        self._tick_through(hour, live=live)
         if ended:
-            self._history.append(_hour_of(civil, ended))
-        progress = advance(self._detector, self._history, civil.end, self._state, suspects=self._suspects)
+            self._history.append(_stored_hour(hour, ended))
+        tracker = self._tracker
+        progress = advance(self._detector, self._history, hour.end, self._state, suspects=tracker.suspects)
         self._state = progress.state
-        self._suspects = {start for start in self._suspects if start >= civil.end - SUSPICION_SECONDS}
-        self.judgements.update(progress.judgements)
+        tracker.suspects = {start for start in tracker.suspects if start >= hour.end - SUSPICION_SECONDS}
+        self.evaluations.update(progress.evaluations)
         for changepoint in progress.accepted:
-            self.accepted.append((changepoint, civil.end))
-            self._suspects = {start for start in self._suspects if start < changepoint}
-            if self._flag.firing:
-                self.changes.append(FlagChange(civil.end, FlagEvent.RESOLVED, None))
-            self._flag = INACTIVE
+            self.accepted.append((changepoint, hour.end))
+            tracker.suspects = {start for start in tracker.suspects if start < changepoint}
+            tracker.reset(hour.end)
 
-    def _watch(self, civil: CivilHour, *, live: bool) -> None:
-        """Tick through an hour, passing over the ticks that cannot change anything."""
-        parameters = self._detector.parameters
-        recent = self._recent
-        recent.discard(civil.start, parameters)
-        if not recent and self._flag == INACTIVE and not (self._coming and self._coming[0][0] <= civil.end):
-            # Nothing to judge, all hour long; between a stray trace and the next there may be years of such hours.
+    def _tick_through(self, hour: LocalHour, *, live: bool) -> None:
+        """Tick through an hour, except where no tick is needed."""
+        parameters, tracker, recent, upcoming = self._detector.parameters, self._tracker, self._recent, self._upcoming
+        recent.discard(hour.start, parameters)
+        has_traffic = bool(upcoming) and upcoming[0][0] <= hour.end
+        if not has_traffic and tracker.is_idle(len(recent)):
+            # Recorded traffic may have gaps of years.
             return
-        position = 0
-        outlook = Outlook()
+        expected = Expectation()
         schedule = LazySchedule()
         if live and self._state is not None:
-            outlook, schedule = self._detector.schedule_at(self._history, self._state, civil.start, self._suspects)
+            expected, schedule = self._detector.schedule_at(self._history, self._state, hour.start, tracker.suspects)
         since = schedule.since
-        floors = schedule.floors() if outlook.prediction is not None else None
+        floors = schedule.floors()
         bounds: tuple[int, int] | None = None
         suspicious = False
-        coming = self._coming
-        for now in range(civil.start + self._tick_seconds, civil.end + 1, self._tick_seconds):
-            while position < len(coming) and coming[position][0] <= now:
-                recent.add(*coming[position])
+        position = 0
+        for now in range(hour.start + self._tick_seconds, hour.end + 1, self._tick_seconds):
+            while position < len(upcoming) and upcoming[position][0] <= now:
+                recent.add(*upcoming[position])
                 position += 1
             if not live:
                 continue
@@ -96,28 +100,18 @@ class Replay:
             if bounds != previous:
                 window = recent.between(*bounds).after(since)
                 suspicious = floors is not None and can_be_shifted(window.buckets, floors, parameters)
-            if suspicious or self._flag != INACTIVE:
-                self._tick(now, outlook, schedule.hours)
-        del coming[:position]
-
-    def _tick(self, now: int, outlook: Outlook, schedule: Schedule) -> None:
-        parameters = self._detector.parameters
-        found = tick(self._recent, now, schedule, self._flag, parameters)
-        self._flag = found.flag
-        self._suspects.update(found.suspects)
-        change = flag_change(now, found, outlook, parameters)
-        if change is not None:
-            self.changes.append(change)
+            if tracker.needs_tick(suspicious):
+                tracker.tick(recent, now, schedule, expected.pool)
+        del upcoming[:position]
 
 
-def _hour_of(civil: CivilHour, ended: Iterable[tuple[int, int]]) -> Hour:
-    """The hour as the ledger would have stored it, from the second and bucket of its traces."""
+def _stored_hour(hour: LocalHour, ended: Iterable[tuple[int, int]]) -> SeriesHour:
+    """Return an hour as the store would return it, from the end second and bucket of its traces."""
     counts: Counter[int] = Counter()
     marks: defaultdict[int, Counter[int]] = defaultdict(Counter)
     for second, bucket in ended:
         counts[bucket] += 1
-        marks[-(-(second - civil.start) // MARK_SECONDS)][bucket] += 1
+        marks[-(-(second - hour.start) // MARK_SECONDS)][bucket] += 1
     digests = {offset: Digest(mark) for offset, mark in marks.items()}
-    return Hour(
-        civil, [StoredWindow(civil.start, counts.total(), encode_digest(Digest(counts)), encode_marks(digests))]
-    )
+    window = StoredWindow(hour.start, counts.total(), encode_digest(Digest(counts)), encode_marks(digests))
+    return SeriesHour(hour, [window])

@@ -1,24 +1,36 @@
-"""Thresholds by hour, worked out only when a window comes near them: for most hours of the past none does."""
+"""Thresholds by local hour: each trace of a window is compared with the thresholds of the hour in which it ended."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import reduce
+from typing import NamedTuple
 
 from exporter.detection.thresholds import Floors, Prediction, Thresholds
-from exporter.detection.verdict import HourThresholds
+
+
+class HourThresholds(NamedTuple):
+    """Thresholds of the traces that ended in the local hour that began at ``start`` (Unix seconds)."""
+
+    start: int
+    thresholds: Thresholds
+
+
+Schedule = Sequence[HourThresholds]
+"""Thresholds of the current hour and of the hours before it, newest first, without gaps and as far back as a window can
+extend. Empty while the series has no mature baseline for the current hour."""
 
 
 class LazySchedule:
-    """The thresholds of an hour and of those before it, as far back as a window can reach; immutable."""
+    """An immutable schedule that computes thresholds on first use; in most hours of history no window needs them."""
 
     __slots__ = ("_hours", "_sources")
 
     def __init__(self, hours: Iterable[HourThresholds] = ()) -> None:
-        """Begin with thresholds that are known, newest first."""
+        """Start from computed thresholds, newest first."""
         self._sources: tuple[tuple[int, Prediction | Thresholds], ...] = tuple(hours)
         self._hours: tuple[HourThresholds, ...] | None = None
 
     def followed_by(self, start: int, prediction: Prediction | None, max_window_seconds: int) -> "LazySchedule":
-        """The schedule for the next hour, which begins at ``start``; empty where nothing is predicted for that."""
+        """Return the schedule of the next hour, which begins at ``start``; empty if that hour has no prediction."""
         following = LazySchedule()
         if prediction is not None:
             sources: list[tuple[int, Prediction | Thresholds]] = [(start, prediction)]
@@ -31,7 +43,7 @@ class LazySchedule:
 
     @property
     def hours(self) -> tuple[HourThresholds, ...]:
-        """The thresholds, newest hour first."""
+        """The schedule with all thresholds computed."""
         if self._hours is None:
             self._hours = tuple(
                 HourThresholds(start, source.thresholds if isinstance(source, Prediction) else source)
@@ -41,10 +53,14 @@ class LazySchedule:
 
     @property
     def since(self) -> int:
-        """What ended up to this instant is not judged."""
+        """Start of the oldest hour, Unix seconds; traces that ended up to then are not evaluated."""
         return self._sources[-1][0] if self._sources else 0
 
-    def floors(self) -> Floors:
-        """What its thresholds are at least, in whichever hour a trace ended; it must not be empty."""
-        floors = [source.lowest if isinstance(source, Prediction) else Floors.of(source) for _, source in self._sources]
-        return reduce(Floors.lowered, floors)
+    def floors(self) -> Floors | None:
+        """Return lower bounds for the thresholds of all hours; None if the schedule is empty."""
+        if not self._sources:
+            return None
+        return reduce(
+            Floors.minimum,
+            [source.floors if isinstance(source, Prediction) else Floors.of(source) for _, source in self._sources],
+        )

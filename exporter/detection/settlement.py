@@ -1,32 +1,31 @@
-"""What becomes of an hour once it is over: was it anomalous, and has a change lasted long enough to be accepted?"""
+"""Tests on settled hours: whether an hour is anomalous, and whether a lasting change is accepted as the baseline."""
 
 from collections.abc import Sequence
 from itertools import dropwhile
 from typing import NamedTuple
 
 from exporter.detection.parameters import (
+    MIN_EVALUATED_TRACES,
     MIN_EXCEEDANCES,
-    MIN_JUDGED,
     RUN_BREAK_HOURS,
     RUN_ELEVATED_SHARE,
     RUN_MEMORY_HOURS,
     RUN_MIN_ANOMALOUS,
     Parameters,
 )
-from exporter.detection.tail import tail_probability
 from exporter.detection.thresholds import Thresholds
-from exporter.detection.verdict import exceeds
+from exporter.detection.verdict import exceeds, tail_probability
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.histogram import Digest
 
 
 class SettledHour(NamedTuple):
-    """What the memory of a series keeps of an hour that is over.
+    """A settled hour of a run; a run is a change that may be accepted as the baseline.
 
     Attributes:
-        start: when it began, unix seconds.
-        anomalous: whether it is no example of what is usual.
-        elevated: whether it was anomalous or anything in it lay where a shift is still going on.
+        start: start of the hour, Unix seconds.
+        anomalous: whether the hour is quarantined; see :func:`is_anomalous`.
+        elevated: whether it is anomalous, or some quantile lies above its clear threshold.
     """
 
     start: int
@@ -35,9 +34,12 @@ class SettledHour(NamedTuple):
 
 
 def is_anomalous(digest: Digest, thresholds: Thresholds, parameters: Parameters) -> bool:
-    """Whether a whole hour fails the test of a window, upwards or, as for its median, downwards."""
+    """Whether an hour fails the shift test as one window, upwards for any quantile or downwards for the median.
+
+    An hour significantly faster than its baseline does not represent it either.
+    """
     n = digest.count
-    if n < MIN_JUDGED:
+    if n < MIN_EVALUATED_TRACES:
         return False
     for threshold in thresholds.quantiles:
         slow = digest.count_above(threshold.gate)
@@ -46,20 +48,20 @@ def is_anomalous(digest: Digest, thresholds: Thresholds, parameters: Parameters)
         beyond_swing = digest.count_above(threshold.stat)
         if tail_probability(beyond_swing, n, 1 - threshold.q, thresholds.correlation) < parameters.alpha:
             return True
-    # Faster than usual is not usual either.
     fast = n - digest.count_above(thresholds.fast)
     return 2 * fast > n and tail_probability(fast, n, 0.5, thresholds.correlation) < parameters.alpha
 
 
 def is_elevated(digest: Digest, thresholds: Thresholds) -> bool:
-    """Whether some quantile of an hour lies where a shift counts as still going on."""
+    """Whether some quantile of an hour lies above its clear threshold."""
     return any(exceeds(digest.count_above(t.clear), digest.count, t.q) for t in thresholds.quantiles)
 
 
 def extended_run(run: Sequence[SettledHour], hour: SettledHour) -> tuple[SettledHour, ...]:
-    """A run of hours that may become the new normal, after one more hour with traffic has settled.
+    """Return a run after one more hour with traffic has settled.
 
-    It begins at an anomalous hour and is broken by some hours in a row that are not elevated: then it is empty.
+    A run begins at an anomalous hour. It ends, and is empty, after :data:`RUN_BREAK_HOURS` consecutive hours that are
+    not elevated.
     """
     if not run:
         return (hour,) if hour.anomalous else ()
@@ -69,8 +71,12 @@ def extended_run(run: Sequence[SettledHour], hour: SettledHour) -> tuple[Settled
     return tuple(dropwhile(lambda member: not member.anomalous, hours[-RUN_MEMORY_HOURS:]))
 
 
-def is_new_normal(run: Sequence[SettledHour], parameters: Parameters) -> bool:
-    """Whether a run is old enough, had traffic often enough and was elevated nearly all the time."""
+def is_new_baseline(run: Sequence[SettledHour], parameters: Parameters) -> bool:
+    """Whether a run is accepted as the baseline.
+
+    It must be old enough, have had traffic in at least half of its hours, be elevated in nearly all of these, and
+    contain enough anomalous hours.
+    """
     if len(run) < RUN_MIN_ANOMALOUS or not run[-1].elevated:
         return False
     age_seconds = run[-1].start + HOUR_SECONDS - run[0].start

@@ -1,38 +1,96 @@
-"""The verdict on a window: has it shifted, by how much, and is it still going on?"""
+"""The shift test on one evaluation window.
+
+For each quantile q of a window of n traces, with k the exceedances of the gate and k' those of the statistical
+threshold, the window has shifted if
+
+- ``k > (1 - q) n``: the window's quantile lies above the gate (practical significance),
+- ``k >= 3``, and
+- ``P(K >= k') < alpha``, with K beta-binomial with mean 1 - q (statistical significance).
+
+The traces of a window share hosts, caches and callers, so that exceedances are correlated, and their number varies more
+than a binomial one. The beta-binomial distribution has the same mean and a given intra-class correlation.
+"""
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import NamedTuple
+from math import ceil, exp, lgamma
+from typing import Final, NamedTuple
 
-from exporter.detection.parameters import FRESH_ALPHA, MIN_EXCEEDANCES, MIN_JUDGED, Parameters
-from exporter.detection.tail import tail_probability
+from exporter.detection.parameters import (
+    FRESH_ALPHA,
+    MIN_EVALUATED_TRACES,
+    MIN_EXCEEDANCES,
+    TAIL_CAP,
+    Parameters,
+)
+from exporter.detection.schedule import Schedule
 from exporter.detection.thresholds import Floors, QuantileThreshold, Thresholds
-from exporter.detection.window import RecentTraces, View, gated_positions, rank_of
+from exporter.detection.window import EvaluationWindow, RecentTraces, gated_positions, rank_of
 from exporter.model.histogram import BUCKETS_PER_OCTAVE
 from exporter.model.hours import QUANTILES
 
-
-class HourThresholds(NamedTuple):
-    """The thresholds for what ended in one hour, which began at ``start`` (unix seconds)."""
-
-    start: int
-    thresholds: Thresholds
+_NEGLIGIBLE: Final = 1e-12
+_ROUNDING: Final = 1e-9
 
 
-Schedule = Sequence[HourThresholds]
-"""The thresholds of the current hour and of those before it, newest first, as far back as there are any without a gap
-and a window can reach. Empty while the series has no mature baseline for the current hour."""
+def tail_probability(k: int, n: int, p: float, correlation: float, *, cap: int = TAIL_CAP) -> float:
+    """Return ``P(K >= k)`` for a beta-binomial K of n trials with mean probability p.
+
+    With ``a = p (1/ρ - 1)`` and ``b = (1 - p) (1/ρ - 1)`` the probability of exactly j exceedances is
+    ``C(n, j) B(a + j, b + n - j) / B(a, b)``. The first term is computed from ``lgamma``, each further one from the
+    ratio ``(n - j) / (j + 1) · (a + j) / (b + n - j - 1)`` to its predecessor.
+
+    Args:
+        k: number of exceedances.
+        n: number of traces.
+        p: probability of an exceedance, in (0, 1).
+        correlation: intra-window correlation ρ, in (0, 1).
+        cap: larger windows are scaled down to this number of traces, with ``k`` rounded up.
+    """
+    if n > cap:
+        k = ceil(k * cap / n - _ROUNDING)
+        n = cap
+    if k <= 0:
+        return 1.0
+    if k > n:
+        return 0.0
+    size = 1 / correlation - 1
+    a = p * size
+    b = (1 - p) * size
+    term = exp(
+        lgamma(n + 1)
+        - lgamma(k + 1)
+        - lgamma(n - k + 1)
+        + lgamma(a + k)
+        + lgamma(b + n - k)
+        - lgamma(a + b + n)
+        + lgamma(a + b)
+        - lgamma(a)
+        - lgamma(b)
+    )
+    total = term
+    for j in range(k, n):
+        term *= (n - j) / (j + 1) * (a + j) / (b + n - j - 1)
+        total += term
+        if term < total * _NEGLIGIBLE:
+            break
+    return min(1.0, total)
+
+
+def exceeds(slow: int, traces: int, q: float) -> bool:
+    """Whether the quantile q lies above a threshold that ``slow`` traces exceed: ``slow > (1 - q) traces``."""
+    return traces - slow < rank_of(q, traces)
 
 
 class Evidence(NamedTuple):
-    """What speaks for a shift, for the quantile that shows it best.
+    """Test statistics of the quantile with the lowest tail probability.
 
     Attributes:
-        threshold: that quantile and its thresholds in the newest hour.
-        traces: traces in the window.
-        slow: how many of them lie above the gate.
-        bucket: the quantile of the window.
-        chance: how likely chance and the usual swing make so many slow.
+        threshold: the quantile and its thresholds in the current hour.
+        traces: number of traces in the window.
+        slow: number of them above the gate.
+        bucket: the window's quantile.
+        chance: tail probability.
     """
 
     threshold: QuantileThreshold
@@ -43,30 +101,30 @@ class Evidence(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The verdict on one window.
+    """Result of the shift test on one window.
 
     Attributes:
-        traces: how many traces were judged.
-        score: the largest quotient of a quantile of the window and its gate; None with too few traces.
-        shifted: too many traces are too slow for chance and for the usual swing.
-        still: whether the newest of them are slow, too; found out only where it decides something.
-        evidence: what speaks for a shift; None where nothing lies above its gate.
+        traces: number of evaluated traces.
+        score: maximum over the quantiles of the window's quantile divided by its gate; None with too few traces.
+        shifted: whether the test is positive for some quantile.
+        persists: whether the newest traces are slow, too; only computed if the window has shifted or the flag fires.
+        evidence: test statistics; None where no quantile with enough exceedances lies above its gate.
     """
 
     traces: int
     score: float | None
     shifted: bool
-    still: bool
+    persists: bool
     evidence: Evidence | None
 
 
 def can_be_shifted(buckets: Sequence[int], floors: Floors, parameters: Parameters) -> bool:
-    """Whether a window can be a shift, whatever its thresholds are above their floors.
+    """Whether the shift test can be positive, given only lower bounds of the thresholds.
 
     Args:
-        buckets: the buckets of its traces, from fast to slow.
-        floors: those of the hours in which its traces ended.
-        parameters: the detector's settings.
+        buckets: buckets of the window's traces in ascending order.
+        floors: lower bounds over all hours in which the traces ended.
+        parameters: settings of the detector.
     """
     traces, gates = len(buckets), floors.gates
     for index, position in enumerate(gated_positions(traces)):
@@ -77,57 +135,57 @@ def can_be_shifted(buckets: Sequence[int], floors: Floors, parameters: Parameter
     return False
 
 
-def judge(
+def evaluate_window(
     recent: RecentTraces,
     now: float,
-    window: View,
+    window: EvaluationWindow,
     schedule: Schedule,
     parameters: Parameters,
     *,
     firing: bool = False,
-    thorough: bool = False,
+    always_evidence: bool = False,
 ) -> Verdict:
-    """The verdict on a window, as far back as there are thresholds for it.
+    """Apply the shift test to the part of a window for which there are thresholds.
 
     Args:
-        recent: the recent traces of the series.
-        now: the time of the tick, unix seconds.
-        window: its current window.
-        schedule: thresholds by hour, not empty: each trace is held against those of the hour in which it ended.
-        parameters: the detector's settings.
+        recent: recent traces of the series.
+        now: time of the tick, Unix seconds.
+        window: its evaluation window.
+        schedule: thresholds by hour, not empty; each trace is compared with those of the hour in which it ended.
+        parameters: settings of the detector.
         firing: whether the flag is firing.
-        thorough: give evidence for the most unusual quantile even if nothing lies above its gate.
+        always_evidence: also return evidence if no quantile lies above its gate.
     """
     window = window.after(schedule[-1].start)
     traces = window.traces
-    if traces < MIN_JUDGED:
-        return Verdict(traces, None, shifted=False, still=False, evidence=None)
+    if traces < MIN_EVALUATED_TRACES:
+        return Verdict(traces, None, shifted=False, persists=False, evidence=None)
     parts = _parts(window, schedule)
     excesses = [_gate_excess(parts, index, traces) for index in range(len(QUANTILES))]
     highest = max(excesses)
     shifted = False
     best: Evidence | None = None
-    if highest > 0 or thorough:
+    if highest > 0 or always_evidence:
         for index, excess in enumerate(excesses):
-            if excess <= 0 and not thorough:
+            if excess <= 0 and not always_evidence:
                 continue
             evidence = _evidence(window, parts, index, schedule)
             gated = excess > 0 and evidence.slow >= MIN_EXCEEDANCES
             shifted |= gated and evidence.chance < parameters.alpha
-            if (gated or thorough) and (best is None or evidence.chance < best.chance):
+            if (gated or always_evidence) and (best is None or evidence.chance < best.chance):
                 best = evidence
-    still = (firing or shifted) and _is_still(recent.fresh(now, parameters), schedule)
-    return Verdict(traces, 2.0 ** (highest / BUCKETS_PER_OCTAVE), shifted, still, best)
+    persists = (firing or shifted) and _persists(recent.fresh_window(now, parameters), schedule)
+    return Verdict(traces, 2.0 ** (highest / BUCKETS_PER_OCTAVE), shifted, persists, best)
 
 
 class _Part(NamedTuple):
-    """The buckets of a window's traces that ended in one hour, from fast to slow."""
+    """The part of a window that ended in one hour: its thresholds, and its buckets in ascending order."""
 
     thresholds: Thresholds
     buckets: list[int]
 
 
-def _parts(window: View, schedule: Schedule) -> list[_Part]:
+def _parts(window: EvaluationWindow, schedule: Schedule) -> list[_Part]:
     newest = schedule[0]
     if window.first_second > newest.start:
         return [_Part(newest.thresholds, window.buckets)]
@@ -136,7 +194,7 @@ def _parts(window: View, schedule: Schedule) -> list[_Part]:
 
 
 def _gate_excess(parts: Sequence[_Part], index: int, traces: int) -> int:
-    """How many buckets a quantile of the window lies above its gate."""
+    """Return by how many buckets a quantile of the window exceeds its gate."""
     rank = rank_of(QUANTILES[index], traces)
     if len(parts) == 1:
         thresholds, buckets = parts[0]
@@ -145,7 +203,7 @@ def _gate_excess(parts: Sequence[_Part], index: int, traces: int) -> int:
     return sorted(relative)[rank - 1]
 
 
-def _evidence(window: View, parts: Sequence[_Part], index: int, schedule: Schedule) -> Evidence:
+def _evidence(window: EvaluationWindow, parts: Sequence[_Part], index: int, schedule: Schedule) -> Evidence:
     traces = window.traces
     slow = 0
     beyond_swing = 0
@@ -159,8 +217,9 @@ def _evidence(window: View, parts: Sequence[_Part], index: int, schedule: Schedu
     return Evidence(newest.quantiles[index], traces, slow, window.quantile_bucket(q), chance)
 
 
-def _is_still(newest: View, schedule: Schedule) -> bool:
-    fresh = newest.after(schedule[-1].start)
+def _persists(fresh: EvaluationWindow, schedule: Schedule) -> bool:
+    """Whether some quantile of the newest traces lies above its clear threshold, with probability below FRESH_ALPHA."""
+    fresh = fresh.after(schedule[-1].start)
     traces = fresh.traces
     if not traces:
         return False
@@ -174,8 +233,3 @@ def _is_still(newest: View, schedule: Schedule) -> bool:
             if chance < FRESH_ALPHA:
                 return True
     return False
-
-
-def exceeds(slow: int, traces: int, q: float) -> bool:
-    """Whether more than the share 1 - q of the traces is slow: whether their quantile q is."""
-    return traces - slow < rank_of(q, traces)

@@ -1,6 +1,10 @@
-"""The newest traces of one series, keyed by the second in which they ended, and the window that is judged.
+"""Recent traces of one series by end time, and the evaluation windows over them.
 
-Keyed by when they started, the newest minutes of a window would be missing exactly their slow traces.
+Traces are keyed by when they *ended*. Keyed by their start, the newest minutes of a window would lack exactly the slow
+traces, which are still running.
+
+An evaluation window ending at ``now`` is ``(now - window_seconds, now]``. If it has fewer than ``min_traces`` traces,
+its start moves back until it has, by whole seconds and to at most ``max_window_seconds`` before ``now``.
 """
 
 from array import array
@@ -8,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import compress
+from itertools import compress, pairwise
 from math import ceil
 from typing import Final
 
@@ -21,40 +25,40 @@ _ROUNDING: Final = 1e-9
 
 
 def end_second(end_ns: int) -> int:
-    """The whole second at or before which a span ended: second s stands for all that ended in (s - 1, s]."""
+    """Round an end time up to whole seconds: second s represents ``(s - 1, s]``."""
     return -(-end_ns // _NANOSECONDS)
 
 
 @lru_cache(maxsize=4096)
 def rank_of(q: float, n: int) -> int:
-    """The nearest rank, from 1, of the quantile ``q`` among ``n`` traces."""
+    """Return the nearest rank ``max(1, ceil(q n))`` of quantile ``q`` among ``n`` traces, counted from 1."""
     return max(1, ceil(q * n - _ROUNDING))
 
 
 @lru_cache(maxsize=4096)
 def quantile_positions(n: int) -> tuple[int, ...]:
-    """Where in a sorted window of ``n`` traces the quantiles are that a verdict looks at."""
+    """Return the indices of the :data:`QUANTILES` in a sorted window of ``n`` traces."""
     return tuple(rank_of(q, n) - 1 for q in QUANTILES)
 
 
 @lru_cache(maxsize=4096)
 def gated_positions(n: int) -> tuple[int, ...]:
-    """Where in a sorted window of ``n`` traces that is which must lie above the gate of each quantile for a shift.
+    """Return, for each quantile, the index in a sorted window of ``n`` traces that lies above the gate in a shift.
 
-    It is the quantile itself, or the least of the slowest traces that make a shift, whichever is faster. With fewer
-    traces than those there is none.
+    In a shift the quantile and the :data:`MIN_EXCEEDANCES` slowest traces lie above the gate, so this is the lower of
+    the two indices. Empty if the window has too few traces.
     """
-    least = n - MIN_EXCEEDANCES
-    return tuple(min(position, least) for position in quantile_positions(n)) if least >= 0 else ()
+    first_exceedance = n - MIN_EXCEEDANCES
+    return tuple(min(position, first_exceedance) for position in quantile_positions(n)) if first_exceedance >= 0 else ()
 
 
 class RecentTraces:
-    """The recent traces of one series, in order of their ends: ten bytes each."""
+    """Traces of one series in order of their end, at a resolution of one second; ten bytes for each trace."""
 
     __slots__ = ("_buckets", "_seconds")
 
     def __init__(self, entries: Iterable[tuple[int, int, int]] = ()) -> None:
-        """Take traces as second, bucket and count, as iterating returns them."""
+        """Add traces given as second, bucket and count, as yielded by iteration."""
         self._seconds = array("q")
         self._buckets = array("h")
         for second, bucket, count in entries:
@@ -64,12 +68,12 @@ class RecentTraces:
         return len(self._seconds)
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        """Second, bucket and count, in order and each pair of second and bucket once."""
+        """Yield second, bucket and count in ascending order, each pair of second and bucket once."""
         entries = Counter(zip(self._seconds, self._buckets, strict=True))
         return ((second, bucket, count) for (second, bucket), count in sorted(entries.items()))
 
     def add(self, second: int, bucket: int, count: int = 1) -> None:
-        """Add traces that ended in a second (see :func:`end_second`); they may come in any order."""
+        """Add traces that ended in a second (see :func:`end_second`), in any order."""
         seconds = self._seconds
         if not seconds or second >= seconds[-1]:
             seconds.extend([second] * count)
@@ -80,7 +84,7 @@ class RecentTraces:
         self._buckets[position:position] = array("h", [bucket]) * count
 
     def extend(self, second: int, buckets: Sequence[int]) -> None:
-        """Add traces that ended in a second, by their buckets."""
+        """Add traces that ended in a second, given by their buckets."""
         if self._seconds and second < self._seconds[-1]:
             for bucket in buckets:
                 self.add(second, bucket)
@@ -89,42 +93,42 @@ class RecentTraces:
             self._seconds.extend([second] * len(buckets))
 
     def discard(self, now: float, parameters: Parameters) -> None:
-        """Forget what no window at or after ``now`` can reach."""
+        """Drop the traces that no window ending at or after ``now`` contains."""
         seconds = self._seconds
         first = bisect_right(seconds, now - max(parameters.window_seconds, FRESH_SECONDS))
-        spare = bisect_right(seconds, now) - max(parameters.min_traces, FRESH_TRACES)
-        first = min(first, self._whole_second(spare))
+        needed = bisect_right(seconds, now) - max(parameters.min_traces, FRESH_TRACES)
+        first = min(first, self._start_of_second(needed))
         first = max(first, bisect_right(seconds, now - parameters.max_window_seconds))
         if first > 0:
             del seconds[:first]
             del self._buckets[:first]
 
-    def keep(self, holds: Callable[[int], bool]) -> None:
-        """Forget the traces that ended in seconds that are not to be kept; a second is known by when it begins."""
+    def keep(self, predicate: Callable[[int], bool]) -> None:
+        """Keep only the traces that ended in seconds for which ``predicate(start of the second)`` holds."""
         seconds = self._seconds
-        kept = {second for second in set(seconds) if holds(second - 1)}
-        stays = [second in kept for second in seconds]
-        self._seconds = array("q", compress(seconds, stays))
-        self._buckets = array("h", compress(self._buckets, stays))
+        kept = {second for second in set(seconds) if predicate(second - 1)}
+        selectors = [second in kept for second in seconds]
+        self._seconds = array("q", compress(seconds, selectors))
+        self._buckets = array("h", compress(self._buckets, selectors))
 
-    def view(self, now: float, parameters: Parameters) -> "View":
-        """The current window: the last minutes, extended back until they hold enough traces."""
+    def window(self, now: float, parameters: Parameters) -> "EvaluationWindow":
+        """Return the evaluation window that ends at ``now``."""
         return self.between(*self.bounds(now, parameters))
 
-    def fresh(self, now: float, parameters: Parameters) -> "View":
-        """The newest part of it, which tells whether something is still going on."""
+    def fresh_window(self, now: float, parameters: Parameters) -> "EvaluationWindow":
+        """Return the newest :data:`FRESH_SECONDS`, extended like an evaluation window to :data:`FRESH_TRACES`."""
         return self.between(*self._bounds(now, FRESH_SECONDS, FRESH_TRACES, parameters.max_window_seconds))
 
     def bounds(self, now: float, parameters: Parameters) -> tuple[int, int]:
-        """The positions at which the current window begins and ends.
+        """Return the positions at which the evaluation window begins and ends.
 
-        Until traces are added or discarded, it is the same window as long as these are the same.
+        As long as no traces are added or dropped, equal bounds mean the same window.
         """
         return self._bounds(now, parameters.window_seconds, parameters.min_traces, parameters.max_window_seconds)
 
-    def between(self, first: int, last: int) -> "View":
-        """The traces at the positions from ``first`` to before ``last``."""
-        return View(self._seconds, self._buckets, first, last)
+    def between(self, first: int, last: int) -> "EvaluationWindow":
+        """Return the traces at positions in ``[first, last)``."""
+        return EvaluationWindow(self._seconds, self._buckets, first, last)
 
     def _bounds(self, now: float, length_seconds: int, min_traces: int, max_seconds: int) -> tuple[int, int]:
         seconds = self._seconds
@@ -132,19 +136,19 @@ class RecentTraces:
         first = bisect_right(seconds, now - length_seconds, 0, last)
         if last - first < min_traces and first > 0:
             oldest = bisect_right(seconds, now - max_seconds, 0, first)
-            first = max(oldest, self._whole_second(last - min_traces))
+            first = max(oldest, self._start_of_second(last - min_traces))
         return first, last
 
-    def _whole_second(self, position: int) -> int:
-        """The position of the first trace of the second that the given position lies in.
+    def _start_of_second(self, position: int) -> int:
+        """Return the position of the first trace that ended in the same second as the one at ``position``.
 
-        A second is taken whole or not at all, so that it does not matter in which order its traces came.
+        Windows contain whole seconds, so that they do not depend on the order in which traces were added.
         """
         return bisect_left(self._seconds, self._seconds[position]) if position > 0 else 0
 
 
-class View:
-    """The traces in one window of :class:`RecentTraces`; valid until those change."""
+class EvaluationWindow:
+    """The traces of one evaluation window: a view of :class:`RecentTraces`, valid until those change."""
 
     __slots__ = ("_buckets", "_first", "_last", "_seconds", "_sorted")
 
@@ -157,41 +161,40 @@ class View:
 
     @property
     def traces(self) -> int:
-        """How many traces it holds."""
+        """Number of traces."""
         return self._last - self._first
 
     @property
     def first_second(self) -> int:
-        """The second in which its first trace ended; it must not be empty."""
+        """End second of the first trace; the window must not be empty."""
         return self._seconds[self._first]
 
     @property
     def buckets(self) -> list[int]:
-        """The buckets of its traces, from fast to slow."""
+        """Buckets of the traces in ascending order."""
         if self._sorted is None:
             self._sorted = sorted(self._buckets[self._first : self._last])
         return self._sorted
 
     def quantile_bucket(self, q: float) -> int:
-        """The bucket of the quantile ``q`` (nearest rank); the window must not be empty."""
+        """Return the bucket of quantile ``q`` (nearest rank); the window must not be empty."""
         return self.buckets[rank_of(q, self.traces) - 1]
 
     def quantile_seconds(self, q: float) -> float:
-        """The quantile ``q`` in seconds; the window must not be empty."""
+        """Return quantile ``q`` in seconds; the window must not be empty."""
         return bucket_middle_seconds(self.quantile_bucket(q))
 
-    def after(self, second: int) -> "View":
-        """The part of it that ended after a second."""
+    def after(self, second: int) -> "EvaluationWindow":
+        """Return the part of the window that ended after a second."""
         if not self.traces or self._seconds[self._first] > second:
             return self
-        return View(
-            self._seconds, self._buckets, bisect_right(self._seconds, second, self._first, self._last), self._last
-        )
+        first = bisect_right(self._seconds, second, self._first, self._last)
+        return EvaluationWindow(self._seconds, self._buckets, first, self._last)
 
     def split(self, instants: Sequence[int]) -> list[list[int]]:
-        """The buckets of what ended after each of some falling instants, up to the instant before it, sorted.
+        """Split the window at descending instants into sorted lists of buckets, newest first.
 
-        What ended at or before the last of them is left out.
+        Each part contains what ended after its instant, up to the previous one; what ended up to the last is omitted.
         """
         parts = []
         last = self._last
@@ -200,3 +203,111 @@ class View:
             parts.append(sorted(self._buckets[middle:last]))
             last = middle
         return parts
+
+
+SweptWindow = tuple[list[int], list[int]]
+"""An evaluation window shared by some instants: these in Unix seconds, and its buckets in ascending order."""
+
+
+class MarkedTraces:
+    """Traces of one series by the mark up to which they ended: :class:`RecentTraces` for history.
+
+    Has the resolution of stored history, and computes all windows of an hour in one pass, because the evaluation of
+    history visits millions of them.
+    """
+
+    __slots__ = ("_buckets", "_marks", "_recent", "_starts")
+
+    def __init__(self, traces: Iterable[tuple[int, int, int]] = ()) -> None:
+        """Add traces given as mark, bucket and count in ascending order, as yielded by :class:`RecentTraces`."""
+        self._marks: list[int] = []
+        # _buckets concatenates the sorted buckets of all marks. Those of marks[i] begin at starts[i] - starts[0], and
+        # the last element of _starts is the end; so dropping marks at the front needs no renumbering.
+        self._buckets: list[int] = []
+        self._starts: list[int] = [0]
+        self._recent: RecentTraces | None = None
+        self.add((mark, [bucket] * count) for mark, bucket, count in traces)
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def add(self, traces: Iterable[tuple[int, Sequence[int]]]) -> None:
+        """Add traces given as marks with their sorted buckets."""
+        self._recent = None
+        marks, starts, buckets = self._marks, self._starts, self._buckets
+        newest, end = marks[-1] if marks else -1, starts[-1]
+        for mark, ended in traces:
+            if mark > newest:
+                newest = mark
+                marks.append(mark)
+                buckets += ended
+                end += len(ended)
+                starts.append(end)
+            else:
+                self._insert(mark, ended)
+                end = starts[-1]
+
+    def _insert(self, mark: int, ended: Sequence[int]) -> None:
+        marks, starts, buckets = self._marks, self._starts, self._buckets
+        index = bisect_left(marks, mark)
+        if marks[index] != mark:
+            marks.insert(index, mark)
+            starts.insert(index, starts[index])
+        first, last = starts[index] - starts[0], starts[index + 1] - starts[0]
+        buckets[first:last] = sorted([*buckets[first:last], *ended])
+        starts[index + 1 :] = [start + len(ended) for start in starts[index + 1 :]]
+
+    def discard(self, now: int, parameters: Parameters) -> None:
+        """Drop the traces that no window ending at or after ``now`` contains."""
+        marks, starts = self._marks, self._starts
+        first = bisect_right(marks, now - max(parameters.window_seconds, FRESH_SECONDS))
+        needed = max(parameters.min_traces, FRESH_TRACES)
+        enough = bisect_right(starts, starts[bisect_right(marks, now)] - needed) - 1
+        if enough < first:
+            first = max(enough, bisect_right(marks, now - parameters.max_window_seconds))
+        if first > 0:
+            self._recent = None
+            del self._buckets[: self._starts[first] - self._starts[0]]
+            del self._marks[:first], self._starts[:first]
+
+    def recent(self) -> RecentTraces:
+        """Return the same traces as :class:`RecentTraces`, for a full tick; must not be modified."""
+        if self._recent is None:
+            self._recent = RecentTraces()
+            for mark, (first, last) in zip(self._marks, pairwise(self._starts), strict=True):
+                self._recent.extend(mark, self._buckets[first - self._starts[0] : last - self._starts[0]])
+        return self._recent
+
+    def sweep(self, instants: Sequence[int], since: int, parameters: Parameters) -> list[SweptWindow]:
+        """Return the evaluation windows at ascending instants (at least one), without what ended up to ``since``."""
+        marks, starts, buckets = self._marks, self._starts, self._buckets
+        length, min_traces, longest = parameters.window_seconds, parameters.min_traces, parameters.max_window_seconds
+        size, base, oldest = len(marks), starts[0], starts[bisect_right(marks, since)]
+        windows: list[SweptWindow] = []
+        previous_first = previous_last = enough = -1
+        # Both bounds only move forward, because instants ascend.
+        last = bisect_right(marks, instants[0])
+        unextended = bisect_right(marks, instants[0] - length)
+        for now in instants:
+            while last < size and marks[last] <= now:
+                last += 1
+            while unextended < last and marks[unextended] <= now - length:
+                unextended += 1
+            if last != previous_last:
+                enough = bisect_right(starts, starts[last] - min_traces) - 1
+            first = unextended
+            if enough < first:
+                first = bisect_right(marks, now - longest)
+                if enough > first:
+                    first = enough
+            if first == previous_first and last == previous_last:
+                windows[-1][0].append(now)
+            else:
+                previous_first, previous_last = first, last
+                begin = starts[first]
+                if begin < oldest:
+                    begin = oldest
+                window = buckets[begin - base : starts[last] - base]
+                window.sort()
+                windows.append(([now], window))
+        return windows

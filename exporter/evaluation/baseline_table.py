@@ -12,8 +12,8 @@ from typing import NamedTuple
 import msgspec
 
 from exporter.baseline.levels import Baseline
+from exporter.detection.schedule import HourThresholds, Schedule
 from exporter.detection.thresholds import Thresholds
-from exporter.detection.verdict import HourThresholds, Schedule
 from exporter.ingest.backfill_status import BackfillStatus
 from exporter.model.span import SeriesKey
 from exporter.runtime.locks import LockRank, new_condition

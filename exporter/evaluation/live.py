@@ -11,7 +11,7 @@ from typing import Final
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import INACTIVE, Flag, FlagEvent
 from exporter.detection.tick import tick
-from exporter.detection.window import RecentTraces, View, end_second
+from exporter.detection.window import EvaluationWindow, RecentTraces, end_second
 from exporter.evaluation.baseline_table import BaselineTable, SeriesBaseline
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar, SeriesStatus
@@ -309,7 +309,7 @@ class LiveEvaluator:
                 key,
                 series,
                 expected,
-                None if evaluated_at is None else series.recent.view(evaluated_at, self._settings.shift),
+                None if evaluated_at is None else series.recent.window(evaluated_at, self._settings.shift),
                 now if evaluated_at is None else evaluated_at,
                 table,
             )
@@ -333,7 +333,7 @@ class LiveEvaluator:
         key: SeriesKey,
         series: _LiveSeries,
         expected: SeriesBaseline,
-        window: View | None,
+        window: EvaluationWindow | None,
         now: float,
         table: BaselineTable,
     ) -> SeriesStatus:

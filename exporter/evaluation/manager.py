@@ -18,7 +18,7 @@ from exporter.evaluation.snapshot import HistoryFacts
 from exporter.evaluation.table_builder import BaselineTableBuilder
 from exporter.evaluation.wakeup import HistorySignal
 from exporter.ingest.backfill_status import BackfillStatus
-from exporter.model.hours import CivilHour, HourClock
+from exporter.model.calendar import HourClock, LocalHour
 from exporter.runtime.logs import Log
 from exporter.store import Store, StoreError
 
@@ -261,7 +261,7 @@ class BaselineManager:
         self._cache.prepare(self._labelled(table, backfill, is_counted=self._count_history()))
         self._builder.save(table)
 
-    def _hour(self, now: float) -> CivilHour:
+    def _hour(self, now: float) -> LocalHour:
         return self._hour_clock.hour(int(now))
 
     def _has_table(self, now: float) -> bool:

@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from exporter.baseline.availability import SLOTS, Standings, standings
-from exporter.baseline.levels import Baseline, FallbackLevel, FallbackRules, Pool, choose_pool
+from exporter.baseline.availability import SeriesAvailability, series_availability
+from exporter.baseline.levels import SLOTS, Baseline, FallbackLevel, FallbackRules, Pool, choose_pool
 from exporter.detection.detector import Detector
 from exporter.detection.thresholds import Thresholds, swing_factor
 from exporter.evaluation.series import SeriesHistory, changepoint_of, is_evaluated_far_enough
 from exporter.evaluation.settings import EvaluationSettings
-from exporter.model.calendar import HOUR_SECONDS, Slot
+from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour, Slot
 from exporter.model.histogram import Digest, bucket_upper_seconds
-from exporter.model.hours import CivilHour, HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.locks import LockRank, new_lock
 from exporter.store import Store
@@ -98,7 +97,7 @@ class BaselineReport:
     """
 
     key: SeriesKey
-    hour: CivilHour
+    hour: LocalHour
     baseline: Baseline | None
     digest: Digest | None
     hours: tuple[PooledHour, ...]
@@ -153,7 +152,7 @@ class _Cached(NamedTuple):
     hour_start: int
     evaluated_until: int | None
     expires_at: float
-    standings: Mapping[SeriesKey, Standings]
+    availability: Mapping[SeriesKey, SeriesAvailability]
 
 
 class BaselineQuerier:
@@ -244,7 +243,7 @@ class BaselineQuerier:
             )
         return Profile(key, tuple(slots), history.changepoint)
 
-    def availability(self, now: int) -> Mapping[SeriesKey, Standings]:
+    def availability(self, now: int) -> Mapping[SeriesKey, SeriesAvailability]:
         """The fallback level of every series in each of the 48 slots.
 
         The result is cached until the hour ends, because counting ten thousand series takes seconds; for a minute
@@ -266,9 +265,9 @@ class BaselineQuerier:
                 expires_at = present.end if is_evaluated else now + _CACHE_SECONDS
                 cached = _Cached(present.start, evaluated_until, expires_at, dict(self._all_standings(present)))
                 self._cached = cached
-            return cached.standings
+            return cached.availability
 
-    def _all_standings(self, present: CivilHour) -> Iterator[tuple[SeriesKey, Standings]]:
+    def _all_standings(self, present: LocalHour) -> Iterator[tuple[SeriesKey, SeriesAvailability]]:
         rules = self._settings.fallback
         until = present.start - HOUR_SECONDS
         for stored in self._store.traffic(self._store.series(), present.start - rules.lookback_seconds, until):
@@ -279,10 +278,10 @@ class BaselineQuerier:
                 if start >= since:
                     hours[start] = hours.get(start, 0) + traces
             traffic = ((self._hour_clock.hour(start), traces) for start, traces in hours.items())
-            found = standings(traffic, rules, quarantined=stored.quarantined, suspects=stored.suspects)
+            found = series_availability(traffic, rules, quarantined=stored.quarantined, suspects=stored.suspects)
             yield stored.key, found
 
-    def _history(self, key: SeriesKey, hour: CivilHour, present: CivilHour) -> SeriesHistory | None:
+    def _history(self, key: SeriesKey, hour: LocalHour, present: LocalHour) -> SeriesHistory | None:
         """The history of a series that counts in an hour; None without stored history."""
         since = hour.start - self._settings.fallback.lookback_seconds
         for stored in self._store.history([key], since, hour.start):
@@ -295,7 +294,7 @@ class BaselineQuerier:
             return SeriesHistory(stored, self._detector)
         return None
 
-    def _standings(self, history: SeriesHistory, hour: CivilHour) -> Standings:
+    def _standings(self, history: SeriesHistory, hour: LocalHour) -> SeriesAvailability:
         rules = self._settings.fallback
         since = max(hour.start - rules.lookback_seconds, history.changepoint or 0)
         traffic = (
@@ -303,7 +302,7 @@ class BaselineQuerier:
             for each in history.hours
             if since <= each.start < hour.start - HOUR_SECONDS
         )
-        return standings(traffic, rules, quarantined=history.hours.quarantined, suspects=history.suspects)
+        return series_availability(traffic, rules, quarantined=history.hours.quarantined, suspects=history.suspects)
 
     def _outlier_threshold(self, baseline: Baseline | None) -> float | None:
         return None if baseline is None else self._settings.outlier.threshold_seconds(baseline)
@@ -312,12 +311,12 @@ class BaselineQuerier:
         for each in thresholds.quantiles:
             yield ShiftThreshold(
                 quantile=each.q,
-                baseline_seconds=bucket_upper_seconds(each.usual),
+                baseline_seconds=bucket_upper_seconds(each.baseline),
                 swing_factor=swing_factor(each.swing_octaves, self._settings.shift),
                 limit_seconds=bucket_upper_seconds(each.gate),
             )
 
-    def _supply(self, history: SeriesHistory, hour: CivilHour) -> Iterator[LevelSupply]:
+    def _supply(self, history: SeriesHistory, hour: LocalHour) -> Iterator[LevelSupply]:
         """What each level has: its pool if it were the only level and one trace were enough."""
         rules = self._settings.fallback
         for level, needed in rules.levels():
@@ -358,7 +357,7 @@ def _no_verdict(pool: Pool | None, *, is_evaluated: bool) -> NoVerdict | None:
     return None if is_evaluated else NoVerdict.NOT_EVALUATED
 
 
-def _kept_out(history: SeriesHistory, hour: CivilHour, pool: Pool | None) -> tuple[int, ...]:
+def _kept_out(history: SeriesHistory, hour: LocalHour, pool: Pool | None) -> tuple[int, ...]:
     """The hours in reach that are quarantined or suspect, except those released because they recur."""
     released = set() if pool is None else {each.start for each in pool.released}
     kept_out = history.hours.quarantined.union(history.suspects) - released

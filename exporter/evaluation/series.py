@@ -8,13 +8,12 @@ from typing import Final, NamedTuple
 
 from exporter.baseline.levels import Baseline
 from exporter.baseline.outlier import OutlierRule
-from exporter.detection.detector import Detector, Outlook
+from exporter.detection.detector import Detector, Expectation, SeriesState, decode_state, encode_state
 from exporter.detection.history import advance
-from exporter.detection.state import SeriesState, decode_state, encode_state
 from exporter.evaluation.baseline_table import SeriesBaseline
-from exporter.model.calendar import HOUR_SECONDS
+from exporter.model.calendar import HOUR_SECONDS, LocalHour
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import CivilHour, SeriesHours, hours_of
+from exporter.model.hours import SeriesHours, hours_of
 from exporter.model.span import SeriesKey
 from exporter.store import SeriesEvaluation, StoredSeries
 
@@ -37,7 +36,7 @@ class SeriesHistory:
         self.hours = SeriesHours(hours_of(stored.windows, detector.clock, stored.evaluations))
         self.changepoint = changepoint_of(stored.state)
 
-    def expect(self, civil: CivilHour) -> Outlook:
+    def expect(self, civil: LocalHour) -> Expectation:
         """What is expected of the series in an hour. Replace the hour's slot to ask for another slot.
 
         Raises:
@@ -77,7 +76,7 @@ class BaselineRequest(NamedTuple):
         is_evaluated: whether the history is evaluated far enough for verdicts; if not, thresholds are left out.
     """
 
-    hours: Sequence[CivilHour]
+    hours: Sequence[LocalHour]
     since: int
     outlier: OutlierRule
     is_evaluated: bool
@@ -204,5 +203,5 @@ def _evaluate(detector: Detector, stored: StoredSeries, until: int) -> Evaluatio
     except DamagedDigestError as error:
         return EvaluationResult(stored.key, reset_reason=reset_reason, damage=str(error))
     settled = [start for start in stored.suspects if start < until and start not in progress.state.suspects]
-    findings = SeriesEvaluation(stored.key, progress.judgements, encode_state(progress.state), settled)
+    findings = SeriesEvaluation(stored.key, progress.evaluations, encode_state(progress.state), settled)
     return EvaluationResult(stored.key, findings, progress.accepted, len(progress.released), reset_reason)

@@ -9,7 +9,7 @@ from exporter.evaluation.history import HistoryEvaluator
 from exporter.evaluation.series import BaselineRequest, SeriesBaselines, build_baselines, is_evaluated_far_enough
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import HistoryFacts
-from exporter.model.hours import CivilHour, HourClock
+from exporter.model.calendar import HourClock, LocalHour
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import LimitedLog
 from exporter.store import Store
@@ -52,7 +52,7 @@ class BaselineTableBuilder:
     def _clock(self) -> HourClock:
         return self._detector.clock
 
-    def is_evaluated(self, hour: CivilHour) -> bool:
+    def is_evaluated(self, hour: LocalHour) -> bool:
         """Whether all history that an hour's table may use is evaluated.
 
         Raises:
@@ -60,7 +60,7 @@ class BaselineTableBuilder:
         """
         return self._evaluator.is_evaluated(self._evaluable_until(hour))
 
-    def build(self, hour: CivilHour, should_stop: Callable[[], bool]) -> BaselineTable | None:
+    def build(self, hour: LocalHour, should_stop: Callable[[], bool]) -> BaselineTable | None:
         """Build the table of an hour from the history as it is evaluated now; None if stopped.
 
         Args:
@@ -77,7 +77,7 @@ class BaselineTableBuilder:
         table = self._table(request, (build_baselines(request, stored, self._detector) for stored in wanted))
         return None if should_stop() else table
 
-    def evaluate_and_build(self, hour: CivilHour, should_stop: Callable[[], bool]) -> BaselineTable | None:
+    def evaluate_and_build(self, hour: LocalHour, should_stop: Callable[[], bool]) -> BaselineTable | None:
         """Evaluate the hours that have settled, then build the table of an hour; None if stopped.
 
         Args:
@@ -95,7 +95,7 @@ class BaselineTableBuilder:
             return self.build(hour, should_stop)
         return self._table(request, baselines)
 
-    def load(self, hour: CivilHour) -> BaselineTable | None:
+    def load(self, hour: LocalHour) -> BaselineTable | None:
         """Load the stored table of an hour, if there is one and it was built on the same basis.
 
         Raises:
@@ -128,16 +128,16 @@ class BaselineTableBuilder:
             quarantined_windows=totals.quarantined,
         )
 
-    def _evaluable_until(self, hour: CivilHour) -> int:
+    def _evaluable_until(self, hour: LocalHour) -> int:
         """The end of the history that can be evaluated: whole hours only, however short the ledger's windows are."""
         return self._clock.hour(min(self._settled_until(), hour.start)).start
 
-    def _request(self, hour: CivilHour, *, is_evaluated: bool) -> BaselineRequest:
+    def _request(self, hour: LocalHour, *, is_evaluated: bool) -> BaselineRequest:
         hours = self._hours_in_reach(hour)
         since = hours[0].start - self._settings.fallback.lookback_seconds
         return BaselineRequest(hours, since, self._settings.outlier, is_evaluated)
 
-    def _hours_in_reach(self, hour: CivilHour) -> list[CivilHour]:
+    def _hours_in_reach(self, hour: LocalHour) -> list[LocalHour]:
         """The hours that an evaluation window may reach into during an hour, oldest first; the hour itself is last."""
         hours = [hour]
         while hours[0].start > hour.start - self._settings.shift.max_window_seconds:

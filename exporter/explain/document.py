@@ -8,7 +8,7 @@ value now has a second key with that term, and the old key remains as an alias.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from exporter.baseline.availability import Standing
+from exporter.baseline.availability import SlotAvailability
 from exporter.baseline.levels import Baseline, FallbackLevel
 from exporter.detection.explanation import Explanation
 from exporter.evaluation.query import BaselineReport, Profile, SlotBaseline
@@ -127,7 +127,7 @@ STATES: Final = ("shifted", "outlier", "unavailable", "learning", "unjudged", "u
 """All states that :func:`state_of` returns."""
 
 
-def availability_document(key: SeriesKey, standings: Mapping[Slot, Standing]) -> Json:
+def availability_document(key: SeriesKey, standings: Mapping[Slot, SlotAvailability]) -> Json:
     """The fallback level of a series in each of the 48 slots; lists begin at midnight."""
     return {
         **_names(key),
@@ -149,7 +149,7 @@ def availability_document(key: SeriesKey, standings: Mapping[Slot, Standing]) ->
     }
 
 
-def level_counts_document(available: Mapping[SeriesKey, Mapping[Slot, Standing]]) -> Json:
+def level_counts_document(available: Mapping[SeriesKey, Mapping[Slot, SlotAvailability]]) -> Json:
     """How many series are on each fallback level in each of the 48 slots: lists of five counts, from midnight on."""
     counts = {day_type: [[0] * len(FallbackLevel) for _ in range(24)] for day_type in DayType}
     for standings in available.values():
@@ -279,7 +279,7 @@ def explanation_document(explanation: Explanation) -> Json:
         "slow": explanation.slow,
         "allowed": explanation.allowed,
         "limit_seconds": explanation.limit_seconds,
-        **_baseline_seconds(explanation.usual_seconds),
+        **_baseline_seconds(explanation.baseline_seconds),
         "current_seconds": explanation.current_seconds,
         "swing_factor": explanation.swing_factor,
         "chance": explanation.chance,

@@ -11,8 +11,8 @@ from exporter.config import Config, build_calendar
 from exporter.evaluation.replay import StatusReplay
 from exporter.history.range import HistoryRange, NothingToWriteError, choose_range, require_complete
 from exporter.metrics.timed_exposition import TimedWriter
+from exporter.model.calendar import HourClock
 from exporter.model.histogram_codec import MARK_SECONDS, DamagedDigestError
-from exporter.model.hours import HourClock
 from exporter.model.ledger import wanted
 from exporter.model.span import SeriesKey
 from exporter.runtime.terminal import bar, progress_line
@@ -126,7 +126,7 @@ def _collect(
     ):
         for stored in store.history(keys, 0, until, marks_from=0, at_once=_SERIES_AT_ONCE):
             try:
-                writer.add(stored.key, status_replay.moments(stored, since, until, step_seconds))
+                writer.add(stored.key, status_replay.replay(stored, since, until, step_seconds))
             except DamagedDigestError:
                 export.damaged.append(stored.key)
             position += 1

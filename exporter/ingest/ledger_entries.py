@@ -16,7 +16,7 @@ from exporter.model.ledger import (
     doubt_again_at,
     retry_pause_seconds,
 )
-from exporter.runtime.telemetry import SkipReason
+from exporter.model.span import FilterReason
 
 
 def read_entries(
@@ -130,9 +130,9 @@ def was_sampled(entry: LedgerEntry) -> bool:
     return lacks and entry.state is WindowState.DONE and entry.retry_at is None and not entry.attempts
 
 
-def skipped(contents: Iterable[WindowContent]) -> Counter[SkipReason]:
+def skipped(contents: Iterable[WindowContent]) -> Counter[FilterReason]:
     """How many spans were read and not kept, by reason."""
-    total: Counter[SkipReason] = Counter()
+    total: Counter[FilterReason] = Counter()
     for content in contents:
         total.update(content.skipped)
     return total

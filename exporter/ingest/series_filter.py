@@ -8,10 +8,9 @@ from functools import partial
 from typing import Final
 
 from exporter.ingest.placeholders import with_placeholders
-from exporter.model.span import SeriesKey
+from exporter.model.span import FilterReason, SeriesKey
 from exporter.runtime.locks import LockRank, new_lock
 from exporter.runtime.logs import Log
-from exporter.runtime.telemetry import SkipReason
 
 _REMEMBERED_ANSWERS: Final = 100_000
 _REMEMBERED_CHARACTERS: Final = 16 << 20
@@ -66,7 +65,7 @@ class SeriesFilter:
     log: Log | None = None
     dropped: int = 0
     _admitted: set[SeriesKey] = field(default_factory=set)
-    _answers: dict[SeriesKey, SeriesKey | SkipReason] = field(default_factory=dict)
+    _answers: dict[SeriesKey, SeriesKey | FilterReason] = field(default_factory=dict)
     _characters: int = 0
     _is_full: bool = False
     _mutex: AbstractContextManager[bool, None] = field(default_factory=partial(new_lock, LockRank.SERIES_FILTER))
@@ -94,12 +93,12 @@ class SeriesFilter:
             self._characters = 0
             self._is_full = self._is_full and len(self._admitted) >= self.rules.most
 
-    def ask(self, key: SeriesKey) -> SeriesKey | SkipReason:
+    def ask(self, key: SeriesKey) -> SeriesKey | FilterReason:
         """The name under which a span's series is kept, or why it is not."""
         answer = self._answers.get(key)
         return answer if answer is not None else self._decide(key)
 
-    def _decide(self, key: SeriesKey) -> SeriesKey | SkipReason:
+    def _decide(self, key: SeriesKey) -> SeriesKey | FilterReason:
         with self._mutex:
             answer = self._answers.get(key)
             if answer is not None:

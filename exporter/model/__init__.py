@@ -1,1 +1,1 @@
-"""Data that every other package shares: spans, civil time, histograms and the ledger. No I/O, no clock, no globals."""
+"""Data types shared by all packages: spans, local time, histograms, the ledger. Pure: no I/O, no clock, no globals."""

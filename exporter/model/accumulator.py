@@ -1,4 +1,4 @@
-"""Spans into digests: the loop that a backfill spends its own time in."""
+"""Counts spans into digests by window, series and mark: the inner loop of a backfill."""
 
 from bisect import bisect_right
 from collections import Counter
@@ -9,25 +9,24 @@ from typing import Final
 from exporter.model.histogram import Digest, bucket_of_ns
 from exporter.model.histogram_codec import MARK_SECONDS
 from exporter.model.ledger import Window
-from exporter.model.span import SeriesKey, Span
-from exporter.runtime.telemetry import SkipReason
+from exporter.model.span import FilterReason, SeriesKey, Span
 
 _NS: Final = 1_000_000_000
 _MARK_NS: Final = MARK_SECONDS * _NS
-# A mark's offset and a bucket in one integer: one dictionary look-up a span instead of two.
+# Mark offset and bucket are packed into one integer, so that each span costs one dictionary access instead of two.
 _SHIFT: Final = 12
 _BIAS: Final = 1 << (_SHIFT - 1)
-_REMEMBERED_NAMES: Final = 20_000
-"""Names as Tempo gave them, in each window: with an id in each, they would be as many as there are traces."""
+_CACHED_NAMES: Final = 20_000
+"""Size of the name cache of one window: where every span name contains an id, there are as many names as traces."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowDigest:
-    """The durations of one series in one window.
+    """Durations of one series in one window.
 
     Attributes:
         digest: all spans that started in the window.
-        marks: the same spans by the five-minute mark at or before which they ended (see `histogram_codec`).
+        marks: the same spans by mark, keyed by offset (see `histogram_codec`).
     """
 
     digest: Digest
@@ -36,53 +35,53 @@ class WindowDigest:
 
 @dataclass(frozen=True, slots=True)
 class WindowContent:
-    """What was found in one window.
+    """Everything read from Tempo for one window.
 
     Attributes:
         window: the window.
-        series: the durations of each series.
-        skipped: how many spans were not kept, by reason.
-        at_start: how many spans, kept or not, started exactly when the window did.
+        series: durations by series.
+        skipped: number of spans that were not kept, by reason.
+        at_start: number of spans, kept or not, with exactly the window's start time.
     """
 
     window: Window
     series: Mapping[SeriesKey, WindowDigest]
-    skipped: Mapping[SkipReason, int]
+    skipped: Mapping[FilterReason, int]
     at_start: int = 0
 
     @property
     def stored(self) -> int:
-        """How many spans its digests hold."""
+        """Number of spans in the digests."""
         return sum(item.digest.count for item in self.series.values())
 
     @property
     def traces(self) -> int:
-        """How many spans there were."""
+        """Number of spans read, kept or not."""
         return self.stored + sum(self.skipped.values())
 
 
 class Accumulator:
-    """Collects the spans of adjacent windows, each in the window it started in."""
+    """Counts the spans of adjacent windows, each in the window in which it started."""
 
-    def __init__(self, windows: Sequence[Window], admit: Callable[[SeriesKey], SeriesKey | SkipReason]) -> None:
-        """Prepare for some adjacent windows, oldest first.
+    def __init__(self, windows: Sequence[Window], resolve: Callable[[SeriesKey], SeriesKey | FilterReason]) -> None:
+        """Start with empty windows.
 
         Args:
-            windows: the windows.
-            admit: says under which name a span's series is kept, or why it is not.
+            windows: adjacent windows, oldest first.
+            resolve: maps the name reported by Tempo to the series that stores the span, or to the reason why none does.
         """
         self._windows = tuple(windows)
-        self._admit = admit
+        self._resolve = resolve
         self._starts_ns = [window.start * _NS for window in windows]
         self._first_marks = [-(-window.start // MARK_SECONDS) for window in windows]
         self._counts: list[dict[SeriesKey, dict[int, int]]] = [{} for _ in windows]
-        # By the name that Tempo gave, which is not always the one that is kept.
+        # Cache keyed by the name reported by Tempo, which may differ from the series that stores the span.
         self._series_of: list[dict[SeriesKey, dict[int, int]]] = [{} for _ in windows]
-        self._skipped: list[Counter[SkipReason]] = [Counter() for _ in windows]
+        self._skipped: list[Counter[FilterReason]] = [Counter() for _ in windows]
         self._at_start = [0] * len(self._windows)
 
     def add(self, spans: Iterable[Span]) -> None:
-        """Add spans, each of which must have started within the windows."""
+        """Add spans; each must have started within the windows."""
         starts_ns, first_marks, series_of = self._starts_ns, self._first_marks, self._series_of
         single = len(starts_ns) == 1
         position = 0
@@ -96,30 +95,30 @@ class Accumulator:
                 series = self._series(position, key)
                 if series is None:
                     continue
-            # Rounded up: a mark holds what ended in the five minutes before it.
+            # Ceiling division: a mark counts the spans that ended in the five minutes up to it, inclusive.
             offset = -(-(start_ns + duration_ns) // _MARK_NS) - first_marks[position]
             code = (offset << _SHIFT) + bucket_of_ns(duration_ns) + _BIAS
             series[code] = series.get(code, 0) + 1
 
     def _series(self, position: int, key: SeriesKey) -> dict[int, int] | None:
-        """Where the spans of a name not met before in a window are counted; nowhere if they are not wanted."""
-        kept_as = self._admit(key)
-        if isinstance(kept_as, str):
-            self._skipped[position][kept_as] += 1
+        """Look up the counts of a name that is not cached; None, and one more skipped span, where none are stored."""
+        resolved = self._resolve(key)
+        if isinstance(resolved, str):
+            self._skipped[position][resolved] += 1
             return None
-        counts = self._counts[position].setdefault(kept_as, {})
-        known = self._series_of[position]
-        if len(known) >= _REMEMBERED_NAMES:
-            known.clear()
-        known[key] = counts
+        counts = self._counts[position].setdefault(resolved, {})
+        cache = self._series_of[position]
+        if len(cache) >= _CACHED_NAMES:
+            cache.clear()
+        cache[key] = counts
         return counts
 
     def series(self) -> set[SeriesKey]:
-        """The names under which something was kept so far, in any window."""
+        """Return all series with spans in any window."""
         return set().union(*self._counts)
 
     def finish(self) -> list[WindowContent]:
-        """What every window holds, oldest first, also those that stayed empty."""
+        """Return the content of every window, oldest first, including empty ones."""
         return [
             WindowContent(
                 window, {key: _window_digest(codes) for key, codes in counts.items()}, dict(skipped), at_start

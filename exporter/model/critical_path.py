@@ -1,12 +1,14 @@
-"""Where the time of one trace went: its critical path, found by walking back from the end of its root.
+"""Critical path of a trace: which spans account for the duration of its root.
 
-At every instant of the root's duration one span is responsible for its not being over: the deepest one on the way that
-the root was waiting for. Starting at the end, that is the child that finished last; before that child began, it is the
-child that had finished last by then; between them it is the parent itself. So the time that the spans on the path spend
-themselves adds up to the root's duration, exactly.
+The path is found by walking backwards in time from the end of the root, as critical-path analysis of Jaeger and CRISP
+do. At every instant of the root's duration exactly one span is on the path: the deepest span that the root was waiting
+for. At the end of a span that is the child that finished last; before that child started, the child that had finished
+last by then; between them, the span itself. The self times of the spans on the path therefore sum to the duration of
+the root.
 
-What a parent did not wait for is not on its path: children that outlive it. The clocks of services differ, though, so a
-child that begins before its parent, or ends a little after it, is moved with all below it, no farther than it must be.
+A child that outlives its parent was not waited for (it is asynchronous) and is not on the path. Because the clocks of
+services differ, a child that starts before its parent, or ends slightly after it, is shifted together with its subtree
+by the smallest amount that fits it into the parent.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,10 +16,9 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Final, NamedTuple
 
-_LATE_SHARE: Final = 100
-_LATE_SHARE_OF_SERVICES: Final = 10
-"""A span that is late by up to this part of its length is taken for having been in time: the hundredth part, and the
-tenth where it is of another service, whose clock may differ."""
+_TOLERANCE_DIVISOR: Final = 100
+_TOLERANCE_DIVISOR_ACROSS_SERVICES: Final = 10
+"""Tolerated overlap, as a divisor of the child's duration: 1/100, or 1/10 across services, whose clocks may differ."""
 
 
 class TraceSpan(NamedTuple):
@@ -25,13 +26,13 @@ class TraceSpan(NamedTuple):
 
     Attributes:
         span_id: unique within the trace.
-        parent_id: the span that it belongs to; empty for a root.
-        service_name: who did it.
-        name: what was done.
+        parent_id: parent span; empty for a root.
+        service_name: `service.name` of the resource.
+        name: span name.
         kind: ``server``, ``client``, ``internal``, ``producer``, ``consumer``, or ``unspecified``.
-        start_ns: start, nanoseconds since the Unix epoch.
-        duration_ns: how long it took; 0 is valid.
-        error: whether it failed.
+        start_ns: start time in nanoseconds since the Unix epoch.
+        duration_ns: duration in nanoseconds; 0 is valid.
+        error: whether the status is an error.
     """
 
     span_id: str
@@ -49,9 +50,9 @@ class PathStep(NamedTuple):
 
     Attributes:
         span: the span.
-        depth: how far below the root it is.
-        self_ns: how long nothing below it was waited for.
-        begins_ns: when it was first waited for, from the root's start.
+        depth: number of edges to the root.
+        self_ns: time on the path that is not attributed to a descendant, in nanoseconds.
+        begins_ns: start of its stretch of the path, in nanoseconds after the root's start.
     """
 
     span: TraceSpan
@@ -62,16 +63,16 @@ class PathStep(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Oddities:
-    """What is not as it should be in a trace, or has been put right; mere numbers of spans.
+    """Numbers of spans that are irregular, or that were corrected.
 
     Attributes:
         roots: spans without a parent.
         missing_parents: spans whose parent was not received.
         in_cycles: spans that are their own ancestors.
-        duplicates: spans with an id that another one has; of these the longest counts.
-        elsewhere: spans that do not belong to the root whose path this is.
-        not_waited_for: spans that outlive what they belong to, with all below them.
-        moved: spans that were moved because the clocks of services differ, without those below them.
+        duplicates: spans whose id occurred before; the longest span of an id is used.
+        elsewhere: spans that are not descendants of the explained root.
+        not_waited_for: spans that outlive their parent, and all their descendants.
+        moved: spans shifted to correct for clock skew, without their descendants.
     """
 
     roots: int
@@ -85,15 +86,15 @@ class Oddities:
 
 @dataclass(frozen=True, slots=True)
 class CriticalPath:
-    """Where the time of a trace went.
+    """The critical path of one root span.
 
     Attributes:
         root: the span whose duration is explained.
-        steps: the spans on its critical path in the order in which they were waited for.
-        services: how long each service was waited for itself, longest first; adds up to the root's duration.
-        longest: the longest spans below the root, on the path or not.
-        spans: how many spans the trace has.
-        oddities: what is not as it should be.
+        steps: the spans on the path, in chronological order.
+        services: self time on the path by service in nanoseconds, longest first; sums to the root's duration.
+        longest: the longest descendants of the root, on the path or not.
+        spans: number of spans in the trace.
+        oddities: irregular spans.
     """
 
     root: TraceSpan
@@ -104,23 +105,20 @@ class CriticalPath:
     oddities: Oddities
 
     def share(self, nanoseconds: int) -> float | None:
-        """A time as a share of the root's duration; absent where that is 0."""
+        """Return a time as a share of the root's duration; None where the root took no time."""
         return nanoseconds / self.root.duration_ns if self.root.duration_ns else None
 
 
 def critical_path(
     spans: Iterable[TraceSpan], *, root: TraceSpan | None = None, longest: int = 10
 ) -> CriticalPath | None:
-    """Where the time of a trace went.
+    """Return the critical path of a trace, or None where there are no spans.
 
     Args:
-        spans: all that was received of it, in any order; the result does not depend on it.
-        root: the span to explain. Otherwise it is the longest of those without a parent, or, where none was received,
-            of those whose parent is missing.
-        longest: how many of the longest spans to name.
-
-    Returns:
-        The path, or None where there are no spans.
+        spans: all spans received, in any order; the result does not depend on it.
+        root: the span to explain; by default the longest span without a parent, or, if none was received, the longest
+            span whose parent is missing.
+        longest: maximum length of :attr:`CriticalPath.longest`.
     """
     tree = _Tree(spans)
     root = tree.root() if root is None else root
@@ -155,7 +153,7 @@ def _longest_first(span: TraceSpan) -> tuple[int, int, str]:
 
 
 class _Tree:
-    """Who belongs to whom; where that goes round in a circle, the earliest span of it counts as one without parent."""
+    """Parent-child relation of the spans; a cycle is broken at its earliest span, which then counts as an orphan."""
 
     def __init__(self, spans: Iterable[TraceSpan]) -> None:
         self.by_id: dict[str, TraceSpan] = {}
@@ -178,16 +176,16 @@ class _Tree:
         self.in_cycles = self._break_cycles()
 
     def root(self) -> TraceSpan | None:
-        """The span to explain."""
+        """Return the span to explain by default."""
         return min(self.roots or self.orphans, key=_longest_first, default=None)
 
     def _break_cycles(self) -> int:
-        """Make a root of one span of every cycle; how many spans lie on cycles."""
+        """Turn one span of every cycle into an orphan; return the number of spans on cycles."""
         reached: set[str] = set()
         for span in (*self.roots, *self.orphans):
             reached.update(each.span_id for each in self.below(span))
         on_cycles = 0
-        # Whatever is left hangs on a cycle: going up from anywhere ends in it.
+        # Every span not reached yet is on a cycle or below one, so following the parents leads into it.
         for span in sorted(self.by_id.values(), key=lambda each: (each.start_ns, each.span_id)):
             if span.span_id in reached:
                 continue
@@ -200,24 +198,24 @@ class _Tree:
         return on_cycles
 
     def _cycle_above(self, span: TraceSpan) -> Sequence[TraceSpan]:
-        way: dict[str, TraceSpan] = {}
-        while span.span_id not in way:
-            way[span.span_id] = span
+        ancestors: dict[str, TraceSpan] = {}
+        while span.span_id not in ancestors:
+            ancestors[span.span_id] = span
             span = self.by_id[span.parent_id]
-        ids = list(way)
-        return list(way.values())[ids.index(span.span_id) :]
+        ids = list(ancestors)
+        return list(ancestors.values())[ids.index(span.span_id) :]
 
     def below(self, span: TraceSpan) -> Iterator[TraceSpan]:
-        """A span and all that belongs to it."""
-        rest = [span]
-        while rest:
-            each = rest.pop()
+        """Yield a span and all its descendants."""
+        stack = [span]
+        while stack:
+            each = stack.pop()
             yield each
-            rest += self.children.get(each.span_id, ())
+            stack += self.children.get(each.span_id, ())
 
 
 class _Layout:
-    """When the spans below a root took place by the root's clock, and which of them were waited for."""
+    """Start times of the descendants of a root by the root's clock, and which children their parents waited for."""
 
     def __init__(self, tree: _Tree, root: TraceSpan) -> None:
         self.start: dict[str, int] = {root.span_id: root.start_ns}
@@ -225,68 +223,68 @@ class _Layout:
         self.members: list[TraceSpan] = []
         self.not_waited_for = self.moved = 0
         late: list[TraceSpan] = []
-        rest = [root]
-        while rest:
-            parent = rest.pop()
+        stack = [root]
+        while stack:
+            parent = stack.pop()
             self.members.append(parent)
             start = self.start[parent.span_id]
             for child in tree.children.get(parent.span_id, ()):
                 if child.span_id == root.span_id:
-                    # The root that was asked for lies on a cycle.
+                    # The requested root is on a cycle.
                     continue
-                as_is = start + child.start_ns - parent.start_ns
-                begins = _placed(child, as_is, parent, start)
+                recorded = start + child.start_ns - parent.start_ns
+                begins = _fit(child, recorded, parent, start)
                 if begins is None:
                     late.append(child)
                     continue
-                self.moved += begins != as_is
+                self.moved += begins != recorded
                 self.start[child.span_id] = begins
                 self.waited_for.setdefault(parent.span_id, []).append(child)
-                rest.append(child)
+                stack.append(child)
         for child in late:
-            aside = [each for each in tree.below(child) if each.span_id != root.span_id]
-            self.members += aside
-            self.not_waited_for += len(aside)
+            subtree = [each for each in tree.below(child) if each.span_id != root.span_id]
+            self.members += subtree
+            self.not_waited_for += len(subtree)
 
     def end(self, span: TraceSpan) -> int:
-        """When a span ended."""
+        """Return the end time of a span by the root's clock."""
         return self.start[span.span_id] + span.duration_ns
 
     def by_end(self, span: TraceSpan) -> list[TraceSpan]:
-        """The children that a span waited for, the last to finish at the end; those that took no time are left out."""
+        """Return the children that a span waited for, by rising end time; children of zero duration are omitted."""
         timed = [child for child in self.waited_for.get(span.span_id, ()) if child.duration_ns]
         return sorted(timed, key=lambda child: (self.end(child), self.start[child.span_id], child.span_id))
 
 
-def _placed(child: TraceSpan, begins: int, parent: TraceSpan, parent_begins: int) -> int | None:
-    """When a child really began, seen from its parent; None where the parent did not wait for it."""
-    # Nothing begins before what caused it.
-    placed = max(begins, parent_begins)
-    overhang = placed + child.duration_ns - (parent_begins + parent.duration_ns)
+def _fit(child: TraceSpan, begins: int, parent: TraceSpan, parent_begins: int) -> int | None:
+    """Return the start of a child corrected for clock skew; None where the parent did not wait for it."""
+    # An effect cannot precede its cause.
+    begins = max(begins, parent_begins)
+    overhang = begins + child.duration_ns - (parent_begins + parent.duration_ns)
     if overhang <= 0:
-        return placed
+        return begins
     tolerance = _tolerance(child, parent)
     if overhang <= tolerance or _is_call(child, parent):
-        if placed - overhang >= parent_begins:
-            return placed - overhang
+        if begins - overhang >= parent_begins:
+            return begins - overhang
         if child.duration_ns - parent.duration_ns <= tolerance:
             return parent_begins
     return None
 
 
 def _tolerance(child: TraceSpan, parent: TraceSpan) -> int:
-    """How late a child may be."""
+    """Return by how many nanoseconds a child may end too late."""
     same_clock = child.service_name == parent.service_name
-    return child.duration_ns // (_LATE_SHARE if same_clock else _LATE_SHARE_OF_SERVICES)
+    return child.duration_ns // (_TOLERANCE_DIVISOR if same_clock else _TOLERANCE_DIVISOR_ACROSS_SERVICES)
 
 
 def _is_call(child: TraceSpan, parent: TraceSpan) -> bool:
-    """Whether a child is the other side of a call, so that it took place while its parent was waiting for it."""
+    """Whether parent and child are the client and server side of one call, so that the parent waited for the child."""
     return child.service_name != parent.service_name and parent.kind == "client" and child.kind == "server"
 
 
 class _Frame:
-    """A span on the way, and up to where its time is accounted for."""
+    """A span on the stack of the walk; its time after `cursor` is already attributed."""
 
     __slots__ = ("begins", "children", "cursor", "depth", "offset", "self_ns", "span")
 
@@ -301,7 +299,7 @@ class _Frame:
 
 
 def _walk(layout: _Layout, root: TraceSpan) -> tuple[PathStep, ...]:
-    """The spans on the critical path; walks without recursion, since traces can be as deep as they are long."""
+    """Return the spans on the critical path. Iterative, because a trace may be as deep as it has spans."""
     steps: list[PathStep] = []
     stack = [_Frame(root, 0, 0, root.start_ns, root.start_ns + root.duration_ns, layout)]
     while stack:
@@ -309,7 +307,7 @@ def _walk(layout: _Layout, root: TraceSpan) -> tuple[PathStep, ...]:
         child = _last_to_finish(frame, layout)
         if child is not None:
             ends = layout.end(child) + frame.offset
-            # A little too late is as good as just in time, and then everything below it is.
+            # A child within the tolerance is shifted to end at the cursor, and its subtree with it.
             offset = frame.offset + min(0, frame.cursor - ends)
             ends = min(ends, frame.cursor)
             begins = max(frame.begins, layout.start[child.span_id] + offset)
@@ -324,7 +322,7 @@ def _walk(layout: _Layout, root: TraceSpan) -> tuple[PathStep, ...]:
 
 
 def _last_to_finish(frame: _Frame, layout: _Layout) -> TraceSpan | None:
-    """The child that had finished last when what came after it began; children that are looked at are used up."""
+    """Pop the child that had finished last by the cursor; children that end later are dropped."""
     while frame.children:
         child = frame.children.pop()
         late = layout.end(child) + frame.offset - frame.cursor
@@ -334,5 +332,5 @@ def _last_to_finish(frame: _Frame, layout: _Layout) -> TraceSpan | None:
 
 
 def longest_span(spans: Iterable[TraceSpan]) -> TraceSpan | None:
-    """The longest of some spans, whatever their order; None where there are none."""
+    """Return the longest span, independent of their order; None where there are none."""
     return min(spans, key=lambda span: (_longest_first(span), span), default=None)

@@ -1,17 +1,12 @@
-"""Mergeable digests of durations: base-2 exponential histograms at scale 5.
+"""Digests: exponential histograms of durations, base 2, scale 5.
 
-Bucket ``i`` holds durations in ``(2^(i/32), 2^((i+1)/32)]`` seconds: the exponential histogram of the OpenTelemetry
-metrics data model and the native histogram of Prometheus (schema 5). Buckets grow by 2^(1/32), so the geometric
-middle of a bucket is within 2^(1/64) - 1 = 1.1 % of everything in it. A duration of zero has no logarithm and a
-bucket of its own below all others.
+Bucket ``i`` counts durations in ``(2^(i/32), 2^((i+1)/32)]`` seconds. These are the buckets of the OpenTelemetry
+exponential histogram at scale 5 and of Prometheus native histograms at schema 5. Bounds grow by ``2^(1/32)``, so the
+geometric middle of a bucket is within ``2^(1/64) - 1`` = 1.1 % of every duration in it. A duration of zero, which has
+no logarithm, has a bucket of its own below all others.
 
-Merging adds counts, which is exact: the digest of pooled samples is the sum of their digests. No quantile is ever
-interpolated; it is the bucket that holds the sample of that rank.
-
-The sum of digests that come and go: what a sliding pool of hours keeps, so that it need not be added up anew.
-
-Pools are added to far more often than they are looked at, and their buckets lie close together. So they are kept as one
-stretch of counts, most of them not zero, instead of by bucket.
+Digests merge exactly: the digest of pooled samples is the sum of their digests. Quantiles are not interpolated: a
+quantile is the bucket that contains the sample of that rank (nearest rank).
 """
 
 from bisect import bisect_left, bisect_right
@@ -23,57 +18,56 @@ from typing import Final, Self
 
 BUCKETS_PER_OCTAVE: Final = 32
 ZERO_BUCKET: Final = -1024
-"""Holds durations of exactly zero; one nanosecond falls into bucket -957."""
+"""Bucket of durations of exactly zero; one nanosecond falls into bucket -957."""
 HIGHEST_BUCKET: Final = 1087
-"""Holds durations up to 2^34 s, five centuries: more than the nanoseconds that 64 bits can count."""
+"""Upper bound 2^34 s: above any number of nanoseconds that fits into 64 bits."""
 
 _LOG2_NANOSECOND: Final = log2(1e-9)
 _BUCKETS: Final = tuple(range(ZERO_BUCKET, HIGHEST_BUCKET + 1))
-# Absorbs the rounding of log2, so that an exact power of two lands at its bucket's upper, inclusive bound.
+# Absorbs the rounding error of log2: an exact power of two is the inclusive upper bound of its bucket.
 _EPSILON: Final = 1e-9
 
 
 def bucket_of_ns(duration_ns: int) -> int:
-    """The bucket of a duration in whole nanoseconds (not negative)."""
+    """Return the bucket of a duration in whole nanoseconds (not negative)."""
     if duration_ns <= 0:
         return ZERO_BUCKET
     return ceil((log2(duration_ns) + _LOG2_NANOSECOND) * BUCKETS_PER_OCTAVE - _EPSILON) - 1
 
 
 def bucket_of_seconds(seconds: float) -> int:
-    """The bucket of a duration in seconds.
-
-    Samples in higher buckets are certainly longer than ``seconds``.
-    """
+    """Return the bucket of a duration in seconds; every sample in a higher bucket is longer than ``seconds``."""
     if seconds <= 0:
         return ZERO_BUCKET
     return max(ZERO_BUCKET, ceil(log2(seconds) * BUCKETS_PER_OCTAVE - _EPSILON) - 1)
 
 
 def bucket_upper_seconds(bucket: int) -> float:
-    """The largest duration that a bucket holds, in seconds."""
+    """Return the inclusive upper bound of a bucket in seconds."""
     return 0.0 if bucket <= ZERO_BUCKET else 2.0 ** ((bucket + 1) / BUCKETS_PER_OCTAVE)
 
 
 def bucket_middle_seconds(bucket: int) -> float:
-    """The geometric middle of a bucket in seconds: what stands for its samples."""
+    """Return the geometric middle of a bucket in seconds, the estimate for all its samples."""
     return 0.0 if bucket <= ZERO_BUCKET else 2.0 ** ((bucket + 0.5) / BUCKETS_PER_OCTAVE)
 
 
 class Digest:
-    """An immutable digest of durations.
+    """Immutable histogram of durations; equal to any digest with the same counts.
 
-    Two digests with the same counts are equal. An empty digest has no quantiles; asking for one is a
-    :class:`ValueError`.
+    Buckets and cumulative counts are parallel arrays, so that a quantile is one binary search.
+
+    Raises:
+        ValueError: a quantile of an empty digest was requested.
     """
 
     __slots__ = ("_buckets", "_cumulative", "count")
 
     count: int
-    """How many durations it holds."""
+    """Number of durations."""
 
     def __init__(self, counts: Mapping[int, int]) -> None:
-        """Take over sparse counts by bucket; none may be negative, and those of zero are dropped."""
+        """Build from sparse counts by bucket, none negative; zero counts are dropped."""
         if not all(counts.values()):
             counts = {bucket: count for bucket, count in counts.items() if count}
         self._buckets: Sequence[int] = sorted(counts)
@@ -81,12 +75,12 @@ class Digest:
         self.count = self._cumulative[-1] if self._cumulative else 0
 
     @classmethod
-    def of_stretch(cls, lowest: int, counts: Iterable[int]) -> Self:
-        """The digest of a stretch of neighbouring buckets.
+    def of_dense(cls, lowest: int, counts: Iterable[int]) -> Self:
+        """Build from dense counts.
 
         Args:
-            lowest: the first bucket of the stretch; unless the stretch is empty, it must hold something.
-            counts: how many durations each of them holds; may be none.
+            lowest: bucket of the first count.
+            counts: counts of adjacent buckets; the first must not be zero, the others may be.
         """
         self = cls.__new__(cls)
         self._cumulative = list(accumulate(counts))
@@ -96,12 +90,12 @@ class Digest:
 
     @classmethod
     def of_ns(cls, durations_ns: Iterable[int]) -> Self:
-        """The digest of some durations in nanoseconds."""
+        """Build from durations in nanoseconds."""
         return cls(Counter(map(bucket_of_ns, durations_ns)))
 
     @classmethod
     def pool(cls, digests: "Iterable[Digest]") -> Self:
-        """The digest of all samples of several digests together."""
+        """Return the sum of several digests."""
         counts: dict[int, int] = {}
         for digest in digests:
             for bucket, count in digest:
@@ -109,7 +103,7 @@ class Digest:
         return cls(counts)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Pairs of bucket and count, by rising bucket."""
+        """Yield pairs of bucket and count in ascending order of buckets."""
         below = 0
         for bucket, cumulative in zip(self._buckets, self._cumulative, strict=True):
             if cumulative > below:
@@ -131,29 +125,29 @@ class Digest:
         return f"Digest({dict(self)!r})"
 
     def quantile_bucket(self, q: float) -> int:
-        """The smallest bucket that at least the share ``q`` of the samples reaches (nearest rank, 0 ≤ q ≤ 1)."""
+        """Return the bucket of the sample of rank ``max(1, ceil(q * count))``, for 0 ≤ q ≤ 1."""
         (bucket,) = self.quantile_buckets((q,))
         return bucket
 
     def quantile_buckets(self, qs: Iterable[float]) -> list[int]:
-        """The buckets of several quantiles."""
+        """Return the buckets of several quantiles; see :meth:`quantile_bucket`."""
         buckets, cumulative, count = self._buckets, self._cumulative, self.count
         if not count:
             raise ValueError("an empty digest has no quantiles")
-        # Whole ranks, since Python compares whole numbers with one another in half the time.
+        # Integer ranks: comparing two integers takes half the time of comparing an integer with a float.
         return [buckets[bisect_left(cumulative, ceil(q * count - _EPSILON))] for q in qs]
 
     def quantile_seconds(self, q: float) -> float:
-        """The quantile ``q`` in seconds, within 1.1 % of the sample of that rank."""
+        """Return the quantile ``q`` in seconds, within 1.1 % of the sample of that rank."""
         return bucket_middle_seconds(self.quantile_bucket(q))
 
     def count_above(self, bucket: int) -> int:
-        """How many samples lie in buckets higher than ``bucket``."""
+        """Return the number of samples in buckets above ``bucket``."""
         position = bisect_right(self._buckets, bucket)
         return self.count - (self._cumulative[position - 1] if position else 0)
 
     def mad_seconds(self) -> float:
-        """The median absolute deviation from the median in seconds, each sample standing at its bucket's middle."""
+        """Return the median absolute deviation (MAD) in seconds, with each sample at the middle of its bucket."""
         median = self.quantile_seconds(0.5)
         deviations = sorted((abs(bucket_middle_seconds(bucket) - median), count) for bucket, count in self)
         seen = 0
@@ -164,41 +158,45 @@ class Digest:
         raise AssertionError("unreachable: the counts add up to the total")
 
 
-class Tally:
-    """How many durations each bucket holds, over some digests that may be added and taken off again."""
+class RollingDigest:
+    """Mutable sum of digests, to which digests are added and from which they are subtracted again.
+
+    Used for a sliding pool of hours, which is updated far more often than it is queried. Its buckets are close
+    together, so counts are kept in a dense list instead of a dictionary.
+    """
 
     __slots__ = ("_counts", "_end", "_lowest")
 
     def __init__(self) -> None:
-        """Begin with none."""
+        # The list covers the buckets in [_lowest, _end).
         self._lowest = self._end = 0
         self._counts: list[int] = []
 
     def add(self, counts: dict[int, int]) -> None:
-        """Add what a digest holds, by rising bucket."""
+        """Add a digest, given as counts in ascending order of buckets."""
         if not counts:
             return
         first, last = next(iter(counts)), next(reversed(counts.keys()))
         if first < self._lowest or last >= self._end:
-            self._make_room(first, last)
+            self._extend(first, last)
         mine, lowest = self._counts, self._lowest
         for bucket, count in counts.items():
             mine[bucket - lowest] += count
 
     def subtract(self, counts: dict[int, int]) -> None:
-        """Take off what was added before."""
+        """Subtract a digest that was added before."""
         mine, lowest = self._counts, self._lowest
         for bucket, count in counts.items():
             mine[bucket - lowest] -= count
 
     def digest(self) -> Digest:
-        """All of them together, as they are now."""
+        """Return the present sum."""
         counts, first = self._counts, 0
         while first < len(counts) and not counts[first]:
             first += 1
-        return Digest.of_stretch(self._lowest + first, counts[first:] if first else counts)
+        return Digest.of_dense(self._lowest + first, counts[first:] if first else counts)
 
-    def _make_room(self, first: int, last: int) -> None:
+    def _extend(self, first: int, last: int) -> None:
         if not self._counts:
             self._lowest = self._end = first
         if first < self._lowest:

@@ -1,17 +1,21 @@
-"""Digests as bytes: what the database stores.
+"""Binary encoding of digests and marks, as stored in the database.
 
-A digest is a variable-length integer with the number of its entries, the first bucket (zigzag), and for every entry
-``count * 2 + (1 if a gap precedes it)`` with the gap behind it. Neighbouring buckets with counts below 64, which is
-nearly all there is, take one byte each.
+A digest is encoded in unsigned LEB128 varints: the number of non-zero buckets, the first bucket (zigzag), and for every
+bucket ``count << 1 | has_gap``, followed, where the flag is set, by the number of empty buckets before this one.
+Adjacent buckets with counts below 64, which are nearly all, take one byte each.
 
-Marks are a window's samples by the five-minute mark of the clock at or before which they *ended*, counted from the
-mark at which the window starts, or from the next one where it starts between two: the finer grain that judging the
-past needs. What their durations are, the window's digest tells already, so where there are few samples only the mark
-of each is stored, in half a byte: the samples are *dealt* out to the marks. Where there are many, so that most marks
-hold most buckets, each mark has a digest of its own. Either is deflated where that is shorter.
+Marks split the samples of a window by the time at which they *ended*: mark ``m`` counts the samples that ended in the
+five minutes up to mark ``m`` of the clock, inclusive. Offsets are relative to the mark at which the window starts, or
+to the next one where it starts between two. History is evaluated at this resolution. Two formats exist:
 
-Stored bytes may be damaged. What cannot have been encoded is refused here, so that nothing behind this module meets a
-count of zero or a bucket beyond all durations.
+- *assigned*: the window's digest already has the durations, so only the mark of each sample is stored, as a 4-bit index
+  per sample in ascending order of buckets. Used for up to 1,500 samples.
+- *digests*: one digest for each mark. Shorter where there are many samples, because most marks then have most buckets.
+
+Either is compressed with raw deflate where that is shorter.
+
+Stored bytes may be damaged. Decoding rejects what no encoder can have written, so that callers never meet a count of
+zero or a bucket out of range.
 """
 
 import zlib
@@ -23,14 +27,13 @@ from typing import Final
 from exporter.model.histogram import HIGHEST_BUCKET, ZERO_BUCKET, Digest
 
 MARK_SECONDS: Final = 300
-"""Distance of the marks in the past at which a window is judged."""
+"""Distance of the marks, at which evaluation windows of the past end."""
 
-
-_MOST_BITS: Final = 63
+_MAX_BITS: Final = 63
 
 
 class DamagedDigestError(ValueError):
-    """Stored bytes that are no digest."""
+    """Stored bytes are not a valid encoding."""
 
 
 def _put_varint(out: bytearray, value: int) -> None:
@@ -56,8 +59,8 @@ def _put_digest(out: bytearray, digest: Digest) -> None:
         previous = bucket
 
 
-# What takes something off the front of bytes returns it with the position behind it, and lets an IndexError through
-# where the bytes end too soon: judging a week reads millions of entries, so these loops hold no more than they must.
+# The parsing functions below return a value and the position after it, and raise IndexError where the bytes are
+# truncated. Evaluating a week of history decodes millions of buckets, so these loops are kept minimal.
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
@@ -70,8 +73,8 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         position += 1
         value |= (byte & 0x7F) << shift
         shift += 7
-    if shift > _MOST_BITS:
-        raise DamagedDigestError(f"the number before byte {position} has more than {_MOST_BITS} bits")
+    if shift > _MAX_BITS:
+        raise DamagedDigestError(f"the number before byte {position} has more than {_MAX_BITS} bits")
     return value, position
 
 
@@ -99,80 +102,82 @@ def _counts(data: bytes, position: int) -> tuple[dict[int, int], int]:
             bucket += gap
         result[bucket] = token >> 1
     if first < ZERO_BUCKET or bucket > HIGHEST_BUCKET:
-        raise DamagedDigestError(f"buckets from {first} to {bucket} are none of durations")
+        raise DamagedDigestError(f"buckets {first} to {bucket} are out of range")
     if 0 in result.values():
-        raise DamagedDigestError("a bucket without samples")
+        raise DamagedDigestError("a bucket has a count of zero")
     return result, position
 
 
-def _cut(data: bytes) -> DamagedDigestError:
-    return DamagedDigestError(f"it ends after {len(data)} bytes, in the middle of a number")
+def _truncated(data: bytes) -> DamagedDigestError:
+    return DamagedDigestError(f"truncated within a number after {len(data)} bytes")
 
 
-def _finish(data: bytes, position: int) -> None:
+def _expect_end(data: bytes, position: int) -> None:
     if position != len(data):
-        raise DamagedDigestError(f"{len(data) - position} bytes are left over")
+        raise DamagedDigestError(f"{len(data) - position} bytes follow the end")
 
 
 def encode_digest(digest: Digest) -> bytes:
-    """The bytes of a digest."""
+    """Encode a digest."""
     out = bytearray()
     _put_digest(out, digest)
     return bytes(out)
 
 
 def decode_digest(data: bytes) -> Digest:
-    """The digest of some bytes.
+    """Decode a digest.
 
     Raises:
-        DamagedDigestError: they are not what :func:`encode_digest` returns.
+        DamagedDigestError: the bytes are not a result of :func:`encode_digest`.
     """
     return Digest(decode_counts(data))
 
 
 def decode_counts(data: bytes) -> dict[int, int]:
-    """The sparse counts of an encoded digest, by rising bucket: cheaper than the digest where it is only pooled.
+    """Decode the sparse counts of a digest, in ascending order of buckets; cheaper than the digest for pooling.
 
     Raises:
-        DamagedDigestError: the bytes are not what :func:`encode_digest` returns.
+        DamagedDigestError: the bytes are not a result of :func:`encode_digest`.
     """
     try:
         counts, position = _counts(data, 0)
     except IndexError:
-        raise _cut(data) from None
-    _finish(data, position)
+        raise _truncated(data) from None
+    _expect_end(data, position)
     return counts
 
 
-# The first byte of marks says how they are stored: two bits.
+# The first byte of encoded marks has two flags.
 _DEFLATED: Final = 1
-_DEALT: Final = 2
-_WORTH_DEFLATING_BYTES: Final = 64
-_WORTH_DEALING_SAMPLES: Final = 1_500
-"""With more of them, digests of the marks are shorter."""
+_ASSIGNED: Final = 2
+_MIN_DEFLATED_BYTES: Final = 64
+_MAX_ASSIGNED_SAMPLES: Final = 1_500
+"""With more samples, one digest for each mark is shorter."""
 _DIGITS: Final = "0123456789abcdef"
 
 
 def encode_marks(marks: Mapping[int, Digest]) -> bytes:
-    """The bytes of a window's marks: digests by offset, none negative; together they are the window's digest.
+    """Encode the marks of a window.
 
-    In a window that starts at a mark, 1 is what ended in its first five minutes.
+    Args:
+        marks: digests by offset, which is not negative and 1 for the first five minutes of a window that starts at a
+            mark. Their sum is the digest of the window.
     """
     kind = 0
     if (
         len(marks) <= len(_DIGITS)
-        and max(marks, default=0) < _MOST_BITS
-        and sum(digest.count for digest in marks.values()) <= _WORTH_DEALING_SAMPLES
+        and max(marks, default=0) < _MAX_BITS
+        and sum(digest.count for digest in marks.values()) <= _MAX_ASSIGNED_SAMPLES
     ):
-        kind = _DEALT
-        out = _deal(marks)
+        kind = _ASSIGNED
+        out = _assign(marks)
     else:
         out = bytearray()
         _put_varint(out, len(marks))
         for offset in sorted(marks):
             _put_varint(out, offset)
             _put_digest(out, marks[offset])
-    if len(out) >= _WORTH_DEFLATING_BYTES:
+    if len(out) >= _MIN_DEFLATED_BYTES:
         deflated = zlib.compress(out, wbits=-zlib.MAX_WBITS)
         if len(deflated) < len(out):
             return bytes([kind | _DEFLATED]) + deflated
@@ -180,38 +185,38 @@ def encode_marks(marks: Mapping[int, Digest]) -> bytes:
 
 
 def decode_marks(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]:
-    """The buckets of the samples at each mark's offset, from fast to slow.
+    """Decode marks into the sorted buckets of their samples, by offset.
 
     Args:
-        data: the bytes of a window's marks.
-        window: the sparse counts of all its samples, by rising bucket.
+        data: result of :func:`encode_marks`.
+        window: counts of the window's digest, in ascending order of buckets.
 
     Raises:
-        DamagedDigestError: the bytes are not what :func:`encode_marks` returns, or are those of another window.
+        DamagedDigestError: the bytes are not a result of :func:`encode_marks`, or belong to another window.
     """
     try:
         kind, data = data[0], data[1:]
-        if kind > (_DEALT | _DEFLATED):
-            raise DamagedDigestError(f"it is of the unknown kind {kind}")
+        if kind > (_ASSIGNED | _DEFLATED):
+            raise DamagedDigestError(f"unknown kind {kind} of marks")
         if kind & _DEFLATED:
             data = zlib.decompress(data, wbits=-zlib.MAX_WBITS)
-        return _dealt(data, window) if kind & _DEALT else _digests(data, window)
+        return _decode_assigned(data, window) if kind & _ASSIGNED else _decode_digests(data, window)
     except zlib.error as error:
         raise DamagedDigestError(str(error)) from None
     except IndexError:
-        raise _cut(data) from None
+        raise _truncated(data) from None
 
 
-def _digests(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]:
+def _decode_digests(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]:
     size, position = _varint(data, 0)
     marks: dict[int, dict[int, int]] = {}
     for _ in range(size):
         offset, position = _varint(data, position)
         marks[offset], position = _counts(data, position)
-    _finish(data, position)
-    # Only now is it safe to go from counts to samples: a damaged count may be beyond all memory.
+    _expect_end(data, position)
+    # Expand counts to samples only after this check: a damaged count could exhaust the memory.
     if sum(sum(counts.values()) for counts in marks.values()) != sum(window.values()):
-        raise DamagedDigestError("its marks hold other samples than the window")
+        raise DamagedDigestError("the marks and the window differ in their number of samples")
     return {offset: list(_samples(counts)) for offset, counts in marks.items()}
 
 
@@ -219,8 +224,8 @@ def _samples(counts: Mapping[int, int]) -> Iterator[int]:
     return chain.from_iterable(map(repeat, counts, counts.values()))
 
 
-def _deal(marks: Mapping[int, Digest]) -> bytearray:
-    """A set of bits with the offsets, then for each of the window's samples, from fast to slow, which of them it is."""
+def _assign(marks: Mapping[int, Digest]) -> bytearray:
+    """Encode a bit set of the offsets, then for each sample in ascending order the 4-bit index of its offset."""
     out = bytearray()
     offsets = sorted(marks)
     _put_varint(out, sum(1 << offset for offset in offsets))
@@ -235,37 +240,37 @@ def _deal(marks: Mapping[int, Digest]) -> bytearray:
     return out
 
 
-def _dealt(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]:
+def _decode_assigned(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]:
     bits, position = _varint(data, 0)
     offsets = _offsets(bits)
     digits = data[position:].hex()
     samples = sum(window.values())
-    if samples > _WORTH_DEALING_SAMPLES or (samples and not offsets):
-        raise DamagedDigestError(f"{samples} samples are not dealt out to {len(offsets)} marks")
+    if samples > _MAX_ASSIGNED_SAMPLES or (samples and not offsets):
+        raise DamagedDigestError(f"{samples} samples cannot be assigned to {len(offsets)} marks")
     if len(offsets) <= 1:
-        _finish(data, position)
+        _expect_end(data, position)
         return {offset: list(_samples(window)) for offset in offsets}
     if len(digits) != samples + samples % 2:
-        raise DamagedDigestError(f"{len(digits)} half bytes do not deal out {samples} samples")
-    deal: dict[str, list[int]] = {digit: [] for digit in _DIGITS[: len(offsets)]}
+        raise DamagedDigestError(f"{len(digits)} half bytes do not assign {samples} samples")
+    assigned: dict[str, list[int]] = {digit: [] for digit in _DIGITS[: len(offsets)]}
     try:
-        for digit, bucket in zip(digits, _samples(window)):  # noqa: B905 - there may be half a byte left
-            deal[digit].append(bucket)
+        for digit, bucket in zip(digits, _samples(window)):  # noqa: B905 - an odd number of samples leaves half a byte
+            assigned[digit].append(bucket)
     except KeyError as error:
-        raise DamagedDigestError(f"there is no mark {error}") from None
-    return dict(zip(offsets, deal.values()))  # noqa: B905 - they are as many
+        raise DamagedDigestError(f"a sample is assigned to an unknown mark {error}") from None
+    return dict(zip(offsets, assigned.values()))  # noqa: B905 - equal length by construction
 
 
 @lru_cache(maxsize=4096)
 def _offsets(bits: int) -> tuple[int, ...]:
     offsets = tuple(offset for offset in range(bits.bit_length()) if bits >> offset & 1)
     if len(offsets) > len(_DIGITS):
-        raise DamagedDigestError(f"{len(offsets)} marks are too many to deal out samples to")
+        raise DamagedDigestError(f"{len(offsets)} marks exceed the 4-bit index")
     return offsets
 
 
 def encode_numbers(numbers: Sequence[int]) -> bytes:
-    """The bytes of some whole numbers, none negative."""
+    """Encode integers as varints; none may be negative."""
     out = bytearray()
     for number in numbers:
         _put_varint(out, number)
@@ -273,10 +278,10 @@ def encode_numbers(numbers: Sequence[int]) -> bytes:
 
 
 def decode_numbers(data: bytes) -> list[int]:
-    """The numbers that :func:`encode_numbers` wrote.
+    """Decode the result of :func:`encode_numbers`.
 
     Raises:
-        DamagedDigestError: the bytes end in the middle of a number, or one is too large.
+        DamagedDigestError: the bytes are truncated, or a number has more than 63 bits.
     """
     numbers = []
     value = shift = 0
@@ -284,11 +289,11 @@ def decode_numbers(data: bytes) -> list[int]:
         value |= (byte & 0x7F) << shift
         if byte > 0x7F:
             shift += 7
-            if shift >= _MOST_BITS:
-                raise DamagedDigestError(f"a number has more than {_MOST_BITS} bits")
+            if shift >= _MAX_BITS:
+                raise DamagedDigestError(f"a number has more than {_MAX_BITS} bits")
         else:
             numbers.append(value)
             value = shift = 0
     if shift:
-        raise _cut(data)
+        raise _truncated(data)
     return numbers

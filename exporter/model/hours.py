@@ -1,60 +1,59 @@
-"""The past of a series: its hours, each the digest of the traces that started in one hour of the local clock.
+"""Stored history of one series, by local hour.
 
-Hours are pooled by adding their digests, which is exact: p95 of some hours is the p95 of all their traces, never a mean
-of p95s.
+Hours are pooled by adding their digests, which is exact: the p95 of a pool is the p95 of all its traces, not a mean of
+p95s.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain, takewhile
 from operator import add, attrgetter, sub
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
-from exporter.model.calendar import HOUR_SECONDS, Calendar, Slot
-from exporter.model.histogram import Digest, Tally
+from exporter.model.calendar import HourClock, LocalHour, Slot
+from exporter.model.histogram import Digest, RollingDigest
 from exporter.model.histogram_codec import MARK_SECONDS, decode_counts, decode_marks
 
 QUANTILES: Final = (0.5, 0.9, 0.99)
-"""The quantiles of a window that a shift verdict compares with the baseline."""
-
+"""Quantiles that the shift test compares with the baseline."""
 
 Swings = tuple[int, ...]
-"""How far quantiles lay from their predictions, added up over marks of the clock; whole numbers, so sums are exact.
+"""Sums of squared prediction errors over evaluation windows, as pairs of sum and number of terms.
 
-For each of :data:`QUANTILES` in turn the sum of the squared distances, in units of 1/4096 square octave, and the number
-of marks that were summed.
+One pair for each of :data:`QUANTILES`. Sums are in units of 1/4096 square octave; integers, so that adding and
+subtracting hours is exact.
 """
 
 NO_SWINGS: Final[Swings] = (0,) * (2 * len(QUANTILES))
-"""Those of an hour that was not judged."""
+"""Swings of an hour without prediction."""
 
 
-class Judgement(NamedTuple):
-    """What the detector found about a past hour; stored beside its digest.
+class HourEvaluation(NamedTuple):
+    """Result of evaluating a settled hour; stored beside its digest.
 
     Attributes:
-        quarantined: the hour was anomalous, so it is kept and shown but neither pooled nor part of the swing.
-        swings: how far the hour lay from its own prediction.
+        quarantined: the hour was anomalous: it is stored and shown, but not pooled and not part of the swing.
+        swings: squared errors of the predictions for the hour's evaluation windows.
     """
 
     quarantined: bool = False
     swings: Swings = NO_SWINGS
 
 
-UNJUDGED: Final = Judgement()
+NOT_EVALUATED: Final = HourEvaluation()
 
-by_start = attrgetter("start")
+_by_start = attrgetter("start")
 
 
 class StoredWindow(NamedTuple):
-    """What the store has of one series in one window of the ledger.
+    """Stored traces of one series in one window of the ledger.
 
     Attributes:
-        start: start of the window, unix seconds.
-        traces: how many traces it holds.
-        digest: their durations, as :func:`.histogram_codec.encode_digest` returns them.
-        marks: the same by when they ended, as :func:`.histogram_codec.encode_marks` returns them; only hours that
-            are still to be judged need it.
+        start: start of the window, Unix seconds.
+        traces: number of traces.
+        digest: their durations, encoded by :func:`.histogram_codec.encode_digest`.
+        marks: the same by end time, encoded by :func:`.histogram_codec.encode_marks`; empty where the caller did not
+            load it, because only hours that are not evaluated yet need it.
     """
 
     start: int
@@ -63,324 +62,279 @@ class StoredWindow(NamedTuple):
     marks: bytes = b""
 
 
-class Hour:
-    """The traces of one series that started in one hour of the local clock.
+class SeriesHour:
+    """The traces of one series that started in one local hour.
 
-    Where the ledger's windows are shorter than an hour, several of them make up an hour. Digests are decoded when
-    they are first needed: most hours of a history are only counted.
+    Consists of several windows where the ledger's windows are shorter than an hour. Digests are decoded on first use:
+    most hours of a history are only counted.
 
     Attributes:
-        start: when the hour began, unix seconds.
-        slot: hour of the local day and type of the day.
-        day: the local date as a proleptic ordinal, to tell days apart.
-        count: how many traces it holds.
-        judgement: what the detector found; see :meth:`SeriesHours.judge`.
+        start: start of the hour, Unix seconds.
+        slot: hour of the local day and day type.
+        day: local date as a proleptic Gregorian ordinal.
+        count: number of traces.
+        evaluation: result of the detector; set by :meth:`SeriesHours.set_evaluation`.
     """
 
     __slots__ = (
         "_counts",
+        "_decoded_windows",
         "_digest",
-        "_parts",
         "_quantile_buckets",
         "_windows",
         "count",
         "day",
-        "judgement",
+        "evaluation",
         "slot",
         "start",
     )
 
-    def __init__(self, civil: "CivilHour", windows: Sequence[StoredWindow], judgement: Judgement = UNJUDGED) -> None:
-        """Take the windows, at least one, that the hour consists of."""
-        self.start = civil.start
-        self.slot = civil.slot
-        self.day = civil.day
+    def __init__(
+        self, hour: LocalHour, windows: Sequence[StoredWindow], evaluation: HourEvaluation = NOT_EVALUATED
+    ) -> None:
+        """Combine the windows of one local hour, at least one."""
+        self.start = hour.start
+        self.slot = hour.slot
+        self.day = hour.day
         self.count = sum([window.traces for window in windows])
-        self.judgement = judgement
+        self.evaluation = evaluation
         self._windows = windows
-        self._parts: list[tuple[StoredWindow, dict[int, int]]] | None = None
+        self._decoded_windows: list[tuple[StoredWindow, dict[int, int]]] | None = None
         self._counts: dict[int, int] | None = None
         self._digest: Digest | None = None
         self._quantile_buckets: tuple[int, ...] | None = None
 
     def __repr__(self) -> str:
-        return f"Hour({self.start}, {self.slot}, count={self.count}, {self.judgement})"
+        return f"SeriesHour({self.start}, {self.slot}, count={self.count}, {self.evaluation})"
 
     @property
     def counts(self) -> dict[int, int]:
-        """Sparse counts by bucket; not to be changed.
+        """Counts by bucket in ascending order; must not be modified.
 
         Raises:
-            DamagedDigestError: the stored bytes are no digest.
+            DamagedDigestError: the stored digest is damaged.
         """
         if self._counts is None:
-            parts = [part for _, part in self._decoded()]
-            if len(parts) == 1:
-                self._counts = parts[0]
+            by_window = [counts for _, counts in self._decoded()]
+            if len(by_window) == 1:
+                self._counts = by_window[0]
             else:
-                self._counts = dict(Digest.pool(map(Digest, parts)))
+                self._counts = dict(Digest.pool(map(Digest, by_window)))
         return self._counts
 
     @property
     def digest(self) -> Digest:
-        """The durations of its traces."""
+        """Durations of the traces."""
         if self._digest is None:
             self._digest = Digest(self.counts)
         return self._digest
 
     @property
     def quantile_buckets(self) -> tuple[int, ...]:
-        """The bucket of each of :data:`QUANTILES` within the hour alone."""
+        """Buckets of the hour's own :data:`QUANTILES`."""
         if self._quantile_buckets is None:
             self._quantile_buckets = tuple(self.digest.quantile_buckets(QUANTILES))
         return self._quantile_buckets
 
     def marks(self) -> Iterator[tuple[int, list[int]]]:
-        """Marks of the clock in unix seconds, and the buckets of the traces that ended by each, from fast to slow.
+        """Yield marks in Unix seconds with the sorted buckets of the traces that ended up to each.
 
-        A long trace may have ended in a later hour.
+        Marks may lie in later hours, because traces are assigned to the hour in which they started.
 
         Raises:
-            DamagedDigestError: the stored bytes are no marks.
+            DamagedDigestError: the stored marks are damaged.
         """
-        for window, part in self._decoded():
+        for window, counts in self._decoded():
             if window.marks:
-                # Windows of, say, six minutes do not begin at marks of the clock: take the next mark.
+                # A window of, say, six minutes may start between two marks; offsets then count from the next mark.
                 late = (window.start - self.start) % MARK_SECONDS
                 first = window.start + (MARK_SECONDS - late if late else 0)
-                for offset, buckets in decode_marks(window.marks, part).items():
+                for offset, buckets in decode_marks(window.marks, counts).items():
                     yield first + offset * MARK_SECONDS, buckets
 
     def _decoded(self) -> list[tuple[StoredWindow, dict[int, int]]]:
-        if self._parts is None:
-            self._parts = [(window, decode_counts(window.digest)) for window in self._windows]
-        return self._parts
-
-
-class CivilHour(NamedTuple):
-    """An hour of the local clock.
-
-    Attributes:
-        start: when it begins, unix seconds.
-        end: when the next one begins.
-        slot: hour of the local day and type of the day.
-        day: the local date as a proleptic ordinal, to tell days apart.
-    """
-
-    start: int
-    end: int
-    slot: Slot
-    day: int
-
-
-class HourClock:
-    """Tells which local hour an instant lies in, and remembers: ten thousand series ask about the same instants."""
-
-    _REMEMBERED: Final = 100_000
-    _QUARTER_SECONDS: Final = 900
-    """In time zones of today, hours of the local clock begin at multiples of this."""
-
-    def __init__(self, calendar: Calendar) -> None:
-        self._calendar = calendar
-        # By quarters that begin in the hour: whoever looks at the clock asks about every second there is.
-        self._known: dict[int, CivilHour] = {}
-
-    def __reduce__(self) -> tuple[type[Self], tuple[Calendar]]:
-        """For another process: the calendar, without what was asked about so far."""
-        return type(self), (self._calendar,)
-
-    def hour(self, unix_seconds: int) -> CivilHour:
-        """The local hour that an instant in whole unix seconds lies in."""
-        # Windows mostly begin with a quarter.
-        known = self._known.get(unix_seconds)
-        return self._within(unix_seconds) if known is None else known
-
-    def _within(self, unix_seconds: int) -> CivilHour:
-        quarter = unix_seconds - unix_seconds % self._QUARTER_SECONDS
-        known = self._known.get(quarter)
-        if known is not None and unix_seconds < known.end:
-            return known
-        start = self._calendar.grid_floor(unix_seconds, HOUR_SECONDS)
-        local = self._calendar.local(start)
-        end = self._calendar.grid_next(start, HOUR_SECONDS)
-        slot = Slot(local.hour, self._calendar.day_type(local.date()))
-        found = CivilHour(start, end, slot, local.toordinal())
-        if start <= quarter:
-            if len(self._known) >= self._REMEMBERED:
-                self._known.clear()
-            self._known[quarter] = found
-        return found
+        if self._decoded_windows is None:
+            self._decoded_windows = [(window, decode_counts(window.digest)) for window in self._windows]
+        return self._decoded_windows
 
 
 def hours_of(
-    windows: Iterable[StoredWindow], clock: HourClock, judgements: Mapping[int, Judgement] | None = None
-) -> list[Hour]:
-    """The hours that some windows of one series make up, in time order; empty windows make none.
+    windows: Iterable[StoredWindow], clock: HourClock, evaluations: Mapping[int, HourEvaluation] | None = None
+) -> list[SeriesHour]:
+    """Group the windows of one series into local hours, in time order; hours without traces are omitted.
 
     Args:
-        windows: what is stored, in any order.
-        clock: tells the local hours.
-        judgements: what the detector found about the hours already judged, by the start of the hour.
+        windows: stored windows, in any order.
+        clock: maps instants to local hours.
+        evaluations: results of evaluated hours, by start of the hour.
     """
-    judged = judgements or {}
+    evaluations = evaluations or {}
     parts: dict[int, list[StoredWindow]] = {}
     for window in windows:
         if window.traces:
             parts.setdefault(clock.hour(window.start).start, []).append(window)
-    return [Hour(clock.hour(start), parts[start], judged.get(start, UNJUDGED)) for start in sorted(parts)]
+    return [
+        SeriesHour(clock.hour(start), parts[start], evaluations.get(start, NOT_EVALUATED)) for start in sorted(parts)
+    ]
 
 
-class Group:
-    """Hours that may be pooled together, in time order.
+class HourGroup:
+    """Hours of some slots, in time order, with range queries and a cached pool.
 
-    What was added up last is gone on from: questions mostly move on with time, so the next pool is the same hours and a
-    few more.
+    The digest of the last pool is kept and updated by difference: successive pools mostly share their hours, with a few
+    added at the end.
     """
 
-    __slots__ = ("_members", "_pooled", "_starts", "_tally", "_traces")
+    __slots__ = ("_hours", "_pooled", "_rolling", "_starts", "_traces")
 
-    def __init__(self, hours: list[Hour]) -> None:
-        """Take over some hours, in time order."""
-        self._members = hours
-        self._starts = [hour.start for hour in self._members]
-        # In all hours before each one, and before the one that is still to come; from wherever that is counted.
-        self._traces = list(accumulate([hour.count for hour in self._members], initial=0))
-        self._pooled: Sequence[Hour] = []
-        self._tally = Tally()
+    def __init__(self, hours: list[SeriesHour]) -> None:
+        """Take ownership of hours in time order."""
+        self._hours = hours
+        self._starts = [hour.start for hour in self._hours]
+        # Prefix sums: traces[i] counts the traces before hours[i], from an arbitrary origin.
+        self._traces = list(accumulate([hour.count for hour in self._hours], initial=0))
+        self._pooled: Sequence[SeriesHour] = []
+        self._rolling = RollingDigest()
 
-    def append(self, hour: Hour) -> None:
-        """Add an hour that is later than all others."""
-        self._members.append(hour)
+    def append(self, hour: SeriesHour) -> None:
+        """Add an hour later than all others."""
+        self._hours.append(hour)
         self._starts.append(hour.start)
         self._traces.append(self._traces[-1] + hour.count)
 
     def discard_before(self, start: int) -> None:
-        """Forget the hours that began before an instant."""
+        """Drop the hours that began before an instant."""
         stale = bisect_left(self._starts, start)
-        del self._members[:stale], self._starts[:stale], self._traces[:stale]
+        del self._hours[:stale], self._starts[:stale], self._traces[:stale]
 
-    def between(self, since: int, until: int, min_traces: int = 0) -> tuple[Sequence[Hour], int]:
-        """The hours that began in ``[since, until)``, and their traces; no hours where those are too few."""
+    def between(self, since: int, until: int, min_traces: int = 0) -> tuple[Sequence[SeriesHour], int]:
+        """Return the hours that began in ``[since, until)`` and their number of traces.
+
+        Where they have fewer than ``min_traces``, the list of hours is empty; the number is still theirs.
+        """
         first, last = bisect_left(self._starts, since), bisect_left(self._starts, until)
         count = self._traces[last] - self._traces[first]
-        return self._members[first:last] if count >= min_traces else (), count
+        return self._hours[first:last] if count >= min_traces else (), count
 
-    def pooled(self, hours: Sequence[Hour]) -> Digest:
-        """All traces of some of its hours together."""
-        known = self._pooled
-        added = hours[len(known) :]
-        if hours[: len(known)] != known:
-            added, dropped = _difference(hours, known), _difference(known, hours)
+    def pool(self, hours: Sequence[SeriesHour]) -> Digest:
+        """Return the sum of the digests of some of the hours, given in time order."""
+        previous = self._pooled
+        added = hours[len(previous) :]
+        if hours[: len(previous)] != previous:
+            added, dropped = _difference(hours, previous), _difference(previous, hours)
             if len(added) + len(dropped) >= len(hours):
-                self._tally = Tally()
+                self._rolling = RollingDigest()
                 added, dropped = hours, []
             for hour in dropped:
-                self._tally.subtract(hour.counts)
+                self._rolling.subtract(hour.counts)
         for hour in added:
-            self._tally.add(hour.counts)
+            self._rolling.add(hour.counts)
         self._pooled = hours
-        return self._tally.digest()
+        return self._rolling.digest()
 
 
 class SeriesHours:
-    """The history of one series: its hours that had traffic, by slot and in time order."""
+    """History of one series: its hours with traffic, in time order and by slot.
 
-    __slots__ = ("_all", "_by_slot", "_by_start", "_groups", "_last_swinging", "_swings", "quarantined")
+    Attributes:
+        quarantined: starts of the quarantined hours.
+    """
 
-    def __init__(self, hours: Iterable[Hour] = ()) -> None:
+    __slots__ = ("_all", "_by_slot", "_by_start", "_groups", "_latest_swing", "_swings", "quarantined")
+
+    def __init__(self, hours: Iterable[SeriesHour] = ()) -> None:
         """Take hours in any order."""
-        self._by_start: dict[int, Hour] = {}
-        self._all: list[Hour] = []
-        self._by_slot: dict[Slot, list[Hour]] = {}
-        # Those that were asked for, by the slots that they take in.
-        self._groups: dict[frozenset[Slot], Group] = {}
+        self._by_start: dict[int, SeriesHour] = {}
+        self._all: list[SeriesHour] = []
+        self._by_slot: dict[Slot, list[SeriesHour]] = {}
+        # Created on request, by set of slots.
+        self._groups: dict[frozenset[Slot], HourGroup] = {}
         self.quarantined: set[int] = set()
-        """Starts of the hours that are quarantined."""
+        # Sum over all hours that are not quarantined, and an upper bound for the start of the latest of them.
         self._swings = NO_SWINGS
-        # No later hour is among those.
-        self._last_swinging = 0
-        for hour in sorted(hours, key=by_start):
+        self._latest_swing = 0
+        for hour in sorted(hours, key=_by_start):
             self.append(hour)
 
-    def __iter__(self) -> Iterator[Hour]:
+    def __iter__(self) -> Iterator[SeriesHour]:
         return iter(self._all)
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def append(self, hour: Hour) -> None:
-        """Add an hour that is later than all others."""
+    def append(self, hour: SeriesHour) -> None:
+        """Add an hour later than all others."""
         self._by_start[hour.start] = hour
         self._all.append(hour)
         self._by_slot.setdefault(hour.slot, []).append(hour)
         for slots, group in self._groups.items():
             if hour.slot in slots:
                 group.append(hour)
-        self._take_in(hour)
+        self._include(hour)
 
-    def judge(self, hour: Hour, judgement: Judgement) -> None:
-        """Replace the judgement of one of the hours."""
-        self._take_out(hour)
-        hour.judgement = judgement
-        self._take_in(hour)
+    def set_evaluation(self, hour: SeriesHour, evaluation: HourEvaluation) -> None:
+        """Replace the evaluation of one of the hours."""
+        self._exclude(hour)
+        hour.evaluation = evaluation
+        self._include(hour)
 
     def discard_before(self, start: int) -> None:
-        """Forget the hours that began before an instant."""
+        """Drop the hours that began before an instant."""
         if not self._all or self._all[0].start >= start:
             return
         while self._all and self._all[0].start < start:
             hour = self._all.pop(0)
             del self._by_start[hour.start]
             self._by_slot[hour.slot].pop(0)
-            self._take_out(hour)
+            self._exclude(hour)
         for group in self._groups.values():
             group.discard_before(start)
 
-    def at(self, start: int) -> Hour | None:
-        """The hour that began at an instant, if it had traffic."""
+    def at(self, start: int) -> SeriesHour | None:
+        """Return the hour that began at an instant; None where it had no traffic."""
         return self._by_start.get(start)
 
-    def among(self, slots: frozenset[Slot]) -> Group:
-        """The hours of some slots; to be asked for with few different sets of them."""
+    def group(self, slots: frozenset[Slot]) -> HourGroup:
+        """Return the hours of some slots. Groups are cached, so callers use few distinct sets."""
         group = self._groups.get(slots)
         if group is None:
             members = list(chain.from_iterable([self._by_slot[slot] for slot in slots if slot in self._by_slot]))
             if len(slots) > 1:
-                members.sort(key=by_start)
-            group = self._groups[slots] = Group(members)
+                members.sort(key=_by_start)
+            group = self._groups[slots] = HourGroup(members)
         return group
 
-    def swings(self, until: int, released: Iterable[Hour] = ()) -> Swings:
-        """What the swings of all hours that began before an instant and are not quarantined add up to.
+    def swings(self, until: int, released: Iterable[SeriesHour] = ()) -> Swings:
+        """Return the sum of the swings of all hours before an instant that are not quarantined.
 
         Args:
-            until: the instant, unix seconds.
-            released: quarantined hours before it that count all the same.
+            until: Unix seconds.
+            released: quarantined hours before ``until`` that are added nevertheless.
         """
         swings = self._swings
-        if self._last_swinging >= until:
+        if self._latest_swing >= until:
             for hour in takewhile(lambda hour: hour.start >= until, reversed(self._all)):
-                if not hour.judgement.quarantined:
-                    swings = tuple(map(sub, swings, hour.judgement.swings))
+                if not hour.evaluation.quarantined:
+                    swings = tuple(map(sub, swings, hour.evaluation.swings))
         for hour in released:
-            swings = tuple(map(add, swings, hour.judgement.swings))
+            swings = tuple(map(add, swings, hour.evaluation.swings))
         return swings
 
-    def _take_in(self, hour: Hour) -> None:
-        if hour.judgement.quarantined:
+    def _include(self, hour: SeriesHour) -> None:
+        if hour.evaluation.quarantined:
             self.quarantined.add(hour.start)
-        elif hour.judgement.swings != NO_SWINGS:
-            self._swings = tuple(map(add, self._swings, hour.judgement.swings))
-            if hour.start > self._last_swinging:
-                self._last_swinging = hour.start
+        elif hour.evaluation.swings != NO_SWINGS:
+            self._swings = tuple(map(add, self._swings, hour.evaluation.swings))
+            if hour.start > self._latest_swing:
+                self._latest_swing = hour.start
 
-    def _take_out(self, hour: Hour) -> None:
-        if hour.judgement.quarantined:
+    def _exclude(self, hour: SeriesHour) -> None:
+        if hour.evaluation.quarantined:
             self.quarantined.discard(hour.start)
-        elif hour.judgement.swings != NO_SWINGS:
-            self._swings = tuple(map(sub, self._swings, hour.judgement.swings))
+        elif hour.evaluation.swings != NO_SWINGS:
+            self._swings = tuple(map(sub, self._swings, hour.evaluation.swings))
 
 
-def _difference(hours: Sequence[Hour], others: Sequence[Hour]) -> Sequence[Hour]:
-    known = set(others)
-    return [hour for hour in hours if hour not in known]
+def _difference(hours: Sequence[SeriesHour], others: Sequence[SeriesHour]) -> Sequence[SeriesHour]:
+    excluded = set(others)
+    return [hour for hour in hours if hour not in excluded]

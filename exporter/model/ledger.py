@@ -1,7 +1,7 @@
-"""The ledger of windows: what of the past has been read, what is still wanted, and what to read next.
+"""The ledger: which windows of the past have been read, which are still to be read, and how they are batched.
 
-All times are whole Unix seconds and all ranges are half-open. The ledger's entries may have been made under another
-configuration; whatever they are, the windows planned here and the entries that count as read cover the wanted range
+Times are whole Unix seconds, ranges half-open. Entries may have been written under another configuration (window
+length, time zone); the entries that count as read and the windows planned here nevertheless cover the wanted range
 exactly once.
 """
 
@@ -15,19 +15,19 @@ from exporter.model.calendar import HOUR_SECONDS, Calendar
 
 
 class Window(NamedTuple):
-    """A range ``[start, end)`` of whole seconds within one hour of the local clock: what the ledger accounts for."""
+    """A range ``[start, end)`` within one hour of the local clock; the unit of the ledger."""
 
     start: int
     end: int
 
     @property
     def seconds(self) -> int:
-        """Its length."""
+        """Length in seconds."""
         return self.end - self.start
 
 
 class WindowState(StrEnum):
-    """What became of a window."""
+    """State of a window that was read, or could not be read."""
 
     DONE = "done"
     EMPTY = "empty"
@@ -37,34 +37,33 @@ class WindowState(StrEnum):
 
     @property
     def settled(self) -> bool:
-        """Whether the window needs no further reading."""
+        """Whether the window counts as read."""
         return self is not WindowState.FAILED
 
     @property
     def doubtful(self) -> bool:
-        """Whether it rests on Tempo having said that there is nothing."""
+        """Whether the state rests on Tempo having returned nothing, which may be wrong; see :func:`doubt_again_at`."""
         return self in (WindowState.EMPTY, WindowState.EXPIRED)
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One window's line in the ledger.
+    """One entry of the ledger.
 
     Attributes:
         window: the range.
-        state: what became of it.
-        traces: spans in scope that started in it and were read.
-        stored: those of them that stand in its digests; the rest was filtered out or found no room.
-        coverage: share of what is there that was read; absent where that is unknown.
-        requests: searches it took; a search that read several windows counts for each by its share.
-        splits: searches that had to be halved.
-        duration_seconds: how long the reading took.
-        attempts: failed attempts so far; of a window without traces, how often it was asked about again; of one that
-            was read, how often it was read again since traces were missing.
-        retry_at: when a failed window may be tried again, one without traces is asked about again, or one of which
-            traces are missing is read again.
-        error: why the last attempt failed.
-        read_at: when this line was written.
+        state: result of the last attempt.
+        traces: spans in scope that started in the window and were read.
+        stored: the part of them counted in digests; the others were filtered out or exceeded the limit on series.
+        coverage: share of the existing traces that was read; None where unknown.
+        requests: number of searches; a search over several windows is divided among them.
+        splits: number of searches that were split in halves.
+        duration_seconds: time spent reading.
+        attempts: number of failed attempts; for an empty or expired window the number of rechecks, for one with missing
+            traces the number of rereads.
+        retry_at: time of the next retry, recheck or reread, if any.
+        error: reason of the last failure.
+        read_at: time of this entry.
     """
 
     window: Window
@@ -82,53 +81,51 @@ class LedgerEntry:
 
     @property
     def there(self) -> float:
-        """How many traces there are in it, as far as is known."""
+        """Estimated number of existing traces: traces read divided by coverage."""
         return self.traces / self.coverage if self.coverage else self.traces
 
 
 LONGEST_SEARCH_SECONDS: Final = 168 * HOUR_SECONDS
-"""The longest range that Tempo searches unless configured otherwise (``max_duration``)."""
+"""Tempo's default for the longest range of a search (``max_duration``)."""
 
 FIRST_RETRY_SECONDS: Final = 30
 LONGEST_RETRY_SECONDS: Final = 3600
 
-
 READ_AGAIN_SECONDS: Final = 900
-"""When a window of which traces are missing is read once more: they may be on their way."""
+"""Delay before a window with missing traces is reread; they may still be on their way to Tempo's storage."""
 
 MISSING_SHARE: Final = 0.01
-"""So small a share of missing traces changes no quantile that anybody could tell, and is let be."""
-
+"""Share of missing traces up to which a window is not reread; it does not change a quantile noticeably."""
 
 _DOUBTS_SECONDS: Final = (900, 3600, 6 * 3600, 24 * 3600)
 
 
 def doubt_again_at(now: float, confirmations: int) -> float | None:
-    """When to ask once more whether a window without traces really has none; at some point that is believed.
+    """Return when to recheck a window for which Tempo returned no traces; None once it was rechecked often enough.
 
-    Tempo answers "no traces" also while the block that holds them is not yet in its list of blocks, which it renews
-    every few minutes, or while an ingester is late to hand over what it has.
+    Tempo also returns nothing while the block with the traces is missing from its block list, which it polls every few
+    minutes, and while an ingester has not flushed them.
 
     Args:
         now: Unix seconds.
-        confirmations: how often it was asked already and there was nothing.
+        confirmations: number of rechecks that returned nothing.
     """
     return now + _DOUBTS_SECONDS[confirmations] if confirmations < len(_DOUBTS_SECONDS) else None
 
 
 def retry_pause_seconds(attempts: int) -> int:
-    """How long a window rests after so many failed attempts: doubling from half a minute up to an hour."""
+    """Return the pause before the next retry: 30 s after the first failed attempt, doubling up to an hour."""
     return min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS << min(max(attempts, 1) - 1, 16))
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The range of history that is wanted, and how it is cut.
+    """The range of history to read.
 
     Attributes:
-        start: where history begins.
-        end: the end of the last settled window.
-        step_seconds: the longest window, an hour or a divisor of it.
+        start: start of the first window.
+        end: end of the last settled window.
+        step_seconds: maximum length of a window, an hour or a divisor of it.
     """
 
     start: int
@@ -139,14 +136,14 @@ class Wanted:
 def wanted(
     now: float, calendar: Calendar, *, duration_seconds: float, settle_seconds: float, batch_seconds: float
 ) -> Wanted:
-    """The history wanted at an instant: so far back, up to the last window that has settled."""
+    """Return the range to read at an instant: ``duration_seconds`` back, up to the last settled window."""
     step = min(HOUR_SECONDS, int(batch_seconds))
     end = calendar.grid_floor(int(now - settle_seconds), step)
     return Wanted(min(end, calendar.grid_floor(int(now - duration_seconds), step)), end, step)
 
 
 def pending(entries: Iterable[LedgerEntry], range_: Wanted, calendar: Calendar) -> list[Window]:
-    """All windows of the range that still have to be read, newest first, whether or not they may be tried now."""
+    """Return all windows of the range that are not read, newest first, including those whose retry is not due yet."""
     read = sorted(entry.window for entry in entries if entry.state.settled)
     windows = [
         Window(start, end)
@@ -158,7 +155,7 @@ def pending(entries: Iterable[LedgerEntry], range_: Wanted, calendar: Calendar) 
 
 
 def _gaps(read: Iterable[Window], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """What sorted windows leave of a range."""
+    """Yield the gaps that sorted windows leave in a range."""
     for window in read:
         if window.start >= end:
             break
@@ -170,9 +167,9 @@ def _gaps(read: Iterable[Window], start: int, end: int) -> Iterator[tuple[int, i
 
 
 def ready(windows: Iterable[Window], entries: Iterable[LedgerEntry], now: float) -> list[Window]:
-    """Those of some pending windows that are not resting after a failure.
+    """Return the pending windows that may be read now: those that overlap no failed window whose retry is not due.
 
-    A rest longer than the longest there is was written by a clock that has since been set back; it is over.
+    A retry time further ahead than the longest pause was written before the clock was set back, and is ignored.
     """
     resting = [
         entry.window
@@ -187,33 +184,33 @@ def _overlap(one: Window, other: Window) -> bool:
 
 
 class Batch(NamedTuple):
-    """Adjacent windows that are read together, oldest first, and how many traces to expect in them."""
+    """Adjacent windows read together, oldest first, and their expected number of traces; None where unknown."""
 
     windows: tuple[Window, ...]
     expected_traces: float | None
 
     @property
     def start(self) -> int:
-        """Where it begins."""
+        """Start of the first window."""
         return self.windows[0].start
 
     @property
     def end(self) -> int:
-        """Where it ends."""
+        """End of the last window."""
         return self.windows[-1].end
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRules:
-    """How large a batch may become.
+    """Bounds on the size of a batch.
 
     Attributes:
-        limit: traces per search. A batch is meant to fill at most :attr:`fill` of it.
-        most_traces: traces that are read of one window at most; a denser one is a batch of its own.
-        usual_windows: windows per batch while nothing is known of the traffic.
-        most_windows: windows per batch at most, so that progress is made in steps that can be seen.
-        longest_seconds: the longest range Tempo lets be searched at once.
-        fill: the share of the limit to aim for; traffic is not even, and a saturated search is wasted.
+        limit: maximum number of traces returned by a search.
+        most_traces: maximum number of traces read from one window; a denser window is a batch of its own.
+        usual_windows: windows per batch while the traffic is unknown.
+        most_windows: maximum number of windows per batch, so that progress is visible.
+        longest_seconds: longest range that Tempo searches at once.
+        fill: share of the limit to aim for, below 1 because traffic is uneven and a saturated search is wasted.
     """
 
     limit: int
@@ -230,10 +227,16 @@ def next_batch(
     rules: BatchRules,
     counted: Callable[[Window], int | None] = lambda window: None,  # noqa: ARG005
 ) -> Batch:
-    """The newest of some pending windows (newest first, not empty), with as many older neighbours as fit.
+    """Return the newest pending window with as many adjacent older ones as fit into a batch.
 
-    How much a window holds is what Tempo has counted, or is expected from its nearest neighbours in time that have
-    been read. One that has failed before is read alone, so that it holds up no other.
+    A window that failed before is read alone, so that it does not hold up others.
+
+    Args:
+        windows: pending windows, newest first, at least one.
+        known: entries of the ledger.
+        rules: bounds on the size of a batch.
+        counted: number of traces that Tempo counted in a window, if any; otherwise it is estimated from the nearest
+            windows that were read.
     """
     known = list(known)
     failed = {entry.window for entry in known if entry.state is WindowState.FAILED}
@@ -242,16 +245,18 @@ def next_batch(
 
     def expected(window: Window) -> float | None:
         count = counted(window)
-        return count if count is not None else None if density is None else density * window.seconds
+        if count is not None:
+            return count
+        return None if density is None else density * window.seconds
 
     traces = expected(first)
-    room = min(rules.limit * rules.fill, rules.most_traces)
+    capacity = min(rules.limit * rules.fill, rules.most_traces)
     chosen = [first]
     if first not in failed:
         for window in windows[1:]:
             more = expected(window)
             together = None if traces is None or more is None else traces + more
-            fits = len(chosen) < rules.usual_windows if together is None else together <= room
+            fits = len(chosen) < rules.usual_windows if together is None else together <= capacity
             span = first.end - window.start
             adjacent = window.end == chosen[-1].start
             short = len(chosen) < rules.most_windows and span <= rules.longest_seconds
@@ -264,8 +269,8 @@ def next_batch(
 
 
 def expected_density(window: Window, known: Iterable[LedgerEntry], neighbours: int = 3) -> float | None:
-    """Traces a second to expect in a window: the most that any of the nearest windows had, or nothing known."""
-    # One that was too dense for anything of it to be read is the opposite of empty.
+    """Return the expected traces per second: the maximum of the nearest windows that were read; None where none was."""
+    # A partial window without traces was too dense to read, the opposite of empty.
     read = [
         entry
         for entry in known
@@ -277,7 +282,7 @@ def expected_density(window: Window, known: Iterable[LedgerEntry], neighbours: i
 
 @dataclass(frozen=True, slots=True)
 class LedgerProgress:
-    """How far the ledger has come over the wanted range."""
+    """Number of windows of the wanted range by state, and of traces over the windows with known coverage."""
 
     pending: int
     done: int
@@ -290,22 +295,22 @@ class LedgerProgress:
 
     @property
     def windows(self) -> int:
-        """All windows wanted."""
+        """Number of windows in the range."""
         return self.pending + self.done + self.empty + self.partial + self.failed + self.expired
 
     @property
     def ratio(self) -> float:
-        """The share of the wanted windows that need no more reading; 1 where nothing is wanted."""
+        """Share of the windows that are read; 1 where the range is empty."""
         return 1 - (self.pending + self.failed) / self.windows if self.windows else 1.0
 
     @property
     def complete(self) -> bool:
-        """Whether nothing settled is left unread."""
+        """Whether every window is read."""
         return not self.pending and not self.failed
 
     @property
     def coverage(self) -> float | None:
-        """Traces read over traces there, where both are known; absent where neither is."""
+        """Traces read divided by existing traces, over the windows where both are known; None where there are none."""
         return self.traces_read / self.traces_there if self.traces_there else None
 
 
@@ -313,8 +318,8 @@ def progress(entries: Iterable[LedgerEntry], unread: Iterable[Window], range_: W
     """Count the windows of the wanted range by state.
 
     Args:
-        entries: the ledger.
-        unread: what :func:`pending` says of the range.
+        entries: entries of the ledger.
+        unread: result of :func:`pending` for the range.
         range_: the range.
     """
     inside = [entry for entry in entries if _overlap(entry.window, Window(range_.start, range_.end))]

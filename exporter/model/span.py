@@ -1,31 +1,34 @@
-"""What the exporter knows of one span, and the series it belongs to."""
+"""A span as read from Tempo, and the series it belongs to."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+FilterReason = Literal["filtered", "series_limit"]
+"""Why no series stores a span: the configuration excludes it, or the limit on the number of series is reached."""
 
 
 class SeriesKey(NamedTuple):
-    """The identity of a series, which is what users call an endpoint."""
+    """Identity of a series; users call it an endpoint."""
 
     service_name: str
     span_name: str
 
 
 def encodable(name: str) -> str:
-    """A name as UTF-8 can hold it: what stands for a lone surrogate keeps different names different."""
+    """Return a name that UTF-8 can encode; lone surrogates become escapes, so that distinct names stay distinct."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class Span(NamedTuple):
-    """One span in scope, as Tempo's search returns it.
+    """One span in scope, as returned by Tempo's search.
 
-    A named tuple and not a dataclass: a backfill makes millions of them, and this is three times as fast.
+    A named tuple, not a dataclass: a backfill creates millions of them, and a tuple is three times as fast to create.
 
     Attributes:
         trace_id: 32 lower-case hex digits (Tempo strips leading zeros; they are restored).
         span_id: 16 lower-case hex digits, unique within the trace.
         key: the series.
-        start_ns: start, nanoseconds since the Unix epoch.
-        duration_ns: the span's own duration in nanoseconds; 0 is valid.
+        start_ns: start time in nanoseconds since the Unix epoch.
+        duration_ns: duration of the span in nanoseconds; 0 is valid.
     """
 
     trace_id: str
@@ -36,5 +39,5 @@ class Span(NamedTuple):
 
     @property
     def end_ns(self) -> int:
-        """When the span ended, nanoseconds since the Unix epoch."""
+        """End time in nanoseconds since the Unix epoch."""
         return self.start_ns + self.duration_ns

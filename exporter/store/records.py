@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any, Final, NamedTuple
 
 from exporter.model.histogram_codec import DamagedDigestError, decode_numbers, encode_numbers
-from exporter.model.hours import QUANTILES, Judgement, StoredWindow
+from exporter.model.hours import QUANTILES, HourEvaluation, StoredWindow
 from exporter.model.ledger import LedgerEntry, Window, WindowState
 from exporter.model.span import SeriesKey
 
@@ -29,7 +29,7 @@ class StoredSeries(NamedTuple):
 
     key: SeriesKey
     windows: list[StoredWindow]
-    evaluations: dict[int, Judgement]
+    evaluations: dict[int, HourEvaluation]
     suspects: frozenset[int]
     state: bytes | None
 
@@ -63,7 +63,7 @@ class SeriesEvaluation(NamedTuple):
     """
 
     key: SeriesKey
-    evaluations: Mapping[int, Judgement]
+    evaluations: Mapping[int, HourEvaluation]
     state: bytes
     settled_suspects: Collection[int] = ()
 
@@ -100,7 +100,7 @@ def entry_to_row(entry: LedgerEntry) -> tuple[object, ...]:
     return (*window, state.value, *rest)
 
 
-def evaluation_from_row(quarantined: int, swings: bytes) -> Judgement:
+def evaluation_from_row(quarantined: int, swings: bytes) -> HourEvaluation:
     """Build the evaluation of an hour from a row of ``judgements``.
 
     Raises:
@@ -109,9 +109,9 @@ def evaluation_from_row(quarantined: int, swings: bytes) -> Judgement:
     numbers = tuple(decode_numbers(swings))
     if len(numbers) != 2 * len(QUANTILES):
         raise DamagedDigestError(f"expected {2 * len(QUANTILES)} numbers, got {len(numbers)}")
-    return Judgement(bool(quarantined), numbers)
+    return HourEvaluation(bool(quarantined), numbers)
 
 
-def encode_swings(evaluation: Judgement) -> bytes:
+def encode_swings(evaluation: HourEvaluation) -> bytes:
     """Encode the swings of an hour for :func:`evaluation_from_row`."""
     return encode_numbers(evaluation.swings)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, NamedTuple
 
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import Judgement, StoredWindow
+from exporter.model.hours import HourEvaluation, StoredWindow
 from exporter.model.span import SeriesKey
 from exporter.store.records import StoredSeries, StoredTraffic, evaluation_from_row
 
@@ -134,7 +134,7 @@ def _by_series(db: sqlite3.Connection, query: str, parameters: Sequence[object])
     return rows
 
 
-def _evaluations(rows: Iterable[tuple[Any, ...]], on_damage: Callable[[], None]) -> dict[int, Judgement]:
+def _evaluations(rows: Iterable[tuple[Any, ...]], on_damage: Callable[[], None]) -> dict[int, HourEvaluation]:
     """Convert rows of ``judgements``; an hour with a damaged row counts as not evaluated."""
     evaluations = {}
     for _, hour, quarantined, swings in rows:

@@ -1,4 +1,4 @@
-"""Small traffic for tests of the detector, and how the ledger would have stored it."""
+"""Synthetic traffic for tests of the detector, and its stored form."""
 
 import random
 from collections import Counter, defaultdict
@@ -17,13 +17,13 @@ MONDAY = MONDAY_HOUR * 3600
 Request = tuple[int, int]
 """Start and duration in nanoseconds."""
 Incidents = Mapping[tuple[float, float], float]
-"""By ``(from, to)`` in hours since that Monday: the factor of latency."""
+"""Factors of latency by ``(start, end)`` in hours since that Monday."""
 
 
 def traffic(
     seed: int, days: float, per_hour: float, incidents: Incidents | None = None, sigma: float = 0.5
 ) -> dict[int, list[Request]]:
-    """Requests by the hour, counted from that Monday, in which they start; half as slow again from 8 to 18 h."""
+    """Return requests by the hour in which they start, counted from that Monday; 1.5 times as slow from 8 to 18 h."""
     rng = random.Random(seed)
 
     def arrivals(hour: int) -> Iterator[Request]:
@@ -40,7 +40,7 @@ def traffic(
 
 
 def stored(requests: Iterable[Request], batch_seconds: int = 3600) -> list[StoredWindow]:
-    """The windows that the ledger has of some requests."""
+    """Return the windows that the store would have of some requests."""
     windows: defaultdict[int, list[Request]] = defaultdict(list)
     for start_ns, duration_ns in requests:
         windows[start_ns // 10**9 // batch_seconds * batch_seconds].append((start_ns, duration_ns))

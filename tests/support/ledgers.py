@@ -1,4 +1,4 @@
-"""Ledgers for tests: entries in few words, and strategies for any ledger there may be."""
+"""Ledger entries for tests, and strategies for arbitrary ledgers."""
 
 from collections.abc import Iterable, Sequence
 from zoneinfo import ZoneInfo
@@ -10,7 +10,7 @@ from exporter.model.ledger import LedgerEntry, Wanted, Window, WindowState
 
 HOUR = HOUR_SECONDS
 DAY = 24 * HOUR
-# Noon of a Tuesday in Berlin, two days after its clocks were turned, so that what lies before it crosses that.
+# A Tuesday noon in Berlin, two days after the start of DST, so that ranges before it contain the transition.
 NOON = 1_774_951_200
 UTC_CALENDAR = Calendar()
 
@@ -42,10 +42,7 @@ def failed(window: Window, *, retry_at: float, attempts: int = 1) -> LedgerEntry
 
 
 def seconds_covered(windows: Iterable[tuple[int, int]], range_: Wanted) -> list[tuple[int, int]]:
-    """The parts of a range that some windows cover, joined where they touch.
-
-    Windows that overlap within the range are an error.
-    """
+    """Return the parts of a range covered by windows, merged where adjacent; assert that no windows overlap."""
     parts: list[tuple[int, int]] = []
     for start, end in sorted((max(start, range_.start), min(end, range_.end)) for start, end in windows):
         if start >= end:
@@ -65,14 +62,14 @@ steps = st.sampled_from([300, 360, 900, 1800, HOUR])
 
 @st.composite
 def ranges(draw: st.DrawFn) -> Wanted:
-    """Up to three days near the one on which the clocks in Europe are turned; its ends lie anywhere."""
+    """Ranges of up to three days around the start of DST in Europe, not aligned to a grid."""
     start = draw(st.integers(NOON - 5 * DAY, NOON))
     return Wanted(start, start + draw(st.integers(0, 3 * DAY)), draw(steps))
 
 
 @st.composite
 def ledgers(draw: st.DrawFn, range_: Wanted) -> Sequence[LedgerEntry]:
-    """Entries that do not overlap, made under whatever configurations, with gaps of any length between them."""
+    """Entries of any length that do not overlap, as if written under different configurations, with gaps between."""
     position = range_.start - draw(st.integers(0, 2 * HOUR))
     lengths = st.one_of(st.sampled_from([300, 900, 1800, HOUR]), st.integers(1, HOUR))
     entries = []

@@ -1,7 +1,7 @@
-"""The shift detector once more, as slowly and plainly as possible: lists of numbers, hours of UTC, no digest.
+"""Reference implementation of the shift detector: slow and plain, on lists of numbers and UTC hours, without digests.
 
-It restates docs/detection.md and shares nothing with the code it checks but the table of settings and the bucket of a
-duration. A trace is a triple: the second in which it ended, the hour in which it started, its bucket.
+Shares nothing with the code under test but the settings and the bucket of a duration. A trace is a triple: the second
+in which it ended, the hour in which it started, its bucket.
 """
 
 from collections import defaultdict
@@ -27,7 +27,7 @@ def above(values: Iterable[int], limit: int) -> int:
 
 
 def beta_binomial_tail(k: int, n: int, p: Fraction, rho: Fraction) -> Fraction:
-    """P(K >= k) by Pólya's urn: exact, with rising factorials."""
+    """Return P(K >= k) exactly, as Pólya's urn with rising factorials."""
     a, b = p * (1 / rho - 1), (1 - p) * (1 / rho - 1)
 
     def rising(x: Fraction, times: int) -> Fraction:
@@ -42,7 +42,7 @@ def beta_binomial_tail(k: int, n: int, p: Fraction, rho: Fraction) -> Fraction:
 
 
 def tail(k: int, n: int, p: Fraction, rho: float) -> float:
-    """The same in floating point, every term on its own."""
+    """Return the same in floating point, each term computed independently, with n capped at 300."""
     if n > 300:
         k, n = ceil(Fraction(k * 300, n)), 300
     a, b = float(p) * (1 / rho - 1), float(1 - p) * (1 / rho - 1)
@@ -55,7 +55,7 @@ def tail(k: int, n: int, p: Fraction, rho: float) -> float:
 
 @dataclass
 class Limits:
-    usual: list[int]
+    baseline: list[int]
     stat: list[int]
     gate: list[int]
     clear: list[int]
@@ -64,15 +64,15 @@ class Limits:
 
 
 @dataclass
-class FlagClock:
+class FlagState:
     firing: bool = False
-    pending: int | None = None
-    calm: int | None = None
+    pending_since: int | None = None
+    keep_firing_since: int | None = None
 
 
 @dataclass
 class NaiveDetector:
-    """Replays one series: ``run`` gives the times at which its flag rose and fell."""
+    """Replays one series; ``run`` records the transitions of its flag as time and whether it fires."""
 
     rules: FallbackRules = field(default_factory=FallbackRules)
     parameters: Parameters = field(default_factory=Parameters)
@@ -88,7 +88,7 @@ class NaiveDetector:
         self.limits: dict[int, Limits | None] = {}
         self.changes: list[tuple[int, bool]] = []
 
-    # -- the baseline -------------------------------------------------------------------------------------------
+    # -- baseline -----------------------------------------------------------------------------------------------
 
     @staticmethod
     def slot(hour: int) -> tuple[int, bool]:
@@ -140,27 +140,27 @@ class NaiveDetector:
         oldest = max(self.changepoint, hour - self.rules.lookback_seconds // 3600)
         good = [h for h in self.distances if oldest <= h < hour and h not in self.quarantined]
         for index, q in enumerate(QUANTILES):
-            usual = quantile(pool, float(q))
+            baseline = quantile(pool, float(q))
             seen = [d for h in good for i, d in self.distances[h] if i == index]
             errors = (48 * 0.01 + sum(seen)) / (48 + len(seen))
             numerator = denominator = 0.0
             for h in chosen:
                 n = len(self.hours[h])
                 weight = float(n * (1 - q) / (n * (1 - q) + 2))
-                distance = max(-2.0, min(2.0, (quantile(self.hours[h], float(q)) - usual) / 32))
+                distance = max(-2.0, min(2.0, (quantile(self.hours[h], float(q)) - baseline) / 32))
                 numerator += weight * (distance**2 - self.sampling_sd(pool, q, n) ** 2)
                 denominator += weight
             disagreement = (max(0.0, numerator) + 0.01) / (denominator + 1) * (1 + 1 / len(chosen))
             tau = sqrt(max(errors, disagreement))
-            wobble = 2 ** (p.swing * tau)
-            value = 2 ** ((usual + 1) / 32)
-            limits.usual.append(usual)
+            swing_factor = 2 ** (p.swing * tau)
+            value = 2 ** ((baseline + 1) / 32)
+            limits.baseline.append(baseline)
             for into, factor in (
-                (limits.stat, max(1.1, wobble)),
-                (limits.gate, max(p.ratio, 1 + p.min_delta_seconds / value, wobble)),
+                (limits.stat, max(1.1, swing_factor)),
+                (limits.gate, max(p.ratio, 1 + p.min_delta_seconds / value, swing_factor)),
                 (limits.clear, max(1.2, 1 + p.min_delta_seconds / value / 2, 2 ** (p.swing * tau / 2))),
             ):
-                into.append(usual + ceil(round(32 * log2(factor), 9)))
+                into.append(baseline + ceil(round(32 * log2(factor), 9)))
         return limits
 
     @staticmethod
@@ -168,13 +168,13 @@ class NaiveDetector:
         error = sqrt(q * (1 - q) / n)
         return (quantile(pool, min(1.0, float(q) + error)) - quantile(pool, max(0.0, float(q) - error))) / 64
 
-    # -- a tick -------------------------------------------------------------------------------------------------
+    # -- tick -----------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def window(traces: Sequence[Trace], now: int, length: int, fewest: int, longest: int) -> list[Trace]:
+    def window(traces: Sequence[Trace], now: int, length: int, min_traces: int, longest: int) -> list[Trace]:
         chosen = [t for t in traces if now - length < t[0] <= now]
         for second in sorted({t[0] for t in traces if now - longest < t[0] <= now - length}, reverse=True):
-            if len(chosen) >= fewest:
+            if len(chosen) >= min_traces:
                 break
             chosen = [t for t in traces if t[0] == second] + chosen
         return chosen
@@ -187,66 +187,66 @@ class NaiveDetector:
                 found.append((bucket, limits))
         return found
 
-    def tick(self, traces: Sequence[Trace], now: int, flag: FlagClock) -> bool | None:
-        """One step of the flag; True when it rises, False when it falls."""
+    def tick(self, traces: Sequence[Trace], now: int, flag: FlagState) -> bool | None:
+        """Advance the flag; return True when it fires, False when it resolves, and None without a transition."""
         p = self.parameters
         hour = (now - 1) // 3600
         current = self.limits[hour]
         window = self.window(traces, now, p.window_seconds, p.min_traces, p.max_window_seconds)
-        judged = self.with_limits(window) if current is not None else []
-        shifted = still = False
-        n = len(judged)
+        evaluated = self.with_limits(window) if current is not None else []
+        shifted = persists = False
+        n = len(evaluated)
         if current is not None and n >= 3:
             for i, q in enumerate(QUANTILES):
-                slow = sum(bucket > limits.gate[i] for bucket, limits in judged)
-                beyond = sum(bucket > limits.stat[i] for bucket, limits in judged)
+                slow = sum(bucket > limits.gate[i] for bucket, limits in evaluated)
+                beyond = sum(bucket > limits.stat[i] for bucket, limits in evaluated)
                 if slow > (1 - q) * n and slow >= 3 and tail(beyond, n, 1 - q, current.rho) < p.alpha:
                     shifted = True
             fresh = self.with_limits(self.window(traces, now, 120, 5, p.max_window_seconds))
             for i, q in enumerate(QUANTILES):
                 slow = sum(bucket > limits.clear[i] for bucket, limits in fresh)
                 if slow > (1 - q) * len(fresh) and tail(slow, len(fresh), 1 - q, current.rho) < 0.2:
-                    still = True
+                    persists = True
         change = None
         if not flag.firing:
-            if shifted and still:
-                flag.pending = now if flag.pending is None else flag.pending
-                if now - flag.pending >= p.hold_seconds:
-                    flag.firing, flag.calm, change = True, None, True
+            if shifted and persists:
+                flag.pending_since = now if flag.pending_since is None else flag.pending_since
+                if now - flag.pending_since >= p.hold_seconds:
+                    flag.firing, flag.keep_firing_since, change = True, None, True
                     seconds = [second for second, _, _ in window if self.limits.get((second - 1) // 3600)]
                     self.suspects |= set(range((seconds[0] - 1) // 3600, hour + 1))
             else:
-                flag.pending = None
+                flag.pending_since = None
         if flag.firing:
             if current is not None:
                 self.suspects.add(hour)
-            if still:
-                flag.calm = None
+            if persists:
+                flag.keep_firing_since = None
             else:
-                flag.calm = now if flag.calm is None else flag.calm
-                if now - flag.calm >= p.clear_hold_seconds:
-                    flag.firing, flag.pending, flag.calm, change = False, None, None, False
+                flag.keep_firing_since = now if flag.keep_firing_since is None else flag.keep_firing_since
+                if now - flag.keep_firing_since >= p.clear_hold_seconds:
+                    flag.firing, flag.pending_since, flag.keep_firing_since, change = False, None, None, False
         return change
 
-    # -- the memory ---------------------------------------------------------------------------------------------
+    # -- history -------------------------------------------------------------------------------------------------
 
     def measure_swing(self, traces: Sequence[Trace], mark: int) -> None:
         p = self.parameters
         hour = (mark - 1) // 3600
         current = self.limits[hour]
         window = self.window(traces, mark, p.window_seconds, p.min_traces, p.max_window_seconds)
-        judged = [bucket for bucket, _ in self.with_limits(window)]
-        n = len(judged)
+        evaluated = [bucket for bucket, _ in self.with_limits(window)]
+        n = len(evaluated)
         if current is None or n < 3 or hour not in self.hours:
             return
         for i, q in enumerate(QUANTILES):
             if n * (1 - q) >= Fraction(1, 2):
-                distance = min(2.0, abs(quantile(judged, float(q)) - current.usual[i]) / 32)
+                distance = min(2.0, abs(quantile(evaluated, float(q)) - current.baseline[i]) / 32)
                 sampling = self.sampling_sd(current.pool, q, n)
                 self.distances[hour].append((i, max(distance**2 / 4, distance**2 - sampling**2)))
 
     def settle(self, hour: int) -> bool:
-        """Settle an hour; True where a lasting change is accepted."""
+        """Settle an hour; return whether a lasting change is accepted."""
         limits = self.limits[hour]
         if hour not in self.hours or limits is None:
             return False
@@ -259,7 +259,7 @@ class NaiveDetector:
                 slow = above(buckets, limits.gate[i])
                 if slow > (1 - q) * n and slow >= 3:
                     anomalous |= tail(above(buckets, limits.stat[i]), n, 1 - q, limits.rho) < p.alpha
-            fast = n - above(buckets, 2 * limits.usual[0] - limits.gate[0])
+            fast = n - above(buckets, 2 * limits.baseline[0] - limits.gate[0])
             if 2 * fast > n:
                 anomalous |= tail(fast, n, Fraction(1, 2), limits.rho) < p.alpha
         self.quarantined |= {h for h in (hour - 2, hour - 1, hour) if h in self.suspects and h in self.hours}
@@ -270,10 +270,10 @@ class NaiveDetector:
         return elevated and self.accept(hour)
 
     def accept(self, hour: int) -> bool:
-        begin, calm = hour, 0
+        begin, quiet = hour, 0
         for h, anomalous, elevated in reversed(self.run_hours):
-            calm = 0 if elevated else calm + 1
-            if calm == 3:
+            quiet = 0 if elevated else quiet + 1
+            if quiet == 3:
                 break
             if anomalous:
                 begin = h
@@ -294,14 +294,14 @@ class NaiveDetector:
         self.distances = {h: [] for h in self.distances}
         return True
 
-    # -- everything in time order -------------------------------------------------------------------------------
+    # -- replay in time order -------------------------------------------------------------------------------------
 
     def run(self, traces: Iterable[Trace], first_hour: int, hours: int, tick_seconds: int) -> None:
-        """Live ticks, and behind them the judging of the past at the marks of the clock."""
+        """Tick live, and evaluate each hour at its marks once it is over."""
         started: dict[int, list[Trace]] = defaultdict(list)
         for trace in traces:
             started[trace[1]].append(trace)
-        live, past = FlagClock(), FlagClock()
+        live, past = FlagState(), FlagState()
         seen: list[Trace] = []
         rounded: list[Trace] = []
         for hour in range(first_hour, first_hour + hours):
@@ -323,5 +323,5 @@ class NaiveDetector:
             if self.settle(hour):
                 if live.firing:
                     self.changes.append((begin + 3600, False))
-                live, past = FlagClock(), FlagClock()
+                live, past = FlagState(), FlagState()
                 self.limits = dict.fromkeys(self.limits)

@@ -6,13 +6,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 from html.parser import HTMLParser
 
-from exporter.baseline.availability import SLOTS
+from exporter.baseline.levels import SLOTS
 from exporter.detection.parameters import Parameters
 from exporter.evaluation.query import BaselineReport, LevelSupply, Profile, ShiftThreshold, SlotBaseline
 from exporter.evaluation.snapshot import Snapshot
 from exporter.ingest.backfill_status import BackfillStatus
-from exporter.model.calendar import Calendar, DayType
-from exporter.model.hours import HourClock
+from exporter.model.calendar import Calendar, DayType, HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
 from exporter.web.http import Site

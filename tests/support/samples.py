@@ -17,9 +17,9 @@ from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import Exemplar, HistoryFacts, SeriesStatus, Snapshot
 from exporter.ingest.backfill_status import BackfillStatus
 from exporter.model.accumulator import Accumulator
-from exporter.model.calendar import Calendar, DayType, Slot
+from exporter.model.calendar import Calendar, DayType, HourClock, Slot
 from exporter.model.histogram import bucket_of_seconds
-from exporter.model.hours import QUANTILES, HourClock
+from exporter.model.hours import QUANTILES
 from exporter.model.ledger import LedgerEntry, LedgerProgress, Window, WindowState
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
@@ -133,7 +133,7 @@ def explanation() -> Explanation:
         slow=38,
         allowed=30,
         limit_seconds=0.168,
-        usual_seconds=0.12,
+        baseline_seconds=0.12,
         current_seconds=0.31,
         swing_factor=1.2,
         chance=2e-4,

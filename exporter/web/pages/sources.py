@@ -10,8 +10,7 @@ from exporter.detection.parameters import Parameters
 from exporter.evaluation.query import BaselineReport, Profile
 from exporter.evaluation.snapshot import Snapshot
 from exporter.ingest.backfill_status import BackfillStatus
-from exporter.model.calendar import Slot
-from exporter.model.hours import HourClock
+from exporter.model.calendar import HourClock, Slot
 from exporter.model.span import SeriesKey
 from exporter.runtime.locks import LockRank, new_lock
 from exporter.web.pages.links import Explore

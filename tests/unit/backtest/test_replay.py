@@ -11,8 +11,8 @@ from exporter.detection.detector import Detector
 from exporter.detection.flag import FlagEvent
 from exporter.detection.history import advance
 from exporter.detection.parameters import Parameters
-from exporter.model.calendar import HOUR_SECONDS, Calendar
-from exporter.model.hours import HourClock, SeriesHours, hours_of
+from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
+from exporter.model.hours import SeriesHours, hours_of
 from exporter.model.span import SeriesKey
 from exporter.store import Store, StoredSeries
 from tests.support.backtest_traffic import MONDAY, Incident, as_requests, requests, write_history
@@ -44,7 +44,7 @@ def test_incident_in_requests_is_found() -> None:
     assert hour(78) < period.end < hour(78) + 1800
     assert not period.ongoing
     assert period.explanation is not None
-    assert period.explanation.current_seconds > 2 * period.explanation.usual_seconds
+    assert period.explanation.current_seconds > 2 * period.explanation.baseline_seconds
     assert set(replay.quarantined) >= {hour(76), hour(77)}
     assert (replay.series, replay.traces, replay.start, replay.end) == ("pay", len(traffic), hour(0), hour(24 * DAYS))
     assert replay.learned_until == traffic[0][0] // 10**9 + 3 * 86_400
@@ -79,8 +79,8 @@ def test_hour_by_hour_gives_the_same_result_as_all_at_once(
     until = hour(24 * days)
     replay = replay_history(history, DETECTOR, until)
     progress = advance(DETECTOR, SeriesHours(hours_of(history.windows, DETECTOR.clock)), until)
-    assert replay.quarantined == tuple(sorted(h for h, j in progress.judgements.items() if j.quarantined))
-    assert replay.evaluated_hours == len(progress.judgements)
+    assert replay.quarantined == tuple(sorted(h for h, j in progress.evaluations.items() if j.quarantined))
+    assert replay.evaluated_hours == len(progress.evaluations)
     assert [accepted_change.since for accepted_change in replay.accepted_changes] == progress.accepted
     assert set(replay.released) == set(progress.released)
     raised = [change for change in progress.changes if change.event is FlagEvent.FIRING]

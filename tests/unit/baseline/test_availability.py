@@ -1,16 +1,16 @@
-"""Counting must come to what pooling would: every slot of every history against the pool that is chosen for it."""
+"""Availability by slot agrees with the pool that is chosen for each slot."""
 
 from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.baseline.availability import SLOTS, standings
-from exporter.baseline.levels import FallbackLevel, FallbackRules, choose_pool
-from exporter.model.calendar import Calendar
+from exporter.baseline.availability import series_availability
+from exporter.baseline.levels import SLOTS, FallbackLevel, FallbackRules, choose_pool
+from exporter.model.calendar import Calendar, HourClock
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import encode_digest
-from exporter.model.hours import Hour, HourClock, Judgement, SeriesHours, StoredWindow
+from exporter.model.hours import HourEvaluation, SeriesHour, SeriesHours, StoredWindow
 from tests.support.samples import DAY, HOUR, NOON
 
 CLOCK = HourClock(Calendar())
@@ -18,7 +18,7 @@ AT = NOON
 SINCE = AT - 14 * DAY
 
 hour_numbers = st.lists(st.integers(0, 14 * 24 - 2), unique=True, max_size=60)
-"""Anywhere, and often at the same hours of the day."""
+"""Hours anywhere in the look-back."""
 clustered = st.lists(st.tuples(st.integers(0, 13), st.sampled_from([2, 3, 12])), unique=True, max_size=40).map(
     lambda pairs: [day * 24 + hour for day, hour in pairs]
 )
@@ -26,27 +26,29 @@ clustered = st.lists(st.tuples(st.integers(0, 13), st.sampled_from([2, 3, 12])),
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), numbers=st.one_of(hour_numbers, clustered))
-def test_it_finds_the_level_that_serves(data: st.DataObject, numbers: list[int]) -> None:
+def test_level_and_maturity_are_those_of_the_chosen_pool(data: st.DataObject, numbers: list[int]) -> None:
     starts = [SINCE + number * HOUR for number in sorted(numbers) if number < 14 * 24 - 1]
     counts = data.draw(st.lists(st.integers(1, 60), min_size=len(starts), max_size=len(starts)))
     some = st.lists(st.sampled_from(starts), unique=True) if starts else st.just([])
     quarantined, suspects = set(data.draw(some)), set(data.draw(some))
     rules = FallbackRules(
+        min_samples=data.draw(st.just(50) | st.integers(1, 200)),
+        nearby_min_samples=data.draw(st.just(20) | st.integers(1, 200)),
         enabled=data.draw(st.booleans() | st.just(True)),
         nearby_enabled=data.draw(st.booleans()),
         daytype_enabled=data.draw(st.booleans()),
         nearby_hours_range=data.draw(st.integers(1, 13)),
     )
     history = SeriesHours(
-        Hour(
+        SeriesHour(
             CLOCK.hour(start),
             [StoredWindow(start, count, encode_digest(Digest({0: count})))],
-            Judgement(start in quarantined),
+            HourEvaluation(start in quarantined),
         )
         for start, count in zip(starts, counts, strict=True)
     )
     traffic = [(CLOCK.hour(start), count) for start, count in zip(starts, counts, strict=True)]
-    found = standings(traffic, rules, quarantined=quarantined, suspects=suspects)
+    found = series_availability(traffic, rules, quarantined=quarantined, suspects=suspects)
     assert list(found) == list(SLOTS)
     for slot in SLOTS:
         pool = choose_pool(history, AT, slot, rules, suspects=suspects)

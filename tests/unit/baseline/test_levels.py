@@ -1,41 +1,49 @@
-"""Which hours make a baseline, and what is said of them."""
+"""Choice of the baseline pool, and its figures."""
 
 import random
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.baseline.levels import Baseline, FallbackLevel, FallbackRules, Pool, choose_pool
-from exporter.model.calendar import Calendar, DayType, Slot
+from exporter.baseline.levels import (
+    Baseline,
+    FallbackLevel,
+    FallbackRules,
+    LevelRule,
+    Pool,
+    PoolSummary,
+    choose_level,
+    choose_pool,
+)
+from exporter.model.calendar import Calendar, DayType, HourClock, Slot
 from exporter.model.histogram import Digest
-from exporter.model.histogram_codec import DamagedDigestError, encode_digest, encode_marks
-from exporter.model.hours import NO_SWINGS, Hour, HourClock, Judgement, SeriesHours, StoredWindow, hours_of
+from exporter.model.histogram_codec import encode_digest
+from exporter.model.hours import HourEvaluation, SeriesHour, SeriesHours, StoredWindow, hours_of
 
 HOUR = 3600
 DAY = 24 * HOUR
 MONDAY = int(datetime(2026, 1, 5, tzinfo=UTC).timestamp())
 CLOCK = HourClock(Calendar())
-QUARANTINED = Judgement(quarantined=True)
+QUARANTINED = HourEvaluation(quarantined=True)
 
 
 def stored(start: int, count: int, bucket: int = 0) -> StoredWindow:
     return StoredWindow(start, count, encode_digest(Digest({bucket: count})))
 
 
-def hour(start: int, count: int, bucket: int = 0, judgement: Judgement | None = None) -> Hour:
-    return Hour(CLOCK.hour(start), [stored(start, count, bucket)], judgement or Judgement())
+def hour(start: int, count: int, bucket: int = 0, evaluation: HourEvaluation | None = None) -> SeriesHour:
+    return SeriesHour(CLOCK.hour(start), [stored(start, count, bucket)], evaluation or HourEvaluation())
 
 
-def weekdays(of_day: int, count: int, days: Iterable[int] = range(5), bucket: int = 0) -> list[Hour]:
+def weekdays(of_day: int, count: int, days: Iterable[int] = range(5), bucket: int = 0) -> list[SeriesHour]:
     return [hour(MONDAY + day * DAY + of_day * HOUR, count, bucket) for day in days]
 
 
-def pool_at(history: Iterable[Hour], at: int, rules: FallbackRules | None = None, **more: object) -> Pool | None:
+def pool_at(history: Iterable[SeriesHour], at: int, rules: FallbackRules | None = None, **more: object) -> Pool | None:
     return choose_pool(SeriesHours(history), at, CLOCK.hour(at).slot, rules or FallbackRules(), **more)  # type: ignore[arg-type]
 
 
@@ -44,7 +52,7 @@ def starts(pool: Pool | None) -> list[int]:
     return [member.start for member in pool.hours]
 
 
-def test_the_exact_slot_serves_when_it_has_enough() -> None:
+def test_exact_slot_serves_if_it_has_enough_traces() -> None:
     history = weekdays(14, 20) + weekdays(15, 1000, bucket=64)
     pool = pool_at(history, MONDAY + 7 * DAY + 14 * HOUR)
     assert pool is not None
@@ -53,7 +61,7 @@ def test_the_exact_slot_serves_when_it_has_enough() -> None:
     assert pool.digest == Digest({0: 100})
 
 
-def test_what_the_exact_hour_has_belongs_to_its_neighbourhood() -> None:
+def test_level_2_includes_the_exact_hour() -> None:
     history = weekdays(14, 3) + weekdays(12, 2) + weekdays(16, 2) + weekdays(17, 100) + weekdays(11, 100)
     pool = pool_at(history, MONDAY + 7 * DAY + 14 * HOUR)
     assert pool is not None
@@ -62,7 +70,7 @@ def test_what_the_exact_hour_has_belongs_to_its_neighbourhood() -> None:
     assert starts(pool) == sorted(starts(pool))
 
 
-def test_the_neighbourhood_wraps_round_midnight_and_keeps_to_its_type_of_day() -> None:
+def test_level_2_wraps_around_midnight_within_its_day_type() -> None:
     saturday = [hour(MONDAY + 5 * DAY + of_day * HOUR, 100) for of_day in (0, 22, 23)]
     history = weekdays(23, 4) + weekdays(1, 4) + saturday
     pool = pool_at(history, MONDAY + 7 * DAY + 0 * HOUR)
@@ -72,7 +80,7 @@ def test_the_neighbourhood_wraps_round_midnight_and_keeps_to_its_type_of_day() -
     assert {member.slot.hour for member in pool.hours} == {23, 1}
 
 
-def test_the_type_of_day_then_everything() -> None:
+def test_level_3_pools_the_day_type_and_level_4_everything() -> None:
     history = weekdays(3, 12)
     at = MONDAY + 7 * DAY + 14 * HOUR
     pool = pool_at(history, at)
@@ -93,8 +101,8 @@ def test_the_type_of_day_then_everything() -> None:
         (FallbackRules(min_samples=2), FallbackLevel.NEARBY),
     ],
 )
-def test_levels_can_be_switched_off_and_tuned(rules: FallbackRules, level: FallbackLevel) -> None:
-    # One trace at the hour itself, so that level 1 has enough but is not mature when two suffice.
+def test_levels_are_configurable(rules: FallbackRules, level: FallbackLevel) -> None:
+    # One trace a day in the slot itself: with min_samples of 2 level 1 has enough traces, but is not mature.
     history = weekdays(13, 12) + weekdays(14, 1)
     pool = pool_at(history, MONDAY + 7 * DAY + 14 * HOUR, rules)
     assert pool is not None
@@ -108,11 +116,11 @@ def test_levels_can_be_switched_off_and_tuned(rules: FallbackRules, level: Fallb
         FallbackRules(nearby_enabled=False, daytype_enabled=False, global_enabled=False),
     ],
 )
-def test_without_fallback_there_may_be_nothing(rules: FallbackRules) -> None:
+def test_no_pool_if_fallback_levels_are_disabled(rules: FallbackRules) -> None:
     assert pool_at(weekdays(13, 1000), MONDAY + 7 * DAY + 14 * HOUR, rules) is None
 
 
-def test_the_first_level_with_enough_serves_while_none_is_mature() -> None:
+def test_first_level_with_enough_traces_serves_while_none_is_mature() -> None:
     two_hours = [hour(MONDAY + 13 * HOUR, 60), hour(MONDAY + 14 * HOUR, 60)]
     next_day = pool_at(two_hours, MONDAY + DAY + 14 * HOUR)
     assert next_day is not None
@@ -122,7 +130,7 @@ def test_the_first_level_with_enough_serves_while_none_is_mature() -> None:
     assert (evening.level, evening.mature) == (FallbackLevel.DAYTYPE, False)
 
 
-def test_a_mature_level_is_better_than_a_more_specific_one_that_is_not() -> None:
+def test_mature_level_is_preferred_to_a_more_specific_immature_one() -> None:
     history = [hour(MONDAY + DAY + 14 * HOUR, 500), *weekdays(13, 30, days=(0, 1))]
     pool = pool_at(history, MONDAY + 2 * DAY + 14 * HOUR)
     assert pool is not None
@@ -130,7 +138,7 @@ def test_a_mature_level_is_better_than_a_more_specific_one_that_is_not() -> None
 
 
 @pytest.mark.parametrize(("hours", "mature"), [(24, False), (25, True)])
-def test_a_pool_of_all_hours_must_span_a_day(hours: int, mature: bool) -> None:
+def test_level_3_is_mature_if_it_spans_a_day(hours: int, mature: bool) -> None:
     history = [hour(MONDAY + index * HOUR, 10) for index in range(hours)]
     pool = pool_at(history, MONDAY + 30 * HOUR, FallbackRules(nearby_enabled=False))
     assert pool is not None
@@ -138,14 +146,14 @@ def test_a_pool_of_all_hours_must_span_a_day(hours: int, mature: bool) -> None:
     assert pool.mature is mature
 
 
-def test_a_neighbourhood_of_one_day_is_not_mature() -> None:
+def test_level_2_is_not_mature_with_hours_of_a_single_day() -> None:
     history = [hour(MONDAY + of_day * HOUR, 100) for of_day in (12, 13, 15)]
     pool = pool_at(history, MONDAY + DAY + 14 * HOUR)
     assert pool is not None
     assert (pool.level, pool.mature) == (FallbackLevel.NEARBY, False)
 
 
-def test_the_last_hour_the_look_back_and_the_changepoint_bound_the_pool() -> None:
+def test_pool_is_bounded_by_the_last_hour_the_look_back_and_the_changepoint() -> None:
     at = MONDAY + 20 * DAY
     history = [hour(at - hours_ago * HOUR, 10) for hours_ago in range(14 * 24 + 5, -1, -1)]
     rules = FallbackRules(nearby_enabled=False, min_samples=10**9)
@@ -157,18 +165,18 @@ def test_the_last_hour_the_look_back_and_the_changepoint_bound_the_pool() -> Non
     assert min(starts(later)) >= at - 3 * DAY
 
 
-def test_quarantined_and_suspect_hours_are_left_out() -> None:
+def test_quarantined_and_suspect_hours_are_excluded() -> None:
     history = weekdays(14, 20)
-    history[1].judgement = QUARANTINED
+    history[1].evaluation = QUARANTINED
     at = MONDAY + 7 * DAY + 14 * HOUR
     pool = pool_at(history, at, suspects={history[4].start})
     assert starts(pool) == [history[index].start for index in (0, 2, 3)]
 
 
-def test_what_happens_as_often_as_not_is_released() -> None:
+def test_recurring_quarantined_hours_are_released() -> None:
     history = weekdays(14, 20, days=(0, 1, 2, 3, 4, 7))
     for member in history[:3]:
-        member.judgement = QUARANTINED
+        member.evaluation = QUARANTINED
     at = MONDAY + 8 * DAY + 14 * HOUR
     pool = pool_at(history, at)
     assert pool is not None
@@ -182,12 +190,12 @@ def test_what_happens_as_often_as_not_is_released() -> None:
     assert not pool.released
 
 
-def test_too_little_for_any_level() -> None:
+def test_no_pool_with_too_few_traces() -> None:
     assert pool_at(weekdays(14, 1), MONDAY + 7 * DAY) is None
     assert pool_at([], MONDAY) is None
 
 
-def test_a_baseline_sums_up_its_pool() -> None:
+def test_baseline_has_the_figures_of_its_pool() -> None:
     windows = [
         StoredWindow(MONDAY + day * DAY, 50, encode_digest(Digest.of_ns(range(10**7, 6 * 10**7, 10**6))))
         for day in range(4)
@@ -202,86 +210,27 @@ def test_a_baseline_sums_up_its_pool() -> None:
     assert baseline.mad_seconds == pytest.approx(0.0125, rel=0.06)
 
 
-def test_windows_of_one_local_hour_make_one_hour() -> None:
-    clock = HourClock(Calendar(ZoneInfo("Asia/Kolkata")))
-    begin = MONDAY - HOUR // 2
-    windows = [stored(begin + part * 600, part + 1, bucket=part) for part in (5, 0, 3)] + [stored(begin + HOUR, 0)]
-    (merged,) = hours_of(windows, clock, {begin: QUARANTINED})
-    assert merged.start == begin
-    assert merged.slot == Slot(5, DayType.WEEKDAY)
-    assert merged.count == 11
-    assert merged.counts == {0: 1, 3: 4, 5: 6}
-    assert merged.judgement == QUARANTINED
-
-
-def test_the_repeated_hour_of_autumn_is_two_hours_of_one_slot() -> None:
-    clock = HourClock(Calendar(ZoneInfo("Europe/Berlin")))
-    begin = int(datetime(2026, 10, 25, 0, tzinfo=UTC).timestamp())
-    first, second = hours_of([stored(begin, 1), stored(begin + HOUR, 1)], clock)
-    assert first.slot == second.slot == Slot(2, DayType.WEEKEND)
-    assert (first.day, second.start - first.start) == (second.day, HOUR)
-
-
-def test_marks_tell_when_traces_ended() -> None:
-    civil = CLOCK.hour(MONDAY)
-    digest = encode_digest(Digest({5: 2, 9: 1}))
-    whole = StoredWindow(MONDAY, 3, digest, encode_marks({1: Digest({5: 2}), 14: Digest({9: 1})}))
-    assert list(Hour(civil, [whole]).marks()) == [(MONDAY + 300, [5, 5]), (MONDAY + 14 * 300, [9])]
-    # Six minutes are no multiple of five: what ended by a mark of the window ended by the next mark of the clock.
-    sixth = stored(MONDAY + 360, 1, 5)._replace(marks=encode_marks({1: Digest({5: 1})}))
-    assert list(Hour(civil, [sixth]).marks()) == [(MONDAY + 900, [5])]
-    assert list(Hour(civil, [stored(MONDAY, 1)]).marks()) == []
-
-
-def test_damaged_bytes_are_found_out_when_they_are_needed() -> None:
-    damaged = Hour(CLOCK.hour(MONDAY), [StoredWindow(MONDAY, 1, b"\xff", b"\xff")])
-    with pytest.raises(DamagedDigestError):
-        _ = damaged.counts
-    with pytest.raises(DamagedDigestError):
-        list(damaged.marks())
-
-
-def test_swings_are_those_of_the_hours_that_count() -> None:
-    def swinging(index: int, quarantined: bool) -> Hour:
-        swings = (index, 1, 10 * index, 2, 0, 0)
-        return hour(MONDAY + index * HOUR, 1, judgement=Judgement(quarantined, swings))
-
-    history = SeriesHours([swinging(1, False), swinging(2, True), swinging(3, False)])
-    end = MONDAY + 4 * HOUR
-    assert history.swings(end) == (4, 2, 40, 4, 0, 0)
-    assert history.swings(end - HOUR) == (1, 1, 10, 2, 0, 0)
-    assert history.swings(end - HOUR + 1) == (4, 2, 40, 4, 0, 0)
-    assert history.swings(MONDAY) == NO_SWINGS
-    quarantined = history.at(MONDAY + 2 * HOUR)
-    assert quarantined is not None
-    assert history.swings(end, [quarantined]) == (6, 3, 60, 6, 0, 0)
-    history.judge(quarantined, quarantined.judgement._replace(quarantined=False))
-    history.discard_before(MONDAY + 2 * HOUR)
-    assert history.swings(end) == (5, 2, 50, 4, 0, 0)
-    assert [member.start for member in history] == [MONDAY + 2 * HOUR, MONDAY + 3 * HOUR]
-    assert len(history) == 2
-    assert not history.quarantined
-
-
 @st.composite
-def histories(draw: st.DrawFn) -> list[Hour]:
+def histories(draw: st.DrawFn) -> list[SeriesHour]:
     offsets = draw(st.lists(st.integers(0, 15 * 24), min_size=1, max_size=60, unique=True))
     return [
-        Hour(
+        SeriesHour(
             CLOCK.hour(MONDAY + offset * HOUR),
             [stored(MONDAY + offset * HOUR, draw(st.integers(1, 40)), draw(st.integers(-3, 3)))],
-            Judgement(quarantined=draw(st.integers(0, 4)) == 0),
+            HourEvaluation(quarantined=draw(st.integers(0, 4)) == 0),
         )
         for offset in offsets
     ]
 
 
 @given(histories(), st.integers(0, 15 * 24), st.integers(0, 2**32))
-def test_a_pool_is_the_sum_of_its_hours_in_whatever_order_they_come(hours: list[Hour], offset: int, seed: int) -> None:
+def test_pool_is_the_sum_of_its_hours_regardless_of_their_order(
+    hours: list[SeriesHour], offset: int, seed: int
+) -> None:
     shuffled = hours.copy()
     random.Random(seed).shuffle(shuffled)
     history = SeriesHours(hours)
-    # The second question must not depend on the first, whose sum is reused.
+    # The second pool updates the cached sum of the first, and must not depend on it.
     for at in (MONDAY + offset * HOUR, MONDAY + (offset + 1) * HOUR):
         slot = CLOCK.hour(at).slot
         pool = choose_pool(history, at, slot, FallbackRules())
@@ -293,4 +242,36 @@ def test_a_pool_is_the_sum_of_its_hours_in_whatever_order_they_come(hours: list[
                 total.update(member.counts)
             assert pool.digest == Digest(total)
             assert all(member.start <= at - 2 * HOUR for member in pool.hours)
-            assert not any(member.judgement.quarantined for member in pool.hours if member not in pool.released)
+            assert not any(member.evaluation.quarantined for member in pool.hours if member not in pool.released)
+
+
+@st.composite
+def candidates(draw: st.DrawFn) -> list[tuple[LevelRule, PoolSummary | None, int]]:
+    found: list[tuple[LevelRule, PoolSummary | None, int]] = []
+    for level in draw(st.lists(st.sampled_from([1, 2, 3, 4]), unique=True).map(sorted)):
+        first, hours = draw(st.integers(0, 40)), draw(st.integers(0, 40))
+        pool: PoolSummary | None = None
+        if hours:
+            start, end = (CLOCK.hour(MONDAY + number * HOUR) for number in (first, first + hours - 1))
+            pool = draw(st.integers(1, hours)), draw(st.integers(1, 60)), start, end
+        found.append((LevelRule(FallbackLevel(level), draw(st.integers(1, 60)), frozenset()), pool, level))
+    return found
+
+
+@given(candidates())
+def test_chosen_level_is_the_first_mature_one_or_else_the_first_with_enough_traces(
+    case: list[tuple[LevelRule, PoolSummary | None, int]],
+) -> None:
+    enough = [(level, *pool) for (_, needed, _), pool, level in case if pool is not None and pool[1] >= needed]
+    mature = [
+        level
+        for level, hours, traces, first, last in enough
+        if hours >= 3
+        and traces >= 30
+        and (level != 2 or last.day > first.day)
+        and (level < 3 or last.start - first.start >= DAY)
+    ]
+    expected = (mature[0], True) if mature else (enough[0][0], False) if enough else None
+    chosen = choose_level(case)
+    assert (None if chosen is None else chosen[:2]) == expected
+    assert chosen is None or chosen[2] == chosen[0]

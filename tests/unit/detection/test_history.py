@@ -1,4 +1,4 @@
-"""Judging the past: the same whatever the order of reading, at once or bit by bit, and whatever restarts happen."""
+"""Evaluation of history: independent of reading order, restarts, and the length of the ledger's windows."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -8,14 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackLevel, FallbackRules
-from exporter.detection.detector import Detector, Outlook
+from exporter.detection.detector import Detector, Expectation, SeriesState, decode_state, encode_state
 from exporter.detection.flag import FlagEvent
 from exporter.detection.history import HistoryProgress, advance
 from exporter.detection.parameters import Parameters
-from exporter.detection.state import SeriesState, decode_state, encode_state
-from exporter.model.calendar import Calendar
+from exporter.model.calendar import Calendar, HourClock
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import HourClock, Judgement, SeriesHours, StoredWindow, hours_of
+from exporter.model.hours import HourEvaluation, SeriesHours, StoredWindow, hours_of
 from tests.support.detection_traffic import MONDAY, Request, stored, traffic
 
 DETECTOR = Detector(FallbackRules(), Parameters(), HourClock(Calendar()))
@@ -31,43 +30,43 @@ def history_of(windows: Iterable[StoredWindow]) -> SeriesHours:
     return SeriesHours(hours_of(windows, DETECTOR.clock))
 
 
-def judged(windows: Iterable[StoredWindow], hours: int) -> HistoryProgress:
+def evaluate(windows: Iterable[StoredWindow], hours: int) -> HistoryProgress:
     return advance(DETECTOR, history_of(windows), MONDAY + hours * HOUR)
 
 
 def quarantined(progress: HistoryProgress) -> list[int]:
-    """Hours since Monday that are quarantined."""
-    return sorted((start - MONDAY) // HOUR for start, found in progress.judgements.items() if found.quarantined)
+    """Return the quarantined hours, counted from Monday."""
+    return sorted((start - MONDAY) // HOUR for start, found in progress.evaluations.items() if found.quarantined)
 
 
 INCIDENT = traffic(1, 5, 60, {(74.2, 76.1): 5.0})
 WINDOWS = stored(flat(INCIDENT))
-WHOLE = judged(WINDOWS, 120)
+WHOLE = evaluate(WINDOWS, 120)
 
 
-def test_an_incident_is_flagged_and_its_hours_are_quarantined() -> None:
+def test_incident_fires_the_flag_and_its_hours_are_quarantined() -> None:
     assert quarantined(WHOLE) == [74, 75, 76]
-    raised, cleared = WHOLE.changes
-    assert (raised.event, cleared.event) == (FlagEvent.FIRING, FlagEvent.RESOLVED)
-    assert 0 < raised.at - (MONDAY + 74.2 * HOUR) < 15 * 60
-    assert 0 < cleared.at - (MONDAY + 76.1 * HOUR) < 15 * 60
-    assert raised.explanation is not None
-    assert raised.explanation.current_seconds / raised.explanation.usual_seconds > 3
-    assert raised.explanation.baseline.level in (FallbackLevel.EXACT, FallbackLevel.NEARBY)
+    firing, resolved = WHOLE.changes
+    assert (firing.event, resolved.event) == (FlagEvent.FIRING, FlagEvent.RESOLVED)
+    assert 0 < firing.at - (MONDAY + 74.2 * HOUR) < 15 * 60
+    assert 0 < resolved.at - (MONDAY + 76.1 * HOUR) < 15 * 60
+    assert firing.explanation is not None
+    assert firing.explanation.current_seconds / firing.explanation.baseline_seconds > 3
+    assert firing.explanation.baseline.level in (FallbackLevel.EXACT, FallbackLevel.NEARBY)
     assert not WHOLE.accepted
 
 
-def test_the_baseline_a_day_later_is_what_it_would_be_without_the_incident() -> None:
-    bad_hours = {74, 75, 76}
-    healthy = {hour: requests for hour, requests in traffic(1, 5, 60).items() if hour not in bad_hours}
+def test_incident_does_not_change_the_baseline_of_the_next_day() -> None:
+    incident_hours = {74, 75, 76}
+    healthy = {hour: requests for hour, requests in traffic(1, 5, 60).items() if hour not in incident_hours}
     without = history_of(stored(flat(healthy)))
     with_incident = history_of(WINDOWS)
     advance(DETECTOR, without, MONDAY + 98 * HOUR)
     advance(DETECTOR, with_incident, MONDAY + 98 * HOUR)
     for hour in (98, 99, 100):
-        civil = DETECTOR.clock.hour(MONDAY + hour * HOUR)
-        expected = DETECTOR.expect(without, civil)
-        found = DETECTOR.expect(with_incident, civil)
+        local_hour = DETECTOR.clock.hour(MONDAY + hour * HOUR)
+        expected = DETECTOR.expect(without, local_hour)
+        found = DETECTOR.expect(with_incident, local_hour)
         assert found.pool is not None
         assert expected.pool is not None
         assert found.pool.digest == expected.pool.digest
@@ -76,53 +75,53 @@ def test_the_baseline_a_day_later_is_what_it_would_be_without_the_incident() -> 
 
 @settings(max_examples=12, deadline=None)
 @given(st.sets(st.integers(1, 119), max_size=8), st.integers(0, 2**32))
-def test_stopping_and_restarting_anywhere_changes_nothing(stops: set[int], seed: int) -> None:
-    judgements: dict[int, Judgement] = {}
+def test_result_does_not_depend_on_stops_and_restarts(stops: set[int], seed: int) -> None:
+    evaluations: dict[int, HourEvaluation] = {}
     state: SeriesState | None = None
     changes = []
     windows = WINDOWS.copy()
     random.Random(seed).shuffle(windows)
     for stop in [*sorted(stops), 120]:
         until = MONDAY + stop * HOUR
-        known = [window for window in windows if window.start < until]
-        history = SeriesHours(hours_of(known, DETECTOR.clock, judgements))
+        read = [window for window in windows if window.start < until]
+        history = SeriesHours(hours_of(read, DETECTOR.clock, evaluations))
         progress = advance(DETECTOR, history, until, state)
-        judgements.update(progress.judgements)
+        evaluations.update(progress.evaluations)
         changes += progress.changes
         state = decode_state(encode_state(progress.state))
     assert state == WHOLE.state
     assert changes == WHOLE.changes
-    assert judgements == WHOLE.judgements
+    assert evaluations == WHOLE.evaluations
 
 
 @pytest.mark.parametrize("batch_seconds", [300, 600, 1200])
-def test_the_length_of_the_ledgers_windows_does_not_matter(batch_seconds: int) -> None:
-    assert judged(stored(flat(INCIDENT), batch_seconds), 120) == WHOLE
+def test_result_does_not_depend_on_the_length_of_windows(batch_seconds: int) -> None:
+    assert evaluate(stored(flat(INCIDENT), batch_seconds), 120) == WHOLE
 
 
-def test_a_first_judging_forgets_what_was_judged_before() -> None:
+def test_evaluation_without_state_discards_previous_evaluations() -> None:
     history = history_of(WINDOWS)
     for hour in history:
-        history.judge(hour, Judgement(quarantined=True, swings=(9, 1) * 3))
+        history.set_evaluation(hour, HourEvaluation(quarantined=True, swings=(9, 1) * 3))
     assert advance(DETECTOR, history, MONDAY + 120 * HOUR) == WHOLE
 
 
-def test_what_the_live_edge_suspected_is_quarantined() -> None:
+def test_suspects_of_the_live_edge_are_quarantined() -> None:
     history = history_of(WINDOWS)
     suspects = {MONDAY + 100 * HOUR, MONDAY + 55 * HOUR}
     progress = advance(DETECTOR, history, MONDAY + 120 * HOUR, suspects=suspects)
     assert quarantined(progress) == [55, 74, 75, 76, 100]
 
 
-def test_hours_faster_than_usual_are_no_example_either() -> None:
-    progress = judged(stored(flat(traffic(2, 4, 60, {(80, 82): 0.3}))), 96)
+def test_hours_significantly_faster_are_quarantined_without_a_flag() -> None:
+    progress = evaluate(stored(flat(traffic(2, 4, 60, {(80, 82): 0.3}))), 96)
     assert quarantined(progress) == [80, 81]
     assert not progress.changes
 
 
-def test_a_change_that_stays_becomes_the_new_normal() -> None:
+def test_lasting_change_is_accepted_after_a_day() -> None:
     made = traffic(3, 7, 30, {(75.0, 999.0): 4.0})
-    progress = judged(stored(flat(made)), 168)
+    progress = evaluate(stored(flat(made)), 168)
     (changepoint,) = progress.accepted
     assert changepoint in (MONDAY + 75 * HOUR, MONDAY + 76 * HOUR)
     assert progress.state.changepoint == changepoint
@@ -130,87 +129,87 @@ def test_a_change_that_stays_becomes_the_new_normal() -> None:
     assert [change.event for change in progress.changes].count(FlagEvent.FIRING) == 1
     assert not progress.state.flag.firing
 
-    partly = judged(stored(flat(made)), 97)
+    partly = evaluate(stored(flat(made)), 97)
     assert not partly.accepted
     assert len(quarantined(partly)) > 15
 
 
-def test_an_incident_of_some_hours_is_not_accepted() -> None:
-    assert not judged(stored(flat(traffic(4, 7, 30, {(75.0, 90.0): 4.0}))), 168).accepted
+def test_incident_of_some_hours_is_not_accepted() -> None:
+    assert not evaluate(stored(flat(traffic(4, 7, 30, {(75.0, 90.0): 4.0}))), 168).accepted
 
 
-def test_what_recurs_is_released() -> None:
+def test_recurring_hours_are_released() -> None:
     made = traffic(5, 10, 40, {(24.0 * day + 3, 24.0 * day + 4): 4.0 for day in range(2, 10)})
-    progress = judged(stored(flat(made)), 240)
-    # The flag of each night falls only in the hour after the batch.
+    progress = evaluate(stored(flat(made)), 240)
+    # The flag resolves in the hour after the batch, so that this hour is touched as well.
     assert {3} <= {(start - MONDAY) // HOUR % 24 for start in progress.released} <= {3, 4}
-    released = [progress.judgements[start] for start in progress.released]
-    assert not any(judgement.quarantined for judgement in released)
+    released = [progress.evaluations[start] for start in progress.released]
+    assert not any(evaluation.quarantined for evaluation in released)
 
 
-def test_a_young_series_is_not_judged() -> None:
-    progress = judged(stored(flat(traffic(6, 1, 60, {(10.0, 14.0): 10.0}))), 24)
-    assert not progress.judgements
+def test_learning_series_is_not_evaluated() -> None:
+    progress = evaluate(stored(flat(traffic(6, 1, 60, {(10.0, 14.0): 10.0}))), 24)
+    assert not progress.evaluations
     assert not progress.changes
     assert progress.state.schedule == ()
 
 
-def test_without_any_traffic_there_is_nothing_to_judge() -> None:
+def test_series_without_traffic_only_advances() -> None:
     progress = advance(DETECTOR, SeriesHours(), MONDAY + 24 * HOUR)
     assert progress.state == SeriesState(until=MONDAY + 24 * HOUR)
 
 
-def test_a_flag_falls_when_the_traffic_stops() -> None:
+def test_flag_resolves_when_traffic_stops() -> None:
     made = traffic(7, 5, 60, {(74.2, 75.0): 5.0})
     for hour in range(75, 120):
         made[hour] = []
-    raised, cleared = judged(stored(flat(made)), 120).changes
-    assert raised.event is FlagEvent.FIRING
-    # The newest traces stay in a window of at most an hour; then it is empty.
-    assert MONDAY + 75 * HOUR < cleared.at <= MONDAY + 76 * HOUR + 600
+    firing, resolved = evaluate(stored(flat(made)), 120).changes
+    assert firing.event is FlagEvent.FIRING
+    # The window extends back over the last traces for at most an hour; then it is empty.
+    assert MONDAY + 75 * HOUR < resolved.at <= MONDAY + 76 * HOUR + 600
 
 
-def test_a_trace_that_ends_hours_later_is_seen_when_it_ends() -> None:
+def test_long_traces_count_when_they_end() -> None:
     made = traffic(8, 5, 60)
     long_ns = 3 * HOUR * 10**9
     for minute in range(20):
         made[90].append(((MONDAY + 90 * HOUR + minute * 60) * 10**9, long_ns))
-    changes = judged(stored(flat(made)), 120).changes
+    changes = evaluate(stored(flat(made)), 120).changes
     assert changes
     assert (changes[0].at - MONDAY) // HOUR == 93
 
 
-def test_the_schedule_goes_back_as_far_as_a_window() -> None:
+def test_schedule_extends_back_as_far_as_a_window() -> None:
     history = history_of(WINDOWS)
     progress = advance(DETECTOR, history, MONDAY + 98 * HOUR)
-    outlook, schedule = DETECTOR.schedule_at(history, progress.state, MONDAY + 99 * HOUR + 1800)
+    expected, schedule = DETECTOR.schedule_at(history, progress.state, MONDAY + 99 * HOUR + 1800)
     assert [(entry.start - MONDAY) // HOUR for entry in schedule.hours] == [99, 98]
-    assert schedule.hours[0].thresholds == outlook.thresholds
+    assert schedule.hours[0].thresholds == expected.thresholds
 
-    # Once the hour before is settled, the thresholds by which it was judged are taken from the state.
+    # Once the previous hour is settled, its thresholds come from the state.
     later = advance(DETECTOR, history, MONDAY + 99 * HOUR, progress.state)
     _, after = DETECTOR.schedule_at(history, later.state, MONDAY + 99 * HOUR + 2400)
     assert after.hours[1] == later.state.schedule[0] == schedule.hours[1]
 
 
-def test_the_schedule_of_a_series_without_history_is_empty() -> None:
+def test_schedule_of_a_series_without_history_is_empty() -> None:
     state = SeriesState(until=MONDAY)
-    outlook, schedule = DETECTOR.schedule_at(SeriesHours(), state, MONDAY + 60)
-    assert outlook == Outlook()
+    expected, schedule = DETECTOR.schedule_at(SeriesHours(), state, MONDAY + 60)
+    assert expected == Expectation()
     assert schedule.hours == ()
 
 
-def test_damaged_marks_are_an_error_that_can_be_told_apart() -> None:
+def test_damaged_marks_raise_a_specific_error() -> None:
     windows = [*WINDOWS[:-1], WINDOWS[-1]._replace(marks=b"\xff\xff")]
     with pytest.raises(DamagedDigestError):
-        judged(windows, 120)
+        evaluate(windows, 120)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'["soon"]', b"\xff"])
-def test_a_damaged_state_is_refused(data: bytes) -> None:
+def test_damaged_state_is_rejected(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         decode_state(data)
 
 
-def test_the_state_of_a_healthy_series_is_small() -> None:
+def test_state_of_a_healthy_series_is_small() -> None:
     assert len(encode_state(WHOLE.state)) < 1000

@@ -1,13 +1,12 @@
-"""The traces of the past by mark: the same windows as those of single traces, found in one sweep."""
+"""MarkedTraces: the same windows as RecentTraces at the resolution of marks, computed in one sweep."""
 
 import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.detection.marked import MarkedTraces
 from exporter.detection.parameters import Parameters
-from exporter.detection.window import RecentTraces
+from exporter.detection.window import MarkedTraces, RecentTraces
 from exporter.model.histogram_codec import MARK_SECONDS
 
 HOUR = 3600
@@ -36,7 +35,7 @@ def single(traces: list[tuple[int, list[int]]]) -> RecentTraces:
 
 
 @given(batches, st.integers(0, 3 * HOUR), parameters)
-def test_a_sweep_finds_the_windows_of_single_traces(
+def test_sweep_returns_the_windows_of_recent_traces(
     traces: list[tuple[int, list[int]]], since: int, settings: Parameters
 ) -> None:
     swept = marked(traces).sweep(INSTANTS, since, settings)
@@ -44,11 +43,11 @@ def test_a_sweep_finds_the_windows_of_single_traces(
     recent = single(traces)
     for instants, buckets in swept:
         for at in instants:
-            assert buckets == recent.view(at, settings).after(since).buckets
+            assert buckets == recent.window(at, settings).after(since).buckets
 
 
 @given(batches, st.lists(st.integers(0, 12), min_size=1, max_size=3), parameters)
-def test_it_forgets_what_single_traces_forget(
+def test_discard_drops_the_same_traces_as_recent_traces(
     traces: list[tuple[int, list[int]]], hours: list[int], settings: Parameters
 ) -> None:
     found, recent = marked(traces), single(traces)
@@ -63,7 +62,7 @@ def test_it_forgets_what_single_traces_forget(
 
 
 @given(batches, st.integers(0, 2**32))
-def test_the_order_in_which_traces_come_does_not_matter(traces: list[tuple[int, list[int]]], seed: int) -> None:
+def test_traces_may_be_added_in_any_order(traces: list[tuple[int, list[int]]], seed: int) -> None:
     shuffled = traces.copy()
     random.Random(seed).shuffle(shuffled)
     assert list(marked(shuffled).recent()) == list(single(traces))

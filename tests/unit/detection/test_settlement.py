@@ -1,15 +1,9 @@
-"""What becomes of an hour once it is over."""
+"""Tests on settled hours, and acceptance of lasting changes."""
 
 import pytest
 
 from exporter.detection.parameters import Parameters
-from exporter.detection.settlement import (
-    SettledHour,
-    extended_run,
-    is_anomalous,
-    is_elevated,
-    is_new_normal,
-)
+from exporter.detection.settlement import SettledHour, extended_run, is_anomalous, is_elevated, is_new_baseline
 from exporter.detection.thresholds import QuantileThreshold, Thresholds
 from exporter.model.histogram import Digest
 from exporter.model.hours import QUANTILES
@@ -17,8 +11,8 @@ from exporter.model.hours import QUANTILES
 PARAMETERS = Parameters()
 THRESHOLDS = Thresholds(
     tuple(
-        QuantileThreshold(q, usual, 0.1, stat=usual + 10, gate=usual + 16, clear=usual + 9)
-        for q, usual in zip(QUANTILES, (0, 30, 60), strict=True)
+        QuantileThreshold(q, baseline, 0.1, stat=baseline + 10, gate=baseline + 16, clear=baseline + 9)
+        for q, baseline in zip(QUANTILES, (0, 30, 60), strict=True)
     ),
     0.004,
     -16,
@@ -28,7 +22,7 @@ THRESHOLDS = Thresholds(
 @pytest.mark.parametrize(
     ("counts", "anomalous", "elevated"),
     [
-        pytest.param({0: 60, 30: 35, 60: 5}, False, False, id="usual"),
+        pytest.param({0: 60, 30: 35, 60: 5}, False, False, id="as the baseline"),
         pytest.param({40: 100}, True, True, id="slower"),
         pytest.param({0: 90, 200: 10}, True, True, id="a slow tail"),
         pytest.param({12: 100}, False, True, id="a little slower"),
@@ -39,26 +33,26 @@ THRESHOLDS = Thresholds(
         pytest.param({0: 3, 200: 2}, False, True, id="too few slow ones"),
     ],
 )
-def test_an_hour_is_judged_as_a_whole(counts: dict[int, int], anomalous: bool, elevated: bool) -> None:
+def test_hour_is_tested_as_one_window(counts: dict[int, int], anomalous: bool, elevated: bool) -> None:
     digest = Digest(counts)
     assert is_anomalous(digest, THRESHOLDS, PARAMETERS) is anomalous
     assert is_elevated(digest, THRESHOLDS) is elevated
 
 
 def run_of(pattern: str) -> tuple[SettledHour, ...]:
-    """The run after some hours: ``A`` anomalous, ``E`` elevated, ``.`` calm, a space without traffic."""
+    """Return the run after hours that are ``A`` anomalous, ``E`` elevated, ``.`` neither, or blank: without traffic."""
     run: tuple[SettledHour, ...] = ()
-    for index, what in enumerate(pattern):
-        if what != " ":
-            run = extended_run(run, SettledHour(3600 * index, what == "A", what in "AE"))
+    for index, kind in enumerate(pattern):
+        if kind != " ":
+            run = extended_run(run, SettledHour(3600 * index, kind == "A", kind in "AE"))
     return run
 
 
 def accepted(pattern: str) -> bool:
-    return is_new_normal(run_of(pattern), PARAMETERS)
+    return is_new_baseline(run_of(pattern), PARAMETERS)
 
 
-def test_a_run_begins_with_an_anomalous_hour_and_ends_after_three_calm_ones() -> None:
+def test_run_begins_at_an_anomalous_hour_and_ends_after_three_hours_not_elevated() -> None:
     assert run_of("..E..") == ()
     assert [hour.start for hour in run_of("..E.AE.")] == [4 * 3600, 5 * 3600, 6 * 3600]
     assert run_of("AAA..") != ()
@@ -66,13 +60,13 @@ def test_a_run_begins_with_an_anomalous_hour_and_ends_after_three_calm_ones() ->
     assert [hour.start for hour in run_of("AAA...A")] == [6 * 3600]
 
 
-def test_a_long_run_is_remembered_for_sixty_hours() -> None:
+def test_run_is_limited_to_sixty_hours() -> None:
     assert len(run_of("A" * 100)) == 60
     assert run_of("A" + "E" * 100 + "AE")[0].anomalous
 
 
 @pytest.mark.parametrize(
-    ("pattern", "new_normal"),
+    ("pattern", "is_accepted"),
     [
         ("A" * 23, False),
         ("A" * 24, True),
@@ -87,5 +81,5 @@ def test_a_long_run_is_remembered_for_sixty_hours() -> None:
         ("", False),
     ],
 )
-def test_the_new_normal_is_old_enough_busy_enough_and_elevated_enough(pattern: str, new_normal: bool) -> None:
-    assert accepted(pattern) is new_normal
+def test_run_is_accepted_if_old_busy_and_elevated_enough(pattern: str, is_accepted: bool) -> None:
+    assert accepted(pattern) is is_accepted

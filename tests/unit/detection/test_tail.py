@@ -1,4 +1,4 @@
-"""The tail of the beta-binomial distribution, against exact enumeration."""
+"""Tail probability of the beta-binomial distribution, compared with exact enumeration."""
 
 from fractions import Fraction
 from math import comb
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.detection.tail import tail_probability
+from exporter.detection.verdict import tail_probability
 from tests.support.naive_detector import beta_binomial_tail
 
 
@@ -23,33 +23,33 @@ def test_equals_exact_enumeration(counts: tuple[int, int], percent: int, inverse
     assert tail_probability(k, n, float(p), float(correlation)) == pytest.approx(float(exact), rel=1e-9, abs=1e-300)
 
 
-def test_without_correlation_it_is_nearly_the_binomial() -> None:
+def test_approaches_the_binomial_for_small_correlation() -> None:
     binomial = sum(comb(20, j) * 0.1**j * 0.9 ** (20 - j) for j in range(6, 21))
     assert tail_probability(6, 20, 0.1, 1e-7) == pytest.approx(binomial, rel=1e-4)
 
 
-def test_correlation_makes_extremes_likelier() -> None:
+def test_correlation_increases_the_tail() -> None:
     assert tail_probability(12, 40, 0.1, 0.003) < tail_probability(12, 40, 0.1, 0.05)
 
 
 @given(st.integers(1, 300), st.integers(1, 20), st.sampled_from([0.5, 0.1, 0.01]))
-def test_large_windows_count_as_much_as_the_cap(k: int, factor: int, p: float) -> None:
+def test_large_windows_are_scaled_down_to_the_cap(k: int, factor: int, p: float) -> None:
     assert tail_probability(k * factor, 300 * factor, p, 0.003) == tail_probability(k, 300, p, 0.003)
 
 
-def test_scaling_down_rounds_up() -> None:
+def test_scaled_count_is_rounded_up() -> None:
     # 301 of 1,000 is 90.3 of 300.
     assert tail_probability(301, 1000, 0.1, 0.003) == tail_probability(91, 300, 0.1, 0.003)
 
 
 @given(st.integers(1, 600), st.data())
-def test_more_slow_traces_are_never_likelier(n: int, data: st.DataObject) -> None:
+def test_tail_decreases_with_the_number_of_exceedances(n: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(0, n))
     p = data.draw(st.sampled_from([0.5, 0.1, 0.01]))
     rounding = 1 + 1e-9
     assert tail_probability(k + 1, n, p, 0.01) <= tail_probability(k, n, p, 0.01) * rounding
 
 
-def test_the_certain_and_the_impossible() -> None:
+def test_certain_and_impossible_counts() -> None:
     assert tail_probability(0, 10, 0.5, 0.01) == 1.0
     assert tail_probability(11, 10, 0.5, 0.01) == 0.0

@@ -1,4 +1,4 @@
-"""Thresholds: what the usual, its swing and practical significance make of them."""
+"""Thresholds from baseline, swing and practical significance."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackLevel, Pool
-from exporter.detection.parameters import MIN_JUDGED, Parameters
+from exporter.detection.parameters import MIN_EVALUATED_TRACES, Parameters
 from exporter.detection.thresholds import Prediction, Thresholds
-from exporter.model.calendar import DayType, Slot
+from exporter.model.calendar import DayType, LocalHour, Slot
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, ZERO_BUCKET, Digest, bucket_of_seconds
 from exporter.model.histogram_codec import encode_digest
-from exporter.model.hours import NO_SWINGS, CivilHour, Hour, StoredWindow, Swings
+from exporter.model.hours import NO_SWINGS, SeriesHour, StoredWindow, Swings
 from tests.support.naive_detector import QUANTILES, NaiveDetector, quantile
 
 SLOT = Slot(0, DayType.WEEKDAY)
@@ -24,13 +24,13 @@ NO_DELTA = Parameters(min_delta_seconds=0)
 
 
 def pool_of(hours: Sequence[Sequence[int]]) -> Pool:
-    """A pool of hours, each given as the buckets of its traces."""
+    """Return a pool of hours, each given as the buckets of its traces."""
     members = []
     counts: dict[int, int] = {}
     for index, buckets in enumerate(hours):
         digest = Digest({bucket: list(buckets).count(bucket) for bucket in buckets})
-        civil = CivilHour(index * 3600, (index + 1) * 3600, SLOT, 1)
-        members.append(Hour(civil, [StoredWindow(civil.start, len(buckets), encode_digest(digest))]))
+        local_hour = LocalHour(index * 3600, (index + 1) * 3600, SLOT, 1)
+        members.append(SeriesHour(local_hour, [StoredWindow(local_hour.start, len(buckets), encode_digest(digest))]))
         for bucket, count in digest:
             counts[bucket] = counts.get(bucket, 0) + count
     return Pool(FallbackLevel.EXACT, SLOT, tuple(members), mature=True, pooled=Digest(counts))
@@ -46,58 +46,58 @@ def steady(bucket: int) -> list[list[int]]:
     return [[bucket] * 40 for _ in range(5)]
 
 
-def up(bucket: int, factor: float) -> int:
+def scaled_up(bucket: int, factor: float) -> int:
     return bucket + ceil(BUCKETS_PER_OCTAVE * log2(factor))
 
 
-def test_a_steady_series_has_the_floors() -> None:
+def test_thresholds_of_a_steady_series() -> None:
     for threshold in thresholds(steady(-100)).quantiles:
-        wobble = 2 ** (2.5 * threshold.swing_octaves)
-        assert threshold.usual == -100
+        factor = 2 ** (2.5 * threshold.swing_octaves)
+        assert threshold.baseline == -100
         assert threshold.swing_octaves == pytest.approx(0.1)
-        assert threshold.gate == up(-100, 1.4)
-        assert threshold.stat == up(-100, wobble)
-        assert threshold.clear == up(-100, 1.2)
+        assert threshold.gate == scaled_up(-100, 1.4)
+        assert threshold.stat == scaled_up(-100, factor)
+        assert threshold.clear == scaled_up(-100, 1.2)
 
 
-def test_the_least_difference_counts_where_latencies_are_small() -> None:
+def test_min_delta_determines_the_gate_of_small_latencies() -> None:
     one_ms = bucket_of_seconds(0.001)
     (median, *_) = thresholds(steady(one_ms), parameters=Parameters(min_delta_seconds=0.005)).quantiles
     assert 2 ** ((median.gate + 1) / 32) == pytest.approx(0.006, rel=0.03)
     assert 2 ** ((median.clear + 1) / 32) == pytest.approx(0.0035, rel=0.03)
 
 
-def test_nothing_takes_any_time() -> None:
+def test_thresholds_of_a_baseline_of_zero() -> None:
     zero = thresholds(steady(ZERO_BUCKET), parameters=Parameters(min_delta_seconds=0.005))
     for threshold in zero.quantiles:
-        assert (threshold.usual, threshold.stat) == (ZERO_BUCKET, ZERO_BUCKET)
+        assert (threshold.baseline, threshold.stat) == (ZERO_BUCKET, ZERO_BUCKET)
         assert threshold.gate == bucket_of_seconds(0.005)
         assert threshold.clear == bucket_of_seconds(0.0025)
     assert zero.fast < ZERO_BUCKET
     assert thresholds(steady(ZERO_BUCKET)).quantiles[0].gate == ZERO_BUCKET
 
 
-def test_past_errors_widen_everything() -> None:
-    # 480 marks half an octave off: as variances, 48 of 0.01 and 480 of 0.25.
+def test_prediction_errors_raise_all_thresholds() -> None:
+    # 480 windows with an error of half an octave: variances of 48 times 0.01 and 480 times 0.25.
     swings = (480 * 4096 // 4, 480) * 3
     tau = sqrt((48 * 0.01 + 480 * 0.25) / (48 + 480))
     for threshold in thresholds(steady(-100), swings).quantiles:
         assert threshold.swing_octaves == pytest.approx(tau)
-        assert threshold.gate == threshold.stat == up(-100, 2 ** (2.5 * tau))
-        assert threshold.clear == up(-100, 2 ** (1.25 * tau))
+        assert threshold.gate == threshold.stat == scaled_up(-100, 2 ** (2.5 * tau))
+        assert threshold.clear == scaled_up(-100, 2 ** (1.25 * tau))
 
 
-def test_hours_that_disagree_widen_everything() -> None:
+def test_variance_between_hours_raises_the_swing() -> None:
     apart = [[-100 + 32 * (index % 2)] * 1000 for index in range(6)]
     together = thresholds(steady(-100)).quantiles[0]
     assert thresholds(apart).quantiles[0].swing_octaves > 4 * together.swing_octaves
 
 
-def test_a_small_pool_may_not_know_itself() -> None:
+def test_correlation_is_higher_for_a_small_pool() -> None:
     assert thresholds([[0] * 10] * 5).correlation == pytest.approx(0.003 + 2 / 50)
 
 
-def test_faster_than_usual_mirrors_the_gate() -> None:
+def test_fast_threshold_mirrors_the_gate_of_the_median() -> None:
     found = thresholds(steady(-100))
     assert found.fast == -100 - (found.quantiles[0].gate - -100)
 
@@ -112,7 +112,7 @@ some_swings = st.lists(
 
 
 @given(pools, some_swings, st.integers(-6, 6))
-def test_scaling_all_durations_by_a_power_of_two_moves_all_thresholds_alike(
+def test_scaling_durations_by_a_power_of_two_shifts_all_thresholds(
     hours: list[list[int]], swings: Swings, octaves: int
 ) -> None:
     parameters = Parameters(min_delta_seconds=0.004)
@@ -123,34 +123,34 @@ def test_scaling_all_durations_by_a_power_of_two_moves_all_thresholds_alike(
     assert after.fast == before.fast + steps
     for old, new in zip(before.quantiles, after.quantiles, strict=True):
         assert new == old._replace(
-            usual=old.usual + steps, stat=old.stat + steps, gate=old.gate + steps, clear=old.clear + steps
+            baseline=old.baseline + steps, stat=old.stat + steps, gate=old.gate + steps, clear=old.clear + steps
         )
 
 
 @given(pools, some_swings, st.floats(0.5, 5), st.floats(1.1, 4))
-def test_equal_the_formulas_written_out(hours: list[list[int]], swings: Swings, tolerated: float, ratio: float) -> None:
+def test_thresholds_follow_the_formulas(hours: list[list[int]], swings: Swings, tolerated: float, ratio: float) -> None:
     parameters = Parameters(min_delta_seconds=0.002, swing=tolerated, ratio=ratio)
     naive = NaiveDetector(parameters=parameters)
     pool = [bucket for hour in hours for bucket in hour]
     found = thresholds(hours, swings, parameters)
     for index, (q, threshold) in enumerate(zip(QUANTILES, found.quantiles, strict=True)):
         errors = (48 * 0.01 + swings[2 * index] / 4096) / (48 + swings[2 * index + 1])
-        usual = quantile(pool, float(q))
+        baseline = quantile(pool, float(q))
         weights = [float(len(hour) * (1 - q) / (len(hour) * (1 - q) + 2)) for hour in hours]
         squares = [
-            min(2.0, abs(quantile(hour, float(q)) - usual) / 32) ** 2 - naive.sampling_sd(pool, q, len(hour)) ** 2
+            min(2.0, abs(quantile(hour, float(q)) - baseline) / 32) ** 2 - naive.sampling_sd(pool, q, len(hour)) ** 2
             for hour in hours
         ]
         excess = max(0.0, sum(weight * square for weight, square in zip(weights, squares, strict=True)))
         disagreement = (excess + 0.01) / (sum(weights) + 1) * (1 + 1 / len(hours))
-        assert threshold.usual == usual
+        assert threshold.baseline == baseline
         assert threshold.swing_octaves == pytest.approx(sqrt(max(errors, disagreement)))
         assert threshold.clear <= threshold.gate
         assert threshold.stat <= threshold.gate
 
 
 @given(pools, buckets)
-def test_distances_are_those_of_the_definition(hours: list[list[int]], window: list[int]) -> None:
+def test_measured_swings_follow_the_definition(hours: list[list[int]], window: list[int]) -> None:
     pool = [bucket for hour in hours for bucket in hour]
     n = len(window)
     expected = []
@@ -160,20 +160,20 @@ def test_distances_are_those_of_the_definition(hours: list[list[int]], window: l
         distance = min(Fraction(2), Fraction(abs(quantile(window, float(q)) - quantile(pool, float(q))), 32))
         sampling = Fraction(NaiveDetector.sampling_sd(pool, q, n))
         expected.append(4096 * max(distance**2 / 4, distance**2 - sampling**2))
-    judged = expected if n >= MIN_JUDGED else []
-    # Seen at two marks, it counts twice.
-    found = Prediction(pool_of(hours), NO_SWINGS, NO_DELTA).swings_of([([300, 600], sorted(window))])
+    measured = expected if n >= MIN_EVALUATED_TRACES else []
+    # A window shared by two marks counts twice.
+    found = Prediction(pool_of(hours), NO_SWINGS, NO_DELTA).measure_swings([([300, 600], sorted(window))])
     squares, marks = found[::2], found[1::2]
-    assert [square for square, times in zip(squares, marks, strict=True) if times] == [2 * each for each in judged]
+    assert [square for square, times in zip(squares, marks, strict=True) if times] == [2 * each for each in measured]
     assert set(marks) <= {0, 2}
 
 
 @given(pools, st.lists(st.integers(0, 4096), min_size=3, max_size=3))
-def test_no_threshold_lies_below_its_floor(hours: list[list[int]], squares: list[int]) -> None:
+def test_thresholds_are_not_below_their_floors(hours: list[list[int]], squares: list[int]) -> None:
     prediction = Prediction(pool_of(hours), tuple(chain.from_iterable((each, 1) for each in squares)), PARAMETERS)
-    floors, found = prediction.floors, prediction.thresholds
+    floors, found = prediction.floor_thresholds, prediction.thresholds
     for least, threshold in zip(floors.quantiles, found.quantiles, strict=True):
-        assert (least.q, least.usual) == (threshold.q, threshold.usual)
+        assert (least.q, least.baseline) == (threshold.q, threshold.baseline)
         assert least.stat <= threshold.stat
         assert least.gate <= threshold.gate
         assert least.clear <= threshold.clear

@@ -1,4 +1,4 @@
-"""The current window, whatever the order in which its traces came."""
+"""RecentTraces and evaluation windows, independent of the order in which traces are added."""
 
 import random
 
@@ -26,20 +26,18 @@ def recent_of(entries: list[tuple[int, int]]) -> RecentTraces:
     ("end_ns", "second"),
     [(0, 0), (1, 1), (1_000_000_000, 1), (1_000_000_001, 2), (1_767_571_200_999_999_999, 1_767_571_201)],
 )
-def test_a_second_stands_for_what_ended_up_to_it(end_ns: int, second: int) -> None:
+def test_end_second_rounds_up(end_ns: int, second: int) -> None:
     assert end_second(end_ns) == second
 
 
 @given(traces, st.integers(0, 5400), st.integers(0, 2**32))
-def test_it_is_the_last_minutes_extended_until_there_is_enough(
-    entries: list[tuple[int, int]], now: int, seed: int
-) -> None:
+def test_window_is_extended_until_it_has_enough_traces(entries: list[tuple[int, int]], now: int, seed: int) -> None:
     naive = [(second, 0, bucket) for second, bucket in sorted(entries)]
     random.Random(seed).shuffle(entries)
     recent = recent_of(entries)
     for view, expected in (
-        (recent.view(now, PARAMETERS), NaiveDetector.window(naive, now, 300, 10, 3600)),
-        (recent.fresh(now, PARAMETERS), NaiveDetector.window(naive, now, 120, 5, 3600)),
+        (recent.window(now, PARAMETERS), NaiveDetector.window(naive, now, 300, 10, 3600)),
+        (recent.fresh_window(now, PARAMETERS), NaiveDetector.window(naive, now, 120, 5, 3600)),
     ):
         assert view.traces == len(expected)
         assert view.buckets == sorted(bucket for _, _, bucket in expected)
@@ -48,16 +46,16 @@ def test_it_is_the_last_minutes_extended_until_there_is_enough(
 
 
 @given(traces, st.lists(st.integers(0, 5400), min_size=1, max_size=6))
-def test_forgetting_changes_no_later_window(entries: list[tuple[int, int]], ticks: list[int]) -> None:
+def test_discard_does_not_change_later_windows(entries: list[tuple[int, int]], ticks: list[int]) -> None:
     whole, trimmed = recent_of(entries), recent_of(entries)
     for now in sorted(ticks):
         trimmed.discard(now, PARAMETERS)
-        assert trimmed.view(now, PARAMETERS).buckets == whole.view(now, PARAMETERS).buckets
-        assert trimmed.fresh(now, PARAMETERS).buckets == whole.fresh(now, PARAMETERS).buckets
+        assert trimmed.window(now, PARAMETERS).buckets == whole.window(now, PARAMETERS).buckets
+        assert trimmed.fresh_window(now, PARAMETERS).buckets == whole.fresh_window(now, PARAMETERS).buckets
     assert len(trimmed) <= len(whole)
 
 
-def test_old_traces_are_forgotten() -> None:
+def test_discard_drops_old_traces() -> None:
     recent = recent_of([(second, 0) for second in range(1000)])
     recent.discard(1000, PARAMETERS)
     assert len(recent) == 299
@@ -68,14 +66,14 @@ def test_old_traces_are_forgotten() -> None:
 
 
 @given(traces)
-def test_it_is_the_same_after_a_round_trip(entries: list[tuple[int, int]]) -> None:
+def test_iteration_round_trip(entries: list[tuple[int, int]]) -> None:
     recent = recent_of(entries)
     assert list(RecentTraces(recent)) == list(recent)
     assert sum(count for _, _, count in recent) == len(recent) == len(entries)
 
 
 @given(st.lists(st.tuples(st.integers(0, 900), st.lists(st.integers(-9, 9), max_size=6)), max_size=9))
-def test_traces_may_come_together_and_late(batches: list[tuple[int, list[int]]]) -> None:
+def test_extend_equals_adding_single_traces_in_any_order(batches: list[tuple[int, list[int]]]) -> None:
     recent = RecentTraces()
     for second, buckets in batches:
         recent.extend(second, buckets)
@@ -84,22 +82,22 @@ def test_traces_may_come_together_and_late(batches: list[tuple[int, list[int]]])
 
 
 @given(traces, st.integers(0, 5400), st.integers(0, 5400))
-def test_what_ended_after_an_instant(entries: list[tuple[int, int]], now: int, instant: int) -> None:
-    view = recent_of(entries).view(now, PARAMETERS)
+def test_after_and_split_divide_a_window_by_end_time(entries: list[tuple[int, int]], now: int, instant: int) -> None:
+    view = recent_of(entries).window(now, PARAMETERS)
     later, earlier = view.split([instant, -1])
     assert view.after(instant).buckets == later
     assert sorted(later + earlier) == view.buckets
 
 
 @given(st.lists(st.integers(-50, 50), min_size=1, max_size=50), st.floats(0, 1))
-def test_its_quantiles_are_those_of_a_digest(values: list[int], q: float) -> None:
-    view = recent_of([(1, bucket) for bucket in values]).view(1, PARAMETERS)
+def test_quantiles_are_those_of_a_digest(values: list[int], q: float) -> None:
+    view = recent_of([(1, bucket) for bucket in values]).window(1, PARAMETERS)
     digest = Digest({bucket: values.count(bucket) for bucket in values})
     assert view.quantile_bucket(q) == digest.quantile_bucket(q)
     assert view.quantile_seconds(q) == bucket_middle_seconds(view.quantile_bucket(q))
 
 
-def test_a_trace_that_ended_in_the_future_waits_for_its_time() -> None:
+def test_trace_that_ends_after_now_is_not_in_the_window() -> None:
     recent = recent_of([(100, 1), (200, 2)])
-    assert recent.view(150, PARAMETERS).buckets == [1]
-    assert recent.view(199.5, PARAMETERS).buckets == [1, 2]
+    assert recent.window(150, PARAMETERS).buckets == [1]
+    assert recent.window(199.5, PARAMETERS).buckets == [1, 2]

@@ -18,8 +18,7 @@ from exporter.evaluation.wakeup import HistorySignal, Wakeup
 from exporter.ingest.backfill_status import BackfillStatus
 from exporter.ingest.live_reader import LiveReader
 from exporter.ingest.settings import Budget
-from exporter.model.calendar import Calendar
-from exporter.model.hours import HourClock
+from exporter.model.calendar import Calendar, HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
 from exporter.store import Store

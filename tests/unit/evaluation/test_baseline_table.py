@@ -2,7 +2,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from exporter.detection.verdict import HourThresholds
+from exporter.detection.schedule import HourThresholds
 from exporter.evaluation.baseline_table import (
     EMPTY_TABLE,
     NO_BASELINE,

@@ -4,14 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from exporter.baseline.availability import SLOTS
-from exporter.baseline.levels import FallbackLevel
+from exporter.baseline.levels import SLOTS, FallbackLevel
 from exporter.detection.parameters import Parameters
 from exporter.evaluation.baseline_table import SeriesBaseline
 from exporter.evaluation.query import BaselineQuerier, NoVerdict, PooledHour
 from exporter.evaluation.settings import EvaluationSettings
-from exporter.model.calendar import Calendar, DayType, Slot
-from exporter.model.hours import HourClock
+from exporter.model.calendar import Calendar, DayType, HourClock, Slot
 from exporter.model.span import SeriesKey
 from exporter.store import Store, StoredTraffic
 from tests.support.database import memory_store

@@ -1,3 +1,5 @@
+"""StatusReplay: the replayed status is what the page showed at that time."""
+
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,10 +18,10 @@ from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.replay import PastStatus, StatusReplay
 from exporter.evaluation.snapshot import NO_OUTLIERS, SeriesStatus
 from exporter.model.accumulator import Accumulator
-from exporter.model.calendar import Calendar
+from exporter.model.calendar import Calendar, HourClock
 from exporter.model.histogram import bucket_middle_seconds, bucket_of_ns
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import HourClock, StoredWindow
+from exporter.model.hours import StoredWindow
 from exporter.model.ledger import Window
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
@@ -34,11 +36,12 @@ END = MONDAY + DAYS * DAY
 CLOCK = HourClock(Calendar())
 ALL = 0, END
 
-Made = Sequence[tuple[int, int]]
+Requests = Sequence[tuple[int, int]]
+"""Start and duration in nanoseconds."""
 
 
-def history(made: Made, until: int = END, *, key: SeriesKey = KEY) -> StoredSeries:
-    """As it would be stored, an hour a window, up to an instant."""
+def history(made: Requests, until: int = END, *, key: SeriesKey = KEY) -> StoredSeries:
+    """Return requests as the store would have them, with windows of an hour, up to an instant."""
     windows = [Window(start, start + HOUR) for start in range(MONDAY, until, HOUR)]
     accumulator = Accumulator(windows, lambda key: key)
     accumulator.add(Span("0" * 32, "0" * 16, key, *each) for each in made if each[0] < until * NS)
@@ -50,19 +53,19 @@ def history(made: Made, until: int = END, *, key: SeriesKey = KEY) -> StoredSeri
     return found
 
 
-def recall(stored: StoredSeries, since: int = 0, until: int = END, step: int = MARK) -> list[PastStatus]:
-    return list(StatusReplay(SETTINGS, CLOCK).moments(stored, since, until, step))
+def replay(stored: StoredSeries, since: int = 0, until: int = END, step: int = MARK) -> list[PastStatus]:
+    return list(StatusReplay(SETTINGS, CLOCK).replay(stored, since, until, step))
 
 
 @pytest.fixture(scope="module")
-def busy() -> Made:
-    """Some fifty requests in every five minutes, and an hour and a half of trouble on the last day."""
+def busy() -> Requests:
+    """Some fifty requests in five minutes, and an incident of 90 minutes on the last day."""
     return requests(DAYS, 600, [Incident(3 * 24 + 10, 3 * 24 + 11.5, 3.0)])
 
 
 @pytest.fixture(scope="module")
-def shown(busy: Made) -> dict[int, SeriesStatus]:
-    """What a live edge makes of the last day, that looks at every mark of the clock."""
+def shown(busy: Requests) -> dict[int, SeriesStatus]:
+    """The statuses of the last day from a live edge that ticks at every mark."""
     spans = sorted(
         (Span(f"{number:032x}", f"{number:016x}", KEY, *each) for number, each in enumerate(busy)),
         key=lambda span: span.end_ns,
@@ -70,7 +73,7 @@ def shown(busy: Made) -> dict[int, SeriesStatus]:
     ends = [span.end_ns for span in spans]
     store = Store.in_memory()
     settled = LAST_DAY
-    historian = BaselineManager(
+    manager = BaselineManager(
         store,
         CLOCK,
         SETTINGS,
@@ -85,16 +88,16 @@ def shown(busy: Made) -> dict[int, SeriesStatus]:
     for start in range(MONDAY, END, HOUR):
         settled = start
         if start >= LAST_DAY:
-            historian.catch_up(start + 1.0)
+            manager.catch_up(start + 1.0)
             for mark in range(start + MARK, start + HOUR + 1, MARK):
-                # The last mark of an hour is judged while that hour lasts.
-                historian.open_table(mark - 1.0)
-                book = historian.table(mark - 1.0)
+                # The last mark of an hour is evaluated with the baseline of that hour.
+                manager.open_table(mark - 1.0)
+                table = manager.table(mark - 1.0)
                 new = spans[bisect_right(ends, (mark - MARK) * NS) : bisect_right(ends, mark * NS)]
-                live.add_spans(new, mark, book)
-                judged = live.tick(mark, book)
-                flag_store.save(judged.flags, judged.suspects)
-                (shown[mark],) = judged.statuses
+                live.add_spans(new, mark, table)
+                result = live.tick(mark, table)
+                flag_store.save(result.flags, result.suspects)
+                (shown[mark],) = result.statuses
         window = Window(start, start + HOUR)
         accumulator = Accumulator([window], lambda key: key)
         accumulator.add(span for span in spans if start * NS <= span.start_ns < (start + HOUR) * NS)
@@ -104,14 +107,12 @@ def shown(busy: Made) -> dict[int, SeriesStatus]:
     return shown
 
 
-class TestAsTheLiveEdge:
-    """The claim itself: what is recalled of an instant is what the page showed at it."""
-
-    def test_shows_what_the_page_showed(self, busy: Made, shown: dict[int, SeriesStatus]) -> None:
-        recalled = {at: status for at, status in recall(history(busy)) if at in shown}
-        assert recalled.keys() == shown.keys()
+class TestAgreesWithTheLiveEdge:
+    def test_replayed_status_is_the_one_on_the_page(self, busy: Requests, shown: dict[int, SeriesStatus]) -> None:
+        replayed = {at: status for at, status in replay(history(busy)) if at in shown}
+        assert replayed.keys() == shown.keys()
         for at, status in list(shown.items())[12:]:
-            # Counters are its own doings, and an explanation is no metric; of outliers the next test tells.
+            # Counters and explanations are not replayed; outliers are covered by the next test.
             page = replace(
                 status,
                 traces_total=0,
@@ -119,59 +120,59 @@ class TestAsTheLiveEdge:
                 exemplar=None,
                 outliers=NO_OUTLIERS,
                 explanation=None,
-                outlier=recalled[at].outlier,
+                outlier=replayed[at].outlier,
             )
-            assert recalled[at] == page, at
+            assert replayed[at] == page, at
 
-    def test_an_outlier_is_one_beyond_doubt(self, busy: Made, shown: dict[int, SeriesStatus]) -> None:
-        recalled = dict(recall(history(busy)))
+    def test_replayed_outlier_is_an_outlier_on_the_page(self, busy: Requests, shown: dict[int, SeriesStatus]) -> None:
+        replayed = dict(replay(history(busy)))
         for at, status in shown.items():
-            if recalled[at].outlier:
+            if replayed[at].outlier:
                 assert status.outlier, at
             elif status.outlier:
-                # One that hardly is one: in the same bucket as the threshold, which is 2.2 % wide.
+                # It lies in the same bucket as the threshold, which is 2.2 % wide.
                 assert status.exemplar is not None
                 assert status.outlier_threshold_seconds is not None
                 assert status.exemplar.seconds <= status.outlier_threshold_seconds * 1.023, at
-        assert any(status.outlier for status in recalled.values())
+        assert any(status.outlier for status in replayed.values())
 
-    def test_an_incident_is_seen(self, busy: Made, shown: dict[int, SeriesStatus]) -> None:
-        began, ended = LAST_DAY + 10 * HOUR, LAST_DAY + 11.5 * HOUR
-        up = [at for at, status in recall(history(busy)) if status.shift]
-        assert began < up[0] <= began + 3 * MARK
-        assert ended < up[-1] <= ended + 3 * MARK
-        assert {after - before for before, after in pairwise(up)} == {MARK}
-        since = {status.since for at, status in recall(history(busy)) if at in up}
+    def test_incident_sets_the_flag(self, busy: Requests, shown: dict[int, SeriesStatus]) -> None:
+        start, end = LAST_DAY + 10 * HOUR, LAST_DAY + 11.5 * HOUR
+        firing = [at for at, status in replay(history(busy)) if status.shift]
+        assert start < firing[0] <= start + 3 * MARK
+        assert end < firing[-1] <= end + 3 * MARK
+        assert {after - before for before, after in pairwise(firing)} == {MARK}
+        since = {status.since for at, status in replay(history(busy)) if at in firing}
         assert len(since) == 1
-        assert began < since.pop() <= up[0]  # type: ignore[operator]
+        assert start < since.pop() <= firing[0]  # type: ignore[operator]
 
 
-class TestHonesty:
+class TestIndependence:
     @settings(max_examples=12, deadline=None)
     @given(hour=st.integers(25, DAYS * 24 - 1), minutes=st.sampled_from([0, 5, 35]))
-    def test_nothing_later_matters(self, hour: int, minutes: int) -> None:
+    def test_later_windows_do_not_change_earlier_statuses(self, hour: int, minutes: int) -> None:
         made = requests(DAYS, 60, [Incident(20, 26, 4.0), Incident(60, 62, 5.0)], seed=3)
         now = MONDAY + hour * HOUR
         until = now - minutes * 60
-        assert recall(history(made, now), until=until) == recall(history(made), until=until)
+        assert replay(history(made, now), until=until) == replay(history(made), until=until)
 
-    def test_flags_are_those_of_a_backtest(self) -> None:
+    def test_flags_agree_with_a_backtest(self) -> None:
         made = requests(DAYS, 60, [Incident(50, 53, 4.0), Incident(80, 81, 6.0)], seed=5)
         stored = history(made)
-        moments = recall(stored)
+        moments = replay(stored)
         edges = [at for (_, before), (at, after) in pairwise(moments) if bool(before.shift) != bool(after.shift)]
         alerts = replay_history(stored, Detector(SETTINGS.fallback, SETTINGS.shift, CLOCK), END).firing_periods
         assert edges == [at for alert in alerts for at in (alert.start, alert.end)]
         assert len(alerts) == 2
 
-    def test_what_was_found_before_plays_no_part(self, busy: Made) -> None:
+    def test_stored_evaluations_are_ignored(self, busy: Requests) -> None:
         stored = history(busy, MONDAY + DAY)
-        judged = stored._replace(state=b"{}", suspects=frozenset({MONDAY}))
-        assert recall(judged, until=MONDAY + DAY) == recall(stored, until=MONDAY + DAY)
+        evaluated = stored._replace(state=b"{}", suspects=frozenset({MONDAY}))
+        assert replay(evaluated, until=MONDAY + DAY) == replay(stored, until=MONDAY + DAY)
 
 
-def expected_window(made: Made, at: int) -> list[int]:
-    """Buckets of the current window: five minutes, and whole ones before until there are ten, an hour at most."""
+def expected_window(made: Requests, at: int) -> list[int]:
+    """Return the buckets of the evaluation window, extended by five minutes until it has ten, to at most an hour."""
     marks = sorted(
         (-(-(start_ns + duration_ns) // (MARK * NS)) * MARK, bucket_of_ns(duration_ns))
         for start_ns, duration_ns in made
@@ -182,9 +183,9 @@ def expected_window(made: Made, at: int) -> list[int]:
     return next((window for window in windows if len(window) >= 10), windows[-1])
 
 
-def test_a_quiet_series_has_a_longer_window() -> None:
+def test_window_of_a_quiet_series_is_extended() -> None:
     made = requests(1, 20, seed=9)
-    moments = recall(history(made, MONDAY + DAY), until=MONDAY + DAY)
+    moments = replay(history(made, MONDAY + DAY), until=MONDAY + DAY)
     assert len(moments) > 250
     for at, status in moments:
         window = expected_window(made, at)
@@ -196,63 +197,63 @@ def test_a_quiet_series_has_a_longer_window() -> None:
             assert status.current_p50_seconds is status.current_p95_seconds is None
 
 
-def test_a_long_request_counts_when_it_has_ended() -> None:
+def test_long_request_counts_when_it_ends() -> None:
     made = [(MONDAY * NS, 2 * HOUR * NS)]
-    moments = recall(history(made, MONDAY + 3 * HOUR), until=MONDAY + 3 * HOUR)
+    moments = replay(history(made, MONDAY + 3 * HOUR), until=MONDAY + 3 * HOUR)
     assert moments[0].at == MONDAY + 2 * HOUR
     assert moments[0].status.current_traces == 1
 
 
 class TestPresence:
-    def test_begins_with_the_first_trace_and_ends_when_it_is_stale(self) -> None:
+    def test_statuses_begin_with_the_first_trace_and_end_when_stale(self) -> None:
         begin = MONDAY + 5 * HOUR
         made = [((begin + second) * NS, NS // 10) for second in range(0, 600, 10)]
-        moments = recall(history(made))
+        moments = replay(history(made))
         assert moments[0].at == begin + MARK
         assert moments[-1].at == begin + 600 + DAY
         assert [after.at - before.at for before, after in pairwise(moments)] == [MARK] * (len(moments) - 1)
         assert moments[-1].status.current_traces == 0
         assert moments[-1].status.current_p50_seconds is None
 
-    def test_comes_back(self) -> None:
+    def test_stale_series_returns_with_new_traffic(self) -> None:
         made = [((MONDAY + hour * HOUR) * NS, NS // 10) for hour in (0, 60)]
-        times = [moment.at for moment in recall(history(made))]
+        times = [moment.at for moment in replay(history(made))]
         assert times[0] == MONDAY + MARK
         gaps = [(before, after) for before, after in pairwise(times) if after - before > MARK]
         assert gaps == [(MONDAY + MARK + DAY, MONDAY + 60 * HOUR + MARK)]
 
-    def test_too_little_history_is_level_5_and_no_verdict(self) -> None:
+    def test_too_little_history_is_level_5_without_verdict(self) -> None:
         made = [((MONDAY + second) * NS, NS // 10) for second in range(0, 600, 60)]
-        (first, *_) = recall(history(made))
+        (first, *_) = replay(history(made))
         assert first.status.level == 5
         assert first.status.shift is first.status.outlier is first.status.score is None
 
-    def test_nothing_stored_is_nothing(self) -> None:
-        assert recall(StoredSeries(KEY, [], {}, frozenset(), None)) == []
+    def test_series_without_windows_has_no_status(self) -> None:
+        assert replay(StoredSeries(KEY, [], {}, frozenset(), None)) == []
 
 
 @pytest.mark.parametrize(("step", "per_hour"), [(300, 12), (900, 4), (1200, 3), (HOUR, 1)])
-def test_the_range_is_half_open_and_steps_are_whole(busy: Made, step: int, per_hour: int) -> None:
+def test_range_is_half_open_and_aligned_to_the_step(busy: Requests, step: int, per_hour: int) -> None:
     stored = history(busy, MONDAY + DAY)
     since, until = MONDAY + 6 * HOUR, MONDAY + 9 * HOUR
-    times = [moment.at for moment in recall(stored, since, until, step)]
+    times = [moment.at for moment in replay(stored, since, until, step)]
     assert len(times) == 3 * per_hour
     assert times[0] == since + step
     assert times[-1] == until
-    whole = {moment.at: moment.status for moment in recall(stored, since, until)}
-    assert all(moment.status == whole[moment.at] for moment in recall(stored, since, until, step))
+    whole = {moment.at: moment.status for moment in replay(stored, since, until)}
+    assert all(moment.status == whole[moment.at] for moment in replay(stored, since, until, step))
 
 
 @pytest.mark.parametrize("zone", ["Asia/Kathmandu", "America/St_Johns"])
-def test_every_mark_once_in_any_time_zone(busy: Made, zone: str) -> None:
+def test_every_mark_occurs_once_in_any_time_zone(busy: Requests, zone: str) -> None:
     clock = HourClock(Calendar(ZoneInfo(zone)))
-    moments = list(StatusReplay(SETTINGS, clock).moments(history(busy, MONDAY + DAY), 0, MONDAY + DAY, MARK))
+    moments = list(StatusReplay(SETTINGS, clock).replay(history(busy, MONDAY + DAY), 0, MONDAY + DAY, MARK))
     assert [moment.at for moment in moments] == list(range(moments[0].at, MONDAY + DAY + 1, MARK))
 
 
-def test_damaged_bytes_are_an_error(busy: Made) -> None:
+def test_damaged_bytes_raise(busy: Requests) -> None:
     stored = history(busy, MONDAY + DAY)
-    broken = StoredWindow(MONDAY + 3 * HOUR, 600, b"\xff\xff", b"")
-    windows = [broken if window.start == broken.start else window for window in stored.windows]
+    damaged = StoredWindow(MONDAY + 3 * HOUR, 600, b"\xff\xff", b"")
+    windows = [damaged if window.start == damaged.start else window for window in stored.windows]
     with pytest.raises(DamagedDigestError):
-        recall(stored._replace(windows=windows))
+        replay(stored._replace(windows=windows))

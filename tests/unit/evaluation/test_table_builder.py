@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from exporter.baseline.levels import FallbackLevel
-from exporter.detection.state import decode_state
+from exporter.detection.detector import decode_state
 from exporter.model.span import SeriesKey
 from exporter.store import Store
 from tests.support.evaluation import STRICTER, ManagerBench, WatchedStore
@@ -127,7 +127,7 @@ class TestTable:
         bench.manager.catch_up(NOW)
         present, before = bench.table(NOW).schedule(KEY)
         assert (present.start, before.start) == (NOON, NOON - HOUR)
-        assert before.thresholds.quantiles[0].usual > present.thresholds.quantiles[0].usual
+        assert before.thresholds.quantiles[0].baseline > present.thresholds.quantiles[0].baseline
 
     def test_thresholds_of_an_earlier_hour_do_not_depend_on_that_hour(self, store: Store) -> None:
         bench = ManagerBench(store)

@@ -18,8 +18,7 @@ from exporter.detection.parameters import Parameters
 from exporter.evaluation.history import HistoryEvaluator
 from exporter.evaluation.series import EvaluationResult, EvaluationTask, evaluate_series
 from exporter.evaluation.worker_process import EvaluationWorker
-from exporter.model.calendar import Calendar
-from exporter.model.hours import HourClock
+from exporter.model.calendar import Calendar, HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import LimitedLog, get_logger
 from exporter.store import Store, StoredSeries

@@ -1,3 +1,5 @@
+"""Critical path of a trace."""
+
 import random
 from dataclasses import replace
 
@@ -14,7 +16,7 @@ T0 = 1_795_000_000_000_000_000
 def span(
     span_id: str, parent_id: str, begins: float, ends: float, service: str = "a", kind: str = "internal"
 ) -> TraceSpan:
-    """A span by when it begins and ends, in milliseconds."""
+    """A span given by its start and end in milliseconds."""
     start, end = round(begins * MS), round(ends * MS)
     return TraceSpan(span_id, parent_id, service, f"do {span_id}", kind, T0 + start, end - start)
 
@@ -26,18 +28,18 @@ def path(*spans: TraceSpan) -> CriticalPath:
 
 
 def times(found: CriticalPath) -> dict[str, float]:
-    """How long each span on the path was waited for itself, in milliseconds."""
+    """Self times on the path in milliseconds."""
     return {step.span.span_id: step.self_ns / MS for step in found.steps}
 
 
 class TestPath:
-    def test_a_root_alone_is_its_own_path(self) -> None:
+    def test_path_of_a_single_span_is_that_span(self) -> None:
         found = path(span("root", "", 0, 10))
         assert times(found) == {"root": 10}
         assert found.services == (("a", 10 * MS),)
         assert (found.spans, found.longest) == (1, ())
 
-    def test_children_one_after_another_and_the_gaps_between(self) -> None:
+    def test_sequential_children_and_gaps_between_them(self) -> None:
         found = path(span("root", "", 0, 10), span("x", "root", 1, 4), span("y", "root", 6, 9), span("z", "y", 7, 8))
         assert times(found) == {"root": 1 + 2 + 1, "x": 3, "y": 2, "z": 1}
         assert [(step.span.span_id, step.depth, step.begins_ns / MS) for step in found.steps] == [
@@ -47,36 +49,36 @@ class TestPath:
             ("z", 2, 7),
         ]
 
-    def test_of_children_side_by_side_the_last_to_finish_counts(self) -> None:
+    def test_of_parallel_children_the_last_to_finish_is_on_the_path(self) -> None:
         found = path(
             span("root", "", 0, 10), span("fast", "root", 1, 3), span("slow", "root", 1, 9), span("mid", "root", 2, 8)
         )
         assert times(found) == {"root": 2, "slow": 8}
-        # It is not on the path, but it is long.
+        # Long spans are listed even if they are not on the path.
         assert [each.span_id for each in found.longest] == ["slow", "mid", "fast"]
 
-    def test_what_was_still_running_when_the_next_began_was_not_waited_for(self) -> None:
+    def test_child_still_running_when_the_next_began_is_not_on_the_path(self) -> None:
         found = path(span("root", "", 0, 10), span("x", "root", 5, 10), span("y", "root", 2, 7))
         assert times(found) == {"root": 5, "x": 5}
 
-    def test_what_outlives_its_parent_was_not_waited_for(self) -> None:
+    def test_child_that_outlives_its_parent_is_not_on_the_path(self) -> None:
         found = path(
             span("root", "", 0, 10),
             span("later", "root", 12, 2500, kind="consumer"),
-            span("meanwhile", "root", 2, 30),
-            span("below", "meanwhile", 3, 9),
+            span("async", "root", 2, 30),
+            span("below", "async", 3, 9),
         )
         assert times(found) == {"root": 10}
         assert found.oddities.not_waited_for == 3
-        assert [each.span_id for each in found.longest] == ["later", "meanwhile", "below"]
+        assert [each.span_id for each in found.longest] == ["later", "async", "below"]
 
-    def test_a_time_of_nothing_is_nothing(self) -> None:
+    def test_spans_of_zero_duration(self) -> None:
         found = path(span("root", "", 0, 10), span("zero", "root", 4, 4))
         assert times(found) == {"root": 10}
-        nothing = path(span("root", "", 5, 5), span("x", "root", 5, 5))
-        assert (times(nothing), nothing.share(0), nothing.services) == ({"root": 0}, None, (("a", 0),))
+        instant = path(span("root", "", 5, 5), span("x", "root", 5, 5))
+        assert (times(instant), instant.share(0), instant.services) == ({"root": 0}, None, (("a", 0),))
 
-    def test_services_share_the_time(self) -> None:
+    def test_self_times_sum_by_service(self) -> None:
         found = path(
             span("root", "", 0, 100, "shop", "server"),
             span("call", "root", 10, 90, "shop", "client"),
@@ -88,7 +90,7 @@ class TestPath:
 
 
 class TestClocks:
-    def test_a_service_whose_clock_is_late_is_moved_back_into_the_call(self) -> None:
+    def test_server_span_of_a_late_clock_is_shifted_back_into_the_call(self) -> None:
         found = path(
             span("root", "", 0, 100, "shop", "server"),
             span("call", "root", 10, 90, "shop", "client"),
@@ -98,7 +100,7 @@ class TestClocks:
         assert times(found) == {"root": 20, "call": 10, "answer": 30, "query": 40}
         assert (found.oddities.moved, found.oddities.not_waited_for) == (1, 0)
 
-    def test_one_whose_clock_is_early_is_moved_forward(self) -> None:
+    def test_child_of_an_early_clock_is_shifted_forward(self) -> None:
         found = path(
             span("root", "", 0, 100, "shop", "server"),
             span("answer", "root", -30, 40, "stock", "server"),
@@ -107,17 +109,17 @@ class TestClocks:
         assert times(found) == {"root": 30, "answer": 30, "query": 40}
         assert found.oddities.moved == 1
 
-    def test_without_the_call_a_little_is_forgiven_and_more_is_not(self) -> None:
+    def test_child_without_call_is_shifted_only_within_the_tolerance(self) -> None:
         little = path(span("root", "", 0, 100, "shop"), span("answer", "root", 30, 102, "stock", "server"))
         assert times(little) == {"root": 28, "answer": 72}
         much = path(span("root", "", 0, 100, "shop"), span("answer", "root", 30, 140, "stock", "server"))
         assert times(much) == {"root": 100}
 
-    def test_neighbours_that_overlap_by_a_hair_follow_one_another(self) -> None:
+    def test_siblings_that_overlap_within_the_tolerance_are_sequential(self) -> None:
         found = path(span("root", "", 0, 10), span("x", "root", 0, 5.02), span("y", "root", 5, 10))
         assert times(found) == {"root": 0, "x": 5, "y": 5}
 
-    def test_a_call_that_was_given_up_did_not_wait(self) -> None:
+    def test_server_span_longer_than_its_call_is_not_on_the_path(self) -> None:
         found = path(
             span("root", "", 0, 100, "shop", "client"),
             span("answer", "root", 1, 2000, "stock", "server"),
@@ -125,28 +127,28 @@ class TestClocks:
         assert times(found) == {"root": 100}
 
 
-class TestOddTraces:
-    def test_nothing(self) -> None:
+class TestIrregularTraces:
+    def test_no_spans(self) -> None:
         assert critical_path([]) is None
 
-    def test_of_several_roots_the_longest_is_explained(self) -> None:
+    def test_longest_of_several_roots_is_explained(self) -> None:
         found = path(span("one", "", 0, 10), span("two", "", 100, 130), span("x", "two", 100, 110))
         assert found.root.span_id == "two"
         assert (found.oddities.roots, found.oddities.elsewhere) == (2, 1)
 
-    def test_any_span_can_be_explained(self) -> None:
+    def test_explains_a_requested_span(self) -> None:
         spans = [span("root", "", 0, 100), span("x", "root", 10, 50, "b"), span("y", "x", 20, 40, "c")]
         found = critical_path(spans, root=longest_span(spans[1:]))
         assert found is not None
         assert times(found) == {"x": 20, "y": 20}
         assert longest_span([]) is None
 
-    def test_without_a_root_the_longest_part_is_explained(self) -> None:
+    def test_longest_orphan_is_explained_if_no_root_was_received(self) -> None:
         found = path(span("x", "lost", 0, 10), span("y", "lost", 0, 20), span("z", "y", 5, 15))
         assert times(found) == {"y": 10, "z": 10}
         assert (found.oddities.roots, found.oddities.missing_parents, found.oddities.elsewhere) == (0, 2, 1)
 
-    def test_circles_end(self) -> None:
+    def test_cycles_are_broken(self) -> None:
         found = path(
             span("root", "", 0, 10),
             span("x", "y", 1, 9),
@@ -156,16 +158,16 @@ class TestOddTraces:
         )
         assert times(found) == {"root": 10}
         assert (found.oddities.in_cycles, found.oddities.elsewhere) == (3, 4)
-        nothing_else = path(span("x", "y", 1, 9), span("y", "x", 2, 8))
-        assert times(nothing_else) == {"x": 2, "y": 6}
+        only_cycle = path(span("x", "y", 1, 9), span("y", "x", 2, 8))
+        assert times(only_cycle) == {"x": 2, "y": 6}
 
-    def test_of_spans_with_one_id_the_longest_counts(self) -> None:
+    def test_longest_span_of_a_duplicate_id_is_used(self) -> None:
         found = path(span("root", "", 0, 10), span("x", "root", 1, 3), span("x", "root", 1, 9))
         assert times(found) == {"root": 2, "x": 8}
         assert found.oddities.duplicates == 1
 
     @pytest.mark.parametrize("deep", [True, False])
-    def test_a_hundred_thousand_spans(self, deep: bool) -> None:
+    def test_hundred_thousand_spans(self, deep: bool) -> None:
         count = 100_000
         spans = [span("0", "", 0, count)]
         for number in range(1, count):
@@ -180,7 +182,7 @@ class TestOddTraces:
 
 @st.composite
 def traces(draw: st.DrawFn) -> list[TraceSpan]:
-    """Traces of every shape: lost parents, circles, several roots, clocks that differ, the same id twice."""
+    """Traces with missing parents, cycles, several roots, clock skew and duplicate ids."""
     count = draw(st.integers(1, 25))
     ids = [str(number) for number in range(count)]
     parents = st.sampled_from([*ids, "", "lost"])
@@ -203,7 +205,9 @@ def traces(draw: st.DrawFn) -> list[TraceSpan]:
 class TestProperties:
     @settings(max_examples=300, deadline=None)
     @given(spans=traces(), seed=st.integers(0, 1000))
-    def test_the_shares_add_up_and_the_order_of_spans_does_not_matter(self, spans: list[TraceSpan], seed: int) -> None:
+    def test_self_times_sum_to_the_root_regardless_of_the_order_of_spans(
+        self, spans: list[TraceSpan], seed: int
+    ) -> None:
         found = path(*spans)
         assert sum(step.self_ns for step in found.steps) == found.root.duration_ns
         assert sum(nanoseconds for _, nanoseconds in found.services) == found.root.duration_ns
@@ -216,7 +220,7 @@ class TestProperties:
 
     @settings(max_examples=200, deadline=None)
     @given(spans=traces(), offset=st.integers(-1000, 1000))
-    def test_when_it_was_does_not_matter(self, spans: list[TraceSpan], offset: int) -> None:
+    def test_path_does_not_depend_on_absolute_time(self, spans: list[TraceSpan], offset: int) -> None:
         found = path(*spans)
         moved = path(*(each._replace(start_ns=each.start_ns + offset) for each in spans))
         assert [step[1:] for step in moved.steps] == [step[1:] for step in found.steps]

@@ -1,4 +1,4 @@
-"""What is stored comes back as it was, and what was damaged is refused or makes sense all the same."""
+"""Codec of digests and marks: round trips, size, and rejection of damaged bytes."""
 
 import zlib
 from collections import Counter
@@ -23,7 +23,7 @@ from exporter.model.histogram_codec import (
 buckets = st.integers(ZERO_BUCKET, HIGHEST_BUCKET)
 counts = st.dictionaries(buckets, st.one_of(st.integers(1, 130), st.integers(1, 2**50)), max_size=20)
 digests = counts.map(Digest)
-# Few samples are dealt out to their marks, many have a digest for each, and so have those that are far apart.
+# Few samples at close marks are stored in the assigned format; many samples or distant marks as digests.
 few = st.dictionaries(buckets, st.integers(1, 40), max_size=10)
 many = st.dictionaries(buckets, st.integers(1, 400), max_size=20)
 marks = st.one_of(
@@ -34,14 +34,14 @@ numbers = st.lists(st.one_of(st.integers(0, 300), st.integers(0, 2**63 - 1)))
 
 
 @given(counts)
-def test_a_digest_comes_back_as_it_was(by_bucket: dict[int, int]) -> None:
+def test_digest_round_trip(by_bucket: dict[int, int]) -> None:
     data = encode_digest(Digest(by_bucket))
     assert decode_digest(data) == Digest(by_bucket)
     assert decode_counts(data) == by_bucket
 
 
 @given(marks)
-def test_marks_come_back_as_they_were(by_offset: dict[int, Digest]) -> None:
+def test_marks_round_trip(by_offset: dict[int, Digest]) -> None:
     decoded = decode_marks(encode_marks(by_offset), _window(by_offset))
     assert _digests(decoded) == by_offset
     assert all(samples == sorted(samples) for samples in decoded.values())
@@ -54,13 +54,13 @@ def test_marks_come_back_as_they_were(by_offset: dict[int, Digest]) -> None:
         (b"\x01" + zlib.compress(bytes.fromhex("0101010004"), wbits=-15), {1: {0: 2}}),
     ],
 )
-def test_marks_that_an_older_exporter_wrote_are_read(data: bytes, by_offset: dict[int, dict[int, int]]) -> None:
-    """Digests by mark, plain and deflated, however few the samples are."""
+def test_decodes_marks_of_older_versions(data: bytes, by_offset: dict[int, dict[int, int]]) -> None:
+    """Older versions stored few samples as digests, too, plain or deflated."""
     expected = {offset: Digest(counts) for offset, counts in by_offset.items()}
     assert _digests(decode_marks(data, _window(expected))) == expected
 
 
-def test_marks_that_resemble_one_another_are_stored_in_little_space() -> None:
+def test_similar_marks_compress_well() -> None:
     digest = Digest({bucket: 20 + bucket % 7 for bucket in range(-100, 0)})
     alike = dict.fromkeys(range(1, 13), digest)
     data = encode_marks(alike)
@@ -68,29 +68,28 @@ def test_marks_that_resemble_one_another_are_stored_in_little_space() -> None:
     assert _digests(decode_marks(data, _window(alike))) == alike
 
 
-def test_few_samples_take_half_a_byte_each() -> None:
+def test_assigned_marks_take_half_a_byte_per_sample() -> None:
     by_offset = {offset: Digest({37 * offset % 50 - 100: 1, 90 * offset % 70 - 30: 1}) for offset in range(1, 13)}
     assert len(encode_marks(by_offset)) == 1 + 2 + 12
 
 
-def test_deflating_never_makes_marks_longer() -> None:
-    """What does not repeat itself is stored as it is, with one byte in front."""
+def test_incompressible_marks_are_stored_uncompressed() -> None:
     irregular = {1: Digest({bucket * (bucket + 7) % 1999 - 957: bucket**3 + 1 for bucket in range(60)})}
     assert len(encode_marks(irregular)) <= 2 + 1 + len(encode_digest(irregular[1]))
 
 
-def test_neighbouring_buckets_with_small_counts_take_a_byte_each() -> None:
+def test_adjacent_buckets_with_small_counts_take_one_byte_each() -> None:
     digest = Digest(dict.fromkeys(range(-180, -80), 63))
     assert len(encode_digest(digest)) <= 100 + 3
 
 
 @given(numbers)
-def test_numbers_come_back_as_they_were(some: list[int]) -> None:
+def test_numbers_round_trip(some: list[int]) -> None:
     assert decode_numbers(encode_numbers(some)) == some
 
 
 @given(digests, st.data())
-def test_a_cut_digest_is_refused(digest: Digest, data: st.DataObject) -> None:
+def test_truncated_digest_is_rejected(digest: Digest, data: st.DataObject) -> None:
     encoded = encode_digest(digest)
     cut = data.draw(st.integers(0, len(encoded) - 1))
     with pytest.raises(DamagedDigestError):
@@ -98,13 +97,13 @@ def test_a_cut_digest_is_refused(digest: Digest, data: st.DataObject) -> None:
 
 
 @given(digests, st.binary(min_size=1))
-def test_a_digest_with_something_behind_it_is_refused(digest: Digest, more: bytes) -> None:
-    with pytest.raises(DamagedDigestError, match="left over"):
+def test_digest_with_trailing_bytes_is_rejected(digest: Digest, more: bytes) -> None:
+    with pytest.raises(DamagedDigestError, match="follow the end"):
         decode_digest(encode_digest(digest) + more)
 
 
 @given(marks, st.data())
-def test_cut_marks_are_refused(by_offset: dict[int, Digest], data: st.DataObject) -> None:
+def test_truncated_marks_are_rejected(by_offset: dict[int, Digest], data: st.DataObject) -> None:
     encoded = encode_marks(by_offset)
     cut = data.draw(st.integers(0, len(encoded) - 1))
     with pytest.raises(DamagedDigestError):
@@ -118,8 +117,8 @@ def _flipped(draw: Callable[[st.SearchStrategy[int]], int], encoded: bytes) -> b
     return bits.to_bytes(len(encoded), "big")
 
 
-def _is_usable(by_bucket: Mapping[int, int]) -> None:
-    """Nothing that is done with counts later fails on these."""
+def _assert_usable(by_bucket: Mapping[int, int]) -> None:
+    """Assert that all operations on a digest succeed with these counts."""
     digest = Digest(by_bucket)
     assert dict(digest) == by_bucket
     if digest:
@@ -129,17 +128,17 @@ def _is_usable(by_bucket: Mapping[int, int]) -> None:
 
 
 @given(digests, st.data())
-def test_a_digest_with_flipped_bits_is_refused_or_usable(digest: Digest, data: st.DataObject) -> None:
+def test_digest_with_flipped_bits_is_rejected_or_usable(digest: Digest, data: st.DataObject) -> None:
     damaged = _flipped(data.draw, encode_digest(digest))
     try:
         by_bucket = decode_counts(damaged)
     except DamagedDigestError:
         return
-    _is_usable(by_bucket)
+    _assert_usable(by_bucket)
 
 
 @given(marks, st.data())
-def test_marks_with_flipped_bits_are_refused_or_usable(by_offset: dict[int, Digest], data: st.DataObject) -> None:
+def test_marks_with_flipped_bits_are_rejected_or_usable(by_offset: dict[int, Digest], data: st.DataObject) -> None:
     damaged = _flipped(data.draw, encode_marks(by_offset))
     try:
         decoded = decode_marks(damaged, _window(by_offset))
@@ -148,11 +147,11 @@ def test_marks_with_flipped_bits_are_refused_or_usable(by_offset: dict[int, Dige
     assert sum(map(len, decoded.values())) == sum(digest.count for digest in by_offset.values())
     for offset, samples in decoded.items():
         assert 0 <= offset < 2**63
-        _is_usable(Counter(samples))
+        _assert_usable(Counter(samples))
 
 
 @given(marks, marks)
-def test_marks_of_another_window_are_refused_or_usable(one: dict[int, Digest], other: dict[int, Digest]) -> None:
+def test_marks_of_another_window_are_rejected_or_usable(one: dict[int, Digest], other: dict[int, Digest]) -> None:
     try:
         decoded = decode_marks(encode_marks(one), _window(other))
     except DamagedDigestError:
@@ -161,7 +160,7 @@ def test_marks_of_another_window_are_refused_or_usable(one: dict[int, Digest], o
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_refused_or_usable(data: bytes) -> None:
+def test_arbitrary_bytes_are_rejected_or_usable(data: bytes) -> None:
     for decode in (decode_counts, lambda marks: decode_marks(marks, {0: 3}), decode_numbers, decode_digest):
         try:
             decode(data)
@@ -170,27 +169,27 @@ def test_any_bytes_are_refused_or_usable(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "what"),
+    ("data", "message"),
     [
-        (b"", "ends after 0 bytes"),
-        (b"\x01\x00\x00", "without samples"),
-        (b"\x01\xff\x7f\x02", "none of durations"),
-        (b"\x02\x00\x02\x03\xff\x7f", "none of durations"),
+        (b"", "within a number after 0 bytes"),
+        (b"\x01\x00\x00", "count of zero"),
+        (b"\x01\xff\x7f\x02", "out of range"),
+        (b"\x02\x00\x02\x03\xff\x7f", "out of range"),
         (b"\x01\x00" + b"\xff" * 300 + b"\x01", "more than 63 bits"),
     ],
 )
-def test_what_no_digest_can_hold_is_refused(data: bytes, what: str) -> None:
-    with pytest.raises(DamagedDigestError, match=what):
+def test_impossible_digest_is_rejected(data: bytes, message: str) -> None:
+    with pytest.raises(DamagedDigestError, match=message):
         decode_digest(data)
 
 
-def test_marks_of_an_unknown_kind_are_refused() -> None:
+def test_marks_of_unknown_kind_are_rejected() -> None:
     with pytest.raises(DamagedDigestError, match="unknown kind"):
         decode_marks(b"\x04" + encode_marks({1: Digest({0: 1})})[1:], {0: 1})
 
 
 def _window(by_offset: Mapping[int, Digest]) -> dict[int, int]:
-    """The counts of all samples, as they are stored beside the marks."""
+    """Return the counts of the window's digest, which is stored beside the marks."""
     return dict(Digest.pool(by_offset.values()))
 
 

@@ -1,4 +1,4 @@
-"""What of the past is wanted, what of it is still to be read, and in what portions."""
+"""Ledger: the wanted range, pending windows, retries, batches and progress."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,11 +50,11 @@ def cases(draw: st.DrawFn) -> tuple[Wanted, Sequence[LedgerEntry], Calendar]:
     return range_, draw(ledgers(range_)), draw(calendars)
 
 
-# What is wanted
+# Wanted range
 
 
 @given(st.floats(NOON - 9 * DAY, NOON + 9 * DAY), calendars, st.integers(1, 30 * DAY), st.integers(1, DAY), steps)
-def test_what_is_wanted_ends_with_the_last_window_that_has_settled(
+def test_wanted_range_ends_with_the_last_settled_window(
     now: float, calendar: Calendar, duration: int, settle: int, step: int
 ) -> None:
     range_ = wanted(now, calendar, duration_seconds=duration, settle_seconds=settle, batch_seconds=step)
@@ -65,12 +65,12 @@ def test_what_is_wanted_ends_with_the_last_window_that_has_settled(
 
 
 @pytest.mark.parametrize(("batch_seconds", "step"), [(300, 300), (HOUR, HOUR), (6 * HOUR, HOUR)])
-def test_a_window_is_never_longer_than_an_hour(batch_seconds: int, step: int) -> None:
+def test_windows_are_at_most_an_hour_long(batch_seconds: int, step: int) -> None:
     range_ = wanted(NOON, UTC_CALENDAR, duration_seconds=DAY, settle_seconds=900, batch_seconds=batch_seconds)
     assert range_.step_seconds == step
 
 
-def test_nothing_is_wanted_of_less_than_what_has_to_settle() -> None:
+def test_wanted_range_is_empty_if_nothing_has_settled() -> None:
     range_ = wanted(NOON, UTC_CALENDAR, duration_seconds=600, settle_seconds=900, batch_seconds=300)
     assert range_.start == range_.end
     assert pending([], range_, UTC_CALENDAR) == []
@@ -78,11 +78,11 @@ def test_nothing_is_wanted_of_less_than_what_has_to_settle() -> None:
     assert (counted.windows, counted.ratio, counted.complete, counted.coverage) == (0, 1.0, True, None)
 
 
-# What is still to be read
+# Pending windows
 
 
 @given(cases())
-def test_for_any_ledger_what_is_read_and_what_is_planned_cover_the_range_exactly_once(
+def test_read_and_pending_windows_partition_the_range_for_any_ledger(
     case: tuple[Wanted, Sequence[LedgerEntry], Calendar],
 ) -> None:
     range_, entries, calendar = case
@@ -95,7 +95,7 @@ def test_for_any_ledger_what_is_read_and_what_is_planned_cover_the_range_exactly
 
 
 @given(cases())
-def test_planned_windows_come_newest_first_and_each_lies_in_one_hour_of_the_clock(
+def test_pending_windows_are_sorted_newest_first_and_lie_in_one_local_hour(
     case: tuple[Wanted, Sequence[LedgerEntry], Calendar],
 ) -> None:
     range_, entries, calendar = case
@@ -107,7 +107,7 @@ def test_planned_windows_come_newest_first_and_each_lies_in_one_hour_of_the_cloc
 
 
 @given(cases())
-def test_once_what_is_planned_has_been_read_nothing_is_left(
+def test_nothing_is_pending_after_all_pending_windows_were_read(
     case: tuple[Wanted, Sequence[LedgerEntry], Calendar],
 ) -> None:
     range_, entries, calendar = case
@@ -116,10 +116,9 @@ def test_once_what_is_planned_has_been_read_nothing_is_left(
 
 
 @given(cases(), st.integers(0, 3 * DAY))
-def test_a_longer_range_wants_what_is_new_besides_what_was_missing(
+def test_longer_range_only_adds_older_pending_windows(
     case: tuple[Wanted, Sequence[LedgerEntry], Calendar], more: int
 ) -> None:
-    """The new part comes last, and what was planned before is planned as it was."""
     range_, entries, calendar = case
     start = calendar.grid_floor(range_.start, range_.step_seconds)
     before = Wanted(start, max(start, range_.end), range_.step_seconds)
@@ -130,7 +129,7 @@ def test_a_longer_range_wants_what_is_new_besides_what_was_missing(
     assert all(window.end <= start for window in planned[len(planned_before) :])
 
 
-def test_every_state_but_failed_needs_no_more_reading() -> None:
+def test_windows_of_all_states_but_failed_count_as_read() -> None:
     (window,) = hours(1)
     range_ = Wanted(*window, HOUR)
     for state in WindowState:
@@ -138,10 +137,10 @@ def test_every_state_but_failed_needs_no_more_reading() -> None:
         assert left == ([window] if state is WindowState.FAILED else [])
 
 
-# Pauses after failures
+# Retries
 
 
-def test_pauses_double_from_half_a_minute_to_an_hour() -> None:
+def test_retry_pause_doubles_from_30_seconds_to_an_hour() -> None:
     assert [retry_pause_seconds(attempts) for attempts in range(1, 10)] == [
         30, 60, 120, 240, 480, 960, 1920, 3600, 3600,
     ]  # fmt: skip
@@ -149,7 +148,7 @@ def test_pauses_double_from_half_a_minute_to_an_hour() -> None:
     assert retry_pause_seconds(1_000_000) == 3600
 
 
-def test_a_window_rests_until_its_time_has_come() -> None:
+def test_failed_window_is_ready_at_its_retry_time() -> None:
     one, two = hours(1, 2)
     entries = [failed(one, retry_at=NOON + 30)]
     assert ready([one, two], entries, NOON) == [two]
@@ -157,15 +156,15 @@ def test_a_window_rests_until_its_time_has_come() -> None:
     assert ready([one, two], entries, NOON + 30) == [one, two]
 
 
-def test_a_window_that_failed_under_another_grid_rests_with_all_its_parts() -> None:
+def test_windows_within_a_failed_window_of_another_grid_wait_for_its_retry() -> None:
     (hour,) = hours(1)
     parts = [Window(start, start + 900) for start in range(hour.start, hour.end, 900)]
     assert ready(parts, [failed(hour, retry_at=NOON + 30)], NOON) == []
     assert ready(parts, [failed(hour, retry_at=NOON + 30)], NOON + 31) == parts
 
 
-def test_a_rest_that_a_clock_has_made_endless_is_over() -> None:
-    """It was written by a clock that ran a day ahead and has been set back since."""
+def test_retry_time_too_far_ahead_is_ignored() -> None:
+    """It was written by a clock that was a day ahead, and has been set back since."""
     (window,) = hours(1)
     assert ready([window], [failed(window, retry_at=NOON + DAY)], NOON) == [window]
     assert ready([window], [failed(window, retry_at=NOON + HOUR)], NOON) == []
@@ -187,7 +186,7 @@ def batches(draw: st.DrawFn) -> tuple[list[Window], Sequence[LedgerEntry], Batch
 
 
 @given(batches())
-def test_a_batch_is_the_newest_window_and_neighbours_that_are_expected_to_fit(
+def test_batch_is_the_newest_window_and_adjacent_ones_expected_to_fit(
     case: tuple[list[Window], Sequence[LedgerEntry], BatchRules],
 ) -> None:
     windows, entries, rules = case
@@ -214,7 +213,7 @@ def test_a_batch_is_the_newest_window_and_neighbours_that_are_expected_to_fit(
         assert batch.expected_traces <= rules.limit * rules.fill * (1 + 1e-9)
 
 
-def test_while_nothing_is_known_a_batch_is_as_long_as_configured() -> None:
+def test_batch_has_the_configured_length_while_traffic_is_unknown() -> None:
     windows = hours(1, 2, 3, 4)
     assert next_batch(windows, [], RULES).windows == (windows[0],)
     four = BatchRules(limit=1000, usual_windows=3)
@@ -222,7 +221,7 @@ def test_while_nothing_is_known_a_batch_is_as_long_as_configured() -> None:
     assert next_batch(windows, [], four).expected_traces is None
 
 
-def test_a_quiet_night_is_read_in_one_search_and_a_dense_hour_alone() -> None:
+def test_batch_is_long_in_quiet_and_short_in_dense_traffic() -> None:
     windows = hours(*range(2, 40))
     (newest,) = hours(1)
     quiet = next_batch(windows, [entry(*newest, traces=10)], RULES)
@@ -235,7 +234,7 @@ def test_a_quiet_night_is_read_in_one_search_and_a_dense_hour_alone() -> None:
     assert dense.expected_traces == pytest.approx(70_000)
 
 
-def test_a_batch_ends_at_a_gap_and_before_a_window_that_has_failed() -> None:
+def test_batch_ends_at_a_gap_and_before_a_failed_window() -> None:
     (newest,) = hours(1)
     known = [entry(*newest, traces=1)]
     assert len(next_batch(hours(2, 3, 5, 6), known, RULES).windows) == 2
@@ -243,18 +242,18 @@ def test_a_batch_ends_at_a_gap_and_before_a_window_that_has_failed() -> None:
     assert len(next_batch(hours(2, 3, 4, 5), [*known, bad], RULES).windows) == 2
 
 
-def test_a_window_that_has_failed_is_read_alone() -> None:
+def test_failed_window_is_a_batch_of_its_own() -> None:
     windows = hours(2, 3, 4)
     known = [entry(*hours(1)[0], traces=1), failed(windows[0], retry_at=NOON)]
     assert next_batch(windows, known, RULES).windows == (windows[0],)
 
 
-def test_a_batch_is_no_longer_than_tempo_searches() -> None:
+def test_batch_is_no_longer_than_the_range_tempo_searches() -> None:
     rules = BatchRules(limit=1000, longest_seconds=3 * HOUR)
     assert len(next_batch(hours(*range(2, 12)), [entry(*hours(1)[0])], rules).windows) == 3
 
 
-def test_as_much_is_expected_as_the_fullest_of_the_nearest_windows_had() -> None:
+def test_expected_density_is_the_maximum_of_the_nearest_windows() -> None:
     far, *near = hours(20, 6, 5, 4)
     counts = [100, 700, 300]
     known = [
@@ -266,11 +265,11 @@ def test_as_much_is_expected_as_the_fullest_of_the_nearest_windows_had() -> None
     assert expected_density(window, []) is None
 
 
-def test_nothing_is_expected_from_windows_that_were_not_read() -> None:
+def test_expected_density_ignores_windows_that_were_not_read() -> None:
     one, two, three = hours(1, 2, 3)
     known = [failed(one, retry_at=NOON), entry(*two, WindowState.EXPIRED)]
     assert expected_density(three, known) is None
-    # Of one that was too dense to be read at all nothing was learned, least of all that it is empty.
+    # A partial window without traces was too dense to read; that does not make it empty.
     assert expected_density(three, [*known, entry(*hours(9)[0], WindowState.PARTIAL)]) is None
     assert expected_density(three, [*known, entry(*hours(9)[0], WindowState.PARTIAL, traces=36)]) == 0.01
 
@@ -279,7 +278,7 @@ def test_nothing_is_expected_from_windows_that_were_not_read() -> None:
 
 
 @given(cases())
-def test_progress_adds_up(case: tuple[Wanted, Sequence[LedgerEntry], Calendar]) -> None:
+def test_progress_counts_every_window_once(case: tuple[Wanted, Sequence[LedgerEntry], Calendar]) -> None:
     range_, entries, calendar = case
     unread = pending(entries, range_, calendar)
     counted = progress(entries, unread, range_)
@@ -309,11 +308,11 @@ def test_progress_over_windows_of_every_state() -> None:
     assert (counted.failed, counted.expired) == (1, 1)
     assert counted.ratio == 1 - 3 / 8
     assert not counted.complete
-    # Only where both are known: the second partial window says nothing.
+    # The second partial window has no coverage and does not count.
     assert counted.coverage == pytest.approx(40 / 70)
 
 
-def test_a_window_that_failed_under_another_grid_counts_as_not_read_yet() -> None:
+def test_failed_window_of_another_grid_counts_as_pending() -> None:
     (hour,) = hours(1)
     entries = [failed(hour, retry_at=NOON)]
     range_ = Wanted(*hour, 900)
@@ -321,15 +320,15 @@ def test_a_window_that_failed_under_another_grid_counts_as_not_read_yet() -> Non
     assert (counted.pending, counted.failed, counted.windows) == (4, 0, 4)
 
 
-def test_windows_follow_the_local_clock() -> None:
+def test_wanted_range_follows_the_local_clock() -> None:
     berlin = Calendar(ZoneInfo("Europe/Berlin"))
     range_ = wanted(NOON, berlin, duration_seconds=4 * DAY, settle_seconds=900, batch_seconds=HOUR)
-    # Four days from noon to noon on a clock that went forward by an hour, and the newest hour has not settled.
+    # Four days from noon to noon across the start of DST, without the newest hour, which has not settled.
     assert berlin.local(range_.start).hour == 11
     assert len(pending([], range_, berlin)) == 4 * 24 - 1
 
 
-def test_what_tempo_has_counted_counts_for_more_than_what_its_neighbours_had() -> None:
+def test_counts_of_tempo_take_precedence_over_the_expected_density() -> None:
     windows = hours(2, 3, 4, 5)
     known = [entry(*hours(1)[0], traces=10)]
     counted = dict(zip(windows, (100, 200, 4000, 100), strict=True))
@@ -339,14 +338,14 @@ def test_what_tempo_has_counted_counts_for_more_than_what_its_neighbours_had() -
     assert next_batch(windows, known, RULES, counted.get).expected_traces == pytest.approx(110)
 
 
-def test_a_window_beyond_what_is_read_of_one_is_a_batch_of_its_own() -> None:
+def test_window_above_the_trace_limit_is_a_batch_of_its_own() -> None:
     windows = hours(2, 3)
     rules = replace(RULES, limit=10_000, most_traces=1000)
     assert len(next_batch(windows, [], rules, dict.fromkeys(windows, 400).get).windows) == 2
     assert len(next_batch(windows, [], rules, dict.fromkeys(windows, 600).get).windows) == 1
 
 
-def test_as_much_is_expected_as_was_there_and_not_as_was_read() -> None:
+def test_expected_density_extrapolates_from_coverage() -> None:
     (window,) = hours(1)
     sampled = replace(entry(*window, traces=36), coverage=0.01)
     assert sampled.there == pytest.approx(3600)

@@ -12,7 +12,7 @@ from benchmarks.detection.results import poisson_interval
 from benchmarks.detection.scoring import Episode, Event, Tally, episodes, finding, tally
 from benchmarks.detection.suites import KINDS, LIVE_FROM, Suite, cases
 from exporter.detection.flag import FlagEvent
-from exporter.detection.history import FlagChange
+from exporter.detection.tick import FlagChange
 from tests.support.detection_traffic import MONDAY, traffic
 
 

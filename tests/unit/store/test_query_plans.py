@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exporter.model.accumulator import WindowContent, WindowDigest
 from exporter.model.histogram import Digest
-from exporter.model.hours import Judgement
+from exporter.model.hours import HourEvaluation
 from exporter.model.ledger import LedgerEntry, Window, WindowState
 from exporter.model.span import SeriesKey
 from exporter.store import Connection, SeriesEvaluation, Store
@@ -41,7 +41,9 @@ def test_no_statement_scans_a_large_table(tmp_path: Path) -> None:
         connection.set_trace_callback(traced.append)
         store.commit([entry(hour * HOUR) for hour in range(4)], [content(hour * HOUR) for hour in range(4)])
         store.commit([entry(HOUR)], [content(HOUR)])
-        store.save_evaluations([SeriesEvaluation(key, {0: Judgement(quarantined=True)}, b"{}", [0]) for key in KEYS])
+        store.save_evaluations(
+            [SeriesEvaluation(key, {0: HourEvaluation(quarantined=True)}, b"{}", [0]) for key in KEYS]
+        )
         store.save_flags(dict.fromkeys(KEYS, "[]"), {KEYS[0]: [0, HOUR]})
         store.save_flags(dict.fromkeys(KEYS), {})
         store.save_baseline_table(0, b"")
@@ -85,7 +87,7 @@ def test_database_of_version_1_is_migrated_with_its_content(tmp_path: Path) -> N
     path = tmp_path / "old.db"
     with closing(Store.open(path)) as store:
         store.commit([entry(0)], [content(0)])
-        store.save_evaluations([SeriesEvaluation(KEYS[0], {0: Judgement(quarantined=True)}, b"{}", [])])
+        store.save_evaluations([SeriesEvaluation(KEYS[0], {0: HourEvaluation(quarantined=True)}, b"{}", [])])
         before = list(store.history(store.series(), 0, HOUR))
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("DROP INDEX quarantined_hours")

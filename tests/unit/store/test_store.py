@@ -20,7 +20,7 @@ from sqlite_utils import Database
 from exporter.model.accumulator import Accumulator, WindowContent
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import decode_counts, decode_digest, decode_marks
-from exporter.model.hours import Judgement
+from exporter.model.hours import HourEvaluation
 from exporter.model.ledger import LedgerEntry, Window, WindowState
 from exporter.model.span import SeriesKey
 from exporter.runtime.telemetry import StorageFailure
@@ -41,8 +41,8 @@ from tests.support.paths import REPOSITORY
 
 CART = SeriesKey("shop", "GET /cart")
 LOGIN = SeriesKey("auth", "login")
-ANOMALOUS = Judgement(True, (5, 12, 0, 0, 2**40, 288))
-NORMAL = Judgement()
+ANOMALOUS = HourEvaluation(True, (5, 12, 0, 0, 2**40, 288))
+NORMAL = HourEvaluation()
 
 
 def window(ago: int) -> Window:

@@ -10,9 +10,8 @@ import pytest
 
 from exporter.evaluation.query import BaselineQuerier
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
-from exporter.model.calendar import Calendar
+from exporter.model.calendar import Calendar, HourClock
 from exporter.model.critical_path import TraceSpan
-from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
 from exporter.store import Store, StoreError

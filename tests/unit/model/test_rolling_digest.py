@@ -1,11 +1,11 @@
-"""A tally is the pool of what was added and not taken off again, whatever came and went before."""
+"""RollingDigest: equals the pool of the digests that were added and not subtracted."""
 
 from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.model.histogram import HIGHEST_BUCKET, ZERO_BUCKET, Digest, Tally
+from exporter.model.histogram import HIGHEST_BUCKET, ZERO_BUCKET, Digest, RollingDigest
 
 any_bucket = st.one_of(
     st.sampled_from([ZERO_BUCKET, HIGHEST_BUCKET]), st.integers(-40, 40), st.integers(ZERO_BUCKET, HIGHEST_BUCKET)
@@ -17,14 +17,14 @@ quantiles = st.lists(st.integers(0, 100).map(lambda percent: percent / 100), max
 
 
 @given(st.lists(st.tuples(some_counts, st.booleans()), max_size=12), quantiles)
-def test_what_was_added_and_stays_is_pooled(parts: list[tuple[dict[int, int], bool]], qs: list[float]) -> None:
-    tally = Tally()
+def test_equals_the_pool_of_the_remaining_digests(parts: list[tuple[dict[int, int], bool]], qs: list[float]) -> None:
+    rolling = RollingDigest()
     for counts, _ in parts:
-        tally.add(counts)
-    for counts, stays in parts:
-        if not stays:
-            tally.subtract(counts)
-    found, expected = tally.digest(), Digest.pool(Digest(counts) for counts, stays in parts if stays)
+        rolling.add(counts)
+    for counts, is_kept in parts:
+        if not is_kept:
+            rolling.subtract(counts)
+    found, expected = rolling.digest(), Digest.pool(Digest(counts) for counts, is_kept in parts if is_kept)
     assert found == expected
     assert hash(found) == hash(expected)
     assert list(found) == list(expected)
@@ -38,10 +38,10 @@ def test_what_was_added_and_stays_is_pooled(parts: list[tuple[dict[int, int], bo
 
 
 @given(some_counts, some_counts)
-def test_a_digest_stays_what_it_was(before: dict[int, int], more: dict[int, int]) -> None:
-    tally = Tally()
-    tally.add(before)
-    digest = tally.digest()
-    tally.add(more)
+def test_returned_digest_is_not_changed_by_later_additions(before: dict[int, int], more: dict[int, int]) -> None:
+    rolling = RollingDigest()
+    rolling.add(before)
+    digest = rolling.digest()
+    rolling.add(more)
     assert digest == Digest(before)
-    assert dict(tally.digest()) == Counter(before) + Counter(more)
+    assert dict(rolling.digest()) == Counter(before) + Counter(more)
