@@ -71,7 +71,6 @@ ticks = st.lists(
     st.tuples(
         st.lists(st.integers(0, 59), max_size=4),
         st.sampled_from([BASELINE, BASELINE + 20, BASELINE + 64, BASELINE + 200]),
-        st.sampled_from([BASELINE, BASELINE + 20, BASELINE + 64, BASELINE + 200]),
     ),
     max_size=40,
 )

@@ -188,5 +188,5 @@ def test_shifted_window_passes_the_test_with_any_floors(buckets: list[int], stat
 
 
 @given(windows)
-def test_test_with_floors_is_exact_for_the_actual_thresholds(buckets: list[int]) -> None:
+def test_can_be_shifted_is_exact_with_the_actual_thresholds(buckets: list[int]) -> None:
     assert can_be_shifted(sorted(buckets), Floors.of(thresholds()), PARAMETERS) is verdict_on(buckets).shifted
