@@ -188,7 +188,7 @@ class Troubles:
     def unknown_host(self) -> Trouble:
         running = self._exporter("resolver", self._tempo(self._truth).url.replace("127.0.0.1", "localhost"))
         (running.directory / FILE).write_text('{"sql": "", "clock": 0, "resolver": true}')
-        return Trouble("connection", "the host name is not known", running, running.breaks)
+        return Trouble("connection", "the host name cannot be resolved", running, running.breaks)
 
 
 @pytest.mark.timeout(240)
