@@ -118,7 +118,7 @@ def test_the_password_of_a_proxy_is_nowhere_to_be_seen(echo: FakeTempo, tmp_path
             shown = [running.get(path).text for path in ("/", "/metrics")]
             assert running.stop() == 0
         shown += [*running.lines, (directory / "tempo-anomaly.db").read_bytes().decode("utf-8", "replace")]
-        assert any((REFUSAL, "the proxy that the environment names")[number] in text for text in shown)
+        assert any((REFUSAL, "the proxy from the environment")[number] in text for text in shown)
         for secret in (TOKEN, quote(TOKEN, safe=""), encoded):
             assert secret not in "\n".join(shown)
     assert any(encoded in value for request in echo.requests for value in request.headers.values())
