@@ -45,14 +45,14 @@ def test_the_short_form_measures_everything_that_has_a_budget() -> None:
         ("a window of 4 × the budget of 2,000 traces: bytes", "≤ 1.5 ×"),
         ("poll cycle", "≤ 3.0 s"),
         ("scrape, 5 series", "≤ 100 ms"),
-        ("judging 7 days", "≤ 120 s"),
+        ("evaluating 7 days", "≤ 120 s"),
         ("restart with 7 days", "≤ 5.0 s"),
         ("searches for windows read before", "≤ 0"),
         ("memory with 5 series", "≤ 80.0 MB"),
         ("database", "≤ 250 bytes"),
     ):
         assert any(what.startswith(beginning) and limit == found for what, found in budgets), (beginning, budgets)
-    assert any("4 scrapers at once" in what for what, _ in budgets)
+    assert any("4 concurrent scrapers" in what for what, _ in budgets)
     assert any(figure[1].endswith("p95 off by") for figure in figures)
     # What does not depend on the machine is measured for what it is.
     again = next(figure for figure in figures if figure[1] == "searches for windows read before")
@@ -82,7 +82,7 @@ def test_an_unknown_benchmark_is_refused_with_the_names_that_there_are(capsys: p
     ],
 )
 def test_a_budget_is_kept_by_what_it_limits(figure: Figure, kept: bool | None) -> None:
-    assert figure.kept is kept
+    assert figure.is_kept is kept
 
 
 def test_a_figure_stands_beside_its_reference_and_its_budget() -> None:

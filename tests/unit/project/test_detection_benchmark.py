@@ -6,8 +6,8 @@ from math import inf
 import pytest
 
 from benchmarks.detection.__main__ import main
-from benchmarks.detection.judging import judge_case
-from benchmarks.detection.labelled import LabelledSeries, judge_series, load
+from benchmarks.detection.evaluation import evaluate_case
+from benchmarks.detection.labelled import LabelledSeries, evaluate_series, load
 from benchmarks.detection.results import poisson_interval
 from benchmarks.detection.scoring import Episode, Event, Tally, episodes, finding, tally
 from benchmarks.detection.suites import KINDS, LIVE_FROM, Suite, cases
@@ -93,13 +93,13 @@ def test_a_labelled_series_is_judged_after_a_week() -> None:
     made = traffic(1, 9, 60, {(30.0, 31.0): 8.0, (200.0, 201.0): 8.0}, sigma=0.3)
     requests = [request for some in made.values() for request in some]
     events = [Event(MONDAY + 30 * 3600, MONDAY + 31 * 3600), Event(MONDAY + 200 * 3600, MONDAY + 201 * 3600)]
-    assert judge_series(LabelledSeries("mine", "one", requests, events, 60)) == ("mine", Tally(1, 1, 1, 0))
+    assert evaluate_series(LabelledSeries("mine", "one", requests, events, 60)) == ("mine", Tally(1, 1, 1, 0))
 
 
 def test_a_series_is_always_judged_alike() -> None:
     (case, *_) = cases(Suite.INCIDENTS, 1, "a seed")
-    outcome = judge_case(case)
-    assert outcome == judge_case(case)
+    outcome = evaluate_case(case)
+    assert outcome == evaluate_case(case)
     assert len(outcome.responses) == len(case.profile.incidents)
 
 
