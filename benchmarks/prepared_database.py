@@ -130,7 +130,7 @@ def measure_restart(context: Context, series: int) -> Restart:
         "settle": "2h",
         "tempo_interval": f"{context.poll_seconds}s",
     }
-    changed = {"polling": polling, "detection": {"ratio": 1.5}}
+    changed: Mapping[str, Mapping[str, Any]] = {"polling": polling, "detection": {"ratio": 1.5}}
     reconfigured = _measure(context, database, series, changed, _start_times)
 
     def measure(exporter: ExporterProcess) -> Restart:

@@ -11,7 +11,7 @@ _BUDGET_SECONDS: Final = 5.0
 
 
 def measure(context: Context) -> Iterator[Figure]:
-    """Yield the figures for every number of series; the stored baseline table is valid unless the hour turns meanwhile."""
+    """Yield the figures; the stored baseline table is valid unless the hour turns during the measurement."""
     for series in context.series:
         restart = context.once(measure_restart, series)
         what = f"restart with 7 days of {series:,} series: time to the first snapshot, less one poll"

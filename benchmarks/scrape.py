@@ -65,7 +65,7 @@ def measure(context: Context) -> Iterator[Figure]:
 
 
 def _scrape(clients: Sequence[Client], headers: Mapping[str, str], repeats: int) -> list[float]:
-    """Return the seconds of scrapes by concurrent clients; each client scrapes ``repeats`` times unless time runs out."""
+    """Return the seconds of each scrape by concurrent clients, at most ``repeats`` for each client."""
     first = clients[0].get("/metrics", headers).body
     if not (gzip.decompress(first) if "Accept-Encoding" in headers else first).startswith(b"# HELP"):
         raise RuntimeError("the response is not a metrics page")

@@ -1,8 +1,8 @@
 """A Tempo search API in a child process that serves traces rendered in advance.
 
-Rendering dominates the cost of a search in the demo's embedded Tempo API. Here that API's code renders every trace once,
-ordered by time, into one file; a search returns a range of the file, faster than any client reads it. :meth:`pace` slows it
-down to the speed of a real Tempo.
+Rendering dominates the cost of a search in the demo's embedded Tempo API. Here that API's code renders every trace once
+into one file, ordered by time; a search returns a range of the file, faster than any client reads it.
+:meth:`TempoSource.pace` slows it down to the speed of a real Tempo.
 """
 
 import mmap
