@@ -15,8 +15,8 @@ from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import Trace, TraceStore
 from exporter.model.span import SeriesKey
 from tests.support.alerting import ALERTMANAGER, PROMETHEUS, RULES, Document, load
+from tests.support.monitoring import AlertmanagerServer, Notification, PrometheusServer, WebhookReceiver
 from tests.support.processes import ExporterProcess, eventually, settings
-from tests.support.programs import AlertmanagerServer, Notification, PrometheusServer, WebhookReceiver
 from tests.support.traffic import HOUR, MINUTE, NS, Traffic
 
 SLOW: Final = SeriesKey("checkout", 'POST /checkout/{id} "fast\\lane"')

@@ -21,8 +21,8 @@ from exporter.demo.traces import Operation
 from exporter.demo.traffic import SeriesProfile
 from exporter.model.span import SeriesKey
 from tests.support.dashboards import ANYTHING, BY_UID, Board, Query, Values, interpolate
+from tests.support.monitoring import PrometheusServer, scraping
 from tests.support.processes import ExporterProcess, settings
-from tests.support.programs import PrometheusServer, scraping
 
 CHECKOUT: Final = SeriesKey("checkout", "POST /checkout")
 HOSTILE: Final = (

@@ -14,8 +14,8 @@ from exporter.demo.tempo_api import TempoServer
 from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter
 from tests.support.database import digests, windows
-from tests.support.faulty import FaultyExporter
-from tests.support.faulty_tempo import Gate, answering
+from tests.support.faulty_exporter import FaultyExporter
+from tests.support.faulty_tempo import Gate, serving
 from tests.support.processes import ExporterProcess, eventually, settings
 from tests.support.tempo_server import fake_tempo
 from tests.support.traffic import HOUR, Traffic
@@ -39,7 +39,7 @@ def test_a_database_that_refuses_for_a_while(tmp_path: Path) -> None:
     reasons = ("full", "readonly", "locked")
     with ExitStack() as stack:
         tempo = stack.enter_context(fake_tempo())
-        gate = Gate(answering(traffic, time.time))
+        gate = Gate(serving(traffic, time.time))
         tempo.answer(gate)
         running: dict[str, FaultyExporter] = {}
         for reason in reasons:
@@ -48,8 +48,8 @@ def test_a_database_that_refuses_for_a_while(tmp_path: Path) -> None:
             running[reason] = FaultyExporter(tmp_path / reason, configuration)
             stack.callback(running[reason].kill)
             running[reason].start()
-        running["full"].breaks(sql="PRAGMA max_page_count = 1")
-        running["readonly"].breaks(sql="PRAGMA query_only = ON")
+        running["full"].inject(sql="PRAGMA max_page_count = 1")
+        running["readonly"].inject(sql="PRAGMA query_only = ON")
         backup = stack.enter_context(closing(sqlite3.connect(tmp_path / "locked" / DATABASE)))
         backup.execute("BEGIN IMMEDIATE")
         gate.open()
@@ -59,8 +59,8 @@ def test_a_database_that_refuses_for_a_while(tmp_path: Path) -> None:
             assert page["tempo_up"] == 1
             assert exporter.get("/-/healthy").status_code == 200
             assert exporter.logged("windows_not_stored")
-        running["full"].breaks()
-        running["readonly"].breaks()
+        running["full"].inject()
+        running["readonly"].inject()
         backup.rollback()
         for exporter in running.values():
             page = exporter.wait_until_filled(60)

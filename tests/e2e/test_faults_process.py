@@ -17,8 +17,8 @@ from tests.e2e.conftest import StartExporter, StartTempo
 from tests.e2e.test_faults_tempo import assert_exact
 from tests.e2e.test_outage import failures
 from tests.support.database import digests, windows
-from tests.support.faulty import FaultyExporter
-from tests.support.faulty_tempo import Gate, answering
+from tests.support.faulty_exporter import FaultyExporter
+from tests.support.faulty_tempo import Gate, serving
 from tests.support.processes import eventually, settings
 from tests.support.tempo_server import fake_tempo
 from tests.support.traffic import HOUR, MINUTE, Traffic
@@ -38,7 +38,7 @@ def around(now: float) -> Traffic:
 def test_out_of_file_descriptors(exporter: StartExporter, tmp_path: Path) -> None:
     traffic = around(time.time())
     with fake_tempo() as tempo:
-        gate = Gate(answering(traffic, time.time))
+        gate = Gate(serving(traffic, time.time))
         tempo.answer(gate)
         running = exporter(settings(tempo.url, tempo={"limit": 50}, polling={"backfill_duration": "24h"}))
         with requests.Session() as scraper:
@@ -89,7 +89,7 @@ def test_a_clock_that_jumps(tmp_path: Path) -> None:
         first = running.wait_until_filled()
         before = first["snapshot_timestamp_seconds"]
 
-        running.breaks(clock=3 * HOUR)
+        running.inject(clock=3 * HOUR)
         page = running.wait_for(
             lambda page: page["history_windows"] >= first["history_windows"] + 3 and page["backfill_complete"] == 1, 90
         )
@@ -97,12 +97,12 @@ def test_a_clock_that_jumps(tmp_path: Path) -> None:
         assert (page.get("current_traces", CART) or 0) > 0
         asked = len(server.searches())
 
-        running.breaks(clock=-2 * HOUR)
+        running.inject(clock=-2 * HOUR)
         running.wait_for(
             lambda page: page["snapshot_timestamp_seconds"] < before and page["backfill_complete"] == 1, 90
         )
         assert running.get("/-/ready").status_code == 200
-        running.breaks()
+        running.inject()
         page = running.wait_for(
             lambda page: page["snapshot_timestamp_seconds"] > before and page["backfill_complete"] == 1, 90
         )

@@ -15,8 +15,8 @@ from exporter.model.span import SeriesKey
 from tests.e2e.test_outage import failures
 from tests.support.certificates import write_authority, write_pair
 from tests.support.database import windows
-from tests.support.faulty import FILE, FaultyExporter
-from tests.support.faulty_tempo import FirstATime, answering
+from tests.support.faulty_exporter import FILE, FaultyExporter
+from tests.support.faulty_tempo import FaultFirst, serving
 from tests.support.processes import ExporterProcess, settings
 from tests.support.scrape import Metrics
 from tests.support.tempo_server import (
@@ -79,7 +79,7 @@ STORM: list[Responder] = [
 def test_a_storm_in_which_every_search_fails_at_first(tmp_path: Path) -> None:
     traffic = some_hours(time.time())
     with fake_tempo() as tempo:
-        tempo.answer(FirstATime(STORM, answering(traffic, time.time)))
+        tempo.answer(FaultFirst(STORM, serving(traffic, time.time)))
         configuration = settings(
             tempo.url, tempo={"limit": 50, "timeout": "1s", "max_concurrency": 16}, polling={"backfill_duration": "24h"}
         )
@@ -188,14 +188,14 @@ class Troubles:
     def unknown_host(self) -> Trouble:
         running = self._exporter("resolver", self._tempo(self._truth).url.replace("127.0.0.1", "localhost"))
         (running.directory / FILE).write_text('{"sql": "", "clock": 0, "resolver": true}')
-        return Trouble("connection", "the host name is not known", running, running.breaks)
+        return Trouble("connection", "the host name is not known", running, running.inject)
 
 
 @pytest.mark.timeout(240)
 def test_what_somebody_has_to_mend_needs_no_restart(tmp_path: Path) -> None:
     traffic = some_hours(time.time())
     with ExitStack() as stack:
-        troubles = list(Troubles(stack, tmp_path, answering(traffic, time.time)).all())
+        troubles = list(Troubles(stack, tmp_path, serving(traffic, time.time)).all())
         for trouble in troubles:
             trouble.running.start()
         for trouble in troubles:

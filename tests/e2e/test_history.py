@@ -10,10 +10,10 @@ import pytest
 
 from exporter.model.span import SeriesKey
 from tests.support.backtest_traffic import MONDAY, Incident, requests, write_history
+from tests.support.monitoring import PrometheusServer
 from tests.support.paths import REPOSITORY
 from tests.support.processes import run
-from tests.support.programs import PrometheusServer
-from tests.support.tools import run_tool
+from tests.support.programs import run_program
 
 HOUR: Final = 3600
 DAY: Final = 24 * HOUR
@@ -52,7 +52,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     history, promtool, _, move = documented()
     written = run(*history[1:], directory=directory)
     assert written.returncode == 0, written.stderr
-    done = run_tool(*promtool, directory=directory)
+    done = run_program(*promtool, directory=directory)
     assert done.returncode == 0, done.stdout
     prometheus = PrometheusServer(directory / "prometheus", retention="100y")
     prometheus.directory.mkdir()

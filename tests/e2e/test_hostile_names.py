@@ -17,8 +17,8 @@ from exporter.tempo.decode import MAX_NAME_CHARACTERS
 from exporter.web.pages.words import cut
 from tests.e2e.test_http import PageText
 from tests.support.processes import ExporterProcess, command, settings, write_settings
+from tests.support.programs import program
 from tests.support.scrape import OPENMETRICS, Metrics
-from tests.support.tools import tool
 from tests.support.traffic import HOUR, MINUTE, Traffic
 from tools.processes import environment
 
@@ -91,7 +91,7 @@ def test_metrics(running: ExporterProcess, accept: str) -> None:
     assert page.series() == PUBLISHED
     assert not [name for name in page.families if "forged" in name]
     if accept != OPENMETRICS:
-        checked = subprocess.run([tool("promtool"), "check", "metrics"], input=response.content, timeout=60)
+        checked = subprocess.run([program("promtool"), "check", "metrics"], input=response.content, timeout=60)
         assert checked.returncode in (0, 3)  # 3: what it thinks of names of the client library
 
 

@@ -14,7 +14,7 @@ from selenium.webdriver.support.select import Select
 
 from exporter.web.pages.links import ENDPOINT, of_series
 from tests.e2e.test_http import HOSTILE, hostile_traces
-from tests.support.browser import browser, complaints, prefer, require_browser, resize
+from tests.support.browser import browser, console_messages, prefer_color_scheme, resize
 from tests.support.ongoing import INCIDENT, ongoing_incident
 from tests.support.processes import ExporterProcess, eventually, settings
 from tests.support.tempo_server import fake_tempo, replying, search_body
@@ -25,7 +25,6 @@ PHONE = (360, 740)
 
 @pytest.fixture(scope="module")
 def chrome() -> Iterator[Chrome]:
-    require_browser()
     with browser(*WIDE) as driver:
         yield driver
 
@@ -34,10 +33,10 @@ def chrome() -> Iterator[Chrome]:
 def view(chrome: Chrome) -> Iterator[Chrome]:
     """The browser, wide and light, that must not complain of anything a test has looked at."""
     resize(chrome, *WIDE)
-    prefer(chrome, "light")
-    complaints(chrome)
+    prefer_color_scheme(chrome, "light")
+    console_messages(chrome)
     yield chrome
-    assert complaints(chrome) == []
+    assert console_messages(chrome) == []
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +127,7 @@ def test_a_narrow_view_needs_no_scrolling_to_the_side_and_text_is_readable(
     view: Chrome, incident: ExporterProcess, page: str, scheme: str
 ) -> None:
     resize(view, *PHONE)
-    prefer(view, scheme)
+    prefer_color_scheme(view, scheme)
     view.get(incident.url + page)
     assert view.execute_script("return document.documentElement.scrollWidth") == PHONE[0]
     background = luminance(view.find_element(By.TAG_NAME, "body").value_of_css_property("background-color"))

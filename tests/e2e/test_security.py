@@ -17,7 +17,7 @@ from tests.e2e.conftest import StartExporter, StartTempo
 from tests.support.certificates import write_authority, write_pair
 from tests.support.paths import REPOSITORY
 from tests.support.processes import ExporterProcess, eventually, run, settings, write_settings
-from tests.support.tools import run_tool
+from tests.support.programs import run_program
 from tests.support.traffic import Traffic
 
 DOCUMENT = (REPOSITORY / "docs" / "security.md").read_text("utf-8")
@@ -50,7 +50,7 @@ def status(running: ExporterProcess, path: str, auth: tuple[str, str] | None) ->
 
 
 def promtool(*arguments: str) -> None:
-    checked = run_tool("promtool", *arguments)
+    checked = run_program("promtool", *arguments)
     assert checked.returncode == 0, checked.stdout
 
 

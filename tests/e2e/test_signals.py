@@ -8,8 +8,8 @@ import pytest
 
 from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter, StartTempo
+from tests.support.faulty_tempo import silent_tempo
 from tests.support.processes import ExporterProcess, eventually, settings
-from tests.support.silence import silent_tempo
 from tests.support.traffic import HOUR, Traffic
 
 CART = SeriesKey("shop", "GET /cart")

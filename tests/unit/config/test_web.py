@@ -7,7 +7,7 @@ from exporter.app.settings import web_config_state
 from exporter.config import ConfigError
 from exporter.config.web import WebConfig, load_web_config
 from tests.support.certificates import write_authority, write_pair
-from tests.support.tools import run_tool
+from tests.support.programs import run_program
 
 HASH = "$2y$10$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze"
 PAIR = "cert_file: server.crt, key_file: server.key"
@@ -109,7 +109,7 @@ def test_promtool_accepts_what_is_accepted(directory: Path) -> None:
     for number, text in enumerate(ACCEPTED.values()):
         files.append(directory / f"accepted-{number}.yml")
         files[-1].write_text(text, "utf-8")
-    checked = run_tool("promtool", "check", "web-config", *map(str, files))
+    checked = run_program("promtool", "check", "web-config", *map(str, files))
     said = checked.stdout
     assert checked.returncode == 0, said
     assert said.count("SUCCESS") == len(ACCEPTED), said
