@@ -15,20 +15,30 @@ from exporter.model.span import SeriesKey, Span
 
 _NS: Final = 1_000_000_000
 HOUR: Final = 3600
+_64_BITS: Final = (1 << 64) - 1
+_32_BITS: Final = (1 << 32) - 1
 _NORMAL: Final = NormalDist()
+_MAX_DEVIATION: Final = 3.0
+"""Durations are at most this many standard deviations above the median."""
+_SEED: Final = 1 << 32
 _EXACT_UP_TO: Final = 3000
 _INSTANTS: Final = 120
 
 
+def _mixed(number: int) -> int:
+    """Hash a number to 64 pseudorandom bits (the output function of SplitMix64)."""
+    bits = (number + 1) * 0x9E3779B97F4A7C15 & _64_BITS
+    bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _64_BITS
+    bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & _64_BITS
+    return bits ^ bits >> 31
+
+
 def _unit(*numbers: int) -> float:
-    """Hash numbers to a pseudorandom number in (0, 1) (SplitMix64)."""
-    mixed = 0
+    """Hash numbers to a pseudorandom number in (0, 1)."""
+    bits = 0
     for number in numbers:
-        mixed = (mixed + number + 1) * 0x9E3779B97F4A7C15 & (1 << 64) - 1
-        mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & (1 << 64) - 1
-        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & (1 << 64) - 1
-        mixed ^= mixed >> 31
-    return (mixed + 0.5) / 2**64
+        bits = _mixed(bits + number)
+    return (bits + 0.5) / 2**64
 
 
 def _word(number: int) -> str:
@@ -62,19 +72,27 @@ class Endpoint:
         """Return the median latency at a fraction of the hour."""
         return self.median_seconds * math.pow(1 + self.swing, math.cos(2 * math.pi * (share - self.phase)))
 
+    @cached_property
+    def longest_ns(self) -> int:
+        """Upper limit of the duration of a trace."""
+        slowest = self.median_seconds * (1 + self.swing)
+        return math.ceil(slowest * math.exp(self.sigma * _MAX_DEVIATION) * _NS)
+
+    @cached_property
+    def _seed(self) -> int:
+        return _mixed(self.number + _SEED)
+
     def spans(self, start_ns: int, end_ns: int) -> Iterator[Span]:
         """Generate the spans that started in ``[start_ns, end_ns]``, by start."""
         step_ns = HOUR * _NS / self.per_hour
         for slot in range(math.floor(start_ns / step_ns), math.floor(end_ns / step_ns) + 1):
-            at = int((slot + _unit(self.number, slot, 1)) * step_ns)
+            bits = _mixed(self._seed + slot)
+            at = int((slot + (bits >> 32) / 2**32) * step_ns)
             if start_ns <= at <= end_ns:
+                deviation = min(_NORMAL.inv_cdf(((bits & _32_BITS) + 0.5) / 2**32), _MAX_DEVIATION)
+                seconds = self.median_at(at / _NS % HOUR / HOUR) * math.exp(self.sigma * deviation)
                 trace = f"{self.number:08x}{slot:024x}"
-                yield Span(trace, trace[16:], self.key, at, self.duration_ns(slot, at))
-
-    def duration_ns(self, slot: int, at: int) -> int:
-        """Return the duration of the trace in a slot."""
-        deviation = _NORMAL.inv_cdf(_unit(self.number, slot, 2))
-        return round(self.median_at(at / _NS % HOUR / HOUR) * math.exp(self.sigma * deviation) * _NS)
+                yield Span(trace, trace[16:], self.key, at, round(seconds * _NS))
 
     def quantile_seconds(self, q: float, hour_start: int) -> float:
         """Return the quantile of an hour's traces: exact for few, from their distribution for many."""
@@ -124,6 +142,6 @@ class DenseTraffic:
             span
             for endpoint in self.endpoints
             if not selected or endpoint.key in selected
-            for span in endpoint.spans(start_ns - 10 * _NS, end_ns)
+            for span in endpoint.spans(start_ns - endpoint.longest_ns, end_ns)
             if span.end_ns >= start_ns
         ]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from exporter.demo.endpoints import Endpoint
 from exporter.demo.scenario import SEED, calendar_weekend
@@ -20,6 +21,7 @@ def settled_hours(now: float) -> range:
     return range(first, behind, HOUR)
 
 
+@lru_cache(maxsize=256)
 def traces_by_hour(endpoint: Endpoint, now: float) -> Counter[int]:
     """How many traces an endpoint had in each settled hour that had any."""
     traffic = SeriesTraffic(endpoint.profile, endpoint.seed(SEED))
