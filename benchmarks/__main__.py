@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--quick] [NAME ...]``: measures, and prints one Markdown table."""
+"""``python -m benchmarks [--quick] [NAME ...]``: measure and print a Markdown table of the figures."""
 
 import argparse
 import sys
@@ -13,27 +13,27 @@ from benchmarks import machine
 from benchmarks.context import Context
 from benchmarks.report import HEADER, Figure, table
 
-NAMES: Final = ("backfill", "dense", "poll", "scrape", "historian", "restart", "memory", "store")
-"""The benchmarks, each a module of this package with a function ``measure``."""
+NAMES: Final = ("backfill", "dense", "poll", "scrape", "evaluation", "restart", "memory", "store")
+"""Modules of this package with a function ``measure``."""
 
 CIRCUMSTANCES: Final = (
     "benchmark",
     "took",
-    "cores that others kept busy meanwhile",
+    "cores busy with other processes",
     f"{machine.PACE_STEPS / 1e6:g} million steps of a loop, before / after",
 )
-"""What is told about how each was measured."""
+"""Header of the table of measuring conditions."""
 
 
 class Benchmark(Protocol):
-    """What a module of a benchmark offers."""
+    """The interface of a benchmark module."""
 
     def measure(self, context: Context) -> Iterable[Figure]:
-        """Measure, figure by figure."""
+        """Yield the figures as they are measured."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure what was asked for."""
+    """Run the benchmarks named on the command line, or all."""
     arguments = _arguments(argv)
     figures: list[Figure] = []
     circumstances: list[tuple[str, str, str, str]] = []
@@ -52,24 +52,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(HEADER, (figure.row() for figure in figures)))
     print()
     print(table(CIRCUMSTANCES, circumstances))
-    judged = [figure.kept for figure in figures if figure.kept is not None]
-    print(f"\n{judged.count(False)} of {len(judged)} budgets missed")
+    kept = [figure.is_kept for figure in figures if figure.is_kept is not None]
+    print(f"\n{kept.count(False)} of {len(kept)} budgets missed")
     if arguments.quick:
-        print("Nothing of it counts: at these sizes what is measured is mostly how long a process takes to start.")
+        print("Sizes of --quick: the figures mostly measure how long processes take to start.")
     return 0
 
 
 def _context(folder: Path, arguments: argparse.Namespace) -> Context:
     context = Context.quick(folder) if arguments.quick else Context(folder)
-    given = {name: given for name in ("traces", "series") if (given := getattr(arguments, name)) is not None}
-    return replace(context, **given)
+    sizes = {name: size for name in ("traces", "series") if (size := getattr(arguments, name)) is not None}
+    return replace(context, **sizes)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure against the design's budgets.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure (all): {', '.join(NAMES)}")
-    parser.add_argument("--quick", action="store_true", help="small sizes, only to show that everything works")
-    parser.add_argument("--traces", type=int, help="traces in a week, for the backfill (1,000,000)")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure against the budgets.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks to run (all): {', '.join(NAMES)}")
+    parser.add_argument("--quick", action="store_true", help="smallest sizes, only to check that the benchmarks work")
+    parser.add_argument("--traces", type=int, help="traces in the week that the backfill reads (1,000,000)")
     parser.add_argument("--series", type=_sizes, metavar="N,...", help="numbers of series (100,1000,10000)")
     arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.names if name not in NAMES]

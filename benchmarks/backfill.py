@@ -1,4 +1,4 @@
-"""Backfill of a week, against the same searches fetched and thrown away, and against decoding the same bodies."""
+"""Backfill of a week, compared with fetching the same searches and with decoding the same bodies."""
 
 import threading
 import time
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from benchmarks.context import Context, in_child
+from benchmarks.exporter_process import ExporterProcess
 from benchmarks.fetching import decode, fetch
 from benchmarks.machine import memory
 from benchmarks.report import Budget, Figure, Reference, amount
-from benchmarks.running import RunningExporter
-from benchmarks.source import Search, Source
+from benchmarks.tempo_source import Search, TempoSource
 from benchmarks.traffic import Traffic
 from exporter.app.settings import backfill_settings, client_settings, series_rules
 from exporter.config import Config, build_calendar
@@ -23,20 +23,20 @@ from exporter.store import Store
 from exporter.tempo import TempoClient
 
 REAL_TEMPO_TRACES_PER_SECOND: Final = 14_000
-"""What a real Tempo was measured to serve, all searches together."""
+"""Measured rate of a real Tempo, all searches together."""
 _SERIES: Final = 200
 _FEW_TRACES: Final = 10_000
 _WEEK_SECONDS: Final = 7 * 86_400
 _WINDOWS: Final = 7 * 24
 _LIVE_SECONDS: Final = 1_800
-"""There is traffic for so long after the beginning, for the live edge of the exporters that run meanwhile."""
+"""Traffic continues for this long, for the live edge of the exporters under test."""
 _PATIENCE: Final = 3
-_DECODED: Final = 4
-"""Only every fourth body is decoded for comparison: it takes long, and they are much the same."""
+_DECODED_EVERY: Final = 4
+"""Every fourth body is decoded for comparison: decoding takes long, and the bodies are alike."""
 
 
-class FillCost(NamedTuple):
-    """What filling a ledger has cost: seconds, bytes of resident memory at most, traces stored and traces fetched."""
+class BackfillCost(NamedTuple):
+    """Cost of a backfill: seconds, peak resident memory, traces stored and traces fetched."""
 
     wall_seconds: float
     cpu_seconds: float
@@ -45,8 +45,8 @@ class FillCost(NamedTuple):
     fetched: int
 
 
-def fill(url: str, path: Path) -> FillCost:
-    """Read a week into a new database with nothing but the backfill, as fast as the source lets it."""
+def run_backfill(url: str, path: Path) -> BackfillCost:
+    """Read a week into a new database with only the backfill running, as fast as the source allows."""
     tempo = {"url": url, "requests_per_second": 1000}
     config = Config.model_validate({"tempo": tempo, "storage": {"path": str(path)}})
     metrics = SelfMetrics()
@@ -71,46 +71,46 @@ def fill(url: str, path: Path) -> FillCost:
     fetched = metrics.registry.get_sample_value("tempo_anomaly_traces_read_total", {"loop": "backfill"}) or 0
     traces = store.totals().traces
     store.close()
-    return FillCost(wall, cpu, memory().most, traces, int(fetched))
+    return BackfillCost(wall, cpu, memory().most, traces, int(fetched))
 
 
 def measure(context: Context) -> Iterator[Figure]:
-    """Both budgets, and what they are made of."""
+    """Yield the figures of both budgets and their components."""
     if context.traces > _FEW_TRACES:
         with _source(_FEW_TRACES) as source:
-            yield from _of_few(context, source)
+            yield from _with_few_traces(context, source)
     with _source(context.traces) as source:
         yield from _against_fast_source(context, source)
         source.pace(REAL_TEMPO_TRACES_PER_SECOND)
         yield from _against_real_pace(context, source)
 
 
-def _source(traces_a_week: int) -> Source:
+def _source(traces_a_week: int) -> TempoSource:
     now = int(time.time())
     traces = traces_a_week * (_WEEK_SECONDS + _LIVE_SECONDS) // _WEEK_SECONDS
-    return Source(Traffic(traces, now - _WEEK_SECONDS, now + _LIVE_SECONDS, _SERIES), live=True)
+    return TempoSource(Traffic(traces, now - _WEEK_SECONDS, now + _LIVE_SECONDS, _SERIES), live=True)
 
 
-def _of_few(context: Context, source: Source) -> Iterator[Figure]:
-    """So little traffic that what a window costs outweighs what its traces do."""
+def _with_few_traces(context: Context, source: TempoSource) -> Iterator[Figure]:
+    """Measure with so little traffic that the cost per window dominates."""
     source.pace(REAL_TEMPO_TRACES_PER_SECOND)
-    filled = in_child(fill, source.url, context.folder / "few.db")
+    filled = in_child(run_backfill, source.url, context.folder / "few.db")
     searches = _searches(source)
     fetched = in_child(fetch, source.url, searches, 4)
     yield Figure(
         f"backfill of 7 days, {filled.traces:,} traces, source at {REAL_TEMPO_TRACES_PER_SECOND:,} traces/s: wall time",
         filled.wall_seconds,
         "seconds",
-        Reference("its searches fetched and thrown away", fetched.wall_seconds),
+        Reference("its searches fetched and discarded", fetched.wall_seconds),
         detail=f"CPU {amount(filled.cpu_seconds, 'seconds')}, {len(searches)} searches for {_WINDOWS} windows",
     )
 
 
-def _against_fast_source(context: Context, source: Source) -> Iterator[Figure]:
-    filled = in_child(fill, source.url, context.folder / "fast.db")
+def _against_fast_source(context: Context, source: TempoSource) -> Iterator[Figure]:
+    filled = in_child(run_backfill, source.url, context.folder / "fast.db")
     searches = _searches(source)
     fetched = in_child(fetch, source.url, searches, 4)
-    decoded = in_child(decode, source.url, searches[::_DECODED])
+    decoded = in_child(decode, source.url, searches[::_DECODED_EVERY])
     what = f"backfill of 7 days, {filled.traces:,} traces"
     share = decoded.bytes / fetched.bytes
     yield Figure(
@@ -124,7 +124,7 @@ def _against_fast_source(context: Context, source: Source) -> Iterator[Figure]:
         "  the same",
         filled.cpu_seconds,
         "seconds",
-        Reference("orjson.loads with the garbage collector switched off", decoded.orjson_uncollected / share),
+        Reference("orjson.loads with the garbage collector off", decoded.orjson_uncollected / share),
     )
     yield Figure(
         "  its decoding alone: CPU",
@@ -136,17 +136,17 @@ def _against_fast_source(context: Context, source: Source) -> Iterator[Figure]:
         "  the same backfill: wall time",
         filled.wall_seconds,
         "seconds",
-        Reference("its searches fetched and thrown away", fetched.wall_seconds),
+        Reference("its searches fetched and discarded", fetched.wall_seconds),
     )
     yield Figure("  the same backfill: peak RSS", filled.peak_bytes, "bytes")
     yield Figure("  traces it fetched", filled.fetched, "count", Reference("stored", filled.traces))
     yield Figure("  searches it made", len(searches), "count", Reference("windows", _WINDOWS))
-    yield Figure("  the source: traces a second", filled.fetched / fetched.wall_seconds, "count")
+    yield Figure("  traces per second of the source", filled.fetched / fetched.wall_seconds, "count")
 
 
-def _against_real_pace(context: Context, source: Source) -> Iterator[Figure]:
-    source.take_searches()  # those of before
-    with RunningExporter(context.folder, source.url, context.folder / "paced.db") as exporter:
+def _against_real_pace(context: Context, source: TempoSource) -> Iterator[Figure]:
+    source.take_searches()  # discard earlier ones
+    with ExporterProcess(context.folder, source.url, context.folder / "paced.db") as exporter:
         exporter.wait_until(lambda: exporter.value("backfill_completed_timestamp_seconds") is not None, 0.5)
         began = exporter.value("backfill_started_timestamp_seconds") or 0.0
         ended = exporter.value("backfill_completed_timestamp_seconds") or 0.0
@@ -154,16 +154,16 @@ def _against_real_pace(context: Context, source: Source) -> Iterator[Figure]:
         searches = _searches(source)
     fetched = in_child(fetch, source.url, searches, 4)
     yield Figure(
-        f"the whole exporter, source at {REAL_TEMPO_TRACES_PER_SECOND:,} traces/s: wall time of backfill",
+        f"the whole exporter, source at {REAL_TEMPO_TRACES_PER_SECOND:,} traces/s: wall time of the backfill",
         ended - began,
         "seconds",
-        Reference("its searches fetched and thrown away", fetched.wall_seconds),
+        Reference("its searches fetched and discarded", fetched.wall_seconds),
         Budget(1.25, "ratio"),
     )
-    yield Figure("  CPU of the process meanwhile, poller and historian included", cpu, "seconds")
+    yield Figure("  CPU of the whole process", cpu, "seconds")
     yield Figure("  its peak RSS", peak, "bytes")
 
 
-def _searches(source: Source) -> Sequence[Search]:
-    """What was searched, without the probes for how far back traces go."""
+def _searches(source: TempoSource) -> Sequence[Search]:
+    """Return the searches without the probes for Tempo's retention."""
     return [search for search in source.take_searches() if search.limit > 1]

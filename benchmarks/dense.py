@@ -1,4 +1,4 @@
-"""What a window of history costs that is far too dense to be read whole, and how well what is read stands for it."""
+"""Cost of sampling a window too dense to be read whole, and the accuracy of the sample."""
 
 import multiprocessing
 import threading
@@ -37,60 +37,60 @@ from exporter.tempo.counts import SpanCounts
 _START: Final = 1_795_075_200
 _WINDOW: Final = Window(_START, _START + HOUR)
 _BUDGET: Final = Budget(50_000, 100)
-_ENOUGH: Final = 200
+_MIN_TRACES: Final = 200
 _WINDOWS: Final = 7 * 24
 _HUNDRED_MILLION_A_WEEK: Final = 100_000_000 // _WINDOWS
 
 
 def measure(context: Context) -> Iterator[Figure]:
-    """Windows of one, ten and a hundred times the budget, and what a week of 100 million traces has in an hour."""
+    """Yield the figures of windows of 1, 10 and 100 × the budget, and of an hour of 100 million traces a week."""
     quick = context.repeats < 100
     budget = Budget(2000, 100) if quick else _BUDGET
-    enough = 20 if quick else _ENOUGH
-    first: _Reading | None = None
-    yield from _beside_bare_fetching(2 * budget.traces if quick else _HUNDRED_MILLION_A_WEEK, budget)
+    min_traces = 20 if quick else _MIN_TRACES
+    first: _ReadCost | None = None
+    yield from _against_fetching(2 * budget.traces if quick else _HUNDRED_MILLION_A_WEEK, budget)
     for times in (1, 4) if quick else (1, 10, 100):
         traffic = DenseTraffic(round(0.9 * times * budget.traces), busiest=min(100_000, budget.traces * times // 25))
         read = _read(traffic, budget)
         first = first or read
         what = f"a window of {times} × the budget of {budget.traces:,} traces"
         there = sum(endpoint.per_hour for endpoint in traffic.endpoints)
-        at_once = None if read is first else Reference("at 1 ×", first.cpu_seconds)
+        at_one = None if read is first else Reference("at 1 ×", first.cpu_seconds)
         yield Figure(
-            f"{what}: CPU", read.cpu_seconds, "seconds", at_once, None if at_once is None else Limit(1.5, "ratio"),
+            f"{what}: CPU", read.cpu_seconds, "seconds", at_one, None if at_one is None else Limit(1.5, "ratio"),
             f"{read.kept:,} of {there:,} traces read",
         )  # fmt: skip
-        at_once = None if read is first else Reference("at 1 ×", first.bytes)
-        yield Figure(f"{what}: bytes", read.bytes, "bytes", at_once, None if at_once is None else Limit(1.5, "ratio"))
+        at_one = None if read is first else Reference("at 1 ×", first.bytes)
+        yield Figure(f"{what}: bytes", read.bytes, "bytes", at_one, None if at_one is None else Limit(1.5, "ratio"))
         yield Figure(f"{what}: requests", read.requests, "count", None, Limit(budget.requests))
         for q, limit in ((0.5, 0.03), (0.95, 0.08)):
-            errors = _errors(traffic, read.part, q, enough)
+            errors = _errors(traffic, read.result, q, min_traces)
             yield Figure(
                 f"{what}: p{q * 100:.0f} off by",
                 median(errors),
                 "percent",
                 budget=None if quick else Limit(limit),
-                detail=f"median of {len(errors)} endpoints with {enough} traces read, at most {max(errors):.0%}",
+                detail=f"median of {len(errors)} endpoints with {min_traces} traces read, at most {max(errors):.0%}",
             )
 
 
-def _beside_bare_fetching(per_hour: int, budget: Budget) -> Iterator[Figure]:
-    """A window of a week with so much traffic, against the same requests with their answers thrown away."""
+def _against_fetching(per_hour: int, budget: Budget) -> Iterator[Figure]:
+    """Compare reading a window with only fetching the same responses."""
     read = _read(DenseTraffic(per_hour, busiest=per_hour // 25), budget, refetched=True)
     yield Figure(
         f"a window of a week of {per_hour * _WINDOWS / 1e6:,.3g} million traces: wall time",
         read.wall_seconds,
         "seconds",
-        Reference("the same requests fetched and thrown away", read.refetched_seconds),
+        Reference("the same requests fetched and discarded", read.refetched_seconds),
         detail=f"{read.kept:,} traces read, {read.requests} requests, {amount(read.bytes, 'bytes')}",
     )
 
 
 @dataclass
-class _Reading:
-    """What reading a window has cost, and fetching the same once more."""
+class _ReadCost:
+    """Cost of reading a window, and of fetching the same responses again."""
 
-    part: BatchResult
+    result: BatchResult
     wall_seconds: float
     cpu_seconds: float
     bytes: int
@@ -99,12 +99,12 @@ class _Reading:
 
     @property
     def kept(self) -> int:
-        return sum(content.traces for content in self.part.contents)
+        return sum(content.traces for content in self.result.contents)
 
 
 @dataclass
-class _Counting:
-    """Tempo, and what comes from it."""
+class _CountingTempo:
+    """A Tempo client that counts requests and bytes."""
 
     client: TempoClient
     bytes: int = 0
@@ -130,7 +130,7 @@ class _Counting:
         return self.client.count(start, end, step_seconds, loop=loop, by_series=by_series)
 
 
-def _read(traffic: DenseTraffic, budget: Budget, *, refetched: bool = False) -> _Reading:
+def _read(traffic: DenseTraffic, budget: Budget, *, refetched: bool = False) -> _ReadCost:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(traffic, theirs), daemon=True)
@@ -140,23 +140,23 @@ def _read(traffic: DenseTraffic, budget: Budget, *, refetched: bool = False) -> 
         url: str = ours.recv()
         config = Config.model_validate({"tempo": {"url": url, "requests_per_second": 1000, "timeout": "60s"}})
         metrics = SelfMetrics()
-        tempo = _Counting(TempoClient(client_settings(config), metrics, get_logger("benchmark")))
+        tempo = _CountingTempo(TempoClient(client_settings(config), metrics, get_logger("benchmark")))
         counts = TempoCounts(tempo, metrics, time.monotonic, get_logger("benchmark"))
         reader = WindowReader(tempo, counts, SeriesFilter(SeriesRules()), metrics, budget)
         wall, cpu = time.monotonic(), time.process_time()
         counts.learn([_WINDOW], [])
         count = counts.of(_WINDOW)
-        (part,) = reader.read(Batch((_WINDOW,), None if count is None else float(count)), threading.Event().is_set)
+        (result,) = reader.read(Batch((_WINDOW,), None if count is None else float(count)), threading.Event().is_set)
         wall, cpu = time.monotonic() - wall, time.process_time() - cpu
         again = _refetch(url, ours) if refetched else 0.0
-        return _Reading(part, wall, cpu, tempo.bytes, tempo.requests, again)
+        return _ReadCost(result, wall, cpu, tempo.bytes, tempo.requests, again)
     finally:
         ours.close()
         process.join()
 
 
 def _refetch(url: str, source: Connection) -> float:
-    """How long it takes to fetch again what was asked for so far, one answer after the other."""
+    """Fetch all previous responses again, one after the other; returns the seconds."""
     source.send("targets")
     targets: list[str] = source.recv()
     began = time.monotonic()
@@ -166,22 +166,23 @@ def _refetch(url: str, source: Connection) -> float:
     return time.monotonic() - began
 
 
-def _errors(traffic: DenseTraffic, part: BatchResult, q: float, enough: int) -> list[float]:
-    found = part.contents[0].series
+def _errors(traffic: DenseTraffic, result: BatchResult, q: float, min_traces: int) -> list[float]:
+    """Return the relative errors of a quantile, for each endpoint with enough traces."""
+    found = result.contents[0].series
     if not found.keys() <= {endpoint.key for endpoint in traffic.endpoints}:
-        raise RuntimeError("what was read are not the endpoints that there are")
+        raise RuntimeError("the reader returned unknown endpoints")
     return [
         abs(found[endpoint.key].digest.quantile_seconds(q) / endpoint.quantile_seconds(q, _START) - 1)
         for endpoint in traffic.endpoints
-        if endpoint.key in found and found[endpoint.key].digest.count >= enough
+        if endpoint.key in found and found[endpoint.key].digest.count >= min_traces
     ]
 
 
-# The source's process
+# Child process: the source
 
 
-class _Dense:
-    """Tempo's answers about dense traffic, which is worked out for each."""
+class _DenseTempo:
+    """Tempo's responses about dense traffic, generated for each request."""
 
     def __init__(self, traffic: DenseTraffic) -> None:
         self._traffic = traffic
@@ -190,10 +191,10 @@ class _Dense:
         }
 
     def search(self, params: Mapping[str, str]) -> bytes:
-        """The first traces of a range, as many as the limit."""
+        """Return the first traces of a range, up to the limit."""
         plan = CompiledQuery(params["q"])
         start, end, limit = (int(params[name]) for name in ("start", "end", "limit"))
-        keys = [key for key, shape in self._shapes.items() if plan.matches(self._any(shape))]
+        keys = [key for key, shape in self._shapes.items() if plan.matches(self._example(shape))]
         per_second = sum(each.per_hour for each in self._traffic.endpoints if each.key in set(keys)) / HOUR
         last = min(end, start + int(2 * limit / per_second) + 1) if per_second else end
         spans = self._traffic.spans(start, last, keys)[:limit] if keys else []
@@ -201,7 +202,7 @@ class _Dense:
         return b'{"traces":[%b],"metrics":{"completedJobs":1,"totalJobs":1}}' % rendered
 
     def count(self, params: Mapping[str, str]) -> bytes:
-        """How many traces each endpoint has, at the end of the last step."""
+        """Return the number of traces, by endpoint if requested, in the last step."""
         by = "by (" in params["q"]
         counts = {endpoint.key: endpoint.per_hour for endpoint in self._traffic.endpoints}
         series = counts.items() if by else [(None, sum(counts.values()))]
@@ -223,7 +224,7 @@ class _Dense:
             }
         )
 
-    def _any(self, shape: TraceShape) -> Trace:
+    def _example(self, shape: TraceShape) -> Trace:
         return make_trace(1, shape, [SpanTimes(1, 1, 1)])
 
     def _trace(self, span: Span) -> Trace:
@@ -232,7 +233,7 @@ class _Dense:
 
 
 def _serve(traffic: DenseTraffic, connection: Connection) -> None:
-    dense = _Dense(traffic)
+    tempo = _DenseTempo(traffic)
     targets: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -243,7 +244,7 @@ def _serve(traffic: DenseTraffic, connection: Connection) -> None:
             targets.append(self.path)
             target = urlsplit(self.path)
             params = dict(parse_qsl(target.query))
-            body = dense.search(params) if target.path == "/api/search" else dense.count(params)
+            body = tempo.search(params) if target.path == "/api/search" else tempo.count(params)
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -251,7 +252,7 @@ def _serve(traffic: DenseTraffic, connection: Connection) -> None:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-            """Say nothing."""
+            """Do not log requests."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

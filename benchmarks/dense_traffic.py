@@ -1,7 +1,7 @@
-"""Traffic of any density without holding it: what started in a second is worked out when that second is asked for.
+"""Traffic of any density that is generated on demand for each requested second, never stored.
 
-Endpoints have between one trace and many thousands an hour, and a latency that changes within the hour, each in its own
-way: so a sample that leaves out a part of the hour, or of the endpoints, is found out.
+Endpoints have between one and many thousand traces an hour, and the latency of each changes within the hour in its own
+way. So a sample that leaves out some minutes or some endpoints has visibly wrong quantiles.
 """
 
 import math
@@ -15,24 +15,34 @@ from exporter.model.span import SeriesKey, Span
 
 _NS: Final = 1_000_000_000
 HOUR: Final = 3600
+_64_BITS: Final = (1 << 64) - 1
+_32_BITS: Final = (1 << 32) - 1
 _NORMAL: Final = NormalDist()
+_MAX_DEVIATION: Final = 3.0
+"""Durations are at most this many standard deviations above the median."""
+_SEED: Final = 1 << 32
 _EXACT_UP_TO: Final = 3000
 _INSTANTS: Final = 120
 
 
+def _mixed(number: int) -> int:
+    """Hash a number to 64 pseudorandom bits (the output function of SplitMix64)."""
+    bits = (number + 1) * 0x9E3779B97F4A7C15 & _64_BITS
+    bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _64_BITS
+    bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & _64_BITS
+    return bits ^ bits >> 31
+
+
 def _unit(*numbers: int) -> float:
-    """A number in (0, 1) that looks random and is the same every time (SplitMix64)."""
-    mixed = 0
+    """Hash numbers to a pseudorandom number in (0, 1)."""
+    bits = 0
     for number in numbers:
-        mixed = (mixed + number + 1) * 0x9E3779B97F4A7C15 & (1 << 64) - 1
-        mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & (1 << 64) - 1
-        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & (1 << 64) - 1
-        mixed ^= mixed >> 31
-    return (mixed + 0.5) / 2**64
+        bits = _mixed(bits + number)
+    return (bits + 0.5) / 2**64
 
 
 def _word(number: int) -> str:
-    """A word for a number: as digits, it would be an id and become a placeholder, and the endpoints one."""
+    """Write a number in letters: digits would become a placeholder, and all endpoints one series."""
     return str(number).translate(str.maketrans("0123456789", "ghjkmnpqrs"))
 
 
@@ -41,13 +51,13 @@ class Endpoint:
     """One endpoint.
 
     Attributes:
-        number: tells it from others.
+        number: its index; seeds its random numbers.
         key: its series.
-        per_hour: its traces in each hour.
-        median_seconds: its usual latency.
-        sigma: how far single traces lie from it, as the standard deviation of the logarithm.
-        swing: by so much the latency rises and falls within the hour, as a factor of the median.
-        phase: when in the hour it is slowest, as a share of it.
+        per_hour: traces an hour.
+        median_seconds: median latency.
+        sigma: standard deviation of the logarithm of single latencies.
+        swing: relative rise and fall of the latency within the hour.
+        phase: fraction of the hour at which it is slowest.
     """
 
     number: int
@@ -59,25 +69,33 @@ class Endpoint:
     phase: float
 
     def median_at(self, share: float) -> float:
-        """Its latency at a share of the hour."""
+        """Return the median latency at a fraction of the hour."""
         return self.median_seconds * math.pow(1 + self.swing, math.cos(2 * math.pi * (share - self.phase)))
 
+    @cached_property
+    def longest_ns(self) -> int:
+        """Upper limit of the duration of a trace."""
+        slowest = self.median_seconds * (1 + self.swing)
+        return math.ceil(slowest * math.exp(self.sigma * _MAX_DEVIATION) * _NS)
+
+    @cached_property
+    def _seed(self) -> int:
+        return _mixed(self.number + _SEED)
+
     def spans(self, start_ns: int, end_ns: int) -> Iterator[Span]:
-        """What started in ``[start_ns, end_ns]``, by time."""
+        """Generate the spans that started in ``[start_ns, end_ns]``, by start."""
         step_ns = HOUR * _NS / self.per_hour
         for slot in range(math.floor(start_ns / step_ns), math.floor(end_ns / step_ns) + 1):
-            at = int((slot + _unit(self.number, slot, 1)) * step_ns)
+            bits = _mixed(self._seed + slot)
+            at = int((slot + (bits >> 32) / 2**32) * step_ns)
             if start_ns <= at <= end_ns:
+                deviation = min(_NORMAL.inv_cdf(((bits & _32_BITS) + 0.5) / 2**32), _MAX_DEVIATION)
+                seconds = self.median_at(at / _NS % HOUR / HOUR) * math.exp(self.sigma * deviation)
                 trace = f"{self.number:08x}{slot:024x}"
-                yield Span(trace, trace[16:], self.key, at, self.duration_ns(slot, at))
-
-    def duration_ns(self, slot: int, at: int) -> int:
-        """How long the trace of a slot takes."""
-        deviation = _NORMAL.inv_cdf(_unit(self.number, slot, 2))
-        return round(self.median_at(at / _NS % HOUR / HOUR) * math.exp(self.sigma * deviation) * _NS)
+                yield Span(trace, trace[16:], self.key, at, round(seconds * _NS))
 
     def quantile_seconds(self, q: float, hour_start: int) -> float:
-        """The quantile of all its traces in an hour: of each of them, or as they are distributed if there are many."""
+        """Return the quantile of an hour's traces: exact for few, from their distribution for many."""
         if self.per_hour <= _EXACT_UP_TO:
             durations = sorted(span.duration_ns for span in self.spans(hour_start * _NS, (hour_start + HOUR) * _NS - 1))
             return durations[max(0, math.ceil(q * len(durations)) - 1)] / _NS
@@ -92,7 +110,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class DenseTraffic:
-    """Endpoints between ``rarest`` and ``busiest`` traces an hour, as many of each magnitude; ``per_hour`` in all."""
+    """Endpoints with ``rarest`` to ``busiest`` traces an hour, evenly spread by magnitude; ``per_hour`` in total."""
 
     per_hour: int
     rarest: int = 1
@@ -100,7 +118,7 @@ class DenseTraffic:
 
     @cached_property
     def endpoints(self) -> Sequence[Endpoint]:
-        """All of them."""
+        """All endpoints."""
         magnitudes = math.log(self.busiest / self.rarest)
         count = max(2, round(self.per_hour / ((self.busiest - self.rarest) / magnitudes)))
         return [
@@ -117,13 +135,13 @@ class DenseTraffic:
         ]
 
     def spans(self, start: int, end: int, keys: Iterable[SeriesKey] = ()) -> list[Span]:
-        """What overlaps ``[start, end]`` and started at most a minute before, of all endpoints or of some."""
-        wanted = frozenset(keys)
+        """Return the spans that overlap ``[start, end]``, of all endpoints or of some."""
+        selected = frozenset(keys)
         start_ns, end_ns = start * _NS, end * _NS
         return [
             span
             for endpoint in self.endpoints
-            if not wanted or endpoint.key in wanted
-            for span in endpoint.spans(start_ns - 10 * _NS, end_ns)
+            if not selected or endpoint.key in selected
+            for span in endpoint.spans(start_ns - endpoint.longest_ns, end_ns)
             if span.end_ns >= start_ns
         ]

@@ -1,6 +1,6 @@
-"""Draws the picture of ``docs/detection.md``: a day of one endpoint, its baseline and swing, and an incident.
+"""Draw the picture of ``docs/detection.md``: a day of one endpoint, its baseline and swing, and an incident.
 
-``python -m benchmarks.detection_picture > docs/detection.svg``: the same picture every time.
+``python -m benchmarks.detection_picture > docs/detection.svg``; the output is deterministic.
 """
 
 import sys
@@ -28,8 +28,8 @@ _SEED: Final = 20
 _NS: Final = 1_000_000_000
 _DAY: Final = 24 * HOUR_SECONDS
 _BEGIN: Final = int(datetime(2026, 3, 2, tzinfo=UTC).timestamp())
-_LEARNT_DAYS: Final = 9
-_DRAWN: Final = _BEGIN + _LEARNT_DAYS * _DAY
+_LEARNING_DAYS: Final = 9
+_DRAWN: Final = _BEGIN + _LEARNING_DAYS * _DAY
 _INCIDENT: Final = Incident(_DRAWN + 15.2 * HOUR_SECONDS, _DRAWN + 16.4 * HOUR_SECONDS, 2.6)
 _QUANTILE_INDEX: Final = 1  # p90
 _STEP_SECONDS: Final = 300
@@ -43,15 +43,15 @@ _TOP: Final = 44
 _BOTTOM: Final = 52
 _LEGEND: Final = (
     (0, "#212121", "— p90 of the last five minutes"),
-    (230, "#1565c0", "— usual p90 of the hour, and above it its swing"),
+    (230, "#1565c0", "— baseline p90 of the hour, and its swing above"),
     (560, "#ef6c00", "- - gate: what a shift must exceed"),
 )
 
 
-class _Expected(NamedTuple):
-    """What is expected of an hour, in seconds."""
+class _HourLimits(NamedTuple):
+    """The p90 of an hour's baseline, with its swing, and the gate; in seconds."""
 
-    usual: float
+    baseline: float
     swing: float
     gate: float
 
@@ -69,10 +69,10 @@ def _traffic() -> list[list[SyntheticRequest]]:
         incidents=(_INCIDENT,),
     )
     traffic = SeriesTraffic(profile, _SEED)
-    return [list(traffic.hour(_BEGIN // HOUR_SECONDS + number)) for number in range((_LEARNT_DAYS + 1) * 24)]
+    return [list(traffic.hour(_BEGIN // HOUR_SECONDS + number)) for number in range((_LEARNING_DAYS + 1) * 24)]
 
 
-def _stored(start: int, requests: Sequence[SyntheticRequest]) -> StoredWindow:
+def _stored_window(start: int, requests: Sequence[SyntheticRequest]) -> StoredWindow:
     accumulator = Accumulator([Window(start, start + HOUR_SECONDS)], lambda key: key)
     accumulator.add(Span("0" * 32, "0" * 16, _KEY, *request) for request in requests)
     (content,) = accumulator.finish()
@@ -80,10 +80,12 @@ def _stored(start: int, requests: Sequence[SyntheticRequest]) -> StoredWindow:
     return StoredWindow(start, item.digest.count, encode_digest(item.digest), encode_marks(item.marks))
 
 
-def _expectations(detector: Detector, clock: HourClock, hours: Sequence[Sequence[SyntheticRequest]]) -> list[_Expected]:
+def _hour_limits(
+    detector: Detector, clock: HourClock, hours: Sequence[Sequence[SyntheticRequest]]
+) -> list[_HourLimits]:
     history = SeriesHours()
     state: SeriesState | None = None
-    found = []
+    limits = []
     for number, requests in enumerate(hours):
         start = _BEGIN + number * HOUR_SECONDS
         if start >= _DRAWN and state is not None:
@@ -91,15 +93,15 @@ def _expectations(detector: Detector, clock: HourClock, hours: Sequence[Sequence
             if outlook.thresholds is None:
                 raise ValueError(f"there is no baseline for hour {number}")
             threshold = outlook.thresholds.quantiles[_QUANTILE_INDEX]
-            found.append(_Expected(*map(bucket_upper_seconds, (threshold.baseline, threshold.stat, threshold.gate))))
-        for hour in hours_of([_stored(start, requests)], clock):
+            limits.append(_HourLimits(*map(bucket_upper_seconds, (threshold.baseline, threshold.stat, threshold.gate))))
+        for hour in hours_of([_stored_window(start, requests)], clock):
             history.append(hour)
         state = advance(detector, history, start + HOUR_SECONDS, state).state
-    return found
+    return limits
 
 
 def _current(hours: Sequence[Sequence[SyntheticRequest]]) -> list[tuple[int, float]]:
-    """The window's p90 every five minutes of the drawn day, by when requests ended."""
+    """Return the p90 of the evaluation window every five minutes of the drawn day."""
     ended = sorted((start + took, took) for requests in hours for start, took in requests)
     points = []
     for now in range(_DRAWN + _STEP_SECONDS, _DRAWN + _DAY + 1, _STEP_SECONDS):
@@ -113,17 +115,17 @@ def _flags(detector: Detector, clock: HourClock, hours: Sequence[Sequence[Synthe
     replay = Replay(detector)
     for number, requests in enumerate(hours):
         replay.add_hour(clock.hour(_BEGIN + number * HOUR_SECONDS), requests)
-    raised = [change.at for change in replay.changes if change.event is FlagEvent.FIRING]
-    cleared = [change.at for change in replay.changes if change.event is FlagEvent.RESOLVED]
-    return list(zip(raised, cleared, strict=True))
+    fired = [change.at for change in replay.changes if change.event is FlagEvent.FIRING]
+    resolved = [change.at for change in replay.changes if change.event is FlagEvent.RESOLVED]
+    return list(zip(fired, resolved, strict=True))
 
 
 def draw() -> str:
-    """The picture as SVG."""
+    """Return the picture as SVG."""
     clock = HourClock(Calendar())
     detector = Detector(FallbackRules(), Parameters(), clock)
     hours = _traffic()
-    expected = _expectations(detector, clock, hours)
+    limits = _hour_limits(detector, clock, hours)
     current = _current(hours)
     highest = max(value for _, value in current) * 1.05
 
@@ -140,38 +142,38 @@ def draw() -> str:
             for edge in (0, 1)
         ]
 
-    usual = steps([hour.usual for hour in expected])
-    band = steps([hour.swing for hour in expected]) + list(reversed(usual))
-    gate = steps([hour.gate for hour in expected])
+    baseline = steps([hour.baseline for hour in limits])
+    band = steps([hour.swing for hour in limits]) + list(reversed(baseline))
+    gate = steps([hour.gate for hour in limits])
     line = [f"{x(now)},{y(value)}" for now, value in current]
     frame = f"{_WIDTH} {_HEIGHT}"
-    parts = [
+    elements = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {frame}" font-family="sans-serif" font-size="13">',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>',
     ]
-    for raised, cleared in _flags(detector, clock, hours):
-        if raised >= _DRAWN:
-            size = f'width="{x(cleared) - x(raised):.1f}" height="{_HEIGHT - _TOP - _BOTTOM}"'
-            parts.append(f'<rect x="{x(raised)}" y="{_TOP}" {size} fill="#c62828" fill-opacity=".12"/>')
-            said = f"flag up {_clock(raised)}–{_clock(cleared)}"
-            parts.append(f'<text x="{x(raised)}" y="{_TOP - 8}" fill="#c62828">{said}</text>')
+    for fired, resolved in _flags(detector, clock, hours):
+        if fired >= _DRAWN:
+            size = f'width="{x(resolved) - x(fired):.1f}" height="{_HEIGHT - _TOP - _BOTTOM}"'
+            elements.append(f'<rect x="{x(fired)}" y="{_TOP}" {size} fill="#c62828" fill-opacity=".12"/>')
+            label = f"firing {_clock(fired)}–{_clock(resolved)}"
+            elements.append(f'<text x="{x(fired)}" y="{_TOP - 8}" fill="#c62828">{label}</text>')
     for fifth in range(int(highest * 5) + 1):
         level = y(fifth / 5)
-        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{level}" y2="{level}" stroke="#e0e0e0"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{level + 4}" text-anchor="end" fill="#555">{fifth * 200} ms</text>')
+        elements.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{level}" y2="{level}" stroke="#e0e0e0"/>')
+        elements.append(f'<text x="{_LEFT - 8}" y="{level + 4}" text-anchor="end" fill="#555">{fifth * 200} ms</text>')
     for hour in range(0, 25, 3):
-        place = f'x="{x(_DRAWN + hour * HOUR_SECONDS)}" y="{_HEIGHT - _BOTTOM + 18}"'
-        parts.append(f'<text {place} text-anchor="middle" fill="#555">{hour:02d}:00</text>')
-    parts += [
+        position = f'x="{x(_DRAWN + hour * HOUR_SECONDS)}" y="{_HEIGHT - _BOTTOM + 18}"'
+        elements.append(f'<text {position} text-anchor="middle" fill="#555">{hour:02d}:00</text>')
+    elements += [
         f'<polygon points="{" ".join(band)}" fill="#1565c0" fill-opacity=".18"/>',
-        f'<polyline points="{" ".join(usual)}" fill="none" stroke="#1565c0" stroke-width="2"/>',
+        f'<polyline points="{" ".join(baseline)}" fill="none" stroke="#1565c0" stroke-width="2"/>',
         f'<polyline points="{" ".join(gate)}" fill="none" stroke="#ef6c00" stroke-width="1.5" stroke-dasharray="5 4"/>',
         f'<polyline points="{" ".join(line)}" fill="none" stroke="#212121" stroke-width="1.3"/>',
     ]
-    for offset, colour, words in _LEGEND:
-        parts.append(f'<text x="{_LEFT + offset}" y="{_HEIGHT - 12}" fill="{colour}">{words}</text>')
-    parts.append("</svg>\n")
-    return "\n".join(parts)
+    for offset, colour, text in _LEGEND:
+        elements.append(f'<text x="{_LEFT + offset}" y="{_HEIGHT - 12}" fill="{colour}">{text}</text>')
+    elements.append("</svg>\n")
+    return "\n".join(elements)
 
 
 def _clock(unix_seconds: int) -> str:

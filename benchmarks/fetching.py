@@ -1,4 +1,4 @@
-"""What a backfill is compared with: its searches fetched and thrown away, and the same bodies decoded from JSON."""
+"""References for a backfill: its searches fetched and discarded, and the same bodies decoded from JSON."""
 
 import gc
 import time
@@ -11,30 +11,30 @@ import msgspec
 import orjson
 import requests
 
-from benchmarks.source import Search
+from benchmarks.tempo_source import Search
 from exporter.tempo import search_query
 from exporter.tempo.decode import SearchDecoder
 
 _QUERY = search_query("root")
 
 
-class Fetched(NamedTuple):
-    """What fetching has cost, in seconds, and how many bytes came."""
+class FetchCost(NamedTuple):
+    """Cost of fetching in seconds, and the bytes received."""
 
     wall_seconds: float
     cpu_seconds: float
     bytes: int
 
 
-class Decoded(NamedTuple):
-    """What decoding has cost, in seconds of processor time.
+class DecodeCost(NamedTuple):
+    """Processor seconds of decoding the same bodies with several decoders.
 
     Attributes:
-        bytes: how much was decoded.
-        orjson: by the fastest decoder that reads everything.
-        orjson_uncollected: by the same with the garbage collector switched off, which no long-lived process does.
-        msgspec: by another.
-        spans: by the exporter's own, which skips what is not needed and makes spans of the rest.
+        bytes: size of the bodies.
+        orjson: the fastest decoder that reads everything.
+        orjson_uncollected: the same with the garbage collector off, which no long-lived process does.
+        msgspec: untyped msgspec.
+        spans: the exporter's decoder, which skips unused fields and builds spans.
     """
 
     bytes: int
@@ -44,29 +44,29 @@ class Decoded(NamedTuple):
     spans: float
 
 
-def fetch(url: str, searches: Sequence[Search], threads: int) -> Fetched:
-    """Fetch what some searches return with requests, and throw it away."""
-    waiting: SimpleQueue[Search] = SimpleQueue()
+def fetch(url: str, searches: Sequence[Search], threads: int) -> FetchCost:
+    """Run searches with requests and discard the bodies."""
+    queue: SimpleQueue[Search] = SimpleQueue()
     for search in searches:
-        waiting.put(search)
+        queue.put(search)
 
     def work() -> int:
         size = 0
         with requests.Session() as session:
             while True:
                 try:
-                    size += len(_get(session, url, waiting.get_nowait()))
+                    size += len(_get(session, url, queue.get_nowait()))
                 except Empty:
                     return size
 
     wall, cpu = time.monotonic(), time.process_time()
     with ThreadPoolExecutor(threads) as pool:
         sizes = [future.result() for future in [pool.submit(work) for _ in range(threads)]]
-    return Fetched(time.monotonic() - wall, time.process_time() - cpu, sum(sizes))
+    return FetchCost(time.monotonic() - wall, time.process_time() - cpu, sum(sizes))
 
 
-def decode(url: str, searches: Sequence[Search]) -> Decoded:
-    """Decode what some searches return with each decoder; only decoding is timed."""
+def decode(url: str, searches: Sequence[Search]) -> DecodeCost:
+    """Decode the bodies of searches with each decoder; only decoding is timed."""
 
     def uncollected(body: bytes) -> None:
         gc.disable()
@@ -89,7 +89,7 @@ def decode(url: str, searches: Sequence[Search]) -> Decoded:
                 began = time.thread_time()
                 decoder(body)
                 seconds[number] += time.thread_time() - began
-    return Decoded(size, *seconds)
+    return DecodeCost(size, *seconds)
 
 
 def _get(session: requests.Session, url: str, search: Search) -> bytes:

@@ -1,7 +1,7 @@
-"""A week of stored history to measure with, and what judging it costs.
+"""A week of stored history, and the cost of evaluating it.
 
-The digests are real ones of random durations, made once for each kind of traffic and then dealt out at random: making
-1.7 million of them anew would take longer than everything that is measured.
+The digests are built from random durations once per kind of traffic and then reused at random: building 1.7 million
+distinct ones would take longer than the measurements.
 """
 
 import os
@@ -30,15 +30,15 @@ from exporter.runtime.tuning import collect_seldom
 from exporter.store import Store
 
 KINDS: Final = ((10, 0.70), (100, 0.25), (1_000, 0.05))
-"""Traces an hour, and the share of series that have so many: most endpoints have little traffic."""
+"""Traces an hour, and the share of series with that density: most endpoints have little traffic."""
 _VARIANTS: Final = 200
 _SLOW_SHARE: Final = 0.005
-"""Hours that an incident made three times as slow."""
+"""Share of hours in which an incident tripled the latency."""
 _MARKS: Final = HOUR_SECONDS // MARK_SECONDS
 
 
-class JudgeCost(NamedTuple):
-    """What some judging has cost: seconds, all processes together, and resident memory of the first one at most."""
+class EvaluationCost(NamedTuple):
+    """Wall time, processor time of all processes, and peak resident memory of the first process."""
 
     wall_seconds: float
     cpu_seconds: float
@@ -52,7 +52,7 @@ class _Row(NamedTuple):
 
 
 def window_digest(random_: random.Random, traces: int, slower: float = 1.0) -> WindowDigest:
-    """What one series leaves of one window: so many traces, spread over the hour."""
+    """Return the digest of a window with a number of traces, spread over the hour."""
     durations = [random_duration_ns(random_, slower) for _ in range(traces)]
     marks: dict[int, list[int]] = {}
     for duration_ns in durations:
@@ -61,9 +61,11 @@ def window_digest(random_: random.Random, traces: int, slower: float = 1.0) -> W
 
 
 def settled_windows(now: float, days: int | None = None) -> list[Window]:
-    """The windows that an exporter with the default configuration wants now, or wanted an hour ago, newest first.
+    """Return the windows that the default configuration wants now or wanted an hour ago, newest first.
 
-    Or those that it has read in so many days.
+    Args:
+        now: Unix seconds.
+        days: a longer polling.backfill_duration.
     """
     config = load_config(None, {} if days is None else {"POLLING_BACKFILL_DURATION": f"{days}d"})
     polling = config.polling
@@ -79,12 +81,12 @@ def settled_windows(now: float, days: int | None = None) -> list[Window]:
 
 
 def entry(window: Window, traces: int) -> LedgerEntry:
-    """The ledger's line for a window that was read."""
+    """Return the ledger entry of a window that was read."""
     return LedgerEntry(window, WindowState.DONE, read_at=window.end, traces=traces, stored=traces, coverage=1.0)
 
 
 def write_history(path: Path, series: int, days: int | None = None, seed: int = 1) -> None:
-    """Write a database with all windows that are wanted now, or of so many days; nothing in it is judged."""
+    """Write a database with all wanted windows, without evaluating any; see :func:`settled_windows` for ``days``."""
     random_ = random.Random(seed)
     windows = settled_windows(time.time(), days)
     kinds = [_rows(random_, traces) for traces, _ in KINDS]
@@ -109,7 +111,7 @@ def write_history(path: Path, series: int, days: int | None = None, seed: int = 
 
 
 def _rows(random_: random.Random, traces: int) -> Sequence[_Row]:
-    """Encoded windows of one kind of traffic, a few of them slow."""
+    """Return encoded windows of one kind of traffic, a few of them slow."""
     rows = []
     for number in range(_VARIANTS):
         item = window_digest(random_, traces, 3.0 if number < _VARIANTS * _SLOW_SHARE else 1.0)
@@ -124,42 +126,42 @@ def _series_ids(path: Path) -> dict[SeriesKey, int]:
     return {SeriesKey(service, span): series_id for series_id, service, span in rows}
 
 
-def judge(path: Path) -> JudgeCost:
-    """Judge a history as far as it had settled an hour ago, and work out the book of that hour."""
+def evaluate_history(path: Path) -> EvaluationCost:
+    """Evaluate what had settled an hour ago, and build the baseline table of that hour."""
     return _catch_up(path, time.time() - HOUR_SECONDS)
 
 
-def turn(path: Path) -> JudgeCost:
-    """Judge what has settled since, and work out the book of the present hour: what happens every hour."""
+def evaluate_next_hour(path: Path) -> EvaluationCost:
+    """Evaluate what settled since, and build the table of the current hour, as an exporter does every hour."""
     return _catch_up(path, time.time())
 
 
-def book_of(path: Path) -> BaselineTable:
-    """What is usual in the present hour after a history, which is judged on the way."""
+def baseline_table(path: Path) -> BaselineTable:
+    """Evaluate a history and return the baseline table of the current hour."""
     store, now = Store.open(path), time.time()
-    historian = _historian(store, now)
-    historian.catch_up(now)
+    manager = _manager(store, now)
+    manager.catch_up(now)
     store.close()
-    return historian.table(now)
+    return manager.table(now)
 
 
-def _catch_up(path: Path, now: float) -> JudgeCost:
+def _catch_up(path: Path, now: float) -> EvaluationCost:
     collect_seldom()
     store = Store.open(path)
-    historian = _historian(store, now)
+    manager = _manager(store, now)
     wall, cpu = time.monotonic(), _cpu_seconds()
-    historian.catch_up(now)
-    cost = JudgeCost(time.monotonic() - wall, _cpu_seconds() - cpu, memory().most)
+    manager.catch_up(now)
+    cost = EvaluationCost(time.monotonic() - wall, _cpu_seconds() - cpu, memory().most)
     store.close()
     return cost
 
 
 def _cpu_seconds() -> float:
-    """The processor time of this process, and of the one that has helped it."""
+    """Return the processor time of this process and of its worker process."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _historian(store: Store, now: float) -> BaselineManager:
-    """The historian of an exporter at an instant: no part of it runs, but all of it is put together as it runs."""
+def _manager(store: Store, now: float) -> BaselineManager:
+    """Return the baseline manager of an exporter that is built completely but not started."""
     return build_app(load_config(None, {}), store, SelfMetrics(), clock=lambda: now).evaluation.manager

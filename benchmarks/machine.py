@@ -1,4 +1,4 @@
-"""What the machine is, and what processes cost on it; read from Linux's /proc."""
+"""The machine, and processor time and memory of processes, from Linux's /proc."""
 
 import os
 import platform
@@ -10,38 +10,38 @@ from typing import Final, NamedTuple, Self
 
 _PROC: Final = Path("/proc")
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
-# Fields of /proc/<pid>/stat behind the name, which may contain anything: user and system time come 12th and 13th.
+# Fields of /proc/<pid>/stat after the process name, which may contain spaces: user time is the 12th, system time next.
 _USER_TIME: Final = 11
 _IDLE_FIELDS: Final = (3, 4)
 
 
 class Memory(NamedTuple):
-    """Resident memory of a process in bytes: now, and the most it ever was."""
+    """Resident memory of a process in bytes: current and peak."""
 
     now: int
     most: int
 
 
 def memory(pid: int | None = None) -> Memory:
-    """The resident memory of a process; of this one by default."""
+    """Return the resident memory of a process, by default of this one."""
     status = (_PROC / ("self" if pid is None else str(pid)) / "status").read_text()
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     return Memory(int(fields["VmRSS"].split()[0]) * 1024, int(fields["VmHWM"].split()[0]) * 1024)
 
 
 def cpu_seconds(pid: int) -> float:
-    """The processor time that a process has used, its threads included."""
+    """Return the processor time of a process, all threads included."""
     fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     return (int(fields[_USER_TIME]) + int(fields[_USER_TIME + 1])) / _TICKS_PER_SECOND
 
 
 def cores() -> int:
-    """How many processors this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def description() -> str:
-    """The machine in a line."""
+    """Describe the machine in one line."""
     return (
         f"{cores()} cores ({platform.machine()}), {platform.system()}, "
         f"{platform.python_implementation()} {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
@@ -49,11 +49,11 @@ def description() -> str:
 
 
 PACE_STEPS: Final = 2_000_000
-"""Of the loop that tells the pace."""
+"""Iterations of the loop that measures the interpreter's speed."""
 
 
 def pace_seconds() -> float:
-    """What a fixed loop costs the interpreter now: a virtual machine may be half as fast as it was a minute ago."""
+    """Return the processor time of a fixed loop; a virtual machine's speed can halve within a minute."""
     began = time.process_time()
     total = 0
     for step in range(PACE_STEPS):
@@ -62,12 +62,12 @@ def pace_seconds() -> float:
 
 
 class Disturbance:
-    """Tells what became of the machine meanwhile: figures taken on a slow one, or beside others, are worth little.
+    """Records the conditions of a measurement: figures from a slow or busy machine mean little.
 
     Attributes:
-        seconds: how long it was looked at.
-        others: processors that other processes kept busy, on average.
-        paces: what the interpreter's pace was before and after, as :func:`pace_seconds` tells.
+        seconds: duration of the measurement.
+        others: processors busy with other processes, on average.
+        paces: :func:`pace_seconds` before and after.
     """
 
     seconds: float = 0.0
@@ -91,12 +91,12 @@ class Disturbance:
 
 
 def _busy_seconds() -> float:
-    """What all processors together have worked since the machine was started."""
+    """Return the busy time of all processors since boot."""
     fields = [int(field) for field in (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(fields) - sum(fields[index] for index in _IDLE_FIELDS)) / _TICKS_PER_SECOND
 
 
 def _own_seconds() -> float:
-    """What this process and those of its children that have ended have used."""
+    """Return the processor time of this process and of its ended children."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system

@@ -1,13 +1,13 @@
-"""What a poll cycle costs: reading the live edge over HTTP, judging every series, rendering the page."""
+"""Cost of a poll cycle: read the live edge over HTTP, evaluate every series, render the page."""
 
 from collections.abc import Iterator
 from statistics import median
 from typing import Final
 
 from benchmarks.context import Context
+from benchmarks.exporter_process import Client
+from benchmarks.harness import PollHarness
 from benchmarks.report import Budget, Figure, amount
-from benchmarks.rig import Rig
-from benchmarks.running import Client
 from benchmarks.scrape import HEADERS
 
 _INTERVAL_SECONDS: Final = 15
@@ -16,13 +16,13 @@ _BUDGET_SECONDS: Final = 3.0
 
 
 def measure(context: Context) -> Iterator[Figure]:
-    """The processor time of a cycle in which every series has traffic, somebody scraping what Prometheus asks for."""
+    """Yield the cost of cycles with traffic in every series, rendered in the format that Prometheus requests."""
     for series in context.series:
-        with Rig(context.folder, series) as rig:
-            client = Client(rig.port)
+        with PollHarness(context.folder, series) as harness:
+            client = Client(harness.port)
             client.get("/metrics", HEADERS["OpenMetrics, gzip"])
             client.close()
-            cycles = [rig.cycle(_INTERVAL_SECONDS) for _ in range(_CYCLES)]
+            cycles = [harness.cycle(_INTERVAL_SECONDS) for _ in range(_CYCLES)]
         cpu = [cycle.cpu for cycle in cycles]
         yield Figure(
             f"poll cycle, {series:,} series with traffic in each: CPU, median of {_CYCLES}",
@@ -32,9 +32,9 @@ def measure(context: Context) -> Iterator[Figure]:
             detail=f"at most {max(cpu):.2f} s",
         )
         yield Figure(
-            f"  judging {series:,} series and building the snapshot, however long the history: wall time, median",
+            f"  evaluating {series:,} series and building the snapshot, any length of history: wall time, median",
             median(cycle.snapshot for cycle in cycles),
             "seconds",
-            detail=f"at most {amount(max(cycle.snapshot for cycle in cycles), 'seconds')}; rendering and publishing it "
+            detail=f"at most {amount(max(cycle.snapshot for cycle in cycles), 'seconds')}; rendering and publishing "
             f"{amount(median(cycle.publish for cycle in cycles), 'seconds')}",
         )

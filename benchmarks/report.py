@@ -1,4 +1,4 @@
-"""What was measured, beside what it is compared with and what it may cost at most; and the table of it."""
+"""Measured figures with their references and budgets, and the table that shows them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Unit = Literal["seconds", "bytes", "count", "ratio", "percent"]
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What a figure is compared with, measured in the same run and in the same unit."""
+    """A value to compare a figure with, measured in the same run and unit."""
 
     what: str
     value: float
@@ -17,11 +17,11 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The most that a figure, or its ratio to the reference, may come to.
+    """The upper limit of a figure or of its ratio to the reference.
 
     Attributes:
         most: the limit, in the unit of the figure or as a ratio.
-        of: what it limits.
+        of: whether it limits the measured value or the ratio.
     """
 
     most: float
@@ -30,15 +30,15 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
-        what: what was measured, and under which conditions.
+        what: the measurement and its conditions.
         measured: the result.
-        unit: its unit.
-        reference: what it is compared with.
-        budget: what it may come to; without one the figure is for information.
-        detail: what else is worth knowing about the result.
+        unit: unit of the result.
+        reference: a value to compare the result with.
+        budget: its limit; a figure without one is for information.
+        detail: more about the result, shown in parentheses.
     """
 
     what: str
@@ -50,22 +50,22 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """The figure over its reference."""
+        """The result divided by the reference."""
         if self.reference is None or not self.reference.value:
             return None
         return self.measured / self.reference.value
 
     @property
-    def kept(self) -> bool | None:
-        """Whether the budget was kept; nothing where there is none."""
+    def is_kept(self) -> bool | None:
+        """Whether the budget is kept; None without a budget."""
         if self.budget is None:
             return None
         limited = self.measured if self.budget.of == "measured" else self.ratio
         return limited is not None and limited <= self.budget.most
 
     def row(self) -> tuple[str, ...]:
-        """The cells of its line."""
-        kept, budget, reference = self.kept, self.budget, self.reference
+        """Return the cells of the row."""
+        kept, budget, reference = self.is_kept, self.budget, self.reference
         limit = ""
         if budget is not None:
             limit = f"≤ {budget.most:g} ×" if budget.of == "ratio" else f"≤ {amount(budget.most, self.unit)}"
@@ -83,7 +83,7 @@ HEADER = ("budget", "what", "ratio", "measured", "compared with", "limit")
 
 
 def amount(value: float, unit: Unit) -> str:
-    """A value as people read it."""
+    """Format a value with its unit."""
     if unit == "seconds":
         return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
     if unit == "bytes":
@@ -94,7 +94,7 @@ def amount(value: float, unit: Unit) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table that is also readable as it is."""
+    """Format a Markdown table with aligned columns."""
     lines = [tuple(header), *map(tuple, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     lines.insert(1, tuple("-" * width for width in widths))

@@ -1,26 +1,28 @@
-"""A restart with a full ledger: how long until there is something to scrape, and what is read again."""
+"""A restart with a full ledger: time until the first scrape succeeds, and windows read again."""
 
 from collections.abc import Iterator
 from typing import Final
 
 from benchmarks.context import Context
+from benchmarks.prepared_database import StartTimes, measure_restart
 from benchmarks.report import Budget, Figure, amount
-from benchmarks.stored import Start, restarted
 
 _BUDGET_SECONDS: Final = 5.0
 
 
 def measure(context: Context) -> Iterator[Figure]:
-    """With every number of series; in the hour for which there is a book, unless it turns while this is measured."""
+    """Yield the figures; the stored baseline table is valid unless the hour turns during the measurement."""
     for series in context.series:
-        seen = context.once(restarted, series)
+        restart = context.once(measure_restart, series)
         what = f"restart with 7 days of {series:,} series: time to the first snapshot, less one poll"
-        yield _figure(what, seen.start)
-        yield _figure("  the same after a change of the settings, what is usual being worked out anew", seen.anew)
-        yield Figure("  until a snapshot has that, the poll included", seen.anew.known, "seconds")
-        yield Figure("  searches for windows read before", seen.history_searches, "count", budget=Budget(0))
+        yield _figure(what, restart.start)
+        yield _figure("  the same after a change of settings that invalidates the baselines", restart.reconfigured)
+        yield Figure(
+            "  time to a snapshot with the new baselines, poll included", restart.reconfigured.baselines, "seconds"
+        )
+        yield Figure("  searches for windows read before", restart.history_searches, "count", budget=Budget(0))
 
 
-def _figure(what: str, start: Start) -> Figure:
+def _figure(what: str, start: StartTimes) -> Figure:
     detail = f"CPU {amount(start.cpu, 'seconds')}; the poll {amount(start.poll, 'seconds')}"
     return Figure(what, start.wall - start.poll, "seconds", budget=Budget(_BUDGET_SECONDS), detail=detail)

@@ -1,4 +1,4 @@
-"""How long a scrape takes over HTTP, with nothing else going on and while snapshots are built without a pause."""
+"""Duration of scrapes over HTTP, with an idle exporter and with one that builds snapshots without a pause."""
 
 import gzip
 import time
@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import Final
 
-from benchmarks.bare import Bare
 from benchmarks.context import Context
+from benchmarks.exporter_process import Client
+from benchmarks.harness import PollHarness
+from benchmarks.raw_server import RawServer
 from benchmarks.report import Budget, Figure, Reference, amount
-from benchmarks.rig import Rig
-from benchmarks.running import Client
 
 _OPENMETRICS: Final = "application/openmetrics-text;version=1.0.0"
 HEADERS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -20,74 +20,75 @@ HEADERS: Final[Mapping[str, Mapping[str, str]]] = {
     "text, gzip": {"Accept": "text/plain", "Accept-Encoding": "gzip"},
     "OpenMetrics": {"Accept": _OPENMETRICS},
 }
-"""What can be asked for; the second is what Prometheus asks for."""
+"""Request headers by format; Prometheus requests the second."""
 _BUDGET_SECONDS: Final = 0.1
-_LONGEST_SECONDS: Final = 4.0
-_AT_ONCE: Final = 4
-_FEWEST: Final = 10
+_MAX_SECONDS: Final = 4.0
+_SCRAPERS: Final = 4
+_MIN_SCRAPES: Final = 10
 _REFERENCE_REPEATS: Final = 3
 
 
 def measure(context: Context) -> Iterator[Figure]:
-    """Scrapes in every format, beside prometheus_client's rendering of the same samples.
+    """Yield the durations of scrapes in every format.
 
-    Those of several scrapers at once are beside the same bytes for as many clients from a process that only sends.
+    The reference of a single scraper is prometheus_client rendering the same samples; that of several concurrent
+    scrapers is a process that only sends the same bytes to as many clients.
     """
     for series in context.series:
-        most = series == context.series[-1]
-        formats = list(HEADERS) if most else list(HEADERS)[:2]
-        with Rig(context.folder, series) as rig, ExitStack() as stack:
-            clients = [stack.enter_context(closing(Client(rig.port))) for _ in range(_AT_ONCE)]
+        is_largest = series == context.series[-1]
+        formats = list(HEADERS) if is_largest else list(HEADERS)[:2]
+        with PollHarness(context.folder, series) as harness, ExitStack() as stack:
+            clients = [stack.enter_context(closing(Client(harness.port))) for _ in range(_SCRAPERS)]
             page = clients[0].get("/metrics", HEADERS["text"]).body
             samples = sum(not line.startswith(b"#") for line in page.splitlines())
-            text, openmetrics = rig.reference_seconds(_REFERENCE_REPEATS)
-            bare = {name: _bare(clients[0], name, context.repeats) for name in formats} if most else {}
+            text, openmetrics = harness.reference_seconds(_REFERENCE_REPEATS)
+            raw = {name: _raw_seconds(clients[0], name, context.repeats) for name in formats} if is_largest else {}
             for building in (False, True):
-                rig.build(building)
+                harness.build(building)
                 for name in formats:
                     rendered = openmetrics if name.startswith("OpenMetrics") else text
-                    for scrapers in (1, _AT_ONCE) if most else (1,):
-                        at_once = f"{scrapers} scrapers at once, " if scrapers > 1 else ""
+                    for scrapers in (1, _SCRAPERS) if is_largest else (1,):
+                        concurrent = f"{scrapers} concurrent scrapers, " if scrapers > 1 else ""
                         seconds = _scrape(clients[:scrapers], HEADERS[name], context.repeats)
                         yield Figure(
-                            f"scrape, {series:,} series ({samples:,} samples), {name}, {at_once}"
-                            f"{'snapshots built all the time' if building else 'idle'}: p99 of {len(seconds)}",
+                            f"scrape, {series:,} series ({samples:,} samples), {name}, {concurrent}"
+                            f"{'building snapshots' if building else 'idle'}: p99 of {len(seconds)}",
                             _quantile(seconds, 0.99),
                             "seconds",
-                            Reference("the same bytes from bare sendall, idle", bare[name])
-                            if at_once
+                            Reference("the same bytes from a raw server, idle", raw[name])
+                            if concurrent
                             else Reference("prometheus_client's rendering", rendered),
                             Budget(_BUDGET_SECONDS),
                             detail=f"p50 {amount(_quantile(seconds, 0.5), 'seconds')}",
                         )
-            rig.build(False)
+            harness.build(False)
 
 
 def _scrape(clients: Sequence[Client], headers: Mapping[str, str], repeats: int) -> list[float]:
-    """How long scrapes take, each client's one after the other, for as long as that is worth while."""
+    """Return the seconds of each scrape by concurrent clients, at most ``repeats`` for each client."""
     first = clients[0].get("/metrics", headers).body
     if not (gzip.decompress(first) if "Accept-Encoding" in headers else first).startswith(b"# HELP"):
-        raise RuntimeError("what was scraped is no page of metrics")
+        raise RuntimeError("the response is not a metrics page")
     began = time.monotonic()
 
-    def ask(client: Client) -> list[float]:
+    def scrape(client: Client) -> list[float]:
         seconds: list[float] = []
-        while len(seconds) < repeats and (len(seconds) < _FEWEST or time.monotonic() - began < _LONGEST_SECONDS):
+        while len(seconds) < repeats and (len(seconds) < _MIN_SCRAPES or time.monotonic() - began < _MAX_SECONDS):
             seconds.append(client.get("/metrics", headers).seconds)
         return seconds
 
     with ThreadPoolExecutor(len(clients)) as pool:
-        return [seconds for some in pool.map(ask, clients) for seconds in some]
+        return [seconds for durations in pool.map(scrape, clients) for seconds in durations]
 
 
-def _bare(client: Client, name: str, repeats: int) -> float:
-    """The same quantile for what that client is sent, if as many as scrape at once are sent it without an exporter."""
+def _raw_seconds(client: Client, name: str, repeats: int) -> float:
+    """Return the p99 of concurrent requests for the exporter's page to a raw server."""
     page = client.get("/metrics", HEADERS[name]).body
-    with Bare(page) as bare, ExitStack() as stack:
-        clients = [stack.enter_context(closing(Client(bare.port))) for _ in range(_AT_ONCE)]
+    with RawServer(page) as server, ExitStack() as stack:
+        clients = [stack.enter_context(closing(Client(server.port))) for _ in range(_SCRAPERS)]
         return _quantile(_scrape(clients, HEADERS[name], repeats), 0.99)
 
 
 def _quantile(values: list[float], q: float) -> float:
-    """The nearest rank."""
+    """Return a quantile by the nearest rank."""
     return sorted(values)[min(len(values) - 1, int(q * len(values)))]

@@ -1,4 +1,4 @@
-"""What a series and a window take up in the database, written as a backfill writes them and judged."""
+"""Database size per series and window, written as a backfill does and evaluated."""
 
 import random
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.context import Context, in_child
-from benchmarks.history import KINDS, entry, judge, settled_windows, turn, window_digest
+from benchmarks.history import KINDS, entry, evaluate_history, evaluate_next_hour, settled_windows, window_digest
 from benchmarks.report import Budget, Figure, Reference
 from benchmarks.traffic import series_key
 from exporter.model.accumulator import WindowContent, WindowDigest
@@ -19,7 +19,7 @@ _DURATION_BYTES: Final = 8
 
 
 def measure(context: Context) -> Iterator[Figure]:
-    """The average over a mix of traffic, and what it is made of."""
+    """Yield the average over a mix of traffic, and the size at each density."""
     count = context.stored_series
     mixed = [traces for traces, share in KINDS for _ in range(max(1, round(share * count)))]
     mean = sum(mixed) / len(mixed)
@@ -31,8 +31,8 @@ def measure(context: Context) -> Iterator[Figure]:
 def _figure(context: Context, what: str, densities: Sequence[int], budget: Budget | None = None) -> Figure:
     path = context.folder / "store.db"
     windows = in_child(write_backfilled, path, densities)
-    in_child(judge, path)
-    in_child(turn, path)
+    in_child(evaluate_history, path)
+    in_child(evaluate_next_hour, path)
     size = path.stat().st_size
     path.unlink()
     rows = windows * len(densities)
@@ -40,13 +40,18 @@ def _figure(context: Context, what: str, densities: Sequence[int], budget: Budge
         f"{what}: bytes per series and window",
         size / rows,
         "bytes",
-        Reference("for the durations alone", sum(densities) / len(densities) * _DURATION_BYTES),
+        Reference("the raw durations", sum(densities) / len(densities) * _DURATION_BYTES),
         budget,
     )
 
 
 def write_backfilled(path: Path, densities: Sequence[int]) -> int:
-    """Write a week of series with so many traces an hour, newest window first; returns how many windows."""
+    """Write a week of history, newest window first, and return the number of windows.
+
+    Args:
+        path: the database.
+        densities: traces an hour, for each series.
+    """
     random_ = random.Random(1)
     variants: dict[int, list[WindowDigest]] = {
         traces: [window_digest(random_, traces) for _ in range(_VARIANTS)] for traces in set(densities)

@@ -1,5 +1,5 @@
-"""Measures the shift detector against its targets: ``python -m benchmarks.detection`` prints one table.
+"""``python -m benchmarks.detection``: measure the shift detector against its targets.
 
-Synthetic series come from the generator of the demo, seeded, so that every run gives the same figures; labelled real
-series lie in ``benchmarks/data``.
+Synthetic series come from the demo's seeded generator, so that every run gives the same figures. The labelled real
+series are in ``benchmarks/data``.
 """

@@ -1,4 +1,4 @@
-"""The labelled real series, and how the detector does on them."""
+"""Labelled real series, and the detector's results on them."""
 
 import csv
 import gzip
@@ -22,14 +22,14 @@ _TICK_SECONDS: Final = 60
 
 
 class LabelledSeries(NamedTuple):
-    """A series of requests, with what ought to be found in it.
+    """A series of requests with labelled events.
 
     Attributes:
-        data_set: where it comes from.
-        name: its name there.
+        data_set: name of its data set.
+        name: its name in the data set.
         requests: start and duration of each, in nanoseconds, in order of their ends.
         events: the labels.
-        step_seconds: how far its points lie apart.
+        step_seconds: median distance between its points.
     """
 
     data_set: str
@@ -40,7 +40,7 @@ class LabelledSeries(NamedTuple):
 
 
 def load(data_set: str) -> list[LabelledSeries]:
-    """The series of a data set in ``benchmarks/data``."""
+    """Load the series of a data set in ``benchmarks/data``."""
     ends: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     with gzip.open(DATA / f"{data_set}.csv.gz", "rt", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -48,19 +48,19 @@ def load(data_set: str) -> list[LabelledSeries]:
     events: defaultdict[str, list[Event]] = defaultdict(list)
     for label in json.loads((DATA / f"{data_set}-labels.json").read_text(encoding="utf-8")):
         events[label["series"]].append(Event(label["start_unix"], label["end_unix"], label["ignore"]))
-    found = []
+    loaded = []
     for name, points in sorted(ends.items()):
         points.sort()
         gaps = sorted(after[0] - before[0] for before, after in pairwise(points))
         requests = [(end * 10**9 - took, took) for end, took in points]
-        found.append(LabelledSeries(data_set, name, requests, events[name], gaps[len(gaps) // 2]))
-    return found
+        loaded.append(LabelledSeries(data_set, name, requests, events[name], gaps[len(gaps) // 2]))
+    return loaded
 
 
-def judge_series(series: LabelledSeries) -> tuple[str, Tally]:
-    """Replay a labelled series; its first seven days are for learning."""
+def evaluate_series(series: LabelledSeries) -> tuple[str, Tally]:
+    """Replay a labelled series, with seven days of learning; returns its data set and the result."""
     clock = HourClock(Calendar())
-    # Its values are no durations, so no difference is too small for its size alone.
+    # The values are not durations, so an absolute minimum of the difference makes no sense.
     replay = Replay(Detector(FallbackRules(), Parameters(min_delta_seconds=0), clock), tick_seconds=_TICK_SECONDS)
     begin = series.requests[0][0] // 10**9
     for start, requests in _by_hour(series.requests):
@@ -70,7 +70,7 @@ def judge_series(series: LabelledSeries) -> tuple[str, Tally]:
 
 
 def _by_hour(requests: list[tuple[int, int]]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """The requests that started in each hour, hours without any included."""
+    """Generate the requests by the hour in which they started, empty hours included."""
     hours: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
     for start_ns, took in requests:
         hours[start_ns // 10**9 // HOUR_SECONDS].append((start_ns, took))

@@ -1,4 +1,4 @@
-"""What was reached, beside what is to be reached."""
+"""The figures of the benchmark and their targets."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from math import exp, inf, log
 from statistics import median
 from typing import ClassVar, Final
 
-from benchmarks.detection.judging import Outcome, Response
+from benchmarks.detection.evaluation import Outcome, Response
 from benchmarks.detection.scoring import Event, Tally, finding
 from benchmarks.detection.suites import Kind, Suite
 
@@ -18,14 +18,14 @@ _FALSE: Final = "false episodes per 1000 healthy series-days"
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
-        what: what was asked.
-        reached: the figure, as people read it.
-        target: the figure to reach, likewise; empty where there is none.
-        met: whether it was reached; None where there is no target or nothing to judge by.
-        based_on: what the figure rests on.
+        what: name of the figure.
+        reached: the formatted figure.
+        target: the formatted target; empty without one.
+        met: whether the target is met; None without a target or without data.
+        based_on: the sample behind the figure.
     """
 
     HEADER: ClassVar = ("", "what", "reached", "target", "based on")
@@ -37,12 +37,12 @@ class Result:
     based_on: str
 
     def row(self) -> tuple[str, ...]:
-        """Its cells."""
+        """Return the cells of the row."""
         return {True: "met", False: "MISSED", None: ""}[self.met], self.what, self.reached, self.target, self.based_on
 
 
 def synthetic_results(outcomes: Sequence[Outcome]) -> list[Result]:
-    """The figures on synthetic series."""
+    """Return the figures on synthetic series."""
     by_suite: dict[Suite, list[Outcome]] = {suite: [o for o in outcomes if o.case.suite is suite] for suite in Suite}
     results = [
         *_false_results(by_suite),
@@ -53,7 +53,7 @@ def synthetic_results(outcomes: Sequence[Outcome]) -> list[Result]:
 
 
 def labelled_results(tallies: Mapping[str, Tally]) -> list[Result]:
-    """The figures on labelled real series."""
+    """Return the figures on labelled real series."""
     results = []
     if (kpi := tallies.get("kpi")) is not None:
         based_on = f"{kpi.right + kpi.wrong} episodes, {kpi.labels} labels"
@@ -105,7 +105,7 @@ def _false_rate(outcomes: Iterable[Outcome]) -> tuple[float, int, float]:
     """False episodes per 1000 series-days, their number, and the series-days."""
     outcomes = list(outcomes)
     count = sum(len(outcome.episodes) for outcome in outcomes)
-    days = sum(outcome.case.judged_days for outcome in outcomes)
+    days = sum(outcome.case.evaluated_days for outcome in outcomes)
     return (1000 * count / days if days else 0.0), count, days
 
 
@@ -144,12 +144,12 @@ def _found(
     least: float | None = None,
     most_minutes: float | None = None,
 ) -> Result | None:
-    """How many incidents of some kinds and sizes were found, and how soon."""
-    asked = [r for r in responses if r.kind in kinds and requests[0] <= r.requests < requests[1]]
-    if not asked:
+    """Return the share of incidents found, of some kinds and numbers of requests, and the median delay."""
+    selected = [r for r in responses if r.kind in kinds and requests[0] <= r.requests < requests[1]]
+    if not selected:
         return None
-    delays = [response.delay_seconds for response in asked if response.delay_seconds is not None]
-    share = len(delays) / len(asked)
+    delays = [response.delay_seconds for response in selected if response.delay_seconds is not None]
+    share = len(delays) / len(selected)
     minutes = median(delays) / 60 if delays else inf
     size = f"≥ {requests[0]:g}" if requests[1] == inf else f"{requests[0]:g}–{requests[1]:g}"
     target = "" if least is None else f"≥ {least:.0%}"
@@ -158,7 +158,7 @@ def _found(
         target += f", ≤ {most_minutes:g} min"
         met = bool(met) and minutes <= most_minutes
     reached = f"{share:.0%}" + (f", {minutes:.1f} min" if delays else "")
-    return Result(f"{what}, {size} requests: found, median delay", reached, target, met, f"{len(asked)} incidents")
+    return Result(f"{what}, {size} requests: found, median delay", reached, target, met, f"{len(selected)} incidents")
 
 
 def _memory_results(incidents: Sequence[Outcome], permanent: Sequence[Outcome]) -> Iterable[Result | None]:
@@ -182,13 +182,13 @@ def _at_least(what: str, value: float, least: float, based_on: str, form: str) -
 
 
 def poisson_interval(count: int, tail: float = 0.025) -> tuple[float, float]:
-    """The 95 % confidence interval of the mean of a Poisson count, by bisection of its distribution (Garwood, 1936)."""
+    """Return the 95 % confidence interval of the mean of a Poisson count by bisection (Garwood, 1936)."""
     low = 0.0 if not count else _solve(lambda mean: 1 - _at_most(count - 1, mean) - tail, count)
     return low, _solve(lambda mean: tail - _at_most(count, mean), count)
 
 
 def _at_most(count: int, mean: float) -> float:
-    """The probability that a Poisson count is at most so large."""
+    """Return the probability that a Poisson count is at most ``count``."""
     term = total = exp(-mean)
     for k in range(1, count + 1):
         term *= mean / k

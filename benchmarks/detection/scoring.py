@@ -1,4 +1,4 @@
-"""What is counted: episodes, incidents found, and how soon."""
+"""Match the flag's episodes with events."""
 
 from collections.abc import Iterable, Sequence
 from math import inf
@@ -8,20 +8,20 @@ from exporter.detection.flag import FlagEvent
 from exporter.detection.tick import FlagChange
 
 GRACE_SECONDS: Final = 300
-"""An alert so soon after an event still belongs to it."""
+"""An episode that starts this soon after an event still matches it."""
 SAME_EPISODE_SECONDS: Final = 600
-"""Alerts less than this apart are one episode."""
+"""Episodes less than this apart are merged."""
 
 
 class Episode(NamedTuple):
-    """A flag was up from one instant to another (Unix seconds; infinite while it lasts)."""
+    """A time range in which the flag fired (Unix seconds; the end is infinite while it fires)."""
 
     start: float
     end: float
 
 
 class Event(NamedTuple):
-    """What happened from one instant to another, and ought to be found; or ought neither way where it is ignored."""
+    """A time range in which the flag should fire; an ignored one counts neither way."""
 
     start: float
     end: float
@@ -29,17 +29,17 @@ class Event(NamedTuple):
 
 
 def episodes(changes: Iterable[FlagChange], since: float = -inf) -> list[Episode]:
-    """The episodes that a flag's changes make up, as far as they begin after an instant."""
+    """Return the merged episodes of a flag's changes that start at or after ``since``."""
     found: list[Episode] = []
-    raised: float | None = None
+    fired: float | None = None
     for change in changes:
         if change.event is FlagEvent.FIRING:
-            raised = change.at
-        elif raised is not None:
-            found.append(Episode(raised, change.at))
-            raised = None
-    if raised is not None:
-        found.append(Episode(raised, inf))
+            fired = change.at
+        elif fired is not None:
+            found.append(Episode(fired, change.at))
+            fired = None
+    if fired is not None:
+        found.append(Episode(fired, inf))
     merged: list[Episode] = []
     for episode in found:
         if merged and episode.start - merged[-1].end < SAME_EPISODE_SECONDS:
@@ -50,18 +50,18 @@ def episodes(changes: Iterable[FlagChange], since: float = -inf) -> list[Episode
 
 
 def finding(event: Event, found: Sequence[Episode], grace_seconds: float = GRACE_SECONDS) -> Episode | None:
-    """The first episode that overlaps an event or comes soon after it."""
+    """Return the first episode that overlaps an event or starts soon after it."""
     return next((e for e in found if e.start <= event.end + grace_seconds and e.end >= event.start), None)
 
 
 class Tally(NamedTuple):
-    """How alerts and labels agree.
+    """Agreement of episodes and labels.
 
     Attributes:
-        labels: events that ought to be found.
-        found: how many of them were.
-        right: episodes that touch a label.
-        wrong: episodes that touch none, not even an ignored one.
+        labels: events that should be found.
+        found: events that were found.
+        right: episodes that match a label.
+        wrong: episodes that match no label, not even an ignored one.
     """
 
     labels: int = 0
@@ -70,30 +70,30 @@ class Tally(NamedTuple):
     wrong: int = 0
 
     def plus(self, other: "Tally") -> "Tally":
-        """Both together."""
+        """Return the sum of both."""
         return Tally(*map(sum, zip(self, other, strict=True)))
 
     @property
     def precision(self) -> float:
-        """The share of episodes that were right; 1 where there were none."""
+        """The share of episodes that match a label; 1 without episodes."""
         alerts = self.right + self.wrong
         return self.right / alerts if alerts else 1.0
 
     @property
     def recall(self) -> float:
-        """The share of labels that were found."""
+        """The share of labels that were found; 1 without labels."""
         return self.found / self.labels if self.labels else 1.0
 
 
 def tally(events: Sequence[Event], found: Sequence[Episode], step_seconds: float) -> Tally:
-    """Hold episodes against labels, for a series with a point in every so many seconds."""
+    """Match the episodes of a series with its labels; points are ``step_seconds`` apart."""
     grace = max(GRACE_SECONDS, 2 * step_seconds)
-    wanted = [event for event in events if not event.ignored]
+    labels = [event for event in events if not event.ignored]
     right = wrong = 0
     for episode in found:
-        touched = [
+        matched = [
             e for e in events if episode.start <= e.end + GRACE_SECONDS and episode.end >= e.start - GRACE_SECONDS
         ]
-        right += any(not event.ignored for event in touched)
-        wrong += not touched
-    return Tally(len(wanted), sum(finding(event, found, grace) is not None for event in wanted), right, wrong)
+        right += any(not event.ignored for event in matched)
+        wrong += not matched
+    return Tally(len(labels), sum(finding(event, found, grace) is not None for event in labels), right, wrong)

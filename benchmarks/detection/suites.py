@@ -1,4 +1,4 @@
-"""The synthetic series: what each suite of them is like, drawn from a seed."""
+"""Suites of synthetic series, drawn from a seed."""
 
 import math
 import random
@@ -13,8 +13,8 @@ from exporter.detection.parameters import Parameters
 BEGIN: Final = 1_767_571_200
 """A Monday, 2026-01-05 00:00 UTC, as Unix seconds."""
 LEARNING_DAYS: Final = 8
-JUDGED_DAYS: Final = 10
-END: Final = BEGIN + (LEARNING_DAYS + JUDGED_DAYS) * DAY_SECONDS
+EVALUATED_DAYS: Final = 10
+END: Final = BEGIN + (LEARNING_DAYS + EVALUATED_DAYS) * DAY_SECONDS
 LIVE_FROM: Final = BEGIN + LEARNING_DAYS * DAY_SECONDS
 
 RATES_PER_MINUTE: Final = (0.05, 0.5, 2.0, 10.0, 60.0)
@@ -31,7 +31,7 @@ _SEGMENT_SECONDS: Final = 10 * 3600
 
 
 class Suite(StrEnum):
-    """A kind of traffic, and what is asked of it."""
+    """A kind of traffic."""
 
     PLAIN = "plain"
     SURGE = "surge"
@@ -44,7 +44,7 @@ class Suite(StrEnum):
 
 
 class Kind(NamedTuple):
-    """What an incident does: it multiplies the durations of a share of the requests."""
+    """A kind of incident: multiplies the durations of a share of the requests."""
 
     factor: float
     share: float = 1.0
@@ -55,13 +55,13 @@ KINDS: Final = (Kind(1.3), Kind(1.5), Kind(2.0), Kind(5.0), Kind(10.0), Kind(10.
 
 @dataclass(frozen=True)
 class Case:
-    """One series to be judged.
+    """One series.
 
     Attributes:
-        suite: what it belongs to.
-        seed: of its traffic.
-        profile: what its traffic is like.
-        live_from: when judging begins, Unix seconds; before that it is only learnt from.
+        suite: its suite.
+        seed: seed of its traffic.
+        profile: parameters of its traffic.
+        live_from: start of the live evaluation, Unix seconds; earlier traffic is only learnt from.
         parameters: the detector's settings.
     """
 
@@ -72,14 +72,14 @@ class Case:
     parameters: Parameters = field(default_factory=Parameters)
 
     @property
-    def judged_days(self) -> float:
-        """For how many days it is judged."""
+    def evaluated_days(self) -> float:
+        """Days of live evaluation."""
         return (END - self.live_from) / DAY_SECONDS
 
 
 def cases(suite: Suite, per_rate: int, seed: str) -> list[Case]:
-    """The series of a suite: so many of each rate of traffic, half as many of the highest."""
-    # The same series in every suite: what differs between suites is what their names say.
+    """Draw the series of a suite: ``per_rate`` for each rate of traffic, half as many for the highest."""
+    # The same series in every suite: suites differ only in what their names say.
     return [
         _case(suite, f"{seed}/{rate}/{number}", rate, _SHAPES[number % len(_SHAPES)])
         for rate in RATES_PER_MINUTE
@@ -91,14 +91,14 @@ def _case(suite: Suite, name: str, rate: float, shape: LatencyShape) -> Case:
     rng = random.Random(name)
     profile = SeriesProfile(
         rate_per_minute=rate,
-        base_seconds=_on_a_scale(rng, 0.005, 1.5),
+        base_seconds=_log_uniform(rng, 0.005, 1.5),
         shape=shape,
         peak_hour=rng.uniform(10, 18),
         traffic_swing=rng.uniform(0.3, 0.8),
-        latency_swing=_on_a_scale(rng, 1, 4),
-        weekend_latency=_on_a_scale(rng, 0.7, 1),
-        load_sd=_on_a_scale(rng, 0.03, 0.2),
-        load_correlation_minutes=_on_a_scale(rng, 5, 120),
+        latency_swing=_log_uniform(rng, 1, 4),
+        weekend_latency=_log_uniform(rng, 0.7, 1),
+        load_sd=_log_uniform(rng, 0.03, 0.2),
+        load_correlation_minutes=_log_uniform(rng, 5, 120),
         day_sd=rng.uniform(0, 0.05),
     )
     live_from: float = LIVE_FROM
@@ -125,24 +125,25 @@ def _case(suite: Suite, name: str, rate: float, shape: LatencyShape) -> Case:
     return Case(suite, name, profile, live_from, parameters)
 
 
-def _on_a_scale(rng: random.Random, least: float, most: float) -> float:
-    """A magnitude or a factor: as likely between 1 and 2 as between 2 and 4."""
+def _log_uniform(rng: random.Random, least: float, most: float) -> float:
+    """Draw from the log-uniform distribution on ``[least, most]``."""
     return least * math.exp(rng.random() * math.log(most / least))
 
 
 def _gaps(rng: random.Random) -> tuple[tuple[float, float], ...]:
-    """Six hours every third day, and two whole days."""
-    short = [BEGIN + day * DAY_SECONDS + rng.uniform(0, 18) * 3600 for day in range(0, LEARNING_DAYS + JUDGED_DAYS, 3)]
-    whole = [BEGIN + day * DAY_SECONDS for day in rng.sample(range(LEARNING_DAYS + JUDGED_DAYS), 2)]
+    """Draw gaps of six hours every third day, and of two whole days."""
+    days = range(LEARNING_DAYS + EVALUATED_DAYS)
+    short = [BEGIN + day * DAY_SECONDS + rng.uniform(0, 18) * 3600 for day in days[::3]]
+    whole = [BEGIN + day * DAY_SECONDS for day in rng.sample(days, 2)]
     return tuple((start, start + 6 * 3600) for start in short) + tuple((start, start + DAY_SECONDS) for start in whole)
 
 
 def _incidents(rng: random.Random) -> tuple[Incident, ...]:
-    """One of each kind and length, in random order, ten hours for each."""
+    """Draw an incident of each kind and length in random order, one in every ten hours."""
     drawn = [(kind, minutes) for kind in KINDS for minutes in _MINUTES]
     rng.shuffle(drawn)
-    found = []
+    incidents = []
     for number, (kind, minutes) in enumerate(drawn):
         start = LIVE_FROM + number * _SEGMENT_SECONDS + rng.uniform(0.5, 6.5) * 3600
-        found.append(Incident(start, start + 60 * minutes, kind.factor, kind.share))
-    return tuple(found)
+        incidents.append(Incident(start, start + 60 * minutes, kind.factor, kind.share))
+    return tuple(incidents)

@@ -1,4 +1,4 @@
-"""What the end-to-end tests stand on: a Tempo over known traces, and exporters that do not outlive their test."""
+"""Fixtures of the end-to-end tests: a Tempo with known traces, and exporter processes."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,13 +14,13 @@ from tests.support.traffic import Traffic
 
 
 class StartTempo(Protocol):
-    """Serves some traffic as Tempo would, until the test is over."""
+    """Serves traffic as Tempo does until the end of the test."""
 
     def __call__(self, traffic: Traffic, /, **options: Any) -> TempoServer: ...
 
 
 class StartExporter(Protocol):
-    """Starts an exporter, which is killed after the test if it still runs, and must not have shown a defect."""
+    """Starts an exporter; after the test it is killed and its log must not show a bug."""
 
     def __call__(
         self, configuration: Settings, /, *arguments: str, directory: Path | None = None

@@ -1,4 +1,4 @@
-"""Asking a real exporter about a known week: the API, explain and verify, against what follows from the requests."""
+"""The API, explain and verify on a known week, compared with values computed from the requests."""
 
 import json
 import re
@@ -25,30 +25,30 @@ SHAPE = TraceShape(
     (Operation(*BUSY), Operation("shop", "POST /reserve", "client"), Operation("stock", "POST /reserve", "server")),
     (ROOT, 0, 1),
 )
-PARTS = (5.0, 4.0, 3.0)
-"""Seconds of the spans of that trace, each within the one before."""
+SPAN_SECONDS = (5.0, 4.0, 3.0)
+"""Durations of the nested spans of that trace."""
 
 
-class Asked:
-    """An exporter that has read the week, and what it must answer."""
+class KnownWeek:
+    """An exporter that has read the week, and the expected baselines."""
 
     def __init__(
-        self, running: ExporterProcess, wanted: dict[SeriesKey, list[Request]], week: Week, now: float
+        self, running: ExporterProcess, requests: dict[SeriesKey, list[Request]], week: Week, now: float
     ) -> None:
         self.running = running
         self.week = week
         self.now = now
-        self._wanted = wanted
+        self._requests = requests
 
     def expected(self, series: SeriesKey, at: float) -> Baseline:
         known_at = self.now if at > self.now else None
-        return baseline_at(at, self._wanted[series], self.week, known_at=known_at)
+        return baseline_at(at, self._requests[series], self.week, known_at=known_at)
 
-    def ask(self, name: str, series: SeriesKey | None = None, **parameters: str | float) -> Any:
-        named = {} if series is None else series._asdict()
-        answer = self.running.get(f"/api/v1/{name}", params={**named, **parameters})
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+    def get(self, name: str, series: SeriesKey | None = None, **parameters: str | float) -> Any:
+        labels = {} if series is None else series._asdict()
+        response = self.running.get(f"/api/v1/{name}", params={**labels, **parameters})
+        assert response.status_code == 200, response.text
+        return response.json()
 
     def command(self, *arguments: str) -> Any:
         done = run("--config", "exporter.yaml", *arguments, "--json", directory=self.running.directory)
@@ -57,136 +57,136 @@ class Asked:
 
 
 @pytest.fixture
-def asked(tempo: StartTempo, exporter: StartExporter) -> Asked:
+def known(tempo: StartTempo, exporter: StartExporter) -> KnownWeek:
     now = time.time()
     week = Week(UTC_WEEK.zone, days_ago(now, UTC_WEEK.zone, 5, 4))
     traffic = a_week(now, week)
-    # Yesterday; so it is one of the requests of the hour, too.
+    # Yesterday at this time, so it belongs to the baseline of the current hour.
     start_ns = int((now - DAY) * NS)
-    times = [SpanTimes(number + 1, start_ns + number * NS // 10, int(s * NS)) for number, s in enumerate(PARTS)]
+    times = [SpanTimes(number + 1, start_ns + number * NS // 10, int(s * NS)) for number, s in enumerate(SPAN_SECONDS)]
     traffic.add(make_trace(TRACE_ID, SHAPE, times))
-    traffic.requests.append(Request(BUSY, start_ns, int(PARTS[0] * NS), f"{TRACE_ID:032x}"))
+    traffic.requests.append(Request(BUSY, start_ns, int(SPAN_SECONDS[0] * NS), f"{TRACE_ID:032x}"))
     running = exporter(
         settings(tempo(traffic).url, calendar={"weekend": list(week.weekend)}, series={"stale_after": "8d"})
     )
     since = week.floor(running.metrics()["backfill_started_timestamp_seconds"] - 168 * HOUR, HOUR)
-    wanted = {
+    requests = {
         series: [request for request in traffic.requests if request.series == series and request.start >= since]
         for series in LEVELS
     }
-    await_baselines(running, lambda at: {key: baseline_at(at, wanted[key], week) for key in LEVELS})
-    # Baselines are there before the past is judged.
+    await_baselines(running, lambda at: {key: baseline_at(at, requests[key], week) for key in LEVELS})
+    # Baselines are published before the history is evaluated.
     page = running.wait_for(lambda page: page.get("anomalous", BUSY, kind="shift") is not None)
-    return Asked(running, wanted, week, page["snapshot_timestamp_seconds"])
+    return KnownWeek(running, requests, week, page["snapshot_timestamp_seconds"])
 
 
-def differs(answer: Any, expected: Baseline) -> str:
-    """What an answer says otherwise than expected; percentiles must be within 2 % of the exact ones."""
-    if answer["level"] != expected.level:
-        return f"level {answer['level']}, not {expected.level}"
+def difference(response: Any, expected: Baseline) -> str:
+    """Return how a response differs from the expected baseline; percentiles may differ by 2 %."""
+    if response["level"] != expected.level:
+        return f"level {response['level']}, not {expected.level}"
     if expected.level == 5:
-        return "" if answer["baseline"] is None else "a baseline at level 5"
-    baseline = answer["baseline"]
-    found = [baseline[name] for name in ("samples", "windows", "mature", "p50_seconds", "p95_seconds")]
-    wanted = [
+        return "" if response["baseline"] is None else "a baseline at level 5"
+    baseline = response["baseline"]
+    values = [baseline[name] for name in ("samples", "windows", "mature", "p50_seconds", "p95_seconds")]
+    expected_values = [
         expected.traces,
         expected.hours,
         expected.mature,
         pytest.approx(expected.p50_seconds, rel=0.02),
         pytest.approx(expected.p95_seconds, rel=0.02),
     ]
-    return "" if found == wanted else f"{found}, not {wanted}"
+    return "" if values == expected_values else f"{values}, not {expected_values}"
 
 
-def test_a_known_week_is_explained_as_it_was(asked: Asked) -> None:
+def test_api_and_commands_agree_with_known_requests(known: KnownWeek) -> None:
     try:
-        check_all(asked)
+        check_all(known)
     except AssertionError:
-        if asked.week.hour(asked.now) == asked.week.hour(time.time()):
+        if known.week.hour(known.now) == known.week.hour(time.time()):
             raise
-        # The hour has turned in between, and with it everything that is usual now.
-        asked.now = time.time()
-        check_all(asked)
-    question = ("--duration", "300ms", "--at", str(int(asked.now) - 4 * DAY))
-    beside = asked.command("explain", "--service", BUSY.service_name, "--span", BUSY.span_name, *question)
-    assert asked.running.stop() == 0
-    alone = asked.command("explain", "--service", BUSY.service_name, "--span", BUSY.span_name, *question)
-    assert alone == beside
+        # The hour turned during the check, and the baselines with it.
+        known.now = time.time()
+        check_all(known)
+    options = ("--duration", "300ms", "--at", str(int(known.now) - 4 * DAY))
+    with_exporter = known.command("explain", "--service", BUSY.service_name, "--span", BUSY.span_name, *options)
+    assert known.running.stop() == 0
+    without_exporter = known.command("explain", "--service", BUSY.service_name, "--span", BUSY.span_name, *options)
+    assert without_exporter == with_exporter
 
 
-def check_all(asked: Asked) -> None:
-    """Whatever can be asked while it runs."""
-    hour = int(asked.week.hour(asked.now).timestamp())
+def check_all(known: KnownWeek) -> None:
+    """Check every API and command that works with a running exporter."""
+    hour = int(known.week.hour(known.now).timestamp())
     for series in LEVELS:
         for at in (hour - 2 * DAY - 3 * HOUR, hour - 4 * DAY, hour, hour + 5 * HOUR, hour + 2 * DAY, hour + 3 * DAY):
-            answer = asked.ask("check", series, at=at)
-            assert not differs(answer, asked.expected(series, at)), (series, at)
-            assert answer["bucket"]["day_type"] == (
-                "weekend" if asked.week.is_weekend(asked.week.hour(at)) else "weekday"
+            check = known.get("check", series, at=at)
+            assert not difference(check, known.expected(series, at)), (series, at)
+            assert check["bucket"]["day_type"] == (
+                "weekend" if known.week.is_weekend(known.week.hour(at)) else "weekday"
             )
-            assert sum(each["traces"] for each in (answer["baseline"] or {"pooled_hours": []})["pooled_hours"]) == (
-                asked.expected(series, at).traces
+            assert sum(each["traces"] for each in (check["baseline"] or {"pooled_hours": []})["pooled_hours"]) == (
+                known.expected(series, at).traces
             )
-    # All of the coming week: every slot, of every endpoint.
+    # Every slot of the coming week, for every endpoint.
     available = {
         SeriesKey(each["service_name"], each["span_name"]): each["level_by_hour"]
-        for each in asked.ask("available")["series"]
+        for each in known.get("available")["series"]
     }
     assert set(available) == set(LEVELS)
     for series, levels in available.items():
         profile = {
             (slot["bucket"]["day_type"], slot["bucket"]["hour"]): slot
-            for slot in asked.ask("baseline", series)["slots"]
+            for slot in known.get("baseline", series)["slots"]
         }
         for at in range(hour + HOUR, hour + 169 * HOUR, HOUR):
-            local, expected = asked.week.hour(at), asked.expected(series, at)
-            day_type = "weekend" if asked.week.is_weekend(local) else "weekday"
+            local, expected = known.week.hour(at), known.expected(series, at)
+            day_type = "weekend" if known.week.is_weekend(local) else "weekday"
             assert levels[day_type][local.hour] == expected.level, (series, local)
-            assert not differs(profile[day_type, local.hour], expected), (series, local)
+            assert not difference(profile[day_type, local.hour], expected), (series, local)
 
-    # A duration on either side of the threshold, on the command line as over HTTP, and without the exporter.
-    threshold = asked.ask("check", BUSY)["outlier_threshold_seconds"]
+    # Durations on both sides of the threshold, over HTTP and on the command line.
+    threshold = known.get("check", BUSY)["outlier_threshold_seconds"]
     below, above = (f"{int(threshold * 1000) + more}ms" for more in (0, 1))
-    assert asked.ask("check", BUSY, duration=below)["duration"]["outlier"] is False
+    assert known.get("check", BUSY, duration=below)["duration"]["outlier"] is False
     at = hour - 4 * DAY
-    answer = asked.ask("check", BUSY, duration=above, at=at)
-    explained = asked.command(
+    check = known.get("check", BUSY, duration=above, at=at)
+    explained = known.command(
         "explain", "--service", "shop", "--span", "GET /cart", "--duration", above, "--at", str(at)
     )
-    assert explained == answer
-    assert asked.ask("check", BUSY, duration=above)["duration"]["outlier"] is True
+    assert explained == check
+    assert known.get("check", BUSY, duration=above)["duration"]["outlier"] is True
 
-    # Where the time of a trace went.
-    traced = asked.ask("trace", trace_id=f"{TRACE_ID:x}")
-    assert [(each["service_name"], each["self_seconds"]) for each in traced["services"]] == [
+    # The critical path of a trace.
+    trace = known.get("trace", trace_id=f"{TRACE_ID:x}")
+    assert [(each["service_name"], each["self_seconds"]) for each in trace["services"]] == [
         ("stock", 3.0),
         ("shop", 2.0),
     ]
-    assert traced["check"]["duration"]["outlier"] is True
-    assert not differs(traced["check"], asked.expected(BUSY, asked.now - DAY + 5))
-    assert asked.command("explain", "--trace", f"{TRACE_ID:032x}") == traced
+    assert trace["check"]["duration"]["outlier"] is True
+    assert not difference(trace["check"], known.expected(BUSY, known.now - DAY + 5))
+    assert known.command("explain", "--trace", f"{TRACE_ID:032x}") == trace
 
-    verified = asked.command("verify", "--url", asked.running.url)
+    verified = known.command("verify", "--url", known.running.url)
     assert verified["totals"]["FAIL"] == 0
     lines = {line["name"]: line for line in verified["checks"]}
     for day_type in ("weekday", "weekend"):
         night = next(
             at
             for at in range(hour + HOUR, hour + 169 * HOUR, HOUR)
-            if asked.week.hour(at).hour == 3 and asked.week.is_weekend(asked.week.hour(at)) == (day_type == "weekend")
+            if known.week.hour(at).hour == 3 and known.week.is_weekend(known.week.hour(at)) == (day_type == "weekend")
         )
-        able = sum(asked.expected(series, night).mature for series in LEVELS)
-        assert lines[f"03:00 {day_type}"]["detail"] == f"{able} of 6 endpoints could be flagged"
+        mature = sum(known.expected(series, night).mature for series in LEVELS)
+        assert lines[f"03:00 {day_type}"]["detail"] == f"{mature} of 6 endpoints could be flagged"
     assert lines["backfill"]["outcome"] == "PASS"
-    # The oldest window begins with an hour of the clock, so from half past on it is an hour more.
+    # The oldest window starts on a full hour, so from half past on it rounds to one hour more.
     assert re.search(r"back to 7d(1h)? ago$", lines["history"]["detail"])
 
 
-def test_a_short_retention_is_named(tempo: StartTempo, exporter: StartExporter) -> None:
+def test_verify_names_a_retention_shorter_than_the_backfill(tempo: StartTempo, exporter: StartExporter) -> None:
     now = int(time.time())
     traffic = Traffic()
     traffic.hourly(BUSY, range(now - now % HOUR - 8 * DAY, now, HOUR), count=10, scale=0.2)
-    # With so low a limit it asks how far back Tempo's traces go, before it reads on.
+    # With so low a limit the exporter probes Tempo's retention.
     running = exporter(settings(tempo(traffic, retention_seconds=72 * HOUR).url, tempo={"limit": 15}))
     running.wait_until_filled()
     done = run("verify", "--url", running.url, directory=running.directory)
@@ -196,7 +196,7 @@ def test_a_short_retention_is_named(tempo: StartTempo, exporter: StartExporter) 
     assert "set polling.backfill_duration: 72h" in text
 
 
-def test_verify_through_tls_and_with_a_password(
+def test_verify_uses_tls_and_a_password(
     tempo: StartTempo, exporter: StartExporter, tmp_path: Path, authority: trustme.CA
 ) -> None:
     traffic = Traffic()

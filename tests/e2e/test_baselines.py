@@ -1,4 +1,4 @@
-"""A known week in, its baselines out: every fallback level, against the exact percentiles of the same requests."""
+"""Baselines of a known week at every fallback level, compared with exact percentiles of the requests."""
 
 import time
 from zoneinfo import ZoneInfo
@@ -21,13 +21,13 @@ LEVELS = {BUSY: 1, QUIET: 2, JOB: 3, WEEKEND_WORK: 4, LEARNING: 1, NEW: 5}
 
 
 def a_week(now: float, week: Week) -> Traffic:
-    """A bit more than a week of traffic, so made that whatever the hour, every fallback level serves some endpoint."""
+    """Return somewhat more than a week of traffic in which every level serves an endpoint, at any hour."""
     traffic = Traffic(seed=11)
     this_hour = int(week.hour(now).timestamp())
     for start in range(this_hour - 170 * HOUR, this_hour + HOUR, HOUR):
         local = week.hour(start)
         weekend = week.is_weekend(local)
-        # Different at every hour of the day and on each type of day, but nowhere so much that it would be anomalous.
+        # Different at every hour and day type, but not enough for an anomaly.
         pace = (1 + 0.25 * local.hour / 23) * (0.95 if weekend else 1)
         traffic.hourly(BUSY, [start], count=20, scale=0.2 * pace)
         traffic.hourly(QUIET, [start], count=3, scale=0.9 * pace)
@@ -43,7 +43,7 @@ def a_week(now: float, week: Week) -> Traffic:
 
 
 @pytest.mark.parametrize(("zone", "batch_seconds"), [("UTC", HOUR), ("Asia/Kolkata", HOUR // 2)])
-def test_a_known_week_gives_its_exact_baselines_at_every_level(
+def test_baselines_of_a_known_week_are_exact_at_every_level(
     tempo: StartTempo, exporter: StartExporter, zone: str, batch_seconds: int
 ) -> None:
     now = time.time()
@@ -60,24 +60,24 @@ def test_a_known_week_gives_its_exact_baselines_at_every_level(
     )
     started = running.metrics()["backfill_started_timestamp_seconds"]
     since = week.floor(started - 168 * HOUR, batch_seconds)
-    wanted = {
+    requests_by_series = {
         series: [request for request in traffic.requests if request.series == series and request.start >= since]
         for series in LEVELS
     }
 
     def expected_at(at: float) -> dict[SeriesKey, Baseline]:
-        return {series: baseline_at(at, requests, week) for series, requests in wanted.items()}
+        return {series: baseline_at(at, requests, week) for series, requests in requests_by_series.items()}
 
     page = await_baselines(running, expected_at)
 
     expected = expected_at(page["snapshot_timestamp_seconds"])
     assert {series: baseline.level for series, baseline in expected.items()} == LEVELS
     for series, baseline in expected.items():
-        known = baseline.level < 5
-        assert (page.get("baseline_mad_seconds", series) is not None) == known, series
-        assert (page.get("outlier_threshold_seconds", series) is not None) == known, series
-        assert (page.get("anomalous", series, kind="outlier") is not None) == known, series
-        # Without a mature baseline there is no verdict on a shift.
+        has_baseline = baseline.level < 5
+        assert (page.get("baseline_mad_seconds", series) is not None) == has_baseline, series
+        assert (page.get("outlier_threshold_seconds", series) is not None) == has_baseline, series
+        assert (page.get("anomalous", series, kind="outlier") is not None) == has_baseline, series
+        # A shift verdict needs a mature baseline.
         assert (page.get("anomalous", series, kind="shift") is not None) == baseline.mature, series
     assert page.series() == set(LEVELS)
     assert page.by("series_by_fallback_level", "level") == {"1": 2, "2": 1, "3": 1, "4": 1, "5": 1}

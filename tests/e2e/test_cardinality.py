@@ -1,4 +1,4 @@
-"""More names than anybody wants: ids become one endpoint, and what finds no room is left out, counted and said once."""
+"""Cardinality limits: IDs become placeholders, and series beyond series.max are dropped, counted and logged once."""
 
 import string
 import time
@@ -9,14 +9,14 @@ from tests.support.database import digests
 from tests.support.processes import settings
 from tests.support.traffic import HOUR, Traffic
 
-MOST = 20
+SERIES_MAX = 20
 FLOOD = 2_000
 CART = SeriesKey("shop", "GET /cart")
 ORDERS = SeriesKey("shop", "GET /orders/{number}")
 
 
 def shop(now: float) -> Traffic:
-    """A shop whose orders have numbers."""
+    """Return traffic of a shop with order numbers in span names."""
     traffic = Traffic()
     this_hour = int(now) // HOUR * HOUR
     for hour in range(this_hour - 5 * HOUR, this_hour - HOUR, HOUR):
@@ -26,15 +26,13 @@ def shop(now: float) -> Traffic:
     return traffic
 
 
-def test_a_flood_of_names_is_left_out_and_counted_and_those_from_before_stay(
-    tempo: StartTempo, exporter: StartExporter
-) -> None:
-    limited = {"polling": {"backfill_duration": "6h", "tempo_interval": "500ms"}, "series": {"max": MOST}}
-    calm = exporter(settings(tempo(shop(time.time())).url, **limited))
-    page = calm.wait_until_filled()
+def test_series_beyond_the_limit_are_dropped_and_known_series_stay(tempo: StartTempo, exporter: StartExporter) -> None:
+    limited = {"polling": {"backfill_duration": "6h", "tempo_interval": "500ms"}, "series": {"max": SERIES_MAX}}
+    first = exporter(settings(tempo(shop(time.time())).url, **limited))
+    page = first.wait_until_filled()
     assert page["series"] == 2
     assert page["series_dropped_total"] == 0
-    assert calm.stop() == 0
+    assert first.stop() == 0
 
     flooded = shop(time.time())
     for number in range(FLOOD):
@@ -42,14 +40,14 @@ def test_a_flood_of_names_is_left_out_and_counted_and_those_from_before_stay(
         flooded.request(SeriesKey("scanner", f"GET /{name}.php"), time.time() - 30, 0.01)
     running = exporter(settings(tempo(flooded).url, **limited))
     page = running.wait_for(lambda page: page["series_dropped_total"] > 0)
-    page = running.wait_for(lambda page: page["series"] == MOST == len(page.series()))
+    page = running.wait_for(lambda page: page["series"] == SERIES_MAX == len(page.series()))
 
     assert {CART, ORDERS} <= page.series()
-    assert page["series_limit"] == MOST
-    assert page["series_dropped_total"] == FLOOD - (MOST - 2)
-    assert (page.get("traces_skipped_total", loop="poll", reason="series_limit") or 0) >= FLOOD - (MOST - 2)
-    (said,) = running.logged("series_limit_reached")
-    assert (said["level"], said["series_max"]) == ("warning", MOST)
+    assert page["series_limit"] == SERIES_MAX
+    assert page["series_dropped_total"] == FLOOD - (SERIES_MAX - 2)
+    assert (page.get("traces_skipped_total", loop="poll", reason="series_limit") or 0) >= FLOOD - (SERIES_MAX - 2)
+    (record,) = running.logged("series_limit_reached")
+    assert (record["level"], record["series_max"]) == ("warning", SERIES_MAX)
     assert running.stop() == 0
     names = {row[:2] for row in digests(running.directory / "tempo-anomaly.db")}
     assert names == {CART, ORDERS}

@@ -1,4 +1,4 @@
-"""The demo, as somebody sees it who has just checked the project out."""
+"""The demo command."""
 
 import re
 import socket
@@ -18,15 +18,15 @@ from tests.support.scrape import Metrics
 from tools.processes import environment
 
 CHECKOUT = SeriesKey("checkout", "POST /checkout")
-READ_SECONDS = 60
+BACKFILL_SECONDS = 60
 FLAG_SECONDS = 150
 
 
 @contextmanager
 def demo(directory: Path) -> Iterator[tuple["subprocess.Popen[str]", Lines]]:
-    """The demo with its output; it is killed if it is still there afterwards, and ends by itself if this cannot be."""
+    """Run the demo and collect its output; it is killed at the end, or ends by itself after --for."""
     process = subprocess.Popen(
-        command("demo", "--port", "0", "--incident-after", "5", "--for", str(READ_SECONDS + FLAG_SECONDS + 30)),
+        command("demo", "--port", "0", "--incident-after", "5", "--for", str(BACKFILL_SECONDS + FLAG_SECONDS + 30)),
         cwd=directory,
         env=environment(TMPDIR=str(directory)),
         stdin=subprocess.DEVNULL,
@@ -36,53 +36,53 @@ def demo(directory: Path) -> Iterator[tuple["subprocess.Popen[str]", Lines]]:
         encoding="utf-8",
     )
     assert process.stdout is not None
-    said = Lines(process.stdout)
+    output = Lines(process.stdout)
     try:
-        yield process, said
+        yield process, output
     finally:
         if process.poll() is None:
             process.kill()
         process.wait()
-        said.close()
+        output.close()
 
 
-def address(said: Lines, name: str) -> str | None:
-    """An address that the demo has announced."""
-    found = [match[1] for line in said.lines if (match := re.match(rf"\s+{name}\s+(http://\S+)$", line))]
-    return found[0] if found else None
+def address(output: Lines, name: str) -> str | None:
+    """Return an address that the demo printed."""
+    addresses = [match[1] for line in output.lines if (match := re.match(rf"\s+{name}\s+(http://\S+)$", line))]
+    return addresses[0] if addresses else None
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that a process has started, where the system tells."""
+    """Return the child processes of a process, from /proc."""
     children = []
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             text = status.read_text()
         except OSError:
-            continue  # it has just ended
+            continue  # the process has ended
         if re.search(rf"^PPid:\s+{pid}$", text, re.MULTILINE):
             children.append(int(status.parent.name))
     return children
 
 
-def is_there(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-@pytest.mark.timeout(READ_SECONDS + FLAG_SECONDS + 60)
-def test_the_demo_reads_a_week_and_raises_a_flag_when_its_incident_begins(tmp_path: Path) -> None:
-    with demo(tmp_path) as (process, said):
+@pytest.mark.timeout(BACKFILL_SECONDS + FLAG_SECONDS + 60)
+def test_demo_reads_a_week_and_flags_its_incident(tmp_path: Path) -> None:
+    with demo(tmp_path) as (process, output):
 
         def page() -> Metrics:
-            assert process.poll() is None, said.tail()
-            response = requests.get(address(said, "metrics") or "", timeout=10)
+            assert process.poll() is None, output.tail()
+            response = requests.get(address(output, "metrics") or "", timeout=10)
             return Metrics.parse(response.text)
 
         def levels() -> dict[str, float]:
             return page().by("series_by_fallback_level", "level")
 
-        eventually(lambda: address(said, "Tempo API") is not None, said.tail, 30)
-        eventually(lambda: page()["backfill_complete"] == 1 and all(levels().values()), said.tail, READ_SECONDS)
+        eventually(lambda: address(output, "Tempo API") is not None, output.tail, 30)
+        eventually(lambda: page()["backfill_complete"] == 1 and all(levels().values()), output.tail, BACKFILL_SECONDS)
         week = page()
         assert week["backfill_progress_ratio"] == 1
         assert sum(week.by("backfill_windows", "state").values()) in (167, 168)
@@ -93,24 +93,26 @@ def test_the_demo_reads_a_week_and_raises_a_flag_when_its_incident_begins(tmp_pa
             now = page()
             return [series for series in now.series() if now.get("anomalous", series, kind="shift") == 1]
 
-        eventually(lambda: CHECKOUT in anomalous(), said.tail, FLAG_SECONDS)
+        eventually(lambda: CHECKOUT in anomalous(), output.tail, FLAG_SECONDS)
         assert anomalous() == [CHECKOUT]
-        eventually(lambda: any("ANOMALOUS" in line and "POST /checkout" in line for line in said.lines), said.tail, 10)
+        eventually(
+            lambda: any("ANOMALOUS" in line and "POST /checkout" in line for line in output.lines), output.tail, 10
+        )
 
         children = children_of(process.pid)
-        tempo = urlsplit(address(said, "Tempo API") or "")
+        tempo = urlsplit(address(output, "Tempo API") or "")
         process.send_signal(SIGINT)
         assert process.wait(10) == 0
-        eventually(lambda: not any(map(is_there, children)), lambda: f"left: {children}", 10)
+        eventually(lambda: not any(map(is_alive, children)), lambda: f"still alive: {children}", 10)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((tempo.hostname, tempo.port), timeout=5).close()
 
-    assert "Traceback" not in "\n".join(said.lines)
-    assert any("Backfill is complete" in line for line in said.lines)
+    assert "Traceback" not in "\n".join(output.lines)
+    assert any("A week is read" in line for line in output.lines)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_port_that_the_demo_cannot_have(tmp_path: Path) -> None:
+def test_unusable_port_is_refused(tmp_path: Path) -> None:
     ended = run("demo", "--port", "99999", directory=tmp_path)
     assert ended.returncode == 2
     assert "99999 is not in the range" in ended.stderr

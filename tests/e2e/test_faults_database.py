@@ -1,4 +1,4 @@
-"""Whatever becomes of the database, the exporter goes on, says so, and has everything in the end."""
+"""Faults of the database: the exporter keeps running, logs the fault, and its history is complete in the end."""
 
 import shutil
 import sqlite3
@@ -14,8 +14,8 @@ from exporter.demo.tempo_api import TempoServer
 from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter
 from tests.support.database import digests, windows
-from tests.support.faulty import FaultyExporter
-from tests.support.faulty_tempo import Gate, answering
+from tests.support.faulty_exporter import FaultyExporter
+from tests.support.faulty_tempo import Gate, serving
 from tests.support.processes import ExporterProcess, eventually, settings
 from tests.support.tempo_server import fake_tempo
 from tests.support.traffic import HOUR, Traffic
@@ -33,13 +33,13 @@ def some_hours(now: float) -> Traffic:
 
 
 @pytest.mark.timeout(180)
-def test_a_database_that_refuses_for_a_while(tmp_path: Path) -> None:
-    """A full disk, one that cannot be written, and a backup that holds the database: at the same time, in three."""
+def test_history_is_complete_after_temporary_write_failures(tmp_path: Path) -> None:
+    """Three exporters at the same time: a full disk, a read-only database, and a database locked by a backup."""
     traffic = some_hours(time.time())
     reasons = ("full", "readonly", "locked")
     with ExitStack() as stack:
         tempo = stack.enter_context(fake_tempo())
-        gate = Gate(answering(traffic, time.time))
+        gate = Gate(serving(traffic, time.time))
         tempo.answer(gate)
         running: dict[str, FaultyExporter] = {}
         for reason in reasons:
@@ -48,8 +48,8 @@ def test_a_database_that_refuses_for_a_while(tmp_path: Path) -> None:
             running[reason] = FaultyExporter(tmp_path / reason, configuration)
             stack.callback(running[reason].kill)
             running[reason].start()
-        running["full"].breaks(sql="PRAGMA max_page_count = 1")
-        running["readonly"].breaks(sql="PRAGMA query_only = ON")
+        running["full"].inject(sql="PRAGMA max_page_count = 1")
+        running["readonly"].inject(sql="PRAGMA query_only = ON")
         backup = stack.enter_context(closing(sqlite3.connect(tmp_path / "locked" / DATABASE)))
         backup.execute("BEGIN IMMEDIATE")
         gate.open()
@@ -59,8 +59,8 @@ def test_a_database_that_refuses_for_a_while(tmp_path: Path) -> None:
             assert page["tempo_up"] == 1
             assert exporter.get("/-/healthy").status_code == 200
             assert exporter.logged("windows_not_stored")
-        running["full"].breaks()
-        running["readonly"].breaks()
+        running["full"].inject()
+        running["readonly"].inject()
         backup.rollback()
         for exporter in running.values():
             page = exporter.wait_until_filled(60)
@@ -73,11 +73,11 @@ def test_a_database_that_refuses_for_a_while(tmp_path: Path) -> None:
             (start, end): traffic.between(start, end) for start, end, *_ in ledger
         }
         assert sum(row[3] for row in digests(tmp_path / reason / DATABASE)) == sum(row[4] or 0 for row in ledger)
-        # A day's windows; in the first quarter of an hour the latest has not settled.
+        # A day of windows; during the first 15 minutes of an hour the newest has not settled.
         assert len(ledger) >= 23
 
 
-# A damaged file
+# Damaged files
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +87,9 @@ def tempo_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(tempo_url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with everything in it, that nobody uses."""
-    directory = tmp_path_factory.mktemp("whole")
+def intact(tempo_url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete database that no process uses."""
+    directory = tmp_path_factory.mktemp("intact")
     with ExporterProcess(directory, configuration(tempo_url)) as running:
         running.wait_until_filled()
         assert running.stop() == 0
@@ -101,7 +101,7 @@ def configuration(url: str) -> dict[str, object]:
 
 
 def root_page(database: Path, table: str) -> tuple[int, int]:
-    """Where a table begins in the file, and how long a page is."""
+    """Return the offset of a table's root page, and the page size."""
     with closing(sqlite3.connect(database)) as connection:
         (page_size,) = connection.execute("PRAGMA page_size").fetchone()
         (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
@@ -114,72 +114,72 @@ def overwrite(database: Path, start: int, content: bytes) -> None:
         file.write(content)
 
 
-def no_header(database: Path) -> None:
+def overwrite_header(database: Path) -> None:
     overwrite(database, 0, b"\xde\xad\xbe\xef" * 1024)
 
 
-def no_database(database: Path) -> None:
+def replace_with_text(database: Path) -> None:
     database.write_bytes(b"dear diary, " * 1000)
 
 
-def cut_off(database: Path) -> None:
+def truncate(database: Path) -> None:
     with database.open("r+b") as file:
         file.truncate(database.stat().st_size // 3)
 
 
-def no_ledger(database: Path) -> None:
+def zero_ledger(database: Path) -> None:
     start, size = root_page(database, "windows")
     overwrite(database, start, b"\0" * size)
 
 
-def no_digests(database: Path) -> None:
-    """Nothing that is looked at before it runs."""
+def overwrite_digests(database: Path) -> None:
+    """Damage a table that is not read at the start."""
     start, size = root_page(database, "digests")
     overwrite(database, start, b"\xff" * size)
 
 
-@pytest.mark.parametrize("damage", [no_header, no_database, cut_off, no_ledger, no_digests])
-def test_a_damaged_database_is_set_aside_and_read_again(
-    exporter: StartExporter, tempo_url: str, whole: Path, tmp_path: Path, damage: Callable[[Path], None]
+@pytest.mark.parametrize("damage", [overwrite_header, replace_with_text, truncate, zero_ledger, overwrite_digests])
+def test_damaged_database_is_moved_and_history_read_again(
+    exporter: StartExporter, tempo_url: str, intact: Path, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     database = tmp_path / DATABASE
-    shutil.copy(whole, database)
-    # It shows that an exporter has used the file, where the file itself may not.
-    shutil.copy(f"{whole}.lock", f"{database}.lock")
+    shutil.copy(intact, database)
+    # The lock file shows that the database is an exporter's, even if its header is damaged.
+    shutil.copy(f"{intact}.lock", f"{database}.lock")
     damage(database)
     damaged = database.read_bytes()
     running = exporter(configuration(tempo_url))
 
     running.wait_for(lambda page: page.get("storage_failures_total", reason="corrupt"))
-    message = "database_replaced"
-    eventually(lambda: bool(running.logged(message)), lambda: "nothing is said", 30)
-    (told,) = running.logged(message)
-    assert told["level"] == "error"
-    # Until there is a fresh one, what is served is what was known before.
-    when = datetime.fromisoformat(told["ts"]).timestamp()
-    running.wait_for(lambda page: page["backfill_started_timestamp_seconds"] >= when)
+    event = "database_replaced"
+    eventually(lambda: bool(running.logged(event)), lambda: f"{event} is not logged", 30)
+    (record,) = running.logged(event)
+    assert record["level"] == "error"
+    # The old snapshot is served until the new database is open.
+    replaced_at = datetime.fromisoformat(record["ts"]).timestamp()
+    running.wait_for(lambda page: page["backfill_started_timestamp_seconds"] >= replaced_at)
     running.wait_until_filled()
-    aside = Path(told["renamed_to"])
-    assert aside.parent == tmp_path
-    assert aside.name.startswith(f"{DATABASE}.corrupt-2")
-    assert aside.exists()
-    if damage in (no_header, no_database):
-        # A file that opens may have been written to before the damage was found, as any database is.
-        assert aside.read_bytes() == damaged
-    if damage is no_digests:
-        order = [record["event"] for record in running.logged()]
-        assert order.index("started") < order.index(told["event"]), "it was not found while running"
+    moved = Path(record["renamed_to"])
+    assert moved.parent == tmp_path
+    assert moved.name.startswith(f"{DATABASE}.corrupt-2")
+    assert moved.exists()
+    if damage in (overwrite_header, replace_with_text):
+        # SQLite opens the other files, and may write to them before it finds the damage.
+        assert moved.read_bytes() == damaged
+    if damage is overwrite_digests:
+        order = [each["event"] for each in running.logged()]
+        assert order.index("started") < order.index(record["event"]), "the damage was found before the start"
     assert running.get("/-/healthy").status_code == 200
     assert running.stop() == 0
-    assert windows(whole) <= windows(database)
-    assert digests(whole) <= digests(database)
+    assert windows(intact) <= windows(database)
+    assert digests(intact) <= digests(database)
 
 
-def test_a_log_of_the_damaged_one_is_not_played_into_the_fresh_one(
-    exporter: StartExporter, tempo_url: str, whole: Path, tmp_path: Path
+def test_write_ahead_log_of_damaged_database_is_not_applied_to_the_new_one(
+    exporter: StartExporter, tempo_url: str, intact: Path, tmp_path: Path
 ) -> None:
     database = tmp_path / DATABASE
-    shutil.copy(whole, database)
+    shutil.copy(intact, database)
     with closing(sqlite3.connect(database)) as other:
         other.execute("PRAGMA wal_autocheckpoint = 0")
         other.execute("INSERT INTO series (service_name, span_name) VALUES ('from', 'the log')")
@@ -191,12 +191,12 @@ def test_a_log_of_the_damaged_one_is_not_played_into_the_fresh_one(
         shutil.copy(database, crashed / DATABASE)
         (crashed / f"{DATABASE}-wal").write_bytes(log)
     (crashed / DATABASE).write_bytes(b"\0" * 100)
-    shutil.copy(f"{whole}.lock", crashed / f"{DATABASE}.lock")
+    shutil.copy(f"{intact}.lock", crashed / f"{DATABASE}.lock")
     running = exporter(configuration(tempo_url), directory=crashed)
     running.wait_until_filled()
     assert running.stop() == 0
     assert list(crashed.glob("*.corrupt-*"))
-    assert digests(whole) <= digests(crashed / DATABASE)
+    assert digests(intact) <= digests(crashed / DATABASE)
     with closing(sqlite3.connect(crashed / DATABASE)) as fresh:
         assert fresh.execute("SELECT count(*) FROM series WHERE service_name = 'from'").fetchone() == (0,)
         assert fresh.execute("PRAGMA integrity_check").fetchone() == ("ok",)

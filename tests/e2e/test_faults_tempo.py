@@ -1,4 +1,4 @@
-"""Whatever Tempo does instead of answering, nothing is lost, it is said, and it passes by itself."""
+"""Faults of Tempo: nothing is lost, each is logged, and the exporter recovers without a restart."""
 
 import ssl
 import time
@@ -15,8 +15,8 @@ from exporter.model.span import SeriesKey
 from tests.e2e.test_outage import failures
 from tests.support.certificates import write_authority, write_pair
 from tests.support.database import windows
-from tests.support.faulty import FILE, FaultyExporter
-from tests.support.faulty_tempo import FirstATime, answering
+from tests.support.faulty_exporter import FILE, FaultyExporter
+from tests.support.faulty_tempo import FaultFirst, serving
 from tests.support.processes import ExporterProcess, settings
 from tests.support.scrape import Metrics
 from tests.support.tempo_server import (
@@ -49,7 +49,7 @@ def some_hours(now: float) -> Traffic:
 
 
 def assert_exact(database: Path, traffic: Traffic) -> None:
-    """Every window in the ledger holds what began in it, no more and no less."""
+    """Assert that every ledger entry counts exactly the requests that started in its window."""
     ledger = windows(database)
     assert ledger
     for start, end, state, traces, stored, coverage in ledger:
@@ -58,7 +58,7 @@ def assert_exact(database: Path, traffic: Traffic) -> None:
         assert coverage in (None, 1.0)
 
 
-STORM: list[Responder] = [
+FAULTS: list[Responder] = [
     replying("slow down", 429, Retry_After="0"),
     replying("slow down", 429),
     replying("too many outstanding requests", 500),
@@ -76,10 +76,10 @@ STORM: list[Responder] = [
 ]
 
 
-def test_a_storm_in_which_every_search_fails_at_first(tmp_path: Path) -> None:
+def test_history_is_exact_when_every_search_fails_once(tmp_path: Path) -> None:
     traffic = some_hours(time.time())
     with fake_tempo() as tempo:
-        tempo.answer(FirstATime(STORM, answering(traffic, time.time)))
+        tempo.answer(FaultFirst(FAULTS, serving(traffic, time.time)))
         configuration = settings(
             tempo.url, tempo={"limit": 50, "timeout": "1s", "max_concurrency": 16}, polling={"backfill_duration": "24h"}
         )
@@ -94,38 +94,38 @@ def test_a_storm_in_which_every_search_fails_at_first(tmp_path: Path) -> None:
     assert_exact(tmp_path / DATABASE, traffic)
 
 
-# What needs somebody to mend it
+# Permanent faults
 
 
 @dataclass
-class Trouble:
-    """A fault that stays until somebody mends it.
+class Fault:
+    """A fault that stays until it is repaired.
 
     Attributes:
-        reason: the reason of the failed requests.
-        advice: what the log names to look at.
-        running: the exporter that has it.
-        mend: takes the fault away.
+        reason: reason label of the failed requests.
+        advice: part of the logged error.
+        running: the affected exporter.
+        repair: removes the fault.
     """
 
     reason: str
     advice: str
     running: ExporterProcess
-    mend: Callable[[], object]
+    repair: Callable[[], object]
 
-    def noticed(self, page: Metrics) -> bool:
-        """Whether a page tells of it."""
-        known = self.reason in failures(page, "backfill") and self.reason in failures(page, "poll")
-        return known and page.by("backfill_windows", "state")["failed"] > 0
+    def is_visible(self, page: Metrics) -> bool:
+        """Return whether a page counts the failures."""
+        counted = self.reason in failures(page, "backfill") and self.reason in failures(page, "poll")
+        return counted and page.by("backfill_windows", "state")["failed"] > 0
 
 
-class Troubles:
-    """Some of them at the same time, each with a Tempo and an exporter of its own."""
+class Faults:
+    """Creates faults, each with its own Tempo and exporter."""
 
-    def __init__(self, stack: ExitStack, directory: Path, truth: Responder) -> None:
+    def __init__(self, stack: ExitStack, directory: Path, correct: Responder) -> None:
         self._stack = stack
         self._directory = directory
-        self._truth = truth
+        self._correct = correct
 
     def _tempo(self, first: Responder, tls: ssl.SSLContext | None = None) -> FakeTempo:
         tempo = self._stack.enter_context(fake_tempo(tls))
@@ -140,78 +140,78 @@ class Troubles:
         self._stack.callback(process.kill)
         return process
 
-    def all(self) -> Iterator[Trouble]:
+    def all(self) -> Iterator[Fault]:
         yield self.wrong_token()
         yield self.wrong_tenant()
         yield self.redirected()
         yield self.untrusted()
         yield self.unknown_host()
 
-    def wrong_token(self) -> Trouble:
+    def wrong_token(self) -> Fault:
         def guarded(handler: Handler) -> None:
-            welcome = handler.headers["Authorization"] == "Bearer right"
-            (self._truth if welcome else replying("who are you", 401))(handler)
+            is_authorized = handler.headers["Authorization"] == "Bearer right"
+            (self._correct if is_authorized else replying("who are you", 401))(handler)
 
         file = self._directory / "token.txt"
         file.write_text("wrong")
         running = self._exporter("token", self._tempo(guarded).url, auth_token_file=str(file))
-        return Trouble("unauthorized", "tempo.auth_token", running, lambda: file.write_text("right"))
+        return Fault("unauthorized", "tempo.auth_token", running, lambda: file.write_text("right"))
 
-    def wrong_tenant(self) -> Trouble:
+    def wrong_tenant(self) -> Fault:
         tempo = self._tempo(replying("no such tenant", 403))
-        return Trouble(
-            "unauthorized", "tempo.tenant", self._exporter("tenant", tempo.url), lambda: tempo.answer(self._truth)
+        return Fault(
+            "unauthorized", "tempo.tenant", self._exporter("tenant", tempo.url), lambda: tempo.answer(self._correct)
         )
 
-    def redirected(self) -> Trouble:
+    def redirected(self) -> Fault:
         tempo = self._tempo(replying("", 302, Location="https://login.example/?to=tempo"))
-        return Trouble(
-            "redirect", "Set tempo.url", self._exporter("redirect", tempo.url), lambda: tempo.answer(self._truth)
+        return Fault(
+            "redirect", "Set tempo.url", self._exporter("redirect", tempo.url), lambda: tempo.answer(self._correct)
         )
 
-    def untrusted(self) -> Trouble:
+    def untrusted(self) -> Fault:
         authority = trustme.CA()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*write_pair(self._directory, trustme.CA(), "stranger"))
         running = self._exporter(
             "tls",
-            self._tempo(self._truth, context).url,
+            self._tempo(self._correct, context).url,
             tls={"ca_file": str(write_authority(self._directory, authority, "authority"))},
         )
-        return Trouble(
+        return Fault(
             "tls",
             "tempo.tls.ca_file",
             running,
             lambda: context.load_cert_chain(*write_pair(self._directory, authority, "tempo")),
         )
 
-    def unknown_host(self) -> Trouble:
-        running = self._exporter("resolver", self._tempo(self._truth).url.replace("127.0.0.1", "localhost"))
+    def unknown_host(self) -> Fault:
+        running = self._exporter("resolver", self._tempo(self._correct).url.replace("127.0.0.1", "localhost"))
         (running.directory / FILE).write_text('{"sql": "", "clock": 0, "resolver": true}')
-        return Trouble("connection", "the host name cannot be resolved", running, running.breaks)
+        return Fault("connection", "the host name is not known", running, running.inject)
 
 
 @pytest.mark.timeout(240)
-def test_what_somebody_has_to_mend_needs_no_restart(tmp_path: Path) -> None:
+def test_exporter_recovers_from_repaired_faults_without_a_restart(tmp_path: Path) -> None:
     traffic = some_hours(time.time())
     with ExitStack() as stack:
-        troubles = list(Troubles(stack, tmp_path, answering(traffic, time.time)).all())
-        for trouble in troubles:
-            trouble.running.start()
-        for trouble in troubles:
-            trouble.running.wait_for(trouble.noticed)
-            page = trouble.running.metrics()
-            assert page["tempo_up"] == (trouble.reason == "unauthorized"), trouble
-            (said, *_) = trouble.running.logged("window_failed")
-            assert trouble.advice in said["error"]
-            assert trouble.running.get("/-/healthy").status_code == 200
-            trouble.mend()
-        for trouble in troubles:
-            # A window that has failed rests for half a minute.
-            page = trouble.running.wait_until_filled(timeout=120)
+        faults = list(Faults(stack, tmp_path, serving(traffic, time.time)).all())
+        for fault in faults:
+            fault.running.start()
+        for fault in faults:
+            fault.running.wait_for(fault.is_visible)
+            page = fault.running.metrics()
+            assert page["tempo_up"] == (fault.reason == "unauthorized"), fault
+            (record, *_) = fault.running.logged("window_failed")
+            assert fault.advice in record["error"]
+            assert fault.running.get("/-/healthy").status_code == 200
+            fault.repair()
+        for fault in faults:
+            # A failed window is retried after half a minute.
+            page = fault.running.wait_until_filled(timeout=120)
             assert page["tempo_up"] == 1
             assert page["history_traces"] > 0
-            assert trouble.running.defects() == []
-            assert trouble.running.stop() == 0
-    for trouble in troubles:
-        assert_exact(trouble.running.directory / DATABASE, traffic)
+            assert fault.running.defects() == []
+            assert fault.running.stop() == 0
+    for fault in faults:
+        assert_exact(fault.running.directory / DATABASE, traffic)

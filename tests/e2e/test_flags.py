@@ -1,4 +1,4 @@
-"""A shift at the live edge: the flag rises, survives a crash, and says since when."""
+"""Flags at the live edge: a shift fires, its state survives a crash, and outliers have exemplars."""
 
 import time
 
@@ -16,7 +16,7 @@ CART = SeriesKey("gateway", "GET /cart")
 
 @pytest.fixture
 def traffic() -> Traffic:
-    """Some days of history, and an incident of one endpoint that began ten minutes ago and goes on."""
+    """Three days of history, and an incident of one endpoint that started ten minutes ago."""
     now = time.time()
     traffic = Traffic()
     this_hour = int(now) // HOUR * HOUR
@@ -28,7 +28,7 @@ def traffic() -> Traffic:
     return traffic
 
 
-def test_a_flag_survives_a_crash(tempo: StartTempo, exporter: StartExporter, traffic: Traffic) -> None:
+def test_firing_flag_survives_a_crash(tempo: StartTempo, exporter: StartExporter, traffic: Traffic) -> None:
     url = tempo(traffic).url
     configuration = settings(url, polling={"backfill_duration": "72h"}, detection={"hold": "1s"})
     first = exporter(configuration)
@@ -39,12 +39,12 @@ def test_a_flag_survives_a_crash(tempo: StartTempo, exporter: StartExporter, tra
     assert (before.get("score", CHECKOUT) or 0) > 1
     assert before.get("anomalous", CART, kind="shift") == 0
     assert before.get("anomalous_since_timestamp_seconds", CART) is None
-    (told,) = first.logged("shift_firing")
-    assert SeriesKey(told["service_name"], told["span_name"]) == CHECKOUT
-    assert "× the usual" in told["explanation"]
+    (record,) = first.logged("shift_firing")
+    assert SeriesKey(record["service_name"], record["span_name"]) == CHECKOUT
+    assert "× the usual" in record["explanation"]
     first.kill()
 
-    # Polling once a minute, so that what is looked at is the first snapshot.
+    # With a poll a minute, the page shows the first snapshot.
     second = exporter(settings(url, polling={"backfill_duration": "72h", "tempo_interval": "60s"}))
     after = second.wait_for(lambda page: page.get("snapshot_timestamp_seconds") is not None)
     assert after.get("anomalous", CHECKOUT, kind="shift") == 1
@@ -55,9 +55,11 @@ def test_a_flag_survives_a_crash(tempo: StartTempo, exporter: StartExporter, tra
     assert "POST /checkout" in page[page.index("Anomalous now") : page.index("<h2>History")]
 
 
-def test_an_outlier_comes_with_a_trace_to_look_at(tempo: StartTempo, exporter: StartExporter, traffic: Traffic) -> None:
+def test_outlier_counter_has_an_exemplar_of_the_trace(
+    tempo: StartTempo, exporter: StartExporter, traffic: Traffic
+) -> None:
     running = exporter(settings(tempo(traffic).url, polling={"backfill_duration": "72h"}))
-    # Only what ended since the start is counted.
+    # Only spans that ended after the start are counted.
     running.wait_for(lambda page: page.get("outlier_traces_total", CHECKOUT))
     response = running.get("/metrics", headers={"Accept": OPENMETRICS})
     family = Metrics.parse(response.text, openmetrics=True).families["tempo_anomaly_outlier_traces"]
@@ -65,8 +67,8 @@ def test_an_outlier_comes_with_a_trace_to_look_at(tempo: StartTempo, exporter: S
     assert exemplars["gateway"] is None
     exemplar = exemplars["checkout"]
     assert exemplar is not None
-    (found,) = [request for request in traffic.requests if request.trace_id == exemplar.labels["trace_id"]]
-    assert found.series == CHECKOUT
-    assert exemplar.value == pytest.approx(found.duration_ns / NS)
+    (request,) = [request for request in traffic.requests if request.trace_id == exemplar.labels["trace_id"]]
+    assert request.series == CHECKOUT
+    assert exemplar.value == pytest.approx(request.duration_ns / NS)
     assert exemplar.timestamp is not None
-    assert float(exemplar.timestamp) == pytest.approx((found.start_ns + found.duration_ns) / NS, abs=0.001)
+    assert float(exemplar.timestamp) == pytest.approx((request.start_ns + request.duration_ns) / NS, abs=0.001)

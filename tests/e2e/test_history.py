@@ -1,4 +1,4 @@
-"""A stored week, loaded into a real Prometheus as docs/history.md says, and asked for there."""
+"""Stored history, loaded into Prometheus as docs/history.md says, and queried there."""
 
 import math
 import shlex
@@ -10,10 +10,10 @@ import pytest
 
 from exporter.model.span import SeriesKey
 from tests.support.backtest_traffic import MONDAY, Incident, requests, write_history
+from tests.support.monitoring import PrometheusServer
 from tests.support.paths import REPOSITORY
 from tests.support.processes import run
-from tests.support.programs import PrometheusServer
-from tests.support.tools import run_tool
+from tests.support.programs import run_program
 
 HOUR: Final = 3600
 DAY: Final = 24 * HOUR
@@ -26,18 +26,18 @@ QUOTED = SeriesKey("shop", 'POST "/a\\b"\n{x="y"} 订单')
 LABELS: Final = {"job": "tempo-anomaly-exporter", "instance": "127.0.0.1:9817"}
 DOCUMENT: Final = REPOSITORY / "docs" / "history.md"
 BUCKET: Final = 0.0111
-"""How far a quantile of a digest may lie from the sample of that rank."""
+"""Relative error of a digest's quantile."""
 
 
 class Loaded(NamedTuple):
-    """A Prometheus that serves a history, and the requests that it was made of."""
+    """A Prometheus that serves a history, and the requests behind it."""
 
     prometheus: PrometheusServer
     busy: Sequence[tuple[int, int]]
 
 
 def documented() -> list[list[str]]:
-    """The commands that docs/history.md gives first."""
+    """Return the first commands of docs/history.md."""
     block = DOCUMENT.read_text("utf-8").split("```sh\n")[1].split("```")[0]
     return [shlex.split(line, comments=True) for line in block.splitlines()]
 
@@ -52,7 +52,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     history, promtool, _, move = documented()
     written = run(*history[1:], directory=directory)
     assert written.returncode == 0, written.stderr
-    done = run_tool(*promtool, directory=directory)
+    done = run_program(*promtool, directory=directory)
     assert done.returncode == 0, done.stdout
     prometheus = PrometheusServer(directory / "prometheus", retention="100y")
     prometheus.directory.mkdir()
@@ -63,27 +63,26 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
 
 
 def quantile(durations_ns: Sequence[int], q: float) -> float:
-    """The nearest rank, in seconds."""
+    """Return a quantile by the nearest rank, in seconds."""
     return sorted(durations_ns)[math.ceil(q * len(durations_ns)) - 1] / NS
 
 
-def named(key: SeriesKey) -> dict[str, str]:
+def labels_of(key: SeriesKey) -> dict[str, str]:
     return {"service_name": key.service_name, "span_name": key.span_name, **LABELS}
 
 
-def test_every_five_minutes_are_there(loaded: Loaded) -> None:
-    """As a dashboard asks: a step of five minutes over the whole time, and no gap in any line."""
+def test_series_have_a_sample_every_five_minutes(loaded: Loaded) -> None:
     for metric in ("current_p95_seconds", "current_traces", "baseline_fallback_level"):
-        found = loaded.prometheus.query_range(
+        result = loaded.prometheus.query_range(
             f'tempo_anomaly_{metric}{{span_name="{BUSY.span_name}"}}', MONDAY + MARK, END, MARK
         )
-        ((labels, points),) = found
-        assert labels == {"__name__": f"tempo_anomaly_{metric}", **named(BUSY)}
+        ((labels, points),) = result
+        assert labels == {"__name__": f"tempo_anomaly_{metric}", **labels_of(BUSY)}
         assert [time for time, _ in points] == list(range(MONDAY + MARK, END + 1, MARK))
 
 
 @pytest.mark.parametrize("q", [0.5, 0.95])
-def test_the_current_quantiles_are_those_of_the_requests(loaded: Loaded, q: float) -> None:
+def test_current_quantiles_match_the_requests(loaded: Loaded, q: float) -> None:
     metric = f"tempo_anomaly_current_p{q * 100:.0f}_seconds"
     ((_, points),) = loaded.prometheus.query_range(
         f'{metric}{{span_name="{BUSY.span_name}"}}', END - DAY + MARK, END, MARK
@@ -96,8 +95,8 @@ def test_the_current_quantiles_are_those_of_the_requests(loaded: Loaded, q: floa
         assert value == pytest.approx(quantile(ended[int(time)], q), rel=BUCKET)
 
 
-def test_the_baseline_is_that_of_the_hour_then(loaded: Loaded) -> None:
-    """On the fourth weekday three of the same hour are behind it; what came later plays no part."""
+def test_baseline_uses_only_earlier_days(loaded: Loaded) -> None:
+    """On the fourth weekday, the pool is the same hour of the three days before."""
     for hour in (2, 9, 15):
         at = MONDAY + 3 * DAY + hour * HOUR + MARK
         pool = [
@@ -115,14 +114,14 @@ def test_the_baseline_is_that_of_the_hour_then(loaded: Loaded) -> None:
         assert values["p95_seconds"] == pytest.approx(quantile(pool, 0.95), rel=BUCKET)
 
 
-def test_the_incident_is_there(loaded: Loaded) -> None:
-    began, ended = MONDAY + 3 * DAY + 10 * HOUR, MONDAY + 3 * DAY + 11.5 * HOUR
+def test_incident_is_flagged(loaded: Loaded) -> None:
+    start, end = MONDAY + 3 * DAY + 10 * HOUR, MONDAY + 3 * DAY + 11.5 * HOUR
     ((labels, points),) = loaded.prometheus.query_range('tempo_anomaly_anomalous{kind="shift"} == 1', MONDAY, END, MARK)
     assert labels["span_name"] == BUSY.span_name
-    assert began < points[0][0] <= began + 3 * MARK
-    assert ended < points[-1][0] <= ended + 3 * MARK
+    assert start < points[0][0] <= start + 3 * MARK
+    assert end < points[-1][0] <= end + 3 * MARK
 
 
-def test_names_come_through_whole(loaded: Loaded) -> None:
-    found = loaded.prometheus.query("tempo_anomaly_baseline_fallback_level", END)
-    assert sorted(each.labels["span_name"] for each in found) == sorted((BUSY.span_name, QUOTED.span_name))
+def test_hostile_names_are_loaded_unchanged(loaded: Loaded) -> None:
+    samples = loaded.prometheus.query("tempo_anomaly_baseline_fallback_level", END)
+    assert sorted(each.labels["span_name"] for each in samples) == sorted((BUSY.span_name, QUOTED.span_name))

@@ -1,4 +1,4 @@
-"""Names that somebody else has chosen, from Tempo to all that comes out: pages, metrics, logs, database, files."""
+"""Hostile service and span names in every output: pages, metrics, logs, database and files."""
 
 import json
 import sqlite3
@@ -17,8 +17,8 @@ from exporter.tempo.decode import MAX_NAME_CHARACTERS
 from exporter.web.pages.words import cut
 from tests.e2e.test_http import PageText
 from tests.support.processes import ExporterProcess, command, settings, write_settings
+from tests.support.programs import program
 from tests.support.scrape import OPENMETRICS, Metrics
-from tests.support.tools import tool
 from tests.support.traffic import HOUR, MINUTE, Traffic
 from tools.processes import environment
 
@@ -40,7 +40,7 @@ SERIES: Final = [SeriesKey(name, name) for name in HOSTILE]
 
 
 def as_published(name: str) -> str:
-    """A name as it comes out: NUL cannot be written, and of a long one the beginning is enough."""
+    """Return a name as published: NUL is replaced, and a long name is truncated."""
     name = name.replace("\0", "\ufffd")
     return name if len(name) <= MAX_NAME_CHARACTERS else f"{name[: MAX_NAME_CHARACTERS - 1]}…"
 
@@ -51,7 +51,7 @@ PUBLISHED: Final = {SeriesKey(name, name) for name in NAMES}
 
 @pytest.fixture(scope="module")
 def tempo_url() -> Iterator[str]:
-    """Every endpoint has some days of history and an incident that began ten minutes ago."""
+    """A Tempo in which every endpoint has two days of history and an incident that started ten minutes ago."""
     now = time.time()
     traffic = Traffic()
     this_hour = int(now) // HOUR * HOUR
@@ -67,7 +67,7 @@ def configuration(url: str, log_format: str) -> dict[str, Any]:
         url,
         polling={"backfill_duration": "48h"},
         detection={"hold": "1s"},
-        # Some of the names hold numbers, and are to come out as they are.
+        # Placeholders would replace numbers in the names.
         series={"placeholders": False},
         log={"format": log_format, "level": "debug"},
     )
@@ -75,7 +75,7 @@ def configuration(url: str, log_format: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def running(tempo_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExporterProcess]:
-    """An exporter on which every flag is up."""
+    """An exporter on which every shift flag fires."""
     with ExporterProcess(tmp_path_factory.mktemp("exporter"), configuration(tempo_url, "json")) as process:
         process.wait_for(
             lambda page: all(page.get("anomalous", series, kind="shift") == 1 for series in PUBLISHED), timeout=60
@@ -84,18 +84,18 @@ def running(tempo_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.mark.parametrize("accept", ["text/plain", OPENMETRICS])
-def test_metrics(running: ExporterProcess, accept: str) -> None:
+def test_metrics_page_escapes_names(running: ExporterProcess, accept: str) -> None:
     response = running.get("/metrics", headers={"Accept": accept})
     response.encoding = "utf-8"
     page = Metrics.parse(response.text, openmetrics=accept == OPENMETRICS)
     assert page.series() == PUBLISHED
     assert not [name for name in page.families if "forged" in name]
     if accept != OPENMETRICS:
-        checked = subprocess.run([tool("promtool"), "check", "metrics"], input=response.content, timeout=60)
-        assert checked.returncode in (0, 3)  # 3: what it thinks of names of the client library
+        checked = subprocess.run([program("promtool"), "check", "metrics"], input=response.content, timeout=60)
+        assert checked.returncode in (0, 3)  # 3: complaints about names of the client library
 
 
-def test_pages(running: ExporterProcess) -> None:
+def test_status_page_escapes_names(running: ExporterProcess) -> None:
     response = running.get("/")
     assert "X-Forged" not in response.headers and "Set-Cookie" not in response.headers
     text = PageText()
@@ -106,34 +106,32 @@ def test_pages(running: ExporterProcess) -> None:
     assert {cut(name) for name in NAMES} <= set(text.names)
 
 
-def test_the_log(running: ExporterProcess) -> None:
-    """Each name comes in one line and as it was, and no line is anybody's but the exporter's."""
+def test_log_keeps_each_name_whole_in_one_line(running: ExporterProcess) -> None:
     lines = list(running.lines)
     records = [json.loads(line) for line in lines]
     assert all({"ts", "level", "logger", "msg"} <= record.keys() for record in records)
     assert all(line.isprintable() or line.isascii() for line in lines)
-    told = {record["span_name"] for record in records if record.get("event") == "shift_firing"}
-    assert told == NAMES
+    logged = {record["span_name"] for record in records if record.get("event") == "shift_firing"}
+    assert logged == NAMES
     assert not [record for record in records if record["msg"] == "forged"]
 
 
-def test_a_dry_run(tempo_url: str, tmp_path: Path) -> None:
-    """On a terminal, and with the log for people."""
+def test_dry_run_escapes_names_in_its_summary_and_log(tempo_url: str, tmp_path: Path) -> None:
     file = write_settings(tmp_path, configuration(tempo_url, "logfmt"))
-    # Bytes, since reading text would take carriage returns for ends of lines.
+    # Bytes: text mode would convert carriage returns to line ends.
     ended = subprocess.run(
         command("--once", "--config", str(file)), cwd=tmp_path, env=environment(), capture_output=True, timeout=60
     )
-    said = ended.stderr.decode("utf-8")
-    assert ended.returncode == 0, said
+    stderr = ended.stderr.decode("utf-8")
+    assert ended.returncode == 0, stderr
     assert Metrics.parse(ended.stdout.decode("utf-8")).series() == PUBLISHED
-    assert all(character == "\n" or character.isprintable() for character in said)
-    ours = ("ts=", "  ", "history: ", "series: ", "slower than usual at this moment", "complete")
-    assert [line for line in said.split("\n")[:-1] if not line.startswith(ours)] == []
-    assert sum(line.startswith("  ") for line in said.split("\n")[:-1]) == len(HOSTILE)
+    assert all(character == "\n" or character.isprintable() for character in stderr)
+    prefixes = ("ts=", "  ", "history: ", "series: ", "slower than usual at this moment", "complete")
+    assert [line for line in stderr.split("\n")[:-1] if not line.startswith(prefixes)] == []
+    assert sum(line.startswith("  ") for line in stderr.split("\n")[:-1]) == len(HOSTILE)
 
 
-def test_the_database_and_files(running: ExporterProcess) -> None:
+def test_database_holds_the_names_and_no_other_file_exists(running: ExporterProcess) -> None:
     with closing(sqlite3.connect(f"file:{running.directory / DATABASE}?mode=ro", uri=True)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

@@ -1,4 +1,4 @@
-"""What is served, to whom, and whatever the names are."""
+"""The HTTP server: pages, formats, methods, misbehaving clients, and hostile names."""
 
 import http.client
 import math
@@ -40,13 +40,13 @@ HOSTILE = [
 
 
 def as_published(name: str) -> str:
-    """A name as it can be written: neither NUL nor half a surrogate pair can."""
+    """Return a name as published, without NUL and lone surrogates."""
     return name.replace("\0", "\ufffd").replace("\ud83d", "\ufffd")
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExporterProcess]:
-    """An exporter with some endpoints and nothing to do."""
+    """An idle exporter with thirty endpoints."""
     traffic = Traffic()
     now = time.time()
     this_hour = int(now) // HOUR * HOUR
@@ -64,7 +64,7 @@ def names_of(page: Metrics) -> set[str]:
     return {name for name, _ in page.samples}
 
 
-def test_pages(running: ExporterProcess) -> None:
+def test_status_page_and_probes(running: ExporterProcess) -> None:
     start = running.get("/")
     assert start.status_code == 200
     assert start.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -75,7 +75,7 @@ def test_pages(running: ExporterProcess) -> None:
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/metrics/", "/-/", "/metrics%2f", "/..%2f..%2fetc/passwd"])
-def test_an_unknown_path_is_not_found(running: ExporterProcess, path: str) -> None:
+def test_unknown_path_is_not_found(running: ExporterProcess, path: str) -> None:
     assert running.get(path).status_code == 404
 
 
@@ -94,7 +94,7 @@ def test_head_is_get_without_the_body(running: ExporterProcess, path: str) -> No
         connection.request("HEAD", path)
         head = connection.getresponse()
         assert head.read() == b""
-        # Had there been a body all the same, the next answer on this connection would begin with it.
+        # The next response on this connection would start with the body, if there were one.
         connection.request("GET", path)
         get = connection.getresponse()
         body = get.read()
@@ -125,14 +125,14 @@ def test_metrics_in_every_format(running: ExporterProcess, openmetrics: bool, gz
     assert page.get("current_traces", ENDPOINTS[0]) == 20
 
 
-def test_only_what_is_asked_for(running: ExporterProcess) -> None:
-    asked = ["tempo_anomaly_current_traces", "tempo_anomaly_tempo_up", "tempo_anomaly_tempo_requests_total"]
-    response = running.get("/metrics", params={"name[]": asked})
-    assert names_of(Metrics.parse(response.text)) == set(asked)
+def test_name_parameter_selects_families(running: ExporterProcess) -> None:
+    names = ["tempo_anomaly_current_traces", "tempo_anomaly_tempo_up", "tempo_anomaly_tempo_requests_total"]
+    response = running.get("/metrics", params={"name[]": names})
+    assert names_of(Metrics.parse(response.text)) == set(names)
     assert Metrics.parse(running.get("/metrics", params={"name[]": "nothing"}).text).samples == {}
 
 
-def test_everything_that_is_known_beforehand_starts_at_zero_and_nothing_is_nan(running: ExporterProcess) -> None:
+def test_counters_start_at_zero_and_no_value_is_nan(running: ExporterProcess) -> None:
     page = running.metrics()
     for name, loop in (("search_truncated_windows_total", "poll"), ("tempo_requests_total", "api")):
         assert page.get(name, loop=loop) == 0
@@ -146,44 +146,44 @@ def test_everything_that_is_known_beforehand_starts_at_zero_and_nothing_is_nan(r
 def connected(running: ExporterProcess) -> socket.socket:
     address = urlsplit(running.url)
     client = socket.socket()
-    # So little room that an answer that is not read soon gets stuck.
+    # A small receive buffer, so that unread responses block the server soon.
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.settimeout(10)
     client.connect((address.hostname, address.port))
     return client
 
 
-def test_clients_that_are_silent_or_do_not_read_are_in_nobodys_way(running: ExporterProcess) -> None:
+def test_silent_and_slow_clients_do_not_block_others(running: ExporterProcess) -> None:
     request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
     with ExitStack() as clients:
         for _ in range(10):
             clients.enter_context(connected(running))
             clients.enter_context(connected(running)).sendall(request[:-10])
-            # Some megabytes of answers, which nobody fetches.
+            # Megabytes of responses that the client never reads.
             clients.enter_context(connected(running)).sendall(request * 20)
         for _ in range(5):
             assert running.metrics().series() == set(ENDPOINTS)
             assert running.get("/").status_code == 200
 
 
-def test_requests_that_are_none(running: ExporterProcess) -> None:
-    for nonsense in (b"\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"G" * 300_000):
+def test_malformed_requests_do_no_harm(running: ExporterProcess) -> None:
+    for malformed in (b"\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"G" * 300_000):
         with connected(running) as client:
             try:
-                client.sendall(nonsense)
+                client.sendall(malformed)
                 client.shutdown(socket.SHUT_WR)
                 client.recv(1000)
             except OSError:
-                pass  # hanging up on them is an answer
+                pass  # the server may close the connection
     assert running.get("/-/healthy").status_code == 200
     assert running.running
 
 
-# Names that somebody else has chosen
+# Hostile names
 
 
 class PageText(HTMLParser):
-    """The elements of a page, and the names on it."""
+    """Collects the elements of a page, and the names in it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class PageText(HTMLParser):
 
 
 def hostile_traces(now: float) -> list[dict[str, Any]]:
-    """For each name, as a service and as a span, something old enough for the ledger and something current."""
+    """Return a settled and a current trace for each name, as a service and as a span."""
     traces = []
     for position, name in enumerate(HOSTILE):
         service = {"key": "service.name", "value": {"stringValue": name}}
@@ -224,17 +224,19 @@ def hostile_traces(now: float) -> list[dict[str, Any]]:
 @pytest.fixture
 def hostile_tempo() -> Iterator[FakeTempo]:
     with fake_tempo() as tempo:
-        # The JSON of this has escapes for all that is not ASCII, half a pair of surrogates included.
+        # json.dumps escapes everything but ASCII, lone surrogates included.
         tempo.answer(replying(search_body(*hostile_traces(time.time()))))
         yield tempo
 
 
-def test_hostile_names_come_out_escaped(hostile_tempo: FakeTempo, exporter: StartExporter, tmp_path: Path) -> None:
+def test_hostile_names_are_escaped_and_survive_a_restart(
+    hostile_tempo: FakeTempo, exporter: StartExporter, tmp_path: Path
+) -> None:
     running = exporter(settings(hostile_tempo.url, polling={"backfill_duration": "6h"}))
     running.wait_until_filled()
-    named = {as_published(name) for name in HOSTILE}
-    # A span without a service of its own has that of its trace's root.
-    expected = {SeriesKey("shop", name) for name in named} | {SeriesKey(name or "shop", "GET /") for name in named}
+    names = {as_published(name) for name in HOSTILE}
+    # A span without a service name gets the root's.
+    expected = {SeriesKey("shop", name) for name in names} | {SeriesKey(name or "shop", "GET /") for name in names}
 
     for accept in ("text/plain", OPENMETRICS):
         response = running.get("/metrics", headers={"Accept": accept})
@@ -249,10 +251,10 @@ def test_hostile_names_come_out_escaped(hostile_tempo: FakeTempo, exporter: Star
     response = running.get("/")
     text.feed(response.content.decode("utf-8"))
     assert "script" not in text.elements
-    assert {cut(name) or "(no name)" for name in named} <= set(text.names)
+    assert {cut(name) or "(no name)" for name in names} <= set(text.names)
 
-    # What was stored is still the same after a restart.
+    # The stored names are the same after a restart.
     assert running.stop() == 0
     hostile_tempo.answer(replying(search_body()))
-    again = exporter(settings(hostile_tempo.url, polling={"backfill_duration": "6h"}), directory=tmp_path)
-    assert again.wait_for(lambda page: page.series()).series() == expected
+    restarted = exporter(settings(hostile_tempo.url, polling={"backfill_duration": "6h"}), directory=tmp_path)
+    assert restarted.wait_for(lambda page: page.series()).series() == expected

@@ -1,4 +1,4 @@
-"""A wheel in an environment that holds nothing but the locked requirements: what people install."""
+"""The wheel in an environment with only the locked requirements, as users install it."""
 
 import re
 import shutil
@@ -20,13 +20,13 @@ from tools.processes import environment
 
 
 def locked() -> list[str]:
-    """The names of what runs beside the exporter."""
+    """Return the names of the locked requirements."""
     return re.findall(r"^([a-z0-9-]+)==", (REPOSITORY / "requirements.lock").read_text("utf-8"), re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built as a release is."""
+    """The wheel, built like a release."""
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder],
@@ -41,9 +41,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that finds the wheel and the locked requirements, and nothing else.
+    """An interpreter with only the wheel and the locked requirements.
 
-    The requirements are copied from where the tests run: they are the same versions, and no registry is asked.
+    The requirements are copied from the environment of the tests, which has the same versions; nothing is downloaded.
     """
     folder = tmp_path_factory.mktemp("installed")
     venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
@@ -57,10 +57,9 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             timeout=60,
         ).stdout.strip()
     )
-    # pip is a requirement of a command of sqlite-utils that nobody runs; images leave it out, too.
+    # sqlite-utils requires pip for a command that the exporter does not use; images leave it out, too.
     for name in set(locked()) - {"pip"}:
-        found = distribution(name)
-        for file in found.files or ():
+        for file in distribution(name).files or ():
             if ".." not in file.parts and file.suffix != ".pyc":
                 target = packages / file
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,14 +72,14 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return interpreter
 
 
-def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel: Path) -> None:
+def test_wheel_contains_only_the_package(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.split("/")[0] for name in names} == {"exporter", f"tempo_anomaly_exporter-{__version__}.dist-info"}
     assert "exporter/py.typed" in names
 
 
-def test_it_runs_without_anything_of_the_development(python: Path, tmp_path: Path, tempo: StartTempo) -> None:
+def test_installed_command_runs_without_development_packages(python: Path, tmp_path: Path, tempo: StartTempo) -> None:
     command = python.with_name("tempo-anomaly-exporter")
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -98,7 +97,7 @@ def test_it_runs_without_anything_of_the_development(python: Path, tmp_path: Pat
     assert "tempo_anomaly_build_info" in once.stdout
 
 
-def test_every_module_finds_what_it_imports(python: Path, tmp_path: Path) -> None:
+def test_every_module_can_be_imported(python: Path, tmp_path: Path) -> None:
     script = (
         "import importlib, pkgutil, exporter\n"
         "for module in pkgutil.walk_packages(exporter.__path__, 'exporter.'):\n"

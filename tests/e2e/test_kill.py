@@ -1,4 +1,4 @@
-"""Killed anywhere, nothing is lost and nothing is counted twice."""
+"""SIGKILL during the backfill: nothing is lost, and nothing is counted twice."""
 
 import random
 import time
@@ -21,7 +21,7 @@ DATABASE = "tempo-anomaly.db"
 
 
 def a_week(now: float) -> Traffic:
-    """Traffic with an incident, which begins after the range that is wanted and ends before its last window."""
+    """Return traffic with an incident inside the wanted range."""
     traffic = Traffic()
     last = int(now) // HOUR * HOUR - 2 * HOUR
     for hour in range(last - HOURS * HOUR, last, HOUR):
@@ -31,8 +31,8 @@ def a_week(now: float) -> Traffic:
     return traffic
 
 
-def wait_until_judged(running: ExporterProcess) -> Metrics:
-    """Wait until all is read and the past is judged; only then there is a verdict on the present."""
+def wait_until_evaluated(running: ExporterProcess) -> Metrics:
+    """Wait until the history is read and evaluated; only then is there a verdict."""
     running.wait_until_filled()
     return running.wait_for(lambda page: page.get("anomalous", ENDPOINTS[0], kind="shift") is not None)
 
@@ -42,12 +42,12 @@ def with_traces(ledger: Rows) -> Rows:
 
 
 @pytest.mark.timeout(240)
-def test_ten_kills_during_backfill_leave_what_an_undisturbed_run_leaves(
+def test_ten_kills_during_backfill_give_the_same_history_as_an_undisturbed_run(
     tempo: StartTempo, exporter: StartExporter, tmp_path: Path
 ) -> None:
     rng = random.Random(5)
     traffic = a_week(time.time())
-    # Slow, and a search or two for every window: so there is something to interrupt.
+    # A slow Tempo and a low limit, so that every window takes a while.
     server = tempo(traffic, delay_seconds=0.03)
     configuration = settings(server.url, tempo={"limit": 20}, polling={"backfill_duration": "168h"})
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
@@ -55,25 +55,25 @@ def test_ten_kills_during_backfill_leave_what_an_undisturbed_run_leaves(
     disturbed.mkdir()
 
     running = exporter(configuration, directory=undisturbed)
-    wait_until_judged(running)
+    wait_until_evaluated(running)
     assert running.stop() == 0
 
-    found_on_start = []
+    done_at_start = []
     for _ in range(KILLS):
         running = exporter(configuration, directory=disturbed)
-        found_on_start.append(running.metrics().by("backfill_windows", "state")["done"])
-        asked, more = len(server.searches()), rng.randint(10, 25)
-        eventually(lambda: len(server.searches()) >= asked + more, lambda: "Tempo is not asked", 30)  # noqa: B023
+        done_at_start.append(running.metrics().by("backfill_windows", "state")["done"])
+        searches = len(server.searches()) + rng.randint(10, 25)
+        eventually(lambda: len(server.searches()) >= searches, lambda: "no searches", 30)  # noqa: B023
         time.sleep(rng.uniform(0, 0.05))
         running.kill()
         assert running.process.returncode == -SIGKILL
     running = exporter(configuration, directory=disturbed)
-    found_on_start.append(running.metrics().by("backfill_windows", "state")["done"])
-    page = wait_until_judged(running)
+    done_at_start.append(running.metrics().by("backfill_windows", "state")["done"])
+    page = wait_until_evaluated(running)
     assert running.stop() == 0
 
-    assert found_on_start == sorted(found_on_start)
-    assert 0 < found_on_start[-1] < HOURS, "the kills were not during the backfill"
+    assert done_at_start == sorted(done_at_start)
+    assert 0 < done_at_start[-1] < HOURS, "the kills were not during the backfill"
     assert page["history_traces"] == len(traffic.requests)
     assert page["quarantined_windows"] >= 3
     assert digests(disturbed / DATABASE) == digests(undisturbed / DATABASE)

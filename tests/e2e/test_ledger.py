@@ -1,4 +1,4 @@
-"""The ledger goes on for ever at one end, and knows where Tempo's memory ends at the other."""
+"""The ledger grows as windows settle, and expires windows beyond Tempo's retention."""
 
 import time
 from itertools import pairwise
@@ -30,18 +30,18 @@ def test_windows_are_read_as_they_settle(tempo: StartTempo, exporter: StartExpor
         assert (end - start, state, traces) == (2, "done", traffic.between(start, end))
 
 
-def test_windows_older_than_tempos_traces_have_expired(tempo: StartTempo, exporter: StartExporter) -> None:
+def test_windows_beyond_tempos_retention_expire(tempo: StartTempo, exporter: StartExporter) -> None:
     traffic = Traffic()
     this_hour = int(time.time()) // HOUR * HOUR
     traffic.hourly(CART, range(this_hour - 200 * HOUR, this_hour, HOUR), count=10, scale=0.2)
     server = tempo(traffic, retention_seconds=30 * HOUR)
-    # With so low a limit a search is good for a window only, and reading on would take very many.
+    # With so low a limit every window needs its own search.
     running = exporter(settings(server.url, tempo={"limit": 15}, polling={"backfill_duration": "168h"}))
     page = running.wait_until_filled()
     states = page.by("backfill_windows", "state")
     assert page["backfill_progress_ratio"] == 1
     assert (states["failed"], states["partial"], states["pending"]) == (0, 0, 0)
     assert states["expired"] > 100
-    # A few wide questions, and not an empty answer for every hour.
-    asked = [search for search in server.searches() if int(search["start"]) < this_hour - 32 * HOUR]
-    assert 0 < len(asked) < 40
+    # A few wide probes instead of an empty search for every hour.
+    searches = [search for search in server.searches() if int(search["start"]) < this_hour - 32 * HOUR]
+    assert 0 < len(searches) < 40

@@ -1,4 +1,4 @@
-"""The command line: a dry run that leaves nothing behind, and answers that need no Tempo."""
+"""The command line: dry runs, and options that need no Tempo."""
 
 import socket
 import time
@@ -21,7 +21,7 @@ CART = SeriesKey("shop", "GET /cart")
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Path:
-    """A working directory with nothing in it."""
+    """An empty working directory."""
     directory = tmp_path / "empty"
     directory.mkdir()
     return directory
@@ -35,14 +35,12 @@ def some_days(now: float) -> Traffic:
     return traffic
 
 
-def test_once_prints_what_would_be_served_and_leaves_nothing_behind(
-    tempo: StartTempo, tmp_path: Path, empty: Path
-) -> None:
+def test_once_prints_the_metrics_page_and_leaves_no_files(tempo: StartTempo, tmp_path: Path, empty: Path) -> None:
     traffic = some_days(time.time())
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        # An address that cannot be bound, and a database in the empty directory.
+        # The address cannot be bound, and the database would be in the empty directory.
         configuration = settings(
             tempo(traffic).url,
             polling={"backfill_duration": "72h"},
@@ -60,8 +58,8 @@ def test_once_prints_what_would_be_served_and_leaves_nothing_behind(
     assert page.get("current_traces", CART) == 30
     at = page["snapshot_timestamp_seconds"]
     since = UTC_WEEK.floor(page["backfill_started_timestamp_seconds"] - 72 * HOUR, HOUR)
-    wanted = [request for request in traffic.requests if request.start >= since]
-    expected = baseline_at(at, wanted, UTC_WEEK)
+    requests = [request for request in traffic.requests if request.start >= since]
+    expected = baseline_at(at, requests, UTC_WEEK)
     assert differences(page, {CART: expected}) == []
 
     assert f"history: {page.by('backfill_windows', 'state')['done']:.0f} windows read" in ended.stderr
@@ -69,7 +67,7 @@ def test_once_prints_what_would_be_served_and_leaves_nothing_behind(
     assert ended.stderr.endswith("\ncomplete\n")
 
 
-def test_once_without_tempo(tmp_path: Path, empty: Path) -> None:
+def test_once_without_tempo_fails(tmp_path: Path, empty: Path) -> None:
     configuration = settings(unused_url(), polling={"backfill_duration": "2h"})
     ended = run("--once", "--config", str(write_settings(tmp_path, configuration)), directory=empty)
     assert ended.returncode == 1
@@ -79,7 +77,7 @@ def test_once_without_tempo(tmp_path: Path, empty: Path) -> None:
     assert list(empty.iterdir()) == []
 
 
-def test_once_with_a_window_that_cannot_be_read_whole(tempo: StartTempo, tmp_path: Path, empty: Path) -> None:
+def test_once_with_a_partial_window_fails(tempo: StartTempo, tmp_path: Path, empty: Path) -> None:
     now = time.time()
     traffic = some_days(now)
     crowded = int(now) // HOUR * HOUR - 5 * HOUR + 1234
@@ -91,7 +89,7 @@ def test_once_with_a_window_that_cannot_be_read_whole(tempo: StartTempo, tmp_pat
     assert Metrics.parse(ended.stdout).by("backfill_windows", "state")["partial"] == 1
 
 
-MISTAKES = """
+INVALID = """
 timezone: Europe/Berln
 tempo: {url: "tempo:3200", limt: 100, timeout: soon}
 polling: {backfill_batch: 7m, tempo_interval: 5m}
@@ -100,9 +98,9 @@ stats: {min_samples: 0}
 
 
 @pytest.mark.parametrize("option", ["--once", "--check-config", "--log-level=info"])
-def test_all_mistakes_of_a_configuration_at_once(tmp_path: Path, empty: Path, option: str) -> None:
+def test_all_configuration_errors_are_reported_together(tmp_path: Path, empty: Path, option: str) -> None:
     file = tmp_path / "wrong.yaml"
-    file.write_text(MISTAKES)
+    file.write_text(INVALID)
     ended = run(option, "--config", str(file), directory=empty, POLLING_SETTLE="later")
     assert ended.returncode == 2
     assert ended.stdout == ""
@@ -116,14 +114,14 @@ def test_all_mistakes_of_a_configuration_at_once(tmp_path: Path, empty: Path, op
     assert list(empty.iterdir()) == []
 
 
-def test_a_configuration_that_is_not_there(empty: Path) -> None:
+def test_missing_configuration_file_is_reported(empty: Path) -> None:
     ended = run("--config", "nowhere.yaml", directory=empty)
     assert ended.returncode == 2
     assert "nowhere.yaml" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_check_config_shows_what_is_in_force(tmp_path: Path, empty: Path) -> None:
+def test_check_config_shows_effective_values_without_secrets(tmp_path: Path, empty: Path) -> None:
     configuration = settings(
         "http://tempo.example:3200", tempo={"auth_token": "glc_hidden", "headers": {"X-Key": "k3y"}}
     )
@@ -141,6 +139,6 @@ def test_check_config_shows_what_is_in_force(tmp_path: Path, empty: Path) -> Non
     assert list(empty.iterdir()) == []
 
 
-def test_version(empty: Path) -> None:
+def test_version_is_printed(empty: Path) -> None:
     ended = run("--version", directory=empty)
     assert (ended.returncode, ended.stdout) == (0, f"tempo-anomaly-exporter, version {__version__}\n")

@@ -1,4 +1,4 @@
-"""Tempo away at the start, and again in the middle: the exporter stays, says so, and catches up."""
+"""Outages of Tempo at the start and during the backfill: the exporter keeps serving, logs them, and catches up."""
 
 import time
 
@@ -17,12 +17,12 @@ CART = SeriesKey("shop", "GET /cart")
 
 
 def failures(page: Metrics, loop: str) -> dict[str, float]:
-    """Failed requests by reason, as far as there were any."""
+    """Return the failed requests by reason, without zeros."""
     counts = {reason: page.get("tempo_request_failures_total", loop=loop, reason=reason) for reason in FAILURE_REASONS}
     return {reason: count for reason, count in counts.items() if count}
 
 
-def told(running: ExporterProcess, event: str) -> int:
+def count_logged(running: ExporterProcess, event: str) -> int:
     return len(running.logged(event))
 
 
@@ -32,14 +32,14 @@ def assert_serving(running: ExporterProcess) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_tempo_may_be_away_at_the_start_and_in_the_middle(exporter: StartExporter) -> None:
+def test_backfill_completes_after_outages_at_the_start_and_in_between(exporter: StartExporter) -> None:
     now = time.time()
     traffic = Traffic()
     this_hour = int(now) // HOUR * HOUR
     traffic.hourly(CART, range(this_hour - 70 * HOUR, this_hour - HOUR, HOUR), count=40, scale=0.2)
     store = traffic.store()
-    with TempoServer(store) as gone:
-        url, port = gone.url, int(gone.url.rpartition(":")[2])
+    with TempoServer(store) as stopped:
+        url, port = stopped.url, int(stopped.url.rpartition(":")[2])
 
     running = exporter(settings(url, tempo={"limit": 100}, polling={"backfill_duration": "72h"}))
     page = running.wait_for(lambda page: failures(page, "poll") and failures(page, "backfill"))
@@ -54,15 +54,15 @@ def test_tempo_may_be_away_at_the_start_and_in_the_middle(exporter: StartExporte
 
     page = running.wait_for(lambda page: page["tempo_up"] == 0 and page.by("backfill_windows", "state")["failed"] > 0)
     assert_serving(running)
-    eventually(lambda: told(running, "poll_failed") > 0, lambda: "the outage is not told", 30)
-    # What was cut off in the middle of an answer is no connection problem.
+    eventually(lambda: count_logged(running, "poll_failed") > 0, lambda: "the outage is not logged", 30)
+    # A response cut off by the stop counts as malformed.
     assert failures(page, "backfill").keys() <= {"connection", "malformed"}
 
     with TempoServer(store, port=port):
-        # A window that has failed rests for half a minute.
+        # A failed window is retried after half a minute.
         page = running.wait_until_filled(timeout=90)
     assert page["tempo_up"] == 1
-    # Of two outages within ten minutes one is told, and so is its end.
-    assert told(running, "poll_recovered") == told(running, "poll_failed") == 1
+    # The rate limit logs one of two outages within ten minutes, and its end.
+    assert count_logged(running, "poll_recovered") == count_logged(running, "poll_failed") == 1
     assert page.by("backfill_windows", "state")["failed"] == 0
     assert page["history_traces"] == len(traffic.requests)

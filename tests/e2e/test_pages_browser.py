@@ -1,4 +1,4 @@
-"""The pages in a real browser: what it shows, what it does on a click, and that it has nothing to complain of."""
+"""The pages in Chromium: content, clicks, layout, and no console errors."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from selenium.webdriver.support.select import Select
 
 from exporter.web.pages.links import ENDPOINT, series_url
 from tests.e2e.test_http import HOSTILE, hostile_traces
-from tests.support.browser import browser, complaints, prefer, require_browser, resize
+from tests.support.browser import browser, console_messages, prefer_color_scheme, resize
 from tests.support.ongoing import INCIDENT, ongoing_incident
 from tests.support.processes import ExporterProcess, eventually, settings
 from tests.support.tempo_server import fake_tempo, replying, search_body
@@ -25,24 +25,23 @@ PHONE = (360, 740)
 
 @pytest.fixture(scope="module")
 def chrome() -> Iterator[Chrome]:
-    require_browser()
     with browser(*WIDE) as driver:
         yield driver
 
 
 @pytest.fixture
 def view(chrome: Chrome) -> Iterator[Chrome]:
-    """The browser, wide and light, that must not complain of anything a test has looked at."""
+    """The browser with a wide, light view; the test must not cause console messages."""
     resize(chrome, *WIDE)
-    prefer(chrome, "light")
-    complaints(chrome)
+    prefer_color_scheme(chrome, "light")
+    console_messages(chrome)
     yield chrome
-    assert complaints(chrome) == []
+    assert console_messages(chrome) == []
 
 
 @pytest.fixture(scope="module")
 def incident(chrome: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExporterProcess]:
-    """Only once there is a browser: an exporter on the demo, in the middle of the incident."""
+    """An exporter reading the demo during its incident; the browser is requested first, so the test can skip."""
     with ongoing_incident(tmp_path_factory.mktemp("incident"), history="96h") as process:
         yield process
 
@@ -67,7 +66,7 @@ def endpoint_names(view: Chrome) -> list[str]:
 
 
 def shown_images(view: Chrome) -> list[int]:
-    """The natural widths of the images in view, once they are loaded; 0 for a broken one."""
+    """Wait for the images in the view and return their natural widths; 0 for a broken image."""
     widths: list[int] = view.execute_async_script(
         "const done = arguments[0];"
         "const inView = [...document.images].filter(i => i.getBoundingClientRect().top < innerHeight);"
@@ -76,7 +75,7 @@ def shown_images(view: Chrome) -> list[int]:
     return widths
 
 
-def test_what_is_anomalous_is_at_the_top_with_the_reason(view: Chrome, incident: ExporterProcess) -> None:
+def test_anomalous_endpoint_is_at_the_top_with_its_explanation(view: Chrome, incident: ExporterProcess) -> None:
     view.get(f"{incident.url}/")
     assert "anomalous now" in view.title
     card = view.find_element(By.CSS_SELECTOR, ".card")
@@ -86,16 +85,16 @@ def test_what_is_anomalous_is_at_the_top_with_the_reason(view: Chrome, incident:
     widths = shown_images(view)
     assert widths
     assert set(widths) == {144}
-    assert card.value_of_css_property("border-left-width") == "4px", "the stylesheet is in force"
+    assert card.value_of_css_property("border-left-width") == "4px", "the stylesheet is not applied"
 
 
-def test_filtering_and_sorting(view: Chrome, incident: ExporterProcess) -> None:
+def test_table_can_be_filtered_and_sorted(view: Chrome, incident: ExporterProcess) -> None:
     view.get(f"{incident.url}/")
-    everything = len(rows(view))
+    all_rows = len(rows(view))
     view.find_element(By.NAME, "q").send_keys("checkout")
     Select(view.find_element(By.NAME, "level")).select_by_value("1")
     view.find_element(By.CSS_SELECTOR, ".filter button").click()
-    assert 0 < len(rows(view)) < everything
+    assert 0 < len(rows(view)) < all_rows
     assert {each.text for each in view.find_elements(By.CSS_SELECTOR, ".endpoints .service")} == {"checkout"}
     assert view.find_element(By.NAME, "q").get_attribute("value") == "checkout"
     view.find_element(By.PARTIAL_LINK_TEXT, "Endpoint").click()
@@ -104,10 +103,10 @@ def test_filtering_and_sorting(view: Chrome, incident: ExporterProcess) -> None:
     view.find_element(By.PARTIAL_LINK_TEXT, "Endpoint").click()
     assert endpoint_names(view) == names[::-1]
     view.find_element(By.LINK_TEXT, "Show all").click()
-    assert len(rows(view)) == everything
+    assert len(rows(view)) == all_rows
 
 
-def test_an_endpoint_has_a_page(view: Chrome, incident: ExporterProcess) -> None:
+def test_endpoint_page_shows_profile_traces_and_hours(view: Chrome, incident: ExporterProcess) -> None:
     view.get(f"{incident.url}/")
     view.find_element(By.CSS_SELECTOR, ".card a").click()
     assert view.find_element(By.TAG_NAME, "h1").text == f"{INCIDENT.service_name} {INCIDENT.span_name}"
@@ -124,11 +123,11 @@ def test_an_endpoint_has_a_page(view: Chrome, incident: ExporterProcess) -> None
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("page", ["/", f"/{series_url(ENDPOINT, INCIDENT)}"])
-def test_a_narrow_view_needs_no_scrolling_to_the_side_and_text_is_readable(
+def test_narrow_view_fits_its_width_and_text_has_contrast(
     view: Chrome, incident: ExporterProcess, page: str, scheme: str
 ) -> None:
     resize(view, *PHONE)
-    prefer(view, scheme)
+    prefer_color_scheme(view, scheme)
     view.get(incident.url + page)
     assert view.execute_script("return document.documentElement.scrollWidth") == PHONE[0]
     background = luminance(view.find_element(By.TAG_NAME, "body").value_of_css_property("background-color"))
@@ -139,24 +138,24 @@ def test_a_narrow_view_needs_no_scrolling_to_the_side_and_text_is_readable(
 
 
 def luminance(css: str) -> float:
-    """Relative luminance, as the Web Content Accessibility Guidelines define it."""
+    """Return the relative luminance by the Web Content Accessibility Guidelines."""
     channels = [int(Color.from_string(css).hex[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in channels]
     return sum(weight * each for weight, each in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def contrast(view: Chrome, element: WebElement) -> float:
-    """Of a text and what it stands on, from 1 to 21."""
-    ground = view.execute_script(
+    """Return the contrast of a text and its background, from 1 to 21."""
+    background = view.execute_script(
         "let e = arguments[0]; const of = e => getComputedStyle(e).backgroundColor;"
         "while (e.parentElement && of(e) === 'rgba(0, 0, 0, 0)') e = e.parentElement; return of(e)",
         element,
     )
-    lights = sorted(luminance(css) for css in (element.value_of_css_property("color"), ground))
+    lights = sorted(luminance(css) for css in (element.value_of_css_property("color"), background))
     return (lights[1] + 0.05) / (lights[0] + 0.05)
 
 
-def test_hostile_names_are_text_and_lead_to_their_pages(view: Chrome, hostile: ExporterProcess) -> None:
+def test_hostile_names_are_escaped_and_link_to_their_pages(view: Chrome, hostile: ExporterProcess) -> None:
     view.get(f"{hostile.url}/")
     assert len(rows(view)) == 2 * len(HOSTILE)
     assert view.execute_script("return document.scripts.length + document.querySelectorAll('td td, b b').length") == 0
@@ -169,12 +168,12 @@ def test_hostile_names_are_text_and_lead_to_their_pages(view: Chrome, hostile: E
         assert view.execute_script("return document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_without_tempo_it_says_what_to_do_and_not_that_all_is_well(view: Chrome, tmp_path: Path) -> None:
+def test_page_without_tempo_shows_the_error_and_no_all_clear(view: Chrome, tmp_path: Path) -> None:
     with ExporterProcess(tmp_path, settings("http://127.0.0.1:1")) as process:
         eventually(lambda: process.get("/-/ready").ok, lambda: "no snapshot", timeout=30)
         view.get(f"{process.url}/")
         text = view.find_element(By.TAG_NAME, "main").text
-    assert "Tempo cannot be read. Nothing has been evaluated yet." in text
+    assert "Tempo cannot be read. Nothing has been judged yet." in text
     assert "http://127.0.0.1:1" in text
     assert "Not known yet" in text
     assert "No endpoint is slower" not in text

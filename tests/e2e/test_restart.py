@@ -1,4 +1,4 @@
-"""A restart reads only what the ledger lacks."""
+"""A restart reads only windows that the ledger lacks."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.support.traffic import HOUR, Traffic
 
 CART = SeriesKey("shop", "GET /cart")
 DATABASE = "tempo-anomaly.db"
-# The live edge then reads nothing that is old enough for the ledger, and the two can be told apart.
+# The live edge then searches only ranges that have not settled, so its searches differ from the backfill's.
 SHORT_WINDOW = {"max_window": "5m"}
 
 
@@ -23,7 +23,7 @@ def some_days(now: float) -> Traffic:
     return traffic
 
 
-def test_a_restart_with_a_full_ledger_reads_no_window_twice(
+def test_restart_with_a_full_ledger_reads_no_window_twice(
     tempo: StartTempo, exporter: StartExporter, tmp_path: Path
 ) -> None:
     traffic = some_days(time.time())
@@ -31,30 +31,30 @@ def test_a_restart_with_a_full_ledger_reads_no_window_twice(
     configuration = settings(server.url, polling={"backfill_duration": "72h"}, detection=SHORT_WINDOW)
     first = exporter(configuration)
     since = UTC_WEEK.floor(first.metrics()["backfill_started_timestamp_seconds"] - 72 * HOUR, HOUR)
-    wanted = [request for request in traffic.requests if request.start >= since]
+    requests = [request for request in traffic.requests if request.start >= since]
 
     def expected_at(at: float) -> dict[SeriesKey, Baseline]:
-        return {CART: baseline_at(at, wanted, UTC_WEEK)}
+        return {CART: baseline_at(at, requests, UTC_WEEK)}
 
     await_baselines(first, expected_at)
     assert first.stop() == 0
     ledger, history = windows(tmp_path / DATABASE), digests(tmp_path / DATABASE)
     ledger_end = max(end for _, end, *_ in ledger)
-    asked = len(server.searches())
+    searches_before = len(server.searches())
 
     second = exporter(configuration)
     await_baselines(second, expected_at)
     assert second.stop() == 0
 
-    # What has settled in the meantime is new to the ledger.
-    searches = server.searches()[asked:]
+    # Windows that settled since are new to the ledger.
+    searches = server.searches()[searches_before:]
     assert searches
     assert [search for search in searches if int(search["start"]) < ledger_end] == []
     assert ledger <= windows(tmp_path / DATABASE)
     assert history <= digests(tmp_path / DATABASE)
 
 
-def test_more_history_wanted_is_a_gap_like_any_other(
+def test_longer_backfill_duration_reads_only_the_missing_windows(
     tempo: StartTempo, exporter: StartExporter, tmp_path: Path
 ) -> None:
     traffic = some_days(time.time())
@@ -64,17 +64,15 @@ def test_more_history_wanted_is_a_gap_like_any_other(
     assert first.stop() == 0
     ledger = windows(tmp_path / DATABASE)
     ledger_start, ledger_end = min(start for start, *_ in ledger), max(end for _, end, *_ in ledger)
-    asked = len(server.searches())
+    searches_before = len(server.searches())
 
     second = exporter(settings(server.url, polling={"backfill_duration": "72h"}, detection=SHORT_WINDOW))
     page = second.wait_until_filled()
     assert second.stop() == 0
 
-    # Which part of the range Tempo still has is asked for with a limit of one.
-    readings = [search for search in server.searches()[asked:] if search["limit"] != "1"]
-    assert [
-        search for search in readings if ledger_start < int(search["end"]) and int(search["start"]) < ledger_end
-    ] == []
+    # Searches with a limit of one are probes of Tempo's retention.
+    reads = [search for search in server.searches()[searches_before:] if search["limit"] != "1"]
+    assert [search for search in reads if ledger_start < int(search["end"]) and int(search["start"]) < ledger_end] == []
     assert ledger <= windows(tmp_path / DATABASE)
     since = UTC_WEEK.floor(page["backfill_started_timestamp_seconds"] - 72 * HOUR, HOUR)
     assert page["history_traces"] == sum(request.start >= since for request in traffic.requests)

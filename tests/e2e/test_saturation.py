@@ -1,4 +1,4 @@
-"""More traces than a search returns: not one is lost, or it is known which."""
+"""More traces than a search returns: none is lost, or the loss is counted."""
 
 import time
 from pathlib import Path
@@ -19,7 +19,7 @@ EXPORT = SeriesKey("shop", "POST /export")
 
 
 def dense(now: float) -> Traffic:
-    """Seven settled hours of dense traffic; some requests lie on edges of windows and seconds, some reach over them."""
+    """Return seven settled hours of dense traffic, with requests on and across the edges of windows and seconds."""
     traffic = Traffic()
     this_hour = int(now) // HOUR * HOUR
     for hour in range(this_hour - 8 * HOUR, this_hour - HOUR, HOUR):
@@ -31,7 +31,7 @@ def dense(now: float) -> Traffic:
     return traffic
 
 
-def test_a_limit_of_fifty_loses_not_one_trace(tempo: StartTempo, exporter: StartExporter) -> None:
+def test_saturated_searches_are_split_without_loss(tempo: StartTempo, exporter: StartExporter) -> None:
     traffic = dense(time.time())
     server = tempo(traffic)
     running = exporter(settings(server.url, tempo={"limit": LIMIT}, polling={"backfill_duration": "12h"}))
@@ -46,9 +46,7 @@ def test_a_limit_of_fifty_loses_not_one_trace(tempo: StartTempo, exporter: Start
     assert all(int(search["limit"]) <= LIMIT for search in server.searches())
 
 
-def test_a_second_with_more_than_the_limit_is_partial_and_the_rest_is_whole(
-    tempo: StartTempo, exporter: StartExporter
-) -> None:
+def test_second_beyond_the_limit_makes_one_window_partial(tempo: StartTempo, exporter: StartExporter) -> None:
     now = time.time()
     traffic = dense(now)
     crowded = int(now) // HOUR * HOUR - 3 * HOUR + 1234
@@ -59,14 +57,14 @@ def test_a_second_with_more_than_the_limit_is_partial_and_the_rest_is_whole(
 
     in_that_second = traffic.between(crowded, crowded + 1)
     elsewhere = len(traffic.requests) - in_that_second
-    # What comes of such a second is what Tempo happened to find first, so none of it is kept; how much it held is
-    # known, since this Tempo counts.
+    # Tempo returns an arbitrary part of such a second, so none of it is kept; its size is known, because this Tempo
+    # counts.
     assert page["history_traces"] == elsewhere
     assert page["source_counts_available"] == 1
     assert page["backfill_coverage_ratio"] == pytest.approx(elsewhere / len(traffic.requests))
     assert page.get("search_truncated_windows_total", loop="backfill") == 1
     assert page.by("backfill_windows", "state")["partial"] == 1
-    # It was to be read whole, and is no sample.
+    # The window is partial, not sampled.
     assert page["backfill_sampled_windows"] == 0
     assert page["backfill_unsampled_coverage_ratio"] == page["backfill_coverage_ratio"]
     assert page["backfill_complete"] == 1
@@ -77,7 +75,7 @@ def test_a_second_with_more_than_the_limit_is_partial_and_the_rest_is_whole(
 
 
 @pytest.mark.parametrize("metrics", ["enabled", "refused"])
-def test_traffic_far_beyond_the_budget_is_read_as_a_sample(
+def test_traffic_beyond_the_budget_is_sampled(
     tempo: StartTempo, exporter: StartExporter, tmp_path: Path, metrics: MetricsMode
 ) -> None:
     now = time.time()
@@ -97,28 +95,28 @@ def test_traffic_far_beyond_the_budget_is_read_as_a_sample(
     )
     page = running.wait_until_filled()
 
-    there = traffic.between(hours[-1], hours[0] + HOUR)
-    # The hour that goes on has perhaps settled in part, and none of it was there to be read but what is newest.
-    assert 0.05 * there < page["history_traces"] < 0.25 * there
-    assert page["backfill_coverage_ratio"] == pytest.approx(page["history_traces"] / there, rel=0.15)
+    total = traffic.between(hours[-1], hours[0] + HOUR)
+    # The current hour has recent traffic only, none of it settled.
+    assert 0.05 * total < page["history_traces"] < 0.25 * total
+    assert page["backfill_coverage_ratio"] == pytest.approx(page["history_traces"] / total, rel=0.15)
     assert page.get("search_sampled_windows_total", loop="backfill") == 3
     assert page["backfill_sampled_windows"] == 3
-    # Of the others nothing is missing, and perhaps there are none.
+    # The other windows are complete, if there are any.
     assert page.get("backfill_unsampled_coverage_ratio") in (None, 1)
     assert page.get("search_truncated_windows_total", loop="backfill") == 0
     assert page["source_counts_available"] == (metrics == "enabled")
     assert page["backfill_complete"] == 1
-    # A rare endpoint is read whole where it is known to be there.
+    # A rare endpoint is read completely if Tempo counts by series.
     rare = sum(
         traces for service, name, _, traces, *_ in digests(tmp_path / "tempo-anomaly.db") if (service, name) == EXPORT
     )
     assert rare == 3 * 7 or metrics == "refused"
-    # The live edge likewise.
+    # The live edge is sampled, too.
     assert page["poll_coverage_ratio"] < 0.5
     assert page.get("current_p50_seconds", **CART._asdict()) == pytest.approx(0.17, rel=0.1)
 
 
-def test_what_tempo_allows_is_learned_from_its_refusals(tempo: StartTempo, exporter: StartExporter) -> None:
+def test_tempos_limits_are_learned_from_its_refusals(tempo: StartTempo, exporter: StartExporter) -> None:
     traffic = dense(time.time())
     server = tempo(traffic, limits=SearchLimits(max_result_limit=60, max_duration_seconds=2 * HOUR))
     running = exporter(settings(server.url, polling={"backfill_duration": "24h"}))

@@ -1,4 +1,4 @@
-"""``scope: entry``: what stands behind a gateway has series of its own."""
+"""``scope: entry``: services behind a gateway have their own series."""
 
 import random
 import time
@@ -26,33 +26,33 @@ SHAPE = TraceShape(
     (ROOT, 0, 1, 2, 2, 4),
 )
 ENTRIES = {0: GATEWAY, 2: ORDERS, 4: MAILER}
-MOST_SPANS = 100
+SPAN_LIMIT = 100
 FAN_OUT = TraceShape(
-    (Operation(*GATEWAY, kind="server"), *[Operation(*MAILER, kind="consumer")] * (MOST_SPANS + 4)),
-    (ROOT, *[0] * (MOST_SPANS + 4)),
+    (Operation(*GATEWAY, kind="server"), *[Operation(*MAILER, kind="consumer")] * (SPAN_LIMIT + 4)),
+    (ROOT, *[0] * (SPAN_LIMIT + 4)),
 )
 
 
 def an_order(rng: random.Random, start: float) -> Trace:
-    """A request that is half its time at the gateway, and mailed about ten minutes later."""
+    """Return a trace through gateway and orders, with a mailer span ten minutes later."""
     seconds = 0.4 * rng.uniform(0.7, 1.0)
     times = (
         (0.0, seconds), (0.2 * seconds, 0.6 * seconds), (0.25 * seconds, 0.5 * seconds),
         (0.3 * seconds, 0.1 * seconds), (600.0, 3 * seconds), (600.1, seconds),
     )  # fmt: skip
-    spans = [SpanTimes(rng.getrandbits(64), int((start + begins) * NS), int(lasts * NS)) for begins, lasts in times]
+    spans = [SpanTimes(rng.getrandbits(64), int((start + offset) * NS), int(lasts * NS)) for offset, lasts in times]
     return make_trace(rng.getrandbits(128), SHAPE, spans)
 
 
 def entries_of(trace: Trace) -> list[Request]:
-    """The spans of a trace by which its services were entered."""
+    """Return the entry spans of a trace."""
     return [
         Request(series, trace.spans[position].start_ns, trace.spans[position].duration_ns, f"{trace.trace_id:032x}")
         for position, series in ENTRIES.items()
     ]
 
 
-def test_services_behind_a_gateway(exporter: StartExporter) -> None:
+def test_services_behind_a_gateway_have_exact_baselines(exporter: StartExporter) -> None:
     rng = random.Random(3)
     this_hour = int(time.time()) // HOUR * HOUR
     traces = [
@@ -72,15 +72,15 @@ def test_services_behind_a_gateway(exporter: StartExporter) -> None:
         running = exporter(settings(server.url, tempo={"scope": "entry"}, polling={"backfill_duration": "48h"}))
         page = await_baselines(running, expected_at)
     assert page.series() == {GATEWAY, ORDERS, MAILER}
-    # Each span belongs to the window in which it began itself, whenever its trace did.
+    # A span belongs to the window of its own start, not of its trace's.
     assert page["history_traces"] == len(entries)
 
 
-def test_spans_that_tempo_withholds_are_counted(exporter: StartExporter) -> None:
+def test_spans_beyond_tempos_limit_are_counted(exporter: StartExporter) -> None:
     start = int(time.time()) // HOUR * HOUR - 2 * HOUR - HOUR // 2
-    spans = [SpanTimes(number, start * NS + number, NS // 10) for number in range(1, MOST_SPANS + 6)]
+    spans = [SpanTimes(number, start * NS + number, NS // 10) for number in range(1, SPAN_LIMIT + 6)]
     with TempoServer(TraceStore([make_trace(1, FAN_OUT, spans)])) as server:
         running = exporter(settings(server.url, tempo={"scope": "entry"}, polling={"backfill_duration": "6h"}))
         page = running.wait_until_filled()
-    assert page["history_traces"] == MOST_SPANS
+    assert page["history_traces"] == SPAN_LIMIT
     assert page.get("traces_skipped_total", loop="backfill", reason="span_limit") == 5

@@ -1,4 +1,4 @@
-"""A secret goes to Tempo and nowhere else, even where Tempo sends it back."""
+"""Secrets are sent to Tempo and appear nowhere else, even if Tempo echoes them."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ REASONS = {"refused", "unauthorized", "malformed", "server_error"}
 
 @pytest.fixture
 def echo() -> Iterator[FakeTempo]:
-    """A Tempo that refuses everything, in several ways, and repeats what it was sent."""
+    """A Tempo that refuses every request and echoes its credentials."""
     numbers = count()
 
     def answer(handler: Handler) -> None:
@@ -35,11 +35,11 @@ def echo() -> Iterator[FakeTempo]:
             for name in ("Authorization", "X-Api-Key", "Proxy-Authorization")
             if name in handler.headers
         ]
-        # At the beginning, since long bodies are not quoted in full.
-        said = f"{REFUSAL} {', '.join([*map(_decoded, sent), *sent])}"
+        # At the start of the body, because long bodies are quoted in part.
+        message = f"{REFUSAL} {', '.join([*map(_decoded, sent), *sent])}"
         status = next(numbers) % 4
         replying(
-            f"<p>{said}</p>" if status == 2 else said, (400, 401, 200, 500)[status], "text/html; charset=utf-8",
+            f"<p>{message}</p>" if status == 2 else message, (400, 401, 200, 500)[status], "text/html; charset=utf-8",
             X_Echo=sent[0],
         )(handler)  # fmt: skip
 
@@ -69,7 +69,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 def failures(page: Metrics) -> set[str]:
-    """The reasons for which requests have failed."""
+    """Return the reasons of failed requests."""
     return {
         reason
         for loop in LOOPS
@@ -79,10 +79,12 @@ def failures(page: Metrics) -> set[str]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_secrets_are_nowhere_to_be_seen(echo: FakeTempo, exporter: StartExporter, tmp_path: Path, case: str) -> None:
+def test_secrets_do_not_appear_in_any_output(
+    echo: FakeTempo, exporter: StartExporter, tmp_path: Path, case: str
+) -> None:
     tempo, secrets = CASES[case]
     (tmp_path / PATH_OF_TOKEN).write_text(f"{TOKEN}\n")
-    # Few windows, so that each is tried and its failure written to the ledger.
+    # Few windows, so that the failure of each is written to the ledger.
     configuration = settings(echo.url, tempo=tempo, polling={"backfill_duration": "4h"})
     running = exporter(configuration, "--log-level", "debug")
     running.wait_for(lambda page: page.by("backfill_windows", "state")["failed"] >= 2 and failures(page) >= REASONS)
@@ -92,23 +94,23 @@ def test_secrets_are_nowhere_to_be_seen(echo: FakeTempo, exporter: StartExporter
     assert checked.returncode == 0
 
     sent = [value for request in echo.requests for value in request.headers.values()]
-    assert any(secrets[-1] in value for value in sent), "the secret was not even sent"
+    assert any(secrets[-1] in value for value in sent), "the secret was not sent"
     shown = {
         "log": "\n".join(running.lines),
         "pages": "\n".join(served),
         "--check-config": checked.stdout + checked.stderr,
         "database": (tmp_path / "tempo-anomaly.db").read_bytes().decode("utf-8", "replace"),
     }
-    assert REFUSAL in shown["log"] and REFUSAL in shown["database"], "nothing was sent back, so nothing was kept out"
+    assert REFUSAL in shown["log"] and REFUSAL in shown["database"], "the refusal was not echoed"
     for place, text in shown.items():
         for secret in secrets:
             assert secret not in text, f"{secret!r} in {place}: {text[max(0, text.find(secret) - 300) :][:700]}"
 
 
-def test_the_password_of_a_proxy_is_nowhere_to_be_seen(echo: FakeTempo, tmp_path: Path) -> None:
+def test_proxy_password_does_not_appear_in_any_output(echo: FakeTempo, tmp_path: Path) -> None:
     encoded = base64.b64encode(f"me:{TOKEN}".encode()).decode()
     proxy = echo.url.replace("//", f"//me:{quote(TOKEN, safe='')}@")
-    # Twice: one that refuses and repeats what it was sent, and one that is not there at all.
+    # A proxy that refuses and echoes, and one that does not exist.
     for number, address in enumerate((proxy, proxy.rpartition(":")[0] + ":1")):
         directory = tmp_path / str(number)
         directory.mkdir()

@@ -1,4 +1,4 @@
-"""An exporter behind TLS and passwords, as docs/security.md sets it up."""
+"""TLS and basic authentication as documented in docs/security.md."""
 
 import re
 import socket
@@ -17,7 +17,7 @@ from tests.e2e.conftest import StartExporter, StartTempo
 from tests.support.certificates import write_authority, write_pair
 from tests.support.paths import REPOSITORY
 from tests.support.processes import ExporterProcess, eventually, run, settings, write_settings
-from tests.support.tools import run_tool
+from tests.support.programs import run_program
 from tests.support.traffic import Traffic
 
 DOCUMENT = (REPOSITORY / "docs" / "security.md").read_text("utf-8")
@@ -25,10 +25,10 @@ USER = ("prometheus", "example")
 
 
 def example(name: str) -> str:
-    """The block of the document behind a marker."""
-    found = re.search(rf"<!-- example: {name} -->\n```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
-    assert found
-    return found[1]
+    """Return the block of the document after a marker."""
+    block = re.search(rf"<!-- example: {name} -->\n```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
+    assert block
+    return block[1]
 
 
 @pytest.fixture
@@ -50,17 +50,17 @@ def status(running: ExporterProcess, path: str, auth: tuple[str, str] | None) ->
 
 
 def promtool(*arguments: str) -> None:
-    checked = run_tool("promtool", *arguments)
+    checked = run_program("promtool", *arguments)
     assert checked.returncode == 0, checked.stdout
 
 
-def test_the_examples_are_valid(authority: trustme.CA, tmp_path: Path) -> None:
+def test_documented_examples_are_valid(authority: trustme.CA, tmp_path: Path) -> None:
     promtool("check", "web-config", str(tmp_path / "web.yml"))
     (tmp_path / "prometheus.yml").write_text(example("scrape"))
     promtool("check", "config", "--syntax-only", str(tmp_path / "prometheus.yml"))
 
 
-def test_served_with_tls_to_those_with_a_password(
+def test_serves_over_tls_with_valid_credentials_only(
     tempo: StartTempo, exporter: StartExporter, authority: trustme.CA, tmp_path: Path
 ) -> None:
     running = protected(exporter, tempo(Traffic()).url, tmp_path, authority)
@@ -81,7 +81,7 @@ def test_served_with_tls_to_those_with_a_password(
     with pytest.raises(requests.exceptions.ConnectionError):
         requests.get(running.url.replace("https", "http") + "/-/healthy", timeout=10)
 
-    # Fifty that never finish their handshake, while it is scraped and when it is stopped.
+    # Fifty clients that never finish their handshake, during scrapes and at the stop.
     address = urlsplit(running.url)
     with ExitStack() as clients:
         for number in range(50):
@@ -92,7 +92,7 @@ def test_served_with_tls_to_those_with_a_password(
         assert running.stop(timeout=5) == 0
 
 
-def test_changes_are_taken_over_without_a_restart(
+def test_web_config_is_reloaded_without_a_restart(
     tempo: StartTempo, exporter: StartExporter, authority: trustme.CA, tmp_path: Path
 ) -> None:
     running = protected(exporter, tempo(Traffic()).url, tmp_path, authority)
@@ -110,19 +110,20 @@ def test_changes_are_taken_over_without_a_restart(
     eventually(serves_the_new_certificate, lambda: "the old certificate is still served", 30)
     running.access |= trusting
 
-    fresh = web.with_suffix(".new")
-    fresh.write_text(web.read_text() + "nonsense: true\n")
-    fresh.replace(web)
+    new_file = web.with_suffix(".new")
+    new_file.write_text(web.read_text() + "nonsense: true\n")
+    new_file.replace(web)
     page = running.wait_for(lambda page: page["web_config_last_reload_successful"] == 0)
-    (complaint,) = running.logged("web_config_invalid")
-    assert "nonsense" in complaint["error"]
+    eventually(lambda: bool(running.logged("web_config_invalid")), lambda: "web_config_invalid is not logged", 30)
+    (record,) = running.logged("web_config_invalid")
+    assert "nonsense" in record["error"]
 
     password = "n3w-pässword"
     hash_ = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
-    fresh.write_text(re.sub(r"prometheus: \S+", f"prometheus: {hash_}", example("web-config")))
-    fresh.replace(web)
+    new_file.write_text(re.sub(r"prometheus: \S+", f"prometheus: {hash_}", example("web-config")))
+    new_file.replace(web)
     new = ("prometheus", password.encode().decode("latin-1"))  # requests would encode it as Latin-1
-    eventually(lambda: status(running, "/", new) == 200, lambda: "the new password is not known", 30)
+    eventually(lambda: status(running, "/", new) == 200, lambda: "the new password is refused", 30)
     assert status(running, "/", USER) == 401
     running.access["auth"] = new
     later = running.metrics()
@@ -134,7 +135,7 @@ def test_changes_are_taken_over_without_a_restart(
         assert secret not in "\n".join(running.lines)
 
 
-def test_only_those_with_a_certificate(
+def test_client_certificates_are_required_if_configured(
     tempo: StartTempo, exporter: StartExporter, authority: trustme.CA, tmp_path: Path
 ) -> None:
     clients = trustme.CA()
@@ -149,7 +150,7 @@ def test_only_those_with_a_certificate(
     certificate, key = write_pair(tmp_path, clients, "prometheus", "prometheus.example")
     running.access["cert"] = (str(certificate), str(key))
     assert running.metrics()["web_config_last_reload_successful"] == 1
-    # And the version is what was asked for.
+    # The TLS version is the configured one.
     address = urlsplit(running.url)
     context = ssl.create_default_context(cafile=running.access["verify"])
     context.load_cert_chain(certificate, key)
@@ -158,7 +159,7 @@ def test_only_those_with_a_certificate(
         assert wrapped.version() == "TLSv1.2"
 
 
-def test_a_broken_file_keeps_it_from_starting(tempo: StartTempo, tmp_path: Path) -> None:
+def test_invalid_web_config_prevents_the_start(tempo: StartTempo, tmp_path: Path) -> None:
     (tmp_path / "web.yml").write_text("basic_auth_users: {prometheus: hunter2}\ntls_server_config: {cert_fil: x}\n")
     configuration = settings(tempo(Traffic()).url, web={"config_file": "web.yml"})
     for arguments in ((), ("--check-config",)):

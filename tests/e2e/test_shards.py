@@ -1,4 +1,4 @@
-"""Exporters that share the services of one Tempo among them by ``tempo.filter``, as docs/scaling.md shows it."""
+"""Exporters that share the services of one Tempo by ``tempo.filter``, as documented in docs/scaling.md."""
 
 import re
 import time
@@ -18,13 +18,13 @@ SERVICES = ("adverts", "cart", "Checkout", "münze", "search", "2nd-hand", 'a "q
 
 
 def documented_filters() -> list[str]:
-    """The filters of the configurations that the document shows, one after the other."""
+    """Return the filters of the documented configurations."""
     blocks = re.findall(r"^```yaml\n(.*?)^```", SCALING.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     tempos = [document.get("tempo", {}) for document in map(yaml.safe_load, blocks)]
     return [tempo["filter"] for tempo in tempos if "filter" in tempo]
 
 
-def test_shards_see_together_what_one_exporter_sees_and_nothing_twice(
+def test_shards_together_see_every_series_exactly_once(
     tempo: StartTempo, exporter: StartExporter, tmp_path: Path
 ) -> None:
     traffic, now = Traffic(), time.time()
@@ -32,7 +32,7 @@ def test_shards_see_together_what_one_exporter_sees_and_nothing_twice(
     for number, service in enumerate(SERVICES):
         for name in ("GET /", "POST /"):
             key = SeriesKey(service, name)
-            # Later hours may settle while this runs.
+            # Later hours may settle during the test.
             hours = range(this_hour - 5 * HOUR, this_hour - 2 * HOUR, HOUR)
             traffic.hourly(key, hours, count=20 + number, scale=0.2)
             traffic.spread(key, now - 60, now - 10, count=15, scale=0.2)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end the exporter within five seconds, whatever it is doing."""
+"""SIGTERM and SIGINT stop the exporter within five seconds."""
 
 import time
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 
 from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter, StartTempo
+from tests.support.faulty_tempo import silent_tempo
 from tests.support.processes import ExporterProcess, eventually, settings
-from tests.support.silence import silent_tempo
 from tests.support.traffic import HOUR, Traffic
 
 CART = SeriesKey("shop", "GET /cart")
@@ -24,8 +24,8 @@ def some_days() -> Traffic:
     return traffic
 
 
-def assert_ends(running: ExporterProcess, number: Signals) -> None:
-    """It ends in time, says so last, and everything of it has ended: SQLite has tidied up behind it."""
+def assert_stops(running: ExporterProcess, number: Signals) -> None:
+    """Assert that it stops in time without errors, and that SQLite has removed its log."""
     assert running.stop(number, timeout=5) == 0
     assert running.logged()[-1]["event"] == "stopped"
     assert running.logged("stop_timeout") == []
@@ -37,36 +37,36 @@ def assert_ends(running: ExporterProcess, number: Signals) -> None:
 
 
 @both_signals
-def test_idle(tempo: StartTempo, exporter: StartExporter, number: Signals) -> None:
+def test_stops_when_idle(tempo: StartTempo, exporter: StartExporter, number: Signals) -> None:
     running = exporter(settings(tempo(some_days()).url, polling={"backfill_duration": "48h", "tempo_interval": "60s"}))
     running.wait_for(lambda page: page["backfill_complete"] == 1 and page.get("snapshot_timestamp_seconds"))
-    assert_ends(running, number)
+    assert_stops(running, number)
 
 
 @both_signals
-def test_during_backfill_from_a_slow_tempo(tempo: StartTempo, exporter: StartExporter, number: Signals) -> None:
+def test_stops_during_backfill_from_a_slow_tempo(tempo: StartTempo, exporter: StartExporter, number: Signals) -> None:
     server = tempo(some_days(), delay_seconds=3.0)
     running = exporter(settings(server.url, tempo={"timeout": "30s"}, polling={"backfill_duration": "48h"}))
-    eventually(lambda: len(server.searches()) >= 2, lambda: "Tempo is not asked", 30)
-    assert_ends(running, number)
+    eventually(lambda: len(server.searches()) >= 2, lambda: "no searches", 30)
+    assert_stops(running, number)
 
 
 @both_signals
-def test_while_tempo_hangs(exporter: StartExporter, tmp_path: Path, number: Signals) -> None:
+def test_stops_while_tempo_hangs(exporter: StartExporter, tmp_path: Path, number: Signals) -> None:
     with silent_tempo() as url:
         running = exporter(settings(url, tempo={"timeout": "60s"}))
         assert running.get("/-/healthy").status_code == 200
         assert running.get("/-/ready").status_code == 503
-        assert_ends(running, number)
+        assert_stops(running, number)
 
 
 @both_signals
-def test_a_dry_run_that_is_interrupted(tempo: StartTempo, tmp_path: Path, number: Signals) -> None:
+def test_interrupted_dry_run_leaves_no_files(tempo: StartTempo, tmp_path: Path, number: Signals) -> None:
     server = tempo(some_days(), delay_seconds=3.0)
     running = ExporterProcess(tmp_path, settings(server.url, polling={"backfill_duration": "48h"}), "--once")
     running.launch()
     try:
-        eventually(lambda: len(server.searches()) >= 1, lambda: "Tempo is not asked", 30)
+        eventually(lambda: len(server.searches()) >= 1, lambda: "no searches", 30)
         assert running.stop(number, timeout=5) == 1
     finally:
         running.kill()

@@ -1,4 +1,4 @@
-"""The shipped configuration of Prometheus and Alertmanager, as tests read it."""
+"""The shipped configuration of Prometheus and Alertmanager."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,15 +16,15 @@ Document = dict[str, Any]
 
 
 def load(file: Path) -> Document:
-    """A YAML file whose top level is a mapping."""
+    """Load a YAML file whose top level is a mapping."""
     document = yaml.safe_load(file.read_text("utf-8"))
     assert isinstance(document, dict), file
     return document
 
 
 def rules(kind: str) -> Mapping[str, Mapping[str, Any]]:
-    """The shipped rules of a kind, ``alert`` or ``record``, by name."""
+    """Return the shipped rules of a kind, ``alert`` or ``record``, by name."""
     found = [rule for file in RULES for group in load(file)["groups"] for rule in group["rules"] if kind in rule]
     named = {rule[kind]: rule for rule in found}
-    assert len(named) == len(found), "a rule comes twice"
+    assert len(named) == len(found), "duplicate rule name"
     return named

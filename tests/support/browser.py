@@ -1,38 +1,22 @@
-"""A real browser, without a window, for the tests of the pages and for pictures of them."""
+"""A headless Chromium for tests and screenshots of the pages."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
-import pytest
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
-_PROGRAMS: Final = ("chromium", "chromedriver")
-
-
-def require_browser() -> None:
-    """Skip where there is no browser, but never in continuous integration."""
-    missing = [program for program in _PROGRAMS if shutil.which(program) is None]
-    if missing and os.environ.get("CI") != "true":
-        pytest.skip(f"not installed: {', '.join(missing)} (Debian packages chromium and chromium-driver)")
-    assert not missing, f"not installed: {', '.join(missing)}"
+from tests.support.programs import program
 
 
 @contextmanager
 def browser(width: int = 1280, height: int = 900) -> Iterator[Chrome]:
-    """A browser that ends with the context.
-
-    Args:
-        width: of the view, in pixels.
-        height: of the view, in pixels.
-    """
+    """Run a browser with a view of a size in pixels; a missing browser skips the test."""
     options = ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
+    options.binary_location = program("chromium")
     for argument in (
         "--headless=new",
-        # As root there is no other way, and in containers /dev/shm is small.
+        # Root needs --no-sandbox; containers have a small /dev/shm.
         "--no-sandbox",
         "--disable-dev-shm-usage",
         "--disable-gpu",
@@ -43,8 +27,8 @@ def browser(width: int = 1280, height: int = 900) -> Iterator[Chrome]:
     ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    # With a path given, selenium looks for no driver elsewhere.
-    service = ChromeService(executable_path=shutil.which("chromedriver"))
+    # With an explicit path, Selenium does not try to download a driver.
+    service = ChromeService(executable_path=program("chromedriver"))
     driver = Chrome(options=options, service=service)
     try:
         driver.set_page_load_timeout(30)
@@ -54,20 +38,20 @@ def browser(width: int = 1280, height: int = 900) -> Iterator[Chrome]:
 
 
 def resize(driver: Chrome, width: int, height: int, *, scale: float = 1.0) -> None:
-    """Give the view a size, as a phone or a large screen has it."""
+    """Set the size of the view in pixels; narrow views emulate a phone."""
     driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 600},
     )
 
 
-def prefer(driver: Chrome, scheme: str) -> None:
-    """Prefer ``light`` or ``dark``."""
+def prefer_color_scheme(driver: Chrome, scheme: str) -> None:
+    """Emulate a preference for ``light`` or ``dark``."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
-def complaints(driver: Chrome) -> list[dict[str, Any]]:
-    """What the browser has complained of since it was asked last: errors of scripts, of loading, of the policy."""
+def console_messages(driver: Chrome) -> list[dict[str, Any]]:
+    """Return the console messages since the last call: script, network and content policy errors."""
     entries: list[dict[str, Any]] = driver.get_log("browser")  # type: ignore[no-untyped-call]
     return entries

@@ -1,4 +1,4 @@
-"""The dashboards as Grafana reads them: their panels and queries, and variables put in as Grafana puts them in."""
+"""The dashboards: their panels, queries and links, with variables interpolated as Grafana does."""
 
 import json
 import re
@@ -15,11 +15,11 @@ GRAFANA: Final = REPOSITORY / "grafana"
 FILES: Final = sorted((GRAFANA / "dashboards").glob("*.json"))
 
 Values = Mapping[str, str | Sequence[str]]
-"""What variables stand for: one value, or several where a variable allows it."""
+"""Values of variables: one, or several where a variable allows it."""
 
 _VARIABLE: Final = re.compile(r"\$(\w+)|\$\{(\w+(?:\.[^:}]+)?)(?::(\w+))?\}")
 ANYTHING: Final = "(?s:.*)"
-"""What "All" stands for where names may hold anything: to older Prometheus, a line feed is not matched by a dot."""
+"""The value of "All": in older versions of Prometheus, a dot does not match a line feed."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Query:
     """A query of a dashboard.
 
     Attributes:
-        place: where it stands, for messages.
-        panel: the panel it belongs to; None for one of a variable or an annotation.
+        place: its place in the dashboard, for messages.
+        panel: its panel; None for a variable or an annotation.
         text: PromQL or TraceQL.
-        source: the kind of data source.
-        target: all that is set about it.
+        source: type of the data source.
+        target: its JSON.
     """
 
     place: str
@@ -43,7 +43,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Link:
-    """A link: where it stands, its address with variables in it, and the kind of its panel (None: of the board)."""
+    """A link: its place, its URL with variables, and the type of its panel (None: of the dashboard)."""
 
     place: str
     url: str
@@ -64,17 +64,17 @@ class Board:
 
     @property
     def uid(self) -> str:
-        """Its identity, as links name it."""
+        """Its UID, as used in links."""
         return str(self.model["uid"])
 
     @property
     def panels(self) -> list[dict[str, Any]]:
-        """All panels, rows included."""
+        """All panels, including rows."""
         return [panel for outer in self.model["panels"] for panel in (outer, *outer.get("panels", ()))]
 
     @property
     def charts(self) -> list[dict[str, Any]]:
-        """The panels that show something."""
+        """The panels without rows."""
         return [panel for panel in self.panels if panel["type"] != "row"]
 
     @property
@@ -84,11 +84,11 @@ class Board:
 
     @property
     def annotations(self) -> list[dict[str, Any]]:
-        """The annotations that are queried for."""
+        """The annotations with a query."""
         return [each for each in self.model["annotations"]["list"] if not each.get("builtIn")]
 
     def queries(self) -> Iterator[Query]:
-        """All queries: of panels, annotations and variables. A variable's is what Prometheus is asked for it."""
+        """Generate the queries of panels, annotations and variables."""
         for panel in self.charts:
             for target in panel["targets"]:
                 place = f"{self.uid}, {panel['title']} {target['refId']}"
@@ -98,21 +98,21 @@ class Board:
         for name, variable in self.variables.items():
             if variable["type"] == "query":
                 text = variable["query"]["query"]
-                asked = re.fullmatch(r"label_values\((.+), (\w+)\)|query_result\((.+)\)", text, re.DOTALL)
-                assert asked, text
+                match = re.fullmatch(r"label_values\((.+), (\w+)\)|query_result\((.+)\)", text, re.DOTALL)
+                assert match, text
                 place = f"{self.uid}, variable {name}"
-                yield Query(place, None, asked[1] or asked[3], "prometheus", {**variable, "label_of": asked[2]})
+                yield Query(place, None, match[1] or match[3], "prometheus", {**variable, "label_of": match[2]})
 
     def links(self) -> Iterator[Link]:
-        """All links: of the board, of panels, and of the data in them."""
+        """Generate the links of the dashboard, of panels and of fields."""
         for link in self.model["links"]:
             yield Link(f"{self.uid}, link {link['title']}", link["url"], None)
         for panel in self.charts:
             config = panel["fieldConfig"]
-            found = [*panel.get("links", ()), *config["defaults"].get("links", ())]
+            links = [*panel.get("links", ()), *config["defaults"].get("links", ())]
             for override in config["overrides"]:
-                found += [link for each in override["properties"] if each["id"] == "links" for link in each["value"]]
-            for link in found:
+                links += [link for each in override["properties"] if each["id"] == "links" for link in each["value"]]
+            for link in links:
                 yield Link(f"{self.uid}, {panel['title']}, link {link['title']}", link["url"], panel["type"])
 
 
@@ -121,42 +121,42 @@ BY_UID: Final = {board.uid: board for board in BOARDS}
 
 
 def used_variables(text: str) -> set[str]:
-    """The names of all variables in a text, without the fields of what they hold."""
+    """Return the names of the variables in a text, without field names."""
     return {(match[1] or match[2]).split(".")[0] for match in _VARIABLE.finditer(text)}
 
 
 def interpolate(text: str, values: Values, default: str = "promql") -> str:
-    """A text with its variables replaced as Grafana does it.
+    """Replace the variables of a text as Grafana does.
 
     Args:
         text: the text.
-        values: a value for each variable; a name that is not among them fails.
-        default: the format of variables that name none: ``promql`` in queries, ``raw`` in links.
+        values: values by variable; KeyError for a variable without a value.
+        default: format of variables without one: ``promql`` in queries, ``raw`` in links.
     """
 
-    def replaced(match: re.Match[str]) -> str:
+    def replacement(match: re.Match[str]) -> str:
         name, form = match[1] or match[2], match[3] or default
         value = values[name]
         several = [value] if isinstance(value, str) else list(value)
         return _FORMATS["raw" if name.startswith("__") and form == "promql" else form](name, several)
 
-    return _VARIABLE.sub(replaced, text)
+    return _VARIABLE.sub(replacement, text)
 
 
-def _alternatives(values: Sequence[str], escaped: Callable[[str], str]) -> str:
-    """Values as one regular expression; what "All" stands for is one already."""
+def _alternatives(values: Sequence[str], escape: Callable[[str], str]) -> str:
+    """Join values to one regular expression; the value of "All" is one already."""
     if len(values) == 1 and values[0] in (ANYTHING, ".*"):
         return values[0]
-    return escaped(values[0]) if len(values) == 1 else f"({'|'.join(map(escaped, values))})"
+    return escape(values[0]) if len(values) == 1 else f"({'|'.join(map(escape, values))})"
 
 
-def _within_quotes(value: str) -> str:
-    """Grafana's own escaping for regular expressions in PromQL strings, which leaves quotes as they are."""
+def _escape_in_string(value: str) -> str:
+    """Escape a value as Grafana does for regular expressions in PromQL strings; quotes stay unescaped."""
     return re.sub(r"[$^*{}\[\]+?.()|]", r"\\\\\g<0>", value.replace("\\", "\\" * 4))
 
 
 _FORMATS: Final[Mapping[str, Callable[[str, list[str]], str]]] = {
-    "promql": lambda _, values: _alternatives(values, _within_quotes),
+    "promql": lambda _, values: _alternatives(values, _escape_in_string),
     "regex": lambda _, values: _alternatives(values, lambda value: re.sub(r"[\\^$*+?.()|\[\]{}/]", r"\\\g<0>", value)),
     "raw": lambda _, values: ",".join(values),
     "percentencode": lambda _, values: quote(",".join(values), safe=""),

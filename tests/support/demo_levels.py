@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from exporter.demo.endpoints import Endpoint
 from exporter.demo.scenario import SEED, calendar_weekend
@@ -20,6 +21,7 @@ def settled_hours(now: float) -> range:
     return range(first, end, HOUR)
 
 
+@lru_cache(maxsize=256)
 def traces_by_hour(endpoint: Endpoint, now: float) -> Counter[int]:
     """Return the number of traces of an endpoint in each settled hour with traffic."""
     traffic = SeriesTraffic(endpoint.profile, endpoint.seed(SEED))

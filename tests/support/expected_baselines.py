@@ -1,6 +1,6 @@
-"""What a baseline must be, worked out from the requests themselves by the rules of the design.
+"""Expected baselines, computed from requests by the rules of the design.
 
-Plain lists and sorting: nothing here knows of digests or of the exporter's own calendar.
+Uses plain lists and sorting, neither digests nor the exporter's calendar.
 """
 
 from collections import defaultdict
@@ -22,27 +22,27 @@ _WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "sat
 
 @dataclass(frozen=True)
 class Week:
-    """Which days are weekend, and what the clock on the wall says. For time zones without summer time.
+    """Local hours and weekends of a time zone without daylight saving time.
 
     Attributes:
         zone: the time zone.
-        weekend: the days, as in the configuration.
+        weekend: calendar.weekend.
     """
 
     zone: ZoneInfo
     weekend: tuple[str, ...]
 
     def hour(self, at: float) -> datetime:
-        """The local hour that an instant lies in."""
+        """Return the local hour of an instant."""
         return datetime.fromtimestamp(at, self.zone).replace(minute=0, second=0, microsecond=0)
 
     def floor(self, at: float, seconds: int) -> float:
-        """The last multiple of so many seconds on the local clock, at or before an instant."""
+        """Round an instant down to a multiple of some seconds on the local clock."""
         midnight = self.hour(at).replace(hour=0).timestamp()
         return midnight + (at - midnight) // seconds * seconds
 
     def is_weekend(self, hour: datetime) -> bool:
-        """Whether an hour belongs to a weekend day."""
+        """Return whether an hour is on a weekend."""
         return _WEEKDAYS[hour.weekday()] in self.weekend
 
 
@@ -50,22 +50,22 @@ UTC_WEEK: Final = Week(ZoneInfo("UTC"), ("saturday", "sunday"))
 
 
 def days_ago(at: float, zone: ZoneInfo, *days: int) -> tuple[str, ...]:
-    """The days of the week that lie some days back."""
+    """Return the weekdays of some days ago."""
     today = datetime.fromtimestamp(at, zone)
     return tuple(_WEEKDAYS[(today - timedelta(days=ago)).weekday()] for ago in days)
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline as it must be published; without traces, at level 5, nothing but the level.
+    """An expected baseline; at level 5 only the level is set.
 
     Attributes:
         level: the fallback level.
-        traces: how many traces are pooled.
-        hours: from how many hours with traffic.
-        p50_seconds: their exact median (nearest rank).
-        p95_seconds: their exact 95th percentile.
-        mature: whether it may serve a shift verdict.
+        traces: pooled traces.
+        hours: pooled hours with traffic.
+        p50_seconds: exact median (nearest rank).
+        p95_seconds: exact 95th percentile.
+        mature: whether shift verdicts use it.
     """
 
     level: int
@@ -77,20 +77,20 @@ class Baseline:
 
 
 def baseline_at(at: float, requests: Iterable[Request], week: Week, *, known_at: float | None = None) -> Baseline:
-    """The baseline of a series that is in force at an instant, with the default rules.
+    """Compute the baseline of a series at an instant, with the default rules.
 
     Args:
-        at: the instant, unix seconds.
-        requests: the requests of one series in the range of history that is wanted.
-        week: tells hours and days.
-        known_at: where the instant is still to come, the present: what would be in force were it that hour now.
+        at: Unix seconds.
+        requests: requests of the series in the wanted history.
+        week: local hours and weekends.
+        known_at: the present, if the instant is in the future: the baseline if that hour were now.
     """
     now = week.hour(at)
     present = now if known_at is None else week.hour(known_at)
     pool: dict[datetime, list[int]] = defaultdict(list)
     for request in requests:
         hour = week.hour(request.start)
-        # The hour before the current one is left out: whether it was anomalous is not certain yet.
+        # The hour before the current one is left out: its evaluation is not final.
         if hour < present - timedelta(hours=1):
             pool[hour].append(request.duration_ns)
     same_type = {hour for hour in pool if week.is_weekend(hour) == week.is_weekend(now)}
@@ -100,14 +100,14 @@ def baseline_at(at: float, requests: Iterable[Request], week: Week, *, known_at:
         (3, same_type, 50),
         (4, set(pool), 30),
     )
-    serving = Baseline(5)
+    chosen = Baseline(5)
     for level, hours, needed in levels:
         durations = sorted(duration for hour in hours for duration in pool[hour])
         if len(durations) < needed:
             continue
         mature = _is_mature(level, sorted(hours), len(durations))
-        if mature or serving.level == 5:
-            serving = Baseline(
+        if mature or chosen.level == 5:
+            chosen = Baseline(
                 level,
                 len(durations),
                 len(hours),
@@ -117,11 +117,11 @@ def baseline_at(at: float, requests: Iterable[Request], week: Week, *, known_at:
             )
         if mature:
             break
-    return serving
+    return chosen
 
 
 def nearest_rank(ordered: Sequence[int], percent: int) -> int:
-    """The exact percentile of some durations in rising order."""
+    """Return the exact percentile of sorted durations."""
     return ordered[-(-percent * len(ordered) // 100) - 1]
 
 
@@ -134,33 +134,33 @@ def _is_mature(level: int, hours: Sequence[datetime], traces: int) -> bool:
 
 
 def differences(page: Metrics, expected: Mapping[SeriesKey, Baseline]) -> list[str]:
-    """What a page shows otherwise than expected: percentiles must be within 2 % of the exact ones, the rest exact."""
-    found = []
+    """Return how a page differs from the expected baselines; percentiles may differ by 2 %."""
+    messages = []
     for series, baseline in expected.items():
-        wanted: dict[str, object] = {"fallback_level": baseline.level}
+        values: dict[str, object] = {"fallback_level": baseline.level}
         if baseline.level < 5:
-            wanted |= {"samples": baseline.traces, "windows": baseline.hours}
-            wanted["p50_seconds"] = pytest.approx(baseline.p50_seconds, rel=0.02)
-            wanted["p95_seconds"] = pytest.approx(baseline.p95_seconds, rel=0.02)
+            values |= {"samples": baseline.traces, "windows": baseline.hours}
+            values["p50_seconds"] = pytest.approx(baseline.p50_seconds, rel=0.02)
+            values["p95_seconds"] = pytest.approx(baseline.p95_seconds, rel=0.02)
         for name in ("fallback_level", "samples", "windows", "p50_seconds", "p95_seconds"):
             shown = page.get(f"baseline_{name}", series)
-            if shown != wanted.get(name):
-                found.append(f"{series}: baseline_{name} is {shown}, not {wanted.get(name)}")
-    return found
+            if shown != values.get(name):
+                messages.append(f"{series}: baseline_{name} is {shown}, not {values.get(name)}")
+    return messages
 
 
 def await_baselines(
     running: ExporterProcess, expected_at: Callable[[float], Mapping[SeriesKey, Baseline]], timeout: float = 30
 ) -> Metrics:
-    """Wait until all history is read and the page shows the baselines that are expected at the time it was judged."""
+    """Wait until the backfill is complete and the page shows the baselines expected at its snapshot's time."""
     page = running.wait_until_filled(timeout)
-    wrong: list[str] = []
+    messages: list[str] = []
 
-    def as_expected() -> bool:
-        nonlocal page, wrong
+    def is_expected() -> bool:
+        nonlocal page, messages
         page = running.metrics()
-        wrong = differences(page, expected_at(page["snapshot_timestamp_seconds"]))
-        return not wrong
+        messages = differences(page, expected_at(page["snapshot_timestamp_seconds"]))
+        return not messages
 
-    eventually(as_expected, lambda: "\n".join(wrong), timeout)
+    eventually(is_expected, lambda: "\n".join(messages), timeout)
     return page

@@ -125,6 +125,8 @@ class FakeTempo:
     refusals: int = 0
     most_at_once: int = 0
     _at_once: int = 0
+    _grouped: list[Span] = field(default_factory=list)
+    _extents: list[tuple[int, int, list[Span]]] = field(default_factory=list)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -193,16 +195,25 @@ class FakeTempo:
             return SpanCounts(by_step_end, by_series_key if by_series else {})
 
     def _overlapping(self, start: int, end: int, series: frozenset[SeriesKey] = frozenset()) -> list[list[Span]]:
-        traces: dict[str, list[Span]] = {}
-        for each in self.spans:
-            if series and each.key not in series:
-                continue
-            traces.setdefault(each.trace_id, []).append(each)
-        return [
-            trace
-            for trace in traces.values()
-            if min(each.start_ns for each in trace) <= end * NS and start * NS <= max(each.end_ns for each in trace)
-        ]
+        if series:
+            extents = _extents([each for each in self.spans if each.key in series])
+        else:
+            # Comparing the same objects is cheap, and grouping them again for every search is not.
+            if self._grouped != self.spans:
+                self._grouped, self._extents = list(self.spans), _extents(self.spans)
+            extents = self._extents
+        start_ns, end_ns = start * NS, end * NS
+        return [trace for first_ns, last_ns, trace in extents if first_ns <= end_ns and start_ns <= last_ns]
+
+
+def _extents(spans: Sequence[Span]) -> list[tuple[int, int, list[Span]]]:
+    """Group spans by trace; returns the start, the end and the spans of each trace."""
+    traces: dict[str, list[Span]] = {}
+    for each in spans:
+        traces.setdefault(each.trace_id, []).append(each)
+    return [
+        (min(each.start_ns for each in trace), max(each.end_ns for each in trace), trace) for trace in traces.values()
+    ]
 
 
 def away(start: int, end: int) -> None:

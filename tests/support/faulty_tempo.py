@@ -1,18 +1,21 @@
-"""A Tempo over known traces that a test can put faults before."""
+"""Responders and servers that put faults in front of a Tempo with known traces."""
 
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from exporter.demo.routes import ApiOptions, TempoApi
 from tests.support.tempo_server import Handler, Responder
 from tests.support.traffic import Traffic
 
-_PATIENCE_SECONDS = 60
+_GATE_SECONDS: Final = 60
 
 
-def answering(traffic: Traffic, clock: Callable[[], float]) -> Responder:
-    """Answer as Tempo would."""
+def serving(traffic: Traffic, clock: Callable[[], float]) -> Responder:
+    """Return a responder that serves traffic as Tempo does."""
     api = TempoApi(traffic.store(), ApiOptions(), clock)
 
     def respond(handler: Handler) -> None:
@@ -24,34 +27,41 @@ def answering(traffic: Traffic, clock: Callable[[], float]) -> Responder:
     return respond
 
 
-class FirstATime:
-    """Answers each search with a fault at first, another one each time, and with the truth when it is repeated."""
+class FaultFirst:
+    """Answers the first request for each URL with one of the faults in turn, and repetitions correctly."""
 
-    def __init__(self, faults: list[Responder], truth: Responder) -> None:
+    def __init__(self, faults: list[Responder], correct: Responder) -> None:
         self._faults = faults
-        self._truth = truth
-        self._asked: set[str] = set()
+        self._correct = correct
+        self._requested: set[str] = set()
         self._lock = threading.Lock()
 
     def __call__(self, handler: Handler) -> None:
         with self._lock:
-            known = handler.path in self._asked
-            self._asked.add(handler.path)
-            number = len(self._asked)
-        (self._truth if known else self._faults[number % len(self._faults)])(handler)
+            is_repeated = handler.path in self._requested
+            self._requested.add(handler.path)
+            number = len(self._requested)
+        (self._correct if is_repeated else self._faults[number % len(self._faults)])(handler)
 
 
 class Gate:
-    """Lets nobody through until it is opened."""
+    """Holds every request until it is opened."""
 
-    def __init__(self, truth: Responder) -> None:
-        self._truth = truth
+    def __init__(self, responder: Responder) -> None:
+        self._responder = responder
         self._opened = threading.Event()
 
     def open(self) -> None:
-        """Answer from now on, those who wait first."""
+        """Answer the waiting requests and all later ones."""
         self._opened.set()
 
     def __call__(self, handler: Handler) -> None:
-        self._opened.wait(_PATIENCE_SECONDS)
-        self._truth(handler)
+        self._opened.wait(_GATE_SECONDS)
+        self._responder(handler)
+
+
+@contextmanager
+def silent_tempo() -> Iterator[str]:
+    """Listen without accepting connections and yield the URL: clients connect and send, and get no response."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""An exporter that has read the demo's week and finds itself in the middle of an incident."""
+"""An exporter that has read the demo's week, with a firing incident."""
 
 import time
 from collections.abc import Iterator
@@ -17,20 +17,20 @@ EXPLORE: Final = (
     "https://grafana.example/explore?schemaVersion=1&panes="
     '{"t":{"datasource":"tempo","queries":[{"refId":"A","queryType":"traceql","query":"{query}"}]}}'
 )
-_BEGAN_AGO_SECONDS: Final = 240.0
-_PATIENCE_SECONDS: Final = 100.0
+_STARTED_SECONDS_AGO: Final = 240.0
+_TIMEOUT_SECONDS: Final = 100.0
 
 
 @contextmanager
 def ongoing_incident(directory: Path, history: str = "168h") -> Iterator[ExporterProcess]:
-    """Run it until the context ends.
+    """Run the exporter until the context ends.
 
     Args:
         directory: its working directory.
-        history: how far back it reads.
+        history: polling.backfill_duration.
     """
     now = time.time()
-    scenario = demo_scenario(now, incident_after_seconds=-_BEGAN_AGO_SECONDS)
+    scenario = demo_scenario(now, incident_after_seconds=-_STARTED_SECONDS_AGO)
     configuration = settings(
         "",
         calendar={"weekend": list(calendar_weekend(now))},
@@ -41,11 +41,11 @@ def ongoing_incident(directory: Path, history: str = "168h") -> Iterator[Exporte
     with TempoServer(scenario, ApiOptions()) as tempo:
         configuration["tempo"]["url"] = tempo.url
         with ExporterProcess(directory, configuration) as process:
-            # Traces come from this very process, and asking for metrics all the time would hold them up.
+            # This process serves the traces, and frequent scrapes would slow it down.
             eventually(
                 lambda: any(process.logged("backfill_complete")) and any(process.logged("shift_firing")),
                 lambda: "\n".join(process.lines[-20:]),
-                _PATIENCE_SECONDS,
+                _TIMEOUT_SECONDS,
             )
             process.wait_for(lambda page: page.get("anomalous", INCIDENT, kind="shift") == 1)
             yield process

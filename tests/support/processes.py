@@ -1,4 +1,4 @@
-"""The exporter as a process of its own, as users run it."""
+"""The exporter as a child process."""
 
 import json
 import subprocess
@@ -21,17 +21,17 @@ Settings = Mapping[str, Any]
 
 _START_SECONDS: Final = 30.0
 _END_SECONDS: Final = 30.0
-_LOOK_SECONDS: Final = 0.02
+_CHECK_SECONDS: Final = 0.02
 _HTTP_SECONDS: Final = 10.0
 _TAIL_LINES: Final = 20
 
 
 def settings(tempo_url: str, **changes: Any) -> dict[str, Any]:
-    """A configuration for tests: everything often and at once, and what a test wants different.
+    """Return a configuration for tests, with frequent polls and no throttling of requests.
 
     Args:
-        tempo_url: where Tempo is.
-        changes: sections, merged into this configuration key by key.
+        tempo_url: tempo.url.
+        changes: sections, merged key by key.
     """
     base: dict[str, Any] = {
         "tempo": {"url": tempo_url, "requests_per_second": 2000},
@@ -45,19 +45,19 @@ def settings(tempo_url: str, **changes: Any) -> dict[str, Any]:
 
 
 def write_settings(directory: Path, configuration: Settings) -> Path:
-    """A configuration file in a directory."""
+    """Write the configuration file of a directory and return its path."""
     file = directory / "exporter.yaml"
     file.write_text(yaml.safe_dump(dict(configuration)), "utf-8")
     return file
 
 
 def command(*arguments: str, module: str = "exporter") -> list[str]:
-    """The exporter's command line."""
+    """Return the exporter's command line."""
     return [sys.executable, "-m", module, *arguments]
 
 
 def run(*arguments: str, directory: Path, timeout: float = 60, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run the exporter until it ends by itself."""
+    """Run the exporter until it ends."""
     return subprocess.run(
         command(*arguments),
         cwd=directory,
@@ -70,7 +70,7 @@ def run(*arguments: str, directory: Path, timeout: float = 60, **environ: str) -
 
 
 class Lines:
-    """What a process writes, line by line, as it comes."""
+    """Collects the lines of a stream in a thread."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -83,43 +83,43 @@ class Lines:
             self.lines.append(line.rstrip("\n"))
 
     def close(self) -> None:
-        """Take what is left after the process has ended."""
+        """Read the rest of the stream after its process has ended."""
         self._thread.join()
         self._stream.close()
 
     def tail(self) -> str:
-        """The last lines, for the message of a failed test."""
+        """Return the last lines, for the message of a failed test."""
         return "\n".join(self.lines[-_TAIL_LINES:])
 
 
 def eventually(condition: Callable[[], bool], what: Callable[[], str], timeout: float) -> None:
-    """Wait until a condition holds; an AssertionError with ``what()`` says that it did not in time."""
+    """Wait until a condition holds; on timeout raise AssertionError with ``what()``."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout:g} s: {what()}"
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_CHECK_SECONDS)
 
 
 class ExporterProcess:
     """A running exporter.
 
     Attributes:
-        url: where it serves, without a slash at the end.
-        directory: its working directory, which holds its configuration and its database.
-        access: how to get in, as options of ``requests``: what to trust, user and password.
+        url: base URL without a trailing slash.
+        directory: its working directory, with its configuration and database.
+        access: options of ``requests`` for TLS and authentication.
     """
 
     module = "exporter"
-    """What is run."""
+    """The module to run."""
 
     def __init__(self, directory: Path, configuration: Settings, *arguments: str, **environ: str) -> None:
         """Prepare a process; :meth:`start` starts it.
 
         Args:
             directory: its working directory.
-            configuration: the content of its configuration file.
+            configuration: content of its configuration file.
             arguments: options besides ``--config``.
-            environ: more of an environment than :func:`environment` gives.
+            environ: additional environment variables.
         """
         self._environ = environ
         self.directory = directory
@@ -130,7 +130,7 @@ class ExporterProcess:
         self._stderr: Lines | None = None
 
     def start(self) -> Self:
-        """Start it and wait until it serves."""
+        """Start the process and wait until it serves."""
         self.launch()
         self._await("the exporter has not started", lambda: any(self.logged("started")), _START_SECONDS)
         (started,) = self.logged("started")
@@ -139,7 +139,7 @@ class ExporterProcess:
         return self
 
     def launch(self) -> None:
-        """Start it and do not wait."""
+        """Start the process without waiting."""
         self._process = subprocess.Popen(
             command(*self._arguments, module=self.module),
             cwd=self.directory,
@@ -153,7 +153,7 @@ class ExporterProcess:
         assert self._process.stderr is not None
         self._stderr = Lines(self._process.stderr)
 
-    # What it says
+    # Output
 
     @property
     def process(self) -> subprocess.Popen[str]:
@@ -163,41 +163,41 @@ class ExporterProcess:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process runs."""
         return self.process.poll() is None
 
     @property
     def lines(self) -> Sequence[str]:
-        """What it has written to standard error."""
+        """Lines of its standard error so far."""
         return self._stderr.lines if self._stderr else ()
 
     def logged(self, event: str | None = None) -> list[dict[str, Any]]:
-        """The events that it has logged, or those with a key."""
+        """Return the logged records, or those of one event."""
         records = [json.loads(line) for line in list(self.lines) if line.startswith("{")]
         return [record for record in records if event in (None, record.get("event"))]
 
     def defects(self) -> list[str]:
-        """What it has written that only a defect of its own brings forth."""
+        """Return the log lines that only a bug of the exporter causes."""
         return [line for line in self.lines if "unexpectedly" in line or "Traceback" in line or "page_failed" in line]
 
-    # Talking to it
+    # Requests
 
     def get(self, path: str, **options: Any) -> requests.Response:
         """GET a path."""
         return requests.get(self.url + path, timeout=_HTTP_SECONDS, **self.access | options)
 
     def metrics(self) -> Metrics:
-        """Scrape it."""
+        """Scrape the metrics page."""
         response = self.get("/metrics")
         assert response.status_code == 200, response.text
         response.encoding = "utf-8"
         return Metrics.parse(response.text)
 
     def wait_for(self, condition: Callable[[Metrics], object], timeout: float = 30) -> Metrics:
-        """Scrape it until a page meets a condition, and return that page; one that lacks what is asked for does not."""
+        """Scrape until a page meets a condition and return that page; a KeyError in the condition counts as false."""
         page: Metrics | None = None
 
-        def met() -> bool:
+        def is_met() -> bool:
             nonlocal page
             page = self.metrics()
             try:
@@ -205,19 +205,19 @@ class ExporterProcess:
             except KeyError:
                 return False
 
-        self._await("no page meets the condition", met, timeout)
+        self._await("no page meets the condition", is_met, timeout)
         assert page is not None
         return page
 
     def wait_until_filled(self, timeout: float = 30) -> Metrics:
-        """Wait until nothing settled is unread, and the page says so much of the history."""
+        """Wait until the backfill is complete and the page counts all stored windows."""
 
-        def filled(page: Metrics) -> bool:
+        def is_filled(page: Metrics) -> bool:
             windows = page.by("backfill_windows", "state")
             stored = sum(windows.values()) - windows["expired"]
             return page["backfill_complete"] == 1 and (page.get("history_windows") or 0) >= stored
 
-        return self.wait_for(filled, timeout)
+        return self.wait_for(is_filled, timeout)
 
     def _await(self, what: str, condition: Callable[[], bool], timeout: float) -> None:
         def checked() -> bool:
@@ -229,22 +229,22 @@ class ExporterProcess:
     def _tail(self) -> str:
         return self._stderr.tail() if self._stderr else ""
 
-    # Ending it
+    # Stop
 
     def wait(self, timeout: float = _END_SECONDS) -> int:
-        """Wait until it has ended; its exit status."""
+        """Wait for the end of the process and return its exit status."""
         status = self.process.wait(timeout)
         if self._stderr is not None:
             self._stderr.close()
         return status
 
     def stop(self, number: Signals = SIGTERM, timeout: float = _END_SECONDS) -> int:
-        """End it as a supervisor does; its exit status."""
+        """Send a signal, wait for the end and return the exit status."""
         self.process.send_signal(number)
         return self.wait(timeout)
 
     def kill(self) -> None:
-        """End it as a crash does; one that has ended already stays as it is."""
+        """Kill the process, unless it has ended."""
         if self._process is not None and self.running:
             self.process.kill()
         if self._process is not None:

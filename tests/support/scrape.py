@@ -1,4 +1,4 @@
-"""A page of metrics, read with prometheus_client's own parsers."""
+"""A metrics page, parsed with prometheus_client."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from exporter.model.span import SeriesKey
 
 PREFIX: Final = "tempo_anomaly_"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
-"""What a scraper accepts that wants exemplars."""
+"""Accept header of a scraper that requests exemplars."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Metrics:
     """The samples of one page.
 
     Attributes:
-        families: all families by name.
-        samples: value by name of the sample and its labels.
+        families: families by name.
+        samples: values by sample name and labels.
     """
 
     families: Mapping[str, Metric]
@@ -29,36 +29,36 @@ class Metrics:
 
     @classmethod
     def parse(cls, page: str, *, openmetrics: bool = False) -> "Metrics":
-        """Read a page; a page that names a sample twice is wrong."""
+        """Parse a page, and fail on duplicate families or samples."""
         families: dict[str, Metric] = {}
         samples: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
         for family in (parse_openmetrics if openmetrics else parse_text)(page):
-            assert family.name not in families, f"{family.name} comes twice"
+            assert family.name not in families, f"duplicate {family.name}"
             families[family.name] = family
             for sample in family.samples:
-                place = (sample.name, frozenset(sample.labels.items()))
-                assert place not in samples, f"{place} comes twice"
-                samples[place] = sample.value
+                key = (sample.name, frozenset(sample.labels.items()))
+                assert key not in samples, f"duplicate {key}"
+                samples[key] = sample.value
         return cls(families, samples)
 
     def get(self, name: str, series: SeriesKey | None = None, **labels: str) -> float | None:
-        """The value of a sample, named without the prefix; None where it is absent."""
+        """Return the value of a sample, named without the prefix, or None if it is absent."""
         if series is not None:
             labels |= series._asdict()
         return self.samples.get((PREFIX + name, frozenset(labels.items())))
 
     def __getitem__(self, name: str) -> float:
-        """The value of a sample without labels, which must be there; named without the prefix."""
+        """Return the value of a sample without labels, named without the prefix; KeyError if it is absent."""
         return self.samples[PREFIX + name, frozenset()]
 
     def by(self, name: str, label: str) -> dict[str, float]:
-        """The values of a family with only one label, by the value of that."""
+        """Return the values of a family that has a single label, by the label's value."""
         return {
             dict(labels)[label]: value for (sample, labels), value in self.samples.items() if sample == PREFIX + name
         }
 
     def series(self) -> set[SeriesKey]:
-        """The watched series."""
+        """Return the series on the page."""
         return {SeriesKey(**dict(labels)) for labels in self._labels_of("baseline_fallback_level")}
 
     def _labels_of(self, name: str) -> Iterator[frozenset[tuple[str, str]]]:

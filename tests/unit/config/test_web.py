@@ -9,7 +9,7 @@ from exporter.app.settings import web_config_state
 from exporter.config import ConfigError
 from exporter.config.web import WebConfig, load_web_config
 from tests.support.certificates import write_authority, write_pair
-from tests.support.tools import run_tool
+from tests.support.programs import run_program
 
 HASH = "$2y$10$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze"
 PAIR = "cert_file: server.crt, key_file: server.key"
@@ -111,7 +111,7 @@ def test_promtool_accepts_every_accepted_file(directory: Path) -> None:
     for number, text in enumerate(ACCEPTED.values()):
         files.append(directory / f"accepted-{number}.yml")
         files[-1].write_text(text, "utf-8")
-    checked = run_tool("promtool", "check", "web-config", *map(str, files))
+    checked = run_program("promtool", "check", "web-config", *map(str, files))
     assert checked.returncode == 0, checked.stdout
     assert checked.stdout.count("SUCCESS") == len(ACCEPTED), checked.stdout
 

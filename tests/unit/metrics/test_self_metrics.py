@@ -7,8 +7,8 @@ import pytest
 
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
 from exporter.runtime.telemetry import FAILURE_REASONS, LOOPS, SKIP_REASONS, STORAGE_FAILURES
+from tests.support.programs import program
 from tests.support.samples import KEY, NOON, baseline
-from tests.support.tools import tool
 from tests.support.whole_page import WholePage
 
 PER_SERIES = {
@@ -106,7 +106,10 @@ class TestContract:
 
     def test_promtool_has_no_complaint(self) -> None:
         checked = subprocess.run(
-            [tool("promtool"), "check", "metrics"], input=WholePage.full().get().body, capture_output=True, timeout=60
+            [program("promtool"), "check", "metrics"],
+            input=WholePage.full().get().body,
+            capture_output=True,
+            timeout=60,
         )
         found = (checked.stdout + checked.stderr).decode()
         # The process metrics are named by the client library.

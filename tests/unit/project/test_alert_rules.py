@@ -10,7 +10,7 @@ import pytest
 from exporter.runtime.telemetry import LOOPS, SKIP_REASONS
 from tests.support.alerting import ALERTMANAGER, PROMETHEUS, RULES, load, rules
 from tests.support.paths import REPOSITORY
-from tests.support.tools import run_tool
+from tests.support.programs import run_program
 from tests.support.whole_page import WholePage
 
 CASES = sorted((REPOSITORY / "tests/rules").glob("*.yml"))
@@ -35,15 +35,15 @@ def names_in(text: str) -> set[str]:
 class TestPromtool:
     @pytest.mark.parametrize("file", CASES, ids=lambda file: file.stem)
     def test_rules_pass_their_promtool_cases(self, file: Path) -> None:
-        tested = run_tool("promtool", "test", "rules", file.name, directory=file.parent)
+        tested = run_program("promtool", "test", "rules", file.name, directory=file.parent)
         assert tested.returncode == 0, tested.stdout
 
     def test_promtool_lint_accepts_the_rules(self) -> None:
-        checked = run_tool("promtool", "check", "rules", "--lint-fatal", *map(str, RULES))
+        checked = run_program("promtool", "check", "rules", "--lint-fatal", *map(str, RULES))
         assert checked.returncode == 0, checked.stdout
 
     def test_promtool_accepts_the_configuration_and_finds_all_rule_files(self) -> None:
-        checked = run_tool("promtool", "check", "config", "--lint-fatal", str(PROMETHEUS))
+        checked = run_program("promtool", "check", "config", "--lint-fatal", str(PROMETHEUS))
         assert checked.returncode == 0, checked.stdout
         assert f"{len(RULES)} rule files found" in checked.stdout
 
@@ -130,7 +130,7 @@ class TestEveryQuery:
 
 def routed(**labels: str) -> str:
     """Return the receiver of an alert."""
-    tested = run_tool(
+    tested = run_program(
         "amtool", "config", "routes", "test", f"--config.file={ALERTMANAGER}", *(f"{k}={v}" for k, v in labels.items())
     )
     assert tested.returncode == 0, tested.stdout
@@ -158,7 +158,7 @@ def matching(matchers: list[str]) -> set[str]:
 
 class TestAlertmanager:
     def test_the_configuration_is_clean(self) -> None:
-        checked = run_tool("amtool", "check-config", str(ALERTMANAGER))
+        checked = run_program("amtool", "check-config", str(ALERTMANAGER))
         assert checked.returncode == 0, checked.stdout
 
     @pytest.mark.parametrize(

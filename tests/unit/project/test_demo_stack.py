@@ -18,7 +18,7 @@ from exporter.cli.main import main
 from exporter.config import load_config
 from exporter.config.units import parse_duration
 from tests.support.paths import REPOSITORY
-from tests.support.tools import run_tool
+from tests.support.programs import run_program
 
 DEMO = REPOSITORY / "configs" / "demo"
 COMPOSE: Mapping[str, Any] = yaml.safe_load((DEMO / "compose.yaml").read_text("utf-8"))
@@ -143,7 +143,7 @@ def test_prometheus_configuration_differs_from_the_shipped_one_in_addresses_only
     assert demo == shipped
     shutil.copytree(REPOSITORY / "configs/prometheus/rules", tmp_path / "rules")
     shutil.copy(DEMO / "prometheus.yml", tmp_path)
-    done = run_tool("promtool", "check", "config", "prometheus.yml", directory=tmp_path)
+    done = run_program("promtool", "check", "config", "prometheus.yml", directory=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "0 rule files found" not in done.stdout
 

@@ -1,13 +1,12 @@
-"""The detector's benchmark: its scores, and a short run of it."""
+"""The detector's benchmark: suites, data sets, scores and evaluation."""
 
 from itertools import pairwise
 from math import inf
 
 import pytest
 
-from benchmarks.detection.__main__ import main
-from benchmarks.detection.judging import judge_case
-from benchmarks.detection.labelled import LabelledSeries, judge_series, load
+from benchmarks.detection.evaluation import evaluate_case
+from benchmarks.detection.labelled import LabelledSeries, evaluate_series, load
 from benchmarks.detection.results import poisson_interval
 from benchmarks.detection.scoring import Episode, Event, Tally, episodes, finding, tally
 from benchmarks.detection.suites import KINDS, LIVE_FROM, Suite, cases
@@ -21,7 +20,7 @@ def changes(*times: int) -> list[FlagChange]:
     return [FlagChange(at, kinds[index % 2], None) for index, at in enumerate(times)]
 
 
-def test_alerts_close_together_are_one_episode() -> None:
+def test_episodes_close_together_are_merged() -> None:
     assert episodes(changes(0, 100, 699, 800, 1400, 1500)) == [Episode(0, 800), Episode(1400, 1500)]
     assert episodes(changes(0, 100, 5000)) == [Episode(0, 100), Episode(5000, inf)]
     assert episodes(changes(0, 100, 5000, 5100), since=1) == [Episode(5000, 5100)]
@@ -37,11 +36,11 @@ def test_alerts_close_together_are_one_episode() -> None:
         (Episode(900, 999), False),
     ],
 )
-def test_an_event_is_found_by_an_alert_during_or_soon_after_it(episode: Episode, found: bool) -> None:
+def test_event_is_found_by_an_episode_that_overlaps_it_or_starts_soon_after(episode: Episode, found: bool) -> None:
     assert (finding(Event(1000, 2000), [episode]) is not None) is found
 
 
-def test_tally_of_labels_and_episodes() -> None:
+def test_tally_counts_found_labels_and_right_and_wrong_episodes() -> None:
     labels = [Event(1000, 2000), Event(10_000, 11_000), Event(20_000, 21_000, ignored=True)]
     alerts = [
         Episode(1500, 1600),
@@ -62,7 +61,7 @@ def test_poisson_intervals_match_published_tables(count: int, low: float, high: 
     assert poisson_interval(count) == pytest.approx((low, high), abs=0.001)
 
 
-def test_every_suite_has_its_property() -> None:
+def test_suites_draw_the_traffic_that_they_are_named_after() -> None:
     for suite in Suite:
         drawn = cases(suite, 2, "a seed")
         assert drawn == cases(suite, 2, "a seed")
@@ -79,7 +78,7 @@ def test_every_suite_has_its_property() -> None:
     assert all(before.end < after.start for before, after in pairwise(incidents))
 
 
-def test_the_data_sets_are_complete() -> None:
+def test_data_sets_are_complete() -> None:
     def wanted(data_set: list[LabelledSeries]) -> int:
         return sum(not event.ignored for series in data_set for event in series.events)
 
@@ -89,23 +88,15 @@ def test_the_data_sets_are_complete() -> None:
     assert {series.step_seconds for series in kpi} == {60}
 
 
-def test_a_labelled_series_is_scored_after_a_week_of_learning() -> None:
+def test_labelled_series_is_evaluated_after_a_week() -> None:
     made = traffic(1, 9, 60, {(30.0, 31.0): 8.0, (200.0, 201.0): 8.0}, sigma=0.3)
     requests = [request for some in made.values() for request in some]
     events = [Event(MONDAY + 30 * 3600, MONDAY + 31 * 3600), Event(MONDAY + 200 * 3600, MONDAY + 201 * 3600)]
-    assert judge_series(LabelledSeries("mine", "one", requests, events, 60)) == ("mine", Tally(1, 1, 1, 0))
+    assert evaluate_series(LabelledSeries("mine", "one", requests, events, 60)) == ("mine", Tally(1, 1, 1, 0))
 
 
-def test_evaluation_of_a_series_is_deterministic() -> None:
+def test_evaluation_of_a_case_is_deterministic() -> None:
     (case, *_) = cases(Suite.INCIDENTS, 1, "a seed")
-    outcome = judge_case(case)
-    assert outcome == judge_case(case)
+    outcome = evaluate_case(case)
+    assert outcome == evaluate_case(case)
     assert len(outcome.responses) == len(case.profile.incidents)
-
-
-def test_quick_run_meets_the_target_of_the_swing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--quick", "--processes", "2"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    for what in ("series-days: plain", "the same without the swing", "× 5–10, 20–100 requests"):
-        (line,) = [line for line in lines if what in line]
-        assert line.startswith("| met ")

@@ -1,4 +1,4 @@
-"""A process that does what it is told: what is asked of it goes through a pipe, and it ends when that is closed."""
+"""A child process that serves calls over a pipe and ends when the pipe is closed."""
 
 import multiprocessing
 from collections.abc import Callable, Mapping
@@ -9,16 +9,16 @@ from typing import Any, Self
 Call = Callable[..., Any]
 
 
-class Told:
-    """Such a process, seen from the one that measures."""
+class ChildProcess:
+    """The parent's side of the child process."""
 
     def __init__(self, target: Callable[..., None], *arguments: object, daemon: bool = False) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
-            target: what it does; is given the arguments and the other end of the pipe, and calls :func:`obey`.
-            arguments: for it.
-            daemon: it ends with this process, however that ends; such a process cannot have processes of its own.
+            target: runs in the child with the arguments and its end of the pipe; ends with :func:`serve_calls`.
+            arguments: positional arguments of the target.
+            daemon: end the child with this process, however that ends; a daemon cannot have child processes.
         """
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
@@ -26,13 +26,13 @@ class Told:
         self._process.start()
         theirs.close()
 
-    def ask(self, what: str, *arguments: object) -> Any:
-        """Let it do something, and return what came of it."""
-        self.connection.send((what, arguments))
+    def call(self, name: str, *arguments: object) -> Any:
+        """Call a function of the child by name and return its result."""
+        self.connection.send((name, arguments))
         return self.connection.recv()
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self.connection.close()
         self._process.join()
 
@@ -45,11 +45,11 @@ class Told:
         self.close()
 
 
-def obey(connection: Connection, calls: Mapping[str, Call]) -> None:
-    """Do what is asked until the other end of the pipe is closed."""
+def serve_calls(connection: Connection, calls: Mapping[str, Call]) -> None:
+    """Serve calls by name until the other end of the pipe is closed."""
     try:
         while True:
-            what, arguments = connection.recv()
-            connection.send(calls[what](*arguments))
+            name, arguments = connection.recv()
+            connection.send(calls[name](*arguments))
     except EOFError:
         pass

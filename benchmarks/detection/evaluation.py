@@ -1,4 +1,4 @@
-"""Replays one synthetic series through the detector and says what came of it."""
+"""Replay a synthetic series through the detector and record its responses."""
 
 from collections.abc import Iterator
 from math import inf
@@ -15,18 +15,18 @@ from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
 
 _NS: Final = 1_000_000_000
 _LARGE_FACTOR: Final = 5
-_MUCH_OF_AN_HOUR_SECONDS: Final = 600
+_BAD_HOUR_SECONDS: Final = 600
 
 
 class Response(NamedTuple):
-    """What became of one incident.
+    """The detector's response to one incident.
 
     Attributes:
-        kind: what the incident did.
-        requests: how many requests began in it.
-        delay_seconds: from its beginning to the flag; None if no flag came of it.
-        clear_seconds: from its end to the fall of the flag that it had raised.
-        flags: how often a flag was raised because of it.
+        kind: kind of the incident.
+        requests: requests that started during it.
+        delay_seconds: from its start to the firing flag; None if the flag did not fire.
+        clear_seconds: from its end until the flag resolved.
+        flags: how often the flag fired.
     """
 
     kind: Kind
@@ -37,15 +37,15 @@ class Response(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of one series.
+    """The results of one series.
 
     Attributes:
         case: the series.
-        episodes: what was flagged.
-        responses: for each incident what became of it.
-        bad_hours: hours that an incident of five times the latency or more took up for ten minutes or more.
-        learnt_hours: how many of those entered a baseline.
-        accepted_after_seconds: from a permanent change to when it became the new normal.
+        episodes: times at which the flag fired.
+        responses: one for each incident.
+        bad_hours: hours in which an incident of at least 5 × the latency lasted ten minutes or more.
+        learnt_hours: bad hours that entered a baseline.
+        accepted_after_seconds: from a permanent change until it was accepted into the baseline.
     """
 
     case: Case
@@ -56,23 +56,23 @@ class Outcome(NamedTuple):
     accepted_after_seconds: float | None
 
 
-def judge_case(case: Case) -> Outcome:
-    """Generate a series, learn from it, judge it live, and sum up."""
+def evaluate_case(case: Case) -> Outcome:
+    """Generate a series, learn from it, evaluate it live, and return the results."""
     clock = HourClock(Calendar())
     replay = Replay(Detector(FallbackRules(), case.parameters, clock))
     traffic = SeriesTraffic(case.profile, case.seed)
     requests = [0] * len(case.profile.incidents)
     for start in range(BEGIN, END, HOUR_SECONDS):
-        made = traffic.hour(start // HOUR_SECONDS)
+        generated = traffic.hour(start // HOUR_SECONDS)
         for number, incident in enumerate(case.profile.incidents):
             if incident.start < start + HOUR_SECONDS and start < incident.end:
-                requests[number] += sum(incident.start * _NS <= r.start_ns < incident.end * _NS for r in made)
-        replay.add_hour(clock.hour(start), made, live=start >= case.live_from)
+                requests[number] += sum(incident.start * _NS <= r.start_ns < incident.end * _NS for r in generated)
+        replay.add_hour(clock.hour(start), generated, live=start >= case.live_from)
     found = episodes(replay.changes)
     large = [
         incident for incident in case.profile.incidents if incident.factor >= _LARGE_FACTOR and incident.share == 1
     ]
-    bad_hours = [hour for incident in large for hour in _taken_up(incident)]
+    bad_hours = [hour for incident in large for hour in _bad_hours(incident)]
     learnt = [hour for hour in bad_hours if hour in replay.evaluations and not replay.evaluations[hour].quarantined]
     changed_at = min((incident.start for incident in case.profile.incidents if incident.end == inf), default=None)
     return Outcome(
@@ -95,9 +95,9 @@ def _response(incident: Incident, requests: int, found: list[Episode]) -> Respon
     return Response(kind, requests, max(0.0, episode.start - incident.start), clear, flags)
 
 
-def _taken_up(incident: Incident) -> Iterator[int]:
-    """The hours that an incident took up a good part of."""
+def _bad_hours(incident: Incident) -> Iterator[int]:
+    """Generate the hours of which an incident takes at least ten minutes."""
     first = int(incident.start) // HOUR_SECONDS * HOUR_SECONDS
     for hour in range(first, int(min(incident.end, END)) + 1, HOUR_SECONDS):
-        if min(incident.end, hour + HOUR_SECONDS) - max(incident.start, hour) >= _MUCH_OF_AN_HOUR_SECONDS:
+        if min(incident.end, hour + HOUR_SECONDS) - max(incident.start, hour) >= _BAD_HOUR_SECONDS:
             yield hour

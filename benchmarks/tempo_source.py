@@ -1,8 +1,8 @@
-"""A Tempo to read from: its search API over traces that were rendered beforehand, as a process of its own.
+"""A Tempo search API in a child process that serves traces rendered in advance.
 
-Rendering is what a search costs the embedded Tempo API of the demo, so here every trace is rendered once, by that same
-API's code, into one file by time. A search is then a stretch of that file, and the source is faster than any reader of
-it; a pace makes it as slow as a real Tempo.
+Rendering dominates the cost of a search in the demo's embedded Tempo API. Here that API's code renders every trace once
+into one file, ordered by time; a search returns a range of the file, faster than any client reads it.
+:meth:`TempoSource.pace` slows it down to the speed of a real Tempo.
 """
 
 import mmap
@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-from benchmarks.told import Told, obey
+from benchmarks.child_process import ChildProcess, serve_calls
 from benchmarks.traffic import LONGEST_SECONDS, Traffic, series_key
 from exporter.demo.search import CompiledQuery
 from exporter.demo.traces import ROOT, Operation, SpanTimes, TraceShape, make_trace
@@ -28,41 +28,41 @@ _ALWAYS: Final = 2**63 - 1
 
 
 class Search(NamedTuple):
-    """A search that the source has answered."""
+    """A search that the source answered: Unix seconds, and the limit of traces."""
 
     start: int
     end: int
     limit: int
 
 
-class Source(Told):
-    """The source's process, seen from the one that measures.
+class TempoSource(ChildProcess):
+    """The source's child process.
 
     Attributes:
-        url: where it listens.
+        url: its base URL.
     """
 
     def __init__(self, traffic: Traffic, *, live: bool) -> None:
-        """Render the traces, which takes some seconds for a million, and listen.
+        """Render the traces, which takes some seconds per million, and listen.
 
         Args:
             traffic: the traces.
-            live: traces are found only once they have ended, by the clock on the wall.
+            live: return a trace only after it ended by the wall clock.
         """
         super().__init__(_serve, traffic, live, daemon=True)
         self.url: str = self.connection.recv()
 
     def pace(self, traces_per_second: float | None) -> None:
-        """Answer no faster than that, all searches together; as fast as possible with None."""
-        self.ask("pace", traces_per_second)
+        """Limit the rate of all searches together; None removes the limit."""
+        self.call("pace", traces_per_second)
 
     def take_searches(self) -> list[Search]:
-        """The searches answered since this was asked last."""
-        return [Search(*search) for search in self.ask("take_searches")]
+        """Return the searches answered since the last call."""
+        return [Search(*search) for search in self.call("take_searches")]
 
 
 class _Rendered:
-    """Traces as Tempo's JSON, one behind the other in a file that no name leads to."""
+    """Traces as Tempo's JSON, concatenated in an unnamed file."""
 
     def __init__(self, traffic: Traffic) -> None:
         query = CompiledQuery(search_query("root"))
@@ -72,7 +72,7 @@ class _Rendered:
         self._offsets = array("q", [0])
         with tempfile.TemporaryFile() as file:
             for number, request in enumerate(traffic.requests(), start=1):
-                # Any odd factor makes ids that are spread out and distinct.
+                # Multiplying by an odd constant gives distinct, well-spread ids.
                 span_id = number * 0x9E3779B97F4A7C15 % 2**64
                 span = SpanTimes(span_id, request.start_ns, request.duration_ns)
                 trace = make_trace(span_id << 64 | number, shapes[request.series], [span])
@@ -84,17 +84,17 @@ class _Rendered:
             self._bytes = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def search(self, search: Search, visible_ns: int) -> tuple[int, list[bytes | memoryview]]:
-        """How many traces overlap a range, as far as the limit lets them, and their JSON in parts."""
+        """Return the number of traces that overlap a range, up to the limit, and their JSON in pieces."""
         start_ns, end_ns = search.start * _NS, min(search.end * _NS, visible_ns)
         inside = bisect_left(self._starts_ns, start_ns)
         candidates = range(bisect_left(self._starts_ns, start_ns - LONGEST_SECONDS * _NS), inside)
         before = [position for position in candidates if self._ends_ns[position] >= start_ns][: search.limit]
         behind = max(inside, bisect_right(self._starts_ns, end_ns))
         behind = min(behind, inside + search.limit - len(before))
-        parts = [self._stretch(position, position + 1) for position in before]
+        stretches = [self._stretch(position, position + 1) for position in before]
         if behind > inside:
-            parts.append(self._stretch(inside, behind))
-        separated = [piece for part in parts for piece in (b",", part)][1:]
+            stretches.append(self._stretch(inside, behind))
+        separated = [piece for stretch in stretches for piece in (b",", stretch)][1:]
         return len(before) + behind - inside, separated
 
     def _stretch(self, first: int, behind: int) -> memoryview:
@@ -102,7 +102,7 @@ class _Rendered:
 
 
 class _Pace:
-    """Makes answers as slow as one Tempo is over all its clients."""
+    """Limits the traces a second over all clients, as one Tempo does."""
 
     def __init__(self) -> None:
         self.traces_per_second: float | None = None
@@ -110,7 +110,7 @@ class _Pace:
         self._mutex = threading.Lock()
 
     def wait(self, traces: int) -> None:
-        """Let as much time pass as it takes to serve so many traces."""
+        """Sleep for the time that serving so many traces takes."""
         if self.traces_per_second is None:
             return
         with self._mutex:
@@ -120,7 +120,7 @@ class _Pace:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers searches."""
+    """Serves searches."""
 
     server: "_Server"
     protocol_version = "HTTP/1.1"
@@ -129,16 +129,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
         search = Search(int(query["start"]), int(query["end"]), int(query["limit"]))
-        count, parts = self.server.rendered.search(search, self.server.visible_ns())
+        count, pieces = self.server.rendered.search(search, self.server.visible_ns())
         self.server.searches.append(search)
         self.server.pace.wait(count)
-        parts = [b'{"traces":[', *parts, b'],"metrics":{"inspectedBytes":"1","completedJobs":1,"totalJobs":1}}']
+        pieces = [b'{"traces":[', *pieces, b'],"metrics":{"inspectedBytes":"1","completedJobs":1,"totalJobs":1}}']
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(sum(map(len, parts))))
+        self.send_header("Content-Length", str(sum(map(len, pieces))))
         self.end_headers()
-        for part in parts:
-            self.wfile.write(part)
+        for piece in pieces:
+            self.wfile.write(piece)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         pass
@@ -156,7 +156,7 @@ class _Server(ThreadingHTTPServer):
         self.searches: list[Search] = []
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is nobody's problem."""
+        """Ignore clients that disconnect."""
 
     def take_searches(self) -> list[tuple[int, ...]]:
         taken, self.searches = self.searches, []
@@ -167,10 +167,10 @@ class _Server(ThreadingHTTPServer):
 
 
 def _serve(traffic: Traffic, live: bool, connection: Connection) -> None:
-    """Serve until the other end of the connection is closed."""
+    """Serve until the other end of the pipe is closed."""
     visible = (lambda: time.time_ns() - LONGEST_SECONDS * _NS) if live else (lambda: _ALWAYS)
     with _Server(_Rendered(traffic), visible) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         connection.send(f"http://127.0.0.1:{server.server_port}")
-        obey(connection, {"pace": server.set_pace, "take_searches": server.take_searches})
+        serve_calls(connection, {"pace": server.set_pace, "take_searches": server.take_searches})
         server.shutdown()

@@ -1,7 +1,7 @@
-"""The poller and the page it is published on, in a process of its own that does what it is told.
+"""The poller and its metrics page in a child process that runs poll cycles on demand.
 
-The clock is told, too: a cycle reads what a source has for the minutes before some instant of the past, so cycles can
-follow one another without waiting for traffic. Everything else is what an exporter consists of.
+The clock is simulated: a cycle reads the traffic before an instant of the past, so cycles need not wait for traffic.
+Everything else is the real exporter's.
 """
 
 import threading
@@ -19,9 +19,9 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from benchmarks.history import book_of, write_history
-from benchmarks.source import Source
-from benchmarks.told import Told, obey
+from benchmarks.child_process import ChildProcess, serve_calls
+from benchmarks.history import baseline_table, write_history
+from benchmarks.tempo_source import TempoSource
 from benchmarks.traffic import Traffic, series_key
 from exporter.app.settings import client_settings, evaluation_settings, poll_settings, series_rules
 from exporter.config import Config
@@ -43,19 +43,19 @@ from exporter.web.management import MetricsPage
 from exporter.web.server.server import Server
 
 _TRACES_PER_SECOND: Final = 1 / 30
-"""Of every series: ten in an evaluation window of five minutes."""
+"""For each series: ten in an evaluation window of five minutes."""
 _TRAFFIC_SECONDS: Final = 900
-_BOOKED_SERIES: Final = 20
-"""What is usual is worked out for so many series, and is then the same for all."""
+_DISTINCT_BASELINES: Final = 20
+"""Baselines are built for this many series; all others share them."""
 
 
-class Cycle(NamedTuple):
-    """What a cycle has cost, in seconds.
+class CycleCost(NamedTuple):
+    """Cost of a poll cycle in seconds.
 
     Attributes:
-        cpu: the processor time of all of it.
-        snapshot: how long it took to judge every series and build the snapshot.
-        publish: how long it took to render that in the formats that are asked for, and swap it in.
+        cpu: processor time of the whole cycle.
+        snapshot: wall time of evaluating every series and building the snapshot.
+        publish: wall time of rendering the snapshot in the requested formats and publishing it.
     """
 
     cpu: float
@@ -63,44 +63,43 @@ class Cycle(NamedTuple):
     publish: float
 
 
-class Rig(Told):
-    """The rig's process and the source it reads, seen from the one that measures.
+class PollHarness(ChildProcess):
+    """The child process of the poller, and the source that it reads.
 
     Attributes:
-        port: where it serves.
-        traces_per_cycle: how many traces a cycle reads.
+        port: port of the metrics page.
     """
 
     def __init__(self, folder: Path, series: int) -> None:
-        """Set up so many series, each with history and traffic, and go through the first cycle."""
+        """Prepare a number of series with history and traffic, and run the first cycle."""
         super().__init__(_run, folder, series)
         start = self.connection.recv()
         traces = int(series * _TRACES_PER_SECOND * _TRAFFIC_SECONDS)
-        self._source = Source(Traffic(traces, start, start + _TRAFFIC_SECONDS, series, even=True), live=False)
+        self._source = TempoSource(Traffic(traces, start, start + _TRAFFIC_SECONDS, series, even=True), live=False)
         self.connection.send(self._source.url)
         self.port: int = self.connection.recv()
 
-    def cycle(self, seconds: float) -> Cycle:
-        """Go through a cycle so many seconds after the last."""
-        return Cycle(*self.ask("cycle", seconds))
+    def cycle(self, seconds: float) -> CycleCost:
+        """Run a cycle, a number of seconds after the last one."""
+        return CycleCost(*self.call("cycle", seconds))
 
     def build(self, on: bool) -> int:
-        """Begin or end going through one cycle after the other; returns how many there have been."""
-        return int(self.ask("build", on))
+        """Start or stop running cycles without a pause; returns the number of cycles so far."""
+        return int(self.call("build", on))
 
     def reference_seconds(self, repeats: int) -> tuple[float, float]:
-        """How long prometheus_client takes to render the samples of the page, as text and as OpenMetrics."""
-        text, openmetrics = self.ask("reference_seconds", repeats)
+        """Return the seconds that prometheus_client takes to render the page's samples, as text and as OpenMetrics."""
+        text, openmetrics = self.call("reference_seconds", repeats)
         return text, openmetrics
 
     def close(self) -> None:
-        """End the process and the source."""
+        """End the process and its source."""
         super().close()
         self._source.close()
 
 
-class _Known:
-    """A history whose baseline table is always at hand, and flags that are not saved."""
+class _ReadyHistory:
+    """A history whose baseline table is always ready, and flags that are not saved: the harness never restarts."""
 
     def __init__(self, table: BaselineTable) -> None:
         self._table = table
@@ -112,19 +111,19 @@ class _Known:
         return HistoryFacts()
 
     def save(self, flags: Mapping[SeriesKey, Flag], suspects: Mapping[SeriesKey, tuple[int, ...]]) -> None:
-        """Nothing outlives the measurement."""
+        """Discard the flags."""
 
 
-class _Parts:
-    """What runs in the rig's process."""
+class _Poller:
+    """The poller and the server of the child process."""
 
-    def __init__(self, url: str, book: BaselineTable) -> None:
-        self._now = book.start + 360.0
-        self._end = book.start + _TRAFFIC_SECONDS - 10.0
+    def __init__(self, url: str, table: BaselineTable) -> None:
+        self._now = table.start + 360.0
+        self._end = table.start + _TRAFFIC_SECONDS - 10.0
         self._building: threading.Thread | None = None
         self._stop_building = threading.Event()
         self._cycles = 0
-        # Whatever there is, is read whole: what is measured is a cycle with traffic in each series.
+        # Limits high enough to read everything: the cycle must have traffic in every series.
         config = Config.model_validate(
             {
                 "tempo": {"url": url, "requests_per_second": 1000},
@@ -136,11 +135,11 @@ class _Parts:
         metrics = SelfMetrics()
         stop = threading.Event()
         rules = series_rules(config)
-        admission = SeriesFilter(rules)
+        series_filter = SeriesFilter(rules)
         polling = poll_settings(config)
         self._publisher = publisher = Publisher()
         self._publish_seconds = 0.0
-        known = _Known(book)
+        history = _ReadyHistory(table)
         self._poller = Poller(
             LiveReader(
                 TempoClient(client_settings(config), metrics, log, stop=stop),
@@ -151,13 +150,13 @@ class _Parts:
             ),
             LiveEvaluator(
                 evaluation_settings(config),
-                admission.ask,
+                series_filter.ask,
                 started_at=self._now,
                 remembered_seconds=polling.remembered_seconds,
                 flags={},
             ),
-            known,
-            known,
+            history,
+            history,
             self._publish,
             polling,
             metrics,
@@ -171,21 +170,23 @@ class _Parts:
         def snapshot() -> Snapshot | None:
             return None if publisher.page is None else publisher.page.snapshot
 
-        metrics.registry.register(StateCollector(snapshot, lambda: None, admission, rules.most))
+        metrics.registry.register(StateCollector(snapshot, lambda: None, series_filter, rules.most))
         self._page = MetricsPage(publisher, metrics.registry)
         self._poller.cycle()
         server = Server(Site({"/metrics": self._page}, log), "127.0.0.1", 0)
-        server.start(lambda error: None)  # noqa: ARG005 - a scrape would fail
+        server.start(lambda error: None)  # noqa: ARG005 - a scrape fails then
         self.port = server.addresses[0][1]
 
-    def cycle(self, seconds: float) -> Cycle:
+    def cycle(self, seconds: float) -> CycleCost:
         self._now = min(self._now + seconds, self._end)
         began = time.process_time()
         if not self._poller.cycle():
-            raise RuntimeError("the rig could not read its source")
+            raise RuntimeError("the poll cycle failed")
         self._cycles += 1
         assert self._publisher.page is not None
-        return Cycle(time.process_time() - began, self._publisher.page.snapshot.build_seconds, self._publish_seconds)
+        return CycleCost(
+            time.process_time() - began, self._publisher.page.snapshot.build_seconds, self._publish_seconds
+        )
 
     def _publish(self, snapshot: Snapshot) -> None:
         began = time.monotonic()
@@ -210,12 +211,12 @@ class _Parts:
         request = HttpRequest("/metrics", {}, accept="text/plain", accepts_gzip=False)
         families = list(text_string_to_metric_families(self._page(request).body.decode()))
 
-        class Same(Collector):
+        class ParsedPage(Collector):
             def collect(self) -> list[Metric]:
                 return families
 
         registry = CollectorRegistry()
-        registry.register(Same())
+        registry.register(ParsedPage())
         return _best(repeats, partial(generate_latest, registry)), _best(
             repeats, partial(generate_openmetrics, registry)
         )
@@ -231,17 +232,17 @@ def _best(repeats: int, work: Callable[[], object]) -> float:
 
 
 def _run(folder: Path, series: int, connection: Connection) -> None:
-    """Do what is asked until the other end of the connection is closed."""
-    path = folder / f"rig-{series}.db"
-    write_history(path, _BOOKED_SERIES)
-    book = book_of(path)
+    """Serve calls until the other end of the pipe is closed."""
+    path = folder / f"harness-{series}.db"
+    write_history(path, _DISTINCT_BASELINES)
+    table = baseline_table(path)
     path.unlink()
-    usual = [book.get(series_key(number)) for number in range(_BOOKED_SERIES)]
-    all_ = {series_key(number): usual[number % _BOOKED_SERIES] for number in range(series)}
-    connection.send(book.start)
-    parts = _Parts(connection.recv(), replace(book, series=all_))
-    connection.send(parts.port)
-    obey(
+    distinct = [table.get(series_key(number)) for number in range(_DISTINCT_BASELINES)]
+    baselines = {series_key(number): distinct[number % _DISTINCT_BASELINES] for number in range(series)}
+    connection.send(table.start)
+    poller = _Poller(connection.recv(), replace(table, series=baselines))
+    connection.send(poller.port)
+    serve_calls(
         connection,
-        {"cycle": parts.cycle, "build": parts.build, "reference_seconds": parts.reference_seconds},
+        {"cycle": poller.cycle, "build": poller.build, "reference_seconds": poller.reference_seconds},
     )

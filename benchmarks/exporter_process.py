@@ -1,4 +1,4 @@
-"""A real exporter, started as its users start it, and what can be seen of it from outside."""
+"""A real exporter process, started as users start it, and measurements of it from outside."""
 
 import http.client
 import re
@@ -16,12 +16,12 @@ import yaml
 from benchmarks.machine import Memory, cpu_seconds, memory
 from tools.processes import environment, free_port
 
-_LOOK_SECONDS: Final = 0.02
+_CHECK_SECONDS: Final = 0.02
 _TIMEOUT_SECONDS: Final = 300.0
 
 
-class Scraped(NamedTuple):
-    """An answer, and how long it took from the request to its last byte."""
+class TimedResponse(NamedTuple):
+    """A response, and the seconds from the request to its last byte."""
 
     status: int
     body: bytes
@@ -29,16 +29,16 @@ class Scraped(NamedTuple):
 
 
 class Client:
-    """Asks one exporter over one connection, as Prometheus does."""
+    """An HTTP client that keeps one connection open, as Prometheus does."""
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_SECONDS)
 
-    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Scraped:
-        """Ask for a path.
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> TimedResponse:
+        """GET a path.
 
         Raises:
-            OSError: nobody listens.
+            OSError: the exporter does not listen yet, or any more.
         """
         began = time.perf_counter()
         try:
@@ -48,29 +48,29 @@ class Client:
         except BaseException:
             self._connection.close()
             raise
-        return Scraped(response.status, body, time.perf_counter() - began)
+        return TimedResponse(response.status, body, time.perf_counter() - began)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._connection.close()
 
 
-class RunningExporter:
-    """An exporter's process.
+class ExporterProcess:
+    """A running exporter.
 
     Attributes:
-        client: asks it.
-        started: when it was started, by the monotonic clock.
+        client: an HTTP client of the exporter.
+        started: when the process was started, by the monotonic clock.
     """
 
     def __init__(self, folder: Path, tempo_url: str, database: Path, settings: Mapping[str, Any] | None = None) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
-            folder: for its configuration and its log.
-            tempo_url: what it reads.
-            database: its history.
-            settings: further sections of the configuration.
+            folder: directory of its configuration and its log.
+            tempo_url: base URL of its Tempo.
+            database: path of its database.
+            settings: more configuration, by section.
         """
         port = free_port()
         config = {
@@ -90,32 +90,33 @@ class RunningExporter:
                 [sys.executable, "-m", "exporter", "--config", str(file)], env=environment(), stdout=log, stderr=log
             )
 
-    def wait_until(self, ready: Callable[[], bool], pause_seconds: float = _LOOK_SECONDS) -> float:
-        """Wait for something; returns how long after its start it came about.
+    def wait_until(self, ready: Callable[[], bool], pause_seconds: float = _CHECK_SECONDS) -> float:
+        """Wait for a condition; returns the seconds from the start of the process until it held.
 
         Raises:
-            RuntimeError: it ended, or it took too long.
+            RuntimeError: the process ended, or the condition did not hold in time.
         """
         while True:
             if self._process.poll() is not None:
-                raise RuntimeError(f"the exporter ended with {self._process.returncode}:\n{self._last_words()}")
+                raise RuntimeError(f"the exporter ended with {self._process.returncode}:\n{self._log_tail()}")
             try:
                 if ready():
                     return time.monotonic() - self.started
             except OSError:
-                pass  # it does not listen yet
+                pass  # not listening yet
             if time.monotonic() - self.started > _TIMEOUT_SECONDS:
-                raise RuntimeError(f"the exporter has not come so far in time:\n{self._last_words()}")
+                raise RuntimeError(f"timeout while waiting for the exporter:\n{self._log_tail()}")
             time.sleep(pause_seconds)
 
     def is_ready(self) -> bool:
-        """Whether there is a snapshot to scrape."""
+        """Whether a snapshot is published."""
         return self.client.get("/-/ready").status == http.HTTPStatus.OK
 
     def value(self, sample: str) -> float | None:
-        """One of its own samples by its name without the prefix, and its labels as they are written on the page.
+        """Return the value of a sample, or None if it is absent.
 
-        Nothing while there is no such sample.
+        Args:
+            sample: the name without the prefix, with labels as written on the page.
         """
         page = self.client.get(f"/metrics?name[]=tempo_anomaly_{sample.partition('{')[0]}").body
         found = re.search(rb"^%b (.+)$" % re.escape(f"tempo_anomaly_{sample}".encode()), page, re.MULTILINE)
@@ -123,16 +124,16 @@ class RunningExporter:
 
     @property
     def memory(self) -> Memory:
-        """Its resident memory."""
+        """Resident memory of the process."""
         return memory(self._process.pid)
 
     @property
     def cpu_seconds(self) -> float:
-        """The processor time it has used."""
+        """Processor time used by the process."""
         return cpu_seconds(self._process.pid)
 
     def close(self) -> None:
-        """End it."""
+        """Stop the process with SIGTERM, or kill it after ten seconds."""
         self.client.close()
         self._process.send_signal(signal.SIGTERM)
         try:
@@ -141,7 +142,7 @@ class RunningExporter:
             self._process.kill()
             self._process.wait()
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         return "\n".join(self._log_file.read_text(errors="replace").splitlines()[-10:])
 
     def __enter__(self) -> Self:
