@@ -108,7 +108,7 @@ def test_demo_reads_a_week_and_flags_its_incident(tmp_path: Path) -> None:
             socket.create_connection((tempo.hostname, tempo.port), timeout=5).close()
 
     assert "Traceback" not in "\n".join(output.lines)
-    assert any("A week is read" in line for line in output.lines)
+    assert any("Backfill is complete" in line for line in output.lines)
     assert list(tmp_path.iterdir()) == []
 
 

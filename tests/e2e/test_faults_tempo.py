@@ -188,7 +188,7 @@ class Faults:
     def unknown_host(self) -> Fault:
         running = self._exporter("resolver", self._tempo(self._correct).url.replace("127.0.0.1", "localhost"))
         (running.directory / FILE).write_text('{"sql": "", "clock": 0, "resolver": true}')
-        return Fault("connection", "the host name is not known", running, running.inject)
+        return Fault("connection", "the host name cannot be resolved", running, running.inject)
 
 
 @pytest.mark.timeout(240)

@@ -173,7 +173,7 @@ def test_page_without_tempo_shows_the_error_and_no_all_clear(view: Chrome, tmp_p
         eventually(lambda: process.get("/-/ready").ok, lambda: "no snapshot", timeout=30)
         view.get(f"{process.url}/")
         text = view.find_element(By.TAG_NAME, "main").text
-    assert "Tempo cannot be read. Nothing has been judged yet." in text
+    assert "Tempo cannot be read. Nothing has been evaluated yet." in text
     assert "http://127.0.0.1:1" in text
     assert "Not known yet" in text
     assert "No endpoint is slower" not in text

@@ -2,13 +2,22 @@
 
 import socket
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
+from exporter.model.span import SeriesKey
 from exporter.store import Store
 from tests.e2e.conftest import StartExporter, StartTempo
 from tests.support.processes import run, settings, write_settings
-from tests.support.traffic import Traffic
+from tests.support.traffic import HOUR, Traffic
+
+
+def some_hours() -> Traffic:
+    traffic = Traffic()
+    this_hour = int(time.time()) // HOUR * HOUR
+    traffic.hourly(SeriesKey("shop", "GET /cart"), range(this_hour - 5 * HOUR, this_hour, HOUR), count=10, scale=0.2)
+    return traffic
 
 
 def test_second_exporter_on_one_database_is_refused(tempo: StartTempo, exporter: StartExporter, tmp_path: Path) -> None:
@@ -46,12 +55,23 @@ def test_port_in_use_is_reported(tempo: StartTempo, tmp_path: Path) -> None:
 
 
 def test_history_read_with_another_scope_is_refused(tempo: StartTempo, exporter: StartExporter, tmp_path: Path) -> None:
-    url = tempo(Traffic()).url
-    assert exporter(settings(url)).stop() == 0
+    url = tempo(some_hours()).url
+    first = exporter(settings(url))
+    first.wait_for(lambda page: page["history_traces"] > 0)
+    assert first.stop() == 0
     ended = run("--config", str(write_settings(tmp_path, settings(url, tempo={"scope": "entry"}))), directory=tmp_path)
     assert ended.returncode == 2
     assert "tempo.scope=root" in ended.stderr
     assert "storage.path" in ended.stderr
+
+
+def test_filter_that_matched_nothing_can_be_corrected(tempo: StartTempo, exporter: StartExporter) -> None:
+    url = tempo(some_hours()).url
+    wrong = exporter(settings(url, tempo={"filter": 'name="GET /card"'}))
+    wrong.wait_for(lambda page: page["backfill_complete"] == 1)
+    assert wrong.stop() == 0
+    right = exporter(settings(url, tempo={"filter": 'name="GET /cart"'}))
+    right.wait_for(lambda page: page["backfill_complete"] == 1 and page["history_traces"] > 0)
 
 
 def test_foreign_file_is_refused_and_unchanged(tempo: StartTempo, tmp_path: Path) -> None:
@@ -72,7 +92,7 @@ def test_foreign_file_is_refused_and_unchanged(tempo: StartTempo, tmp_path: Path
             assert ended.returncode == 2
             assert str(file) in ended.stderr
             assert messages[name] in ended.stderr
-            assert "set storage.path to another file" in ended.stderr
+            assert "Set storage.path to another file" in ended.stderr
             assert len(ended.stderr.splitlines()) == 1
             assert list(file.parent.iterdir()) == [file]
             assert file.read_bytes() == content
