@@ -30,6 +30,8 @@ demo: install ## run the exporter on a week of synthetic traffic
 	$(BIN)/tempo-anomaly-exporter demo
 
 # One worker more than two processors: tests of real processes mostly wait.
+# Without byte code, every worker of every run compiles all tests again: several seconds each.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 test: install ## run all tests

@@ -1,14 +1,13 @@
 import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from pathlib import Path
 from typing import Any
 from urllib.parse import urldefrag
 
 import pytest
 
 from exporter.runtime.telemetry import LOOPS, SKIP_REASONS
-from tests.support.alerting import ALERTMANAGER, PROMETHEUS, RULES, load, rules
+from tests.support.alerting import ALERTMANAGER, PROMETHEUS, load, rules
 from tests.support.paths import REPOSITORY
 from tests.support.programs import run_program
 from tests.support.whole_page import WholePage
@@ -30,22 +29,6 @@ def names_in(text: str) -> set[str]:
     """Return the time series that a text names."""
     # Not after a letter, colon, slash or dot; the job is excluded by its hyphens.
     return set(re.findall(r"(?<![\w:/.-])(?:\w+:)?tempo_anomaly_\w+(?::\w+)?|\bup\b(?=\{)|\bprocess_\w+", text))
-
-
-class TestPromtool:
-    @pytest.mark.parametrize("file", CASES, ids=lambda file: file.stem)
-    def test_rules_pass_their_promtool_cases(self, file: Path) -> None:
-        tested = run_program("promtool", "test", "rules", file.name, directory=file.parent)
-        assert tested.returncode == 0, tested.stdout
-
-    def test_promtool_lint_accepts_the_rules(self) -> None:
-        checked = run_program("promtool", "check", "rules", "--lint-fatal", *map(str, RULES))
-        assert checked.returncode == 0, checked.stdout
-
-    def test_promtool_accepts_the_configuration_and_finds_all_rule_files(self) -> None:
-        checked = run_program("promtool", "check", "config", "--lint-fatal", str(PROMETHEUS))
-        assert checked.returncode == 0, checked.stdout
-        assert f"{len(RULES)} rule files found" in checked.stdout
 
 
 class TestPrometheusConfiguration:
