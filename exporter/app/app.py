@@ -22,7 +22,7 @@ from exporter.evaluation.poller import Poller
 from exporter.evaluation.query import BaselineQuerier
 from exporter.evaluation.snapshot import Snapshot
 from exporter.ingest.backfill import Backfill
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.ingest.live_reader import LiveReader
 from exporter.ingest.series_filter import SeriesFilter
 from exporter.metrics.exposition import Publisher
@@ -161,7 +161,7 @@ class Exporter:
         self.publisher = Publisher()
         self._live = LiveEvaluator(
             settings,
-            admission.ask,
+            admission.resolve,
             started_at=clock(),
             remembered_seconds=polling.remembered_seconds,
             flags=self._historian.flags(),
@@ -171,7 +171,7 @@ class Exporter:
                 self._client,
                 metrics,
                 polling.budget,
-                usual_seconds=polling.lookback_seconds,
+                poll_seconds=polling.lookback_seconds,
                 hold_seconds=polling.window_seconds,
             ),
             self._live,
@@ -187,7 +187,7 @@ class Exporter:
             on_new_book=freeze_gc,
         )
         self._metrics = metrics
-        metrics.state = StateCollector(self._snapshot, self._backfill_status, admission, rules.most)
+        metrics.state = StateCollector(self._snapshot, self._backfill_status, admission, rules.max_series)
         self._metrics_page = MetricsPage(self.publisher, metrics.registry)
         self.site = self._site(config, BaselineQuerier(store, self._hours, settings), calendar)
 

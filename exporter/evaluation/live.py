@@ -16,7 +16,7 @@ from exporter.detection.window import RecentTraces, View, end_second
 from exporter.evaluation.baseline_table import BaselineTable, SeriesBaseline
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar, SeriesStatus
-from exporter.ingest.sampling import Slices
+from exporter.ingest.sampling import TimeSample
 from exporter.model.histogram import bucket_of_ns
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.telemetry import SkipReason
@@ -186,7 +186,7 @@ class LiveEvaluator:
         self._seen.forget_before(self._known_since)
         return skipped
 
-    def thin(self, slices: Slices, whole: Collection[SeriesKey] = ()) -> None:
+    def thin(self, slices: TimeSample, whole: Collection[SeriesKey] = ()) -> None:
         """Keep only the traces that ended in some slices of time.
 
         Where the traffic has become so dense that no more than those are read, the minutes before, of which more was
@@ -198,7 +198,7 @@ class LiveEvaluator:
         """
         for key, series in self._series.items():
             if key not in whole:
-                series.recent.keep(slices.holds)
+                series.recent.keep(slices.includes)
 
     def per_hour(self, book: BaselineTable) -> dict[SeriesKey, float]:
         """How many traces an hour the series usually have whose name is the one that Tempo knows."""

@@ -14,9 +14,9 @@ from exporter.detection.flag import Flag, FlagEvent
 from exporter.evaluation.baseline_table import BaselineTable
 from exporter.evaluation.live import LiveEvaluator, SeriesFlagChange
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
+from exporter.ingest.exact_reader import Budget
 from exporter.ingest.live_reader import LiveReader
 from exporter.ingest.sampling import WHOLE
-from exporter.ingest.settings import Budget
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import Log
 from exporter.runtime.telemetry import Telemetry
@@ -213,7 +213,7 @@ class Poller:
         """What series with little traffic need besides: welcome, but nothing waits for it."""
         rest_seconds = self._settings.max_window_seconds - self._settings.window_seconds
         affordable = (self._reader.density or 0) * rest_seconds <= self._settings.affordable_traces
-        if rest_seconds <= 0 or not affordable or not self._slices.whole:
+        if rest_seconds <= 0 or not affordable or not self._slices.is_whole:
             return
         try:
             self._read(now, now - rest_seconds, spans, deadline)
@@ -232,15 +232,15 @@ class Poller:
             lambda: self._live.per_hour(self._history.book(now)),
         )
         spans += reading.spans
-        if reading.slices.share < self._slices.share or not self._by_name <= reading.by_name:
-            self._live.thin(reading.slices, reading.by_name)
-        self._slices, self._by_name = reading.slices, reading.by_name
-        if not reading.slices.whole:
+        if reading.sample.share < self._slices.share or not self._by_name <= reading.by_name:
+            self._live.thin(reading.sample, reading.by_name)
+        self._slices, self._by_name = reading.sample, reading.by_name
+        if not reading.sample.is_whole:
             self._quiet_log.info(
                 "poll_sampled",
                 "current traffic exceeds polling.max_traces_per_poll; an evenly spread sample is evaluated",
                 traces_per_second=round(self._reader.density or 0),
-                share=reading.slices.share,
+                share=reading.sample.share,
             )
         if reading.splits:
             self._quiet_log.warning(

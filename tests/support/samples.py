@@ -14,7 +14,7 @@ from exporter.detection.parameters import Parameters
 from exporter.detection.thresholds import QuantileThreshold, Thresholds
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import Exemplar, HistoryFacts, SeriesStatus, Snapshot
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.accumulator import Accumulator
 from exporter.model.calendar import DayType, Slot
 from exporter.model.histogram import bucket_of_seconds

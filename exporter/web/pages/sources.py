@@ -8,7 +8,7 @@ from typing import Protocol
 from exporter.detection.parameters import Parameters
 from exporter.evaluation.query import BaselineReport, Profile
 from exporter.evaluation.snapshot import Snapshot
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.calendar import Slot
 from exporter.model.hours import HourClock
 from exporter.model.span import SeriesKey

@@ -10,8 +10,8 @@ from exporter.evaluation.baseline_table import NOT_KNOWN_YET, BaselineTable, Ser
 from exporter.evaluation.live import LiveEvaluator
 from exporter.evaluation.poller import Poller, PollSettings
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
+from exporter.ingest.exact_reader import Budget
 from exporter.ingest.live_reader import LiveReader
-from exporter.ingest.settings import Budget
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
 from exporter.tempo.errors import StoppedError, TempoError
@@ -88,7 +88,7 @@ class Bench:
                 tempo,
                 self.telemetry,
                 settings.budget,
-                usual_seconds=settings.lookback_seconds,
+                poll_seconds=settings.lookback_seconds,
                 hold_seconds=settings.window_seconds,
             ),
             LiveEvaluator(
