@@ -22,8 +22,8 @@ from exporter.app.settings import client_settings
 from exporter.config import Config
 from exporter.demo.search import CompiledQuery
 from exporter.demo.traces import ROOT, Operation, SpanTimes, Trace, TraceShape, make_trace
+from exporter.ingest.exact_reader import Budget
 from exporter.ingest.series_filter import SeriesFilter, SeriesRules
-from exporter.ingest.settings import Budget
 from exporter.ingest.tempo_counts import TempoCounts
 from exporter.ingest.window_reader import BatchResult, WindowReader
 from exporter.metrics.self_metrics import SelfMetrics

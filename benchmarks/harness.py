@@ -145,12 +145,12 @@ class _Poller:
                 TempoClient(client_settings(config), metrics, log, stop=stop),
                 metrics,
                 polling.budget,
-                usual_seconds=polling.lookback_seconds,
+                poll_seconds=polling.lookback_seconds,
                 hold_seconds=polling.window_seconds,
             ),
             LiveEvaluator(
                 evaluation_settings(config),
-                series_filter.ask,
+                series_filter.resolve,
                 started_at=self._now,
                 remembered_seconds=polling.remembered_seconds,
                 flags={},
@@ -170,7 +170,7 @@ class _Poller:
         def snapshot() -> Snapshot | None:
             return None if publisher.page is None else publisher.page.snapshot
 
-        metrics.registry.register(StateCollector(snapshot, lambda: None, series_filter, rules.most))
+        metrics.registry.register(StateCollector(snapshot, lambda: None, series_filter, rules.max_series))
         self._page = MetricsPage(publisher, metrics.registry)
         self._poller.cycle()
         server = Server(Site({"/metrics": self._page}, log), "127.0.0.1", 0)

@@ -25,7 +25,7 @@ from exporter.evaluation.query import BaselineQuerier
 from exporter.evaluation.snapshot import Snapshot
 from exporter.evaluation.wakeup import HistorySignal, Wakeup
 from exporter.ingest.backfill import Backfill
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.ingest.live_reader import LiveReader
 from exporter.ingest.series_filter import SeriesFilter
 from exporter.metrics.exposition import Publisher
@@ -215,6 +215,7 @@ def _build_ingest(context: _Context, signal: HistorySignal) -> Ingest:
         stop=context.stop,
         log=get_logger("backfill"),
         on_commit=lambda _: signal.notify_windows_written(),
+        on_complete=signal.notify_backfill_complete,
     )
     return Ingest(client, series_filter, backfill)
 
@@ -248,7 +249,7 @@ def _build_evaluation(
     )
     live = LiveEvaluator(
         settings,
-        ingest.series_filter.ask,
+        ingest.series_filter.resolve,
         started_at=context.clock(),
         remembered_seconds=polling.remembered_seconds,
         flags={**flag_store.load(), **flags},
@@ -257,7 +258,7 @@ def _build_evaluation(
         ingest.client,
         context.metrics,
         polling.budget,
-        usual_seconds=polling.lookback_seconds,
+        poll_seconds=polling.lookback_seconds,
         hold_seconds=polling.window_seconds,
     )
 

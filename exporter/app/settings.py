@@ -12,8 +12,9 @@ from exporter.config import Config, ConfigError
 from exporter.config.web import ClientAuth, TlsServer, load_web_config
 from exporter.detection.parameters import Parameters
 from exporter.evaluation.settings import EvaluationSettings, PollSettings
+from exporter.ingest.backfill import BackfillSettings
+from exporter.ingest.exact_reader import Budget
 from exporter.ingest.series_filter import SeriesRules
-from exporter.ingest.settings import BackfillSettings, Budget
 from exporter.tempo import ClientSettings
 from exporter.web.config_reload import WebConfigState, file_state
 from exporter.web.passwords import Passwords
@@ -121,7 +122,7 @@ def series_rules(config: Config) -> SeriesRules:
         exclude=[re.compile(pattern) for pattern in series.exclude],
         rename=[(re.compile(rule.match), rule.replace) for rule in series.rename],
         placeholders=series.placeholders,
-        most=series.max,
+        max_series=series.max,
     )
 
 

@@ -14,7 +14,7 @@ import msgspec
 from exporter.baseline.levels import Baseline
 from exporter.detection.schedule import HourThresholds, Schedule
 from exporter.detection.thresholds import Thresholds
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.span import SeriesKey
 from exporter.runtime.locks import LockRank, new_condition
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from exporter.evaluation.settings import PollSettings
 from exporter.ingest.live_reader import LiveReader
-from exporter.ingest.sampling import Slices
+from exporter.ingest.sampling import TimeSample
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import Log
 from exporter.runtime.telemetry import Telemetry
@@ -35,7 +35,7 @@ class CycleReading:
     seconds: float
     spans: Sequence[Span]
     is_complete: bool
-    slices: Slices
+    slices: TimeSample
     by_name: frozenset[SeriesKey]
 
     def without_spans(self) -> "CycleReading":
@@ -44,7 +44,7 @@ class CycleReading:
 
     def is_thinner_than(self, other: "CycleReading") -> bool:
         """Whether some series is sampled at a smaller share than in another reading."""
-        return self.slices.share < other.slices.share or not other.by_name <= self.by_name
+        return self.sample.share < other.sample.share or not other.by_name <= self.by_name
 
 
 class CycleReader:
@@ -106,7 +106,7 @@ class CycleReader:
         """Read the older traffic that series with little traffic need; a failure is logged and ignored."""
         seconds = self._settings.max_window_seconds - self._settings.window_seconds
         is_affordable = (self._reader.density or 0) * seconds <= self._settings.affordable_traces
-        if seconds <= 0 or not is_affordable or not newest.slices.whole:
+        if seconds <= 0 or not is_affordable or not newest.sample.is_whole:
             return None
         try:
             return self._read(now, seconds, deadline, traces_per_hour)
@@ -132,12 +132,12 @@ class CycleReader:
             lambda: self._stop.is_set() or self._monotonic() > deadline,
             traces_per_hour,
         )
-        if not reading.slices.whole:
+        if not reading.sample.is_whole:
             self._quiet_log.info(
                 "poll_sampled",
                 "current traffic exceeds polling.max_traces_per_poll; an evenly spread sample is evaluated",
                 traces_per_second=round(self._reader.density or 0),
-                share=reading.slices.share,
+                share=reading.sample.share,
             )
         if reading.splits:
             self._quiet_log.warning(
@@ -154,4 +154,4 @@ class CycleReader:
                 unread_ranges=reading.unread,
             )
         seconds = self._monotonic() - began
-        return CycleReading(now, seconds, reading.spans, not reading.unread, reading.slices, reading.by_name)
+        return CycleReading(now, seconds, reading.spans, not reading.unread, reading.sample, reading.by_name)

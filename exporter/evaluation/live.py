@@ -15,7 +15,7 @@ from exporter.detection.window import EvaluationWindow, RecentTraces, end_second
 from exporter.evaluation.baseline_table import BaselineTable, SeriesBaseline
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar, SeriesStatus
-from exporter.ingest.sampling import Slices
+from exporter.ingest.sampling import TimeSample
 from exporter.model.histogram import bucket_of_ns
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.telemetry import SkipReason
@@ -185,7 +185,7 @@ class LiveEvaluator:
         self._seen.forget_before(self._remembered_since)
         return skipped
 
-    def thin(self, slices: Slices, whole: Collection[SeriesKey] = ()) -> None:
+    def thin(self, slices: TimeSample, whole: Collection[SeriesKey] = ()) -> None:
         """Drop the traces that ended outside of some slices of time.
 
         Called when the traffic has become so dense that a smaller share of it is read. Otherwise the minutes before,
@@ -197,7 +197,7 @@ class LiveEvaluator:
         """
         for key, series in self._series.items():
             if key not in whole:
-                series.recent.keep(slices.holds)
+                series.recent.keep(slices.includes)
 
     def traces_per_hour(self, table: BaselineTable) -> dict[SeriesKey, float]:
         """The usual hourly traffic of each series that is not renamed, so that Tempo knows it by this name."""

@@ -17,7 +17,7 @@ from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import HistoryFacts
 from exporter.evaluation.table_builder import BaselineTableBuilder
 from exporter.evaluation.wakeup import HistorySignal
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.calendar import HourClock, LocalHour
 from exporter.runtime.logs import Log
 from exporter.store import Store, StoreError

@@ -15,7 +15,7 @@ from exporter.evaluation.live import LiveEvaluator, SeriesFlagChange
 from exporter.evaluation.settings import PollSettings
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
 from exporter.evaluation.wakeup import Wakeup
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.ingest.live_reader import LiveReader
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import Log

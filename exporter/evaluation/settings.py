@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from exporter.baseline.levels import FallbackRules
 from exporter.baseline.outlier import OutlierRule
 from exporter.detection.parameters import Parameters
-from exporter.ingest.settings import Budget
+from exporter.ingest.exact_reader import Budget
 
 
 @dataclass(frozen=True, slots=True)

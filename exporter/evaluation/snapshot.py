@@ -9,7 +9,7 @@ from typing import Final
 
 from exporter.baseline.levels import Baseline, FallbackLevel
 from exporter.detection.explanation import Explanation
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.span import SeriesKey
 
 

@@ -1,30 +1,38 @@
-"""The ledger's loop: reads every settled window once, newest first, and goes on doing so for ever.
+"""The backfill: reads every settled window once, newest first, and keeps doing so as windows settle.
 
-First start, restart after an outage and steady state are the same: whatever the ledger lacks of the wanted range is
-read. A few workers take batches of windows, newest first; each batch is committed with its digests in one transaction.
+First start, restart after an outage and steady state are the same: workers read the windows of the wanted range that
+the ledger lacks. Each batch of windows is committed with its digests in one transaction.
 """
 
 import threading
-from collections.abc import Callable, Collection, Sequence
-from itertools import compress
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from exporter.ingest.backfill_log import BackfillLog
-from exporter.ingest.backfill_queue import OpenWork, Plan
-from exporter.ingest.backfill_status import BackfillStatus
-from exporter.ingest.exact_reader import Searcher
-from exporter.ingest.ledger_entries import failed_entries, read_entries, skipped
+from exporter.ingest.backfill_queue import (
+    BackfillQueue,
+    BackfillStatus,
+    ConfirmEmpty,
+    Finished,
+    ProbeRetention,
+    ReadBatch,
+    Wait,
+)
+from exporter.ingest.exact_reader import Budget, SearchClient
+from exporter.ingest.ledger_entries import failed_entries, read_outcomes, skipped, store_entries
 from exporter.ingest.retention import RetentionProber
 from exporter.ingest.series_filter import SeriesFilter
-from exporter.ingest.settings import BackfillSettings
-from exporter.ingest.tempo_counts import CountSource, TempoCounts
+from exporter.ingest.tempo_counts import CountClient, TempoCounts
 from exporter.ingest.window_reader import BatchResult, WindowReader
+from exporter.ingest.window_table import WindowRecord
 from exporter.model.calendar import HOUR_SECONDS, Calendar
 from exporter.model.ledger import (
     LONGEST_SEARCH_SECONDS,
     Batch,
     BatchRules,
     LedgerEntry,
+    LedgerProgress,
     Wanted,
     Window,
     WindowState,
@@ -35,35 +43,43 @@ from exporter.runtime.telemetry import Telemetry
 from exporter.store import Store, StoreError
 from exporter.tempo.errors import StoppedError, TempoError
 
-_LONGEST_WAIT_SECONDS: Final = 60
-"""How long an idle worker sleeps at most: a clock that was set, or a machine that slept, is noticed by then."""
-
-_LOOK_SECONDS: Final = 1.0
-_SHORTEST_WAIT_SECONDS: Final = 0.05
+_JOIN_SECONDS: Final = 1.0
 _COUNTED_SECONDS: Final = 24 * HOUR_SECONDS
-"""How far back one question for counts reaches, where Tempo lets it: also over windows that were read, to see whether
-more has come since."""
+"""How far back one count request reaches where Tempo allows it. It includes windows that were read, to find those with
+more traces by now."""
 
 
-class BackfillSource(Searcher, CountSource, Protocol):
-    """Tempo, as far as the ledger's loop needs it."""
+@dataclass(frozen=True, slots=True)
+class BackfillSettings:
+    """Which history is wanted and how it is read; the configuration reference explains each setting."""
+
+    duration_seconds: float
+    batch_seconds: float
+    settle_seconds: float
+    retention_seconds: float
+    max_concurrency: int
+    budget: Budget
+
+
+class BackfillClient(SearchClient, CountClient, Protocol):
+    """Tempo, as far as the backfill needs it."""
 
 
 class CommitListener(Protocol):
-    """Is told of windows that were written, from a worker's thread."""
+    """Called with the entries of windows whose digests were committed, from a worker's thread."""
 
     def __call__(self, entries: Sequence[LedgerEntry], /) -> None:
         """Take note; must not raise."""
 
 
 class Backfill:
-    """Fills the ledger."""
+    """Fills the ledger with a few worker threads."""
 
     def __init__(
         self,
-        searcher: BackfillSource,
+        client: BackfillClient,
         store: Store,
-        admission: SeriesFilter,
+        series_filter: SeriesFilter,
         calendar: Calendar,
         settings: BackfillSettings,
         telemetry: Telemetry,
@@ -73,232 +89,199 @@ class Backfill:
         stop: threading.Event,
         log: Log,
         on_commit: CommitListener = lambda entries: None,  # noqa: ARG005
+        on_complete: Callable[[], None] = lambda: None,
     ) -> None:
         """Load the ledger; :meth:`run` does the work.
 
         Args:
-            searcher: Tempo.
+            client: Tempo.
             store: the history.
-            admission: decides which series are kept.
-            calendar: where the local hours begin.
-            settings: what is wanted.
-            telemetry: is told what happens.
+            series_filter: decides which series are kept.
+            calendar: has the grid at which windows are cut.
+            settings: which history is wanted.
+            telemetry: counts what is read.
             clock: Unix seconds.
             monotonic: seconds that never jump, for durations and pauses.
             stop: ends :meth:`run` soon once set.
-            log: takes a line for every window.
-            on_commit: is told of windows that were written.
+            log: gets an event for every window.
+            on_commit: called after windows were written.
+            on_complete: called when nothing settled is left unread for the first time; must not block.
 
         Raises:
             StoreError: the ledger cannot be read.
         """
-        self._searcher = searcher
-        self._counts = TempoCounts(searcher, telemetry, monotonic, log)
-        self._reader = WindowReader(searcher, self._counts, admission, telemetry, settings.budget)
+        self._client = client
+        self._counts = TempoCounts(client, telemetry, monotonic, log)
+        self._reader = WindowReader(client, self._counts, series_filter, telemetry, settings.budget)
         self._store = store
-        self._admission = admission
+        self._series_filter = series_filter
         self._calendar = calendar
         self._settings = settings
         self._telemetry = telemetry
         self._clock = clock
         self._monotonic = monotonic
         self._stop = stop
-        self._report = BackfillLog(log, calendar, monotonic)
+        self._log = BackfillLog(log, calendar, monotonic)
         self._on_commit = on_commit
+        self._on_complete = on_complete
         range_ = self._wanted()
-        plan = Plan(range_, store.ledger(range_.start, range_.end), calendar)
-        self._work = OpenWork(plan, store, self._report, clock=clock, monotonic=monotonic)
-        self._absence = RetentionProber(searcher, self._work, self._report, clock)
+        self._queue = BackfillQueue(
+            range_,
+            store.ledger(range_.start, range_.end),
+            calendar,
+            settle_seconds=settings.settle_seconds,
+            clock=clock,
+            monotonic=monotonic,
+            on_complete=self._complete,
+        )
+        self._prober = RetentionProber(client, self._queue, store, self._log, clock)
 
     @property
     def status(self) -> BackfillStatus:
-        """Where the ledger stood after the last change."""
-        return self._work.status
+        """State of the backfill after the last change; never blocks."""
+        return self._queue.status
 
     def settled_until(self) -> int:
-        """Up to when the ledger has no gap, Unix seconds."""
-        with self._work.changed:
-            return self._work.plan.settled_until
+        """The instant before which the ledger has no gap that is waited for, in Unix seconds."""
+        return self._queue.settled_until()
 
     def run(self, *, patience: int | None = None) -> None:
         """Read what the ledger lacks.
 
         Args:
-            patience: by default it goes on until stopped, as windows settle. With a number it returns as soon as
-                there is nothing left that can be read now, or after so many failed batches in a row.
+            patience: by default this runs until stopped. With a number it is a single pass, which ends when nothing is
+                left that can be read now, or after this many failed batches in a row.
         """
-        with self._work.changed:
-            self._work.publish()
+        self._queue.publish_status()
         workers = [
-            threading.Thread(target=self._worker, args=(patience,), name=f"backfill-{number}", daemon=True)
+            threading.Thread(target=self._work, args=(patience,), name=f"backfill-{number}", daemon=True)
             for number in range(self._settings.max_concurrency)
         ]
         for worker in workers:
             worker.start()
         for worker in workers:
-            # In steps: a signal that comes as a wait begins is not handled before the wait is over.
+            # In steps, because Python handles a signal that arrives as a wait begins only after the wait.
             while worker.is_alive():
-                worker.join(_LOOK_SECONDS)
+                worker.join(_JOIN_SECONDS)
 
     def wake(self) -> None:
-        """Let idle workers look around now: it is time to stop, or a clock was moved."""
-        with self._work.changed:
-            self._work.changed.notify_all()
+        """Let idle workers look for work, or stop, at once: the exporter is being stopped, or the clock was set."""
+        self._queue.wake()
 
-    # A worker's life
+    def _complete(self, progress: LedgerProgress, traces: int, seconds: float) -> None:
+        self._log.complete(progress, traces, seconds)
+        self._on_complete()
 
-    def _worker(self, patience: int | None) -> None:
+    # A worker
+
+    def _work(self, patience: int | None) -> None:
         while not self._stop.is_set():
             self._follow_clock()
-            with self._work.changed:
-                # Asked once more, since whoever says stop wakes only those who are waiting already.
-                if self._stop.is_set():
+            match self._queue.take(self._batch_rules(), self._counts.of, patience=patience):
+                case ReadBatch() as work:
+                    self._read(work)
+                case ProbeRetention() as work:
+                    self._prober.probe(work)
+                case ConfirmEmpty() as work:
+                    self._prober.confirm(work)
+                case Wait() as work:
+                    # A stop before this check wakes nobody; a later one ends the wait.
+                    if not self._stop.is_set():
+                        self._queue.wait(work)
+                case Finished():
                     return
-                if patience is not None and self._nothing_to_wait_for(patience):
-                    self._work.changed.notify_all()
-                    return
-                batch: Batch | None = None
-                doubtful: Sequence[LedgerEntry] = ()
-                unprobed = self._absence.take()
-                if not unprobed and not self._work.resting_seconds:
-                    if patience is None and (late := self._work.plan.reread(self._clock())):
-                        self._report.read_again(late)
-                    batch = self._work.plan.take(self._clock(), self._batch_rules(), self._counts.of)
-                    if batch is None and patience is None:
-                        doubtful = self._work.plan.doubt(self._clock())
-                if not (unprobed or batch or doubtful):
-                    self._work.changed.wait(self._pause_seconds())
-                    continue
-            if batch is not None:
-                self._read(batch)
-            elif doubtful:
-                self._absence.ask_again(doubtful)
-            else:
-                self._absence.find_oldest(unprobed)
 
     def _follow_clock(self) -> None:
-        """What is wanted moves on with the clock, and what is too old is forgotten."""
+        """Move the wanted range with the clock, and delete what is older than the retention."""
+        before, range_ = self._queue.range, self._wanted()
+        if range_ == before:
+            return
         try:
-            with self._work.changed:
-                range_, before = self._wanted(), self._work.plan.range
-                if range_ == before:
-                    return
-                set_back = range_.start < before.start
-                known = self._store.ledger(range_.start, before.start) if set_back else ()
-                self._work.plan.advance(range_, known, now=self._clock())
-                self._work.publish()
-            pruned = self._store.prune(int(self._clock() - self._settings.retention_seconds))
-            self._admission.forget(pruned.series)
+            # After the clock was set back, the ledger knows more of the range than the queue.
+            known = self._store.ledger(range_.start, before.start) if range_.start < before.start else ()
+            if self._queue.advance(range_, known, replacing=before):
+                pruned = self._store.prune(int(self._clock() - self._settings.retention_seconds))
+                self._series_filter.forget(pruned.series)
         except StoreError as error:
-            self._report.not_followed(error)
-
-    def _nothing_to_wait_for(self, patience: int) -> bool:
-        if self._work.plan.in_hand or self._absence.probing:
-            return False
-        return self._work.failures_in_a_row >= patience or not self._work.plan.readable(self._clock())
+            self._log.ledger_not_advanced(error)
 
     def _batch_rules(self) -> BatchRules:
         return BatchRules(
-            limit=self._searcher.max_limit,
+            limit=self._client.max_limit,
             most_traces=self._settings.budget.traces,
             usual_windows=max(1, int(self._settings.batch_seconds) // HOUR_SECONDS),
-            longest_seconds=self._searcher.max_range_seconds or LONGEST_SEARCH_SECONDS,
+            longest_seconds=self._client.max_range_seconds or LONGEST_SEARCH_SECONDS,
         )
 
-    def _pause_seconds(self) -> float:
-        due = self._work.plan.seconds_until_due(self._clock(), self._settings.settle_seconds)
-        return min(_LONGEST_WAIT_SECONDS, max(_SHORTEST_WAIT_SECONDS, self._work.resting_seconds or due))
+    # Reading a batch
 
-    # Reading
-
-    def _read(self, batch: Batch) -> None:
+    def _read(self, work: ReadBatch) -> None:
+        if work.reread:
+            self._log.reread(work.reread)
+        unread = {record.window: record for record in work.records}
         began = self._monotonic()
-        unread = set(batch.windows)
         try:
-            for part in self._reader.read(self._counted(batch), self._stop.is_set):
+            for result in self._reader.read(self._counted(work.batch), self._stop.is_set):
                 if self._stop.is_set():
                     break
-                self._keep(part, self._monotonic() - began)
-                unread.difference_update(content.window for content in part.contents)
+                records = [unread[content.window] for content in result.contents]
+                kept = self._keep(result, records, self._monotonic() - began)
+                for record in records:
+                    del unread[record.window]
+                self._on_commit(kept)
                 began = self._monotonic()
         except StoppedError:
-            self._release(batch)
+            self._queue.release(unread)
         except TempoError as error:
             if self._stop.is_set():
-                self._release(batch)
+                self._queue.release(unread)
             else:
-                self._fail(batch, unread, str(error))
+                self._fail(unread, str(error))
         except StoreError as error:
-            self._report.not_stored(error)
-            self._release(batch, failed=True)
-        except Exception as error:  # noqa: BLE001
-            # A defect of ours must neither end the loop nor go unseen.
-            self._report.unexpected(batch.windows)
-            self._fail(batch, unread, repr(error))
+            self._log.windows_not_stored(error)
+            self._queue.release(unread, failed=True)
+        except Exception as error:  # noqa: BLE001 - a defect must neither end the loop nor go unnoticed
+            self._log.crashed(work.batch.windows)
+            self._fail(unread, repr(error))
         else:
-            self._release(batch)
+            self._queue.release(unread)
 
     def _counted(self, batch: Batch) -> Batch:
-        """The batch with what Tempo says it holds, where it does."""
-        with self._work.changed:
-            others = self._work.plan.near(batch.end, _COUNTED_SECONDS)
-        if self._counts.learn(batch.windows, others):
-            with self._work.changed:
-                self._work.plan.doubt_counts(self._counts.of, self._clock())
+        """Return the batch with the number of traces that Tempo counts in it, if it does."""
+        if self._counts.learn(batch.windows, self._queue.windows_before(batch.end, _COUNTED_SECONDS)):
+            self._queue.schedule_rereads(self._counts.of)
         counts = [self._counts.of(window) for window in batch.windows]
         known = [count for count in counts if count is not None]
         return batch if len(known) < len(counts) else Batch(batch.windows, sum(known))
 
-    def _keep(self, part: BatchResult, seconds: float) -> None:
-        """Write what was read within some seconds.
+    def _keep(self, result: BatchResult, records: Sequence[WindowRecord], seconds: float) -> Sequence[LedgerEntry]:
+        """Write windows that were read; returns the entries written.
 
         Raises:
-            StoreError: it was not written.
+            StoreError: nothing was written.
         """
-        with self._work.changed:
-            plan, windows = self._work.plan, [content.window for content in part.contents]
-            before = list(map(plan.standing, windows))
-            rereads, asked = list(map(plan.rereads, windows)), list(map(plan.asked, windows))
-        entries = read_entries(part, self._counts.compare, rereads, asked, seconds=seconds, now=self._clock())
-        # Read once more and less was there: what stands in the database is the better part.
-        better = [
-            earlier is None or earlier.traces <= entry.traces for earlier, entry in zip(before, entries, strict=True)
-        ]
-        self._store.commit(list(compress(entries, better)), list(compress(part.contents, better)))
-        entries = [
-            earlier if earlier and not kept else entry
-            for earlier, entry, kept in zip(before, entries, better, strict=True)
-        ]
-        for reason, count in skipped(part.contents).items():
+        outcomes = read_outcomes(result, records, self._counts.verified, seconds=seconds, now=self._clock())
+        kept = [outcome.entry for outcome in outcomes if outcome.is_kept]
+        self._store.commit(kept, [outcome.content for outcome in outcomes if outcome.is_kept])
+        entries = [outcome.entry for outcome in outcomes]
+        for reason, count in skipped(result.contents).items():
             self._telemetry.traces_skipped("backfill", reason, count)
-        self._report.read(entries, part, self._searcher.max_limit)
+        self._log.read(entries, result, self._client.max_limit)
         for entry in entries:
             if entry.state is WindowState.PARTIAL:
                 self._telemetry.truncated("backfill")
-        with self._work.changed:
-            self._work.succeeded()
-            self._work.note(entries)
-        self._on_commit(list(compress(entries, better)))
+        self._queue.complete(entries)
+        return kept
 
-    def _fail(self, batch: Batch, unread: Collection[Window], error: str) -> None:
-        windows = [window for window in batch.windows if window in unread] or batch.windows
-        self._report.failed(windows, error)
-        with self._work.changed:
-            # What was read before, and was only to be completed, stays as it is.
-            before = list(filter(None, map(self._work.plan.before, windows)))
-            self._work.note(before)
-            known = {entry.window for entry in before}
-            windows = [window for window in windows if window not in known]
-            entries = failed_entries(windows, self._work.plan.attempts, error, now=self._clock())
-        self._work.record(entries)
-        self._release(batch, failed=True)
-
-    def _release(self, batch: Batch, *, failed: bool = False) -> None:
-        with self._work.changed:
-            self._work.plan.give_back(batch.windows)
-            if failed:
-                self._work.rest()
-            self._work.changed.notify_all()
+    def _fail(self, unread: Mapping[Window, WindowRecord], error: str) -> None:
+        """Record that windows could not be read; one that was only to be completed stays as it is."""
+        if unread:
+            self._log.failed(list(unread), error)
+        stored = [record.stored for record in unread.values() if record.is_reread and record.stored is not None]
+        others = [record for record in unread.values() if not record.is_reread]
+        failed = failed_entries(others, error, now=self._clock())
+        store_entries(self._store, failed, self._log)
+        self._queue.fail([*stored, *failed])
 
     def _wanted(self) -> Wanted:
         return wanted(

@@ -1,36 +1,35 @@
-"""Finds out how far back Tempo's traces go, with a few wide searches instead of an empty one for every window.
+"""Finds out what Tempo has no traces of: windows older than its retention, and empty windows.
 
-What Tempo has nothing of: windows from before its first traces, and windows without traces.
-
-Neither need be so for ever. A Tempo that has just started knows few of its blocks, so both are asked about again.
+A few wide searches take the place of one empty search for every window. Neither result is final: a Tempo that has just
+started knows few of its blocks, so both are asked for again.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
 
 from exporter.ingest.backfill_log import BackfillLog
-from exporter.ingest.backfill_queue import OpenWork
-from exporter.ingest.exact_reader import Searcher
-from exporter.ingest.ledger_entries import confirmed_entries, expired_entries
-from exporter.model.ledger import LedgerEntry, Window
+from exporter.ingest.backfill_queue import BackfillQueue, ConfirmEmpty, ProbeRetention
+from exporter.ingest.exact_reader import SearchClient
+from exporter.ingest.ledger_entries import confirmed_entries, expired_entries, store_entries
+from exporter.model.ledger import Window
+from exporter.store import Store
 from exporter.tempo.errors import RangeTooLongError, StoppedError
 
 
 def expired_windows(windows: Sequence[Window], exists: Callable[[int, int], bool]) -> Sequence[Window]:
-    """Those at the beginning of some windows that lie before the first trace.
+    """Return the windows that are older than the first trace.
 
-    Every search asks for any one trace from the beginning of the first window to the end of some window. The answers
-    are "no" up to the window where the traces begin and "yes" from there on, so halving finds it. The first window
-    alone is asked about first: where the retention is longer than what is wanted, that is all it takes.
+    Every search asks for any trace between the start of the first window and the end of some window. The answer is "no"
+    up to the window in which traces begin and "yes" from there on, so bisection finds it. The first window alone is
+    searched first: where Tempo keeps traces longer than wanted, one search is enough.
 
     Args:
         windows: by time, not overlapping.
         exists: whether any trace overlaps ``[start, end]``.
 
     Returns:
-        The windows before the first trace; none where there is no trace at all, since that says nothing about
-        retention: Tempo may just be new.
+        The windows before the first trace; none where there is no trace at all, which says nothing about retention:
+        Tempo may be new.
     """
     low, high = 0, len(windows)
     while low < high:
@@ -42,120 +41,74 @@ def expired_windows(windows: Sequence[Window], exists: Callable[[int, int], bool
     return windows[:low] if low < len(windows) else ()
 
 
-def any_trace(searcher: Searcher, start: int, end: int) -> bool:
-    """Whether any trace overlaps ``[start, end]``, which may be longer than Tempo searches at once; newest part first.
+def any_trace(client: SearchClient, start: int, end: int) -> bool:
+    """Whether any trace overlaps ``[start, end]``; a range longer than Tempo searches is divided, newest part first.
 
     Raises:
-        TempoError: a search failed for good.
+        TempoError: a search failed.
     """
-    longest = searcher.max_range_seconds or end - start
+    longest = client.max_range_seconds or end - start
     try:
         return any(
-            searcher.exists(max(start, last - longest), last, loop="backfill") for last in range(end, start, -longest)
+            client.exists(max(start, last - longest), last, loop="backfill") for last in range(end, start, -longest)
         )
     except RangeTooLongError:
-        learned = searcher.max_range_seconds
-        if learned is None or learned >= longest:
+        allowed = client.max_range_seconds
+        if allowed is None or allowed >= longest:
             raise
-        return any_trace(searcher, start, end)
-
-
-_PROBE_FROM_WINDOWS: Final = 12
-"""Fewer windows than this are read as fast as Tempo's retention is probed."""
+        return any_trace(client, start, end)
 
 
 class RetentionProber:
-    """Asks Tempo where its traces begin, and whether there is still nothing where there was nothing."""
+    """Asks Tempo where its traces begin, and whether empty windows still are empty, and reports to the queue."""
 
-    def __init__(self, searcher: Searcher, work: OpenWork, report: BackfillLog, clock: Callable[[], float]) -> None:
-        self._searcher = searcher
-        self._work = work
-        self._report = report
+    def __init__(
+        self,
+        client: SearchClient,
+        queue: BackfillQueue,
+        store: Store,
+        log: BackfillLog,
+        clock: Callable[[], float],
+    ) -> None:
+        self._client = client
+        self._queue = queue
+        self._store = store
+        self._log = log
         self._clock = clock
-        # Guarded by the condition of the work.
-        self._probing = False
-        self._probed_from: int | None = None
 
-    # To be called by whoever holds the condition of the work
-
-    @property
-    def probing(self) -> bool:
-        """Whether somebody is finding out where Tempo's traces begin."""
-        return self._probing
-
-    def take(self) -> Sequence[Window]:
-        """The windows never tried, if there are so many that it is worth asking first where Tempo's traces begin.
-
-        Whoever takes them calls :meth:`find_oldest`.
-        """
-        if self._probing or self._work.resting_seconds:
-            return ()
-        untouched = self._work.plan.untouched()
-        if len(untouched) < _PROBE_FROM_WINDOWS or untouched[0].start == self._probed_from:
-            return ()
-        self._probing = True
-        return untouched
-
-    # To be called without it
-
-    def find_oldest(self, windows: Sequence[Window]) -> None:
-        """Give up all windows before Tempo's first traces."""
-        work = self._work
+    def probe(self, work: ProbeRetention) -> None:
+        """Record the windows that are older than Tempo's first trace as expired."""
         try:
-            expired = expired_windows(windows, partial(any_trace, self._searcher))
-            self._expire(expired)
+            expired = expired_windows(work.windows, partial(any_trace, self._client))
+            # Other workers went on reading; windows that they took are theirs.
+            claimed = self._queue.claim_expired(expired)
+            entries = expired_entries(claimed, now=self._clock())
+            if claimed:
+                self._log.expired(claimed)
+                store_entries(self._store, entries, self._log)
+            self._queue.finish_probe(expired[-1].end if expired else work.windows[0].start, entries)
         except StoppedError:
-            pass
-        except Exception as error:  # noqa: BLE001 - a defect of ours must neither end the loop nor go unseen
-            self._report.not_probed(error)
-            with work.changed:
-                work.rest()
-        else:
-            with work.changed:
-                self._probed_from = expired[-1].end if expired else windows[0].start
-        finally:
-            with work.changed:
-                self._probing = False
-                work.changed.notify_all()
+            self._queue.abandon_probe()
+        except Exception as error:  # noqa: BLE001 - a defect must neither end the loop nor go unnoticed
+            self._log.retention_unknown(error)
+            self._queue.abandon_probe(failed=True)
 
-    def ask_again(self, entries: Sequence[LedgerEntry]) -> None:
-        """Ask whether some windows that were without traces still are; they are to be read again if they are not.
-
-        Args:
-            entries: what the plan has given out as doubtful, by time; given back.
-        """
-        work = self._work
-        windows = [entry.window for entry in entries]
+    def confirm(self, work: ConfirmEmpty) -> None:
+        """Ask whether a stretch of empty windows still is empty; it is read if it is not."""
+        windows = [entry.window for entry in work.entries]
         try:
-            # The last second is left out: what begins at the end of a range belongs to the next window.
-            found = any_trace(self._searcher, windows[0].start, windows[-1].end - 1)
+            # Without the last second: a trace that starts at the end of a range belongs to the next window.
+            has_traces = any_trace(self._client, windows[0].start, windows[-1].end - 1)
         except StoppedError:
-            pass
+            self._queue.release(windows)
         except Exception as error:  # noqa: BLE001 - as above
-            self._report.not_probed(error)
-            with work.changed:
-                work.rest()
+            self._log.retention_unknown(error)
+            self._queue.release(windows, failed=True)
         else:
-            if found:
-                self._report.reopened(windows)
-                with work.changed:
-                    work.plan.reopen(windows)
-                    work.publish()
+            if has_traces:
+                self._log.reopened(windows)
+                self._queue.reopen(windows)
             else:
-                work.record(confirmed_entries(entries, now=self._clock()))
-        finally:
-            with work.changed:
-                work.plan.give_back(windows)
-                work.changed.notify_all()
-
-    def _expire(self, windows: Sequence[Window]) -> None:
-        work = self._work
-        with work.changed:
-            # Others have gone on reading, and what they took is theirs.
-            windows = work.plan.claim(windows)
-        if not windows:
-            return
-        self._report.expired(windows)
-        work.record(expired_entries(windows, now=self._clock()))
-        with work.changed:
-            work.plan.give_back(windows)
+                entries = confirmed_entries(work.entries, now=self._clock())
+                store_entries(self._store, entries, self._log)
+                self._queue.confirm(entries)

@@ -1,46 +1,45 @@
-"""Reads a fair sample of a window that is too dense to be read whole.
+"""Reads a representative sample of a window that is too dense to be read whole.
 
-It is whole short slices spread evenly over the window (:mod:`exporter.ingest.sampling`), each read exactly, and beside
-them the endpoints that such a sample would hardly see, each read whole by searches for its name. An endpoint is either
-in the slices or read by name, never both, so that all of its traces stand for the same share of its own.
+The sample consists of short slices spread evenly over the window (:mod:`exporter.ingest.sampling`), each read exactly,
+and of the series that slices would hardly contain, each read whole by searches for its name. A series is read either in
+slices or by name, so that all of its traces represent the same share of its traffic.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.ingest.exact_reader import ExactReader, TooDenseError
-from exporter.ingest.read_cost import ReadCost
-from exporter.ingest.sampling import Slices, groups_by_length, rare_groups, slices_for
+from exporter.ingest.exact_reader import Budget, ExactReader, TooDenseError
+from exporter.ingest.read_policy import ReadCost
+from exporter.ingest.sampling import TimeSample, groups_by_length, rare_groups, sample_for
 from exporter.ingest.series_filter import SeriesFilter
-from exporter.ingest.settings import Budget
 from exporter.model.accumulator import Accumulator, WindowContent
 from exporter.model.ledger import Window
 from exporter.model.span import SeriesKey, Span
 from exporter.tempo.query import condition_length
 
-_MOST_SLICES: Final = 64
-"""About one a minute of an hour, which is as even as it need be: the detector looks at five minutes."""
-_FEWEST_SLICES: Final = 4
+_MAX_SLICES: Final = 64
+"""About one per minute of an hour, which is even enough: the detector evaluates five minutes."""
+_MIN_SLICES: Final = 4
 
 _BY_NAME_TRACES: Final = 0.5
-"""The part of the budget that endpoints read by name may have of the traces; they leave the rest to the slices."""
+"""Share of the budget for traces that series read by name may use; the slices have what they leave."""
 _BY_NAME_REQUESTS: Final = 0.25
 _MISSED_GROUPS: Final = 4
-"""How many searches by name are made for endpoints that were known before and that the slices have missed."""
+"""Searches by name for series that are known from before and that the slices have missed."""
 _GROUP_REQUESTS: Final = 4
-_SPARE: Final = 2
-"""By so much the slices may go beyond the budget: traces that take long are found in all the slices they overlap."""
+_SLICES_TOLERANCE: Final = 2
+"""By this factor slices may exceed the budget: long traces are found in every slice that they overlap."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRules:
-    """How a sample may be read.
+    """Bounds on a sample.
 
     Attributes:
         budget: what it may cost.
-        per_search: how many traces one search may be expected to return.
-        limit: how many it returns at most.
+        per_search: traces that a search may be expected to return.
+        limit: traces that a search returns at most.
     """
 
     budget: Budget
@@ -49,131 +48,136 @@ class SampleRules:
 
 
 class SampledReader:
-    """The sample of one window; for one use."""
+    """Reads the sample of one window; for one use."""
 
     def __init__(
         self,
         window: Window,
         exact: ExactReader,
-        admission: SeriesFilter,
+        series_filter: SeriesFilter,
         rules: SampleRules,
-        spent: ReadCost,
-        give_up: Callable[[], bool],
+        cost: ReadCost,
+        should_stop: Callable[[], bool],
     ) -> None:
-        """Nothing is read yet.
+        """Prepare to read.
 
         Args:
             window: the window.
             exact: reads ranges.
-            admission: decides which series are kept.
-            rules: what it may cost.
-            spent: what was spent on the window already; grows.
-            give_up: asked before each search.
+            series_filter: decides which series are kept.
+            rules: bounds on the sample.
+            cost: what the window has cost so far; this reader adds to it.
+            should_stop: asked before each search.
         """
         self._window = window
         self._exact = exact
-        self._admission = admission
+        self._series_filter = series_filter
         self._rules = rules
-        self._spent = spent
-        self._give_up = give_up
-        self._accumulator = Accumulator([window], admission.ask)
+        self._cost = cost
+        self._should_stop = should_stop
+        self._accumulator = Accumulator([window], series_filter.resolve)
 
     def read(self, expected: float, counts: Mapping[SeriesKey, int]) -> float:
-        """Read it.
+        """Read the sample.
 
         Args:
-            expected: how many traces the window holds.
-            counts: how many of them each endpoint has, by the names that Tempo knows; empty where nobody counts.
+            expected: expected number of traces in the window.
+            counts: number of traces by series, under the names that Tempo knows; empty where Tempo does not count.
 
         Returns:
-            How many traces there are in the window, as far as the sample can tell.
+            The estimated number of traces in the window.
 
         Raises:
-            TempoError: a search failed for good.
+            TempoError: a search failed.
             StoppedError: the exporter is being stopped.
         """
-        budget, spent = self._rules.budget, self._spent
-        by_name = self._read_rare(self._worth_a_search(counts), budget.traces * (1 - _BY_NAME_TRACES) / expected)
-        alone = spent.kept
-        others = max(1.0, expected - alone)
-        slices = self._slices((budget.traces - spent.useful) / others, others)
-        seconds = self._read_slices(slices, expected / self._window.seconds, by_name)
-        there = alone + (spent.kept - alone) * self._window.seconds / seconds if seconds else expected
+        budget, cost = self._rules.budget, self._cost
+        by_name = self._read_rare(self._searchable(counts), budget.traces * (1 - _BY_NAME_TRACES) / expected)
+        kept_by_name = cost.kept
+        others = max(1.0, expected - kept_by_name)
+        sample = self._sample((budget.traces - cost.useful) / others, others)
+        seconds = self._read_slices(sample, expected / self._window.seconds, by_name)
+        in_slices = cost.kept - kept_by_name
+        total = kept_by_name + in_slices * self._window.seconds / seconds if seconds else expected
         if not counts:
-            there += self._read_missed()
-        return there
+            total += self._read_missed()
+        return total
 
     def finish(self) -> list[WindowContent]:
-        """What was found."""
+        """Return what was read."""
         return self._accumulator.finish()
 
     # Slices
 
-    def _slices(self, share: float, traces: float) -> Slices:
-        """Slices of at most a share of the window, none of them too full for a search where that can be helped."""
-        most = max(1, min(_MOST_SLICES, self._rules.budget.requests * 2 // 3))
+    def _sample(self, max_share: float, traces: float) -> TimeSample:
+        """Slices of at most a share of the window, none expected to saturate a search where that can be avoided."""
+        max_slices = max(1, min(_MAX_SLICES, self._rules.budget.requests * 2 // 3))
         seconds = self._window.seconds
-        slices = slices_for(min(share, most * self._rules.per_search / traces), seconds, most)
-        # Never all, or it need not have come to this; and never so few that a short window has none.
-        return slices._replace(of=min(max(slices.of, 2), max(2, seconds // (_FEWEST_SLICES * slices.seconds))))
+        sample = sample_for(min(max_share, max_slices * self._rules.per_search / traces), seconds, max_slices)
+        # Never the whole window, which was too dense; and never so few slices that a short window has none.
+        most = max(2, seconds // (_MIN_SLICES * sample.slice_seconds))
+        return sample._replace(one_in=min(max(sample.one_in, 2), most))
 
-    def _read_slices(self, slices: Slices, density: float, but: frozenset[SeriesKey]) -> int:
-        """Read slices of the window for all endpoints but some; says how many seconds came."""
-        budget, spent = self._rules.budget, self._spent
+    def _read_slices(self, sample: TimeSample, density: float, by_name: frozenset[SeriesKey]) -> int:
+        """Read slices of the window for all series not read by name; returns how many seconds were read."""
+        budget, cost = self._rules.budget, self._cost
         seconds = 0
 
         def deliver(spans: Sequence[Span]) -> None:
-            self._keep([span for span in spans if span.key not in but] if but else spans)
+            self._keep([span for span in spans if span.key not in by_name] if by_name else spans)
 
-        for start, end in _spread(list(slices.within(*self._window))):
-            if self._give_up() or spent.requests >= budget.requests or spent.useful > _SPARE * budget.traces:
+        for start, end in _spread(list(sample.slices_in(*self._window))):
+            is_spent = cost.requests >= budget.requests or cost.useful > _SLICES_TOLERANCE * budget.traces
+            if self._should_stop() or is_spent:
                 break
             reading = self._exact.read(
-                start, end, deliver, expected_traces=density * (end - start), give_up=self._give_up
+                start, end, deliver, expected_traces=density * (end - start), should_stop=self._should_stop
             )
-            spent.add(reading)
-            spent.truncated += reading.truncated
+            cost.add(reading)
+            cost.truncated += reading.truncated
             seconds += end - start - sum(last - first for first, last in reading.truncated)
         return seconds
 
     # By name
 
-    def _worth_a_search(self, counts: Mapping[SeriesKey, int]) -> Mapping[SeriesKey, int]:
-        """Of the endpoints that Tempo has counted those that are wanted and whose name is their own.
+    def _searchable(self, counts: Mapping[SeriesKey, int]) -> Mapping[SeriesKey, int]:
+        """Return the series that are kept under the name that Tempo knows.
 
-        Names that differ by an id are one endpoint here and many in Tempo: whatever is kept under another name is left
-        to the slices.
+        Names that differ by an id are one series here and many in Tempo; series kept under another name are left to the
+        slices.
         """
-        rules = self._admission.rules
-        return {key: count for key, count in counts.items() if rules.renamed(key) == key and rules.wants(key)}
+        rules = self._series_filter.rules
+        return {key: count for key, count in counts.items() if rules.renamed(key) == key and rules.accepts(key)}
 
     def _read_rare(self, counts: Mapping[SeriesKey, int], share: float) -> frozenset[SeriesKey]:
-        """Read the rare ones of some endpoints whole; says which were read."""
+        """Read series with little traffic whole; returns which were read."""
         budget = self._rules.budget
         most = Budget(int(budget.traces * _BY_NAME_TRACES), max(1, int(budget.requests * _BY_NAME_REQUESTS)))
         groups = rare_groups(counts, share, most, self._rules.per_search, condition_length)
         return frozenset(key for group in groups if self._read_group(group) for key in group)
 
     def _read_missed(self) -> int:
-        """Read endpoints that were known before and of which the slices have nothing; says how many traces came."""
-        missed = sorted(set(self._admission.known()) - self._accumulator.series())
-        # Not always the same ones first, should there be more than can be asked for.
+        """Read series known from before that the slices do not contain; returns how many traces were kept."""
+        missed = sorted(set(self._series_filter.admitted()) - self._accumulator.series())
+        # Starts with another series in each window, should there be more than can be searched for.
         first = self._window.start // self._window.seconds * 97 % max(1, len(missed))
-        before = self._spent.kept
+        kept_before = self._cost.kept
         for group in groups_by_length(missed[first:] + missed[:first], condition_length)[:_MISSED_GROUPS]:
             self._read_group(group)
-        return self._spent.kept - before
+        return self._cost.kept - kept_before
 
     def _read_group(self, group: Sequence[SeriesKey]) -> bool:
-        """Read all traces of some endpoints; none if there are far more than was thought, since some are not all."""
+        """Read all traces of some series, or keep none of them if there are many more than expected."""
         spans: list[Span] = []
         budget = Budget(_GROUP_REQUESTS * self._rules.limit, _GROUP_REQUESTS)
         try:
-            reading = self._exact.read(*self._window, spans.extend, series=group, budget=budget, give_up=self._give_up)
+            reading = self._exact.read(
+                *self._window, spans.extend, series=group, budget=budget, should_stop=self._should_stop
+            )
         except TooDenseError as error:
-            self._spent.add_in_vain(error)
+            self._cost.add_abandoned(error)
             return False
-        self._spent.add(reading)
+        self._cost.add(reading)
         if reading.truncated:
             return False
         self._keep(spans)
@@ -181,11 +185,11 @@ class SampledReader:
 
     def _keep(self, spans: Sequence[Span]) -> None:
         self._accumulator.add(spans)
-        self._spent.kept += len(spans)
+        self._cost.kept += len(spans)
 
 
-def _spread(parts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same parts in an order of which every beginning is spread evenly over all of them."""
-    bits = max(1, (len(parts) - 1).bit_length())
-    order = sorted(range(len(parts)), key=lambda number: int(f"{number:0{bits}b}"[::-1], 2))
-    return [parts[number] for number in order]
+def _spread(slices: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Order slices so that those at the beginning of the list are always spread evenly over all of them."""
+    bits = max(1, (len(slices) - 1).bit_length())
+    order = sorted(range(len(slices)), key=lambda number: int(f"{number:0{bits}b}"[::-1], 2))
+    return [slices[number] for number in order]

@@ -1,4 +1,4 @@
-"""Which series are watched: the names a user wants, under the names a user wants, and as many as there is room for."""
+"""Decides which series are kept: renames them, filters them by pattern, and limits their number."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -12,30 +12,30 @@ from exporter.model.span import FilterReason, SeriesKey
 from exporter.runtime.locks import LockRank, new_lock
 from exporter.runtime.logs import Log
 
-_REMEMBERED_ANSWERS: Final = 100_000
-_REMEMBERED_CHARACTERS: Final = 16 << 20
+_MAX_CACHED_NAMES: Final = 100_000
+_MAX_CACHED_CHARACTERS: Final = 16 << 20
 
 
 @dataclass(frozen=True)
 class SeriesRules:
-    """What decides over a series' name; the patterns are searched for in ``service_name/span_name``.
+    """Which series are kept, and under which names; patterns are searched for in ``service_name/span_name``.
 
     Attributes:
-        include: where there are any, one of them must match.
+        include: if any, one of them must match.
         exclude: none of them may match.
-        rename: pairs of a pattern and what replaces it in the span name, applied in order before the rest.
-        placeholders: whether ids that are left in span names then become placeholders.
-        most: how many series there may be.
+        rename: patterns and their replacements in the span name, applied in order before everything else.
+        placeholders: whether ids that are left in span names are replaced by placeholders then.
+        max_series: maximum number of series.
     """
 
     include: Sequence[re.Pattern[str]] = ()
     exclude: Sequence[re.Pattern[str]] = ()
     rename: Sequence[tuple[re.Pattern[str], str]] = ()
     placeholders: bool = True
-    most: int = 10_000
+    max_series: int = 10_000
 
     def renamed(self, key: SeriesKey) -> SeriesKey:
-        """The name under which a series is kept."""
+        """Return the name under which a series is kept."""
         span_name = key.span_name
         for pattern, replacement in self.rename:
             span_name = pattern.sub(replacement, span_name)
@@ -43,8 +43,8 @@ class SeriesRules:
             span_name = with_placeholders(span_name)
         return key._replace(span_name=span_name)
 
-    def wants(self, key: SeriesKey) -> bool:
-        """Whether the patterns let a series (already renamed) in."""
+    def accepts(self, key: SeriesKey) -> bool:
+        """Whether the patterns accept a series, given under its new name."""
         name = f"{key.service_name}/{key.span_name}"
         if self.include and not any(pattern.search(name) for pattern in self.include):
             return False
@@ -53,20 +53,20 @@ class SeriesRules:
 
 @dataclass
 class SeriesFilter:
-    """Admits series, first come first served, and remembers whom it admitted; any thread may ask.
+    """Admits series in the order of their appearance, up to the limit; for any number of threads.
 
     Attributes:
-        rules: the user's.
-        log: is told once when there is no room for more.
-        dropped: distinct names that found no room, as far as they are remembered.
+        rules: which series are kept.
+        log: gets a warning when the limit is reached.
+        dropped: distinct names rejected because of the limit, as far as they are cached.
     """
 
     rules: SeriesRules
     log: Log | None = None
     dropped: int = 0
     _admitted: set[SeriesKey] = field(default_factory=set)
-    _answers: dict[SeriesKey, SeriesKey | FilterReason] = field(default_factory=dict)
-    _characters: int = 0
+    _resolved: dict[SeriesKey, SeriesKey | FilterReason] = field(default_factory=dict)
+    _cached_characters: int = 0
     _is_full: bool = False
     _mutex: AbstractContextManager[bool, None] = field(default_factory=partial(new_lock, LockRank.SERIES_FILTER))
 
@@ -74,57 +74,59 @@ class SeriesFilter:
         return len(self._admitted)
 
     def preload(self, keys: Iterable[SeriesKey]) -> None:
-        """Admit series that are known from before, in their old order, as far as the rules still want them."""
+        """Admit series of the stored history, in the given order, as far as the rules still accept them."""
         with self._mutex:
             for key in keys:
-                if self.rules.wants(key) and len(self._admitted) < self.rules.most:
+                if self.rules.accepts(key) and len(self._admitted) < self.rules.max_series:
                     self._admitted.add(key)
 
-    def known(self) -> list[SeriesKey]:
-        """The series that are admitted, in no order."""
+    def admitted(self) -> list[SeriesKey]:
+        """The series admitted so far, in no particular order."""
         with self._mutex:
             return list(self._admitted)
 
     def forget(self, keys: Iterable[SeriesKey]) -> None:
-        """Make room: these series are gone."""
+        """Remove series that no longer exist, so that others can be admitted."""
         with self._mutex:
             self._admitted.difference_update(keys)
-            self._answers.clear()
-            self._characters = 0
-            self._is_full = self._is_full and len(self._admitted) >= self.rules.most
+            self._clear_cache()
+            self._is_full = self._is_full and len(self._admitted) >= self.rules.max_series
 
-    def ask(self, key: SeriesKey) -> SeriesKey | FilterReason:
-        """The name under which a span's series is kept, or why it is not."""
-        answer = self._answers.get(key)
-        return answer if answer is not None else self._decide(key)
+    def resolve(self, key: SeriesKey) -> SeriesKey | FilterReason:
+        """Return the name under which a series is kept, or the reason why it is not."""
+        resolved = self._resolved.get(key)
+        return resolved if resolved is not None else self._resolve(key)
 
-    def _decide(self, key: SeriesKey) -> SeriesKey | FilterReason:
+    def _resolve(self, key: SeriesKey) -> SeriesKey | FilterReason:
         with self._mutex:
-            answer = self._answers.get(key)
-            if answer is not None:
-                return answer
-            renamed = self.rules.renamed(key)
-            if renamed in self._admitted:
-                answer = renamed
-            elif not self.rules.wants(renamed):
-                answer = "filtered"
-            elif len(self._admitted) < self.rules.most:
-                self._admitted.add(renamed)
-                answer = renamed
-            else:
-                self.dropped += 1
-                self._say_full(renamed)
-                answer = "series_limit"
-            # A flood of distinct names must not fill the memory with answers to them.
-            self._characters += len(key.service_name) + len(key.span_name)
-            if len(self._answers) >= _REMEMBERED_ANSWERS or self._characters > _REMEMBERED_CHARACTERS:
-                self._answers.clear()
-                self._characters = 0
-            self._answers[key] = answer
-            return answer
+            resolved = self._resolved.get(key)
+            if resolved is None:
+                resolved = self._admit(self.rules.renamed(key))
+                # A flood of distinct names must not fill the memory.
+                self._cached_characters += len(key.service_name) + len(key.span_name)
+                if len(self._resolved) >= _MAX_CACHED_NAMES or self._cached_characters > _MAX_CACHED_CHARACTERS:
+                    self._clear_cache()
+                self._resolved[key] = resolved
+            return resolved
 
-    def _say_full(self, first: SeriesKey) -> None:
-        """Say that there is no room, once until there is some again."""
+    def _admit(self, renamed: SeriesKey) -> SeriesKey | FilterReason:
+        if renamed in self._admitted:
+            return renamed
+        if not self.rules.accepts(renamed):
+            return "filtered"
+        if len(self._admitted) < self.rules.max_series:
+            self._admitted.add(renamed)
+            return renamed
+        self.dropped += 1
+        self._warn_full(renamed)
+        return "series_limit"
+
+    def _clear_cache(self) -> None:
+        self._resolved.clear()
+        self._cached_characters = 0
+
+    def _warn_full(self, rejected: SeriesKey) -> None:
+        """Log that the limit is reached, once until there is room again."""
         if self._is_full or self.log is None:
             return
         self._is_full = True
@@ -132,6 +134,6 @@ class SeriesFilter:
             "series_limit_reached",
             "series.max is reached; traces of further series are left out and counted. Use series.exclude or "
             "series.rename, or raise series.max",
-            series_max=self.rules.most,
-            first_left_out=first,
+            series_max=self.rules.max_series,
+            first_left_out=rejected,
         )

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from exporter import __version__
 from exporter.evaluation.snapshot import Snapshot
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.metrics.families import PREFIX
 from exporter.model.ledger import WindowState
 from exporter.runtime.telemetry import (

@@ -84,6 +84,12 @@ class LedgerEntry:
         """Estimated number of existing traces: traces read divided by coverage."""
         return self.traces / self.coverage if self.coverage else self.traces
 
+    @property
+    def has_density(self) -> bool:
+        """Whether the entry says how dense traffic was; a partial window without traces was too dense to be read."""
+        read_in_part = self.state is WindowState.PARTIAL and self.traces > 0
+        return read_in_part or self.state in (WindowState.DONE, WindowState.EMPTY)
+
 
 LONGEST_SEARCH_SECONDS: Final = 168 * HOUR_SECONDS
 """Tempo's default for the longest range of a search (``max_duration``)."""
@@ -270,12 +276,7 @@ def next_batch(
 
 def expected_density(window: Window, known: Iterable[LedgerEntry], neighbours: int = 3) -> float | None:
     """Return the expected traces per second: the maximum of the nearest windows that were read; None where none was."""
-    # A partial window without traces was too dense to read, the opposite of empty.
-    read = [
-        entry
-        for entry in known
-        if entry.state in (WindowState.DONE, WindowState.EMPTY) or (entry.state is WindowState.PARTIAL and entry.traces)
-    ]
+    read = [entry for entry in known if entry.has_density]
     nearest = nsmallest(neighbours, read, key=lambda entry: abs(entry.window.start - window.start))
     return max((entry.there / entry.window.seconds for entry in nearest), default=None)
 
@@ -322,7 +323,8 @@ def progress(entries: Iterable[LedgerEntry], unread: Iterable[Window], range_: W
         unread: result of :func:`pending` for the range.
         range_: the range.
     """
-    inside = [entry for entry in entries if _overlap(entry.window, Window(range_.start, range_.end))]
+    wanted_range = Window(range_.start, range_.end)
+    inside = [entry for entry in entries if _overlap(entry.window, wanted_range)]
     failed = {entry.window for entry in inside if entry.state is WindowState.FAILED}
     unread_failed = [window in failed for window in unread]
     states = [entry.state for entry in inside]

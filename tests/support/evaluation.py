@@ -10,7 +10,7 @@ from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import HistoryFacts
 from exporter.evaluation.wakeup import HistorySignal, Wakeup
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.ledger import LedgerProgress
 from exporter.model.span import SeriesKey

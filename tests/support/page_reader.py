@@ -10,7 +10,7 @@ from exporter.baseline.levels import SLOTS
 from exporter.detection.parameters import Parameters
 from exporter.evaluation.query import BaselineReport, LevelSupply, Profile, ShiftThreshold, SlotBaseline
 from exporter.evaluation.snapshot import Snapshot
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.calendar import Calendar, DayType, HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger

@@ -15,7 +15,7 @@ from exporter.detection.thresholds import QuantileThreshold, Thresholds
 from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import Exemplar, HistoryFacts, SeriesStatus, Snapshot
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.accumulator import Accumulator
 from exporter.model.calendar import Calendar, DayType, HourClock, Slot
 from exporter.model.histogram import bucket_of_seconds

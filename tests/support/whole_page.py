@@ -4,7 +4,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.evaluation.snapshot import Snapshot
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.metrics.exposition import Publisher
 from exporter.metrics.self_metrics import SelfMetrics, StateCollector, WebConfigCollector
@@ -29,7 +29,7 @@ class WholePage:
         self.publisher = Publisher()
         if snapshot is not None:
             self.publisher.publish(snapshot)
-        series_filter = SeriesFilter(SeriesRules(most=100), dropped=4)
+        series_filter = SeriesFilter(SeriesRules(max_series=100), dropped=4)
         self.metrics.state = StateCollector(
             lambda: None if self.publisher.page is None else self.publisher.page.snapshot,
             lambda: backfill,

@@ -9,7 +9,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from exporter.detection.parameters import Parameters
 from exporter.evaluation.query import BaselineReport, Profile
 from exporter.evaluation.snapshot import Snapshot
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.calendar import HourClock, Slot
 from exporter.model.span import SeriesKey
 from exporter.runtime.locks import LockRank, new_lock

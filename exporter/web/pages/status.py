@@ -9,7 +9,7 @@ from exporter.baseline.levels import FallbackLevel
 from exporter.detection.explanation import duration
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
 from exporter.explain.words import counted
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.ledger import LedgerProgress
 from exporter.web.http import HttpRequest, HttpResponse
 from exporter.web.pages import layout, links, table, words

@@ -29,8 +29,9 @@ from exporter.detection.flag import Flag
 from exporter.detection.parameters import Parameters
 from exporter.evaluation.settings import EvaluationSettings, PollSettings
 from exporter.evaluation.snapshot import Snapshot
+from exporter.ingest.backfill import BackfillSettings
+from exporter.ingest.exact_reader import Budget
 from exporter.ingest.series_filter import SeriesRules
-from exporter.ingest.settings import BackfillSettings, Budget
 from exporter.metrics.self_metrics import SelfMetrics
 from exporter.model.calendar import HOUR_SECONDS, DayType, Slot
 from exporter.model.ledger import LedgerProgress
@@ -418,9 +419,9 @@ class TestSettings:
         )
         rules = series_rules(config)
         assert isinstance(rules, SeriesRules)
-        assert rules.most == 7
+        assert rules.max_series == 7
         assert rules.renamed(SeriesKey("shop", "GET /cart/12")) == SeriesKey("shop", "GET /cart/{n}")
-        assert [rules.wants(SeriesKey(*key)) for key in (("shop", "a"), ("auth", "a"), ("shop", "health"))] == [
+        assert [rules.accepts(SeriesKey(*key)) for key in (("shop", "a"), ("auth", "a"), ("shop", "health"))] == [
             True, False, False,
         ]  # fmt: skip
 

@@ -15,9 +15,9 @@ from exporter.evaluation.poller import Poller
 from exporter.evaluation.settings import PollSettings
 from exporter.evaluation.snapshot import Snapshot
 from exporter.evaluation.wakeup import HistorySignal, Wakeup
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
+from exporter.ingest.exact_reader import Budget
 from exporter.ingest.live_reader import LiveReader
-from exporter.ingest.settings import Budget
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
@@ -69,7 +69,7 @@ class Exporter:
             backfill_status=lambda: self.ledger.status,
         )
         self._poller = Poller(
-            LiveReader(tempo, telemetry, POLL.budget, usual_seconds=120, hold_seconds=300),
+            LiveReader(tempo, telemetry, POLL.budget, poll_seconds=120, hold_seconds=300),
             LiveEvaluator(SETTINGS, lambda key: key, started_at=NOW, remembered_seconds=330, flags={}),
             self.manager,
             FlagStore(store, monotonic=time.monotonic, log=log),

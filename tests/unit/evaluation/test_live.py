@@ -10,7 +10,7 @@ from exporter.detection.flag import INACTIVE, Flag, FlagEvent
 from exporter.evaluation.baseline_table import EMPTY_TABLE, BaselineTable, SeriesBaseline
 from exporter.evaluation.live import LiveEvaluator, TickResult
 from exporter.evaluation.snapshot import Exemplar, SeriesStatus
-from exporter.ingest.sampling import Slices
+from exporter.ingest.sampling import TimeSample
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.telemetry import SkipReason
 from tests.support.samples import DAY, HOUR, KEY, NOON, SETTINGS, baseline, span, thresholds
@@ -451,10 +451,10 @@ def test_thin_drops_traces_outside_of_the_slices() -> None:
     live = new_live(max_traces=10_000)
     spans = [span(second * 10 + number, NOW - second, 0.1) for second in range(1, 240) for number in range(10)]
     assert evaluate(live, spans).current_traces == len(spans)
-    slices = Slices(2, 4)
+    slices = TimeSample(2, 4)
     live.thin(slices)
     (status,) = live.tick(NOW, TABLE).statuses
-    kept = [each for each in spans if slices.holds(-(-each.end_ns // 10**9) - 1)]
+    kept = [each for each in spans if slices.includes(-(-each.end_ns // 10**9) - 1)]
     assert status.current_traces == len(kept) == pytest.approx(len(spans) / 4, rel=0.2)
     assert status.traces_total == len(spans)
     # Dropped traces are not added again.

@@ -11,9 +11,9 @@ from exporter.evaluation.live import LiveEvaluator
 from exporter.evaluation.poller import Poller
 from exporter.evaluation.settings import PollSettings
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
-from exporter.ingest.backfill_status import BackfillStatus
+from exporter.ingest.backfill_queue import BackfillStatus
+from exporter.ingest.exact_reader import Budget
 from exporter.ingest.live_reader import LiveReader
-from exporter.ingest.settings import Budget
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
 from exporter.tempo.errors import StoppedError, TempoError
@@ -82,7 +82,7 @@ class Bench:
                 tempo,
                 self.telemetry,
                 settings.budget,
-                usual_seconds=settings.lookback_seconds,
+                poll_seconds=settings.lookback_seconds,
                 hold_seconds=settings.window_seconds,
             ),
             LiveEvaluator(

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.ingest.backfill import Backfill
-from exporter.ingest.ledger_entries import was_sampled
+from exporter.ingest.backfill import Backfill, BackfillSettings
+from exporter.ingest.exact_reader import Budget
 from exporter.ingest.series_filter import SeriesFilter, SeriesRules
-from exporter.ingest.settings import BackfillSettings, Budget
+from exporter.ingest.window_table import was_sampled
 from exporter.model.accumulator import WindowContent
 from exporter.model.calendar import Calendar
 from exporter.model.histogram import Digest
@@ -260,7 +260,7 @@ def test_a_batch_of_several_hours_reads_them_in_one_search_from_the_first() -> N
 
 
 def test_series_that_are_not_wanted_are_counted_and_not_stored() -> None:
-    rules = SeriesRules(exclude=[re.compile("healthz")], most=1)
+    rules = SeriesRules(exclude=[re.compile("healthz")], max_series=1)
     noise = [span(NOON - 60, key=PROBE), span(NOON - 50, key=PROBE), span(NOON - 40, key=LOGIN)]
     rig = Rig(FakeTempo([*steady(1), *noise]), hours=1, rules=rules)
     rig.admission.preload([KEY])

@@ -1,17 +1,42 @@
-"""The open work of the ledger's loop: who takes what, what is left, and when to look again."""
+"""The queue of the backfill: what workers get to do, in which order, and what is left after they report back."""
 
 import random
+import threading
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from exporter.ingest.backfill_queue import Plan
+from exporter.ingest.backfill_queue import (
+    BackfillQueue,
+    ConfirmEmpty,
+    Finished,
+    ProbeRetention,
+    ReadBatch,
+    Wait,
+    Work,
+)
+from exporter.ingest.ledger_entries import confirmed_entries, expired_entries, failed_entries
+from exporter.ingest.window_table import HELD, READ, InvalidTransitionError, QueueState, was_sampled
 from exporter.model.calendar import Calendar
-from exporter.model.ledger import BatchRules, LedgerEntry, Wanted, Window, WindowState
+from exporter.model.ledger import (
+    BatchRules,
+    LedgerEntry,
+    LedgerProgress,
+    Wanted,
+    Window,
+    WindowState,
+    doubt_again_at,
+    pending,
+    wanted,
+)
+from tests.support.fakes import FrozenClock
 from tests.support.ledgers import (
+    DAY,
     HOUR,
     NOON,
     UTC_CALENDAR,
@@ -35,192 +60,760 @@ def window(ago: int) -> Window:
     return Window(NOON - ago * HOUR, NOON - ago * HOUR + HOUR)
 
 
-def plan(range_: Wanted, *known: LedgerEntry) -> Plan:
-    return Plan(range_, known, UTC_CALENDAR)
+class Rig:
+    """A queue with a clock that stands still; Tempo keeps traces for ever."""
+
+    def __init__(
+        self, range_: Wanted, *known: LedgerEntry, now: float = NOON, calendar: Calendar = UTC_CALENDAR
+    ) -> None:
+        self.clock = FrozenClock(now)
+        self.completed: list[tuple[LedgerProgress, int, float]] = []
+        self.queue = BackfillQueue(
+            range_,
+            known,
+            calendar,
+            settle_seconds=SETTLE,
+            clock=self.clock.time,
+            monotonic=self.clock.monotonic,
+            on_complete=lambda *completion: self.completed.append(completion),
+        )
+
+    @property
+    def progress(self) -> LedgerProgress:
+        return self.queue.status.progress
+
+    def work(self, rules: BatchRules = RULES, *, patience: int | None = None) -> Work:
+        """The next work that is not a probe."""
+        work = self.queue.take(rules, patience=patience)
+        if isinstance(work, ProbeRetention):
+            self.queue.finish_probe(work.windows[0].start)
+            work = self.queue.take(rules, patience=patience)
+        return work
+
+    def take(self) -> tuple[Window, ...]:
+        """The windows of the next batch, if any can be read now."""
+        work = self.work()
+        return work.batch.windows if isinstance(work, ReadBatch) else ()
+
+    def read(self, *entries: LedgerEntry) -> None:
+        """Take batches until there are none for some windows, and report what was found in them."""
+        by_window = {each.window: each for each in entries}
+        while by_window:
+            (taken,) = self.take()
+            self.queue.complete([by_window.pop(taken)])
+
+    def seconds_until_due(self) -> float:
+        work = self.work()
+        assert isinstance(work, Wait)
+        return work.seconds
+
+    def advance(self, range_: Wanted, *known: LedgerEntry) -> None:
+        assert self.queue.advance(range_, known, replacing=self.queue.range)
 
 
-def take(open_work: Plan, now: float = NOON) -> tuple[Window, ...]:
-    batch = open_work.take(now, RULES)
-    return () if batch is None else batch.windows
+# Which windows are read, and when
 
 
-def in_hand(open_work: Plan) -> bool:
-    return open_work.in_hand
+def test_take_returns_newest_window_first_and_none_twice() -> None:
+    rig = Rig(day())
+    assert rig.take() == (window(1),)
+    assert rig.take() == (window(2),)
+    rig.queue.release([window(1)])
+    assert rig.take() == (window(1),)
+
+
+def test_single_pass_is_not_finished_while_a_worker_holds_windows() -> None:
+    rig = Rig(day(2))
+    assert rig.take() == (window(1),)
+    assert rig.take() == (window(2),)
+    assert isinstance(rig.work(patience=1), Wait)
+    rig.queue.complete([entry(*window(1))])
+    assert isinstance(rig.work(patience=1), Wait)
+    rig.queue.complete([entry(*window(2))])
+    assert isinstance(rig.work(patience=1), Finished)
+
+
+def test_window_that_was_read_is_not_taken_again() -> None:
+    rig = Rig(day(3), entry(*window(2)))
+    assert rig.take() == (window(1),)
+    rig.queue.complete([entry(*window(1))])
+    assert rig.take() == (window(3),)
+    rig.queue.complete([entry(*window(3), WindowState.EMPTY)])
+    assert rig.take() == ()
+    assert rig.progress.complete
+
+
+def test_expired_window_of_the_ledger_is_read_but_one_expired_since_is_not() -> None:
+    rig = Rig(day(12), *(entry(*window(ago), WindowState.EXPIRED) for ago in range(1, 13)))
+    work = rig.queue.take(RULES)
+    assert isinstance(work, ProbeRetention)
+    claimed = rig.queue.claim_expired(work.windows)
+    assert rig.take() == ()
+    rig.queue.finish_probe(NOON, [entry(*each, WindowState.EXPIRED, retry_at=NOON + 900) for each in claimed])
+    assert rig.take() == ()
+    assert rig.progress.expired == 12
+
+
+def test_failed_window_is_taken_again_after_its_retry_time() -> None:
+    rig = Rig(day(2))
+    assert rig.take() == (window(1),)
+    rig.queue.fail([failed(window(1), retry_at=NOON + 30)])
+    rig.clock.advance(29)
+    assert rig.take() == (window(2),)
+    rig.queue.release([window(2)])
+    rig.clock.advance(1)
+    work = rig.work()
+    assert isinstance(work, ReadBatch)
+    assert [(record.window, record.failures) for record in work.records] == [(window(1), 1)]
+    rig.queue.complete([entry(*window(1))])
+    assert rig.progress.failed == 0
+
+
+def test_windows_that_settle_are_read_and_those_too_old_are_dropped() -> None:
+    rig = Rig(day(3), *(entry(*window(ago)) for ago in (1, 2, 3)))
+    assert rig.progress.complete
+    later = Wanted(NOON - HOUR, NOON + 2 * HOUR, HOUR)
+    rig.clock.advance(3 * HOUR)
+    rig.advance(later)
+    assert rig.queue.range == later
+    assert rig.progress.windows == 3
+    assert (rig.progress.pending, rig.progress.done) == (2, 1)
+    assert [rig.take(), rig.take(), rig.take()] == [(window(-1),), (window(0),), ()]
+
+
+def test_advance_is_refused_when_another_worker_has_moved_the_range() -> None:
+    rig = Rig(day(3))
+    rig.advance(Wanted(NOON - HOUR, NOON, HOUR))
+    assert not rig.queue.advance(day(2), replacing=day(3))
+    assert rig.queue.range == Wanted(NOON - HOUR, NOON, HOUR)
+
+
+def test_clock_set_back_reads_nothing_that_the_ledger_knows() -> None:
+    stored = [entry(*window(ago), traces=ago) for ago in (1, 2, 3)]
+    rig = Rig(day(3), *stored)
+    rig.advance(Wanted(NOON - HOUR, NOON, HOUR))
+    rig.advance(day(3), *stored[1:])
+    assert rig.progress.complete
+    assert rig.progress.done == 3
+    # What the queue knows is newer than what comes from the ledger, where expired windows count as unread.
+    rig.advance(day(4), failed(window(1), retry_at=NOON), entry(*window(4), WindowState.EXPIRED))
+    assert rig.take() == (window(4),)
+    assert rig.take() == ()
+
+
+def test_entry_beyond_the_range_neither_counts_nor_blocks() -> None:
+    rig = Rig(day(2), entry(*window(-5)))
+    assert rig.progress.windows == 2
+    assert rig.take() == (window(1),)
+
+
+# How far history is settled
+
+
+def test_settled_until_is_the_start_of_the_oldest_gap() -> None:
+    rig = Rig(day(6), entry(*window(6)), entry(*window(3)))
+    assert rig.queue.settled_until() == window(5).start
+    rig.read(*(entry(*window(ago)) for ago in (1, 2, 4)))
+    assert rig.queue.settled_until() == window(5).start
+    rig.read(entry(*window(5)))
+    assert rig.queue.settled_until() == NOON
+
+
+@pytest.mark.parametrize(("attempts", "is_blocking"), [(1, True), (2, True), (3, False), (9, False)])
+def test_window_that_failed_three_times_no_longer_holds_up_settled_until(attempts: int, is_blocking: bool) -> None:
+    rig = Rig(day(2), failed(window(2), retry_at=NOON, attempts=attempts), entry(*window(1)))
+    assert rig.queue.settled_until() == (window(2).start if is_blocking else NOON)
+    rig.take()
+    assert rig.queue.settled_until() == (window(2).start if is_blocking else NOON)
+
+
+# Waiting
+
+
+def test_wait_lasts_until_the_next_window_settles() -> None:
+    # The hour from NOON on settles a quarter of an hour after its end.
+    rig = Rig(day(1), entry(*window(1)), now=NOON + HOUR + SETTLE - 42)
+    assert rig.seconds_until_due() == 42
+    rig.clock.advance(HOUR)
+    assert rig.seconds_until_due() == 0.05
+
+
+def test_wait_lasts_until_the_first_retry_time() -> None:
+    rig = Rig(day(2), failed(window(1), retry_at=NOON + 50), failed(window(2), retry_at=NOON + 40))
+    assert rig.seconds_until_due() == 40
+    rig.clock.advance(45)
+    assert rig.take() == (window(2),)
+    assert rig.seconds_until_due() == 5
+
+
+def test_wait_ignores_retry_time_of_failed_window_that_is_read_in_parts() -> None:
+    rig = Rig(day(1, step=1800), failed(window(1), retry_at=NOON - 60), now=NOON + 1800 + SETTLE - 42)
+    halves = [Window(window(1).start, window(1).start + 1800), Window(window(1).start + 1800, window(1).end)]
+    assert rig.take() == (halves[1],)
+    assert rig.take() == (halves[0],)
+    assert rig.seconds_until_due() == 42
+    rig.queue.complete(entry(*half) for half in halves)
+    assert rig.seconds_until_due() == 42
+    assert rig.progress.complete
+
+
+def test_idle_worker_sleeps_for_a_minute_at_most() -> None:
+    assert Rig(day(1), entry(*window(1))).seconds_until_due() == 60
+
+
+def test_all_workers_pause_after_failures_longer_each_time_until_a_success() -> None:
+    rig = Rig(day(9))
+    pauses = []
+    for _ in range(8):
+        rig.queue.release(rig.take(), failed=True)
+        pauses.append(rig.seconds_until_due())
+        rig.clock.passed += pauses[-1]
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+    rig.read(entry(*window(1)))
+    rig.queue.release(rig.take(), failed=True)
+    assert rig.seconds_until_due() == 1
+
+
+def test_wait_ends_at_once_after_a_change_since_the_work_was_taken() -> None:
+    rig = Rig(day(1), entry(*window(1)))
+    wait = rig.work()
+    assert isinstance(wait, Wait)
+    rig.queue.wake()
+    rig.queue.wait(wait)  # would take a minute
+
+
+def test_wait_ends_when_another_worker_reports() -> None:
+    rig = Rig(day(1))
+    taken = rig.take()
+    wait = rig.work()
+    assert isinstance(wait, Wait)
+    waiter = threading.Thread(target=rig.queue.wait, args=(wait,), daemon=True)
+    waiter.start()
+    rig.queue.complete(entry(*each) for each in taken)
+    waiter.join(20)
+    assert not waiter.is_alive()
+
+
+# Probing retention
+
+
+def test_probe_is_handed_out_once_and_only_for_a_dozen_unread_windows() -> None:
+    assert isinstance(Rig(day(11)).queue.take(RULES), ReadBatch)
+    rig = Rig(day(12))
+    work = rig.queue.take(RULES)
+    assert isinstance(work, ProbeRetention)
+    assert list(work.windows) == [window(ago) for ago in range(12, 0, -1)]
+    # Others read while one worker probes.
+    assert rig.take() == (window(1),)
+    rig.queue.release([window(1)])
+    rig.queue.finish_probe(window(12).start)
+    assert isinstance(rig.queue.take(RULES), ReadBatch)
+
+
+def test_probe_that_failed_is_handed_out_again_after_a_pause() -> None:
+    rig = Rig(day(12))
+    assert isinstance(rig.queue.take(RULES), ProbeRetention)
+    rig.queue.abandon_probe(failed=True)
+    assert rig.seconds_until_due() == 1
+    rig.clock.passed += 1
+    assert isinstance(rig.queue.take(RULES), ProbeRetention)
+
+
+def test_only_windows_that_are_unread_and_free_can_be_claimed_as_expired() -> None:
+    rig = Rig(day(5), entry(*window(5)), failed(window(4), retry_at=NOON + 30))
+    assert rig.take() == (window(1),)
+    everything = [window(ago) for ago in (5, 4, 3, 2, 1)]
+    assert rig.queue.claim_expired(everything) == [window(3), window(2)]
+    assert rig.queue.claim_expired(everything) == []
+    assert rig.take() == ()
+    rig.queue.abandon_probe()
+    assert rig.queue.claim_expired(everything) == [window(3), window(2)]
+
+
+# Empty windows and missing traces
+
+
+def empty(ago: int, *, retry_at: float | None = NOON, attempts: int = 0) -> LedgerEntry:
+    return entry(*window(ago), WindowState.EMPTY, coverage=1.0, attempts=attempts, retry_at=retry_at)
+
+
+def test_newest_stretch_of_empty_windows_is_confirmed_first_and_not_twice_at_a_time() -> None:
+    stretches = [empty(1), empty(2), empty(3, retry_at=None), empty(4, retry_at=NOON + 1), empty(5), empty(6)]
+    rig = Rig(day(6), *stretches)
+    work = rig.work()
+    assert work == ConfirmEmpty([stretches[1], stretches[0]])
+    assert isinstance(rig.work(), Wait)
+    rig.queue.confirm(replace(each, retry_at=NOON + 3600, attempts=1) for each in stretches[:2])
+    work = rig.work()
+    assert work == ConfirmEmpty([stretches[5], stretches[4]])
+    rig.queue.release([window(5), window(6)])
+    assert rig.work() == work
+
+
+def test_single_pass_does_not_confirm_empty_windows() -> None:
+    assert isinstance(Rig(day(1), empty(1)).work(patience=1), Finished)
+
+
+def test_reopened_window_is_read_and_remembers_how_often_tempo_was_asked() -> None:
+    rig = Rig(day(1), empty(1, attempts=2))
+    assert isinstance(rig.work(), ConfirmEmpty)
+    rig.queue.reopen([window(1)])
+    assert rig.progress.pending == 1
+    work = rig.work()
+    assert isinstance(work, ReadBatch)
+    assert [(record.window, record.confirmations) for record in work.records] == [(window(1), 3)]
+
+
+def missing(ago: int, *, retry_at: float | None = NOON) -> LedgerEntry:
+    return entry(*window(ago), traces=10, coverage=0.2, retry_at=retry_at)
+
+
+def test_window_with_missing_traces_is_reread_once() -> None:
+    rig = Rig(day(1), missing(1))
+    assert isinstance(rig.work(patience=1), Finished)
+    work = rig.work()
+    assert isinstance(work, ReadBatch)
+    (record,) = work.records
+    stored = replace(missing(1), attempts=1, retry_at=None)
+    assert (work.reread, record.is_reread, record.stored) == ([window(1)], True, stored)
+    # A failed reread leaves what is stored.
+    rig.queue.fail([stored])
+    rig.clock.advance(DAY)
+    assert rig.progress.complete
+    assert isinstance(rig.work(), Wait)
+
+
+def test_window_in_which_tempo_counts_more_traces_by_now_is_reread_unless_it_was() -> None:
+    read = [
+        entry(*window(1), traces=10, coverage=1.0),
+        entry(*window(2), traces=10, coverage=1.0, attempts=1),
+        entry(*window(3), traces=99, coverage=1.0),
+        entry(*window(4), traces=10, coverage=0.1),
+        empty(5, retry_at=None),
+    ]
+    rig = Rig(day(5), *read)
+    rig.queue.schedule_rereads(lambda window: 100)
+    assert rig.take() == (window(1),)
+    rig.queue.complete([entry(*window(1), traces=100, coverage=1.0, attempts=1)])
+    assert rig.work() == ConfirmEmpty([empty(5)])
+
+
+# The status
+
+
+def test_status_tells_the_error_of_the_most_recent_failure_until_nothing_waits_for_a_retry() -> None:
+    rig = Rig(day(2))
+    before = rig.queue.status
+    assert before.failure is None
+    for ago in (1, 2):
+        assert rig.take() == (window(ago),)
+        failure = failed(window(ago), retry_at=NOON + 120)
+        rig.queue.fail([replace(failure, read_at=NOON + ago, error=f"error {ago}")])
+        rig.clock.passed += 60
+    assert rig.queue.status.failure == "error 2"
+    rig.clock.advance(120)
+    rig.read(entry(*window(1)), entry(*window(2)))
+    assert rig.queue.status.failure is None
+
+
+def test_completion_is_announced_once() -> None:
+    rig = Rig(day(2))
+    rig.clock.advance(30)
+    rig.read(entry(*window(1), traces=3), entry(*window(2), traces=4))
+    ((progress, traces, seconds),) = rig.completed
+    assert (progress.done, traces, seconds) == (2, 7, 30)
+    assert rig.queue.status.completed_at == NOON + 30
+    rig.clock.advance(HOUR)
+    rig.advance(Wanted(NOON - HOUR, NOON + HOUR, HOUR))
+    rig.read(entry(*window(0)))
+    assert len(rig.completed) == 1
+
+
+@given(st.data())
+def test_progress_adds_up_for_any_ledger(data: st.DataObject) -> None:
+    range_ = data.draw(ranges())
+    # Expired windows are read again after a start, and no window of a stored ledger lies beyond the range.
+    known = [
+        each
+        for each in data.draw(ledgers(range_))
+        if each.state is not WindowState.EXPIRED and range_.start < each.window.end <= range_.end
+    ]
+    calendar = data.draw(calendars)
+    progress = Rig(range_, *known, calendar=calendar).progress
+    unread = pending(known, range_, calendar)
+    read = [each for each in known if each.state.settled]
+    assert progress.windows == len(read) + len(unread)
+    assert progress.done + progress.empty + progress.partial == len(read)
+    assert progress.pending + progress.failed == len(unread)
+    assert 0 <= progress.ratio <= 1
+    assert progress.complete == (not unread) == (progress.ratio == 1)
+    assert progress.traces_read == sum(each.traces for each in read if each.coverage)
+
+
+def test_progress_counts_windows_of_every_state() -> None:
+    known = [
+        entry(*window(7), WindowState.EMPTY, coverage=1.0),
+        entry(*window(6), traces=30, coverage=1.0),
+        entry(*window(5), WindowState.PARTIAL, traces=10, coverage=0.25),
+        entry(*window(4), WindowState.PARTIAL, traces=10),
+        failed(window(3), retry_at=NOON),
+    ]
+    rig = Rig(day(8), *known)
+    assert rig.queue.claim_expired([window(8)]) == [window(8)]
+    rig.queue.finish_probe(window(7).start, [entry(*window(8), WindowState.EXPIRED, retry_at=NOON + 900)])
+    progress = rig.progress
+    assert (progress.pending, progress.done, progress.empty, progress.partial) == (2, 1, 1, 2)
+    assert (progress.failed, progress.expired) == (1, 1)
+    assert progress.ratio == 1 - 3 / 8
+    assert not progress.complete
+    # Only where both are known: the second partial window has no coverage.
+    assert progress.coverage == pytest.approx(40 / 70)
+
+
+def test_window_that_failed_under_another_length_counts_as_pending() -> None:
+    progress = Rig(Wanted(*window(1), 900), failed(window(1), retry_at=NOON)).progress
+    assert (progress.pending, progress.failed, progress.windows) == (4, 0, 4)
+
+
+def test_progress_of_an_empty_range_is_complete() -> None:
+    progress = Rig(Wanted(NOON, NOON, 300)).progress
+    assert (progress.windows, progress.ratio, progress.complete, progress.coverage) == (0, 1.0, True, None)
+
+
+# Reports that do not fit
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        lambda queue: queue.complete([entry(*window(2))]),
+        lambda queue: queue.complete([entry(*window(1)), entry(*window(2))]),
+        lambda queue: queue.complete([entry(*window(9))]),
+        lambda queue: queue.fail([failed(window(3), retry_at=NOON)]),
+        lambda queue: queue.release([window(1), window(2)]),
+        lambda queue: queue.confirm([empty(1)]),
+        lambda queue: queue.confirm([empty(3)]),
+        lambda queue: queue.reopen([window(3)]),
+        lambda queue: queue.finish_probe(NOON, [entry(*window(1), WindowState.EXPIRED)]),
+    ],
+)
+def test_report_about_a_window_that_no_worker_holds_for_that_raises_and_changes_nothing(
+    report: Callable[[BackfillQueue], None],
+) -> None:
+    rig = Rig(day(3), empty(3))
+    assert rig.take() == (window(1),)
+    before = rig.queue.status
+    with pytest.raises(InvalidTransitionError):
+        report(rig.queue)
+    assert rig.queue.status == before
+    assert rig.take() == (window(2),)
+    rig.queue.complete([entry(*window(1))])
+
+
+# Any order of events
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> tuple[Plan, Wanted, list[LedgerEntry]]:
+def rigs(draw: st.DrawFn) -> tuple[Rig, Wanted, list[LedgerEntry]]:
     drawn = draw(ranges())
     # Every step looks at all windows, and fifty of them show what thousands would.
     range_ = replace(drawn, end=min(drawn.end, drawn.start + 50 * drawn.step_seconds))
     known = list(draw(ledgers(range_)))
-    calendar: Calendar = draw(calendars)
-    return Plan(range_, known, calendar), range_, known
+    return Rig(range_, *known, now=range_.end, calendar=draw(calendars)), range_, known
 
 
-@given(plans(), st.integers(1, 1000), st.integers(1, 5), st.integers())
-def test_several_workers_read_everything_once_whatever_becomes_of_it(
-    case: tuple[Plan, Wanted, list[LedgerEntry]], limit: int, usual_windows: int, seed: int
+@given(rigs(), st.integers(1, 1000), st.integers(1, 5), st.integers())
+def test_several_workers_read_every_window_once(
+    case: tuple[Rig, Wanted, list[LedgerEntry]], limit: int, usual_windows: int, seed: int
 ) -> None:
-    """Batches are taken while others are out, and given back read, expired or failed; in the end all is covered."""
-    open_work, range_, known = case
+    """Batches are taken while others are out, and are read or fail; in the end all of the range is covered."""
+    rig, range_, known = case
     rules = BatchRules(limit=limit, usual_windows=usual_windows)
     chance = random.Random(seed)
-    now = float(range_.end)
     out: list[tuple[Window, ...]] = []
     read: list[Window] = []
     failures: Counter[Window] = Counter()
     for _ in range(10_000):
-        batch = open_work.take(now, rules) if chance.random() < 0.5 or not out else None
-        if batch is not None:
-            assert not {window for windows in out for window in windows}.intersection(batch.windows)
-            out.append(batch.windows)
+        work = rig.work(rules, patience=1_000_000) if chance.random() < 0.5 or not out else None
+        if isinstance(work, ReadBatch):
+            assert not {each for windows in out for each in windows}.intersection(work.batch.windows)
+            out.append(work.batch.windows)
             continue
         if not out:
-            if open_work.progress.complete:
+            if rig.progress.complete:
                 break
-            now += HOUR  # everything left is resting
+            rig.clock.advance(HOUR)  # all others wait for a retry
             continue
         windows = out.pop(chance.randrange(len(out)))
         if failures[windows[0]] < 2 and chance.random() < 0.2:
             failures.update(windows)
-            open_work.note(failed(each, retry_at=now + 30, attempts=failures[each]) for each in windows)
+            retry_at = rig.clock.now + 30
+            rig.queue.fail(failed(each, retry_at=retry_at, attempts=failures[each]) for each in windows)
         else:
             read += windows
-            open_work.note(entry(*each, traces=chance.randrange(50)) for each in windows)
-        open_work.give_back(windows)
-    assert not in_hand(open_work)
-    assert open_work.progress.complete
-    assert open_work.settled_until == range_.end
-    # An expired window was never read, so a plan begins with it as unread.
-    before = [found.window for found in known if found.state.settled and found.state is not WindowState.EXPIRED]
+            rig.queue.complete(entry(*each, traces=chance.randrange(50)) for each in windows)
+    assert isinstance(rig.work(patience=1_000_000), Finished)
+    assert rig.progress.complete
+    assert rig.queue.settled_until() == range_.end
+    # An expired window was never read, and one that reaches beyond the range is read as far as the range goes.
+    before = [
+        each.window
+        for each in known
+        if each.state.settled and each.state is not WindowState.EXPIRED and each.window.end <= range_.end
+    ]
     whole = [(range_.start, range_.end)] if range_.start < range_.end else []
     assert seconds_covered([*before, *read], range_) == whole
 
 
-def test_batches_are_taken_newest_first_and_not_twice() -> None:
-    open_work = plan(day())
-    assert take(open_work) == (window(1),)
-    assert take(open_work) == (window(2),)
-    assert in_hand(open_work)
-    open_work.give_back([window(1)])
-    assert in_hand(open_work)
-    open_work.give_back([window(2)])
-    assert not in_hand(open_work)
-    assert take(open_work) == (window(1),)
+WANTED_STATES = (QueueState.UNREAD, QueueState.FAILED, QueueState.READING, QueueState.EXPIRING, *READ)
 
 
-def test_what_was_read_is_not_taken_again() -> None:
-    open_work = plan(day(3), entry(*window(2)))
-    assert take(open_work) == (window(1),)
-    open_work.note([entry(*window(1))])
-    open_work.give_back([window(1)])
-    assert take(open_work) == (window(3),)
-    open_work.note([entry(*window(3), WindowState.EMPTY)])
-    open_work.give_back([window(3)])
-    assert take(open_work) == ()
-    assert open_work.progress.complete
+class QueueMachine(RuleBasedStateMachine):
+    """Any sequence of reports and clock jumps, with several workers; the ledger keeps what is committed to it."""
+
+    @initialize(data=st.data(), step=st.sampled_from([900, 1800, HOUR]), calendar=calendars)
+    def start(self, data: st.DataObject, step: int, calendar: Calendar) -> None:
+        self.calendar = calendar
+        self.step = step
+        self.duration = 20 * step + SETTLE
+        self.clock = FrozenClock(float(NOON))
+        self.ledger: dict[Window, LedgerEntry] = {}
+        range_ = self.wanted()
+        self.commit(data.draw(ledgers(range_)))
+        self.queue = BackfillQueue(
+            range_,
+            self.stored(range_.start, range_.end),
+            calendar,
+            settle_seconds=SETTLE,
+            clock=self.clock.time,
+            monotonic=self.clock.monotonic,
+        )
+        self.out: list[ReadBatch | ConfirmEmpty | ProbeRetention] = []
+        self.claimed: set[Window] = set()
+        self.settled_until = self.queue.settled_until()
+        self.may_fall_back = False
+
+    # The ledger
+
+    def wanted(self) -> Wanted:
+        return wanted(
+            self.clock.now,
+            self.calendar,
+            duration_seconds=self.duration,
+            settle_seconds=SETTLE,
+            batch_seconds=self.step,
+        )
+
+    def stored(self, start: int, end: int) -> list[LedgerEntry]:
+        return [self.ledger[each] for each in sorted(self.ledger) if each.start < end and each.end > start]
+
+    def commit(self, entries: Sequence[LedgerEntry]) -> None:
+        for each in entries:
+            overlapping = [w for w in self.ledger if w.start < each.window.end and each.window.start < w.end]
+            for other in overlapping:
+                del self.ledger[other]
+            self.ledger[each.window] = each
+
+    # What workers do
+
+    @rule(limit=st.sampled_from([50, 1000]), patience=st.sampled_from([None, None, None, 3]))
+    def take(self, limit: int, patience: int | None) -> None:
+        self.may_fall_back = patience is None  # a reread may be due
+        held = self.held()
+        work = self.queue.take(BatchRules(limit=limit, usual_windows=2), patience=patience)
+        match work:
+            case ReadBatch():
+                taken = [record.window for record in work.records]
+                assert work.batch.windows == tuple(taken)
+                for one in taken:
+                    assert not any(one.start < other.end and other.start < one.end for other in held)
+                self.out.append(work)
+            case ConfirmEmpty():
+                assert not held.intersection(each.window for each in work.entries)
+                self.out.append(work)
+            case ProbeRetention():
+                assert not any(isinstance(each, ProbeRetention) for each in self.out)
+                self.out.append(work)
+            case Wait():
+                assert 0 < work.seconds <= 60
+            case Finished():
+                assert not self.out
+                assert patience is not None
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data())
+    def report(self, data: st.DataObject) -> None:
+        work = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        match work:
+            case ReadBatch():
+                self.report_batch(work, data)
+            case ConfirmEmpty():
+                self.report_empty(work, data)
+            case ProbeRetention():
+                self.report_probe(work, data)
+
+    def report_batch(self, work: ReadBatch, data: st.DataObject) -> None:
+        now = self.clock.now
+        read = data.draw(st.integers(0, len(work.records)))
+        entries = []
+        for record in work.records[:read]:
+            state = data.draw(st.sampled_from([WindowState.DONE, WindowState.EMPTY, WindowState.PARTIAL]))
+            traces = data.draw(st.integers(1, 50)) if state is not WindowState.EMPTY else 0
+            coverage = data.draw(st.sampled_from([1.0, 0.3])) if state is WindowState.DONE else None
+            retry_at = None
+            if state is WindowState.EMPTY:
+                retry_at = doubt_again_at(now, record.confirmations)
+            elif coverage == 0.3 and not record.is_reread:
+                retry_at = now + 900
+            found = entry(*record.window, state, traces=traces, coverage=coverage, retry_at=retry_at)
+            if record.stored is None or record.stored.traces <= traces:
+                self.commit([found])
+                entries.append(replace(found, read_at=now))
+            else:
+                entries.append(record.stored)
+        self.queue.complete(entries)
+        left = work.records[read:]
+        if data.draw(st.booleans()):
+            failures = failed_entries([each for each in left if not each.is_reread], "away", now=now)
+            self.commit(failures)
+            self.queue.fail([*failures, *(each.stored for each in left if each.is_reread and each.stored)])
+        else:
+            self.queue.release([each.window for each in left], failed=data.draw(st.booleans()))
+
+    def report_empty(self, work: ConfirmEmpty, data: st.DataObject) -> None:
+        windows = [each.window for each in work.entries]
+        match data.draw(st.sampled_from(["confirm", "reopen", "release"])):
+            case "confirm":
+                entries = confirmed_entries(work.entries, now=self.clock.now)
+                self.commit(entries)
+                self.queue.confirm(entries)
+            case "reopen":
+                self.may_fall_back = True
+                self.queue.reopen(windows)
+            case _:
+                self.queue.release(windows, failed=data.draw(st.booleans()))
+
+    def report_probe(self, work: ProbeRetention, data: st.DataObject) -> None:
+        expired = work.windows[: data.draw(st.integers(0, len(work.windows)))]
+        claimed = self.queue.claim_expired(expired)
+        assert set(claimed) <= set(expired)
+        if data.draw(st.booleans()):
+            entries = expired_entries(claimed, now=self.clock.now)
+            self.commit(entries)
+            self.queue.finish_probe(expired[-1].end if expired else work.windows[0].start, entries)
+        else:
+            self.queue.abandon_probe(failed=data.draw(st.booleans()))
+
+    @rule(seconds=st.sampled_from([1, 40, 905, HOUR, 5 * HOUR, -60, -HOUR, -5 * HOUR, -2 * DAY, 2 * DAY]))
+    def pass_time(self, seconds: int) -> None:
+        self.clock.now += seconds
+        self.clock.passed += max(1, seconds)
+        before, range_ = self.queue.range, self.wanted()
+        if range_ != before:
+            self.may_fall_back = True
+            known = self.stored(range_.start, before.start) if range_.start < before.start else ()
+            assert self.queue.advance(range_, known, replacing=before)
+
+    @rule(count=st.integers(0, 60))
+    def count(self, count: int) -> None:
+        self.queue.schedule_rereads(lambda window: count if window.start % (2 * self.step) else None)
+
+    @rule(data=st.data())
+    def report_what_is_not_held(self, data: st.DataObject) -> None:
+        held = self.held()
+        free = [each for each in self.queue.windows_before(self.queue.range.end, 2 * DAY) if each not in held]
+        if not free:
+            return
+        window = data.draw(st.sampled_from(free))
+        status = self.queue.status
+        with pytest.raises(InvalidTransitionError):
+            self.queue.complete([entry(*window)])
+        with pytest.raises(InvalidTransitionError):
+            self.queue.release([window])
+        assert self.queue.status == status
+
+    # What always holds
+
+    def held(self) -> set[Window]:
+        windows: set[Window] = set()
+        for work in self.out:
+            if isinstance(work, ReadBatch):
+                windows.update(record.window for record in work.records)
+            elif isinstance(work, ConfirmEmpty):
+                windows.update(each.window for each in work.entries)
+        return windows
+
+    @invariant()
+    def every_wanted_window_is_in_exactly_one_state(self) -> None:
+        table, range_ = self.queue._table, self.queue.range
+        by_state = {state: list(table.windows(state)) for state in QueueState}
+        everything = [each for windows in by_state.values() for each in windows]
+        assert len(everything) == len(set(everything)) == len(table.records())
+        assert all(windows == sorted(windows) for windows in by_state.values())
+        assert not by_state[QueueState.GONE]
+        whole = [(range_.start, range_.end)] if range_.start < range_.end else []
+        assert seconds_covered([each for state in WANTED_STATES for each in by_state[state]], range_) == whole
+        assert all(each.start >= range_.end for each in by_state[QueueState.AHEAD])
+
+    @invariant()
+    def workers_hold_what_they_took(self) -> None:
+        assert {each for state in HELD for each in self.queue._table.windows(state)} == self.held()
+
+    @invariant()
+    def progress_adds_up(self) -> None:
+        self.queue.publish_status()
+        range_, progress = self.queue.range, self.queue.status.progress
+        found = [
+            each
+            for each in self.queue._table.records(WANTED_STATES)
+            if range_.start < each.window.end and each.window.start < range_.end
+        ]
+        assert progress.windows == len(found)
+        read = [each.entry for each in found if each.state in READ and each.entry is not None]
+        states = Counter(each.state for each in read)
+        assert (progress.done, progress.empty) == (states[WindowState.DONE], states[WindowState.EMPTY])
+        assert (progress.partial, progress.expired) == (states[WindowState.PARTIAL], states[WindowState.EXPIRED])
+        assert progress.failed == sum(each.failures > 0 for each in found)
+        covered = sorted((each for each in read if each.coverage), key=lambda each: each.window)
+        assert progress.traces_read == sum(each.traces for each in covered)
+        assert progress.traces_there == pytest.approx(sum(each.there for each in covered))
+        assert self.queue.status.sampled_windows == sum(map(was_sampled, read))
+
+    @invariant()
+    def everything_before_settled_until_was_read_or_has_failed_often(self) -> None:
+        settled_until, range_ = self.queue.settled_until(), self.queue.range
+        assert range_.start <= settled_until <= range_.end
+        for record in self.queue._table.records(WANTED_STATES):
+            if range_.start < record.window.end <= settled_until:
+                assert record.state in READ or record.failures >= 3
+        # It falls back only where a window is to be read again, or another range is wanted.
+        assert self.may_fall_back or settled_until >= self.settled_until
+        self.settled_until, self.may_fall_back = settled_until, False
+
+    def teardown(self) -> None:
+        """Whatever has happened, everything can be read in the end."""
+        if not hasattr(self, "queue"):
+            return
+        self.queue.abandon_probe()
+        for work in self.out:
+            if isinstance(work, ReadBatch):
+                self.queue.release([record.window for record in work.records])
+            elif isinstance(work, ConfirmEmpty):
+                self.queue.release([each.window for each in work.entries])
+        self.clock.passed += 60
+        for _ in range(300):
+            match self.queue.take(RULES, patience=1_000_000):
+                case ReadBatch() as work:
+                    self.queue.complete(entry(*each) for each in work.batch.windows)
+                case ProbeRetention() as work:
+                    self.queue.finish_probe(work.windows[0].start)
+                case _:
+                    if self.queue.status.progress.complete:
+                        break
+                    self.clock.advance(HOUR)
+        assert self.queue.status.progress.complete
+        assert self.queue.settled_until() == self.queue.range.end
 
 
-def test_an_expired_window_is_asked_for_again_after_a_restart_but_not_before() -> None:
-    open_work = plan(day(1), entry(*window(1), WindowState.EXPIRED))
-    assert take(open_work) == (window(1),)
-    open_work.note([entry(*window(1), WindowState.EXPIRED)])
-    open_work.give_back([window(1)])
-    assert take(open_work) == ()
-    assert open_work.progress.expired == 1
-
-
-def test_a_failed_window_is_left_alone_until_it_has_rested() -> None:
-    open_work = plan(day(2))
-    take(open_work)
-    open_work.note([failed(window(1), retry_at=NOON + 30)])
-    open_work.give_back([window(1)])
-    assert open_work.attempts(window(1)) == 1
-    assert open_work.attempts(window(2)) == 0
-    assert open_work.readable(NOON) == [window(2)]
-    assert take(open_work, NOON + 30) == (window(1),)
-    open_work.note([entry(*window(1))])
-    assert open_work.attempts(window(1)) == 0
-
-
-def test_only_what_nobody_has_touched_may_be_claimed() -> None:
-    open_work = plan(day(5), entry(*window(5)), failed(window(4), retry_at=NOON + 30))
-    assert take(open_work) == (window(1),)
-    assert open_work.untouched() == [window(3), window(2)]
-    everything = [window(ago) for ago in (5, 4, 3, 2, 1)]
-    assert open_work.claim(everything) == [window(3), window(2)]
-    assert open_work.claim(everything) == []
-    assert take(open_work) == ()
-    open_work.give_back([window(3), window(2)])
-    assert open_work.untouched() == [window(3), window(2)]
-
-
-def test_windows_that_settle_become_open_work_and_those_too_old_cease_to_be() -> None:
-    open_work = plan(day(3), *(entry(*window(ago)) for ago in (1, 2, 3)))
-    assert open_work.progress.complete
-    later = Wanted(NOON - HOUR, NOON + 2 * HOUR, HOUR)
-    open_work.advance(later, now=NOON + 3 * HOUR)
-    assert open_work.range == later
-    assert [found.window for found in open_work.entries] == [window(1)]
-    assert open_work.readable(NOON) == [window(-1), window(0)]
-    assert open_work.progress.windows == 3
-
-
-def test_a_clock_set_back_wants_what_was_let_go_of_which_the_store_still_knows() -> None:
-    stored = [entry(*window(ago), traces=ago) for ago in (1, 2, 3)]
-    open_work = plan(day(3), *stored)
-    open_work.advance(Wanted(NOON - HOUR, NOON, HOUR), now=NOON)
-    open_work.advance(day(3), stored[1:], now=NOON)
-    assert open_work.progress.complete
-    assert open_work.progress.done == 3
-    # Without the store it would be read again; and what is known here is newer than what comes from there.
-    open_work.advance(day(4), [failed(window(1), retry_at=NOON), entry(*window(4), WindowState.EXPIRED)], now=NOON)
-    assert open_work.readable(NOON) == [window(4)]
-
-
-def test_windows_of_a_future_that_a_wrong_clock_has_read_do_no_harm() -> None:
-    open_work = plan(day(2), entry(*window(-5)))
-    assert open_work.progress.windows == 2
-    assert take(open_work) == (window(1),)
-
-
-def test_it_is_settled_up_to_the_oldest_gap() -> None:
-    open_work = plan(day(6), entry(*window(6)), entry(*window(3)))
-    assert open_work.settled_until == window(5).start
-    open_work.note([entry(*window(5)), entry(*window(4))])
-    assert open_work.settled_until == window(2).start
-    open_work.note([entry(*window(2)), entry(*window(1))])
-    assert open_work.settled_until == NOON
-
-
-@pytest.mark.parametrize(("attempts", "waited_for"), [(1, True), (2, True), (3, False), (9, False)])
-def test_a_window_that_fails_for_good_measure_is_not_waited_for(attempts: int, waited_for: bool) -> None:
-    open_work = plan(day(2), failed(window(2), retry_at=NOON, attempts=attempts), entry(*window(1)))
-    assert open_work.settled_until == (window(2).start if waited_for else NOON)
-
-
-def test_the_next_thing_to_do_is_the_window_that_settles_next() -> None:
-    open_work = plan(day(1), entry(*window(1)))
-    # The hour from NOON on has settled a quarter of an hour after its end.
-    assert open_work.seconds_until_due(NOON + 600, SETTLE) == HOUR + SETTLE - 600
-    assert open_work.seconds_until_due(NOON + 2 * HOUR, SETTLE) == 0
-
-
-def test_or_the_failed_window_that_has_rested_first() -> None:
-    open_work = plan(day(2), failed(window(1), retry_at=NOON + 70), failed(window(2), retry_at=NOON + 40))
-    assert open_work.seconds_until_due(NOON, SETTLE) == 40
-    assert open_work.seconds_until_due(NOON + 50, SETTLE) == 20
-
-
-def test_nobody_looks_again_and_again_at_a_failed_window_that_is_being_read_or_was_read_in_parts() -> None:
-    """Its rest is over, and there is nothing to do about it."""
-    open_work = plan(day(1, step=1800), failed(window(1), retry_at=NOON - 60))
-    halves = [Window(window(1).start, window(1).start + 1800), Window(window(1).start + 1800, window(1).end)]
-    assert take(open_work) == (halves[1],)
-    assert take(open_work) == (halves[0],)
-    assert open_work.seconds_until_due(NOON, SETTLE) == 1800 + SETTLE
-    open_work.note(entry(*half) for half in halves)
-    open_work.give_back(halves)
-    assert open_work.seconds_until_due(NOON, SETTLE) == 1800 + SETTLE
-    assert open_work.progress.complete
+TestAnySequence = QueueMachine.TestCase
+TestAnySequence.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -10,9 +10,8 @@ from statistics import median
 import pytest
 
 from benchmarks.dense_traffic import DenseTraffic
-from exporter.ingest.exact_reader import SEARCH_FILL
+from exporter.ingest.exact_reader import SEARCH_FILL, Budget
 from exporter.ingest.series_filter import SeriesFilter, SeriesRules
-from exporter.ingest.settings import Budget
 from exporter.ingest.tempo_counts import TempoCounts
 from exporter.ingest.window_reader import BatchResult, WindowReader
 from exporter.model.histogram import Digest
@@ -138,7 +137,7 @@ def test_what_it_costs_does_not_grow_with_the_traffic() -> None:
     costs = []
     for times in (1, 2, 10, 100):
         tempo, part, telemetry = hour_of(times)
-        assert part.sampled == (times > 1)
+        assert part.is_sampled == (times > 1)
         assert telemetry.sampled_windows["backfill"] == (times > 1)
         assert tempo.received <= 1.2 * BUDGET.traces
         assert len(tempo.searches) <= BUDGET.requests
@@ -154,24 +153,24 @@ def test_coverage_is_what_was_read_of_what_is_there() -> None:
     (content,) = part.contents
     there = sum(each.per_hour for each in tempo.traffic.endpoints)
     assert content.traces / there == pytest.approx(0.008, rel=0.3)
-    assert part.there == pytest.approx(there, rel=0.05)
+    assert part.estimated_total == pytest.approx(there, rel=0.05)
 
 
 class TestWithoutCounts:
     def test_how_dense_it_is_is_found_out_for_little(self) -> None:
         tempo, part, _ = hour_of(100, counting=False)
-        assert part.sampled
+        assert part.is_sampled
         # A full search, a few seconds to look at, and the sample.
         assert tempo.received <= 1.4 * BUDGET.traces
         assert len(tempo.searches) <= BUDGET.requests
         there = sum(each.per_hour for each in tempo.traffic.endpoints)
-        assert part.there == pytest.approx(there, rel=0.05)
+        assert part.estimated_total == pytest.approx(there, rel=0.05)
 
     def test_a_window_that_proves_to_fit_is_read_whole(self) -> None:
         tempo = DenseTempo(DenseTraffic(BUDGET.traces // 2, busiest=5000), counting=False)
         part, telemetry = read_hour(tempo)
         (content,) = part.contents
-        assert not part.sampled
+        assert not part.is_sampled
         assert content.traces == pytest.approx(sum(each.per_hour for each in tempo.traffic.endpoints), rel=0.01)
         assert tempo.received <= BUDGET.traces
         assert telemetry.sampled_windows == {}
@@ -179,7 +178,7 @@ class TestWithoutCounts:
     def test_a_wrong_expectation_is_found_out(self) -> None:
         tempo = DenseTempo(DenseTraffic(100 * BUDGET.traces), counting=False)
         part, _ = read_hour(tempo, expected=20_000.0)
-        assert part.sampled
+        assert part.is_sampled
         assert tempo.received <= 2.7 * BUDGET.traces
         assert median(errors(tempo, part, 0.5)) <= 0.03
 
@@ -213,7 +212,7 @@ def test_names_that_differ_by_an_id_are_left_to_the_sample() -> None:
 def test_where_even_a_second_is_too_full_it_is_known_and_nothing_biased_is_kept() -> None:
     tempo = DenseTempo(DenseTraffic(100 * BUDGET.traces), max_limit=1000)
     part, telemetry = read_hour(tempo)
-    assert part.sampled
+    assert part.is_sampled
     assert part.reading.truncated
     assert telemetry.skipped["backfill", "saturated"] > 0
     rare = {each.key for each in tempo.traffic.endpoints if each.per_hour < 1000 * SEARCH_FILL}
@@ -229,9 +228,9 @@ def test_a_short_window_has_its_slices_too() -> None:
     for minute in range(3):
         window = Window(NOON + 60 * minute, NOON + 60 * minute + 60)
         (part,) = reader.read(Batch((window,), 1389 * 60.0), lambda: False)
-        assert part.sampled
+        assert part.is_sampled
         assert part.contents[0].traces > 500
-        assert part.there == pytest.approx(1389 * 60, rel=0.2)
+        assert part.estimated_total == pytest.approx(1389 * 60, rel=0.2)
 
 
 def test_reading_again_reads_the_same() -> None:

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from exporter.ingest.exact_reader import ExactReader, ReadResult, TooDenseError
-from exporter.ingest.settings import Budget
+from exporter.ingest.exact_reader import Budget, ExactReader, ReadResult, TooDenseError
 from exporter.model.span import SeriesKey, Span
 from exporter.tempo.errors import RangeTooLongError, TempoError
 from tests.support.fakes import KEY, NS, FakeTempo, Recorder, away, span

@@ -8,9 +8,9 @@ from statistics import mean, median
 
 import pytest
 
+from exporter.ingest.exact_reader import Budget
 from exporter.ingest.live_reader import LiveReader, LiveReading
 from exporter.ingest.sampling import WHOLE
-from exporter.ingest.settings import Budget
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.telemetry import Loop
 from tests.support.fakes import Found, Recorder
@@ -62,7 +62,7 @@ class Rig:
     def __init__(self, found: list[Span], budget: Budget = BUDGET, limit: int = 500) -> None:
         self.tempo = EdgeTempo(found, limit)
         self.telemetry = Recorder()
-        self.reader = LiveReader(self.tempo, self.telemetry, budget, usual_seconds=120, hold_seconds=300)
+        self.reader = LiveReader(self.tempo, self.telemetry, budget, poll_seconds=120, hold_seconds=300)
 
     def poll(self, now: int, seconds: int = 120) -> LiveReading:
         self.tempo.searches.clear()
@@ -74,7 +74,7 @@ def test_what_fits_is_read_whole() -> None:
     rig = Rig(spans(NOON - 400, NOON, 5))
     for _ in range(3):
         reading = rig.poll(NOON)
-        assert reading.slices == WHOLE
+        assert reading.sample == WHOLE
         ended = {each for each in rig.tempo.spans if each.end_ns >= (NOON - 120) * NS}
         assert set(reading.spans) >= ended
     assert rig.telemetry.sampled_windows == {}
@@ -85,17 +85,17 @@ def test_what_does_not_is_a_fair_sample_of_what_ended(per_second: int) -> None:
     rig = Rig(spans(NOON - 400, NOON, per_second))
     for number in range(4):
         reading = rig.poll(NOON)
-        assert not reading.slices.whole
+        assert not reading.sample.is_whole
         # At first it has to be found out how dense it is.
         assert rig.tempo.received <= (2 if number == 0 else 1.5) * BUDGET.traces
         assert len(rig.tempo.searches) <= BUDGET.requests
         ended = [each for each in rig.tempo.spans if (NOON - 120) * NS < each.end_ns <= NOON * NS]
-        chosen = [each for each in ended if reading.slices.holds(math.ceil(each.end_ns / NS) - 1)]
+        chosen = [each for each in ended if reading.sample.includes(math.ceil(each.end_ns / NS) - 1)]
         assert Counter(reading.spans) == Counter(chosen)
         # Long traces overlap many slices, and yet are no more among them than among all.
         slow = [each.duration_ns > NS for each in reading.spans]
         assert mean(slow) == pytest.approx(0.1, abs=0.03)
-        assert len(chosen) / len(ended) == pytest.approx(reading.slices.share, rel=0.35)
+        assert len(chosen) / len(ended) == pytest.approx(reading.sample.share, rel=0.35)
     assert rig.telemetry.sampled_windows["poll"] == 4
     assert rig.reader.density == pytest.approx(per_second, rel=0.2)
 
@@ -105,7 +105,7 @@ def test_the_next_poll_reads_the_same_slices() -> None:
     rig.poll(NOON)
     one = rig.poll(NOON)
     other = rig.poll(NOON + 15)
-    assert one.slices == other.slices
+    assert one.sample == other.sample
     both = [(NOON - 105) * NS < each.end_ns <= NOON * NS for each in one.spans]
     again = [each for each in other.spans if each.end_ns <= NOON * NS]
     assert set(again) == {each for each, in_both in zip(one.spans, both, strict=True) if in_both}
@@ -113,7 +113,7 @@ def test_the_next_poll_reads_the_same_slices() -> None:
 
 def test_a_longer_look_back_may_cost_more_in_proportion() -> None:
     rig = Rig(spans(NOON - 400, NOON, 14))
-    assert rig.poll(NOON, 300).slices.whole
+    assert rig.poll(NOON, 300).sample.is_whole
 
 
 def test_traffic_that_grows_is_noticed_and_for_a_while_the_sample_stays_small() -> None:
@@ -121,13 +121,13 @@ def test_traffic_that_grows_is_noticed_and_for_a_while_the_sample_stays_small() 
     rig.poll(NOON)
     shares = []
     for later in range(15, 151, 15):
-        shares.append(rig.poll(NOON + later).slices.share)
+        shares.append(rig.poll(NOON + later).sample.share)
         assert rig.tempo.received <= 3.2 * BUDGET.traces
     assert shares == sorted(shares, reverse=True)
     assert shares[-1] <= 1 / 8
     rig.tempo.spans = spans(NOON + 150, NOON + 1000, 5)
-    assert rig.poll(NOON + 400).slices.share <= 1 / 8
-    assert rig.poll(NOON + 751).slices.whole
+    assert rig.poll(NOON + 400).sample.share <= 1 / 8
+    assert rig.poll(NOON + 751).sample.is_whole
 
 
 def test_a_first_look_at_dense_traffic_costs_little_more_than_any_other() -> None:
@@ -162,7 +162,7 @@ def test_endpoints_with_little_traffic_are_read_whole_beside_the_sample() -> Non
     found = [each for each in reading.spans if each.key == RARE]
     assert Counter(found) == Counter(each for each in rare if (NOON - 120) * NS < each.end_ns <= NOON * NS)
     sampled = [each for each in reading.spans if each.key == KEY]
-    assert all(reading.slices.holds(-(-each.end_ns // NS) - 1) for each in sampled)
+    assert all(reading.sample.includes(-(-each.end_ns // NS) - 1) for each in sampled)
     assert rig.tempo.received <= 1.5 * BUDGET.traces
 
 
@@ -180,4 +180,4 @@ def test_how_much_endpoints_usually_have_does_not_matter_where_all_is_read() -> 
         raise AssertionError("nobody needs it")
 
     rig = Rig(spans(NOON - 400, NOON, 5))
-    assert rig.reader.read(NOON - 120, NOON, lambda: False, fail).slices.whole
+    assert rig.reader.read(NOON - 120, NOON, lambda: False, fail).sample.is_whole

@@ -83,7 +83,7 @@ def test_no_answer_is_not_no_traffic(how: str, caplog: pytest.LogCaptureFixture)
         assert not rig.counts.learn([hour(ago)], last(8))
         assert rig.counts.of(hour(ago)) is None
         assert rig.counts.by_series(hour(ago)) == {}
-        assert rig.counts.compare(hour(ago), 6) is None
+        assert rig.counts.verified(hour(ago), 6) is None
     # Asked once, and not again with every window.
     assert len(rig.tempo.counted) == 1
     assert rig.telemetry.source_counts == [False]
@@ -105,7 +105,7 @@ def test_it_is_asked_less_and_less_often() -> None:
 def test_an_hour_without_traffic_says_nothing_about_tempo() -> None:
     rig = Rig(FakeTempo(counting="exact"))
     assert not rig.counts.learn([hour(1)], [])
-    assert rig.counts.compare(hour(1), 0) is None
+    assert rig.counts.verified(hour(1), 0) is None
     assert rig.telemetry.source_counts == []
 
 
@@ -119,9 +119,9 @@ def test_counts_of_less_than_was_read_are_not_believed(caplog: pytest.LogCapture
     rig = Rig(FakeTempo(traffic(3, per_hour=1000), counting="exact"))
     caplog.set_level(logging.INFO)
     rig.counts.learn(last(3), [])
-    assert rig.counts.compare(hour(1), 990) == 1000
-    assert rig.counts.compare(hour(1), 1005) == 1000
-    assert rig.counts.compare(hour(2), 1200) is None
+    assert rig.counts.verified(hour(1), 990) == 1000
+    assert rig.counts.verified(hour(1), 1005) == 1000
+    assert rig.counts.verified(hour(2), 1200) is None
     assert rig.counts.of(hour(1)) is None
     assert rig.telemetry.source_counts[-1] is False
     assert events(caplog)[-1] == "counts_unavailable"
