@@ -112,7 +112,7 @@ def _without(tree: Mapping[str, object], entries: set[EntryPath], path: EntryPat
 
 
 def _entry(path: EntryPath) -> EntryPath:
-    """Return the key that contains an entry, or the path itself where there is none."""
+    """Return the key that contains an entry, or the path itself without such a key."""
     return next((key for key in keys.KEYS if path[: len(key)] == key), path)
 
 

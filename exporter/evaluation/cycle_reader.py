@@ -27,7 +27,7 @@ class CycleReading:
         seconds: how long reading took.
         spans: the spans, some of them more than once.
         is_complete: whether everything was read that should have been.
-        slices: the slices of time that were read; all of it unless the traffic is sampled.
+        sample: the slices of time that were read; all of it unless the traffic is sampled.
         by_name: series that were read whole beside a sample.
     """
 
@@ -35,7 +35,7 @@ class CycleReading:
     seconds: float
     spans: Sequence[Span]
     is_complete: bool
-    slices: TimeSample
+    sample: TimeSample
     by_name: frozenset[SeriesKey]
 
     def without_spans(self) -> "CycleReading":

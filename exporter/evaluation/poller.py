@@ -208,7 +208,7 @@ class Poller:
         last, self._last_reading = self._last_reading, reading.without_spans()
         history = self._history(reading.at)
         if last is not None and reading.is_thinner_than(last):
-            self._live.thin(reading.slices, reading.by_name)
+            self._live.thin(reading.sample, reading.by_name)
         skipped = self._live.add_spans(reading.spans, reading.at, history.table)
         for reason, count in skipped.items():
             self._telemetry.traces_skipped("poll", reason, count)
@@ -281,7 +281,7 @@ class Poller:
             build_seconds=self._monotonic() - began,
             series=statuses,
             poll_seconds=None if reading is None else reading.seconds,
-            poll_share=None if reading is None else reading.slices.share,
+            poll_share=None if reading is None else reading.sample.share,
             history=history.facts,
             read_error=read_error,
             has_baselines=history.table.is_built,

@@ -185,7 +185,7 @@ class Backfill:
                 case ConfirmEmpty() as work:
                     self._prober.confirm(work)
                 case Wait() as work:
-                    # A stop before this check wakes nobody; a later one ends the wait.
+                    # A stop before this check has no sleeper to wake; a later one ends the wait.
                     if not self._stop.is_set():
                         self._queue.wait(work)
                 case Finished():

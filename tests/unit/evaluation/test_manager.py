@@ -309,7 +309,7 @@ class TestRun:
         assert store.evaluated_until() == NOON
         assert events(caplog, logging.ERROR) == ["baseline_failed"]
 
-    def test_logs_a_bug_and_goes_on(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    def test_logs_a_bug_and_continues(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
         bench = ManagerBench(store)
         errors = iter([ZeroDivisionError()])
 

@@ -452,7 +452,7 @@ class TestRun:
         logged = [record for record in caplog.records if event_of(record) == "poll_skipped"]
         assert [record.exporter_fields["skipped"] for record in logged] == skipped  # type: ignore[attr-defined]
 
-    def test_bug_is_logged_and_the_loop_goes_on(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_bug_is_logged_and_the_loop_continues(self, caplog: pytest.LogCaptureFixture) -> None:
         bench = Bench(FakeTempo(), replace(POLL, max_window_seconds=300.0))
 
         def fail_once(start: int, end: int) -> None:

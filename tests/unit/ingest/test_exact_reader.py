@@ -247,7 +247,7 @@ def test_a_failure_ends_the_reading() -> None:
 def test_once_given_up_what_is_unread_is_known(patience: int) -> None:
     spans = second_by_second(1, 64)
     tempo = FakeTempo(spans, max_limit=8)
-    kept, reading = read(tempo, NOON, NOON + 64, give_up=lambda: len(tempo.searches) >= patience)
+    kept, reading = read(tempo, NOON, NOON + 64, should_stop=lambda: len(tempo.searches) >= patience)
     unread = [second for start, end in reading.truncated for second in range(start, end)]
     assert len(unread) == len(set(unread))
     missing = started_in(spans, NOON, NOON + 64) - Counter(kept)
