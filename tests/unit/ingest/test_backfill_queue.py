@@ -1,4 +1,4 @@
-"""The queue of the backfill: what workers get to do, in which order, and what is left after they report back."""
+"""The queue of the backfill: the work that it hands out, in which order, and its state after workers report back."""
 
 import random
 import threading
@@ -60,8 +60,8 @@ def window(ago: int) -> Window:
     return Window(NOON - ago * HOUR, NOON - ago * HOUR + HOUR)
 
 
-class Rig:
-    """A queue with a clock that stands still; Tempo keeps traces for ever."""
+class QueueBench:
+    """A queue with a frozen clock; probes find traces in the oldest window, so nothing expires."""
 
     def __init__(
         self, range_: Wanted, *known: LedgerEntry, now: float = NOON, calendar: Calendar = UTC_CALENDAR
@@ -96,7 +96,7 @@ class Rig:
         return work.batch.windows if isinstance(work, ReadBatch) else ()
 
     def read(self, *entries: LedgerEntry) -> None:
-        """Take batches until there are none for some windows, and report what was found in them."""
+        """Take batches, and report the given entries for their windows, until each entry is reported."""
         by_window = {each.window: each for each in entries}
         while by_window:
             (taken,) = self.take()
@@ -114,182 +114,182 @@ class Rig:
 # Which windows are read, and when
 
 
-def test_take_returns_newest_window_first_and_none_twice() -> None:
-    rig = Rig(day())
-    assert rig.take() == (window(1),)
-    assert rig.take() == (window(2),)
-    rig.queue.release([window(1)])
-    assert rig.take() == (window(1),)
+def test_take_returns_the_newest_free_window() -> None:
+    bench = QueueBench(day())
+    assert bench.take() == (window(1),)
+    assert bench.take() == (window(2),)
+    bench.queue.release([window(1)])
+    assert bench.take() == (window(1),)
 
 
-def test_single_pass_is_not_finished_while_a_worker_holds_windows() -> None:
-    rig = Rig(day(2))
-    assert rig.take() == (window(1),)
-    assert rig.take() == (window(2),)
-    assert isinstance(rig.work(patience=1), Wait)
-    rig.queue.complete([entry(*window(1))])
-    assert isinstance(rig.work(patience=1), Wait)
-    rig.queue.complete([entry(*window(2))])
-    assert isinstance(rig.work(patience=1), Finished)
+def test_single_pass_waits_while_a_worker_holds_windows() -> None:
+    bench = QueueBench(day(2))
+    assert bench.take() == (window(1),)
+    assert bench.take() == (window(2),)
+    assert isinstance(bench.work(patience=1), Wait)
+    bench.queue.complete([entry(*window(1))])
+    assert isinstance(bench.work(patience=1), Wait)
+    bench.queue.complete([entry(*window(2))])
+    assert isinstance(bench.work(patience=1), Finished)
 
 
 def test_window_that_was_read_is_not_taken_again() -> None:
-    rig = Rig(day(3), entry(*window(2)))
-    assert rig.take() == (window(1),)
-    rig.queue.complete([entry(*window(1))])
-    assert rig.take() == (window(3),)
-    rig.queue.complete([entry(*window(3), WindowState.EMPTY)])
-    assert rig.take() == ()
-    assert rig.progress.complete
+    bench = QueueBench(day(3), entry(*window(2)))
+    assert bench.take() == (window(1),)
+    bench.queue.complete([entry(*window(1))])
+    assert bench.take() == (window(3),)
+    bench.queue.complete([entry(*window(3), WindowState.EMPTY)])
+    assert bench.take() == ()
+    assert bench.progress.complete
 
 
-def test_expired_window_of_the_ledger_is_read_but_one_expired_since_is_not() -> None:
-    rig = Rig(day(12), *(entry(*window(ago), WindowState.EXPIRED) for ago in range(1, 13)))
-    work = rig.queue.take(RULES)
+def test_window_expired_before_the_start_is_unread_but_one_expired_since_is_not_taken() -> None:
+    bench = QueueBench(day(12), *(entry(*window(ago), WindowState.EXPIRED) for ago in range(1, 13)))
+    work = bench.queue.take(RULES)
     assert isinstance(work, ProbeRetention)
-    claimed = rig.queue.claim_expired(work.windows)
-    assert rig.take() == ()
-    rig.queue.finish_probe(NOON, [entry(*each, WindowState.EXPIRED, retry_at=NOON + 900) for each in claimed])
-    assert rig.take() == ()
-    assert rig.progress.expired == 12
+    claimed = bench.queue.claim_expired(work.windows)
+    assert bench.take() == ()
+    bench.queue.finish_probe(NOON, [entry(*each, WindowState.EXPIRED, retry_at=NOON + 900) for each in claimed])
+    assert bench.take() == ()
+    assert bench.progress.expired == 12
 
 
 def test_failed_window_is_taken_again_after_its_retry_time() -> None:
-    rig = Rig(day(2))
-    assert rig.take() == (window(1),)
-    rig.queue.fail([failed(window(1), retry_at=NOON + 30)])
-    rig.clock.advance(29)
-    assert rig.take() == (window(2),)
-    rig.queue.release([window(2)])
-    rig.clock.advance(1)
-    work = rig.work()
+    bench = QueueBench(day(2))
+    assert bench.take() == (window(1),)
+    bench.queue.fail([failed(window(1), retry_at=NOON + 30)])
+    bench.clock.advance(29)
+    assert bench.take() == (window(2),)
+    bench.queue.release([window(2)])
+    bench.clock.advance(1)
+    work = bench.work()
     assert isinstance(work, ReadBatch)
     assert [(record.window, record.failures) for record in work.records] == [(window(1), 1)]
-    rig.queue.complete([entry(*window(1))])
-    assert rig.progress.failed == 0
+    bench.queue.complete([entry(*window(1))])
+    assert bench.progress.failed == 0
 
 
-def test_windows_that_settle_are_read_and_those_too_old_are_dropped() -> None:
-    rig = Rig(day(3), *(entry(*window(ago)) for ago in (1, 2, 3)))
-    assert rig.progress.complete
+def test_advance_adds_windows_that_settled_and_drops_those_too_old() -> None:
+    bench = QueueBench(day(3), *(entry(*window(ago)) for ago in (1, 2, 3)))
+    assert bench.progress.complete
     later = Wanted(NOON - HOUR, NOON + 2 * HOUR, HOUR)
-    rig.clock.advance(3 * HOUR)
-    rig.advance(later)
-    assert rig.queue.range == later
-    assert rig.progress.windows == 3
-    assert (rig.progress.pending, rig.progress.done) == (2, 1)
-    assert [rig.take(), rig.take(), rig.take()] == [(window(-1),), (window(0),), ()]
+    bench.clock.advance(3 * HOUR)
+    bench.advance(later)
+    assert bench.queue.range == later
+    assert bench.progress.windows == 3
+    assert (bench.progress.pending, bench.progress.done) == (2, 1)
+    assert [bench.take(), bench.take(), bench.take()] == [(window(-1),), (window(0),), ()]
 
 
 def test_advance_is_refused_when_another_worker_has_moved_the_range() -> None:
-    rig = Rig(day(3))
-    rig.advance(Wanted(NOON - HOUR, NOON, HOUR))
-    assert not rig.queue.advance(day(2), replacing=day(3))
-    assert rig.queue.range == Wanted(NOON - HOUR, NOON, HOUR)
+    bench = QueueBench(day(3))
+    bench.advance(Wanted(NOON - HOUR, NOON, HOUR))
+    assert not bench.queue.advance(day(2), replacing=day(3))
+    assert bench.queue.range == Wanted(NOON - HOUR, NOON, HOUR)
 
 
-def test_clock_set_back_reads_nothing_that_the_ledger_knows() -> None:
+def test_advance_to_an_earlier_range_does_not_read_windows_of_the_ledger_again() -> None:
     stored = [entry(*window(ago), traces=ago) for ago in (1, 2, 3)]
-    rig = Rig(day(3), *stored)
-    rig.advance(Wanted(NOON - HOUR, NOON, HOUR))
-    rig.advance(day(3), *stored[1:])
-    assert rig.progress.complete
-    assert rig.progress.done == 3
-    # What the queue knows is newer than what comes from the ledger, where expired windows count as unread.
-    rig.advance(day(4), failed(window(1), retry_at=NOON), entry(*window(4), WindowState.EXPIRED))
-    assert rig.take() == (window(4),)
-    assert rig.take() == ()
+    bench = QueueBench(day(3), *stored)
+    bench.advance(Wanted(NOON - HOUR, NOON, HOUR))
+    bench.advance(day(3), *stored[1:])
+    assert bench.progress.complete
+    assert bench.progress.done == 3
+    # The record in the queue is newer than the entry from the ledger. Expired entries of the ledger count as unread.
+    bench.advance(day(4), failed(window(1), retry_at=NOON), entry(*window(4), WindowState.EXPIRED))
+    assert bench.take() == (window(4),)
+    assert bench.take() == ()
 
 
-def test_entry_beyond_the_range_neither_counts_nor_blocks() -> None:
-    rig = Rig(day(2), entry(*window(-5)))
-    assert rig.progress.windows == 2
-    assert rig.take() == (window(1),)
+def test_entry_beyond_the_range_is_not_counted_and_blocks_no_window() -> None:
+    bench = QueueBench(day(2), entry(*window(-5)))
+    assert bench.progress.windows == 2
+    assert bench.take() == (window(1),)
 
 
 # How far history is settled
 
 
 def test_settled_until_is_the_start_of_the_oldest_gap() -> None:
-    rig = Rig(day(6), entry(*window(6)), entry(*window(3)))
-    assert rig.queue.settled_until() == window(5).start
-    rig.read(*(entry(*window(ago)) for ago in (1, 2, 4)))
-    assert rig.queue.settled_until() == window(5).start
-    rig.read(entry(*window(5)))
-    assert rig.queue.settled_until() == NOON
+    bench = QueueBench(day(6), entry(*window(6)), entry(*window(3)))
+    assert bench.queue.settled_until() == window(5).start
+    bench.read(*(entry(*window(ago)) for ago in (1, 2, 4)))
+    assert bench.queue.settled_until() == window(5).start
+    bench.read(entry(*window(5)))
+    assert bench.queue.settled_until() == NOON
 
 
 @pytest.mark.parametrize(("attempts", "is_blocking"), [(1, True), (2, True), (3, False), (9, False)])
-def test_window_that_failed_three_times_no_longer_holds_up_settled_until(attempts: int, is_blocking: bool) -> None:
-    rig = Rig(day(2), failed(window(2), retry_at=NOON, attempts=attempts), entry(*window(1)))
-    assert rig.queue.settled_until() == (window(2).start if is_blocking else NOON)
-    rig.take()
-    assert rig.queue.settled_until() == (window(2).start if is_blocking else NOON)
+def test_window_that_failed_three_times_no_longer_blocks_settled_until(attempts: int, is_blocking: bool) -> None:
+    bench = QueueBench(day(2), failed(window(2), retry_at=NOON, attempts=attempts), entry(*window(1)))
+    assert bench.queue.settled_until() == (window(2).start if is_blocking else NOON)
+    bench.take()
+    assert bench.queue.settled_until() == (window(2).start if is_blocking else NOON)
 
 
 # Waiting
 
 
 def test_wait_lasts_until_the_next_window_settles() -> None:
-    # The hour from NOON on settles a quarter of an hour after its end.
-    rig = Rig(day(1), entry(*window(1)), now=NOON + HOUR + SETTLE - 42)
-    assert rig.seconds_until_due() == 42
-    rig.clock.advance(HOUR)
-    assert rig.seconds_until_due() == 0.05
+    # The hour that starts at NOON settles a quarter of an hour after its end.
+    bench = QueueBench(day(1), entry(*window(1)), now=NOON + HOUR + SETTLE - 42)
+    assert bench.seconds_until_due() == 42
+    bench.clock.advance(HOUR)
+    assert bench.seconds_until_due() == 0.05
 
 
 def test_wait_lasts_until_the_first_retry_time() -> None:
-    rig = Rig(day(2), failed(window(1), retry_at=NOON + 50), failed(window(2), retry_at=NOON + 40))
-    assert rig.seconds_until_due() == 40
-    rig.clock.advance(45)
-    assert rig.take() == (window(2),)
-    assert rig.seconds_until_due() == 5
+    bench = QueueBench(day(2), failed(window(1), retry_at=NOON + 50), failed(window(2), retry_at=NOON + 40))
+    assert bench.seconds_until_due() == 40
+    bench.clock.advance(45)
+    assert bench.take() == (window(2),)
+    assert bench.seconds_until_due() == 5
 
 
-def test_wait_ignores_retry_time_of_failed_window_that_is_read_in_parts() -> None:
-    rig = Rig(day(1, step=1800), failed(window(1), retry_at=NOON - 60), now=NOON + 1800 + SETTLE - 42)
+def test_wait_ignores_the_retry_time_of_a_failed_window_that_is_read_in_halves() -> None:
+    bench = QueueBench(day(1, step=1800), failed(window(1), retry_at=NOON - 60), now=NOON + 1800 + SETTLE - 42)
     halves = [Window(window(1).start, window(1).start + 1800), Window(window(1).start + 1800, window(1).end)]
-    assert rig.take() == (halves[1],)
-    assert rig.take() == (halves[0],)
-    assert rig.seconds_until_due() == 42
-    rig.queue.complete(entry(*half) for half in halves)
-    assert rig.seconds_until_due() == 42
-    assert rig.progress.complete
+    assert bench.take() == (halves[1],)
+    assert bench.take() == (halves[0],)
+    assert bench.seconds_until_due() == 42
+    bench.queue.complete(entry(*half) for half in halves)
+    assert bench.seconds_until_due() == 42
+    assert bench.progress.complete
 
 
-def test_idle_worker_sleeps_for_a_minute_at_most() -> None:
-    assert Rig(day(1), entry(*window(1))).seconds_until_due() == 60
+def test_wait_lasts_at_most_a_minute() -> None:
+    assert QueueBench(day(1), entry(*window(1))).seconds_until_due() == 60
 
 
-def test_all_workers_pause_after_failures_longer_each_time_until_a_success() -> None:
-    rig = Rig(day(9))
+def test_pause_doubles_after_each_failure_and_restarts_after_a_success() -> None:
+    bench = QueueBench(day(9))
     pauses = []
     for _ in range(8):
-        rig.queue.release(rig.take(), failed=True)
-        pauses.append(rig.seconds_until_due())
-        rig.clock.passed += pauses[-1]
+        bench.queue.release(bench.take(), failed=True)
+        pauses.append(bench.seconds_until_due())
+        bench.clock.passed += pauses[-1]
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
-    rig.read(entry(*window(1)))
-    rig.queue.release(rig.take(), failed=True)
-    assert rig.seconds_until_due() == 1
+    bench.read(entry(*window(1)))
+    bench.queue.release(bench.take(), failed=True)
+    assert bench.seconds_until_due() == 1
 
 
-def test_wait_ends_at_once_after_a_change_since_the_work_was_taken() -> None:
-    rig = Rig(day(1), entry(*window(1)))
-    wait = rig.work()
+def test_wait_returns_at_once_if_the_queue_was_woken_since_take() -> None:
+    bench = QueueBench(day(1), entry(*window(1)))
+    wait = bench.work()
     assert isinstance(wait, Wait)
-    rig.queue.wake()
-    rig.queue.wait(wait)  # would take a minute
+    bench.queue.wake()
+    bench.queue.wait(wait)  # lasts a minute otherwise
 
 
-def test_wait_ends_when_another_worker_reports() -> None:
-    rig = Rig(day(1))
-    taken = rig.take()
-    wait = rig.work()
+def test_wait_returns_when_another_worker_reports() -> None:
+    bench = QueueBench(day(1))
+    taken = bench.take()
+    wait = bench.work()
     assert isinstance(wait, Wait)
-    waiter = threading.Thread(target=rig.queue.wait, args=(wait,), daemon=True)
+    waiter = threading.Thread(target=bench.queue.wait, args=(wait,), daemon=True)
     waiter.start()
-    rig.queue.complete(entry(*each) for each in taken)
+    bench.queue.complete(entry(*each) for each in taken)
     waiter.join(20)
     assert not waiter.is_alive()
 
@@ -297,37 +297,37 @@ def test_wait_ends_when_another_worker_reports() -> None:
 # Probing retention
 
 
-def test_probe_is_handed_out_once_and_only_for_a_dozen_unread_windows() -> None:
-    assert isinstance(Rig(day(11)).queue.take(RULES), ReadBatch)
-    rig = Rig(day(12))
-    work = rig.queue.take(RULES)
+def test_probe_is_handed_out_once_and_only_if_twelve_windows_are_unread() -> None:
+    assert isinstance(QueueBench(day(11)).queue.take(RULES), ReadBatch)
+    bench = QueueBench(day(12))
+    work = bench.queue.take(RULES)
     assert isinstance(work, ProbeRetention)
     assert list(work.windows) == [window(ago) for ago in range(12, 0, -1)]
-    # Others read while one worker probes.
-    assert rig.take() == (window(1),)
-    rig.queue.release([window(1)])
-    rig.queue.finish_probe(window(12).start)
-    assert isinstance(rig.queue.take(RULES), ReadBatch)
+    # Other workers read while one worker probes.
+    assert bench.take() == (window(1),)
+    bench.queue.release([window(1)])
+    bench.queue.finish_probe(window(12).start)
+    assert isinstance(bench.queue.take(RULES), ReadBatch)
 
 
-def test_probe_that_failed_is_handed_out_again_after_a_pause() -> None:
-    rig = Rig(day(12))
-    assert isinstance(rig.queue.take(RULES), ProbeRetention)
-    rig.queue.abandon_probe(failed=True)
-    assert rig.seconds_until_due() == 1
-    rig.clock.passed += 1
-    assert isinstance(rig.queue.take(RULES), ProbeRetention)
+def test_failed_probe_is_handed_out_again_after_a_pause() -> None:
+    bench = QueueBench(day(12))
+    assert isinstance(bench.queue.take(RULES), ProbeRetention)
+    bench.queue.abandon_probe(failed=True)
+    assert bench.seconds_until_due() == 1
+    bench.clock.passed += 1
+    assert isinstance(bench.queue.take(RULES), ProbeRetention)
 
 
-def test_only_windows_that_are_unread_and_free_can_be_claimed_as_expired() -> None:
-    rig = Rig(day(5), entry(*window(5)), failed(window(4), retry_at=NOON + 30))
-    assert rig.take() == (window(1),)
-    everything = [window(ago) for ago in (5, 4, 3, 2, 1)]
-    assert rig.queue.claim_expired(everything) == [window(3), window(2)]
-    assert rig.queue.claim_expired(everything) == []
-    assert rig.take() == ()
-    rig.queue.abandon_probe()
-    assert rig.queue.claim_expired(everything) == [window(3), window(2)]
+def test_claim_expired_returns_only_unread_windows_that_no_worker_holds() -> None:
+    bench = QueueBench(day(5), entry(*window(5)), failed(window(4), retry_at=NOON + 30))
+    assert bench.take() == (window(1),)
+    windows = [window(ago) for ago in (5, 4, 3, 2, 1)]
+    assert bench.queue.claim_expired(windows) == [window(3), window(2)]
+    assert bench.queue.claim_expired(windows) == []
+    assert bench.take() == ()
+    bench.queue.abandon_probe()
+    assert bench.queue.claim_expired(windows) == [window(3), window(2)]
 
 
 # Empty windows and missing traces
@@ -337,29 +337,29 @@ def empty(ago: int, *, retry_at: float | None = NOON, attempts: int = 0) -> Ledg
     return entry(*window(ago), WindowState.EMPTY, coverage=1.0, attempts=attempts, retry_at=retry_at)
 
 
-def test_newest_stretch_of_empty_windows_is_confirmed_first_and_not_twice_at_a_time() -> None:
-    stretches = [empty(1), empty(2), empty(3, retry_at=None), empty(4, retry_at=NOON + 1), empty(5), empty(6)]
-    rig = Rig(day(6), *stretches)
-    work = rig.work()
-    assert work == ConfirmEmpty([stretches[1], stretches[0]])
-    assert isinstance(rig.work(), Wait)
-    rig.queue.confirm(replace(each, retry_at=NOON + 3600, attempts=1) for each in stretches[:2])
-    work = rig.work()
-    assert work == ConfirmEmpty([stretches[5], stretches[4]])
-    rig.queue.release([window(5), window(6)])
-    assert rig.work() == work
+def test_newest_stretch_of_empty_windows_is_confirmed_first_by_one_worker_at_a_time() -> None:
+    entries = [empty(1), empty(2), empty(3, retry_at=None), empty(4, retry_at=NOON + 1), empty(5), empty(6)]
+    bench = QueueBench(day(6), *entries)
+    work = bench.work()
+    assert work == ConfirmEmpty([entries[1], entries[0]])
+    assert isinstance(bench.work(), Wait)
+    bench.queue.confirm(replace(each, retry_at=NOON + 3600, attempts=1) for each in entries[:2])
+    work = bench.work()
+    assert work == ConfirmEmpty([entries[5], entries[4]])
+    bench.queue.release([window(5), window(6)])
+    assert bench.work() == work
 
 
 def test_single_pass_does_not_confirm_empty_windows() -> None:
-    assert isinstance(Rig(day(1), empty(1)).work(patience=1), Finished)
+    assert isinstance(QueueBench(day(1), empty(1)).work(patience=1), Finished)
 
 
-def test_reopened_window_is_read_and_remembers_how_often_tempo_was_asked() -> None:
-    rig = Rig(day(1), empty(1, attempts=2))
-    assert isinstance(rig.work(), ConfirmEmpty)
-    rig.queue.reopen([window(1)])
-    assert rig.progress.pending == 1
-    work = rig.work()
+def test_reopened_window_is_read_and_keeps_its_number_of_confirmations() -> None:
+    bench = QueueBench(day(1), empty(1, attempts=2))
+    assert isinstance(bench.work(), ConfirmEmpty)
+    bench.queue.reopen([window(1)])
+    assert bench.progress.pending == 1
+    work = bench.work()
     assert isinstance(work, ReadBatch)
     assert [(record.window, record.confirmations) for record in work.records] == [(window(1), 3)]
 
@@ -369,21 +369,21 @@ def missing(ago: int, *, retry_at: float | None = NOON) -> LedgerEntry:
 
 
 def test_window_with_missing_traces_is_reread_once() -> None:
-    rig = Rig(day(1), missing(1))
-    assert isinstance(rig.work(patience=1), Finished)
-    work = rig.work()
+    bench = QueueBench(day(1), missing(1))
+    assert isinstance(bench.work(patience=1), Finished)
+    work = bench.work()
     assert isinstance(work, ReadBatch)
     (record,) = work.records
     stored = replace(missing(1), attempts=1, retry_at=None)
     assert (work.reread, record.is_reread, record.stored) == ([window(1)], True, stored)
-    # A failed reread leaves what is stored.
-    rig.queue.fail([stored])
-    rig.clock.advance(DAY)
-    assert rig.progress.complete
-    assert isinstance(rig.work(), Wait)
+    # A failed reread keeps the stored entry.
+    bench.queue.fail([stored])
+    bench.clock.advance(DAY)
+    assert bench.progress.complete
+    assert isinstance(bench.work(), Wait)
 
 
-def test_window_in_which_tempo_counts_more_traces_by_now_is_reread_unless_it_was() -> None:
+def test_window_is_reread_once_if_tempo_counts_more_traces_than_were_read() -> None:
     read = [
         entry(*window(1), traces=10, coverage=1.0),
         entry(*window(2), traces=10, coverage=1.0, attempts=1),
@@ -391,55 +391,55 @@ def test_window_in_which_tempo_counts_more_traces_by_now_is_reread_unless_it_was
         entry(*window(4), traces=10, coverage=0.1),
         empty(5, retry_at=None),
     ]
-    rig = Rig(day(5), *read)
-    rig.queue.schedule_rereads(lambda window: 100)
-    assert rig.take() == (window(1),)
-    rig.queue.complete([entry(*window(1), traces=100, coverage=1.0, attempts=1)])
-    assert rig.work() == ConfirmEmpty([empty(5)])
+    bench = QueueBench(day(5), *read)
+    bench.queue.schedule_rereads(lambda window: 100)
+    assert bench.take() == (window(1),)
+    bench.queue.complete([entry(*window(1), traces=100, coverage=1.0, attempts=1)])
+    assert bench.work() == ConfirmEmpty([empty(5)])
 
 
 # The status
 
 
-def test_status_tells_the_error_of_the_most_recent_failure_until_nothing_waits_for_a_retry() -> None:
-    rig = Rig(day(2))
-    before = rig.queue.status
+def test_status_reports_the_most_recent_error_until_no_window_waits_for_a_retry() -> None:
+    bench = QueueBench(day(2))
+    before = bench.queue.status
     assert before.failure is None
     for ago in (1, 2):
-        assert rig.take() == (window(ago),)
+        assert bench.take() == (window(ago),)
         failure = failed(window(ago), retry_at=NOON + 120)
-        rig.queue.fail([replace(failure, read_at=NOON + ago, error=f"error {ago}")])
-        rig.clock.passed += 60
-    assert rig.queue.status.failure == "error 2"
-    rig.clock.advance(120)
-    rig.read(entry(*window(1)), entry(*window(2)))
-    assert rig.queue.status.failure is None
+        bench.queue.fail([replace(failure, read_at=NOON + ago, error=f"error {ago}")])
+        bench.clock.passed += 60
+    assert bench.queue.status.failure == "error 2"
+    bench.clock.advance(120)
+    bench.read(entry(*window(1)), entry(*window(2)))
+    assert bench.queue.status.failure is None
 
 
-def test_completion_is_announced_once() -> None:
-    rig = Rig(day(2))
-    rig.clock.advance(30)
-    rig.read(entry(*window(1), traces=3), entry(*window(2), traces=4))
-    ((progress, traces, seconds),) = rig.completed
+def test_on_complete_is_called_once() -> None:
+    bench = QueueBench(day(2))
+    bench.clock.advance(30)
+    bench.read(entry(*window(1), traces=3), entry(*window(2), traces=4))
+    ((progress, traces, seconds),) = bench.completed
     assert (progress.done, traces, seconds) == (2, 7, 30)
-    assert rig.queue.status.completed_at == NOON + 30
-    rig.clock.advance(HOUR)
-    rig.advance(Wanted(NOON - HOUR, NOON + HOUR, HOUR))
-    rig.read(entry(*window(0)))
-    assert len(rig.completed) == 1
+    assert bench.queue.status.completed_at == NOON + 30
+    bench.clock.advance(HOUR)
+    bench.advance(Wanted(NOON - HOUR, NOON + HOUR, HOUR))
+    bench.read(entry(*window(0)))
+    assert len(bench.completed) == 1
 
 
 @given(st.data())
 def test_progress_adds_up_for_any_ledger(data: st.DataObject) -> None:
     range_ = data.draw(ranges())
-    # Expired windows are read again after a start, and no window of a stored ledger lies beyond the range.
+    # Without expired windows, which are unread again after a start, and without windows beyond the range.
     known = [
         each
         for each in data.draw(ledgers(range_))
         if each.state is not WindowState.EXPIRED and range_.start < each.window.end <= range_.end
     ]
     calendar = data.draw(calendars)
-    progress = Rig(range_, *known, calendar=calendar).progress
+    progress = QueueBench(range_, *known, calendar=calendar).progress
     unread = pending(known, range_, calendar)
     read = [each for each in known if each.state.settled]
     assert progress.windows == len(read) + len(unread)
@@ -450,7 +450,7 @@ def test_progress_adds_up_for_any_ledger(data: st.DataObject) -> None:
     assert progress.traces_read == sum(each.traces for each in read if each.coverage)
 
 
-def test_progress_counts_windows_of_every_state() -> None:
+def test_progress_counts_the_windows_of_each_state() -> None:
     known = [
         entry(*window(7), WindowState.EMPTY, coverage=1.0),
         entry(*window(6), traces=30, coverage=1.0),
@@ -458,29 +458,29 @@ def test_progress_counts_windows_of_every_state() -> None:
         entry(*window(4), WindowState.PARTIAL, traces=10),
         failed(window(3), retry_at=NOON),
     ]
-    rig = Rig(day(8), *known)
-    assert rig.queue.claim_expired([window(8)]) == [window(8)]
-    rig.queue.finish_probe(window(7).start, [entry(*window(8), WindowState.EXPIRED, retry_at=NOON + 900)])
-    progress = rig.progress
+    bench = QueueBench(day(8), *known)
+    assert bench.queue.claim_expired([window(8)]) == [window(8)]
+    bench.queue.finish_probe(window(7).start, [entry(*window(8), WindowState.EXPIRED, retry_at=NOON + 900)])
+    progress = bench.progress
     assert (progress.pending, progress.done, progress.empty, progress.partial) == (2, 1, 1, 2)
     assert (progress.failed, progress.expired) == (1, 1)
     assert progress.ratio == 1 - 3 / 8
     assert not progress.complete
-    # Only where both are known: the second partial window has no coverage.
+    # Without the second partial window, whose coverage is unknown.
     assert progress.coverage == pytest.approx(40 / 70)
 
 
-def test_window_that_failed_under_another_length_counts_as_pending() -> None:
-    progress = Rig(Wanted(*window(1), 900), failed(window(1), retry_at=NOON)).progress
+def test_failed_window_of_another_length_counts_as_pending() -> None:
+    progress = QueueBench(Wanted(*window(1), 900), failed(window(1), retry_at=NOON)).progress
     assert (progress.pending, progress.failed, progress.windows) == (4, 0, 4)
 
 
 def test_progress_of_an_empty_range_is_complete() -> None:
-    progress = Rig(Wanted(NOON, NOON, 300)).progress
+    progress = QueueBench(Wanted(NOON, NOON, 300)).progress
     assert (progress.windows, progress.ratio, progress.complete, progress.coverage) == (0, 1.0, True, None)
 
 
-# Reports that do not fit
+# Invalid reports
 
 
 @pytest.mark.parametrize(
@@ -497,72 +497,72 @@ def test_progress_of_an_empty_range_is_complete() -> None:
         lambda queue: queue.finish_probe(NOON, [entry(*window(1), WindowState.EXPIRED)]),
     ],
 )
-def test_report_about_a_window_that_no_worker_holds_for_that_raises_and_changes_nothing(
+def test_report_about_a_window_not_held_for_that_work_raises_and_changes_nothing(
     report: Callable[[BackfillQueue], None],
 ) -> None:
-    rig = Rig(day(3), empty(3))
-    assert rig.take() == (window(1),)
-    before = rig.queue.status
+    bench = QueueBench(day(3), empty(3))
+    assert bench.take() == (window(1),)
+    before = bench.queue.status
     with pytest.raises(InvalidTransitionError):
-        report(rig.queue)
-    assert rig.queue.status == before
-    assert rig.take() == (window(2),)
-    rig.queue.complete([entry(*window(1))])
+        report(bench.queue)
+    assert bench.queue.status == before
+    assert bench.take() == (window(2),)
+    bench.queue.complete([entry(*window(1))])
 
 
 # Any order of events
 
 
 @st.composite
-def rigs(draw: st.DrawFn) -> tuple[Rig, Wanted, list[LedgerEntry]]:
+def benches(draw: st.DrawFn) -> tuple[QueueBench, Wanted, list[LedgerEntry]]:
     drawn = draw(ranges())
-    # Every step looks at all windows, and fifty of them show what thousands would.
+    # At most fifty windows, because every step takes time in proportion to their number.
     range_ = replace(drawn, end=min(drawn.end, drawn.start + 50 * drawn.step_seconds))
     known = list(draw(ledgers(range_)))
-    return Rig(range_, *known, now=range_.end, calendar=draw(calendars)), range_, known
+    return QueueBench(range_, *known, now=range_.end, calendar=draw(calendars)), range_, known
 
 
-@given(rigs(), st.integers(1, 1000), st.integers(1, 5), st.integers())
+@given(benches(), st.integers(1, 1000), st.integers(1, 5), st.integers())
 def test_several_workers_read_every_window_once(
-    case: tuple[Rig, Wanted, list[LedgerEntry]], limit: int, usual_windows: int, seed: int
+    case: tuple[QueueBench, Wanted, list[LedgerEntry]], limit: int, usual_windows: int, seed: int
 ) -> None:
-    """Batches are taken while others are out, and are read or fail; in the end all of the range is covered."""
-    rig, range_, known = case
+    """Workers take batches while others hold some, and read them or fail; in the end all of the range is covered."""
+    bench, range_, known = case
     rules = BatchRules(limit=limit, usual_windows=usual_windows)
-    chance = random.Random(seed)
-    out: list[tuple[Window, ...]] = []
+    rng = random.Random(seed)
+    held: list[tuple[Window, ...]] = []
     read: list[Window] = []
     failures: Counter[Window] = Counter()
     for _ in range(10_000):
-        work = rig.work(rules, patience=1_000_000) if chance.random() < 0.5 or not out else None
+        work = bench.work(rules, patience=1_000_000) if rng.random() < 0.5 or not held else None
         if isinstance(work, ReadBatch):
-            assert not {each for windows in out for each in windows}.intersection(work.batch.windows)
-            out.append(work.batch.windows)
+            assert not {each for windows in held for each in windows}.intersection(work.batch.windows)
+            held.append(work.batch.windows)
             continue
-        if not out:
-            if rig.progress.complete:
+        if not held:
+            if bench.progress.complete:
                 break
-            rig.clock.advance(HOUR)  # all others wait for a retry
+            bench.clock.advance(HOUR)  # every window left waits for its retry time
             continue
-        windows = out.pop(chance.randrange(len(out)))
-        if failures[windows[0]] < 2 and chance.random() < 0.2:
+        windows = held.pop(rng.randrange(len(held)))
+        if failures[windows[0]] < 2 and rng.random() < 0.2:
             failures.update(windows)
-            retry_at = rig.clock.now + 30
-            rig.queue.fail(failed(each, retry_at=retry_at, attempts=failures[each]) for each in windows)
+            retry_at = bench.clock.now + 30
+            bench.queue.fail(failed(each, retry_at=retry_at, attempts=failures[each]) for each in windows)
         else:
             read += windows
-            rig.queue.complete(entry(*each, traces=chance.randrange(50)) for each in windows)
-    assert isinstance(rig.work(patience=1_000_000), Finished)
-    assert rig.progress.complete
-    assert rig.queue.settled_until() == range_.end
-    # An expired window was never read, and one that reaches beyond the range is read as far as the range goes.
-    before = [
+            bench.queue.complete(entry(*each, traces=rng.randrange(50)) for each in windows)
+    assert isinstance(bench.work(patience=1_000_000), Finished)
+    assert bench.progress.complete
+    assert bench.queue.settled_until() == range_.end
+    # An expired window was never read, and a window that extends beyond the range is read up to the end of the range.
+    read_before = [
         each.window
         for each in known
         if each.state.settled and each.state is not WindowState.EXPIRED and each.window.end <= range_.end
     ]
     whole = [(range_.start, range_.end)] if range_.start < range_.end else []
-    assert seconds_covered([*before, *read], range_) == whole
+    assert seconds_covered([*read_before, *read], range_) == whole
 
 
 WANTED_STATES = (QueueState.UNREAD, QueueState.FAILED, QueueState.READING, QueueState.EXPIRING, *READ)
@@ -588,10 +588,10 @@ class QueueMachine(RuleBasedStateMachine):
             clock=self.clock.time,
             monotonic=self.clock.monotonic,
         )
-        self.out: list[ReadBatch | ConfirmEmpty | ProbeRetention] = []
+        self.in_progress: list[ReadBatch | ConfirmEmpty | ProbeRetention] = []
         self.claimed: set[Window] = set()
         self.settled_until = self.queue.settled_until()
-        self.may_fall_back = False
+        self.may_move_back = False
 
     # The ledger
 
@@ -614,36 +614,36 @@ class QueueMachine(RuleBasedStateMachine):
                 del self.ledger[other]
             self.ledger[each.window] = each
 
-    # What workers do
+    # Actions of workers
 
     @rule(limit=st.sampled_from([50, 1000]), patience=st.sampled_from([None, None, None, 3]))
     def take(self, limit: int, patience: int | None) -> None:
-        self.may_fall_back = patience is None  # a reread may be due
+        self.may_move_back = patience is None  # a reread may be due
         held = self.held()
         work = self.queue.take(BatchRules(limit=limit, usual_windows=2), patience=patience)
         match work:
             case ReadBatch():
                 taken = [record.window for record in work.records]
                 assert work.batch.windows == tuple(taken)
-                for one in taken:
-                    assert not any(one.start < other.end and other.start < one.end for other in held)
-                self.out.append(work)
+                for window in taken:
+                    assert not any(window.start < other.end and other.start < window.end for other in held)
+                self.in_progress.append(work)
             case ConfirmEmpty():
                 assert not held.intersection(each.window for each in work.entries)
-                self.out.append(work)
+                self.in_progress.append(work)
             case ProbeRetention():
-                assert not any(isinstance(each, ProbeRetention) for each in self.out)
-                self.out.append(work)
+                assert not any(isinstance(each, ProbeRetention) for each in self.in_progress)
+                self.in_progress.append(work)
             case Wait():
                 assert 0 < work.seconds <= 60
             case Finished():
-                assert not self.out
+                assert not self.in_progress
                 assert patience is not None
 
-    @precondition(lambda self: self.out)
+    @precondition(lambda self: self.in_progress)
     @rule(data=st.data())
     def report(self, data: st.DataObject) -> None:
-        work = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        work = self.in_progress.pop(data.draw(st.integers(0, len(self.in_progress) - 1)))
         match work:
             case ReadBatch():
                 self.report_batch(work, data)
@@ -654,9 +654,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     def report_batch(self, work: ReadBatch, data: st.DataObject) -> None:
         now = self.clock.now
-        read = data.draw(st.integers(0, len(work.records)))
+        count = data.draw(st.integers(0, len(work.records)))
         entries = []
-        for record in work.records[:read]:
+        for record in work.records[:count]:
             state = data.draw(st.sampled_from([WindowState.DONE, WindowState.EMPTY, WindowState.PARTIAL]))
             traces = data.draw(st.integers(1, 50)) if state is not WindowState.EMPTY else 0
             coverage = data.draw(st.sampled_from([1.0, 0.3])) if state is WindowState.DONE else None
@@ -672,13 +672,13 @@ class QueueMachine(RuleBasedStateMachine):
             else:
                 entries.append(record.stored)
         self.queue.complete(entries)
-        left = work.records[read:]
+        unread = work.records[count:]
         if data.draw(st.booleans()):
-            failures = failed_entries([each for each in left if not each.is_reread], "away", now=now)
+            failures = failed_entries([each for each in unread if not each.is_reread], "away", now=now)
             self.commit(failures)
-            self.queue.fail([*failures, *(each.stored for each in left if each.is_reread and each.stored)])
+            self.queue.fail([*failures, *(each.stored for each in unread if each.is_reread and each.stored)])
         else:
-            self.queue.release([each.window for each in left], failed=data.draw(st.booleans()))
+            self.queue.release([each.window for each in unread], failed=data.draw(st.booleans()))
 
     def report_empty(self, work: ConfirmEmpty, data: st.DataObject) -> None:
         windows = [each.window for each in work.entries]
@@ -688,7 +688,7 @@ class QueueMachine(RuleBasedStateMachine):
                 self.commit(entries)
                 self.queue.confirm(entries)
             case "reopen":
-                self.may_fall_back = True
+                self.may_move_back = True
                 self.queue.reopen(windows)
             case _:
                 self.queue.release(windows, failed=data.draw(st.booleans()))
@@ -710,7 +710,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.clock.passed += max(1, seconds)
         before, range_ = self.queue.range, self.wanted()
         if range_ != before:
-            self.may_fall_back = True
+            self.may_move_back = True
             known = self.stored(range_.start, before.start) if range_.start < before.start else ()
             assert self.queue.advance(range_, known, replacing=before)
 
@@ -719,7 +719,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue.schedule_rereads(lambda window: count if window.start % (2 * self.step) else None)
 
     @rule(data=st.data())
-    def report_what_is_not_held(self, data: st.DataObject) -> None:
+    def report_a_window_that_no_worker_holds(self, data: st.DataObject) -> None:
         held = self.held()
         free = [each for each in self.queue.windows_before(self.queue.range.end, 2 * DAY) if each not in held]
         if not free:
@@ -732,11 +732,11 @@ class QueueMachine(RuleBasedStateMachine):
             self.queue.release([window])
         assert self.queue.status == status
 
-    # What always holds
+    # Invariants
 
     def held(self) -> set[Window]:
         windows: set[Window] = set()
-        for work in self.out:
+        for work in self.in_progress:
             if isinstance(work, ReadBatch):
                 windows.update(record.window for record in work.records)
             elif isinstance(work, ConfirmEmpty):
@@ -747,8 +747,8 @@ class QueueMachine(RuleBasedStateMachine):
     def every_wanted_window_is_in_exactly_one_state(self) -> None:
         table, range_ = self.queue._table, self.queue.range
         by_state = {state: list(table.windows(state)) for state in QueueState}
-        everything = [each for windows in by_state.values() for each in windows]
-        assert len(everything) == len(set(everything)) == len(table.records())
+        all_windows = [each for windows in by_state.values() for each in windows]
+        assert len(all_windows) == len(set(all_windows)) == len(table.records())
         assert all(windows == sorted(windows) for windows in by_state.values())
         assert not by_state[QueueState.GONE]
         whole = [(range_.start, range_.end)] if range_.start < range_.end else []
@@ -756,7 +756,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert all(each.start >= range_.end for each in by_state[QueueState.AHEAD])
 
     @invariant()
-    def workers_hold_what_they_took(self) -> None:
+    def queue_marks_the_windows_that_workers_took_as_held(self) -> None:
         assert {each for state in HELD for each in self.queue._table.windows(state)} == self.held()
 
     @invariant()
@@ -780,22 +780,22 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.queue.status.sampled_windows == sum(map(was_sampled, read))
 
     @invariant()
-    def everything_before_settled_until_was_read_or_has_failed_often(self) -> None:
+    def windows_before_settled_until_were_read_or_failed_three_times(self) -> None:
         settled_until, range_ = self.queue.settled_until(), self.queue.range
         assert range_.start <= settled_until <= range_.end
         for record in self.queue._table.records(WANTED_STATES):
             if range_.start < record.window.end <= settled_until:
                 assert record.state in READ or record.failures >= 3
-        # It falls back only where a window is to be read again, or another range is wanted.
-        assert self.may_fall_back or settled_until >= self.settled_until
-        self.settled_until, self.may_fall_back = settled_until, False
+        # It moves back only if a window is to be read again, or if the range has changed.
+        assert self.may_move_back or settled_until >= self.settled_until
+        self.settled_until, self.may_move_back = settled_until, False
 
     def teardown(self) -> None:
-        """Whatever has happened, everything can be read in the end."""
+        """After any sequence of events, all of the range can still be read."""
         if not hasattr(self, "queue"):
             return
         self.queue.abandon_probe()
-        for work in self.out:
+        for work in self.in_progress:
             if isinstance(work, ReadBatch):
                 self.queue.release([record.window for record in work.records])
             elif isinstance(work, ConfirmEmpty):
