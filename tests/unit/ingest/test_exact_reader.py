@@ -1,4 +1,4 @@
-"""A range is read exactly, however little a search returns, or it is known which seconds of it are not."""
+"""The exact reader returns every span of a range, or names the seconds that it could not read completely."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ durations = st.one_of(st.sampled_from([0, 1, NS]), st.integers(0, 3 * NS), st.in
 
 @st.composite
 def traffic(draw: st.DrawFn) -> list[Span]:
-    """Spans before, in and after the range, many of them at its seams; a few traces have several."""
+    """Spans before, in and after the range, many of them on whole seconds; a few traces have several spans."""
     starts = st.one_of(whole_seconds, any_starts)
     traces = st.one_of(st.none(), st.none(), st.none(), st.integers(900_001, 900_003))
     return [
@@ -53,8 +53,8 @@ def touching(spans: Sequence[Span], start: int, end: int) -> set[str]:
         traces[each.trace_id].append(each)
     return {
         trace_id
-        for trace_id, parts in traces.items()
-        if min(each.start_ns for each in parts) <= end * NS and start * NS <= max(each.end_ns for each in parts)
+        for trace_id, trace in traces.items()
+        if min(each.start_ns for each in trace) <= end * NS and start * NS <= max(each.end_ns for each in trace)
     }
 
 
@@ -63,8 +63,8 @@ def fullest_second(spans: Sequence[Span], start: int, end: int) -> int:
 
 
 @given(traffic(), ranges, st.integers(1, 70), st.integers())
-def test_not_one_span_is_lost_or_doubled(spans: list[Span], range_: tuple[int, int], limit: int, seed: int) -> None:
-    """As long as no single second holds as many traces as a search returns."""
+def test_every_span_is_read_exactly_once(spans: list[Span], range_: tuple[int, int], limit: int, seed: int) -> None:
+    """Holds if every single second has fewer traces than a search returns."""
     start, end = range_
     limit = max(limit, 1 + fullest_second(spans, start, end))
     telemetry = Recorder()
@@ -79,23 +79,23 @@ def test_not_one_span_is_lost_or_doubled(spans: list[Span], range_: tuple[int, i
 
 
 @given(traffic(), ranges, st.integers(1, 10), st.integers())
-def test_what_stays_incomplete_is_known_to_the_second(
+def test_truncated_lists_exactly_the_saturated_seconds(
     spans: list[Span], range_: tuple[int, int], limit: int, seed: int
 ) -> None:
     start, end = range_
     kept, reading = read(FakeTempo(spans, max_limit=limit, seed=seed), start, end)
-    too_full = [second for second in range(start, end) if len(touching(spans, second, second + 1)) >= limit]
-    assert sorted(reading.truncated) == [(second, second + 1) for second in too_full]
-    there, came = started_in(spans, start, end), Counter(kept)
-    assert came <= there
-    for missing in there - came:
-        assert missing.start_ns // NS in too_full
-    for each in came:
-        assert each.start_ns // NS not in too_full
+    saturated = [second for second in range(start, end) if len(touching(spans, second, second + 1)) >= limit]
+    assert sorted(reading.truncated) == [(second, second + 1) for second in saturated]
+    present, read_spans = started_in(spans, start, end), Counter(kept)
+    assert read_spans <= present
+    for missing in present - read_spans:
+        assert missing.start_ns // NS in saturated
+    for each in read_spans:
+        assert each.start_ns // NS not in saturated
 
 
 @given(traffic(), ranges, st.integers(1, 200), st.integers())
-def test_neighbouring_ranges_count_every_span_once(
+def test_adjacent_ranges_contain_every_span_once(
     spans: list[Span], range_: tuple[int, int], after: int, seed: int
 ) -> None:
     start, end = range_
@@ -106,7 +106,7 @@ def test_neighbouring_ranges_count_every_span_once(
 
 
 @given(traffic(), ranges, st.integers(1, 120), st.floats(0, 500), st.integers(4, 70))
-def test_neither_expectations_nor_short_ranges_change_what_is_read(
+def test_expected_traces_and_limited_ranges_do_not_change_the_result(
     spans: list[Span], range_: tuple[int, int], allowed_seconds: int, expected: float, limit: int
 ) -> None:
     start, end = range_
@@ -119,51 +119,51 @@ def test_neither_expectations_nor_short_ranges_change_what_is_read(
 
 
 @given(traffic(), ranges, st.integers(1, 70))
-def test_by_overlap_everything_that_touches_the_range_comes(
+def test_read_by_overlap_returns_all_spans_of_traces_that_overlap_the_range(
     spans: list[Span], range_: tuple[int, int], limit: int
 ) -> None:
     start, end = range_
     limit = max(limit, 1 + fullest_second(spans, start, end))
     kept, reading = read(FakeTempo(spans, max_limit=limit), start, end, by_start=False)
     expected = touching(spans, start, end)
-    # Each search brings all of a trace, so some spans come several times.
+    # Each search returns whole traces, so some spans are received several times.
     assert {each.trace_id for each in kept} == expected
     assert {each.span_id for each in kept} == {each.span_id for each in spans if each.trace_id in expected}
     assert reading.kept == reading.received == len(kept)
 
 
 def second_by_second(per_second: int, seconds: int) -> list[Span]:
-    """Even traffic in the middle of every second, so that no search sees that of its neighbours."""
+    """Even traffic in the middle of every second, so that a search finds no spans of adjacent seconds."""
     return [span(NOON + second + 0.5) for second in range(seconds) for _ in range(per_second)]
 
 
-def test_the_newest_part_is_read_first() -> None:
+def test_newest_part_of_a_split_range_is_read_first() -> None:
     tempo = FakeTempo(second_by_second(1, 8), max_limit=4)
     read(tempo, NOON, NOON + 8)
     assert tempo.searches[0] == (NOON, NOON + 8)
-    read_in_full = [found for found in tempo.searches if found[1] - found[0] <= 2]
-    assert read_in_full == [(NOON + 6, NOON + 8), (NOON + 4, NOON + 6), (NOON + 2, NOON + 4), (NOON, NOON + 2)]
+    unsplit = [found for found in tempo.searches if found[1] - found[0] <= 2]
+    assert unsplit == [(NOON + 6, NOON + 8), (NOON + 4, NOON + 6), (NOON + 2, NOON + 4), (NOON, NOON + 2)]
 
 
-def test_an_answer_as_long_as_its_limit_is_not_the_range() -> None:
+def test_response_with_exactly_the_limit_counts_as_saturated_and_is_split() -> None:
     telemetry = Recorder()
     kept, reading = read(FakeTempo(second_by_second(1, 4), max_limit=4), NOON, NOON + 4, telemetry)
     assert len(kept) == 4
     assert (reading.requests, reading.splits, telemetry.splits) == (3, 1, {"backfill": 1})
 
 
-def test_of_a_second_that_is_too_full_nothing_is_kept() -> None:
-    """What came of it are the traces that Tempo happened to find first, and nobody knows what they stand for."""
+def test_traces_of_a_saturated_second_are_discarded_and_counted() -> None:
+    """Tempo returned the traces that it found first, which are not a representative sample."""
     telemetry = Recorder()
-    crowded = [span(NOON + 1.5) for _ in range(10)]
-    kept, reading = read(FakeTempo([*second_by_second(3, 3), *crowded], max_limit=8), NOON, NOON + 3, telemetry)
+    burst = [span(NOON + 1.5) for _ in range(10)]
+    kept, reading = read(FakeTempo([*second_by_second(3, 3), *burst], max_limit=8), NOON, NOON + 3, telemetry)
     assert reading.truncated == ((NOON + 1, NOON + 2),)
     assert len(kept) == reading.kept == 2 * 3
     assert telemetry.skipped["backfill", "saturated"] == 8
 
 
-def test_what_starts_at_the_very_end_is_known() -> None:
-    """Tempo counts it with what is before the end, the ledger with what is behind it."""
+def test_spans_that_start_at_the_end_of_the_range_are_counted_in_at_end() -> None:
+    """Tempo counts them in the range, the ledger in the next window."""
     spans = [span(NOON), span(NOON + 5), span(NOON + 10), span(NOON + 10), span(NOON + 10.5)]
     for limit in (100, 3):
         kept, reading = read(FakeTempo(spans, max_limit=limit), NOON, NOON + 10)
@@ -171,13 +171,13 @@ def test_what_starts_at_the_very_end_is_known() -> None:
 
 
 class TestBudget:
-    def test_a_range_within_it_is_read(self) -> None:
+    def test_range_within_the_budget_is_read(self) -> None:
         kept, reading = read(
             FakeTempo(second_by_second(1, 64), max_limit=10), NOON, NOON + 64, budget=Budget(1000, 15 + 16)
         )
         assert (len(kept), reading.requests) == (64, 15)
 
-    def test_too_many_requests_end_it_and_say_how_dense_it_is(self) -> None:
+    def test_exceeded_request_budget_raises_an_error_with_the_density(self) -> None:
         tempo = FakeTempo(second_by_second(4, 64), max_limit=20)
         with pytest.raises(TooDenseError) as error:
             read(tempo, NOON, NOON + 64, budget=Budget(100_000, 7))
@@ -185,14 +185,14 @@ class TestBudget:
         assert error.value.density == pytest.approx(5, rel=0.3)
         assert error.value.splits == 5
 
-    def test_too_many_traces_end_it_those_in_vain_included(self) -> None:
+    def test_traces_of_saturated_searches_count_towards_the_trace_budget(self) -> None:
         tempo = FakeTempo(second_by_second(4, 64), max_limit=20)
         with pytest.raises(TooDenseError) as error:
             read(tempo, NOON, NOON + 64, budget=Budget(50, 1000))
         assert 50 < error.value.received <= 50 + 20
         assert len(tempo.searches) == 3
 
-    def test_of_some_series_only_their_spans_are_read(self) -> None:
+    def test_search_for_named_series_reads_only_their_spans(self) -> None:
         others = [span(NOON + 0.5, key=SeriesKey("checkout", "GET /")) for _ in range(30)]
         tempo = FakeTempo([*others, *second_by_second(1, 8)], max_limit=20)
         kept, reading = read(tempo, NOON, NOON + 8, series=[KEY])
@@ -200,8 +200,8 @@ class TestBudget:
         assert (len(kept), reading.requests) == (8, 1)
 
 
-def test_a_range_that_is_expected_to_be_full_is_cut_beforehand() -> None:
-    """A search that comes back full is thrown away, so none is made that will."""
+def test_range_with_many_expected_traces_is_split_before_the_first_search() -> None:
+    """The response of a saturated search is discarded, so the reader avoids searches that will be saturated."""
     tempo = FakeTempo(second_by_second(2, 100), max_limit=20)
     kept, reading = read(tempo, NOON, NOON + 100, expected_traces=200.0)
     assert len(kept) == 200
@@ -210,7 +210,7 @@ def test_a_range_that_is_expected_to_be_full_is_cut_beforehand() -> None:
     assert lengths == {6, 7}
 
 
-def test_expecting_little_cuts_nothing_and_expecting_the_impossible_ends_at_seconds() -> None:
+def test_few_expected_traces_split_nothing_and_very_many_split_down_to_seconds() -> None:
     tempo = FakeTempo(max_limit=20)
     read(tempo, NOON, NOON + 100, expected_traces=0.0)
     assert tempo.searches == [(NOON, NOON + 100)]
@@ -218,7 +218,7 @@ def test_expecting_little_cuts_nothing_and_expecting_the_impossible_ends_at_seco
     assert sorted(tempo.searches[1:]) == [(NOON + second, NOON + second + 1) for second in range(3)]
 
 
-def test_a_range_longer_than_tempo_allows_is_read_in_parts_once_that_is_known() -> None:
+def test_range_longer_than_tempo_allows_is_read_in_parts_after_one_refusal() -> None:
     tempo = FakeTempo(second_by_second(1, 100), allowed_seconds=30)
     kept, reading = read(tempo, NOON, NOON + 100)
     assert len(kept) == 100
@@ -228,7 +228,7 @@ def test_a_range_longer_than_tempo_allows_is_read_in_parts_once_that_is_known() 
     assert len(tempo.searches) == 8
 
 
-def test_a_refusal_that_teaches_nothing_is_passed_on() -> None:
+def test_refusal_without_a_lower_limit_is_raised() -> None:
     def refuse(start: int, end: int) -> None:
         raise RangeTooLongError("range exceeds", max_seconds=10)
 
@@ -238,13 +238,13 @@ def test_a_refusal_that_teaches_nothing_is_passed_on() -> None:
     assert len(tempo.searches) == 1
 
 
-def test_a_failure_ends_the_reading() -> None:
+def test_failed_search_is_raised() -> None:
     with pytest.raises(TempoError):
         read(FakeTempo(before_search=away), NOON, NOON + HOUR)
 
 
 @given(st.integers(0, 20))
-def test_once_given_up_what_is_unread_is_known(patience: int) -> None:
+def test_truncated_lists_the_seconds_left_unread_after_should_stop(patience: int) -> None:
     spans = second_by_second(1, 64)
     tempo = FakeTempo(spans, max_limit=8)
     kept, reading = read(tempo, NOON, NOON + 64, should_stop=lambda: len(tempo.searches) >= patience)
@@ -253,12 +253,12 @@ def test_once_given_up_what_is_unread_is_known(patience: int) -> None:
     missing = started_in(spans, NOON, NOON + 64) - Counter(kept)
     assert sorted(unread) == sorted(each.start_ns // NS for each in missing)
     assert len(tempo.searches) <= patience
-    # The newest part comes first, so what is left is the oldest.
+    # The newest part is read first, so the oldest seconds are left.
     assert sorted(unread) == list(range(NOON, NOON + len(unread)))
 
 
-def test_two_root_spans_of_one_trace_are_two_spans() -> None:
-    """A trace counts once against the limit, and each of its spans where it started."""
+def test_two_spans_of_one_trace_are_read_where_each_started() -> None:
+    """A trace counts once towards the limit; each of its spans belongs to the range in which it started."""
     pair = [span(NOON + 0.25, trace=900_001), span(NOON + 5.25, trace=900_001)]
     tempo = FakeTempo(pair, max_limit=2)
     assert read(tempo, NOON, NOON + 1)[0] == pair[:1]
