@@ -1,4 +1,4 @@
-"""Where Tempo's traces begin is found with a few wide searches."""
+"""A bisection of wide searches finds the windows that are older than the first trace in Tempo."""
 
 from collections.abc import Callable
 from math import log2
@@ -16,7 +16,7 @@ from tests.support.ledgers import DAY, HOUR, NOON
 
 @st.composite
 def windows_with_gaps(draw: st.DrawFn) -> list[Window]:
-    """Windows by time, with gaps between them where others have been read already."""
+    """Windows by time, with gaps where windows have been read already."""
     position = NOON
     windows = []
     for gap, length in draw(
@@ -31,61 +31,61 @@ def windows_with_gaps(draw: st.DrawFn) -> list[Window]:
     return windows
 
 
-class Asked:
-    """Answers whether traces exist that begin at some instant and never end, and remembers what it was asked."""
+class FakeExists:
+    """Answers as if traces started at `oldest` and never ended, and records the requested ranges."""
 
     def __init__(self, oldest: float) -> None:
         self.oldest = oldest
-        self.questions: list[tuple[int, int]] = []
+        self.requests: list[tuple[int, int]] = []
 
     def __call__(self, start: int, end: int) -> bool:
         assert start < end
-        self.questions.append((start, end))
+        self.requests.append((start, end))
         return end >= self.oldest
 
 
 @given(windows_with_gaps(), st.data())
-def test_the_boundary_is_found_wherever_it_lies(windows: list[Window], data: st.DataObject) -> None:
+def test_expired_windows_end_before_the_first_trace(windows: list[Window], data: st.DataObject) -> None:
     first = data.draw(st.integers(0, len(windows)))
     oldest = windows[first].end if first < len(windows) else windows[-1].end + 1
-    exists = Asked(oldest)
+    exists = FakeExists(oldest)
     expired = expired_windows(windows, exists)
     assert list(expired) == (windows[:first] if first < len(windows) else [])
-    assert len(exists.questions) <= log2(len(windows)) + 2
-    assert all(start == windows[0].start for start, _ in exists.questions)
+    assert len(exists.requests) <= log2(len(windows)) + 2
+    assert all(start == windows[0].start for start, _ in exists.requests)
 
 
-def test_where_everything_exists_one_question_is_enough() -> None:
+def test_one_request_is_enough_if_the_oldest_window_has_traces() -> None:
     windows = [Window(NOON + hour * HOUR, NOON + (hour + 1) * HOUR) for hour in range(168)]
-    exists = Asked(NOON)
+    exists = FakeExists(NOON)
     assert list(expired_windows(windows, exists)) == []
-    assert exists.questions == [tuple(windows[0])]
+    assert exists.requests == [tuple(windows[0])]
 
 
-def test_where_nothing_exists_nothing_is_given_up() -> None:
-    """An empty Tempo may just be new: that says nothing about how long it keeps traces."""
+def test_no_window_expires_if_tempo_has_no_trace() -> None:
+    """An empty Tempo may be new, which says nothing about its retention."""
     windows = [Window(NOON + hour * HOUR, NOON + (hour + 1) * HOUR) for hour in range(168)]
     assert list(expired_windows(windows, lambda start, end: False)) == []
 
 
-def test_without_windows_nothing_is_asked() -> None:
-    assert list(expired_windows([], Asked(0))) == []
+def test_no_windows_expire_if_there_are_no_windows() -> None:
+    assert list(expired_windows([], FakeExists(0))) == []
 
 
-def test_a_range_is_asked_about_at_once_where_tempo_allows_it() -> None:
+def test_any_trace_searches_the_range_at_once_if_tempo_allows_it() -> None:
     tempo = FakeTempo([span(NOON)])
     assert any_trace(tempo, NOON - 7 * DAY, NOON)
     assert not any_trace(tempo, NOON - 7 * DAY, NOON - 1)
     assert tempo.probes == [(NOON - 7 * DAY, NOON), (NOON - 7 * DAY, NOON - 1)]
 
 
-def test_a_range_that_is_too_long_is_asked_about_in_parts_newest_first() -> None:
+def test_any_trace_searches_too_long_a_range_in_parts_newest_first() -> None:
     tempo = FakeTempo([span(NOON - 50 * HOUR)], allowed_seconds=DAY)
     assert any_trace(tempo, NOON - 80 * HOUR, NOON)
     parts = [(NOON - (hours + 24) * HOUR, NOON - hours * HOUR) for hours in (0, 24, 48)]
     assert tempo.probes == parts
     assert tempo.refusals == 1
-    # Once that is known, nothing is asked in vain.
+    # The limit is known by now, so Tempo refuses no further search.
     assert not any_trace(tempo, NOON - 30 * HOUR, NOON)
     assert tempo.probes[3:] == [(NOON - DAY, NOON), (NOON - 30 * HOUR, NOON - DAY)]
     assert tempo.refusals == 1
@@ -96,8 +96,8 @@ def too_long(start: int, end: int) -> None:
 
 
 @pytest.mark.parametrize("fails", [away, too_long])
-def test_a_failure_is_passed_on(fails: Callable[[int, int], None]) -> None:
-    """Also a refusal from which nothing is learned: it would be refused for ever."""
+def test_any_trace_raises_the_error_of_a_failed_search(fails: Callable[[int, int], None]) -> None:
+    """A refusal without a lower limit is raised too, because every retry would be refused."""
     tempo = FakeTempo(before_probe=fails)
     with pytest.raises(TempoError):
         any_trace(tempo, NOON - DAY, NOON)
