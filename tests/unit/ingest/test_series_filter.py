@@ -104,7 +104,7 @@ def test_what_is_forgotten_makes_room() -> None:
     assert admission.resolve(CART) == "series_limit"
 
 
-def test_a_flood_of_names_neither_fills_the_memory_nor_evicts_anybody() -> None:
+def test_flood_of_new_names_is_bounded_in_memory_and_evicts_no_admitted_series() -> None:
     admission = SeriesFilter(rules(max_series=1))
     admission.resolve(CART)
     for number in range(100_010):
