@@ -309,7 +309,10 @@ class TestProblems:
         include = "  include:\n    - a\n    - '*'\n"
         rename = "  rename:\n    - {match: a}\n    - b\n    - {match: a, replace: b, c: d}\n"
         assert problems(f"series:\n{include}{rename}") == (
-            "series.include[1] (c.yaml line 4) must be a regular expression, not '*': nothing to repeat at position 0",
+            (
+                "series.include[1] (c.yaml line 4) must be a regular expression, not '*': "
+                "no argument for repetition operator: *"
+            ),
             "series.rename[0].replace (c.yaml line 6) is missing",
             "series.rename[1] (c.yaml line 7) must be a mapping of names to values",
             "series.rename[2].c (c.yaml line 8) is not a known key",
