@@ -1,6 +1,6 @@
-"""Regular expressions of the user, matched in time proportional to the length of a name, whatever the expression.
+"""Regular expressions of the user, matched in time proportional to the length of a name.
 
-Names come from whoever can send a request, and Python's ``re`` takes exponential time for some expressions, while it
+Names come from anyone who can send a request, and Python's ``re`` takes exponential time for some expressions, while it
 holds the interpreter: no probe, no scrape, no signal. RE2 never does (https://github.com/google/re2/wiki/Syntax); in
 exchange it has no lookaround and no backreferences. It is the syntax of Prometheus, Tempo and Grafana.
 """

@@ -116,6 +116,7 @@ class TempoClient:
         queue = RequestQueue(settings.max_concurrency, settings.requests_per_second)
         self._throttle = Throttle(queue, stop=stop, monotonic=monotonic)
         self._transport = Transport(settings, stop=stop, monotonic=monotonic)
+        self._say_proxy()
         self._limits_lock = new_lock(LockRank.TEMPO_LIMITS)
         self._max_limit: int | None = None
         self._max_spans = MAX_SPANS_PER_TRACE
@@ -278,6 +279,27 @@ class TempoClient:
     def close(self) -> None:
         """Close idle connections; the client remains usable."""
         self._transport.close()
+
+    def _say_proxy(self) -> None:
+        """Log which proxy requests go through: it is set outside of the configuration, often unknowingly."""
+        proxy = self._transport.proxy
+        if proxy is None:
+            return
+        if proxy.problem:
+            self._log.error(
+                "proxy_unsupported",
+                "the proxy from the environment cannot be used; set another one, or list Tempo's host in NO_PROXY",
+                variable=proxy.variable,
+                proxy=proxy.address,
+                error=proxy.problem,
+            )
+        else:
+            self._log.info(
+                "proxy_used",
+                "requests to Tempo go through the proxy from the environment",
+                variable=proxy.variable,
+                proxy=proxy.address,
+            )
 
     def _attempt(
         self, path: str, params: Params, loop: Loop, decode: Callable[[HttpResponse], _T], optional: bool

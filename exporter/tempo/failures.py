@@ -18,6 +18,7 @@ import urllib3
 
 from exporter.runtime.telemetry import FailureReason
 from exporter.tempo.errors import LimitTooHighError, RangeTooLongError, TempoError, TooManySpansError
+from exporter.tempo.proxy import EnvironmentProxy
 
 _E = TypeVar("_E", bound=BaseException)
 
@@ -188,11 +189,13 @@ def not_json(response: HttpResponse, mask: Callable[[str], str]) -> TempoError:
     )
 
 
-def timed_out(url: str, seconds: float) -> TempoError:
+def timed_out(url: str, seconds: float, proxy: EnvironmentProxy | None = None) -> TempoError:
     """Return the error for a request that exceeded the timeout as a whole."""
     message = (
         f"GET {url} timed out: no complete response within {seconds:g} s. If Tempo is just slow, raise tempo.timeout."
     )
+    if proxy is not None:
+        message += f" {proxy.advice}."
     return TempoError(message, reason="timeout", retryable=True)
 
 
@@ -202,10 +205,18 @@ def too_large(url: str, max_bytes: int) -> TempoError:
     return TempoError(message, reason="malformed", status=200)
 
 
-def transport_failure(url: str, error: Exception, timeout_seconds: float) -> TempoError:
+def transport_failure(
+    url: str, error: Exception, timeout_seconds: float, proxy: EnvironmentProxy | None = None
+) -> TempoError:
     """Return the error for an exception of the HTTP library.
 
     The exception's own text is not used: it may quote headers and proxy URLs with credentials.
+
+    Args:
+        url: the requested URL without query and credentials.
+        error: the exception.
+        timeout_seconds: how long the request was allowed to take.
+        proxy: the proxy that the request was sent through.
     """
     causes = list(_causes(error))
     if untrusted := _first(causes, ssl.SSLCertVerificationError):
@@ -215,7 +226,7 @@ def transport_failure(url: str, error: Exception, timeout_seconds: float) -> Tem
         )
         return TempoError(message, reason="tls")
     if any(isinstance(cause, _TIMEOUTS) and not isinstance(cause, _NO_TIMEOUT) for cause in causes):
-        return timed_out(url, timeout_seconds)
+        return timed_out(url, timeout_seconds, proxy)
     if _first(causes, requests.exceptions.SSLError, ssl.SSLError, urllib3.exceptions.SSLError):
         reasons = (getattr(cause, "reason", None) for cause in causes if isinstance(cause, ssl.SSLError))
         detail = next(filter(None, reasons), "no details")
@@ -224,6 +235,14 @@ def transport_failure(url: str, error: Exception, timeout_seconds: float) -> Tem
     if isinstance(error, _DAMAGED):
         message = f"GET {url} failed: the response was cut off or damaged in transit."
         return TempoError(message, reason="malformed", retryable=True)
+    is_missing = isinstance(error, requests.exceptions.InvalidSchema)  # requests needs another package for SOCKS
+    if isinstance(error, ValueError) and proxy is not None and (proxy.problem or is_missing):
+        problem = proxy.problem or "the Python package PySocks is not installed"
+        message = (
+            f"GET {url} could not be sent: the proxy in {proxy.variable} ({proxy.address}) cannot be used, because "
+            f"{problem}. Set another one, or list Tempo's host in NO_PROXY to connect without it."
+        )
+        return TempoError(message, reason="connection")
     if isinstance(error, ValueError):
         message = (
             f"GET {url} could not be sent ({type(error).__name__}). Check tempo.url, tempo.tenant, tempo.headers and "
@@ -234,8 +253,8 @@ def transport_failure(url: str, error: Exception, timeout_seconds: float) -> Tem
         message = f"GET {url} could not be sent: a file configured in tempo.tls is missing or unreadable."
         return TempoError(message, reason="tls")
     detail, reason = connection_problem(error)
-    message = f"GET {url} failed: {detail}. Check that Tempo is running and that tempo.url is correct."
-    return TempoError(message, reason=reason, retryable=True)
+    advice = "Check that Tempo is running and that tempo.url is correct" + (f". {proxy.advice}" if proxy else "")
+    return TempoError(f"GET {url} failed: {detail}. {advice}.", reason=reason, retryable=True)
 
 
 def connection_problem(error: Exception) -> tuple[str, FailureReason]:
@@ -243,7 +262,8 @@ def connection_problem(error: Exception) -> tuple[str, FailureReason]:
     causes = list(_causes(error))
     if _first(causes, socket.gaierror):
         return "the host name cannot be resolved", "connection"
-    if _first(causes, requests.exceptions.ProxyError, urllib3.exceptions.ProxyError):
+    is_proxy = _first(causes, requests.exceptions.ProxyError, urllib3.exceptions.ProxyError)
+    if is_proxy or any(type(cause).__module__ == "socks" for cause in causes):
         return "the proxy from the environment did not work", "connection"
     if _first(causes, ConnectionRefusedError):
         return "connection refused", "connection"
