@@ -68,8 +68,13 @@ class Transport:
         """Replace the secrets of the credentials in a text."""
         return self._credentials.mask(text)
 
-    def get(self, path: str, params: Params) -> HttpResponse:
+    def get(self, path: str, params: Params, timeout_seconds: float | None = None) -> HttpResponse:
         """Request a path below the base URL and read the whole response, of any status.
+
+        Args:
+            path: below the base URL, with a leading slash.
+            params: query parameters.
+            timeout_seconds: a shorter timeout than the configured one.
 
         Raises:
             TempoError: no complete HTTP response arrived.
@@ -77,9 +82,9 @@ class Transport:
         """
         session = self._acquire_session()
         url = self._settings.base_url + path
-        timeout = self._settings.timeout_seconds
+        timeout = min(self._settings.timeout_seconds, timeout_seconds or self._settings.timeout_seconds)
         with self._watchdog.watch(session.handle, timeout) as deadline:
-            result = self._response_or_error(session, url, params)
+            result = self._response_or_error(session, url, params, timeout)
         if isinstance(result, HttpResponse) and not deadline.interrupted:
             self._idle.append(session)
             return result
@@ -103,17 +108,18 @@ class Transport:
         except IndexError:
             return _Session(self._settings)
 
-    def _response_or_error(self, session: "_Session", url: str, params: Params) -> HttpResponse | TempoError:
+    def _response_or_error(
+        self, session: "_Session", url: str, params: Params, timeout: float
+    ) -> HttpResponse | TempoError:
         # Returned, not raised here: a traceback would include the library's exceptions, which may quote secrets.
         try:
-            return self._exchange(session, url, params)
+            return self._exchange(session, url, params, timeout)
         except TempoError as error:
             return error
         except _FAILURES as error:
-            return transport_failure(url, error, self._settings.timeout_seconds, self.proxy)
+            return transport_failure(url, error, timeout, self.proxy)
 
-    def _exchange(self, session: "_Session", url: str, params: Params) -> HttpResponse:
-        timeout = self._settings.timeout_seconds
+    def _exchange(self, session: "_Session", url: str, params: Params, timeout: float) -> HttpResponse:
         with session.get(
             url,
             params=params,
