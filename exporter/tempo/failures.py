@@ -32,6 +32,12 @@ _MAX_SPANS: Final = re.compile(r"spans per span set exceeds (\d{1,9})\b")
 _MAX_RANGE: Final = re.compile(
     r"(?:range [^.\n]{0,80} exceeds|maximum allowed duration of) (\d[\d.hmsnuµμ]*[hms])(?!\w)"
 )
+# Of versions before 2.5. The query of each scope begins with nestedSetParent, in a brace and maybe a parenthesis.
+_TOO_OLD: Final = re.compile(
+    r"(?:unknown|invalid|unexpected|unsupported)[^.{(\n]{0,60}nestedSetParent"
+    r"|line 1, col [1-4]: syntax error: unexpected IDENTIFIER",
+    re.IGNORECASE,
+)
 _GO_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s|ns|us|µs|μs)")
 _UNIT_SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
 
@@ -87,6 +93,9 @@ def status_failure(response: HttpResponse, now: float, mask: Callable[[str], str
         return None
     if 300 <= status < 400:
         return _redirect(response, mask)
+    if grafana := _grafana(response):
+        reason: FailureReason = "unauthorized" if status in (401, 403) else "refused"
+        return TempoError(f"GET {response.url} returned {status}: {grafana}.", reason=reason, status=status)
     text = excerpt(mask(_body_start(response)))
     if text.startswith("<"):
         text = "an HTML page"
@@ -113,6 +122,23 @@ def status_failure(response: HttpResponse, now: float, mask: Callable[[str], str
     if 400 <= status < 500:
         return _refusal(response, summary)
     return TempoError(f"{summary}, which is not a search response. {_CHECK_URL}.", reason="malformed", status=status)
+
+
+def _grafana(response: HttpResponse) -> str:
+    """Return what to do if Grafana itself responded; empty if it did not.
+
+    Grafana has an ``/api/search`` of its own, which returns a list of dashboards; its errors have a ``messageId``.
+    """
+    is_ok = response.status == HTTPStatus.OK
+    if not (response.body.lstrip().startswith(b"[") if is_ok else b'"messageId"' in response.body[:_EXCERPT_BYTES]):
+        return ""
+    base, found, _ = response.url.partition("/api/")
+    if not found or "/api/datasources/" in response.url:
+        return ""
+    return (
+        f"this is Grafana, not Tempo. Set tempo.url to Tempo itself, or to {base}/api/datasources/proxy/uid/<uid> with "
+        f"the uid of the Tempo data source, and tempo.auth_token to the token of a service account"
+    )
 
 
 def _redirect(response: HttpResponse, mask: Callable[[str], str]) -> TempoError:
@@ -142,6 +168,9 @@ def _refusal(response: HttpResponse, summary: str) -> TempoError:
         return TooManySpansError(f"{summary}.", max_spans=int(match[1]), status=status)
     if (match := _MAX_RANGE.search(text)) and (seconds := go_duration_seconds(match[1])) >= 1:
         return RangeTooLongError(f"{summary}. Request a shorter range.", max_seconds=int(seconds), status=status)
+    if status == HTTPStatus.BAD_REQUEST and _TOO_OLD.search(text):
+        message = f"{summary}. The exporter needs Tempo 2.5 or newer: older versions do not know nestedSetParent."
+        return TempoError(message, reason="refused", status=status)
     return TempoError(f"{summary}. If Tempo rejects the query, check tempo.filter.", reason="refused", status=status)
 
 
@@ -171,6 +200,8 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
 
 def not_json(response: HttpResponse, mask: Callable[[str], str]) -> TempoError:
     """Return the error for a body with status 200 that cannot be decoded."""
+    if grafana := _grafana(response):
+        return TempoError(f"GET {response.url} returned a list: {grafana}.", reason="malformed", status=response.status)
     content_type = excerpt(mask(response.headers.get("Content-Type", ""))) or "no content type"
     first = response.body.lstrip()[:1]
     if first == b"<" or "html" in content_type.lower():
