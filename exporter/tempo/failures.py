@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 import requests
 import urllib3
 
@@ -24,6 +25,7 @@ _E = TypeVar("_E", bound=BaseException)
 
 _EXCERPT_CHARACTERS: Final = 200
 _EXCERPT_BYTES: Final = 8 * _EXCERPT_CHARACTERS
+_MAX_LIST_BYTES: Final = 4 << 20
 _CHECK_URL: Final = "Check that tempo.url is the base URL of Tempo's HTTP API (usually port 3200), with any path prefix"
 
 # Wording of Tempo 2.10 and 3.0.
@@ -130,7 +132,7 @@ def _grafana(response: HttpResponse) -> str:
     Grafana has an ``/api/search`` of its own, which returns a list of dashboards; its errors have a ``messageId``.
     """
     is_ok = response.status == HTTPStatus.OK
-    if not (response.body.lstrip().startswith(b"[") if is_ok else b'"messageId"' in response.body[:_EXCERPT_BYTES]):
+    if not (_is_list_of_objects(response.body) if is_ok else b'"messageId"' in response.body[:_EXCERPT_BYTES]):
         return ""
     base, found, _ = response.url.partition("/api/")
     if not found or "/api/datasources/" in response.url:
@@ -139,6 +141,16 @@ def _grafana(response: HttpResponse) -> str:
         f"this is Grafana, not Tempo. Set tempo.url to Tempo itself, or to {base}/api/datasources/proxy/uid/<uid> with "
         f"the uid of the Tempo data source, and tempo.auth_token to the token of a service account"
     )
+
+
+def _is_list_of_objects(body: bytes) -> bool:
+    if len(body) > _MAX_LIST_BYTES:
+        return False
+    try:
+        msgspec.json.decode(body, type=list[dict[str, msgspec.Raw]])
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _redirect(response: HttpResponse, mask: Callable[[str], str]) -> TempoError:

@@ -309,6 +309,11 @@ def test_what_comes_through_grafanas_proxy_is_not_grafanas_own() -> None:
     assert "this is Grafana" not in str(failure(500, b"[]"))
 
 
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"[1]", b"[{", b"{}", b"[" + b" " * 5_000_000 + b"]"])
+def test_what_is_no_list_of_objects_is_not_grafanas(body: bytes) -> None:
+    assert "this is Grafana" not in str(not_json(HttpResponse(URL, 200, {}, body), str))
+
+
 @pytest.mark.parametrize(
     "text",
     [
