@@ -1,6 +1,5 @@
 """Translates the configuration into the settings that each component defines; no component knows the configuration."""
 
-import re
 import ssl
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ from exporter.evaluation.settings import EvaluationSettings, PollSettings
 from exporter.ingest.backfill import BackfillSettings
 from exporter.ingest.exact_reader import Budget
 from exporter.ingest.series_filter import SeriesRules
+from exporter.model.pattern import Pattern
 from exporter.tempo import ClientSettings
 from exporter.web.config_reload import WebConfigState, file_state
 from exporter.web.passwords import Passwords
@@ -118,9 +118,9 @@ def series_rules(config: Config) -> SeriesRules:
     """Rules of the series filter."""
     series = config.series
     return SeriesRules(
-        include=[re.compile(pattern) for pattern in series.include],
-        exclude=[re.compile(pattern) for pattern in series.exclude],
-        rename=[(re.compile(rule.match), rule.replace) for rule in series.rename],
+        include=[Pattern(pattern) for pattern in series.include],
+        exclude=[Pattern(pattern) for pattern in series.exclude],
+        rename=[(Pattern(rule.match), rule.replace) for rule in series.rename],
         placeholders=series.placeholders,
         max_series=series.max,
     )

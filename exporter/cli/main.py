@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from exporter.cli.common import Shared, run_options, shared_options
+from exporter.runtime.signals import quiet_interrupt
 from exporter.runtime.tuning import collect_seldom
 
 COMMANDS: Final[Mapping[str, str]] = {
@@ -26,7 +27,8 @@ The command ``NAME`` is the function ``NAME`` of the module ``exporter.cli.NAME`
 
 def load_command(name: str) -> click.Command:
     """Import a command of :data:`COMMANDS`."""
-    command: click.Command = getattr(import_module(f"exporter.cli.{name}"), name)
+    with quiet_interrupt():
+        command: click.Command = getattr(import_module(f"exporter.cli.{name}"), name)
     return command
 
 

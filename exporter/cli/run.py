@@ -12,6 +12,7 @@ from exporter.app.settings import web_config_state
 from exporter.app.supervisor import Supervisor
 from exporter.cli.common import EXIT_FAILED, EXIT_USAGE, Shared, failed, run_options, shared_options
 from exporter.config import Config, ConfigError, effective_yaml, ignored_variables, load_config
+from exporter.config.files import file_problems
 from exporter.metrics.self_metrics import SelfMetrics, WebConfigCollector
 from exporter.runtime import logs
 from exporter.runtime.signals import StopRequest, interruptible
@@ -44,6 +45,8 @@ def run(shared: Shared, *, once: bool, check_config: bool) -> int:
     except ConfigError as error:
         return failed(f"web.config_file: {error}", EXIT_USAGE)
     if check_config:
+        if problems := file_problems(config):
+            return failed(str(ConfigError(problems)), EXIT_USAGE)
         click.echo(effective_yaml(config), nl=False)
         return 0
     return _run(config, web_config)

@@ -4,7 +4,6 @@ The annotated example and the reference are generated from the descriptions. The
 its type in `exporter.config.values`; `exporter.config.contradictions` validates keys against each other.
 """
 
-import re
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -39,6 +38,7 @@ from exporter.config.values import (
     Url,
     Username,
 )
+from exporter.model.pattern import PatternError
 
 
 def _key(default: Any, description: str, **constraints: Any) -> Any:
@@ -209,8 +209,8 @@ class Rename(Section):
     @model_validator(mode="after")
     def _replacement_fits(self) -> Self:
         try:
-            values.compile_regex(self.match).sub(self.replace, "")
-        except (re.error, IndexError) as error:
+            values.compile_regex(self.match).check_replacement(self.replace)
+        except PatternError as error:
             raise ValueError(f"has a replacement that does not fit its regular expression: {error}") from None
         return self
 
@@ -221,10 +221,11 @@ class Series(Section):
     max: Integer = _key(10_000, "Maximum number of series; traces of further series are counted and skipped.", ge=1)
     stale_after: PositiveDuration = _key("24h", "A series without traces for this long disappears from the metrics.")
     include: tuple[Regex, ...] = _key(
-        (), "Regular expressions; if set, only series whose service_name/span_name matches one of them are kept."
+        (),
+        "Regular expressions (RE2); if set, only series whose service_name/span_name matches one of them are kept.",
     )
     exclude: tuple[Regex, ...] = _key(
-        (), "Regular expressions; series whose service_name/span_name matches one of them are skipped."
+        (), "Regular expressions (RE2); series whose service_name/span_name matches one of them are skipped."
     )
     rename: tuple[Rename, ...] = _key(
         (), "List of {match, replace}: replaces what the expression matches in span names; \\1 is its first group."

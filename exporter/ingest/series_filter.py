@@ -1,6 +1,5 @@
 """Decides which series are kept: renames them, filters them by pattern, and limits their number."""
 
-import re
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from functools import partial
 from typing import Final
 
 from exporter.ingest.placeholders import with_placeholders
+from exporter.model.pattern import Pattern
 from exporter.model.span import FilterReason, SeriesKey
 from exporter.runtime.locks import LockRank, new_lock
 from exporter.runtime.logs import Log
@@ -28,9 +28,9 @@ class SeriesRules:
         max_series: maximum number of series.
     """
 
-    include: Sequence[re.Pattern[str]] = ()
-    exclude: Sequence[re.Pattern[str]] = ()
-    rename: Sequence[tuple[re.Pattern[str], str]] = ()
+    include: Sequence[Pattern] = ()
+    exclude: Sequence[Pattern] = ()
+    rename: Sequence[tuple[Pattern, str]] = ()
     placeholders: bool = True
     max_series: int = 10_000
 

@@ -20,11 +20,13 @@ from exporter.model.span import SeriesKey, Span
 from exporter.runtime.locks import LockRank, new_lock
 from exporter.runtime.logs import Log
 from exporter.runtime.telemetry import Loop, Telemetry
+from exporter.tempo import readiness
 from exporter.tempo.counts import SpanCounts, decode_counts
 from exporter.tempo.decode import SearchDecoder
 from exporter.tempo.errors import LimitTooHighError, RangeTooLongError, StoppedError, TempoError, TooManySpansError
 from exporter.tempo.failures import HttpResponse, excerpt, not_json, status_failure
 from exporter.tempo.query import MAX_SPANS_PER_TRACE, any_series_condition, count_query, search_query
+from exporter.tempo.readiness import Readiness
 from exporter.tempo.settings import ClientSettings
 from exporter.tempo.throttle import RequestQueue, Throttle
 from exporter.tempo.trace import decode_trace
@@ -116,6 +118,12 @@ class TempoClient:
         queue = RequestQueue(settings.max_concurrency, settings.requests_per_second)
         self._throttle = Throttle(queue, stop=stop, monotonic=monotonic)
         self._transport = Transport(settings, stop=stop, monotonic=monotonic)
+        self._readiness = Readiness(
+            lambda: self._transport.get(readiness.PATH, {}, readiness.TIMEOUT_SECONDS),
+            mask=self._transport.mask,
+            monotonic=monotonic,
+        )
+        self._say_proxy()
         self._limits_lock = new_lock(LockRank.TEMPO_LIMITS)
         self._max_limit: int | None = None
         self._max_spans = MAX_SPANS_PER_TRACE
@@ -279,6 +287,27 @@ class TempoClient:
         """Close idle connections; the client remains usable."""
         self._transport.close()
 
+    def _say_proxy(self) -> None:
+        """Log which proxy requests go through: it is set outside of the configuration, often unknowingly."""
+        proxy = self._transport.proxy
+        if proxy is None:
+            return
+        if proxy.problem:
+            self._log.error(
+                "proxy_unsupported",
+                "the proxy from the environment cannot be used; set another one, or list Tempo's host in NO_PROXY",
+                variable=proxy.variable,
+                proxy=proxy.address,
+                error=proxy.problem,
+            )
+        else:
+            self._log.info(
+                "proxy_used",
+                "requests to Tempo go through the proxy from the environment",
+                variable=proxy.variable,
+                proxy=proxy.address,
+            )
+
     def _attempt(
         self, path: str, params: Params, loop: Loop, decode: Callable[[HttpResponse], _T], optional: bool
     ) -> _T:
@@ -291,8 +320,11 @@ class TempoClient:
         except TempoError as error:
             self._telemetry.request_failed(loop, error.reason)
             self._telemetry.tempo_answered(error.answered or (optional and error.status is not None))
+            if error.reason == "timeout" and (explanation := self._readiness.explanation()):
+                raise TempoError(f"{error} {explanation}", reason="timeout", retryable=error.retryable) from None
             raise
         self._telemetry.tempo_answered(True)
+        self._readiness.forget()
         return result
 
     def _exchange(self, path: str, params: Params, loop: Loop) -> HttpResponse:

@@ -101,7 +101,7 @@ class TestHelp:
         ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
         imported = set(ran.stdout.splitlines()[-1].split())
         expected = {"exporter.cli", "exporter.cli.common", "exporter.cli.main", "exporter.runtime"}
-        assert imported == {*expected, "exporter.runtime.tuning"}, ran.stderr
+        assert imported == {*expected, "exporter.runtime.signals", "exporter.runtime.tuning"}, ran.stderr
 
 
 class TestCheckConfig:
@@ -121,6 +121,30 @@ class TestCheckConfig:
         assert result.exit_code == 0
         assert "hunter2hunter2" not in result.output
         assert yaml.safe_load(result.stdout)["tempo"]["auth_token"] == "<secret>"
+
+    @pytest.mark.parametrize(
+        ("key", "section"),
+        [
+            ("tempo.tls.ca_file", {"tls": {"ca_file": "FILE"}}),
+            ("tempo.tls.cert_file", {"tls": {"cert_file": "FILE", "key_file": "good"}}),
+            ("tempo.tls.key_file", {"tls": {"cert_file": "good", "key_file": "FILE"}}),
+            ("tempo.auth_token_file", {"auth_token_file": "FILE"}),
+            ("tempo.basic_auth.password_file", {"basic_auth": {"username": "me", "password_file": "FILE"}}),
+        ],
+    )
+    def test_a_file_that_is_missing_or_empty_is_named(
+        self, invoke: Invoke, directory: Path, key: str, section: dict[str, object]
+    ) -> None:
+        (directory / "good").write_text("x")
+        (directory / "empty").touch()
+        text, file = yaml.safe_dump({"tempo": section}), directory / "files.yaml"
+        for name, problem in (("nowhere", "cannot be read: No such file or directory"), ("empty", "is empty")):
+            file.write_text(text.replace("FILE", name))
+            result = invoke("--config", str(file), "--check-config")
+            assert (result.exit_code, result.stdout) == (2, "")
+            assert f"  - {key} {name} {problem}\n" in result.stderr
+        file.write_text(text.replace("FILE", "good"))
+        assert invoke("--config", str(file), "--check-config").exit_code == 0
 
     def test_reports_all_errors_together(self, invoke: Invoke, directory: Path) -> None:
         file = write(directory, tempo={"ulr": "x"}, polling={"settle": "soon"})

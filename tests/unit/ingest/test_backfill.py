@@ -1,7 +1,6 @@
 """The ledger's loop: everything that has settled is read once, whatever happens meanwhile."""
 
 import logging
-import re
 import threading
 import time
 from collections import Counter, defaultdict
@@ -26,6 +25,7 @@ from exporter.model.calendar import Calendar
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import decode_digest
 from exporter.model.ledger import LedgerEntry, Window, WindowState
+from exporter.model.pattern import Pattern
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
 from exporter.store import Store, StoreError
@@ -260,7 +260,7 @@ def test_a_batch_of_several_hours_reads_them_in_one_search_from_the_first() -> N
 
 
 def test_series_that_are_not_wanted_are_counted_and_not_stored() -> None:
-    rules = SeriesRules(exclude=[re.compile("healthz")], max_series=1)
+    rules = SeriesRules(exclude=[Pattern("healthz")], max_series=1)
     noise = [span(NOON - 60, key=PROBE), span(NOON - 50, key=PROBE), span(NOON - 40, key=LOGIN)]
     rig = Rig(FakeTempo([*steady(1), *noise]), hours=1, rules=rules)
     rig.admission.preload([KEY])

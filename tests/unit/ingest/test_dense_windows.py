@@ -1,6 +1,5 @@
 """Windows a hundred times too dense to be read whole: what is read stands for them, at a cost that does not grow."""
 
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from exporter.ingest.tempo_counts import TempoCounts
 from exporter.ingest.window_reader import BatchResult, WindowReader
 from exporter.model.histogram import Digest
 from exporter.model.ledger import Batch, Window
+from exporter.model.pattern import Pattern
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
 from exporter.runtime.telemetry import Loop
@@ -194,7 +194,7 @@ class TestWithoutCounts:
 
 def test_endpoints_that_nobody_wants_cost_nothing() -> None:
     tempo = DenseTempo(DenseTraffic(20 * BUDGET.traces))
-    part, _ = read_hour(tempo, rules=SeriesRules(exclude=[re.compile("service-1?[0-5]/")], placeholders=False))
+    part, _ = read_hour(tempo, rules=SeriesRules(exclude=[Pattern("service-1?[0-5]/")], placeholders=False))
     (content,) = part.contents
     assert content.skipped["filtered"] > 0
     assert not any(key.service_name in ("service-1", "service-5", "service-10") for key in content.series)
@@ -203,7 +203,7 @@ def test_endpoints_that_nobody_wants_cost_nothing() -> None:
 def test_names_that_differ_by_an_id_are_left_to_the_sample() -> None:
     """A million names of one trace each are one endpoint with a million: not worth a search for each."""
     tempo = DenseTempo(DenseTraffic(20 * BUDGET.traces))
-    rules = SeriesRules(rename=[(re.compile(r"/[a-z]+$"), "/{id}")])
+    rules = SeriesRules(rename=[(Pattern(r"/[a-z]+$"), "/{id}")])
     part, _ = read_hour(tempo, rules=rules)
     assert all(key.span_name.endswith("/{id}") for key in digests(part))
     assert not [search for search in tempo.searches if search[1] - search[0] == HOUR]

@@ -245,7 +245,6 @@ HTML = replying("<!doctype html><html><title>Sign in</title></html>", content_ty
         (HTML, "malformed", "login"),
         (replying("hello", content_type="text/plain"), "malformed", "hello"),
         (replying(""), "malformed", "0 bytes"),
-        (replying("[]"), "malformed", "not a Tempo response"),
         (replying({"message": "please log in"}), "malformed", "please log in"),
         (replying('{"traces":' + "[" * 100_000), "malformed", "not a Tempo response"),
         (truncating(BODY, keep=300), "malformed", "cut off"),
