@@ -200,6 +200,7 @@ def _build_ingest(context: _Context, signal: HistorySignal) -> Ingest:
         stop=context.stop,
         clock=context.clock,
         monotonic=context.monotonic,
+        renamed=series_filter.rules.renamed,
     )
     if not context.config.polling.backfill_enabled:
         return Ingest(client, series_filter, None)

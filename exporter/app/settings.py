@@ -22,6 +22,9 @@ from exporter.web.server.tls import TlsError, TlsSettings, server_context
 _AFFORDABLE_SEARCHES: Final = 10
 """Full searches that the first poll may spend on the time before the evaluation window."""
 
+_MIN_MAX_AGE_SECONDS: Final = 30 * 86_400.0
+"""Spans this old are always plausible: Tempo may hold more than the history that is wanted."""
+
 _CLIENT_AUTH: Final[dict[ClientAuth, Literal["none", "if_given", "required"]]] = {
     "NoClientCert": "none",
     "VerifyClientCertIfGiven": "if_given",
@@ -52,6 +55,12 @@ def client_settings(config: Config) -> ClientSettings:
         cert_file=_text(tempo.tls.cert_file),
         key_file=_text(tempo.tls.key_file),
         insecure_skip_verify=tempo.tls.insecure_skip_verify,
+        max_age_seconds=max(
+            _MIN_MAX_AGE_SECONDS,
+            config.polling.backfill_duration.total_seconds(),
+            config.stats.max_duration.total_seconds(),
+        ),
+        max_duration_seconds=config.stats.max_duration.total_seconds(),
     )
 
 

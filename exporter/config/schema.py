@@ -159,6 +159,9 @@ class Stats(Section):
     k: Real = _key(10, "Other part of the outlier threshold: the baseline p50 plus this many MAD.", ge=0)
     min_samples: Count = _key(50, "Traces that the exact hour and day type needs to serve as baseline (level 1).")
     mad_epsilon: Duration = _key("1ms", "Lower bound of the MAD, for endpoints whose latency hardly varies.")
+    max_duration: PositiveDuration = _key(
+        "24h", "Spans that take longer are invalid: their clocks are wrong. They are counted and skipped."
+    )
 
 
 class Fallback(Section):

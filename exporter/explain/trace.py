@@ -107,7 +107,7 @@ def oddities(path: CriticalPath) -> list[str]:
         (found.roots > 1, f"{counted(found.roots, 'span')} without a parent; the longest is explained"),
         (found.missing_parents, f"{counted(found.missing_parents, 'span')} of a parent that was not received"),
         (found.in_cycles, f"{counted(found.in_cycles, 'span')} in circles, being an ancestor of itself"),
-        (found.duplicates, f"{counted(found.duplicates, 'span')} with the id of another; the longest counts"),
+        (found.duplicates, f"{counted(found.duplicates, 'span')} received more than once; the longest counts"),
         (found.elsewhere, f"{counted(found.elsewhere, 'span')} not belonging to what is explained"),
         (found.not_waited_for, f"{counted(found.not_waited_for, 'span')} outliving the parent, and not waited for"),
         (found.moved, f"{counted(found.moved, 'span')} moved in time, since the clocks of services differ"),
