@@ -14,6 +14,7 @@ from exporter.detection.parameters import Parameters
 from exporter.evaluation.settings import EvaluationSettings, PollSettings
 from exporter.ingest.series_filter import SeriesRules
 from exporter.ingest.settings import BackfillSettings, Budget
+from exporter.model.label import LabelNames
 from exporter.tempo import ClientSettings
 from exporter.web.config_reload import WebConfigState, file_state
 from exporter.web.passwords import Passwords
@@ -132,6 +133,11 @@ def series_rules(config: Config) -> SeriesRules:
         placeholders=series.placeholders,
         most=series.max,
     )
+
+
+def label_names(config: Config) -> LabelNames:
+    """How the names of series become label values."""
+    return LabelNames(config.series.max_label_bytes)
 
 
 def web_config_state(path: Path) -> WebConfigState:

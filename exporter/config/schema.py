@@ -223,6 +223,12 @@ class Series(Section):
 
     max: Integer = _key(10_000, "Maximum number of series; traces of further series are counted and skipped.", ge=1)
     stale_after: PositiveDuration = _key("24h", "A series without traces for this long disappears from the metrics.")
+    max_label_bytes: Integer = _key(
+        1000,
+        "Maximum length of a label value in bytes; longer names end with a hash. Prometheus may limit it "
+        "(label_value_length_limit) and then drops the whole scrape.",
+        ge=64,
+    )
     include: tuple[Regex, ...] = _key(
         (), "Regular expressions; if set, only series whose service_name/span_name matches one of them are kept."
     )

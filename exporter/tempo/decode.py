@@ -17,12 +17,13 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from exporter.model.label import cut_mark
 from exporter.model.span import SeriesKey, Span
 from exporter.tempo.settings import Scope
 
-MAX_NAME_CHARACTERS: Final = 1024
-"""Longer service and span names are truncated to this length and end with an ellipsis. Names that differ only after
-that become one series."""
+MAX_NAME_CHARACTERS: Final = 8192
+"""Longer service and span names are cut to this length; the end names the hash of the whole name, so that names which
+differ only after the cut stay distinct."""
 
 _T = TypeVar("_T")
 
@@ -38,6 +39,8 @@ _MAX_MATCHED: Final = 2**32 - 1
 _MAX_INTEGER_DIGITS: Final = 40
 _EXCERPT_CHARACTERS: Final = 40
 _MAX_CACHED: Final = 50_000
+_CACHED_CHARACTERS: Final = 256
+"""Longer names count as several cached entries."""
 _MAX_CACHED_BYTES: Final = 4096
 
 
@@ -286,10 +289,12 @@ class _ServiceKeys(dict[str, SeriesKey]):
         self._cache = cache
 
     def __missing__(self, name: str) -> SeriesKey:
-        key = SeriesKey(self._service_name, clean_name(name))
-        if len(name) <= MAX_NAME_CHARACTERS:
-            self[name] = key
-            self._cache.size += 1
+        cleaned = clean_name(name)
+        # All spans of a series share one key, however long its name was.
+        key = self.get(cleaned)
+        if key is None:
+            key = self[cleaned] = SeriesKey(self._service_name, cleaned)
+            self._cache.size += 1 + len(cleaned) // _CACHED_CHARACTERS
         return key
 
 
@@ -331,7 +336,10 @@ def _service_of(attributes: bytes) -> str:
 def clean_name(name: str) -> str:
     """Make a name safe to store and display: without NUL characters, and of limited length."""
     name = name.replace("\0", "\ufffd")
-    return name if len(name) <= MAX_NAME_CHARACTERS else name[: MAX_NAME_CHARACTERS - 1] + "…"
+    if len(name) <= MAX_NAME_CHARACTERS:
+        return name
+    mark = cut_mark(name)
+    return name[: MAX_NAME_CHARACTERS - len(mark)] + mark
 
 
 def _utc(ns: int) -> str:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exporter.model.label import cut_mark
 from exporter.model.span import SeriesKey, Span
 from exporter.tempo.decode import MAX_NAME_CHARACTERS, DecodedSearch, SearchDecoder
 from exporter.tempo.settings import Scope
@@ -295,8 +296,8 @@ def test_spans_of_a_series_share_one_key() -> None:
         ("a\0b", "a\ufffdb"),
         ("a\ud800b", "a\ufffdb"),
         ("x" * MAX_NAME_CHARACTERS, "x" * MAX_NAME_CHARACTERS),
-        ("x" * (MAX_NAME_CHARACTERS + 1), "x" * (MAX_NAME_CHARACTERS - 1) + "…"),
-        ("x" * 1_000_000, "x" * (MAX_NAME_CHARACTERS - 1) + "…"),
+        ("x" * (MAX_NAME_CHARACTERS + 1), "x" * (MAX_NAME_CHARACTERS - 13) + cut_mark("x" * (MAX_NAME_CHARACTERS + 1))),
+        ("x" * 1_000_000, "x" * (MAX_NAME_CHARACTERS - 13) + cut_mark("x" * 1_000_000)),
     ],
 )
 def test_hostile_names_are_cleaned(name: str, cleaned: str) -> None:
@@ -305,6 +306,15 @@ def test_hostile_names_are_cleaned(name: str, cleaned: str) -> None:
     key = decode(search_body(trace)).spans[0].key
     assert key == SeriesKey(cleaned or "shop", cleaned)
     key.service_name.encode()
+
+
+def test_long_names_that_differ_at_the_end_are_different_series() -> None:
+    names = ["x" * 100_000 + end for end in ("a", "b", "a")]
+    spans = [a_span(n, name=name) for n, name in enumerate(names, 1)]
+    keys = [span.key for span in decode(search_body(a_trace(spanSets=[{"spans": spans, "matched": 3}]))).spans]
+    assert keys[0] != keys[1]
+    # However many spans a series has, its name is in memory once.
+    assert keys[0] is keys[2]
 
 
 def test_invalid_utf_8_is_replaced() -> None:
@@ -374,9 +384,14 @@ def test_cache_of_series_keys_is_bounded() -> None:
         spans = [{"spanID": f"{n:x}", "name": f"{batch}/{n}", "startTimeUnixNano": "1"} for n in range(9000)]
         decoded = decoder.decode(json.dumps(search_body(a_trace(spanSets=[{"spans": spans}]))).encode())
         assert decoded.spans[-1].key == SeriesKey("shop", f"{batch}/8999")
+    for number in range(3):
+        long = [{"spanID": f"{n:x}", "name": f"{number}/{n}".ljust(8000), "startTimeUnixNano": "1"} for n in range(900)]
+        decoder.decode(json.dumps(search_body(a_trace(spanSets=[{"spans": long}]))).encode())
+    again = decode_key("first")
+    assert decode_key("first") is again
     # The cache was emptied, so the same name has a new key.
-    assert decode_key("first") == first
-    assert decode_key("first") is not first
+    assert again is not first
+    assert again == first
 
 
 # Arbitrary input
