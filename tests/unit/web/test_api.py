@@ -279,6 +279,18 @@ class TestTrace:
         missing = bench.refused("trace", "trace_id=1&service_name=stock&span_name=release")
         assert (missing["status"], missing["detail"]) == (404, f"trace {'1'.zfill(32)} has no span of stock release")
 
+    def test_spans_that_share_an_id_are_both_shown(self, bench: Bench) -> None:
+        client = TRACE[0]._replace(service_name="front-proxy", name="route", kind="client")
+        bench.trace = [client._replace(span_id="2", parent_id="2", service_name="db"), TRACE[0], client]
+        found = bench.get("trace", "trace_id=1")
+        assert [(step["service_name"], step["depth"]) for step in found["critical_path"]][:2] == [
+            ("front-proxy", 0),
+            ("checkout", 1),
+        ]
+        assert (found["spans"], found["oddities"]["duplicates"], found["oddities"]["roots"]) == (3, 0, 1)
+        asked = bench.get("trace", "trace_id=1&service_name=checkout&span_name=GET+/cart")
+        assert (asked["root"]["service_name"], asked["root"]["span_id"]) == ("checkout", "1")
+
     def test_an_unknown_trace_is_not_found(self, bench: Bench) -> None:
         bench.trace = []
         found = bench.refused("trace", "trace_id=1")
