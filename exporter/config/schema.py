@@ -159,6 +159,9 @@ class Stats(Section):
     k: Real = _key(10, "Other part of the outlier threshold: the baseline p50 plus this many MAD.", ge=0)
     min_samples: Count = _key(50, "Traces that the exact hour and day type needs to serve as baseline (level 1).")
     mad_epsilon: Duration = _key("1ms", "Lower bound of the MAD, for endpoints whose latency hardly varies.")
+    max_duration: PositiveDuration = _key(
+        "24h", "Spans that take longer are invalid: their clocks are wrong. They are counted and skipped."
+    )
 
 
 class Fallback(Section):
@@ -220,6 +223,12 @@ class Series(Section):
 
     max: Integer = _key(10_000, "Maximum number of series; traces of further series are counted and skipped.", ge=1)
     stale_after: PositiveDuration = _key("24h", "A series without traces for this long disappears from the metrics.")
+    max_label_bytes: Integer = _key(
+        1000,
+        "Maximum length of a label value in bytes; longer names end with a hash. Prometheus may limit it "
+        "(label_value_length_limit) and then drops the whole scrape.",
+        ge=64,
+    )
     include: tuple[Regex, ...] = _key(
         (),
         "Regular expressions (RE2); if set, only series whose service_name/span_name matches one of them are kept.",

@@ -6,6 +6,7 @@ honoured. Pauses between attempts grow exponentially, with full jitter, so that 
 retried together. No slot is held during a pause. All other failures are final.
 """
 
+import math
 import random as random_module
 import threading
 import time
@@ -42,6 +43,8 @@ _MAX_PAUSE_SECONDS: Final = 10.0
 _MAX_RETRY_AFTER_SECONDS: Final = 60.0
 _LOG_INTERVAL_SECONDS: Final = 600.0
 
+_NS: Final = 1_000_000_000
+
 _SEARCH_PATH: Final = "/api/search"
 _TRACE_PATH: Final = "/api/v2/traces/"
 _TRACE_V1_PATH: Final = "/api/traces/"
@@ -57,6 +60,7 @@ class SearchResult:
             trace if any part of it overlaps the range, bounds included.
         traces: number of traces in the response, valid or not.
         limit: the ``limit`` of the request.
+        duplicates: number of spans that occurred before in the response and were left out.
         invalid: number of traces and spans that were invalid and left out.
         missing: number of spans that matched but were not returned, because Tempo limits the spans of one trace.
         bytes: size of the response body.
@@ -65,6 +69,7 @@ class SearchResult:
     spans: list[Span]
     traces: int
     limit: int
+    duplicates: int
     invalid: int
     missing: int
     bytes: int
@@ -89,6 +94,7 @@ class TempoClient:
         monotonic: Callable[[], float] = time.monotonic,
         pause: Callable[[float], bool] | None = None,
         random: Callable[[], float] = random_module.random,
+        renamed: Callable[[SeriesKey], SeriesKey] = lambda key: key,
     ) -> None:
         """Create a client; it connects on the first request.
 
@@ -101,6 +107,7 @@ class TempoClient:
             monotonic: seconds of a monotonic clock.
             pause: sleeps for some seconds and returns whether to stop; by default it waits for ``stop``.
             random: returns a number from [0, 1), for the jitter of pauses.
+            renamed: maps the names of a span to those of its series, for messages about series.
 
         Raises:
             ValueError: the filter cannot be joined to a query, or a limit is out of range.
@@ -113,8 +120,9 @@ class TempoClient:
         self._monotonic = monotonic
         self._pause = pause or stop.wait
         self._random = random
+        self._renamed = renamed
         self._query = search_query(settings.scope, settings.filter)
-        self._decoder = SearchDecoder(settings.scope)
+        self._decoder = SearchDecoder(settings.scope, round(settings.max_duration_seconds * _NS))
         queue = RequestQueue(settings.max_concurrency, settings.requests_per_second)
         self._throttle = Throttle(queue, stop=stop, monotonic=monotonic)
         self._transport = Transport(settings, stop=stop, monotonic=monotonic)
@@ -130,6 +138,7 @@ class TempoClient:
         self._max_range_seconds: int | None = None
         self._max_count_range_seconds: int | None = None
         self._limited_log = log.limited(_LOG_INTERVAL_SECONDS, monotonic)
+        self._once_log = log.limited(math.inf, monotonic)
 
     @property
     def max_limit(self) -> int:
@@ -166,7 +175,9 @@ class TempoClient:
         settings = self._settings
         query = search_query(settings.scope, settings.filter, [any_series_condition(series)]) if series else self._query
         result = self._search(query, start, end, limit or self._settings.limit, loop)
-        self._telemetry.traces_read(loop, len(result.spans) + result.invalid)
+        self._telemetry.traces_read(loop, len(result.spans) + result.duplicates + result.invalid)
+        if result.duplicates:
+            self._telemetry.traces_skipped(loop, "duplicate", result.duplicates)
         if result.invalid:
             self._telemetry.traces_skipped(loop, "invalid", result.invalid)
         if result.missing:
@@ -345,8 +356,10 @@ class TempoClient:
             limit = min(max_traces, self._max_limit or max_traces)
             max_spans = self._max_spans
             params: Params = {"q": query, "start": start, "end": end, "limit": limit, "spss": max_spans}
+            oldest_ns = round((end - self._settings.max_age_seconds) * _NS)
+            decode = partial(self._decode_search, limit=limit, oldest_ns=oldest_ns)
             try:
-                return self.fetch(_SEARCH_PATH, params, loop=loop, decode=partial(self._decode_search, limit=limit))
+                return self.fetch(_SEARCH_PATH, params, loop=loop, decode=decode)
             except LimitTooHighError as error:
                 if error.max_limit >= limit:
                     raise
@@ -359,9 +372,9 @@ class TempoClient:
                 self._learn_range(error.max_seconds)
                 raise
 
-    def _decode_search(self, response: HttpResponse, *, limit: int) -> SearchResult:
+    def _decode_search(self, response: HttpResponse, *, limit: int, oldest_ns: int) -> SearchResult:
         try:
-            decoded = self._decoder.decode(response.body)
+            decoded = self._decoder.decode(response.body, oldest_ns)
         except ValueError:
             raise not_json(response, self._transport.mask) from None
         if decoded.problem:
@@ -371,8 +384,25 @@ class TempoClient:
                 count=decoded.invalid,
                 first=excerpt(self._transport.mask(decoded.problem)),
             )
+        for key, problem in decoded.implausible.items():
+            series = self._renamed(key)
+            self._once_log.warning(
+                "spans_implausible",
+                "spans of an endpoint began before Tempo could hold them or took longer than stats.max_duration; they "
+                "are left out and counted",
+                per=series,
+                service_name=series.service_name,
+                span_name=series.span_name,
+                first=problem,
+            )
         result = SearchResult(
-            decoded.spans, decoded.traces, limit, decoded.invalid, decoded.missing, len(response.body)
+            decoded.spans,
+            decoded.traces,
+            limit,
+            decoded.duplicates,
+            decoded.invalid,
+            decoded.missing,
+            len(response.body),
         )
         if not decoded.complete and not result.saturated:
             raise TempoError(
