@@ -121,6 +121,7 @@ def series_rules(config: Config) -> SeriesRules:
         exclude=[re.compile(pattern) for pattern in series.exclude],
         rename=[(re.compile(rule.match), rule.replace) for rule in series.rename],
         placeholders=series.placeholders,
+        exclude_probes=series.exclude_probes,
         most=series.max,
     )
 

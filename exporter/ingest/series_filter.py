@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 from exporter.ingest.placeholders import with_placeholders
+from exporter.ingest.probes import is_probe
 from exporter.model.span import FilterReason, SeriesKey
 from exporter.runtime.locks import LockRank, new_lock
 from exporter.runtime.logs import Log
@@ -25,6 +26,7 @@ class SeriesRules:
         exclude: none of them may match.
         rename: pairs of a pattern and what replaces it in the span name, applied in order before the rest.
         placeholders: whether ids that are left in span names then become placeholders.
+        exclude_probes: whether health checks and tempo-vulture are left out, unless ``include`` matches them.
         most: how many series there may be.
     """
 
@@ -32,6 +34,7 @@ class SeriesRules:
     exclude: Sequence[re.Pattern[str]] = ()
     rename: Sequence[tuple[re.Pattern[str], str]] = ()
     placeholders: bool = True
+    exclude_probes: bool = True
     most: int = 10_000
 
     def renamed(self, key: SeriesKey) -> SeriesKey:
@@ -48,7 +51,15 @@ class SeriesRules:
         name = f"{key.service_name}/{key.span_name}"
         if self.include and not any(pattern.search(name) for pattern in self.include):
             return False
-        return not any(pattern.search(name) for pattern in self.exclude)
+        return not any(pattern.search(name) for pattern in self.exclude) and not self.leaves_out_probe(key)
+
+    def leaves_out_probe(self, key: SeriesKey) -> bool:
+        """Return whether a series is left out because it is a probe; what ``include`` matches is wanted."""
+        return self.exclude_probes and not self.include and is_probe(key)
+
+    def is_outdated(self, key: SeriesKey) -> bool:
+        """Return whether a stored name contains ids that are placeholders now, so that no span gets it any more."""
+        return self.placeholders and with_placeholders(key.span_name) != key.span_name
 
 
 @dataclass
@@ -68,6 +79,7 @@ class SeriesFilter:
     _answers: dict[SeriesKey, SeriesKey | FilterReason] = field(default_factory=dict)
     _characters: int = 0
     _is_full: bool = False
+    _has_logged_probe: bool = False
     _mutex: AbstractContextManager[bool, None] = field(default_factory=partial(new_lock, LockRank.SERIES_FILTER))
 
     def __len__(self) -> int:
@@ -77,7 +89,7 @@ class SeriesFilter:
         """Admit series that are known from before, in their old order, as far as the rules still want them."""
         with self._mutex:
             for key in keys:
-                if self.rules.wants(key) and len(self._admitted) < self.rules.most:
+                if self.rules.wants(key) and not self.rules.is_outdated(key) and len(self._admitted) < self.rules.most:
                     self._admitted.add(key)
 
     def known(self) -> list[SeriesKey]:
@@ -108,6 +120,7 @@ class SeriesFilter:
                 answer = renamed
             elif not self.rules.wants(renamed):
                 answer = "filtered"
+                self._log_probe(renamed)
             elif len(self._admitted) < self.rules.most:
                 self._admitted.add(renamed)
                 answer = renamed
@@ -122,6 +135,18 @@ class SeriesFilter:
                 self._characters = 0
             self._answers[key] = answer
             return answer
+
+    def _log_probe(self, key: SeriesKey) -> None:
+        """Log the first probe that is left out."""
+        if self._has_logged_probe or self.log is None or not self.rules.leaves_out_probe(key):
+            return
+        self._has_logged_probe = True
+        self.log.info(
+            "probes_left_out",
+            "health checks, scrapes and tempo-vulture are left out and counted as filtered; set series.exclude_probes "
+            "to false to watch them",
+            first_left_out=key,
+        )
 
     def _say_full(self, first: SeriesKey) -> None:
         """Say that there is no room, once until there is some again."""

@@ -27,6 +27,7 @@ def rules(
         exclude=[re.compile(pattern) for pattern in exclude.split()],
         rename=[(re.compile(pattern), replacement) for pattern, replacement in rename],
         placeholders=False,
+        exclude_probes=False,
         most=most,
     )
 
