@@ -18,6 +18,7 @@ from exporter.runtime.telemetry import FailureReason, Loop
 from exporter.tempo import ClientSettings, StoppedError, TempoClient, TempoError
 from exporter.tempo.client import ATTEMPTS, SearchResult
 from tests.support.certificates import write_authority, write_combined
+from tests.support.samples import events
 from tests.support.tempo_server import (
     FakeTempo,
     Recorder,
@@ -402,6 +403,15 @@ def test_retry_after_is_honoured(tempo: FakeTempo) -> None:
     harness = Harness(tempo.url)
     harness.search()
     assert harness.pauses == [7.0, 60.0]
+
+
+def test_long_wait_for_tempo_is_logged(tempo: FakeTempo, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    tempo.answer(replying("", 429, Retry_After="40"), replying("", 503, Retry_After="3600"), replying(BODY))
+    Harness(tempo.url).search("backfill")
+    assert events(caplog) == ["tempo_asked_to_wait"]
+    (record,) = caplog.records
+    assert "40" in str(vars(record))
 
 
 def test_pauses_grow_with_jitter(tempo: FakeTempo) -> None:
