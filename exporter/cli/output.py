@@ -22,10 +22,14 @@ class OutputError(click.ClickException):
 
 
 class _CheckedStream:
-    """A stream whose errors are those of the user's standard output; a closed pipe stays a BrokenPipeError."""
+    """A stream whose errors are those of the user's standard output; a closed pipe stays a BrokenPipeError.
 
-    def __init__(self, stream: Any) -> None:
+    After an error of the system every further call fails, too: click swallows errors when it probes a stream.
+    """
+
+    def __init__(self, stream: Any, failures: "list[OutputError] | None" = None) -> None:
         self._stream = stream
+        self._failures = [] if failures is None else failures
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -33,7 +37,7 @@ class _CheckedStream:
     @property
     def buffer(self) -> "_CheckedStream":
         """The binary stream below."""
-        return _CheckedStream(self._stream.buffer)
+        return _CheckedStream(self._stream.buffer, self._failures)
 
     def write(self, content: Any) -> int:
         """Write text or bytes."""
@@ -52,14 +56,18 @@ class _CheckedStream:
 
     @contextmanager
     def _checked(self) -> Iterator[None]:
+        if self._failures:
+            raise self._failures[0]
         try:
             yield
         except BrokenPipeError:
             raise
         except (OSError, UnicodeEncodeError) as error:
+            failure = OutputError(error, getattr(self._stream, "encoding", ""))
             if isinstance(error, OSError):
+                self._failures.append(failure)
                 self._discard()
-            raise OutputError(error, getattr(self._stream, "encoding", "")) from error
+            raise failure from error
 
     def _discard(self) -> None:
         """Send what is buffered nowhere: otherwise the interpreter fails again when it flushes it at the end."""

@@ -2,6 +2,7 @@
 
 import io
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +15,10 @@ from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import ROOT, Operation, SpanTimes, TraceShape, TraceStore, make_trace
 from exporter.model.span import SeriesKey
 from exporter.store import Store
+from tests.support.paths import REPOSITORY
+from tests.support.processes import command
 from tests.support.samples import HOUR, KEY, commit_hour
+from tools.processes import environment
 
 FULL = Path("/dev/full")
 FOREIGN = SeriesKey("shop", "GET /訂單")
@@ -88,6 +92,18 @@ def test_full_output_is_one_line(
     with FULL.open("w", encoding="utf-8") as full:
         assert run(full, monkeypatch, *arguments) == 1
     expect_one_line(capsys, "No space left on device")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("argument", ["--version", "--check-config"])
+def test_full_output_of_a_process_is_one_line(argument: str, unbuffered: str) -> None:
+    with FULL.open("w") as full:
+        ran = subprocess.run(
+            command(argument), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+            env=environment(PYTHONUNBUFFERED=unbuffered), cwd=REPOSITORY,
+        )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (1, "Error: cannot write to standard output: No space left on device\n")
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
