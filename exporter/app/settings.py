@@ -133,6 +133,7 @@ def series_rules(config: Config) -> SeriesRules:
         rename=[(Pattern(rule.match), rule.replace) for rule in series.rename],
         placeholders=series.placeholders,
         max_series=series.max,
+        exclude_probes=series.exclude_probes,
     )
 
 

@@ -33,6 +33,8 @@ def run(shared: Shared, *, once: bool, check_config: bool) -> int:
 
     It reads Tempo, stores the history, evaluates all endpoints and serves /metrics, pages and an API over HTTP.
     """
+    if once and check_config:
+        raise click.UsageError("--once and --check-config exclude each other: choose one")
     try:
         config = load_config(shared.config_file, os.environ)
     except ConfigError as error:
@@ -150,8 +152,8 @@ def _run_once(config: Config) -> int:
         return failed("interrupted; nothing was written")
     finally:
         app.close()
-    # Without color=True, click would remove from names what looks like an escape sequence.
-    click.echo(app.exposition(), nl=False, color=True)
+    # As bytes: metrics are UTF-8 in any locale, and click would remove what looks like an escape sequence.
+    click.echo(app.exposition().encode(), nl=False)
     click.echo(summary(result, config.detection.alpha), err=True)
     return 0 if result.complete else EXIT_FAILED
 

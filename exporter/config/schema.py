@@ -241,8 +241,12 @@ class Series(Section):
     )
     placeholders: Boolean = _key(
         True,
-        "Replace ids in span names by {number}, {uuid}, {hex}, {email} or {date}: "
+        "Replace ids in span names by {number}, {uuid}, {hex}, {id} and others: "
         "/orders/17 and /orders/18 are one endpoint.",
+    )
+    exclude_probes: Boolean = _key(
+        True,
+        "Leave out health checks, scrapes and tempo-vulture (listed in docs/names.md), unless include matches them.",
     )
 
 

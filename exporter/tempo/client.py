@@ -42,6 +42,8 @@ _FIRST_PAUSE_SECONDS: Final = 0.5
 _MAX_PAUSE_SECONDS: Final = 10.0
 _MAX_RETRY_AFTER_SECONDS: Final = 60.0
 _LOG_INTERVAL_SECONDS: Final = 600.0
+_LONG_PAUSE_SECONDS: Final = 5.0
+"""A person who watches wants to know the reason of a longer pause."""
 
 _NS: Final = 1_000_000_000
 
@@ -290,6 +292,15 @@ class TempoClient:
                     pause_seconds=round(seconds, 3),
                     error=str(error),
                 )
+                if error.retry_after_seconds and seconds >= _LONG_PAUSE_SECONDS:
+                    self._limited_log.info(
+                        "tempo_asked_to_wait",
+                        "Tempo is busy and asks to wait (Retry-After); the request is repeated afterwards",
+                        loop=loop,
+                        pause_seconds=round(seconds, 1),
+                        retry_after_seconds=error.retry_after_seconds,
+                        error=str(error),
+                    )
             if self._pause(seconds):
                 raise StoppedError("the exporter is stopping; a request to Tempo was not retried")
             attempt += 1

@@ -88,7 +88,7 @@ class TestHelp:
 
     def test_every_module_of_a_command_is_listed(self) -> None:
         modules = {file.stem for file in Path(cli.__file__).parent.glob("*.py")}
-        assert modules == {*COMMANDS, "__init__", "common", "main", "healthcheck"}
+        assert modules == {*COMMANDS, "__init__", "common", "main", "output", "healthcheck"}
 
     @pytest.mark.parametrize("option", ["--help", "--version"])
     def test_help_and_version_import_no_command(self, option: str) -> None:
@@ -100,7 +100,13 @@ class TestHelp:
         )
         ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
         imported = set(ran.stdout.splitlines()[-1].split())
-        expected = {"exporter.cli", "exporter.cli.common", "exporter.cli.main", "exporter.runtime"}
+        expected = {
+            "exporter.cli",
+            "exporter.cli.common",
+            "exporter.cli.main",
+            "exporter.cli.output",
+            "exporter.runtime",
+        }
         assert imported == {*expected, "exporter.runtime.signals", "exporter.runtime.tuning"}, ran.stderr
 
 
@@ -355,3 +361,11 @@ def test_the_summary_lists_only_series_that_are_too_slow_to_be_chance(alpha: flo
     text = running.summary(PassResult(small_snapshot(), progress=None, polled=True), alpha)
     assert f"slower than usual at this moment (a flag fires once that lasts): {count}\n" in text
     assert text.count("chance 2e-04") == count
+
+
+@pytest.mark.parametrize("arguments", [("--once", "--check-config"), ("run", "--check-config", "--once")])
+def test_once_and_check_config_exclude_each_other(invoke: Invoke, arguments: tuple[str, ...]) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Error: --once and --check-config exclude each other: choose one" in result.stderr

@@ -29,6 +29,7 @@ def rules(
         rename=[(Pattern(pattern), replacement) for pattern, replacement in rename],
         placeholders=False,
         max_series=max_series,
+        exclude_probes=False,
     )
 
 

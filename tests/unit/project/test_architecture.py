@@ -45,7 +45,7 @@ LIBRARIES: Final = {
     "sqlite3": ("exporter.store.",),
     "sqlite_utils": ("exporter.store.",),
     # Besides Tempo's client: `demo` sends traffic to an OTLP endpoint, `verify` asks a running exporter.
-    "requests": ("exporter.tempo.", "exporter.demo.generate", "exporter.demo.otlp", "exporter.verify."),
+    "requests": ("exporter.tempo.", "exporter.demo.http_endpoint", "exporter.verify."),
     "urllib3": ("exporter.tempo.",),
     "waitress": ("exporter.web.",),
     "bcrypt": ("exporter.web.passwords",),

@@ -450,6 +450,15 @@ def test_retry_after_is_honoured(tempo: FakeTempo) -> None:
     assert harness.pauses == [7.0, 60.0]
 
 
+def test_long_wait_for_tempo_is_logged(tempo: FakeTempo, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    tempo.answer(replying("", 429, Retry_After="40"), replying("", 503, Retry_After="3600"), replying(BODY))
+    Harness(tempo.url).search("backfill")
+    assert events(caplog) == ["tempo_asked_to_wait"]
+    (record,) = caplog.records
+    assert "40" in str(vars(record))
+
+
 def test_pauses_grow_with_jitter(tempo: FakeTempo) -> None:
     tempo.answer(replying("", 503))
     harness = Harness(tempo.url, random=0.25)
