@@ -11,6 +11,7 @@ from exporter.app.settings import (
     backfill_settings,
     client_settings,
     evaluation_settings,
+    label_names,
     poll_settings,
     reading_description,
     series_rules,
@@ -171,7 +172,7 @@ def build_app(
     )
     signal = HistorySignal()
     ingest = _build_ingest(context, signal)
-    publisher = Publisher()
+    publisher = Publisher(label_names(config))
     evaluation = _build_evaluation(context, ingest, signal, publisher.publish, flags or {}, baseline_patience_seconds)
     publishing = Publishing(publisher, MetricsPage(publisher, metrics.registry))
     backfill_status = partial(_published_backfill, publishing, ingest)
@@ -200,6 +201,7 @@ def _build_ingest(context: _Context, signal: HistorySignal) -> Ingest:
         stop=context.stop,
         clock=context.clock,
         monotonic=context.monotonic,
+        renamed=series_filter.rules.renamed,
     )
     if not context.config.polling.backfill_enabled:
         return Ingest(client, series_filter, None)
@@ -316,12 +318,14 @@ def _build_site(context: _Context, ingest: Ingest, evaluation: Evaluation, publi
         interval_seconds=poll_settings(config).interval_seconds,
         tempo_url=config.tempo.url,
         explore=Explore(config.grafana.explore_url),
+        label_names=label_names(config),
     )
     api = Api(
         evaluation.querier,
         publishing.snapshot,
         partial(ingest.client.fetch_trace, loop="api"),
         renamed=series_rules(config).renamed,
+        label_names=label_names(config),
         calendar=context.calendar,
         clock=context.clock,
     )

@@ -1,6 +1,5 @@
 """Translates the configuration into the settings that each component defines; no component knows the configuration."""
 
-import re
 import ssl
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +14,8 @@ from exporter.evaluation.settings import EvaluationSettings, PollSettings
 from exporter.ingest.backfill import BackfillSettings
 from exporter.ingest.exact_reader import Budget
 from exporter.ingest.series_filter import SeriesRules
+from exporter.model.label import LabelNames
+from exporter.model.pattern import Pattern
 from exporter.tempo import ClientSettings
 from exporter.web.config_reload import WebConfigState, file_state
 from exporter.web.passwords import Passwords
@@ -22,6 +23,9 @@ from exporter.web.server.tls import TlsError, TlsSettings, server_context
 
 _AFFORDABLE_SEARCHES: Final = 10
 """Full searches that the first poll may spend on the time before the evaluation window."""
+
+_MIN_MAX_AGE_SECONDS: Final = 30 * 86_400.0
+"""Spans this old are always plausible: Tempo may hold more than the history that is wanted."""
 
 _CLIENT_AUTH: Final[dict[ClientAuth, Literal["none", "if_given", "required"]]] = {
     "NoClientCert": "none",
@@ -53,6 +57,12 @@ def client_settings(config: Config) -> ClientSettings:
         cert_file=_text(tempo.tls.cert_file),
         key_file=_text(tempo.tls.key_file),
         insecure_skip_verify=tempo.tls.insecure_skip_verify,
+        max_age_seconds=max(
+            _MIN_MAX_AGE_SECONDS,
+            config.polling.backfill_duration.total_seconds(),
+            config.stats.max_duration.total_seconds(),
+        ),
+        max_duration_seconds=config.stats.max_duration.total_seconds(),
     )
 
 
@@ -118,12 +128,18 @@ def series_rules(config: Config) -> SeriesRules:
     """Rules of the series filter."""
     series = config.series
     return SeriesRules(
-        include=[re.compile(pattern) for pattern in series.include],
-        exclude=[re.compile(pattern) for pattern in series.exclude],
-        rename=[(re.compile(rule.match), rule.replace) for rule in series.rename],
+        include=[Pattern(pattern) for pattern in series.include],
+        exclude=[Pattern(pattern) for pattern in series.exclude],
+        rename=[(Pattern(rule.match), rule.replace) for rule in series.rename],
         placeholders=series.placeholders,
         max_series=series.max,
+        exclude_probes=series.exclude_probes,
     )
+
+
+def label_names(config: Config) -> LabelNames:
+    """How the names of series become label values."""
+    return LabelNames(config.series.max_label_bytes)
 
 
 def web_config_state(path: Path) -> WebConfigState:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, TextIO
 
-from exporter.app.settings import evaluation_settings
+from exporter.app.settings import evaluation_settings, label_names
 from exporter.backtest.labels import Label, read_labels
 from exporter.backtest.replay import SeriesReplay, replay_history, replay_requests, series_name
 from exporter.backtest.report import BacktestReport
@@ -18,6 +18,7 @@ from exporter.config.wording import hint
 from exporter.detection.detector import Detector
 from exporter.model.calendar import HourClock
 from exporter.model.histogram_codec import DamagedDigestError
+from exporter.model.label import LabelNames
 from exporter.model.span import SeriesKey
 from exporter.runtime.terminal import bar, printable, progress_line
 from exporter.store import MissingDatabaseError, Store
@@ -109,7 +110,7 @@ def _replay_history(
             raise NothingToReplayError(
                 f"the history in {path} is empty: run the exporter until it has read some, or replay a file with --csv"
             )
-        keys = _selected(stored_keys, options)
+        keys = _selected(stored_keys, options, label_names(config))
         replays, damaged = _replay_stored(
             store, keys, until, _build_detector(config), options.learn_seconds, progress_text
         )
@@ -150,15 +151,15 @@ def _replay_stored(
     return replays, damaged
 
 
-def _selected(stored_keys: Sequence[SeriesKey], options: BacktestOptions) -> list[SeriesKey]:
-    """Return the series that the options select."""
+def _selected(stored_keys: Sequence[SeriesKey], options: BacktestOptions, label_names: LabelNames) -> list[SeriesKey]:
+    """Return the series that the options select by their names, as a whole or as labels have them."""
     keys = list(stored_keys)
     if options.service is not None:
-        _require_known(options.service, {key.service_name for key in keys}, "service")
-        keys = [key for key in keys if key.service_name == options.service]
+        _require_known(options.service, label_names.all_names(key.service_name for key in keys), "service")
+        keys = [key for key in keys if label_names.is_name(key.service_name, options.service)]
     if options.span is not None:
-        _require_known(options.span, {key.span_name for key in keys}, "span")
-        keys = [key for key in keys if key.span_name == options.span]
+        _require_known(options.span, label_names.all_names(key.span_name for key in keys), "span")
+        keys = [key for key in keys if label_names.is_name(key.span_name, options.span)]
     return keys
 
 

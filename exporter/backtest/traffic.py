@@ -10,8 +10,8 @@ import io
 import math
 import zlib
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,6 +23,8 @@ COLUMNS: Final = ("series", "unix_seconds", "duration_ms")
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _MAX_LINE_CHARACTERS: Final = 64 * 1024
+_MAX_LINES_OF_ROW: Final = 20
+"""Lines of a row after its first one: a name of a series hardly has more."""
 _MAX_UNIX_SECONDS: Final = 4_102_444_800
 """2100-01-01. A larger number is most likely a time in milliseconds."""
 _MAX_DURATION_MS: Final = 1e12
@@ -152,20 +154,72 @@ def _open(path: Path) -> Iterator[TextIO]:
         raise TrafficError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _rows(file: TextIO, *, after: int) -> Iterator[tuple[int, list[str] | None]]:
-    """Yield the number and fields of each line that is not empty; None for lines that are too long or not valid CSV.
+class _Lines:
+    """The lines of a file, cut off at a maximum length, with their numbers; lines can be put back."""
 
-    Each line is a row. If quoted fields could contain line breaks, one stray quote would consume the rest of the file.
+    def __init__(self, file: TextIO, number: int) -> None:
+        self.number = number
+        self._file = file
+        self._put_back: deque[str] = deque()
+
+    def next(self) -> str:
+        """Return the next line; empty at the end of the file."""
+        line = self._put_back.popleft() if self._put_back else self._file.readline(_MAX_LINE_CHARACTERS)
+        self.number += bool(line)
+        return line
+
+    def put_back(self, lines: Sequence[str]) -> None:
+        """Return these lines again, in this order."""
+        self._put_back.extendleft(reversed(lines))
+        self.number -= len(lines)
+
+    def skip_rest(self) -> None:
+        """Skip the rest of a line that was cut off."""
+        while (rest := self._file.readline(_MAX_LINE_CHARACTERS)) and not rest.endswith("\n"):
+            pass
+
+
+def _rows(file: TextIO, *, after: int) -> Iterator[tuple[int, list[str] | None]]:
+    """Yield the number of the first line and the fields of each row that is not empty.
+
+    The fields are None for lines that are too long or not valid CSV.
     """
-    number = after
-    while line := file.readline(_MAX_LINE_CHARACTERS):
-        number += 1
-        if len(line) == _MAX_LINE_CHARACTERS and not line.endswith("\n"):
-            while (rest := file.readline(_MAX_LINE_CHARACTERS)) and not rest.endswith("\n"):
-                pass
+    lines = _Lines(file, after)
+    while line := lines.next():
+        number = lines.number
+        if _is_cut_off(line):
+            lines.skip_rest()
             yield number, None
         elif not line.isspace():
-            yield number, _fields(line)
+            yield number, _fields(line) or _fields_of_lines(line, lines)
+
+
+def _is_cut_off(line: str) -> bool:
+    return len(line) == _MAX_LINE_CHARACTERS and not line.endswith("\n")
+
+
+def _fields_of_lines(first: str, lines: _Lines) -> list[str] | None:
+    """Return the fields of a row that continues on further lines inside quotes; None if it does not become valid.
+
+    The number of lines is limited and a row has three fields: one stray quote does not consume the rest of the file.
+    """
+    taken: list[str] = []
+    text = first
+    while len(taken) < _MAX_LINES_OF_ROW and len(text) < _MAX_LINE_CHARACTERS:
+        line = lines.next()
+        if not line:
+            break
+        taken.append(line)
+        if _is_cut_off(line):
+            break
+        text += line
+        fields = _fields(text) if '"' in line else None
+        if fields is not None:
+            if len(fields) == len(COLUMNS):
+                return fields
+            break
+    lines.put_back(taken)
+    return None
 
 
 def _fields(line: str) -> list[str] | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from exporter.app.settings import client_settings, evaluation_settings, series_rules
+from exporter.app.settings import client_settings, evaluation_settings, label_names, series_rules
 from exporter.cli.common import EXIT_USAGE, TIME_HELP, Shared, failed, shared_options
 from exporter.config import Config, ConfigError, build_calendar, load_config
 from exporter.evaluation.query import BaselineQuerier
@@ -104,9 +104,10 @@ def _explain_endpoint(
     with closing(Store.open_readonly(path)) as store:
         querier = BaselineQuerier(store, HourClock(calendar), evaluation_settings(config))
         known = querier.series()
-        if key not in known:
+        found = label_names(config).find(key, known)
+        if found is None:
             raise _NoResultError(_unknown(key, known, path))
-        result = check(querier, key, now=now, at=at, duration_seconds=seconds)
+        result = check(querier, found, now=now, at=at, duration_seconds=seconds)
     return check_document(result, calendar), check_text(result, calendar)
 
 
@@ -128,6 +129,7 @@ def _explain_trace(
             querier=querier,
             now=now,
             wanted=wanted,
+            label_names=label_names(config),
         )
     if explanation is None:
         raise _NoResultError(

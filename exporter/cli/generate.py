@@ -11,7 +11,13 @@ from exporter.demo.generate import generate as send
 @click.option(
     "--url", default="http://localhost:4318", show_default=True, help="OTLP/HTTP receiver: Tempo or a collector."
 )
-@click.option("--header", "headers", metavar="NAME=VALUE", multiple=True, help="Additional HTTP header; repeatable.")
+@click.option(
+    "--header",
+    "headers",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Additional HTTP header, also for --query-url; repeatable.",
+)
 @click.option("--days", type=Finite(0, 8), default=7.0, show_default=True, help="Length of the history to send.")
 @click.option(
     "--rate",
@@ -32,7 +38,8 @@ from exporter.demo.generate import generate as send
 @click.option("--for", "seconds", type=Finite(0), help="End after this many seconds of live traffic.")
 @click.option(
     "--query-url",
-    help="Tempo's API: wait until the history can be found there before sending live traffic. [default: none]",
+    help="Tempo's API: send only the history that is not there yet, and wait until the rest can be found there before "
+    "sending live traffic. [default: none]",
 )
 @shared_options
 def generate(

@@ -166,6 +166,7 @@ def step_seconds(text: str) -> int:
 def _opened(output: Path | None) -> Iterator[IO[bytes]]:
     if output is None:
         yield sys.stdout.buffer
+        sys.stdout.flush()
     else:
         with atomic_file(output) as file:
             yield file

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from exporter.cli.common import Shared, run_options, shared_options
+from exporter.cli.output import checked_output
+from exporter.runtime.signals import quiet_interrupt
 from exporter.runtime.tuning import collect_seldom
 
 COMMANDS: Final[Mapping[str, str]] = {
@@ -26,12 +28,18 @@ The command ``NAME`` is the function ``NAME`` of the module ``exporter.cli.NAME`
 
 def load_command(name: str) -> click.Command:
     """Import a command of :data:`COMMANDS`."""
-    command: click.Command = getattr(import_module(f"exporter.cli.{name}"), name)
+    with quiet_interrupt():
+        command: click.Command = getattr(import_module(f"exporter.cli.{name}"), name)
     return command
 
 
 class LazyGroup(click.Group):
     """Imports the module of a command when the command is invoked; ``--help`` and ``--version`` import none."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line; the only way in, so that no command fails with a traceback for its output."""
+        with checked_output():
+            return super().main(*args, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names of all commands."""

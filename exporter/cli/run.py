@@ -12,6 +12,7 @@ from exporter.app.settings import web_config_state
 from exporter.app.supervisor import Supervisor
 from exporter.cli.common import EXIT_FAILED, EXIT_USAGE, Shared, failed, run_options, shared_options
 from exporter.config import Config, ConfigError, effective_yaml, ignored_variables, load_config
+from exporter.config.files import file_problems
 from exporter.metrics.self_metrics import SelfMetrics, WebConfigCollector
 from exporter.runtime import logs
 from exporter.runtime.signals import StopRequest, interruptible
@@ -32,6 +33,8 @@ def run(shared: Shared, *, once: bool, check_config: bool) -> int:
 
     It reads Tempo, stores the history, evaluates all endpoints and serves /metrics, pages and an API over HTTP.
     """
+    if once and check_config:
+        raise click.UsageError("--once and --check-config exclude each other: choose one")
     try:
         config = load_config(shared.config_file, os.environ)
     except ConfigError as error:
@@ -44,6 +47,8 @@ def run(shared: Shared, *, once: bool, check_config: bool) -> int:
     except ConfigError as error:
         return failed(f"web.config_file: {error}", EXIT_USAGE)
     if check_config:
+        if problems := file_problems(config):
+            return failed(str(ConfigError(problems)), EXIT_USAGE)
         click.echo(effective_yaml(config), nl=False)
         return 0
     return _run(config, web_config)
@@ -147,8 +152,8 @@ def _run_once(config: Config) -> int:
         return failed("interrupted; nothing was written")
     finally:
         app.close()
-    # Without color=True, click would remove from names what looks like an escape sequence.
-    click.echo(app.exposition(), nl=False, color=True)
+    # As bytes: metrics are UTF-8 in any locale, and click would remove what looks like an escape sequence.
+    click.echo(app.exposition().encode(), nl=False)
     click.echo(summary(result, config.detection.alpha), err=True)
     return 0 if result.complete else EXIT_FAILED
 

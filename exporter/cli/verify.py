@@ -48,7 +48,7 @@ def verify(
     if (user is None) != (password_file is None):
         return failed("--user and --password-file must be used together", EXIT_USAGE)
     try:
-        password = "" if password_file is None else password_file.read_text("utf-8").rstrip("\r\n")
+        password = "" if password_file is None else password_file.read_text("utf-8-sig").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         return failed(f"--password-file cannot be read: {error}", EXIT_USAGE)
     client = ExporterClient(url, ca_file=None if ca_file is None else str(ca_file), user=user, password=password)

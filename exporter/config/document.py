@@ -16,6 +16,9 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from exporter.config.wording import shown_name
 
 _MAX_BYTES: Final = 1024 * 1024
+_MAX_MERGED: Final = 10_000
+"""Entries that merge keys may add in all; aliases could otherwise make a small file fill the memory."""
+
 _STANDARD: Final = "tag:yaml.org,2002:"
 _KNOWN_TAGS: Final = frozenset(
     _STANDARD + kind for kind in ("null", "bool", "int", "float", "str", "timestamp", "seq", "map", "merge", "value")
@@ -109,6 +112,7 @@ class _Reader:
         self._where = where
         self._done: dict[int, object] = {}  # by node, so that an alias is converted once
         self._open: set[int] = set()
+        self._merged = 0
 
     def read(self, node: Node, path: EntryPath) -> object:
         if id(node) in self._open:
@@ -136,9 +140,13 @@ class _Reader:
 
     def _mapping(self, node: MappingNode, path: EntryPath) -> dict[str, object]:
         mapping: dict[str, object] = {}
+        merged: dict[str, object] = {}
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
                 self._problem(key, "a key must be plain text")
+                continue
+            if key.tag == _STANDARD + "merge":
+                self._merge(merged, key, value, path)
                 continue
             here = (*path, key.value)
             if key.value in mapping:
@@ -147,7 +155,22 @@ class _Reader:
                 continue
             self._document.lines[here] = key.start_mark.line + 1
             mapping[key.value] = self.read(value, here)
-        return mapping
+        return {**merged, **mapping}
+
+    def _merge(self, merged: dict[str, object], key: ScalarNode, value: Node, path: EntryPath) -> None:
+        """Add the entries of a merge key (``<<``), of which the first mapping that has a name wins."""
+        for source in value.value if isinstance(value, SequenceNode) else [value]:
+            entries = self.read(source, path) if isinstance(source, MappingNode) else None
+            if not isinstance(entries, dict):
+                self._problem(key, "<< must be followed by a mapping, or by a list of mappings")
+                return
+            self._merged += len(entries)
+            if self._merged > _MAX_MERGED:
+                self._problem(key, f"<< adds more than {_MAX_MERGED:,} entries in all")
+                return
+            for name, entry in entries.items():
+                self._document.lines.setdefault((*path, name), key.start_mark.line + 1)
+                merged.setdefault(name, entry)
 
     def _problem(self, node: Node, text: str) -> None:
         self._document.problems.append(f"{self._where}{node.start_mark.line + 1}: {text}")

@@ -4,7 +4,6 @@ The annotated example and the reference are generated from the descriptions. The
 its type in `exporter.config.values`; `exporter.config.contradictions` validates keys against each other.
 """
 
-import re
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -39,6 +38,7 @@ from exporter.config.values import (
     Url,
     Username,
 )
+from exporter.model.pattern import PatternError
 
 
 def _key(default: Any, description: str, **constraints: Any) -> Any:
@@ -159,6 +159,9 @@ class Stats(Section):
     k: Real = _key(10, "Other part of the outlier threshold: the baseline p50 plus this many MAD.", ge=0)
     min_samples: Count = _key(50, "Traces that the exact hour and day type needs to serve as baseline (level 1).")
     mad_epsilon: Duration = _key("1ms", "Lower bound of the MAD, for endpoints whose latency hardly varies.")
+    max_duration: PositiveDuration = _key(
+        "24h", "Spans that take longer are invalid: their clocks are wrong. They are counted and skipped."
+    )
 
 
 class Fallback(Section):
@@ -209,8 +212,8 @@ class Rename(Section):
     @model_validator(mode="after")
     def _replacement_fits(self) -> Self:
         try:
-            values.compile_regex(self.match).sub(self.replace, "")
-        except (re.error, IndexError) as error:
+            values.compile_regex(self.match).check_replacement(self.replace)
+        except PatternError as error:
             raise ValueError(f"has a replacement that does not fit its regular expression: {error}") from None
         return self
 
@@ -220,19 +223,30 @@ class Series(Section):
 
     max: Integer = _key(10_000, "Maximum number of series; traces of further series are counted and skipped.", ge=1)
     stale_after: PositiveDuration = _key("24h", "A series without traces for this long disappears from the metrics.")
+    max_label_bytes: Integer = _key(
+        1000,
+        "Maximum length of a label value in bytes; longer names end with a hash. Prometheus may limit it "
+        "(label_value_length_limit) and then drops the whole scrape.",
+        ge=64,
+    )
     include: tuple[Regex, ...] = _key(
-        (), "Regular expressions; if set, only series whose service_name/span_name matches one of them are kept."
+        (),
+        "Regular expressions (RE2); if set, only series whose service_name/span_name matches one of them are kept.",
     )
     exclude: tuple[Regex, ...] = _key(
-        (), "Regular expressions; series whose service_name/span_name matches one of them are skipped."
+        (), "Regular expressions (RE2); series whose service_name/span_name matches one of them are skipped."
     )
     rename: tuple[Rename, ...] = _key(
         (), "List of {match, replace}: replaces what the expression matches in span names; \\1 is its first group."
     )
     placeholders: Boolean = _key(
         True,
-        "Replace ids in span names by {number}, {uuid}, {hex}, {email} or {date}: "
+        "Replace ids in span names by {number}, {uuid}, {hex}, {id} and others: "
         "/orders/17 and /orders/18 are one endpoint.",
+    )
+    exclude_probes: Boolean = _key(
+        True,
+        "Leave out health checks, scrapes and tempo-vulture (listed in docs/names.md), unless include matches them.",
     )
 
 

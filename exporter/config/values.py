@@ -5,7 +5,6 @@ contains a value that may be secret.
 """
 
 import re
-import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
@@ -19,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from exporter.config.holiday import canonical_region
 from exporter.config.units import parse_duration
 from exporter.config.wording import hint, shown
+from exporter.model.pattern import Pattern, PatternError
 from exporter.model.traceql_filter import filter_problem
 
 SECRET_MASK: Final = "<secret>"  # noqa: S105 - it replaces a secret
@@ -248,17 +248,15 @@ def _path_or_none(value: object) -> object:
     return None if value == "" else _path(value)
 
 
-def compile_regex(text: str) -> re.Pattern[str]:
+def compile_regex(text: str) -> Pattern:
     """Compile a regular expression.
 
     Raises:
-        ValueError: it is invalid; the message says why and where.
+        ValueError: it is invalid; the message says why and what to write.
     """
     try:
-        with warnings.catch_warnings():  # such as "possible nested set", which is no error yet
-            warnings.simplefilter("ignore")
-            return re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
+        return Pattern(text)
+    except PatternError as error:
         raise ValueError(f"must be a regular expression, not {shown(text)}: {error}") from None
 
 

@@ -3,15 +3,17 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 import click
-import requests
 
-from exporter.demo.otlp import OtlpEncoder, OtlpSender, SendError, SendStoppedError
+from exporter.demo.http_endpoint import SendError, SendStoppedError
+from exporter.demo.otlp import OtlpEncoder, OtlpSender
 from exporter.demo.scenario import SEED, demo_scenario
+from exporter.demo.sent_history import SentHistory
 from exporter.demo.traces import Trace, TraceSource
 from exporter.demo.traffic import SATURDAY_AND_SUNDAY
 from exporter.model.calendar import HOUR_SECONDS
@@ -28,7 +30,12 @@ RATE: Final = 400.0
 for some time: at most 10 s in Tempo 3.0, 15 s since 2.7, 20 s before."""
 _LIVE_INTERVAL_SECONDS: Final = 1.0
 _SEARCH_INTERVAL_SECONDS: Final = 5.0
-_SEARCH_TIMEOUT_SECONDS: Final = 30.0
+_FINDABLE_SECONDS: Final = 60.0
+"""Age from which Tempo finds a trace: about 9 s after it was sent in 2.10, 30 s after it ended in 3.0."""
+_GIVE_UP_FINDING_SECONDS: Final = 3600.0
+"""Longer than Tempo takes by default until a block is complete (30 min) and in its list (5 min)."""
+_PROGRESS_SECONDS: Final = 30.0
+"""Interval of progress lines without a terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +44,14 @@ class GenerateOptions:
 
     Attributes:
         url: the OTLP/HTTP endpoint.
-        headers: further headers.
+        headers: further headers of all requests, also of those to ``query_url``.
         days: length of the history.
         seed: another seed gives different traffic.
         incident_after_seconds: start of the incident after the end of sending the history.
         rate: traces per second while history is sent.
         live_seconds: duration of live traffic; None means until stopped.
-        query_url: Tempo's HTTP API; if given, wait until the history can be found there.
+        query_url: Tempo's HTTP API; if given, send only the history that is not found there, and wait until the rest
+            is found.
     """
 
     url: str
@@ -63,6 +71,8 @@ class SentTotals:
     traces: int = 0
     spans: int = 0
     rejected_spans: int = 0
+    found_traces: int = 0
+    """Traces of the history that Tempo had already."""
 
 
 class SystemClock:
@@ -101,6 +111,7 @@ class Generator:
         wait: Callable[[float], bool],
         report: Callable[[str], None],
         clock: SystemClock,
+        tempo: SentHistory | None = None,
     ) -> None:
         """Create a generator.
 
@@ -110,14 +121,17 @@ class Generator:
             wait: sleeps for some seconds and returns whether to stop.
             report: called with messages for the user.
             clock: the clock.
+            tempo: the Tempo that stores the traces; without it the whole history is sent.
         """
         self.sent = SentTotals()
         self.progress = 0.0
+        self._missing_hours = 0
         self._options = options
         self._sender = sender
         self._wait = wait
         self._report = report
         self._clock = clock
+        self._tempo = tempo
         self._encoder = OtlpEncoder()
         self._has_reported_rejection = False
 
@@ -132,14 +146,12 @@ class Generator:
         started_at = self._clock.now()
         anchor_ns = int(started_at * _NS)
         begin_ns = anchor_ns - int(options.days * _DAY_SECONDS * _NS)
-        since, until = begin_ns // _NS, anchor_ns // _NS
-        if options.query_url is not None and self._has_history(options.query_url, since, until):
-            self._report(f"{options.query_url} already has the history; it is not sent again.")
-            self.progress = 1.0
-        else:
-            self._send_history(self._scenario(started_at, options.incident_after_seconds), begin_ns, anchor_ns)
-            if options.query_url is not None:
-                self._wait_until_found(options.query_url, since, until)
+        ranges = self._send_history(self._scenario(started_at, options.incident_after_seconds), begin_ns, anchor_ns)
+        if self._tempo is not None and options.days:
+            if not ranges:
+                self._report(f"{options.query_url} already has the history; it is not sent again.")
+            else:
+                self._wait_until_found(self._tempo, ranges, anchor_ns // _NS)
         if options.live_seconds == 0:
             return
         # The same requests, but with the incident after the history was sent, so that viewers see its start.
@@ -148,24 +160,41 @@ class Generator:
         self._send_live(self._scenario(started_at, begins), anchor_ns)
 
     def _scenario(self, started_at: float, incident_after_seconds: float) -> TraceSource:
-        """Return the demo's scenario with the usual weekend, because the user's exporter has a normal calendar."""
+        """Return the demo's scenario with the usual weekend, because the user's exporter has a normal calendar.
+
+        It is that of the full hour, so that all runs within an hour have the same traces, and all runs the same ids.
+        """
+        hour = started_at // HOUR_SECONDS * HOUR_SECONDS
         return demo_scenario(
-            started_at,
+            hour,
             seed=self._options.seed,
-            incident_after_seconds=incident_after_seconds,
+            incident_after_seconds=started_at - hour + incident_after_seconds,
             weekend=SATURDAY_AND_SUNDAY,
         )
 
     def progress_text(self) -> str:
         """Return the text of the progress line."""
         count = f"{self.sent.traces:,} traces"
-        return f"sending history {bar(self.progress)}  {count}" if self.progress < 1 else f"sent {count}"
+        if self.progress < 1:
+            found = f", {self.sent.found_traces:,} were there already" if self.sent.found_traces else ""
+            return f"sending history {bar(self.progress)}  {count}{found}"
+        if self._missing_hours:
+            return f"sent {count}; waiting until Tempo finds {self._missing_hours} more hours"
+        return f"sent {count}"
 
-    def _send_history(self, source: TraceSource, begin_ns: int, end_ns: int) -> None:
-        """Send the traces that ended in a range, hour by hour, at the configured rate."""
+    def _send_history(self, source: TraceSource, begin_ns: int, end_ns: int) -> list[tuple[int, int]]:
+        """Send the traces that ended in a range, hour by hour, at the configured rate.
+
+        Returns the hours of which something was sent, in Unix seconds.
+        """
         step_ns = HOUR_SECONDS * _NS
+        sent_ranges = []
         for position in range(begin_ns, end_ns, step_ns):
-            for batch in batches(ended_between(source, position, min(position + step_ns, end_ns))):
+            until = min(position + step_ns, end_ns)
+            missing = self._missing(ended_between(source, position, until), position // _NS, -(-until // _NS))
+            if missing:
+                sent_ranges.append((position // _NS, until // _NS))
+            for batch in batches(missing):
                 started_at = self._clock.monotonic()
                 self._send(batch)
                 # Time lost by a slow request is not made up for: that would exceed the rate.
@@ -174,6 +203,23 @@ class Generator:
                     raise SendStoppedError
             self.progress = min(1.0, (position + step_ns - begin_ns) / (end_ns - begin_ns))
         self.progress = 1.0
+        return sent_ranges
+
+    def _missing(self, traces: Sequence[Trace], start: int, end: int) -> Sequence[Trace]:
+        """Return those of the traces that ended in a range of Unix seconds that Tempo does not find.
+
+        The ids depend on seed and hour only (see ``_scenario``), so that every run knows those of earlier ones.
+        """
+        if self._tempo is None:
+            return traces
+        # What was sent in the last seconds before a restart is not found yet.
+        early = end + _FINDABLE_SECONDS - self._clock.now()
+        if early > 0 and self._wait(early):
+            raise SendStoppedError
+        found = self._tempo.trace_ids(start, end)
+        missing = [trace for trace in traces if trace.trace_id not in found]
+        self.sent.found_traces += len(traces) - len(missing)
+        return missing
 
     def _send_live(self, source: TraceSource, since_ns: int) -> None:
         """Send traces as they end, from now on."""
@@ -190,23 +236,29 @@ class Generator:
             if self._wait(_LIVE_INTERVAL_SECONDS):
                 raise SendStoppedError
 
-    def _has_history(self, url: str, since: int, until: int) -> bool:
-        """Return whether Tempo has traces in the middle of the history, which means that it was sent before."""
-        middle = (since + until) // 2
-        return _has_traces(url, middle, middle + HOUR_SECONDS)
-
-    def _wait_until_found(self, url: str, since: int, until: int) -> None:
-        """Wait until Tempo finds the whole history; it polls for new blocks at intervals."""
-        self._report(f"Waiting until the history can be found at {url}.")
+    def _wait_until_found(self, tempo: SentHistory, ranges: Sequence[tuple[int, int]], until: int) -> None:
+        """Wait until Tempo finds traces of all hours that were sent; it polls for new blocks at intervals."""
         # Not the newest hours, which Tempo may not have flushed yet.
-        missing_hours = [
-            hour for hour in range(since, until - 2 * HOUR_SECONDS, HOUR_SECONDS) if hour + HOUR_SECONDS < until
-        ]
-        while missing_hours:
-            if _has_traces(url, missing_hours[-1], missing_hours[-1] + HOUR_SECONDS):
-                missing_hours.pop()
+        missing = [(start, end) for start, end in ranges if start < until - 2 * HOUR_SECONDS]
+        if not missing:
+            return
+        self._report(f"Waiting until the history can be found at {self._options.query_url}.")
+        progress_at = self._clock.monotonic()
+        while missing:
+            self._missing_hours = len(missing)
+            if tempo.has_traces(*missing[-1]):
+                missing.pop()
+                progress_at = self._clock.monotonic()
+            elif self._clock.monotonic() - progress_at > _GIVE_UP_FINDING_SECONDS:
+                raise SendError(
+                    f"{self._options.query_url} has found nothing of {len(missing)} of the hours sent for "
+                    f"{_GIVE_UP_FINDING_SECONDS / 60:g} minutes. Check that --query-url is the API of the Tempo that "
+                    "--url sends to, and its ingestion_time_range_slack: unless that is longer than the history, Tempo "
+                    "files it under the present (docs/install.md)"
+                )
             elif self._wait(_SEARCH_INTERVAL_SECONDS):
                 raise SendStoppedError
+        self._missing_hours = 0
 
     def _send(self, traces: Sequence[Trace]) -> None:
         result = self._sender.send(self._encoder.encode(traces))
@@ -219,16 +271,6 @@ class Generator:
             self._report(f"{self._sender.address} rejected {result.rejected_spans} spans of a request{reason}")
 
 
-def _has_traces(url: str, start: int, end: int) -> bool:
-    """Return whether Tempo finds a trace in a range; errors count as not yet."""
-    parameters: dict[str, str | int] = {"q": "{nestedSetParent<0}", "start": start, "end": end, "limit": 1}
-    try:
-        response = requests.get(f"{url.rstrip('/')}/api/search", parameters, timeout=_SEARCH_TIMEOUT_SECONDS)
-        return response.status_code == 200 and bool(response.json().get("traces"))
-    except (requests.RequestException, ValueError, AttributeError):
-        return False
-
-
 def _time_text(unix_seconds: float) -> str:
     return datetime.fromtimestamp(unix_seconds).astimezone().strftime("%H:%M:%S")
 
@@ -237,11 +279,17 @@ def generate(options: GenerateOptions) -> int:
     """Send until done or interrupted; returns the exit status."""
     stop = StopRequest()
     stop.listen()
-    with OtlpSender(options.url, options.headers, wait=stop.wait, report=_print_message) as sender:
-        generator = Generator(options, sender, wait=stop.wait, report=_print_message, clock=SystemClock())
+    with ExitStack() as stack:
+        sender = stack.enter_context(OtlpSender(options.url, options.headers, wait=stop.wait, report=_print_message))
+        tempo = None
+        if options.query_url is not None:
+            tempo = stack.enter_context(
+                SentHistory(options.query_url, options.headers, wait=stop.wait, report=_print_message)
+            )
+        generator = Generator(options, sender, wait=stop.wait, report=_print_message, clock=SystemClock(), tempo=tempo)
         status = 0
         try:
-            with progress_line(generator.progress_text, sys.stderr):
+            with progress_line(generator.progress_text, sys.stderr, line_seconds=_PROGRESS_SECONDS):
                 generator.run()
         except SendError as error:
             _print_message(str(error))
@@ -250,7 +298,8 @@ def generate(options: GenerateOptions) -> int:
             pass
     sent = generator.sent
     rejected = f", {sent.rejected_spans:,} of them rejected" if sent.rejected_spans else ""
-    _print_message(f"Sent {sent.traces:,} traces of {sent.spans:,} spans{rejected}.")
+    found = f" {sent.found_traces:,} were there already." if sent.found_traces else ""
+    _print_message(f"Sent {sent.traces:,} traces of {sent.spans:,} spans{rejected}.{found}")
     return status
 
 

@@ -5,25 +5,21 @@ not base64 as in protobuf's JSON mapping; enumerations are numbers and 64-bit in
 """
 
 import json
-import random
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple, Self, get_args
+from typing import Final, NamedTuple, get_args
 
-import requests
-
+from exporter.demo.http_endpoint import TIMEOUT_SECONDS, EndpointRole, RetryingEndpoint
 from exporter.demo.responses import json_attributes, json_string
 from exporter.demo.traces import Operation, SpanKind, Trace, TraceShape, parent_span_id
-from exporter.tempo.failures import connection_problem, excerpt, retry_after_seconds
+from exporter.tempo.failures import excerpt
 
 _PATH: Final = "/v1/traces"
-_RETRYABLE: Final = frozenset({429, 502, 503, 504})
-"""Statuses that OTLP defines as retryable."""
-_TIMEOUT_SECONDS: Final = 30.0
-_FIRST_PAUSE_SECONDS: Final = 0.5
-_MAX_PAUSE_SECONDS: Final = 30.0
-_GIVE_UP_SECONDS: Final = 300.0
+# OTLP defines these statuses as retryable.
+_RECEIVER: Final = EndpointRole(
+    "--url", "request", "an OTLP/HTTP receiver", frozenset({429, 502, 503, 504}).__contains__
+)
 _GZIP_WBITS: Final = 31
 
 CONTENT_TYPE: Final = "application/json"
@@ -89,14 +85,6 @@ def _template(operation: Operation) -> _SpanTemplate:
     return _SpanTemplate(tuple(operation.resource_attributes.items()), text)
 
 
-class SendError(Exception):
-    """The endpoint rejects requests or is down; the message says what to do."""
-
-
-class SendStoppedError(Exception):
-    """Sending was stopped during a pause."""
-
-
 class SendResult(NamedTuple):
     """Result of an accepted request.
 
@@ -109,7 +97,7 @@ class SendResult(NamedTuple):
     message: str
 
 
-class OtlpSender:
+class OtlpSender(RetryingEndpoint):
     """Sends requests to one OTLP/HTTP endpoint, with retries."""
 
     def __init__(
@@ -121,7 +109,6 @@ class OtlpSender:
         report: Callable[[str], None],
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
-        give_up_seconds: float = _GIVE_UP_SECONDS,
     ) -> None:
         """Create a sender; it connects on the first request.
 
@@ -132,25 +119,17 @@ class OtlpSender:
             report: called with the first of several consecutive failures, as text.
             monotonic: seconds of a monotonic clock.
             now: Unix seconds.
-            give_up_seconds: how long a request is retried.
         """
         base = url.rstrip("/")
-        self.address = base if base.endswith(_PATH) else base + _PATH
-        self._wait = wait
-        self._report = report
-        self._monotonic = monotonic
-        self._now = now
-        self._give_up_seconds = give_up_seconds
-        self._session = requests.Session()
-        # Ignore proxies and credentials from the environment: requests go to this address only.
-        self._session.trust_env = False
-        self._session.headers.update({**headers, "Content-Type": CONTENT_TYPE, "Content-Encoding": "gzip"})
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._session.close()
+        super().__init__(
+            base if base.endswith(_PATH) else base + _PATH,
+            {**headers, "Content-Type": CONTENT_TYPE, "Content-Encoding": "gzip"},
+            _RECEIVER,
+            wait=wait,
+            report=report,
+            monotonic=monotonic,
+            now=now,
+        )
 
     def send(self, body: bytes) -> SendResult:
         """Send the body of a request, with retries.
@@ -161,39 +140,10 @@ class OtlpSender:
         """
         compressor = zlib.compressobj(level=1, wbits=_GZIP_WBITS)
         data = compressor.compress(body) + compressor.flush()
-        give_up_at = self._monotonic() + self._give_up_seconds
-        pause = _FIRST_PAUSE_SECONDS
-        failed = False
-        while True:
-            problem, retry_after = "", None
-            try:
-                response = self._session.post(self.address, data, timeout=_TIMEOUT_SECONDS, allow_redirects=False)
-            except ValueError as error:
-                # An invalid URL or header. The exception may quote a credential, so its text is not used.
-                raise SendError(
-                    f"cannot send to {self.address} ({type(error).__name__}): check --url and --header"
-                ) from None
-            except requests.RequestException as error:
-                problem = connection_problem(error)[0]
-            else:
-                if response.status_code == 200:
-                    return _parse_result(response.content)
-                problem = f"{response.status_code} {excerpt(response.text or response.reason)}"
-                if response.status_code not in _RETRYABLE:
-                    raise SendError(f"{self.address} rejected a request: {problem}")
-                retry_after = retry_after_seconds(response.headers.get("Retry-After"), self._now())
-            seconds = pause * random.uniform(0.75, 1.25) if retry_after is None else retry_after
-            if self._monotonic() + seconds > give_up_at:
-                raise SendError(
-                    f"{self.address} accepted no request for {self._give_up_seconds:g} s: {problem}. Check that --url "
-                    "is the address of an OTLP/HTTP receiver"
-                )
-            if not failed:
-                self._report(f"{self.address}: {problem}; retrying")
-                failed = True
-            if self._wait(seconds):
-                raise SendStoppedError
-            pause = min(2 * pause, _MAX_PAUSE_SECONDS)
+        response = self.request(
+            lambda session: session.post(self.address, data, timeout=TIMEOUT_SECONDS, allow_redirects=False)
+        )
+        return _parse_result(response.content)
 
 
 def _parse_result(body: bytes) -> SendResult:

@@ -42,7 +42,7 @@ class SeenSpans:
         """Whether a span was not seen before; marks it as seen."""
         seen = self._by_minute.setdefault(span.end_ns // self._MINUTE_NS, set())
         # The hash alone: two of a million spans practically never share 64 bits.
-        identity = hash((span.trace_id, span.span_id))
+        identity = hash(span.identity)
         if identity in seen:
             return False
         seen.add(identity)

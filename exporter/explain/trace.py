@@ -10,6 +10,7 @@ from exporter.explain.check import Check, check
 from exporter.explain.words import check_sentence, counted, series_name
 from exporter.model.calendar import Calendar
 from exporter.model.critical_path import CriticalPath, TraceSpan, critical_path, longest_span
+from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
 from exporter.model.span import SeriesKey
 from exporter.runtime.terminal import printable
 
@@ -45,6 +46,7 @@ def explain_trace(
     querier: BaselineQuerier | None,
     now: float,
     wanted: SeriesKey | None = None,
+    label_names: LabelNames = DEFAULT_LABEL_NAMES,
 ) -> TraceExplanation | None:
     """Explain a trace.
 
@@ -55,6 +57,7 @@ def explain_trace(
         querier: queries the stored history; absent without a stored history.
         now: the present, Unix seconds.
         wanted: explain the longest span of this endpoint instead of the root span.
+        label_names: maps the names of series to label values, which ``wanted`` may have instead.
 
     Returns:
         The explanation, or None if the trace has no spans.
@@ -67,7 +70,11 @@ def explain_trace(
     spans = list(spans)
     root = None
     if wanted is not None:
-        root = longest_span(span for span in spans if wanted in (_key(span), renamed(_key(span))))
+        root = longest_span(
+            span
+            for span in spans
+            if label_names.is_named(_key(span), wanted) or label_names.is_named(renamed(_key(span)), wanted)
+        )
         if root is None and spans:
             raise NotInTraceError(f"trace {trace_id} has no span of {series_name(wanted)}")
     path = critical_path(spans, root=root)
@@ -107,7 +114,7 @@ def oddities(path: CriticalPath) -> list[str]:
         (found.roots > 1, f"{counted(found.roots, 'span')} without a parent; the longest is explained"),
         (found.missing_parents, f"{counted(found.missing_parents, 'span')} of a parent that was not received"),
         (found.in_cycles, f"{counted(found.in_cycles, 'span')} in circles, being an ancestor of itself"),
-        (found.duplicates, f"{counted(found.duplicates, 'span')} with the id of another; the longest counts"),
+        (found.duplicates, f"{counted(found.duplicates, 'span')} received more than once; the longest counts"),
         (found.elsewhere, f"{counted(found.elsewhere, 'span')} not belonging to what is explained"),
         (found.not_waited_for, f"{counted(found.not_waited_for, 'span')} outliving the parent, and not waited for"),
         (found.moved, f"{counted(found.moved, 'span')} moved in time, since the clocks of services differ"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final, TextIO
 
-from exporter.app.settings import backfill_settings, evaluation_settings
+from exporter.app.settings import backfill_settings, evaluation_settings, label_names
 from exporter.config import Config, build_calendar
 from exporter.evaluation.replay import StatusReplay
 from exporter.history.range import HistoryRange, NothingToWriteError, choose_range, require_complete
@@ -79,7 +79,10 @@ def write_history(
         DatabaseTooOldError: an older exporter wrote it.
         OSError: the output or a temporary file cannot be written.
     """
-    with closing(Store.open_readonly(config.storage.path)) as store, TimedWriter(options.target_labels) as writer:
+    with (
+        closing(Store.open_readonly(config.storage.path)) as store,
+        TimedWriter(options.target_labels, label_names(config)) as writer,
+    ):
         export = HistoryExport(_choose_range(store, config, options, now))
         clock = HourClock(build_calendar(config))
         _collect(

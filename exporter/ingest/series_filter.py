@@ -1,6 +1,5 @@
 """Decides which series are kept: renames them, filters them by pattern, and limits their number."""
 
-import re
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -8,6 +7,8 @@ from functools import partial
 from typing import Final
 
 from exporter.ingest.placeholders import with_placeholders
+from exporter.ingest.probes import is_probe
+from exporter.model.pattern import Pattern
 from exporter.model.span import FilterReason, SeriesKey
 from exporter.runtime.locks import LockRank, new_lock
 from exporter.runtime.logs import Log
@@ -26,13 +27,15 @@ class SeriesRules:
         rename: patterns and their replacements in the span name, applied in order before everything else.
         placeholders: whether ids that are left in span names are replaced by placeholders then.
         max_series: maximum number of series.
+        exclude_probes: whether health checks and tempo-vulture are left out, unless ``include`` has any pattern.
     """
 
-    include: Sequence[re.Pattern[str]] = ()
-    exclude: Sequence[re.Pattern[str]] = ()
-    rename: Sequence[tuple[re.Pattern[str], str]] = ()
+    include: Sequence[Pattern] = ()
+    exclude: Sequence[Pattern] = ()
+    rename: Sequence[tuple[Pattern, str]] = ()
     placeholders: bool = True
     max_series: int = 10_000
+    exclude_probes: bool = True
 
     def renamed(self, key: SeriesKey) -> SeriesKey:
         """Return the name under which a series is kept."""
@@ -48,7 +51,15 @@ class SeriesRules:
         name = f"{key.service_name}/{key.span_name}"
         if self.include and not any(pattern.search(name) for pattern in self.include):
             return False
-        return not any(pattern.search(name) for pattern in self.exclude)
+        return not any(pattern.search(name) for pattern in self.exclude) and not self.leaves_out_probe(key)
+
+    def leaves_out_probe(self, key: SeriesKey) -> bool:
+        """Return whether a series is left out because it is a probe; what ``include`` matches is wanted."""
+        return self.exclude_probes and not self.include and is_probe(key)
+
+    def is_outdated(self, key: SeriesKey) -> bool:
+        """Return whether a stored name contains ids that are placeholders now, so that no span gets it any more."""
+        return self.placeholders and with_placeholders(key.span_name) != key.span_name
 
 
 @dataclass
@@ -68,6 +79,7 @@ class SeriesFilter:
     _resolved: dict[SeriesKey, SeriesKey | FilterReason] = field(default_factory=dict)
     _cached_characters: int = 0
     _is_full: bool = False
+    _has_logged_probe: bool = False
     _mutex: AbstractContextManager[bool, None] = field(default_factory=partial(new_lock, LockRank.SERIES_FILTER))
 
     def __len__(self) -> int:
@@ -77,7 +89,8 @@ class SeriesFilter:
         """Admit series of the stored history, in the given order, as far as the rules still accept them."""
         with self._mutex:
             for key in keys:
-                if self.rules.accepts(key) and len(self._admitted) < self.rules.max_series:
+                is_current = self.rules.accepts(key) and not self.rules.is_outdated(key)
+                if is_current and len(self._admitted) < self.rules.max_series:
                     self._admitted.add(key)
 
     def admitted(self) -> list[SeriesKey]:
@@ -113,6 +126,7 @@ class SeriesFilter:
         if renamed in self._admitted:
             return renamed
         if not self.rules.accepts(renamed):
+            self._log_probe(renamed)
             return "filtered"
         if len(self._admitted) < self.rules.max_series:
             self._admitted.add(renamed)
@@ -124,6 +138,18 @@ class SeriesFilter:
     def _clear_cache(self) -> None:
         self._resolved.clear()
         self._cached_characters = 0
+
+    def _log_probe(self, key: SeriesKey) -> None:
+        """Log the first probe that is left out."""
+        if self._has_logged_probe or self.log is None or not self.rules.leaves_out_probe(key):
+            return
+        self._has_logged_probe = True
+        self.log.info(
+            "probes_left_out",
+            "health checks, scrapes and tempo-vulture are left out and counted as filtered; set series.exclude_probes "
+            "to false to watch them",
+            first_left_out=key,
+        )
 
     def _warn_full(self, rejected: SeriesKey) -> None:
         """Log that the limit is reached, once until there is room again."""

@@ -22,6 +22,7 @@ from prometheus_client.utils import floatToGoString
 
 from exporter.evaluation.snapshot import Exemplar, SeriesStatus, Snapshot
 from exporter.metrics.families import SERIES_FAMILIES, SERIES_LABELS, Family
+from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
 from exporter.model.span import SeriesKey, encodable
 from exporter.runtime.locks import LockRank, new_lock
 
@@ -66,16 +67,22 @@ class Format(Enum):
     OPENMETRICS = "openmetrics"
 
 
-def render_families(statuses: Sequence[SeriesStatus], format_: Format, names: frozenset[str] | None = None) -> bytes:
+def render_families(
+    statuses: Sequence[SeriesStatus],
+    format_: Format,
+    names: frozenset[str] | None = None,
+    label_names: LabelNames = DEFAULT_LABEL_NAMES,
+) -> bytes:
     """Render the metrics of series, without the end mark of OpenMetrics.
 
     Args:
         statuses: the series.
         format_: the format.
         names: render only these families, named by family or by sample name; all if absent.
+        label_names: maps the names of series to label values.
     """
     blocks: list[bytes] = []
-    labels = [series_labels(status.key) for status in statuses]
+    labels = [series_labels(status.key, label_names) for status in statuses]
     for name, members in groupby(SERIES_FAMILIES, key=lambda family: family.name):
         families = list(members)
         first = families[0]
@@ -113,9 +120,9 @@ def number_text(value: float) -> str:
 
 
 @lru_cache(maxsize=20_000)
-def series_labels(key: SeriesKey) -> str:
+def series_labels(key: SeriesKey, label_names: LabelNames = DEFAULT_LABEL_NAMES) -> str:
     """Format the labels of a series, without the braces."""
-    return ",".join(label_text(name, value) for name, value in zip(SERIES_LABELS, key, strict=True))
+    return ",".join(label_text(name, value) for name, value in zip(SERIES_LABELS, label_names.of(key), strict=True))
 
 
 def label_text(name: str, value: str) -> str:
@@ -139,6 +146,7 @@ class RenderedPage:
     """A snapshot and its rendered samples; each variant is rendered once, ahead or on the first request."""
 
     snapshot: Snapshot
+    label_names: LabelNames = DEFAULT_LABEL_NAMES
     _rendered: dict[Variant, CompressedPrefix] = field(default_factory=dict, init=False)
     _requested: set[Variant] = field(default_factory=set, init=False)
     _lock: AbstractContextManager[bool, None] = field(
@@ -159,10 +167,14 @@ class RenderedPage:
                 format_, gzipped = variant
                 # Text that is only rendered to be compressed is not kept: it is fifteen times as large.
                 plain = self._rendered.get((format_, False))
-                content = render_families(self.snapshot.series, format_) if plain is None else plain.data
+                content = self.families(format_) if plain is None else plain.data
                 prefix = CompressedPrefix.of(content, gzipped=gzipped)
                 self._rendered[variant] = prefix
             return prefix
+
+    def families(self, format_: Format, names: frozenset[str] | None = None) -> bytes:
+        """Render the samples of the series now, of some families or all, without the end mark of OpenMetrics."""
+        return render_families(self.snapshot.series, format_, names, self.label_names)
 
     @property
     def rendered(self) -> frozenset[Variant]:
@@ -180,7 +192,8 @@ class RenderedPage:
 class Publisher:
     """Holds the page that is served, and replaces it with that of the next snapshot."""
 
-    def __init__(self) -> None:
+    def __init__(self, label_names: LabelNames = DEFAULT_LABEL_NAMES) -> None:
+        self._label_names = label_names
         self._page: RenderedPage | None = None
         self._snapshots_since_request: dict[Variant, int] = {}
 
@@ -196,7 +209,7 @@ class Publisher:
             variant: count + 1 for variant, count in self._snapshots_since_request.items() if count < _RENDERED_AHEAD
         }
         self._snapshots_since_request |= dict.fromkeys(requested, 0)
-        page = RenderedPage(snapshot)
+        page = RenderedPage(snapshot, self._label_names)
         # Plain variants first: the compressed ones are made from them.
         for variant in sorted(self._snapshots_since_request, key=lambda variant: variant[1]):
             page.render_ahead(variant)

@@ -16,6 +16,7 @@ from typing import IO, Final, Self
 from exporter.evaluation.replay import PastStatus
 from exporter.metrics.exposition import label_text, number_text, series_labels
 from exporter.metrics.families import SERIES_FAMILIES, SERIES_LABELS, Family
+from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
 from exporter.model.span import SeriesKey
 
 PAST_FAMILIES: Final[Sequence[Family]] = tuple(family for family in SERIES_FAMILIES if family.kind == "gauge")
@@ -35,17 +36,19 @@ class TimedWriter:
         series: series that have samples.
     """
 
-    def __init__(self, target_labels: Mapping[str, str]) -> None:
+    def __init__(self, target_labels: Mapping[str, str], label_names: LabelNames = DEFAULT_LABEL_NAMES) -> None:
         """Open the temporary files.
 
         Args:
             target_labels: labels that Prometheus adds to every scraped sample, such as ``job`` and ``instance``.
+            label_names: maps the names of series to label values.
 
         Raises:
             OSError: the temporary files cannot be created.
         """
         self.samples = 0
         self.series = 0
+        self._label_names = label_names
         self._target_labels = "".join(f",{label_text(name, value)}" for name, value in sorted(target_labels.items()))
         with ExitStack() as files:
             self._spools = [(family, _SpoolFile(files.enter_context(TemporaryFile()))) for family in PAST_FAMILIES]
@@ -68,7 +71,7 @@ class TimedWriter:
             OSError: a temporary file cannot be written.
         """
         statuses = list(past)
-        labels = series_labels(key) + self._target_labels
+        labels = series_labels(key, self._label_names) + self._target_labels
         samples_before = self.samples
         for family, spool in self._spools:
             lines = list(_lines(family, labels, statuses))

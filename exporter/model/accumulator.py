@@ -18,6 +18,8 @@ _SHIFT: Final = 12
 _BIAS: Final = 1 << (_SHIFT - 1)
 _CACHED_NAMES: Final = 20_000
 """Size of the name cache of one window: where every span name contains an id, there are as many names as traces."""
+_CACHED_CHARACTERS: Final = 1024
+"""Longer span names are not cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ class Accumulator:
         cache = self._series_of[position]
         if len(cache) >= _CACHED_NAMES:
             cache.clear()
-        cache[key] = counts
+        if len(key.span_name) <= _CACHED_CHARACTERS:
+            cache[key] = counts
         return counts
 
     def series(self) -> set[SeriesKey]:

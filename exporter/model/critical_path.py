@@ -9,6 +9,10 @@ the root.
 A child that outlives its parent was not waited for (it is asynchronous) and is not on the path. Because the clocks of
 services differ, a child that starts before its parent, or ends slightly after it, is shifted together with its subtree
 by the smallest amount that fits it into the parent.
+
+An id need not be unique: Zipkin, Brave and Envoy give the client and the server span of a call the same id and the same
+parent. Then the server span is the child of the client span, and a span that names this id as its parent is the child
+of the span of its own service, or else of the server span, as in Zipkin itself.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +29,7 @@ class TraceSpan(NamedTuple):
     """One span of a trace.
 
     Attributes:
-        span_id: unique within the trace.
+        span_id: of the span; the spans of one call may share it.
         parent_id: parent span; empty for a root.
         service_name: `service.name` of the resource.
         name: span name.
@@ -43,6 +47,11 @@ class TraceSpan(NamedTuple):
     start_ns: int
     duration_ns: int
     error: bool = False
+
+    @property
+    def identity(self) -> tuple[str, str, str, str, int]:
+        """What two records of the same span have in common: id, service, name, kind and start."""
+        return self.span_id, self.service_name, self.name, self.kind, self.start_ns
 
 
 class PathStep(NamedTuple):
@@ -69,7 +78,7 @@ class Oddities:
         roots: spans without a parent.
         missing_parents: spans whose parent was not received.
         in_cycles: spans that are their own ancestors.
-        duplicates: spans whose id occurred before; the longest span of an id is used.
+        duplicates: spans that were received before, with the same :attr:`TraceSpan.identity`; the longest is used.
         elsewhere: spans that are not descendants of the explained root.
         not_waited_for: spans that outlive their parent, and all their descendants.
         moved: spans shifted to correct for clock skew, without their descendants.
@@ -121,7 +130,7 @@ def critical_path(
         longest: maximum length of :attr:`CriticalPath.longest`.
     """
     tree = _Tree(spans)
-    root = tree.root() if root is None else root
+    root = tree.root() if root is None else tree.received(root)
     if root is None:
         return None
     layout = _Layout(tree, root)
@@ -129,81 +138,131 @@ def critical_path(
     services: dict[str, int] = {}
     for step in steps:
         services[step.span.service_name] = services.get(step.span.service_name, 0) + step.self_ns
-    below = (span for span in layout.members if span.span_id != root.span_id)
+    below = (span for span in layout.members if span != root)
     return CriticalPath(
         root=root,
         steps=steps,
         services=tuple(sorted(services.items(), key=lambda item: (-item[1], item[0]))),
         longest=tuple(nsmallest(longest, below, key=_longest_first)),
-        spans=len(tree.by_id),
+        spans=len(tree.spans),
         oddities=Oddities(
             roots=len(tree.roots),
             missing_parents=len(tree.orphans),
             in_cycles=tree.in_cycles,
             duplicates=tree.duplicates,
-            elsewhere=len(tree.by_id) - len(layout.members),
+            elsewhere=len(tree.spans) - len(layout.members),
             not_waited_for=layout.not_waited_for,
             moved=layout.moved,
         ),
     )
 
 
-def _longest_first(span: TraceSpan) -> tuple[int, int, str]:
-    return -span.duration_ns, span.start_ns, span.span_id
+def _longest_first(span: TraceSpan) -> tuple[int, int, TraceSpan]:
+    return -span.duration_ns, span.start_ns, span
+
+
+def _earliest_first(span: TraceSpan) -> tuple[int, TraceSpan]:
+    return span.start_ns, span
+
+
+_CALLERS: Final = frozenset({"client", "producer"})
+_CALLED: Final = frozenset({"server", "consumer"})
+
+
+class _SameId:
+    """The spans that share an id, mostly one.
+
+    Attributes:
+        caller: the span that made the call, if this is known; not one that names its own id as its parent.
+        outermost: the span that is above the ones that name their own id as their parent.
+        called: the span that others name as their parent.
+        by_service: the same for spans of a service that has one of its own here.
+    """
+
+    __slots__ = ("by_service", "called", "caller", "outermost")
+
+    def __init__(self, spans: Sequence[TraceSpan]) -> None:
+        outer = [span for span in spans if span.parent_id != span.span_id]
+        callers = (span for span in outer if span.kind in _CALLERS)
+        self.caller = min(callers, key=_longest_first, default=None)
+        self.outermost = self.caller or min(outer, key=_longest_first, default=None)
+        ranked = sorted(spans, key=lambda span: (span.kind not in _CALLED, *_longest_first(span)))
+        self.called = ranked[0]
+        self.by_service = {span.service_name: span for span in reversed(ranked)}
 
 
 class _Tree:
     """Parent-child relation of the spans; a cycle is broken at its earliest span, which then counts as an orphan."""
 
     def __init__(self, spans: Iterable[TraceSpan]) -> None:
-        self.by_id: dict[str, TraceSpan] = {}
+        self._by_identity: dict[tuple[str, str, str, str, int], TraceSpan] = {}
         self.duplicates = 0
         for span in spans:
-            other = self.by_id.get(span.span_id)
+            other = self._by_identity.get(span.identity)
             self.duplicates += other is not None
-            if other is None or (*_longest_first(span), span) < (*_longest_first(other), other):
-                self.by_id[span.span_id] = span
-        self.children: dict[str, list[TraceSpan]] = {}
+            self._by_identity[span.identity] = span if other is None else min(span, other, key=_longest_first)
+        self.spans = list(self._by_identity.values())
+        self._by_id = _by_id(self.spans)
+        self._parents = {span: self._parent(span) for span in self.spans}
+        self.children: dict[TraceSpan, list[TraceSpan]] = {}
         self.roots: list[TraceSpan] = []
         self.orphans: list[TraceSpan] = []
-        for span in self.by_id.values():
-            if not span.parent_id:
-                self.roots.append(span)
-            elif span.parent_id not in self.by_id:
+        for span, parent in self._parents.items():
+            if parent is not None:
+                self.children.setdefault(parent, []).append(span)
+            elif span.parent_id:
                 self.orphans.append(span)
             else:
-                self.children.setdefault(span.parent_id, []).append(span)
+                self.roots.append(span)
         self.in_cycles = self._break_cycles()
+
+    def received(self, span: TraceSpan) -> TraceSpan:
+        """Return the record of a span that is used, of those with its identity."""
+        return self._by_identity.get(span.identity, span)
 
     def root(self) -> TraceSpan | None:
         """Return the span to explain by default."""
         return min(self.roots or self.orphans, key=_longest_first, default=None)
 
+    def _parent(self, span: TraceSpan) -> TraceSpan | None:
+        """Return the parent of a span, if it has one that was received."""
+        own = self._by_id[span.span_id]
+        if span.parent_id == span.span_id:
+            return own.outermost or span
+        if span.kind in _CALLED and own.caller is not None:
+            return own.caller
+        above = self._by_id.get(span.parent_id) if span.parent_id else None
+        return None if above is None else above.by_service.get(span.service_name, above.called)
+
     def _break_cycles(self) -> int:
         """Turn one span of every cycle into an orphan; return the number of spans on cycles."""
-        reached: set[str] = set()
+        reached: set[TraceSpan] = set()
         for span in (*self.roots, *self.orphans):
-            reached.update(each.span_id for each in self.below(span))
+            reached.update(self.below(span))
         on_cycles = 0
         # Every span not reached yet is on a cycle or below one, so following the parents leads into it.
-        for span in sorted(self.by_id.values(), key=lambda each: (each.start_ns, each.span_id)):
-            if span.span_id in reached:
+        for span in sorted(self.spans, key=_earliest_first):
+            if span in reached:
                 continue
             cycle = self._cycle_above(span)
             on_cycles += len(cycle)
-            first = min(cycle, key=lambda each: (each.start_ns, each.span_id))
-            self.children[first.parent_id].remove(first)
+            first = min(cycle, key=_earliest_first)
+            parent = self._parents[first]
+            assert parent is not None  # noqa: S101 - every span on a cycle has one
+            self.children[parent].remove(first)
             self.orphans.append(first)
-            reached.update(each.span_id for each in self.below(first))
+            reached.update(self.below(first))
         return on_cycles
 
     def _cycle_above(self, span: TraceSpan) -> Sequence[TraceSpan]:
-        ancestors: dict[str, TraceSpan] = {}
-        while span.span_id not in ancestors:
-            ancestors[span.span_id] = span
-            span = self.by_id[span.parent_id]
-        ids = list(ancestors)
-        return list(ancestors.values())[ids.index(span.span_id) :]
+        ancestors: dict[TraceSpan, None] = {}
+        above: TraceSpan | None = span
+        while above is not None and above not in ancestors:
+            ancestors[above] = None
+            above = self._parents[above]
+        assert above is not None  # noqa: S101 - otherwise the span would be below a root
+        passed = list(ancestors)
+        return passed[passed.index(above) :]
 
     def below(self, span: TraceSpan) -> Iterator[TraceSpan]:
         """Yield a span and all its descendants."""
@@ -211,15 +270,22 @@ class _Tree:
         while stack:
             each = stack.pop()
             yield each
-            stack += self.children.get(each.span_id, ())
+            stack += self.children.get(each, ())
+
+
+def _by_id(spans: Iterable[TraceSpan]) -> dict[str, _SameId]:
+    groups: dict[str, list[TraceSpan]] = {}
+    for span in spans:
+        groups.setdefault(span.span_id, []).append(span)
+    return {span_id: _SameId(group) for span_id, group in groups.items()}
 
 
 class _Layout:
     """Start times of the descendants of a root by the root's clock, and which children their parents waited for."""
 
     def __init__(self, tree: _Tree, root: TraceSpan) -> None:
-        self.start: dict[str, int] = {root.span_id: root.start_ns}
-        self.waited_for: dict[str, list[TraceSpan]] = {}
+        self.start: dict[TraceSpan, int] = {root: root.start_ns}
+        self.waited_for: dict[TraceSpan, list[TraceSpan]] = {}
         self.members: list[TraceSpan] = []
         self.not_waited_for = self.moved = 0
         late: list[TraceSpan] = []
@@ -227,9 +293,9 @@ class _Layout:
         while stack:
             parent = stack.pop()
             self.members.append(parent)
-            start = self.start[parent.span_id]
-            for child in tree.children.get(parent.span_id, ()):
-                if child.span_id == root.span_id:
+            start = self.start[parent]
+            for child in tree.children.get(parent, ()):
+                if child == root:
                     # The requested root is on a cycle.
                     continue
                 recorded = start + child.start_ns - parent.start_ns
@@ -238,22 +304,22 @@ class _Layout:
                     late.append(child)
                     continue
                 self.moved += begins != recorded
-                self.start[child.span_id] = begins
-                self.waited_for.setdefault(parent.span_id, []).append(child)
+                self.start[child] = begins
+                self.waited_for.setdefault(parent, []).append(child)
                 stack.append(child)
         for child in late:
-            subtree = [each for each in tree.below(child) if each.span_id != root.span_id]
+            subtree = [each for each in tree.below(child) if each != root]
             self.members += subtree
             self.not_waited_for += len(subtree)
 
     def end(self, span: TraceSpan) -> int:
         """Return the end time of a span by the root's clock."""
-        return self.start[span.span_id] + span.duration_ns
+        return self.start[span] + span.duration_ns
 
     def by_end(self, span: TraceSpan) -> list[TraceSpan]:
         """Return the children that a span waited for, by rising end time; children of zero duration are omitted."""
-        timed = [child for child in self.waited_for.get(span.span_id, ()) if child.duration_ns]
-        return sorted(timed, key=lambda child: (self.end(child), self.start[child.span_id], child.span_id))
+        timed = [child for child in self.waited_for.get(span, ()) if child.duration_ns]
+        return sorted(timed, key=lambda child: (self.end(child), self.start[child], child))
 
 
 def _fit(child: TraceSpan, begins: int, parent: TraceSpan, parent_begins: int) -> int | None:
@@ -310,7 +376,7 @@ def _walk(layout: _Layout, root: TraceSpan) -> tuple[PathStep, ...]:
             # A child within the tolerance is shifted to end at the cursor, and its subtree with it.
             offset = frame.offset + min(0, frame.cursor - ends)
             ends = min(ends, frame.cursor)
-            begins = max(frame.begins, layout.start[child.span_id] + offset)
+            begins = max(frame.begins, layout.start[child] + offset)
             frame.self_ns += frame.cursor - ends
             frame.cursor = begins
             stack.append(_Frame(child, frame.depth + 1, offset, begins, ends, layout))
@@ -318,7 +384,7 @@ def _walk(layout: _Layout, root: TraceSpan) -> tuple[PathStep, ...]:
         frame.self_ns += frame.cursor - frame.begins
         steps.append(PathStep(frame.span, frame.depth, frame.self_ns, frame.begins - root.start_ns))
         stack.pop()
-    return tuple(sorted(steps, key=lambda step: (step.begins_ns, step.depth, step.span.span_id)))
+    return tuple(sorted(steps, key=lambda step: (step.begins_ns, step.depth, step.span)))
 
 
 def _last_to_finish(frame: _Frame, layout: _Layout) -> TraceSpan | None:
@@ -333,4 +399,4 @@ def _last_to_finish(frame: _Frame, layout: _Layout) -> TraceSpan | None:
 
 def longest_span(spans: Iterable[TraceSpan]) -> TraceSpan | None:
     """Return the longest span, independent of their order; None where there are none."""
-    return min(spans, key=lambda span: (_longest_first(span), span), default=None)
+    return min(spans, key=_longest_first, default=None)

@@ -313,29 +313,3 @@ class LedgerProgress:
     def coverage(self) -> float | None:
         """Traces read divided by existing traces, over the windows where both are known; None where there are none."""
         return self.traces_read / self.traces_there if self.traces_there else None
-
-
-def progress(entries: Iterable[LedgerEntry], unread: Iterable[Window], range_: Wanted) -> LedgerProgress:
-    """Count the windows of the wanted range by state.
-
-    Args:
-        entries: entries of the ledger.
-        unread: result of :func:`pending` for the range.
-        range_: the range.
-    """
-    wanted_range = Window(range_.start, range_.end)
-    inside = [entry for entry in entries if _overlap(entry.window, wanted_range)]
-    failed = {entry.window for entry in inside if entry.state is WindowState.FAILED}
-    unread_failed = [window in failed for window in unread]
-    states = [entry.state for entry in inside]
-    covered = [entry for entry in inside if entry.coverage]
-    return LedgerProgress(
-        pending=unread_failed.count(False),
-        done=states.count(WindowState.DONE),
-        empty=states.count(WindowState.EMPTY),
-        partial=states.count(WindowState.PARTIAL),
-        failed=unread_failed.count(True),
-        expired=states.count(WindowState.EXPIRED),
-        traces_read=sum(entry.traces for entry in covered),
-        traces_there=sum(entry.there for entry in covered),
-    )

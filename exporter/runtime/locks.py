@@ -37,6 +37,8 @@ class LockRank(IntEnum):
     """The SQLite connection, held for single statements or one short transaction."""
     TEMPO_LIMITS = auto()
     """Limits that Tempo has reported: traces per search, length of a range."""
+    TEMPO_READINESS = auto()
+    """What Tempo last said about itself."""
     TEMPO_THROTTLE = auto()
     """Requests under way and waiting."""
     TEMPO_WATCHDOG = auto()

@@ -20,6 +20,23 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def quiet_interrupt() -> Iterator[None]:
+    """Let SIGINT end the process at once while the body runs, without a traceback; for imports.
+
+    SIGINT that is ignored, as in commands that a shell starts in the background, stays ignored.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 

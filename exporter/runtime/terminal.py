@@ -37,16 +37,18 @@ def fresh_line(stream: TextIO) -> str:
 
 
 @contextmanager
-def progress_line(describe: Callable[[], str], stream: TextIO) -> Iterator[None]:
+def progress_line(describe: Callable[[], str], stream: TextIO, *, line_seconds: float | None = None) -> Iterator[None]:
     """Keep a line up to date while the body runs, and erase it afterwards.
 
     Other text that is written to the terminal in the body begins with :func:`fresh_line`.
 
     Args:
         describe: returns the line; called from another thread. The line is cut off at the terminal's width.
-        stream: where to write; nothing is written where it is no terminal.
+        stream: where to write.
+        line_seconds: interval of whole lines where the stream is no terminal; None writes nothing there.
     """
-    if not stream.isatty():
+    is_terminal = stream.isatty()
+    if not is_terminal and line_seconds is None:
         yield
         return
     finished = threading.Event()
@@ -59,8 +61,14 @@ def progress_line(describe: Callable[[], str], stream: TextIO) -> Iterator[None]
         stream.write(_ERASE_LINE)
         stream.flush()
 
-    writer = threading.Thread(target=refresh, name="progress", daemon=True)
-    _in_use.add(stream)
+    def write_lines() -> None:
+        while not finished.wait(line_seconds):
+            stream.write(f"{describe()}\n")
+            stream.flush()
+
+    writer = threading.Thread(target=refresh if is_terminal else write_lines, name="progress", daemon=True)
+    if is_terminal:
+        _in_use.add(stream)
     writer.start()
     try:
         yield

@@ -85,12 +85,20 @@ class Connection:
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = DatabaseLock(path)
         except OSError as error:
             on_failure("readonly")
             raise StoreError(
                 "readonly",
                 f"cannot create {path}: {error.strerror}; make its directory writable, or set storage.path",
+            ) from error
+        try:
+            lock = DatabaseLock(path)
+        except OSError as error:
+            on_failure("readonly")
+            raise StoreError(
+                "readonly",
+                f"cannot write the lock file {error.filename or path}: {error.strerror}; make it and its directory "
+                "writable, or set storage.path",
             ) from error
         try:
             with _translate_errors(f"opening {path}", on_failure):

@@ -109,8 +109,8 @@ def move_corrupt_database(database: Path, now: float) -> Path:
     except OSError as error:
         raise StoreError(
             "corrupt",
-            f"{database} is corrupt and cannot be renamed: {error.strerror}. Make its directory writable, or move the "
-            "file away",
+            f"{database} is corrupt and cannot be renamed: {error.filename or database}: {error.strerror}. Make its "
+            "directory writable, or move the file away",
         ) from error
     return target
 

@@ -31,9 +31,10 @@ class DatabaseLock:
 
         Raises:
             DatabaseInUseError: another process holds it.
-            OSError: the lock file cannot be created.
+            OSError: the lock file cannot be created, written or locked; ``filename`` names it.
         """
-        self._descriptor = os.open(_lock_file(database), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = _lock_file(database)
+        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -44,11 +45,15 @@ class DatabaseLock:
                 f"{database.resolve()} is in use by another exporter{process}. Stop it, or give this one a different "
                 "storage.path: two exporters would overwrite each other's history."
             ) from None
-        except OSError:
+        except OSError as error:
             os.close(self._descriptor)
-            raise
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, str(os.getpid()).encode("ascii"), 0)
+            raise OSError(error.errno, error.strerror, str(file)) from error
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, str(os.getpid()).encode("ascii"), 0)
+        except OSError as error:  # such as a full disk
+            os.close(self._descriptor)
+            raise OSError(error.errno, error.strerror, str(file)) from error
 
     def release(self) -> None:
         """Release the lock. The file stays: deleting it would race with the next process that locks it."""

@@ -6,6 +6,7 @@ honoured. Pauses between attempts grow exponentially, with full jitter, so that 
 retried together. No slot is held during a pause. All other failures are final.
 """
 
+import math
 import random as random_module
 import threading
 import time
@@ -20,11 +21,13 @@ from exporter.model.span import SeriesKey, Span
 from exporter.runtime.locks import LockRank, new_lock
 from exporter.runtime.logs import Log
 from exporter.runtime.telemetry import Loop, Telemetry
+from exporter.tempo import readiness
 from exporter.tempo.counts import SpanCounts, decode_counts
 from exporter.tempo.decode import SearchDecoder
 from exporter.tempo.errors import LimitTooHighError, RangeTooLongError, StoppedError, TempoError, TooManySpansError
 from exporter.tempo.failures import HttpResponse, excerpt, not_json, status_failure
 from exporter.tempo.query import MAX_SPANS_PER_TRACE, any_series_condition, count_query, search_query
+from exporter.tempo.readiness import Readiness
 from exporter.tempo.settings import ClientSettings
 from exporter.tempo.throttle import RequestQueue, Throttle
 from exporter.tempo.trace import decode_trace
@@ -39,6 +42,10 @@ _FIRST_PAUSE_SECONDS: Final = 0.5
 _MAX_PAUSE_SECONDS: Final = 10.0
 _MAX_RETRY_AFTER_SECONDS: Final = 60.0
 _LOG_INTERVAL_SECONDS: Final = 600.0
+_LONG_PAUSE_SECONDS: Final = 5.0
+"""A person who watches wants to know the reason of a longer pause."""
+
+_NS: Final = 1_000_000_000
 
 _SEARCH_PATH: Final = "/api/search"
 _TRACE_PATH: Final = "/api/v2/traces/"
@@ -55,6 +62,7 @@ class SearchResult:
             trace if any part of it overlaps the range, bounds included.
         traces: number of traces in the response, valid or not.
         limit: the ``limit`` of the request.
+        duplicates: number of spans that occurred before in the response and were left out.
         invalid: number of traces and spans that were invalid and left out.
         missing: number of spans that matched but were not returned, because Tempo limits the spans of one trace.
         bytes: size of the response body.
@@ -63,6 +71,7 @@ class SearchResult:
     spans: list[Span]
     traces: int
     limit: int
+    duplicates: int
     invalid: int
     missing: int
     bytes: int
@@ -87,6 +96,7 @@ class TempoClient:
         monotonic: Callable[[], float] = time.monotonic,
         pause: Callable[[float], bool] | None = None,
         random: Callable[[], float] = random_module.random,
+        renamed: Callable[[SeriesKey], SeriesKey] = lambda key: key,
     ) -> None:
         """Create a client; it connects on the first request.
 
@@ -99,6 +109,7 @@ class TempoClient:
             monotonic: seconds of a monotonic clock.
             pause: sleeps for some seconds and returns whether to stop; by default it waits for ``stop``.
             random: returns a number from [0, 1), for the jitter of pauses.
+            renamed: maps the names of a span to those of its series, for messages about series.
 
         Raises:
             ValueError: the filter cannot be joined to a query, or a limit is out of range.
@@ -111,17 +122,25 @@ class TempoClient:
         self._monotonic = monotonic
         self._pause = pause or stop.wait
         self._random = random
+        self._renamed = renamed
         self._query = search_query(settings.scope, settings.filter)
-        self._decoder = SearchDecoder(settings.scope)
+        self._decoder = SearchDecoder(settings.scope, round(settings.max_duration_seconds * _NS))
         queue = RequestQueue(settings.max_concurrency, settings.requests_per_second)
         self._throttle = Throttle(queue, stop=stop, monotonic=monotonic)
         self._transport = Transport(settings, stop=stop, monotonic=monotonic)
+        self._readiness = Readiness(
+            lambda: self._transport.get(readiness.PATH, {}, readiness.TIMEOUT_SECONDS),
+            mask=self._transport.mask,
+            monotonic=monotonic,
+        )
+        self._say_proxy()
         self._limits_lock = new_lock(LockRank.TEMPO_LIMITS)
         self._max_limit: int | None = None
         self._max_spans = MAX_SPANS_PER_TRACE
         self._max_range_seconds: int | None = None
         self._max_count_range_seconds: int | None = None
         self._limited_log = log.limited(_LOG_INTERVAL_SECONDS, monotonic)
+        self._once_log = log.limited(math.inf, monotonic)
 
     @property
     def max_limit(self) -> int:
@@ -158,7 +177,9 @@ class TempoClient:
         settings = self._settings
         query = search_query(settings.scope, settings.filter, [any_series_condition(series)]) if series else self._query
         result = self._search(query, start, end, limit or self._settings.limit, loop)
-        self._telemetry.traces_read(loop, len(result.spans) + result.invalid)
+        self._telemetry.traces_read(loop, len(result.spans) + result.duplicates + result.invalid)
+        if result.duplicates:
+            self._telemetry.traces_skipped(loop, "duplicate", result.duplicates)
         if result.invalid:
             self._telemetry.traces_skipped(loop, "invalid", result.invalid)
         if result.missing:
@@ -271,6 +292,15 @@ class TempoClient:
                     pause_seconds=round(seconds, 3),
                     error=str(error),
                 )
+                if error.retry_after_seconds and seconds >= _LONG_PAUSE_SECONDS:
+                    self._limited_log.info(
+                        "tempo_asked_to_wait",
+                        "Tempo is busy and asks to wait (Retry-After); the request is repeated afterwards",
+                        loop=loop,
+                        pause_seconds=round(seconds, 1),
+                        retry_after_seconds=error.retry_after_seconds,
+                        error=str(error),
+                    )
             if self._pause(seconds):
                 raise StoppedError("the exporter is stopping; a request to Tempo was not retried")
             attempt += 1
@@ -278,6 +308,27 @@ class TempoClient:
     def close(self) -> None:
         """Close idle connections; the client remains usable."""
         self._transport.close()
+
+    def _say_proxy(self) -> None:
+        """Log which proxy requests go through: it is set outside of the configuration, often unknowingly."""
+        proxy = self._transport.proxy
+        if proxy is None:
+            return
+        if proxy.problem:
+            self._log.error(
+                "proxy_unsupported",
+                "the proxy from the environment cannot be used; set another one, or list Tempo's host in NO_PROXY",
+                variable=proxy.variable,
+                proxy=proxy.address,
+                error=proxy.problem,
+            )
+        else:
+            self._log.info(
+                "proxy_used",
+                "requests to Tempo go through the proxy from the environment",
+                variable=proxy.variable,
+                proxy=proxy.address,
+            )
 
     def _attempt(
         self, path: str, params: Params, loop: Loop, decode: Callable[[HttpResponse], _T], optional: bool
@@ -291,8 +342,11 @@ class TempoClient:
         except TempoError as error:
             self._telemetry.request_failed(loop, error.reason)
             self._telemetry.tempo_answered(error.answered or (optional and error.status is not None))
+            if error.reason == "timeout" and (explanation := self._readiness.explanation()):
+                raise TempoError(f"{error} {explanation}", reason="timeout", retryable=error.retryable) from None
             raise
         self._telemetry.tempo_answered(True)
+        self._readiness.forget()
         return result
 
     def _exchange(self, path: str, params: Params, loop: Loop) -> HttpResponse:
@@ -313,8 +367,10 @@ class TempoClient:
             limit = min(max_traces, self._max_limit or max_traces)
             max_spans = self._max_spans
             params: Params = {"q": query, "start": start, "end": end, "limit": limit, "spss": max_spans}
+            oldest_ns = round((end - self._settings.max_age_seconds) * _NS)
+            decode = partial(self._decode_search, limit=limit, oldest_ns=oldest_ns)
             try:
-                return self.fetch(_SEARCH_PATH, params, loop=loop, decode=partial(self._decode_search, limit=limit))
+                return self.fetch(_SEARCH_PATH, params, loop=loop, decode=decode)
             except LimitTooHighError as error:
                 if error.max_limit >= limit:
                     raise
@@ -327,9 +383,9 @@ class TempoClient:
                 self._learn_range(error.max_seconds)
                 raise
 
-    def _decode_search(self, response: HttpResponse, *, limit: int) -> SearchResult:
+    def _decode_search(self, response: HttpResponse, *, limit: int, oldest_ns: int) -> SearchResult:
         try:
-            decoded = self._decoder.decode(response.body)
+            decoded = self._decoder.decode(response.body, oldest_ns)
         except ValueError:
             raise not_json(response, self._transport.mask) from None
         if decoded.problem:
@@ -339,8 +395,25 @@ class TempoClient:
                 count=decoded.invalid,
                 first=excerpt(self._transport.mask(decoded.problem)),
             )
+        for key, problem in decoded.implausible.items():
+            series = self._renamed(key)
+            self._once_log.warning(
+                "spans_implausible",
+                "spans of an endpoint began before Tempo could hold them or took longer than stats.max_duration; they "
+                "are left out and counted",
+                per=series,
+                service_name=series.service_name,
+                span_name=series.span_name,
+                first=problem,
+            )
         result = SearchResult(
-            decoded.spans, decoded.traces, limit, decoded.invalid, decoded.missing, len(response.body)
+            decoded.spans,
+            decoded.traces,
+            limit,
+            decoded.duplicates,
+            decoded.invalid,
+            decoded.missing,
+            len(response.body),
         )
         if not decoded.complete and not result.saturated:
             raise TempoError(

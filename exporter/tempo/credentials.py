@@ -27,7 +27,7 @@ class SecretFile:
         self._cached: tuple[tuple[int, int, int], str] | None = None
 
     def value(self) -> str:
-        """Return the secret without surrounding white space.
+        """Return the secret without surrounding white space and without a byte order mark.
 
         Raises:
             TempoError: the file cannot be read. Retryable, because the file may just be being replaced.
@@ -36,7 +36,7 @@ class SecretFile:
             stat = self._path.stat()
             version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if self._cached is None or self._cached[0] != version:
-                self._cached = version, self._path.read_text("utf-8").strip()
+                self._cached = version, self._path.read_text("utf-8-sig").strip()
         except OSError as error:
             raise self._failure(f"cannot be read: {error.strerror or type(error).__name__}") from error
         except UnicodeError:

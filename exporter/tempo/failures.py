@@ -13,16 +13,19 @@ from http import HTTPStatus
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 import requests
 import urllib3
 
 from exporter.runtime.telemetry import FailureReason
 from exporter.tempo.errors import LimitTooHighError, RangeTooLongError, TempoError, TooManySpansError
+from exporter.tempo.proxy import EnvironmentProxy
 
 _E = TypeVar("_E", bound=BaseException)
 
 _EXCERPT_CHARACTERS: Final = 200
 _EXCERPT_BYTES: Final = 8 * _EXCERPT_CHARACTERS
+_MAX_LIST_BYTES: Final = 4 << 20
 _CHECK_URL: Final = "Check that tempo.url is the base URL of Tempo's HTTP API (usually port 3200), with any path prefix"
 
 # Wording of Tempo 2.10 and 3.0.
@@ -30,6 +33,12 @@ _MAX_LIMIT: Final = re.compile(r"limit \d+ exceeds max limit (\d{1,9})\b")
 _MAX_SPANS: Final = re.compile(r"spans per span set exceeds (\d{1,9})\b")
 _MAX_RANGE: Final = re.compile(
     r"(?:range [^.\n]{0,80} exceeds|maximum allowed duration of) (\d[\d.hmsnuµμ]*[hms])(?!\w)"
+)
+# Of versions before 2.5. The query of each scope begins with nestedSetParent, in a brace and maybe a parenthesis.
+_TOO_OLD: Final = re.compile(
+    r"(?:unknown|invalid|unexpected|unsupported)[^.{(\n]{0,60}nestedSetParent"
+    r"|line 1, col [1-4]: syntax error: unexpected IDENTIFIER",
+    re.IGNORECASE,
 )
 _GO_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s|ns|us|µs|μs)")
 _UNIT_SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
@@ -86,6 +95,9 @@ def status_failure(response: HttpResponse, now: float, mask: Callable[[str], str
         return None
     if 300 <= status < 400:
         return _redirect(response, mask)
+    if grafana := _grafana(response):
+        reason: FailureReason = "unauthorized" if status in (401, 403) else "refused"
+        return TempoError(f"GET {response.url} returned {status}: {grafana}.", reason=reason, status=status)
     text = excerpt(mask(_body_start(response)))
     if text.startswith("<"):
         text = "an HTML page"
@@ -112,6 +124,33 @@ def status_failure(response: HttpResponse, now: float, mask: Callable[[str], str
     if 400 <= status < 500:
         return _refusal(response, summary)
     return TempoError(f"{summary}, which is not a search response. {_CHECK_URL}.", reason="malformed", status=status)
+
+
+def _grafana(response: HttpResponse) -> str:
+    """Return what to do if Grafana itself responded; empty if it did not.
+
+    Grafana has an ``/api/search`` of its own, which returns a list of dashboards; its errors have a ``messageId``.
+    """
+    is_ok = response.status == HTTPStatus.OK
+    if not (_is_list_of_objects(response.body) if is_ok else b'"messageId"' in response.body[:_EXCERPT_BYTES]):
+        return ""
+    base, found, _ = response.url.partition("/api/")
+    if not found or "/api/datasources/" in response.url:
+        return ""
+    return (
+        f"this is Grafana, not Tempo. Set tempo.url to Tempo itself, or to {base}/api/datasources/proxy/uid/<uid> with "
+        f"the uid of the Tempo data source, and tempo.auth_token to the token of a service account"
+    )
+
+
+def _is_list_of_objects(body: bytes) -> bool:
+    if len(body) > _MAX_LIST_BYTES:
+        return False
+    try:
+        msgspec.json.decode(body, type=list[dict[str, msgspec.Raw]])
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _redirect(response: HttpResponse, mask: Callable[[str], str]) -> TempoError:
@@ -141,6 +180,9 @@ def _refusal(response: HttpResponse, summary: str) -> TempoError:
         return TooManySpansError(f"{summary}.", max_spans=int(match[1]), status=status)
     if (match := _MAX_RANGE.search(text)) and (seconds := go_duration_seconds(match[1])) >= 1:
         return RangeTooLongError(f"{summary}. Request a shorter range.", max_seconds=int(seconds), status=status)
+    if status == HTTPStatus.BAD_REQUEST and _TOO_OLD.search(text):
+        message = f"{summary}. The exporter needs Tempo 2.5 or newer: older versions do not know nestedSetParent."
+        return TempoError(message, reason="refused", status=status)
     return TempoError(f"{summary}. If Tempo rejects the query, check tempo.filter.", reason="refused", status=status)
 
 
@@ -170,6 +212,8 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
 
 def not_json(response: HttpResponse, mask: Callable[[str], str]) -> TempoError:
     """Return the error for a body with status 200 that cannot be decoded."""
+    if grafana := _grafana(response):
+        return TempoError(f"GET {response.url} returned a list: {grafana}.", reason="malformed", status=response.status)
     content_type = excerpt(mask(response.headers.get("Content-Type", ""))) or "no content type"
     first = response.body.lstrip()[:1]
     if first == b"<" or "html" in content_type.lower():
@@ -188,11 +232,13 @@ def not_json(response: HttpResponse, mask: Callable[[str], str]) -> TempoError:
     )
 
 
-def timed_out(url: str, seconds: float) -> TempoError:
+def timed_out(url: str, seconds: float, proxy: EnvironmentProxy | None = None) -> TempoError:
     """Return the error for a request that exceeded the timeout as a whole."""
     message = (
         f"GET {url} timed out: no complete response within {seconds:g} s. If Tempo is just slow, raise tempo.timeout."
     )
+    if proxy is not None:
+        message += f" {proxy.advice}."
     return TempoError(message, reason="timeout", retryable=True)
 
 
@@ -202,10 +248,18 @@ def too_large(url: str, max_bytes: int) -> TempoError:
     return TempoError(message, reason="malformed", status=200)
 
 
-def transport_failure(url: str, error: Exception, timeout_seconds: float) -> TempoError:
+def transport_failure(
+    url: str, error: Exception, timeout_seconds: float, proxy: EnvironmentProxy | None = None
+) -> TempoError:
     """Return the error for an exception of the HTTP library.
 
     The exception's own text is not used: it may quote headers and proxy URLs with credentials.
+
+    Args:
+        url: the requested URL without query and credentials.
+        error: the exception.
+        timeout_seconds: how long the request was allowed to take.
+        proxy: the proxy that the request was sent through.
     """
     causes = list(_causes(error))
     if untrusted := _first(causes, ssl.SSLCertVerificationError):
@@ -215,7 +269,7 @@ def transport_failure(url: str, error: Exception, timeout_seconds: float) -> Tem
         )
         return TempoError(message, reason="tls")
     if any(isinstance(cause, _TIMEOUTS) and not isinstance(cause, _NO_TIMEOUT) for cause in causes):
-        return timed_out(url, timeout_seconds)
+        return timed_out(url, timeout_seconds, proxy)
     if _first(causes, requests.exceptions.SSLError, ssl.SSLError, urllib3.exceptions.SSLError):
         reasons = (getattr(cause, "reason", None) for cause in causes if isinstance(cause, ssl.SSLError))
         detail = next(filter(None, reasons), "no details")
@@ -224,6 +278,14 @@ def transport_failure(url: str, error: Exception, timeout_seconds: float) -> Tem
     if isinstance(error, _DAMAGED):
         message = f"GET {url} failed: the response was cut off or damaged in transit."
         return TempoError(message, reason="malformed", retryable=True)
+    is_missing = isinstance(error, requests.exceptions.InvalidSchema)  # requests needs another package for SOCKS
+    if isinstance(error, ValueError) and proxy is not None and (proxy.problem or is_missing):
+        problem = proxy.problem or "the Python package PySocks is not installed"
+        message = (
+            f"GET {url} could not be sent: the proxy in {proxy.variable} ({proxy.address}) cannot be used, because "
+            f"{problem}. Set another one, or list Tempo's host in NO_PROXY to connect without it."
+        )
+        return TempoError(message, reason="connection")
     if isinstance(error, ValueError):
         message = (
             f"GET {url} could not be sent ({type(error).__name__}). Check tempo.url, tempo.tenant, tempo.headers and "
@@ -234,8 +296,8 @@ def transport_failure(url: str, error: Exception, timeout_seconds: float) -> Tem
         message = f"GET {url} could not be sent: a file configured in tempo.tls is missing or unreadable."
         return TempoError(message, reason="tls")
     detail, reason = connection_problem(error)
-    message = f"GET {url} failed: {detail}. Check that Tempo is running and that tempo.url is correct."
-    return TempoError(message, reason=reason, retryable=True)
+    advice = "Check that Tempo is running and that tempo.url is correct" + (f". {proxy.advice}" if proxy else "")
+    return TempoError(f"GET {url} failed: {detail}. {advice}.", reason=reason, retryable=True)
 
 
 def connection_problem(error: Exception) -> tuple[str, FailureReason]:
@@ -243,7 +305,8 @@ def connection_problem(error: Exception) -> tuple[str, FailureReason]:
     causes = list(_causes(error))
     if _first(causes, socket.gaierror):
         return "the host name cannot be resolved", "connection"
-    if _first(causes, requests.exceptions.ProxyError, urllib3.exceptions.ProxyError):
+    is_proxy = _first(causes, requests.exceptions.ProxyError, urllib3.exceptions.ProxyError)
+    if is_proxy or any(type(cause).__module__ == "socks" for cause in causes):
         return "the proxy from the environment did not work", "connection"
     if _first(causes, ConnectionRefusedError):
         return "connection refused", "connection"

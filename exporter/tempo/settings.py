@@ -32,6 +32,9 @@ class ClientSettings:
         cert_file: client certificate.
         key_file: key of the client certificate, unless ``cert_file`` contains it.
         insecure_skip_verify: accept any server certificate.
+        max_age_seconds: a span that began longer than this before the searched range is invalid: Tempo cannot have held
+            it then.
+        max_duration_seconds: a span that takes longer is invalid.
         max_body_bytes: a longer response body (after decompression) is rejected.
     """
 
@@ -53,6 +56,8 @@ class ClientSettings:
     cert_file: str | None = None
     key_file: str | None = None
     insecure_skip_verify: bool = False
+    max_age_seconds: float = 30 * 86_400.0
+    max_duration_seconds: float = 86_400.0
     max_body_bytes: int = 512 * 1024 * 1024
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -18,6 +19,7 @@ from exporter import __version__
 from exporter.tempo.credentials import Credentials
 from exporter.tempo.errors import StoppedError, TempoError
 from exporter.tempo.failures import HttpResponse, timed_out, too_large, transport_failure
+from exporter.tempo.proxy import bypasses_proxy, environment_proxy
 from exporter.tempo.settings import ClientSettings
 from exporter.tempo.watchdog import SocketHandle, Watchdog
 
@@ -35,7 +37,11 @@ class Transport:
     Connections are reused. A ``requests.Session`` is not thread-safe, so each request takes one from a pool, which
     grows to the number of concurrent requests.
 
-    Proxies from the environment are used. Credentials from ``.netrc`` are not, and cookies are not kept.
+    Proxies from the environment are used, SOCKS proxies too. Credentials from ``.netrc`` are not, and cookies are not
+    kept.
+
+    Attributes:
+        proxy: the proxy from the environment that requests go through; None without one.
     """
 
     def __init__(
@@ -51,6 +57,9 @@ class Transport:
         self._watchdog = Watchdog(stop=stop, monotonic=monotonic)
         self._idle: deque[_Session] = deque()
         self._headers = _headers(settings)
+        self.proxy = environment_proxy(settings.base_url)
+        host = urlsplit(settings.base_url).hostname or ""
+        self._proxies = {"no_proxy": host} if bypasses_proxy(settings.base_url) else None
         if settings.insecure_skip_verify:
             # The user chose this in the configuration; urllib3 would warn on every request.
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
@@ -59,8 +68,13 @@ class Transport:
         """Replace the secrets of the credentials in a text."""
         return self._credentials.mask(text)
 
-    def get(self, path: str, params: Params) -> HttpResponse:
+    def get(self, path: str, params: Params, timeout_seconds: float | None = None) -> HttpResponse:
         """Request a path below the base URL and read the whole response, of any status.
+
+        Args:
+            path: below the base URL, with a leading slash.
+            params: query parameters.
+            timeout_seconds: a shorter timeout than the configured one.
 
         Raises:
             TempoError: no complete HTTP response arrived.
@@ -68,9 +82,9 @@ class Transport:
         """
         session = self._acquire_session()
         url = self._settings.base_url + path
-        timeout = self._settings.timeout_seconds
+        timeout = min(self._settings.timeout_seconds, timeout_seconds or self._settings.timeout_seconds)
         with self._watchdog.watch(session.handle, timeout) as deadline:
-            result = self._response_or_error(session, url, params)
+            result = self._response_or_error(session, url, params, timeout)
         if isinstance(result, HttpResponse) and not deadline.interrupted:
             self._idle.append(session)
             return result
@@ -78,7 +92,7 @@ class Transport:
         if deadline.stopped:
             raise StoppedError("the exporter is stopping; a request to Tempo was abandoned")
         # An interrupted connection can look like a complete response, so what the watchdog did is checked first.
-        raise result if isinstance(result, TempoError) and not deadline.expired else timed_out(url, timeout)
+        raise result if isinstance(result, TempoError) and not deadline.expired else timed_out(url, timeout, self.proxy)
 
     def close(self) -> None:
         """Close idle connections."""
@@ -94,22 +108,24 @@ class Transport:
         except IndexError:
             return _Session(self._settings)
 
-    def _response_or_error(self, session: "_Session", url: str, params: Params) -> HttpResponse | TempoError:
+    def _response_or_error(
+        self, session: "_Session", url: str, params: Params, timeout: float
+    ) -> HttpResponse | TempoError:
         # Returned, not raised here: a traceback would include the library's exceptions, which may quote secrets.
         try:
-            return self._exchange(session, url, params)
+            return self._exchange(session, url, params, timeout)
         except TempoError as error:
             return error
         except _FAILURES as error:
-            return transport_failure(url, error, self._settings.timeout_seconds)
+            return transport_failure(url, error, timeout, self.proxy)
 
-    def _exchange(self, session: "_Session", url: str, params: Params) -> HttpResponse:
-        timeout = self._settings.timeout_seconds
+    def _exchange(self, session: "_Session", url: str, params: Params, timeout: float) -> HttpResponse:
         with session.get(
             url,
             params=params,
             headers=self._headers,
             auth=self._credentials,
+            proxies=self._proxies,
             verify=session.verify,  # explicitly, or REQUESTS_CA_BUNDLE would override the configuration
             allow_redirects=False,
             stream=True,
@@ -187,34 +203,44 @@ class _Adapter(HTTPAdapter):
     """Stores the socket of every new connection in the handle."""
 
     def __init__(self, handle: SocketHandle) -> None:
-        self._pools = _pool_classes(handle)
+        self._handle = handle
+        self._pools = _pool_classes(handle, HTTPConnection, HTTPSConnection)
         super().__init__(pool_connections=1, pool_maxsize=1)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = self._pools
 
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
         manager.pool_classes_by_scheme = self._pools
+        if proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = _socks_pool_classes(self._handle)
         return manager
 
 
-def _pool_classes(handle: SocketHandle) -> dict[str, type[HTTPConnectionPool]]:
-    class Connection(HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            handle.socket = self.sock
+def _socks_pool_classes(handle: SocketHandle) -> dict[str, type[HTTPConnectionPool]]:
+    # Few use such a proxy, and the import takes memory.
+    from urllib3.contrib.socks import SOCKSConnection, SOCKSHTTPSConnection  # noqa: PLC0415
 
-    class TLSConnection(HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            handle.socket = self.sock
+    return _pool_classes(handle, SOCKSConnection, SOCKSHTTPSConnection)
+
+
+def _pool_classes(
+    handle: SocketHandle, plain: type[HTTPConnection], encrypted: type[HTTPSConnection]
+) -> dict[str, type[HTTPConnectionPool]]:
+    def watched(kind: type[HTTPConnection]) -> Any:
+        class Connection(kind):  # type: ignore[misc, valid-type] # a class that is only known at runtime
+            def connect(self) -> None:
+                super().connect()
+                handle.socket = self.sock
+
+        return Connection
 
     class Pool(HTTPConnectionPool):
-        ConnectionCls = Connection
+        ConnectionCls = watched(plain)
 
     class TLSPool(HTTPSConnectionPool):
-        ConnectionCls = TLSConnection
+        ConnectionCls = watched(encrypted)
 
     return {"http": Pool, "https": TLSPool}

@@ -218,15 +218,17 @@ def _completeness(state: ExporterState) -> Iterator[CheckResult]:
 
 
 def _saturation(state: ExporterState) -> Iterator[CheckResult]:
+    """Check what searches could not return. Of history the ledger knows it, also what was read before a restart."""
     metrics = state.metrics
-    truncated = metrics.by_label("search_truncated_windows_total", "loop")
-    incomplete = sum(truncated.values())
+    partial = metrics.by_label("backfill_windows", "state").get("partial", 0)
+    polls = metrics.by_label("search_truncated_windows_total", "loop").get("poll", 0)
     detail = (
         f"{metrics.total('search_saturations_total'):,.0f} searches hit their limit, "
-        f"{metrics.total('search_splits_total'):,.0f} were split, {incomplete:,.0f} windows stayed incomplete"
+        f"{metrics.total('search_splits_total'):,.0f} were split; incomplete: {partial:,.0f} windows of history, "
+        f"{polls:,.0f} polls"
     )
-    if incomplete:
-        loops = " and ".join(loop for loop, count in sorted(truncated.items()) if count)
+    if partial or polls:
+        loops = " and ".join(loop for loop, count in (("backfill", partial), ("poll", polls)) if count)
         advice = f"raise tempo.limit ({loops}), and query_frontend.search.max_result_limit in Tempo if it is lower"
         yield CheckResult("saturation", Outcome.WARN, detail, advice)
     else:

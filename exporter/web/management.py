@@ -9,7 +9,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from exporter.evaluation.snapshot import Snapshot
-from exporter.metrics.exposition import CompressedPrefix, Format, Publisher, render_families
+from exporter.metrics.exposition import CompressedPrefix, Format, Publisher
 from exporter.web.http import HttpRequest, HttpResponse, parse_accept, text_response
 
 _OPENMETRICS_VERSION: Final = "1.0.0"
@@ -58,7 +58,7 @@ class MetricsPage:
         if page is not None and not names:
             prefix = page.render(format_, gzipped=request.accepts_gzip)
         else:
-            series = b"" if page is None else render_families(page.snapshot.series, format_, names)
+            series = b"" if page is None else page.families(format_, names)
             prefix = CompressedPrefix.of(series, gzipped=request.accepts_gzip)
         # The exporter's own families come last: in OpenMetrics, their encoder writes the end mark.
         own = _ENCODERS[format_](self._registry.restricted_registry(names) if names else self._registry)

@@ -33,6 +33,8 @@ NOON = int(datetime(2026, 11, 17, 12, tzinfo=UTC).timestamp())
 KEY = SeriesKey("checkout", "GET /cart")
 QUOTED_KEY = SeriesKey('naïve "svc"', 'GET "/a\\b"\nline 订单')
 HOSTILE_KEY = SeriesKey('<script>alert("1")</script>', 'GET "/a\\b"\n# TYPE x gauge {y="z"} \x00\r ünï 订单')
+LONG_KEY = SeriesKey("shop", "SELECT " + "column, " * 600)
+"""Longer than Prometheus accepts as a label."""
 
 SETTINGS = EvaluationSettings(FallbackRules(), OutlierRule(), Parameters(), stale_after_seconds=float(DAY))
 

@@ -27,6 +27,7 @@ from exporter.explain.trace import NotInTraceError, explain_trace
 from exporter.model.calendar import Calendar
 from exporter.model.critical_path import TraceSpan
 from exporter.model.histogram_codec import DamagedDigestError
+from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
 from exporter.model.span import SeriesKey
 from exporter.store import StoreError
 from exporter.tempo import StoppedError, TempoError
@@ -50,6 +51,7 @@ class Api:
         fetch_trace: Callable[[str], Iterable[TraceSpan]],
         *,
         renamed: Callable[[SeriesKey], SeriesKey],
+        label_names: LabelNames = DEFAULT_LABEL_NAMES,
         calendar: Calendar,
         clock: Callable[[], float],
     ) -> None:
@@ -60,6 +62,7 @@ class Api:
             snapshot: returns the current snapshot; None until the first.
             fetch_trace: fetches the spans of a trace from Tempo; raises TempoError or StoppedError.
             renamed: maps the names of a span to those of its series.
+            label_names: maps the names of series to label values, which parameters may have instead.
             calendar: the local calendar.
             clock: Unix seconds.
         """
@@ -67,6 +70,7 @@ class Api:
         self._snapshot = snapshot
         self._fetch_trace = fetch_trace
         self._renamed = renamed
+        self._label_names = label_names
         self._calendar = calendar
         self._clock = clock
         self._running = threading.BoundedSemaphore(WorkerGroup.API.max_blocked)
@@ -120,27 +124,27 @@ class Api:
     # One method per path.
 
     def _check(self, parameters: Parameters) -> Json:
-        key = _series_key(parameters)
+        given = _series_key(parameters)
         seconds = parameters.parsed("duration", parse_seconds)
         now = self._clock()
         at = self._instant(parameters, now)
         parameters.finish()
-        status = self._live_status(key)
+        key, status = self._find(given)
         result = check(self._querier, key, now=now, at=at, duration_seconds=seconds, status=status)
         return check_document(result, self._calendar)
 
     def _baseline(self, parameters: Parameters) -> Json:
-        key = _series_key(parameters)
+        given = _series_key(parameters)
         now = self._clock()
         at = self._instant(parameters, now)
         parameters.finish()
-        self._live_status(key)
+        key, _ = self._find(given)
         if at is None:
             return profile_document(self._querier.profile(key, int(now)))
         return {"at_unix": at, **baseline_document(self._querier.report(key, int(at), int(now)), self._calendar)}
 
     def _series(self, parameters: Parameters) -> Json:
-        name_filter = _NameFilter(parameters)
+        name_filter = _NameFilter(parameters, self._label_names)
         state = parameters.parsed("state", one_of(*STATES))
         page = PageRequest(parameters)
         parameters.finish()
@@ -155,7 +159,7 @@ class Api:
         }
 
     def _available(self, parameters: Parameters) -> Json:
-        name_filter = _NameFilter(parameters)
+        name_filter = _NameFilter(parameters, self._label_names)
         page = PageRequest(parameters)
         parameters.finish()
         available = {
@@ -188,6 +192,7 @@ class Api:
             querier=self._querier,
             now=self._clock(),
             wanted=wanted,
+            label_names=self._label_names,
         )
         if explanation is None:
             raise _UnknownTraceError(
@@ -196,20 +201,21 @@ class Api:
             )
         return trace_document(explanation, self._calendar)
 
-    def _live_status(self, key: SeriesKey) -> SeriesStatus | None:
-        """Return the status of a series at the live edge; None for a series that only the history has.
+    def _find(self, given: SeriesKey) -> tuple[SeriesKey, SeriesStatus | None]:
+        """Return a series and its status at the live edge; None for a series that only the history has.
 
         Raises:
             _UnknownSeriesError: neither the live edge nor the history has the series.
         """
         snapshot = self._snapshot()
         live = {} if snapshot is None else {status.key: status for status in snapshot.series}
-        status = live.get(key)
-        if status is None:
-            stored = self._querier.series()
-            if key not in stored:
-                raise _UnknownSeriesError(key, [*stored, *live])
-        return status
+        if given in live:
+            return given, live[given]
+        stored = self._querier.series()
+        key = self._label_names.find(given, {*stored, *live})
+        if key is None:
+            raise _UnknownSeriesError(given, [*stored, *live])
+        return key, live.get(key)
 
 
 class _UnknownTraceError(Exception):
@@ -233,13 +239,14 @@ class _UnknownSeriesError(Exception):
 class _NameFilter:
     """Filters series by the parameters ``service_name`` and ``match``."""
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self, parameters: Parameters, label_names: LabelNames) -> None:
+        self._label_names = label_names
         self._service_name = parameters.text("service_name")
         self._match = (parameters.text("match") or "").casefold()
 
     def matches(self, key: SeriesKey) -> bool:
         """Whether a series passes."""
-        if self._service_name is not None and key.service_name != self._service_name:
+        if self._service_name is not None and not self._label_names.is_name(key.service_name, self._service_name):
             return False
         return not self._match or self._match in f"{key.service_name} {key.span_name}".casefold()
 

@@ -49,12 +49,14 @@ class PageRequest:
 
 
 def _encode(key: SeriesKey) -> str:
-    return base64.urlsafe_b64encode(json.dumps(key).encode()).decode()
+    # Escapes would make the URL of a long name longer than a server accepts.
+    text = json.dumps(key, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return base64.urlsafe_b64encode(text).decode()
 
 
 def _decode(text: str) -> SeriesKey:
     try:
-        names = json.loads(base64.urlsafe_b64decode(text))
+        names = json.loads(base64.urlsafe_b64decode(text).decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         names = None
     match names:

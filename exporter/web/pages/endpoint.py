@@ -35,7 +35,7 @@ class EndpointPage:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         """Render the page; 404 if the endpoint is not in the snapshot."""
-        status = links.find_series(self._sources.snapshot(), links.requested_series(request))
+        status = self._sources.requested_series(request)
         if status is None:
             return self._not_found(request)
         now = self._sources.clock()
@@ -111,7 +111,11 @@ class EndpointPage:
                             h.td[times.at(each.at)],
                             h.td(".number")[duration(each.seconds)],
                             h.td[self._trace(each.trace_id)],
-                            h.td[h.a(href=links.critical_path_url(status.key, each.trace_id))["as JSON"]],
+                            h.td[
+                                h.a(href=links.critical_path_url(status.key, each.trace_id, self._sources.label_names))[
+                                    "as JSON"
+                                ]
+                            ],
                         ]
                         for each in latest_first
                     )

@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import quote, urlencode
 
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
+from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
 from exporter.model.span import SeriesKey, encodable
 from exporter.tempo.query import series_conditions
 from exporter.web.http import HttpRequest
@@ -31,14 +32,14 @@ def page_url(page: str, parameters: Mapping[str, str]) -> str:
     return f"{page}?{query}" if query else page
 
 
-def series_url(page: str, key: SeriesKey) -> str:
+def series_url(page: str, key: SeriesKey, label_names: LabelNames = DEFAULT_LABEL_NAMES) -> str:
     """Return the URL of a page about a series."""
-    return page_url(page, key._asdict())
+    return page_url(page, label_names.of(key)._asdict())
 
 
-def critical_path_url(key: SeriesKey, trace_id: str) -> str:
+def critical_path_url(key: SeriesKey, trace_id: str, label_names: LabelNames) -> str:
     """Return the API URL that explains the span of a series in a trace."""
-    return page_url(TRACE, {"trace_id": trace_id, **key._asdict()})
+    return page_url(TRACE, {"trace_id": trace_id, **label_names.of(key)._asdict()})
 
 
 def requested_series(request: HttpRequest) -> SeriesKey:
@@ -46,14 +47,14 @@ def requested_series(request: HttpRequest) -> SeriesKey:
     return SeriesKey(*(request.query.get(name, [""])[-1] for name in SeriesKey._fields))
 
 
-def find_series(snapshot: Snapshot | None, key: SeriesKey) -> SeriesStatus | None:
-    """Return the series of a snapshot that is published under these names."""
+def find_series(snapshot: Snapshot | None, key: SeriesKey, label_names: LabelNames) -> SeriesStatus | None:
+    """Return the series of a snapshot that has these names, as a whole or as labels have them."""
     series = () if snapshot is None else snapshot.series
     position = bisect_left(series, key, key=lambda status: status.key)
     if position < len(series) and series[position].key == key:
         return series[position]
-    # Names that UTF-8 cannot encode are published in an escaped form, and sorted by their original form.
-    return next((status for status in series if tuple(map(encodable, status.key)) == key), None)
+    # Labels have names that are too long, or that UTF-8 cannot encode, in another form, and are not sorted by it.
+    return next((status for status in series if label_names.of(status.key) == key), None)
 
 
 @dataclass(frozen=True, slots=True)

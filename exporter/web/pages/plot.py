@@ -20,7 +20,7 @@ from exporter.model.histogram_codec import DamagedDigestError
 from exporter.runtime.logs import LimitedLog
 from exporter.store import StoreError
 from exporter.web.http import HttpRequest, HttpResponse, text_response
-from exporter.web.pages import links, words
+from exporter.web.pages import words
 from exporter.web.pages.sources import HourlyCache, Sources
 
 HOURS: Final = 24
@@ -289,7 +289,7 @@ class PlotImage:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         """Return the image, or 404 if the endpoint is not in the snapshot."""
-        status = links.find_series(self._sources.snapshot(), links.requested_series(request))
+        status = self._sources.requested_series(request)
         if status is None:
             return text_response("There is no such endpoint", HTTPStatus.NOT_FOUND)
         now = self._sources.clock()

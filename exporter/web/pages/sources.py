@@ -8,12 +8,14 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from exporter.detection.parameters import Parameters
 from exporter.evaluation.query import BaselineReport, Profile
-from exporter.evaluation.snapshot import Snapshot
+from exporter.evaluation.snapshot import SeriesStatus, Snapshot
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.calendar import HourClock, Slot
+from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
 from exporter.model.span import SeriesKey
 from exporter.runtime.locks import LockRank, new_lock
-from exporter.web.pages.links import Explore
+from exporter.web.http import HttpRequest
+from exporter.web.pages.links import Explore, find_series, requested_series, series_url
 
 _T = TypeVar("_T")
 
@@ -46,6 +48,7 @@ class Sources:
         interval_seconds: time between polls of the live edge.
         tempo_url: address of Tempo, to be shown.
         explore: builds links to traces in Grafana.
+        label_names: maps the names of series to those in URLs, which are the values of labels.
     """
 
     snapshot: Callable[[], Snapshot | None]
@@ -58,6 +61,15 @@ class Sources:
     interval_seconds: float
     tempo_url: str
     explore: Explore
+    label_names: LabelNames = DEFAULT_LABEL_NAMES
+
+    def requested_series(self, request: HttpRequest) -> SeriesStatus | None:
+        """Return the series that a request names, if the current snapshot has it."""
+        return find_series(self.snapshot(), requested_series(request), self.label_names)
+
+    def series_url(self, page: str, key: SeriesKey) -> str:
+        """Return the URL of a page about a series."""
+        return series_url(page, key, self.label_names)
 
     def slot(self, now: float) -> Slot:
         """The slot of an instant."""

@@ -53,7 +53,7 @@ class StatusPage:
             _anomalous_section(snapshot, shifted, sources, times),
             snapshot is not None and _totals(snapshot, len(shifted)),
             is_reading and history,
-            table.endpoints_section(() if snapshot is None else snapshot.series, selection),
+            table.endpoints_section(() if snapshot is None else snapshot.series, selection, self._sources.series_url),
             not is_reading and history,
         )
 
@@ -143,7 +143,7 @@ def _nothing_anomalous(snapshot: Snapshot | None) -> h.Element:
 def _card(status: SeriesStatus, sources: Sources, times: words.Times) -> h.Element:
     ratio, baseline = words.p95_ratio(status), status.baseline
     return h.article(".card")[
-        h.h3[h.a(href=links.series_url(links.ENDPOINT, status.key))[words.series_names(status.key)]],
+        h.h3[h.a(href=sources.series_url(links.ENDPOINT, status.key))[words.series_names(status.key)]],
         h.p(".facts")[
             ratio is not None and h.span(".badge.bad")[f"p95 × {words.factor(ratio)}"],
             status.current_p95_seconds is not None

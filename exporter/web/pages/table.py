@@ -1,6 +1,6 @@
 """The table of endpoints: filter form, rows and pagination."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -9,6 +9,7 @@ import htpy as h
 from exporter.baseline.levels import FallbackLevel
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.explain.words import counted
+from exporter.model.span import SeriesKey
 from exporter.web.pages import links, words
 from exporter.web.pages.selection import Selection, Sort, StateFilter, TablePage
 
@@ -30,13 +31,17 @@ _STATES: Final = {
 }
 
 
-def endpoints_section(series: Sequence[SeriesStatus], selection: Selection) -> h.Element:
+SeriesUrl = Callable[[str, SeriesKey], str]
+"""Returns the URL of a page about a series."""
+
+
+def endpoints_section(series: Sequence[SeriesStatus], selection: Selection, series_url: SeriesUrl) -> h.Element:
     """Render the selected page of the endpoints."""
     page = selection.apply(series)
     return h.section("#endpoints")[
         h.h2["Endpoints ", h.small[f"{len(series):,}"]],
         _filter_form(selection),
-        _table(page.rows, selection) if page.rows else h.p(".quiet")[_empty(series, selection)],
+        _table(page.rows, selection, series_url) if page.rows else h.p(".quiet")[_empty(series, selection)],
         _pagination(page, selection),
     ]
 
@@ -67,11 +72,11 @@ def _filter_form(selection: Selection) -> h.Element:
     ]
 
 
-def _table(rows: Sequence[SeriesStatus], selection: Selection) -> h.Element:
+def _table(rows: Sequence[SeriesStatus], selection: Selection, series_url: SeriesUrl) -> h.Element:
     return h.div(".wide")[
         h.table(".endpoints")[
             h.thead[h.tr[(_column_header(sort, label, title, selection) for sort, label, title in _COLUMNS)]],
-            h.tbody[(_row(status) for status in rows)],
+            h.tbody[(_row(status, series_url) for status in rows)],
         ]
     ]
 
@@ -93,12 +98,12 @@ def _column_header(sort: Sort | None, label: str, title: str, selection: Selecti
     ]
 
 
-def _row(status: SeriesStatus) -> h.Element:
+def _row(status: SeriesStatus, series_url: SeriesUrl) -> h.Element:
     baseline, ratio = status.baseline, words.p95_ratio(status)
-    plot_url = links.series_url(links.PLOT, status.key)
+    plot_url = series_url(links.PLOT, status.key)
     return h.tr(class_={"anomalous": bool(status.shift)})[
         h.td(".who")[
-            h.a(href=links.series_url(links.ENDPOINT, status.key))[words.series_names(status.key)],
+            h.a(href=series_url(links.ENDPOINT, status.key))[words.series_names(status.key)],
             _badges(status),
         ],
         h.td(".plot")[

@@ -22,6 +22,10 @@ _LARGE_BYTES: Final = 64 << 10
 """Copying less than this costs less than another buffer."""
 
 
+_TLS_HANDSHAKE: Final = b"\x16"
+"""How a TLS connection begins (RFC 8446, 5.1), and no HTTP request does."""
+
+
 class Channel(HTTPChannel):
     """A connection.
 
@@ -42,6 +46,7 @@ class Channel(HTTPChannel):
         self._monotonic = monotonic
         self._active_at = monotonic()
         self._response_since = 0.0
+        self._has_received = False
         super().__init__(server, sock, addr, adj, map=map)
 
     def is_overdue(self, now: float, silent_seconds: float, max_response_seconds: float) -> bool:
@@ -65,6 +70,15 @@ class Channel(HTTPChannel):
         if data:
             self._mark_active()
         return data
+
+    def received(self, data: bytes) -> bool:
+        """Take what the client sent; a client that speaks TLS is disconnected, as it would wait for a reply."""
+        if not self._has_received:
+            self._has_received = True
+            if data.startswith(_TLS_HANDSHAKE):
+                self.handle_close()
+                return False
+        return bool(super().received(data))
 
     def send(self, data: Any, do_close: bool = True) -> int:
         """Send as much as the socket takes now, and return how much; called by the loop and by workers."""

@@ -298,7 +298,9 @@ class TestSettings:
                     "limit": 17,
                     "max_concurrency": 3,
                     "requests_per_second": 2.5,
-                }
+                },
+                "stats": {"max_duration": "90m"},
+                "polling": {"backfill_duration": "40d"},
             }
         )
         expected = {
@@ -320,8 +322,12 @@ class TestSettings:
             "limit": 17,
             "max_concurrency": 3,
             "requests_per_second": 2.5,
+            "max_age_seconds": 40 * 86_400.0,
+            "max_duration_seconds": 5400.0,
         }
         assert client_settings(config) == ClientSettings(**expected)  # type: ignore[arg-type]
+        patient = Config.model_validate({"stats": {"max_duration": "60d"}})
+        assert client_settings(patient).max_age_seconds == 60 * 86_400.0
         assert reading_description(config) == "tempo.scope=entry tempo.tenant='team' tempo.filter='name=\"x\"'"
 
     def test_reader_settings_have_the_configured_values(self) -> None:

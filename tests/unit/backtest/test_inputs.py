@@ -82,6 +82,29 @@ def test_bad_row_is_counted_and_left_out(tmp_path: Path, row: str, reason: str) 
     assert "line 4" in message
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_line_feed_in_quotes_belongs_to_the_name(tmp_path: Path, end: str) -> None:
+    traffic = read(tmp_path, end.join(["a,1,2", '"GET /a', "", 'b ""c""",3,4', '"d', 'e",5,6', "f,7,8", ""]))
+    assert set(traffic.series) == {"a", f'GET /a{end}{end}b "c"', f"d{end}e", "f"}
+    assert (traffic.rows, traffic.bad_rows.total()) == (4, 0)
+
+
+@pytest.mark.parametrize("lines", [1, 2, 40])
+def test_stray_quote_costs_its_own_line_only(tmp_path: Path, lines: int) -> None:
+    """Also where a later line closes it, or has another stray quote."""
+    good = "".join(f"a,{number},2\n" for number in range(lines))
+    traffic = read(tmp_path, f'"stray,1,2\n{good}"b""c",3,4\n"also stray,5,6\nd,7,8\n')
+    assert len(traffic.series["a"]) == lines
+    assert "d" in traffic.series
+    assert traffic.first_bad_line == 2
+    assert traffic.rows == lines + 4
+
+
+def test_many_stray_quotes_take_linear_time(tmp_path: Path) -> None:
+    traffic = read(tmp_path, '"a,1,2\n' * 20_000)
+    assert traffic.bad_rows.total() == traffic.rows
+
+
 def test_no_message_without_bad_rows(tmp_path: Path) -> None:
     assert read(tmp_path, "a,1,2\n").bad_rows_message(Path("f.csv")) is None
 

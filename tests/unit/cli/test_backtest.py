@@ -21,6 +21,7 @@ from exporter.backtest.run import BacktestOptions
 from exporter.backtest.run import backtest as backtest_run
 from exporter.cli.main import main
 from exporter.config import Config
+from exporter.model.label import LabelNames
 from exporter.model.span import SeriesKey
 from exporter.store import Store
 from exporter.store.schema import MIGRATIONS
@@ -143,6 +144,16 @@ def test_unknown_service_or_span_is_reported(files: Path, arguments: tuple[str, 
     result = backtest(*storage_of(files), *arguments)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.strip() == message
+
+
+def test_series_is_selected_by_its_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = SeriesKey("shop", "SELECT " + "column, " * 600)
+    other = key._replace(span_name=key.span_name + "x")
+    write_history(tmp_path / "long.db", {key: requests(DAYS, 30), other: requests(DAYS, 30, seed=2)}, DAYS)
+    monkeypatch.setenv("STORAGE_PATH", str(tmp_path / "long.db"))
+    for span in (key.span_name, LabelNames().of(key).span_name):
+        report = backtest_json(*LEARN, "--span", span)
+        assert [each["series"] for each in report["series"]] == [f"shop/{key.span_name}"]
 
 
 def test_backtest_beside_a_running_exporter_writes_nothing(files: Path) -> None:

@@ -12,9 +12,10 @@ from exporter.cli.main import main
 from exporter.demo.routes import ApiOptions
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import ORPHAN, ROOT, Operation, SpanTimes, TraceShape, TraceStore, make_trace
+from exporter.model.label import LabelNames
 from exporter.model.span import SeriesKey
 from exporter.store import Store
-from tests.support.samples import DAY, HOSTILE_KEY, HOUR, KEY, NOON, NS, around, commit_hour, evaluate_history
+from tests.support.samples import DAY, HOSTILE_KEY, HOUR, KEY, LONG_KEY, NOON, NS, around, commit_hour, evaluate_history
 
 Explain = Callable[..., Result]
 AT = ("--at", str(NOON + 60))
@@ -29,7 +30,9 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store.open(file)
     for start in range(NOON - 9 * DAY, NOON, HOUR):
         slow = NOON - DAY <= start < NOON - DAY + 2 * HOUR
-        commit_hour(store, start, {KEY: around(1.0 if slow else 0.1, 30), HOSTILE_KEY: around(0.1, 4)})
+        commit_hour(
+            store, start, {KEY: around(1.0 if slow else 0.1, 30), HOSTILE_KEY: around(0.1, 4), LONG_KEY: around(0.1, 4)}
+        )
     commit_hour(store, NOON - 2 * DAY, {RARE: around(0.1, 10)})
     evaluate_history(store, NOON)
     store.close()
@@ -97,6 +100,12 @@ class TestEndpoint:
         first = result.stdout.splitlines()[0]
         assert first.startswith('<script>alert("1")</script> GET "/a\\b"\\n# TYPE x gauge')
         assert first.isprintable()
+
+    def test_series_is_found_by_its_label(self, explain: Explain, stored: Path) -> None:
+        labels = LabelNames(64).of(LONG_KEY)
+        assert explain(*named(labels), *AT).exit_code == 1
+        result = explain(*named(labels), *AT, "--json", SERIES_MAX_LABEL_BYTES="64")
+        assert json.loads(result.stdout)["span_name"] == LONG_KEY.span_name
 
     def test_an_unknown_series_lists_similar_names_to_copy(self, explain: Explain) -> None:
         result = explain("--service", "checkout", "--span", "GET /carts")

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from exporter.cli.main import main
+from exporter.model.label import LabelNames
 from exporter.model.span import SeriesKey
 from exporter.store import Store
 from tests.support.backtest_traffic import MONDAY, requests, write_history
@@ -65,6 +66,16 @@ class TestWriting:
             f"2 series, {len(all_samples):,} samples, from 2026-01-05 00:00 UTC to 2026-01-07 00:00 UTC; it ends there "
             "because newer history is not read yet\n"
         )
+
+    def test_names_are_cut_as_on_the_metrics_page(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        key = SeriesKey("shop", "SELECT " + "column, " * 600)
+        traffic = {each: requests(DAYS, 30) for each in (key, key._replace(span_name=key.span_name + "x"))}
+        monkeypatch.setenv("STORAGE_PATH", str(write_history(tmp_path / "long.db", traffic, DAYS)))
+        for max_bytes in (64, 1000):
+            monkeypatch.setenv("SERIES_MAX_LABEL_BYTES", str(max_bytes))
+            written = {each.labels["span_name"] for each in samples(history(*INCOMPLETE).stdout)}
+            assert written == {LabelNames(max_bytes).of(each).span_name for each in traffic}
+            assert {len(name.encode()) for name in written} == {max_bytes}
 
     def test_writes_to_a_file(self, tmp_path: Path) -> None:
         file = tmp_path / "week.om"

@@ -88,7 +88,7 @@ class TestHelp:
 
     def test_every_module_of_a_command_is_listed(self) -> None:
         modules = {file.stem for file in Path(cli.__file__).parent.glob("*.py")}
-        assert modules == {*COMMANDS, "__init__", "common", "main", "healthcheck"}
+        assert modules == {*COMMANDS, "__init__", "common", "main", "output", "healthcheck"}
 
     @pytest.mark.parametrize("option", ["--help", "--version"])
     def test_help_and_version_import_no_command(self, option: str) -> None:
@@ -100,8 +100,14 @@ class TestHelp:
         )
         ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
         imported = set(ran.stdout.splitlines()[-1].split())
-        expected = {"exporter.cli", "exporter.cli.common", "exporter.cli.main", "exporter.runtime"}
-        assert imported == {*expected, "exporter.runtime.tuning"}, ran.stderr
+        expected = {
+            "exporter.cli",
+            "exporter.cli.common",
+            "exporter.cli.main",
+            "exporter.cli.output",
+            "exporter.runtime",
+        }
+        assert imported == {*expected, "exporter.runtime.signals", "exporter.runtime.tuning"}, ran.stderr
 
 
 class TestCheckConfig:
@@ -121,6 +127,30 @@ class TestCheckConfig:
         assert result.exit_code == 0
         assert "hunter2hunter2" not in result.output
         assert yaml.safe_load(result.stdout)["tempo"]["auth_token"] == "<secret>"
+
+    @pytest.mark.parametrize(
+        ("key", "section"),
+        [
+            ("tempo.tls.ca_file", {"tls": {"ca_file": "FILE"}}),
+            ("tempo.tls.cert_file", {"tls": {"cert_file": "FILE", "key_file": "good"}}),
+            ("tempo.tls.key_file", {"tls": {"cert_file": "good", "key_file": "FILE"}}),
+            ("tempo.auth_token_file", {"auth_token_file": "FILE"}),
+            ("tempo.basic_auth.password_file", {"basic_auth": {"username": "me", "password_file": "FILE"}}),
+        ],
+    )
+    def test_a_file_that_is_missing_or_empty_is_named(
+        self, invoke: Invoke, directory: Path, key: str, section: dict[str, object]
+    ) -> None:
+        (directory / "good").write_text("x")
+        (directory / "empty").touch()
+        text, file = yaml.safe_dump({"tempo": section}), directory / "files.yaml"
+        for name, problem in (("nowhere", "cannot be read: No such file or directory"), ("empty", "is empty")):
+            file.write_text(text.replace("FILE", name))
+            result = invoke("--config", str(file), "--check-config")
+            assert (result.exit_code, result.stdout) == (2, "")
+            assert f"  - {key} {name} {problem}\n" in result.stderr
+        file.write_text(text.replace("FILE", "good"))
+        assert invoke("--config", str(file), "--check-config").exit_code == 0
 
     def test_reports_all_errors_together(self, invoke: Invoke, directory: Path) -> None:
         file = write(directory, tempo={"ulr": "x"}, polling={"settle": "soon"})
@@ -331,3 +361,11 @@ def test_the_summary_lists_only_series_that_are_too_slow_to_be_chance(alpha: flo
     text = running.summary(PassResult(small_snapshot(), progress=None, polled=True), alpha)
     assert f"slower than usual at this moment (a flag fires once that lasts): {count}\n" in text
     assert text.count("chance 2e-04") == count
+
+
+@pytest.mark.parametrize("arguments", [("--once", "--check-config"), ("run", "--check-config", "--once")])
+def test_once_and_check_config_exclude_each_other(invoke: Invoke, arguments: tuple[str, ...]) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Error: --once and --check-config exclude each other: choose one" in result.stderr

@@ -76,6 +76,33 @@ class TestFile:
         config = load("polling: {settle: &age 30m}\ndetection: {window: *age}\n")
         assert config.detection.window == config.polling.settle == timedelta(minutes=30)
 
+    def test_a_merge_key_adds_entries_of_which_explicit_ones_and_the_first_win(self, load: Load) -> None:
+        config = load(
+            "polling:\n  <<: {settle: 20m, tempo_interval: 30s}\n  settle: 40m\n"
+            "stats:\n  <<: [{k: 5}, {k: 6, factor: 3}]\n"
+        )
+        assert (config.polling.settle, config.polling.tempo_interval) == (timedelta(minutes=40), timedelta(seconds=30))
+        assert (config.stats.k, config.stats.factor) == (5, 3)
+
+    def test_a_merge_key_takes_an_alias(self, load: Load) -> None:
+        config = load("series: {rename: [&first {match: a, replace: b}, {<<: *first, match: c}]}\n")
+        assert [(rule.match, rule.replace) for rule in config.series.rename] == [("a", "b"), ("c", "b")]
+
+    def test_an_error_in_a_merged_entry_has_the_line_of_the_merge_key(self, problems: Problems) -> None:
+        text = "series:\n  rename:\n    - &first {match: a, replace: b, other: c}\n    - match: c\n      <<: *first\n"
+        assert problems(text) == (
+            "series.rename[0].other (c.yaml line 3) is not a known key",
+            "series.rename[1].other (c.yaml line 5) is not a known key",
+        )
+
+    def test_a_quoted_merge_key_is_a_key(self, problems: Problems) -> None:
+        assert problems("tempo: {'<<': {limit: 7}}") == ("tempo.… (c.yaml line 1) is not a known key",)
+
+    def test_merge_keys_that_multiply_a_file_are_refused(self, problems: Problems) -> None:
+        names = ", ".join(f"k{number}: 1" for number in range(2000))
+        text = f"a: &a {{{names}}}\nb:\n" + "".join(f"  c{number}: {{<<: *a}}\n" for number in range(20_000))
+        assert any("<< adds more than 10,000 entries in all" in problem for problem in problems(text))
+
     @pytest.mark.parametrize(
         ("text", "problem"),
         [
@@ -89,6 +116,9 @@ class TestFile:
             ("tempo: {}\nlog: {}\ntempo: {}", "c.yaml line 3: the key tempo is a duplicate of the one in line 1"),
             ("\ntempo: {limit: !big 5}", "c.yaml line 2: tags are not supported"),
             ("tempo: !!python/object:os.system {}", "c.yaml line 1: tags are not supported"),
+            ("tempo:\n  <<: 5", "c.yaml line 2: << must be followed by a mapping, or by a list of mappings"),
+            ("tempo:\n  <<: [{}, a]", "c.yaml line 2: << must be followed by a mapping, or by a list of mappings"),
+            ("tempo: &again {<<: *again}", "c.yaml line 1: an alias refers to a node that contains it"),
             ("? [a, b]\n: c", "c.yaml line 1: a key must be plain text"),
             (b"a: 1\nb: \xff", "c.yaml line 2: not UTF-8 text"),
             ("a: 1\nb: \x01", "c.yaml line 2: not valid YAML: it contains a control character"),
@@ -309,7 +339,10 @@ class TestProblems:
         include = "  include:\n    - a\n    - '*'\n"
         rename = "  rename:\n    - {match: a}\n    - b\n    - {match: a, replace: b, c: d}\n"
         assert problems(f"series:\n{include}{rename}") == (
-            "series.include[1] (c.yaml line 4) must be a regular expression, not '*': nothing to repeat at position 0",
+            (
+                "series.include[1] (c.yaml line 4) must be a regular expression, not '*': "
+                "no argument for repetition operator: *"
+            ),
             "series.rename[0].replace (c.yaml line 6) is missing",
             "series.rename[1] (c.yaml line 7) must be a mapping of names to values",
             "series.rename[2].c (c.yaml line 8) is not a known key",

@@ -41,7 +41,13 @@ class TestEffective:
         assert shown["polling"]["tempo_lookback"] == "120s"
         assert shown["polling"]["settle"] == "15m"
         assert shown["tempo"]["timeout"] == "1m30s"
-        assert shown["stats"] == {"factor": 2.0, "k": 10, "min_samples": 50, "mad_epsilon": "1ms"}
+        assert shown["stats"] == {
+            "factor": 2.0,
+            "k": 10,
+            "min_samples": 50,
+            "mad_epsilon": "1ms",
+            "max_duration": "24h",
+        }
 
     def test_secrets_are_masked_and_unset_ones_are_empty(self, load: Load) -> None:
         config = load(

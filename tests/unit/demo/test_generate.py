@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from email.utils import formatdate
 from itertools import pairwise
 from types import MappingProxyType
@@ -18,19 +19,24 @@ from hypothesis import strategies as st
 from exporter.cli.generate import generate
 from exporter.cli.main import main
 from exporter.demo.generate import RATE, GenerateOptions, Generator, SystemClock, ended_between
-from exporter.demo.otlp import OtlpEncoder, OtlpSender, SendError, SendResult, SendStoppedError
+from exporter.demo.http_endpoint import SendError, SendStoppedError
+from exporter.demo.otlp import OtlpEncoder, OtlpSender, SendResult
 from exporter.demo.routes import ApiOptions
-from exporter.demo.scenario import demo_scenario
+from exporter.demo.scenario import SEED, demo_scenario
+from exporter.demo.search import SearchLimits
+from exporter.demo.sent_history import SentHistory
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import ORPHAN, ROOT, Operation, SpanTimes, Trace, TraceShape, make_trace
 from exporter.demo.traffic import SATURDAY_AND_SUNDAY
 from tests.support.otlp_receiver import Answer, OtlpReceiver, ReceivedSpan, decoded, served
 from tests.support.processes import command
+from tests.support.tempo_server import fake_tempo, replying
 from tools.processes import environment
 
 NS = 1_000_000_000
 HOUR = 3600
-NOW = 1_772_402_400 + 1234.5
+FULL_HOUR = 1_772_402_400
+NOW = FULL_HOUR + 1234.5
 BUSY = Answer(503, b"no", {"Retry-After": "7"})
 
 
@@ -69,23 +75,71 @@ def send(
 
 
 def run_generator(
-    options: dict[str, Any], time: ManualClock, script: Sequence[Answer] = ()
+    options: dict[str, Any], time: ManualClock, script: Sequence[Answer] = (), into: OtlpReceiver | None = None
 ) -> tuple[Generator, OtlpReceiver, list[str]]:
     messages: list[str] = []
-    with OtlpReceiver(script) as receiver, sender(receiver.url, time, messages) as otlp_sender:
+    with ExitStack() as stack:
+        receiver = into or stack.enter_context(OtlpReceiver(script))
+        receiver_options = GenerateOptions(receiver.url, **options)
+        tempo = None
+        if receiver_options.query_url is not None:
+            tempo = stack.enter_context(sent_history(receiver_options, time, messages))
+        otlp_sender = stack.enter_context(sender(receiver.url, time, messages, receiver_options.headers))
         generator = Generator(
-            GenerateOptions(receiver.url, **options), otlp_sender, wait=time.wait, report=messages.append, clock=time
+            receiver_options, otlp_sender, wait=time.wait, report=messages.append, clock=time, tempo=tempo
         )
         try:
             generator.run()
         except SendStoppedError:
             messages.append("stopped")
+        except SendError as error:
+            messages.append(f"failed: {error}")
     return generator, receiver, messages
 
 
-def expected(after: float, until: float, **options: Any) -> list[ReceivedSpan]:
+def sent_history(options: GenerateOptions, time: ManualClock, messages: list[str]) -> SentHistory:
+    assert options.query_url is not None
+    return SentHistory(
+        options.query_url,
+        options.headers,
+        wait=time.wait,
+        report=messages.append,
+        monotonic=time.monotonic,
+        now=time.now,
+    )
+
+
+class ReceivedTraces:
+    """The source of a Tempo that has what a receiver accepted."""
+
+    def __init__(self, receiver: OtlpReceiver) -> None:
+        self._receiver = receiver
+
+    def _received(self, traces: Sequence[Trace]) -> list[Trace]:
+        ids = {span.trace_id for span in self._receiver.spans}
+        return [trace for trace in traces if trace.trace_id in ids]
+
+    def overlapping(self, start_ns: int, end_ns: int) -> Sequence[Trace]:
+        return self._received(WEEK.overlapping(start_ns, end_ns))
+
+    def find(self, trace_id: int) -> Trace | None:
+        trace = WEEK.find(trace_id)
+        return None if trace is None else next(iter(self._received([trace])), None)
+
+
+WEEK = demo_scenario(FULL_HOUR, weekend=SATURDAY_AND_SUNDAY, incident_after_seconds=999_999)
+
+
+def expected(
+    after: float, until: float, *, incident_after_seconds: float = 600.0, seed: int = SEED
+) -> list[ReceivedSpan]:
     """Return the spans of the traces that ended in a range, as the embedded Tempo API serves them."""
-    source = demo_scenario(NOW, weekend=SATURDAY_AND_SUNDAY, **options)
+    source = demo_scenario(
+        FULL_HOUR,
+        incident_after_seconds=NOW - FULL_HOUR + incident_after_seconds,
+        seed=seed,
+        weekend=SATURDAY_AND_SUNDAY,
+    )
     traces = source.overlapping(int(after * NS), int(until * NS))
     return [span for trace in traces if int(after * NS) < trace.end_ns <= int(until * NS) for span in served(trace)]
 
@@ -169,24 +223,97 @@ class TestGenerator:
         assert messages[0].endswith("rejected 3 spans of a request: too old")
 
     def test_existing_history_is_not_sent_again(self) -> None:
-        with TempoServer(demo_scenario(NOW), ApiOptions(), clock=lambda: NOW) as tempo:
+        with TempoServer(WEEK, ApiOptions(), clock=lambda: NOW) as tempo:
             generator, receiver, messages = run_generator(
                 {"days": 0.25, "live_seconds": 0, "query_url": tempo.url}, ManualClock()
             )
         assert (generator.sent.traces, receiver.spans) == (0, [])
+        assert generator.sent.found_traces > 5_000
         assert messages == [f"{tempo.url} already has the history; it is not sent again."]
+
+    def test_headers_are_sent_with_queries(self) -> None:
+        """A Tempo with multitenancy answers 401 without the tenant."""
+        with fake_tempo() as tempo:
+            run_generator(
+                {"days": 0.1, "live_seconds": 0, "query_url": tempo.url, "headers": {"X-Scope-OrgID": "a"}},
+                ManualClock(),
+            )
+        assert len(tempo.requests) > 3
+        assert {request.headers.get("x-scope-orgid") for request in tempo.requests} == {"a"}
+
+    @pytest.mark.parametrize(
+        ("status", "body", "reason"),
+        [
+            (401, "no org id", "rejected a search: 401 no org id. Check --query-url and --header"),
+            (404, "404 page not found", "rejected a search: 404 404 page not found. Check --query-url and --header"),
+            (200, "<html>Log in</html>", "returned no search result of Tempo: <html>Log in</html>. Check --query-url"),
+            (200, '{"traces": [7]}', 'returned no search result of Tempo: {"traces": [7]}. Check --query-url'),
+        ],
+    )  # fmt: skip
+    def test_refused_query_is_an_error(self, status: int, body: str, reason: str) -> None:
+        time = ManualClock()
+        with fake_tempo() as tempo:
+            tempo.answer(replying(body, status))
+            _, receiver, messages = run_generator({"days": 0.25, "live_seconds": 0, "query_url": tempo.url}, time)
+        assert messages == [f"failed: {tempo.url}/api/search {reason}"]
+        assert (time.waits, receiver.paths, len(tempo.requests)) == ([], [], 1)
+
+    @pytest.mark.parametrize("max_limit", [262_144, 300])
+    def test_a_run_after_an_interruption_sends_only_what_is_missing(self, max_limit: int) -> None:
+        api = ApiOptions(limits=SearchLimits(max_result_limit=max_limit))
+        later = NOW + 3000
+        with OtlpReceiver() as receiver, TempoServer(ReceivedTraces(receiver), api, clock=lambda: NOW + 9999) as tempo:
+            options = {"days": 0.1, "live_seconds": 0, "query_url": tempo.url}
+            first, _, messages = run_generator(options, ManualClock(stop_at=NOW + 7), into=receiver)
+            assert messages == ["stopped"]
+            # The history of this run begins and ends later, in the next hour.
+            second, _, _ = run_generator(options, ManualClock(later), into=receiver)
+        assert 500 < second.sent.found_traces < first.sent.traces
+        ids = [(span.trace_id, span.span_id) for span in receiver.spans]
+        assert len(ids) == len(set(ids))
+        assert {span.trace_id for span in expected(later - 2.4 * HOUR, later)} <= {trace_id for trace_id, _ in ids}
+
+    def test_the_newest_traces_are_asked_for_once_tempo_can_find_them(self) -> None:
+        time = ManualClock()
+        with TempoServer(WEEK, ApiOptions(visible_after_seconds=30), clock=lambda: time.at) as tempo:
+            generator, _, _ = run_generator({"days": 0.02, "live_seconds": 0, "query_url": tempo.url}, time)
+        assert generator.sent.traces == 0
+        assert 30 <= time.at - NOW <= 62
+
+    def test_query_of_a_server_that_is_down_gives_up(self) -> None:
+        with TempoServer(WEEK, ApiOptions(), clock=lambda: NOW) as tempo:
+            url = tempo.url
+        time = ManualClock()
+        _, _, messages = run_generator({"days": 0.25, "live_seconds": 0, "query_url": url}, time)
+        advice = "Check that --query-url is the address of Tempo's HTTP API (usually port 3200)"
+        assert messages == [
+            f"{url}/api/search: connection refused; retrying",
+            f"failed: {url}/api/search accepted no search for 300 s: connection refused. {advice}",
+        ]
+        assert 200 < time.at - NOW < 300
 
     def test_generator_waits_until_tempo_finds_the_history(self) -> None:
         time = ManualClock()
-        visible_at = NOW + 60
-        source = demo_scenario(NOW)
+        visible_at = NOW + 600
         # Nothing is found while the clock of this Tempo is before the history.
-        with TempoServer(source, ApiOptions(), clock=lambda: NOW if time.at >= visible_at else 0.0) as tempo:
+        with TempoServer(WEEK, ApiOptions(), clock=lambda: NOW if time.at >= visible_at else 0.0) as tempo:
             _, _, messages = run_generator({"days": 0.25, "live_seconds": 0, "query_url": tempo.url + "/"}, time)
-            searches = tempo.searches()[1:]
+            searches = tempo.searches()[6:]
         assert messages == [f"Waiting until the history can be found at {tempo.url}/."]
         assert visible_at <= time.at <= visible_at + 10
         assert {int(search["start"]) for search in searches} == {int(NOW) - hours * HOUR for hours in (6, 5, 4, 3)}
+
+    def test_history_that_tempo_never_finds_is_an_error(self) -> None:
+        """Tempo files history under the present, unless its ingestion_time_range_slack is longer."""
+        time = ManualClock()
+        with TempoServer(WEEK, ApiOptions(), clock=lambda: 0.0) as tempo:
+            generator, _, messages = run_generator(
+                {"days": 0.25, "live_seconds": 0, "query_url": tempo.url, "rate": 1e9}, time
+            )
+        assert messages[-1].startswith(f"failed: {tempo.url} has found nothing of 4 of the hours sent for 60 minutes.")
+        assert "ingestion_time_range_slack" in messages[-1]
+        assert 3600 < time.at - NOW < 3800
+        assert generator.progress_text().endswith("waiting until Tempo finds 4 more hours")
 
 
 class TestEncoding:
@@ -281,7 +408,10 @@ class TestSending:
     def test_other_status_is_not_retried(self, status: int) -> None:
         with OtlpReceiver([Answer(status, b"because")]) as receiver, pytest.raises(SendError) as caught:
             send(receiver.url)
-        assert str(caught.value) == f"{receiver.url}/v1/traces rejected a request: {status} because"
+        assert (
+            str(caught.value)
+            == f"{receiver.url}/v1/traces rejected a request: {status} because. Check --url and --header"
+        )
         assert len(receiver.paths) == 1
 
     def test_redirect_is_not_followed(self) -> None:

@@ -93,6 +93,18 @@ class TestCounting:
         status = evaluate(new_live(), [first, first._replace(span_id="f" * 16)])
         assert status.traces_total == 2
 
+    def test_spans_that_share_an_id_are_distinguished(self) -> None:
+        first = span(1, NOW)
+        others = [
+            first._replace(key=OTHER),
+            first._replace(key=KEY._replace(service_name="gateway")),
+            first._replace(start_ns=first.start_ns - 1000),
+        ]
+        live = new_live()
+        assert live.add_spans([first, *others, first], NOW, TABLE) == {"duplicate": 1}
+        assert live.add_spans(others, NOW + 15, TABLE) == {"duplicate": 3}
+        assert sum(status.traces_total for status in live.tick(NOW + 15, TABLE).statuses) == 4
+
     def test_late_trace_counts_while_it_is_in_the_window(self) -> None:
         live = new_live()
         evaluate(live, [span(1, NOW)])

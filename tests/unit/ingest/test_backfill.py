@@ -1,7 +1,6 @@
 """The backfill reads every settled window once, despite failures, restarts, clock changes and late traces."""
 
 import logging
-import re
 import threading
 import time
 from collections import Counter, defaultdict
@@ -26,6 +25,7 @@ from exporter.model.calendar import Calendar
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import decode_digest
 from exporter.model.ledger import LedgerEntry, Window, WindowState
+from exporter.model.pattern import Pattern
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
 from exporter.store import Store, StoreError
@@ -262,7 +262,7 @@ def test_batch_of_six_hours_is_read_in_one_search() -> None:
 
 
 def test_excluded_series_are_counted_and_not_stored() -> None:
-    rules = SeriesRules(exclude=[re.compile("healthz")], max_series=1)
+    rules = SeriesRules(exclude=[Pattern("healthz")], max_series=1)
     dropped = [span(NOON - 60, key=PROBE), span(NOON - 50, key=PROBE), span(NOON - 40, key=LOGIN)]
     bench = BackfillBench(FakeTempo([*steady(1), *dropped]), hours=1, rules=rules)
     bench.series_filter.preload([KEY])

@@ -1,6 +1,5 @@
 """Windows with up to a hundred times the budget: the sample represents them, and its cost does not grow."""
 
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from exporter.ingest.tempo_counts import TempoCounts
 from exporter.ingest.window_reader import BatchResult, WindowReader
 from exporter.model.histogram import Digest
 from exporter.model.ledger import Batch, Window
+from exporter.model.pattern import Pattern
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
 from exporter.runtime.telemetry import Loop
@@ -194,7 +194,7 @@ class TestWithoutCounts:
 
 def test_excluded_endpoints_are_not_stored_from_a_sampled_window() -> None:
     tempo = DenseTempo(DenseTraffic(20 * BUDGET.traces))
-    result, _ = read_hour(tempo, rules=SeriesRules(exclude=[re.compile("service-1?[0-5]/")], placeholders=False))
+    result, _ = read_hour(tempo, rules=SeriesRules(exclude=[Pattern("service-1?[0-5]/")], placeholders=False))
     (content,) = result.contents
     assert content.skipped["filtered"] > 0
     assert not any(key.service_name in ("service-1", "service-5", "service-10") for key in content.series)
@@ -203,7 +203,7 @@ def test_excluded_endpoints_are_not_stored_from_a_sampled_window() -> None:
 def test_endpoints_merged_by_renaming_are_not_read_by_name() -> None:
     """A million names with one trace each become one endpoint, which the sample represents well enough."""
     tempo = DenseTempo(DenseTraffic(20 * BUDGET.traces))
-    rules = SeriesRules(rename=[(re.compile(r"/[a-z]+$"), "/{id}")])
+    rules = SeriesRules(rename=[(Pattern(r"/[a-z]+$"), "/{id}")])
     result, _ = read_hour(tempo, rules=rules)
     assert all(key.span_name.endswith("/{id}") for key in digests(result))
     assert not [search for search in tempo.searches if search[1] - search[0] == HOUR]

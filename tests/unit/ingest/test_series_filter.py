@@ -1,7 +1,7 @@
 """Which series are watched, under which names, and what happens when there are too many."""
 
-import re
 import threading
+import time
 import tracemalloc
 from collections.abc import Sequence
 
@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.ingest.series_filter import SeriesFilter, SeriesRules
+from exporter.model.pattern import Pattern
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
 from tests.support.samples import events
@@ -23,11 +24,12 @@ def rules(
     *, include: str = "", exclude: str = "", rename: Sequence[tuple[str, str]] = (), max_series: int = 10_000
 ) -> SeriesRules:
     return SeriesRules(
-        include=[re.compile(pattern) for pattern in include.split()],
-        exclude=[re.compile(pattern) for pattern in exclude.split()],
-        rename=[(re.compile(pattern), replacement) for pattern, replacement in rename],
+        include=[Pattern(pattern) for pattern in include.split()],
+        exclude=[Pattern(pattern) for pattern in exclude.split()],
+        rename=[(Pattern(pattern), replacement) for pattern, replacement in rename],
         placeholders=False,
         max_series=max_series,
+        exclude_probes=False,
     )
 
 
@@ -150,7 +152,7 @@ def test_threads_that_ask_at_once_get_the_same_resolved() -> None:
 
 def test_ids_become_placeholders_after_the_users_own_names() -> None:
     admission = SeriesFilter(
-        SeriesRules(rename=[(re.compile(r"/orders/\d+"), "/orders/{order}")], placeholders=True, max_series=2)
+        SeriesRules(rename=[(Pattern(r"/orders/\d+"), "/orders/{order}")], placeholders=True, max_series=2)
     )
     assert admission.resolve(SeriesKey("shop-2024", "GET /orders/17/items/3")) == SeriesKey(
         "shop-2024", "GET /orders/{order}/items/{number}"
@@ -180,3 +182,17 @@ def test_a_flood_of_long_names_takes_bounded_memory() -> None:
     # Kept, these names would take 38 MB.
     assert peak < 24 << 20
     assert admission.dropped == 40_000 - 10
+
+
+@pytest.mark.parametrize("part", ["a/", "a@", "1-", "f", "0", "a.b@", "%40", "2026-11-2", "12345678-1234-", "é"])
+def test_a_hostile_name_of_100_kb_takes_milliseconds(part: str) -> None:
+    admission = SeriesFilter(
+        SeriesRules(
+            include=[Pattern(r"^(\w+/?)*(.*)*")],
+            exclude=[Pattern("/(.*/)*(health|ready)$"), Pattern("(a*)*b$")],
+            rename=[(Pattern("(a|aa)+!"), "x"), (Pattern(r"(\d+)*x"), r"\1")],
+        )
+    )
+    started = time.thread_time()
+    admission.resolve(SeriesKey("edge", part * (100_000 // len(part)) + "!"))
+    assert time.thread_time() - started < 1

@@ -1,8 +1,9 @@
 import gzip
+import re
 import threading
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -20,8 +21,9 @@ from exporter.evaluation.snapshot import Exemplar, SeriesStatus, Snapshot
 from exporter.metrics.exposition import CompressedPrefix, Format, Publisher, RenderedPage, render_families
 from exporter.metrics.families import PREFIX, SERIES_FAMILIES, SERIES_LABELS
 from exporter.model.calendar import DayType, Slot
+from exporter.model.label import LabelNames
 from exporter.model.span import SeriesKey
-from tests.support.samples import HOSTILE_KEY, KEY, NOON, baseline, small_snapshot
+from tests.support.samples import HOSTILE_KEY, KEY, LONG_KEY, NOON, baseline, small_snapshot
 
 names = st.text(max_size=12) | st.sampled_from(
     ['"', "\\", "\n", "\\n", "\r\n", "a\ud800b", "\udfff", "}", '",x="', "é\0"]
@@ -67,6 +69,24 @@ statuses = st.lists(
 def encodable(key: SeriesKey) -> tuple[str, ...]:
     """The names of a series, with an escape for every character that cannot be encoded."""
     return tuple(name.encode("utf-8", "backslashreplace").decode() for name in key)
+
+
+def test_long_names_are_cut_in_every_format_and_family() -> None:
+    other = LONG_KEY._replace(span_name=LONG_KEY.span_name + "x")
+    snapshot = replace(
+        small_snapshot(), series=tuple(replace(small_snapshot().series[-1], key=key) for key in (LONG_KEY, other))
+    )
+    for max_bytes in (64, 1000):
+        publisher = Publisher(LabelNames(max_bytes))
+        publisher.publish(snapshot)
+        page = publisher.page
+        assert page is not None
+        texts = [page.render(format_, gzipped=False).data for format_ in Format]
+        names = frozenset({PREFIX + "score", PREFIX + "traces"})
+        for text in (*texts, *(page.families(format_, names) for format_ in Format)):
+            labels = re.findall(r'span_name="([^"]*)"', text.decode())
+            assert {len(label.encode()) for label in labels} == {max_bytes}
+            assert len(set(labels)) == 2
 
 
 @dataclass

@@ -127,6 +127,91 @@ class TestClocks:
         assert times(found) == {"root": 100}
 
 
+def structure(found: CriticalPath) -> list[tuple[str, str, int]]:
+    """Service, kind and depth of the steps, from the root on."""
+    return [(step.span.service_name, step.span.kind, step.depth) for step in found.steps]
+
+
+class TestSharedIds:
+    """The client and the server span of a call have one id, as Zipkin, Brave and Envoy make them."""
+
+    CLIENT = span("call", "root", 10, 90, "shop", "client")
+    SERVER = span("call", "root", 20, 80, "stock", "server")
+    ROOT = span("root", "", 0, 100, "shop", "server")
+
+    def test_server_span_is_the_child_of_the_client_span(self) -> None:
+        for spans in ((self.CLIENT, self.SERVER, self.ROOT), (self.SERVER, self.ROOT, self.CLIENT)):
+            found = path(*spans)
+            assert structure(found) == [("shop", "server", 0), ("shop", "client", 1), ("stock", "server", 2)]
+            assert found.services == (("stock", 60 * MS), ("shop", 40 * MS))
+            assert (found.spans, found.oddities.duplicates, found.oddities.in_cycles) == (3, 0, 0)
+
+    def test_both_are_roots(self) -> None:
+        client, server = (each._replace(parent_id="") for each in (self.CLIENT, self.SERVER))
+        found = path(server, client)
+        assert found.root == client
+        assert structure(found) == [("shop", "client", 0), ("stock", "server", 1)]
+        assert (found.oddities.roots, found.oddities.elsewhere) == (1, 0)
+
+    def test_children_belong_to_the_span_of_their_service_or_else_to_the_server_span(self) -> None:
+        of_server = span("query", "call", 30, 40, "stock", "client")
+        of_client = span("connect", "call", 10, 15, "shop")
+        of_neither = span("log", "call", 50, 55, "logger")
+        found = path(self.ROOT, self.CLIENT, self.SERVER, of_server, of_client, of_neither)
+        depths = {step.span.span_id: step.depth for step in found.steps if step.span.span_id != "call"}
+        assert depths == {"root": 0, "connect": 2, "query": 3, "log": 3}
+
+    def test_children_of_a_call_within_one_service_belong_to_the_server_span(self) -> None:
+        server = self.SERVER._replace(service_name="shop")
+        child = span("query", "call", 30, 40, "shop", "client")
+        assert structure(path(self.ROOT, self.CLIENT, server, child))[-1] == ("shop", "client", 3)
+
+    def test_chain_of_calls(self) -> None:
+        found = path(
+            self.ROOT,
+            self.CLIENT,
+            self.SERVER,
+            span("next", "call", 30, 70, "stock", "client"),
+            span("next", "call", 35, 65, "db", "server"),
+        )
+        assert [(step.span.service_name, step.depth) for step in found.steps] == [
+            ("shop", 0),
+            ("shop", 1),
+            ("stock", 2),
+            ("stock", 3),
+            ("db", 4),
+        ]
+
+    def test_message_and_all_its_consumers(self) -> None:
+        sent = self.CLIENT._replace(kind="producer")
+        consumers = [self.SERVER._replace(kind="consumer", service_name=name) for name in ("stock", "mail")]
+        found = path(self.ROOT, sent, *consumers)
+        assert found.spans == 4
+        assert found.oddities.elsewhere == 0
+
+    def test_server_span_can_be_explained_on_its_own(self) -> None:
+        child = span("query", "call", 30, 40, "stock", "client")
+        found = critical_path([self.ROOT, self.CLIENT, self.SERVER, child], root=self.SERVER)
+        assert found is not None
+        assert structure(found) == [("stock", "server", 0), ("stock", "client", 1)]
+        assert found.oddities.elsewhere == 2
+
+    @pytest.mark.parametrize("itself", ["client", "server"])
+    def test_span_that_names_its_own_id_as_parent_is_the_child_of_the_other(self, itself: str) -> None:
+        spans = [each._replace(parent_id="call" if each.kind == itself else "") for each in (self.CLIENT, self.SERVER)]
+        found = path(*spans)
+        assert (found.root.kind, found.oddities.in_cycles) == ("server" if itself == "client" else "client", 0)
+        assert found.oddities.elsewhere == 0
+
+    def test_cycle_through_a_call_is_broken(self) -> None:
+        found = path(
+            self.CLIENT._replace(parent_id="query"), self.SERVER, span("query", "call", 30, 40, "stock", "client")
+        )
+        assert (found.root, found.spans, found.oddities.in_cycles) == (
+            self.CLIENT._replace(parent_id="query"), 3, 3
+        )  # fmt: skip
+
+
 class TestIrregularTraces:
     def test_no_spans(self) -> None:
         assert critical_path([]) is None
@@ -161,10 +246,24 @@ class TestIrregularTraces:
         only_cycle = path(span("x", "y", 1, 9), span("y", "x", 2, 8))
         assert times(only_cycle) == {"x": 2, "y": 6}
 
-    def test_longest_span_of_a_duplicate_id_is_used(self) -> None:
-        found = path(span("root", "", 0, 10), span("x", "root", 1, 3), span("x", "root", 1, 9))
-        assert times(found) == {"root": 2, "x": 8}
-        assert found.oddities.duplicates == 1
+    def test_longest_record_of_a_span_received_twice_is_used(self) -> None:
+        short, long = span("x", "root", 1, 3), span("x", "root", 1, 9)
+        for records in ([short, long], [long, short], [long, long]):
+            found = path(span("root", "", 0, 10), *records)
+            assert times(found) == {"root": 2, "x": 8}
+            assert (found.spans, found.oddities.duplicates) == (2, 1)
+        explained = critical_path([span("root", "", 0, 10), short, long], root=short)
+        assert explained is not None
+        assert explained.root == long
+
+    def test_hundred_thousand_spans_with_one_id(self) -> None:
+        count = 100_000
+        kinds = ("server", "client", "internal")
+        spans = [
+            span("x", "x" if number % 2 else "", number, number + 1, kind=kinds[number % 3]) for number in range(count)
+        ]
+        found = path(*spans)
+        assert (found.spans, found.oddities.duplicates) == (count, 0)
 
     @pytest.mark.parametrize("deep", [True, False])
     def test_hundred_thousand_spans(self, deep: bool) -> None:
@@ -213,7 +312,7 @@ class TestProperties:
         assert sum(nanoseconds for _, nanoseconds in found.services) == found.root.duration_ns
         assert all(step.self_ns >= 0 for step in found.steps)
         assert all(0 <= step.begins_ns <= found.root.duration_ns for step in found.steps)
-        assert len({step.span.span_id for step in found.steps}) == len(found.steps)
+        assert len({step.span.identity for step in found.steps}) == len(found.steps)
         shuffled = spans.copy()
         random.Random(seed).shuffle(shuffled)
         assert path(*shuffled) == found

@@ -18,7 +18,6 @@ from exporter.model.ledger import (
     expected_density,
     next_batch,
     pending,
-    progress,
     ready,
     retry_pause_seconds,
     wanted,
@@ -74,8 +73,6 @@ def test_wanted_range_is_empty_if_nothing_has_settled() -> None:
     range_ = wanted(NOON, UTC_CALENDAR, duration_seconds=600, settle_seconds=900, batch_seconds=300)
     assert range_.start == range_.end
     assert pending([], range_, UTC_CALENDAR) == []
-    counted = progress([], [], range_)
-    assert (counted.windows, counted.ratio, counted.complete, counted.coverage) == (0, 1.0, True, None)
 
 
 # Pending windows
@@ -272,52 +269,6 @@ def test_expected_density_ignores_windows_that_were_not_read() -> None:
     # A partial window without traces was too dense to read; that does not make it empty.
     assert expected_density(three, [*known, entry(*hours(9)[0], WindowState.PARTIAL)]) is None
     assert expected_density(three, [*known, entry(*hours(9)[0], WindowState.PARTIAL, traces=36)]) == 0.01
-
-
-# Progress
-
-
-@given(cases())
-def test_progress_counts_every_window_once(case: tuple[Wanted, Sequence[LedgerEntry], Calendar]) -> None:
-    range_, entries, calendar = case
-    unread = pending(entries, range_, calendar)
-    counted = progress(entries, unread, range_)
-    inside = [found for found in entries if found.window.start < range_.end and range_.start < found.window.end]
-    settled = [found for found in inside if found.state.settled]
-    assert counted.windows == len(settled) + len(unread)
-    assert counted.done + counted.empty + counted.partial + counted.expired == len(settled)
-    assert counted.pending + counted.failed == len(unread)
-    assert 0 <= counted.ratio <= 1
-    assert counted.complete == (not unread) == (counted.ratio == 1)
-    assert counted.traces_read == sum(found.traces for found in settled if found.coverage)
-
-
-def test_progress_over_windows_of_every_state() -> None:
-    windows = hours(8, 7, 6, 5, 4, 3, 2, 1)
-    range_ = Wanted(windows[0].start, windows[-1].end, HOUR)
-    entries = [
-        entry(*windows[0], WindowState.EXPIRED),
-        entry(*windows[1], WindowState.EMPTY, coverage=1.0),
-        entry(*windows[2], traces=30, coverage=1.0),
-        entry(*windows[3], WindowState.PARTIAL, traces=10, coverage=0.25),
-        entry(*windows[4], WindowState.PARTIAL, traces=10),
-        failed(windows[5], retry_at=NOON),
-    ]
-    counted = progress(entries, pending(entries, range_, UTC_CALENDAR), range_)
-    assert (counted.pending, counted.done, counted.empty, counted.partial) == (2, 1, 1, 2)
-    assert (counted.failed, counted.expired) == (1, 1)
-    assert counted.ratio == 1 - 3 / 8
-    assert not counted.complete
-    # The second partial window has no coverage and does not count.
-    assert counted.coverage == pytest.approx(40 / 70)
-
-
-def test_failed_window_of_another_grid_counts_as_pending() -> None:
-    (hour,) = hours(1)
-    entries = [failed(hour, retry_at=NOON)]
-    range_ = Wanted(*hour, 900)
-    counted = progress(entries, pending(entries, range_, UTC_CALENDAR), range_)
-    assert (counted.pending, counted.failed, counted.windows) == (4, 0, 4)
 
 
 def test_wanted_range_follows_the_local_clock() -> None:

@@ -1,7 +1,7 @@
 import re
 from pathlib import Path
 
-from exporter.runtime.telemetry import FAILURE_REASONS, STORAGE_FAILURES
+from exporter.runtime.telemetry import FAILURE_REASONS, SKIP_REASONS, STORAGE_FAILURES
 from tests.support.paths import REPOSITORY
 from tests.support.whole_page import WholePage
 
@@ -29,7 +29,7 @@ def test_named_metrics_and_reasons_exist() -> None:
     for named in (name for cell in cells for name in in_code(cell)):
         name, reason = re.fullmatch(r'(\w+(?=\{|$))?\{?(?:reason="(\w+)"\}?)?', named).groups()  # type: ignore[union-attr]
         assert name is None or name in known, named
-        assert reason is None or reason in (*FAILURE_REASONS, *STORAGE_FAILURES), named
+        assert reason is None or reason in (*FAILURE_REASONS, *SKIP_REASONS, *STORAGE_FAILURES), named
 
 
 def test_named_events_and_messages_are_logged() -> None:

@@ -103,6 +103,22 @@ def test_nothing_is_written_without_a_terminal() -> None:
     assert stream.getvalue() == ""
 
 
+def test_whole_lines_are_written_without_a_terminal_at_intervals() -> None:
+    stream = io.StringIO()
+    described = threading.Semaphore(0)
+    numbers = iter(range(1000))
+
+    def describe() -> str:
+        described.release()
+        return f"{next(numbers)} windows"
+
+    with progress_line(describe, stream, line_seconds=0.001):
+        for _ in range(2):
+            assert described.acquire(timeout=30)
+    assert stream.getvalue().startswith("0 windows\n1 windows\n")
+    assert stream.getvalue().endswith(" windows\n")
+
+
 @pytest.mark.parametrize("name", ["plain", "", "日本語 🙂", 'quotes "'])
 def test_printable_names_are_unchanged(name: str) -> None:
     assert printable(name) == name

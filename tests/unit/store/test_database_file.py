@@ -131,3 +131,15 @@ def test_symbolic_links_are_resolved(path: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError) as error:
         Store.open(link)
     assert error.value.reason == "corrupt"
+
+
+def test_a_lock_file_that_cannot_be_written_is_named(path: Path) -> None:
+    Store.open(path).close()
+    lock = path.with_name("history.db.lock")
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(StoreError) as refused:
+        Store.open(path)
+    assert str(refused.value).startswith(
+        f"cannot write the lock file {lock}: Is a directory; make it and its directory"
+    )

@@ -18,6 +18,7 @@ from exporter.runtime.telemetry import FailureReason, Loop
 from exporter.tempo import ClientSettings, StoppedError, TempoClient, TempoError
 from exporter.tempo.client import ATTEMPTS, SearchResult
 from tests.support.certificates import write_authority, write_combined
+from tests.support.samples import events
 from tests.support.tempo_server import (
     FakeTempo,
     Recorder,
@@ -106,6 +107,52 @@ def test_search_counts_invalid_and_missing_spans(tempo: FakeTempo) -> None:
     assert harness.telemetry.read == [("poll", 3)]
     assert harness.telemetry.skipped == [("poll", "invalid", 1), ("poll", "span_limit", 5)]
     assert harness.telemetry.saturations == ["poll"]
+
+
+def test_search_counts_duplicates(tempo: FakeTempo) -> None:
+    tempo.answer(replying(search_body(a_trace(1), a_trace(2), a_trace(1))))
+    harness = Harness(tempo.url)
+    result = harness.search("backfill", limit=3)
+    assert (len(result.spans), result.duplicates, result.traces, result.saturated) == (2, 1, 3, True)
+    assert harness.telemetry.read == [("backfill", 3)]
+    assert harness.telemetry.skipped == [("backfill", "duplicate", 1)]
+
+
+def test_implausible_spans_are_counted_and_logged_once_per_series(
+    tempo: FakeTempo, caplog: pytest.LogCaptureFixture
+) -> None:
+    def decades(number: int, name: str) -> dict[str, Any]:
+        span = a_span(number, name=name, startTimeUnixNano="8000000000", durationNanos=str(1_795_077_000 * 10**9))
+        return a_trace(number, spanSets=[{"spans": [span], "matched": 1}])
+
+    tempo.answer(replying(search_body(a_trace(1), decades(2, "GET /2"), decades(3, "GET /3"), decades(4, "PUT /"))))
+    client = TempoClient(
+        ClientSettings(url=tempo.url, requests_per_second=10_000.0),
+        (telemetry := Recorder()),
+        get_logger("tempo"),
+        renamed=lambda key: key._replace(span_name=key.span_name.rstrip("0123456789")),
+    )
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            result = client.search(1_795_077_000, 1_795_077_060, loop="poll")
+            assert ([span.trace_id for span in result.spans], result.invalid) == ([f"{1:032x}"], 3)
+    assert telemetry.read == [("poll", 4)] * 3
+    assert telemetry.skipped == [("poll", "invalid", 3)] * 3
+    assert events(caplog) == ["spans_implausible"] * 2
+    fields = [record.__dict__["exporter_fields"] for record in caplog.records]
+    assert [each["span_name"] for each in fields] == ["GET /", "PUT /"]
+    assert "1970-01-01 00:00:08 UTC" in fields[0]["first"]
+
+
+@pytest.mark.parametrize(("days_before", "kept"), [(29, True), (31, False)])
+def test_span_that_began_too_long_before_the_searched_range_is_invalid(
+    tempo: FakeTempo, days_before: int, kept: bool
+) -> None:
+    start_ns = (1_795_077_060 - days_before * 86_400) * 10**9
+    trace = a_trace(1, spanSets=[{"spans": [a_span(1, startTimeUnixNano=str(start_ns))], "matched": 1}])
+    tempo.answer(replying(search_body(trace)))
+    result = Harness(tempo.url, max_duration_seconds=40 * 86_400.0).search()
+    assert (len(result.spans), result.invalid) == ((1, 0) if kept else (0, 1))
 
 
 def test_exists_does_not_count_traces_as_read(tempo: FakeTempo) -> None:
@@ -245,7 +292,6 @@ HTML = replying("<!doctype html><html><title>Sign in</title></html>", content_ty
         (HTML, "malformed", "login"),
         (replying("hello", content_type="text/plain"), "malformed", "hello"),
         (replying(""), "malformed", "0 bytes"),
-        (replying("[]"), "malformed", "not a Tempo response"),
         (replying({"message": "please log in"}), "malformed", "please log in"),
         (replying('{"traces":' + "[" * 100_000), "malformed", "not a Tempo response"),
         (truncating(BODY, keep=300), "malformed", "cut off"),
@@ -402,6 +448,15 @@ def test_retry_after_is_honoured(tempo: FakeTempo) -> None:
     harness = Harness(tempo.url)
     harness.search()
     assert harness.pauses == [7.0, 60.0]
+
+
+def test_long_wait_for_tempo_is_logged(tempo: FakeTempo, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    tempo.answer(replying("", 429, Retry_After="40"), replying("", 503, Retry_After="3600"), replying(BODY))
+    Harness(tempo.url).search("backfill")
+    assert events(caplog) == ["tempo_asked_to_wait"]
+    (record,) = caplog.records
+    assert "40" in str(vars(record))
 
 
 def test_pauses_grow_with_jitter(tempo: FakeTempo) -> None:

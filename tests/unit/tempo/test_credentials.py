@@ -54,6 +54,14 @@ def test_token_file_is_reread_when_it_changes(tmp_path: Path) -> None:
     assert credentials.authorization() == "Bearer fonger"
 
 
+def test_a_byte_order_mark_is_no_part_of_a_secret(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes("\ufeffpä55\r\n".encode())
+    assert authorization(ClientSettings(username="me", password_file=str(file))) == basic("me:pä55")
+    file.write_bytes("\ufefft0ken\n".encode())
+    assert authorization(ClientSettings(auth_token_file=str(file))) == "Bearer t0ken"
+
+
 def test_token_file_is_not_reread_when_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "token"
     file.write_text("one")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exporter.model.label import cut_mark
 from exporter.model.span import SeriesKey, Span
 from exporter.tempo.decode import MAX_NAME_CHARACTERS, DecodedSearch, SearchDecoder
 from exporter.tempo.settings import Scope
@@ -52,7 +53,8 @@ def test_trace_with_an_invalid_id_is_counted_and_left_out(bad: str) -> None:
 
 def test_absent_fields_are_zero_or_empty() -> None:
     span = without(a_span(), "durationNanos", "name", "spanID")
-    decoded = decode(search_body(a_trace(spanSets=[{"spans": [span], "matched": 1}])))
+    trace = without(a_trace(spanSets=[{"spans": [span], "matched": 1}]), "rootTraceName")
+    decoded = decode(search_body(trace))
     assert decoded.spans[0].duration_ns == 0
     assert decoded.spans[0].key == SeriesKey("shop", "")
     assert decoded.spans[0].span_id == "0" * 16
@@ -122,6 +124,111 @@ def test_span_in_several_span_sets_is_returned_once() -> None:
     sets = [{"spans": [a_span(1), a_span(2)], "matched": 2}, {"spans": [a_span(2), a_span(3)], "matched": 2}]
     decoded = decode(search_body(a_trace(spanSets=sets, spanSet=sets[0])))
     assert [int(span.span_id, 16) for span in decoded.spans] == [1, 2, 3]
+    assert (decoded.duplicates, decoded.invalid, decoded.missing) == (1, 0, 0)
+
+
+def of_service(name: str) -> list[dict[str, Any]]:
+    return [{"key": "service.name", "value": {"stringValue": name}}]
+
+
+@pytest.mark.parametrize("scope", ["root", "entry"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attributes": of_service("orders-api")},
+        {"name": "GET /orders"},
+        {"startTimeUnixNano": str(1_795_077_001_005_000_000)},
+    ],
+    ids=["service", "name", "start"],
+)
+def test_spans_that_share_an_id_are_both_returned(scope: Scope, change: dict[str, Any]) -> None:
+    spans = [a_span(1), a_span(1, **change)]
+    for sets in ([{"spans": spans, "matched": 2}], [{"spans": [each], "matched": 1} for each in spans]):
+        for order in (sets, sets[::-1]):
+            decoded = decode(search_body(a_trace(spanSets=order)), scope)
+            assert len(decoded.spans) == len(set(decoded.spans)) == 2
+            assert {span.span_id for span in decoded.spans} == {f"{1:016x}"}
+            assert (decoded.duplicates, decoded.invalid, decoded.missing) == (0, 0, 0)
+
+
+def test_trace_that_occurs_twice_is_returned_once() -> None:
+    spans = [a_span(1), a_span(1, name="GET /orders"), a_span(2)]
+    trace = a_trace(0xAB, spanSets=[{"spans": spans, "matched": 3}])
+    shortened = {**trace, "traceID": "ab"}
+    more = a_trace(0xAB, spanSets=[{"spans": [a_span(2), a_span(3)], "matched": 2}])
+    decoded = decode(search_body(a_trace(7), trace, shortened, a_trace(8), more, a_trace(7)))
+    assert [(int(span.trace_id, 16), int(span.span_id, 16), span.key.span_name) for span in decoded.spans] == [
+        (7, 7, "GET /"),
+        (0xAB, 1, "GET /"),
+        (0xAB, 1, "GET /orders"),
+        (0xAB, 2, "GET /"),
+        (8, 8, "GET /"),
+        (0xAB, 3, "GET /"),
+    ]
+    # As many traces as the limit means that there may be more, so every occurrence counts.
+    assert (decoded.traces, decoded.duplicates, decoded.invalid) == (6, 5, 0)
+
+
+def test_invalid_traces_are_no_duplicates() -> None:
+    decoded = decode(search_body(a_trace(traceID="x"), a_trace(1), a_trace(traceID="y"), a_trace(2)))
+    assert (len(decoded.spans), decoded.traces, decoded.duplicates, decoded.invalid) == (2, 4, 0, 2)
+
+
+@pytest.mark.parametrize("scope", ["root", "entry"])
+def test_span_that_began_too_early_or_took_too_long_is_invalid(scope: Scope) -> None:
+    day, oldest = 86_400 * 10**9, 1_795_000_000 * 10**9
+    spans = [
+        a_span(1, startTimeUnixNano="8000000000", durationNanos=str(1_795_077_000 * 10**9), name="since 1970"),
+        a_span(2, startTimeUnixNano=str(oldest - 1), name="too early"),
+        a_span(3, startTimeUnixNano=str(oldest), name="in time"),
+        a_span(4, durationNanos=str(day), name="as long as can be"),
+        a_span(5, durationNanos=str(day + 1), name="too long"),
+        a_span(6, durationNanos=str(2 * day), name="too long"),
+        a_span(7, startTimeUnixNano="1", durationNanos=str(2**62), name="for ever"),
+    ]
+    body = json.dumps(search_body(a_trace(spanSets=[{"spans": spans, "matched": 7}]))).encode()
+    decoded = SearchDecoder(scope, day).decode(body, oldest)
+    assert [span.key.span_name for span in decoded.spans] == ["in time", "as long as can be"]
+    assert (decoded.traces, decoded.invalid, decoded.problem) == (1, 5, "")
+    assert {key.span_name: problem.partition("a span that ")[2] for key, problem in decoded.implausible.items()} == {
+        "since 1970": "starts at 1970-01-01 00:00:08 UTC and takes 1795077000 s",
+        "too early": "starts at 2026-11-18 11:06:39 UTC and takes 0 s",
+        "too long": "starts at 2026-11-19 08:30:05 UTC and takes 86400 s",
+        "for ever": "starts at 1970-01-01 00:00:00 UTC and takes 4611686018 s",
+    }
+
+
+@pytest.mark.parametrize(
+    ("scope", "root", "names", "expected"),
+    [
+        ("root", "GET /", [""], ["GET /"]),
+        ("root", "GET /", [None], ["GET /"]),
+        ("root", "GET /", ["", ""], ["GET /", "GET /"]),
+        # Two root spans, one of which has no name.
+        ("root", "GET /", ["GET /", ""], ["GET /", ""]),
+        ("root", "<root span not yet received>", [""], [""]),
+        ("root", "", [""], [""]),
+        ("entry", "GET /", [""], [""]),
+    ],
+)
+def test_span_without_a_name_has_that_of_its_trace(
+    scope: Scope, root: str, names: list[str | None], expected: list[str]
+) -> None:
+    spans = [
+        a_span(n, name=name) if name is not None else without(a_span(n), "name") for n, name in enumerate(names, 1)
+    ]
+    trace = a_trace(rootTraceName=root, spanSets=[{"spans": spans, "matched": len(spans)}])
+    assert [span.key.span_name for span in decode(search_body(trace), scope).spans] == expected
+
+
+@pytest.mark.parametrize(
+    ("scope", "root", "service"), [("root", "shop", "shop"), ("root", "nil", "nil"), ("entry", "shop", "")]
+)
+def test_service_nil_is_no_service(scope: Scope, root: str, service: str) -> None:
+    trace = a_trace(rootServiceName=root, spanSets=[{"spans": [a_span(attributes=of_service("nil"))], "matched": 1}])
+    decoder, body = SearchDecoder(scope), json.dumps(search_body(trace)).encode()
+    for _ in range(2):
+        assert decoder.decode(body).spans[0].key == SeriesKey(service, "GET /")
 
 
 def test_spans_without_ids_are_not_merged() -> None:
@@ -189,15 +296,25 @@ def test_spans_of_a_series_share_one_key() -> None:
         ("a\0b", "a\ufffdb"),
         ("a\ud800b", "a\ufffdb"),
         ("x" * MAX_NAME_CHARACTERS, "x" * MAX_NAME_CHARACTERS),
-        ("x" * (MAX_NAME_CHARACTERS + 1), "x" * (MAX_NAME_CHARACTERS - 1) + "…"),
-        ("x" * 1_000_000, "x" * (MAX_NAME_CHARACTERS - 1) + "…"),
+        ("x" * (MAX_NAME_CHARACTERS + 1), "x" * (MAX_NAME_CHARACTERS - 13) + cut_mark("x" * (MAX_NAME_CHARACTERS + 1))),
+        ("x" * 1_000_000, "x" * (MAX_NAME_CHARACTERS - 13) + cut_mark("x" * 1_000_000)),
     ],
 )
 def test_hostile_names_are_cleaned(name: str, cleaned: str) -> None:
     attributes = [{"key": "service.name", "value": {"stringValue": name}}]
-    key = decode_span(name=name, attributes=attributes).spans[0].key
+    trace = a_trace(rootTraceName="", spanSets=[{"spans": [a_span(name=name, attributes=attributes)], "matched": 1}])
+    key = decode(search_body(trace)).spans[0].key
     assert key == SeriesKey(cleaned or "shop", cleaned)
     key.service_name.encode()
+
+
+def test_long_names_that_differ_at_the_end_are_different_series() -> None:
+    names = ["x" * 100_000 + end for end in ("a", "b", "a")]
+    spans = [a_span(n, name=name) for n, name in enumerate(names, 1)]
+    keys = [span.key for span in decode(search_body(a_trace(spanSets=[{"spans": spans, "matched": 3}]))).spans]
+    assert keys[0] != keys[1]
+    # However many spans a series has, its name is in memory once.
+    assert keys[0] is keys[2]
 
 
 def test_invalid_utf_8_is_replaced() -> None:
@@ -267,9 +384,14 @@ def test_cache_of_series_keys_is_bounded() -> None:
         spans = [{"spanID": f"{n:x}", "name": f"{batch}/{n}", "startTimeUnixNano": "1"} for n in range(9000)]
         decoded = decoder.decode(json.dumps(search_body(a_trace(spanSets=[{"spans": spans}]))).encode())
         assert decoded.spans[-1].key == SeriesKey("shop", f"{batch}/8999")
+    for number in range(3):
+        long = [{"spanID": f"{n:x}", "name": f"{number}/{n}".ljust(8000), "startTimeUnixNano": "1"} for n in range(900)]
+        decoder.decode(json.dumps(search_body(a_trace(spanSets=[{"spans": long}]))).encode())
+    again = decode_key("first")
+    assert decode_key("first") is again
     # The cache was emptied, so the same name has a new key.
-    assert decode_key("first") == first
-    assert decode_key("first") is not first
+    assert again is not first
+    assert again == first
 
 
 # Arbitrary input
@@ -318,7 +440,8 @@ def _check_invariants(decoded: DecodedSearch) -> None:
             assert "\0" not in name
             assert len(name) <= MAX_NAME_CHARACTERS
             assert name != "<root span not yet received>"
-    assert min(decoded.traces, decoded.invalid, decoded.missing) >= 0
+    assert min(decoded.traces, decoded.duplicates, decoded.invalid, decoded.missing) >= 0
+    assert len({span.identity for span in decoded.spans}) == len(decoded.spans)
 
 
 @given(_anything)
@@ -361,7 +484,7 @@ def _check_invariants_except_names(decoded: DecodedSearch) -> None:
         span._replace(key=SeriesKey("", "")) if "<root span not yet received>" in span.key else span
         for span in decoded.spans
     ]
-    _check_invariants(DecodedSearch(kept, decoded.traces, decoded.invalid, decoded.missing))
+    _check_invariants(DecodedSearch(kept, decoded.traces, decoded.duplicates, decoded.invalid, decoded.missing))
 
 
 _mutations: list[Callable[[bytes, int], bytes]] = [

@@ -278,3 +278,62 @@ def test_transport_failure_with_circular_causes() -> None:
     error = requests.ConnectionError()
     error.args = (error,)
     assert transport_failure(URL, error, 1.0).reason == "connection"
+
+
+GRAFANA_SEARCH = b'[{"id":1,"uid":"x","title":"Home","type":"dash-db"}]'
+GRAFANA_ERROR = b'{"extra":null,"message":"Unauthorized","messageId":"auth.unauthorized","statusCode":401,"traceID":""}'
+GRAFANA_ADVICE = (
+    "this is Grafana, not Tempo. Set tempo.url to Tempo itself, or to http://tempo:3200/api/datasources/proxy/uid/<uid>"
+)
+
+
+@pytest.mark.parametrize("body", [GRAFANA_SEARCH, b"[]", b" [\n]"])
+def test_grafanas_own_search_is_recognised(body: bytes) -> None:
+    error = not_json(HttpResponse(URL, 200, {"Content-Type": "application/json"}, body), str)
+    assert (error.reason, error.retryable) == ("malformed", False)
+    assert GRAFANA_ADVICE in str(error)
+
+
+@pytest.mark.parametrize(("status", "reason"), [(401, "unauthorized"), (403, "unauthorized"), (404, "refused")])
+def test_grafanas_errors_are_recognised(status: int, reason: FailureReason) -> None:
+    error = failure(status, GRAFANA_ERROR)
+    assert (error.reason, error.retryable) == (reason, False)
+    assert GRAFANA_ADVICE in str(error)
+
+
+def test_what_comes_through_grafanas_proxy_is_not_grafanas_own() -> None:
+    url = "http://grafana/api/datasources/proxy/uid/x/api/search"
+    error = not_json(HttpResponse(url, 200, {}, b"[]"), str)
+    refused = status_failure(HttpResponse(url, 401, {}, GRAFANA_ERROR), NOW, str)
+    assert "not Tempo. Set" not in f"{error} {refused}"
+    assert "this is Grafana" not in str(failure(500, b"[]"))
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"[1]", b"[{", b"{}", b"[" + b" " * 5_000_000 + b"]"])
+def test_what_is_no_list_of_objects_is_not_grafanas(body: bytes) -> None:
+    assert "this is Grafana" not in str(not_json(HttpResponse(URL, 200, {}, body), str))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "invalid TraceQL query: parse error at line 1, col 2: syntax error: unexpected IDENTIFIER",
+        "invalid TraceQL query: parse error at line 1, col 3: syntax error: unexpected IDENTIFIER",
+        "unknown intrinsic nestedSetParent",
+    ],
+)
+def test_an_old_tempo_is_named(text: str) -> None:
+    error = failure(400, text)
+    assert (error.reason, error.retryable) == ("refused", False)
+    assert "The exporter needs Tempo 2.5 or newer: older versions do not know nestedSetParent." in str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "invalid TraceQL query: parse error at line 1, col 24: syntax error: unexpected IDENTIFIER",
+        "bad request: {nestedSetParent<0 && (name=~)}",
+    ],
+)
+def test_another_refusal_is_not_a_matter_of_the_version(text: str) -> None:
+    assert "2.5" not in str(failure(400, text))

@@ -132,7 +132,7 @@ def test_fetch_trace_from_the_embedded_tempo() -> None:
         ({"status": {"code": "STATUS_CODE_OK"}}, {"error": False}),
         ({"parentSpanId": "AAAAAAAAAAA="}, {"parent_id": ""}),
         ({"parentSpanId": "00000000000000AB"}, {"parent_id": "00000000000000ab"}),
-        ({"name": "x\x00y" + "z" * 5000}, {"name": "x\ufffdy" + "z" * 1020 + "…"}),
+        ({"name": "x\x00y" + "z" * 5000}, {"name": "x\ufffdy" + "z" * 5000}),
         ({"name": None}, {"name": ""}),
         ({"startTimeUnixNano": 1000}, {"start_ns": 1000}),
     ],

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 import pytest
 
@@ -12,10 +13,12 @@ from exporter.evaluation.query import BaselineQuerier
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.critical_path import TraceSpan
+from exporter.model.label import DEFAULT_LABEL_NAMES
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
 from exporter.store import Store, StoreError
 from exporter.tempo import TempoError
+from exporter.tempo.decode import MAX_NAME_CHARACTERS
 from exporter.web.api.api import Api
 from exporter.web.http import Site
 from tests.support.samples import (
@@ -23,6 +26,7 @@ from tests.support.samples import (
     HOSTILE_KEY,
     HOUR,
     KEY,
+    LONG_KEY,
     NOON,
     SETTINGS,
     Clock,
@@ -275,6 +279,18 @@ class TestTrace:
         missing = bench.refused("trace", "trace_id=1&service_name=stock&span_name=release")
         assert (missing["status"], missing["detail"]) == (404, f"trace {'1'.zfill(32)} has no span of stock release")
 
+    def test_spans_that_share_an_id_are_both_shown(self, bench: Bench) -> None:
+        client = TRACE[0]._replace(service_name="front-proxy", name="route", kind="client")
+        bench.trace = [client._replace(span_id="2", parent_id="2", service_name="db"), TRACE[0], client]
+        found = bench.get("trace", "trace_id=1")
+        assert [(step["service_name"], step["depth"]) for step in found["critical_path"]][:2] == [
+            ("front-proxy", 0),
+            ("checkout", 1),
+        ]
+        assert (found["spans"], found["oddities"]["duplicates"], found["oddities"]["roots"]) == (3, 0, 1)
+        asked = bench.get("trace", "trace_id=1&service_name=checkout&span_name=GET+/cart")
+        assert (asked["root"]["service_name"], asked["root"]["span_id"]) == ("checkout", "1")
+
     def test_an_unknown_trace_is_not_found(self, bench: Bench) -> None:
         bench.trace = []
         found = bench.refused("trace", "trace_id=1")
@@ -385,6 +401,27 @@ class TestErrors:
         assert (
             bench.refused(name, "service_name=chekout&span_name=GET+/cart")["nearest"][0]["service_name"] == "checkout"
         )
+
+    def test_series_is_found_by_its_whole_name_and_by_its_label(self, bench: Bench) -> None:
+        bench.snapshot = Snapshot(NOON, series=(SeriesStatus(LONG_KEY),))
+        bench.trace = [TraceSpan("1", "", *LONG_KEY, "server", NOON * 10**9, MS)]
+        for names in (LONG_KEY, DEFAULT_LABEL_NAMES.of(LONG_KEY)):
+            query = urlencode(names._asdict())
+            for name in ("check", "baseline", "trace"):
+                found = bench.get(name, query + ("&trace_id=1" if name == "trace" else ""))
+                assert (found["service_name"], found["span_name"]) == LONG_KEY
+        long = SeriesKey(LONG_KEY.span_name, "GET /")
+        bench.snapshot = Snapshot(NOON, series=(SeriesStatus(long), SeriesStatus(KEY)))
+        for service_name in (long.service_name, DEFAULT_LABEL_NAMES.of(long).service_name):
+            found = bench.get("series", urlencode({"service_name": service_name}))
+            assert [each["service_name"] for each in found["series"]] == [long.service_name]
+
+    def test_cursor_of_the_longest_names_fits_into_a_request(self, bench: Bench) -> None:
+        keys = [SeriesKey("🙂" * MAX_NAME_CHARACTERS, "🙂" * (MAX_NAME_CHARACTERS - 1) + end) for end in "ab"]
+        bench.snapshot = Snapshot(NOON, series=tuple(map(SeriesStatus, keys)))
+        cursor = bench.get("series", "limit=1")["next_cursor"]
+        assert len(cursor) < 100_000
+        assert bench.get("series", f"cursor={cursor}")["series"][0]["span_name"] == keys[1].span_name
 
     def test_other_methods_and_paths_are_errors(self, bench: Bench) -> None:
         assert bench.refused("check", method="POST")["status"] == 405

@@ -1,7 +1,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from hypothesis import given
@@ -10,12 +10,23 @@ from hypothesis import strategies as st
 from exporter import __version__
 from exporter.baseline.levels import FallbackLevel
 from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar, SeriesStatus, Snapshot
+from exporter.model.label import DEFAULT_LABEL_NAMES
 from exporter.model.span import SeriesKey, encodable
 from exporter.store import StoreError
 from exporter.web.pages.links import ENDPOINT, Explore, series_url
 from exporter.web.pages.selection import PAGE_ROWS, Selection, Sort
 from tests.support.page_reader import Pages, ParsedPage
-from tests.support.samples import HOSTILE_KEY, HOUR, KEY, NOON, QUOTED_KEY, backfill_status, baseline, explanation
+from tests.support.samples import (
+    HOSTILE_KEY,
+    HOUR,
+    KEY,
+    LONG_KEY,
+    NOON,
+    QUOTED_KEY,
+    backfill_status,
+    baseline,
+    explanation,
+)
 from tests.support.samples import small_snapshot as unsorted_snapshot
 from tests.support.wsgi import ask
 
@@ -26,6 +37,7 @@ HOSTILE = [
     SeriesKey("&lt;&", "' onclick='x\ud800"),
     SeriesKey("", "a=b&c=d#e?f%2F+ ü"),
     SeriesKey("x" * 10_000, "GET /"),
+    LONG_KEY,
 ]
 QUERIES = st.dictionaries(
     st.sampled_from(["q", "state", "level", "sort", "order", "page"]), st.lists(st.text(), min_size=1)
@@ -368,7 +380,21 @@ class TestNames:
         pages = Pages(snapshot_of(SeriesStatus(key, baseline()), *others))
         (url,) = [each for each in pages.read().links("endpoint?") if "=a&" not in each and "=zzz&" not in each]
         assert url.isascii()
+        # Proxies let 8 kB through.
+        assert len(url) < 7000
         assert pages.read("/endpoint", urlsplit(url).query).response.status.startswith("200")
+
+    @pytest.mark.parametrize("path", ["/endpoint", "/plot"])
+    @pytest.mark.parametrize("key", [LONG_KEY, SeriesKey("查詢訂單" * 400, "GET /")])
+    def test_page_is_found_by_the_whole_name_and_by_the_label(self, path: str, key: SeriesKey) -> None:
+        pages = Pages(snapshot_of(SeriesStatus(key, baseline()), SeriesStatus(key._replace(span_name="GET /x"))))
+        for names in (key, DEFAULT_LABEL_NAMES.of(key)):
+            response = ask(pages.site, path, query=urlencode(names._asdict()))
+            assert response.status == "200 OK"
+            if path == "/endpoint":
+                # On the page, the name is whole.
+                assert key.service_name in response.body.decode()
+                assert key.span_name in response.body.decode()
 
 
 class TestPlot:

@@ -3,6 +3,7 @@ import contextlib
 import http.client
 import logging
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -168,6 +169,19 @@ class TestServing:
             client.shutdown(socket.SHUT_WR)
             client.recv(1000)
         assert server.get("/small")[0] == 200
+
+    @pytest.mark.parametrize("start", [b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"])
+    def test_a_client_that_speaks_tls_is_disconnected_at_once(self, server: RunningServer, start: bytes) -> None:
+        with server.client(start) as client:
+            client.settimeout(5)
+            assert client.recv(1000) == b""
+        assert server.get("/small")[0] == 200
+
+    def test_a_tls_handshake_at_the_plain_port_fails_at_once(self, server: RunningServer) -> None:
+        context = ssl.create_default_context()
+        with server.client() as client, pytest.raises((ssl.SSLError, ConnectionError)):
+            client.settimeout(5)
+            context.wrap_socket(client, server_hostname="exporter")
 
 
 class TestSlowClients:

@@ -1,0 +1,59 @@
+"""The names of series as labels."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
+from exporter.model.span import SeriesKey, encodable
+
+STATEMENT = "SELECT " + "column, " * 600
+names = st.text(st.characters(), max_size=30) | st.text("查詢a🙂\ud800", min_size=15, max_size=90)
+
+
+def cut(name: str, max_bytes: int = 64) -> str:
+    labels = LabelNames(max_bytes).of(SeriesKey(name, name))
+    assert labels.service_name == labels.span_name
+    return labels.span_name
+
+
+@given(names, st.integers(64, 200))
+def test_label_is_short_enough_and_cut_at_the_edge_of_a_character(name: str, max_bytes: int) -> None:
+    label = cut(name, max_bytes)
+    text = encodable(name)
+    if len(text.encode()) <= max_bytes:
+        assert label == text
+    else:
+        kept, _, mark = label.rpartition("…")
+        assert text.startswith(kept)
+        assert len(mark) == 12
+        # Nothing is lost but what does not fit, a part of one character at most.
+        assert max_bytes - 3 <= len(label.encode()) <= max_bytes
+    assert cut(label, max_bytes) == label
+
+
+@given(st.lists(names, unique_by=encodable, max_size=8), st.text("ab查", min_size=70, max_size=70))
+def test_names_that_differ_only_behind_the_cut_stay_distinct(ends: list[str], start: str) -> None:
+    assert len({cut(start + end) for end in ends}) == len(ends)
+
+
+def test_default_length_is_below_the_limits_of_large_providers() -> None:
+    labels = DEFAULT_LABEL_NAMES.of(SeriesKey(STATEMENT, "查詢訂單" * 400))
+    assert [len(label.encode()) for label in labels] == [1000, 999]
+    assert labels.service_name.startswith(STATEMENT[:980])
+
+
+@pytest.mark.parametrize("given", [SeriesKey("shop", STATEMENT), DEFAULT_LABEL_NAMES.of(SeriesKey("shop", STATEMENT))])
+def test_series_is_found_by_its_whole_and_by_its_cut_name(given: SeriesKey) -> None:
+    key = SeriesKey("shop", STATEMENT)
+    others = [SeriesKey("shop", STATEMENT + "x"), SeriesKey("shop", "GET /cart")]
+    assert DEFAULT_LABEL_NAMES.find(given, [*others, key]) == key
+    assert DEFAULT_LABEL_NAMES.find(given, others) is None
+    assert DEFAULT_LABEL_NAMES.is_named(key, given)
+    assert not any(DEFAULT_LABEL_NAMES.is_named(other, given) for other in others)
+
+
+def test_whole_name_takes_precedence_over_a_cut_one() -> None:
+    key = SeriesKey("shop", STATEMENT)
+    same = DEFAULT_LABEL_NAMES.of(key)
+    assert DEFAULT_LABEL_NAMES.find(same, [key, same]) == same
