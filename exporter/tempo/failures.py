@@ -132,7 +132,8 @@ def _grafana(response: HttpResponse) -> str:
     Grafana has an ``/api/search`` of its own, which returns a list of dashboards; its errors have a ``messageId``.
     """
     is_ok = response.status == HTTPStatus.OK
-    if not (_is_list_of_objects(response.body) if is_ok else b'"messageId"' in response.body[:_EXCERPT_BYTES]):
+    is_list = response.url.endswith("/api/search") and _is_list_of_objects(response.body)
+    if not (is_list if is_ok else b'"messageId"' in response.body[:_EXCERPT_BYTES]):
         return ""
     base, found, _ = response.url.partition("/api/")
     if not found or "/api/datasources/" in response.url:
