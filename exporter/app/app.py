@@ -255,6 +255,7 @@ def _build_evaluation(
         started_at=context.clock(),
         remembered_seconds=polling.remembered_seconds,
         flags={**flag_store.load(), **flags},
+        max_pause_seconds=polling.max_pause_seconds,
     )
     reader = LiveReader(
         ingest.client,

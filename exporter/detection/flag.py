@@ -63,6 +63,11 @@ def advance_flag(
     return Flag(pending_since=pending_since), None
 
 
+def resumed_flag(flag: Flag) -> Flag:
+    """Return the flag after a pause without ticks: hold times start again, since they count observed time."""
+    return flag._replace(keep_firing_since=None) if flag.firing else INACTIVE
+
+
 def _earlier(now: float, since: float | None) -> float:
     """Return the start of a condition that holds now; restarts at ``now`` if the clock was set back."""
     return now if since is None else min(now, since)

@@ -4,7 +4,7 @@ Series are read and recorded in small batches: memory stays small, the database 
 interrupted run loses little. A long history is shared with a worker process.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
@@ -18,6 +18,7 @@ from exporter.evaluation.series import (
     evaluate_series,
 )
 from exporter.evaluation.worker_process import EvaluationWorker
+from exporter.model.span import SeriesKey
 from exporter.runtime.logs import LimitedLog, Log
 from exporter.store import Store, StoredSeries
 
@@ -67,6 +68,7 @@ class HistoryEvaluator:
         self._new_worker = new_worker
         self._evaluated_until = store.evaluated_until()
         # After a change of the time zone, stored results may refer to hours that do not exist any more.
+        self._acceptances: Mapping[SeriesKey, Sequence[int]] = {}
         self._has_other_hours = (
             self._evaluated_until is not None
             and detector.clock.hour(self._evaluated_until).start != self._evaluated_until
@@ -114,6 +116,7 @@ class HistoryEvaluator:
             self._reset()
         elif self._evaluated_until == until:
             return None
+        self._acceptances = self._store.acceptances()
         # From here on, older windows that are written invalidate the results: this run may have read past them.
         self._store.begin_evaluation(until)
         task = EvaluationTask(self._detector, until, request)
@@ -178,6 +181,15 @@ class HistoryEvaluator:
         self._has_other_hours = False
         self._evaluated_until = None
 
+    def _is_known(self, key: SeriesKey, changepoint: int) -> bool:
+        """Return whether the acceptance of a change was reported before history was evaluated again.
+
+        With hours that were read late the changepoint may move by some hours. Two changes of a series are further apart
+        than a change must last.
+        """
+        apart = self._detector.parameters.accept_after_seconds
+        return any(abs(changepoint - known) < apart for known in self._acceptances.get(key, ()))
+
     def _report(self, result: EvaluationResult) -> None:
         key = result.key
         if result.reset_reason is not None:
@@ -196,6 +208,8 @@ class HistoryEvaluator:
                 error=result.damage,
             )
         for changepoint in result.accepted:
+            if self._is_known(key, changepoint):
+                continue
             self._on_accepted()
             self._log.info(
                 "change_accepted",

@@ -3,13 +3,14 @@
 All of it is in memory. After a restart the evaluation window is read again; only flags are stored.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from exporter.detection.explanation import Explanation
-from exporter.detection.flag import INACTIVE, Flag, FlagEvent
+from exporter.detection.flag import INACTIVE, Flag, FlagEvent, resumed_flag
 from exporter.detection.tick import tick
 from exporter.detection.window import EvaluationWindow, RecentTraces, end_second
 from exporter.evaluation.baseline_table import BaselineTable, SeriesBaseline
@@ -125,6 +126,7 @@ class LiveEvaluator:
         started_at: float,
         remembered_seconds: float,
         flags: Mapping[SeriesKey, Flag],
+        max_pause_seconds: float = math.inf,
         max_traces: int = _MAX_TRACES,
     ) -> None:
         """Start with empty windows.
@@ -135,12 +137,15 @@ class LiveEvaluator:
             started_at: start of the process; spans that ended before fill the window but are not counted.
             remembered_seconds: how long a span is remembered after its end; older ones are skipped.
             flags: the flags from before a restart.
+            max_pause_seconds: after more time without a tick, hold times of flags start again, as after a restart.
             max_traces: the most traces that all windows together may hold.
         """
         self._settings = settings
         self._admit = admit
         self._started_at = started_at
         self._remembered_seconds = remembered_seconds
+        self._max_pause_seconds = max_pause_seconds
+        self._ticked_at: float | None = None
         self._max_traces = max_traces
         self._seen = SeenSpans()
         self._remembered_since: float | None = None
@@ -279,9 +284,12 @@ class LiveEvaluator:
         flags: dict[SeriesKey, Flag] = {}
         suspects: dict[SeriesKey, tuple[int, ...]] = {}
         parameters = self._settings.shift
+        was_paused = self._ticked_at is None or now - self._ticked_at > self._max_pause_seconds
+        self._ticked_at = now
         for key, series, expected in self._published(now, table):
             series.recent.discard(now, parameters)
-            found = tick(series.recent, now, table.schedule(key), series.flag, parameters)
+            flag = resumed_flag(series.flag) if was_paused else series.flag
+            found = tick(series.recent, now, table.schedule(key), flag, parameters)
             if found.flag != series.flag:
                 flags[key] = series.flag = found.flag
             series.score = None if found.verdict is None else found.verdict.score

@@ -203,5 +203,6 @@ def _evaluate(detector: Detector, stored: StoredSeries, until: int) -> Evaluatio
     except DamagedDigestError as error:
         return EvaluationResult(stored.key, reset_reason=reset_reason, damage=str(error))
     settled = [start for start in stored.suspects if start < until and start not in progress.state.suspects]
-    findings = SeriesEvaluation(stored.key, progress.evaluations, encode_state(progress.state), settled)
+    state_bytes = encode_state(progress.state)
+    findings = SeriesEvaluation(stored.key, progress.evaluations, state_bytes, settled, tuple(progress.accepted))
     return EvaluationResult(stored.key, findings, progress.accepted, len(progress.released), reset_reason)

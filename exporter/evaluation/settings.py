@@ -50,3 +50,11 @@ class PollSettings:
     def remembered_seconds(self) -> float:
         """How long a span is remembered after its end, so that it is not counted twice."""
         return max(self.lookback_seconds, self.window_seconds) + 2 * self.interval_seconds
+
+    @property
+    def max_pause_seconds(self) -> float:
+        """Time between two cycles from which on flags do not count it as held.
+
+        Some cycles may fail or be late, and the evaluation windows of both cycles still meet.
+        """
+        return max(self.window_seconds, 4 * self.interval_seconds)

@@ -60,12 +60,14 @@ class SeriesEvaluation(NamedTuple):
         evaluations: results that are new or have changed, by start of the hour.
         state: state of the evaluation, as encoded by the detector.
         settled_suspects: starts of hours that are no longer suspects.
+        accepted: changepoints of changes that were accepted as the new baseline.
     """
 
     key: SeriesKey
     evaluations: Mapping[int, HourEvaluation]
     state: bytes
     settled_suspects: Collection[int] = ()
+    accepted: Collection[int] = ()
 
 
 class HistoryTotals(NamedTuple):

@@ -94,7 +94,18 @@ def _index_quarantined_hours(db: Database) -> None:
     db.execute("CREATE INDEX quarantined_hours ON judgements(hour_start) WHERE quarantined")
 
 
-MIGRATIONS: Sequence[Callable[[Database], None]] = (_create_tables, _index_quarantined_hours)
+def _create_acceptances(db: Database) -> None:
+    """Create the table of accepted changes, which stays when history is evaluated again."""
+    db.execute(
+        """CREATE TABLE acceptances (
+            series_id INTEGER NOT NULL REFERENCES series(id),
+            changepoint INTEGER NOT NULL,
+            PRIMARY KEY (series_id, changepoint)
+        ) WITHOUT ROWID"""
+    )
+
+
+MIGRATIONS: Sequence[Callable[[Database], None]] = (_create_tables, _index_quarantined_hours, _create_acceptances)
 
 
 _TABLES_OF_EVERY_VERSION: Final = frozenset({"series", "windows", "digests"})

@@ -220,7 +220,7 @@ class Store:
             StoreError: nothing was written.
         """
         with self._writing("saving evaluations") as db:
-            for key, evaluations, state, settled_suspects in results:
+            for key, evaluations, state, settled_suspects, accepted in results:
                 series_id = self._series_id(db, key)
                 db.executemany(
                     "INSERT OR REPLACE INTO judgements (series_id, hour_start, quarantined, swings)"
@@ -235,9 +235,30 @@ class Store:
                     "DELETE FROM suspects WHERE series_id = ? AND hour_start = ?",
                     ((series_id, hour) for hour in settled_suspects),
                 )
+                db.executemany(
+                    "INSERT OR IGNORE INTO acceptances (series_id, changepoint) VALUES (?, ?)",
+                    ((series_id, changepoint) for changepoint in accepted),
+                )
+
+    def acceptances(self) -> dict[SeriesKey, list[int]]:
+        """Return the changepoints of all accepted changes by series, also of those in evaluations deleted since.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        found: dict[SeriesKey, list[int]] = {}
+        with self._connection.reading("reading accepted changes") as db:
+            rows = db.execute(
+                "SELECT service_name, span_name, changepoint FROM acceptances JOIN series ON series.id = series_id"
+            )
+            for service_name, span_name, changepoint in rows:
+                found.setdefault(SeriesKey(service_name, span_name), []).append(changepoint)
+        return found
 
     def delete_evaluations(self) -> None:
-        """Delete all evaluations and baseline tables, so that all hours are evaluated again. Suspects and flags stay.
+        """Delete all evaluations and baseline tables, so that all hours are evaluated again.
+
+        Suspects, flags and the list of accepted changes stay.
 
         Raises:
             StoreError: nothing was deleted.
@@ -399,6 +420,10 @@ class Store:
                         f"DELETE FROM {table} WHERE series_id = ? AND hour_start < ?",
                         ((series_id, before) for series_id in ids[position : position + _PRUNED_AT_ONCE]),
                     )
+                db.executemany(
+                    "DELETE FROM acceptances WHERE series_id = ? AND changepoint < ?",
+                    ((series_id, before) for series_id in ids[position : position + _PRUNED_AT_ONCE]),
+                )
 
     def _delete_unused_series(self, db: sqlite3.Connection) -> Sequence[SeriesKey]:
         """Delete series without history and without a flag, so that the table does not grow with outdated names."""
@@ -408,7 +433,7 @@ class Store:
             " AND NOT EXISTS (SELECT 1 FROM flags WHERE series_id = series.id)"
         ).fetchall()
         ids = [(series_id,) for series_id, _, _ in unused]
-        for table in ("judgements", "suspects", "states"):
+        for table in ("judgements", "suspects", "states", "acceptances"):
             db.executemany(f"DELETE FROM {table} WHERE series_id = ?", ids)
         db.executemany("DELETE FROM series WHERE id = ?", ids)
         deleted = [SeriesKey(service, span) for _, service, span in unused]

@@ -248,6 +248,60 @@ class TestLateWindows:
         assert store.take_recorded() == []
 
 
+class TestAcceptancesAgain:
+    """A change that was accepted is reported once, although all history is evaluated again."""
+
+    CHANGED = NOON - 2 * DAY
+
+    def changed_history(self, store: Store) -> ManagerBench:
+        bench = ManagerBench(store)
+        bench.write_days(8, until=self.CHANGED)
+        bench.write_days(2, median=0.3, until=NOON)
+        bench.manager.catch_up(NOW)
+        assert bench.accepted == 1
+        return bench
+
+    @pytest.mark.parametrize("is_restarted", [False, True])
+    def test_known_change_is_not_reported_again(
+        self, store: Store, is_restarted: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bench = self.changed_history(store)
+        caplog.set_level(logging.INFO)
+        if is_restarted:
+            bench = ManagerBench(store)
+        before = bench.accepted
+        # A window that is read late; the whole history is evaluated again.
+        bench.write(NOON - 10 * DAY - HOUR, {KEY: around(0.1, 60)})
+        bench.manager.catch_up(NOW)
+        assert events(caplog) == ["history_reevaluated"]
+        assert bench.accepted == before
+        assert bench.table(NOW).get(KEY).changepoint == self.CHANGED
+
+    def test_known_change_that_moves_by_hours_is_the_same(self, store: Store) -> None:
+        bench = self.changed_history(store)
+        # It turns out that the hour before was slow, too.
+        bench.write(self.CHANGED - HOUR, {KEY: around(0.3, 61)})
+        bench.manager.catch_up(NOW)
+        assert bench.table(NOW).get(KEY).changepoint == self.CHANGED - HOUR
+        assert bench.accepted == 1
+
+    def test_change_that_only_late_history_shows_is_reported(self, store: Store) -> None:
+        bench = self.changed_history(store)
+        for start in range(NOON - 10 * DAY, NOON, HOUR):
+            traffic = around(0.1 if start < self.CHANGED else 0.3, 60)
+            bench.write(start, {KEY: traffic, OTHER: traffic})
+        bench.manager.catch_up(NOW)
+        assert bench.accepted == 2
+
+    def test_next_change_is_reported(self, store: Store) -> None:
+        bench = self.changed_history(store)
+        for hours in range(28):
+            bench.write(NOON + hours * HOUR, {KEY: around(0.9, 60)})
+        bench.settled_until = NOON + 28 * HOUR
+        bench.manager.catch_up(NOON + 28 * HOUR + 1000)
+        assert bench.accepted == 2
+
+
 def test_time_zone_with_other_hours_causes_a_new_evaluation(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     hours = hours_with_an_incident()

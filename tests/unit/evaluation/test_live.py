@@ -32,6 +32,7 @@ def new_live(
     admit: Callable[[SeriesKey], SeriesKey | SkipReason] = admit_all,
     started_at: float = NOW - HOUR,
     flags: Mapping[SeriesKey, Flag] | None = None,
+    max_pause_seconds: float = 120.0,
     max_traces: int = 1000,
 ) -> LiveEvaluator:
     return LiveEvaluator(
@@ -40,6 +41,7 @@ def new_live(
         started_at=started_at,
         remembered_seconds=REMEMBERED_SECONDS,
         flags=flags or {},
+        max_pause_seconds=max_pause_seconds,
         max_traces=max_traces,
     )
 
@@ -276,9 +278,33 @@ class TestShift:
         status = evaluate(new_live(flags={KEY: flag}), steady(NOW, 0.3, 300))
         assert (status.shift, status.since) == (True, NOW - 600)
 
-    def test_pending_flag_survives_a_restart(self) -> None:
-        live = new_live(flags={KEY: Flag(pending_since=NOW - 60)})
-        assert evaluate(live, steady(NOW, 0.3, 300)).since == NOW - 60
+    def test_restart_does_not_count_as_held(self) -> None:
+        live = new_live(flags={KEY: Flag(pending_since=NOW - 600)})
+        live.add_spans(steady(NOW, 0.3, 300), NOW, TABLE)
+        first = live.tick(NOW, TABLE)
+        assert (first.changes, first.flags) == ((), {KEY: Flag(pending_since=NOW)})
+        *before, firing = tick_through(live, NOW, 0.3, 4)
+        assert [result.changes for result in before] == [(), (), ()]
+        assert firing.flags == {KEY: Flag(firing=True, since=NOW)}
+
+    def test_restart_does_not_count_as_resolved(self) -> None:
+        live = new_live(flags={KEY: Flag(firing=True, since=NOW - 900, keep_firing_since=NOW - 600)})
+        assert evaluate(live, steady(NOW, 0.1, 300)).shift is True
+        assert live.flags() == {KEY: Flag(firing=True, since=NOW - 900, keep_firing_since=NOW)}
+
+    def test_stored_pending_flag_is_deleted_when_the_condition_is_over(self) -> None:
+        live = new_live(flags={KEY: Flag(pending_since=NOW - 600)})
+        live.add_spans(steady(NOW, 0.1, 300), NOW, TABLE)
+        assert live.tick(NOW, TABLE).flags == {KEY: INACTIVE}
+
+    @pytest.mark.parametrize(("pause", "counts"), [(120, True), (121, False)])
+    def test_pause_of_the_polls_does_not_count_as_held(self, pause: int, counts: bool) -> None:
+        live = new_live(max_pause_seconds=120.0)
+        evaluate(live, steady(NOW, 0.3, 300))
+        later = NOW + pause
+        live.add_spans(steady(later, 0.3, 110), later, TABLE)
+        flag = Flag(firing=True, since=NOW) if counts else Flag(pending_since=later)
+        assert live.tick(later, TABLE).flags == {KEY: flag}
 
     def test_trace_is_compared_with_the_hour_in_which_it_ended(self) -> None:
         now = NOON + 60.0
@@ -408,12 +434,13 @@ class TestWithoutBaselines:
         changes = [change for result in tick_through(live, NOW + 990, 0.1, 12) for change in result.changes]
         assert [change.event for change in changes] == [FlagEvent.RESOLVED]
 
-    def test_pending_flag_stays_pending(self) -> None:
+    def test_pending_flag_stays_as_it_is(self) -> None:
         live = new_live(flags={KEY: Flag(pending_since=NOW - 59)})
-        assert live.tick(NOW - 15, EMPTY_TABLE).statuses == ()
+        result = live.tick(NOW - 15, EMPTY_TABLE)
+        assert (result.statuses, result.flags) == ((), {})
         live.add_spans(steady(NOW, 0.3, 300), NOW, EMPTY_TABLE)
         (result,) = tick_through(live, NOW, 0.3, 1)
-        assert result.flags == {KEY: Flag(firing=True, since=NOW - 59)}
+        assert result.flags == {KEY: Flag(pending_since=NOW + 15)}
 
     @given(
         durations=st.lists(st.sampled_from([0.1, 0.39, 0.41, 0.9]), min_size=1, max_size=40),

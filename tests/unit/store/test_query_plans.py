@@ -42,7 +42,7 @@ def test_no_statement_scans_a_large_table(tmp_path: Path) -> None:
         store.commit([entry(hour * HOUR) for hour in range(4)], [content(hour * HOUR) for hour in range(4)])
         store.commit([entry(HOUR)], [content(HOUR)])
         store.save_evaluations(
-            [SeriesEvaluation(key, {0: HourEvaluation(quarantined=True)}, b"{}", [0]) for key in KEYS]
+            [SeriesEvaluation(key, {0: HourEvaluation(quarantined=True)}, b"{}", [0], [0]) for key in KEYS]
         )
         store.save_flags(dict.fromkeys(KEYS, "[]"), {KEYS[0]: [0, HOUR]})
         store.save_flags(dict.fromkeys(KEYS), {})
@@ -80,7 +80,7 @@ def test_prune_returns_free_pages_of_many_series(tmp_path: Path) -> None:
     full = path.stat().st_size
     with closing(Store.open(path)) as store:
         assert store.prune(20 * HOUR).windows == 20
-    assert path.stat().st_size < full / 3
+    assert path.stat().st_size < 0.4 * full
 
 
 def test_database_of_version_1_is_migrated_with_its_content(tmp_path: Path) -> None:
@@ -91,6 +91,7 @@ def test_database_of_version_1_is_migrated_with_its_content(tmp_path: Path) -> N
         before = list(store.history(store.series(), 0, HOUR))
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("DROP INDEX quarantined_hours")
+        connection.execute("DROP TABLE acceptances")
         connection.execute("PRAGMA user_version = 1")
 
     with closing(Store.open(path)) as store:

@@ -472,6 +472,18 @@ def test_evaluations_are_part_of_the_history(store: Store) -> None:
     assert later.evaluations == {window(2).start: ANOMALOUS}
 
 
+def test_accepted_changes_stay_when_evaluations_are_deleted(store: Store) -> None:
+    for ago in (3, 2, 1):
+        put(store, window(ago), {CART: [0.1], LOGIN: [0.1]})
+    store.save_evaluations([SeriesEvaluation(CART, {}, b"one", accepted=[window(3).start])])
+    store.save_evaluations([SeriesEvaluation(CART, {}, b"two", accepted=[window(3).start, window(1).start])])
+    store.save_evaluations([SeriesEvaluation(LOGIN, {}, b"one")])
+    store.delete_evaluations()
+    assert store.acceptances() == {CART: [window(3).start, window(1).start]}
+    store.prune(window(3).end)
+    assert store.acceptances() == {CART: [window(1).start]}
+
+
 def test_save_evaluations_replaces_earlier_ones(store: Store) -> None:
     put(store, window(1), {CART: [0.1]})
     store.save_evaluations([SeriesEvaluation(CART, {window(1).start: ANOMALOUS}, b"one")])
