@@ -225,8 +225,7 @@ class Series(Section):
     stale_after: PositiveDuration = _key("24h", "A series without traces for this long disappears from the metrics.")
     max_label_bytes: Integer = _key(
         1000,
-        "Maximum length of a label value in bytes; longer names end with a hash. Prometheus may limit it "
-        "(label_value_length_limit) and then drops the whole scrape.",
+        "Maximum bytes of a label, below Prometheus' label_value_length_limit; longer names are cut and end with a hash.",
         ge=64,
     )
     include: tuple[Regex, ...] = _key(
