@@ -225,7 +225,7 @@ class Series(Section):
     stale_after: PositiveDuration = _key("24h", "A series without traces for this long disappears from the metrics.")
     max_label_bytes: Integer = _key(
         1000,
-        "Maximum bytes of a label, below Prometheus' label_value_length_limit; longer names are cut and end with a hash.",
+        "Maximum bytes of a label, below label_value_length_limit of Prometheus; longer names end with a hash.",
         ge=64,
     )
     include: tuple[Regex, ...] = _key(
