@@ -266,6 +266,7 @@ class TestAcceptancesAgain:
         self, store: Store, is_restarted: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
         bench = self.changed_history(store)
+        caplog.clear()
         caplog.set_level(logging.INFO)
         if is_restarted:
             bench = ManagerBench(store)
