@@ -100,7 +100,7 @@ class LiveReader:
             start: Unix seconds.
             end: Unix seconds.
             should_stop: asked before each search; once it returns true, the rest stays unread.
-            per_hour: returns the usual number of traces per hour of each series, as far as known; called only where a
+            per_hour: returns the traces per hour of each series in its baseline, as far as known; called only where a
                 sample is read.
 
         Raises:
@@ -236,7 +236,7 @@ class _Poll:
                     should_stop=self._should_stop,
                 )
             except TooDenseError:
-                # These series have more traffic than usual, so the sample will do.
+                # These series have more traffic than in their baseline, so the sample will do.
                 continue
             if not reading.truncated:
                 found.update((key, []) for key in group)

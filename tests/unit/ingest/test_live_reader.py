@@ -140,6 +140,17 @@ def test_first_poll_of_dense_traffic_costs_at_most_three_budgets() -> None:
     assert median(durations) == 20_000_000
 
 
+def test_traffic_denser_than_probed_is_sampled() -> None:
+    """The probed seconds are quiet, and all others are far too dense."""
+    probed = {NOON - 120 + 120 * number // 4 for number in (1, 2, 3)}
+    dense = spans(NOON - 400, NOON, 100, slow_share=1e-9)
+    bench = LiveReaderBench([each for each in dense if each.end_ns // NS not in probed])
+    reading = bench.poll(NOON)
+    assert not reading.sample.is_whole
+    assert reading.spans
+    assert bench.reader.density == pytest.approx(100, rel=0.2)
+
+
 def test_ranges_left_unread_after_should_stop_are_counted() -> None:
     bench = LiveReaderBench(spans(NOON - 400, NOON, 100))
     bench.poll(NOON)
