@@ -348,6 +348,12 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
         "Share of the current traffic that is read and evaluated; below 1 if it is so dense that it is sampled.",
         snapshot.poll_share,
     )
+    yield from _if_known(
+        "live_edge_blind",
+        "Whether next to nothing of the usual traffic is found at the live edge although it can be read; absent while"
+        " unknown.",
+        None if snapshot.edge.blind is None else float(snapshot.edge.blind),
+    )
     yield _gauge("history_windows", "Windows in the stored history.", snapshot.history.windows)
     yield _gauge("history_traces", "Traces in the stored history.", snapshot.history.traces)
     yield from _if_known(

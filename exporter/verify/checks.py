@@ -55,6 +55,7 @@ def run_checks(state: ExporterState) -> list[CheckResult]:
         _health,
         _tempo,
         _freshness,
+        _live_edge,
         _backfill,
         _retention,
         _completeness,
@@ -123,6 +124,19 @@ def _freshness(state: ExporterState) -> Iterator[CheckResult]:
         yield CheckResult("freshness", Outcome.WARN, detail, advice)
     else:
         yield CheckResult("freshness", Outcome.FAIL, detail, _CHECK_TEMPO)
+
+
+def _live_edge(state: ExporterState) -> Iterator[CheckResult]:
+    blind = state.metrics.get("live_edge_blind")
+    if blind:
+        advice = (
+            "raise polling.tempo_lookback above the lag (event=live_edge_blind in the log names it), and "
+            "detection.window if the lag exceeds it; without a lag, check whether traces reach Tempo, and the clocks"
+        )
+        detail = "reading works, but next to nothing of the usual traffic is current"
+        yield CheckResult("current traffic", Outcome.FAIL, detail, advice)
+    elif blind is not None:
+        yield CheckResult("current traffic", Outcome.PASS, "traffic is found while it is current")
 
 
 def _backfill(state: ExporterState) -> Iterator[CheckResult]:

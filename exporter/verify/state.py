@@ -24,6 +24,7 @@ METRICS: Final = (
     "tempo_request_failures_total",
     "snapshot_timestamp_seconds",
     "poll_last_success_timestamp_seconds",
+    "live_edge_blind",
     "backfill_enabled",
     "backfill_complete",
     "backfill_progress_ratio",

@@ -153,7 +153,7 @@ class FakeTempo:
             return Found(spans, saturated, self.max_limit)
 
     def exists(self, start: int, end: int, *, loop: Loop) -> bool:
-        assert loop == "backfill"
+        assert loop in ("poll", "backfill")
         with self._mutex:
             self._check(start, end)
             self.probes.append((start, end))

@@ -346,7 +346,7 @@ class TestSettings:
             }
         )
         assert backfill_settings(config) == BackfillSettings(50 * 3600, 1800, 660, 20 * DAY, 3, Budget(50_000, 100))
-        assert poll_settings(config) == PollSettings(7, 70, 240, 2400, 170, Budget(20_000, 50))
+        assert poll_settings(config) == PollSettings(7, 70, 240, 2400, 170, Budget(20_000, 50), DAY)
 
     def test_evaluation_settings_have_the_configured_values(self) -> None:
         config = Config.model_validate(
