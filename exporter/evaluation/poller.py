@@ -272,8 +272,8 @@ class Poller:
             self._log.warning(
                 "live_edge_blind",
                 "reading Tempo succeeds, but next to nothing of the usual traffic is current; shifts are not "
-                "detected. If Tempo finds traces late, raise polling.tempo_lookback above the lag, and detection.window "
-                "if the lag exceeds it; if the lag is unknown, check whether traces reach Tempo, and the clocks",
+                "detected. If Tempo finds traces late, raise polling.tempo_lookback above it, and "
+                "detection.window if the lag exceeds it; otherwise check whether traces reach Tempo, and the clocks",
                 lag_seconds=None if lag is None else round(lag),
                 lookback_seconds=round(settings.lookback_seconds),
                 traces=seen.ended,

@@ -54,6 +54,7 @@ def read_outcomes(
     *,
     seconds: float,
     now: float,
+    is_all_empty: bool = False,
 ) -> list[WindowOutcome]:
     """Return the outcomes for windows that were read together; their cost is divided evenly.
 
@@ -63,6 +64,7 @@ def read_outcomes(
         counted: returns how many traces Tempo counts in a window of which a number of traces was read, if known.
         seconds: how long the read took.
         now: Unix seconds.
+        is_all_empty: whether all windows that were read before are empty.
     """
     contents, reading = result.contents, result.reading
     share = 1 / len(contents)
@@ -83,7 +85,7 @@ def read_outcomes(
         coverage = None if is_cut else 1.0
         if total:
             coverage = min(1.0, content.traces / total)
-        retry_at = doubt_again_at(now, record.confirmations) if state.doubtful else None
+        retry_at = doubt_again_at(now, record.confirmations, is_all=is_all_empty) if state.doubtful else None
         is_missing = state is WindowState.DONE and coverage is not None and coverage < 1 - MISSING_SHARE
         if is_missing and not result.is_sampled and not record.is_reread:
             retry_at = now + READ_AGAIN_SECONDS
@@ -126,10 +128,16 @@ def expired_entries(windows: Iterable[Window], *, now: float) -> list[LedgerEntr
     ]
 
 
-def confirmed_entries(entries: Iterable[LedgerEntry], *, now: float) -> list[LedgerEntry]:
-    """Return the entries for windows without traces after Tempo has confirmed once more that there are none."""
+def empty_entries(windows: Iterable[Window], *, now: float, is_all: bool) -> list[LedgerEntry]:
+    """Return the entries for windows in which a search found no traces; `is_all` as in :func:`doubt_again_at`."""
+    retry_at = doubt_again_at(now, 0, is_all=is_all)
+    return [LedgerEntry(window, WindowState.EMPTY, read_at=now, coverage=1.0, retry_at=retry_at) for window in windows]
+
+
+def confirmed_entries(entries: Iterable[LedgerEntry], *, now: float, is_all: bool = False) -> list[LedgerEntry]:
+    """Return the entries for windows that are still without traces; `is_all` as in :func:`doubt_again_at`."""
     return [
-        replace(entry, attempts=entry.attempts + 1, retry_at=doubt_again_at(now, entry.attempts + 1))
+        replace(entry, attempts=entry.attempts + 1, retry_at=doubt_again_at(now, entry.attempts + 1, is_all=is_all))
         for entry in entries
     ]
 

@@ -312,6 +312,11 @@ class StateCollector(Collector):
         for state in WindowState:
             windows.add_metric([state.value], getattr(progress, state.value))
         yield windows
+        yield _gauge(
+            "backfill_empty",
+            "Whether all wanted windows were read and hold no traces: tenant, filter or scope may be wrong.",
+            float(progress.is_empty),
+        )
         yield from _if_known(
             "backfill_coverage_ratio",
             "Traces read divided by traces in Tempo, over the windows where both are known.",

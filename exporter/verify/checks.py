@@ -126,6 +126,12 @@ def _freshness(state: ExporterState) -> Iterator[CheckResult]:
         yield CheckResult("freshness", Outcome.FAIL, detail, _CHECK_TEMPO)
 
 
+_CHECK_CONDITIONS: Final = (
+    "check tempo.tenant, tempo.filter and tempo.scope: event=backfill_empty in the log says what a search without "
+    "filter and scope finds"
+)
+
+
 def _live_edge(state: ExporterState) -> Iterator[CheckResult]:
     blind = state.metrics.get("live_edge_blind")
     if blind:
@@ -157,6 +163,8 @@ def _backfill(state: ExporterState) -> Iterator[CheckResult]:
     elif metrics.get("backfill_complete") != 1:
         advice = f"{pending:,.0f} windows are not read yet; run verify again when backfill is complete"
         yield CheckResult("backfill", Outcome.WARN, detail, advice)
+    elif metrics.get("backfill_empty"):
+        yield CheckResult("backfill", Outcome.WARN, f"{detail}: Tempo returned no traces at all", _CHECK_CONDITIONS)
     else:
         yield CheckResult("backfill", Outcome.PASS, detail)
 
@@ -176,7 +184,11 @@ def _retention(state: ExporterState) -> Iterator[CheckResult]:
     oldest = metrics.get("backfill_oldest_trace_timestamp_seconds")
     expired = metrics.by_label("backfill_windows", "state").get("expired", 0)
     if oldest is None:
-        advice = "check that tempo.filter matches traces, and that Tempo has traces older than polling.settle"
+        advice = (
+            _CHECK_CONDITIONS
+            if metrics.get("backfill_empty")
+            else "check that tempo.filter matches traces, and that Tempo has traces older than polling.settle"
+        )
         yield CheckResult("history", Outcome.FAIL, "no traces are stored", _wait_advice(state) or advice)
         return
     # Rounded down: the oldest trace is a little younger than the start of its window.

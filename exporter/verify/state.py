@@ -27,6 +27,7 @@ METRICS: Final = (
     "live_edge_blind",
     "backfill_enabled",
     "backfill_complete",
+    "backfill_empty",
     "backfill_progress_ratio",
     "backfill_windows",
     "backfill_coverage_ratio",

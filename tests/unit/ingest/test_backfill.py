@@ -722,6 +722,36 @@ def test_windows_of_an_empty_tempo_are_empty_and_not_expired() -> None:
     assert bench.states() == {WindowState.EMPTY: 48}
 
 
+def test_an_empty_tempo_costs_few_searches_and_is_explained(caplog: pytest.LogCaptureFixture) -> None:
+    """With a maximum range of half an hour, a week of nothing cost 2,559 requests, and nothing said what was wrong."""
+    caplog.set_level(logging.WARNING)
+    bench = BackfillBench(FakeTempo(allowed_seconds=HOUR // 2), hours=168)
+    bench.read()
+    assert bench.states() == {WindowState.EMPTY: 168}
+    assert len(bench.tempo.probes) + len(bench.tempo.searches) <= 2 * 168 + 20
+    assert bench.backfill.status.progress.is_empty
+    assert bench.tempo.explained == [(hour(168).start, hour(1).end)]
+    assert bench.backfill.empty_reason == "check tempo.tenant"
+    assert events(caplog) == ["backfill_empty"]
+
+
+def test_a_history_with_any_trace_is_not_explained() -> None:
+    bench = BackfillBench(FakeTempo(steady(1)), hours=24)
+    bench.read()
+    assert (bench.backfill.status.progress.is_empty, bench.backfill.empty_reason) == (False, None)
+    assert bench.tempo.explained == []
+
+
+def test_an_empty_history_is_asked_for_again_after_two_minutes() -> None:
+    bench = BackfillBench(FakeTempo(), hours=24)
+    with bench.running():
+        bench.wait_until(lambda: bench.backfill.status.progress.complete)
+        bench.tempo.spans = steady(24)
+        bench.clock.advance(121)
+        bench.wait_until(lambda: bench.states()[WindowState.DONE] == 24)
+        assert not bench.backfill.status.progress.is_empty
+
+
 def test_traces_that_appear_later_in_empty_windows_are_read() -> None:
     bench = BackfillBench(FakeTempo(), hours=24)
     with bench.running():

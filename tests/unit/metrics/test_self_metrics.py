@@ -52,6 +52,7 @@ OWN = {
     "backfill_coverage_ratio": ("gauge", set()),
     "backfill_unsampled_coverage_ratio": ("gauge", set()),
     "backfill_sampled_windows": ("gauge", set()),
+    "backfill_empty": ("gauge", set()),
     "backfill_wanted_since_timestamp_seconds": ("gauge", set()),
     "history_traces": ("gauge", set()),
     "history_windows": ("gauge", set()),
