@@ -287,6 +287,9 @@ class Backfill:
         kept = [outcome.entry for outcome in outcomes if outcome.is_kept]
         self._store.commit(kept, [outcome.content for outcome in outcomes if outcome.is_kept])
         entries = [outcome.entry for outcome in outcomes]
+        for outcome in outcomes:
+            if outcome.left_out:
+                self._counts.leave_out(outcome.content.window, outcome.left_out)
         for reason, count in skipped(result.contents).items():
             self._telemetry.traces_skipped("backfill", reason, count)
         self._log.read(entries, result, self._client.max_limit)

@@ -30,11 +30,13 @@ class WindowOutcome:
         content: what was read.
         found: the entry for it.
         stored: entry of an earlier read whose digests are in the database.
+        left_out: duplicates and invalid spans that Tempo counts in the window beside what was read.
     """
 
     content: WindowContent
     found: LedgerEntry
     stored: LedgerEntry | None = None
+    left_out: int = 0
 
     @property
     def is_kept(self) -> bool:
@@ -70,12 +72,17 @@ def read_outcomes(
     share = 1 / len(contents)
     # Tempo counts a span that starts on an edge in the window before it, the ledger in the window after it.
     at_edges = [*(content.at_start for content in contents), reading.at_end]
+    counts: list[int | None] = []
+    for content, (at_start, at_end) in zip(contents, pairwise(at_edges), strict=True):
+        count = counted(content.window, 0 if result.is_sampled else content.traces - at_start)
+        if count is not None and not result.is_sampled:
+            count = max(content.traces, count + at_start - at_end)
+        counts.append(count)
+    left_out = [0] * len(contents) if result.is_sampled else _left_out(contents, counts, reading.left_out)
     outcomes = []
-    for content, record, (at_start, at_end) in zip(contents, records, pairwise(at_edges), strict=True):
+    for content, record, count, left_out_here in zip(contents, records, counts, left_out, strict=True):
         window = content.window
-        total: float | None = counted(window, 0 if result.is_sampled else content.traces - at_start)
-        if total is not None and not result.is_sampled:
-            total = max(content.traces, total + at_start - at_end)
+        total: float | None = None if count is None else count - left_out_here
         if total is None:
             total = result.estimated_total
         is_cut = any(start < window.end and window.start < end for start, end in reading.truncated)
@@ -102,8 +109,20 @@ def read_outcomes(
             attempts=record.confirmations if state.doubtful else int(record.is_reread),
             retry_at=retry_at,
         )
-        outcomes.append(WindowOutcome(content, found, record.stored))
+        outcomes.append(WindowOutcome(content, found, record.stored, left_out_here))
     return outcomes
+
+
+def _left_out(contents: Sequence[WindowContent], counts: Sequence[int | None], left_out: int) -> list[int]:
+    """Attribute duplicates and invalid spans to the windows in which Tempo counts more than was read.
+
+    Tempo counts them, and it is not known in which window each of them started.
+    """
+    gaps = [
+        0 if count is None else max(0, count - content.traces) for content, count in zip(contents, counts, strict=True)
+    ]
+    explained = min(1.0, left_out / sum(gaps)) if any(gaps) else 0.0
+    return [round(gap * explained) for gap in gaps]
 
 
 def failed_entries(records: Iterable[WindowRecord], error: str, *, now: float) -> list[LedgerEntry]:

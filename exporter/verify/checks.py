@@ -239,7 +239,10 @@ def _completeness(state: ExporterState) -> Iterator[CheckResult]:
     if metrics.by_label("backfill_windows", "state").get("partial", 0):
         advice = "raise tempo.limit, so that the busiest seconds can be read completely"
     else:
-        advice = "Tempo counts more traces than it returned: if traces reach it late, raise polling.settle"
+        advice = (
+            "Tempo counts more traces than it returned: if traces reach it late, raise polling.settle. Traces that are "
+            "delivered twice are counted twice; then nothing is missing"
+        )
     yield CheckResult("coverage", Outcome.WARN, detail, advice)
 
 

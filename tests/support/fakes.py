@@ -81,6 +81,8 @@ class Found:
     spans: Sequence[Span]
     saturated: bool
     limit: int
+    duplicates: int = 0
+    invalid: int = 0
 
 
 @dataclass
