@@ -1011,7 +1011,7 @@ class CountingTooMuch(FakeTempo):
 
 @pytest.mark.parametrize("is_invalid", [False, True])
 def test_spans_that_are_counted_and_left_out_are_not_missing(is_invalid: bool) -> None:
-    """Of 15 counted spans, 5 are duplicates or invalid: coverage was 0.667, and the window was read again for nothing."""
+    """Of 15 counted spans, 5 are duplicates or invalid: coverage was 0.667, with a useless reread."""
     left_out = [(hour(2).start + 60.0 * number + 30, is_invalid) for number in range(5)]
     tempo = CountingTooMuch(steady(3), counting="exact", left_out=left_out)
     bench = BackfillBench(tempo, hours=3, tick=0.001)
