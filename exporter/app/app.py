@@ -350,16 +350,21 @@ class PassResult:
         snapshot: the snapshot at its end; None if none could be published.
         progress: the progress of the ledger; None without backfill.
         polled: whether the live edge was read completely.
+        empty_reason: why all of history may be empty, if it is.
     """
 
     snapshot: Snapshot | None
     progress: LedgerProgress | None
     polled: bool
+    empty_reason: str | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether everything that Tempo has was read."""
-        return self.polled and (self.progress is None or (self.progress.complete and not self.progress.partial))
+        """Whether everything that Tempo has was read, and that is not nothing."""
+        progress = self.progress
+        if progress is None:
+            return self.polled
+        return self.polled and progress.complete and not progress.partial and not progress.is_empty
 
 
 class App:
@@ -443,7 +448,8 @@ class App:
         # If the hour has turned since, no background thread builds the table of the new hour.
         self.evaluation.manager.open_table(self._clock())
         polled = self.evaluation.poller.cycle()
-        return PassResult(self.publishing.snapshot(), self.progress, polled)
+        empty_reason = None if self.ingest.backfill is None else self.ingest.backfill.empty_reason
+        return PassResult(self.publishing.snapshot(), self.progress, polled, empty_reason)
 
     @property
     def progress(self) -> LedgerProgress | None:

@@ -88,6 +88,7 @@ def poll_settings(config: Config) -> PollSettings:
         max_window_seconds=config.detection.max_window.total_seconds(),
         affordable_traces=_AFFORDABLE_SEARCHES * config.tempo.limit,
         budget=Budget(config.polling.max_traces_per_poll, config.polling.max_requests_per_poll),
+        stale_after_seconds=config.series.stale_after.total_seconds(),
     )
 
 

@@ -180,6 +180,8 @@ def summary(result: PassResult, alpha: float) -> str:
             f"history: {progress.done} windows read, {progress.empty} empty, {progress.partial} partial, "
             f"{progress.failed} failed, {progress.expired} older than Tempo's traces, {progress.pending} not read"
         )
+        if progress.is_empty:
+            lines.append(f"all of the history is empty; {result.empty_reason or 'see the log above'}")
     if snapshot is not None:
         levels = ", ".join(f"{count} on level {level:d}" for level, count in snapshot.series_by_level.items() if count)
         lines.append(f"series: {len(snapshot.series)} ({levels or 'none'}), {snapshot.series_learning} still learning")

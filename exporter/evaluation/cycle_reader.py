@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from exporter.evaluation.live_edge import newest_lag
 from exporter.evaluation.settings import PollSettings
 from exporter.ingest.live_reader import LiveReader
 from exporter.ingest.sampling import TimeSample
@@ -95,6 +96,30 @@ class CycleReader:
         return self._read(
             now, max(settings.lookback_seconds, back_seconds), began + settings.interval_seconds, traces_per_hour
         )
+
+    def late_trace_seconds(self, now: float, newest_at: float | None) -> float | None:
+        """Return the age of the newest trace that Tempo has and no cycle found; None without such a trace.
+
+        A failure is logged and ignored: the next measurement may succeed.
+
+        Args:
+            now: Unix seconds.
+            newest_at: end of the newest trace read so far, Unix seconds.
+
+        Raises:
+            StoppedError: the exporter is shutting down.
+        """
+        settings = self._settings
+        # Later traces may be found by the next cycle.
+        until = int(now - settings.lookback_seconds - settings.interval_seconds)
+        since = now - settings.max_window_seconds
+        if newest_at is not None:
+            since = max(since, newest_at + settings.interval_seconds)
+        try:
+            return newest_lag(self._reader.exists, int(now), int(since) + 1, until)
+        except TempoError as error:
+            self._log.debug("live_edge_not_measured", "cannot search for traces that arrived late", error=error)
+            return None
 
     def _read_older(
         self,

@@ -84,6 +84,21 @@ class _LiveSeries:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrivals:
+    """What the last cycle brought.
+
+    Attributes:
+        new: traces that were not known before.
+        newest_new_at: the end of the newest of them, Unix seconds; None without any.
+        newest_at: end of the newest span that any cycle has read, kept or not, Unix seconds; None without any.
+    """
+
+    new: int = 0
+    newest_new_at: float | None = None
+    newest_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesFlagChange:
     """A flag started firing or was resolved.
 
@@ -117,6 +132,9 @@ class TickResult:
 
 class LiveEvaluator:
     """The live edge of all series. Not thread-safe."""
+
+    arrivals: Arrivals
+    """What the last call of :meth:`add_spans` brought."""
 
     def __init__(
         self,
@@ -152,6 +170,7 @@ class LiveEvaluator:
         self._series = {key: _LiveSeries(flag) for key, flag in flags.items()}
         self._deferred: dict[SeriesKey, bytearray] = {}
         self._deferred_traces = 0
+        self.arrivals = Arrivals()
 
     def flags(self) -> dict[SeriesKey, Flag]:
         """The firing flags."""
@@ -173,7 +192,10 @@ class LiveEvaluator:
         room = self._max_traces - sum(len(series.recent) for series in self._series.values())
         oldest_ns = int(self._oldest(now) * _NS)
         newest_ns = int((now + _AHEAD_SECONDS) * _NS)
+        new, newest_new_ns, newest_read_ns = 0, 0, 0
         for span in spans:
+            if newest_read_ns < span.end_ns <= newest_ns:
+                newest_read_ns = span.end_ns
             key = self._admit(span.key)
             if isinstance(key, str):
                 skipped[key] += 1
@@ -185,10 +207,20 @@ class LiveEvaluator:
                 skipped["memory_limit"] += 1
             else:
                 room -= 1
+                new += 1
+                newest_new_ns = max(newest_new_ns, span.end_ns)
                 self._add(key, span, table)
         self._remembered_since = now - self._remembered_seconds
         self._seen.forget_before(self._remembered_since)
+        newest_at = max(self.arrivals.newest_at or 0.0, newest_read_ns / _NS)
+        self.arrivals = Arrivals(new, newest_new_ns / _NS if new else None, newest_at or None)
         return skipped
+
+    def ended_in_window(self, now: float) -> int:
+        """The number of traces of all series that ended in the evaluation window, not further back."""
+        shift = self._settings.shift
+        oldest = int(now - shift.window_seconds)
+        return sum(series.recent.window(now, shift).after(oldest).traces for series in self._series.values())
 
     def thin(self, slices: TimeSample, whole: Collection[SeriesKey] = ()) -> None:
         """Drop the traces that ended outside of some slices of time.
@@ -323,6 +355,13 @@ class LiveEvaluator:
             )
             for key, series, expected in self._published(now, table)
         )
+
+    def hold_blind(self, now: float, table: BaselineTable) -> tuple[SeriesStatus, ...]:
+        """Return the series while nothing recent is found: of the present only the flags are known, as they were."""
+        for series in self._series.values():
+            series.recent.discard(now, self._settings.shift)
+            series.score = series.explanation = None
+        return self.hold(None, now, table)
 
     def _published(self, now: float, table: BaselineTable) -> Iterator[tuple[SeriesKey, _LiveSeries, SeriesBaseline]]:
         """The series seen recently enough to be published, by name; forgets the others once the table is built."""

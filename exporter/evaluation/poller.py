@@ -6,12 +6,20 @@ skips ticks instead of queueing them. While Tempo does not answer, nothing is ev
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
 from exporter.detection.flag import Flag, FlagEvent
 from exporter.evaluation.baseline_table import BaselineTable
 from exporter.evaluation.cycle_reader import CycleReader, CycleReading
 from exporter.evaluation.live import LiveEvaluator, SeriesFlagChange
+from exporter.evaluation.live_edge import (
+    MIN_LATE_TRACES,
+    UNKNOWN_EDGE,
+    EdgeReading,
+    advance_edge,
+    expected_traces,
+)
 from exporter.evaluation.settings import PollSettings
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
 from exporter.evaluation.wakeup import Wakeup
@@ -23,6 +31,8 @@ from exporter.runtime.telemetry import Telemetry
 from exporter.tempo.errors import StoppedError, TempoError
 
 _REPEAT_SECONDS: Final = 600
+_MEASURE_SECONDS: Final = 60
+"""Minimum time between two searches for traces that arrived late."""
 _JUMP_SECONDS: Final = 10
 """If the clock gains or loses more than this between cycles, it was set or the machine slept."""
 
@@ -113,6 +123,8 @@ class Poller:
         self._published_backfill: BackfillStatus | None = None
         self._clock_ahead = clock() - monotonic()
         self._last_reading: CycleReading | None = None
+        self._edge = UNKNOWN_EDGE
+        self._measured_at: float | None = None
         self._outage_began: float | None = None
         self._is_outage_logged = False
 
@@ -181,7 +193,10 @@ class Poller:
         if self._stop.is_set():
             return False
         self._log_recovery()
-        self._evaluate(reading)
+        try:
+            self._evaluate(reading)
+        except StoppedError:
+            return False
         return reading.is_complete
 
     def _log_outage(self, began: float, error: TempoError) -> None:
@@ -212,14 +227,72 @@ class Poller:
         skipped = self._live.add_spans(reading.spans, reading.at, history.table)
         for reason, count in skipped.items():
             self._telemetry.traces_skipped("poll", reason, count)
+        self._follow_edge(reading, history.table, last)
+        if self._edge.blind:
+            self._publish_snapshot(self._live.hold_blind(reading.at, history.table), reading.at, began, history)
+            self._announce(history.table)
+            return
         result = self._live.tick(reading.at, history.table)
         for change in result.changes:
             self._log_flag(change)
         self._flags.save(result.flags, result.suspects)
         self._publish_snapshot(result.statuses, reading.at, began, history)
-        if history.table is not self._published_table:
-            self._published_table = history.table
+        self._announce(history.table)
+
+    def _announce(self, table: BaselineTable) -> None:
+        if table is not self._published_table:
+            self._published_table = table
             self._on_new_table()
+
+    def _follow_edge(self, reading: CycleReading, table: BaselineTable, last: CycleReading | None) -> None:
+        """Find out whether current traffic is found at all, and log a change."""
+        settings, arrivals = self._settings, self._live.arrivals
+        expected = expected_traces(table, settings.window_seconds, reading.at - settings.stale_after_seconds)
+        seen = EdgeReading(
+            at=reading.at,
+            ended=self._live.ended_in_window(reading.at),
+            expected=None if expected is None else expected * reading.sample.share,
+            newest_at=arrivals.newest_at,
+        )
+        if seen.is_dark:
+            # A cycle after a pause, as the first one, reads far back, so old traces are no surprise.
+            was_paused = last is None or reading.at - last.at > settings.max_pause_seconds
+            seen = replace(seen, lag_seconds=self._lag(reading.at, was_paused=was_paused))
+        before, self._edge = (
+            self._edge,
+            advance_edge(
+                self._edge,
+                seen,
+                hold_seconds=2 * settings.interval_seconds,
+                silence_seconds=settings.max_window_seconds,
+            ),
+        )
+        if self._edge.blind and not before.blind:
+            lag = self._edge.lag_seconds
+            self._log.warning(
+                "live_edge_blind",
+                "reading Tempo succeeds, but next to nothing of the usual traffic is current; shifts are not "
+                "detected. If Tempo finds traces late, raise polling.tempo_lookback above it, and "
+                "detection.window if the lag exceeds it; otherwise check whether traces reach Tempo, and the clocks",
+                lag_seconds=None if lag is None else round(lag),
+                lookback_seconds=round(settings.lookback_seconds),
+                traces=seen.ended,
+                usual_traces=None if seen.expected is None else round(seen.expected),
+            )
+        elif before.blind and not self._edge.blind:
+            self._log.info("live_edge_recovered", "current traffic is found again; it is evaluated", traces=seen.ended)
+
+    def _lag(self, now: float, *, was_paused: bool) -> float | None:
+        """How late traces become searchable, if the last cycle or a search for them proves that they do."""
+        arrivals = self._live.arrivals
+        if arrivals.newest_new_at is not None and arrivals.new >= MIN_LATE_TRACES and not was_paused:
+            lag = now - arrivals.newest_new_at
+            if lag > self._settings.window_seconds:
+                return lag
+        if self._measured_at is not None and 0 <= now - self._measured_at < _MEASURE_SECONDS:
+            return None
+        self._measured_at = now
+        return self._reader.late_trace_seconds(now, arrivals.newest_at)
 
     def _history(self, now: float) -> _History:
         """Take the table, the totals and the state of the ledger that belong together."""
@@ -284,6 +357,7 @@ class Poller:
             poll_share=None if reading is None else reading.sample.share,
             history=history.facts,
             read_error=read_error,
+            edge=self._edge,
             has_baselines=history.table.is_built,
             backfill=history.backfill,
         )

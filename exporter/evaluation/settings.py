@@ -1,5 +1,6 @@
 """Settings of the evaluation and of the poll cycle, translated from the configuration."""
 
+import math
 from dataclasses import dataclass
 
 from exporter.baseline.levels import FallbackRules
@@ -37,6 +38,7 @@ class PollSettings:
             far back if it is affordable, so that such series are evaluated right after a restart.
         affordable_traces: the most traces that this may be.
         budget: what one cycle may cost Tempo.
+        stale_after_seconds: a series unseen for longer is not expected to have traffic.
     """
 
     interval_seconds: float
@@ -45,6 +47,7 @@ class PollSettings:
     max_window_seconds: float
     affordable_traces: int
     budget: Budget
+    stale_after_seconds: float = math.inf
 
     @property
     def remembered_seconds(self) -> float:

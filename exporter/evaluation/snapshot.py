@@ -9,6 +9,7 @@ from typing import Final
 
 from exporter.baseline.levels import Baseline, FallbackLevel
 from exporter.detection.explanation import Explanation
+from exporter.evaluation.live_edge import UNKNOWN_EDGE, LiveEdge
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.span import SeriesKey
 
@@ -152,6 +153,7 @@ class Snapshot:
         poll_share: share of the current traffic that was read; None until then.
         history: totals of the stored history.
         read_error: why the last read of the live edge failed; None if it succeeded.
+        edge: whether current traffic is found at all; while it is blind, of the present only flags are known.
         has_baselines: whether a baseline table has been built; until then no series has a known baseline.
         backfill: state of the ledger; None if backfill is disabled. It is complete only if ``history`` and the
             baselines were taken after the last window was written.
@@ -164,6 +166,7 @@ class Snapshot:
     poll_share: float | None = None
     history: HistoryFacts = HistoryFacts()
     read_error: str | None = None
+    edge: LiveEdge = UNKNOWN_EDGE
     has_baselines: bool = True
     backfill: BackfillStatus | None = None
 

@@ -39,7 +39,7 @@ from exporter.model.ledger import (
     wanted,
 )
 from exporter.runtime.logs import Log
-from exporter.runtime.telemetry import Telemetry
+from exporter.runtime.telemetry import Loop, Telemetry
 from exporter.store import Store, StoreError
 from exporter.tempo.errors import StoppedError, TempoError
 
@@ -63,6 +63,9 @@ class BackfillSettings:
 
 class BackfillClient(SearchClient, CountClient, Protocol):
     """Tempo, as far as the backfill needs it."""
+
+    def why_empty(self, start: int, end: int, *, loop: Loop) -> str:
+        """Say in one sentence why searches of a range may find nothing; raises TempoError."""
 
 
 class CommitListener(Protocol):
@@ -124,6 +127,7 @@ class Backfill:
         self._log = BackfillLog(log, calendar, monotonic)
         self._on_commit = on_commit
         self._on_complete = on_complete
+        self._empty_reason: str | None = None
         range_ = self._wanted()
         self._queue = BackfillQueue(
             range_,
@@ -168,8 +172,20 @@ class Backfill:
         """Let idle workers look for work, or stop, at once: the exporter is being stopped, or the clock was set."""
         self._queue.wake()
 
+    @property
+    def empty_reason(self) -> str | None:
+        """Why all of history may be empty, in one sentence; None unless it was when backfill first completed."""
+        return self._empty_reason
+
     def _complete(self, progress: LedgerProgress, traces: int, seconds: float) -> None:
         self._log.complete(progress, traces, seconds)
+        if progress.is_empty:
+            range_ = self._queue.range
+            try:
+                self._empty_reason = self._client.why_empty(range_.start, range_.end, loop="backfill")
+            except (TempoError, StoppedError) as error:
+                self._empty_reason = f"check tempo.tenant, tempo.filter and tempo.scope ({error})"
+            self._log.empty(progress, self._empty_reason)
         self._on_complete()
 
     # A worker
@@ -260,10 +276,20 @@ class Backfill:
         Raises:
             StoreError: nothing was written.
         """
-        outcomes = read_outcomes(result, records, self._counts.verified, seconds=seconds, now=self._clock())
+        outcomes = read_outcomes(
+            result,
+            records,
+            self._counts.verified,
+            seconds=seconds,
+            now=self._clock(),
+            is_all_empty=self._queue.status.progress.has_no_traces,
+        )
         kept = [outcome.entry for outcome in outcomes if outcome.is_kept]
         self._store.commit(kept, [outcome.content for outcome in outcomes if outcome.is_kept])
         entries = [outcome.entry for outcome in outcomes]
+        for outcome in outcomes:
+            if outcome.left_out:
+                self._counts.leave_out(outcome.content.window, outcome.left_out)
         for reason, count in skipped(result.contents).items():
             self._telemetry.traces_skipped("backfill", reason, count)
         self._log.read(entries, result, self._client.max_limit)

@@ -137,5 +137,14 @@ class BackfillLog:
             duration=round(seconds, 1),
         )
 
+    def empty(self, progress: LedgerProgress, reason: str) -> None:
+        """Log that all of history was read and has no traces."""
+        self._log.warning(
+            "backfill_empty",
+            "all of the wanted history is empty; tempo.tenant, tempo.filter or tempo.scope may be wrong",
+            windows=progress.windows,
+            reason=reason,
+        )
+
     def _iso(self, unix_seconds: int) -> str:
         return self._calendar.local(unix_seconds).isoformat(timespec="minutes")

@@ -39,6 +39,14 @@ class SearchResult(Protocol):
     def limit(self) -> int:
         """The limit of the search."""
 
+    @property
+    def duplicates(self) -> int:
+        """Spans left out because they occurred before in the response."""
+
+    @property
+    def invalid(self) -> int:
+        """Traces and spans left out because they were invalid."""
+
 
 class SearchClient(Protocol):
     """Searches Tempo."""
@@ -82,6 +90,7 @@ class ReadResult:
         truncated: ranges that were not read.
         at_end: spans that started exactly at the end of the range; they belong to the next one.
         wasted: spans received in saturated responses, which are thrown away.
+        left_out: duplicates and invalid spans in the other responses; Tempo counts them as well.
     """
 
     received: int
@@ -91,6 +100,7 @@ class ReadResult:
     truncated: tuple[tuple[int, int], ...]
     at_end: int = 0
     wasted: int = 0
+    left_out: int = 0
 
 
 class TooDenseError(Exception):
@@ -121,6 +131,7 @@ class _Running:
     splits: int = 0
     at_end: int = 0
     wasted: int = 0
+    left_out: int = 0
     seconds_read: int = 0
     min_density: float = 0.0
     truncated: list[tuple[int, int]] = field(default_factory=list)
@@ -208,6 +219,7 @@ class ExactReader:
                 if last == end and len(spans) < len(result.spans):
                     running.at_end += sum(span.start_ns == last_ns for span in result.spans)
             running.received += len(result.spans)
+            running.left_out += result.duplicates + result.invalid
             running.kept += len(spans)
             running.seconds_read += last - first
             deliver(spans)
@@ -221,6 +233,7 @@ class ExactReader:
             truncated=tuple(running.truncated),
             at_end=running.at_end,
             wasted=running.wasted,
+            left_out=running.left_out,
         )
 
     def _divide(self, start: int, end: int, expected_traces: float | None) -> list[tuple[int, int]]:

@@ -30,11 +30,13 @@ class WindowOutcome:
         content: what was read.
         found: the entry for it.
         stored: entry of an earlier read whose digests are in the database.
+        left_out: duplicates and invalid spans that Tempo counts in the window beside what was read.
     """
 
     content: WindowContent
     found: LedgerEntry
     stored: LedgerEntry | None = None
+    left_out: int = 0
 
     @property
     def is_kept(self) -> bool:
@@ -54,6 +56,7 @@ def read_outcomes(
     *,
     seconds: float,
     now: float,
+    is_all_empty: bool = False,
 ) -> list[WindowOutcome]:
     """Return the outcomes for windows that were read together; their cost is divided evenly.
 
@@ -63,17 +66,23 @@ def read_outcomes(
         counted: returns how many traces Tempo counts in a window of which a number of traces was read, if known.
         seconds: how long the read took.
         now: Unix seconds.
+        is_all_empty: whether all windows that were read before are empty.
     """
     contents, reading = result.contents, result.reading
     share = 1 / len(contents)
     # Tempo counts a span that starts on an edge in the window before it, the ledger in the window after it.
     at_edges = [*(content.at_start for content in contents), reading.at_end]
+    counts: list[int | None] = []
+    for content, (at_start, at_end) in zip(contents, pairwise(at_edges), strict=True):
+        count = counted(content.window, 0 if result.is_sampled else content.traces - at_start)
+        if count is not None and not result.is_sampled:
+            count = max(content.traces, count + at_start - at_end)
+        counts.append(count)
+    left_out = [0] * len(contents) if result.is_sampled else _left_out(contents, counts, reading.left_out)
     outcomes = []
-    for content, record, (at_start, at_end) in zip(contents, records, pairwise(at_edges), strict=True):
+    for content, record, count, left_out_here in zip(contents, records, counts, left_out, strict=True):
         window = content.window
-        total: float | None = counted(window, 0 if result.is_sampled else content.traces - at_start)
-        if total is not None and not result.is_sampled:
-            total = max(content.traces, total + at_start - at_end)
+        total: float | None = None if count is None else count - left_out_here
         if total is None:
             total = result.estimated_total
         is_cut = any(start < window.end and window.start < end for start, end in reading.truncated)
@@ -83,7 +92,7 @@ def read_outcomes(
         coverage = None if is_cut else 1.0
         if total:
             coverage = min(1.0, content.traces / total)
-        retry_at = doubt_again_at(now, record.confirmations) if state.doubtful else None
+        retry_at = doubt_again_at(now, record.confirmations, is_all=is_all_empty) if state.doubtful else None
         is_missing = state is WindowState.DONE and coverage is not None and coverage < 1 - MISSING_SHARE
         if is_missing and not result.is_sampled and not record.is_reread:
             retry_at = now + READ_AGAIN_SECONDS
@@ -100,8 +109,20 @@ def read_outcomes(
             attempts=record.confirmations if state.doubtful else int(record.is_reread),
             retry_at=retry_at,
         )
-        outcomes.append(WindowOutcome(content, found, record.stored))
+        outcomes.append(WindowOutcome(content, found, record.stored, left_out_here))
     return outcomes
+
+
+def _left_out(contents: Sequence[WindowContent], counts: Sequence[int | None], left_out: int) -> list[int]:
+    """Attribute duplicates and invalid spans to the windows in which Tempo counts more than was read.
+
+    Tempo counts them, and it is not known in which window each of them started.
+    """
+    gaps = [
+        0 if count is None else max(0, count - content.traces) for content, count in zip(contents, counts, strict=True)
+    ]
+    explained = min(1.0, left_out / sum(gaps)) if any(gaps) else 0.0
+    return [round(gap * explained) for gap in gaps]
 
 
 def failed_entries(records: Iterable[WindowRecord], error: str, *, now: float) -> list[LedgerEntry]:
@@ -126,10 +147,16 @@ def expired_entries(windows: Iterable[Window], *, now: float) -> list[LedgerEntr
     ]
 
 
-def confirmed_entries(entries: Iterable[LedgerEntry], *, now: float) -> list[LedgerEntry]:
-    """Return the entries for windows without traces after Tempo has confirmed once more that there are none."""
+def empty_entries(windows: Iterable[Window], *, now: float, is_all: bool) -> list[LedgerEntry]:
+    """Return the entries for windows in which a search found no traces; `is_all` as in :func:`doubt_again_at`."""
+    retry_at = doubt_again_at(now, 0, is_all=is_all)
+    return [LedgerEntry(window, WindowState.EMPTY, read_at=now, coverage=1.0, retry_at=retry_at) for window in windows]
+
+
+def confirmed_entries(entries: Iterable[LedgerEntry], *, now: float, is_all: bool = False) -> list[LedgerEntry]:
+    """Return the entries for windows that are still without traces; `is_all` as in :func:`doubt_again_at`."""
     return [
-        replace(entry, attempts=entry.attempts + 1, retry_at=doubt_again_at(now, entry.attempts + 1))
+        replace(entry, attempts=entry.attempts + 1, retry_at=doubt_again_at(now, entry.attempts + 1, is_all=is_all))
         for entry in entries
     ]
 

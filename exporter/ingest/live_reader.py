@@ -87,6 +87,16 @@ class LiveReader:
         """Traces per second in the last read."""
         return self._memory.density
 
+    def exists(self, start: int, end: int) -> bool:
+        """Whether any trace overlaps ``[start, end]``; a range longer than Tempo searches is cut at its start.
+
+        Raises:
+            TempoError: the search failed.
+            StoppedError: the exporter is being stopped.
+        """
+        longest = self._client.max_range_seconds
+        return self._client.exists(start if longest is None else max(start, end - longest), end, loop="poll")
+
     def read(
         self,
         start: int,

@@ -121,6 +121,7 @@ class ReadCost:
         requests: searches made.
         splits: searches that were split in halves.
         density: lower bound of the traces per second, as far as known.
+        left_out: duplicates and invalid spans in responses that were kept.
         truncated: ranges that were not read.
     """
 
@@ -129,6 +130,7 @@ class ReadCost:
     kept: int = 0
     requests: int = 0
     splits: int = 0
+    left_out: int = 0
     density: float = 0.0
     truncated: list[tuple[int, int]] = field(default_factory=list)
 
@@ -138,6 +140,7 @@ class ReadCost:
         self.wasted += reading.wasted
         self.requests += reading.requests
         self.splits += reading.splits
+        self.left_out += reading.left_out
 
     def add_probe(self, probe: Probe) -> None:
         """Add searches that were made for the density only."""
@@ -166,4 +169,5 @@ class ReadCost:
             truncated=tuple(self.truncated),
             at_end=at_end,
             wasted=self.wasted,
+            left_out=self.left_out,
         )

@@ -10,35 +10,32 @@ from functools import partial
 from exporter.ingest.backfill_log import BackfillLog
 from exporter.ingest.backfill_queue import BackfillQueue, ConfirmEmpty, ProbeRetention
 from exporter.ingest.exact_reader import SearchClient
-from exporter.ingest.ledger_entries import confirmed_entries, expired_entries, store_entries
+from exporter.ingest.ledger_entries import confirmed_entries, empty_entries, expired_entries, store_entries
 from exporter.model.ledger import Window
 from exporter.store import Store
 from exporter.tempo.errors import RangeTooLongError, StoppedError
 
 
-def expired_windows(windows: Sequence[Window], exists: Callable[[int, int], bool]) -> Sequence[Window]:
-    """Return the windows that are older than the first trace.
+def windows_before_traces(windows: Sequence[Window], exists: Callable[[int, int], bool]) -> int:
+    """Return the number of windows that are older than the first trace; all of them where there is no trace at all.
 
-    Every search asks for any trace between the start of the first window and the end of some window. The answer is "no"
-    up to the window in which traces begin and "yes" from there on, so bisection finds it. The first window alone is
-    searched first: where Tempo keeps traces longer than wanted, one search is enough.
+    Every search asks for any trace between what is known to hold none and the end of some window. The answer is "no" up
+    to the window in which traces begin and "yes" from there on, so bisection finds it. The first window alone is
+    searched first: where Tempo keeps traces longer than wanted, one search is enough. No stretch without traces is
+    searched twice, because Tempo may allow short ranges only.
 
     Args:
         windows: by time, not overlapping.
         exists: whether any trace overlaps ``[start, end]``.
-
-    Returns:
-        The windows before the first trace; none where there is no trace at all, which says nothing about retention:
-        Tempo may be new.
     """
     low, high = 0, len(windows)
     while low < high:
         middle = (low + high) // 2 if low else 0
-        if exists(windows[0].start, windows[middle].end):
+        if exists(windows[low - 1].end if low else windows[0].start, windows[middle].end):
             high = middle
         else:
             low = middle + 1
-    return windows[:low] if low < len(windows) else ()
+    return low
 
 
 def any_trace(client: SearchClient, start: int, end: int) -> bool:
@@ -77,16 +74,23 @@ class RetentionProber:
         self._clock = clock
 
     def probe(self, work: ProbeRetention) -> None:
-        """Record the windows that are older than Tempo's first trace as expired."""
+        """Record the windows that are older than Tempo's first trace as expired; without any trace, as empty."""
         try:
-            expired = expired_windows(work.windows, partial(any_trace, self._client))
+            windows = work.windows
+            count = windows_before_traces(windows, partial(any_trace, self._client))
             # Other workers went on reading; windows that they took are theirs.
-            claimed = self._queue.claim_expired(expired)
-            entries = expired_entries(claimed, now=self._clock())
+            claimed = self._queue.claim_expired(windows[:count])
+            if count < len(windows):
+                entries = expired_entries(claimed, now=self._clock())
+                if claimed:
+                    self._log.expired(claimed)
+            else:
+                # That Tempo has no trace at all says nothing about its retention, since it may be new. But there is no
+                # need to read the windows one by one.
+                entries = empty_entries(claimed, now=self._clock(), is_all=self._queue.status.progress.has_no_traces)
             if claimed:
-                self._log.expired(claimed)
                 store_entries(self._store, entries, self._log)
-            self._queue.finish_probe(expired[-1].end if expired else work.windows[0].start, entries)
+            self._queue.finish_probe(windows[count - 1].end if count else windows[0].start, entries)
         except StoppedError:
             self._queue.abandon_probe()
         except Exception as error:  # noqa: BLE001 - a defect must neither end the loop nor go unnoticed
@@ -109,6 +113,7 @@ class RetentionProber:
                 self._log.reopened(windows)
                 self._queue.reopen(windows)
             else:
-                entries = confirmed_entries(work.entries, now=self._clock())
+                is_all = self._queue.status.progress.has_no_traces
+                entries = confirmed_entries(work.entries, now=self._clock(), is_all=is_all)
                 store_entries(self._store, entries, self._log)
                 self._queue.confirm(entries)

@@ -49,14 +49,22 @@ class TempoCounts:
         self._log = log
         self._requesting = new_lock(LockRank.TEMPO_COUNTS)
         self._totals: dict[Window, int] = {}
+        self._left_out: dict[Window, int] = {}
         self._range_seconds = _MAX_RANGE_SECONDS
         self._is_available: bool | None = None
         self._failures = 0
         self._resume_at = monotonic()
 
     def of(self, window: Window) -> int | None:
-        """The number of traces that started in a window, if known."""
-        return self._totals.get(window)
+        """The number of traces that started in a window, if known, without those that are known to be left out."""
+        count = self._totals.get(window)
+        return None if count is None else max(0, count - self._left_out.get(window, 0))
+
+    def leave_out(self, window: Window, spans: int) -> None:
+        """Remember that Tempo counts duplicates and invalid spans in a window, which no read will find."""
+        if len(self._left_out) > _MAX_CACHED_WINDOWS:
+            self._left_out.clear()
+        self._left_out[window] = spans
 
     def learn(self, windows: Sequence[Window], others: Sequence[Window]) -> bool:
         """Request the counts of adjacent windows unless they are known; returns whether any count was received.

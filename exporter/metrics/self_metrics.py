@@ -312,6 +312,11 @@ class StateCollector(Collector):
         for state in WindowState:
             windows.add_metric([state.value], getattr(progress, state.value))
         yield windows
+        yield _gauge(
+            "backfill_empty",
+            "Whether all wanted windows were read and hold no traces: tenant, filter or scope may be wrong.",
+            float(progress.is_empty),
+        )
         yield from _if_known(
             "backfill_coverage_ratio",
             "Traces read divided by traces in Tempo, over the windows where both are known.",
@@ -347,6 +352,12 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
         "poll_coverage_ratio",
         "Share of the current traffic that is read and evaluated; below 1 if it is so dense that it is sampled.",
         snapshot.poll_share,
+    )
+    yield from _if_known(
+        "live_edge_blind",
+        "Whether next to nothing of the usual traffic is found at the live edge although it can be read; absent while"
+        " unknown.",
+        None if snapshot.edge.blind is None else float(snapshot.edge.blind),
     )
     yield _gauge("history_windows", "Windows in the stored history.", snapshot.history.windows)
     yield _gauge("history_traces", "Traces in the stored history.", snapshot.history.traces)

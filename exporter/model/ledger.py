@@ -106,7 +106,10 @@ MISSING_SHARE: Final = 0.01
 _DOUBTS_SECONDS: Final = (900, 3600, 6 * 3600, 24 * 3600)
 
 
-def doubt_again_at(now: float, confirmations: int) -> float | None:
+_ALL_EMPTY_DOUBTS_SECONDS: Final = (120, 300, *_DOUBTS_SECONDS)
+
+
+def doubt_again_at(now: float, confirmations: int, *, is_all: bool = False) -> float | None:
     """Return when to recheck a window for which Tempo returned no traces; None once it was rechecked often enough.
 
     Tempo also returns nothing while the block with the traces is missing from its block list, which it polls every few
@@ -115,8 +118,10 @@ def doubt_again_at(now: float, confirmations: int) -> float | None:
     Args:
         now: Unix seconds.
         confirmations: number of rechecks that returned nothing.
+        is_all: whether all of history is empty. Then Tempo has probably just begun to fill.
     """
-    return now + _DOUBTS_SECONDS[confirmations] if confirmations < len(_DOUBTS_SECONDS) else None
+    pauses = _ALL_EMPTY_DOUBTS_SECONDS if is_all else _DOUBTS_SECONDS
+    return now + pauses[confirmations] if confirmations < len(pauses) else None
 
 
 def retry_pause_seconds(attempts: int) -> int:
@@ -308,6 +313,16 @@ class LedgerProgress:
     def complete(self) -> bool:
         """Whether every window is read."""
         return not self.pending and not self.failed
+
+    @property
+    def has_no_traces(self) -> bool:
+        """Whether all windows that were read are empty."""
+        return not self.done and not self.partial and not self.expired
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every window is read, and all are empty: Tempo returned nothing for the whole range."""
+        return self.complete and self.has_no_traces and self.empty > 0
 
     @property
     def coverage(self) -> float | None:

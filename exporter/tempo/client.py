@@ -26,7 +26,7 @@ from exporter.tempo.counts import SpanCounts, decode_counts
 from exporter.tempo.decode import SearchDecoder
 from exporter.tempo.errors import LimitTooHighError, RangeTooLongError, StoppedError, TempoError, TooManySpansError
 from exporter.tempo.failures import HttpResponse, excerpt, not_json, status_failure
-from exporter.tempo.query import MAX_SPANS_PER_TRACE, any_series_condition, count_query, search_query
+from exporter.tempo.query import MAX_SPANS_PER_TRACE, any_series_condition, any_span_query, count_query, search_query
 from exporter.tempo.readiness import Readiness
 from exporter.tempo.settings import ClientSettings
 from exporter.tempo.throttle import RequestQueue, Throttle
@@ -203,6 +203,35 @@ class TempoClient:
             StoppedError: the exporter is stopping.
         """
         return self._search(self._query, start, end, 1, loop).traces > 0
+
+    def why_empty(self, start: int, end: int, *, loop: Loop) -> str:
+        """Say in one sentence why searches of ``[start, end]`` may find nothing, after a search without conditions.
+
+        Where Tempo allows shorter ranges only, that search covers the newest part.
+
+        Raises:
+            TempoError: the request failed, after all retries if it was retryable.
+            StoppedError: the exporter is stopping.
+        """
+        settings, query = self._settings, any_span_query()
+        longest = self._max_range_seconds or end - start
+        try:
+            has_traces = self._search(query, max(start, end - longest), end, 1, loop).traces > 0
+        except RangeTooLongError as error:
+            if error.max_seconds >= longest:
+                raise
+            has_traces = self._search(query, max(start, end - error.max_seconds), end, 1, loop).traces > 0
+        tenant = f"tempo.tenant ({settings.tenant!r})" if settings.tenant else "tempo.tenant (not set)"
+        filter_ = f"tempo.filter ({settings.filter!r})" if settings.filter else "tempo.filter (not set)"
+        if has_traces:
+            return (
+                f"a search with the same tenant but without filter and scope finds traces: check {filter_} and "
+                f"tempo.scope ({settings.scope})"
+            )
+        return (
+            f"a search without filter and scope finds nothing either: check {tenant} and whether traces reach Tempo at "
+            f"all; {filter_} and tempo.scope ({settings.scope}) are not the cause"
+        )
 
     def fetch_trace(self, trace_id: str, *, loop: Loop) -> list[TraceSpan]:
         """Fetch the spans of one trace, unordered; empty if Tempo does not have the trace.

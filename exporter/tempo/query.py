@@ -33,6 +33,11 @@ def search_query(scope: Scope, user_filter: str = "", conditions: Iterable[str] 
     return f"{_selector(scope, user_filter, conditions)} | {_SELECT}"
 
 
+def any_span_query() -> str:
+    """Return a search query that every span matches, without the configured scope and filter."""
+    return f"{{}} | {_SELECT}"
+
+
 def count_query(scope: Scope, user_filter: str = "", *, by_series: bool = False) -> str:
     """Return the metrics query for the number of spans in scope, in total or by series.
 

@@ -55,6 +55,7 @@ def run_checks(state: ExporterState) -> list[CheckResult]:
         _health,
         _tempo,
         _freshness,
+        _live_edge,
         _backfill,
         _retention,
         _completeness,
@@ -125,6 +126,25 @@ def _freshness(state: ExporterState) -> Iterator[CheckResult]:
         yield CheckResult("freshness", Outcome.FAIL, detail, _CHECK_TEMPO)
 
 
+_CHECK_CONDITIONS: Final = (
+    "check tempo.tenant, tempo.filter and tempo.scope: event=backfill_empty in the log says what a search without "
+    "filter and scope finds"
+)
+
+
+def _live_edge(state: ExporterState) -> Iterator[CheckResult]:
+    blind = state.metrics.get("live_edge_blind")
+    if blind:
+        advice = (
+            "raise polling.tempo_lookback above the lag (event=live_edge_blind in the log names it), and "
+            "detection.window if the lag exceeds it; without a lag, check whether traces reach Tempo, and the clocks"
+        )
+        detail = "reading works, but next to nothing of the usual traffic is current"
+        yield CheckResult("current traffic", Outcome.FAIL, detail, advice)
+    elif blind is not None:
+        yield CheckResult("current traffic", Outcome.PASS, "traffic is found while it is current")
+
+
 def _backfill(state: ExporterState) -> Iterator[CheckResult]:
     metrics = state.metrics
     if metrics.get("backfill_enabled") != 1:
@@ -143,6 +163,8 @@ def _backfill(state: ExporterState) -> Iterator[CheckResult]:
     elif metrics.get("backfill_complete") != 1:
         advice = f"{pending:,.0f} windows are not read yet; run verify again when backfill is complete"
         yield CheckResult("backfill", Outcome.WARN, detail, advice)
+    elif metrics.get("backfill_empty"):
+        yield CheckResult("backfill", Outcome.WARN, f"{detail}: Tempo returned no traces at all", _CHECK_CONDITIONS)
     else:
         yield CheckResult("backfill", Outcome.PASS, detail)
 
@@ -162,7 +184,11 @@ def _retention(state: ExporterState) -> Iterator[CheckResult]:
     oldest = metrics.get("backfill_oldest_trace_timestamp_seconds")
     expired = metrics.by_label("backfill_windows", "state").get("expired", 0)
     if oldest is None:
-        advice = "check that tempo.filter matches traces, and that Tempo has traces older than polling.settle"
+        advice = (
+            _CHECK_CONDITIONS
+            if metrics.get("backfill_empty")
+            else "check that tempo.filter matches traces, and that Tempo has traces older than polling.settle"
+        )
         yield CheckResult("history", Outcome.FAIL, "no traces are stored", _wait_advice(state) or advice)
         return
     # Rounded down: the oldest trace is a little younger than the start of its window.
@@ -213,7 +239,10 @@ def _completeness(state: ExporterState) -> Iterator[CheckResult]:
     if metrics.by_label("backfill_windows", "state").get("partial", 0):
         advice = "raise tempo.limit, so that the busiest seconds can be read completely"
     else:
-        advice = "Tempo counts more traces than it returned: if traces reach it late, raise polling.settle"
+        advice = (
+            "Tempo counts more traces than it returned: if traces reach it late, raise polling.settle. Traces that are "
+            "delivered twice are counted twice; then nothing is missing"
+        )
     yield CheckResult("coverage", Outcome.WARN, detail, advice)
 
 

@@ -81,6 +81,8 @@ class Found:
     spans: Sequence[Span]
     saturated: bool
     limit: int
+    duplicates: int = 0
+    invalid: int = 0
 
 
 @dataclass
@@ -104,6 +106,7 @@ class FakeTempo:
         allowed_count_seconds: maximum range of a count.
         count_refusals: number of counts over a longer range.
         probes: the ranges that were probed for any trace.
+        explained: the ranges for which a reason was requested why they are empty.
         refusals: number of searches and probes over too long a range.
         most_at_once: maximum number of concurrent searches so far.
     """
@@ -124,6 +127,7 @@ class FakeTempo:
     probes: list[tuple[int, int]] = field(default_factory=list)
     refusals: int = 0
     most_at_once: int = 0
+    explained: list[tuple[int, int]] = field(default_factory=list)
     _at_once: int = 0
     _grouped: list[Span] = field(default_factory=list)
     _extents: list[tuple[int, int, list[Span]]] = field(default_factory=list)
@@ -152,8 +156,12 @@ class FakeTempo:
             spans = [each for trace in traces[: self.max_limit] for each in trace]
             return Found(spans, saturated, self.max_limit)
 
+    def why_empty(self, start: int, end: int, *, loop: Loop) -> str:
+        self.explained.append((start, end))
+        return "check tempo.tenant"
+
     def exists(self, start: int, end: int, *, loop: Loop) -> bool:
-        assert loop == "backfill"
+        assert loop in ("poll", "backfill")
         with self._mutex:
             self._check(start, end)
             self.probes.append((start, end))

@@ -12,6 +12,7 @@ from exporter.baseline.outlier import OutlierRule
 from exporter.detection.explanation import Explanation
 from exporter.detection.parameters import Parameters
 from exporter.detection.thresholds import QuantileThreshold, Thresholds
+from exporter.evaluation.live_edge import LiveEdge
 from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import Exemplar, HistoryFacts, SeriesStatus, Snapshot
@@ -171,6 +172,7 @@ def small_snapshot() -> Snapshot:
         ),
         poll_seconds=0.5,
         poll_share=0.25,
+        edge=LiveEdge(blind=False),
         history=HistoryFacts(168, 1_000_000, float(NOON - 7 * DAY), 4_194_304, 3),
     )
 

@@ -94,6 +94,19 @@ def _notice(snapshot: Snapshot | None, sources: Sources, times: words.Times) -> 
             f" The current traffic should be read every {interval}, but reading it takes too long or has stopped. ",
             "The exporter's log has details.",
         ]
+    if snapshot.edge.blind:
+        lag = snapshot.edge.lag_seconds
+        found = "" if lag is None else f" Tempo finds traces about {words.coarse_duration(lag)} after their end."
+        return h.div(".notice.bad", role="alert")[
+            h.strong["Current traffic is not found."],
+            f" Tempo can be read, but next to nothing of the usual traffic is current.{found} There are no verdicts, ",
+            "and flags stay as they were.",
+            h.p(".quiet")[
+                "If traces become searchable late, raise ",
+                h.code["polling.tempo_lookback"],
+                ". Otherwise check whether traces reach Tempo, and the clocks. The exporter's log has details.",
+            ],
+        ]
     if not snapshot.has_baselines:
         return h.div(".notice.odd", role="alert")[
             h.strong["The baselines for this hour are still being computed."],

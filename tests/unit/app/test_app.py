@@ -150,7 +150,7 @@ class TestOnePass:
 
     @pytest.mark.parametrize(
         ("state", "complete"), [({}, True), ({"pending": 1}, False), ({"failed": 1}, False), ({"partial": 1}, False),
-                                ({"empty": 9, "expired": 9}, True)]
+                                ({"empty": 9, "expired": 9}, True), ({"done": 0, "empty": 9}, False)]
     )  # fmt: skip
     def test_is_complete_when_everything_that_tempo_has_was_read(self, state: dict[str, int], complete: bool) -> None:
         counts = {"pending": 0, "done": 3, "empty": 0, "partial": 0, "failed": 0, "expired": 0} | state
@@ -346,7 +346,7 @@ class TestSettings:
             }
         )
         assert backfill_settings(config) == BackfillSettings(50 * 3600, 1800, 660, 20 * DAY, 3, Budget(50_000, 100))
-        assert poll_settings(config) == PollSettings(7, 70, 240, 2400, 170, Budget(20_000, 50))
+        assert poll_settings(config) == PollSettings(7, 70, 240, 2400, 170, Budget(20_000, 50), DAY)
 
     def test_evaluation_settings_have_the_configured_values(self) -> None:
         config = Config.model_validate(

@@ -288,14 +288,20 @@ class TestRun:
 
 class TestOnce:
     def test_prints_metrics_to_stdout_and_a_summary_to_stderr(self, invoke: Invoke, directory: Path) -> None:
+        """Nothing in all of history is not a success: tenant, filter or scope may be wrong."""
         with TempoServer(TraceStore([])) as tempo:
             result = invoke(
                 "--once", TEMPO_URL=tempo.url, TEMPO_REQUESTS_PER_SECOND="1000", POLLING_BACKFILL_DURATION="5h"
             )
-        assert result.exit_code == 0
+        assert result.exit_code == 1
         families = {family.name for family in text_string_to_metric_families(result.stdout)}
         assert {"tempo_anomaly_backfill_complete", "tempo_anomaly_baseline_p50_seconds"} <= families
-        assert result.stderr.splitlines()[-1] == "complete"
+        assert result.stderr.splitlines()[-1] == "NOT complete: see above for what is missing"
+        assert (
+            "all of the history is empty; a search without filter and scope finds nothing either: check tempo.tenant "
+            "(not set) and whether traces reach Tempo at all; tempo.filter (not set) and tempo.scope (root) are not "
+            "the cause"
+        ) in result.stderr
         assert re.search(r"history: 0 windows read, [45] empty", result.stderr)
         assert "series: 0 (none), 0 still learning" in result.stderr
         assert list(directory.iterdir()) == []

@@ -6,9 +6,10 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from math import log2
+from math import ceil, log2
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -28,10 +29,12 @@ from exporter.model.ledger import LedgerEntry, Window, WindowState
 from exporter.model.pattern import Pattern
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
+from exporter.runtime.telemetry import Loop
 from exporter.store import Store, StoreError
+from exporter.tempo.counts import SpanCounts
 from exporter.tempo.errors import StoppedError, TempoError
 from tests.support.database import memory_store
-from tests.support.fakes import KEY, NS, FakeTempo, FrozenClock, Recorder, away, span
+from tests.support.fakes import KEY, NS, FakeTempo, Found, FrozenClock, Recorder, away, span
 from tests.support.ledgers import DAY, HOUR, NOON, UTC_CALENDAR
 from tests.support.samples import event_of, events
 
@@ -722,6 +725,36 @@ def test_windows_of_an_empty_tempo_are_empty_and_not_expired() -> None:
     assert bench.states() == {WindowState.EMPTY: 48}
 
 
+def test_an_empty_tempo_costs_few_searches_and_is_explained(caplog: pytest.LogCaptureFixture) -> None:
+    """With a maximum range of half an hour, a week of nothing cost 2,559 requests, and nothing said what was wrong."""
+    caplog.set_level(logging.WARNING)
+    bench = BackfillBench(FakeTempo(allowed_seconds=HOUR // 2), hours=168)
+    bench.read()
+    assert bench.states() == {WindowState.EMPTY: 168}
+    assert len(bench.tempo.probes) + len(bench.tempo.searches) <= 2 * 168 + 20
+    assert bench.backfill.status.progress.is_empty
+    assert bench.tempo.explained == [(hour(168).start, hour(1).end)]
+    assert bench.backfill.empty_reason == "check tempo.tenant"
+    assert events(caplog) == ["backfill_empty"]
+
+
+def test_a_history_with_any_trace_is_not_explained() -> None:
+    bench = BackfillBench(FakeTempo(steady(1)), hours=24)
+    bench.read()
+    assert (bench.backfill.status.progress.is_empty, bench.backfill.empty_reason) == (False, None)
+    assert bench.tempo.explained == []
+
+
+def test_an_empty_history_is_asked_for_again_after_two_minutes() -> None:
+    bench = BackfillBench(FakeTempo(), hours=24)
+    with bench.running():
+        bench.wait_until(lambda: bench.backfill.status.progress.complete)
+        bench.tempo.spans = steady(24)
+        bench.clock.advance(121)
+        bench.wait_until(lambda: bench.states()[WindowState.DONE] == 24)
+        assert not bench.backfill.status.progress.is_empty
+
+
 def test_traces_that_appear_later_in_empty_windows_are_read() -> None:
     bench = BackfillBench(FakeTempo(), hours=24)
     with bench.running():
@@ -950,6 +983,63 @@ def test_window_is_reread_when_a_later_count_exceeds_what_was_read() -> None:
         bench.backfill.wake()
         bench.wait_until(lambda: bench.ledger()[hour(2)].traces == 50)
     assert bench.stored()[KEY, hour(2).start].count == 50
+
+
+@dataclass
+class CountingTooMuch(FakeTempo):
+    """Counts spans that a search leaves out, and says how many it left out.
+
+    Attributes:
+        left_out: for each of them, when it started and whether it is invalid; otherwise it is a duplicate.
+    """
+
+    left_out: Sequence[tuple[float, bool]] = ()
+
+    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> Found:
+        found = super().search(start, end, loop=loop, series=series)
+        invalid = [is_invalid for at, is_invalid in self.left_out if start <= at <= end]
+        return replace(found, duplicates=invalid.count(False), invalid=invalid.count(True))
+
+    def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> SpanCounts:
+        counts = super().count(start, end, step_seconds, loop=loop, by_series=by_series)
+        by_step_end = Counter(counts.by_step_end)
+        for at, _ in self.left_out:
+            if start < at <= end:
+                by_step_end[ceil(at / step_seconds) * step_seconds] += 1
+        return SpanCounts(by_step_end, counts.by_series)
+
+
+@pytest.mark.parametrize("is_invalid", [False, True])
+def test_spans_that_are_counted_and_left_out_are_not_missing(is_invalid: bool) -> None:
+    """Of 15 counted spans, 5 are duplicates or invalid: coverage was 0.667, with a useless reread."""
+    left_out = [(hour(2).start + 60.0 * number + 30, is_invalid) for number in range(5)]
+    tempo = CountingTooMuch(steady(3), counting="exact", left_out=left_out)
+    bench = BackfillBench(tempo, hours=3, tick=0.001)
+    with bench.running():
+        bench.wait_until(lambda: bench.backfill.status.progress.complete)
+        entry = bench.ledger()[hour(2)]
+        assert (entry.traces, entry.coverage, entry.retry_at) == (10, 1.0, None)
+        searches = len(tempo.searches)
+        # A later count still includes them.
+        tempo.spans = [*tempo.spans, *(span(NOON + 60 * minute + 0.5, 0.1) for minute in range(60))]
+        bench.clock.advance(HOUR)
+        bench.backfill.wake()
+        bench.wait_until(lambda: Window(NOON, NOON + HOUR) in bench.ledger())
+    assert all(start >= NOON for start, _ in tempo.searches[searches:])
+    assert bench.ledger()[hour(2)].attempts == 0
+
+
+def test_what_is_missing_beyond_duplicates_and_invalid_spans_is_read_again() -> None:
+    lost = spans_in_hour(2, 40)
+    tempo = CountingTooMuch(steady(3), counting="exact", left_out=[(hour(2).start + 30.0, True)])
+    tempo.count = CountingTooMuch(  # type: ignore[method-assign]
+        [*steady(3), *lost], counting="exact", left_out=tempo.left_out
+    ).count
+    bench = BackfillBench(tempo, hours=3)
+    bench.read()
+    entry = bench.ledger()[hour(2)]
+    assert entry.coverage == pytest.approx(10 / 50)
+    assert entry.retry_at is not None
 
 
 @pytest.mark.parametrize("counting", ["empty", "refused"])

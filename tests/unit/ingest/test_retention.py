@@ -1,13 +1,15 @@
 """A bisection of wide searches finds the windows that are older than the first trace in Tempo."""
 
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from math import log2
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.ingest.retention import any_trace, expired_windows
+from exporter.ingest.retention import any_trace, windows_before_traces
 from exporter.model.ledger import Window
 from exporter.tempo.errors import RangeTooLongError, TempoError
 from tests.support.fakes import FakeTempo, away, span
@@ -49,27 +51,32 @@ def test_expired_windows_end_before_the_first_trace(windows: list[Window], data:
     first = data.draw(st.integers(0, len(windows)))
     oldest = windows[first].end if first < len(windows) else windows[-1].end + 1
     exists = FakeExists(oldest)
-    expired = expired_windows(windows, exists)
-    assert list(expired) == (windows[:first] if first < len(windows) else [])
+    assert windows_before_traces(windows, exists) == first
     assert len(exists.requests) <= log2(len(windows)) + 2
-    assert all(start == windows[0].start for start, _ in exists.requests)
+    # What has no traces is searched once.
+    empty = sorted((start, end) for start, end in exists.requests if end < oldest)
+    assert all(before[1] <= after[0] for before, after in pairwise(empty))
+    assert all(start == windows[0].start or start in {end for _, end in empty} for start, _ in exists.requests)
 
 
 def test_one_request_is_enough_if_the_oldest_window_has_traces() -> None:
     windows = [Window(NOON + hour * HOUR, NOON + (hour + 1) * HOUR) for hour in range(168)]
     exists = FakeExists(NOON)
-    assert list(expired_windows(windows, exists)) == []
+    assert windows_before_traces(windows, exists) == 0
     assert exists.requests == [tuple(windows[0])]
 
 
-def test_no_window_expires_if_tempo_has_no_trace() -> None:
-    """An empty Tempo may be new, which says nothing about its retention."""
+@pytest.mark.parametrize("allowed", [300, 900, HOUR, DAY])
+def test_an_empty_tempo_is_searched_once_however_short_the_ranges(allowed: int) -> None:
+    """The week was searched up to seven times: 2,559 requests for ranges of half an hour."""
     windows = [Window(NOON + hour * HOUR, NOON + (hour + 1) * HOUR) for hour in range(168)]
-    assert list(expired_windows(windows, lambda start, end: False)) == []
+    tempo = FakeTempo(allowed_seconds=allowed)
+    assert windows_before_traces(windows, partial(any_trace, tempo)) == 168
+    assert len(tempo.probes) <= 168 * HOUR / allowed + log2(168) + 2
 
 
-def test_no_windows_expire_if_there_are_no_windows() -> None:
-    assert list(expired_windows([], FakeExists(0))) == []
+def test_no_windows_precede_traces_if_there_are_no_windows() -> None:
+    assert windows_before_traces([], FakeExists(0)) == 0
 
 
 def test_any_trace_searches_the_range_at_once_if_tempo_allows_it() -> None:

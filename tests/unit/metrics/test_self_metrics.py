@@ -44,6 +44,7 @@ OWN = {
     "poll_last_success_timestamp_seconds": ("gauge", set()),
     "poll_duration_seconds": ("gauge", set()),
     "poll_coverage_ratio": ("gauge", set()),
+    "live_edge_blind": ("gauge", set()),
     "backfill_enabled": ("gauge", set()),
     "backfill_complete": ("gauge", set()),
     "backfill_progress_ratio": ("gauge", set()),
@@ -51,6 +52,7 @@ OWN = {
     "backfill_coverage_ratio": ("gauge", set()),
     "backfill_unsampled_coverage_ratio": ("gauge", set()),
     "backfill_sampled_windows": ("gauge", set()),
+    "backfill_empty": ("gauge", set()),
     "backfill_wanted_since_timestamp_seconds": ("gauge", set()),
     "history_traces": ("gauge", set()),
     "history_windows": ("gauge", set()),
@@ -149,7 +151,7 @@ class TestInitialState:
             if not name.startswith(
                 ("backfill_", "history_", "poll_", "snapshot_", "quarantined_", "series", "web_config_")
             )
-            and name not in ("storage_size_bytes", "source_counts_available")
+            and name not in ("storage_size_bytes", "source_counts_available", "live_edge_blind")
         } | {"backfill_enabled", "series_limit", "series_dropped_total"}
 
     def test_tempo_is_down_until_it_answers(self) -> None:

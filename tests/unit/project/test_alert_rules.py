@@ -189,7 +189,8 @@ class TestAlertmanager:
         absent, unreachable = "TempoAnomalyExporterAbsent", "TempoAnomalyTempoUnreachable"
         assert {target for source, target in pairs if source == absent} == set(ALERTS) - latency - {absent}
         assert {target for source, target in pairs if source == unreachable} == {
-            "TempoAnomalyPollerStalled", "TempoAnomalyBackfillStuck", "TempoAnomalySearchesTruncated",
+            "TempoAnomalyPollerStalled", "TempoAnomalyLiveEdgeBlind", "TempoAnomalyBackfillStuck",
+            "TempoAnomalySearchesTruncated",
         }  # fmt: skip
 
     def test_an_alert_about_an_endpoint_inhibits_only_that_endpoint(self) -> None:

@@ -163,6 +163,30 @@ def test_exists_does_not_count_traces_as_read(tempo: FakeTempo) -> None:
     assert not harness.telemetry.saturations + harness.telemetry.read
 
 
+@pytest.mark.parametrize(
+    ("found", "advice"),
+    [
+        (BODY, "finds traces: check tempo.filter ('status=error') and tempo.scope (entry)"),
+        ({"traces": []}, "finds nothing either: check tempo.tenant ('team-b') and whether traces reach Tempo at all"),
+    ],
+)
+def test_why_empty_searches_without_filter_and_scope(tempo: FakeTempo, found: dict[str, Any], advice: str) -> None:
+    tempo.answer(replying(found))
+    harness = Harness(tempo.url, tenant="team-b", filter="status=error", scope="entry")
+    assert advice in harness.client.why_empty(1_795_077_000, 1_795_077_060, loop="backfill")
+    (request,) = tempo.requests
+    assert request.params["q"].startswith("{} |")
+    assert (request.params["limit"], request.headers["x-scope-orgid"]) == ("1", "team-b")
+    assert harness.telemetry.read == []
+
+
+def test_why_empty_searches_the_newest_part_where_tempo_allows_no_longer_range(tempo: FakeTempo) -> None:
+    refusal = "range specified by start and end exceeds 1h0m0s. received start=1795067000 end=1795077000"
+    tempo.answer(replying(refusal, 400, "text/plain"), replying(BODY))
+    assert "finds traces" in Harness(tempo.url).client.why_empty(1_795_067_000, 1_795_077_000, loop="backfill")
+    assert [request.params["start"] for request in tempo.requests] == ["1795067000", str(1_795_077_000 - 3600)]
+
+
 def test_query_combines_scope_filter_and_series(tempo: FakeTempo) -> None:
     harness = Harness(tempo.url, scope="entry", filter='resource.env="prod"')
     harness.search(series=[SeriesKey("a", 'GET "/"'), SeriesKey("b", "x")])

@@ -114,6 +114,9 @@ def test_healthy_exporter_passes_all_checks() -> None:
         ("freshness", {"snapshot_timestamp_seconds": NOON - 61}, "WARN", "polling.tempo_interval"),
         ("freshness", {"snapshot_timestamp_seconds": NOON - 301}, "FAIL", "301 s ago"),
         ("freshness", {"snapshot_timestamp_seconds": None}, "FAIL", "not been evaluated yet"),
+        ("backfill", {"backfill_empty": 1}, "WARN", "check tempo.tenant, tempo.filter and tempo.scope"),
+        ("current traffic", {"live_edge_blind": 1}, "FAIL", "raise polling.tempo_lookback above the lag"),
+        ("current traffic", {"live_edge_blind": 0}, "PASS", "found while it is current"),
         ("backfill", {"backfill_enabled": 0}, "WARN", "polling.backfill_enabled"),
         (
             "backfill",

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from exporter import __version__
 from exporter.baseline.levels import FallbackLevel
+from exporter.evaluation.live_edge import LiveEdge
 from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar, SeriesStatus, Snapshot
 from exporter.model.label import DEFAULT_LABEL_NAMES
 from exporter.model.span import SeriesKey, encodable
@@ -137,6 +138,15 @@ class TestFreshness:
         assert "tempo.url" in page.text
         never = Pages(Snapshot(None, read_error="no")).read().text
         assert "Nothing has been evaluated yet. The exporter retries every 15 s." in never
+
+    def test_notice_when_current_traffic_is_not_found(self) -> None:
+        page = Pages(replace(small_snapshot(), edge=LiveEdge(True, 240.0))).read()
+        assert "Current traffic is not found." in page.text
+        assert "Tempo finds traces about 4 min after their end." in page.text
+        assert "polling.tempo_lookback" in page.text
+        without = Pages(replace(small_snapshot(), edge=LiveEdge(True))).read().text
+        assert "after their end" not in without
+        assert "Current traffic is not found." not in Pages(small_snapshot()).read().text
 
     def test_notice_when_the_snapshot_is_old(self) -> None:
         pages = Pages(small_snapshot())
