@@ -15,13 +15,17 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, NamedTuple, Protocol
 
+from exporter.ingest.search_memory import SearchMemory
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.telemetry import Loop, Telemetry
-from exporter.tempo.errors import RangeTooLongError
+from exporter.tempo.errors import RangeTooLongError, TempoError
 
 _NS: Final = 1_000_000_000
 SEARCH_FILL: Final = 0.7
 """Expected share of the limit up to which a range is searched at once; a saturated response is wasted."""
+
+_SHORTEST_SECONDS: Final[dict[Loop, int]] = {"poll": 4, "backfill": 60, "api": 60}
+"""Ranges of this length or less are not split because Tempo takes too long: the length is hardly the reason then."""
 
 
 class SearchResult(Protocol):
@@ -51,8 +55,13 @@ class SearchClient(Protocol):
     def max_range_seconds(self) -> int | None:
         """The longest range that Tempo searches; known once it has refused a longer one."""
 
-    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> SearchResult:
-        """Search ``[start, end]`` for all spans in scope, or for those of some series; raises TempoError."""
+    def search(
+        self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = (), may_split: bool = False
+    ) -> SearchResult:
+        """Search ``[start, end]`` for all spans in scope, or for those of some series; raises TempoError.
+
+        With ``may_split``, a search that takes too long is not retried, because a shorter range is searched instead.
+        """
 
     def exists(self, start: int, end: int, *, loop: Loop) -> bool:
         """Whether any trace in scope overlaps ``[start, end]``; raises TempoError."""
@@ -123,10 +132,12 @@ class _Running:
     wasted: int = 0
     seconds_read: int = 0
     min_density: float = 0.0
+    allowance: int = 0
     truncated: list[tuple[int, int]] = field(default_factory=list)
 
     def exceeds(self, budget: Budget) -> bool:
-        return self.received + self.wasted > budget.traces or self.requests >= budget.requests
+        # Requests that are needed only because Tempo is slow say nothing about density.
+        return self.received + self.wasted > budget.traces or self.requests - self.allowance >= budget.requests
 
     def too_dense(self) -> TooDenseError:
         density = max(self.min_density, self.kept / self.seconds_read if self.seconds_read else 0.0)
@@ -140,6 +151,7 @@ class ExactReader:
         self._client = client
         self._telemetry = telemetry
         self._loop: Loop = loop
+        self._memory = SearchMemory()
 
     def read(
         self,
@@ -170,8 +182,11 @@ class ExactReader:
             TooDenseError: the budget was exceeded before the range was read.
             TempoError: a search failed; what was delivered is not the whole range.
         """
+        affordable_before = affordable = self._memory.affordable_seconds
         ranges = self._divide(start, end, expected_traces)
         running = _Running()
+        if affordable is not None:
+            running.allowance = min(len(ranges), math.ceil((end - start) / affordable)) - 1
         while ranges:
             range_ = first, last = ranges.pop()
             if should_stop():
@@ -180,14 +195,30 @@ class ExactReader:
             if budget is not None and running.exceeds(budget):
                 raise running.too_dense()
             running.requests += 1
+            may_split = last - first > _SHORTEST_SECONDS[self._loop]
             try:
-                result = self._client.search(first, last, loop=self._loop, series=series)
+                result = self._client.search(first, last, loop=self._loop, series=series, may_split=may_split)
             except RangeTooLongError:
                 shorter = self._divide(first, last, None)
                 if len(shorter) == 1:
                     raise
                 ranges.extend(shorter)
                 continue
+            except TempoError as error:
+                if not error.is_slow:
+                    raise
+                if not may_split:
+                    self._memory.not_even(affordable_before)
+                    raise
+                self._memory.too_slow(last - first)
+                # Parts that are left are as slow, so they are not asked for in full first.
+                before = len(ranges)
+                ranges = [part for range_ in (*ranges, range_) for part in self._divide(*range_, None)]
+                running.allowance += len(ranges) - before
+                continue
+            self._memory.in_time(last - first)
+            # What succeeded is affordable, whatever happens later.
+            affordable_before = self._memory.affordable_seconds
             if result.saturated:
                 running.wasted += len(result.spans)
                 running.min_density = max(running.min_density, result.limit / (last - first))
@@ -230,6 +261,8 @@ class ExactReader:
             count = math.ceil(expected_traces / (self._client.max_limit * SEARCH_FILL))
         if self._client.max_range_seconds is not None:
             count = max(count, math.ceil((end - start) / self._client.max_range_seconds))
+        if (affordable := self._memory.affordable_seconds) is not None:
+            count = max(count, math.ceil((end - start) / affordable))
         count = max(1, min(count, end - start))
         edges = [start + (end - start) * number // count for number in range(count + 1)]
         return list(pairwise(edges))

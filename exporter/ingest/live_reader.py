@@ -81,6 +81,7 @@ class LiveReader:
         self._budget = budget
         self._poll_seconds = poll_seconds
         self._memory = _Memory(client, hold_seconds)
+        self._exact = ExactReader(client, telemetry, "poll")
 
     @property
     def density(self) -> float | None:
@@ -109,7 +110,9 @@ class LiveReader:
         """
         times = max(1.0, (end - start) / self._poll_seconds)
         budget = Budget(round(self._budget.traces * times), round(self._budget.requests * times))
-        poll = _Poll(start, end, budget, self._client, self._telemetry, self._memory, should_stop, per_hour)
+        poll = _Poll(
+            start, end, budget, self._client, self._exact, self._telemetry, self._memory, should_stop, per_hour
+        )
         return read_within_budget(poll)
 
 
@@ -149,6 +152,7 @@ class _Poll:
         end: int,
         budget: Budget,
         client: SearchClient,
+        exact: ExactReader,
         telemetry: Telemetry,
         memory: _Memory,
         should_stop: Callable[[], bool],
@@ -158,7 +162,7 @@ class _Poll:
         self._end = end
         self._budget = budget
         self._client = client
-        self._exact = ExactReader(client, telemetry, "poll")
+        self._exact = exact
         self._telemetry = telemetry
         self._memory = memory
         self._should_stop = should_stop

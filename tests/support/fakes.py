@@ -132,7 +132,9 @@ class FakeTempo:
     def __post_init__(self) -> None:
         self._chance = random.Random(self.seed)
 
-    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> Found:
+    def search(
+        self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = (), may_split: bool = False
+    ) -> Found:
         assert loop in ("poll", "backfill", "api")
         with self._mutex:
             self._check(start, end)

@@ -40,7 +40,9 @@ class DenseTempo:
     max_count_range_seconds: int | None = None
     searches: list[tuple[int, int, int]] = field(default_factory=list)
 
-    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> Found:
+    def search(
+        self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = (), may_split: bool = False
+    ) -> Found:
         spans = self._spans(start, end, series)
         self.searches.append((start, end, len(spans)))
         return Found(spans, len(spans) >= self.max_limit, self.max_limit)

@@ -264,3 +264,63 @@ def test_two_spans_of_one_trace_are_read_where_each_started() -> None:
     assert read(tempo, NOON, NOON + 1)[0] == pair[:1]
     assert read(tempo, NOON + 5, NOON + 6)[0] == pair[1:]
     assert read(tempo, NOON, NOON + 6)[1].splits == 0
+
+
+class TestSlowTempo:
+    """A search that takes too long is split, as one that is saturated is."""
+
+    @staticmethod
+    def slow(seconds: int, failed: list[int]) -> FakeTempo:
+        """A Tempo that can search ranges of at most so many seconds in time."""
+
+        def search(start: int, end: int) -> None:
+            if end - start > seconds:
+                failed.append(end - start)
+                raise TempoError("timed out", reason="timeout", retryable=True, is_slow=True)
+
+        return FakeTempo(second_by_second(1, HOUR), max_limit=10_000, before_search=search)
+
+    @staticmethod
+    def reader(tempo: FakeTempo) -> ExactReader:
+        return ExactReader(tempo, Recorder(), "backfill")
+
+    def test_range_is_halved_until_tempo_is_fast_enough(self) -> None:
+        failed: list[int] = []
+        kept, reading = read(self.slow(900, failed), NOON, NOON + HOUR)
+        assert (len(kept), reading.truncated) == (HOUR, ())
+        assert failed == [3600, 1800]
+        assert reading.requests == 2 + 4
+
+    def test_affordable_length_is_remembered_and_grows_after_many_successes(self) -> None:
+        failed: list[int] = []
+        tempo = self.slow(900, failed)
+        reader = self.reader(tempo)
+        for _ in range(8):
+            reader.read(NOON, NOON + HOUR, lambda spans: None)
+        assert failed == [3600, 1800]
+        tempo.before_search = lambda start, end: None
+        for _ in range(20):
+            reader.read(NOON, NOON + HOUR, lambda spans: None)
+        tempo.searches.clear()
+        reader.read(NOON, NOON + HOUR, lambda spans: None)
+        assert tempo.searches == [(NOON, NOON + HOUR)]
+
+    def test_requests_that_slowness_costs_are_not_taken_for_density(self) -> None:
+        """A budget of one request finds out whether a range is dense."""
+        kept, _ = read(self.slow(900, []), NOON, NOON + HOUR, budget=Budget(100_000, 1))
+        assert len(kept) == HOUR
+
+    def test_tempo_that_is_too_slow_for_a_minute_is_down_and_no_length_is_remembered(self) -> None:
+        failed: list[int] = []
+        tempo = self.slow(10, failed)
+        reader = self.reader(tempo)
+        for _ in range(2):
+            with pytest.raises(TempoError):
+                reader.read(NOON, NOON + HOUR, lambda spans: None)
+        assert failed == [3600, 1800, 900, 450, 225, 113, 57] * 2
+
+    def test_other_failures_are_not_split(self) -> None:
+        tempo = FakeTempo(before_search=away)
+        with pytest.raises(TempoError):
+            self.reader(tempo).read(NOON, NOON + HOUR, lambda spans: None)
+        assert len(tempo.searches) == 1

@@ -42,7 +42,9 @@ class EdgeTempo:
     searches: list[tuple[int, int]] = field(default_factory=list)
     received: int = 0
 
-    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> Found:
+    def search(
+        self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = (), may_split: bool = False
+    ) -> Found:
         assert loop == "poll"
         self.searches.append((start, end))
         found = [

@@ -395,6 +395,25 @@ def test_request_times_out_however_slowly_the_response_arrives(tempo: FakeTempo,
     assert harness.telemetry.failures == [("api", "timeout")] * 2
 
 
+@pytest.mark.parametrize("search", [hanging, replying("<html>", status=504), replying("<html>", status=524)])
+def test_search_that_is_too_slow_is_left_to_its_caller_if_that_can_ask_for_less(
+    tempo: FakeTempo, search: Responder, caplog: pytest.LogCaptureFixture
+) -> None:
+    tempo.answer(search)
+    harness = Harness(tempo.url, timeout_seconds=0.25)
+    with pytest.raises(TempoError, match=r"polling\.backfill_batch") as caught:
+        harness.search("backfill", may_split=True)
+    assert caught.value.is_slow
+    assert len(harness.telemetry.failures) == 1
+    assert "search_slow" in events(caplog)
+
+
+def test_other_failures_are_retried_even_if_the_caller_can_ask_for_less(tempo: FakeTempo) -> None:
+    tempo.answer(replying("no", status=500), replying(BODY))
+    harness = Harness(tempo.url)
+    assert harness.search("backfill", may_split=True).traces == 2
+
+
 def test_response_over_the_size_limit_is_rejected(tempo: FakeTempo) -> None:
     tempo.answer(replying(b" " * 3_000_000))
     harness = Harness(tempo.url, max_body_bytes=1_000_000)
