@@ -113,6 +113,10 @@ class SampledReader:
         """Slices of at most a share of the window, none expected to saturate a search where that can be avoided."""
         max_slices = max(1, min(_MAX_SLICES, self._rules.budget.requests * 2 // 3))
         seconds = self._window.seconds
+        if overlapping := self._exact.overlapping:
+            # Each slice also returns the long traces that began before it, so few slices are cheaper than many.
+            affordable = int(self._rules.budget.traces / overlapping / 2)
+            max_slices = max(_MIN_SLICES, min(max_slices, affordable))
         sample = sample_for(min(max_share, max_slices * self._rules.per_search / traces), seconds, max_slices)
         # Never the whole window, which was too dense; and never so few slices that a short window has none.
         most = max(2, seconds // (_MIN_SLICES * sample.slice_seconds))

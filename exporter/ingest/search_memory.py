@@ -2,6 +2,9 @@
 
 Tempo may need longer for a range than a time-out allows. Then ranges that are short enough are searched, and after many
 successes in a row longer ones are tried again.
+
+Traces may last so long that more of them overlap a second than a search returns. Then searches ask for more traces than
+configured, and after many that did not need that they ask for less again.
 """
 
 from typing import Final
@@ -15,6 +18,13 @@ _LONGEST_SECONDS: Final = 86_400
 """Where ranges of this length are affordable, no length is remembered."""
 
 
+_LOWERED_AFTER: Final = 64
+"""Searches in a row that did not need a raised limit after which it is lowered."""
+
+_SHARE_OF_OVERLAPPING: Final = 0.5
+"""Of a limit, the traces that began before the range may take this share; a higher one costs fewer searches."""
+
+
 class SearchMemory:
     """Thread-safe."""
 
@@ -22,6 +32,53 @@ class SearchMemory:
         self._lock = new_lock(LockRank.SEARCH_MEMORY)
         self._affordable_seconds: int | None = None
         self._successes = 0
+        self._raised_limit: int | None = None
+        self._unneeded = 0
+        self._overlapping = 0.0
+
+    @property
+    def raised_limit(self) -> int | None:
+        """Traces that a search should ask for because long traces overlap every second; None without such traces."""
+        return self._raised_limit
+
+    @property
+    def overlapping(self) -> float:
+        """Traces that a search returns although they began before its range; 0 without long traces."""
+        return self._overlapping if self._raised_limit is not None else 0.0
+
+    def long_traces(self, overlapping: int, limit: int, highest: int) -> None:
+        """So many traces that began before a range overlap it.
+
+        Args:
+            overlapping: their number, or a lower bound of it.
+            limit: the limit of the search.
+            highest: the highest limit that may be asked for.
+        """
+        with self._lock:
+            self._unneeded = 0
+            self._overlapping = max(float(overlapping), self._overlapping)
+            wanted = max(limit, self._raised_limit or 0)
+            while wanted * _SHARE_OF_OVERLAPPING < overlapping and wanted < highest:
+                wanted *= 2
+            self._raised_limit = max(limit, min(wanted, highest))
+
+    def needed(self, traces: int, overlapping: int, limit: int) -> None:
+        """A search was complete.
+
+        Args:
+            traces: traces found.
+            overlapping: those that began before the range.
+            limit: the configured limit.
+        """
+        if self._raised_limit is None:
+            return
+        with self._lock:
+            self._overlapping += 0.2 * (overlapping - self._overlapping)
+            self._unneeded = self._unneeded + 1 if traces < limit * _SHARE_OF_OVERLAPPING else 0
+            if self._unneeded >= _LOWERED_AFTER and self._raised_limit is not None:
+                self._unneeded = 0
+                lower = self._raised_limit // 4
+                self._raised_limit = lower if lower > limit else None
 
     @property
     def affordable_seconds(self) -> int | None:

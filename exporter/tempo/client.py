@@ -26,7 +26,15 @@ from exporter.tempo.counts import SpanCounts, decode_counts
 from exporter.tempo.decode import SearchDecoder
 from exporter.tempo.errors import LimitTooHighError, RangeTooLongError, StoppedError, TempoError, TooManySpansError
 from exporter.tempo.failures import HttpResponse, excerpt, not_json, status_failure
-from exporter.tempo.query import MAX_SPANS_PER_TRACE, any_series_condition, count_query, search_query
+from exporter.tempo.query import (
+    ANY_DURATION,
+    MAX_SPANS_PER_TRACE,
+    DurationRange,
+    any_series_condition,
+    count_query,
+    duration_conditions,
+    search_query,
+)
 from exporter.tempo.readiness import Readiness
 from exporter.tempo.settings import ClientSettings
 from exporter.tempo.throttle import RequestQueue, Throttle
@@ -44,6 +52,9 @@ _MAX_RETRY_AFTER_SECONDS: Final = 60.0
 _LOG_INTERVAL_SECONDS: Final = 600.0
 _LONG_PAUSE_SECONDS: Final = 5.0
 """A person who watches wants to know the reason of a longer pause."""
+
+_DEFAULT_MAX_LIMIT: Final = 262_144
+"""Tempo's default for ``max_result_limit``."""
 
 _NS: Final = 1_000_000_000
 
@@ -148,6 +159,11 @@ class TempoClient:
         return min(self._settings.limit, self._max_limit or self._settings.limit)
 
     @property
+    def highest_limit(self) -> int:
+        """Maximum number of traces that one search may ask for: Tempo's, as far as known."""
+        return self._max_limit or max(_DEFAULT_MAX_LIMIT, self._settings.limit)
+
+    @property
     def max_range_seconds(self) -> int | None:
         """Maximum range of a search in seconds; None until Tempo has rejected a longer one."""
         return self._max_range_seconds
@@ -165,6 +181,7 @@ class TempoClient:
         loop: Loop,
         limit: int | None = None,
         series: Sequence[SeriesKey] = (),
+        durations: DurationRange = ANY_DURATION,
         may_split: bool = False,
     ) -> SearchResult:
         """Search for traces that overlap ``[start, end]`` and return their spans in scope.
@@ -175,6 +192,7 @@ class TempoClient:
             loop: the loop that sends the request.
             limit: maximum number of traces; None means ``tempo.limit``.
             series: search only for spans of these series; empty means all in scope.
+            durations: search only for spans that took as long as this.
             may_split: the caller searches shorter ranges instead if this one takes too long, so it is not retried then.
 
         Raises:
@@ -183,7 +201,9 @@ class TempoClient:
             StoppedError: the exporter is stopping.
         """
         settings = self._settings
-        query = search_query(settings.scope, settings.filter, [any_series_condition(series)]) if series else self._query
+        conditions = [any_series_condition(series)] if series else []
+        conditions += duration_conditions(durations)
+        query = search_query(settings.scope, settings.filter, conditions) if conditions else self._query
         result = self._search(query, start, end, limit or self._settings.limit, loop, may_split=may_split)
         self._telemetry.traces_read(loop, len(result.spans) + result.duplicates + result.invalid)
         if result.duplicates:
@@ -368,8 +388,9 @@ class TempoClient:
             self._telemetry.request_failed(loop, error.reason)
             self._telemetry.tempo_answered(error.answered or (optional and error.status is not None))
             if error.reason == "timeout" and (explanation := self._readiness.explanation()):
-                # Tempo says that it cannot answer, whatever is asked for.
-                raise TempoError(f"{error} {explanation}", reason="timeout", retryable=error.retryable) from None
+                raise TempoError(
+                    f"{error} {explanation}", reason="timeout", retryable=error.retryable, is_slow=error.is_slow
+                ) from None
             raise
         self._telemetry.tempo_answered(True)
         self._readiness.forget()

@@ -13,6 +13,7 @@ from exporter.ingest.live_reader import LiveReader, LiveReading
 from exporter.ingest.sampling import WHOLE
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.telemetry import Loop
+from exporter.tempo.query import ANY_DURATION, DurationRange
 from tests.support.fakes import Found, Recorder
 from tests.support.samples import KEY, NOON
 
@@ -42,8 +43,20 @@ class EdgeTempo:
     searches: list[tuple[int, int]] = field(default_factory=list)
     received: int = 0
 
+    @property
+    def highest_limit(self) -> int:
+        return self.max_limit
+
     def search(
-        self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = (), may_split: bool = False
+        self,
+        start: int,
+        end: int,
+        *,
+        loop: Loop,
+        limit: int | None = None,
+        series: Sequence[SeriesKey] = (),
+        durations: DurationRange = ANY_DURATION,
+        may_split: bool = False,
     ) -> Found:
         assert loop == "poll"
         self.searches.append((start, end))
