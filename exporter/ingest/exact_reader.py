@@ -171,6 +171,13 @@ class Cost(NamedTuple):
     requests: int
 
 
+def _is_independent_of_limit(error: TempoError, *, may_split: bool) -> bool:
+    """Whether a search failed for another reason than that it asked for many traces."""
+    if error.is_slow:
+        return may_split
+    return error.retryable or isinstance(error, RangeTooLongError) or error.reason not in ("refused", "malformed")
+
+
 def _early(spans: Sequence[Span], first: int) -> int:
     """The number of spans that began before an instant."""
     first_ns = first * _NS
@@ -393,10 +400,25 @@ class ExactReader:
     ) -> SearchResult:
         """Search a range, with ever higher limits as long as shorter ranges would not help; what it wastes is added."""
         limit = self._limit
+        saturated: SearchResult | None = None
         while True:
-            result = self._client.search(first, last, loop=self._loop, limit=limit, series=series, may_split=may_split)
+            try:
+                result = self._client.search(
+                    first, last, loop=self._loop, limit=limit, series=series, may_split=may_split
+                )
+            except TempoError as error:
+                is_raised = limit is not None and limit > self._client.max_limit
+                if not is_raised or _is_independent_of_limit(error, may_split=may_split):
+                    raise
+                # The higher limit may be what failed: too much to send, or refused by a store that is not Tempo.
+                self._memory.cannot_raise(self._client.max_limit if saturated is None else saturated.limit)
+                if saturated is not None:
+                    return saturated
+                limit = None
+                running.requests += 1
+                continue
             early = _early(result.spans, first)
-            highest = self._client.highest_limit
+            highest = self._memory.highest(self._client.highest_limit)
             if result.bytes:
                 highest = min(highest, result.limit * _MOST_BYTES // result.bytes)
             if not result.saturated:
@@ -412,7 +434,7 @@ class ExactReader:
             if budget is not None and running.exceeds(budget):
                 raise running.too_dense()
             running.requests += 1
-            limit = raised
+            saturated, limit = result, raised
 
     def _search_by_duration(
         self,

@@ -35,6 +35,7 @@ class SearchMemory:
         self._raised_limit: int | None = None
         self._unneeded = 0
         self._overlapping = 0.0
+        self._cap: int | None = None
 
     @property
     def raised_limit(self) -> int | None:
@@ -62,6 +63,17 @@ class SearchMemory:
                 wanted *= 2
             self._raised_limit = max(limit, min(wanted, highest))
 
+    def highest(self, limit: int) -> int:
+        """The highest limit that may be asked for, if Tempo and memory allow one."""
+        return limit if self._cap is None else min(limit, self._cap)
+
+    def cannot_raise(self, limit: int) -> None:
+        """A search with a higher limit than this failed, and this one succeeded."""
+        with self._lock:
+            self._cap = limit if self._cap is None else min(self._cap, limit)
+            if self._raised_limit is not None:
+                self._raised_limit = min(self._raised_limit, self._cap)
+
     def needed(self, traces: int, overlapping: int, limit: int) -> None:
         """A search was complete.
 
@@ -79,6 +91,7 @@ class SearchMemory:
                 self._unneeded = 0
                 lower = self._raised_limit // 4
                 self._raised_limit = lower if lower > limit else None
+                self._cap = None
 
     @property
     def affordable_seconds(self) -> int | None:

@@ -17,6 +17,7 @@ from exporter.runtime.logs import get_logger
 from exporter.runtime.telemetry import FailureReason, Loop
 from exporter.tempo import ClientSettings, StoppedError, TempoClient, TempoError
 from exporter.tempo.client import ATTEMPTS, SearchResult
+from exporter.tempo.query import DurationRange
 from tests.support.certificates import write_authority, write_combined
 from tests.support.samples import events
 from tests.support.tempo_server import (
@@ -406,6 +407,16 @@ def test_search_that_is_too_slow_is_left_to_its_caller_if_that_can_ask_for_less(
     assert caught.value.is_slow
     assert len(harness.telemetry.failures) == 1
     assert "search_slow" in events(caplog)
+
+
+def test_search_may_ask_for_a_higher_limit_and_some_durations(tempo: FakeTempo) -> None:
+    tempo.answer(replying(BODY), replying("limit 20000 exceeds max limit 9000", 400, "text/plain"), replying(BODY))
+    harness = Harness(tempo.url)
+    harness.search("backfill", durations=DurationRange(5, 9))
+    assert "duration>=5ns) && (duration<9ns" in tempo.requests[-1].params["q"]
+    assert harness.client.highest_limit == 262_144
+    assert harness.search("backfill", limit=20_000).limit == 9000
+    assert (harness.client.highest_limit, harness.client.max_limit) == (9000, 5000)
 
 
 def test_other_failures_are_retried_even_if_the_caller_can_ask_for_less(tempo: FakeTempo) -> None:
