@@ -293,7 +293,7 @@ class ExactReader:
                 running.allowance += len(ranges) - before
                 continue
             self._memory.in_time(last - first)
-            # What succeeded is affordable, whatever happens later.
+            # What succeeded is affordable, also if a later search fails.
             affordable_before = self._memory.affordable_seconds
             if found is None and last - first > 1:
                 running.splits += 1
@@ -337,6 +337,11 @@ class ExactReader:
     def overlapping(self) -> float:
         """Traces that each search returns although they began before its range, where traces last long; else 0."""
         return self._memory.overlapping
+
+    @property
+    def hidden_series(self) -> frozenset[SeriesKey]:
+        """Series seen in responses that could not be kept because of long traces, under the names that Tempo knows."""
+        return self._memory.seen
 
     def probe(self, first: int, last: int) -> tuple[SearchResult, Cost]:
         """Search ``[first, last]`` for everything, with a higher limit where long traces need that.
@@ -429,6 +434,7 @@ class ExactReader:
             raised = min(result.limit * _RAISED_BY, highest)
             if is_long and not series:
                 self._memory.long_traces(early, min(raised, self._client.highest_limit), highest)
+                self._memory.see({span.key for span in result.spans})
             if raised <= result.limit or not (is_long or last - first == 1):
                 return result
             if budget is not None and running.exceeds(budget):

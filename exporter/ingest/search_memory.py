@@ -3,12 +3,14 @@
 Tempo may need longer for a range than a time-out allows. Then ranges that are short enough are searched, and after many
 successes in a row longer ones are tried again.
 
-Traces may last so long that more of them overlap a second than a search returns. Then searches ask for more traces than
-configured, and after many that did not need that they ask for less again.
+Traces may last long enough that more of them overlap a second than a search returns. Then searches ask for more traces
+than configured, and after many that did not need that they ask for less again.
 """
 
+from collections.abc import Collection
 from typing import Final
 
+from exporter.model.span import SeriesKey
 from exporter.runtime.locks import LockRank, new_lock
 
 _GROWS_AFTER: Final = 32
@@ -24,6 +26,8 @@ _LOWERED_AFTER: Final = 64
 _SHARE_OF_OVERLAPPING: Final = 0.5
 """Of a limit, the traces that began before the range may take this share; a higher one costs fewer searches."""
 
+_MOST_SEEN: Final = 1000
+
 
 class SearchMemory:
     """Thread-safe."""
@@ -36,6 +40,7 @@ class SearchMemory:
         self._unneeded = 0
         self._overlapping = 0.0
         self._cap: int | None = None
+        self._seen: frozenset[SeriesKey] = frozenset()
 
     @property
     def raised_limit(self) -> int | None:
@@ -74,6 +79,17 @@ class SearchMemory:
             if self._raised_limit is not None:
                 self._raised_limit = min(self._raised_limit, self._cap)
 
+    @property
+    def seen(self) -> frozenset[SeriesKey]:
+        """Series found in responses that are full of long traces; some of them, if there are very many."""
+        return self._seen
+
+    def see(self, series: Collection[SeriesKey]) -> None:
+        """A response that is full of long traces holds these series."""
+        with self._lock:
+            if len(self._seen) < _MOST_SEEN:
+                self._seen |= frozenset(series)
+
     def needed(self, traces: int, overlapping: int, limit: int) -> None:
         """A search was complete.
 
@@ -92,6 +108,7 @@ class SearchMemory:
                 lower = self._raised_limit // 4
                 self._raised_limit = lower if lower > limit else None
                 self._cap = None
+                self._seen = frozenset()
 
     @property
     def affordable_seconds(self) -> int | None:

@@ -327,13 +327,13 @@ class TestSlowTempo:
 
 
 def long_traces(per_second: int, seconds: float, until: int, *, jitter: float = 0.0) -> list[Span]:
-    """Traces that last so long, from well before NOON on; with a jitter they differ in duration."""
+    """Traces of one length, from well before NOON on; with a jitter they differ in duration."""
     count = round((until + seconds) * per_second)
     return [span(NOON - seconds + (n + 0.5) / per_second, seconds + jitter * (n % 97)) for n in range(count)]
 
 
 class TestLongTraces:
-    """Traces that last so long that more of them overlap every second than a search returns."""
+    """Traces that last long, and more of them overlap every second than a search returns."""
 
     SECONDS = 600
 
