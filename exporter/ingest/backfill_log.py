@@ -60,7 +60,7 @@ class BackfillLog:
                 "is not read; raise tempo.limit, and max_result_limit in Tempo if it is lower, or end those traces "
                 "earlier. The window is read again later",
                 window=start,
-                seconds=len(reading.truncated),
+                seconds=sum(end - begin for begin, end in reading.truncated),
                 traces=reading.overlap.traces,
                 began_there=reading.overlap.began,
                 limit=limit,
@@ -71,7 +71,7 @@ class BackfillLog:
                 "one second holds more traces than a search returns, and is not read; raise tempo.limit, and "
                 "max_result_limit in Tempo if it is lower",
                 window=start,
-                seconds=len(reading.truncated),
+                seconds=sum(end - begin for begin, end in reading.truncated),
                 limit=limit,
             )
 

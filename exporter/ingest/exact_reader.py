@@ -154,14 +154,18 @@ class TooDenseError(Exception):
         requests: searches made.
         splits: searches that were split in halves.
         density: lower bound of the traces per second, if known.
+        overlap: what was found in a second that could not be read because of long traces; None if there was none.
     """
 
-    def __init__(self, received: int, requests: int, splits: int, density: float | None) -> None:
+    def __init__(
+        self, received: int, requests: int, splits: int, density: float | None, overlap: Overlap | None = None
+    ) -> None:
         super().__init__(f"more than {received} traces in {requests} searches")
         self.received = received
         self.requests = requests
         self.splits = splits
         self.density = density
+        self.overlap = overlap
 
 
 class Cost(NamedTuple):
@@ -217,7 +221,7 @@ class _Running:
 
     def too_dense(self) -> TooDenseError:
         density = max(self.min_density, self.kept / self.seconds_read if self.seconds_read else 0.0)
-        return TooDenseError(self.received + self.wasted, self.requests, self.splits, density or None)
+        return TooDenseError(self.received + self.wasted, self.requests, self.splits, density or None, self.overlap)
 
 
 class ExactReader:

@@ -153,6 +153,7 @@ class ReadCost:
         self.wasted += error.received
         self.requests += error.requests
         self.splits += error.splits
+        self.overlap = self.overlap or error.overlap
         self.density = max(self.density, error.density or 0.0)
 
     def total(self, *, at_end: int = 0) -> ReadResult:

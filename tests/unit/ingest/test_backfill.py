@@ -725,7 +725,7 @@ def test_traces_that_last_longer_than_their_requests_are_read(per_second: int, s
     assert len(bench.tempo.searches) < 60
 
 
-def test_endpoint_is_read_by_name_where_long_traces_of_another_hide_it() -> None:
+def test_endpoint_is_read_by_name_where_long_traces_of_another_hide_it(caplog: pytest.LogCaptureFixture) -> None:
     flood = [span(NOON - HOUR - 300 + n / 2, 300) for n in range(2 * (HOUR + 300))]
     quiet = SeriesKey("billing", "POST /invoices")
     others = [span(NOON - HOUR + 60 * n + 30.5, 1, key=quiet) for n in range(60)]
@@ -735,6 +735,8 @@ def test_endpoint_is_read_by_name_where_long_traces_of_another_hide_it() -> None
     (entry,) = bench.ledger().values()
     assert entry.retry_at is not None
     assert bench.stored() == digests_of(others, [hour(1)])
+    (warning,) = [message for message in map(logging.LogRecord.getMessage, caplog.records) if "one second" in message]
+    assert "traces last longer than their requests" in warning
 
 
 # Retention of Tempo, and empty windows
