@@ -426,13 +426,14 @@ class ExactReader:
                 limit = None
                 running.requests += 1
                 continue
+            if not result.saturated:
+                if self._memory.raised_limit is not None:
+                    self._memory.needed(len(result.spans), _early(result.spans, first), self._client.max_limit)
+                return result
             early = _early(result.spans, first)
             highest = self._memory.highest(self._client.highest_limit)
             if result.bytes:
                 highest = min(highest, result.limit * _MOST_BYTES // result.bytes)
-            if not result.saturated:
-                self._memory.needed(len(result.spans), early, self._client.max_limit)
-                return result
             running.wasted += len(result.spans)
             is_long = early >= _LONG_SHARE * len(result.spans)
             raised = min(result.limit * _RAISED_BY, highest)
