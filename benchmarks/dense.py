@@ -33,6 +33,7 @@ from exporter.runtime.logs import get_logger
 from exporter.runtime.telemetry import Loop
 from exporter.tempo import SearchResult, TempoClient
 from exporter.tempo.counts import SpanCounts
+from exporter.tempo.query import ANY_DURATION, DurationRange
 
 _START: Final = 1_795_075_200
 _WINDOW: Final = Window(_START, _START + HOUR)
@@ -116,8 +117,24 @@ class _CountingTempo:
     def __post_init__(self) -> None:
         self.max_limit = self.client.max_limit
 
-    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> SearchResult:
-        answer = self.client.search(start, end, loop=loop, series=series)
+    @property
+    def highest_limit(self) -> int:
+        return self.client.highest_limit
+
+    def search(
+        self,
+        start: int,
+        end: int,
+        *,
+        loop: Loop,
+        limit: int | None = None,
+        series: Sequence[SeriesKey] = (),
+        durations: DurationRange = ANY_DURATION,
+        may_split: bool = False,
+    ) -> SearchResult:
+        answer = self.client.search(
+            start, end, loop=loop, limit=limit, series=series, durations=durations, may_split=may_split
+        )
         self.requests += 1
         self.bytes += answer.bytes
         return answer

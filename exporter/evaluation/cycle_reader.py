@@ -172,11 +172,18 @@ class CycleReader:
             )
         if reading.unread and not self._stop.is_set():
             self._telemetry.truncated("poll")
+            message = (
+                "current traffic cannot be read in time"
+                if reading.overlap is None
+                else "traces last longer than their requests, and more of them overlap one second than a search returns"
+            )
             self._quiet_log.warning(
                 "poll_truncated",
-                "current traffic cannot be read in time and part of it is not evaluated; raise tempo.limit or lower "
+                f"{message}; part of current traffic is not evaluated; raise tempo.limit or lower "
                 "polling.max_traces_per_poll",
                 unread_ranges=reading.unread,
+                traces=None if reading.overlap is None else reading.overlap.traces,
+                began_there=None if reading.overlap is None else reading.overlap.began,
             )
         seconds = self._monotonic() - began
         return CycleReading(now, seconds, reading.spans, not reading.unread, reading.sample, reading.by_name)

@@ -53,13 +53,25 @@ class BackfillLog:
                 splits=reading.splits,
                 limit=limit,
             )
-        if reading.truncated:
+        if reading.truncated and reading.overlap is not None:
+            self._limited.warning(
+                "window_truncated",
+                "traces last longer than their requests: more of them overlap one second than a search returns, and it "
+                "is not read; raise tempo.limit, and max_result_limit in Tempo if it is lower, or end those traces "
+                "earlier. The window is read again later",
+                window=start,
+                seconds=sum(end - begin for begin, end in reading.truncated),
+                traces=reading.overlap.traces,
+                began_there=reading.overlap.began,
+                limit=limit,
+            )
+        elif reading.truncated:
             self._limited.warning(
                 "window_truncated",
                 "one second holds more traces than a search returns, and is not read; raise tempo.limit, and "
                 "max_result_limit in Tempo if it is lower",
                 window=start,
-                seconds=len(reading.truncated),
+                seconds=sum(end - begin for begin, end in reading.truncated),
                 limit=limit,
             )
 
@@ -108,7 +120,7 @@ class BackfillLog:
         """Log that windows with missing traces are due to be reread."""
         self._log.info(
             "windows_reread",
-            "Tempo counts more traces than were read; these windows are read once more",
+            "traces are missing from these windows: they are read once more",
             oldest=self._iso(min(windows).start),
             windows=len(windows),
         )

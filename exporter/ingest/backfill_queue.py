@@ -530,6 +530,9 @@ class BackfillQueue:
         Expired windows were never read. Asking Tempo about them once more is cheap, and its retention may have grown.
         """
         for entry in entries:
+            if entry.state is WindowState.PARTIAL and entry.retry_at is None and not entry.attempts:
+                # Read by a version that did not reread such windows.
+                entry = replace(entry, retry_at=self._clock())  # noqa: PLW2901
             record = self._placed(WindowRecord(entry.window).with_entry(entry))
             is_taken = any(any(self._table.overlapping(state, *entry.window)) for state in HELD)
             is_gone = record.state is QueueState.GONE or entry.state is WindowState.EXPIRED

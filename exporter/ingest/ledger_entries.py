@@ -16,6 +16,7 @@ from exporter.model.ledger import (
     Window,
     WindowState,
     doubt_again_at,
+    read_again_at,
     retry_pause_seconds,
 )
 from exporter.model.span import FilterReason
@@ -93,6 +94,9 @@ def read_outcomes(
         if total:
             coverage = min(1.0, content.traces / total)
         retry_at = doubt_again_at(now, record.confirmations, is_all=is_all_empty) if state.doubtful else None
+        rereads = record.stored.attempts if record.is_reread and record.stored is not None else int(record.is_reread)
+        if state is WindowState.PARTIAL:
+            retry_at = read_again_at(now, rereads)
         is_missing = state is WindowState.DONE and coverage is not None and coverage < 1 - MISSING_SHARE
         if is_missing and not result.is_sampled and not record.is_reread:
             retry_at = now + READ_AGAIN_SECONDS
@@ -106,7 +110,7 @@ def read_outcomes(
             requests=reading.requests * share,
             splits=reading.splits if len(contents) == 1 else 0,
             duration_seconds=seconds * share,
-            attempts=record.confirmations if state.doubtful else int(record.is_reread),
+            attempts=record.confirmations if state.doubtful else rereads,
             retry_at=retry_at,
         )
         outcomes.append(WindowOutcome(content, found, record.stored, left_out_here))

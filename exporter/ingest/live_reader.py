@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import Final, NamedTuple
 
-from exporter.ingest.exact_reader import SEARCH_FILL, Budget, ExactReader, SearchClient, TooDenseError
+from exporter.ingest.exact_reader import SEARCH_FILL, Budget, ExactReader, Overlap, SearchClient, TooDenseError
 from exporter.ingest.read_policy import (
     TOLERANCE,
     max_whole_traces,
@@ -50,6 +50,7 @@ class LiveReading(NamedTuple):
         splits: searches that were split in halves.
         unread: number of ranges that should have been read and were not.
         by_name: series that were read whole, beside the sample.
+        overlap: what was found in a range that was not read because of long traces; None if there was none.
     """
 
     spans: Sequence[Span]
@@ -58,6 +59,7 @@ class LiveReading(NamedTuple):
     splits: int
     unread: int
     by_name: frozenset[SeriesKey] = frozenset()
+    overlap: Overlap | None = None
 
 
 class LiveReader:
@@ -81,6 +83,7 @@ class LiveReader:
         self._budget = budget
         self._poll_seconds = poll_seconds
         self._memory = _Memory(client, hold_seconds)
+        self._exact = ExactReader(client, telemetry, "poll")
 
     @property
     def density(self) -> float | None:
@@ -119,7 +122,9 @@ class LiveReader:
         """
         times = max(1.0, (end - start) / self._poll_seconds)
         budget = Budget(round(self._budget.traces * times), round(self._budget.requests * times))
-        poll = _Poll(start, end, budget, self._client, self._telemetry, self._memory, should_stop, per_hour)
+        poll = _Poll(
+            start, end, budget, self._client, self._exact, self._telemetry, self._memory, should_stop, per_hour
+        )
         return read_within_budget(poll)
 
 
@@ -159,6 +164,7 @@ class _Poll:
         end: int,
         budget: Budget,
         client: SearchClient,
+        exact: ExactReader,
         telemetry: Telemetry,
         memory: _Memory,
         should_stop: Callable[[], bool],
@@ -168,7 +174,7 @@ class _Poll:
         self._end = end
         self._budget = budget
         self._client = client
-        self._exact = ExactReader(client, telemetry, "poll")
+        self._exact = exact
         self._telemetry = telemetry
         self._memory = memory
         self._should_stop = should_stop
@@ -206,13 +212,15 @@ class _Poll:
                 self._memory.density = max(self._memory.density or 0.0, self._min_density)
             return None
         self._memory.density = reading.received / (self._end - self._start)
-        return LiveReading(spans, WHOLE, reading.received, reading.splits, len(reading.truncated))
+        return LiveReading(
+            spans, WHOLE, reading.received, reading.splits, len(reading.truncated), overlap=reading.overlap
+        )
 
     def probe(self) -> None:
         seconds = self._end - self._start
         starts = [self._start + seconds * number // (_PROBES + 1) for number in range(1, _PROBES + 1)]
         ranges = [(start, start + 1) for start in starts]
-        probe = probe_density(self._client, "poll", ranges, 1, _ended_in, self._should_stop)
+        probe = probe_density(self._exact, ranges, 1, _ended_in, self._should_stop)
         self._wasted += probe.received
         self._memory.density = max(self._min_density, probe.density or 0.0)
 
@@ -260,6 +268,7 @@ class _Poll:
         budget, density = self._budget, self._memory.density or 0.0
         spans: list[Span] = []
         received = requests = splits = unread = seconds = outside = 0
+        overlap: Overlap | None = None
         for first, last in reversed(list(sample.slices_in(self._start, self._end))):
             if requests >= budget.requests or received > TOLERANCE * budget.traces:
                 # What is left was read by earlier polls.
@@ -277,6 +286,7 @@ class _Poll:
             requests += reading.requests
             splits += reading.splits
             unread += len(reading.truncated)
+            overlap = overlap or reading.overlap
             if not reading.truncated:
                 seconds += last - first
                 ended = [span for span in found if _ended_in(span, first, last)]
@@ -290,7 +300,7 @@ class _Poll:
         spans = [span for span in spans if span.key not in by_name]
         for some in by_name.values():
             spans += some
-        return LiveReading(spans, sample, received, splits, unread, frozenset(by_name))
+        return LiveReading(spans, sample, received, splits, unread, frozenset(by_name), overlap)
 
 
 def _ended_in(span: Span, start: int, end: int) -> bool:

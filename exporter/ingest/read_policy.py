@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol, TypeVar
 
-from exporter.ingest.exact_reader import SEARCH_FILL, Budget, ReadResult, SearchClient, TooDenseError
+from exporter.ingest.exact_reader import SEARCH_FILL, Budget, ExactReader, Overlap, ReadResult, TooDenseError
 from exporter.model.span import Span
-from exporter.runtime.telemetry import Loop
 
 TOLERANCE: Final = 1.5
 """Factor by which a read may exceed its budget for traces before it is abandoned; a little more than expected is no
@@ -82,8 +81,7 @@ class Probe(NamedTuple):
 
 
 def probe_density(
-    client: SearchClient,
-    loop: Loop,
+    exact: ExactReader,
     ranges: Iterable[tuple[int, int]],
     seconds: int,
     belongs: Callable[[Span, int, int], bool],
@@ -92,22 +90,24 @@ def probe_density(
     """Find out how dense traffic is.
 
     Args:
-        client: Tempo.
-        loop: whose searches these are.
+        exact: reads ranges.
         ranges: what to search.
         seconds: length of each range.
         belongs: whether a span counts for the range in which it was found.
         should_stop: asked before each search; once it returns true, no more are made.
     """
     found: list[int] = []
-    received = 0
+    received = requests = 0
     for start, end in ranges:
         if should_stop():
             break
-        result = client.search(start, end, loop=loop)
-        received += len(result.spans)
-        found.append(result.limit if result.saturated else sum(belongs(span, start, end) for span in result.spans))
-    return Probe(sum(found) / (len(found) * seconds) if found else None, received, len(found))
+        result, cost = exact.probe(start, end)
+        received += cost.received
+        requests += cost.requests
+        # Of a saturated search, where traces are not long, nearly all belongs to the range.
+        inside = sum(belongs(span, start, end) for span in result.spans)
+        found.append(result.limit if result.saturated and 2 * inside >= len(result.spans) else inside)
+    return Probe(sum(found) / (len(found) * seconds) if found else None, received, requests)
 
 
 @dataclass(slots=True)
@@ -123,6 +123,7 @@ class ReadCost:
         density: lower bound of the traces per second, as far as known.
         left_out: duplicates and invalid spans in responses that were kept.
         truncated: ranges that were not read.
+        overlap: what was found in one of them because of long traces.
     """
 
     useful: int = 0
@@ -133,6 +134,7 @@ class ReadCost:
     left_out: int = 0
     density: float = 0.0
     truncated: list[tuple[int, int]] = field(default_factory=list)
+    overlap: Overlap | None = None
 
     def add(self, reading: ReadResult) -> None:
         """Add a read; the caller adds what it keeps of it."""
@@ -141,6 +143,7 @@ class ReadCost:
         self.requests += reading.requests
         self.splits += reading.splits
         self.left_out += reading.left_out
+        self.overlap = self.overlap or reading.overlap
 
     def add_probe(self, probe: Probe) -> None:
         """Add searches that were made for the density only."""
@@ -153,6 +156,7 @@ class ReadCost:
         self.wasted += error.received
         self.requests += error.requests
         self.splits += error.splits
+        self.overlap = self.overlap or error.overlap
         self.density = max(self.density, error.density or 0.0)
 
     def total(self, *, at_end: int = 0) -> ReadResult:
@@ -170,4 +174,5 @@ class ReadCost:
             at_end=at_end,
             wasted=self.wasted,
             left_out=self.left_out,
+            overlap=self.overlap,
         )

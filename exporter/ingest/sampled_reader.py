@@ -28,6 +28,10 @@ _BY_NAME_REQUESTS: Final = 0.25
 _MISSED_GROUPS: Final = 4
 """Searches by name for series that are known from before and that the slices have missed."""
 _GROUP_REQUESTS: Final = 4
+_MOST_HALVINGS: Final = 16
+"""How often groups of series are halved in one window to tell the series with too many traces from the others."""
+_WASTE_TOLERANCE: Final = 8
+"""By this factor of the budget responses may be thrown away before no more slices are tried."""
 _SLICES_TOLERANCE: Final = 2
 """By this factor slices may exceed the budget: long traces are found in every slice that they overlap."""
 
@@ -97,9 +101,11 @@ class SampledReader:
         others = max(1.0, expected - kept_by_name)
         sample = self._sample((budget.traces - cost.useful) / others, others)
         seconds = self._read_slices(sample, expected / self._window.seconds, by_name)
+        if not seconds and not cost.truncated:
+            cost.truncated.append((self._window.start, self._window.end))
         in_slices = cost.kept - kept_by_name
         total = kept_by_name + in_slices * self._window.seconds / seconds if seconds else expected
-        if not counts:
+        if not counts or not seconds:
             total += self._read_missed()
         return total
 
@@ -113,6 +119,10 @@ class SampledReader:
         """Slices of at most a share of the window, none expected to saturate a search where that can be avoided."""
         max_slices = max(1, min(_MAX_SLICES, self._rules.budget.requests * 2 // 3))
         seconds = self._window.seconds
+        if overlapping := self._exact.overlapping:
+            # Each slice also returns the long traces that began before it, so few slices are cheaper than many.
+            affordable = int(self._rules.budget.traces / overlapping / 2)
+            max_slices = max(_MIN_SLICES, min(max_slices, affordable))
         sample = sample_for(min(max_share, max_slices * self._rules.per_search / traces), seconds, max_slices)
         # Never the whole window, which was too dense; and never so few slices that a short window has none.
         most = max(2, seconds // (_MIN_SLICES * sample.slice_seconds))
@@ -122,12 +132,14 @@ class SampledReader:
         """Read slices of the window for all series not read by name; returns how many seconds were read."""
         budget, cost = self._rules.budget, self._cost
         seconds = 0
+        wasted_before = cost.wasted
 
         def deliver(spans: Sequence[Span]) -> None:
             self._keep([span for span in spans if span.key not in by_name] if by_name else spans)
 
         for start, end in _spread(list(sample.slices_in(*self._window))):
-            is_spent = cost.requests >= budget.requests or cost.useful > _SLICES_TOLERANCE * budget.traces
+            is_spent = cost.wasted - wasted_before > _WASTE_TOLERANCE * budget.traces
+            is_spent |= cost.requests >= budget.requests or cost.useful > _SLICES_TOLERANCE * budget.traces
             if self._should_stop() or is_spent:
                 break
             reading = self._exact.read(
@@ -157,13 +169,24 @@ class SampledReader:
         return frozenset(key for group in groups if self._read_group(group) for key in group)
 
     def _read_missed(self) -> int:
-        """Read series known from before that the slices do not contain; returns how many traces were kept."""
-        missed = sorted(set(self._series_filter.admitted()) - self._accumulator.series())
+        """Read series known from before that the slices do not contain; returns how many traces were kept.
+
+        Where the slices are full of long traces, that may be all series. One with too many traces is then separated
+        from the others by halving its group.
+        """
+        rules, hidden = self._series_filter.rules, self._exact.hidden_series
+        known = {key for key in hidden if rules.renamed(key) == key and rules.accepts(key)}
+        missed = sorted((known | set(self._series_filter.admitted())) - self._accumulator.series())
         # Starts with another series in each window, should there be more than can be searched for.
         first = self._window.start // self._window.seconds * 97 % max(1, len(missed))
         kept_before = self._cost.kept
-        for group in groups_by_length(missed[first:] + missed[:first], condition_length)[:_MISSED_GROUPS]:
-            self._read_group(group)
+        groups = list(groups_by_length(missed[first:] + missed[:first], condition_length)[:_MISSED_GROUPS])
+        halvings = _MOST_HALVINGS if hidden else 0
+        while groups:
+            group = groups.pop(0)
+            if not self._read_group(group) and len(group) > 1 and halvings:
+                halvings -= 1
+                groups += [group[: len(group) // 2], group[len(group) // 2 :]]
         return self._cost.kept - kept_before
 
     def _read_group(self, group: Sequence[SeriesKey]) -> bool:

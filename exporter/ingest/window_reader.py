@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.ingest.exact_reader import SEARCH_FILL, Budget, ExactReader, ReadResult, SearchClient, TooDenseError
+from exporter.ingest.exact_reader import Budget, ExactReader, ReadResult, SearchClient, TooDenseError
 from exporter.ingest.read_policy import (
     ReadCost,
     max_whole_traces,
@@ -144,7 +144,7 @@ class _Windows:
         sample = sample_for(_PROBES / window.seconds, window.seconds, window.seconds)
         ranges = sample.slices_in(*window)
         self._cost.add_probe(
-            probe_density(self._context.client, "backfill", ranges, sample.slice_seconds, _starts_in, self._should_stop)
+            probe_density(self._context.exact, ranges, sample.slice_seconds, _starts_in, self._should_stop)
         )
         self.expected = self._cost.density * window.seconds
 
@@ -152,7 +152,7 @@ class _Windows:
         (window,) = self._windows
         self._context.telemetry.sampled("backfill")
         limit = self._context.client.max_limit
-        rules = SampleRules(self._context.budget, limit * SEARCH_FILL, limit)
+        rules = SampleRules(self._context.budget, self._context.exact.per_search, limit)
         sample = SampledReader(
             window, self._context.exact, self._context.series_filter, rules, self._cost, self._should_stop
         )

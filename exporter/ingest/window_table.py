@@ -58,7 +58,8 @@ class QueueState(Enum):
     FINAL = auto()
     """In the ledger, and nothing is left to do."""
     INCOMPLETE = auto()
-    """Read, but Tempo counts more traces; to be read once more at the retry time of its entry."""
+    """Read, but traces are missing: Tempo counts more of them, or searches could not return them all. To be read once
+    more at the retry time of its entry."""
     UNCONFIRMED = auto()
     """No traces were found; Tempo is asked about it again at the retry time of its entry."""
     CONFIRMING = auto()
@@ -144,7 +145,7 @@ class WindowRecord:
 
     def to_reread(self) -> "WindowRecord":
         """Return the record of a window with missing traces as one to be read once more."""
-        stored = None if self.entry is None else replace(self.entry, attempts=1, retry_at=None)
+        stored = None if self.entry is None else replace(self.entry, attempts=self.entry.attempts + 1, retry_at=None)
         return WindowRecord(self.window, stored=stored, is_reread=True)
 
     def reopened(self) -> "WindowRecord":
@@ -164,7 +165,7 @@ def state_of(entry: LedgerEntry) -> QueueState:
         return QueueState.FINAL
     if entry.state.doubtful:
         return QueueState.UNCONFIRMED
-    return QueueState.INCOMPLETE if entry.state is WindowState.DONE else QueueState.FINAL
+    return QueueState.INCOMPLETE
 
 
 def was_sampled(entry: LedgerEntry) -> bool:

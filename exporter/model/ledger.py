@@ -100,6 +100,8 @@ LONGEST_RETRY_SECONDS: Final = 3600
 READ_AGAIN_SECONDS: Final = 900
 """Delay before a window with missing traces is reread; they may still be on their way to Tempo's storage."""
 
+_MOST_REREADS: Final = 3
+
 MISSING_SHARE: Final = 0.01
 """Share of missing traces up to which a window is not reread; it does not change a quantile noticeably."""
 
@@ -122,6 +124,18 @@ def doubt_again_at(now: float, confirmations: int, *, is_all: bool = False) -> f
     """
     pauses = _ALL_EMPTY_DOUBTS_SECONDS if is_all else _DOUBTS_SECONDS
     return now + pauses[confirmations] if confirmations < len(pauses) else None
+
+
+def read_again_at(now: float, rereads: int) -> float | None:
+    """Return when to reread a window that holds more than searches returned; None once it was reread often enough.
+
+    By then traces that were under way have ended, a limit was raised, or the reader knows a better way to ask.
+
+    Args:
+        now: Unix seconds.
+        rereads: number of rereads so far.
+    """
+    return now + READ_AGAIN_SECONDS * 4**rereads if rereads < _MOST_REREADS else None
 
 
 def retry_pause_seconds(attempts: int) -> int:

@@ -35,6 +35,8 @@ class LockRank(IntEnum):
     """Which series were admitted."""
     STORE = auto()
     """The SQLite connection, held for single statements or one short transaction."""
+    SEARCH_MEMORY = auto()
+    """What earlier searches of a reader have shown."""
     TEMPO_LIMITS = auto()
     """Limits that Tempo has reported: traces per search, length of a range."""
     TEMPO_READINESS = auto()

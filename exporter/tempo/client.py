@@ -26,7 +26,16 @@ from exporter.tempo.counts import SpanCounts, decode_counts
 from exporter.tempo.decode import SearchDecoder
 from exporter.tempo.errors import LimitTooHighError, RangeTooLongError, StoppedError, TempoError, TooManySpansError
 from exporter.tempo.failures import HttpResponse, excerpt, not_json, status_failure
-from exporter.tempo.query import MAX_SPANS_PER_TRACE, any_series_condition, any_span_query, count_query, search_query
+from exporter.tempo.query import (
+    ANY_DURATION,
+    MAX_SPANS_PER_TRACE,
+    DurationRange,
+    any_series_condition,
+    any_span_query,
+    count_query,
+    duration_conditions,
+    search_query,
+)
 from exporter.tempo.readiness import Readiness
 from exporter.tempo.settings import ClientSettings
 from exporter.tempo.throttle import RequestQueue, Throttle
@@ -44,6 +53,9 @@ _MAX_RETRY_AFTER_SECONDS: Final = 60.0
 _LOG_INTERVAL_SECONDS: Final = 600.0
 _LONG_PAUSE_SECONDS: Final = 5.0
 """A person who watches wants to know the reason of a longer pause."""
+
+_DEFAULT_MAX_LIMIT: Final = 262_144
+"""Tempo's default for ``max_result_limit``."""
 
 _NS: Final = 1_000_000_000
 
@@ -148,6 +160,11 @@ class TempoClient:
         return min(self._settings.limit, self._max_limit or self._settings.limit)
 
     @property
+    def highest_limit(self) -> int:
+        """Maximum number of traces that one search may ask for: Tempo's, as far as known."""
+        return self._max_limit or max(_DEFAULT_MAX_LIMIT, self._settings.limit)
+
+    @property
     def max_range_seconds(self) -> int | None:
         """Maximum range of a search in seconds; None until Tempo has rejected a longer one."""
         return self._max_range_seconds
@@ -158,7 +175,15 @@ class TempoClient:
         return self._max_count_range_seconds
 
     def search(
-        self, start: int, end: int, *, loop: Loop, limit: int | None = None, series: Sequence[SeriesKey] = ()
+        self,
+        start: int,
+        end: int,
+        *,
+        loop: Loop,
+        limit: int | None = None,
+        series: Sequence[SeriesKey] = (),
+        durations: DurationRange = ANY_DURATION,
+        may_split: bool = False,
     ) -> SearchResult:
         """Search for traces that overlap ``[start, end]`` and return their spans in scope.
 
@@ -168,6 +193,8 @@ class TempoClient:
             loop: the loop that sends the request.
             limit: maximum number of traces; None means ``tempo.limit``.
             series: search only for spans of these series; empty means all in scope.
+            durations: search only for spans that took as long as this.
+            may_split: the caller searches shorter ranges instead if this one takes too long, so it is not retried then.
 
         Raises:
             RangeTooLongError: the range is longer than Tempo allows; the maximum is now known.
@@ -175,8 +202,10 @@ class TempoClient:
             StoppedError: the exporter is stopping.
         """
         settings = self._settings
-        query = search_query(settings.scope, settings.filter, [any_series_condition(series)]) if series else self._query
-        result = self._search(query, start, end, limit or self._settings.limit, loop)
+        conditions = [any_series_condition(series)] if series else []
+        conditions += duration_conditions(durations)
+        query = search_query(settings.scope, settings.filter, conditions) if conditions else self._query
+        result = self._search(query, start, end, limit or self._settings.limit, loop, may_split=may_split)
         self._telemetry.traces_read(loop, len(result.spans) + result.duplicates + result.invalid)
         if result.duplicates:
             self._telemetry.traces_skipped(loop, "duplicate", result.duplicates)
@@ -288,7 +317,14 @@ class TempoClient:
             raise
 
     def fetch(
-        self, path: str, params: Params, *, loop: Loop, decode: Callable[[HttpResponse], _T], optional: bool = False
+        self,
+        path: str,
+        params: Params,
+        *,
+        loop: Loop,
+        decode: Callable[[HttpResponse], _T],
+        optional: bool = False,
+        may_split: bool = False,
     ) -> _T:
         """Request a path of Tempo's API and decode the response.
 
@@ -299,6 +335,7 @@ class TempoClient:
             decode: decodes a response with status 200, or raises TempoError. It is called without a slot.
             optional: Tempo may not support the request at all. It is not retried, and an error status still means that
                 Tempo is up.
+            may_split: the caller asks for less instead if this takes too long, so it is not retried then.
 
         Raises:
             TempoError: the request failed, after all retries if it was retryable.
@@ -309,6 +346,15 @@ class TempoClient:
             try:
                 return self._attempt(path, params, loop, decode, optional)
             except TempoError as error:
+                if may_split and error.is_slow:
+                    self._limited_log.warning(
+                        "search_slow",
+                        "Tempo took too long for a search, which is split in halves; raise tempo.timeout and the "
+                        "time-outs of proxies, or lower polling.backfill_batch",
+                        loop=loop,
+                        error=str(error),
+                    )
+                    raise
                 if optional or not error.retryable or attempt >= ATTEMPTS[loop]:
                     raise
                 seconds = self._pause_seconds(attempt, error)
@@ -372,7 +418,9 @@ class TempoClient:
             self._telemetry.request_failed(loop, error.reason)
             self._telemetry.tempo_answered(error.answered or (optional and error.status is not None))
             if error.reason == "timeout" and (explanation := self._readiness.explanation()):
-                raise TempoError(f"{error} {explanation}", reason="timeout", retryable=error.retryable) from None
+                raise TempoError(
+                    f"{error} {explanation}", reason="timeout", retryable=error.retryable, is_slow=error.is_slow
+                ) from None
             raise
         self._telemetry.tempo_answered(True)
         self._readiness.forget()
@@ -391,7 +439,9 @@ class TempoClient:
         retry_after = min(error.retry_after_seconds or 0.0, _MAX_RETRY_AFTER_SECONDS)
         return max(retry_after, backoff * self._random())
 
-    def _search(self, query: str, start: int, end: int, max_traces: int, loop: Loop) -> SearchResult:
+    def _search(
+        self, query: str, start: int, end: int, max_traces: int, loop: Loop, *, may_split: bool = False
+    ) -> SearchResult:
         while True:
             limit = min(max_traces, self._max_limit or max_traces)
             max_spans = self._max_spans
@@ -399,7 +449,7 @@ class TempoClient:
             oldest_ns = round((end - self._settings.max_age_seconds) * _NS)
             decode = partial(self._decode_search, limit=limit, oldest_ns=oldest_ns)
             try:
-                return self.fetch(_SEARCH_PATH, params, loop=loop, decode=decode)
+                return self.fetch(_SEARCH_PATH, params, loop=loop, decode=decode, may_split=may_split)
             except LimitTooHighError as error:
                 if error.max_limit >= limit:
                     raise

@@ -13,6 +13,7 @@ class TempoError(Exception):
         retryable: whether the same request may succeed later without a change of configuration.
         status: the HTTP status, or None when no HTTP response arrived.
         retry_after_seconds: the value of ``Retry-After``, if Tempo sent it.
+        is_slow: whether Tempo took too long for this request, so that one that asks for less may succeed.
     """
 
     def __init__(
@@ -23,12 +24,14 @@ class TempoError(Exception):
         retryable: bool = False,
         status: int | None = None,
         retry_after_seconds: float | None = None,
+        is_slow: bool = False,
     ) -> None:
         super().__init__(message)
         self.reason: FailureReason = reason
         self.retryable = retryable
         self.status = status
         self.retry_after_seconds = retry_after_seconds
+        self.is_slow = is_slow
 
     @property
     def answered(self) -> bool:

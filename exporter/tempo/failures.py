@@ -28,6 +28,9 @@ _EXCERPT_BYTES: Final = 8 * _EXCERPT_CHARACTERS
 _MAX_LIST_BYTES: Final = 4 << 20
 _CHECK_URL: Final = "Check that tempo.url is the base URL of Tempo's HTTP API (usually port 3200), with any path prefix"
 
+_GATEWAY_TIMEOUTS: Final = (504, 524)
+_DEADLINE: Final = re.compile(r"context deadline exceeded|query timed out", re.IGNORECASE)
+
 # Wording of Tempo 2.10 and 3.0.
 _MAX_LIMIT: Final = re.compile(r"limit \d+ exceeds max limit (\d{1,9})\b")
 _MAX_SPANS: Final = re.compile(r"spans per span set exceeds (\d{1,9})\b")
@@ -112,6 +115,16 @@ def status_failure(response: HttpResponse, now: float, mask: Callable[[str], str
             retryable=True,
             status=status,
             retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After"), now),
+        )
+    if status in _GATEWAY_TIMEOUTS or (status >= 500 and _DEADLINE.search(text)):
+        return TempoError(
+            f"{summary}. Tempo took too long for the gateway in front of it, or for its own time-out: raise that, or "
+            f"lower polling.backfill_batch, so that a search is shorter.",
+            reason="server_error",
+            retryable=True,
+            status=status,
+            retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After"), now),
+            is_slow=True,
         )
     if status >= 500:
         return TempoError(
@@ -233,14 +246,17 @@ def not_json(response: HttpResponse, mask: Callable[[str], str]) -> TempoError:
     )
 
 
-def timed_out(url: str, seconds: float, proxy: EnvironmentProxy | None = None) -> TempoError:
-    """Return the error for a request that exceeded the timeout as a whole."""
+def timed_out(
+    url: str, seconds: float, proxy: EnvironmentProxy | None = None, *, was_connected: bool = True
+) -> TempoError:
+    """Return the error for a request that exceeded the timeout as a whole, or for connecting."""
     message = (
-        f"GET {url} timed out: no complete response within {seconds:g} s. If Tempo is just slow, raise tempo.timeout."
+        f"GET {url} timed out: no complete response within {seconds:g} s. If Tempo is just slow, raise tempo.timeout, "
+        f"or lower polling.backfill_batch."
     )
     if proxy is not None:
         message += f" {proxy.advice}."
-    return TempoError(message, reason="timeout", retryable=True)
+    return TempoError(message, reason="timeout", retryable=True, is_slow=was_connected)
 
 
 def too_large(url: str, max_bytes: int) -> TempoError:
@@ -270,7 +286,8 @@ def transport_failure(
         )
         return TempoError(message, reason="tls")
     if any(isinstance(cause, _TIMEOUTS) and not isinstance(cause, _NO_TIMEOUT) for cause in causes):
-        return timed_out(url, timeout_seconds, proxy)
+        was_connected = _first(causes, requests.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError) is None
+        return timed_out(url, timeout_seconds, proxy, was_connected=was_connected)
     if _first(causes, requests.exceptions.SSLError, ssl.SSLError, urllib3.exceptions.SSLError):
         reasons = (getattr(cause, "reason", None) for cause in causes if isinstance(cause, ssl.SSLError))
         detail = next(filter(None, reasons), "no details")

@@ -1,7 +1,7 @@
 """Builds the TraceQL queries that select the spans in scope."""
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote_plus
 
 from exporter.model.span import SeriesKey
@@ -17,6 +17,20 @@ _SCOPES: Final[dict[Scope, str]] = {
     "entry": "nestedSetParent<0 || kind=server || kind=consumer",
 }
 _SELECT: Final = "select(resource.service.name, name)"
+
+
+class DurationRange(NamedTuple):
+    """Durations of spans in ``[at_least_ns, below_ns)``, in nanoseconds; without an end if that is None."""
+
+    at_least_ns: int = 0
+    below_ns: int | None = None
+
+    def contains(self, duration_ns: int) -> bool:
+        """Whether a duration is in the range."""
+        return self.at_least_ns <= duration_ns and (self.below_ns is None or duration_ns < self.below_ns)
+
+
+ANY_DURATION: Final = DurationRange()
 
 
 def search_query(scope: Scope, user_filter: str = "", conditions: Iterable[str] = ()) -> str:
@@ -62,6 +76,14 @@ def _selector(scope: Scope, user_filter: str, conditions: Iterable[str] = ()) ->
 def series_conditions(key: SeriesKey) -> tuple[str, str]:
     """Return the conditions that match the spans of one series."""
     return f"resource.service.name={quoted(key.service_name)}", f"name={quoted(key.span_name)}"
+
+
+def duration_conditions(durations: DurationRange) -> list[str]:
+    """Return the conditions that match the spans with these durations."""
+    conditions = [f"duration>={durations.at_least_ns}ns"] if durations.at_least_ns else []
+    if durations.below_ns is not None:
+        conditions.append(f"duration<{durations.below_ns}ns")
+    return conditions
 
 
 def any_series_condition(keys: Sequence[SeriesKey]) -> str:

@@ -16,6 +16,8 @@ _STALE_SECONDS: Final = 300
 _MAX_FAILURE_RATIO: Final = 0.01
 _MIN_FAILURES: Final = 10
 """Fewer failures are ignored, even if they are a large share of all requests: Tempo often rejects counts."""
+_MAX_PARTIAL_RATIO: Final = 0.1
+"""Share of partial windows among those read up to which a backfill passes."""
 _MIN_COVERAGE: Final = 0.99
 _MAX_EMPTY_SECONDS: Final = 24 * 3600
 _MAX_EMPTY_RATIO: Final = 0.25
@@ -165,6 +167,9 @@ def _backfill(state: ExporterState) -> Iterator[CheckResult]:
         yield CheckResult("backfill", Outcome.WARN, detail, advice)
     elif metrics.get("backfill_empty"):
         yield CheckResult("backfill", Outcome.WARN, f"{detail}: Tempo returned no traces at all", _CHECK_CONDITIONS)
+    elif (partial := windows.get("partial", 0)) > _MAX_PARTIAL_RATIO * (partial + windows.get("done", 0)):
+        advice = "partial windows lack traces: the exporter's log says why (event=window_truncated)"
+        yield CheckResult("backfill", Outcome.WARN, detail, advice)
     else:
         yield CheckResult("backfill", Outcome.PASS, detail)
 

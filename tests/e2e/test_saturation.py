@@ -46,12 +46,12 @@ def test_saturated_searches_are_split_without_loss(tempo: StartTempo, exporter: 
     assert all(int(search["limit"]) <= LIMIT for search in server.searches())
 
 
-def test_second_beyond_the_limit_makes_one_window_partial(tempo: StartTempo, exporter: StartExporter) -> None:
+def test_second_beyond_the_limit_of_tempo_makes_one_window_partial(tempo: StartTempo, exporter: StartExporter) -> None:
     now = time.time()
     traffic = dense(now)
     crowded = int(now) // HOUR * HOUR - 3 * HOUR + 1234
     traffic.spread(CART, crowded + 0.1, crowded + 0.5, count=LIMIT + 10, scale=0.05)
-    server = tempo(traffic)
+    server = tempo(traffic, limits=SearchLimits(max_result_limit=LIMIT))
     running = exporter(settings(server.url, tempo={"limit": LIMIT}, polling={"backfill_duration": "12h"}))
     page = running.wait_until_filled()
 

@@ -12,6 +12,7 @@ from exporter.model.span import SeriesKey, Span
 from exporter.runtime.telemetry import FailureReason, Loop, SkipReason, StorageFailure, Telemetry
 from exporter.tempo.counts import SpanCounts
 from exporter.tempo.errors import RangeTooLongError, TempoError
+from exporter.tempo.query import ANY_DURATION, DurationRange
 
 NS = 1_000_000_000
 KEY = SeriesKey("checkout", "POST /orders")
@@ -83,6 +84,7 @@ class Found:
     limit: int
     duplicates: int = 0
     invalid: int = 0
+    bytes: int = 0
 
 
 @dataclass
@@ -94,7 +96,10 @@ class FakeTempo:
 
     Attributes:
         spans: the stored spans; may be changed at any time.
-        max_limit: maximum number of traces per search.
+        max_limit: maximum number of traces per search, unless the search asks for more.
+        tempo_limit: maximum number of traces per search if it asks for more; by default `max_limit`.
+        trace_bytes: size of a trace in a response.
+        limits: the limit of each search.
         allowed_seconds: maximum range of searches and probes; longer ones are rejected.
         max_range_seconds: the same, once a rejection has reported it.
         before_search: called with the range of every search; may raise the error that the search fails with.
@@ -113,6 +118,9 @@ class FakeTempo:
 
     spans: list[Span] = field(default_factory=list)
     max_limit: int = 1000
+    tempo_limit: int = 0
+    trace_bytes: int = 0
+    limits: list[int] = field(default_factory=list)
     allowed_seconds: int = 168 * 3600
     max_range_seconds: int | None = None
     seed: int = 0
@@ -136,7 +144,21 @@ class FakeTempo:
     def __post_init__(self) -> None:
         self._chance = random.Random(self.seed)
 
-    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> Found:
+    @property
+    def highest_limit(self) -> int:
+        return max(self.max_limit, self.tempo_limit)
+
+    def search(
+        self,
+        start: int,
+        end: int,
+        *,
+        loop: Loop,
+        limit: int | None = None,
+        series: Sequence[SeriesKey] = (),
+        durations: DurationRange = ANY_DURATION,
+        may_split: bool = False,
+    ) -> Found:
         assert loop in ("poll", "backfill", "api")
         with self._mutex:
             self._check(start, end)
@@ -151,10 +173,14 @@ class FakeTempo:
                 self._at_once -= 1
         with self._mutex:
             traces = self._overlapping(start, end, frozenset(series))
+            if durations != ANY_DURATION:
+                matching = ([each for each in trace if durations.contains(each.duration_ns)] for trace in traces)
+                traces = [trace for trace in matching if trace]
             self._chance.shuffle(traces)
-            saturated = len(traces) >= self.max_limit
-            spans = [each for trace in traces[: self.max_limit] for each in trace]
-            return Found(spans, saturated, self.max_limit)
+            most = min(limit or self.max_limit, self.highest_limit)
+            self.limits.append(most)
+            spans = [each for trace in traces[:most] for each in trace]
+            return Found(spans, len(traces) >= most, most, bytes=self.trace_bytes * min(most, len(traces)))
 
     def why_empty(self, start: int, end: int, *, loop: Loop) -> str:
         self.explained.append((start, end))

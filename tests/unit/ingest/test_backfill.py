@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from math import ceil, log2
-from typing import Literal
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -689,6 +689,59 @@ def test_saturated_second_makes_only_its_window_partial(caplog: pytest.LogCaptur
     assert any("tempo.limit" in warning and "max_result_limit" in warning for warning in warnings)
 
 
+def test_partial_window_is_reread_after_growing_pauses_a_bounded_number_of_times() -> None:
+    burst = [span(NOON - 2 * HOUR + 100.5, 0.2) for _ in range(80)]
+    bench = BackfillBench(FakeTempo([*steady(12), *burst], max_limit=50), hours=12)
+    bench.read()
+    pauses = []
+    with bench.running():
+        while (before := bench.ledger()[hour(2)]).retry_at is not None:
+            pauses.append(before.retry_at - before.read_at)
+            bench.clock.advance(before.retry_at - bench.clock.time() + 1)
+            bench.wait_until(lambda before=before: bench.ledger()[hour(2)].read_at > before.read_at)  # type: ignore[misc]
+    assert pauses == [900, 3600, 14_400]
+    assert (before.state, before.traces) == (WindowState.PARTIAL, 10)
+
+
+def test_partial_window_is_whole_once_tempo_allows_a_higher_limit() -> None:
+    burst = [span(NOON - 2 * HOUR + 100.5, 0.2) for _ in range(80)]
+    bench = BackfillBench(FakeTempo([*steady(3), *burst], max_limit=50), hours=3)
+    bench.read()
+    bench.tempo.tempo_limit = 1000
+    with bench.running():
+        bench.clock.advance(901)
+        bench.wait_until(lambda: bench.ledger()[hour(2)].state is WindowState.DONE)
+    assert bench.ledger()[hour(2)].traces == 90
+    assert bench.telemetry.truncated_windows == {"backfill": 1}
+
+
+@pytest.mark.parametrize(("per_second", "seconds", "limit"), [(2, 300, 500), (1, 3600, 500)])
+def test_traces_that_last_longer_than_their_requests_are_read(per_second: int, seconds: int, limit: int) -> None:
+    """More traces than a search returns overlap every second."""
+    count = (3 * HOUR + seconds) * per_second
+    spans = [span(NOON - 3 * HOUR - seconds + n / per_second, seconds) for n in range(count)]
+    bench = BackfillBench(FakeTempo(spans, max_limit=limit, tempo_limit=262_144), hours=3)
+    bench.read()
+    assert bench.states() == {WindowState.DONE: 3}
+    assert [entry.traces for entry in bench.ledger().values()] == [HOUR * per_second] * 3
+    assert bench.telemetry.truncated_windows == {}
+    assert len(bench.tempo.searches) < 60
+
+
+def test_endpoint_is_read_by_name_where_long_traces_of_another_hide_it(caplog: pytest.LogCaptureFixture) -> None:
+    flood = [span(NOON - HOUR - 300 + n / 2, 300) for n in range(2 * (HOUR + 300))]
+    quiet = SeriesKey("billing", "POST /invoices")
+    others = [span(NOON - HOUR + 60 * n + 30.5, 1, key=quiet) for n in range(60)]
+    bench = BackfillBench(FakeTempo([*flood, *others], max_limit=500), hours=1)
+    bench.read()
+    assert bench.states() == {WindowState.PARTIAL: 1}
+    (entry,) = bench.ledger().values()
+    assert entry.retry_at is not None
+    assert bench.stored() == digests_of(others, [hour(1)])
+    (warning,) = [message for message in map(logging.LogRecord.getMessage, caplog.records) if "one second" in message]
+    assert "traces last longer than their requests" in warning
+
+
 # Retention of Tempo, and empty windows
 
 
@@ -995,8 +1048,8 @@ class CountingTooMuch(FakeTempo):
 
     left_out: Sequence[tuple[float, bool]] = ()
 
-    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> Found:
-        found = super().search(start, end, loop=loop, series=series)
+    def search(self, start: int, end: int, **options: Any) -> Found:
+        found = super().search(start, end, **options)
         invalid = [is_invalid for at, is_invalid in self.left_out if start <= at <= end]
         return replace(found, duplicates=invalid.count(False), invalid=invalid.count(True))
 

@@ -470,6 +470,16 @@ def test_progress_counts_the_windows_of_each_state() -> None:
     assert progress.coverage == pytest.approx(40 / 70)
 
 
+def test_partial_window_of_a_version_that_did_not_reread_is_read_once_more_after_the_start() -> None:
+    old = entry(*window(2), WindowState.PARTIAL, traces=10)
+    reread = entry(*window(1), WindowState.PARTIAL, traces=10, attempts=3)
+    bench = QueueBench(day(2), old, reread)
+    assert bench.progress.complete
+    assert bench.take() == (window(2),)
+    bench.queue.complete([replace(old, attempts=3)])
+    assert bench.take() == ()
+
+
 def test_failed_window_of_another_length_counts_as_pending() -> None:
     progress = QueueBench(Wanted(*window(1), 900), failed(window(1), retry_at=NOON)).progress
     assert (progress.pending, progress.failed, progress.windows) == (4, 0, 4)

@@ -21,6 +21,7 @@ from exporter.runtime.logs import get_logger
 from exporter.runtime.telemetry import Loop
 from exporter.tempo.counts import SpanCounts
 from exporter.tempo.errors import TempoError
+from exporter.tempo.query import ANY_DURATION, DurationRange
 from tests.support.fakes import Found, Recorder
 from tests.support.samples import HOUR, NOON
 
@@ -40,7 +41,21 @@ class DenseTempo:
     max_count_range_seconds: int | None = None
     searches: list[tuple[int, int, int]] = field(default_factory=list)
 
-    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> Found:
+    @property
+    def highest_limit(self) -> int:
+        return self.max_limit
+
+    def search(
+        self,
+        start: int,
+        end: int,
+        *,
+        loop: Loop,
+        limit: int | None = None,
+        series: Sequence[SeriesKey] = (),
+        durations: DurationRange = ANY_DURATION,
+        may_split: bool = False,
+    ) -> Found:
         spans = self._spans(start, end, series)
         self.searches.append((start, end, len(spans)))
         return Found(spans, len(spans) >= self.max_limit, self.max_limit)

@@ -79,19 +79,19 @@ def test_every_span_is_read_exactly_once(spans: list[Span], range_: tuple[int, i
 
 
 @given(traffic(), ranges, st.integers(1, 10), st.integers())
-def test_truncated_lists_exactly_the_saturated_seconds(
+def test_only_saturated_seconds_are_truncated(
     spans: list[Span], range_: tuple[int, int], limit: int, seed: int
 ) -> None:
+    """Where traces are long, some of these seconds are read by the duration of spans."""
     start, end = range_
     kept, reading = read(FakeTempo(spans, max_limit=limit, seed=seed), start, end)
-    saturated = [second for second in range(start, end) if len(touching(spans, second, second + 1)) >= limit]
-    assert sorted(reading.truncated) == [(second, second + 1) for second in saturated]
-    present, read_spans = started_in(spans, start, end), Counter(kept)
-    assert read_spans <= present
-    for missing in present - read_spans:
-        assert missing.start_ns // NS in saturated
-    for each in read_spans:
-        assert each.start_ns // NS not in saturated
+    saturated = {second for second in range(start, end) if len(touching(spans, second, second + 1)) >= limit}
+    truncated = {first for first, last in reading.truncated if last - first == 1}
+    assert len(truncated) == len(reading.truncated)
+    assert truncated <= saturated
+    assert Counter(kept) == Counter(
+        {each: number for each, number in started_in(spans, start, end).items() if each.start_ns // NS not in truncated}
+    )
 
 
 @given(traffic(), ranges, st.integers(1, 200), st.integers())
@@ -264,3 +264,145 @@ def test_two_spans_of_one_trace_are_read_where_each_started() -> None:
     assert read(tempo, NOON, NOON + 1)[0] == pair[:1]
     assert read(tempo, NOON + 5, NOON + 6)[0] == pair[1:]
     assert read(tempo, NOON, NOON + 6)[1].splits == 0
+
+
+class TestSlowTempo:
+    """A search that takes too long is split, as one that is saturated is."""
+
+    @staticmethod
+    def slow(seconds: int, failed: list[int]) -> FakeTempo:
+        """A Tempo that can search ranges of at most so many seconds in time."""
+
+        def search(start: int, end: int) -> None:
+            if end - start > seconds:
+                failed.append(end - start)
+                raise TempoError("timed out", reason="timeout", retryable=True, is_slow=True)
+
+        return FakeTempo(second_by_second(1, HOUR), max_limit=10_000, before_search=search)
+
+    @staticmethod
+    def reader(tempo: FakeTempo) -> ExactReader:
+        return ExactReader(tempo, Recorder(), "backfill")
+
+    def test_range_is_halved_until_tempo_is_fast_enough(self) -> None:
+        failed: list[int] = []
+        kept, reading = read(self.slow(900, failed), NOON, NOON + HOUR)
+        assert (len(kept), reading.truncated) == (HOUR, ())
+        assert failed == [3600, 1800]
+        assert reading.requests == 2 + 4
+
+    def test_affordable_length_is_remembered_and_grows_after_many_successes(self) -> None:
+        failed: list[int] = []
+        tempo = self.slow(900, failed)
+        reader = self.reader(tempo)
+        for _ in range(8):
+            reader.read(NOON, NOON + HOUR, lambda spans: None)
+        assert failed == [3600, 1800]
+        tempo.before_search = lambda start, end: None
+        for _ in range(20):
+            reader.read(NOON, NOON + HOUR, lambda spans: None)
+        tempo.searches.clear()
+        reader.read(NOON, NOON + HOUR, lambda spans: None)
+        assert tempo.searches == [(NOON, NOON + HOUR)]
+
+    def test_requests_that_slowness_costs_are_not_taken_for_density(self) -> None:
+        """A budget of one request finds out whether a range is dense."""
+        kept, _ = read(self.slow(900, []), NOON, NOON + HOUR, budget=Budget(100_000, 1))
+        assert len(kept) == HOUR
+
+    def test_tempo_that_is_too_slow_for_a_minute_is_down_and_no_length_is_remembered(self) -> None:
+        failed: list[int] = []
+        tempo = self.slow(10, failed)
+        reader = self.reader(tempo)
+        for _ in range(2):
+            with pytest.raises(TempoError):
+                reader.read(NOON, NOON + HOUR, lambda spans: None)
+        assert failed == [3600, 1800, 900, 450, 225, 113, 57] * 2
+
+    def test_other_failures_are_not_split(self) -> None:
+        tempo = FakeTempo(before_search=away)
+        with pytest.raises(TempoError):
+            self.reader(tempo).read(NOON, NOON + HOUR, lambda spans: None)
+        assert len(tempo.searches) == 1
+
+
+def long_traces(per_second: int, seconds: float, until: int, *, jitter: float = 0.0) -> list[Span]:
+    """Traces of one length, from well before NOON on; with a jitter they differ in duration."""
+    count = round((until + seconds) * per_second)
+    return [span(NOON - seconds + (n + 0.5) / per_second, seconds + jitter * (n % 97)) for n in range(count)]
+
+
+class TestLongTraces:
+    """Traces that last long, and more of them overlap every second than a search returns."""
+
+    SECONDS = 600
+
+    def tempo(self, tempo_limit: int = 262_144, **options: object) -> FakeTempo:
+        """Two traces begin every second, and last for 300 s."""
+        return FakeTempo(long_traces(2, 300, self.SECONDS), max_limit=500, tempo_limit=tempo_limit, **options)  # type: ignore[arg-type]
+
+    def test_limit_is_raised_so_that_everything_is_read(self) -> None:
+        kept, reading = read(self.tempo(), NOON, NOON + self.SECONDS)
+        assert (len(kept), reading.truncated) == (2 * self.SECONDS, ())
+        assert reading.requests <= 8
+
+    def test_raised_limit_is_remembered(self) -> None:
+        tempo = self.tempo()
+        reader = ExactReader(tempo, Recorder(), "backfill")
+        reader.read(NOON, NOON + self.SECONDS, lambda spans: None)
+        tempo.searches.clear()
+        reading = reader.read(NOON, NOON + self.SECONDS, lambda spans: None)
+        assert (reading.kept, reading.wasted, len(tempo.searches)) == (2 * self.SECONDS, 0, 1)
+
+    def test_raised_limit_is_forgotten_once_traces_are_short(self) -> None:
+        tempo = self.tempo()
+        reader = ExactReader(tempo, Recorder(), "backfill")
+        reader.read(NOON, NOON + self.SECONDS, lambda spans: None)
+        tempo.spans = second_by_second(1, 10)
+        for _ in range(200):
+            reader.read(NOON, NOON + 10, lambda spans: None)
+        assert (tempo.limits[-150] > 500, tempo.limits[-1]) == (True, 500)
+
+    def test_response_stays_within_memory(self) -> None:
+        tempo = self.tempo(trace_bytes=80_000)
+        kept, _ = read(tempo, NOON, NOON + self.SECONDS)
+        assert len(kept) == 2 * self.SECONDS
+        assert 500 < max(tempo.limits) <= (64 << 20) // 80_000
+
+    def test_beyond_the_highest_limit_short_and_long_spans_are_searched_separately(self) -> None:
+        tempo = FakeTempo(long_traces(2, 300, self.SECONDS, jitter=0.1), max_limit=250, tempo_limit=500)
+        kept, reading = read(tempo, NOON, NOON + self.SECONDS)
+        assert (len(kept), reading.truncated) == (2 * self.SECONDS, ())
+
+    def test_what_cannot_be_read_says_how_many_traces_overlap(self) -> None:
+        kept, reading = read(self.tempo(tempo_limit=500), NOON, NOON + 4)
+        assert (kept, len(reading.truncated)) == ([], 4)
+        assert reading.overlap is not None
+        assert reading.overlap.traces == 500
+        assert reading.overlap.began <= 10
+        assert read(FakeTempo([span(NOON + 0.5) for _ in range(20)], max_limit=9), NOON, NOON + 1)[1].overlap is None
+
+    @pytest.mark.parametrize("is_remembered", [False, True])
+    def test_refused_limit_is_not_asked_for_again(self, is_remembered: bool) -> None:
+        """A store that is not Tempo may refuse it in words of its own."""
+        tempo = self.tempo()
+        reader = ExactReader(tempo, Recorder(), "backfill")
+        if is_remembered:
+            reader.read(NOON, NOON + 4, lambda spans: None)
+        asked = tempo.search
+        refused: list[int] = []
+
+        def search(start: int, end: int, *, limit: int | None = None, **options: object) -> object:
+            if limit is not None and limit > 500:
+                refused.append(limit)
+                raise TempoError("no", reason="refused", status=400)
+            return asked(start, end, limit=limit, **options)  # type: ignore[arg-type]
+
+        tempo.search = search  # type: ignore[method-assign, assignment]
+        assert len(reader.read(NOON, NOON + 4, lambda spans: None).truncated) == 4
+        assert len(refused) == 1
+
+    def test_dense_second_is_asked_for_with_a_higher_limit(self) -> None:
+        tempo = FakeTempo([span(NOON + 1.5) for _ in range(60)], max_limit=20, tempo_limit=1000)
+        kept, reading = read(tempo, NOON, NOON + 3)
+        assert (len(kept), reading.truncated) == (60, ())

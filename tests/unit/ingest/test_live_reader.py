@@ -13,7 +13,8 @@ from exporter.ingest.live_reader import LiveReader, LiveReading
 from exporter.ingest.sampling import WHOLE
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.telemetry import Loop
-from tests.support.fakes import Found, Recorder
+from exporter.tempo.query import ANY_DURATION, DurationRange
+from tests.support.fakes import FakeTempo, Found, Recorder, span
 from tests.support.samples import KEY, NOON
 
 NS = 1_000_000_000
@@ -42,7 +43,21 @@ class EdgeTempo:
     searches: list[tuple[int, int]] = field(default_factory=list)
     received: int = 0
 
-    def search(self, start: int, end: int, *, loop: Loop, series: Sequence[SeriesKey] = ()) -> Found:
+    @property
+    def highest_limit(self) -> int:
+        return self.max_limit
+
+    def search(
+        self,
+        start: int,
+        end: int,
+        *,
+        loop: Loop,
+        limit: int | None = None,
+        series: Sequence[SeriesKey] = (),
+        durations: DurationRange = ANY_DURATION,
+        may_split: bool = False,
+    ) -> Found:
         assert loop == "poll"
         self.searches.append((start, end))
         found = [
@@ -192,3 +207,26 @@ def test_usual_traffic_is_not_requested_if_everything_is_read() -> None:
 
     bench = LiveReaderBench(spans(NOON - 400, NOON, 5))
     assert bench.reader.read(NOON - 120, NOON, lambda: False, fail).sample.is_whole
+
+
+def test_traces_that_last_longer_than_their_requests_are_read() -> None:
+    """More of them overlap every second than a search returns; the next poll asks for more at once."""
+    found = [span(NOON - 420 + n / 2, 300) for n in range(840)]
+    tempo = FakeTempo(found, max_limit=500, tempo_limit=262_144)
+    reader = LiveReader(tempo, Recorder(), BUDGET, poll_seconds=120, hold_seconds=300)
+    for _ in range(2):
+        tempo.searches.clear()
+        reading = reader.read(NOON - 120, NOON, lambda: False)
+        assert reading.sample == WHOLE
+        assert {each.span_id for each in reading.spans} == {each.span_id for each in found}
+        assert reading.unread == 0
+    assert len(tempo.searches) == 1
+
+
+def test_current_traffic_that_long_traces_hide_says_so() -> None:
+    tempo = FakeTempo([span(NOON - 420 + n / 2, 300) for n in range(840)], max_limit=500)
+    reader = LiveReader(tempo, Recorder(), BUDGET, poll_seconds=120, hold_seconds=300)
+    reading = reader.read(NOON - 120, NOON, lambda: False)
+    assert reading.unread > 0
+    assert reading.overlap is not None
+    assert reading.overlap.traces == 500

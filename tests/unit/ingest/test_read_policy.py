@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from exporter.ingest.exact_reader import Budget, TooDenseError
+from exporter.ingest.exact_reader import Budget, ExactReader, TooDenseError
 from exporter.ingest.read_policy import (
     Probe,
     ReadCost,
@@ -14,7 +14,7 @@ from exporter.ingest.read_policy import (
     whole_read_budget,
 )
 from exporter.model.span import Span
-from tests.support.fakes import NS, FakeTempo, span
+from tests.support.fakes import NS, FakeTempo, Recorder, span
 from tests.support.ledgers import NOON
 
 
@@ -79,18 +79,19 @@ def starts_in(span: Span, start: int, end: int) -> bool:
 def test_probe_counts_the_spans_that_belong_to_each_range() -> None:
     tempo = FakeTempo([span(NOON + second + 0.5) for second in range(10) for _ in range(second)])
     ranges = [(NOON + 2, NOON + 4), (NOON + 6, NOON + 8)]
-    probe = probe_density(tempo, "backfill", ranges, 2, starts_in, lambda: False)
+    probe = probe_density(ExactReader(tempo, Recorder(), "backfill"), ranges, 2, starts_in, lambda: False)
     assert probe == Probe(density=(2 + 3 + 6 + 7) / 4, received=18, requests=2)
 
 
 def test_probe_takes_a_saturated_search_for_its_limit() -> None:
     tempo = FakeTempo([span(NOON + 0.5) for _ in range(100)], max_limit=20)
-    probe = probe_density(tempo, "backfill", [(NOON, NOON + 1)], 1, starts_in, lambda: False)
+    probe = probe_density(ExactReader(tempo, Recorder(), "backfill"), [(NOON, NOON + 1)], 1, starts_in, lambda: False)
     assert probe == Probe(density=20, received=20, requests=1)
 
 
 def test_probe_that_should_stop_knows_nothing() -> None:
-    assert probe_density(FakeTempo(), "poll", [(NOON, NOON + 1)], 1, starts_in, lambda: True) == Probe(None, 0, 0)
+    exact = ExactReader(FakeTempo(), Recorder(), "poll")
+    assert probe_density(exact, [(NOON, NOON + 1)], 1, starts_in, lambda: True) == Probe(None, 0, 0)
 
 
 def test_cost_adds_up_over_all_attempts() -> None:

@@ -68,6 +68,7 @@ def test_windows_of_a_state_are_sorted() -> None:
         (WindowState.DONE, None, QueueState.FINAL),
         (WindowState.DONE, NOON, QueueState.INCOMPLETE),
         (WindowState.PARTIAL, None, QueueState.FINAL),
+        (WindowState.PARTIAL, NOON, QueueState.INCOMPLETE),
         (WindowState.EMPTY, NOON, QueueState.UNCONFIRMED),
         (WindowState.EMPTY, None, QueueState.FINAL),
         (WindowState.EXPIRED, NOON, QueueState.UNCONFIRMED),

@@ -17,6 +17,7 @@ from exporter.runtime.logs import get_logger
 from exporter.runtime.telemetry import FailureReason, Loop
 from exporter.tempo import ClientSettings, StoppedError, TempoClient, TempoError
 from exporter.tempo.client import ATTEMPTS, SearchResult
+from exporter.tempo.query import DurationRange
 from tests.support.certificates import write_authority, write_combined
 from tests.support.samples import events
 from tests.support.tempo_server import (
@@ -417,6 +418,35 @@ def test_request_times_out_however_slowly_the_response_arrives(tempo: FakeTempo,
     assert (error.reason, error.retryable) == ("timeout", True)
     assert "tempo.timeout" in str(error)
     assert harness.telemetry.failures == [("api", "timeout")] * 2
+
+
+@pytest.mark.parametrize("search", [hanging, replying("<html>", status=504), replying("<html>", status=524)])
+def test_search_that_is_too_slow_is_left_to_its_caller_if_that_can_ask_for_less(
+    tempo: FakeTempo, search: Responder, caplog: pytest.LogCaptureFixture
+) -> None:
+    tempo.answer(search)
+    harness = Harness(tempo.url, timeout_seconds=0.25)
+    with pytest.raises(TempoError, match=r"polling\.backfill_batch") as caught:
+        harness.search("backfill", may_split=True)
+    assert caught.value.is_slow
+    assert len(harness.telemetry.failures) == 1
+    assert "search_slow" in events(caplog)
+
+
+def test_search_may_ask_for_a_higher_limit_and_some_durations(tempo: FakeTempo) -> None:
+    tempo.answer(replying(BODY), replying("limit 20000 exceeds max limit 9000", 400, "text/plain"), replying(BODY))
+    harness = Harness(tempo.url)
+    harness.search("backfill", durations=DurationRange(5, 9))
+    assert "duration>=5ns) && (duration<9ns" in tempo.requests[-1].params["q"]
+    assert harness.client.highest_limit == 262_144
+    assert harness.search("backfill", limit=20_000).limit == 9000
+    assert (harness.client.highest_limit, harness.client.max_limit) == (9000, 5000)
+
+
+def test_other_failures_are_retried_even_if_the_caller_can_ask_for_less(tempo: FakeTempo) -> None:
+    tempo.answer(replying("no", status=500), replying(BODY))
+    harness = Harness(tempo.url)
+    assert harness.search("backfill", may_split=True).traces == 2
 
 
 def test_response_over_the_size_limit_is_rejected(tempo: FakeTempo) -> None:

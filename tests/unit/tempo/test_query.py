@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from exporter.model.span import SeriesKey
 from exporter.model.traceql_filter import filter_problem
-from exporter.tempo.query import quoted, search_query, series_conditions
+from exporter.tempo.query import DurationRange, duration_conditions, quoted, search_query, series_conditions
 
 
 def test_root_scope_selects_root_spans_with_service_and_name() -> None:
@@ -18,6 +18,20 @@ def test_root_scope_selects_root_spans_with_service_and_name() -> None:
 def test_entry_scope_also_selects_server_and_consumer_spans() -> None:
     assert search_query("entry") == (
         "{nestedSetParent<0 || kind=server || kind=consumer} | select(resource.service.name, name)"
+    )
+
+
+def test_durations_are_divided_without_gap_or_overlap() -> None:
+    parts = [DurationRange(), DurationRange(0, 5), DurationRange(5), DurationRange(5, 9)]
+    assert [duration_conditions(part) for part in parts] == [
+        [],
+        ["duration<5ns"],
+        ["duration>=5ns"],
+        ["duration>=5ns", "duration<9ns"],
+    ]
+    assert [part.contains(5) for part in parts] == [True, False, True, True]
+    assert search_query("root", "", duration_conditions(parts[3])) == (
+        "{nestedSetParent<0 && (duration>=5ns) && (duration<9ns)} | select(resource.service.name, name)"
     )
 
 

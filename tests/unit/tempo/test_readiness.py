@@ -33,14 +33,14 @@ def failed_search(tempo: FakeTempo) -> TempoError:
 @pytest.mark.parametrize(
     ("ready", "end"),
     [
-        (STOPPING, " raise tempo.timeout. Tempo says: Application is stopping."),
+        (STOPPING, " or lower polling.backfill_batch. Tempo says: Application is stopping."),
         (replying("ready\n", content_type="text/plain"), " Tempo says: ready."),
         (hanging, " Tempo does not answer /ready either."),
-        (replying("<html>Sign in</html>", content_type="text/html"), " raise tempo.timeout."),
-        (replying({"error": "x"}), " raise tempo.timeout."),
-        (replying("no such page", status=404), " raise tempo.timeout."),
-        (replying("x" * 2000), " raise tempo.timeout."),
-        (replying(""), " raise tempo.timeout."),
+        (replying("<html>Sign in</html>", content_type="text/html"), " or lower polling.backfill_batch."),
+        (replying({"error": "x"}), " or lower polling.backfill_batch."),
+        (replying("no such page", status=404), " or lower polling.backfill_batch."),
+        (replying("x" * 2000), " or lower polling.backfill_batch."),
+        (replying(""), " or lower polling.backfill_batch."),
     ],
 )
 def test_a_timeout_quotes_what_tempo_says(ready: Responder, end: str) -> None:

@@ -201,6 +201,13 @@ def test_healthy_exporter_passes_all_checks() -> None:
             "WARN",
             "; 97.0% in the others raise tempo.limit,",
         ),
+        (
+            "backfill",
+            {'backfill_windows{state="partial"}': 100},
+            "WARN",
+            "the exporter's log says why (event=window_truncated)",
+        ),
+        ("backfill", {'backfill_windows{state="partial"}': 1}, "PASS", "1 partial"),
         ("saturation", {'search_truncated_windows_total{loop="poll"}': 2}, "WARN", "raise tempo.limit (poll)"),
         # Of history the ledger decides: after a restart the counters are 0.
         ("saturation", {'backfill_windows{state="partial"}': 1}, "WARN", "incomplete: 1 windows of history, 0 polls"),
