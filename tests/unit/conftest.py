@@ -1,5 +1,6 @@
 """Fixtures of all unit tests."""
 
+import logging
 import signal
 from collections.abc import Iterator
 
@@ -33,3 +34,13 @@ def restored_signals() -> Iterator[None]:
     signal.set_wakeup_fd(-1)
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _restored_logging() -> Iterator[None]:
+    """Restore the root logger after each test: commands configure it for their process."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
