@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import venv
 from importlib.metadata import distribution
 from pathlib import Path
@@ -12,10 +13,11 @@ from zipfile import ZipFile
 import pytest
 
 from exporter import __version__
+from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartTempo
 from tests.support.paths import REPOSITORY
 from tests.support.processes import write_settings
-from tests.support.traffic import Traffic
+from tests.support.traffic import HOUR, Traffic
 from tools.processes import environment
 
 
@@ -88,7 +90,10 @@ def test_installed_command_runs_without_development_packages(python: Path, tmp_p
         )
 
     assert run("--version").stdout == f"tempo-anomaly-exporter, version {__version__}\n"
-    server = tempo(Traffic())
+    traffic = Traffic()
+    hour = int(time.time()) // HOUR * HOUR
+    traffic.hourly(SeriesKey("shop", "GET /cart"), range(hour - 2 * HOUR, hour, HOUR), count=10, scale=0.1)
+    server = tempo(traffic)
     config = write_settings(tmp_path, {"tempo": {"url": server.url}, "polling": {"backfill_duration": "2h"}})
     checked = run("--config", str(config), "--check-config")
     assert (checked.returncode, checked.stderr) == (0, "")

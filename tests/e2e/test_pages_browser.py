@@ -88,21 +88,28 @@ def test_anomalous_endpoint_is_at_the_top_with_its_explanation(view: Chrome, inc
     assert card.value_of_css_property("border-left-width") == "4px", "the stylesheet is not applied"
 
 
+def follow(view: Chrome, link: WebElement) -> None:
+    """Click, and wait until the browser has left the page: a click returns before that."""
+    address = view.current_url
+    link.click()
+    eventually(lambda: view.current_url != address, lambda: f"still at {address}", 10)
+
+
 def test_table_can_be_filtered_and_sorted(view: Chrome, incident: ExporterProcess) -> None:
     view.get(f"{incident.url}/")
     all_rows = len(rows(view))
     view.find_element(By.NAME, "q").send_keys("checkout")
     Select(view.find_element(By.NAME, "level")).select_by_value("1")
-    view.find_element(By.CSS_SELECTOR, ".filter button").click()
+    follow(view, view.find_element(By.CSS_SELECTOR, ".filter button"))
     assert 0 < len(rows(view)) < all_rows
     assert {each.text for each in view.find_elements(By.CSS_SELECTOR, ".endpoints .service")} == {"checkout"}
     assert view.find_element(By.NAME, "q").get_attribute("value") == "checkout"
-    view.find_element(By.PARTIAL_LINK_TEXT, "Endpoint").click()
+    follow(view, view.find_element(By.PARTIAL_LINK_TEXT, "Endpoint"))
     names = endpoint_names(view)
     assert names == sorted(names)
-    view.find_element(By.PARTIAL_LINK_TEXT, "Endpoint").click()
+    follow(view, view.find_element(By.PARTIAL_LINK_TEXT, "Endpoint"))
     assert endpoint_names(view) == names[::-1]
-    view.find_element(By.LINK_TEXT, "Show all").click()
+    follow(view, view.find_element(By.LINK_TEXT, "Show all"))
     assert len(rows(view)) == all_rows
 
 
