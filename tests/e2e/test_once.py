@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from exporter import __version__
+from exporter.demo.search import SearchLimits
 from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartTempo
 from tests.support.expected_baselines import UTC_WEEK, baseline_at, differences
@@ -82,7 +83,8 @@ def test_once_with_a_partial_window_fails(tempo: StartTempo, tmp_path: Path, emp
     traffic = some_days(now)
     crowded = int(now) // HOUR * HOUR - 5 * HOUR + 1234
     traffic.spread(CART, crowded + 0.1, crowded + 0.9, count=150, scale=0.05)
-    configuration = settings(tempo(traffic).url, tempo={"limit": 100}, polling={"backfill_duration": "12h"})
+    url = tempo(traffic, limits=SearchLimits(max_result_limit=100)).url
+    configuration = settings(url, tempo={"limit": 100}, polling={"backfill_duration": "12h"})
     ended = run("--once", "--config", str(write_settings(tmp_path, configuration)), directory=empty)
     assert ended.returncode == 1
     assert "1 partial" in ended.stderr
