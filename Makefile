@@ -7,8 +7,8 @@ CONFIG ?= configs/exporter.yaml
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-unit lint format bench bench-detection dashboards kubernetes reference \
-        screenshots examples release lock clean
+.PHONY: help install run demo test test-unit lint format bench bench-cause bench-detection bench-incidents dashboards \
+        kubernetes reference screenshots examples release lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,16 +61,26 @@ format: install ## format code and apply automatic fixes
 bench: install ## measure performance against the budgets (nine minutes)
 	$(BIN)/python -m benchmarks
 
-bench-detection: install ## measure detection quality against the targets (seven minutes)
+bench-detection: install ## measure detection quality against the targets (long: python -m benchmarks.detection --suite runs a part)
 	$(BIN)/python -m benchmarks.detection
+	$(BIN)/python -m benchmarks.marks
+
+bench-cause: install ## measure how often the right cause is named, on labelled faults (one minute)
+	$(BIN)/python -m benchmarks.cause
+
+bench-incidents: install ## count the notifications of days on which many endpoints are flagged at once (two minutes)
+	$(BIN)/python -m benchmarks.incidents
 
 dashboards: install ## normalise dashboards exported from Grafana
 	$(BIN)/python -m tools.dashboards
+	$(BIN)/python -m tools.helm_chart
 
-kubernetes: install ## regenerate the Kubernetes manifests that are generated
+kubernetes: install ## regenerate manifests, files of the Helm chart, and Grafana's alert rules
 	$(BIN)/python -m tools.prometheus_rule
+	$(BIN)/python -m tools.grafana_rules
+	$(BIN)/python -m tools.helm_chart
 
-reference: install ## regenerate the tables of keys and metrics in docs/, and configs/exporter.yaml
+reference: install ## regenerate tables in docs/, configs/exporter.yaml and the schema of the Helm chart's values
 	$(BIN)/python -m tests.support.reference
 
 screenshots: install ## retake the screenshots in docs/images (needs chromium and chromium-driver)
@@ -86,7 +96,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 
 lock: install ## update the locked requirements after editing pyproject.toml
 	$(COMPILE) --upgrade pyproject.toml -o requirements.lock
-	$(COMPILE) --upgrade -c requirements.lock --group dev pyproject.toml -o requirements-dev.lock
+	$(COMPILE) --upgrade -c requirements.lock --extra mcp --group dev pyproject.toml -o requirements-dev.lock
 	$(COMPILE) -c requirements-dev.lock --group pyproject.toml:build -o requirements-build.lock
 
 clean: ## remove everything that make has built

@@ -13,7 +13,7 @@ from benchmarks import machine
 from benchmarks.context import Context
 from benchmarks.report import HEADER, Figure, table
 
-NAMES: Final = ("backfill", "dense", "poll", "scrape", "evaluation", "restart", "memory", "store")
+NAMES: Final = ("backfill", "dense", "poll", "tracker", "scrape", "evaluation", "restart", "pages", "memory", "store")
 """Modules of this package with a function ``measure``."""
 
 CIRCUMSTANCES: Final = (

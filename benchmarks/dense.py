@@ -204,7 +204,7 @@ class _DenseTempo:
     def __init__(self, traffic: DenseTraffic) -> None:
         self._traffic = traffic
         self._shapes = {
-            endpoint.key: TraceShape((Operation(*endpoint.key),), (ROOT,)) for endpoint in traffic.endpoints
+            endpoint.key: TraceShape((Operation(*endpoint.key[:2]),), (ROOT,)) for endpoint in traffic.endpoints
         }
 
     def search(self, params: Mapping[str, str]) -> bytes:

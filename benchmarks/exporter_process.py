@@ -60,6 +60,7 @@ class ExporterProcess:
 
     Attributes:
         client: an HTTP client of the exporter.
+        port: where it listens.
         started: when the process was started, by the monotonic clock.
     """
 
@@ -72,7 +73,7 @@ class ExporterProcess:
             database: path of its database.
             settings: more configuration, by section.
         """
-        port = free_port()
+        port = self.port = free_port()
         config = {
             "tempo": {"url": tempo_url},
             "storage": {"path": str(database)},

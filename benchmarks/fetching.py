@@ -12,10 +12,11 @@ import orjson
 import requests
 
 from benchmarks.tempo_source import Search
+from exporter.model.failure_rule import STATUS_IS_ERROR
 from exporter.tempo import search_query
 from exporter.tempo.decode import SearchDecoder
 
-_QUERY = search_query("root")
+_QUERY = search_query("entry", grouping="span", failures=STATUS_IS_ERROR)
 
 
 class FetchCost(NamedTuple):
@@ -77,7 +78,7 @@ def decode(url: str, searches: Sequence[Search]) -> DecodeCost:
         orjson.loads,
         uncollected,
         msgspec.json.decode,
-        SearchDecoder("root").decode,
+        SearchDecoder("entry", failures=STATUS_IS_ERROR).decode,
     )
     size = 0
     seconds = [0.0] * len(decoders)

@@ -4,6 +4,7 @@ The clock is simulated: a cycle reads the traffic before an instant of the past,
 Everything else is the real exporter's.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,8 +26,9 @@ from benchmarks.tempo_source import TempoSource
 from benchmarks.traffic import Traffic, series_key
 from exporter.app.settings import client_settings, evaluation_settings, poll_settings, series_rules
 from exporter.config import Config
-from exporter.detection.flag import Flag
+from exporter.detection.flag import SeriesFlags
 from exporter.evaluation.baseline_table import BaselineTable
+from exporter.evaluation.durations import DurationHistograms
 from exporter.evaluation.live import LiveEvaluator
 from exporter.evaluation.poller import Poller
 from exporter.evaluation.snapshot import HistoryFacts, Snapshot
@@ -34,8 +36,10 @@ from exporter.ingest.live_reader import LiveReader
 from exporter.ingest.series_filter import SeriesFilter
 from exporter.metrics.exposition import Publisher
 from exporter.metrics.self_metrics import SelfMetrics, StateCollector
+from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
+from exporter.runtime.telemetry import SKIP_REASONS
 from exporter.runtime.tuning import freeze_gc, take_short_turns
 from exporter.tempo import TempoClient
 from exporter.web.http import HttpRequest, Site
@@ -50,17 +54,21 @@ _DISTINCT_BASELINES: Final = 20
 
 
 class CycleCost(NamedTuple):
-    """Cost of a poll cycle in seconds.
+    """Cost of a poll cycle.
 
     Attributes:
-        cpu: processor time of the whole cycle.
-        snapshot: wall time of evaluating every series and building the snapshot.
-        publish: wall time of rendering the snapshot in the requested formats and publishing it.
+        cpu: processor time of the whole cycle in seconds.
+        snapshot: wall time of evaluating every series and building the snapshot in seconds.
+        publish: wall time of rendering the snapshot in the requested formats and publishing it in seconds.
+        fetched: spans that Tempo returned.
+        evaluated: spans among them that were new.
     """
 
     cpu: float
     snapshot: float
     publish: float
+    fetched: float
+    evaluated: float
 
 
 class PollHarness(ChildProcess):
@@ -110,7 +118,9 @@ class _ReadyHistory:
     def facts(self) -> HistoryFacts:
         return HistoryFacts()
 
-    def save(self, flags: Mapping[SeriesKey, Flag], suspects: Mapping[SeriesKey, tuple[int, ...]]) -> None:
+    def save(
+        self, flags: Mapping[SeriesKey, SeriesFlags], suspects: Mapping[SeriesKey, tuple[int, ...]], at: float
+    ) -> None:
         """Discard the flags."""
 
 
@@ -132,7 +142,7 @@ class _Poller:
         )
         take_short_turns()
         log = get_logger("benchmark")
-        metrics = SelfMetrics()
+        self._metrics = metrics = SelfMetrics()
         stop = threading.Event()
         rules = series_rules(config)
         series_filter = SeriesFilter(rules)
@@ -154,6 +164,11 @@ class _Poller:
                 started_at=self._now,
                 remembered_seconds=polling.remembered_seconds,
                 flags={},
+                durations=DurationHistograms(
+                    started_at=self._now,
+                    window_start=lambda second: second - second % HOUR_SECONDS,
+                    kept_seconds=math.inf,
+                ),
             ),
             history,
             history,
@@ -171,7 +186,7 @@ class _Poller:
             return None if publisher.page is None else publisher.page.snapshot
 
         metrics.registry.register(StateCollector(snapshot, lambda: None, series_filter, rules.max_series))
-        self._page = MetricsPage(publisher, metrics.registry)
+        self._page = MetricsPage(publisher, metrics.registry, has_native_histograms=True)
         self._poller.cycle()
         server = Server(Site({"/metrics": self._page}, log), "127.0.0.1", 0)
         server.start(lambda error: None)  # noqa: ARG005 - a scrape fails then
@@ -179,14 +194,31 @@ class _Poller:
 
     def cycle(self, seconds: float) -> CycleCost:
         self._now = min(self._now + seconds, self._end)
+        fetched, evaluated = self._spans()
         began = time.process_time()
         if not self._poller.cycle():
             raise RuntimeError("the poll cycle failed")
+        cpu = time.process_time() - began
         self._cycles += 1
         assert self._publisher.page is not None
+        fetched_now, evaluated_now = self._spans()
         return CycleCost(
-            time.process_time() - began, self._publisher.page.snapshot.build_seconds, self._publish_seconds
+            cpu,
+            self._publisher.page.snapshot.build_seconds,
+            self._publish_seconds,
+            fetched_now - fetched,
+            evaluated_now - evaluated,
         )
+
+    def _spans(self) -> tuple[float, float]:
+        """Spans fetched and evaluated by polls so far."""
+        registry, loop = self._metrics.registry, "poll"
+        fetched = registry.get_sample_value("tempo_anomaly_traces_read_total", {"loop": loop}) or 0.0
+        skipped = (
+            registry.get_sample_value("tempo_anomaly_traces_skipped_total", {"loop": loop, "reason": reason}) or 0.0
+            for reason in SKIP_REASONS
+        )
+        return fetched, fetched - sum(skipped)
 
     def _publish(self, snapshot: Snapshot) -> None:
         began = time.monotonic()

@@ -15,15 +15,20 @@ from typing import Final, NamedTuple
 from benchmarks.machine import memory
 from benchmarks.traffic import random_duration_ns, series_key
 from exporter.app.app import build_app
-from exporter.app.settings import reading_description
+from exporter.app.settings import failure_rule, reading_description
+from exporter.baseline.levels import FallbackRules
 from exporter.config import build_calendar, load_config
+from exporter.detection.detector import Detector
+from exporter.detection.history import advance
+from exporter.detection.parameters import ALL_PARTS, NO_PARTS, Parameters
 from exporter.evaluation.baseline_table import BaselineTable
 from exporter.evaluation.manager import BaselineManager
 from exporter.metrics.self_metrics import SelfMetrics
 from exporter.model.accumulator import WindowContent, WindowDigest
-from exporter.model.calendar import HOUR_SECONDS
+from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
 from exporter.model.histogram import Digest
-from exporter.model.histogram_codec import MARK_SECONDS, encode_digest, encode_marks
+from exporter.model.histogram_codec import MARK_SECONDS, encode_digest, encode_failures, encode_marks
+from exporter.model.hours import SeriesHours, StoredWindow, hours_of
 from exporter.model.ledger import LedgerEntry, Wanted, Window, WindowState, pending, wanted
 from exporter.model.span import SeriesKey
 from exporter.runtime.tuning import collect_seldom
@@ -32,6 +37,7 @@ from exporter.store import Store
 KINDS: Final = ((10, 0.70), (100, 0.25), (1_000, 0.05))
 """Traces an hour, and the share of series with that density: most endpoints have little traffic."""
 _VARIANTS: Final = 200
+_ERROR_RATIOS: Final = (0.0, 0.001, 0.01)
 _SLOW_SHARE: Final = 0.005
 """Share of hours in which an incident tripled the latency."""
 _MARKS: Final = HOUR_SECONDS // MARK_SECONDS
@@ -49,6 +55,7 @@ class _Row(NamedTuple):
     traces: int
     digest: bytes
     marks: bytes
+    failures: bytes
 
 
 def window_digest(random_: random.Random, traces: int, slower: float = 1.0) -> WindowDigest:
@@ -57,7 +64,13 @@ def window_digest(random_: random.Random, traces: int, slower: float = 1.0) -> W
     marks: dict[int, list[int]] = {}
     for duration_ns in durations:
         marks.setdefault(random_.randrange(_MARKS) + 1, []).append(duration_ns)
-    return WindowDigest(Digest.of_ns(durations), {mark: Digest.of_ns(some) for mark, some in marks.items()})
+    ratio = random_.choice(_ERROR_RATIOS)
+    failures = {mark: sum(random_.random() < ratio for _ in some) for mark, some in marks.items()}
+    return WindowDigest(
+        Digest.of_ns(durations),
+        {mark: Digest.of_ns(some) for mark, some in marks.items()},
+        {mark: count for mark, count in failures.items() if count},
+    )
 
 
 def settled_windows(now: float, days: int | None = None) -> list[Window]:
@@ -92,7 +105,9 @@ def write_history(path: Path, series: int, days: int | None = None, seed: int = 
     kinds = [_rows(random_, traces) for traces, _ in KINDS]
     kind_of = random_.choices(kinds, [share for _, share in KINDS], k=series)
     store = Store.open(path)
-    store.declare_reading(reading_description(load_config(None, {})))
+    config = load_config(None, {})
+    store.declare_reading(reading_description(config))
+    store.declare_failure_rule(str(failure_rule(config)))
     first = {series_key(number): window_digest(random_, 1) for number in range(series)}
     store.commit([entry(windows[0], series)], [WindowContent(windows[0], first, {})])
     ids = [series_ids[series_key(number)] for series_ids in [_series_ids(path)] for number in range(series)]
@@ -101,7 +116,8 @@ def write_history(path: Path, series: int, days: int | None = None, seed: int = 
     with sqlite3.connect(path) as connection:
         for window in reversed(windows):
             connection.executemany(
-                "INSERT INTO digests (series_id, window_start, traces, digest, marks) VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO digests (series_id, window_start, traces, digest, marks, failures)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
                 [
                     (series_id, window.start, *random_.choice(rows))
                     for series_id, rows in zip(ids, kind_of, strict=True)
@@ -115,7 +131,8 @@ def _rows(random_: random.Random, traces: int) -> Sequence[_Row]:
     rows = []
     for number in range(_VARIANTS):
         item = window_digest(random_, traces, 3.0 if number < _VARIANTS * _SLOW_SHARE else 1.0)
-        rows.append(_Row(item.digest.count, encode_digest(item.digest), encode_marks(item.marks)))
+        failures = encode_failures(item.failures or {})
+        rows.append(_Row(item.digest.count, encode_digest(item.digest), encode_marks(item.marks), failures))
     return rows
 
 
@@ -134,6 +151,27 @@ def evaluate_history(path: Path) -> EvaluationCost:
 def evaluate_next_hour(path: Path) -> EvaluationCost:
     """Evaluate what settled since, and build the table of the current hour, as an exporter does every hour."""
     return _catch_up(path, time.time())
+
+
+def evaluate_by_methods(series: int, seed: int = 1) -> tuple[float, float]:
+    """Return the processor time of evaluating a week of some series with the first method and with the present one."""
+    random_ = random.Random(seed)
+    clock = HourClock(Calendar())
+    begin = int(time.time()) // HOUR_SECONDS * HOUR_SECONDS - 7 * 24 * HOUR_SECONDS
+    kinds = [_rows(random_, traces) for traces, _ in KINDS]
+    histories = [
+        [StoredWindow(begin + number * HOUR_SECONDS, *random_.choice(rows)) for number in range(7 * 24)]
+        for rows in random_.choices(kinds, [share for _, share in KINDS], k=series)
+    ]
+    seconds = []
+    for parts in (NO_PARTS, ALL_PARTS):
+        detector = Detector(FallbackRules(), Parameters(parts=parts), clock)
+        cpu = time.process_time()
+        for windows in histories:
+            advance(detector, SeriesHours(hours_of(windows, clock)), begin + 7 * 24 * HOUR_SECONDS)
+        seconds.append(time.process_time() - cpu)
+    first, present = seconds
+    return first, present
 
 
 def baseline_table(path: Path) -> BaselineTable:

@@ -4,18 +4,23 @@ import math
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from benchmarks.context import Context, in_child
-from benchmarks.exporter_process import ExporterProcess
+from benchmarks.exporter_process import Client, ExporterProcess
 from benchmarks.history import EvaluationCost, evaluate_history, evaluate_next_hour, write_history
 from benchmarks.machine import Memory
 from benchmarks.scrape import HEADERS
 from benchmarks.tempo_source import TempoSource
 from benchmarks.traffic import Traffic, series_key
+from exporter.model.label import DEFAULT_LABEL_NAMES
+from exporter.web.pages import links
 
 _T = TypeVar("_T")
 
@@ -24,6 +29,7 @@ _TRACES_PER_SECOND: Final = 1 / 30
 _BEFORE_SECONDS: Final = 330
 _AFTER_SECONDS: Final = 150
 _ROUNDS: Final = 3
+_VISITED_PAGES: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ class Restart:
         history_searches: searches for history until the end of the measurement.
         fresh: memory before the first scrape.
         warm: memory after several poll cycles and scrapes in every format.
+        pages: times of pages and scrapes.
     """
 
     start: StartTimes
@@ -76,6 +83,27 @@ class Restart:
     history_searches: float
     fresh: Memory
     warm: Memory
+    pages: "PageTimes"
+
+
+class PageTimes(NamedTuple):
+    """Seconds that responses took.
+
+    Attributes:
+        week: pages of endpoints with seven days of their past, each visited for the first time in this hour.
+        week_cpu: processor time of the exporter for each of them, with that of poll cycles meanwhile.
+        week_again: the same pages once more.
+        day: the same with 24 hours.
+        api: their timelines of seven days from the API.
+        scrapes: scrapes while such pages are loaded without a pause.
+    """
+
+    week: Sequence[float]
+    week_cpu: float
+    week_again: Sequence[float]
+    day: Sequence[float]
+    api: Sequence[float]
+    scrapes: Sequence[float]
 
 
 def evaluated_database(context: Context, series: int) -> EvaluatedDatabase:
@@ -109,7 +137,7 @@ def _multiply(path: Path, evaluated: int, series: int) -> None:
     """Copy everything stored for the evaluated series to further series."""
     connection = sqlite3.connect(path)
     for first in range(evaluated, series, evaluated):
-        names = [(number + 1, *series_key(number)) for number in range(first, min(first + evaluated, series))]
+        names = [(number + 1, *series_key(number)[:2]) for number in range(first, min(first + evaluated, series))]
         connection.executemany("INSERT INTO series (id, service_name, span_name) VALUES (?, ?, ?)", names)
         for table in ("digests", "judgements", "states"):
             columns = [column[1] for column in connection.execute(f"PRAGMA table_info({table})")]
@@ -128,13 +156,15 @@ def measure_restart(context: Context, series: int) -> Restart:
     polling = {
         # Nothing new settles during the measurement: every search for history is for a window read before.
         "settle": "2h",
+        # Nor is it time to look for spans that came late, which is a search, too.
+        "late": "2h",
         "tempo_interval": f"{context.poll_seconds}s",
     }
     changed: Mapping[str, Mapping[str, Any]] = {"polling": polling, "detection": {"ratio": 1.5}}
     reconfigured = _measure(context, database, series, changed, _start_times)
 
     def measure(exporter: ExporterProcess) -> Restart:
-        return _restart(exporter, reconfigured)
+        return _restart(exporter, reconfigured, series)
 
     return _measure(context, database, series, {"polling": polling}, measure)
 
@@ -169,7 +199,7 @@ def _start_times(exporter: ExporterProcess) -> StartTimes:
     return StartTimes(wall, math.nan if poll is None else poll, cpu, baselines)
 
 
-def _restart(exporter: ExporterProcess, reconfigured: StartTimes) -> Restart:
+def _restart(exporter: ExporterProcess, reconfigured: StartTimes, series: int) -> Restart:
     start = _start_times(exporter)
     fresh = exporter.memory
     for _ in range(_ROUNDS):
@@ -177,7 +207,33 @@ def _restart(exporter: ExporterProcess, reconfigured: StartTimes) -> Restart:
             exporter.client.get("/metrics", headers)
         _wait_for_poll(exporter)
     searches = exporter.value('tempo_requests_total{loop="backfill"}')
-    return Restart(start, reconfigured, math.nan if searches is None else searches, fresh, exporter.memory)
+    warm = exporter.memory
+    pages = _page_times(exporter, series)
+    return Restart(start, reconfigured, math.nan if searches is None else searches, fresh, warm, pages)
+
+
+def _page_times(exporter: ExporterProcess, series: int) -> PageTimes:
+    keys = [series_key(number) for number in range(min(series, _VISITED_PAGES))]
+
+    def visit(page: str, range_name: str) -> list[float]:
+        urls = (links.past_url(page, key, DEFAULT_LABEL_NAMES, range_name) for key in keys)
+        responses = [exporter.client.get(f"/{url}") for url in urls]
+        if any(response.status != HTTPStatus.OK for response in responses):
+            raise RuntimeError(f"a response is not a page: {[response.status for response in responses]}")
+        return [response.seconds for response in responses]
+
+    cpu = exporter.cpu_seconds
+    week = visit(links.ENDPOINT, "7d")
+    week_cpu = (exporter.cpu_seconds - cpu) / len(keys)
+    week_again, day = (visit(links.ENDPOINT, name) for name in ("7d", "24h"))
+    api = visit(links.TIMELINE_API, "7d")
+    scrapes: list[float] = []
+    with closing(Client(exporter.port)) as scraper, ThreadPoolExecutor(1) as pool:
+        visits = pool.submit(visit, links.ENDPOINT, "7d")
+        while not visits.done():
+            scrapes.append(scraper.get("/metrics", HEADERS["OpenMetrics, gzip"]).seconds)
+        visits.result()
+    return PageTimes(week, week_cpu, week_again, day, api, scrapes)
 
 
 def _wait_for_poll(exporter: ExporterProcess) -> None:

@@ -21,6 +21,7 @@ from benchmarks.child_process import ChildProcess, serve_calls
 from benchmarks.traffic import LONGEST_SECONDS, Traffic, series_key
 from exporter.demo.search import CompiledQuery
 from exporter.demo.traces import ROOT, Operation, SpanTimes, TraceShape, make_trace
+from exporter.model.failure_rule import STATUS_IS_ERROR
 from exporter.tempo import search_query
 
 _NS: Final = 1_000_000_000
@@ -65,8 +66,8 @@ class _Rendered:
     """Traces as Tempo's JSON, concatenated in an unnamed file."""
 
     def __init__(self, traffic: Traffic) -> None:
-        query = CompiledQuery(search_query("root"))
-        shapes = [TraceShape((Operation(*series_key(series)),), (ROOT,)) for series in range(traffic.series)]
+        query = CompiledQuery(search_query("entry", grouping="span", failures=STATUS_IS_ERROR))
+        shapes = [TraceShape((Operation(*series_key(series)[:2]),), (ROOT,)) for series in range(traffic.series)]
         self._starts_ns = array("q")
         self._ends_ns = array("q")
         self._offsets = array("q", [0])

@@ -3,6 +3,7 @@
 The rules are maintained in ``configs/prometheus/rules``.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,11 @@ def groups() -> list[dict[str, Any]]:
     ]
 
 
+def yaml_text(document: Mapping[str, Any]) -> str:
+    """Return a document as YAML that people can read."""
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
 def rendered() -> str:
     """Return the manifest as YAML."""
     manifest = {
@@ -45,7 +51,7 @@ def rendered() -> str:
         },
         "spec": {"groups": groups()},
     }
-    return _HEAD + yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+    return _HEAD + yaml_text(manifest)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from benchmarks.detection.evaluation import METHODS
 from benchmarks.detection.scoring import Event, Tally, episodes, tally
 from exporter.baseline.levels import FallbackRules
 from exporter.detection.detector import Detector
@@ -57,11 +58,12 @@ def load(data_set: str) -> list[LabelledSeries]:
     return loaded
 
 
-def evaluate_series(series: LabelledSeries) -> tuple[str, Tally]:
+def evaluate_series(series: LabelledSeries, method: str = "2") -> tuple[str, Tally]:
     """Replay a labelled series, with seven days of learning; returns its data set and the result."""
     clock = HourClock(Calendar())
     # The values are not durations, so an absolute minimum of the difference makes no sense.
-    replay = Replay(Detector(FallbackRules(), Parameters(min_delta_seconds=0), clock), tick_seconds=_TICK_SECONDS)
+    parameters = Parameters(min_delta_seconds=0, parts=METHODS[method])
+    replay = Replay(Detector(FallbackRules(), parameters, clock), tick_seconds=_TICK_SECONDS)
     begin = series.requests[0][0] // 10**9
     for start, requests in _by_hour(series.requests):
         replay.add_hour(clock.hour(start), requests, live=start >= begin + _LEARNING_SECONDS)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from exporter.app.app import App, build_app
 from exporter.config import Config
-from exporter.detection.flag import Flag
+from exporter.detection.flag import SeriesFlags
 from exporter.metrics.self_metrics import SelfMetrics
 from exporter.model.span import SeriesKey
+from exporter.runtime.locks import LockRank, new_lock
 from exporter.runtime.logs import Log
 from exporter.runtime.stop_budget import StopBudget
 from exporter.runtime.telemetry import StorageFailure
@@ -54,6 +55,7 @@ class Supervisor:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         open_store: OpenStore = Store.open,
+        accepts_marks: bool = False,
     ) -> None:
         """Open the database and build an app; nothing runs yet.
 
@@ -64,6 +66,7 @@ class Supervisor:
             clock: Unix seconds.
             monotonic: seconds that never jump.
             open_store: opens the database.
+            accepts_marks: whether the API lets clients add and delete marks.
 
         Raises:
             DatabaseInUseError: another exporter uses the database.
@@ -78,8 +81,11 @@ class Supervisor:
         self._clock = clock
         self._monotonic = monotonic
         self._open_store = open_store
+        self._accepts_marks = accepts_marks
         self._stopping = threading.Event()
         self._wakeup = threading.Event()
+        # Held while the app is replaced or reloaded.
+        self._replacing = new_lock(LockRank.APP)
         # One event for each database: a thread of the previous app may still report damage to the previous file.
         self._damaged = threading.Event()
         self._replaced_at: float | None = None
@@ -105,6 +111,16 @@ class Supervisor:
         self.app.start()
         self._thread = threading.Thread(target=self._watch, args=(on_failure,), name="supervisor", daemon=True)
         self._thread.start()
+
+    def reload(self, config: Config) -> None:
+        """Use another configuration from now on; see :meth:`App.reload`.
+
+        Raises:
+            StoreError: the database cannot be read; nothing has changed.
+        """
+        with self._replacing:
+            self.app.reload(config)
+            self._config = config
 
     def request_stop(self) -> None:
         """Ask all background threads to end, without waiting for them."""
@@ -144,13 +160,14 @@ class Supervisor:
         return max(0.0, self._replaced_at + _MIN_REPLACEMENT_SECONDS - self._monotonic())
 
     def _replace_database(self) -> None:
-        self.app.close()
-        self._move_database()
-        self._replaced_at = self._monotonic()
-        self.app = self._build(self.app.flags())
-        self.app.save_flags()
-        if not self._stopping.is_set():
-            self.app.start()
+        with self._replacing:
+            self.app.close()
+            self._move_database()
+            self._replaced_at = self._monotonic()
+            self.app = self._build(self.app.flags())
+            self.app.save_flags()
+            if not self._stopping.is_set():
+                self.app.start()
 
     def _move_database(self) -> None:
         renamed_to = move_corrupt_database(self._config.storage.path, self._clock())
@@ -162,7 +179,7 @@ class Supervisor:
             renamed_to=str(renamed_to),
         )
 
-    def _build(self, flags: Mapping[SeriesKey, Flag]) -> App:
+    def _build(self, flags: Mapping[SeriesKey, SeriesFlags]) -> App:
         damaged = self._damaged = threading.Event()
 
         def on_damage() -> None:
@@ -173,7 +190,13 @@ class Supervisor:
         store = self._open_store(path, on_failure=self._metrics.storage_failed, on_damage=on_damage)
         try:
             return build_app(
-                self._config, store, self._metrics, clock=self._clock, monotonic=self._monotonic, flags=flags
+                self._config,
+                store,
+                self._metrics,
+                clock=self._clock,
+                monotonic=self._monotonic,
+                flags=flags,
+                accepts_marks=self._accepts_marks,
             )
         except BaseException:
             store.close()

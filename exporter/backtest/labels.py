@@ -1,4 +1,4 @@
-"""Reads labelled incidents from a JSON file: ``[{"series", "start_unix", "end_unix", "ignore"}, …]``."""
+"""Reads labelled incidents from a JSON file: ``[{"series", "start_unix", "end_unix", "kind", "ignore"}, …]``."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
+
+from exporter.detection.flag import FlagKind
 
 _SHOWN_PROBLEMS: Final = 5
 
@@ -22,12 +24,14 @@ class Label(NamedTuple):
         start: Unix seconds.
         end: Unix seconds.
         ignore: the incident need not be found, and flags at it are not false.
+        kind: the flag that it should be found by.
     """
 
     series: str
     start: float
     end: float
     ignore: bool = False
+    kind: FlagKind = FlagKind.SHIFT
 
 
 class _Entry(msgspec.Struct):
@@ -35,6 +39,7 @@ class _Entry(msgspec.Struct):
     start_unix: float
     end_unix: float
     ignore: bool = False
+    kind: FlagKind = FlagKind.SHIFT
 
 
 def read_labels(path: Path) -> list[Label]:
@@ -50,14 +55,15 @@ def read_labels(path: Path) -> list[Label]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LabelsError(
             f"{path} is not a file of labels: {error}; it must be a JSON list of "
-            '{"series": text, "start_unix": seconds, "end_unix": seconds, "ignore": true or false}'
+            '{"series": text, "start_unix": seconds, "end_unix": seconds, "kind": "shift", "errors" or "traffic", '
+            '"ignore": true or false}'
         ) from error
     problems = list(_problems(entries))
     if problems:
         more = len(problems) - _SHOWN_PROBLEMS
         shown = [*problems[:_SHOWN_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
         raise LabelsError("\n".join([f"{path} has invalid labels:", *(f"  - {each}" for each in shown)]))
-    return [Label(entry.series, entry.start_unix, entry.end_unix, entry.ignore) for entry in entries]
+    return [Label(entry.series, entry.start_unix, entry.end_unix, entry.ignore, entry.kind) for entry in entries]
 
 
 def _problems(entries: Sequence[_Entry]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from exporter.config import Config, ConfigError, load_config
 from exporter.config.keys import KEYS, Key
 from exporter.config.wording import hint, shown_name
 
-_SECTIONS: Final = ("timezone", "calendar", "stats", "fallback", "detection", "storage")
+_SECTIONS: Final = ("timezone", "overrides", "calendar", "stats", "fallback", "detection", "storage")
 """Sections that affect a backtest; ``storage`` selects the history."""
 
 

@@ -2,21 +2,29 @@
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import starmap
 from typing import Final, NamedTuple
 
+from exporter.backtest.recorded_traffic import RecordedTraffic
 from exporter.backtest.traffic import Requests, RequestSample, median_step_seconds
 from exporter.detection.detector import Detector, SeriesState
+from exporter.detection.error_history import ErrorChange
+from exporter.detection.errors import ErrorExplanation
 from exporter.detection.explanation import Explanation
-from exporter.detection.flag import FlagEvent
+from exporter.detection.flag import FlagEvent, FlagKind
 from exporter.detection.history import advance
 from exporter.detection.parameters import SUSPICION_SECONDS
+from exporter.detection.regression import Regression, RegressionChange, RegressionEvent
 from exporter.detection.replay import Replay
+from exporter.detection.source_history import SourceHistory
 from exporter.detection.tick import FlagChange
+from exporter.detection.traffic import TrafficEvidence
+from exporter.detection.traffic_history import TrafficChange
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.hours import HourEvaluation, SeriesHours, hours_of
+from exporter.model.span import SeriesKey
 from exporter.store import StoredSeries
 
 _NS: Final = 1_000_000_000
@@ -30,14 +38,16 @@ class FiringPeriod(NamedTuple):
     Attributes:
         start: Unix seconds.
         end: Unix seconds; the end of the traffic if the flag was still firing then.
-        explanation: why it fired.
+        explanation: why it fired; ``str()`` is its sentence.
         ongoing: whether it was still firing at the end of the traffic.
+        kind: which flag.
     """
 
     start: int
     end: int
-    explanation: Explanation | None
+    explanation: Explanation | ErrorExplanation | TrafficEvidence | None
     ongoing: bool = False
+    kind: FlagKind = FlagKind.SHIFT
 
 
 class AcceptedChange(NamedTuple):
@@ -45,6 +55,22 @@ class AcceptedChange(NamedTuple):
 
     since: int
     accepted_at: int
+
+
+class RegressionPeriod(NamedTuple):
+    """A period in which there was a regression.
+
+    Attributes:
+        start: when it was found, Unix seconds.
+        end: when it went away or was accepted, Unix seconds; the end of the traffic if it was still present then.
+        outcome: how it ended; ``raised`` if it was still present.
+        regression: the regression, as it was last.
+    """
+
+    start: int
+    end: int
+    outcome: RegressionEvent
+    regression: Regression
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +82,16 @@ class SeriesReplay:
         traces: number of traces.
         start: start of the first hour.
         end: end of the last hour.
-        learned_until: end of the learning period; ``firing_periods`` starts there.
+        learned_until: end of the learning period; firing periods start there.
         evaluated_hours: number of hours with a mature baseline.
         step_seconds: median (from requests) or mean (from history) time between traces.
-        firing_periods: when its flag fired.
+        firing_periods: when its latency was shifted.
         quarantined: starts of the hours that are quarantined at the end.
         accepted_changes: lasting changes that were accepted as the new baseline.
         released: starts of the hours that were quarantined and then released, because they recur.
+        regressions: its regressions; those found while learning, too.
+        error_periods: when its error flag fired; empty of requests from a file, which say nothing of failures.
+        traffic_periods: when its traffic flag fired.
     """
 
     series: str
@@ -76,15 +105,38 @@ class SeriesReplay:
     quarantined: tuple[int, ...]
     accepted_changes: tuple[AcceptedChange, ...]
     released: tuple[int, ...]
+    regressions: tuple[RegressionPeriod, ...] = ()
+    error_periods: tuple[FiringPeriod, ...] = ()
+    traffic_periods: tuple[FiringPeriod, ...] = ()
+
+    def periods_of(self, kind: FlagKind) -> tuple[FiringPeriod, ...]:
+        """Return when the flag of a kind fired."""
+        match kind:
+            case FlagKind.SHIFT:
+                return self.firing_periods
+            case FlagKind.ERRORS:
+                return self.error_periods
+            case FlagKind.TRAFFIC:
+                return self.traffic_periods
 
 
 def series_name(stored: StoredSeries) -> str:
-    """Return the name of a stored series: ``service_name/span_name``."""
-    return f"{stored.key.service_name}/{stored.key.span_name}"
+    """Return the name of a stored series: ``service_name/span_name``, and its labels in braces if it has any."""
+    return stored.key.text
+
+
+def key_of(series: str) -> SeriesKey:
+    """Return the names of a series in a CSV file: the service before the first slash, and the span behind it."""
+    service_name, _, span_name = series.partition("/")
+    return SeriesKey(service_name, span_name)
 
 
 def replay_history(
-    stored: StoredSeries, detector: Detector, until: int, learn_seconds: int | None = None
+    stored: StoredSeries,
+    detector: Detector,
+    until: int,
+    learn_seconds: int | None = None,
+    source: SourceHistory | None = None,
 ) -> SeriesReplay:
     """Evaluate the stored history of a series from its first hour; stored evaluations are ignored.
 
@@ -93,25 +145,34 @@ def replay_history(
         detector: the detector.
         until: end of the history, Unix seconds.
         learn_seconds: learning period; None means until the first hour with a mature baseline.
+        source: the source; without it, traffic is not judged.
 
     Raises:
         DamagedDigestError: the stored history is damaged.
     """
+    detector = detector.of(stored.key)
     clock = detector.clock
     hours = hours_of(stored.windows, clock)
     start = hours[0].start
     traces = sum(hour.count for hour in hours)
-    history = SeriesHours(hours)
+    history = SeriesHours(detector.hours(stored.windows))
     changes: list[FlagChange] = []
+    regressions: list[RegressionChange] = []
+    errors: list[ErrorChange] = []
+    drops: list[TrafficChange] = []
+    traffic = None if source is None else detector.traffic(stored.windows, source)
     accepted: list[AcceptedChange] = []
     evaluations: dict[int, HourEvaluation] = {}
     released: set[int] = set()
     state: SeriesState | None = None
     # Hour by hour gives the same result as all at once, and the time at which a change was accepted.
     for end in [*(end for hour in hours if (end := clock.hour(hour.start).end) < until), until]:
-        progress = advance(detector, history, end, state)
+        progress = advance(detector, history, end, state, traffic=traffic)
         state = progress.state
         changes += progress.changes
+        regressions += progress.regressions
+        errors += progress.error_changes
+        drops += progress.traffic_changes
         accepted += [AcceptedChange(changepoint, end) for changepoint in progress.accepted]
         evaluations.update(progress.evaluations)
         released.update(progress.released)
@@ -129,24 +190,31 @@ def replay_history(
         quarantined=_quarantined(evaluations),
         accepted_changes=tuple(accepted),
         released=tuple(sorted(released)),
+        regressions=tuple(_regression_periods(regressions, end)),
+        error_periods=_firing_periods(errors, learned_until, end, FlagKind.ERRORS),
+        traffic_periods=_firing_periods(drops, learned_until, end, FlagKind.TRAFFIC),
     )
 
 
-def replay_requests(series: str, requests: Requests, detector: Detector, learn_seconds: int) -> SeriesReplay:
+def replay_requests(
+    series: str, requests: Requests, detector: Detector, learn_seconds: int, traffic: RecordedTraffic | None = None
+) -> SeriesReplay:
     """Evaluate the requests of a series as an exporter that polls every 15 seconds would.
 
     The simulated exporter starts at the end of the learning period and has earlier requests as history.
 
     Args:
-        series: name of the series.
+        series: name of the series, ``service_name/span_name`` if it has a slash.
         requests: at least one.
         detector: the detector.
         learn_seconds: learning period from the first request on.
+        traffic: the traffic of all series; without it, traffic is not judged.
     """
     ordered = requests.in_order()
     hour = detector.clock.hour(ordered[0].start_ns // _NS)
     start = hour.start
     learned_until = ordered[0].start_ns // _NS + learn_seconds
+    detector = detector.of(key_of(series))
     replay = Replay(detector)
     release_tracker = _ReleaseTracker()
     start_index = accepted_count = 0
@@ -171,22 +239,41 @@ def replay_requests(series: str, requests: Requests, detector: Detector, learn_s
         quarantined=_quarantined(replay.evaluations),
         accepted_changes=tuple(starmap(AcceptedChange, replay.accepted)),
         released=tuple(sorted(release_tracker.hours)),
+        regressions=tuple(_regression_periods(replay.regressions, hour.end)),
+        traffic_periods=()
+        if traffic is None
+        else _firing_periods(traffic.changes(series, detector), learned_until, traffic.end, FlagKind.TRAFFIC),
     )
 
 
-def _firing_periods(changes: Iterable[FlagChange], since: int, end: int) -> tuple[FiringPeriod, ...]:
+def _firing_periods(
+    changes: Iterable[FlagChange | ErrorChange | TrafficChange], since: int, end: int, kind: FlagKind = FlagKind.SHIFT
+) -> tuple[FiringPeriod, ...]:
     """Pair flag changes into firing periods that start at or after ``since``; the traffic ends at ``end``."""
     firing_periods = []
-    firing: FlagChange | None = None
+    firing: FlagChange | ErrorChange | TrafficChange | None = None
     for change in changes:
         if change.event is FlagEvent.FIRING:
             firing = change
         elif firing is not None:
-            firing_periods.append(FiringPeriod(firing.at, change.at, firing.explanation))
+            firing_periods.append(FiringPeriod(firing.at, change.at, firing.explanation, kind=kind))
             firing = None
     if firing is not None:
-        firing_periods.append(FiringPeriod(firing.at, end, firing.explanation, ongoing=True))
+        firing_periods.append(FiringPeriod(firing.at, end, firing.explanation, ongoing=True, kind=kind))
     return tuple(period for period in firing_periods if period.start >= since)
+
+
+def _regression_periods(changes: Iterable[RegressionChange], end: int) -> Iterator[RegressionPeriod]:
+    """Pair the changes of regressions; the traffic ends at ``end``."""
+    raised: RegressionChange | None = None
+    for change in changes:
+        if change.event is RegressionEvent.RAISED:
+            raised = change
+        elif raised is not None:
+            yield RegressionPeriod(raised.at, change.at, change.event, change.regression)
+            raised = None
+    if raised is not None:
+        yield RegressionPeriod(raised.at, end, raised.event, raised.regression)
 
 
 class _ReleaseTracker:

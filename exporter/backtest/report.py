@@ -1,18 +1,20 @@
 """Result of a backtest."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from exporter.backtest.budget import Proposal
 from exporter.backtest.labels import Label
 from exporter.backtest.replay import FiringPeriod, SeriesReplay
 from exporter.backtest.score import DAY_SECONDS, Score, group_episodes, score_series, total_score
+from exporter.detection.flag import FlagKind
 from exporter.model.calendar import Calendar
 
 
 class Episode(NamedTuple):
-    """Firing periods of one series with short gaps in between.
+    """Firing periods of one flag of one series with short gaps in between.
 
     Attributes:
         series: the series.
@@ -21,6 +23,11 @@ class Episode(NamedTuple):
 
     series: str
     firing_periods: Sequence[FiringPeriod]
+
+    @property
+    def kind(self) -> FlagKind:
+        """Which flag."""
+        return self.firing_periods[0].kind
 
     @property
     def start(self) -> int:
@@ -53,6 +60,7 @@ class BacktestReport:
         rows: number of rows of the CSV file; None for stored history.
         bad_rows: number of invalid rows, by reason.
         labels: labelled incidents; None without labels.
+        proposals: settings that keep to a budget, for each kind of flag; empty without a budget.
     """
 
     kind: Literal["history", "csv"]
@@ -65,14 +73,11 @@ class BacktestReport:
     rows: int | None = None
     bad_rows: Mapping[str, int] = field(default_factory=dict)
     labels: Sequence[Label] | None = None
+    proposals: Sequence[Proposal] = ()
 
     def episodes(self) -> list[Episode]:
-        """Return all episodes, by series and time."""
-        return [
-            Episode(replay.series, firing_periods)
-            for replay in self.replays
-            for firing_periods in group_episodes(replay.firing_periods)
-        ]
+        """Return all episodes, by series, time and kind."""
+        return [episode for replay in self.replays for episode in _episodes(replay)]
 
     def series_days(self) -> float:
         """Return the days after learning, summed over the series."""
@@ -88,22 +93,42 @@ class BacktestReport:
         return sum(label.series not in replayed for label in self.labels or ())
 
     def score(self) -> Score | None:
-        """Score the episodes against the labels; None without labels."""
+        """Score the episodes of all kinds against the labels; None without labels."""
+        by_kind = self.scores()
+        if by_kind is None:
+            return None
+        # A day of a series is one, however many flags it has.
+        days = by_kind[FlagKind.SHIFT].series_days
+        return replace(total_score(by_kind.values()), series_days=days)
+
+    def scores(self) -> Mapping[FlagKind, Score] | None:
+        """Score the episodes of each kind against the labels; None without labels."""
         if self.labels is None:
             return None
         by_series: dict[str, list[Label]] = {}
         for label in self.labels:
             by_series.setdefault(label.series, []).append(label)
-        return total_score(
-            score_series(
-                replay.firing_periods,
-                by_series.get(replay.series, ()),
-                since=replay.learned_until,
-                until=replay.end,
-                step_seconds=replay.step_seconds,
+        return {
+            kind: total_score(
+                score_series(
+                    replay.periods_of(kind),
+                    by_series.get(replay.series, ()),
+                    since=replay.learned_until,
+                    until=replay.end,
+                    step_seconds=replay.step_seconds,
+                    kind=kind,
+                )
+                for replay in self.replays
             )
-            for replay in self.replays
-        )
+            for kind in FlagKind
+        }
+
+
+def _episodes(replay: SeriesReplay) -> list[Episode]:
+    found = [
+        Episode(replay.series, periods) for kind in FlagKind for periods in group_episodes(replay.periods_of(kind))
+    ]
+    return sorted(found, key=lambda episode: episode.start)
 
 
 def per_1000_series_days(count: int, series_days: float) -> float | None:

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from exporter.backtest.labels import Label
+from exporter.detection.flag import FlagKind
 
 MARGIN_SECONDS: Final = 300
 """Margin before and after an incident."""
@@ -106,22 +107,31 @@ def group_episodes(periods: Iterable[_T]) -> list[list[_T]]:
 
 
 def score_series(
-    firing_periods: Iterable[Period], labels: Iterable[Label], *, since: float, until: float, step_seconds: float
+    firing_periods: Iterable[Period],
+    labels: Iterable[Label],
+    *,
+    since: float,
+    until: float,
+    step_seconds: float,
+    kind: FlagKind = FlagKind.SHIFT,
 ) -> Score:
-    """Score one series.
+    """Score one flag of one series.
 
     Args:
         firing_periods: when its flag fired.
-        labels: its incidents; those that start outside ``[since, until)`` are not scored.
+        labels: its incidents; those that start outside ``[since, until)`` are not scored. Those of other kinds need not
+            be found, and flags at them are not false.
         since: end of the learning period, Unix seconds; earlier firing periods are not scored.
         until: end of the series, Unix seconds.
         step_seconds: median time between its requests.
+        kind: the flag.
     """
     scored_periods = [period for period in firing_periods if period.start >= since]
     labels = list(labels)
-    scored_labels = [label for label in labels if since <= label.start < until]
+    own = [label for label in labels if label.kind is kind]
+    scored_labels = [label for label in own if since <= label.start < until]
     events = [label for label in scored_labels if not label.ignore]
-    margin_after = max(MARGIN_SECONDS, MARGIN_STEPS * step_seconds)
+    margin_after = _margin_after(step_seconds)
     delays = []
     for event in events:
         hits = [period.start for period in scored_periods if _overlaps(period, event.start, event.end + margin_after)]
@@ -141,9 +151,25 @@ def score_series(
         true_episodes=true,
         false_episodes=false,
         neutral_episodes=neutral,
-        labels_left_out=len(labels) - len(scored_labels),
+        labels_left_out=len(own) - len(scored_labels),
         series_days=max(0.0, until - since) / DAY_SECONDS,
     )
+
+
+def unlabelled_episodes(firing_periods: Iterable[_T], labels: Iterable[Label], step_seconds: float) -> list[list[_T]]:
+    """Return the episodes of one series that touch no label, not even one to be ignored: the false ones of the score.
+
+    Args:
+        firing_periods: when its flag fired, after learning.
+        labels: its incidents.
+        step_seconds: median time between its requests.
+    """
+    labels = list(labels)
+    return [
+        episode
+        for episode in group_episodes(firing_periods)
+        if not _overlaps_any(episode, labels, _margin_after(step_seconds))
+    ]
 
 
 def total_score(scores: Iterable[Score]) -> Score:
@@ -158,6 +184,10 @@ def total_score(scores: Iterable[Score]) -> Score:
         labels_left_out=sum(score.labels_left_out for score in scores),
         series_days=sum(score.series_days for score in scores),
     )
+
+
+def _margin_after(step_seconds: float) -> float:
+    return max(MARGIN_SECONDS, MARGIN_STEPS * step_seconds)
 
 
 def _overlaps_any(episode: Sequence[Period], labels: Iterable[Label], margin_after: float) -> bool:

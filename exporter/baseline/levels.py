@@ -24,6 +24,8 @@ MATURE_SPAN_SECONDS: Final = 24 * HOUR_SECONDS
 
 SLOTS: Final = tuple(Slot(hour, day_type) for day_type in DayType for hour in range(24))
 """All 48 slots, weekdays first."""
+SLOTS_OF_HOUR: Final = tuple(frozenset(Slot(hour, day_type) for day_type in DayType) for hour in range(24))
+"""The slots of each hour of the day."""
 
 _T = TypeVar("_T")
 
@@ -216,12 +218,18 @@ class Baseline:
     @classmethod
     def of(cls, pool: Pool) -> "Baseline":
         """Compute the figures of a pool."""
-        digest = pool.digest
+        return cls.of_digest(pool.digest, pool.level, pool.slot, windows=len(pool.hours), mature=pool.mature)
+
+    @classmethod
+    def of_digest(
+        cls, digest: Digest, level: FallbackLevel, slot: Slot, *, windows: int, mature: bool = True
+    ) -> "Baseline":
+        """Compute the figures of pooled durations."""
         return cls(
-            level=pool.level,
-            slot=pool.slot,
-            mature=pool.mature,
-            windows=len(pool.hours),
+            level=level,
+            slot=slot,
+            mature=mature,
+            windows=windows,
             count=digest.count,
             p50_seconds=digest.quantile_seconds(0.5),
             p95_seconds=digest.quantile_seconds(0.95),
@@ -281,6 +289,8 @@ def _candidates(
         group = history.group(rule.slots)
         # Hours are not listed where, even with the excluded ones, they have too few traces.
         hours, traces = group.between(since, until, rule.min_samples)
+        if not hours:
+            continue
         if excluded:
             hours = [hour for hour in hours if hour.start not in excluded]
             traces = sum([hour.count for hour in hours])

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -39,6 +39,19 @@ def http_parts(text: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts if is_usable else None
+
+
+def header_values(headers: Sequence[str]) -> dict[str, str]:
+    """Return the headers of an option ``--header NAME=VALUE``.
+
+    Raises:
+        click.BadParameter: one of them is not in that form.
+    """
+    pairs = [header.partition("=") for header in headers]
+    for header, (name, separator, _) in zip(headers, pairs, strict=True):
+        if not name or not separator:
+            raise click.BadParameter(f"{header!r} is not NAME=VALUE", param_hint="--header")
+    return {name: value for name, _, value in pairs}
 
 
 class Finite(click.FloatRange):

@@ -3,6 +3,7 @@
 import click
 
 from exporter.cli.common import Finite, Shared, shared_options
+from exporter.demo.faults import FAULT_KINDS, FaultKind
 from exporter.demo.show import show
 from exporter.runtime import logs
 
@@ -23,9 +24,18 @@ from exporter.runtime import logs
     show_default=True,
     help="Seconds until an incident begins.",
 )
+@click.option(
+    "--fault",
+    type=click.Choice(FAULT_KINDS),
+    default="slow_call",
+    show_default=True,
+    help="What is wrong in the incident. Most make requests slow; errors: a third fails fast; silence: none arrive.",
+)
 @click.option("--for", "seconds", type=Finite(0), help="End after this many seconds.")
 @shared_options
-def demo(shared: Shared, *, port: int, seed: int, incident_after: float, seconds: float | None) -> int:
+def demo(
+    shared: Shared, *, port: int, seed: int, incident_after: float, fault: FaultKind, seconds: float | None
+) -> int:
     """Run a demonstration on this machine, without Tempo.
 
     It serves a week of synthetic traffic as Tempo would, and runs the real exporter on it over HTTP.
@@ -34,4 +44,4 @@ def demo(shared: Shared, *, port: int, seed: int, incident_after: float, seconds
         raise click.UsageError("demo has its own configuration; leave --config out")
     # The demo describes what happens in its own words; log lines would stand between them.
     logs.configure(shared.log_level or "error", "logfmt")
-    return show(port=port, seed=seed, incident_after_seconds=incident_after, seconds=seconds)
+    return show(port=port, seed=seed, incident_after_seconds=incident_after, seconds=seconds, fault=fault)

@@ -2,7 +2,8 @@
 
 import click
 
-from exporter.cli.common import Finite, Shared, http_parts, shared_options
+from exporter.cli.common import Finite, Shared, header_values, http_parts, shared_options
+from exporter.demo.faults import FAULT_KINDS, FaultKind
 from exporter.demo.generate import GenerateOptions
 from exporter.demo.generate import generate as send
 
@@ -35,6 +36,13 @@ from exporter.demo.generate import generate as send
     show_default=True,
     help="Seconds from the end of the history until an incident begins.",
 )
+@click.option(
+    "--fault",
+    type=click.Choice(FAULT_KINDS),
+    default="slow_call",
+    show_default=True,
+    help="What is wrong in the incident. Most make requests slow; errors: a third fails fast; silence: none arrive.",
+)
 @click.option("--for", "seconds", type=Finite(0), help="End after this many seconds of live traffic.")
 @click.option(
     "--query-url",
@@ -51,6 +59,7 @@ def generate(
     rate: float,
     seed: int,
     incident_after: float,
+    fault: FaultKind,
     seconds: float | None,
     query_url: str | None,
 ) -> int:
@@ -62,19 +71,17 @@ def generate(
     """
     if shared.config_file:
         raise click.UsageError("generate needs no configuration; leave --config out")
-    pairs = [header.partition("=") for header in headers]
-    for header, (name, separator, _) in zip(headers, pairs, strict=True):
-        if not name or not separator:
-            raise click.BadParameter(f"{header!r} is not NAME=VALUE", param_hint="--header")
+    values = header_values(headers)
     for address, option in ((url, "--url"), (query_url, "--query-url")):
         if address is not None and http_parts(address) is None:
             raise click.BadParameter(f"{address!r} is no address such as http://localhost:4318", param_hint=option)
     options = GenerateOptions(
         url=url,
-        headers={name: value for name, _, value in pairs},
+        headers=values,
         days=days,
         seed=seed,
         incident_after_seconds=incident_after,
+        fault=fault,
         rate=rate,
         live_seconds=seconds,
         query_url=query_url,

@@ -1,7 +1,6 @@
 """``history``: write the stored history for Prometheus."""
 
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -13,11 +12,11 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from exporter.app.settings import label_names
 from exporter.cli.common import EXIT_FAILED, EXIT_USAGE, TIME_HELP, Shared, failed, shared_options
 from exporter.config import Config, ConfigError, build_calendar, load_config
 from exporter.config.units import parse_duration
-from exporter.config.wording import shown
-from exporter.explain.inputs import parse_instant
+from exporter.explain.inputs import parse_instant, parse_labels
 from exporter.history.range import IncompleteHistoryError, NothingToWriteError
 from exporter.history.write import ExportOptions, HistoryExport, atomic_file, write_history
 from exporter.metrics.timed_exposition import OWN_LABELS
@@ -28,7 +27,6 @@ from exporter.runtime.signals import interruptible
 from exporter.store import DatabaseVersionError, StoreError
 
 DEFAULT_JOB: Final = "tempo-anomaly-exporter"
-_LABEL: Final = re.compile("[a-zA-Z_][a-zA-Z0-9_]*")
 _EVERY_INTERFACE: Final = ("", "0.0.0.0", "::")  # noqa: S104 - nothing is bound here
 _MAX_NAMED_SERIES: Final = 5
 
@@ -100,7 +98,7 @@ def history(
             written = write_history(config, options, out, sys.stderr, time.time())
     except KeyboardInterrupt:
         return failed("interrupted; the output is incomplete and must not be used")
-    except (IncompleteHistoryError, NothingToWriteError, StoreError, DatabaseVersionError) as error:
+    except (IncompleteHistoryError, NothingToWriteError, StoreError, DatabaseVersionError, ConfigError) as error:
         return failed(str(error))
     except BrokenPipeError:
         raise
@@ -123,11 +121,12 @@ def target_labels(given: Sequence[str], config: Config) -> dict[str, str]:
     host = "localhost" if config.web.host in _EVERY_INTERFACE else config.web.host
     address = f"[{host}]:{config.web.port}" if ":" in host else f"{host}:{config.web.port}"
     labels = {"job": DEFAULT_JOB, "instance": address}
-    for label in given:
-        name, separator, value = label.partition("=")
-        if not separator or not _LABEL.fullmatch(name):
-            raise UsageError(f"--label {shown(label)} is not NAME=VALUE with a name of letters, digits and underscores")
-        if name in OWN_LABELS or name.startswith("__"):
+    try:
+        parsed = parse_labels(given)
+    except ValueError as error:
+        raise UsageError(f"--label {error}") from None
+    for name, value in parsed:
+        if name in (*OWN_LABELS, *label_names(config).names) or name.startswith("__"):
             raise UsageError(f"--label {name} cannot be set: the exporter or Prometheus sets it")
         labels[name] = value
     return {name: value for name, value in labels.items() if value}
@@ -177,6 +176,6 @@ def _summary(written: HistoryExport, calendar: Calendar) -> str:
     size = f"{written.series:,} series, {written.samples:,} samples, from {since} to {until}"
     lines = [f"{size}; it ends there because {written.range.reason}"]
     if written.damaged:
-        names = ", ".join(f"{key.service_name!r}/{key.span_name!r}" for key in written.damaged[:_MAX_NAMED_SERIES])
+        names = ", ".join("/".join(map(repr, key.parts)) for key in written.damaged[:_MAX_NAMED_SERIES])
         lines.append(f"left out because their stored history is damaged: {len(written.damaged):,} series ({names})")
     return "\n".join(lines)

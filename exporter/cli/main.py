@@ -17,8 +17,9 @@ COMMANDS: Final[Mapping[str, str]] = {
     "explain": "Explain the baseline of an endpoint, a duration or a trace.",
     "generate": "Send the demo's synthetic traffic to a real Tempo.",
     "history": "Write the stored history as OpenMetrics.",
+    "mcp": "Serve tools for agents (MCP).",
     "run": "Run the exporter (the default).",
-    "verify": "Check a running exporter.",
+    "verify": "Check a running exporter, or Tempo.",
 }
 """The commands by name, each with the first sentence of its help.
 

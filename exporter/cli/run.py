@@ -1,5 +1,6 @@
 """``run``, the default command: run the exporter, make a single pass, or check the configuration."""
 
+import contextlib
 import os
 import sys
 from functools import partial
@@ -8,12 +9,17 @@ import click
 
 from exporter import __version__
 from exporter.app.app import App, PassResult, ReadingChangedError, build_app
+from exporter.app.config_reload import ConfigReloader, ReloadError
+from exporter.app.marks import marks_file_problems
 from exporter.app.settings import web_config_state
 from exporter.app.supervisor import Supervisor
 from exporter.cli.common import EXIT_FAILED, EXIT_USAGE, Shared, failed, run_options, shared_options
 from exporter.config import Config, ConfigError, effective_yaml, ignored_variables, load_config
 from exporter.config.files import file_problems
-from exporter.metrics.self_metrics import SelfMetrics, WebConfigCollector
+from exporter.detection.flag import FlagKind
+from exporter.detection.traffic import ratio_text
+from exporter.metrics.self_metrics import ReloadCollector, SelfMetrics
+from exporter.model.span import SeriesKey
 from exporter.runtime import logs
 from exporter.runtime.signals import StopRequest, interruptible
 from exporter.runtime.stop_budget import StopBudget
@@ -22,6 +28,7 @@ from exporter.runtime.tuning import share_one_arena, take_short_turns
 from exporter.store import DatabaseInUseError, DatabaseTooNewError, ForeignFileError, Store, StoreError
 from exporter.web.auth import BasicAuthMiddleware
 from exporter.web.config_reload import WebConfigReloader
+from exporter.web.lifecycle import LifecycleMiddleware
 from exporter.web.server.server import Server
 
 
@@ -46,12 +53,18 @@ def run(shared: Shared, *, once: bool, check_config: bool) -> int:
         web_config = _web_config_reloader(config)
     except ConfigError as error:
         return failed(f"web.config_file: {error}", EXIT_USAGE)
+    if config.web.allow_marks and (web_config is None or web_config.state.passwords is None):
+        return failed(
+            "web.allow_marks needs basic_auth_users in web.config_file: a mark silences alerts, so only people with a "
+            "password may add one",
+            EXIT_USAGE,
+        )
     if check_config:
-        if problems := file_problems(config):
+        if problems := [*file_problems(config), *marks_file_problems(config)]:
             return failed(str(ConfigError(problems)), EXIT_USAGE)
         click.echo(effective_yaml(config), nl=False)
         return 0
-    return _run(config, web_config)
+    return _run(config, web_config, shared)
 
 
 def _web_config_reloader(config: Config) -> WebConfigReloader | None:
@@ -65,21 +78,28 @@ def _web_config_reloader(config: Config) -> WebConfigReloader | None:
     return WebConfigReloader(partial(web_config_state, config.web.config_file), logs.get_logger("web"))
 
 
-def _run(config: Config, web_config: WebConfigReloader | None) -> int:
+def _run(config: Config, web_config: WebConfigReloader | None, shared: Shared) -> int:
     share_one_arena()
     take_short_turns()
     log = logs.get_logger("main")
     stop = StopRequest()
-    stop.listen()
+    stop.listen(reloads=True)
     metrics = SelfMetrics()
     try:
-        supervisor = Supervisor(config, metrics, log)
+        supervisor = Supervisor(config, metrics, log, accepts_marks=config.web.allow_marks)
     except (ReadingChangedError, ForeignFileError) as error:
         return failed(str(error), EXIT_USAGE)
     except (DatabaseInUseError, DatabaseTooNewError, StoreError) as error:
         return failed(str(error))
+
+    def apply(changed: Config) -> None:
+        supervisor.reload(changed)
+        logs.configure(shared.log_level or changed.log.level, changed.log.format)
+
+    reloader = ConfigReloader(config, lambda: load_config(shared.config_file, os.environ), apply, log)
+    metrics.registry.register(ReloadCollector.of_config(lambda: reloader.status))
     try:
-        server = _build_server(config, supervisor, metrics, web_config)
+        server = _build_server(config, supervisor, metrics, web_config, reloader)
     except OSError as error:
         supervisor.close()
         return failed(
@@ -112,7 +132,10 @@ def _run(config: Config, web_config: WebConfigReloader | None) -> int:
     server.start(on_failure)
     if web_config is not None:
         web_config.start()
-    stop.wait()
+    while stop.is_reload():
+        # What failed is in the log, and in a metric with an alert.
+        with contextlib.suppress(ReloadError):
+            reloader.reload()
     budget = StopBudget()
     supervisor.request_stop()
     if web_config is not None:
@@ -127,7 +150,11 @@ def _run(config: Config, web_config: WebConfigReloader | None) -> int:
 
 
 def _build_server(
-    config: Config, supervisor: Supervisor, metrics: SelfMetrics, web_config: WebConfigReloader | None
+    config: Config,
+    supervisor: Supervisor,
+    metrics: SelfMetrics,
+    web_config: WebConfigReloader | None,
+    reloader: ConfigReloader,
 ) -> Server:
     """Bind the listen address.
 
@@ -135,10 +162,12 @@ def _build_server(
         OSError: the address cannot be used.
     """
     log = logs.get_logger("web")
+    reload = (lambda: str(reloader.reload())) if config.web.enable_lifecycle else None
+    site = LifecycleMiddleware(supervisor, reload)
     if web_config is None:
-        return Server(supervisor, config.web.host, config.web.port, log=log)
-    metrics.registry.register(WebConfigCollector(lambda: web_config.status))
-    application = BasicAuthMiddleware(supervisor, web_config, log, on_refused=metrics.request_refused)
+        return Server(site, config.web.host, config.web.port, log=log)
+    metrics.registry.register(ReloadCollector.of_web_config(lambda: web_config.status))
+    application = BasicAuthMiddleware(site, web_config, log, on_refused=metrics.request_refused)
     context = None if web_config.state.tls is None else web_config.tls_context
     return Server(application, config.web.host, config.web.port, log=log, context=context)
 
@@ -185,14 +214,42 @@ def summary(result: PassResult, alpha: float) -> str:
     if snapshot is not None:
         levels = ", ".join(f"{count} on level {level:d}" for level, count in snapshot.series_by_level.items() if count)
         lines.append(f"series: {len(snapshot.series)} ({levels or 'none'}), {snapshot.series_learning} still learning")
+        # The other lines leave these endpoints out.
+        quiet = sum(status.is_quiet for status in snapshot.series)
+        if quiet:
+            lines.append(f"marked as expected or normal, so without a verdict at this moment: {quiet}")
         slow = [
             (status.key, status.explanation)
             for status in snapshot.series
             if status.explanation is not None and status.explanation.chance < alpha
         ]
         lines.append(f"slower than usual at this moment (a flag fires once that lasts): {len(slow)}")
-        lines += [f"  {printable(key.service_name)} {key.span_name!r}: {explanation}" for key, explanation in slow]
+        lines += [f"  {_name(key)}: {explanation}" for key, explanation in slow]
+        failing = [
+            (status.key, errors.explanation)
+            for status in snapshot.series
+            if (errors := status.of_kind(FlagKind.ERRORS)).explanation is not None and (errors.score or 0) >= 1
+        ]
+        lines.append(f"failing more often than usual at this moment: {len(failing)}")
+        lines += [f"  {_name(key)}: {evidence}" for key, evidence in failing]
+        if snapshot.source_traffic_ratio is not None:
+            lines.append(f"all endpoints together: {ratio_text(snapshot.source_traffic_ratio)}")
+        changed = [
+            (status.key, traffic.verdict.evidence)
+            for status in snapshot.series
+            if (traffic := status.current_traffic) is not None
+            and traffic.verdict.is_certain
+            and traffic.verdict.is_changed
+            and traffic.verdict.persists
+        ]
+        lines.append(f"far from the usual traffic at this moment: {len(changed)}")
+        lines += [f"  {_name(key)}: {found}" for key, found in changed]
     if not result.polled:
         lines.append("the current traffic could not be read; see the log above")
     lines.append("complete" if result.complete else "NOT complete: see above for what is missing")
     return "\n".join(lines)
+
+
+def _name(key: SeriesKey) -> str:
+    labels = "".join(f" {name}={printable(value)}" for name, value in key.labels)
+    return f"{printable(key.service_name)} {key.span_name!r}{labels}"

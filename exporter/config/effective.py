@@ -1,7 +1,7 @@
 """The effective configuration as YAML, with secrets masked: the output of ``--check-config``."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import yaml
@@ -43,7 +43,10 @@ def _simple(value: object) -> object:
         case Path():
             return str(value)
         case BaseModel():
-            return {name: _simple(item) for name, item in value}
+            fields = type(value).model_fields
+            return {fields[name].alias or name: _simple(item) for name, item in value if name in value.model_fields_set}
+        case datetime():
+            return value.isoformat()
         case Mapping():
             return {name: _simple(item) for name, item in value.items()}
         case tuple():

@@ -1,6 +1,7 @@
 """Loads the configuration from file and environment; all errors are reported together."""
 
 from collections.abc import Mapping, Sequence
+from datetime import tzinfo
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,7 +12,7 @@ from exporter.config.contradictions import contradictions
 from exporter.config.document import Document, EntryPath, read_document
 from exporter.config.environment import read_environment
 from exporter.config.problem import dotted, error_path, problem
-from exporter.config.schema import Config
+from exporter.config.schema import Config, Detection, MarkSettings, MarksFile, Override
 from exporter.config.wording import nearest
 
 
@@ -61,6 +62,60 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def load_marks(path: Path, zone: tzinfo) -> Sequence[MarkSettings]:
+    """Read ``marks_file``.
+
+    Args:
+        path: the file.
+        zone: time zone of times without an offset.
+
+    Raises:
+        ConfigError: the file is invalid; the message lists all errors.
+    """
+    document = read_document(path)
+    problems = list(document.problems)
+    marks: Sequence[MarkSettings] = ()
+    if not document.broken:
+        if not isinstance(document.tree, dict):
+            raise ConfigError([f"{path} must contain marks: and a list"], "marks_file")
+        origins: dict[EntryPath, str] = {entry: f"{path} line {line}" for entry, line in document.lines.items()}
+        marks, found = validate_marks(document.tree, zone, origins)
+        problems += found
+    if problems:
+        raise ConfigError(problems, "marks_file")
+    return marks
+
+
+def validate_marks(
+    tree: Mapping[str, object], zone: tzinfo, origins: Mapping[EntryPath, str] | None = None
+) -> tuple[Sequence[MarkSettings], list[str]]:
+    """Validate the content of ``marks_file``.
+
+    Args:
+        tree: a mapping with the key ``marks``.
+        zone: time zone of times without an offset.
+        origins: where entries were written.
+
+    Returns:
+        The marks, and all problems.
+    """
+    origins = origins or {}
+    try:
+        marks = MarksFile.model_validate(tree).marks
+    except ValidationError as invalid:
+        errors = invalid.errors(include_url=False)
+        return (), [
+            f"{dotted(entry)}{_origin(entry, origins)} {problem(error, _suggest)}"
+            for error in errors
+            for entry in (error_path(error),)
+        ]
+    return marks, [
+        f"marks[{index}]{_origin(('marks', index), origins)} {found}"
+        for index, mark in enumerate(marks)
+        if (found := mark.problem(zone))
+    ]
 
 
 def _sections(
@@ -125,6 +180,14 @@ def _origin(path: EntryPath, origins: Mapping[EntryPath, str]) -> str:
 def _suggest(path: EntryPath) -> str | None:
     """Return the valid path for an unknown one: a sibling with a similar name, else the same name elsewhere."""
     name, parent = str(path[-1]), path[:-1]
+    if path[0] == "overrides":
+        fields = Override.model_fields if len(parent) == 2 else Detection.model_fields
+        if sibling := nearest(name, fields):
+            return dotted((*parent, sibling))
+        return dotted((*path[:2], "detection", name)) if name in Detection.model_fields else None
+    if path[0] == "marks" and len(path) > 1:
+        sibling = nearest(name, [field.alias or key for key, field in MarkSettings.model_fields.items()])
+        return dotted((*parent, sibling)) if sibling else None
     siblings = [path[-1] for path in (*keys.SECTIONS, *keys.KEYS) if path[:-1] == parent]
     if sibling := nearest(name, siblings):
         return dotted((*parent, sibling))

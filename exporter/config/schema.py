@@ -4,34 +4,46 @@ The annotated example and the reference are generated from the descriptions. The
 its type in `exporter.config.values`; `exporter.config.contradictions` validates keys against each other.
 """
 
+from datetime import datetime, timedelta, tzinfo
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from exporter.config import values
 from exporter.config.values import (
+    DEFAULT_ATTRIBUTES,
+    Attribute,
+    Attributes,
     Batch,
     Boolean,
     Count,
     DayName,
     Duration,
     ExploreUrl,
+    FailureCondition,
     FilePath,
+    GrafanaUrl,
     Headers,
     HeaderText,
     Integer,
     ListenAddress,
     LogFormat,
     LogLevel,
+    MarkName,
+    NameAttributes,
     OptionalFilePath,
+    OptionalUrl,
     Password,
     PositiveDuration,
     Real,
     Regex,
     Region,
+    Rule,
     Scope,
     Seconds,
+    Severity,
     Text,
+    Time,
     TimeZone,
     Token,
     TraceqlConditions,
@@ -39,6 +51,7 @@ from exporter.config.values import (
     Username,
 )
 from exporter.model.pattern import PatternError
+from exporter.model.time_mark import MAX_RECURRING_SECONDS, check_rule
 
 
 def _key(default: Any, description: str, **constraints: Any) -> Any:
@@ -102,13 +115,15 @@ class Tempo(Section):
     tls: Tls = _section(Tls, "TLS settings for an https url.")
     timeout: PositiveDuration = _key("15s", "Timeout of one request to Tempo.")
     scope: Scope = _key(
-        "root",
-        "root: only root spans. entry: also server and consumer spans inside a trace, for endpoints behind a gateway.",
+        "entry",
+        "entry: root spans, and server and consumer spans of every service. root: only root spans.",
     )
     filter: TraceqlConditions = _key(
         "", 'TraceQL conditions that spans must also meet, such as resource.deployment.environment="prod".'
     )
-    limit: Integer = _key(5000, "Maximum number of traces per search; a window with more is split.", ge=1, le=1_000_000)
+    limit: Integer = _key(
+        20_000, "Maximum number of traces per search; a window with more is split.", ge=1, le=1_000_000
+    )
     max_concurrency: Integer = _key(
         4, "Maximum number of concurrent requests to Tempo, all loops together.", ge=1, le=1000
     )
@@ -120,7 +135,7 @@ class Polling(Section):
 
     tempo_interval: PositiveDuration = _key("15s", "How often the current traffic is read and evaluated.")
     tempo_lookback: Seconds = _key(
-        "120s", "How far back each poll reads; must cover the time until Tempo can find a new trace."
+        "120s", "How long after their end spans are looked for; must cover the time until Tempo can find a new trace."
     )
     backfill_enabled: Boolean = _key(
         True, "Read history from Tempo; if false, baselines come only from what the database already contains."
@@ -144,7 +159,11 @@ class Polling(Section):
     )
     max_requests_per_poll: Integer = _key(50, "Maximum number of requests to Tempo per poll of current traffic.", ge=20)
     settle: Seconds = _key(
-        "15m", "Age at which a window counts as complete in Tempo and is read into the history, once."
+        "15m", "Age at which a window is read into the history: by then Tempo can find most of its traces."
+    )
+    late: Seconds = _key(
+        "24h",
+        "How long after the end of a window its traces may reach Tempo; until then it is checked for them and reread.",
     )
 
 
@@ -177,6 +196,42 @@ class Fallback(Section):
     full_global_min_samples: Count = _key(30, "Traces that level 4 needs.")
 
 
+class RegressionSettings(Section):
+    """``detection.regression``."""
+
+    ratio: Real = _key(
+        1.15, "Minimum factor by which a regression must slow the median or p90, compared with the weeks before.", gt=1
+    )
+    min_delta: Duration = _key("1ms", "Minimum time by which a regression must slow it.")
+    accept_after: PositiveDuration = _key(
+        "14d", "A regression that lasts this long is accepted as the new normal; at most 21d.", le=timedelta(days=21)
+    )
+
+
+class Errors(Section):
+    """``detection.errors``."""
+
+    enabled: Boolean = _key(True, "Read whether requests failed; false saves Tempo the work.")
+    when: FailureCondition = _key(
+        "status = error",
+        "When a request has failed, in TraceQL: status = error || span.http.response.status_code >= 500 would add 5xx.",
+    )
+    ratio: Real = _key(2, "Minimum factor by which the share of failed requests must exceed the usual one.", gt=1)
+    min_delta: Real = _key(
+        0.02, "Minimum difference of the share of failed requests from the usual one; 0.02 is 2 %.", gt=0, lt=1
+    )
+
+
+class TrafficSettings(Section):
+    """``detection.traffic``."""
+
+    enabled: Boolean = _key(True, "Flag endpoints that have far less traffic than usual at this hour.")
+    drop: Real = _key(0.5, "Traffic has dropped if there are fewer than this share of the usual requests.", gt=0, lt=1)
+    surge: Real = _key(
+        0, "Traffic has risen if there are more than this multiple of the usual requests; 0 flags no rise.", ge=0
+    )
+
+
 class Detection(Section):
     """``detection``."""
 
@@ -201,6 +256,71 @@ class Detection(Section):
     clear_hold: Duration = _key("120s", "A shift must be gone this long before the flag is resolved.")
     lookback: PositiveDuration = _key("14d", "How much history a baseline may be built from.")
     accept_after: PositiveDuration = _key("24h", "A change that lasts this long is accepted as the new normal.")
+    regression: RegressionSettings = _section(RegressionSettings, "When the latency of the last days has regressed.")
+    errors: Errors = _section(Errors, "Which requests count as failed, and when too many do.")
+    traffic: TrafficSettings = _section(TrafficSettings, "When the traffic of an endpoint has dropped.")
+
+
+class Override(Section):
+    """An item of ``overrides``: only the keys that are set count (``model_fields_set``), also of ``detection``."""
+
+    match: Regex
+    detection: Detection = Field(default_factory=Detection)
+    enabled: Boolean = True
+    severity: Severity = "warning"
+
+    @model_validator(mode="after")
+    def _sets_something(self) -> Self:
+        if not self.model_fields_set & {"enabled", "severity"} and not self.detection.model_fields_set:
+            raise ValueError("overrides nothing: set a key of detection, enabled or severity")
+        if self.detection.errors.model_fields_set & {"enabled", "when"}:
+            raise ValueError(
+                "must set only ratio and min_delta of detection.errors: whether requests failed is read for all "
+                "endpoints alike"
+            )
+        return self
+
+
+class MarkSettings(Section):
+    """An item of ``marks``: a range of time, once or recurring, of which people know something.
+
+    Times without a UTC offset are local, in ``timezone``.
+    """
+
+    match: Regex
+    since: Time = Field(alias="from")
+    until: Time = Field(alias="to")
+    kind: MarkName = Field(alias="as")
+    rrule: Rule = ""
+    comment: Text = ""
+
+    def instants(self, zone: tzinfo) -> tuple[datetime, datetime]:
+        """Return its beginning and end, or those of the first range."""
+        since, until = (
+            each if each.tzinfo is not None else each.replace(tzinfo=zone) for each in (self.since, self.until)
+        )
+        return since, until
+
+    def problem(self, zone: tzinfo) -> str | None:
+        """Return what is wrong with its range, as the predicate of a sentence about it; None for nothing."""
+        since, until = (each.timestamp() for each in self.instants(zone))
+        if until <= since:
+            return f"must end after it begins, not at {self.until.isoformat(' ')}"
+        if not self.rrule:
+            return None
+        if until - since > MAX_RECURRING_SECONDS:
+            return "must be at most 31 days long to recur"
+        try:
+            check_rule(self.rrule, self.instants(zone)[0])
+        except ValueError as error:
+            return f"has an rrule that {error}"
+        return None
+
+
+class MarksFile(Section):
+    """The content of ``marks_file``."""
+
+    marks: tuple[MarkSettings, ...]
 
 
 class Rename(Section):
@@ -218,10 +338,26 @@ class Rename(Section):
         return self
 
 
+class Cause(Section):
+    """``cause``."""
+
+    enabled: Boolean = _key(True, "Look for the cause of a shift by comparing slow traces with healthy ones.")
+    max_requests: Integer = _key(12, "Maximum number of requests to Tempo per attempt to find a cause.", ge=4, le=100)
+    attributes: tuple[Attribute, ...] = _key(
+        DEFAULT_ATTRIBUTES,
+        "Attributes whose values are compared between slow and healthy traces, with their scope: resource. or span.",
+    )
+
+
 class Series(Section):
     """``series``."""
 
     max: Integer = _key(10_000, "Maximum number of series; traces of further series are counted and skipped.", ge=1)
+    max_per_service: Integer = _key(
+        1000,
+        "Maximum number of series of one service; its further span names share one series, {other} (docs/names.md).",
+        ge=1,
+    )
     stale_after: PositiveDuration = _key("24h", "A series without traces for this long disappears from the metrics.")
     max_label_bytes: Integer = _key(
         1000,
@@ -236,6 +372,14 @@ class Series(Section):
     exclude: tuple[Regex, ...] = _key(
         (), "Regular expressions (RE2); series whose service_name/span_name matches one of them are skipped."
     )
+    labels: tuple[Attributes, ...] = _key(
+        (),
+        "Attributes that tell series apart and become labels, such as [resource.service.namespace] (docs/names.md).",
+    )
+    span_name: NameAttributes = _key(
+        ("name",),
+        "What an endpoint is called: the first present one of these, such as [span.http.route, name] (docs/names.md).",
+    )
     rename: tuple[Rename, ...] = _key(
         (), "List of {match, replace}: replaces what the expression matches in span names; \\1 is its first group."
     )
@@ -247,6 +391,15 @@ class Series(Section):
     exclude_probes: Boolean = _key(
         True,
         "Leave out health checks, scrapes and tempo-vulture (listed in docs/names.md), unless include matches them.",
+    )
+    streams: tuple[Regex, ...] = _key(
+        (),
+        "Regular expressions (RE2); series whose service_name/span_name matches one are streams: their latency is not "
+        "judged.",
+    )
+    requests: tuple[Regex, ...] = _key(
+        (),
+        "Regular expressions (RE2); series whose service_name/span_name matches one are never taken for streams.",
     )
 
 
@@ -262,6 +415,13 @@ class Web(Section):
 
     listen_address: ListenAddress = _key("0.0.0.0:9817", "Address to serve on; [::]:9817 for IPv6, :9817 for any IPv4.")
     config_file: OptionalFilePath = _key(None, "TLS and basic authentication, in the format of the exporter toolkit.")
+    enable_lifecycle: Boolean = _key(False, "Serve POST /-/reload, which reloads the configuration as SIGHUP does.")
+    native_histograms: Boolean = _key(
+        False, "Offer the durations of all spans as native histograms to a Prometheus that scrapes with protobuf."
+    )
+    allow_marks: Boolean = _key(
+        False, "Let people add and delete marks over the API; only with passwords in config_file (docs/marks.md)."
+    )
 
     @property
     def host(self) -> str:
@@ -280,6 +440,20 @@ class Grafana(Section):
     explore_url: ExploreUrl = _key(
         "", "URL that opens a trace: {trace_id} is replaced by its id, or {query} by its id or a TraceQL query."
     )
+    url: GrafanaUrl = _key("", "Address of Grafana, for links that compare traces in Traces Drilldown; empty for none.")
+    tempo_datasource_uid: Text = _key(
+        "", "UID of the Tempo data source in Grafana, for these links; empty for the default one."
+    )
+
+
+class Alertmanager(Section):
+    """``alertmanager``."""
+
+    url: OptionalUrl = _key(
+        "", "Address of an Alertmanager whose silences of endpoints are read as expected; empty to read none."
+    )
+    interval: Seconds = _key("1m", "How often silences are read.")
+    timeout: PositiveDuration = _key("10s", "Timeout of reading them.")
 
 
 class LogSettings(Section):
@@ -296,14 +470,25 @@ class Config(Section):
     """
 
     timezone: TimeZone = _key("UTC", "IANA time zone that determines hours and days, such as Europe/Berlin.")
+    overrides: tuple[Override, ...] = _key(
+        (),
+        "Other settings for some endpoints: list of {match, detection, enabled, severity}; the first match decides.",
+    )
+    marks: tuple[MarkSettings, ...] = _key(
+        (),
+        "What people know about ranges of time: list of {match, from, to, rrule, as, comment} (docs/marks.md).",
+    )
+    marks_file: OptionalFilePath = _key(None, "YAML file with more marks; reread when it changes.")
     calendar: CalendarSettings = _section(CalendarSettings, "Weekend and holidays.")
     tempo: Tempo = _section(Tempo, "Connection to Tempo, and what is read from it.")
     polling: Polling = _section(Polling, "How often and how far back Tempo is read.")
     stats: Stats = _section(Stats, "When a single trace is an outlier.")
     fallback: Fallback = _section(Fallback, "Where the baseline comes from if an hour has too few traces.")
     detection: Detection = _section(Detection, "When the latency of an endpoint as a whole has shifted.")
+    cause: Cause = _section(Cause, "Why the latency of an endpoint has shifted.")
     series: Series = _section(Series, "Which endpoints are watched, and how many.")
     storage: Storage = _section(Storage, "Where history is stored, and for how long.")
     web: Web = _section(Web, "HTTP server.")
+    alertmanager: Alertmanager = _section(Alertmanager, "Silences that are read as marks.")
     grafana: Grafana = _section(Grafana, "Links from the pages to traces.")
     log: LogSettings = _section(LogSettings, "Log output on standard error.")

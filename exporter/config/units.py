@@ -53,7 +53,8 @@ def format_duration(duration: timedelta) -> str:
     """
     if duration < timedelta():
         raise ValueError(f"a duration cannot be negative: {duration}")
-    rest = round(duration / _UNITS["ms"]) * _UNITS["ms"]
+    # In whole numbers: a float does not hold the milliseconds of 300,000 years.
+    rest = (duration + _UNITS["ms"] / 2) // _UNITS["ms"] * _UNITS["ms"]
     parts = []
     for unit in _FORMAT_UNITS:
         count, rest = divmod(rest, _UNITS[unit])

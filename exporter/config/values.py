@@ -6,7 +6,7 @@ contains a value that may be secret.
 
 import re
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -18,7 +18,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from exporter.config.holiday import canonical_region
 from exporter.config.units import parse_duration
 from exporter.config.wording import hint, shown
+from exporter.model.failure_rule import FailureRule
+from exporter.model.identity import OWN_NAME, parse_attribute
 from exporter.model.pattern import Pattern, PatternError
+from exporter.model.time_mark import check_rule
 from exporter.model.traceql_filter import filter_problem
 
 SECRET_MASK: Final = "<secret>"  # noqa: S105 - it replaces a secret
@@ -27,7 +30,36 @@ SECRET_MASK: Final = "<secret>"  # noqa: S105 - it replaces a secret
 EXPLORE_PLACES: Final = ("{trace_id}", "{query}")
 """Placeholders of ``grafana.explore_url``: a trace id, or a trace id or TraceQL query."""
 
+DEFAULT_ATTRIBUTES: Final = (
+    "resource.service.version",
+    "resource.service.instance.id",
+    "resource.k8s.pod.name",
+    "resource.k8s.node.name",
+    "resource.host.name",
+    "resource.cloud.availability_zone",
+    "span.http.response.status_code",
+    "span.http.status_code",
+    "span.rpc.response.status_code",
+    "span.rpc.grpc.status_code",
+    "span.error.type",
+    "span.db.system.name",
+    "span.db.system",
+    "span.db.operation.name",
+    "span.db.operation",
+    "span.messaging.destination.name",
+    "span.messaging.destination",
+    "span.server.address",
+    "span.net.peer.name",
+)
+"""Default of ``cause.attributes``: where a span ran, what it called and how it ended, by the present and the former
+semantic conventions of OpenTelemetry."""
+
 _LONGEST: Final = timedelta(days=3650)
+_TIME: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ Tt][0-9]{2}:[0-9]{2}(:[0-9]{2})?([Zz]|[+-][0-9]{2}:[0-9]{2})?)?"
+)
+_YEARS: Final = range(1971, 2100)
+_RULE_START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 WEEKDAYS: Final[tuple[Weekday, ...]] = (
@@ -197,6 +229,27 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _optional_url(text: str) -> str:
+    """Validate a base URL without credentials; empty for none."""
+    if not text:
+        return text
+    parts = _split_url(text)
+    if "@" in parts.netloc or "?" in text or "#" in text:
+        raise ValueError("must not contain user or password, a query or a fragment")
+    return text.rstrip("/")
+
+
+def _grafana_url(text: str) -> str:
+    """Validate the address of Grafana; empty for none. It is visible on the pages."""
+    if not text:
+        return text
+    if "@" in _split_url(text).netloc:
+        raise ValueError("must not contain user or password: everyone who opens a page can see it")
+    if "?" in text or "#" in text:
+        raise ValueError("must not contain a query or a fragment: paths such as /a/grafana-exploretraces-app follow it")
+    return text.rstrip("/")
+
+
 def _explore_url(text: str) -> str:
     """Validate a URL with one placeholder; empty for none. It is visible on the pages."""
     if not text:
@@ -218,6 +271,31 @@ def _traceql_conditions(text: str) -> str:
     problem = filter_problem(text)
     if problem is not None:
         raise ValueError(problem)
+    return text
+
+
+def _failure_condition(text: str) -> str:
+    text = _printable(text.strip())
+    FailureRule(text)
+    return text
+
+
+def _time(value: object) -> datetime:
+    if isinstance(value, datetime):
+        return value
+    text = value.strip() if isinstance(value, str) else ""
+    try:
+        moment = datetime.fromisoformat(text.upper()) if _TIME.fullmatch(text) else None
+    except ValueError:
+        moment = None
+    if moment is None or moment.year not in _YEARS:
+        raise ValueError(f"must be a time such as 2026-11-24T14:00 (local) or 2026-11-24T14:00Z, not {shown(value)}")
+    return moment
+
+
+def _rule(text: str) -> str:
+    if text:
+        check_rule(text, _RULE_START)
     return text
 
 
@@ -263,6 +341,26 @@ def compile_regex(text: str) -> Pattern:
 def _regex(text: str) -> str:
     compile_regex(text)
     return text
+
+
+def _attribute(text: str) -> str:
+    parse_attribute(text)
+    return text
+
+
+def _name_attribute(text: str) -> str:
+    return text if text == OWN_NAME.name else _attribute(text)
+
+
+def _not_empty(attributes: tuple[str, ...]) -> tuple[str, ...]:
+    if not attributes:
+        raise ValueError("must not be empty")
+    return attributes
+
+
+def _alternatives(value: object) -> object:
+    """Return the alternatives as a list; a single attribute needs none."""
+    return [value] if isinstance(value, str) else value
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -314,13 +412,22 @@ HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
 Headers = Annotated[Mapping[HeaderName, HeaderValue], AfterValidator(_headers)]
 Url = Annotated[str, AfterValidator(_url)]
+OptionalUrl = Annotated[str, AfterValidator(_optional_url)]
 ExploreUrl = Annotated[str, AfterValidator(_explore_url)]
+GrafanaUrl = Annotated[str, AfterValidator(_grafana_url)]
 TraceqlConditions = Annotated[str, AfterValidator(_traceql_conditions)]
+FailureCondition = Annotated[str, AfterValidator(_failure_condition)]
+Time = Annotated[datetime, BeforeValidator(_time)]
+Rule = Annotated[str, AfterValidator(_printable), AfterValidator(_rule)]
+MarkName = Annotated[Literal["expected", "incident", "normal"], choice(("expected", "incident", "normal"))]
 TimeZone = Annotated[str, AfterValidator(_timezone)]
 Region = Annotated[str | None, BeforeValidator(_region)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 OptionalFilePath = Annotated[Path | None, BeforeValidator(_path_or_none)]
 Regex = Annotated[str, AfterValidator(_regex)]
+Attribute = Annotated[str, AfterValidator(_attribute)]
+Attributes = Annotated[tuple[Attribute, ...], BeforeValidator(_alternatives), AfterValidator(_not_empty)]
+NameAttributes = Annotated[tuple[Annotated[str, AfterValidator(_name_attribute)], ...], AfterValidator(_not_empty)]
 ListenAddress = Annotated[str, AfterValidator(_address)]
 DayName = Annotated[Weekday, choice(WEEKDAYS)]
 Scope = Annotated[Literal["root", "entry"], choice(("root", "entry"))]
@@ -328,4 +435,5 @@ LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],
     choice(("debug", "info", "warning", "error"), aliases={"warn": "warning"}),
 ]
+Severity = Annotated[Literal["critical", "warning", "info"], choice(("critical", "warning", "info"))]
 LogFormat = Annotated[Literal["logfmt", "json"], choice(("logfmt", "json"))]

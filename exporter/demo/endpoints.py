@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from exporter.demo.latency import HOUR_SECONDS, stream
-from exporter.demo.traces import ROOT, Operation, SpanTimes, Trace, TraceShape
+from exporter.demo.faults import INSTANCES, FastFailures, Fault, faulty_layout, with_fault
+from exporter.demo.latency import HOUR_SECONDS, Incident, stream
+from exporter.demo.traces import ROOT, Operation, SpanTimes, Trace, TraceShape, make_trace
 from exporter.demo.traffic import MAX_DURATION_SECONDS, SeriesProfile, SeriesTraffic, SyntheticRequest
 
 _NS: Final = 1_000_000_000
 _HOUR_NS: Final = HOUR_SECONDS * _NS
 _CACHED_HOURS: Final = 12
 _ID_HOUR_BITS: Final = 16
+_ID_DRAW_SHIFT: Final = 40
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _MASK_64: Final = 2**64 - 1
 # A call takes between 75 % and 100 % of its share, depending on four bits of the trace id.
@@ -53,12 +55,18 @@ class Endpoint:
         profile: rate and latency of its requests.
         calls: child spans of the root span.
         trace_id_bits: 128, or 64 as old tracing libraries use.
+        fault: where the extra time of the profile's incident passes; None stretches all spans alike.
+        error_ratio: share of the requests that fail, independent of each other and of the duration.
+        failures: an incident in which further requests fail, fast.
     """
 
     operation: Operation
     profile: SeriesProfile
     calls: tuple[Call, ...] = ()
     trace_id_bits: int = 128
+    fault: Fault | None = None
+    error_ratio: float = 0.0
+    failures: FastFailures | None = None
 
     def seed(self, seed: int | str) -> str:
         """Derive the seed of its traffic from the seed of the system."""
@@ -91,11 +99,36 @@ class _EndpointTraces:
         self._seed = endpoint.seed(seed)
         self._traffic = SeriesTraffic(endpoint.profile, self._seed)
         self._calls = tuple(_flatten(endpoint.calls, 0, 1))
-        self._shape = TraceShape(
-            operations=(endpoint.operation, *(call.operation for call in self._calls)),
-            parents=(ROOT, *(call.parent for call in self._calls)),
-        )
+        operations = (endpoint.operation, *(call.operation for call in self._calls))
+        parents = (ROOT, *(call.parent for call in self._calls))
+        self._fault = endpoint.fault
+        self._incident = endpoint.profile.incidents[0] if endpoint.fault is not None else None
+        self._shape = TraceShape(operations, parents)
+        self._usual_shapes: list[TraceShape] = []
+        self._faulty_shapes: list[TraceShape] = []
+        if endpoint.fault is not None:
+            fault = endpoint.fault
+            self._position = fault.position(operations)
+            layout = faulty_layout(fault, operations, parents)
+            self._copies = len(layout.copied)
+            for instance in range(INSTANCES):
+                usual, faulty = (
+                    TraceShape(
+                        tuple(fault.labelled(each, instance, in_incident=in_incident) for each in shown_operations),
+                        shown_parents,
+                    )
+                    for shown_operations, shown_parents, in_incident in (
+                        (operations, parents, False),
+                        (layout.operations, layout.parents, True),
+                    )
+                )
+                self._usual_shapes.append(usual)
+                self._faulty_shapes.append(faulty)
         self._random_id_bits = endpoint.trace_id_bits - _ID_HOUR_BITS
+        self._failing_below = endpoint.error_ratio * (_MASK_64 + 1)
+        self._failures = endpoint.failures
+        self._rejected_shape = TraceShape((endpoint.operation.failed(),), (ROOT,))
+        self._failed_shapes: dict[TraceShape, TraceShape] = {}
 
     def hour(self, hour: int) -> list[Trace]:
         """Generate the traces that start in an hour. The last 16 bits of their ids are the hour, for find()."""
@@ -107,6 +140,58 @@ class _EndpointTraces:
         ]
 
     def _trace(self, trace_id: int, request: SyntheticRequest) -> Trace:
+        # Bits of the id that decide neither the jitter nor the instance.
+        draw = (trace_id >> _ID_DRAW_SHIFT) * _GOLDEN & _MASK_64
+        failures = self._failures
+        if (
+            failures is not None
+            and failures.start * _NS <= request.start_ns < failures.end * _NS
+            and draw < failures.share * (_MASK_64 + 1)
+        ):
+            rejected = SyntheticRequest(request.start_ns, int(request.duration_ns * failures.factor))
+            return make_trace(trace_id, self._rejected_shape, self._spans(trace_id, rejected)[0][:1])
+        trace = self._ordinary_trace(trace_id, request)
+        if draw < self._failing_below:
+            return trace._replace(shape=self._failed(trace.shape))
+        return trace
+
+    def _failed(self, shape: TraceShape) -> TraceShape:
+        """Return the shape of the traces whose root span failed."""
+        failed = self._failed_shapes.get(shape)
+        if failed is None:
+            root, *others = shape.operations
+            failed = self._failed_shapes[shape] = TraceShape((root.failed(), *others), shape.parents)
+        return failed
+
+    def _ordinary_trace(self, trace_id: int, request: SyntheticRequest) -> Trace:
+        if self._fault is not None and self._incident is not None:
+            return self._trace_with_fault(trace_id, request, self._fault, self._incident)
+        spans, end_ns = self._spans(trace_id, request)
+        return Trace(trace_id, request.start_ns, end_ns, self._shape, tuple(spans))
+
+    def _trace_with_fault(self, trace_id: int, request: SyntheticRequest, fault: Fault, incident: Incident) -> Trace:
+        instance = (trace_id >> _ID_HOUR_BITS) % INSTANCES
+        in_incident = incident.start * _NS <= request.start_ns < incident.end * _NS
+        if not in_incident:
+            spans, end_ns = self._spans(trace_id, request)
+            return Trace(trace_id, request.start_ns, end_ns, self._usual_shapes[instance], tuple(spans))
+        usual_ns = round(request.duration_ns / incident.factor)
+        usual = SyntheticRequest(request.start_ns, usual_ns)
+        spans, end_ns = self._spans(trace_id, usual)
+        shape = self._faulty_shapes[instance]
+        if self._copies:
+            last_id = spans[-1].span_id
+            spans += [
+                SpanTimes(last_id + _GOLDEN * (copy + 1) & _MASK_64, request.start_ns, 0)
+                for copy in range(self._copies)
+            ]
+        if fault.slows(instance):
+            extra_ns = request.duration_ns - usual_ns
+            spans = with_fault(fault, spans, shape.parents, self._position, extra_ns, self._copies)
+        return make_trace(trace_id, shape, spans)
+
+    def _spans(self, trace_id: int, request: SyntheticRequest) -> tuple[list[SpanTimes], int]:
+        """Return the spans of a request whose calls take their usual shares of it, and the last end."""
         start_ns, duration_ns = request
         end_ns = start_ns + duration_ns
         noise = trace_id >> _ID_HOUR_BITS & _MASK_64
@@ -121,7 +206,7 @@ class _EndpointTraces:
             spans.append(SpanTimes(span_id, begin_ns, takes_ns))
             if begin_ns + takes_ns > end_ns:
                 end_ns = begin_ns + takes_ns
-        return Trace(trace_id, start_ns, end_ns, self._shape, tuple(spans))
+        return spans, end_ns
 
 
 class SyntheticTraces:

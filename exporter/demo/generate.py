@@ -10,8 +10,8 @@ from typing import Final
 
 import click
 
-from exporter.demo.http_endpoint import SendError, SendStoppedError
-from exporter.demo.otlp import OtlpEncoder, OtlpSender
+from exporter.demo.faults import FaultKind
+from exporter.demo.otlp import OtlpEncoder
 from exporter.demo.scenario import SEED, demo_scenario
 from exporter.demo.sent_history import SentHistory
 from exporter.demo.traces import Trace, TraceSource
@@ -19,6 +19,8 @@ from exporter.demo.traffic import SATURDAY_AND_SUNDAY
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.runtime.signals import StopRequest
 from exporter.runtime.terminal import bar, fresh_line, progress_line
+from exporter.tempo.http_endpoint import SendError, SendStoppedError
+from exporter.tempo.otlp import OtlpSender
 
 _NS: Final = 1_000_000_000
 _DAY_SECONDS: Final = 24 * HOUR_SECONDS
@@ -48,6 +50,7 @@ class GenerateOptions:
         days: length of the history.
         seed: another seed gives different traffic.
         incident_after_seconds: start of the incident after the end of sending the history.
+        fault: cause of the incident.
         rate: traces per second while history is sent.
         live_seconds: duration of live traffic; None means until stopped.
         query_url: Tempo's HTTP API; if given, send only the history that is not found there, and wait until the rest
@@ -59,6 +62,7 @@ class GenerateOptions:
     days: float = 7.0
     seed: int = SEED
     incident_after_seconds: float = 600.0
+    fault: FaultKind = "slow_call"
     rate: float = RATE
     live_seconds: float | None = None
     query_url: str | None = None
@@ -170,6 +174,7 @@ class Generator:
             seed=self._options.seed,
             incident_after_seconds=started_at - hour + incident_after_seconds,
             weekend=SATURDAY_AND_SUNDAY,
+            fault=self._options.fault,
         )
 
     def progress_text(self) -> str:

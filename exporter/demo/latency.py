@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 HOUR_SECONDS: Final = 3600
 MINUTES_PER_HOUR: Final = 60
+_NS: Final = 1_000_000_000
 # After six correlation times 0.25 % of a disturbance is left; older ones are ignored.
 _MEMORY_CORRELATIONS: Final = 6
 
@@ -84,12 +85,34 @@ class HeavyTailed:
 
 @dataclass(frozen=True)
 class Incident:
-    """Multiplies the duration of requests that start in ``[start, end)`` (Unix seconds), or of a share of them."""
+    """Changes the duration of requests that start in ``[start, end)`` (Unix seconds), or of some of them.
+
+    Attributes:
+        start: Unix seconds.
+        end: Unix seconds.
+        factor: multiplies durations.
+        share: share of the requests that are affected, chosen at random.
+        ranks: of each hour, only requests between these two ranks are affected, as shares of its requests by duration:
+            ``(0.98, 1)`` are the slowest two in a hundred.
+        ramp_seconds: time from the start in which the factor grows evenly, on a logarithmic scale, to its full value.
+        fixed_seconds: duration of affected requests, as of a time-out; None means that ``factor`` applies.
+    """
 
     start: float
     end: float
     factor: float
     share: float = 1.0
+    ranks: tuple[float, float] = (0.0, 1.0)
+    ramp_seconds: float = 0.0
+    fixed_seconds: float | None = None
+
+    def duration_ns(self, start_ns: int, duration_ns: int) -> int:
+        """Return the duration of an affected request that starts at an instant (Unix nanoseconds)."""
+        if self.fixed_seconds is not None:
+            return int(self.fixed_seconds * _NS)
+        if not self.ramp_seconds:
+            return int(duration_ns * self.factor)
+        return int(duration_ns * self.factor ** min(1.0, (start_ns / _NS - self.start) / self.ramp_seconds))
 
 
 class WanderingLoad:

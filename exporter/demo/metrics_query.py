@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Final, Literal
 
 from exporter.demo.responses import (
@@ -14,8 +15,9 @@ from exporter.demo.responses import (
     json_attributes,
     time_range,
 )
-from exporter.demo.traceql import DURATION, Query, TraceQLError, Value, field_value, parse
+from exporter.demo.traceql import DURATION, Query, field_value, parse
 from exporter.demo.traces import TraceSource
+from exporter.model.traceql import TraceQLError, Value
 
 MetricsMode = Literal["enabled", "empty", "refused"]
 """How metrics queries are answered: ``enabled`` as by Tempo 3; ``empty`` without series, as by Tempo 2 for old ranges
@@ -23,6 +25,7 @@ whose blocks its metrics-generator does not keep; ``refused`` with an error, as 
 
 _STEP_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
 _MAX_POINTS: Final = 11_000
+_MAX_COUNT_FIELDS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class MetricsRequest:
         query = parse(params.get("q", ""))
         if query.count_by is None or DURATION in query.count_by:
             raise TraceQLError("invalid TraceQL query: count_over_time() by fields is the only supported aggregate")
+        if len(query.count_by) > _MAX_COUNT_FIELDS:
+            raise ApiError(f"compiling query: metrics group by {len(query.count_by)} values not yet supported")
         start -= start % step
         end += -end % step
         if end - start + step > max_duration_seconds:
@@ -78,7 +83,8 @@ def count_spans(source: TraceSource, request: MetricsRequest, visibility: Visibi
         if not visibility.shows(trace):
             continue
         shape = trace.shape
-        for position, span in enumerate(trace.spans):
+        for position in chain(*visibility.parts(trace)):
+            span = trace.spans[position]
             if not start_ns < span.start_ns <= end_ns:
                 continue
             inspected += 1

@@ -1,29 +1,13 @@
-"""Encodes synthetic traces as OTLP/JSON and sends them to an OTLP/HTTP endpoint.
+"""Encodes synthetic traces as OTLP/JSON (:mod:`exporter.tempo.otlp`), fast enough for millions of spans."""
 
-OTLP/JSON needs no library, and every OTLP/HTTP receiver accepts it besides protobuf. In OTLP/JSON ids are hexadecimal,
-not base64 as in protobuf's JSON mapping; enumerations are numbers and 64-bit integers are strings.
-"""
-
-import json
-import time
-import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final, NamedTuple, get_args
 
-from exporter.demo.http_endpoint import TIMEOUT_SECONDS, EndpointRole, RetryingEndpoint
 from exporter.demo.responses import json_attributes, json_string
 from exporter.demo.traces import Operation, SpanKind, Trace, TraceShape, parent_span_id
-from exporter.tempo.failures import excerpt
 
-_PATH: Final = "/v1/traces"
-# OTLP defines these statuses as retryable.
-_RECEIVER: Final = EndpointRole(
-    "--url", "request", "an OTLP/HTTP receiver", frozenset({429, 502, 503, 504}).__contains__
-)
-_GZIP_WBITS: Final = 31
-
-CONTENT_TYPE: Final = "application/json"
 # In the order of OTLP's enumeration, from 0.
+_STATUS_CODES: Final = {"ok": 1, "error": 2}
 _KINDS: Final[dict[str, int]] = {kind: number for number, kind in enumerate(get_args(SpanKind))}
 
 Resource = tuple[tuple[str, str], ...]
@@ -73,83 +57,14 @@ class OtlpEncoder:
 
 
 def _template(operation: Operation) -> _SpanTemplate:
-    fields_text = b'"name":%b,"kind":%d,"attributes":%b' % (
+    fields_text = b'"name":%b,"kind":%d,"attributes":%b%b' % (
         json_string(operation.name),
         _KINDS[operation.kind],
         json_attributes(operation.span_attributes),
+        b"" if operation.status == "unset" else b',"status":{"code":%d}' % _STATUS_CODES[operation.status],
     )
     text = (
         b'{"traceId":"%%032x","spanId":"%%016x","parentSpanId":"%%b",'
         b'"startTimeUnixNano":"%%d","endTimeUnixNano":"%%d",%b}' % fields_text.replace(b"%", b"%%")
     )
     return _SpanTemplate(tuple(operation.resource_attributes.items()), text)
-
-
-class SendResult(NamedTuple):
-    """Result of an accepted request.
-
-    Attributes:
-        rejected_spans: number of spans that the endpoint rejected nevertheless.
-        message: error or warning of the endpoint; empty for none.
-    """
-
-    rejected_spans: int
-    message: str
-
-
-class OtlpSender(RetryingEndpoint):
-    """Sends requests to one OTLP/HTTP endpoint, with retries."""
-
-    def __init__(
-        self,
-        url: str,
-        headers: Mapping[str, str],
-        *,
-        wait: Callable[[float], bool],
-        report: Callable[[str], None],
-        monotonic: Callable[[], float] = time.monotonic,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        """Create a sender; it connects on the first request.
-
-        Args:
-            url: base URL of the endpoint, or the full URL that ends in ``/v1/traces``.
-            headers: further headers, such as the tenant's.
-            wait: sleeps for some seconds and returns whether to stop.
-            report: called with the first of several consecutive failures, as text.
-            monotonic: seconds of a monotonic clock.
-            now: Unix seconds.
-        """
-        base = url.rstrip("/")
-        super().__init__(
-            base if base.endswith(_PATH) else base + _PATH,
-            {**headers, "Content-Type": CONTENT_TYPE, "Content-Encoding": "gzip"},
-            _RECEIVER,
-            wait=wait,
-            report=report,
-            monotonic=monotonic,
-            now=now,
-        )
-
-    def send(self, body: bytes) -> SendResult:
-        """Send the body of a request, with retries.
-
-        Raises:
-            SendError: the endpoint rejects it, or all retries failed.
-            SendStoppedError: sending was stopped.
-        """
-        compressor = zlib.compressobj(level=1, wbits=_GZIP_WBITS)
-        data = compressor.compress(body) + compressor.flush()
-        response = self.request(
-            lambda session: session.post(self.address, data, timeout=TIMEOUT_SECONDS, allow_redirects=False)
-        )
-        return _parse_result(response.content)
-
-
-def _parse_result(body: bytes) -> SendResult:
-    """Parse the response to an accepted request; an invalid one counts as success without a message."""
-    try:
-        partial = json.loads(body or b"{}").get("partialSuccess") or {}
-        return SendResult(max(0, int(partial.get("rejectedSpans", 0))), excerpt(str(partial.get("errorMessage", ""))))
-    except (ValueError, TypeError, AttributeError):
-        return SendResult(0, "")

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from exporter.demo.traceql import Value
-from exporter.demo.traces import Trace
+from exporter.demo.traces import Trace, trace_parts
+from exporter.model.traceql import Value
 
 JSON_TYPE: Final = "application/json"
 TEXT_TYPE: Final = "text/plain; charset=utf-8"
@@ -37,15 +37,26 @@ class Visibility:
 
     Attributes:
         oldest_ns: traces that start earlier have expired.
-        newest_ns: traces that end later are not ingested yet.
+        newest_ns: what ends later is not ingested yet.
+        idle_ns: spans of a trace that arrive further apart than this are in different blocks, and can be found as soon
+            as they have arrived; None: a trace is in one block, and can be found once all of it has ended.
     """
 
     oldest_ns: int
     newest_ns: int
+    idle_ns: int | None = None
 
     def shows(self, trace: Trace) -> bool:
-        """Return whether a trace can be found."""
-        return trace.start_ns >= self.oldest_ns and trace.end_ns <= self.newest_ns
+        """Return whether a trace can be found, or some part of it."""
+        if trace.start_ns < self.oldest_ns:
+            return False
+        return trace.end_ns <= self.newest_ns if self.idle_ns is None else bool(self.parts(trace))
+
+    def parts(self, trace: Trace) -> list[tuple[int, ...]]:
+        """Return the positions of the spans in each block with a part of the trace, without spans yet to arrive."""
+        if self.idle_ns is None:
+            return [tuple(range(len(trace.spans)))]
+        return trace_parts(trace, self.idle_ns, self.newest_ns)
 
 
 def json_string(text: str) -> bytes:

@@ -9,8 +9,8 @@ from exporter.demo.metrics_query import MetricsMode, MetricsRequest, count_spans
 from exporter.demo.responses import JSON_TYPE, NS_PER_SECOND, TEXT_TYPE, ApiError, ApiResponse, Visibility
 from exporter.demo.search import CompiledQuery, SearchLimits, SearchRequest, search
 from exporter.demo.trace_by_id import parse_trace_id, render_v1, render_v2
-from exporter.demo.traceql import TraceQLError
 from exporter.demo.traces import Trace, TraceSource
+from exporter.model.traceql import TraceQLError
 
 _BUILD_INFO: Final = b'{"version":"","revision":"","branch":"","buildUser":"","buildDate":"","goVersion":"go1.27.3"}'
 
@@ -25,6 +25,8 @@ class ApiOptions:
         metrics_max_duration_seconds: maximum range of a metrics query; 3 hours in Tempo 2.10.
         retention_seconds: traces that started earlier than this ago have expired; None keeps all.
         visible_after_seconds: delay until an ended trace can be found; about 9 s in Tempo 2.10, 30 s in 3.0.
+        idle_seconds: spans of a trace that arrive further apart than this are in different blocks, whose parts a search
+            does not join; 5 to 10 s in Tempo. None: each trace is in one block.
         delay_seconds: added to the duration of every response.
     """
 
@@ -33,6 +35,7 @@ class ApiOptions:
     metrics_max_duration_seconds: int = 24 * 3600
     retention_seconds: float | None = None
     visible_after_seconds: float = 0.0
+    idle_seconds: float | None = None
     delay_seconds: float = 0.0
 
 
@@ -95,8 +98,9 @@ class TempoApi:
         return trace if trace is not None and self._visibility().shows(trace) else None
 
     def _visibility(self) -> Visibility:
-        now, retention = self._clock(), self._options.retention_seconds
+        now, retention, idle = self._clock(), self._options.retention_seconds, self._options.idle_seconds
         return Visibility(
             oldest_ns=0 if retention is None else int((now - retention) * NS_PER_SECOND),
             newest_ns=int((now - self._options.visible_after_seconds) * NS_PER_SECOND),
+            idle_ns=None if idle is None else int(idle * NS_PER_SECOND),
         )

@@ -6,11 +6,12 @@ that were deployed today (5).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from exporter.demo.endpoints import Call, Endpoint, SyntheticTraces
+from exporter.demo.faults import FastFailures, Fault, FaultKind
 from exporter.demo.latency import HOUR_SECONDS, Bimodal, HeavyTailed, Incident, LatencyShape, Lognormal
 from exporter.demo.traces import Operation
 from exporter.demo.traffic import DAY_SECONDS, SeriesProfile
@@ -19,15 +20,21 @@ SEED: Final = 7
 INCIDENT_AFTER_SECONDS: Final = 20.0
 INCIDENT_SECONDS: Final = 600.0
 INCIDENT_FACTOR: Final = 8.0
+INCIDENT_FAILURES: Final = 1 / 3
+INCIDENT_FAILURE_FACTOR: Final = 0.1
+"""A third of the requests fails in a tenth of the time, where that is the incident."""
 INCIDENT_SERVICE: Final = "checkout"
 INCIDENT_SPAN: Final = "POST /checkout"
+FAULT_SERVICE: Final = "ledger"
+FAULT_CALL: Final = "INSERT entries"
 
 _HISTORY_SECONDS: Final = 8 * DAY_SECONDS
 _PAST_INCIDENT_AGO_SECONDS: Final = 3 * DAY_SECONDS + 7 * HOUR_SECONDS
 _PAST_INCIDENT_SECONDS: Final = 2 * HOUR_SECONDS
 _PAST_INCIDENT_FACTOR: Final = 4.0
 _DEPLOYED_AGO_SECONDS: Final = 5 * HOUR_SECONDS
-_RESOURCE: Final = (("deployment.environment", "demo"),)
+_RESOURCE: Final = (("deployment.environment", "demo"), ("deployment.environment.name", "demo"))
+"""The environment by the former and by the present convention."""
 _WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _WEEKEND_DAYS_AGO: Final = (5, 4)
 
@@ -50,7 +57,8 @@ def calendar_weekend(now: float) -> tuple[str, str]:
 
 
 def _http(service: str, name: str) -> Operation:
-    return Operation(service, name, "server", _RESOURCE, (("http.request.method", name.split(maxsplit=1)[0]),))
+    method, route = name.split(maxsplit=1)
+    return Operation(service, name, "server", _RESOURCE, (("http.request.method", method), ("http.route", route)))
 
 
 def _grpc(service: str, name: str) -> Operation:
@@ -78,6 +86,15 @@ def _sql(service: str, name: str, start_share: float, max_share: float) -> Call:
 
 
 _GET_USER: Final = _grpc("users", "users.v1.Users/GetUser")
+_BOOK: Final = _grpc(FAULT_SERVICE, "ledger.v1.Ledger/Book")
+_FAULTS: Final[dict[FaultKind, Fault]] = {
+    "slow_call": Fault("slow_call", FAULT_SERVICE, FAULT_CALL, "client", FAULT_SERVICE),
+    "slow_instance": Fault("slow_instance", FAULT_SERVICE, _BOOK.name, "server", FAULT_SERVICE),
+    "more_calls": Fault("more_calls", FAULT_SERVICE, FAULT_CALL, "client", FAULT_SERVICE),
+    "slow_network": Fault("slow_network", "payments", _BOOK.name, "client", FAULT_SERVICE),
+    "retries": Fault("retries", "payments", _BOOK.name, "client", FAULT_SERVICE),
+}
+"""What may make requests slow in the upcoming incident; all of it is in the ledger, two services below the checkout."""
 _GET_PRICES: Final = _grpc("catalog", "catalog.v1.Catalog/GetPrices")
 
 
@@ -93,6 +110,7 @@ class _Shop:
     incident_after_seconds: float
     traffic_factor: float
     weekend: frozenset[int]
+    fault: FaultKind = "slow_call"
 
     def profile(
         self,
@@ -132,11 +150,18 @@ class _Shop:
         start = self.now + self.incident_after_seconds
         past_start = self.now - _PAST_INCIDENT_AGO_SECONDS
         upcoming = Incident(start, start + INCIDENT_SECONDS, INCIDENT_FACTOR)
+        profile = self.profile(1_200, 180, traffic_swing=0.25, incident=upcoming)
+        failures = None
+        if self.fault == "silence":
+            profile = replace(profile, incidents=(), gaps=((start, start + INCIDENT_SECONDS),))
+        elif self.fault == "errors":
+            profile = replace(profile, incidents=())
+            failures = FastFailures(start, start + INCIDENT_SECONDS, INCIDENT_FAILURES, INCIDENT_FAILURE_FACTOR)
         past = Incident(past_start, past_start + _PAST_INCIDENT_SECONDS, _PAST_INCIDENT_FACTOR)
         return (
             Endpoint(
                 _http(INCIDENT_SERVICE, INCIDENT_SPAN),
-                self.profile(1_200, 180, traffic_swing=0.25, incident=upcoming),
+                profile,
                 (
                     _remote("checkout", _GET_USER, 0.02, 0.08),
                     _remote(
@@ -144,16 +169,20 @@ class _Shop:
                         _http("payments", "POST /charges"),
                         0.15,
                         0.7,
-                        _sql("payments", "INSERT charges", 0.6, 0.3),
+                        _remote("payments", _BOOK, 0.4, 0.5, _sql(FAULT_SERVICE, FAULT_CALL, 0.2, 0.6)),
                     ),
                     _sql("checkout", "INSERT orders", 0.88, 0.1),
                     Call(_message("mailer", "order.created process"), 1.1, 1.5),
                 ),
+                fault=_FAULTS.get(self.fault),
+                error_ratio=0.004,
+                failures=failures,
             ),
             Endpoint(
                 _http("search", "GET /api/search"),
                 self.profile(55, 95, Lognormal(0.6), latency_swing=1.8, incident=past),
                 (Call(Operation("search", "index lookup", "internal", _RESOURCE), 0.1, 0.85),),
+                error_ratio=0.002,
             ),
         )
 
@@ -164,11 +193,13 @@ class _Shop:
                 _http("gateway", "GET /api/cart"),
                 self.profile(60, 24),
                 (_remote("gateway", _GET_USER, 0.05, 0.25), _sql("gateway", "SELECT carts", 0.35, 0.5)),
+                error_ratio=0.001,
             ),
             Endpoint(
                 _http("gateway", "GET /api/products/{id}"),
                 self.profile(65, 40, Bimodal()),
                 (_remote("gateway", _GET_PRICES, 0.1, 0.8, _sql("catalog", "SELECT prices", 0.2, 0.7)),),
+                error_ratio=0.005,
             ),
             Endpoint(
                 _http("gateway", "POST /api/login"),
@@ -185,12 +216,14 @@ class _Shop:
                 _grpc("recommendations", "recommendations.v1.Recommender/List"),
                 self.profile(45, 120, HeavyTailed(), latency_swing=2.2, load_sd=0.1),
                 (_remote("recommendations", _GET_PRICES, 0.5, 0.4),),
+                error_ratio=0.01,
             ),
             Endpoint(_http("users", "GET /users/me"), self.profile(45, 8, Lognormal(0.3))),
             Endpoint(
                 _message("mailer", "newsletter.requested process"),
                 self.profile(40, 450, Lognormal(0.9)),
                 trace_id_bits=64,
+                error_ratio=0.008,
             ),
         )
 
@@ -265,10 +298,11 @@ def demo_endpoints(
     incident_after_seconds: float = INCIDENT_AFTER_SECONDS,
     traffic_factor: float = 1.0,
     weekend: frozenset[int] | None = None,
+    fault: FaultKind = "slow_call",
 ) -> tuple[Endpoint, ...]:
     """Return the endpoints of the shop; for the arguments see :func:`demo_scenario`."""
     days = frozenset(_weekend(now)) if weekend is None else weekend
-    shop = _Shop(now, incident_after_seconds, traffic_factor, days)
+    shop = _Shop(now, incident_after_seconds, traffic_factor, days, fault)
     return (
         *shop.with_incidents(),
         *shop.busy(),
@@ -286,6 +320,7 @@ def demo_scenario(
     incident_after_seconds: float = INCIDENT_AFTER_SECONDS,
     traffic_factor: float = 1.0,
     weekend: frozenset[int] | None = None,
+    fault: FaultKind = "slow_call",
 ) -> SyntheticTraces:
     """Return the shop's traces, from eight days before ``now`` on.
 
@@ -295,8 +330,13 @@ def demo_scenario(
         incident_after_seconds: start of the live incident after ``now``.
         traffic_factor: multiplies the traffic, for benchmarks; other values than 1 change the fallback levels.
         weekend: weekend days, 0 for Monday; None means those of :func:`calendar_weekend`.
+        fault: what is wrong during the live incident.
     """
     endpoints = demo_endpoints(
-        now, incident_after_seconds=incident_after_seconds, traffic_factor=traffic_factor, weekend=weekend
+        now,
+        incident_after_seconds=incident_after_seconds,
+        traffic_factor=traffic_factor,
+        weekend=weekend,
+        fault=fault,
     )
     return SyntheticTraces(endpoints, seed, begin=now - _HISTORY_SECONDS)

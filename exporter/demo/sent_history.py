@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from exporter.demo.http_endpoint import TIMEOUT_SECONDS, EndpointRole, RejectedError, RetryingEndpoint, SendError
 from exporter.tempo.errors import LimitTooHighError
 from exporter.tempo.failures import HttpResponse, excerpt, status_failure
+from exporter.tempo.http_endpoint import TIMEOUT_SECONDS, EndpointRole, RejectedError, RetryingEndpoint, SendError
 
 _PATH: Final = "/api/search"
 _QUERY: Final = '{nestedSetParent<0 && resource.deployment.environment="demo"}'

@@ -5,7 +5,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -16,9 +16,11 @@ import click
 from exporter.app.app import App, build_app
 from exporter.baseline.levels import FallbackLevel
 from exporter.config import Config
+from exporter.demo.faults import FaultKind
 from exporter.demo.scenario import calendar_weekend
 from exporter.detection.explanation import duration
-from exporter.evaluation.snapshot import SeriesStatus, Snapshot
+from exporter.detection.flag import FlagKind
+from exporter.evaluation.snapshot import KindStatus, SeriesStatus, Snapshot
 from exporter.metrics.self_metrics import SelfMetrics
 from exporter.model.span import SeriesKey
 from exporter.runtime.signals import StopRequest
@@ -30,6 +32,8 @@ from exporter.web.server.server import Server
 _INTERVAL_SECONDS: Final = 0.5
 _WIDTH: Final = 100
 _INDENT: Final = " " * 12
+_FIRING: Final = {FlagKind.SHIFT: "ANOMALOUS", FlagKind.ERRORS: "FAILING  ", FlagKind.TRAFFIC: "TRAFFIC  "}
+_KIND_TEXT: Final = {FlagKind.SHIFT: "latency", FlagKind.ERRORS: "failures", FlagKind.TRAFFIC: "traffic"}
 _LEVEL_MEANING: Final = {
     FallbackLevel.EXACT: "this hour of the day",
     FallbackLevel.NEARBY: "nearby hours",
@@ -39,7 +43,9 @@ _LEVEL_MEANING: Final = {
 }
 
 
-def show(*, port: int, seed: int, incident_after_seconds: float, seconds: float | None) -> int:
+def show(
+    *, port: int, seed: int, incident_after_seconds: float, seconds: float | None, fault: FaultKind = "slow_call"
+) -> int:
     """Run the demo until interrupted; returns the exit status.
 
     Args:
@@ -47,6 +53,7 @@ def show(*, port: int, seed: int, incident_after_seconds: float, seconds: float 
         seed: another seed gives different traffic.
         incident_after_seconds: start of the incident.
         seconds: end after this time; None means until interrupted.
+        fault: what is wrong during the incident.
     """
     stop = StopRequest()
     stop.listen()
@@ -55,7 +62,8 @@ def show(*, port: int, seed: int, incident_after_seconds: float, seconds: float 
     with (
         tempfile.TemporaryDirectory(prefix="tempo-anomaly-demo-") as folder,
         tempo_process(
-            *("--anchor", repr(now), "--seed", str(seed), "--incident-after", repr(incident_after_seconds))
+            *("--anchor", repr(now), "--seed", str(seed), "--incident-after", repr(incident_after_seconds)),
+            *("--fault", fault),
         ) as url,
     ):
         config = demo_config(url, now, Path(folder) / "demo.db")
@@ -128,7 +136,7 @@ def _narrate(app: App, stop: StopRequest, deadline: float | None) -> None:
         while _progress(app) < 1 and not _is_over(stop, deadline):
             pass
     has_reported_levels = False
-    flagged: dict[SeriesKey, SeriesStatus] = {}
+    flagged: Mapping[SeriesKey, SeriesStatus] = {}
     while not _is_over(stop, deadline):
         snapshot = app.publishing.snapshot()
         if snapshot is None:
@@ -136,7 +144,7 @@ def _narrate(app: App, stop: StopRequest, deadline: float | None) -> None:
         if not has_reported_levels and _has_verdicts(snapshot):
             has_reported_levels = True
             _report_levels(snapshot)
-        flagged = _report_flags(snapshot, flagged)
+        flagged = report_flags(snapshot, flagged)
 
 
 def _is_over(stop: StopRequest, deadline: float | None) -> bool:
@@ -168,14 +176,30 @@ def _report_levels(snapshot: Snapshot) -> None:
     click.echo(f"{_time_text()}  Watching current traffic; an incident starts soon. Press Ctrl-C to end.")
 
 
-def _report_flags(snapshot: Snapshot, before: dict[SeriesKey, SeriesStatus]) -> dict[SeriesKey, SeriesStatus]:
-    now = {status.key: status for status in snapshot.series if status.shift}
-    for key in now.keys() - before.keys():
-        click.secho(f"{_time_text()}  ANOMALOUS  {key.service_name} {key.span_name}", fg="red", bold=True)
-        click.echo(textwrap.fill(str(now[key].explanation), _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT))
-    for key in before.keys() - now.keys():
-        click.secho(f"{_time_text()}  RESOLVED   {key.service_name} {key.span_name}", fg="green")
+def report_flags(snapshot: Snapshot, before: Mapping[SeriesKey, SeriesStatus]) -> Mapping[SeriesKey, SeriesStatus]:
+    """Report what has changed, and return the endpoints of which a flag fires."""
+    now = {status.key: status for status in snapshot.series if status.is_anomalous}
+    firing, fired = _firing(now), _firing(before)
+    for key, kind in sorted(firing.keys() - fired.keys()):
+        click.secho(f"{_time_text()}  {_FIRING[kind]}  {key.service_name} {key.span_name}", fg="red", bold=True)
+        if (explanation := firing[key, kind].explanation) is not None:
+            _report_text(str(explanation))
+    for key, status in now.items():
+        if status.cause is not None and (key not in before or before[key].cause is None):
+            click.secho(f"{_time_text()}  CAUSE      {key.service_name} {key.span_name}", fg="yellow", bold=True)
+            _report_text(status.cause.text)
+    for key, kind in sorted(fired.keys() - firing.keys()):
+        click.secho(f"{_time_text()}  RESOLVED   {key.service_name} {key.span_name}: {_KIND_TEXT[kind]}", fg="green")
     return now
+
+
+def _firing(statuses: Mapping[SeriesKey, SeriesStatus]) -> dict[tuple[SeriesKey, FlagKind], KindStatus]:
+    verdicts = {(key, kind): status.of_kind(kind) for key, status in statuses.items() for kind in FlagKind}
+    return {each: verdict for each, verdict in verdicts.items() if verdict.firing}
+
+
+def _report_text(text: str) -> None:
+    click.echo(textwrap.fill(text, _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT))
 
 
 def _time_text() -> str:

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from exporter.demo.faults import FAULT_KINDS
 from exporter.demo.metrics_query import MetricsMode
 from exporter.demo.responses import TEXT_TYPE, ApiResponse
 from exporter.demo.routes import ApiOptions, TempoApi
@@ -184,6 +185,9 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="start of the incident after the anchor (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
+        "--fault", choices=FAULT_KINDS, default="slow_call", help="what is wrong during the incident (%(default)s)"
+    )
+    parser.add_argument(
         "--traffic", type=float, default=1.0, metavar="FACTOR", help="multiplies the traffic (%(default)s)"
     )
     parser.add_argument("--max-result-limit", type=int, default=SearchLimits.max_result_limit, help="(%(default)s)")
@@ -235,6 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed=arguments.seed,
         incident_after_seconds=arguments.incident_after,
         traffic_factor=arguments.traffic,
+        fault=arguments.fault,
     )
     try:
         server = TempoServer(scenario, options, host=arguments.host, port=arguments.port)

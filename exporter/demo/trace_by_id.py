@@ -44,7 +44,7 @@ def _span(trace: Trace, operation: Operation, times: SpanTimes, parent_id: int |
     span["endTimeUnixNano"] = str(times.start_ns + times.duration_ns)
     if operation.attributes:
         span["attributes"] = _attributes(operation.attributes)
-    span["status"] = {}
+    span["status"] = {} if operation.status == "unset" else {"code": f"STATUS_CODE_{operation.status.upper()}"}
     return span
 
 

@@ -7,9 +7,11 @@ once per shape. A trace adds ids and times.
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple, Protocol
+
+from exporter.model.traceql import Value
 
 SpanKind = Literal["unspecified", "internal", "server", "client", "producer", "consumer"]
 
@@ -29,13 +31,17 @@ class Operation:
         kind: the span's kind.
         resource: further resource attributes, names without scope.
         attributes: span attributes, names without scope.
+        status: the span's status.
+        late_seconds: time from the end of a span until Tempo receives it, where that matters: see :func:`trace_parts`.
     """
 
     service: str
     name: str
     kind: SpanKind = "server"
     resource: tuple[tuple[str, str], ...] = ()
-    attributes: tuple[tuple[str, str], ...] = ()
+    attributes: tuple[tuple[str, Value], ...] = ()
+    status: Literal["unset", "ok", "error"] = "unset"
+    late_seconds: float = 0.0
 
     @cached_property
     def resource_attributes(self) -> Mapping[str, str]:
@@ -43,9 +49,18 @@ class Operation:
         return {"service.name": self.service, **dict(self.resource)}
 
     @cached_property
-    def span_attributes(self) -> Mapping[str, str]:
+    def span_attributes(self) -> Mapping[str, Value]:
         """All attributes of the span."""
         return dict(self.attributes)
+
+    def failed(self) -> "Operation":
+        """Return the same with the status of a failed request, and its HTTP or gRPC code where it has one."""
+        codes: tuple[tuple[str, Value], ...] = ()
+        if "http.route" in self.span_attributes:
+            codes = (("http.response.status_code", 500),)
+        elif self.span_attributes.get("rpc.system") == "grpc":
+            codes = (("rpc.grpc.status_code", 13),)
+        return replace(self, status="error", attributes=(*self.attributes, *codes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +85,11 @@ class TraceShape:
     def span_counts(self) -> Mapping[str, int]:
         """Number of spans by service."""
         return Counter(operation.service for operation in self.operations)
+
+    @cached_property
+    def error_counts(self) -> Mapping[str, int]:
+        """Number of failed spans by service."""
+        return Counter(operation.service for operation in self.operations if operation.status == "error")
 
     @cached_property
     def nested_set_parents(self) -> tuple[int, ...]:
@@ -122,6 +142,30 @@ def make_trace(trace_id: int, shape: TraceShape, spans: Sequence[SpanTimes]) -> 
     start_ns = min(span.start_ns for span in spans)
     end_ns = max(span.start_ns + span.duration_ns for span in spans)
     return Trace(trace_id, start_ns, end_ns, shape, tuple(spans))
+
+
+def trace_parts(trace: Trace, idle_ns: int, newest_ns: int) -> list[tuple[int, ...]]:
+    """Return the positions of the spans in each block that has a part of a trace, oldest block first.
+
+    Args:
+        trace: the trace.
+        idle_ns: a span that arrives longer than this after the one before begins another part.
+        newest_ns: spans that arrive later have not arrived yet.
+    """
+    arrivals = sorted(
+        (span.start_ns + span.duration_ns + round(operation.late_seconds * 1e9), position)
+        for position, (span, operation) in enumerate(zip(trace.spans, trace.shape.operations, strict=True))
+    )
+    parts: list[list[int]] = []
+    before_ns = -idle_ns
+    for arrival_ns, position in arrivals:
+        if arrival_ns > newest_ns:
+            break
+        if not parts or arrival_ns - before_ns > idle_ns:
+            parts.append([])
+        parts[-1].append(position)
+        before_ns = arrival_ns
+    return [tuple(sorted(part)) for part in parts]
 
 
 def parent_span_id(trace: Trace, position: int) -> int | None:

@@ -5,14 +5,17 @@ product of a base, the daily and weekly rhythm, a slowly varying load, a factor 
 endpoint's distribution, and the factors of incidents.
 
 Every hour has random numbers of its own, so any range of time can be generated alone, in any order, reproducibly. Days
-and hours are in UTC.
+and hours are local to the profile's time zone.
 """
 
 import math
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import lru_cache
 from typing import Final, NamedTuple
+from zoneinfo import ZoneInfo
 
 from exporter.demo.latency import (
     HOUR_SECONDS,
@@ -50,6 +53,38 @@ class Surge:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Multiplies latency while other work runs at fixed times, without affecting traffic.
+
+    Attributes:
+        minute: minute of the hour at which it starts.
+        minutes: how long it takes.
+        factor: multiplies latency.
+        hour: hour of the day; None means every hour.
+    """
+
+    minute: int
+    minutes: int
+    factor: float
+    hour: int | None = None
+
+
+@dataclass(frozen=True)
+class Cron:
+    """All requests come in runs at fixed times.
+
+    Attributes:
+        minute: minute of the hour at which a run starts.
+        requests: mean number of requests of a run.
+        hour: hour of the day; None means every hour.
+    """
+
+    minute: int
+    requests: float
+    hour: int | None = None
+
+
+@dataclass(frozen=True)
 class Drift:
     """Latency grows by the ratio ``per_day`` every day from ``since`` (Unix seconds) on."""
 
@@ -79,6 +114,11 @@ class SeriesProfile:
         gaps: ``[start, end)`` in Unix seconds without traffic.
         surge: a daily surge of traffic.
         drift: a steady change of latency.
+        batch: other work at fixed times that slows requests down.
+        cron: if set, all requests come in its runs, and ``rate_per_minute`` does not matter.
+        timezone: IANA time zone of the daily rhythm, with an offset of whole hours from UTC.
+        holidays: days that are like weekend days, in days since 1970-01-01.
+        load_seed: seed of the load; series with the same one share it. None means the seed of the series.
         incidents: periods of higher latency; they do not change when requests start.
     """
 
@@ -99,6 +139,11 @@ class SeriesProfile:
     gaps: tuple[tuple[float, float], ...] = ()
     surge: Surge | None = None
     drift: Drift | None = None
+    batch: Batch | None = None
+    cron: Cron | None = None
+    timezone: str = "UTC"
+    holidays: frozenset[int] = frozenset()
+    load_seed: str | None = None
     incidents: tuple[Incident, ...] = ()
 
     def __post_init__(self) -> None:
@@ -120,7 +165,8 @@ class SeriesTraffic:
     def __init__(self, profile: SeriesProfile, seed: int | str) -> None:
         self._profile = profile
         self._seed = seed
-        self._load = WanderingLoad(seed, profile.load_sd, profile.load_correlation_minutes)
+        load_seed = seed if profile.load_seed is None else profile.load_seed
+        self._load = WanderingLoad(load_seed, profile.load_sd, profile.load_correlation_minutes)
 
     def hour(self, hour: int) -> list[SyntheticRequest]:
         """Return the requests that start in an hour, counted from the Unix epoch, by start."""
@@ -143,6 +189,8 @@ class SeriesTraffic:
         rng = stream(self._seed, "requests", hour)
         uniform, log, sample = rng.random, math.log, profile.shape.sampler(rng)
         minute_ns = hour * HOUR_SECONDS * _NS
+        if profile.cron is not None:
+            return self._run(profile.cron, hour, rng)
         requests: list[SyntheticRequest] = []
         units_left = -log(1.0 - uniform())
         for rate, duration_ns in zip(self._rates(hour), self._durations_ns(hour), strict=True):
@@ -158,25 +206,47 @@ class SeriesTraffic:
             minute_ns += 60 * _NS
         return requests
 
+    def _run(self, cron: Cron, hour: int, rng: random.Random) -> list[SyntheticRequest]:
+        """Return the requests of an hour's run: one after another, with a Poisson number of them."""
+        if cron.hour is not None and self._local(hour) % 24 != cron.hour:
+            return []
+        sample, minutes_ns = self._profile.shape.sampler(rng), self._durations_ns(hour)
+        requests: list[SyntheticRequest] = []
+        begin_ns = (hour * HOUR_SECONDS + cron.minute * 60) * _NS
+        start_ns, end_ns = begin_ns, (hour + 1) * HOUR_SECONDS * _NS
+        units_left = cron.requests
+        while (units_left := units_left - rng.expovariate(1.0)) > 0 and start_ns < end_ns:
+            duration_ns = int(minutes_ns[(start_ns // _NS - hour * HOUR_SECONDS) // 60] * sample())
+            requests.append(SyntheticRequest(start_ns, min(_MAX_DURATION_NS, duration_ns)))
+            start_ns += requests[-1].duration_ns
+        return requests
+
     def _apply_incident(
         self, requests: list[SyntheticRequest], incident: Incident, position: int, hour: int
     ) -> list[SyntheticRequest]:
         uniform = stream(self._seed, f"incident {position}", hour).random
         start_ns, end_ns = incident.start * _NS, incident.end * _NS
+        least, most = _at_ranks(requests, incident.ranks)
         return [
-            SyntheticRequest(r.start_ns, min(_MAX_DURATION_NS, int(r.duration_ns * incident.factor)))
-            if start_ns <= r.start_ns < end_ns and uniform() < incident.share
+            SyntheticRequest(r.start_ns, min(_MAX_DURATION_NS, incident.duration_ns(*r)))
+            if start_ns <= r.start_ns < end_ns and least <= r.duration_ns <= most and uniform() < incident.share
             else r
             for r in requests
         ]
 
+    def _local(self, hour: int) -> int:
+        """Return the local hour, counted from 1970-01-01."""
+        return hour + _offset_hours(self._profile.timezone, hour)
+
     def _is_weekend(self, hour: int) -> bool:
-        return datetime.fromtimestamp(hour * HOUR_SECONDS, UTC).weekday() in self._profile.weekend
+        day = self._local(hour) // 24
+        # The first of January 1970 was a Thursday.
+        return (day + 3) % 7 in self._profile.weekend or day in self._profile.holidays
 
     def _rates(self, hour: int) -> list[float]:
         """Return the expected number of requests in each minute of an hour."""
         profile = self._profile
-        hour_of_day = hour % 24
+        hour_of_day = self._local(hour) % 24
         if profile.active_hours is not None and hour_of_day not in profile.active_hours:
             return [0.0] * MINUTES_PER_HOUR
         rate = profile.rate_per_minute * (profile.weekend_traffic if self._is_weekend(hour) else 1.0)
@@ -198,10 +268,15 @@ class SeriesTraffic:
             days = max(0.0, (hour * HOUR_SECONDS - profile.drift.since) / DAY_SECONDS)
             base_ns *= (1.0 + profile.drift.per_day) ** days
         half_swing = math.log(profile.latency_swing) / 2.0
-        return [
+        hour_of_day = self._local(hour) % 24
+        durations_ns = [
             base_ns * math.exp(half_swing * (1.0 + rhythm) + load)
-            for rhythm, load in zip(self._rhythm(hour % 24), self._load.minutes(hour), strict=True)
+            for rhythm, load in zip(self._rhythm(hour_of_day), self._load.minutes(hour), strict=True)
         ]
+        if (batch := profile.batch) is not None and batch.hour in (None, hour_of_day):
+            for minute in range(batch.minute, batch.minute + batch.minutes):
+                durations_ns[minute % MINUTES_PER_HOUR] *= batch.factor
+        return durations_ns
 
     def _rhythm(self, hour_of_day: int) -> list[float]:
         """Return the daily wave for each minute of an hour: 1 at the peak hour, -1 twelve hours from it."""
@@ -213,6 +288,26 @@ class SeriesTraffic:
             math.cos(radians_per_hour * (hour_of_day + minute / MINUTES_PER_HOUR - profile.peak_hour))
             for minute in range(MINUTES_PER_HOUR)
         ]
+
+
+def _at_ranks(requests: list[SyntheticRequest], ranks: tuple[float, float]) -> tuple[float, float]:
+    """Return the durations at two ranks, given as shares; nothing and everything for 0 and 1."""
+    if ranks == (0.0, 1.0) or not requests:
+        return 0.0, math.inf
+    durations = sorted(request.duration_ns for request in requests)
+    least = 0.0 if ranks[0] <= 0 else float(durations[min(len(durations) - 1, int(ranks[0] * len(durations)))])
+    most = math.inf if ranks[1] >= 1 else float(durations[max(0, int(ranks[1] * len(durations)) - 1)])
+    return least, most
+
+
+@lru_cache(maxsize=1024)
+def _offset_hours(timezone: str, hour: int) -> int:
+    """Return the offset of a time zone from UTC in an hour since the Unix epoch, in whole hours."""
+    if timezone == "UTC":
+        return 0
+    offset = datetime.fromtimestamp(hour * HOUR_SECONDS, ZoneInfo(timezone)).utcoffset()
+    assert offset is not None, "aware times have an offset"  # noqa: S101
+    return int(offset.total_seconds()) // HOUR_SECONDS
 
 
 def generate_requests(profile: SeriesProfile, start: float, end: float, seed: int | str) -> Iterator[SyntheticRequest]:

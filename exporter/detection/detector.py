@@ -1,19 +1,42 @@
 """The detector: its rules, the stored state of a series, and what a series is expected to do in an hour."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import msgspec
 
-from exporter.baseline.levels import FallbackRules, Pool, choose_pool
+from exporter.baseline.levels import SLOTS_OF_HOUR, FallbackRules, Pool, choose_pool
+from exporter.baseline.traffic import MARKS, NO_PATTERN, HourPattern
+from exporter.detection.error_history import NO_ERROR_STATE, ErrorState
 from exporter.detection.flag import INACTIVE, Flag
-from exporter.detection.parameters import SUSPICION_SECONDS, Parameters
+from exporter.detection.parameters import DAILY_PATTERN_MIN_HOURS, PROFILE_MIN_HOURS, SUSPICION_SECONDS, Parameters
+from exporter.detection.policy import SeriesPolicies
+from exporter.detection.prediction import Prediction, SlowHour
+from exporter.detection.profile import highest, pattern_of_hour
+from exporter.detection.regression import NO_REGRESSION_STATE, RegressionState, RegressionTracker
+from exporter.detection.runs import RunPrediction, predict_runs
 from exporter.detection.schedule import HourThresholds, LazySchedule
 from exporter.detection.settlement import SettledHour
-from exporter.detection.thresholds import Prediction, Thresholds
-from exporter.model.calendar import HourClock, LocalHour
-from exporter.model.hours import SeriesHours
+from exporter.detection.source_history import SourceHistory
+from exporter.detection.streams import (
+    DEFAULT_STREAM_RULES,
+    NO_HINT,
+    UNDECIDED,
+    StreamHint,
+    StreamReason,
+    StreamRules,
+    StreamState,
+    has_stream_durations,
+)
+from exporter.detection.thresholds import Thresholds
+from exporter.detection.tolerance import Tolerance, marks_in, with_tolerance
+from exporter.detection.traffic_history import NO_TRAFFIC_STATE, SeriesTraffic, TrafficState
+from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour
+from exporter.model.histogram_codec import decode_counts
+from exporter.model.hours import HourEvaluation, HourProfile, SeriesHour, SeriesHours, StoredWindow, hours_of
+from exporter.model.span import SeriesKey
+from exporter.model.time_mark import LEFT_OUT, NO_MARKS, MarkKind, MarkRange, SeriesMarks, TimeMarks
 
 
 class SeriesState(NamedTuple):
@@ -28,7 +51,14 @@ class SeriesState(NamedTuple):
         suspects: starts of hours touched by a firing flag that can still become quarantined.
         flag: the flag at the last mark.
         schedule: thresholds of the hours that the next window can extend into.
-        recent: traces that it can contain, or that ended later: second, bucket and count.
+        recent: traces that it can contain, or that ended later: mark, and encoded digest.
+        stream: whether the series is a stream by its durations.
+        streak: slow hours of a change that may be accepted although no single hour of it is significant.
+        regression: what is known of regressions.
+        errors: what is known of failures.
+        pattern: how its requests are distributed within the hour.
+        traffic: what is known of its traffic.
+        tolerances: what was marked as normal.
     """
 
     until: int
@@ -37,12 +67,19 @@ class SeriesState(NamedTuple):
     suspects: tuple[int, ...] = ()
     flag: Flag = INACTIVE
     schedule: tuple[HourThresholds, ...] = ()
-    recent: tuple[tuple[int, int, int], ...] = ()
+    recent: tuple[tuple[int, bytes], ...] = ()
+    stream: StreamState = UNDECIDED
+    streak: tuple[SlowHour, ...] = ()
+    regression: RegressionState = NO_REGRESSION_STATE
+    errors: ErrorState = NO_ERROR_STATE
+    pattern: HourPattern = NO_PATTERN
+    traffic: TrafficState = NO_TRAFFIC_STATE
+    tolerances: tuple[Tolerance, ...] = ()
 
 
 def encode_state(state: SeriesState) -> bytes:
-    """Encode a state as JSON arrays."""
-    return msgspec.json.encode(state)
+    """Encode a state as MessagePack arrays: two thirds of the bytes of JSON, and decoded in a seventh of the time."""
+    return msgspec.msgpack.encode(state)
 
 
 def decode_state(data: bytes) -> SeriesState:
@@ -51,7 +88,12 @@ def decode_state(data: bytes) -> SeriesState:
     Raises:
         ValueError: the bytes are damaged; the series' history must be evaluated from the beginning.
     """
-    return msgspec.json.decode(data, type=SeriesState)
+    state = msgspec.msgpack.decode(data, type=SeriesState)
+    for _, digest in state.recent:
+        decode_counts(digest)
+    RegressionTracker.check(state.regression)
+    state.pattern.check()
+    return state
 
 
 class Expectation(NamedTuple):
@@ -59,16 +101,26 @@ class Expectation(NamedTuple):
 
     Attributes:
         pool: hours that form the baseline; None at level 5.
-        prediction: predicted quantiles; None while the pool is not mature and the series is learning.
+        prediction: predicted quantiles; None while the pool is not mature and the series is learning, of a stream,
+            and of a series without verdicts.
+        stream: whether the series is a stream by its durations, those of a mature pool included.
+        runs: what its runs are compared with if it is evaluated by run; None if by window, or not at all.
     """
 
     pool: Pool | None = None
     prediction: Prediction | None = None
+    stream: StreamState = UNDECIDED
+    runs: RunPrediction | None = None
 
     @property
     def thresholds(self) -> Thresholds | None:
-        """Thresholds of the hour; None while the series is learning."""
+        """Thresholds of the hour; None without a prediction."""
         return None if self.prediction is None else self.prediction.thresholds
+
+    @property
+    def has_verdict(self) -> bool:
+        """Whether the series gets verdicts in the hour, by window or by run."""
+        return self.prediction is not None or self.runs is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +131,93 @@ class Detector:
         rules: choice of the baseline.
         parameters: settings of the shift test.
         clock: maps instants to local hours.
+        streams: which series are streams by configuration or by name.
+        hint: what that says of the series at hand; see :meth:`of`.
+        policies: overrides for some series; they replace ``rules`` and ``parameters`` in :meth:`of`.
+        is_enabled: whether the series at hand gets verdicts.
+        marks: what people know about ranges of time.
+        own_marks: those of the series at hand; None without any.
     """
 
     rules: FallbackRules
     parameters: Parameters
     clock: HourClock
+    streams: StreamRules = DEFAULT_STREAM_RULES
+    hint: StreamHint = NO_HINT
+    policies: SeriesPolicies | None = None
+    is_enabled: bool = True
+    marks: TimeMarks = NO_MARKS
+    own_marks: SeriesMarks | None = None
+
+    def of(self, key: SeriesKey) -> "Detector":
+        """Return the detector for one series. Without it, a series is a stream by its durations only."""
+        hint, own_marks = self.streams.hint(key), self.marks.of(key)
+        detector = self
+        if hint != self.hint or own_marks is not self.own_marks:
+            detector = replace(self, hint=hint, own_marks=own_marks)
+        policy = None if self.policies is None else self.policies.of(key)
+        if policy is None:
+            return detector
+        return replace(detector, rules=policy.rules, parameters=policy.parameters, is_enabled=policy.is_enabled)
+
+    def hours(
+        self, windows: Sequence[StoredWindow], evaluations: Mapping[int, HourEvaluation] | None = None
+    ) -> list[SeriesHour]:
+        """Group the windows of the series into local hours, without those that a mark leaves out.
+
+        Args:
+            windows: stored windows, in time order.
+            evaluations: results of evaluated hours, by start of the hour.
+        """
+        kept = windows if self.own_marks is None else self.own_marks.kept(windows, self.clock)
+        return hours_of(kept, self.clock, evaluations)
+
+    def traffic(self, windows: Sequence[StoredWindow], source: SourceHistory) -> SeriesTraffic:
+        """Return the counts of the series in its windows; hours that a mark leaves out count as not read.
+
+        Hours that people have marked as normal count, but get no verdict.
+
+        Args:
+            windows: stored windows, in time order.
+            source: the source.
+        """
+        marks = self.own_marks
+        if marks is not None and source.hours:
+            outer = source.hours[0].hour.start, source.hours[-1].hour.end
+            left_out = self._hours_of(marks.ranges(*outer, LEFT_OUT))
+            source = source.without(left_out, self._hours_of(marks.ranges(*outer, (MarkKind.NORMAL,))), self.clock)
+            windows = marks.kept(windows, self.clock)
+        return SeriesTraffic.of(windows, source, self.rules, self.parameters)
+
+    def _hours_of(self, ranges: Sequence[MarkRange]) -> set[int]:
+        found = set()
+        for start, end, _ in ranges:
+            hour = self.clock.hour(start)
+            while hour.start < end:
+                found.add(hour.start)
+                hour = self.clock.hour(hour.end)
+        return found
+
+    def normal_marks(self, hour: LocalHour) -> tuple[int, int] | None:
+        """Return the first five-minute mark of an hour that people have marked as normal, and the one behind the last.
+
+        None for an hour without such a mark.
+        """
+        if self.own_marks is None:
+            return None
+        ranges = self.own_marks.ranges(hour.start, hour.end, (MarkKind.NORMAL,))
+        return marks_in(hour, [(each.start, each.end) for each in ranges])
 
     def expect(
-        self, history: SeriesHours, hour: LocalHour, *, changepoint: int | None = None, suspects: Collection[int] = ()
+        self,
+        history: SeriesHours,
+        hour: LocalHour,
+        *,
+        changepoint: int | None = None,
+        suspects: Collection[int] = (),
+        stream: StreamState = UNDECIDED,
+        known_until: int | None = None,
+        tolerances: Sequence[Tolerance] = (),
     ) -> Expectation:
         """Return the baseline of a series in an hour, from the settled hours before it.
 
@@ -95,14 +226,73 @@ class Detector:
             hour: the local hour.
             changepoint: start of the series' present behaviour, if a change was accepted.
             suspects: starts of hours that are not pooled because a firing flag has touched them.
+            stream: whether the series was a stream by its durations in the hour before.
+            known_until: the history is complete up to here, Unix seconds; None means up to the hour.
+            tolerances: what was marked as normal.
         """
         history.discard_before(max(hour.start - self.rules.lookback_seconds, changepoint or 0))
+        found = self._expect_windows(history, hour, suspects=suspects, stream=stream, tolerances=tolerances)
+        if not self.parameters.parts.runs or not self.is_enabled:
+            return found
+        # The only place that decides whether a series is evaluated by window or by run.
+        runs = predict_runs(
+            history,
+            hour,
+            self.rules,
+            self.parameters,
+            self.clock,
+            known_until=hour.start if known_until is None else min(known_until, hour.start),
+            changepoint=changepoint,
+            suspects=suspects,
+            tolerances=tolerances,
+        )
+        return found if runs is None or self.stream_reason(found) is not None else found._replace(runs=runs)
+
+    def _expect_windows(
+        self,
+        history: SeriesHours,
+        hour: LocalHour,
+        *,
+        suspects: Collection[int],
+        stream: StreamState,
+        tolerances: Sequence[Tolerance],
+    ) -> Expectation:
         pool = choose_pool(history, hour.start, hour.slot, self.rules, suspects=suspects)
         if pool is None:
-            return Expectation()
+            return Expectation(stream=stream)
         if not pool.mature:
-            return Expectation(pool)
-        return Expectation(pool, Prediction(pool, history.swings(hour.start, pool.released), self.parameters))
+            return Expectation(pool, stream=stream)
+        stream = stream.after(pool.digest, is_suggested=self.hint.is_suggested)
+        if not self.is_judged(stream):
+            return Expectation(pool, stream=stream)
+        swings = history.swings(hour.start, pool.released)
+        profile: HourProfile = ()
+        if self.parameters.parts.profile:
+            profile = history.profile(hour.start, PROFILE_MIN_HOURS, pool.released)
+            same_hour = history.of_slots(SLOTS_OF_HOUR[hour.slot.hour], hour.start - HOUR_SECONDS)
+            if len(same_hour) >= DAILY_PATTERN_MIN_HOURS:
+                usual = [each for each in same_hour if not each.evaluation.quarantined or each in pool.released]
+                profile = highest(profile, pattern_of_hour(usual))
+        if tolerances:
+            is_sparse = pool.digest.count < len(pool.hours) * self.parameters.min_traces * MARKS
+            profile = with_tolerance(profile, tolerances, hour, is_sparse=is_sparse)
+        return Expectation(pool, Prediction(pool, swings, self.parameters, profile), stream)
+
+    def is_judged(self, stream: StreamState) -> bool:
+        """Whether the series gets verdicts: it is enabled and not a stream."""
+        return self.is_enabled and not self.hint.reason and not (stream.is_stream and not self.hint.is_request)
+
+    def stream_reason(self, expectation: Expectation) -> StreamReason | None:
+        """Return why a series is a stream in an hour; None if its spans are requests.
+
+        Durations count from the first baseline on: a stream has no outliers either while it is learning.
+        """
+        if self.hint.reason or self.hint.is_request:
+            return self.hint.reason
+        is_stream, pool = expectation.stream.is_stream, expectation.pool
+        if is_stream is None and pool is not None:
+            is_stream = has_stream_durations(pool.digest, is_suggested=self.hint.is_suggested)
+        return StreamReason.DURATIONS if is_stream else None
 
     def schedule_at(
         self, history: SeriesHours, state: SeriesState, at: int, suspects: Collection[int] = ()
@@ -123,6 +313,14 @@ class Detector:
         schedule = LazySchedule(state.schedule if hours[-1].start == state.until else ())
         expectation = Expectation()
         for hour in reversed(hours):
-            expectation = self.expect(history, hour, changepoint=state.changepoint, suspects=pending)
+            expectation = self.expect(
+                history,
+                hour,
+                changepoint=state.changepoint,
+                suspects=pending,
+                stream=state.stream,
+                known_until=state.until,
+                tolerances=state.tolerances,
+            )
             schedule = schedule.followed_by(hour.start, expectation.prediction, self.parameters.max_window_seconds)
         return expectation, schedule

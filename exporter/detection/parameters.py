@@ -1,9 +1,38 @@
 """Settings of the detector, and its constants."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from exporter.model.calendar import HOUR_SECONDS
+
+
+class Parts(NamedTuple):
+    """Parts of the method that can be left out, so that benchmarks can measure what each adds; not a setting.
+
+    Attributes:
+        profile: patterns within the hour; see :mod:`exporter.detection.profile`.
+        ladder: tests of a small share of the traces at higher thresholds.
+        long_window: the second evaluation window of half an hour.
+        level: the level of the last half hour.
+        streak: acceptance of lasting changes that no single hour shows.
+        runs: evaluation of sparse series by run; see :mod:`exporter.detection.runs`.
+        likeness: a correlation of exceedances that is learned from how alike the requests of a window are.
+        error_swing: the swing of errors; see :mod:`exporter.detection.errors`.
+    """
+
+    profile: bool = True
+    ladder: bool = True
+    long_window: bool = True
+    level: bool = True
+    streak: bool = True
+    runs: bool = True
+    likeness: bool = True
+    error_swing: bool = True
+
+
+ALL_PARTS: Final = Parts()
+NO_PARTS: Final = Parts(*[False] * len(ALL_PARTS))
+"""The method of the first release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +51,16 @@ class Parameters:
         hold_seconds: time for which the condition must hold at every tick before the flag fires.
         clear_hold_seconds: time for which it must be absent at every tick before the flag resolves.
         accept_after_seconds: age at which a lasting change becomes the baseline.
+        regression_ratio: factor by which a quantile of the last days must exceed that of the weeks before.
+        regression_min_delta_seconds: amount by which it must exceed it.
+        regression_accept_after_seconds: age at which a regression is accepted as normal.
+        errors_enabled: whether there are verdicts on failures.
+        errors_ratio: factor by which the error ratio of the window must exceed the usual one.
+        errors_min_delta: amount by which it must exceed it.
+        traffic_enabled: whether there are verdicts on traffic.
+        traffic_drop: share of the usual requests below which traffic has dropped.
+        traffic_surge: multiple of the usual requests above which it has risen; None if a rise raises no flag.
+        parts: parts of the method that apply.
     """
 
     window_seconds: int = 300
@@ -34,6 +73,21 @@ class Parameters:
     hold_seconds: float = 60.0
     clear_hold_seconds: float = 120.0
     accept_after_seconds: int = 24 * HOUR_SECONDS
+    regression_ratio: float = 1.15
+    regression_min_delta_seconds: float = 0.001
+    regression_accept_after_seconds: int = 14 * 24 * HOUR_SECONDS
+    errors_enabled: bool = True
+    errors_ratio: float = 2.0
+    errors_min_delta: float = 0.02
+    traffic_enabled: bool = True
+    traffic_drop: float = 0.5
+    traffic_surge: float | None = None
+    parts: Parts = ALL_PARTS
+
+    @property
+    def needs_marks(self) -> bool:
+        """Whether traces older than the evaluation window are needed, by mark."""
+        return self.parts.long_window or self.parts.level or self.parts.runs
 
 
 # The constants below are part of the method and not meant to be tuned.
@@ -44,7 +98,13 @@ MIN_EXCEEDANCES: Final = 3
 """Minimum number of traces above the gate, regardless of their tail probability."""
 
 CORRELATION: Final = 0.003
-"""Intra-window correlation ρ of the exceedances: the traces of a window share hosts, caches and callers."""
+"""Intra-window correlation ρ of the exceedances: the traces of a window share hosts, caches and callers. The least
+one, where that of the series is learned."""
+SWING_UNCERTAINTY: Final = 0.03
+"""Share of the variance between windows that the swing leaves to the windows at hand: the swing is itself estimated."""
+MAX_CORRELATION: Final = 0.9
+LIKENESS_WEIGHT: Final = 48
+"""Weight of the prior that requests are not alike, in evaluation windows."""
 TAIL_CAP: Final = 300
 """Counts of larger windows are scaled down to this many traces; the model does not justify more certainty."""
 
@@ -62,6 +122,42 @@ STAT_FLOOR_RATIO: Final = 1.1
 CLEAR_RATIO: Final = 1.2
 """Lower bound of the clear threshold, relative to the baseline."""
 
+PROFILE_MIN_HOURS: Final = 12
+"""A mark belongs to a pattern within the hour if the deviation there is known for at least so many hours."""
+
+DAILY_PATTERN_MIN_HOURS: Final = 3
+DAILY_PATTERN_BUCKETS: Final = 12
+"""In one hour of the day, a median deviation of more than this over at least so many days is a pattern."""
+
+LADDER_STEPS: Final = 3
+"""Thresholds at which a small share of the traces is tested: the gate, twice the gate, and so on."""
+LADDER_MIN_TRACES: Final = 20
+"""Windows with fewer traces are not tested there."""
+
+SMALL_SHIFT_RATIO: Final = 1.25
+"""Lower bound of the gate of the long window and of the level, relative to the baseline or the level."""
+SMALL_SHIFT_HOLDS: Final = 2
+"""Shifts that only these two show must hold for this many hold times."""
+LONG_WINDOW_MARKS: Final = 6
+"""Length of the long window in marks: half an hour."""
+LONG_WINDOW_MIN_TRACES: Final = 100
+"""Minimum number of traces of the long window in the test."""
+LONG_WINDOW_MIN_HOURLY_TRACES: Final = 100
+"""Minimum number of traces of an hour, on average over the pool: with fewer, a long window hardly ever has enough."""
+LONG_SWING_MIN_TRACES: Final = 10
+"""Minimum number of traces of the long window for its swing."""
+
+LEVEL_MARKS: Final = 6
+"""The level of now is computed from the evaluation windows at so many marks, the newest one behind the last mark."""
+LEVEL_MIN_MARKS: Final = 5
+"""Minimum number of marks with a known deviation."""
+LEVEL_MIN_TRACES: Final = 40
+"""Minimum number of traces of an hour, on average over the pool: the windows of fewer overlap too much."""
+LEVEL_SHARE: Final = (7, 10)
+"""Share of the mean deviation that counts as level, as a fraction."""
+LEVEL_SWING_OCTAVES: Final = 0.07
+"""Swing around the level of a series without history."""
+
 FRESH_SECONDS: Final = 120
 FRESH_TRACES: Final = 5
 """A shift persists if it shows in the newest FRESH_SECONDS, extended until they contain FRESH_TRACES."""
@@ -78,3 +174,10 @@ RUN_ELEVATED_SHARE: Final = 0.75
 """Minimum share of elevated hours in an accepted run."""
 RUN_MIN_ANOMALOUS: Final = 3
 """Minimum number of anomalous hours in an accepted run."""
+
+DAY_SWING_RATIO: Final = 1.2
+"""Whole days differ by as much as this factor."""
+STREAK_HOURS: Final = 12
+"""A streak of slow hours ends when its last so many hours with traffic are not slow together."""
+STREAK_MIN_TRACES: Final = 30
+"""Minimum number of traces in an accepted streak."""

@@ -5,16 +5,18 @@ For backtests of recorded traffic and for benchmarks. The store keeps no single 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from exporter.detection.detector import Detector, Expectation, SeriesState
 from exporter.detection.history import advance
 from exporter.detection.parameters import SUSPICION_SECONDS
+from exporter.detection.regression import RegressionChange
 from exporter.detection.schedule import LazySchedule
+from exporter.detection.small_shift import find_small_shift
 from exporter.detection.tick import FlagChange, FlagTracker
-from exporter.detection.verdict import can_be_shifted
+from exporter.detection.verdict import can_be_shifted, exceeds_some
 from exporter.detection.window import RecentTraces, end_second
-from exporter.model.calendar import LocalHour
+from exporter.model.calendar import HOUR_SECONDS, LocalHour
 from exporter.model.histogram import Digest, bucket_of_ns
 from exporter.model.histogram_codec import MARK_SECONDS, encode_digest, encode_marks
 from exporter.model.hours import HourEvaluation, SeriesHour, SeriesHours, StoredWindow
@@ -26,6 +28,7 @@ class Replay:
     Attributes:
         evaluations: evaluations of its hours, by their start.
         accepted: changepoints of accepted changes, each with the time of acceptance.
+        regressions: regressions that were found, went away or were accepted.
     """
 
     def __init__(self, detector: Detector, *, tick_seconds: int = 15) -> None:
@@ -37,6 +40,7 @@ class Replay:
         """
         self.evaluations: dict[int, HourEvaluation] = {}
         self.accepted: list[tuple[int, int]] = []
+        self.regressions: list[RegressionChange] = []
         self._detector = detector
         self._tick_seconds = tick_seconds
         self._history = SeriesHours()
@@ -44,6 +48,7 @@ class Replay:
         self._recent = RecentTraces()
         self._upcoming: list[tuple[int, int]] = []
         self._tracker = FlagTracker(detector.parameters)
+        self._quiet: Sequence[tuple[int, int]] = ()
 
     @property
     def changes(self) -> list[FlagChange]:
@@ -59,19 +64,29 @@ class Replay:
             live: whether to tick; if not, the hour only becomes history.
         """
         ended = [(end_second(start_ns + duration_ns), bucket_of_ns(duration_ns)) for start_ns, duration_ns in traces]
-        self._upcoming = sorted(self._upcoming + ended)
+        self._quiet = self._quiet_ranges(hour)
+        self._upcoming = sorted(
+            self._upcoming + [each for each in ended if not any(start < each[0] <= end for start, end in self._quiet)]
+        )
         self._tick_through(hour, live=live)
-        if ended:
+        marks = self._detector.own_marks
+        if ended and (marks is None or not marks.is_left_out(hour.start, hour.end)):
             self._history.append(_stored_hour(hour, ended))
         tracker = self._tracker
         progress = advance(self._detector, self._history, hour.end, self._state, suspects=tracker.suspects)
         self._state = progress.state
         tracker.suspects = {start for start in tracker.suspects if start >= hour.end - SUSPICION_SECONDS}
         self.evaluations.update(progress.evaluations)
+        self.regressions += progress.regressions
         for changepoint in progress.accepted:
             self.accepted.append((changepoint, hour.end))
             tracker.suspects = {start for start in tracker.suspects if start < changepoint}
             tracker.reset(hour.end)
+
+    def _quiet_ranges(self, hour: LocalHour) -> Sequence[tuple[int, int]]:
+        """The ranges in which nothing is flagged; what ends in them is not compared afterwards either."""
+        marks = self._detector.own_marks
+        return () if marks is None else marks.quiet_ranges(hour.start, hour.end + HOUR_SECONDS)
 
     def _tick_through(self, hour: LocalHour, *, live: bool) -> None:
         """Tick through an hour, except where no tick is needed."""
@@ -88,7 +103,9 @@ class Replay:
         since = schedule.since
         floors = schedule.floors()
         bounds: tuple[int, int] | None = None
-        suspicious = False
+        suspicious = may_be_small = False
+        small_floors = schedule.small_floors()
+        window = recent.between(0, 0)
         position = 0
         for now in range(hour.start + self._tick_seconds, hour.end + 1, self._tick_seconds):
             while position < len(upcoming) and upcoming[position][0] <= now:
@@ -96,10 +113,28 @@ class Replay:
                 position += 1
             if not live:
                 continue
+            if self._quiet and any(start <= now < end for start, end in self._quiet):
+                tracker.reset(now)
+                continue
+            if expected.runs is not None:
+                if now % MARK_SECONDS == 0 and tracker.needs_tick(expected.runs.can_be_slow(recent, now)):
+                    tracker.tick(recent, now, schedule, expected.pool, expected.runs)
+                continue
             previous, bounds = bounds, recent.bounds(now, parameters)
             if bounds != previous:
                 window = recent.between(*bounds).after(since)
                 suspicious = floors is not None and can_be_shifted(window.buckets, floors, parameters)
+                may_be_small = (
+                    not suspicious
+                    and small_floors is not None
+                    and window.traces > 0
+                    and exceeds_some(window.buckets, small_floors.gates)
+                )
+            if may_be_small:
+                found = find_small_shift(recent, now, window.first_second - 1, schedule.small(), parameters)
+                if tracker.needs_tick(found is not None):
+                    tracker.tick(recent, now, schedule, expected.pool)
+                continue
             if tracker.needs_tick(suspicious):
                 tracker.tick(recent, now, schedule, expected.pool)
         del upcoming[:position]

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import NamedTuple
 
-from exporter.detection.thresholds import Floors, Prediction, Thresholds
+from exporter.detection.prediction import Prediction
+from exporter.detection.thresholds import Floors, SmallShiftThresholds, Thresholds
 
 
 class HourThresholds(NamedTuple):
@@ -19,15 +20,37 @@ Schedule = Sequence[HourThresholds]
 extend. Empty while the series has no mature baseline for the current hour."""
 
 
+class HourSmallThresholds(NamedTuple):
+    """Thresholds for small shifts of the traces that ended in the local hour that began at ``start`` (Unix seconds)."""
+
+    start: int
+    thresholds: SmallShiftThresholds
+
+
+SmallSchedule = Sequence[HourSmallThresholds]
+"""The same hours as in a :data:`Schedule`; empty if small shifts are not tested."""
+
+
+def small_schedule(schedule: Schedule) -> tuple[HourSmallThresholds, ...]:
+    """Return the thresholds for small shifts of a schedule, up to the first hour without."""
+    found = []
+    for start, thresholds in schedule:
+        if thresholds.small is None:
+            break
+        found.append(HourSmallThresholds(start, thresholds.small))
+    return tuple(found)
+
+
 class LazySchedule:
     """An immutable schedule that computes thresholds on first use; in most hours of history no window needs them."""
 
-    __slots__ = ("_hours", "_sources")
+    __slots__ = ("_bounds", "_hours", "_sources")
 
     def __init__(self, hours: Iterable[HourThresholds] = ()) -> None:
         """Start from computed thresholds, newest first."""
         self._sources: tuple[tuple[int, Prediction | Thresholds], ...] = tuple(hours)
         self._hours: tuple[HourThresholds, ...] | None = None
+        self._bounds: tuple[Floors | None, Floors | None] | None = None
 
     def followed_by(self, start: int, prediction: Prediction | None, max_window_seconds: int) -> "LazySchedule":
         """Return the schedule of the next hour, which begins at ``start``; empty if that hour has no prediction."""
@@ -55,6 +78,54 @@ class LazySchedule:
     def since(self) -> int:
         """Start of the oldest hour, Unix seconds; traces that ended up to then are not evaluated."""
         return self._sources[-1][0] if self._sources else 0
+
+    def small(self) -> tuple[HourSmallThresholds, ...]:
+        """Return the thresholds for small shifts, without computing the others."""
+        found = []
+        for start, source in self._sources:
+            if source.small is None:
+                break
+            found.append(HourSmallThresholds(start, source.small))
+        return tuple(found)
+
+    def small_floors(self) -> Floors | None:
+        """Return lower bounds for :meth:`small`; None where small shifts are not tested."""
+        lowest: Floors | None = None
+        for _, source in self._sources:
+            if isinstance(source, Prediction):
+                floors = source.small_floors
+            else:
+                floors = None if source.small is None else source.small.floors
+            if floors is None:
+                break
+            lowest = floors if lowest is None else lowest.minimum(floors)
+        return lowest
+
+    @property
+    def small_since(self) -> int:
+        """Start of the oldest hour of :meth:`small`, Unix seconds."""
+        since = 0
+        for start, source in self._sources:
+            has_small = source.has_small if isinstance(source, Prediction) else source.small is not None
+            if not has_small:
+                break
+            since = start
+        return since
+
+    @property
+    def bounds(self) -> tuple[Floors | None, Floors | None]:
+        """:meth:`floors` and :meth:`small_floors`, computed on first use."""
+        if self._bounds is None:
+            self._bounds = self.floors(), self.small_floors()
+        return self._bounds
+
+    def lowest_gates(self) -> tuple[int, ...]:
+        """Return lower bounds of the gates of all hours in any test; empty if the schedule is.
+
+        Cheaper than all lower bounds, which only few hours need.
+        """
+        gates = [source.lowest_gates for _, source in self._sources]
+        return tuple(map(min, *gates)) if len(gates) > 1 else gates[0] if gates else ()
 
     def floors(self) -> Floors | None:
         """Return lower bounds for the thresholds of all hours; None if the schedule is empty."""

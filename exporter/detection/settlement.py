@@ -11,10 +11,13 @@ from exporter.detection.parameters import (
     RUN_ELEVATED_SHARE,
     RUN_MEMORY_HOURS,
     RUN_MIN_ANOMALOUS,
+    STREAK_HOURS,
+    STREAK_MIN_TRACES,
     Parameters,
 )
+from exporter.detection.prediction import SlowHour
+from exporter.detection.significance import exceeds, tail_probability
 from exporter.detection.thresholds import Thresholds
-from exporter.detection.verdict import exceeds, tail_probability
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.histogram import Digest
 
@@ -86,3 +89,40 @@ def is_new_baseline(run: Sequence[SettledHour], parameters: Parameters) -> bool:
         and sum(hour.elevated for hour in run) >= RUN_ELEVATED_SHARE * len(run)
         and sum(hour.anomalous for hour in run) >= RUN_MIN_ANOMALOUS
     )
+
+
+def extended_streak(streak: Sequence[SlowHour], hour: SlowHour) -> tuple[SlowHour, ...]:
+    """Return a streak of slow hours after one more hour with traffic has settled.
+
+    It begins at an hour in which most traces are slow, and ends, and is empty, when most traces of its last
+    :data:`STREAK_HOURS` hours are not. Unlike a run it needs no single hour that is significant, so that it shows
+    lasting changes of series with little traffic.
+    """
+    hours = (*streak, hour)[-RUN_MEMORY_HOURS:]
+    if not _are_slow(hours[-STREAK_HOURS:]):
+        return ()
+    return tuple(dropwhile(lambda member: not _are_slow((member,)), hours))
+
+
+def is_streak_accepted(streak: Sequence[SlowHour], correlation: float, parameters: Parameters) -> bool:
+    """Whether a streak of slow hours is accepted as the baseline: old enough, and significant as a whole.
+
+    Args:
+        streak: slow hours.
+        correlation: correlation of exceedances, as in :class:`Thresholds`.
+        parameters: settings of the detector.
+    """
+    traces = sum(hour.traces for hour in streak)
+    if traces < STREAK_MIN_TRACES or not _are_slow(streak):
+        return False
+    age_seconds = streak[-1].start + HOUR_SECONDS - streak[0].start
+    covered_seconds = min(age_seconds, 2 * HOUR_SECONDS * len(streak))
+    if covered_seconds < parameters.accept_after_seconds:
+        return False
+    slow = sum(hour.slow for hour in streak)
+    expected = sum(hour.traces * hour.expected for hour in streak) / traces
+    return tail_probability(slow, traces, expected, correlation) < parameters.alpha
+
+
+def _are_slow(hours: Sequence[SlowHour]) -> bool:
+    return 2 * sum(hour.slow for hour in hours) > sum(hour.traces for hour in hours)

@@ -1,64 +1,34 @@
-"""Thresholds of a series in one hour, computed from its baseline pool and its swing.
+"""Thresholds of a series in one hour, as buckets, and lower bounds of them that need no swing.
 
 All thresholds are buckets of the digest, 32 to an octave (a factor of two). Scaling a bucket ``b`` by a factor R gives
-``b + ceil(32 log2 R)``, so the number of traces above a threshold is exact. For each quantile q, with
-
-- ``b``, the bucket of the pool's quantile q, and ``x`` its upper bound in seconds,
-- ``N``, the number of traces in the pool, and ``H`` its number of hours,
-- ``z``, the tolerated number of swings (`Parameters.swing`),
-
-the swing is τ = sqrt(max(t1, t2)) octaves and the swing factor 2^(zτ). Two estimates of the variance enter:
-
-- t1, the mean squared one-step-ahead prediction error of past evaluation windows, with a prior of 0.1 octave and weight
-  48: ``t1 = (48 · 0.1² + Σ e²) / (48 + number of windows)``; see :meth:`Prediction.measure_swings` for e².
-- t2, the variance between the pooled hours, corrected for sampling: with n the traces of an hour, d the distance of its
-  own quantile from ``b`` in octaves (at most 2), s(n) the sampling error of that quantile and ``w = m / (m + 2)``,
-  ``m = n (1 - q)``: ``t2 = (max(0, Σ w (d² - s²)) + 0.1²) / (Σ w + 1) · (1 + 1/H)``.
-
-The thresholds, as factors of ``x``:
-
-- stat: ``max(1.1, swing factor)``; exceedances of it enter the statistical test,
-- gate: ``max(ratio, 1 + min_delta/x, swing factor)``; a quantile above it is practically significant,
-- clear: ``max(1.2, 1 + min_delta/2x, 2^(zτ/2))``, at most the gate; a quantile above it means that a shift persists.
-
-The sampling error of a quantile of n traces is half the width of its distribution-free interval at one standard error
-of the rank (normal approximation of the binomial): ``s(n) = (Q(q + e) - Q(q - e)) / 2``, ``e = sqrt(q (1 - q) / n)``,
-with Q the quantiles of the pool.
+``b + ceil(32 log2 R)``, so the number of traces above a threshold is exact. The method by which they follow from the
+pool and the swing of a series is in :mod:`exporter.detection.prediction`.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import chain
 from math import ceil, log2, sqrt
-from operator import mul, sub
 from typing import Final, NamedTuple
 
-from exporter.baseline.levels import Pool
 from exporter.detection.parameters import (
     CLEAR_RATIO,
     CORRELATION,
-    MAX_SWING_OCTAVES,
-    MIN_EVALUATED_TRACES,
-    MIN_SWING_EXCEEDANCES,
-    PRIOR_SWING_OCTAVES,
-    PRIOR_SWING_WEIGHT,
+    SMALL_SHIFT_RATIO,
     STAT_FLOOR_RATIO,
     Parameters,
 )
-from exporter.detection.window import SweptWindow, quantile_positions
-from exporter.model.histogram import BUCKETS_PER_OCTAVE, ZERO_BUCKET, bucket_of_seconds, bucket_upper_seconds
-from exporter.model.hours import NO_SWINGS, QUANTILES, Swings
+from exporter.model.histogram import (
+    BUCKETS_PER_OCTAVE,
+    HIGHEST_BUCKET,
+    ZERO_BUCKET,
+    bucket_of_seconds,
+    bucket_upper_seconds,
+)
+from exporter.model.hours import QUANTILES, HourProfile
 
 _ROUNDING: Final = 1e-9
-_MAX_SQUARE: Final = (MAX_SWING_OCTAVES * BUCKETS_PER_OCTAVE) ** 2
-"""Upper bound of a squared distance, in square buckets."""
-_UNITS_PER_SQUARE_OCTAVE: Final = (2 * BUCKETS_PER_OCTAVE) ** 2
-"""Squares are in square half buckets, which are integers: distances are whole buckets, sampling errors half buckets."""
-_PRIOR: Final = PRIOR_SWING_OCTAVES**2
-_HALF_WEIGHT_EXCEEDANCES: Final = 2
-"""An hour with this many expected exceedances has half the weight of one with unlimited traffic."""
-_OFFSETS: Final = range(0, len(NO_SWINGS), 2)
-"""Positions of the quantiles' sums in :data:`Swings`."""
+_NEVER: Final = 2 * HIGHEST_BUCKET
+"""A threshold that no trace exceeds."""
 
 
 class QuantileThreshold(NamedTuple):
@@ -71,6 +41,7 @@ class QuantileThreshold(NamedTuple):
         stat: exceedances of this bucket enter the statistical test.
         gate: a quantile above this bucket is practically significant.
         clear: a quantile above this bucket means that a shift persists.
+        ladder: expected shares of traces above the gate, twice the gate, and so on; empty if they are not tested.
     """
 
     q: float
@@ -79,6 +50,67 @@ class QuantileThreshold(NamedTuple):
     stat: int
     gate: int
     clear: int
+    ladder: tuple[float, ...] = ()
+
+
+class LongThreshold(NamedTuple):
+    """Thresholds of one quantile for the window of half an hour, as buckets."""
+
+    stat: int
+    gate: int
+
+
+class LevelThreshold(NamedTuple):
+    """Thresholds of one quantile relative to the level of now, as buckets.
+
+    Attributes:
+        stat: statistical threshold if the level is the baseline; moves with the level.
+        gate: gate if the level is the baseline; moves with the level.
+        least_stat: lower bound of the statistical threshold at any level.
+        least_gate: lower bound of the gate at any level.
+    """
+
+    stat: int
+    gate: int
+    least_stat: int
+    least_gate: int
+
+
+UNREACHABLE: Final = LevelThreshold(_NEVER, _NEVER, _NEVER, _NEVER)
+UNREACHABLE_LONG: Final = LongThreshold(_NEVER, _NEVER)
+"""Stand for a level and a long window that are not tested."""
+
+
+class SmallShiftThresholds(NamedTuple):
+    """Thresholds of a series in one hour for the tests that find small shifts.
+
+    Attributes:
+        baseline: bucket of each quantile in the pool.
+        correlation: as in :class:`Thresholds`.
+        long: for the window of half an hour, by quantile; empty if it is not tested.
+        level: relative to the level of now, by quantile; empty if it is not tested.
+        profile: the pattern within the hour; empty without any.
+    """
+
+    baseline: tuple[int, ...]
+    correlation: float
+    long: tuple[LongThreshold, ...] = ()
+    level: tuple[LevelThreshold, ...] = ()
+    profile: HourProfile = ()
+
+    @property
+    def floors(self) -> "Floors | None":
+        """Lower bounds of the thresholds that one of the tests may have; None without tests."""
+        gates = [[each.gate for each in self.long], [each.least_gate for each in self.level]]
+        stats = [[each.stat for each in self.long], [each.least_stat for each in self.level]]
+        if not self.long and not self.level:
+            return None
+        return Floors(_lowest(gates), _lowest(stats), self.correlation)
+
+
+def _lowest(thresholds: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Return the lowest threshold of each quantile, over the tests that have any."""
+    return tuple(map(min, zip(*filter(None, thresholds), strict=True)))
 
 
 class Thresholds(NamedTuple):
@@ -86,13 +118,34 @@ class Thresholds(NamedTuple):
 
     Attributes:
         quantiles: one for each of :data:`exporter.model.hours.QUANTILES`.
-        correlation: correlation of exceedances within a window, ``0.003 + 2/N``: a small pool is itself uncertain.
+        correlation: correlation ρ of exceedances within a window, ``ρ + 2/N``: a small pool is itself uncertain. See
+            :mod:`exporter.detection.likeness`.
         fast: a median at or below this bucket is significantly faster than the baseline; mirrors the median's gate.
+        small: thresholds for small shifts; None if there are no such tests.
+        profile: the pattern within the hour; empty without any.
+        learned_correlation: the ρ of it that is learned; see :mod:`exporter.detection.likeness`.
     """
 
     quantiles: tuple[QuantileThreshold, ...]
     correlation: float
     fast: int
+    small: SmallShiftThresholds | None = None
+    profile: HourProfile = ()
+    learned_correlation: float = CORRELATION
+
+    @property
+    def correlations(self) -> tuple[float, ...]:
+        """The correlation, and what it would be if no other than :data:`CORRELATION` had been learned."""
+        if self.learned_correlation == CORRELATION:
+            return (self.correlation,)
+        return (self.correlation, self.correlation - self.learned_correlation + CORRELATION)
+
+    @property
+    def lowest_gates(self) -> tuple[int, ...]:
+        """Lower bound of each quantile's gate in any test, as bucket."""
+        gates = Floors.of(self).gates
+        small = None if self.small is None else self.small.floors
+        return gates if small is None else tuple(map(min, gates, small.gates))
 
 
 class Floors(NamedTuple):
@@ -102,214 +155,73 @@ class Floors(NamedTuple):
         gates: lower bound of each quantile's gate, as bucket.
         stats: lower bound of each quantile's statistical threshold, as bucket.
         correlation: correlation of exceedances within a window.
+        has_ladder: whether small shares of the traces are tested as well.
     """
 
     gates: tuple[int, ...]
     stats: tuple[int, ...]
     correlation: float
+    has_ladder: bool = False
 
     @classmethod
     def of(cls, thresholds: Thresholds) -> "Floors":
         """Return computed thresholds as their own lower bounds."""
         gates = tuple([threshold.gate for threshold in thresholds.quantiles])
         stats = tuple([threshold.stat for threshold in thresholds.quantiles])
-        return cls(gates, stats, thresholds.correlation)
+        has_ladder = any(threshold.ladder for threshold in thresholds.quantiles)
+        return cls(gates, stats, thresholds.correlation, has_ladder)
 
     def minimum(self, other: "Floors") -> "Floors":
         """Return the elementwise minimum with the bounds of an earlier hour."""
         if other.gates == self.gates and other.stats == self.stats:
             return self
         return Floors(
-            tuple(map(min, self.gates, other.gates)), tuple(map(min, self.stats, other.stats)), self.correlation
+            tuple(map(min, self.gates, other.gates)),
+            tuple(map(min, self.stats, other.stats)),
+            self.correlation,
+            self.has_ladder,
         )
 
 
-class Prediction:
-    """Predicted quantiles of one hour, and the thresholds derived from them.
+def thresholds_of(quantiles: tuple[QuantileThreshold, ...], traces: int) -> Thresholds:
+    """Return thresholds without tests for small shifts, for a pool of some traces, with the default correlation."""
+    median = quantiles[0]
+    return Thresholds(quantiles, correlation_of(traces), 2 * median.baseline - median.gate)
+
+
+def correlation_of(traces: int, learned: float = CORRELATION) -> float:
+    """Return the correlation of exceedances for a pool of some traces."""
+    return learned + 2 / traces
+
+
+class FloorThresholds(NamedTuple):
+    """Thresholds for a swing of zero, which are the same for every quantile.
 
     Attributes:
-        baseline: bucket of each of :data:`QUANTILES` in the pool.
+        stat: the statistical threshold.
+        gate: the gate.
+        small_gate: the gate of the tests for small shifts.
+        thresholds: the same and the clear threshold, for each quantile.
     """
 
-    __slots__ = (
-        "_floor_thresholds",
-        "_floors",
-        "_hours",
-        "_parameters",
-        "_pooled",
-        "_swings",
-        "_thresholds",
-        "baseline",
-    )
-
-    def __init__(self, pool: Pool, swings: Swings, parameters: Parameters) -> None:
-        """Predict from a mature pool.
-
-        Args:
-            pool: hours that form the baseline.
-            swings: sum over the series' hours in the look-back that are not quarantined.
-            parameters: settings of the detector.
-        """
-        self._swings = swings
-        self._parameters = parameters
-        self._thresholds: Thresholds | None = None
-        self._floor_thresholds: Thresholds | None = None
-        self._floors: Floors | None = None
-        self._hours = pool.hours
-        self._pooled = pool.digest
-        self.baseline = tuple(self._pooled.quantile_buckets(QUANTILES))
-
-    @property
-    def traces(self) -> int:
-        """Number of pooled traces."""
-        return self._pooled.count
-
-    def sampling_variances(self, n: int) -> list[int]:
-        """Return the sampling variance s(n)² of each quantile of ``n`` traces, in square half buckets."""
-        bounds = iter(self._pooled.quantile_buckets(_standard_error_ranks(n)))
-        return [(high - low) ** 2 for low, high in zip(bounds, bounds, strict=True)]
-
-    def measure_swings(self, windows: Sequence[SweptWindow]) -> Swings:
-        """Return the sums of squared prediction errors of evaluation windows.
-
-        With D the distance of a window's quantile from its baseline, at most 2 octaves, and s its sampling error, the
-        squared error is ``max(D²/4, D² - s²)``. Windows with too few traces, and quantiles with too few expected
-        exceedances, do not count.
-        """
-        # Called for millions of windows, so that everything that only depends on their size is computed once per size.
-        references = self._references({len(buckets) for _, buckets in windows})
-        swings = list(NO_SWINGS)
-        for instants, buckets in windows:
-            weight = len(instants)
-            for offset, position, baseline, variance in references[len(buckets)]:
-                distance = buckets[position] - baseline
-                square = distance * distance
-                if square > _MAX_SQUARE:
-                    square = _MAX_SQUARE
-                # From square buckets to square half buckets: D² is 4 * square, D²/4 is square.
-                if 3 * square > variance:
-                    square = 4 * square - variance
-                swings[offset] += weight * square
-                swings[offset + 1] += weight
-        return tuple(swings)
-
-    def _references(self, sizes: Collection[int]) -> dict[int, list[tuple[int, int, int, int]]]:
-        """Return, by number of traces, what windows are compared with.
-
-        A tuple for each quantile with enough expected exceedances: its offset in :data:`Swings`, its index in the
-        sorted window, its baseline bucket, and its sampling variance.
-        """
-        bounds = iter(self._pooled.quantile_buckets(chain.from_iterable(map(_measurable_ranks, sizes))))
-        return {
-            n: [
-                (offset, position, self.baseline[index], (next(bounds) - next(bounds)) ** 2)
-                for index, offset, position in _measurable_quantiles(n)
-            ]
-            for n in sizes
-        }
-
-    @property
-    def floor_thresholds(self) -> Thresholds:
-        """Thresholds for a swing of zero; a window or hour that passes these tests also passes the actual ones."""
-        if self._floor_thresholds is None:
-            quantiles, _, _ = _floor_quantiles(
-                self.baseline, self._parameters.ratio, self._parameters.min_delta_seconds
-            )
-            self._floor_thresholds = _thresholds(quantiles, self.traces)
-        return self._floor_thresholds
-
-    @property
-    def floors(self) -> Floors:
-        """Lower bounds of the thresholds: those for a swing of zero."""
-        if self._floors is None:
-            _, gates, stats = _floor_quantiles(
-                self.baseline, self._parameters.ratio, self._parameters.min_delta_seconds
-            )
-            self._floors = Floors(gates, stats, self.floor_thresholds.correlation)
-        return self._floors
-
-    @property
-    def thresholds(self) -> Thresholds:
-        """The thresholds, computed on first use."""
-        if self._thresholds is None:
-            self._thresholds = self._compute_thresholds()
-        return self._thresholds
-
-    def _compute_thresholds(self) -> Thresholds:
-        found = []
-        for q, baseline, offset, between in zip(
-            QUANTILES, self.baseline, _OFFSETS, self._variances_between_hours(), strict=True
-        ):
-            squares, windows = self._swings[offset : offset + 2]
-            errors = (PRIOR_SWING_WEIGHT * _PRIOR + squares / _UNITS_PER_SQUARE_OCTAVE) / (PRIOR_SWING_WEIGHT + windows)
-            found.append(_quantile_threshold(q, baseline, sqrt(max(errors, between)), self._parameters))
-        return _thresholds(tuple(found), self.traces)
-
-    def _variances_between_hours(self) -> Iterator[float]:
-        """Yield t2 for each quantile, in square octaves."""
-        hours = self._hours
-        # Hours with little traffic have few distinct counts.
-        variances_of = {n: self.sampling_variances(n) for n in {hour.count for hour in hours}}
-        columns = zip(
-            self.baseline,
-            zip(*[hour.quantile_buckets for hour in hours], strict=True),
-            zip(*[variances_of[hour.count] for hour in hours], strict=True),
-            zip(*[_weights(hour.count) for hour in hours], strict=True),
-            strict=True,
-        )
-        for baseline, buckets, variances, weights in columns:
-            squares = [
-                4 * (square if (square := (bucket - baseline) ** 2) < _MAX_SQUARE else _MAX_SQUARE)
-                for bucket in buckets
-            ]
-            excess = sum(map(mul, weights, map(sub, squares, variances)))
-            square_octaves = max(0.0, excess / _UNITS_PER_SQUARE_OCTAVE)
-            yield (square_octaves + _PRIOR) / (sum(weights) + 1) * (1 + 1 / len(hours))
-
-
-def _thresholds(quantiles: tuple[QuantileThreshold, ...], traces: int) -> Thresholds:
-    median = quantiles[0]
-    return Thresholds(quantiles, CORRELATION + 2 / traces, 2 * median.baseline - median.gate)
+    stat: int
+    gate: int
+    small_gate: int
+    thresholds: tuple[QuantileThreshold, ...]
 
 
 @lru_cache(maxsize=4096)
-def _floor_quantiles(
-    baseline: tuple[int, ...], ratio: float, min_delta_seconds: float
-) -> tuple[tuple[QuantileThreshold, ...], tuple[int, ...], tuple[int, ...]]:
-    """Return the thresholds for a swing of zero, and separately their gates and statistical thresholds."""
+def floor_of(baseline: int, ratio: float, min_delta_seconds: float) -> FloorThresholds:
+    """Return the thresholds of a baseline bucket for a swing of zero."""
+    small_gate = _NEVER if baseline == ZERO_BUCKET else scaled(baseline, least_ratio(baseline, min_delta_seconds))
     parameters = Parameters(ratio=ratio, min_delta_seconds=min_delta_seconds)
-    floors = tuple(
-        _quantile_threshold(q, bucket, 0.0, parameters) for q, bucket in zip(QUANTILES, baseline, strict=True)
-    )
-    return floors, tuple(floor.gate for floor in floors), tuple(floor.stat for floor in floors)
+    thresholds = tuple(quantile_threshold(q, baseline, 0.0, parameters) for q in QUANTILES)
+    return FloorThresholds(thresholds[0].stat, thresholds[0].gate, small_gate, thresholds)
 
 
-@lru_cache(maxsize=4096)
-def _standard_error_ranks(n: int) -> tuple[float, ...]:
-    """Return q - e and q + e for each quantile of ``n`` traces, with e the standard error of its rank."""
-    errors = ((q, sqrt(q * (1 - q) / n)) for q in QUANTILES)
-    return tuple(chain.from_iterable((max(0.0, q - error), min(1.0, q + error)) for q, error in errors))
-
-
-@lru_cache(maxsize=4096)
-def _measurable_ranks(n: int) -> tuple[float, ...]:
-    """Return :func:`_standard_error_ranks` of the quantiles for which ``n`` traces have enough expected exceedances."""
-    measurable = sum(n * (1 - q) >= MIN_SWING_EXCEEDANCES - _ROUNDING for q in QUANTILES)
-    return _standard_error_ranks(n)[: 2 * measurable] if n >= MIN_EVALUATED_TRACES else ()
-
-
-@lru_cache(maxsize=4096)
-def _measurable_quantiles(n: int) -> tuple[tuple[int, int, int], ...]:
-    """Return the same quantiles as index, offset in :data:`Swings`, and index in the sorted window."""
-    offsets = _OFFSETS[: len(_measurable_ranks(n)) // 2]
-    return tuple((index, offset, quantile_positions(n)[index]) for index, offset in enumerate(offsets))
-
-
-@lru_cache(maxsize=4096)
-def _weights(n: int) -> tuple[float, ...]:
-    """Return the weight ``m / (m + 2)`` of an hour of ``n`` traces for each quantile, with ``m = n (1 - q)``."""
-    expected = [n * (1 - q) for q in QUANTILES]
-    return tuple(m / (m + _HALF_WEIGHT_EXCEEDANCES) for m in expected)
+def least_ratio(baseline: int, min_delta_seconds: float) -> float:
+    """Return the least factor by which a small shift must exceed a baseline, which is not zero."""
+    return max(SMALL_SHIFT_RATIO, 1 + min_delta_seconds / bucket_upper_seconds(baseline))
 
 
 def swing_factor(swing_octaves: float, parameters: Parameters) -> float:
@@ -317,7 +229,8 @@ def swing_factor(swing_octaves: float, parameters: Parameters) -> float:
     return float(2.0 ** (parameters.swing * swing_octaves))
 
 
-def _quantile_threshold(q: float, baseline: int, swing_octaves: float, parameters: Parameters) -> QuantileThreshold:
+def quantile_threshold(q: float, baseline: int, swing_octaves: float, parameters: Parameters) -> QuantileThreshold:
+    """Return the thresholds of a quantile, from its baseline bucket and its swing."""
     if baseline == ZERO_BUCKET:
         # A baseline of zero cannot be scaled; only the absolute difference counts.
         gate = bucket_of_seconds(parameters.min_delta_seconds)
@@ -332,11 +245,17 @@ def _quantile_threshold(q: float, baseline: int, swing_octaves: float, parameter
         q,
         baseline,
         swing_octaves,
-        _scaled(baseline, stat_factor),
-        _scaled(baseline, gate_factor),
-        _scaled(baseline, clear_factor),
+        scaled(baseline, stat_factor),
+        scaled(baseline, gate_factor),
+        scaled(baseline, clear_factor),
     )
 
 
-def _scaled(bucket: int, factor: float) -> int:
-    return bucket + ceil(BUCKETS_PER_OCTAVE * log2(factor) - _ROUNDING)
+def buckets_of(factor: float) -> int:
+    """Return a factor in buckets, rounded up."""
+    return ceil(BUCKETS_PER_OCTAVE * log2(factor) - _ROUNDING)
+
+
+def scaled(bucket: int, factor: float) -> int:
+    """Return a bucket scaled by a factor, rounded up."""
+    return bucket + buckets_of(factor)

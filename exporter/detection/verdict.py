@@ -7,79 +7,33 @@ threshold, the window has shifted if
 - ``k >= 3``, and
 - ``P(K >= k') < alpha``, with K beta-binomial with mean 1 - q (statistical significance).
 
-The traces of a window share hosts, caches and callers, so that exceedances are correlated, and their number varies more
-than a binomial one. The beta-binomial distribution has the same mean and a given intra-class correlation.
+Where the first two hold, the window has also shifted if for the gate, twice the gate or four times the gate, with k_e
+the exceedances of it and p_e the share of traces that is expected above it, ``k_e >= 3`` and ``P(K >= k_e) < alpha``
+with K of mean p_e. This finds a few traces that are very slow, such as time-outs. If neither holds, two further tests
+look for small shifts; see :mod:`exporter.detection.small_shift`.
 """
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from math import ceil, exp, lgamma
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from exporter.detection.parameters import (
+    CORRELATION,
     FRESH_ALPHA,
+    LADDER_MIN_TRACES,
     MIN_EVALUATED_TRACES,
     MIN_EXCEEDANCES,
-    TAIL_CAP,
+    SMALL_SHIFT_HOLDS,
     Parameters,
 )
-from exporter.detection.schedule import Schedule
-from exporter.detection.thresholds import Floors, QuantileThreshold, Thresholds
+from exporter.detection.profile import minutes_of, raised_at
+from exporter.detection.schedule import Schedule, small_schedule
+from exporter.detection.significance import exceeds, tail_probability
+from exporter.detection.small_shift import ShiftTest, SmallShift, find_small_shift
+from exporter.detection.thresholds import Floors, QuantileThreshold, Thresholds, swing_factor
 from exporter.detection.window import EvaluationWindow, RecentTraces, gated_positions, rank_of
 from exporter.model.histogram import BUCKETS_PER_OCTAVE
 from exporter.model.hours import QUANTILES
-
-_NEGLIGIBLE: Final = 1e-12
-_ROUNDING: Final = 1e-9
-
-
-def tail_probability(k: int, n: int, p: float, correlation: float, *, cap: int = TAIL_CAP) -> float:
-    """Return ``P(K >= k)`` for a beta-binomial K of n trials with mean probability p.
-
-    With ``a = p (1/ρ - 1)`` and ``b = (1 - p) (1/ρ - 1)`` the probability of exactly j exceedances is
-    ``C(n, j) B(a + j, b + n - j) / B(a, b)``. The first term is computed from ``lgamma``, each further one from the
-    ratio ``(n - j) / (j + 1) · (a + j) / (b + n - j - 1)`` to its predecessor.
-
-    Args:
-        k: number of exceedances.
-        n: number of traces.
-        p: probability of an exceedance, in (0, 1).
-        correlation: intra-window correlation ρ, in (0, 1).
-        cap: larger windows are scaled down to this number of traces, with ``k`` rounded up.
-    """
-    if n > cap:
-        k = ceil(k * cap / n - _ROUNDING)
-        n = cap
-    if k <= 0:
-        return 1.0
-    if k > n:
-        return 0.0
-    size = 1 / correlation - 1
-    a = p * size
-    b = (1 - p) * size
-    term = exp(
-        lgamma(n + 1)
-        - lgamma(k + 1)
-        - lgamma(n - k + 1)
-        + lgamma(a + k)
-        + lgamma(b + n - k)
-        - lgamma(a + b + n)
-        + lgamma(a + b)
-        - lgamma(a)
-        - lgamma(b)
-    )
-    total = term
-    for j in range(k, n):
-        term *= (n - j) / (j + 1) * (a + j) / (b + n - j - 1)
-        total += term
-        if term < total * _NEGLIGIBLE:
-            break
-    return min(1.0, total)
-
-
-def exceeds(slow: int, traces: int, q: float) -> bool:
-    """Whether the quantile q lies above a threshold that ``slow`` traces exceed: ``slow > (1 - q) traces``."""
-    return traces - slow < rank_of(q, traces)
 
 
 class Evidence(NamedTuple):
@@ -87,10 +41,18 @@ class Evidence(NamedTuple):
 
     Attributes:
         threshold: the quantile and its thresholds in the current hour.
-        traces: number of traces in the window.
+        traces: number of traces in the tested window.
         slow: number of them above the gate.
         bucket: the window's quantile.
         chance: tail probability.
+        test: the test that these are statistics of.
+        gate: what was exceeded, as bucket, raised by the pattern within the hour.
+        expected: share of the traces that may exceed it.
+        swing_factor: factor by which the quantile may exceed its baseline, or its level, within its normal variation.
+        raised: by how many buckets the pattern within the hour raises the thresholds.
+        minutes: stretches of the hour in which it does, as minutes ``[from, to)``; empty where it does not.
+        level: level of now in buckets, if the test compares with that.
+        learned_correlation: learned correlation of exceedances.
     """
 
     threshold: QuantileThreshold
@@ -98,6 +60,14 @@ class Evidence(NamedTuple):
     slow: int
     bucket: int
     chance: float
+    test: ShiftTest
+    gate: int
+    expected: float
+    swing_factor: float
+    raised: int = 0
+    minutes: tuple[tuple[int, int], ...] = ()
+    level: int = 0
+    learned_correlation: float = CORRELATION
 
 
 class Verdict(NamedTuple):
@@ -107,6 +77,7 @@ class Verdict(NamedTuple):
         traces: number of evaluated traces.
         score: maximum over the quantiles of the window's quantile divided by its gate; None with too few traces.
         shifted: whether the test is positive for some quantile.
+        holds: number of hold times for which it must stay positive before the flag fires.
         persists: whether the newest traces are slow, too; only computed if the window has shifted or the flag fires.
         evidence: test statistics; None where no quantile with enough exceedances lies above its gate.
     """
@@ -116,6 +87,7 @@ class Verdict(NamedTuple):
     shifted: bool
     persists: bool
     evidence: Evidence | None
+    holds: int = 1
 
 
 def can_be_shifted(buckets: Sequence[int], floors: Floors, parameters: Parameters) -> bool:
@@ -126,12 +98,27 @@ def can_be_shifted(buckets: Sequence[int], floors: Floors, parameters: Parameter
         floors: lower bounds over all hours in which the traces ended.
         parameters: settings of the detector.
     """
-    traces, gates = len(buckets), floors.gates
-    for index, position in enumerate(gated_positions(traces)):
-        if buckets[position] > gates[index]:
+    traces = len(buckets)
+    for index, (position, gate) in enumerate(zip(gated_positions(traces), floors.gates, strict=False)):
+        if buckets[position] > gate:
+            if floors.has_ladder and traces >= LADDER_MIN_TRACES:
+                return True
             beyond_swing = traces - bisect_right(buckets, floors.stats[index])
             if tail_probability(beyond_swing, traces, 1 - QUANTILES[index], floors.correlation) < parameters.alpha:
                 return True
+    return False
+
+
+def exceeds_some(buckets: Sequence[int], gates: Sequence[int]) -> bool:
+    """Whether some quantile of a window, and its :data:`MIN_EXCEEDANCES` slowest traces, lie above a gate.
+
+    Args:
+        buckets: buckets of the window's traces in ascending order.
+        gates: a gate for each quantile, as buckets.
+    """
+    for position, gate in zip(gated_positions(len(buckets)), gates, strict=False):  # noqa: SIM110 - twice as fast
+        if buckets[position] > gate:
+            return True
     return False
 
 
@@ -160,22 +147,77 @@ def evaluate_window(
     traces = window.traces
     if traces < MIN_EVALUATED_TRACES:
         return Verdict(traces, None, shifted=False, persists=False, evidence=None)
+    newest = schedule[0]
+    raised = raised_at(newest.thresholds.profile, newest.start, window.first_second, now)
     parts = _parts(window, schedule)
-    excesses = [_gate_excess(parts, index, traces) for index in range(len(QUANTILES))]
+    excesses = [_gate_excess(parts, index, traces) - raised[index] for index in range(len(QUANTILES))]
     highest = max(excesses)
     shifted = False
+    holds = 1
     best: Evidence | None = None
     if highest > 0 or always_evidence:
         for index, excess in enumerate(excesses):
             if excess <= 0 and not always_evidence:
                 continue
-            evidence = _evidence(window, parts, index, schedule)
+            evidence = _evidence(window, parts, index, schedule, raised[index], parameters)
             gated = excess > 0 and evidence.slow >= MIN_EXCEEDANCES
+            if gated and evidence.chance >= parameters.alpha:
+                evidence = _ladder_evidence(evidence, parts, index, schedule, parameters) or evidence
             shifted |= gated and evidence.chance < parameters.alpha
             if (gated or always_evidence) and (best is None or evidence.chance < best.chance):
                 best = evidence
-    persists = (firing or shifted) and _persists(recent.fresh_window(now, parameters), schedule)
-    return Verdict(traces, 2.0 ** (highest / BUCKETS_PER_OCTAVE), shifted, persists, best)
+    if not shifted and (small := small_schedule(schedule)):
+        found = find_small_shift(recent, now, window.first_second - 1, small, parameters)
+        if found is not None:
+            shifted, holds, highest = True, SMALL_SHIFT_HOLDS, max(highest, found.excess)
+            best = _small_evidence(found, newest.thresholds, raised)
+    persists = (firing or shifted) and _persists(recent.fresh_window(now, parameters), now, schedule)
+    return Verdict(traces, 2.0 ** (highest / BUCKETS_PER_OCTAVE), shifted, persists, best, holds)
+
+
+def _ladder_evidence(
+    evidence: Evidence, parts: Sequence["_Part"], index: int, schedule: Schedule, parameters: Parameters
+) -> Evidence | None:
+    """Test the traces above the gate, twice the gate and so on; None if no step is significant."""
+    newest = schedule[0].thresholds
+    if evidence.traces < LADDER_MIN_TRACES:
+        return None
+    for step, expected in enumerate(newest.quantiles[index].ladder):
+        above = step * BUCKETS_PER_OCTAVE + evidence.raised
+        slow = sum(
+            len(buckets) - bisect_right(buckets, thresholds.quantiles[index].gate + above)
+            for thresholds, buckets in parts
+        )
+        if slow < MIN_EXCEEDANCES:
+            break
+        # Of a share as small as alpha, a high correlation alone would make any number of requests significant.
+        chance = max(tail_probability(slow, evidence.traces, expected, rho) for rho in newest.correlations)
+        if chance < parameters.alpha:
+            gate = newest.quantiles[index].gate + above
+            return evidence._replace(slow=slow, chance=chance, test=ShiftTest.LADDER, gate=gate, expected=expected)
+    return None
+
+
+def _small_evidence(found: SmallShift, thresholds: Thresholds, raised: Sequence[int]) -> Evidence:
+    index = found.position
+    threshold = thresholds.quantiles[index]
+    # The evaluation window is raised by the pattern, the long one is not: its swing contains the pattern.
+    raised_buckets = raised[index] if found.test is ShiftTest.LEVEL else 0
+    return Evidence(
+        threshold,
+        found.traces,
+        found.slow,
+        found.bucket,
+        found.chance,
+        found.test,
+        found.gate,
+        1 - threshold.q,
+        2.0 ** (found.swing / BUCKETS_PER_OCTAVE),
+        raised_buckets,
+        minutes_of(thresholds.profile, index) if raised_buckets else (),
+        found.level,
+        thresholds.learned_correlation,
+    )
 
 
 class _Part(NamedTuple):
@@ -203,31 +245,54 @@ def _gate_excess(parts: Sequence[_Part], index: int, traces: int) -> int:
     return sorted(relative)[rank - 1]
 
 
-def _evidence(window: EvaluationWindow, parts: Sequence[_Part], index: int, schedule: Schedule) -> Evidence:
+def _evidence(
+    window: EvaluationWindow,
+    parts: Sequence[_Part],
+    index: int,
+    schedule: Schedule,
+    raised: int,
+    parameters: Parameters,
+) -> Evidence:
     traces = window.traces
     slow = 0
     beyond_swing = 0
     for thresholds, buckets in parts:
         threshold = thresholds.quantiles[index]
-        slow += len(buckets) - bisect_right(buckets, threshold.gate)
-        beyond_swing += len(buckets) - bisect_right(buckets, threshold.stat)
+        slow += len(buckets) - bisect_right(buckets, threshold.gate + raised)
+        beyond_swing += len(buckets) - bisect_right(buckets, threshold.stat + raised)
     newest = schedule[0].thresholds
     q = QUANTILES[index]
     chance = tail_probability(beyond_swing, traces, 1 - q, newest.correlation)
-    return Evidence(newest.quantiles[index], traces, slow, window.quantile_bucket(q), chance)
+    threshold = newest.quantiles[index]
+    return Evidence(
+        threshold,
+        traces,
+        slow,
+        window.quantile_bucket(q),
+        chance,
+        ShiftTest.WINDOW,
+        threshold.gate + raised,
+        1 - q,
+        swing_factor(threshold.swing_octaves, parameters),
+        raised,
+        minutes_of(newest.profile, index) if raised else (),
+        learned_correlation=newest.learned_correlation,
+    )
 
 
-def _persists(fresh: EvaluationWindow, schedule: Schedule) -> bool:
+def _persists(fresh: EvaluationWindow, now: float, schedule: Schedule) -> bool:
     """Whether some quantile of the newest traces lies above its clear threshold, with probability below FRESH_ALPHA."""
     fresh = fresh.after(schedule[-1].start)
     traces = fresh.traces
     if not traces:
         return False
     parts = _parts(fresh, schedule)
+    # Not by the pattern of the whole evaluation window: an incident continues after a batch.
+    raised = raised_at(schedule[0].thresholds.profile, schedule[0].start, fresh.first_second, now)
     for index, q in enumerate(QUANTILES):
         slow = 0
         for thresholds, buckets in parts:
-            slow += len(buckets) - bisect_right(buckets, thresholds.quantiles[index].clear)
+            slow += len(buckets) - bisect_right(buckets, thresholds.quantiles[index].clear + raised[index])
         if exceeds(slow, traces, q):
             chance = tail_probability(slow, traces, 1 - q, schedule[0].thresholds.correlation)
             if chance < FRESH_ALPHA:

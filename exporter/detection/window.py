@@ -10,18 +10,30 @@ its start moves back until it has, by whole seconds and to at most ``max_window_
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import compress, pairwise
+from itertools import chain, compress, pairwise, repeat
 from math import ceil
 from typing import Final
 
-from exporter.detection.parameters import FRESH_SECONDS, FRESH_TRACES, MIN_EXCEEDANCES, Parameters
-from exporter.model.histogram import bucket_middle_seconds
+from exporter.detection.parameters import (
+    FRESH_SECONDS,
+    FRESH_TRACES,
+    LEVEL_MARKS,
+    MIN_EVALUATED_TRACES,
+    MIN_EXCEEDANCES,
+    Parameters,
+)
+from exporter.model.calendar import HOUR_SECONDS
+from exporter.model.histogram import ZERO_BUCKET, Digest, bucket_middle_seconds
+from exporter.model.histogram_codec import MARK_SECONDS, decode_counts, encode_digest
 from exporter.model.hours import QUANTILES
 
 _NANOSECONDS: Final = 1_000_000_000
 _ROUNDING: Final = 1e-9
+_RUN_SECONDS: Final = 4 * HOUR_SECONDS
+_RUN_ENTRIES: Final = 128
+"""The runs of sparse series are needed from where the evaluated history ends, which may be three hours ago."""
 
 
 def end_second(end_ns: int) -> int:
@@ -52,25 +64,61 @@ def gated_positions(n: int) -> tuple[int, ...]:
     return tuple(min(position, first_exceedance) for position in quantile_positions(n)) if first_exceedance >= 0 else ()
 
 
-class RecentTraces:
-    """Traces of one series in order of their end, at a resolution of one second; ten bytes for each trace."""
+def past_mark(now: float) -> int:
+    """Return the last mark at or before an instant, Unix seconds."""
+    return int(now // MARK_SECONDS) * MARK_SECONDS
 
-    __slots__ = ("_buckets", "_seconds")
+
+def next_mark(second: float) -> int:
+    """Return the first mark at or after an instant, Unix seconds."""
+    return ceil(second / MARK_SECONDS) * MARK_SECONDS
+
+
+def _marks_reach(now: float) -> tuple[int, int]:
+    """Return the instants between which the oldest window of the level lies, for ticks at or after ``now``."""
+    newest = past_mark(now) - LEVEL_MARKS * MARK_SECONDS
+    return newest - MARK_SECONDS, newest
+
+
+MarkedBuckets = tuple[int, list[int]]
+"""The traces that ended up to a mark (Unix seconds), and after the one before: their buckets in ascending order."""
+
+
+class RecentTraces:
+    """Traces of one series in order of their end.
+
+    Those that an evaluation window may need have a resolution of one second and take ten bytes each. Older ones are
+    counted by mark, for the long window and the level.
+    """
+
+    __slots__ = ("_buckets", "_old", "_seconds")
 
     def __init__(self, entries: Iterable[tuple[int, int, int]] = ()) -> None:
         """Add traces given as second, bucket and count, as yielded by iteration."""
         self._seconds = array("q")
         self._buckets = array("h")
+        # Ascending: mark, bucket and count, packed into one integer each.
+        self._old = array("q")
         for second, bucket, count in entries:
             self.add(second, bucket, count)
 
     def __len__(self) -> int:
-        return len(self._seconds)
+        """Return the number of entries in memory: one for each trace, or for some old ones of the same bucket."""
+        return len(self._seconds) + len(self._old)
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        """Yield second, bucket and count in ascending order, each pair of second and bucket once."""
+        """Yield second, bucket and count in ascending order, each pair of second and bucket once.
+
+        Of old traces the second is the mark up to which they ended.
+        """
         entries = Counter(zip(self._seconds, self._buckets, strict=True))
-        return ((second, bucket, count) for (second, bucket), count in sorted(entries.items()))
+        recent = ((second, bucket, count) for (second, bucket), count in sorted(entries.items()))
+        return chain(map(_unpack, self._old), recent)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether no window can be evaluated: there are too few traces."""
+        return len(self._seconds) < MIN_EVALUATED_TRACES
 
     def add(self, second: int, bucket: int, count: int = 1) -> None:
         """Add traces that ended in a second (see :func:`end_second`), in any order."""
@@ -99,25 +147,94 @@ class RecentTraces:
         needed = bisect_right(seconds, now) - max(parameters.min_traces, FRESH_TRACES)
         first = min(first, self._start_of_second(needed))
         first = max(first, bisect_right(seconds, now - parameters.max_window_seconds))
+        if parameters.needs_marks:
+            # Whole marks only, so that this is done every five minutes and not at every tick.
+            boundary = past_mark(now - max(parameters.window_seconds, FRESH_SECONDS))
+            first = min(first, bisect_right(seconds, boundary))
         if first > 0:
+            if parameters.needs_marks:
+                self._age(first, now, parameters)
             del seconds[:first]
             del self._buckets[:first]
 
+    def _age(self, first: int, now: float, parameters: Parameters) -> None:
+        """Count the traces before a position by mark, and drop the marks that no tick at or after ``now`` needs."""
+        counts = Counter(zip(map(next_mark, self._seconds[:first]), self._buckets[:first], strict=True))
+        added = sorted([_pack(mark, bucket, count) for (mark, bucket), count in counts.items()])
+        in_order = not self._old or self._old[-1] < added[0]
+        self._old.extend(added)
+        if not in_order:
+            self._old = array("q", sorted(self._old))
+        # The oldest window of the level is extended into the past where it has few traces.
+        since, until = _marks_reach(now)
+        oldest, traces, previous = until - parameters.max_window_seconds, 0, until
+        for packed in reversed(self._old):
+            mark, _, count = _unpack(packed)
+            if mark > until:
+                continue
+            if mark <= since and traces >= parameters.min_traces and mark != previous:
+                oldest = max(oldest, mark)
+                break
+            traces += count
+            previous = mark
+        if parameters.parts.runs and len(self._old) <= _RUN_ENTRIES:
+            oldest = min(oldest, past_mark(now) - _RUN_SECONDS)
+        del self._old[: bisect_left(self._old, _pack(oldest + 1, ZERO_BUCKET, 0))]
+
+    def by_mark(self, since: int, until: float) -> list[MarkedBuckets]:
+        """Return the traces that ended in ``(since, until]`` by mark, in order; marks without traces are left out.
+
+        Args:
+            since: a mark, Unix seconds.
+            until: Unix seconds.
+        """
+        found: dict[int, list[int]] = {}
+        for mark, bucket, count in map(_unpack, self._old[bisect_left(self._old, _pack(since + 1, ZERO_BUCKET, 0)) :]):
+            if mark > until:
+                break
+            found.setdefault(mark, []).extend([bucket] * count)
+        first, last = bisect_right(self._seconds, since), bisect_right(self._seconds, ceil(until))
+        while first < last:
+            mark = next_mark(self._seconds[first])
+            middle = bisect_right(self._seconds, mark, first, last)
+            found.setdefault(mark, []).extend(self._buckets[first:middle])
+            first = middle
+        return [(mark, sorted(found[mark])) for mark in sorted(found)]
+
     def keep(self, predicate: Callable[[int], bool]) -> None:
-        """Keep only the traces that ended in seconds for which ``predicate(start of the second)`` holds."""
+        """Keep only the traces that ended in seconds for which ``predicate(start of the second)`` holds.
+
+        Old traces have no second, so they are dropped.
+        """
+        self._old = array("q")
         seconds = self._seconds
         kept = {second for second in set(seconds) if predicate(second - 1)}
         selectors = [second in kept for second in seconds]
         self._seconds = array("q", compress(seconds, selectors))
         self._buckets = array("h", compress(self._buckets, selectors))
 
+    def drop(self, since: int, until: int) -> None:
+        """Drop the traces that ended in ``(since, until]``, and old ones of which some may have."""
+        first, last = bisect_right(self._seconds, since), bisect_right(self._seconds, until)
+        del self._seconds[first:last], self._buckets[first:last]
+        if any(since < mark and mark - MARK_SECONDS < until for mark, _, _ in map(_unpack, self._old)):
+            self._old = array("q", [each for each in self._old if not since < _unpack(each)[0] < until + MARK_SECONDS])
+
     def window(self, now: float, parameters: Parameters) -> "EvaluationWindow":
         """Return the evaluation window that ends at ``now``."""
         return self.between(*self.bounds(now, parameters))
 
     def fresh_window(self, now: float, parameters: Parameters) -> "EvaluationWindow":
-        """Return the newest :data:`FRESH_SECONDS`, extended like an evaluation window to :data:`FRESH_TRACES`."""
-        return self.between(*self._bounds(now, FRESH_SECONDS, FRESH_TRACES, parameters.max_window_seconds))
+        """Return the newest :data:`FRESH_SECONDS`, extended like an evaluation window to :data:`FRESH_TRACES`.
+
+        It is never longer than an evaluation window can be.
+        """
+        return self.newest(now, FRESH_SECONDS, FRESH_TRACES, parameters)
+
+    def newest(self, now: float, length_seconds: int, min_traces: int, parameters: Parameters) -> "EvaluationWindow":
+        """Return the traces of the last seconds, extended like an evaluation window to a number of traces."""
+        length = min(length_seconds, parameters.max_window_seconds)
+        return self.between(*self._bounds(now, length, min_traces, parameters.max_window_seconds))
 
     def bounds(self, now: float, parameters: Parameters) -> tuple[int, int]:
         """Return the positions at which the evaluation window begins and ends.
@@ -145,6 +262,21 @@ class RecentTraces:
         Windows contain whole seconds, so that they do not depend on the order in which traces were added.
         """
         return bisect_left(self._seconds, self._seconds[position]) if position > 0 else 0
+
+
+_BUCKET_BITS: Final = 12
+_COUNT_BITS: Final = 19
+_MAX_COUNT: Final = (1 << _COUNT_BITS) - 1
+
+
+def _pack(mark: int, bucket: int, count: int) -> int:
+    """Pack a mark, a bucket and a count, at most 524,287, into 63 bits that sort in this order."""
+    return (mark << _BUCKET_BITS | bucket - ZERO_BUCKET) << _COUNT_BITS | min(count, _MAX_COUNT)
+
+
+def _unpack(packed: int) -> tuple[int, int, int]:
+    rest = packed >> _COUNT_BITS
+    return rest >> _BUCKET_BITS, (rest & (1 << _BUCKET_BITS) - 1) + ZERO_BUCKET, packed & _MAX_COUNT
 
 
 class EvaluationWindow:
@@ -205,8 +337,13 @@ class EvaluationWindow:
         return parts
 
 
-SweptWindow = tuple[list[int], list[int]]
-"""An evaluation window shared by some instants: these in Unix seconds, and its buckets in ascending order."""
+def _expanded(counts: Mapping[int, int]) -> list[int]:
+    return list(chain.from_iterable(map(repeat, counts, counts.values())))
+
+
+SweptWindow = tuple[list[int], list[int], int]
+"""An evaluation window shared by some instants: these in Unix seconds, its buckets in ascending order, and the last
+second before its first mark."""
 
 
 class MarkedTraces:
@@ -218,18 +355,31 @@ class MarkedTraces:
 
     __slots__ = ("_buckets", "_marks", "_recent", "_starts")
 
-    def __init__(self, traces: Iterable[tuple[int, int, int]] = ()) -> None:
-        """Add traces given as mark, bucket and count in ascending order, as yielded by :class:`RecentTraces`."""
+    def __init__(self, traces: Iterable[tuple[int, bytes]] = ()) -> None:
+        """Add traces as returned by :meth:`encoded`.
+
+        Raises:
+            DamagedDigestError: the bytes are damaged.
+        """
         self._marks: list[int] = []
         # _buckets concatenates the sorted buckets of all marks. Those of marks[i] begin at starts[i] - starts[0], and
         # the last element of _starts is the end; so dropping marks at the front needs no renumbering.
         self._buckets: list[int] = []
         self._starts: list[int] = [0]
         self._recent: RecentTraces | None = None
-        self.add((mark, [bucket] * count) for mark, bucket, count in traces)
+        self.add((mark, _expanded(decode_counts(digest))) for mark, digest in traces)
 
     def __len__(self) -> int:
         return len(self._buckets)
+
+    def any_after(self, second: int) -> bool:
+        """Whether some traces ended after an instant."""
+        return bool(self._marks) and self._marks[-1] > second
+
+    def encoded(self) -> tuple[tuple[int, bytes], ...]:
+        """Return the marks, each with the encoded digest of its traces."""
+        traces = self.by_mark(self._marks[0] - 1, self._marks[-1]) if self._marks else []
+        return tuple((mark, encode_digest(Digest(Counter(buckets)))) for mark, buckets in traces)
 
     def add(self, traces: Iterable[tuple[int, Sequence[int]]]) -> None:
         """Add traces given as marks with their sorted buckets."""
@@ -259,16 +409,53 @@ class MarkedTraces:
 
     def discard(self, now: int, parameters: Parameters) -> None:
         """Drop the traces that no window ending at or after ``now`` contains."""
-        marks, starts = self._marks, self._starts
-        first = bisect_right(marks, now - max(parameters.window_seconds, FRESH_SECONDS))
         needed = max(parameters.min_traces, FRESH_TRACES)
-        enough = bisect_right(starts, starts[bisect_right(marks, now)] - needed) - 1
-        if enough < first:
-            first = max(enough, bisect_right(marks, now - parameters.max_window_seconds))
+        length = max(parameters.window_seconds, FRESH_SECONDS)
+        first = self._first_needed(now - length, now, needed, parameters)
+        if parameters.needs_marks:
+            first = min(first, self._first_needed(*_marks_reach(now), parameters.min_traces, parameters))
         if first > 0:
             self._recent = None
             del self._buckets[: self._starts[first] - self._starts[0]]
             del self._marks[:first], self._starts[:first]
+
+    def drop(self, since: int, until: int) -> None:
+        """Drop the traces that ended at the marks in ``(since, until]``."""
+        if not self._marks or bisect_right(self._marks, since) == bisect_right(self._marks, until):
+            return
+        kept = self.by_mark(self._marks[0] - 1, since) + self.by_mark(until, self._marks[-1])
+        self._marks, self._buckets, self._starts = [], [], [0]
+        self.add(kept)
+
+    def _first_needed(self, since: int, until: int, needed: int, parameters: Parameters) -> int:
+        """Return the index of the first mark of a window ``(since, until]`` that is extended to some traces."""
+        marks, starts = self._marks, self._starts
+        first = bisect_right(marks, since)
+        enough = bisect_right(starts, starts[bisect_right(marks, until)] - needed) - 1
+        if enough < first:
+            first = max(enough, bisect_right(marks, until - parameters.max_window_seconds))
+        return first
+
+    def by_mark(self, since: int, until: float) -> list[MarkedBuckets]:
+        """Return the traces that ended in ``(since, until]`` by mark, as :meth:`RecentTraces.by_mark` does."""
+        starts, base = self._starts, self._starts[0]
+        first, last = bisect_right(self._marks, since), bisect_right(self._marks, until)
+        return [
+            (self._marks[i], self._buckets[starts[i] - base : starts[i + 1] - base])
+            for i in range(first, last)
+            if starts[i] < starts[i + 1]
+        ]
+
+    def between(self, since: int, until: float) -> list[int]:
+        """Return the buckets of the traces that ended in ``(since, until]``, in ascending order."""
+        marks, starts = self._marks, self._starts
+        first, last = starts[bisect_right(marks, since)], starts[bisect_right(marks, until)]
+        return sorted(self._buckets[first - starts[0] : last - starts[0]])
+
+    def count_between(self, since: int, until: float) -> int:
+        """Return the number of traces that ended in ``(since, until]``."""
+        marks, starts = self._marks, self._starts
+        return starts[bisect_right(marks, until)] - starts[bisect_right(marks, since)]
 
     def recent(self) -> RecentTraces:
         """Return the same traces as :class:`RecentTraces`, for a full tick; must not be modified."""
@@ -309,5 +496,8 @@ class MarkedTraces:
                     begin = oldest
                 window = buckets[begin - base : starts[last] - base]
                 window.sort()
-                windows.append(([now], window))
+                before = (marks[first] if first < last else now) - MARK_SECONDS
+                if before < since:
+                    before = since
+                windows.append(([now], window, before))
         return windows

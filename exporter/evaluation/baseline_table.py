@@ -12,7 +12,12 @@ from typing import NamedTuple
 import msgspec
 
 from exporter.baseline.levels import Baseline
+from exporter.baseline.traffic import TrafficBaseline
+from exporter.detection.errors import ErrorBaseline
+from exporter.detection.regression import Regression
+from exporter.detection.runs import RunThresholds
 from exporter.detection.schedule import HourThresholds, Schedule
+from exporter.detection.streams import StreamReason
 from exporter.detection.thresholds import Thresholds
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.span import SeriesKey
@@ -31,6 +36,12 @@ class SeriesBaseline:
         outlier_threshold_seconds: a single trace slower than this is an outlier; None at level 5.
         thresholds: limits of the shift test; None at level 5 and while the series is learning.
         changepoint: start of the present behaviour, Unix seconds, if a lasting change was accepted.
+        stream: why the series is a stream, which has neither threshold nor thresholds; None if its spans are requests.
+        runs: thresholds of a series that is evaluated by run.
+        is_compared: whether the last days could be compared with the weeks before.
+        regression: the present regression.
+        errors: the usual failures; None while no level is mature, and if the history is not evaluated far enough.
+        traffic: the usual traffic; None while it is not known well enough for verdicts.
     """
 
     last_seen: float = 0.0
@@ -38,6 +49,17 @@ class SeriesBaseline:
     outlier_threshold_seconds: float | None = None
     thresholds: Thresholds | None = None
     changepoint: int | None = None
+    stream: StreamReason | None = None
+    runs: RunThresholds | None = None
+    is_compared: bool = False
+    regression: Regression | None = None
+    errors: ErrorBaseline | None = None
+    traffic: TrafficBaseline | None = None
+
+    @property
+    def has_verdict(self) -> bool:
+        """Whether the series gets verdicts, by window or by run."""
+        return self.thresholds is not None or self.runs is not None
 
 
 NO_BASELINE = SeriesBaseline()
@@ -86,6 +108,20 @@ class BaselineTable:
             schedule.append(HourThresholds(table.start, thresholds))
             table = table.before
         return schedule
+
+    def error_baselines(self, key: SeriesKey, since: float) -> list[ErrorBaseline]:
+        """The usual failures in the hours after an instant (Unix seconds), newest hour first, up to the first gap."""
+        found: list[ErrorBaseline] = []
+        table: BaselineTable | None = self
+        while table is not None:
+            errors = table.get(key).errors
+            if errors is None:
+                break
+            found.append(errors)
+            if table.start <= since:
+                break
+            table = table.before
+        return found
 
 
 EMPTY_TABLE = BaselineTable(0, is_built=False, is_evaluated=False)

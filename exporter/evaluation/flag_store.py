@@ -3,9 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-import msgspec
-
-from exporter.detection.flag import INACTIVE, Flag
+from exporter.detection.flag import Flag, FlagKind, SeriesFlags, decode_flags, encode_flags
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import Log
 from exporter.store import Store, StoreError
@@ -21,25 +19,32 @@ class FlagStore:
         self._log = log
         self._quiet_log = log.limited(_REPEAT_SECONDS, monotonic)
 
-    def save(self, flags: Mapping[SeriesKey, Flag], suspects: Mapping[SeriesKey, Sequence[int]]) -> None:
-        """Save changed flags and add suspect hours. A failure is logged, never raised.
+    def save(
+        self, flags: Mapping[SeriesKey, SeriesFlags], suspects: Mapping[SeriesKey, Sequence[int]], at: float
+    ) -> None:
+        """Save changed flags, since when they fire, and suspect hours. A failure is logged, never raised.
 
         Args:
-            flags: changed flags; an inactive one is deleted.
+            flags: all flags of each series of which one has changed; inactive ones are deleted.
             suspects: starts of hours that firing flags touched, Unix seconds.
+            at: now, Unix seconds.
         """
         if not flags and not suspects:
             return
-        encoded = {key: None if flag == INACTIVE else msgspec.json.encode(flag).decode() for key, flag in flags.items()}
+        encoded = {key: encode_flags(each) for key, each in flags.items()}
+        firing = {
+            key: {kind.value: flag.since for kind, flag in each.items() if flag.since is not None}
+            for key, each in flags.items()
+        }
         try:
-            self._store.save_flags(encoded, suspects)
+            self._store.save_flags(encoded, suspects, firing, at)
         except StoreError as error:
             self._quiet_log.error(
                 "flags_not_saved", "cannot save flags; they would not survive a restart now", error=error
             )
 
-    def load(self) -> dict[SeriesKey, Flag]:
-        """The saved flags; an unreadable one counts as inactive.
+    def load(self) -> dict[SeriesKey, dict[FlagKind, Flag]]:
+        """The saved flags; unreadable ones count as inactive.
 
         Raises:
             StoreError: the store cannot be read.
@@ -47,9 +52,9 @@ class FlagStore:
         flags = {}
         for key, text in self._store.flags().items():
             try:
-                flags[key] = msgspec.json.decode(text, type=Flag)
-            except msgspec.DecodeError as error:
+                flags[key] = decode_flags(text)
+            except ValueError as error:
                 self._log.warning(
-                    "flag_unreadable", "a stored flag is unreadable; it is inactive now", series=key, error=error
+                    "flag_unreadable", "a stored flag is unreadable; it is inactive now", series=key.parts, error=error
                 )
         return flags

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Final
 
 from exporter import __version__
-from exporter.detection.detector import Detector
 from exporter.evaluation.baseline_table import BaselineCache, BaselineTable
 from exporter.evaluation.history import HistoryEvaluator
 from exporter.evaluation.settings import EvaluationSettings
@@ -19,6 +18,7 @@ from exporter.evaluation.table_builder import BaselineTableBuilder
 from exporter.evaluation.wakeup import HistorySignal
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.calendar import HourClock, LocalHour
+from exporter.model.time_mark import NO_MARKS, TimeMarks
 from exporter.runtime.logs import Log
 from exporter.store import Store, StoreError
 
@@ -59,6 +59,7 @@ class BaselineManager:
         on_table_changed: Callable[[], None] = lambda: None,
         backfill_status: Callable[[], BackfillStatus | None] = lambda: None,
         signal: HistorySignal | None = None,
+        marks: Callable[[], TimeMarks] = lambda: NO_MARKS,
     ) -> None:
         """Count the stored history; nothing is evaluated and there is no table yet.
 
@@ -76,21 +77,23 @@ class BaselineManager:
                 missed it, or it is the first that covers a complete ledger. Not for every renewal: during a backfill
                 those may follow each other within seconds, and each poll costs Tempo several searches.
             backfill_status: the present state of the ledger; None if backfill is disabled.
-            signal: announces changes of the history, and ends the pauses of :meth:`run`.
+            signal: announces changes of the history and of marks, and ends the pauses of :meth:`run`.
+            marks: returns what people know about ranges of time.
         """
         self._hour_clock = hour_clock
         self._monotonic = monotonic
         self._log = log
         self._quiet_log = log.limited(_REPEAT_SECONDS, monotonic)
-        detector = Detector(settings.fallback, settings.shift, hour_clock)
+        detector = settings.detector(hour_clock)
         self._builder = BaselineTableBuilder(
             store,
             detector,
-            HistoryEvaluator(store, detector, on_accepted, log, self._quiet_log),
+            HistoryEvaluator(store, detector, on_accepted, log, self._quiet_log, marks=marks),
             settings,
             settled_until=settled_until,
             basis=f"{__version__} {settings!r} {basis}",
             quiet_log=self._quiet_log,
+            marks=marks,
         )
         self._on_table_changed = on_table_changed
         self._backfill_status = backfill_status
@@ -112,6 +115,10 @@ class BaselineManager:
             now: Unix seconds.
         """
         return self._cache.get(self._hour_clock.hour(int(now)).start)
+
+    def has_table(self, now: float) -> bool:
+        """Whether the table of the hour of an instant is in use or prepared."""
+        return self._has_table(now)
 
     def facts(self) -> HistoryFacts:
         """Totals of the stored history; at least as recent as the table in use."""

@@ -1,18 +1,21 @@
 """The poll cycle: read the live edge, evaluate every series, publish a snapshot.
 
-Readings overlap because traces arrive late; each span is counted once. A cycle that takes longer than the interval
-skips ticks instead of queueing them. While Tempo does not answer, nothing is evaluated and flags stay as they are.
+Seconds are read several times because traces arrive late; each span is counted once. A cycle that takes longer than the
+interval skips ticks instead of queueing them. While Tempo does not answer, nothing is evaluated and flags stay as they
+are.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
-from exporter.detection.flag import Flag, FlagEvent
+from exporter.detection.flag import SeriesFlags
 from exporter.evaluation.baseline_table import BaselineTable
 from exporter.evaluation.cycle_reader import CycleReader, CycleReading
-from exporter.evaluation.live import LiveEvaluator, SeriesFlagChange
+from exporter.evaluation.flag_log import FlagLog
+from exporter.evaluation.live import LiveEvaluator
 from exporter.evaluation.live_edge import (
     MIN_LATE_TRACES,
     UNKNOWN_EDGE,
@@ -21,7 +24,9 @@ from exporter.evaluation.live_edge import (
     expected_traces,
 )
 from exporter.evaluation.settings import PollSettings
+from exporter.evaluation.shift_cause import Shift, ShiftCause
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
+from exporter.evaluation.time_lost import ReadingWeights
 from exporter.evaluation.wakeup import Wakeup
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.ingest.live_reader import LiveReader
@@ -50,8 +55,35 @@ class BaselineSource(Protocol):
 class FlagSink(Protocol):
     """Where the poller saves flags."""
 
-    def save(self, flags: Mapping[SeriesKey, Flag], suspects: Mapping[SeriesKey, tuple[int, ...]]) -> None:
+    def save(
+        self, flags: Mapping[SeriesKey, SeriesFlags], suspects: Mapping[SeriesKey, tuple[int, ...]], at: float
+    ) -> None:
         """Save changed flags and suspect hours. Must not raise."""
+
+
+class CauseSource(Protocol):
+    """What looks for the causes of shifts, in a thread of its own."""
+
+    @property
+    def causes(self) -> Mapping[SeriesKey, ShiftCause]:
+        """The causes that are known by now. Must not block."""
+
+    @property
+    def pending(self) -> AbstractSet[SeriesKey]:
+        """The shifts whose cause is being looked for. Must not block."""
+
+    def observe(self, shifts: Sequence[Shift]) -> None:
+        """Take the shifts that fire now. Must not block."""
+
+
+class IncidentSink(Protocol):
+    """What keeps the incidents."""
+
+    def observe(self, statuses: Sequence[SeriesStatus], now: float) -> tuple[SeriesStatus, ...]:
+        """Continue the incidents with the flags that fire, and return the series with their parts in them."""
+
+    def save(self) -> None:
+        """Save what has changed. Must not raise."""
 
 
 class _History(NamedTuple):
@@ -83,6 +115,8 @@ class Poller:
         on_new_table: Callable[[], None] = lambda: None,
         backfill_status: Callable[[], BackfillStatus | None] = lambda: None,
         wakeup: Wakeup | None = None,
+        causes: CauseSource | None = None,
+        incidents: IncidentSink | None = None,
     ) -> None:
         """Connect the parts; nothing is read yet.
 
@@ -102,7 +136,11 @@ class Poller:
             on_new_table: called after the first snapshot that uses a new baseline table.
             backfill_status: the present state of the ledger; None if backfill is disabled.
             wakeup: ends the pauses of :meth:`run`.
+            causes: looks for the causes of shifts; None where that is disabled.
+            incidents: keeps the incidents; None where there are none.
         """
+        self._incidents = incidents
+        self._causes = causes
         self._reader = CycleReader(reader, settings, telemetry, monotonic=monotonic, stop=stop, log=log)
         self._live = live
         self._baselines = baselines
@@ -115,6 +153,7 @@ class Poller:
         self._stop = stop
         self._log = log
         self._quiet_log = log.limited(_REPEAT_SECONDS, monotonic)
+        self._flag_log = FlagLog(log, monotonic)
         self._on_clock_jump = on_clock_jump
         self._on_new_table = on_new_table
         self._backfill_status = backfill_status
@@ -123,6 +162,7 @@ class Poller:
         self._published_backfill: BackfillStatus | None = None
         self._clock_ahead = clock() - monotonic()
         self._last_reading: CycleReading | None = None
+        self._weights = ReadingWeights(settings.remembered_seconds)
         self._edge = UNKNOWN_EDGE
         self._measured_at: float | None = None
         self._outage_began: float | None = None
@@ -181,9 +221,7 @@ class Poller:
         self._baselines.table(self._clock())
         began, now = self._monotonic(), self._clock()
         try:
-            reading = self._reader.read(
-                now, self._last_reading, lambda: self._live.traces_per_hour(self._baselines.table(now))
-            )
+            reading = self._reader.read(now, lambda: self._live.traces_per_hour(self._baselines.table(now)))
         except StoppedError:
             return False
         except TempoError as error:
@@ -224,18 +262,20 @@ class Poller:
         history = self._history(reading.at)
         if last is not None and reading.is_thinner_than(last):
             self._live.thin(reading.sample, reading.by_name)
-        skipped = self._live.add_spans(reading.spans, reading.at, history.table)
+        self._weights.add(reading.at, reading.searched, reading.sample, reading.by_name, reading.missed)
+        skipped = self._live.add_spans(reading.spans, reading.at, history.table, self._weights)
         for reason, count in skipped.items():
             self._telemetry.traces_skipped("poll", reason, count)
+        self._reader.finish(reading, self._live.arrivals.new, skipped)
+        self._live.traffic.cover(reading.searched, reading.missed, reading.sample.share)
         self._follow_edge(reading, history.table, last)
         if self._edge.blind:
             self._publish_snapshot(self._live.hold_blind(reading.at, history.table), reading.at, began, history)
             self._announce(history.table)
             return
-        result = self._live.tick(reading.at, history.table)
-        for change in result.changes:
-            self._log_flag(change)
-        self._flags.save(result.flags, result.suspects)
+        result = self._live.tick(reading.at, history.table, lag_seconds=self._reader.searchable_seconds)
+        self._flag_log.write(result.changes)
+        self._flags.save(result.flags, result.suspects, reading.at)
         self._publish_snapshot(result.statuses, reading.at, began, history)
         self._announce(history.table)
 
@@ -285,7 +325,7 @@ class Poller:
     def _lag(self, now: float, *, was_paused: bool) -> float | None:
         """How late traces become searchable, if the last cycle or a search for them proves that they do."""
         arrivals = self._live.arrivals
-        if arrivals.newest_new_at is not None and arrivals.new >= MIN_LATE_TRACES and not was_paused:
+        if arrivals.newest_new_at is not None and sum(arrivals.new.values()) >= MIN_LATE_TRACES and not was_paused:
             lag = now - arrivals.newest_new_at
             if lag > self._settings.window_seconds:
                 return lag
@@ -318,17 +358,6 @@ class Poller:
                 return status
         return table.backfill
 
-    def _log_flag(self, change: SeriesFlagChange) -> None:
-        fields = {
-            "service_name": change.key.service_name,
-            "span_name": change.key.span_name,
-            "explanation": None if change.explanation is None else str(change.explanation),
-        }
-        if change.event is FlagEvent.FIRING:
-            self._log.warning("shift_firing", "latency has shifted", **fields)
-        else:
-            self._log.info("shift_resolved", "latency is back within its baseline", **fields)
-
     # Publishing
 
     def _publish_unevaluated(self, now: float, read_error: str) -> None:
@@ -349,16 +378,71 @@ class Poller:
         read_error: str | None = None,
     ) -> None:
         reading = self._last_reading
+        if self._causes is not None:
+            statuses = _with_causes(statuses, self._causes.causes)
+        if self._incidents is not None:
+            statuses = self._incidents.observe(statuses, self._clock())
+        if self._causes is not None:
+            at = self._clock() if evaluated_at is None else evaluated_at
+            self._causes.observe(_shifts(statuses, at, 1.0 if reading is None else reading.sample.share))
+            statuses = _with_pending(statuses, self._causes.pending)
+        source = self._live.traffic.source if read_error is None and not self._edge.blind else None
         snapshot = Snapshot(
             evaluated_at=evaluated_at,
             build_seconds=self._monotonic() - began,
             series=statuses,
             poll_seconds=None if reading is None else reading.seconds,
             poll_share=None if reading is None else reading.sample.share,
+            poll_read_amplification=self._reader.amplification,
             history=history.facts,
             read_error=read_error,
             edge=self._edge,
+            source_traffic_ratio=None if source is None else source.ratio,
             has_baselines=history.table.is_built,
             backfill=history.backfill,
+            durations=self._live.durations(self._clock()),
         )
         self._publish(snapshot)
+        if self._incidents is not None:
+            self._incidents.save()
+
+
+def _with_causes(statuses: tuple[SeriesStatus, ...], known: Mapping[SeriesKey, ShiftCause]) -> tuple[SeriesStatus, ...]:
+    """Add the causes that are known to the firing flags; the cause of an earlier shift is not that of this one."""
+    if not known:
+        return statuses
+    return tuple(
+        replace(status, cause=cause)
+        if status.shift and (cause := known.get(status.key)) is not None and cause.shift.since == status.since
+        else status
+        for status in statuses
+    )
+
+
+def _with_pending(statuses: tuple[SeriesStatus, ...], pending: AbstractSet[SeriesKey]) -> tuple[SeriesStatus, ...]:
+    """Mark the firing flags that may still turn out to belong to an incident."""
+    if not pending:
+        return statuses
+    return tuple(
+        replace(status, is_cause_pending=True)
+        if status.shift and status.incident is None and status.key in pending
+        else status
+        for status in statuses
+    )
+
+
+def _shifts(statuses: Sequence[SeriesStatus], at: float, share: float) -> list[Shift]:
+    """Return the shifts that fire; ``share`` is the share of the traces that is read."""
+    return [
+        Shift(
+            status.key,
+            at,
+            status.since,
+            status.score or 0.0,
+            None if status.current_traces is None else status.current_traces / share,
+            in_incident=status.incident is not None,
+            traffic_ratio=None if status.current_traffic is None else status.current_traffic.verdict.evidence.ratio,
+        )
+        for status in statuses
+        if status.shift and status.since is not None
+    ]

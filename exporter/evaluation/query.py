@@ -4,7 +4,7 @@ They follow the rules of the detector: for the current hour, a report agrees wit
 written, so a read-only database is enough.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -12,12 +12,20 @@ from typing import Final, NamedTuple
 from exporter.baseline.availability import SeriesAvailability, series_availability
 from exporter.baseline.levels import SLOTS, Baseline, FallbackLevel, FallbackRules, Pool, choose_pool
 from exporter.detection.detector import Detector
+from exporter.detection.errors import ErrorBaseline
+from exporter.detection.parameters import Parameters
+from exporter.detection.policy import SeriesPolicy
+from exporter.detection.profile import minutes_of
+from exporter.detection.regression import Regression
+from exporter.detection.runs import RunThresholds
+from exporter.detection.streams import StreamReason
 from exporter.detection.thresholds import Thresholds, swing_factor
 from exporter.evaluation.series import SeriesHistory, changepoint_of, is_evaluated_far_enough
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour, Slot
-from exporter.model.histogram import Digest, bucket_upper_seconds
+from exporter.model.histogram import BUCKETS_PER_OCTAVE, Digest, bucket_upper_seconds
 from exporter.model.span import SeriesKey
+from exporter.model.time_mark import NO_MARKS, MarkRange, TimeMarks
 from exporter.runtime.locks import LockRank, new_lock
 from exporter.store import Store
 
@@ -32,6 +40,10 @@ class NoVerdict(StrEnum):
     """Level 5: too little history for any baseline."""
     LEARNING = "learning"
     """The baseline is not mature: it is pooled from too few hours or days."""
+    DISABLED = "disabled"
+    """An override has ``enabled: false`` for the series."""
+    STREAM = "stream"
+    """The spans are no requests, so their durations are not judged."""
     NOT_EVALUATED = "not_judged"
     """The history before this hour is not evaluated: the baseline might contain an incident."""
 
@@ -69,12 +81,84 @@ class ShiftThreshold(NamedTuple):
         baseline_seconds: the quantile of the baseline.
         swing_factor: how much the quantile of this series normally varies.
         limit_seconds: the quantile of the evaluation window must exceed this to be practically significant.
+        pattern_factor: the highest factor by which the limit is raised at some minutes of every hour; 1 without any.
+        pattern_minutes: these minutes of the hour, as ``[from, to)``.
     """
 
     quantile: float
     baseline_seconds: float
     swing_factor: float
     limit_seconds: float
+    pattern_factor: float = 1.0
+    pattern_minutes: tuple[tuple[int, int], ...] = ()
+
+
+class RunLimits(NamedTuple):
+    """What the runs of a series with little traffic are compared with; see :mod:`exporter.detection.runs`.
+
+    Attributes:
+        past_runs: number of past runs.
+        usual_seconds: the usual run.
+        swing_factor: factor by which runs normally exceed it.
+        slow_seconds: two runs in a row above this are a shift.
+        far_seconds: so is one above this.
+        longest_seconds: the longest past run of these hours.
+    """
+
+    past_runs: int
+    usual_seconds: float
+    swing_factor: float
+    slow_seconds: float
+    far_seconds: float
+    longest_seconds: float
+
+    @classmethod
+    def of(cls, thresholds: RunThresholds) -> "RunLimits":
+        """Convert thresholds from buckets into seconds."""
+        gates = thresholds.gates[0]
+        return cls(
+            thresholds.past,
+            bucket_upper_seconds(gates.usual),
+            thresholds.swing_factor,
+            bucket_upper_seconds(gates.slow),
+            bucket_upper_seconds(gates.far),
+            bucket_upper_seconds(thresholds.longest),
+        )
+
+
+class ErrorLimits(NamedTuple):
+    """What the failures of a series are compared with in an hour.
+
+    Attributes:
+        ratio: the usual error ratio.
+        limit_ratio: the error ratio from which on a shift matters.
+        swing_ratio: the error ratio that windows reach on several days; 0 without bursts.
+        level: fallback level.
+        slot: slot of the hour.
+        windows: number of pooled hours.
+        traces: traces in them.
+    """
+
+    ratio: float
+    limit_ratio: float
+    swing_ratio: float
+    level: FallbackLevel
+    slot: Slot
+    windows: int
+    traces: int
+
+    @classmethod
+    def of(cls, errors: ErrorBaseline, parameters: Parameters) -> "ErrorLimits":
+        """Take them from a baseline."""
+        return cls(
+            errors.ratio,
+            errors.limit(parameters),
+            errors.swing,
+            errors.level,
+            errors.slot,
+            errors.windows,
+            errors.requests,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +172,19 @@ class BaselineReport:
         digest: all traces pooled in the baseline; None at level 5.
         hours: the hours pooled in the baseline, oldest first.
         outlier_threshold_seconds: a single trace slower than this is an outlier; None at level 5.
-        shift: the limits of the shift test; empty without a verdict.
+        shift: the limits of the shift test; empty without a verdict, and if the series is evaluated by run.
         no_verdict: why there is no shift verdict; None if there is one.
         supply: what each enabled level has, most specific first.
         kept_out: starts of the hours in reach, of any slot, that are quarantined or suspect, Unix seconds.
         changepoint: start of the present behaviour, Unix seconds, if a lasting change was accepted.
+        stream: why the series is a stream, for which there are no thresholds; None if its spans are requests.
         known_until: the history after this instant is not considered, Unix seconds.
+        policy: the overrides of the series; None if there are none.
+        runs: the limits for runs, if the series is evaluated by run.
+        is_compared: whether the last days could be compared with the weeks before; always False for a past hour.
+        regression: the present regression; None for a past hour.
+        marks: what people have marked of the time from the beginning of the look-back to the end of the hour.
+        errors: what its failures are compared with; None while that is unknown, and if failures are not judged.
     """
 
     key: SeriesKey
@@ -108,6 +199,13 @@ class BaselineReport:
     kept_out: tuple[int, ...]
     changepoint: int | None
     known_until: int
+    stream: StreamReason | None = None
+    policy: SeriesPolicy | None = None
+    runs: RunLimits | None = None
+    is_compared: bool = False
+    regression: Regression | None = None
+    marks: tuple[MarkRange, ...] = ()
+    errors: ErrorLimits | None = None
 
     @property
     def level(self) -> FallbackLevel:
@@ -151,6 +249,7 @@ class Profile:
 class _Cached(NamedTuple):
     hour_start: int
     evaluated_until: int | None
+    marks: TimeMarks
     expires_at: float
     availability: Mapping[SeriesKey, SeriesAvailability]
 
@@ -158,14 +257,38 @@ class _Cached(NamedTuple):
 class BaselineQuerier:
     """Answers queries about the baselines of stored series. Thread-safe."""
 
-    def __init__(self, store: Store, hour_clock: HourClock, settings: EvaluationSettings) -> None:
-        """Use a store, which may be read-only."""
+    def __init__(
+        self,
+        store: Store,
+        hour_clock: HourClock,
+        settings: EvaluationSettings,
+        marks: Callable[[], TimeMarks] = lambda: NO_MARKS,
+    ) -> None:
+        """Use a store, which may be read-only.
+
+        Args:
+            store: the history.
+            hour_clock: local hours.
+            settings: what a verdict depends on.
+            marks: returns what people know about ranges of time.
+        """
+        self._marks = marks
         self._store = store
         self._hour_clock = hour_clock
         self._settings = settings
-        self._detector = Detector(settings.fallback, settings.shift, hour_clock)
+        self._rules_of_all = settings.detector(hour_clock)
         self._mutex = new_lock(LockRank.AVAILABILITY)
         self._cached: _Cached | None = None
+
+    @property
+    def detector(self) -> Detector:
+        """The detector of all series, with the marks in use."""
+        return replace(self._rules_of_all, marks=self._marks())
+
+    def _marks_before(self, key: SeriesKey, hour: LocalHour) -> tuple[MarkRange, ...]:
+        own = self._marks().of(key)
+        since = hour.start - self._settings.rules(key).lookback_seconds
+        return () if own is None else tuple(own.ranges(since, hour.end))
 
     def series(self) -> list[SeriesKey]:
         """All series with stored history, by name.
@@ -190,6 +313,8 @@ class BaselineQuerier:
             StoreError: the database cannot be read.
             DamagedDigestError: stored history of the series is damaged.
         """
+        policy = self._settings.policy(key)
+        is_enabled = policy is None or policy.is_enabled
         hour = self._hour_clock.hour(at)
         present = self._hour_clock.hour(now)
         # The history ends before this hour.
@@ -199,26 +324,54 @@ class BaselineQuerier:
             supply = tuple(
                 LevelSupply(level, needed, 0, 0, False) for level, needed in self._settings.fallback.levels()
             )
+            stream = self._settings.streams.hint(key).reason
+            no_verdict = _no_verdict(None, stream, is_evaluated=False, is_enabled=is_enabled)
             return BaselineReport(
-                key, hour, None, None, (), None, (), NoVerdict.UNAVAILABLE, supply, (), None, basis.start
+                key,
+                hour,
+                None,
+                None,
+                (),
+                None,
+                (),
+                no_verdict,
+                supply,
+                (),
+                None,
+                basis.start,
+                stream,
+                policy,
+                marks=self._marks_before(key, hour),
             )
         outlook = history.expect(basis)
+        stream = history.stream_reason(outlook)
         is_evaluated = is_evaluated_far_enough(self._store.evaluated_until(), basis.start)
+        errors = history.expect_errors(basis) if is_evaluated else None
         baseline = None if outlook.pool is None else Baseline.of(outlook.pool)
-        thresholds = outlook.thresholds if is_evaluated else None
+        thresholds = outlook.thresholds if is_evaluated and outlook.runs is None else None
+        runs = RunLimits.of(outlook.runs.thresholds) if is_evaluated and outlook.runs is not None else None
         return BaselineReport(
             key=key,
             hour=hour,
             baseline=baseline,
             digest=None if outlook.pool is None else outlook.pool.digest,
             hours=() if outlook.pool is None else tuple(PooledHour(h.start, h.count) for h in outlook.pool.hours),
-            outlier_threshold_seconds=self._outlier_threshold(baseline),
-            shift=() if thresholds is None else tuple(self._shift_thresholds(thresholds)),
-            no_verdict=_no_verdict(outlook.pool, is_evaluated=is_evaluated),
-            supply=tuple(self._supply(history, basis)),
+            outlier_threshold_seconds=self._outlier_threshold(baseline, stream, is_enabled=is_enabled),
+            shift=() if thresholds is None else tuple(_shift_thresholds(thresholds, self._settings.parameters(key))),
+            no_verdict=None
+            if runs is not None
+            else _no_verdict(outlook.pool, stream, is_evaluated=is_evaluated, is_enabled=is_enabled),
+            supply=tuple(self._supply(key, history, basis)),
             kept_out=_kept_out(history, basis, outlook.pool),
             changepoint=history.changepoint,
             known_until=basis.start,
+            stream=stream,
+            policy=policy,
+            runs=runs,
+            is_compared=history.regression.is_judged and hour.start >= present.start,
+            regression=history.regression.current if hour.start >= present.start else None,
+            marks=self._marks_before(key, hour),
+            errors=None if errors is None else ErrorLimits.of(errors, self._settings.parameters(key)),
         )
 
     def profile(self, key: SeriesKey, now: int) -> Profile:
@@ -229,18 +382,34 @@ class BaselineQuerier:
             DamagedDigestError: stored history of the series is damaged.
         """
         present = self._hour_clock.hour(now)
-        history = self._history(key, present, present)
+        return self._profile(key, present, present)
+
+    def profile_before(self, key: SeriesKey, changepoint: int, now: int) -> Profile:
+        """Report the baselines in each of the 48 slots that served a series until a change of it was accepted.
+
+        Args:
+            key: the series.
+            changepoint: when the change happened, Unix seconds.
+            now: Unix seconds.
+
+        Raises:
+            StoreError: the database cannot be read.
+            DamagedDigestError: stored history of the series is damaged.
+        """
+        return self._profile(key, self._hour_clock.hour(changepoint), self._hour_clock.hour(now))
+
+    def _profile(self, key: SeriesKey, hour: LocalHour, present: LocalHour) -> Profile:
+        history = self._history(key, hour, present)
         if history is None:
             return Profile(key, tuple(SlotBaseline(slot, None, None, 0, 0) for slot in SLOTS), None)
         slots = []
-        own = self._standings(history, present)
+        own = self._standings(key, history, hour)
         for slot in SLOTS:
-            pool = history.expect(present._replace(slot=slot)).pool
-            baseline = None if pool is None else Baseline.of(pool)
+            outlook = history.expect(hour._replace(slot=slot))
+            baseline = None if outlook.pool is None else Baseline.of(outlook.pool)
+            threshold = self._outlier_threshold(baseline, history.stream_reason(outlook), is_enabled=history.is_enabled)
             standing = own[slot]
-            slots.append(
-                SlotBaseline(slot, baseline, self._outlier_threshold(baseline), standing.traces, standing.hours)
-            )
+            slots.append(SlotBaseline(slot, baseline, threshold, standing.traces, standing.hours))
         return Profile(key, tuple(slots), history.changepoint)
 
     def availability(self, now: int) -> Mapping[SeriesKey, SeriesAvailability]:
@@ -255,27 +424,30 @@ class BaselineQuerier:
         with self._mutex:
             present = self._hour_clock.hour(now)
             evaluated_until = self._store.evaluated_until()
-            cached = self._cached
+            cached, marks = self._cached, self._marks()
             if (
                 cached is None
+                or cached.marks is not marks
                 or (cached.hour_start, cached.evaluated_until) != (present.start, evaluated_until)
                 or not now < cached.expires_at
             ):
                 is_evaluated = is_evaluated_far_enough(evaluated_until, present.start)
                 expires_at = present.end if is_evaluated else now + _CACHE_SECONDS
-                cached = _Cached(present.start, evaluated_until, expires_at, dict(self._all_standings(present)))
+                cached = _Cached(present.start, evaluated_until, marks, expires_at, dict(self._all_standings(present)))
                 self._cached = cached
             return cached.availability
 
     def _all_standings(self, present: LocalHour) -> Iterator[tuple[SeriesKey, SeriesAvailability]]:
-        rules = self._settings.fallback
+        longest, marks = self._settings.fallback.lookback_seconds, self._marks()
         until = present.start - HOUR_SECONDS
-        for stored in self._store.traffic(self._store.series(), present.start - rules.lookback_seconds, until):
-            since = changepoint_of(stored.state) or 0
+        for stored in self._store.traffic(self._store.series(), present.start - longest, until):
+            rules = self._settings.rules(stored.key)
+            since = max(present.start - rules.lookback_seconds, changepoint_of(stored.state) or 0)
             hours: dict[int, int] = {}
+            own = marks.of(stored.key)
             for window_start, traces in stored.windows:
-                start = self._hour_clock.hour(window_start).start
-                if start >= since:
+                start, end, *_ = self._hour_clock.hour(window_start)
+                if start >= since and (own is None or not own.is_left_out(start, end)):
                     hours[start] = hours.get(start, 0) + traces
             traffic = ((self._hour_clock.hour(start), traces) for start, traces in hours.items())
             found = series_availability(traffic, rules, quarantined=stored.quarantined, suspects=stored.suspects)
@@ -286,16 +458,18 @@ class BaselineQuerier:
         since = hour.start - self._settings.fallback.lookback_seconds
         for stored in self._store.history([key], since, hour.start):
             changepoint = changepoint_of(stored.state)
-            accepted = changepoint is None or hour.start >= changepoint + self._settings.shift.accept_after_seconds
+            accepted = (
+                changepoint is None or hour.start >= changepoint + self._settings.parameters(key).accept_after_seconds
+            )
             if changepoint is not None and not accepted and hour.start < present.start:
                 # The change was not accepted yet in that hour, so the history before the change still counted.
                 before = [window for window in stored.windows if window.start < changepoint]
-                return SeriesHistory(stored._replace(windows=before, state=None), self._detector) if before else None
-            return SeriesHistory(stored, self._detector)
+                return SeriesHistory.of(stored._replace(windows=before, state=None), self.detector) if before else None
+            return SeriesHistory.of(stored, self.detector)
         return None
 
-    def _standings(self, history: SeriesHistory, hour: LocalHour) -> SeriesAvailability:
-        rules = self._settings.fallback
+    def _standings(self, key: SeriesKey, history: SeriesHistory, hour: LocalHour) -> SeriesAvailability:
+        rules = self._settings.rules(key)
         since = max(hour.start - rules.lookback_seconds, history.changepoint or 0)
         traffic = (
             (self._hour_clock.hour(each.start), each.count)
@@ -304,21 +478,16 @@ class BaselineQuerier:
         )
         return series_availability(traffic, rules, quarantined=history.hours.quarantined, suspects=history.suspects)
 
-    def _outlier_threshold(self, baseline: Baseline | None) -> float | None:
-        return None if baseline is None else self._settings.outlier.threshold_seconds(baseline)
+    def _outlier_threshold(
+        self, baseline: Baseline | None, stream: StreamReason | None, *, is_enabled: bool
+    ) -> float | None:
+        if baseline is None or stream is not None or not is_enabled:
+            return None
+        return self._settings.outlier.threshold_seconds(baseline)
 
-    def _shift_thresholds(self, thresholds: Thresholds) -> Iterator[ShiftThreshold]:
-        for each in thresholds.quantiles:
-            yield ShiftThreshold(
-                quantile=each.q,
-                baseline_seconds=bucket_upper_seconds(each.baseline),
-                swing_factor=swing_factor(each.swing_octaves, self._settings.shift),
-                limit_seconds=bucket_upper_seconds(each.gate),
-            )
-
-    def _supply(self, history: SeriesHistory, hour: LocalHour) -> Iterator[LevelSupply]:
+    def _supply(self, key: SeriesKey, history: SeriesHistory, hour: LocalHour) -> Iterator[LevelSupply]:
         """What each level has: its pool if it were the only level and one trace were enough."""
-        rules = self._settings.fallback
+        rules = self._settings.rules(key)
         for level, needed in rules.levels():
             pool = choose_pool(
                 history.hours,
@@ -332,6 +501,19 @@ class BaselineQuerier:
                 yield LevelSupply(level, needed, 0, 0, mature=False)
             else:
                 yield LevelSupply(level, needed, pool.digest.count, len(pool.hours), pool.mature)
+
+
+def _shift_thresholds(thresholds: Thresholds, parameters: Parameters) -> Iterator[ShiftThreshold]:
+    for index, each in enumerate(thresholds.quantiles):
+        raised = max(thresholds.profile[index]) if thresholds.profile else 0
+        yield ShiftThreshold(
+            quantile=each.q,
+            baseline_seconds=bucket_upper_seconds(each.baseline),
+            swing_factor=swing_factor(each.swing_octaves, parameters),
+            limit_seconds=bucket_upper_seconds(each.gate),
+            pattern_factor=2.0 ** (raised / BUCKETS_PER_OCTAVE),
+            pattern_minutes=minutes_of(thresholds.profile, index),
+        )
 
 
 def _only(level: FallbackLevel, rules: FallbackRules) -> FallbackRules:
@@ -349,7 +531,13 @@ def _only(level: FallbackLevel, rules: FallbackRules) -> FallbackRules:
     )
 
 
-def _no_verdict(pool: Pool | None, *, is_evaluated: bool) -> NoVerdict | None:
+def _no_verdict(
+    pool: Pool | None, stream: StreamReason | None, *, is_evaluated: bool, is_enabled: bool
+) -> NoVerdict | None:
+    if not is_enabled:
+        return NoVerdict.DISABLED
+    if stream is not None:
+        return NoVerdict.STREAM
     if pool is None:
         return NoVerdict.UNAVAILABLE
     if not pool.mature:

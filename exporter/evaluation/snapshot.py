@@ -5,13 +5,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from exporter.baseline.levels import Baseline, FallbackLevel
+from exporter.cause.incidents import Role
 from exporter.detection.explanation import Explanation
+from exporter.detection.flag import FlagKind
+from exporter.detection.policy import SeriesPolicy
+from exporter.detection.regression import Regression
+from exporter.detection.streams import StreamReason
+from exporter.evaluation.durations import DurationHistogram
 from exporter.evaluation.live_edge import UNKNOWN_EDGE, LiveEdge
+from exporter.evaluation.live_traffic import CurrentTraffic
+from exporter.evaluation.shift_cause import ShiftCause
+from exporter.evaluation.time_lost import TimeLost
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.span import SeriesKey
+from exporter.model.time_mark import MarkRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,36 @@ class Outliers:
 NO_OUTLIERS: Final = Outliers()
 
 
+class IncidentPart(NamedTuple):
+    """The part of a series in an incident.
+
+    Attributes:
+        id: the incident.
+        role: what the series is in it.
+    """
+
+    id: str
+    role: Role
+
+
+class KindStatus(NamedTuple):
+    """The verdict of one kind on a series, besides that on its latency.
+
+    Attributes:
+        kind: what it is about.
+        firing: whether its flag fires; without a verdict, None unless a flag that fires is kept.
+        since: start of what it is about, Unix seconds; None unless the flag fires.
+        score: its strength; 1 is where it becomes practically significant. None if unknown.
+        explanation: the evidence, if there is any; ``str()`` is its sentence.
+    """
+
+    kind: FlagKind
+    firing: bool | None = None
+    since: float | None = None
+    score: float | None = None
+    explanation: object | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class SeriesStatus:
     """Baseline, current latency and verdict of one series. Fields are None while unknown.
@@ -85,10 +125,30 @@ class SeriesStatus:
         changepoint: start of the present behaviour, Unix seconds, if a lasting change was accepted.
         traces_total: traces evaluated since the process started.
         outliers_total: outliers among them.
+        excess_traces_total: traces slower than the usual p95 of their hour since the process started, extrapolated to
+            all traffic; None without a baseline.
+        excess_seconds_total: sum of what they took longer, extrapolated to all traffic; None without a baseline.
+        time_lost: the same since the shift began; None unless the flag fires.
         exemplar: the latest outlier.
         outliers: the latest outliers, oldest first.
         explanation: evidence for a shift, if there is any.
+        cause: what is known about the cause of the shift; None unless the flag fires and it was looked at.
+        is_cause_pending: whether the flag has just begun to fire, belongs to no incident, and its cause is being looked
+            for.
+        incident: the incident that its flag belongs to; None unless the flag fires and it belongs to one.
+        stream: why the series is a stream, on whose latency there is no verdict; None if its spans are requests.
+        policy: the overrides of the series; None if there are none.
+        regressed: whether there is a regression; None if the last days cannot be compared with the weeks before.
+        regression: the present regression.
         is_baseline_known: whether the baselines of this hour have been built; False is not the same as level 5.
+        current_failures: how many of the traces in the evaluation window failed; None without traffic, or if that is
+            not known of all of them.
+        baseline_error_ratio: the usual error ratio of this hour; None while no level is mature.
+        kinds: the verdicts of other kinds than the latency shift; a kind that is missing is unknown.
+        current_traffic: the traffic of its current window against the usual.
+        failures_total: failed ones among the traces evaluated since the process started; None while that is known of
+            none.
+        marks: what people have marked at this time.
     """
 
     key: SeriesKey
@@ -104,10 +164,44 @@ class SeriesStatus:
     changepoint: int | None = None
     traces_total: int = 0
     outliers_total: int = 0
+    excess_traces_total: int | None = None
+    excess_seconds_total: float | None = None
+    time_lost: TimeLost | None = None
     exemplar: Exemplar | None = None
     outliers: Outliers = NO_OUTLIERS
     explanation: Explanation | None = None
+    cause: ShiftCause | None = None
+    is_cause_pending: bool = False
+    incident: IncidentPart | None = None
+    stream: StreamReason | None = None
+    regressed: bool | None = None
+    regression: Regression | None = None
+    policy: SeriesPolicy | None = None
     is_baseline_known: bool = True
+    current_failures: int | None = None
+    failures_total: int | None = None
+    kinds: tuple[KindStatus, ...] = ()
+    baseline_error_ratio: float | None = None
+    current_traffic: CurrentTraffic | None = None
+    marks: tuple[MarkRange, ...] = ()
+
+    def of_kind(self, kind: FlagKind) -> KindStatus:
+        """The verdict of one kind, that on the latency included."""
+        if kind is FlagKind.SHIFT:
+            return KindStatus(kind, self.shift, self.since, self.score, self.explanation)
+        return next((each for each in self.kinds if each.kind is kind), KindStatus(kind))
+
+    @property
+    def is_anomalous(self) -> bool:
+        """Whether any flag of the series fires."""
+        return bool(self.shift) or any(each.firing for each in self.kinds)
+
+    @property
+    def current_error_ratio(self) -> float | None:
+        """Share of the traces in the evaluation window that failed."""
+        if self.current_failures is None or not self.current_traces:
+            return None
+        return self.current_failures / self.current_traces
 
     @property
     def level(self) -> FallbackLevel | None:
@@ -118,8 +212,19 @@ class SeriesStatus:
 
     @property
     def learning(self) -> bool:
-        """Whether the baseline is not mature enough for a shift verdict."""
-        return self.baseline is not None and not self.baseline.mature
+        """Whether the baseline is not mature enough for a shift verdict, which a stream never gets."""
+        is_judged = self.stream is None and self.is_enabled
+        return is_judged and self.baseline is not None and not self.baseline.mature
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether people have marked this time so that nothing is flagged."""
+        return any(each.is_quiet for each in self.marks)
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the configuration wants verdicts on the series."""
+        return self.policy is None or self.policy.is_enabled
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +256,15 @@ class Snapshot:
         series: the published series, by name.
         poll_seconds: how long the last successful read of the live edge took; None until then.
         poll_share: share of the current traffic that was read; None until then.
+        poll_read_amplification: spans fetched from the live edge for each one evaluated; None until one was.
         history: totals of the stored history.
         read_error: why the last read of the live edge failed; None if it succeeded.
         edge: whether current traffic is found at all; while it is blind, of the present only flags are known.
+        source_traffic_ratio: traffic of the source against the usual; None while unknown.
         has_baselines: whether a baseline table has been built; until then no series has a known baseline.
         backfill: state of the ledger; None if backfill is disabled. It is complete only if ``history`` and the
             baselines were taken after the last window was written.
+        durations: durations of all spans since the start of the process; None unless they are counted.
     """
 
     evaluated_at: float | None
@@ -164,17 +272,33 @@ class Snapshot:
     series: tuple[SeriesStatus, ...] = ()
     poll_seconds: float | None = None
     poll_share: float | None = None
+    poll_read_amplification: float | None = None
     history: HistoryFacts = HistoryFacts()
     read_error: str | None = None
     edge: LiveEdge = UNKNOWN_EDGE
+    source_traffic_ratio: float | None = None
     has_baselines: bool = True
     backfill: BackfillStatus | None = None
+    durations: Mapping[SeriesKey, DurationHistogram] | None = None
 
     @cached_property
     def series_by_level(self) -> Mapping[FallbackLevel, int]:
         """Number of series on each fallback level."""
         levels = Counter(status.level for status in self.series)
         return {level: levels[level] for level in FallbackLevel}
+
+    @cached_property
+    def series_streams(self) -> int:
+        """Number of series that are streams."""
+        return sum(status.stream is not None for status in self.series)
+
+    @cached_property
+    def series_without_verdict(self) -> int:
+        """Number of series that get no verdict: streams, disabled ones, and those that a mark leaves out now."""
+        return sum(
+            status.stream is not None or not status.is_enabled or (status.is_quiet and status.shift is None)
+            for status in self.series
+        )
 
     @cached_property
     def series_learning(self) -> int:

@@ -1,6 +1,7 @@
 """Builds baseline tables from the stored history, and stores finished tables for the next start."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import takewhile
 
 from exporter.detection.detector import Detector
@@ -9,8 +10,10 @@ from exporter.evaluation.history import HistoryEvaluator
 from exporter.evaluation.series import BaselineRequest, SeriesBaselines, build_baselines, is_evaluated_far_enough
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import HistoryFacts
+from exporter.evaluation.stored_source import read_source
 from exporter.model.calendar import HourClock, LocalHour
 from exporter.model.span import SeriesKey
+from exporter.model.time_mark import NO_MARKS, TimeMarks
 from exporter.runtime.logs import LimitedLog
 from exporter.store import Store
 
@@ -28,6 +31,7 @@ class BaselineTableBuilder:
         settled_until: Callable[[], int],
         basis: str,
         quiet_log: LimitedLog,
+        marks: Callable[[], TimeMarks] = lambda: NO_MARKS,
     ) -> None:
         """Use a store; nothing is built yet.
 
@@ -39,7 +43,9 @@ class BaselineTableBuilder:
             settled_until: the instant before which the ledger has no gap, Unix seconds.
             basis: identifies what stored tables depend on besides the history; others are ignored.
             quiet_log: receives damage that would otherwise repeat at every build.
+            marks: returns what people know about ranges of time.
         """
+        self._marks = marks
         self._store = store
         self._detector = detector
         self._evaluator = evaluator
@@ -74,7 +80,8 @@ class BaselineTableBuilder:
         request = self._request(hour, is_evaluated=is_evaluated)
         histories = self._store.history(self._store.series(), request.since, hour.start)
         wanted = takewhile(lambda _: not should_stop(), histories)
-        table = self._table(request, (build_baselines(request, stored, self._detector) for stored in wanted))
+        detector = replace(self._detector, marks=self._marks())
+        table = self._table(request, (build_baselines(request, stored, detector) for stored in wanted))
         return None if should_stop() else table
 
     def evaluate_and_build(self, hour: LocalHour, should_stop: Callable[[], bool]) -> BaselineTable | None:
@@ -135,7 +142,15 @@ class BaselineTableBuilder:
     def _request(self, hour: LocalHour, *, is_evaluated: bool) -> BaselineRequest:
         hours = self._hours_in_reach(hour)
         since = hours[0].start - self._settings.fallback.lookback_seconds
-        return BaselineRequest(hours, since, self._settings.outlier, is_evaluated)
+        around = (self._clock.hour(hour.start - 1), hour, self._clock.hour(hour.end))
+        return BaselineRequest(
+            hours,
+            since,
+            self._settings.outlier,
+            is_evaluated,
+            read_source(self._store, self._detector, hour.start, hour.start),
+            around,
+        )
 
     def _hours_in_reach(self, hour: LocalHour) -> list[LocalHour]:
         """The hours that an evaluation window may reach into during an hour, oldest first; the hour itself is last."""
@@ -153,7 +168,7 @@ class BaselineTableBuilder:
                     "baseline_damaged",
                     "stored history of a series is damaged; it has no baseline",
                     per=key,
-                    series=key,
+                    series=key.parts,
                     error=damage,
                 )
             for series, baseline in zip(by_hour, baselines, strict=False):

@@ -71,6 +71,10 @@ class HistorySignal:
         self._has_news.set()
         self.wakeup.set()
 
+    def notify_marks_changed(self) -> None:
+        """Announce other marks on time, by which history is to be evaluated again at once."""
+        self.notify_backfill_complete()
+
     def take(self) -> bool:
         """Take the news before reading the history; returns whether they were urgent."""
         is_urgent = self._is_urgent.is_set()

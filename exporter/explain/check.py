@@ -1,11 +1,19 @@
 """Checks an endpoint at an instant: its baseline, whether a duration is an outlier, whether the latency has shifted."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
-from exporter.evaluation.query import BaselineQuerier, BaselineReport
+from exporter.evaluation.query import BaselineReport
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.model.histogram import bucket_of_seconds
 from exporter.model.span import SeriesKey
+
+
+class BaselineReports(Protocol):
+    """Queries of the stored history; raises StoreError or DamagedDigestError if it cannot be read."""
+
+    def report(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
+        """Return the baseline of a series for the hour of an instant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,7 @@ class Check:
 
 
 def check(
-    querier: BaselineQuerier,
+    querier: BaselineReports,
     key: SeriesKey,
     *,
     now: float,

@@ -5,24 +5,35 @@ seconds, shares are ratios, and unknown values are null. Where the name of a key
 value now has a second key with that term, and the old key remains as an alias.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from exporter.baseline.availability import SlotAvailability
 from exporter.baseline.levels import Baseline, FallbackLevel
+from exporter.detection.errors import ErrorExplanation
 from exporter.detection.explanation import Explanation
-from exporter.evaluation.query import BaselineReport, Profile, SlotBaseline
+from exporter.detection.flag import FlagKind
+from exporter.detection.policy import SeriesPolicy
+from exporter.detection.regression import Regression
+from exporter.detection.streams import StreamReason
+from exporter.evaluation.query import BaselineReport, SlotBaseline
 from exporter.evaluation.snapshot import SeriesStatus
+from exporter.evaluation.timeline import PointState, Timeline, TimelinePoint, TimelineRange, heat_map
+from exporter.evaluation.timeline_query import SlotSignals, UsualProfile
+from exporter.explain.cause import cause_summary
 from exporter.explain.check import Check, DurationVerdict
 from exporter.explain.trace import TraceExplanation, trace_sentence
 from exporter.explain.words import LEVEL_NAMES, check_sentence
 from exporter.model.calendar import Calendar, DayType, Slot
 from exporter.model.critical_path import CriticalPath, PathStep, TraceSpan
+from exporter.model.histogram import bucket_upper_seconds
 from exporter.model.span import SeriesKey
+from exporter.model.time_mark import MarkRange, TimeMark
 
 Json = dict[str, Any]
 
 _NS: Final = 1_000_000_000
+_MAX_MARKS: Final = 50
 _MAX_STEPS: Final = 200
 """A critical path can have as many steps as the trace has spans; the document holds the longest."""
 
@@ -31,7 +42,9 @@ def baseline_document(report: BaselineReport, calendar: Calendar) -> Json:
     """The baseline of a series for one hour."""
     baseline = report.baseline
     return {
-        **_names(report.key),
+        **report.key.fields,
+        **_kind(report.stream),
+        **_policy(report.policy),
         "hour": {
             "start_unix": report.hour.start,
             "end_unix": report.hour.end,
@@ -55,9 +68,31 @@ def baseline_document(report: BaselineReport, calendar: Calendar) -> Json:
                 **_baseline_seconds(each.baseline_seconds),
                 "swing_factor": each.swing_factor,
                 "limit_seconds": each.limit_seconds,
+                "pattern_factor": each.pattern_factor,
+                "pattern_minutes": [list(stretch) for stretch in each.pattern_minutes],
             }
             for each in report.shift
         ],
+        "run_thresholds": None
+        if report.runs is None
+        else {
+            "past_runs": report.runs.past_runs,
+            **_baseline_seconds(report.runs.usual_seconds),
+            "swing_factor": report.runs.swing_factor,
+            "limit_seconds": report.runs.slow_seconds,
+            "far_limit_seconds": report.runs.far_seconds,
+            "longest_run_seconds": report.runs.longest_seconds,
+        },
+        "error_thresholds": None
+        if report.errors is None
+        else {
+            "baseline_error_ratio": report.errors.ratio,
+            "limit_error_ratio": report.errors.limit_ratio,
+            "swing_error_ratio": report.errors.swing_ratio,
+            "level": int(report.errors.level),
+            "traces": report.errors.traces,
+            "windows": report.errors.windows,
+        },
         "no_shift_verdict": None if report.no_verdict is None else report.no_verdict.value,
         "levels": [
             {
@@ -72,7 +107,30 @@ def baseline_document(report: BaselineReport, calendar: Calendar) -> Json:
         ],
         "kept_out_hours_unix": list(report.kept_out),
         **_changepoint(report.changepoint),
+        **_regression(report.regression, is_compared=report.is_compared),
+        "marks": mark_ranges_document(report.marks),
     }
+
+
+def mark_document(mark: TimeMark) -> Json:
+    """A mark on time; its instants are those of the first range."""
+    return {
+        "id": mark.id or None,
+        "as": mark.kind.value,
+        "match": mark.match_text,
+        "start_unix": mark.start,
+        "end_unix": mark.end,
+        "rrule": mark.rule or None,
+        "comment": mark.comment or None,
+        "source": mark.source.value,
+    }
+
+
+def mark_ranges_document(ranges: Sequence[MarkRange]) -> list[Json]:
+    """The latest of the ranges that marks have in some time."""
+    return [
+        {**mark_document(each.mark), "start_unix": each.start, "end_unix": each.end} for each in ranges[-_MAX_MARKS:]
+    ]
 
 
 def check_document(check: Check, calendar: Calendar) -> Json:
@@ -87,26 +145,95 @@ def check_document(check: Check, calendar: Calendar) -> Json:
     }
 
 
-def profile_document(profile: Profile) -> Json:
-    """The baselines of a series for all 48 slots."""
+def profile_document(usual: UsualProfile) -> Json:
+    """The baselines of a series for all 48 slots, with its usual failures and traffic."""
+    profile = usual.profile
     return {
-        **_names(profile.key),
+        **profile.key.fields,
         **_changepoint(profile.changepoint),
-        "slots": [_slot_baseline(slot) for slot in profile.slots],
+        "slots": [_slot_baseline(*each) for each in zip(profile.slots, usual.signals, strict=True)],
+    }
+
+
+def timeline_document(timeline: Timeline, range_: TimelineRange) -> Json:
+    """The recent past of a series: points against the usual of their hours, flags, and the heat map of durations."""
+    heat = heat_map(timeline)
+    return {
+        **timeline.key.fields,
+        "range": range_.value,
+        "start_unix": timeline.start,
+        "end_unix": timeline.end,
+        "step_seconds": timeline.step_seconds,
+        **_changepoint(timeline.changepoint),
+        "points": [_point(point) for point in timeline.points],
+        "flags": [
+            {"flag": flag.kind.value, "since_unix": flag.since, "until_unix": flag.until} for flag in timeline.flags
+        ],
+        "marks": mark_ranges_document(timeline.marks),
+        "heat_map": {
+            "bounds_seconds": [bucket_upper_seconds(bucket) for bucket in heat.bounds],
+            "counts": [list(column) for column in heat.counts],
+        },
+    }
+
+
+_ORIGINS: Final = {PointState.READ: "history", PointState.CURRENT: "live_edge", PointState.UNREAD: None}
+
+
+def _point(point: TimelinePoint) -> Json:
+    baseline = point.usual.baseline
+    return {
+        "start_unix": point.start,
+        "end_unix": point.end,
+        "origin": _ORIGINS[point.state],
+        "traces": point.traces,
+        "observed_p50_seconds": point.p50_seconds,
+        "observed_p95_seconds": point.p95_seconds,
+        "baseline": None
+        if baseline is None
+        else {"level": int(baseline.level), "p50_seconds": baseline.p50_seconds, "p95_seconds": baseline.p95_seconds},
+        "failures": point.failures,
+        "error_ratio": point.error_ratio,
+        "baseline_error_ratio": point.usual.error_ratio,
+        "total_requests": point.requests,
+        "usual_requests": point.usual_requests,
+        "quarantined": point.is_quarantined,
+        "errors_quarantined": point.is_error_quarantined,
     }
 
 
 def series_document(status: SeriesStatus) -> Json:
     """The current status of a series."""
     return {
-        **_names(status.key),
+        **status.key.fields,
+        **_kind(status.stream),
+        **_policy(status.policy),
         "state": state_of(status),
         "level": None if status.level is None else int(status.level),
         "level_name": None if status.level is None else LEVEL_NAMES[status.level],
         "baseline": None if status.baseline is None else _baseline(status.baseline),
         "outlier_threshold_seconds": status.outlier_threshold_seconds,
         **_changepoint(status.changepoint),
+        **_regression(status.regression, is_compared=status.regressed is not None),
+        "marks": mark_ranges_document(status.marks),
         **_now(status),
+    }
+
+
+def traffic_document(status: SeriesStatus) -> Json | None:
+    """The current traffic of a series against the usual; None while that is unknown and no flag fires."""
+    current, flag = status.current_traffic, status.of_kind(FlagKind.TRAFFIC)
+    if current is None and not flag.firing:
+        return None
+    evidence = None if current is None else current.verdict.evidence
+    return {
+        "anomalous": flag.firing,
+        "since_unix": flag.since,
+        "usual_requests": None if current is None else current.usual,
+        "ratio": None if evidence is None else evidence.ratio,
+        "window_seconds": None if evidence is None else evidence.seconds,
+        "source_ratio": None if evidence is None else evidence.source,
+        "sentence": None if evidence is None else str(evidence),
     }
 
 
@@ -114,8 +241,14 @@ def state_of(status: SeriesStatus) -> str:
     """The state of a series; of several that apply, the worst."""
     if status.shift:
         return "shifted"
+    if status.of_kind(FlagKind.ERRORS).firing:
+        return "failing"
     if status.outlier:
         return "outlier"
+    if not status.is_enabled:
+        return "disabled"
+    if status.stream is not None:
+        return "stream"
     if status.level is FallbackLevel.UNAVAILABLE:
         return "unavailable"
     if status.learning:
@@ -123,14 +256,14 @@ def state_of(status: SeriesStatus) -> str:
     return "unjudged" if status.shift is None else "usual"
 
 
-STATES: Final = ("shifted", "outlier", "unavailable", "learning", "unjudged", "usual")
+STATES: Final = ("shifted", "failing", "outlier", "disabled", "stream", "unavailable", "learning", "unjudged", "usual")
 """All states that :func:`state_of` returns."""
 
 
 def availability_document(key: SeriesKey, standings: Mapping[Slot, SlotAvailability]) -> Json:
     """The fallback level of a series in each of the 48 slots; lists begin at midnight."""
     return {
-        **_names(key),
+        **key.fields,
         "level_by_hour": {
             day_type.value: [int(standings[Slot(hour, day_type)].level) for hour in range(24)] for day_type in DayType
         },
@@ -165,7 +298,7 @@ def trace_document(trace: TraceExplanation, calendar: Calendar) -> Json:
     steps = [path.steps[position] for position in sorted(longest_first[:_MAX_STEPS])]
     return {
         "trace_id": trace.trace_id,
-        **_names(trace.key),
+        **trace.key.fields,
         "root": _span(path.root, path),
         "spans": path.spans,
         "services": [
@@ -193,8 +326,42 @@ def trace_document(trace: TraceExplanation, calendar: Calendar) -> Json:
     }
 
 
-def _names(key: SeriesKey) -> Json:
-    return {"service_name": key.service_name, "span_name": key.span_name}
+def _kind(stream: StreamReason | None) -> Json:
+    """What the spans of a series are, and if they are no requests, how that is known."""
+    return {
+        "kind": "request" if stream is None else "stream",
+        "stream_reason": None if stream is None else stream.value,
+    }
+
+
+def _policy(policy: SeriesPolicy | None) -> Json:
+    """Whether a series gets verdicts, the severity of its alerts, and the settings that overrides give it."""
+    return {
+        "enabled": policy is None or policy.is_enabled,
+        "severity": None if policy is None else policy.severity,
+        "overrides": []
+        if policy is None
+        else [{"key": each.key, "value": each.text, "override": each.override} for each in policy.applied],
+    }
+
+
+def _regression(regression: Regression | None, *, is_compared: bool) -> Json:
+    """Whether the last days are slower than the weeks before, and since when."""
+    return {
+        "regressed": regression is not None if is_compared else None,
+        "regression": None
+        if regression is None
+        else {
+            "raised_at_unix": regression.raised_at,
+            "began_after_unix": regression.began_after,
+            "began_before_unix": regression.began_before,
+            "quantile": regression.quantile,
+            "ratio": regression.ratio,
+            "before_seconds": regression.before_seconds,
+            "hours": regression.hours,
+            "deviations": regression.deviations,
+        },
+    }
 
 
 # Values with an alias: the term of the glossary first, then the name that the API had at first.
@@ -230,7 +397,7 @@ def _baseline(baseline: Baseline) -> Json:
     }
 
 
-def _slot_baseline(slot: SlotBaseline) -> Json:
+def _slot_baseline(slot: SlotBaseline, signals: SlotSignals) -> Json:
     level = FallbackLevel.UNAVAILABLE if slot.baseline is None else slot.baseline.level
     return {
         **_slot(slot.slot),
@@ -239,6 +406,8 @@ def _slot_baseline(slot: SlotBaseline) -> Json:
         "outlier_threshold_seconds": slot.outlier_threshold_seconds,
         "own_traces": slot.traces,
         "own_windows": slot.hours,
+        "baseline_error_ratio": signals.error_ratio,
+        "usual_requests": signals.requests,
     }
 
 
@@ -262,11 +431,49 @@ def _now(status: SeriesStatus) -> Json:
         "shifted": status.shift,
         "shifted_since_unix": status.since,
         "score": status.score,
+        "time_lost": None
+        if status.time_lost is None
+        else {
+            "requests": status.time_lost.requests,
+            "seconds": status.time_lost.seconds,
+            "since_unix": status.time_lost.since,
+        },
+        "errors": _errors(status),
+        "traffic": traffic_document(status),
+        "excess_traces_total": status.excess_traces_total,
+        "excess_seconds_total": status.excess_seconds_total,
         "outlier": status.outlier,
         "last_outlier": None
         if exemplar is None
         else {"trace_id": exemplar.trace_id, "seconds": exemplar.seconds, "at_unix": exemplar.at},
         "explanation": None if status.explanation is None else explanation_document(status.explanation),
+        "shift_cause": None if status.cause is None else cause_summary(status.cause),
+    }
+
+
+def _errors(status: SeriesStatus) -> Json:
+    """The failed requests of the evaluation window, and the verdict on them."""
+    found = status.of_kind(FlagKind.ERRORS)
+    explanation = found.explanation
+    return {
+        "anomalous": found.firing,
+        "since_unix": found.since,
+        "score": found.score,
+        "failures": status.current_failures,
+        "error_ratio": status.current_error_ratio,
+        "baseline_error_ratio": status.baseline_error_ratio,
+        "explanation": {
+            "sentence": str(explanation),
+            "traces": explanation.requests,
+            "failures": explanation.failures,
+            "allowed": explanation.allowed,
+            "baseline_error_ratio": explanation.usual_ratio,
+            "limit_error_ratio": explanation.limit_ratio,
+            "swing_error_ratio": explanation.swing_ratio,
+            "chance": explanation.chance,
+        }
+        if isinstance(explanation, ErrorExplanation)
+        else None,
     }
 
 
@@ -283,6 +490,14 @@ def explanation_document(explanation: Explanation) -> Json:
         "current_seconds": explanation.current_seconds,
         "swing_factor": explanation.swing_factor,
         "chance": explanation.chance,
+        "test": explanation.test.value.replace(" ", "_"),
+        "pattern_factor": explanation.pattern_factor,
+        "pattern_minutes": [list(stretch) for stretch in explanation.pattern_minutes],
+        "level_factor": explanation.level_factor,
+        "run_seconds": list(explanation.run_seconds),
+        "longest_run_seconds": explanation.longest_run_seconds,
+        "correlation": explanation.correlation,
+        "traffic_ratio": explanation.traffic_ratio,
     }
 
 

@@ -1,8 +1,8 @@
-"""Parses user input (instants, durations, trace IDs), and suggests series for a misspelt name."""
+"""Parses user input (instants, durations, trace IDs, labels), and suggests series for a misspelt name."""
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, tzinfo
 from typing import Final
 
@@ -14,6 +14,7 @@ _LATEST: Final = 4_102_444_800
 """The year 2100. A later instant was almost certainly given in milliseconds."""
 _TRACE_ID_DIGITS: Final = 32
 _RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)?)?", re.ASCII)
+_LABEL_NAME: Final = re.compile("[a-zA-Z_][a-zA-Z0-9_]*")
 _SIMILAR: Final = 0.5
 
 
@@ -79,6 +80,21 @@ def parse_trace_id(text: str) -> str:
     return text.zfill(_TRACE_ID_DIGITS)
 
 
+def parse_labels(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Parse the labels of a series, ``name=value`` each, an empty value for none.
+
+    Raises:
+        ValueError: one of them is none; the message is to be put after the option's name.
+    """
+    labels: dict[str, str] = {}
+    for text in given:
+        name, separator, value = text.partition("=")
+        if not separator or not _LABEL_NAME.fullmatch(name):
+            raise ValueError(f"{shown(text)} is not NAME=VALUE with a name of letters, digits and underscores")
+        labels[name] = value
+    return tuple(sorted(labels.items()))
+
+
 def nearest_series(wanted: SeriesKey, known: Iterable[SeriesKey], most: int = 5) -> list[SeriesKey]:
     """Return the known series with the most similar names, best first; series of the same service precede others."""
     by_service: dict[str, list[SeriesKey]] = {}
@@ -87,8 +103,8 @@ def nearest_series(wanted: SeriesKey, known: Iterable[SeriesKey], most: int = 5)
     own = by_service.pop(wanted.service_name, [])
     found = _nearest(wanted.span_name, {key: key.span_name for key in own}, most)
     if len(found) < most:
-        others = {key: " ".join(key) for keys in by_service.values() for key in keys}
-        found += _nearest(" ".join(wanted), others, most - len(found))
+        others = {key: " ".join(key[:2]) for keys in by_service.values() for key in keys}
+        found += _nearest(" ".join(wanted[:2]), others, most - len(found))
     return found or sorted(own)[:most]
 
 

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from exporter.detection.explanation import compared_with, duration
+from exporter.detection.explanation import compared_with, duration, minutes_text
 from exporter.evaluation.query import BaselineReport
 from exporter.explain.check import Check
 from exporter.explain.trace import TraceExplanation, oddities, trace_sentence
@@ -12,8 +12,11 @@ from exporter.explain.words import (
     LEVEL_NAMES,
     check_sentence,
     counted,
+    error_limits_text,
     hour_ranges,
     instant_text,
+    mark_text,
+    run_limits_text,
     series_name,
 )
 from exporter.model.calendar import Calendar
@@ -61,8 +64,28 @@ def _facts(report: BaselineReport, calendar: Calendar) -> Iterator[str]:
         yield _line(
             "" if position else "shift",
             f"p{100 * each.quantile:g} above {duration(each.limit_seconds)} "
-            f"(usually {duration(each.baseline_seconds)}; swings up to × {each.swing_factor:.2g} are usual)",
+            f"(usually {duration(each.baseline_seconds)}; swings up to × {each.swing_factor:.2g} are usual"
+            + (
+                f"; at {minutes_text(each.pattern_minutes)} of the hour up to × {each.pattern_factor:.2g})"
+                if each.pattern_minutes
+                else ")"
+            ),
         )
+    if report.runs is not None:
+        yield _line("shift", run_limits_text(report.runs))
+    if report.errors is not None:
+        yield _line("failures", error_limits_text(report.errors))
+    if report.regression is not None:
+        regression = report.regression
+        yield _line(
+            "regression",
+            f"p{100 * regression.quantile:g} {regression.ratio:.2f} × the {duration(regression.before_seconds)} of the "
+            f"weeks before, began {instant_text(regression.began_after, calendar)} to "
+            f"{instant_text(regression.began_before, calendar)}",
+        )
+    if report.policy is not None:
+        for position, applied in enumerate(report.policy.applied):
+            yield _line("" if position else "settings", str(applied))
     for position, supply in enumerate(report.supply):
         serves = "  <- serves" if supply.level is report.level else ""
         learning = "" if supply.mature or supply.traces < supply.needed else ", too few hours or days for a verdict"
@@ -73,6 +96,8 @@ def _facts(report: BaselineReport, calendar: Calendar) -> Iterator[str]:
         )
     if report.kept_out:
         yield from _listed("kept out", hour_ranges(report.kept_out, calendar))
+    for position, marked in enumerate(report.marks[-_MOST_RANGES:]):
+        yield _line("" if position else "marked", mark_text(marked, calendar))
     if report.changepoint is not None:
         yield _line("new normal", f"since {instant_text(report.changepoint, calendar)}; what was before does not count")
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.detection.explanation import duration
-from exporter.evaluation.query import BaselineQuerier
-from exporter.explain.check import Check, check
+from exporter.explain.check import BaselineReports, Check, check
 from exporter.explain.words import check_sentence, counted, series_name
 from exporter.model.calendar import Calendar
 from exporter.model.critical_path import CriticalPath, TraceSpan, critical_path, longest_span
@@ -43,9 +42,10 @@ def explain_trace(
     spans: Iterable[TraceSpan],
     *,
     renamed: Callable[[SeriesKey], SeriesKey],
-    querier: BaselineQuerier | None,
+    querier: BaselineReports | None,
     now: float,
     wanted: SeriesKey | None = None,
+    root: TraceSpan | None = None,
     label_names: LabelNames = DEFAULT_LABEL_NAMES,
 ) -> TraceExplanation | None:
     """Explain a trace.
@@ -57,6 +57,7 @@ def explain_trace(
         querier: queries the stored history; absent without a stored history.
         now: the present, Unix seconds.
         wanted: explain the longest span of this endpoint instead of the root span.
+        root: explain this span instead of the root span.
         label_names: maps the names of series to label values, which ``wanted`` may have instead.
 
     Returns:
@@ -68,19 +69,18 @@ def explain_trace(
         DamagedDigestError: the stored history of the series is damaged.
     """
     spans = list(spans)
-    root = None
     if wanted is not None:
         root = longest_span(
             span
             for span in spans
-            if label_names.is_named(_key(span), wanted) or label_names.is_named(renamed(_key(span)), wanted)
+            if label_names.is_named(span.key, wanted) or label_names.is_named(renamed(span.key), wanted)
         )
         if root is None and spans:
             raise NotInTraceError(f"trace {trace_id} has no span of {series_name(wanted)}")
     path = critical_path(spans, root=root)
     if path is None:
         return None
-    key = renamed(_key(path.root))
+    key = renamed(path.root.key)
     found = None
     if querier is not None:
         # A span counts when it ends. If the clock of its service is ahead, that must not become a future hour.
@@ -101,7 +101,7 @@ def trace_sentence(trace: TraceExplanation, calendar: Calendar) -> str:
     share = path.share(nanoseconds) or 0.0
     summary = (
         f"{took}, {share:.0%} of it in {printable(service) or '(no service)'}; most of all in "
-        f"{series_name(_key(step.span))}, {duration(step.self_ns / _NS)} ({path.share(step.self_ns) or 0.0:.0%})."
+        f"{series_name(step.span.key)}, {duration(step.self_ns / _NS)} ({path.share(step.self_ns) or 0.0:.0%})."
     )
     return summary if trace.check is None else f"{summary} {check_sentence(trace.check, calendar)}"
 
@@ -120,7 +120,3 @@ def oddities(path: CriticalPath) -> list[str]:
         (found.moved, f"{counted(found.moved, 'span')} moved in time, since the clocks of services differ"),
     ]
     return [line for odd, line in lines if odd]
-
-
-def _key(span: TraceSpan) -> SeriesKey:
-    return SeriesKey(span.service_name, span.name)

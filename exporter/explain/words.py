@@ -1,6 +1,7 @@
 """Sentences for people. Names are made printable, since span names may contain control characters."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from typing import Final
 
 from exporter.baseline.levels import (
@@ -9,12 +10,26 @@ from exporter.baseline.levels import (
     MATURE_WINDOWS,
     FallbackLevel,
 )
-from exporter.detection.explanation import compared_with, duration
-from exporter.evaluation.query import BaselineReport, LevelSupply, NoVerdict
+from exporter.detection.errors import percent
+from exporter.detection.explanation import compared_with, duration, rise_text
+from exporter.detection.flag import FlagKind
+from exporter.detection.policy import SeriesPolicy
+from exporter.detection.regression import Regression
+from exporter.detection.streams import StreamReason
+from exporter.evaluation.query import BaselineReport, ErrorLimits, LevelSupply, NoVerdict, RunLimits
+from exporter.evaluation.snapshot import SeriesStatus
+from exporter.evaluation.time_lost import TimeLost
 from exporter.explain.check import Check, DurationVerdict
 from exporter.model.calendar import HOUR_SECONDS, Calendar, DayType, Slot
 from exporter.model.span import SeriesKey
+from exporter.model.time_mark import MarkRange
 from exporter.runtime.terminal import printable
+
+SHORT_SECONDS: Final = 60
+"""Below this, an amount of time has three digits."""
+
+_MOST_MARKS: Final = 3
+"""Marks of one instant that are described; there may be thousands."""
 
 LEVEL_NAMES: Final = {
     FallbackLevel.EXACT: "exact hour",
@@ -22,6 +37,13 @@ LEVEL_NAMES: Final = {
     FallbackLevel.DAYTYPE: "type of day",
     FallbackLevel.GLOBAL: "everything",
     FallbackLevel.UNAVAILABLE: "unavailable",
+}
+
+
+STREAM_REASONS: Final = {
+    StreamReason.CONFIGURED: "by series.streams",
+    StreamReason.NAME: "by its name",
+    StreamReason.DURATIONS: "by its durations",
 }
 
 
@@ -34,6 +56,19 @@ def _sentences(check: Check, calendar: Calendar) -> Iterator[str]:
     report, name = check.report, series_name(check.report.key)
     if check.duration is not None:
         yield _duration_sentence(name, check.duration, report)
+    elif report.stream is not None and report.baseline is not None:
+        yield (
+            f"{name} usually lasts {duration(report.baseline.p50_seconds)} (p50) to "
+            f"{duration(report.baseline.p95_seconds)} (p95) {slot_text(report.hour.slot)}, {_pooled_from(report)}."
+        )
+    elif report.baseline is not None and report.no_verdict is NoVerdict.DISABLED:
+        baseline = report.baseline
+        yield (
+            f"{name} usually takes {duration(baseline.p50_seconds)} (p50) to {duration(baseline.p95_seconds)} (p95) "
+            f"{slot_text(report.hour.slot)}, {_pooled_from(report)}."
+        )
+    elif report.baseline is None and report.runs is not None:
+        yield f"{name} has too few requests for a baseline."
     elif report.baseline is None or report.outlier_threshold_seconds is None:
         yield f"Nothing is known of what is usual for {name} {slot_text(report.hour.slot)}."
     else:
@@ -43,23 +78,129 @@ def _sentences(check: Check, calendar: Calendar) -> Iterator[str]:
             f"{slot_text(report.hour.slot)}, {_pooled_from(report)}; a single trace above "
             f"{duration(report.outlier_threshold_seconds)} is an outlier."
         )
+    if report.key.is_folded:
+        yield "It has the traces of all span names of its service beyond series.max_per_service."
+    applying = [each for each in report.marks if each.start <= check.at < each.end]
+    yield from marks_sentences(applying, calendar.local)
     reason = why_no_verdict(report)
     if reason:
         yield reason
+    if report.runs is not None:
+        yield f"It is evaluated by run: a shift is {run_limits_text(report.runs)}."
+    if report.regression is not None:
+        yield regression_sentence(report.regression, calendar.local)
     status = check.status
     if status is None:
         return
     if status.shift:
         since = "" if status.since is None else f" since {instant_text(status.since, calendar)}"
         yield f"Its latency is shifted{since}" + ("." if status.explanation is None else f": {status.explanation}")
+        if status.cause is not None:
+            yield status.cause.text
+        if status.time_lost is not None and status.time_lost.requests:
+            yield (
+                f"Since {instant_text(status.time_lost.since, calendar)} {time_lost_text(status.time_lost)} beyond the "
+                "usual p95."
+            )
     elif status.shift is not None:
         score = "" if status.score is None else f" (score {status.score:.2f}; 1 is where it matters)"
         yield f"Its latency as a whole is not shifted now{score}."
+    errors = status.of_kind(FlagKind.ERRORS)
+    if errors.firing:
+        since = "" if errors.since is None else f" since {instant_text(errors.since, calendar)}"
+        yield f"Far more of its requests fail than usual{since}" + (
+            "." if errors.explanation is None else f": {errors.explanation}"
+        )
+    elif status.current_failures and status.baseline_error_ratio is not None:
+        yield (
+            f"{status.current_failures:,} of its last {status.current_traces:,} requests failed; usual are "
+            f"{percent(status.baseline_error_ratio)}."
+        )
+    yield from _traffic_sentences(status, calendar)
+
+
+def _traffic_sentences(status: SeriesStatus, calendar: Calendar) -> Iterator[str]:
+    flag, current = status.of_kind(FlagKind.TRAFFIC), status.current_traffic
+    if flag.firing:
+        since = "" if flag.since is None else f" since {instant_text(flag.since, calendar)}"
+        yield f"Its traffic is far from the usual{since}" + (
+            "." if current is None else f": {current.verdict.evidence}"
+        )
+    elif current is not None and not status.shift and (rise := rise_text(current.verdict.evidence.ratio)):
+        # The explanation of a shift says it itself.
+        yield rise
+
+
+def error_limits_text(limits: ErrorLimits) -> str:
+    """Describe which share of the requests usually fails, and which is too much."""
+    bursts = f"; bursts up to {percent(limits.swing_ratio)} are usual" if limits.swing_ratio else ""
+    return (
+        f"more than {percent(limits.limit_ratio)} of the requests (usually {percent(limits.ratio)}, by "
+        f"{compared_with(limits)}{bursts})"
+    )
+
+
+def run_limits_text(limits: RunLimits) -> str:
+    """Describe what a shift of a series is that is evaluated by run."""
+    return (
+        f"two runs in a row above {duration(limits.slow_seconds)}, or one above {duration(limits.far_seconds)} "
+        f"(usually {duration(limits.usual_seconds)}; runs up to × {limits.swing_factor:.2g} are usual; "
+        f"the longest of these hours took {duration(limits.longest_seconds)}; {limits.past_runs:,} past runs)"
+    )
+
+
+def regression_sentence(regression: Regression, local: Callable[[float], datetime]) -> str:
+    """Say since when the latency is higher, by how much, and how certain that is."""
+    name = "median" if regression.quantile == 0.5 else f"p{100 * regression.quantile:g}"
+    began = _interval_text(local(regression.began_after), local(regression.began_before))
+    return (
+        f"Since {began} its {name} is higher than in the weeks before: in the last {regression.hours} hours "
+        f"{regression.ratio:.2f} × the {duration(regression.before_seconds)} of the same hours (when it was found, "
+        f"{regression.deviations:.1f} times as far off as such means usually are)."
+    )
+
+
+def _interval_text(first: datetime, last: datetime) -> str:
+    day = "%A %Y-%m-%d %H:%M"
+    if first.date() == last.date():
+        return f"{first:{day}}–{last:%H:%M %Z}"
+    return f"a time between {first:{day}} and {last:{day} %Z}"
+
+
+def time_lost_text(lost: TimeLost) -> str:
+    """Describe the time lost, such as ``312 requests lost 14 min``."""
+    return f"{counted(lost.requests, 'request')} lost {amount_of_time(lost.seconds)}"
+
+
+def amount_of_time(seconds: float) -> str:
+    """Format a sum of durations."""
+    return duration(seconds) if seconds < SHORT_SECONDS else coarse_duration(seconds)
+
+
+def coarse_duration(seconds: float) -> str:
+    """Format a duration of seconds to days in its largest unit, or in the largest two if there are few of the first."""
+    return " ".join(f"{count} {unit}" for count, unit in coarse_parts(seconds))
+
+
+def coarse_parts(seconds: float) -> Iterator[tuple[int, str]]:
+    """Yield the parts of a coarse duration: a count, and its unit, which is ``d``, ``h``, ``min`` or ``s``."""
+    whole = int(seconds)
+    for name, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if whole >= size:
+            count, rest = divmod(whole, size)
+            yield count, name
+            smaller = {"d": ("h", 3600), "h": ("min", 60)}.get(name)
+            if smaller and count < 3 and rest >= smaller[1]:
+                yield rest // smaller[1], smaller[0]
+            return
+    yield whole, "s"
 
 
 def _duration_sentence(name: str, verdict: DurationVerdict, report: BaselineReport) -> str:
     shown = duration(verdict.seconds)
     baseline, threshold = report.baseline, report.outlier_threshold_seconds
+    if report.stream is not None or report.no_verdict is NoVerdict.DISABLED:
+        return f"Whether {shown} is much for {name} is not judged."
     if baseline is None or threshold is None or verdict.slower_traces is None:
         return f"Whether {shown} is much for {name} {slot_text(report.hour.slot)} cannot be told: there is no baseline."
     verb = "is an outlier" if verdict.is_outlier else "is no outlier"
@@ -87,6 +228,14 @@ def why_no_verdict(report: BaselineReport) -> str:
             return ""
         case NoVerdict.UNAVAILABLE:
             return _unavailable(report.supply)
+        case NoVerdict.DISABLED:
+            return f"There is no verdict: its traces are only counted ({disabled_by(report.policy)})."
+        case NoVerdict.STREAM:
+            why = STREAM_REASONS[report.stream or StreamReason.DURATIONS]
+            return (
+                f"It is a stream {why}: its spans last as long as a connection stays open or nothing arrives, so there "
+                "is no verdict on their durations. If they are requests, add it to series.requests."
+            )
         case NoVerdict.LEARNING:
             baseline = report.baseline
             so_far = "" if baseline is None else f", and so far there are {counted(baseline.windows, 'hour')}"
@@ -100,6 +249,11 @@ def why_no_verdict(report: BaselineReport) -> str:
                 "There is no verdict on a shift, since the past is not judged up to this hour: an incident might stand "
                 "in the baseline. It is once backfill has caught up (tempo_anomaly_backfill_progress_ratio)."
             )
+
+
+def disabled_by(policy: SeriesPolicy | None) -> str:
+    """Say which override disables the verdicts on a series, such as ``enabled false, by overrides[1]``."""
+    return next((str(each) for each in policy.applied if each.key == "enabled"), "") if policy is not None else ""
 
 
 def _unavailable(supply: Sequence[LevelSupply]) -> str:
@@ -119,8 +273,9 @@ def slot_text(slot: Slot) -> str:
 
 
 def series_name(key: SeriesKey) -> str:
-    """Service and span name of a series, on one line."""
-    return f"{printable(key.service_name) or '(no service)'} {printable(key.span_name) or '(no name)'}"
+    """Service, span name and labels of a series, on one line."""
+    names = f"{printable(key.service_name) or '(no service)'} {printable(key.span_name) or '(no name)'}"
+    return " ".join([names, *(f"{name}={printable(value)}" for name, value in key.labels)])
 
 
 def instant_text(unix_seconds: float, calendar: Calendar) -> str:
@@ -142,6 +297,25 @@ def hour_ranges(starts: Sequence[int], calendar: Calendar) -> list[str]:
         same_day = begin.date() == until.date()
         shown.append(f"{begin:%Y-%m-%d %H:%M}–" + (f"{until:%H:%M}" if same_day else f"{until:%Y-%m-%d %H:%M}"))
     return shown
+
+
+def mark_text(each: MarkRange, calendar: Calendar) -> str:
+    """Describe a range that people have marked."""
+    comment = f" ({printable(each.mark.comment)})" if each.mark.comment else ""
+    recurs = ", recurring" if each.mark.rule else ""
+    return (
+        f"{each.mark.kind.value} {instant_text(each.start, calendar)} to {instant_text(each.end, calendar)}{recurs}, "
+        f"by {each.mark.source.value}{comment}"
+    )
+
+
+def marks_sentences(ranges: Sequence[MarkRange], local: Callable[[float], datetime]) -> Iterator[str]:
+    """Say what people have marked of an instant, and what follows, from ranges that contain it."""
+    for each in ranges[:_MOST_MARKS]:
+        comment = f" ({printable(each.mark.comment)})" if each.mark.comment else ""
+        follows = "there is no verdict while that lasts" if each.is_quiet else "its hours are left out of the baselines"
+        until = f"{local(each.end):%A %Y-%m-%d %H:%M %Z}"
+        yield f"People have marked it as {each.mark.kind.value} until {until}{comment}: {follows}."
 
 
 def counted(number: int, noun: str) -> str:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final, TextIO
 
+from exporter.app.marks import marks_for_command
 from exporter.app.settings import backfill_settings, evaluation_settings, label_names
 from exporter.config import Config, build_calendar
 from exporter.evaluation.replay import StatusReplay
+from exporter.evaluation.stored_source import read_whole_source
 from exporter.history.range import HistoryRange, NothingToWriteError, choose_range, require_complete
 from exporter.metrics.timed_exposition import TimedWriter
 from exporter.model.calendar import HourClock
@@ -85,9 +87,10 @@ def write_history(
     ):
         export = HistoryExport(_choose_range(store, config, options, now))
         clock = HourClock(build_calendar(config))
-        _collect(
-            store, StatusReplay(evaluation_settings(config), clock), export, options.step_seconds, writer, progress
-        )
+        settings = evaluation_settings(config)
+        marks = marks_for_command(config, store)
+        source = read_whole_source(store, settings.detector(clock), export.range.until)
+        _collect(store, StatusReplay(settings, clock, source, marks), export, options.step_seconds, writer, progress)
         export.series, export.samples = writer.series, writer.samples
         if not export.samples:
             raise NothingToWriteError("no history is stored in that range")

@@ -5,7 +5,7 @@ the ledger lacks. Each batch of windows is committed with its digests in one tra
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -15,18 +15,22 @@ from exporter.ingest.backfill_queue import (
     BackfillStatus,
     ConfirmEmpty,
     Finished,
+    LateCheck,
     ProbeRetention,
     ReadBatch,
     Wait,
 )
 from exporter.ingest.exact_reader import Budget, SearchClient
+from exporter.ingest.late_spans import LateChecker, LatePolicy
 from exporter.ingest.ledger_entries import failed_entries, read_outcomes, skipped, store_entries
 from exporter.ingest.retention import RetentionProber
 from exporter.ingest.series_filter import SeriesFilter
 from exporter.ingest.tempo_counts import CountClient, TempoCounts
 from exporter.ingest.window_reader import BatchResult, WindowReader
 from exporter.ingest.window_table import WindowRecord
+from exporter.model.accumulator import WindowContent
 from exporter.model.calendar import HOUR_SECONDS, Calendar
+from exporter.model.histogram import Digest
 from exporter.model.ledger import (
     LONGEST_SEARCH_SECONDS,
     Batch,
@@ -36,8 +40,10 @@ from exporter.model.ledger import (
     Wanted,
     Window,
     WindowState,
+    next_batch,
     wanted,
 )
+from exporter.model.span import SeriesKey
 from exporter.runtime.logs import Log
 from exporter.runtime.telemetry import Loop, Telemetry
 from exporter.store import Store, StoreError
@@ -47,6 +53,9 @@ _JOIN_SECONDS: Final = 1.0
 _COUNTED_SECONDS: Final = 24 * HOUR_SECONDS
 """How far back one count request reaches where Tempo allows it. It includes windows that were read, to find those with
 more traces by now."""
+
+_MOST_LATE_SHARE: Final = 0.9
+"""Share of the wanted history within which late spans are looked for at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,8 @@ class BackfillSettings:
     retention_seconds: float
     max_concurrency: int
     budget: Budget
+    late_seconds: float = 0
+    lookback_seconds: float = 0
 
 
 class BackfillClient(SearchClient, CountClient, Protocol):
@@ -66,6 +77,19 @@ class BackfillClient(SearchClient, CountClient, Protocol):
 
     def why_empty(self, start: int, end: int, *, loop: Loop) -> str:
         """Say in one sentence why searches of a range may find nothing; raises TempoError."""
+
+
+class ContentListener(Protocol):
+    """Called with what windows of the record held and hold, from a worker's thread."""
+
+    def __call__(
+        self,
+        before: Mapping[Window, Mapping[SeriesKey, Digest]],
+        contents: Sequence[WindowContent],
+        entries: Sequence[LedgerEntry],
+        /,
+    ) -> None:
+        """Take note; must not raise."""
 
 
 class CommitListener(Protocol):
@@ -93,6 +117,7 @@ class Backfill:
         log: Log,
         on_commit: CommitListener = lambda entries: None,  # noqa: ARG005
         on_complete: Callable[[], None] = lambda: None,
+        on_content: ContentListener | None = None,
     ) -> None:
         """Load the ledger; :meth:`run` does the work.
 
@@ -109,6 +134,7 @@ class Backfill:
             log: gets an event for every window.
             on_commit: called after windows were written.
             on_complete: called when nothing settled is left unread for the first time; must not block.
+            on_content: called after windows were written, with what they held before and hold now.
 
         Raises:
             StoreError: the ledger cannot be read.
@@ -126,8 +152,14 @@ class Backfill:
         self._stop = stop
         self._log = BackfillLog(log, calendar, monotonic)
         self._on_commit = on_commit
+        self._on_content = on_content
         self._on_complete = on_complete
         self._empty_reason: str | None = None
+        self._late = LatePolicy(
+            # The last check comes before a window leaves the wanted range.
+            min(settings.late_seconds, _MOST_LATE_SHARE * settings.duration_seconds),
+            settings.lookback_seconds,
+        )
         range_ = self._wanted()
         self._queue = BackfillQueue(
             range_,
@@ -136,9 +168,22 @@ class Backfill:
             settle_seconds=settings.settle_seconds,
             clock=clock,
             monotonic=monotonic,
+            first_late_check=self._first_late_check,
             on_complete=self._complete,
         )
         self._prober = RetentionProber(client, self._queue, store, self._log, clock)
+        self._late_checker = LateChecker(
+            client,
+            self._queue,
+            store,
+            self._counts,
+            series_filter,
+            self._late,
+            self._log,
+            clock,
+            self._reread,
+            stop.is_set,
+        )
 
     @property
     def status(self) -> BackfillStatus:
@@ -200,6 +245,8 @@ class Backfill:
                     self._prober.probe(work)
                 case ConfirmEmpty() as work:
                     self._prober.confirm(work)
+                case LateCheck() as work:
+                    self._late_checker.check(work)
                 case Wait() as work:
                     # A stop before this check has no sleeper to wake; a later one ends the wait.
                     if not self._stop.is_set():
@@ -235,17 +282,12 @@ class Backfill:
         if work.reread:
             self._log.reread(work.reread)
         unread = {record.window: record for record in work.records}
-        began = self._monotonic()
         try:
-            for result in self._reader.read(self._counted(work.batch), self._stop.is_set):
-                if self._stop.is_set():
-                    break
-                records = [unread[content.window] for content in result.contents]
-                kept = self._keep(result, records, self._monotonic() - began)
-                for record in records:
-                    del unread[record.window]
-                self._on_commit(kept)
-                began = self._monotonic()
+            # What Tempo counted when a window was read for the first time may have been wrong, or too early.
+            self._counts.renew([record.window for record in work.records if record.is_reread])
+            for windows in self._read_and_keep(work.batch, dict(unread)):
+                for window in windows:
+                    del unread[window]
         except StoppedError:
             self._queue.release(unread)
         except TempoError as error:
@@ -262,6 +304,34 @@ class Backfill:
         else:
             self._queue.release(unread)
 
+    def _reread(self, records: Sequence[WindowRecord]) -> Iterator[Sequence[Window]]:
+        """Read windows once more for their late spans; yields those that were written.
+
+        Raises:
+            TempoError: a search failed.
+            StoppedError: the exporter is being stopped.
+            StoreError: windows could not be written.
+        """
+        unread = {record.window: record for record in records}
+        while unread and not self._stop.is_set():
+            known = [record.entry for record in records if record.entry is not None]
+            batch = next_batch(sorted(unread, reverse=True), known, self._batch_rules(), self._counts.of)
+            yield from self._read_and_keep(batch, {window: unread.pop(window) for window in batch.windows})
+
+    def _read_and_keep(self, batch: Batch, records: Mapping[Window, WindowRecord]) -> Iterator[Sequence[Window]]:
+        """Read the windows of a batch and write them; yields those that were written. Raises as `_reread`."""
+        began_at, began = self._clock(), self._monotonic()
+        for result in self._reader.read(self._counted(batch), self._stop.is_set):
+            if self._stop.is_set():
+                break
+            windows = [content.window for content in result.contents]
+            kept = self._keep(
+                result, [records[window] for window in windows], began_at=began_at, seconds=self._monotonic() - began
+            )
+            yield windows
+            self._on_commit(kept)
+            began_at, began = self._clock(), self._monotonic()
+
     def _counted(self, batch: Batch) -> Batch:
         """Return the batch with the number of traces that Tempo counts in it, if it does."""
         if self._counts.learn(batch.windows, self._queue.windows_before(batch.end, _COUNTED_SECONDS)):
@@ -270,7 +340,9 @@ class Backfill:
         known = [count for count in counts if count is not None]
         return batch if len(known) < len(counts) else Batch(batch.windows, sum(known))
 
-    def _keep(self, result: BatchResult, records: Sequence[WindowRecord], seconds: float) -> Sequence[LedgerEntry]:
+    def _keep(
+        self, result: BatchResult, records: Sequence[WindowRecord], *, began_at: float, seconds: float
+    ) -> Sequence[LedgerEntry]:
         """Write windows that were read; returns the entries written.
 
         Raises:
@@ -280,15 +352,23 @@ class Backfill:
             result,
             records,
             self._counts.verified,
+            self._late,
+            began_at=began_at,
             seconds=seconds,
             now=self._clock(),
             is_all_empty=self._queue.status.progress.has_no_traces,
         )
         kept = [outcome.entry for outcome in outcomes if outcome.is_kept]
-        self._store.commit(kept, [outcome.content for outcome in outcomes if outcome.is_kept])
+        contents = [outcome.content for outcome in outcomes if outcome.is_kept]
+        before = {} if self._on_content is None else self._store.window_digests([each.window for each in contents])
+        self._store.commit(kept, contents)
+        if self._on_content is not None:
+            self._on_content(before, contents, kept)
+        if len(kept) < len(outcomes):
+            self._store.update_late([outcome.entry for outcome in outcomes if not outcome.is_kept])
         entries = [outcome.entry for outcome in outcomes]
         for outcome in outcomes:
-            if outcome.left_out:
+            if outcome.is_kept:
                 self._counts.leave_out(outcome.content.window, outcome.left_out)
         for reason, count in skipped(result.contents).items():
             self._telemetry.traces_skipped("backfill", reason, count)
@@ -308,6 +388,11 @@ class Backfill:
         failed = failed_entries(others, error, now=self._clock())
         store_entries(self._store, failed, self._log)
         self._queue.fail([*stored, *failed])
+
+    def _first_late_check(self, entry: LedgerEntry, now: float) -> float | None:
+        if self._late.is_last(entry.window, now):
+            return None
+        return self._late.next_check(entry.window, entry.read_at, only_last=entry.state is WindowState.PARTIAL)
 
     def _wanted(self) -> Wanted:
         return wanted(

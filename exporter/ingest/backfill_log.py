@@ -66,11 +66,13 @@ class BackfillLog:
                 limit=limit,
             )
         elif reading.truncated:
+            first, _ = min(reading.truncated)
             self._limited.warning(
                 "window_truncated",
                 "one second holds more traces than a search returns, and is not read; raise tempo.limit, and "
                 "max_result_limit in Tempo if it is lower",
                 window=start,
+                first=self._calendar.local(first).isoformat(timespec="seconds"),
                 seconds=sum(end - begin for begin, end in reading.truncated),
                 limit=limit,
             )
@@ -123,6 +125,27 @@ class BackfillLog:
             "traces are missing from these windows: they are read once more",
             oldest=self._iso(min(windows).start),
             windows=len(windows),
+        )
+
+    def reread_late(self, entries: Sequence[LedgerEntry]) -> None:
+        """Log that windows are reread because spans may have come, or came, after they were read."""
+        self._log.info(
+            "windows_reread_late",
+            "Tempo received spans of these windows after they were read, or may have: the windows are read once more",
+            oldest=self._iso(min(entry.window for entry in entries).start),
+            windows=len(entries),
+            known_late=sum(entry.late_spans or 0 for entry in entries),
+        )
+
+    def late_check_failed(self, windows: Sequence[Window], error: Exception) -> None:
+        """Log that windows could not be checked for late spans, or not be reread for them."""
+        self._limited.warning(
+            "late_check_failed",
+            "cannot find out whether requests that ended later belong to windows that were read, or not add them; this "
+            "is tried again",
+            oldest=self._iso(min(windows).start) if windows else None,
+            windows=len(windows),
+            error=error,
         )
 
     def expired(self, windows: Sequence[Window]) -> None:

@@ -22,6 +22,7 @@ from exporter.ingest.window_table import (
     WindowRecord,
     WindowTable,
     state_of,
+    was_sampled,
 )
 from exporter.model.calendar import Calendar
 from exporter.model.ledger import (
@@ -80,6 +81,7 @@ class BackfillStatus:
         started_at: when this process started to read.
         completed_at: when this process first had nothing left to read.
         failure: error of the most recent failed window; None while no window waits for a retry.
+        late_windows: windows that were read and lack spans that came late, or may lack some. They are checked again.
     """
 
     progress: LedgerProgress
@@ -88,6 +90,7 @@ class BackfillStatus:
     started_at: float
     completed_at: float | None
     failure: str | None = None
+    late_windows: int = 0
 
     @property
     def sampled_windows(self) -> int:
@@ -125,6 +128,13 @@ class ConfirmEmpty:
 
 
 @dataclass(frozen=True, slots=True)
+class LateCheck:
+    """Check adjacent windows, by time, for late spans; see `finish_late_check`, `complete` and `release`."""
+
+    entries: Sequence[LedgerEntry]
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """There is nothing to do for now; to be passed to `wait`.
 
@@ -142,7 +152,7 @@ class Finished:
     """A single pass is over: nothing is left that can be read now, or too much has failed."""
 
 
-Work = ReadBatch | ProbeRetention | ConfirmEmpty | Wait | Finished
+Work = ReadBatch | ProbeRetention | ConfirmEmpty | LateCheck | Wait | Finished
 
 
 class CompletionListener(Protocol):
@@ -164,6 +174,7 @@ class BackfillQueue:
         settle_seconds: float,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
+        first_late_check: Callable[[LedgerEntry, float], float | None] = lambda entry, now: None,  # noqa: ARG005
         on_complete: CompletionListener = lambda progress, traces, seconds: None,  # noqa: ARG005
     ) -> None:
         """Start with the entries that the ledger has of a range.
@@ -175,12 +186,15 @@ class BackfillQueue:
             settle_seconds: how long after its end a window settles.
             clock: Unix seconds.
             monotonic: seconds that never jump, for pauses.
+            first_late_check: returns when a window is to be checked for late spans whose entry does not say so, because
+                an earlier version wrote it.
             on_complete: called without the lock.
         """
         self._calendar = calendar
         self._settle_seconds = settle_seconds
         self._clock = clock
         self._monotonic = monotonic
+        self._first_late_check = first_late_check
         self._on_complete = on_complete
         self._changed = new_condition(LockRank.BACKFILL_QUEUE)
         self._version = 0
@@ -241,7 +255,8 @@ class BackfillQueue:
             rules: bounds on the size of a batch.
             counted: number of traces in a window, if Tempo has counted them.
             patience: with a number, the work is a single pass: it is finished when nothing is left that can be read
-                now, or after this many failures in a row, and windows that were read before are left alone.
+                now, or after this many failures in a row. Windows that were read before are left alone, unless they
+                are to be checked for late spans.
         """
         with self._changed:
             if patience is not None and self._is_pass_over(patience):
@@ -253,6 +268,7 @@ class BackfillQueue:
                 work: Work | None = self._probe() or self._read(rules, counted, now, with_rereads=patience is None)
                 if work is None and patience is None:
                     work = self._confirm_empty(now)
+                work = work or self._check_late(rules, now)
                 if work is not None:
                     return work
             seconds = pause or self._seconds_until_due(now)
@@ -271,10 +287,10 @@ class BackfillQueue:
     # Reporting back
 
     def complete(self, entries: Iterable[LedgerEntry]) -> None:
-        """Windows of a batch were read, and their entries are in the ledger."""
+        """Windows of a batch were read, or reread for late spans, and their entries are in the ledger."""
         with self._publishing():
             self._failures_in_a_row = 0
-            self._close(entries, QueueState.READING)
+            self._close(entries, QueueState.READING, QueueState.CHECKING)
 
     def fail(self, entries: Iterable[LedgerEntry]) -> None:
         """Windows of a batch could not be read; their entries say so, or are those of an earlier read that counts."""
@@ -285,7 +301,8 @@ class BackfillQueue:
     def release(self, windows: Iterable[Window], *, failed: bool = False) -> None:
         """Give windows back as they were before they were taken, after a failure or not."""
         with self._changed:
-            held = [self._held(window, QueueState.READING, QueueState.CONFIRMING) for window in windows]
+            states = (QueueState.READING, QueueState.CONFIRMING, QueueState.CHECKING)
+            held = [self._held(window, *states) for window in windows]
             self._put(record.without_worker() for record in held)
             if failed:
                 self._pause()
@@ -296,6 +313,11 @@ class BackfillQueue:
         with self._publishing():
             self._close(entries, QueueState.CONFIRMING)
 
+    def finish_late_check(self, entries: Iterable[LedgerEntry]) -> None:
+        """Windows were checked for late spans, or could not be; their entries say so."""
+        with self._publishing():
+            self._close(entries, QueueState.CHECKING)
+
     def reopen(self, windows: Iterable[Window]) -> None:
         """Tempo has traces by now where it had none before: the windows are to be read."""
         with self._publishing():
@@ -304,9 +326,9 @@ class BackfillQueue:
             self._cut()
 
     def claim_expired(self, windows: Iterable[Window]) -> Sequence[Window]:
-        """Hold those of some windows that are still unread and free, to record them as expired."""
+        """Hold those of some windows that are still unread, free and without digests, to record them as expired."""
         with self._changed:
-            unread = set(self._table.windows(QueueState.UNREAD))
+            unread = set(self._never_read())
             claimed = [window for window in windows if window in unread]
             for window in claimed:
                 self._table.put(replace(self._table[window], state=QueueState.EXPIRING))
@@ -413,16 +435,24 @@ class BackfillQueue:
     def _is_pass_over(self, patience: int) -> bool:
         if self._is_probing or any(self._table.windows(state) for state in HELD):
             return False
-        return self._failures_in_a_row >= patience or next(self._ready(self._clock()), None) is None
+        now = self._clock()
+        is_any_left = any(True for _ in self._ready(now)) or any(True for _ in self._checks_due(now))
+        return self._failures_in_a_row >= patience or not is_any_left
 
     # Choosing work
 
     def _probe(self) -> ProbeRetention | None:
-        unread = self._table.windows(QueueState.UNREAD)
-        if self._is_probing or len(unread) < _MIN_PROBED_WINDOWS or unread[0].start == self._probed_from:
+        if self._is_probing or len(self._table.windows(QueueState.UNREAD)) < _MIN_PROBED_WINDOWS:
+            return None
+        windows = self._never_read()
+        if len(windows) < _MIN_PROBED_WINDOWS or windows[0].start == self._probed_from:
             return None
         self._is_probing = True
-        return ProbeRetention(list(unread))
+        return ProbeRetention(windows)
+
+    def _never_read(self) -> list[Window]:
+        """The unread windows without digests in the database: what Tempo no longer has must not delete those."""
+        return [record.window for record in self._table.records([QueueState.UNREAD]) if record.stored is None]
 
     def _read(
         self, rules: BatchRules, counted: Callable[[Window], int | None], now: float, *, with_rereads: bool
@@ -480,6 +510,23 @@ class BackfillQueue:
         stretch.reverse()
         return ConfirmEmpty(_entries(stretch)) if stretch else None
 
+    def _checks_due(self, now: float) -> Iterator[WindowRecord]:
+        return (record for record in self._table.records(CLOSED) if _is_check_due(record, now))
+
+    def _check_late(self, rules: BatchRules, now: float) -> LateCheck | None:
+        """Take the newest adjacent windows whose check for late spans is due, as many as one search covers."""
+        due = sorted(self._checks_due(now), key=lambda record: record.window, reverse=True)
+        stretch: list[WindowRecord] = due[:1]
+        for record in due[1:]:
+            is_adjacent = record.window.end == stretch[-1].window.start
+            if not is_adjacent or stretch[0].window.end - record.window.start > rules.longest_seconds:
+                break
+            stretch.append(record)
+        for record in stretch:
+            self._table.put(replace(record, state=QueueState.CHECKING))
+        stretch.reverse()
+        return LateCheck(_entries(stretch)) if stretch else None
+
     def _seconds_until_due(self, now: float) -> float:
         """How long until there may be work: the next window settles, or a retry time comes."""
         settles_at = self._calendar.grid_next(self._range.end, self._range.step_seconds) + self._settle_seconds
@@ -489,7 +536,12 @@ class BackfillQueue:
             for entry in _entries(self._table.records(_RETRIED))
             if entry.retry_at is not None and entry.retry_at > now
         )
-        return max(0.0, min(settles_at, min(retries, default=settles_at)) - now)
+        checks = (
+            entry.late_check_at
+            for entry in _entries(self._table.records(CLOSED))
+            if entry.late_check_at is not None and entry.late_check_at > now
+        )
+        return max(0.0, min((settles_at, *retries, *checks)) - now)
 
     # Changing records
 
@@ -509,9 +561,9 @@ class BackfillQueue:
         for record in [self._placed(record) for record in records]:
             self._table.put(record)
 
-    def _close(self, entries: Iterable[LedgerEntry], state: QueueState) -> None:
+    def _close(self, entries: Iterable[LedgerEntry], *states: QueueState) -> None:
         """Give windows their entries in the ledger; the worker no longer holds them."""
-        self._put([self._held(entry.window, state).with_entry(entry) for entry in entries])
+        self._put([self._held(entry.window, *states).with_entry(entry) for entry in entries])
 
     def _placed(self, record: WindowRecord) -> WindowRecord:
         """Return a record in the state for the place of its window in the range."""
@@ -533,6 +585,8 @@ class BackfillQueue:
             if entry.state is WindowState.PARTIAL and entry.retry_at is None and not entry.attempts:
                 # Read by a version that did not reread such windows.
                 entry = replace(entry, retry_at=self._clock())  # noqa: PLW2901
+            if entry.late_check_at is None and entry.state.is_stored:
+                entry = replace(entry, late_check_at=self._first_late_check(entry, self._clock()))  # noqa: PLW2901
             record = self._placed(WindowRecord(entry.window).with_entry(entry))
             is_taken = any(any(self._table.overlapping(state, *entry.window)) for state in HELD)
             is_gone = record.state is QueueState.GONE or entry.state is WindowState.EXPIRED
@@ -566,23 +620,25 @@ class BackfillQueue:
         return window.start < self._range.end and self._range.start < window.end
 
     def _current_status(self) -> BackfillStatus:
-        confirming = _entries(self._wanted(QueueState.CONFIRMING))
+        again = _entries([*self._wanted(QueueState.CONFIRMING), *self._wanted(QueueState.CHECKING)])
+        unsampled_again = [entry for entry in again if not was_sampled(entry)]
         reading = [*self._wanted(QueueState.READING), *self._wanted(QueueState.EXPIRING)]
         failed = [*self._wanted(QueueState.FAILED), *(record for record in reading if record.failures)]
         # Windows that no worker holds are in the range, so there is no need to look at each.
         unread = len(reading) + sum(len(self._table.windows(state)) for state in _FREE)
 
-        def progress(totals: ReadTotals) -> LedgerProgress:
-            return totals.progress(pending=unread - len(failed), failed=len(failed), confirming=confirming)
+        def progress(totals: ReadTotals, again: Sequence[LedgerEntry]) -> LedgerProgress:
+            return totals.progress(pending=unread - len(failed), failed=len(failed), again=again)
 
         failures = _entries([*failed, *self._wanted(QueueState.RECUT)])
         return BackfillStatus(
-            progress=progress(self._table.totals),
-            unsampled=progress(self._table.totals_unsampled),
+            progress=progress(self._table.totals, again),
+            unsampled=progress(self._table.totals_unsampled, unsampled_again),
             wanted_since=self._range.start,
             started_at=self._started_at,
             completed_at=self._completed_at,
             failure=max(failures, key=lambda entry: entry.read_at).error if failures else None,
+            late_windows=self._table.totals.late_windows + sum(entry.may_lack_late_spans for entry in again),
         )
 
 
@@ -603,6 +659,11 @@ def _entries(records: Iterable[WindowRecord]) -> list[LedgerEntry]:
 
 def _is_due(record: WindowRecord, now: float) -> bool:
     return record.entry is not None and record.entry.retry_at is not None and record.entry.retry_at <= now
+
+
+def _is_check_due(record: WindowRecord, now: float) -> bool:
+    check_at = None if record.entry is None else record.entry.late_check_at
+    return check_at is not None and check_at <= now
 
 
 def _outwards(windows: Sequence[Window], start: int) -> Iterator[Window]:

@@ -5,9 +5,13 @@ whole range, so the range is split in halves that are searched again, down to a 
 Tempo searches. Tempo returns traces that overlap the range, both ends included; a span is kept if it started in
 ``[start, end)``, so that adjacent ranges count it once without remembering it.
 
+Where most of a saturated response began in a small part of its range, that part is searched by itself next, because
+halving a range step by step down to a burst would waste a response for each step.
+
 Where traces last long, most of what a search finds began before its range, however short that is. Halving the range
 does not help then, so the limit of the search is raised, up to Tempo's maximum and as far as memory allows. Beyond that
-the search is divided by the duration of spans. The same limit is tried for a second that is still saturated.
+the search is divided by the duration of spans. A second that is the rest of saturated ranges is asked for with Tempo's
+maximum at once: the response is as long as what there is.
 
 Nothing is kept of a single second that is saturated after all that. Tempo returns the traces that it finds first, by
 block and by id, possibly those of one service or of one moment, so they do not represent the second.
@@ -15,28 +19,42 @@ block and by id, possibly those of one service or of one moment, so they do not 
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import itemgetter
 from typing import Final, NamedTuple, Protocol
 
 from exporter.ingest.search_memory import SearchMemory
 from exporter.model.span import SeriesKey, Span
+from exporter.runtime.locks import LockRank, new_lock
 from exporter.runtime.telemetry import Loop, Telemetry
 from exporter.tempo.errors import RangeTooLongError, TempoError
 from exporter.tempo.query import ANY_DURATION, DurationRange
 
 _NS: Final = 1_000_000_000
-SEARCH_FILL: Final = 0.7
-"""Expected share of the limit up to which a range is searched at once; a saturated response is wasted."""
+_DURATION: Final = itemgetter(Span._fields.index("duration_ns"))
+SEARCH_FILL: Final = 0.5
+"""Expected share of the limit up to which a range is searched at once; a saturated response is wasted.
+
+Expected are spans, the limit is of traces. With four responses of 10,000 spans at a time, a backfill takes 90 MB.
+"""
 
 _SHORTEST_SECONDS: Final[dict[Loop, int]] = {"poll": 4, "backfill": 60, "api": 60}
 """Ranges of this length or less are not split because Tempo takes too long: the length is hardly the reason then."""
 
 _MOST_BYTES: Final = 64 << 20
 """Expected size of a response up to which the limit of a search is raised."""
+_USUAL_TRACE_BYTES: Final = 800.0
 _RAISED_BY: Final = 4
 _LONG_SHARE: Final = 0.5
 """Share of the spans found that began before the range from which on halving it hardly helps."""
+_CONCENTRATED: Final = 4
+"""If the middle half of the spans found began within this fraction of the range, that part is searched by itself."""
+_ENOUGH_SPANS: Final = 100
+"""Fewer spans do not show where most of them began."""
+CAUTIOUS_LIMIT: Final = 5000
+"""Limit of a search that may well be saturated, and thrown away: the number of traces is unknown."""
 _DURATION_DEPTH: Final = 4
 """How often a search is divided by duration: into 16 parts at most."""
 
@@ -63,6 +81,10 @@ class SearchResult(Protocol):
     @property
     def invalid(self) -> int:
         """Traces and spans left out because they were invalid."""
+
+    @property
+    def missing(self) -> int:
+        """Spans in scope that Tempo withheld, because of its limit for the spans of one trace."""
 
     @property
     def bytes(self) -> int:
@@ -111,10 +133,12 @@ class Budget(NamedTuple):
     Attributes:
         traces: traces received, kept or not.
         requests: searches made.
+        wasted: traces received in saturated responses, which are thrown away; None: no more than `traces` counts.
     """
 
     traces: int
     requests: int
+    wasted: int | None = None
 
 
 class Overlap(NamedTuple):
@@ -142,7 +166,9 @@ class ReadResult:
         at_end: spans that started exactly at the end of the range; they belong to the next one.
         wasted: spans received in saturated responses, which are thrown away.
         left_out: duplicates and invalid spans in the other responses; Tempo counts them as well.
+        missing: spans that Tempo withheld from the other responses.
         overlap: what was found in a range that was not read because of long traces; None if there was none.
+        longest_ns: duration of the longest span received, kept or not, if spans are kept by their start; else 0.
     """
 
     received: int
@@ -153,7 +179,9 @@ class ReadResult:
     at_end: int = 0
     wasted: int = 0
     left_out: int = 0
+    missing: int = 0
     overlap: Overlap | None = None
+    longest_ns: int = 0
 
 
 class TooDenseError(Exception):
@@ -198,6 +226,17 @@ def _early(spans: Sequence[Span], first: int) -> int:
     return sum(span.start_ns < first_ns for span in spans)
 
 
+def _split(first: int, last: int, spans: Sequence[Span]) -> list[tuple[int, int]]:
+    """Split a range in halves, or around the part in which most of the spans found in it began."""
+    starts = sorted(span.start_ns // _NS for span in spans if first <= span.start_ns // _NS < last)
+    if len(starts) >= _ENOUGH_SPANS:
+        begin, end = starts[len(starts) // 4], starts[len(starts) * 3 // 4] + 1
+        if (end - begin) * _CONCENTRATED <= last - first:
+            return [(start, stop) for start, stop in ((first, begin), (begin, end), (end, last)) if start < stop]
+    middle = (first + last) // 2
+    return [(first, middle), (middle, last)]
+
+
 def _middle_duration(durations: list[int]) -> int | None:
     """A duration that some are shorter than and others not; None if all are the same."""
     durations.sort()
@@ -218,17 +257,21 @@ class _Running:
     at_end: int = 0
     wasted: int = 0
     left_out: int = 0
+    missing: int = 0
     seconds_read: int = 0
     min_density: float = 0.0
     allowance: int = 0
+    is_dense: bool = False
     overlap: Overlap | None = None
+    longest_ns: int = 0
     truncated: list[tuple[int, int]] = field(default_factory=list)
 
     def exceeds(self, budget: Budget) -> bool:
         # Requests that are needed only because Tempo is slow say nothing about density.
         # Long traces are found in every search that they overlap; that costs time, but no memory.
         traces = self.received + self.wasted - min(self.received - self.kept, budget.traces)
-        return traces > budget.traces or self.requests - self.allowance >= budget.requests
+        is_wasteful = budget.wasted is not None and self.wasted > budget.wasted
+        return is_wasteful or traces > budget.traces or self.requests - self.allowance >= budget.requests
 
     def too_dense(self) -> TooDenseError:
         density = max(self.min_density, self.kept / self.seconds_read if self.seconds_read else 0.0)
@@ -243,6 +286,8 @@ class ExactReader:
         self._telemetry = telemetry
         self._loop: Loop = loop
         self._memory = SearchMemory()
+        self._large = new_lock(LockRank.LARGE_SEARCH)
+        self._trace_bytes = _USUAL_TRACE_BYTES
 
     def read(
         self,
@@ -254,6 +299,7 @@ class ExactReader:
         series: Sequence[SeriesKey] = (),
         expected_traces: float | None = None,
         budget: Budget | None = None,
+        limit: int | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> ReadResult:
         """Read ``[start, end)``, newest part first.
@@ -267,6 +313,7 @@ class ExactReader:
             series: read only the spans of these series, if any.
             expected_traces: expected number of traces; the range is divided so that no search is expected to saturate.
             budget: what the read may cost.
+            limit: most traces of a search, as far as that is less than searches may ask for otherwise.
             should_stop: asked before each search; once it returns true, the unread rest is truncated.
 
         Raises:
@@ -276,6 +323,8 @@ class ExactReader:
         affordable_before = affordable = self._memory.affordable_seconds
         ranges = self._divide(start, end, expected_traces)
         running = _Running()
+        if expected_traces is not None:
+            running.is_dense = expected_traces / (end - start) > self.per_search
         if affordable is not None:
             running.allowance = min(len(ranges), math.ceil((end - start) / affordable)) - 1
         while ranges:
@@ -288,7 +337,7 @@ class ExactReader:
             running.requests += 1
             may_split = last - first > _SHORTEST_SECONDS[self._loop]
             try:
-                found = self._search(first, last, series, running, budget, may_split=may_split)
+                found, parts = self._search(first, last, series, running, budget, limit, may_split=may_split)
             except RangeTooLongError:
                 shorter = self._divide(first, last, None)
                 if len(shorter) == 1:
@@ -313,8 +362,7 @@ class ExactReader:
             if found is None and last - first > 1:
                 running.splits += 1
                 self._telemetry.split(self._loop)
-                middle = (first + last) // 2
-                ranges += [(first, middle), (middle, last)]
+                ranges += parts
                 continue
             if found is None:
                 running.truncated.append(range_)
@@ -325,6 +373,7 @@ class ExactReader:
                 spans = [span for span in spans if first_ns <= span.start_ns < last_ns]
                 if last == end and len(spans) < len(found):
                     running.at_end += sum(span.start_ns == last_ns for span in found)
+                running.longest_ns = max(running.longest_ns, max(map(_DURATION, found), default=0))
             running.received += len(found)
             running.kept += len(spans)
             running.seconds_read += last - first
@@ -340,7 +389,9 @@ class ExactReader:
             at_end=running.at_end,
             wasted=running.wasted,
             left_out=running.left_out,
+            missing=running.missing,
             overlap=running.overlap,
+            longest_ns=running.longest_ns,
         )
 
     @property
@@ -359,6 +410,15 @@ class ExactReader:
         """Series seen in responses that could not be kept because of long traces, under the names that Tempo knows."""
         return self._memory.seen
 
+    @property
+    def broad_series(self) -> frozenset[SeriesKey]:
+        """Series of which a search by name finds too many spans of others to be of use."""
+        return self._memory.broad
+
+    def too_broad(self, key: SeriesKey) -> None:
+        """Remember that a search for one series alone, where attributes decide, found too much."""
+        self._memory.too_broad(key)
+
     def probe(self, first: int, last: int) -> tuple[SearchResult, Cost]:
         """Search ``[first, last]`` for everything, with a higher limit where long traces need that.
 
@@ -366,7 +426,7 @@ class ExactReader:
             TempoError: a search failed.
         """
         running = _Running(requests=1)
-        result = self._search_raised(first, last, (), running, None, may_split=False)
+        result = self._search_raised(first, last, (), running, None, None, may_split=False)
         return result, Cost(running.wasted + (0 if result.saturated else len(result.spans)), running.requests)
 
     @property
@@ -382,19 +442,21 @@ class ExactReader:
         series: Sequence[SeriesKey],
         running: _Running,
         budget: Budget | None,
+        limit: int | None,
         *,
         may_split: bool,
-    ) -> Sequence[Span] | None:
-        """Return all spans found in a range; None if there are more than searches return, so that it must be split.
+    ) -> tuple[Sequence[Span] | None, list[tuple[int, int]]]:
+        """Return all spans found in a range; None, and the parts to search instead, if there are more than that.
 
         Raises:
             TooDenseError: the budget was exceeded.
             TempoError: a search failed.
         """
-        result = self._search_raised(first, last, series, running, budget, may_split=may_split)
+        result = self._search_raised(first, last, series, running, budget, limit, may_split=may_split)
         if not result.saturated:
             running.left_out += result.duplicates + result.invalid
-            return result.spans
+            running.missing += result.missing
+            return result.spans, []
         early = _early(result.spans, first)
         inside = len(result.spans) - early
         running.min_density = max(running.min_density, min(result.limit, inside) / (last - first))
@@ -403,12 +465,12 @@ class ExactReader:
                 first, last, series, ANY_DURATION, result.spans, result.limit, running, budget, _DURATION_DEPTH
             )
             if spans is not None:
-                return spans
+                return spans, []
             if last - first == 1 and (running.overlap is None or running.overlap.traces < result.limit):
                 running.overlap = Overlap(result.limit, inside)
         if last - first == 1:
             self._telemetry.traces_skipped(self._loop, "saturated", len(result.spans))
-        return None
+        return None, _split(first, last, result.spans)
 
     def _search_raised(
         self,
@@ -417,19 +479,26 @@ class ExactReader:
         series: Sequence[SeriesKey],
         running: _Running,
         budget: Budget | None,
+        limit: int | None,
         *,
         may_split: bool,
     ) -> SearchResult:
         """Search a range, with ever higher limits as long as shorter ranges would not help; what it wastes is added."""
-        limit = self._limit
+        lowered, limit = limit, self._limit
+        if lowered is not None and limit is None and lowered < self._client.max_limit:
+            limit = lowered
+        if last - first == 1 and (running.splits or running.is_dense):
+            limit = max(limit or self._client.max_limit, self._affordable(self._trace_bytes))
         saturated: SearchResult | None = None
         while True:
+            is_raised = limit is not None and limit > self._client.max_limit
+            is_exceptional = limit is not None and limit > (self._limit or self._client.max_limit)
             try:
-                result = self._client.search(
-                    first, last, loop=self._loop, limit=limit, series=series, may_split=may_split
-                )
+                with self._large if is_exceptional else nullcontext():
+                    result = self._client.search(
+                        first, last, loop=self._loop, limit=limit, series=series, may_split=may_split
+                    )
             except TempoError as error:
-                is_raised = limit is not None and limit > self._client.max_limit
                 if not is_raised or _is_independent_of_limit(error, may_split=may_split):
                     raise
                 # The higher limit may be what failed: too much to send, or refused by a store that is not Tempo.
@@ -446,10 +515,11 @@ class ExactReader:
             early = _early(result.spans, first)
             highest = self._memory.highest(self._client.highest_limit)
             if result.bytes:
-                highest = min(highest, result.limit * _MOST_BYTES // result.bytes)
+                self._trace_bytes = result.bytes / result.limit
+                highest = min(highest, self._affordable(self._trace_bytes))
             running.wasted += len(result.spans)
             is_long = early >= _LONG_SHARE * len(result.spans)
-            raised = min(result.limit * _RAISED_BY, highest)
+            raised = min(result.limit * _RAISED_BY, highest) if is_long else highest
             if is_long and not series:
                 self._memory.long_traces(early, min(raised, self._client.highest_limit), highest)
                 self._memory.see({span.key for span in result.spans})
@@ -459,6 +529,10 @@ class ExactReader:
                 raise running.too_dense()
             running.requests += 1
             saturated, limit = result, raised
+
+    def _affordable(self, trace_bytes: float) -> int:
+        """The highest limit that Tempo allows and that memory can hold, at the size of a trace in a response."""
+        return self._memory.highest(min(self._client.highest_limit, int(_MOST_BYTES / trace_bytes)))
 
     def _search_by_duration(
         self,
@@ -490,6 +564,7 @@ class ExactReader:
                 )
             else:
                 running.left_out += result.duplicates + result.invalid
+                running.missing += result.missing
             if spans is None:
                 running.wasted += len(found)
                 return None

@@ -4,10 +4,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Final
 
 from exporter.ingest.backfill_log import BackfillLog
+from exporter.ingest.late_spans import LatePolicy
+from exporter.ingest.read_policy import COUNTED_SHARE
 from exporter.ingest.window_reader import BatchResult
-from exporter.ingest.window_table import WindowRecord
+from exporter.ingest.window_table import WindowRecord, was_sampled
 from exporter.model.accumulator import WindowContent
 from exporter.model.ledger import (
     MISSING_SHARE,
@@ -22,6 +25,9 @@ from exporter.model.ledger import (
 from exporter.model.span import FilterReason
 from exporter.store import Store, StoreError
 
+_SAME_SHARE: Final = 0.9
+"""Share of the estimated traces of an earlier sample from which on another sample is of the same traffic, or more."""
+
 
 @dataclass(frozen=True, slots=True)
 class WindowOutcome:
@@ -31,7 +37,7 @@ class WindowOutcome:
         content: what was read.
         found: the entry for it.
         stored: entry of an earlier read whose digests are in the database.
-        left_out: duplicates and invalid spans that Tempo counts in the window beside what was read.
+        left_out: spans that Tempo counts in the window beside what was read, as in :meth:`TempoCounts.leave_out`.
     """
 
     content: WindowContent
@@ -41,20 +47,31 @@ class WindowOutcome:
 
     @property
     def is_kept(self) -> bool:
-        """Whether this read replaces the earlier one; it does unless it found fewer traces."""
-        return self.stored is None or self.stored.traces <= self.found.traces
+        """Whether this read replaces the earlier one; it does unless it found fewer traces.
+
+        Samples are compared by what they stand for, which is estimated.
+        """
+        if self.stored is None or self.stored.traces <= self.found.traces:
+            return True
+        are_samples = was_sampled(self.stored) and was_sampled(self.found)
+        return are_samples and self.found.there >= self.stored.there_when_read * _SAME_SHARE
 
     @property
     def entry(self) -> LedgerEntry:
         """The entry for what is in the database from now on."""
-        return self.found if self.stored is None or self.is_kept else self.stored
+        if self.stored is None or self.is_kept:
+            return self.found
+        # What Tempo no longer has is not worth further checks.
+        return self.stored if self.found.traces else replace(self.stored, late_check_at=None)
 
 
 def read_outcomes(
     result: BatchResult,
     records: Sequence[WindowRecord],
     counted: Callable[[Window, int], int | None],
+    late: LatePolicy,
     *,
+    began_at: float,
     seconds: float,
     now: float,
     is_all_empty: bool = False,
@@ -65,6 +82,8 @@ def read_outcomes(
         result: what was read.
         records: what the queue knew of each window before.
         counted: returns how many traces Tempo counts in a window of which a number of traces was read, if known.
+        late: says when windows are checked for spans that Tempo receives later.
+        began_at: when the read began, Unix seconds.
         seconds: how long the read took.
         now: Unix seconds.
         is_all_empty: whether all windows that were read before are empty.
@@ -74,23 +93,30 @@ def read_outcomes(
     # Tempo counts a span that starts on an edge in the window before it, the ledger in the window after it.
     at_edges = [*(content.at_start for content in contents), reading.at_end]
     counts: list[int | None] = []
+    shifts: list[int] = []
     for content, (at_start, at_end) in zip(contents, pairwise(at_edges), strict=True):
         count = counted(content.window, 0 if result.is_sampled else content.traces - at_start)
         if count is not None and not result.is_sampled:
             count = max(content.traces, count + at_start - at_end)
         counts.append(count)
+        shifts.append(0 if result.is_sampled else at_end - at_start)
+    # In which window the spans started that Tempo withheld is not known.
+    read = sum(content.traces for content in contents)
+    returned = read / (read + reading.missing) if read else 1.0
     left_out = [0] * len(contents) if result.is_sampled else _left_out(contents, counts, reading.left_out)
     outcomes = []
-    for content, record, count, left_out_here in zip(contents, records, counts, left_out, strict=True):
+    for content, record, count, shift, left_out_here in zip(contents, records, counts, shifts, left_out, strict=True):
         window = content.window
         total: float | None = None if count is None else count - left_out_here
-        if total is None:
-            total = result.estimated_total
+        if result.estimated_total is not None:
+            estimate = result.estimated_total / returned
+            # A count that is far too low would make a sample look like the whole window.
+            total = estimate if total is None or total < estimate * COUNTED_SHARE else total
         is_cut = any(start < window.end and window.start < end for start, end in reading.truncated)
         # A sample without traces comes from a window that is too dense, not from an empty one.
         is_cut |= result.is_sampled and not content.traces
         state = WindowState.PARTIAL if is_cut else WindowState.DONE if content.traces else WindowState.EMPTY
-        coverage = None if is_cut else 1.0
+        coverage = None if is_cut else returned if content.traces else 1.0
         if total:
             coverage = min(1.0, content.traces / total)
         retry_at = doubt_again_at(now, record.confirmations, is_all=is_all_empty) if state.doubtful else None
@@ -98,12 +124,16 @@ def read_outcomes(
         if state is WindowState.PARTIAL:
             retry_at = read_again_at(now, rereads)
         is_missing = state is WindowState.DONE and coverage is not None and coverage < 1 - MISSING_SHARE
-        if is_missing and not result.is_sampled and not record.is_reread:
+        if is_missing and not result.is_sampled and not rereads:
             retry_at = now + READ_AGAIN_SECONDS
+        late_check_at = late.next_check(window, began_at, only_last=state is WindowState.PARTIAL)
+        may_lack = not result.is_sampled and late.may_lack(window, began_at, reading.longest_ns)
+        if may_lack and coverage == 1.0:
+            coverage = None
         found = LedgerEntry(
             window=window,
             state=state,
-            read_at=now,
+            read_at=began_at,
             traces=content.traces,
             stored=content.stored,
             coverage=coverage,
@@ -112,8 +142,10 @@ def read_outcomes(
             duration_seconds=seconds * share,
             attempts=record.confirmations if state.doubtful else rereads,
             retry_at=retry_at,
+            late_check_at=late_check_at,
+            late_spans=None if may_lack else 0,
         )
-        outcomes.append(WindowOutcome(content, found, record.stored, left_out_here))
+        outcomes.append(WindowOutcome(content, found, record.stored, left_out_here + shift))
     return outcomes
 
 

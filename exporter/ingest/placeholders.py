@@ -2,8 +2,9 @@
 
 A span name should be one of few (OpenTelemetry's semantic conventions ask for a low cardinality), but instrumentation
 often puts the raw path into it. What looks like an id by its form alone is replaced; what may be part of a name stays:
-versions (``v2``, ``HTTP/1.1``), technical terms (``oauth2``, ``utf8``, ``sha-256``), short numbers that stand alone
-(``step 2``) and words. An id with a prefix keeps the prefix: ``cus_NffrFeUfNV2Hib`` becomes ``cus_{id}``.
+versions of one or two numbers (``v2``, ``HTTP/1.1``), technical terms (``oauth2``, ``utf8``, ``sha-256``), short
+numbers that stand alone (``step 2``) and words. An id with a prefix keeps the prefix: ``cus_NffrFeUfNV2Hib`` becomes
+``cus_{id}``.
 """
 
 import re
@@ -35,7 +36,7 @@ _TECHNICAL_TERM: Final = re.compile(
     r"x25519|ed25519|curve25519|x509|secp256[kr]1|rs256|hs256|es256|oauth[12]|saml2|auth0|http[123]|h2c?|h26[45]|av1|vp[89]|"
     r"ipv?[46](?:only)?|asn1|pkcs[0-9]+|d[23]d|[23]d|wafv2|avx512|hdf5|cognito|inet6|s3|ec2|efs|r53|route53|k8s|k3s|i18n|l10n|a11y|o11y|b2b|b2c|c2b|p2p|d2c|b3|web[23]|html5|css3|es[0-9]+|"
     r"u?int(?:8|16|32|64|128)|float(?:16|32|64)|x86|x64|amd64|arm(?:64|v[678])|win(?:32|64)|neo4j|log4j2?|slf4j|"
-    r"db2|mp[34]|m3u8?|mpeg[1247]|psycopg[23]|boto3|gp[23]|v[0-9]+(?:(?:alpha|beta|rc)[0-9]+)?|365|360|24x7|24h)(?![a-z])"
+    r"db2|mp[34]|m3u8?|mpeg[1247]|psycopg[23]|boto3|gp[23]|v[0-9]+(?:p[0-9]+)?(?:(?:alpha|beta|rc)[0-9]+)?|365|360|24x7|24h)(?![a-z])"
 )
 _ISO_NAMES: Final = frozenset({"iso", "cp", "x", "ed", "curve", "gb", "ieee"})
 
@@ -146,9 +147,42 @@ def _replace_number(match: re.Match[str]) -> str:
     return f"{word}{separator}{{number}}"
 
 
+def _replace_short_id(match: re.Match[str]) -> str:
+    """Replace a short id: letters and digits take turns in it more often than in any name."""
+    rest = _TECHNICAL_TERM.sub("", match[0])
+    runs = re.findall("[0-9]+|[A-Za-z]+", rest)
+    is_size = {run for run in runs if run.isalpha()} <= {"x"}
+    return match[0] if len(runs) < 4 or len(rest) < 6 or is_size else "{id}"
+
+
+def _replace_asset_hash(match: re.Match[str]) -> str:
+    """Replace the hash that bundlers put before the ending of a file's name."""
+    text = match[0]
+    has_inner_digit = re.search("[0-9][A-Za-z_-]", text) is not None
+    is_mixed = text not in (text.lower(), text.upper()) and bits_per_character(text) > 5.5
+    return "{id}" if (has_inner_digit and bits_per_character(text) > 4.2) or is_mixed else text
+
+
+_FREE_TEXT: Final = re.compile(
+    "(?i:access_token|address|auth|callback|code|continue|cursor|email|filter|hash|jsonp|key|keywords?|lat|latlng|lng|"
+    "location|lon|name|next|nonce|password|phone|q|qs|query|redirect(?:_?ur[il])?|ref|referrer|return(?:_?to|_?url)?|"
+    "search|session(?:_?id)?|sid|sig|signature|state|term|text|title|token|ts|uri|url|user(?:name)?)"
+)
+"""Parameters whose values are chosen by people or machines, not by programmers."""
+_MAX_WORD: Final = 32
+
+
+def _replace_value(match: re.Match[str]) -> str:
+    """Replace the value of a parameter in a query, unless it is a word or a placeholder already."""
+    name, value = match[1], match[2]
+    is_free = _FREE_TEXT.fullmatch(name) is not None or len(value) > _MAX_WORD or any(map(value.__contains__, "+%:/"))
+    return f"{name}={{value}}" if is_free and not re.fullmatch(r"\{\w+\}", value) else match[0]
+
+
 def _replace_suffix(match: re.Match[str]) -> str:
-    """Replace five digits or more behind a word, except in ``iso88591`` and ``x25519``."""
-    if match[1].lower() in _ISO_NAMES:
+    """Replace five digits or more behind a word, or three behind a few capitals, but not ``x25519`` or ``SHA512``."""
+    word, digits = match[1], match[2]
+    if word.lower() in _ISO_NAMES or (len(digits) < 5 and (digits in _NAMED_NUMBERS or _NUMBERED.fullmatch(word))):
         return match[0]
     return f"{match[1]}{{number}}"
 
@@ -159,59 +193,162 @@ _POD: Final = "[bcdfghjklmnpqrstvwxz2456789]"
 """What Kubernetes makes suffixes of: no vowels, so that they are no words."""
 _TIME: Final = r"\d\d(?::|%3[Aa])?\d\d(?:(?::|%3[Aa])?\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?"
 
+_MONTH: Final = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+_YEAR: Final = r"(?:19|20)\d\d"
+_SPACE: Final = "(?: |%20)"
+_DECIMAL: Final = r"[+-]?\d{1,3}\.\d{3,}"
+
 # In this order: an email may hold digits, a UUID is hexadecimal, a date is numbers. Every repetition is bounded or
-# begins where a word begins, so that the time is linear.
-_PLACEHOLDERS: Final[tuple[tuple[re.Pattern[str], _Replacement], ...]] = (
-    # Bounded, as addresses are (RFC 5321, 4.5.3.1): without that, a long hostile name takes the square of its length.
-    (re.compile(r"(?<![\w.+%-])[\w.+%-]{1,64}(?:@|%40)[\w-]{1,63}(?:\.[\w-]{1,63})+"), "{email}"),
-    (re.compile(r"(?<![\w-])eyJ[\w-]{6,}\.[\w-]{6,}(?:\.[\w-]*)?"), "{jwt}"),
+# begins where a word begins, so that the time is linear. First a text that the form contains, where that is
+# rare: most names are spared most of the searches.
+_PLACEHOLDERS: Final[tuple[tuple[str, re.Pattern[str], _Replacement], ...]] = (
+    (";", re.compile(r"(?<=;base64,)[0-9A-Za-z+/_-]+={0,2}"), "{id}"),
     (
+        ":",
+        re.compile(
+            rf"(?<![\w:])(?:[A-Z][a-z]{{2}},{_SPACE})?\d{{1,2}}{_SPACE}{_MONTH}{_SPACE}{_YEAR}{_SPACE}{_TIME}(?:{_SPACE}GMT)?"
+        ),
+        "{date}",
+    ),
+    (
+        "-",
+        re.compile(rf"{_START}(?:\d{{1,2}}-(?:{_MONTH}|\d{{1,2}})-{_YEAR}|{_YEAR}-W\d\d(?:-[1-7])?){_END}(?!-\d)"),
+        "{date}",
+    ),
+    ("-", re.compile(rf"{_START}{_YEAR}-(?:0[1-9]|1[0-2]){_END}(?!-\d)"), "{date}"),
+    (".", re.compile(rf"{_START}(?<!\d\.)\d{{1,2}}\.\d{{1,2}}\.{_YEAR}{_END}(?!\.\d)"), "{date}"),
+    (".", re.compile(rf"(?<![\w.]){_DECIMAL}(?:,|%2C|/)(?:%20)?{_DECIMAL}(?![\w.])"), "{coordinates}"),
+    (".", re.compile(rf"(?<=[/=,(]){_DECIMAL}(?![\w.])"), "{number}"),
+    (".", re.compile(r"(?<=[/=:,(])\d{9,}\.\d+(?![\w.])"), "{number}"),
+    (
+        ".",
+        re.compile(
+            r"((?<![A-Za-z])(?i:lat|latitude|lon|lng|long|longitude)(?:[/=:,]|%3[Dd]))[+-]?\d{1,3}\.\d+(?![\w.])"
+        ),
+        r"\1{number}",
+    ),
+    ("x", re.compile(rf"(?<![0-9A-Za-z.])\d{{2,5}}x\d{{2,5}}{_END}"), "{size}"),
+    (
+        "/",
+        re.compile(
+            r"(?<=/)((?i:commits?|revs?|revisions?|changesets?|tree|blob|sha|hash)/)[0-9a-f]{7}(?![0-9A-Za-z_-])"
+        ),
+        r"\1{hex}",
+    ),
+    ("A", re.compile(rf"{_START}A(?:KIA|SIA|ROA|IDA)[0-9A-Z]{{16}}{_END}"), "{id}"),
+    # Bounded, as addresses are (RFC 5321, 4.5.3.1): without that, a long hostile name takes the square of its length.
+    *(
+        (
+            sign,
+            re.compile(rf"(?<![\w.+%-])[\w.+%-]{{1,64}}{sign}(?!v?\d+\.\d+\.\d)[\w-]{{1,63}}(?:\.[\w-]{{1,63}})+"),
+            "{email}",
+        )
+        for sign in ("@", "%40")
+    ),
+    ("eyJ", re.compile(r"(?<![\w-])eyJ[\w-]{6,}\.[\w-]{6,}(?:\.[\w-]*)?"), "{jwt}"),
+    (
+        "-",
         re.compile(
             rf"(?:%7[Bb])?{_START}[0-9a-fA-F]{{8}}-(?:[0-9a-fA-F]{{4}}-){{3}}[0-9a-fA-F]{{12}}(?:%7[Dd])?{_END}"
         ),
         "{uuid}",
     ),
     (
+        "",
         re.compile(
             rf"{_START}(?:\d{{4}}-\d\d-\d\d(?:[T ]{_TIME}|[_T-]\d\d[-_]\d\d[-_]\d\d)?"
             rf"|(?:19|20)\d{{6}}(?:T{_TIME}|[-_]\d{{6}})){_END}"
         ),
         "{date}",
     ),
-    (re.compile(rf"{_START}[0-9a-fA-F]{{2}}(?:(?::[0-9a-fA-F]{{2}}){{5}}|(?:-[0-9a-fA-F]{{2}}){{5}}){_END}"), "{mac}"),
-    (
-        re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)|(?<=\bip-)(?:\d{1,3}-){3}\d{1,3}(?![\w-])"),
-        lambda match: "{ip}" if "-" in match[0] else _replace_address(match),
+    *(
+        (sign, re.compile(rf"{_START}[0-9a-fA-F]{{2}}(?:{sign}[0-9a-fA-F]{{2}}){{5}}{_END}"), "{mac}")
+        for sign in (":", "-")
     ),
+    (".", re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)"), _replace_address),
+    ("ip-", re.compile(r"(?<=\bip-)(?:\d{1,3}-){3}\d{1,3}(?![\w-])"), "{ip}"),
     (
+        ":",
         re.compile(r"(?<![0-9A-Za-z:.])(?=[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:])[0-9A-Fa-f:.]{3,45}(?![0-9A-Za-z:])"),
         _replace_address,
     ),
+    (":", re.compile(r"(?<![\w:.])(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:[.,]\d{1,9})?(?![\w:])"), "{time}"),
+    (
+        ".",
+        re.compile(
+            r"(?:(?<=[/=@:_-])|(?<=%2[Ff]))v?\d{1,4}\.\d{1,5}\.\d{1,6}(?:\.\d{1,6})?"
+            r"(?:[-.+](?i:rc|alpha|beta|snapshot|m|dev|pre|release|final|ga|post|sp)[.-]?\d{0,6})?(?![0-9A-Za-z_]|\.\d)"
+        ),
+        "{version}",
+    ),
     # A replica set and its pod, or a job and its pod.
-    (re.compile(rf"(?<=[0-9A-Za-z]-)(?:{_POD}{{8,10}}|\d{{8,10}})-{_POD}{{5}}(?![\w-])"), "{pod}"),
+    ("-", re.compile(rf"(?<=[0-9A-Za-z]-)(?:{_POD}{{8,10}}|\d{{8,10}})-{_POD}{{5}}(?![\w-])"), "{pod}"),
     # Of a daemon set, a job: letters on both sides of a digit.
-    (re.compile(rf"(?<=[0-9A-Za-z]-)(?=[a-z]+[0-9]+[a-z]|[0-9][a-z]{{4}}(?<!bps)){_POD}{{5}}(?![\w-])"), "{pod}"),
+    ("-", re.compile(rf"(?<=[0-9A-Za-z]-)(?=[a-z]+[0-9]+[a-z]|[0-9][a-z]{{4}}(?<!bps)){_POD}{{5}}(?![\w-])"), "{pod}"),
     # Words such as "facade" are hexadecimal, too: short ones need a digit and a letter.
     (
+        "",
         re.compile(
             rf"{_START}(?:0[xX][0-9a-fA-F]+|(?=[0-9]*[a-fA-F])(?=[a-fA-F]*[0-9])[0-9a-fA-F]{{8,}}|[0-9a-fA-F]{{32,}})"
             rf"{_END}"
         ),
         "{hex}",
     ),
-    # As Python and mktemp name them.
-    (re.compile(rf"{_START}tmp(?:([0-9a-z_]{{6,12}})|[._-]([0-9A-Za-z]{{6,12}}))(?![0-9A-Za-z_])"), _replace_temporary),
-    (re.compile(r"[0-9A-Za-z_-]{8,}"), _replace_random),
-    # A whole segment of a path or a value.
-    (re.compile(r"(?:(?<=[/=:#,(])|(?<=%2[Ff])|(?<=%3[Dd]))\d+(?![0-9A-Za-z_])(?!\.\d)"), "{number}"),
     (
+        ".",
+        re.compile(
+            r"(?<=[-.])[0-9A-Za-z_-]{8}(?=\.(?:m?js|css|map|woff2?|png|svg|jpe?g|webp|gif|ico|wasm)(?![0-9A-Za-z]))"
+        ),
+        _replace_asset_hash,
+    ),
+    # Base64 with its padding.
+    (
+        "=",
+        re.compile(
+            r"(?<![0-9A-Za-z_?&-])(?=[a-z0-9_-]*[A-Z])(?=[A-Z0-9_-]*[a-z])(?=[A-Za-z_-]*[0-9])[0-9A-Za-z_-]{16,256}"
+            r"={1,2}(?![0-9A-Za-z={])"
+        ),
+        "{id}",
+    ),
+    # As Python and mktemp name them.
+    (
+        "tmp",
+        re.compile(rf"{_START}tmp(?:([0-9a-z_]{{6,12}})|[._-]([0-9A-Za-z]{{6,12}}))(?![0-9A-Za-z_])"),
+        _replace_temporary,
+    ),
+    ("", re.compile(r"[0-9A-Za-z_-]{8,}"), _replace_random),
+    # A whole segment of a path or a value.
+    (
+        "",
+        re.compile(r"(?:(?<=[/=:#,(])|(?<=%2[Ff])|(?<=%3[Dd])|(?<=[=<>] ))[+-]?\d+(?![0-9A-Za-z_])(?!\.\d)"),
+        "{number}",
+    ),
+    (
+        "",
         re.compile(
             rf"(?:(?<![0-9A-Za-z])([A-Za-z]{{1,16}})(?=[-_ ]))?([-_ ])?(?<![0-9A-Za-z.])(\d{{3,}}){_END}(?!\.\d)"
         ),
         _replace_number,
     ),
-    (re.compile(rf"{_START}([A-Za-z]{{1,32}})\d{{5,}}{_END}"), _replace_suffix),
+    ("", re.compile(rf"{_START}([A-Za-z]{{1,32}})(\d{{5,}}){_END}"), _replace_suffix),
+    ("/", re.compile(r"(?<=/)([A-Z]{1,4})(\d{3,4})(?![0-9A-Za-z_-])"), _replace_suffix),
+    ("", re.compile(r"(?:(?<=[/=:,#|])|(?<=[a-z][_-]))[0-9A-Za-z]{6,11}(?![0-9A-Za-z_-])"), _replace_short_id),
+    ("{number}-", re.compile(r"(?<=\{number\}-)(?=[A-Z]*[0-9])[0-9A-Z]{4,8}(?![0-9A-Za-z_-])"), "{id}"),
+    # What is left of base64, of ids in braces, of lists and queries.
+    ("{id}", re.compile(r"(?<=\{id\})(?:[+/][0-9A-Za-z+/]{1,64})?={1,2}(?![0-9A-Za-z{])"), ""),
+    ("{id}%", re.compile(r"(?<=\{id\})(?:%3[Dd]){1,2}(?![0-9A-Za-z])"), ""),
+    ("{{", re.compile(r"\{(\{\w{1,16}\})\}"), r"\1"),
+    (",", re.compile(r"(\{(?:number|uuid|hex|id)\})(?:(?:,|%2C)\1)+"), r"\1"),
+    ("?", re.compile(r"(?<=[?&])([\w.\[\]-]{1,64})=([^&#\s]*)"), _replace_value),
 )
+
+
+_WITHOUT_DIGITS: Final = tuple(
+    each
+    for each in _PLACEHOLDERS
+    if each[2] in ("{email}", "{jwt}", _replace_asset_hash, _replace_random, _replace_value)
+)
+"""The forms that a name without a digit can have."""
 
 
 def with_placeholders(span_name: str) -> str:
@@ -226,8 +363,12 @@ def with_placeholders(span_name: str) -> str:
 
 
 def _replace_once(text: str) -> str:
-    if not any(map(str.isdigit, text)) and "@" not in text and len(text) < 12:
-        return text
-    for pattern, replacement in _PLACEHOLDERS:
-        text = pattern.sub(replacement, text)
+    placeholders = _PLACEHOLDERS
+    if not any(map(str.isdigit, text)):
+        if "@" not in text and "?" not in text and len(text) < 12:
+            return text
+        placeholders = _WITHOUT_DIGITS
+    for part, pattern, replacement in placeholders:
+        if part in text:
+            text = pattern.sub(replacement, text)
     return text

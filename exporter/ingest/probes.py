@@ -8,7 +8,10 @@ from typing import Final
 
 from exporter.model.span import SeriesKey
 
-SERVICES: Final = frozenset({"tempo-vulture"})
+VERIFY_SERVICE: Final = "tempo-anomaly-exporter-verify"
+"""Service of the traces that ``verify --tempo`` writes; they are left out always."""
+
+SERVICES: Final = frozenset({"tempo-vulture", VERIFY_SERVICE})
 """Services that only test others: tempo-vulture writes traces with random names and durations."""
 
 CALLERS: Final = ("kube-probe", "ELB-HealthChecker", "GoogleHC")

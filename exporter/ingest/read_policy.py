@@ -4,7 +4,8 @@
 2. Where the number is unknown, a single search shows whether one is enough. Splitting it further would cost too much
    if the stretch is dense, so a few seconds are probed for the density instead, and the rule applies to what is
    expected then.
-3. Otherwise the stretch is read whole. If it turns out to be too dense for that, it is sampled.
+3. Otherwise the stretch is read whole. If it turns out to be too dense for that, it is sampled. If much was received in
+   saturated responses, which are thrown away, before that is certain, reading stops, and a few seconds are probed.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,6 +18,12 @@ from exporter.model.span import Span
 TOLERANCE: Final = 1.5
 """Factor by which a read may exceed its budget for traces before it is abandoned; a little more than expected is no
 reason to throw away what was read."""
+
+COUNTED_SHARE: Final = 2 / 3
+"""Share of the traces that a sample stands for below which Tempo's count of the window is too low to be true."""
+
+_WASTED_SHARE: Final = 0.5
+"""Share of the budget for traces that a whole read may receive in saturated responses."""
 
 Result_co = TypeVar("Result_co", covariant=True)
 Result = TypeVar("Result")
@@ -33,7 +40,7 @@ class Stretch(Protocol[Result_co]):
         """Whether the expected traces can be read whole within the budget; an unknown number may."""
 
     def read_whole(self) -> Result_co | None:
-        """Read all of it; None if it is too dense for that."""
+        """Read all of it; None if it is too dense for that. What is expected is then as much as was found, or more."""
 
     def probe(self) -> None:
         """Search a few seconds of it, so that the expected number of traces is known."""
@@ -46,9 +53,8 @@ def read_within_budget(stretch: Stretch[Result]) -> Result:
     """Read a stretch of time by the rule at the top of this module."""
     if not stretch.fits():
         return stretch.read_sample()
-    is_unknown = stretch.expected is None
     result = stretch.read_whole()
-    if result is None and is_unknown:
+    if result is None and stretch.fits():
         stretch.probe()
         if stretch.fits():
             result = stretch.read_whole()
@@ -63,7 +69,7 @@ def max_whole_traces(budget: Budget, limit: int) -> float:
 def whole_read_budget(budget: Budget, expected: float | None, *, request_tolerance: float = 1) -> Budget:
     """The budget at which a whole read is abandoned."""
     requests = 1 if expected is None else round(budget.requests * request_tolerance)
-    return Budget(round(budget.traces * TOLERANCE), requests)
+    return Budget(round(budget.traces * TOLERANCE), requests, round(budget.traces * _WASTED_SHARE))
 
 
 class Probe(NamedTuple):
@@ -122,8 +128,10 @@ class ReadCost:
         splits: searches that were split in halves.
         density: lower bound of the traces per second, as far as known.
         left_out: duplicates and invalid spans in responses that were kept.
+        missing: spans that Tempo withheld from them.
         truncated: ranges that were not read.
         overlap: what was found in one of them because of long traces.
+        longest_ns: duration of the longest span received in a read, kept or not.
     """
 
     useful: int = 0
@@ -132,9 +140,11 @@ class ReadCost:
     requests: int = 0
     splits: int = 0
     left_out: int = 0
+    missing: int = 0
     density: float = 0.0
     truncated: list[tuple[int, int]] = field(default_factory=list)
     overlap: Overlap | None = None
+    longest_ns: int = 0
 
     def add(self, reading: ReadResult) -> None:
         """Add a read; the caller adds what it keeps of it."""
@@ -143,7 +153,9 @@ class ReadCost:
         self.requests += reading.requests
         self.splits += reading.splits
         self.left_out += reading.left_out
+        self.missing += reading.missing
         self.overlap = self.overlap or reading.overlap
+        self.longest_ns = max(self.longest_ns, reading.longest_ns)
 
     def add_probe(self, probe: Probe) -> None:
         """Add searches that were made for the density only."""
@@ -174,5 +186,7 @@ class ReadCost:
             at_end=at_end,
             wasted=self.wasted,
             left_out=self.left_out,
+            missing=self.missing,
             overlap=self.overlap,
+            longest_ns=self.longest_ns,
         )

@@ -5,15 +5,17 @@ and of the series that slices would hardly contain, each read whole by searches 
 slices or by name, so that all of its traces represent the same share of its traffic.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
-from exporter.ingest.exact_reader import Budget, ExactReader, TooDenseError
-from exporter.ingest.read_policy import ReadCost
+from exporter.ingest.exact_reader import CAUTIOUS_LIMIT, Budget, ExactReader, TooDenseError
+from exporter.ingest.read_policy import COUNTED_SHARE, ReadCost
 from exporter.ingest.sampling import TimeSample, groups_by_length, rare_groups, sample_for
 from exporter.ingest.series_filter import SeriesFilter
-from exporter.model.accumulator import Accumulator, WindowContent
+from exporter.model.accumulator import Accumulator, WindowContent, WindowDigest
 from exporter.model.ledger import Window
 from exporter.model.span import SeriesKey, Span
 from exporter.tempo.query import condition_length
@@ -30,7 +32,10 @@ _MISSED_GROUPS: Final = 4
 _GROUP_REQUESTS: Final = 4
 _MOST_HALVINGS: Final = 16
 """How often groups of series are halved in one window to tell the series with too many traces from the others."""
-_WASTE_TOLERANCE: Final = 8
+_BROAD_HALVINGS: Final = 4
+"""How often that is done to find a series of which searches by name find too many spans of others; it is not searched
+for again."""
+_WASTE_TOLERANCE: Final = 3
 """By this factor of the budget responses may be thrown away before no more slices are tried."""
 _SLICES_TOLERANCE: Final = 2
 """By this factor slices may exceed the budget: long traces are found in every slice that they overlap."""
@@ -79,7 +84,13 @@ class SampledReader:
         self._rules = rules
         self._cost = cost
         self._should_stop = should_stop
+        identity = series_filter.rules.identity
+        self._condition_length = partial(condition_length, identity=identity)
+        # Conditions on attributes may match the spans of other series as well.
+        self._may_be_broad = bool(identity.attributes)
         self._accumulator = Accumulator([window], series_filter.resolve)
+        self._counts: Mapping[SeriesKey, int] = {}
+        self._read_whole: set[SeriesKey] = set()
 
     def read(self, expected: float, counts: Mapping[SeriesKey, int]) -> float:
         """Read the sample.
@@ -107,11 +118,26 @@ class SampledReader:
         total = kept_by_name + in_slices * self._window.seconds / seconds if seconds else expected
         if not counts or not seconds:
             total += self._read_missed()
+        if sum(counts.values()) >= total * COUNTED_SHARE:
+            self._counts = counts
         return total
 
     def finish(self) -> list[WindowContent]:
-        """Return what was read."""
-        return self._accumulator.finish()
+        """Return what was read, with the number of requests of each series as far as it is known."""
+        counted = Counter[SeriesKey]()
+        for key, count in self._counts.items():
+            counted[self._series_filter.name_of(key)] += count
+
+        def with_requests(key: SeriesKey, digest: WindowDigest) -> WindowDigest:
+            read = digest.digest.count
+            if key in counted:
+                return replace(digest, requests=max(read, counted[key]))
+            return replace(digest, requests=read) if key in self._read_whole else digest
+
+        return [
+            replace(content, series={key: with_requests(key, digest) for key, digest in content.series.items()})
+            for content in self._accumulator.finish()
+        ]
 
     # Slices
 
@@ -158,15 +184,16 @@ class SampledReader:
         Names that differ by an id are one series here and many in Tempo; series kept under another name are left to the
         slices.
         """
-        rules = self._series_filter.rules
-        return {key: count for key, count in counts.items() if rules.renamed(key) == key and rules.accepts(key)}
+        return {key: count for key, count in counts.items() if self._series_filter.is_searchable(key)}
 
     def _read_rare(self, counts: Mapping[SeriesKey, int], share: float) -> frozenset[SeriesKey]:
         """Read series with little traffic whole; returns which were read."""
         budget = self._rules.budget
         most = Budget(int(budget.traces * _BY_NAME_TRACES), max(1, int(budget.requests * _BY_NAME_REQUESTS)))
-        groups = rare_groups(counts, share, most, self._rules.per_search, condition_length)
-        return frozenset(key for group in groups if self._read_group(group) for key in group)
+        counts = {key: count for key, count in counts.items() if key not in self._exact.broad_series}
+        groups = rare_groups(counts, share, most, self._rules.per_search, self._condition_length)
+        halvings = _BROAD_HALVINGS if self._may_be_broad else 0
+        return frozenset(self._read_groups(groups, self._rules.limit, halvings))
 
     def _read_missed(self) -> int:
         """Read series known from before that the slices do not contain; returns how many traces were kept.
@@ -174,31 +201,43 @@ class SampledReader:
         Where the slices are full of long traces, that may be all series. One with too many traces is then separated
         from the others by halving its group.
         """
-        rules, hidden = self._series_filter.rules, self._exact.hidden_series
-        known = {key for key in hidden if rules.renamed(key) == key and rules.accepts(key)}
-        missed = sorted((known | set(self._series_filter.admitted())) - self._accumulator.series())
+        hidden = self._exact.hidden_series
+        known = {key for key in hidden if self._series_filter.is_searchable(key)}
+        known |= {key for key in self._series_filter.admitted() if not key.is_folded}
+        missed = sorted(known - self._accumulator.series() - self._exact.broad_series)
         # Starts with another series in each window, should there be more than can be searched for.
         first = self._window.start // self._window.seconds * 97 % max(1, len(missed))
         kept_before = self._cost.kept
-        groups = list(groups_by_length(missed[first:] + missed[:first], condition_length)[:_MISSED_GROUPS])
-        halvings = _MOST_HALVINGS if hidden else 0
-        while groups:
-            group = groups.pop(0)
-            if not self._read_group(group) and len(group) > 1 and halvings:
-                halvings -= 1
-                groups += [group[: len(group) // 2], group[len(group) // 2 :]]
+        groups = groups_by_length(missed[first:] + missed[:first], self._condition_length)[:_MISSED_GROUPS]
+        halvings = _MOST_HALVINGS if hidden else _BROAD_HALVINGS if self._may_be_broad else 0
+        self._read_groups(groups, min(self._rules.limit, CAUTIOUS_LIMIT), halvings)
         return self._cost.kept - kept_before
 
-    def _read_group(self, group: Sequence[SeriesKey]) -> bool:
+    def _read_groups(self, groups: Sequence[Sequence[SeriesKey]], limit: int, halvings: int) -> list[SeriesKey]:
+        """Read groups of series, and halves of those that hold too much; returns which series were read."""
+        left, read = list(groups), list[SeriesKey]()
+        while left:
+            group = left.pop(0)
+            if self._read_group(group, limit):
+                read += group
+                self._read_whole.update(group)
+            elif len(group) > 1 and halvings:
+                halvings -= 1
+                left += [group[: len(group) // 2], group[len(group) // 2 :]]
+        return read
+
+    def _read_group(self, group: Sequence[SeriesKey], limit: int) -> bool:
         """Read all traces of some series, or keep none of them if there are many more than expected."""
         spans: list[Span] = []
-        budget = Budget(_GROUP_REQUESTS * self._rules.limit, _GROUP_REQUESTS)
+        budget = Budget(_GROUP_REQUESTS * limit, _GROUP_REQUESTS)
         try:
             reading = self._exact.read(
-                *self._window, spans.extend, series=group, budget=budget, should_stop=self._should_stop
+                *self._window, spans.extend, series=group, budget=budget, limit=limit, should_stop=self._should_stop
             )
         except TooDenseError as error:
             self._cost.add_abandoned(error)
+            if self._may_be_broad and len(group) == 1:
+                self._exact.too_broad(group[0])
             return False
         self._cost.add(reading)
         if reading.truncated:

@@ -59,6 +59,12 @@ class TimeSample(NamedTuple):
             if slice_[0] < slice_[1]:
                 yield slice_
 
+    def stratum(self, second: int) -> tuple[int, int]:
+        """The stratum to which the second that begins at a Unix time belongs: its bounds, Unix seconds."""
+        seconds = self.slice_seconds * self.one_in
+        start = second // seconds * seconds
+        return start, start + seconds
+
     def _choice(self, stratum: int) -> int:
         """The slice that is chosen in a stratum."""
         slices = self.one_in

@@ -41,6 +41,7 @@ class SearchMemory:
         self._overlapping = 0.0
         self._cap: int | None = None
         self._seen: frozenset[SeriesKey] = frozenset()
+        self._broad: frozenset[SeriesKey] = frozenset()
 
     @property
     def raised_limit(self) -> int | None:
@@ -89,6 +90,17 @@ class SearchMemory:
         with self._lock:
             if len(self._seen) < _MOST_SEEN:
                 self._seen |= frozenset(series)
+
+    @property
+    def broad(self) -> frozenset[SeriesKey]:
+        """Series of which a search by name finds too many spans of others to be of use; some of them, if very many."""
+        return self._broad
+
+    def too_broad(self, key: SeriesKey) -> None:
+        """A search for one series, where attributes decide, found too much."""
+        with self._lock:
+            if len(self._broad) < _MOST_SEEN:
+                self._broad |= {key}
 
     def needed(self, traces: int, overlapping: int, limit: int) -> None:
         """A search was complete.

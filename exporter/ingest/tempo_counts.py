@@ -61,10 +61,17 @@ class TempoCounts:
         return None if count is None else max(0, count - self._left_out.get(window, 0))
 
     def leave_out(self, window: Window, spans: int) -> None:
-        """Remember that Tempo counts duplicates and invalid spans in a window, which no read will find."""
+        """Remember that Tempo counts some spans in a window that no read will find.
+
+        These are duplicates and invalid spans, and those on the edges: Tempo counts a span that starts on an edge in
+        the window before it. The number is negative if more spans start at the start than at the end of the window.
+        """
         if len(self._left_out) > _MAX_CACHED_WINDOWS:
             self._left_out.clear()
-        self._left_out[window] = spans
+        if spans:
+            self._left_out[window] = spans
+        else:
+            self._left_out.pop(window, None)
 
     def learn(self, windows: Sequence[Window], others: Sequence[Window]) -> bool:
         """Request the counts of adjacent windows unless they are known; returns whether any count was received.
@@ -90,6 +97,17 @@ class TempoCounts:
                     self._pause("Tempo cannot say how many traces it has; everything works without that", error=error)
                     return False
 
+    def renew(self, windows: Sequence[Window]) -> None:
+        """Request the counts of some windows, by time; afterwards they are as Tempo counts now, or unknown.
+
+        Raises:
+            StoppedError: the exporter is being stopped.
+        """
+        with self._requesting:
+            for window in windows:
+                self._totals.pop(window, None)
+        self.learn(windows, ())
+
     def _request(self, windows: Sequence[Window], end: int, start: int) -> bool:
         """Request the counts of all windows that one request covers before an instant, until a start is reached."""
         has_learned = False
@@ -107,6 +125,9 @@ class TempoCounts:
                 continue
             if not counts.known:
                 # Either there is no traffic, or Tempo does not count.
+                break
+            if not counts.complete:
+                self._pause("Tempo has not counted everything, so its counts are not used")
                 break
             if len(self._totals) > _MAX_CACHED_WINDOWS:
                 self._totals.clear()
@@ -128,10 +149,12 @@ class TempoCounts:
         if self.of(window) is None or step is None:
             return {}
         try:
-            return self._client.count(*window, step, loop="backfill", by_series=True).by_series
+            counts = self._client.count(*window, step, loop="backfill", by_series=True)
         except TempoError as error:
             self._log.debug("series_counts_unavailable", "Tempo did not count traces by series", error=error)
             return {}
+        # A series that is left out would be read neither by name nor among those that no count mentions.
+        return counts.by_series if counts.complete else {}
 
     def verified(self, window: Window, read: int) -> int | None:
         """The number of traces in a window of which some were read, if known.

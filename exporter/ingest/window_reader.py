@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.ingest.exact_reader import Budget, ExactReader, ReadResult, SearchClient, TooDenseError
+from exporter.ingest.exact_reader import CAUTIOUS_LIMIT, Budget, ExactReader, ReadResult, SearchClient, TooDenseError
 from exporter.ingest.read_policy import (
     ReadCost,
     max_whole_traces,
@@ -129,10 +129,13 @@ class _Windows:
                 accumulator.add,
                 expected_traces=self.expected,
                 budget=whole_read_budget(self._budget, self.expected),
+                limit=CAUTIOUS_LIMIT if self.expected is None else None,
                 should_stop=self._should_stop,
             )
         except TooDenseError as error:
             self._cost.add_abandoned(error)
+            seconds = self._windows[-1].end - self._windows[0].start
+            self.expected = max(self.expected or 0.0, self._cost.density * seconds)
             return None
         self._cost.add(reading)
         self._cost.kept += reading.kept

@@ -4,12 +4,13 @@
 from           to                                             when
 =============  =============================================  ========================================================
 GONE           UNREAD                                         the window enters the wanted range, unread
-GONE           FAILED, FINAL, INCOMPLETE, UNCONFIRMED, AHEAD  the ledger has an entry for it
+GONE           FAILED, FINAL, INCOMPLETE, UNCONFIRMED,        the ledger has an entry for it
+               UNCHECKED, AHEAD
 UNREAD         READING                                        a worker takes it in a batch
 UNREAD         EXPIRING                                       Tempo has no traces that old
 FAILED         READING                                        a worker takes it, after its retry time
 FAILED         RECUT                                          unread windows are cut differently now
-READING        FINAL, INCOMPLETE, UNCONFIRMED                 the window was read
+READING        FINAL, INCOMPLETE, UNCONFIRMED, UNCHECKED      the window was read
 READING        FAILED                                         it could not be read
 READING        UNREAD, FAILED                                 the worker gives it back as it was
 EXPIRING       UNCONFIRMED                                    the window is recorded as expired
@@ -19,16 +20,26 @@ INCOMPLETE     INCOMPLETE                                     its reread becomes
 FINAL          INCOMPLETE, UNCONFIRMED                        Tempo counts more traces than were read
 UNCONFIRMED    CONFIRMING                                     a worker asks Tempo about it again
 UNCONFIRMED    UNCONFIRMED                                    that becomes due earlier
-CONFIRMING     UNCONFIRMED, FINAL                             Tempo still has no traces, or did not answer
+CONFIRMING     UNCONFIRMED, UNCHECKED, FINAL                  Tempo still has no traces, or did not answer
 CONFIRMING     UNREAD                                         Tempo has traces by now
+UNCHECKED,     CHECKING                                       its check for late spans is due
+INCOMPLETE,
+UNCONFIRMED
+UNCHECKED      INCOMPLETE, UNCONFIRMED                        Tempo counts more traces than were read
+CHECKING       UNCHECKED                                      nothing late was found, or too little for a reread; or the
+                                                              window was reread; or Tempo did not answer
+CHECKING       FINAL                                          the same, and that was the last check
+CHECKING       INCOMPLETE, UNCONFIRMED                        the same, and its reread or its confirmation is due later
 RECUT          FAILED                                         unread windows are cut as before
 any            AHEAD                                          the clock was set back; the window has not settled yet
-AHEAD          UNREAD, FAILED, FINAL, INCOMPLETE, UNCONFIRMED the clock reached it again
+AHEAD          UNREAD, FAILED, FINAL, INCOMPLETE,             the clock reached it again
+               UNCONFIRMED, UNCHECKED
 any            GONE                                           the window is older than the wanted range, or is no longer
                                                               cut like this
 =============  =============================================  ========================================================
 
-A window that a worker holds (READING, EXPIRING, CONFIRMING) becomes AHEAD or GONE only when the worker reports back.
+A window that a worker holds (READING, EXPIRING, CONFIRMING, CHECKING) becomes AHEAD or GONE only when the worker
+reports back. A window that is reread for late spans stays CHECKING, so that it counts as read all the time.
 """
 
 from bisect import bisect_left, insort
@@ -64,19 +75,23 @@ class QueueState(Enum):
     """No traces were found; Tempo is asked about it again at the retry time of its entry."""
     CONFIRMING = auto()
     """A worker asks Tempo whether there still are no traces."""
+    UNCHECKED = auto()
+    """Read; spans may reach Tempo late, so that it is checked for them at the time in its entry."""
+    CHECKING = auto()
+    """A worker checks whether late spans belong to the window, and rereads it for them."""
     AHEAD = auto()
     """Not settled, since the clock was set back; what is known of it is kept until then."""
     RECUT = auto()
     """Failed when unread windows were cut differently; only its retry time and its error still count."""
 
 
-HELD: Final = (QueueState.READING, QueueState.EXPIRING, QueueState.CONFIRMING)
+HELD: Final = (QueueState.READING, QueueState.EXPIRING, QueueState.CONFIRMING, QueueState.CHECKING)
 """States of windows that a worker holds."""
 
-CLOSED: Final = (QueueState.FINAL, QueueState.INCOMPLETE, QueueState.UNCONFIRMED)
+CLOSED: Final = (QueueState.FINAL, QueueState.INCOMPLETE, QueueState.UNCONFIRMED, QueueState.UNCHECKED)
 """States of windows that were read and that no worker holds."""
 
-READ: Final = (*CLOSED, QueueState.CONFIRMING)
+READ: Final = (*CLOSED, QueueState.CONFIRMING, QueueState.CHECKING)
 """States of windows that count as read."""
 
 _LEAVING: Final = {QueueState.AHEAD, QueueState.GONE}
@@ -88,9 +103,17 @@ TRANSITIONS: Final[Mapping[QueueState, Collection[QueueState]]] = {
     QueueState.READING: {QueueState.UNREAD, QueueState.FAILED, *CLOSED, *_LEAVING},
     QueueState.EXPIRING: {QueueState.UNREAD, QueueState.UNCONFIRMED, *_LEAVING},
     QueueState.FINAL: {QueueState.INCOMPLETE, QueueState.UNCONFIRMED, *_LEAVING},
-    QueueState.INCOMPLETE: {QueueState.INCOMPLETE, QueueState.UNREAD, *_LEAVING},
-    QueueState.UNCONFIRMED: {QueueState.UNCONFIRMED, QueueState.CONFIRMING, *_LEAVING},
-    QueueState.CONFIRMING: {QueueState.UNCONFIRMED, QueueState.FINAL, QueueState.UNREAD, *_LEAVING},
+    QueueState.INCOMPLETE: {QueueState.INCOMPLETE, QueueState.UNREAD, QueueState.CHECKING, *_LEAVING},
+    QueueState.UNCONFIRMED: {QueueState.UNCONFIRMED, QueueState.CONFIRMING, QueueState.CHECKING, *_LEAVING},
+    QueueState.CONFIRMING: {
+        QueueState.UNCONFIRMED,
+        QueueState.UNCHECKED,
+        QueueState.FINAL,
+        QueueState.UNREAD,
+        *_LEAVING,
+    },
+    QueueState.UNCHECKED: {QueueState.CHECKING, QueueState.INCOMPLETE, QueueState.UNCONFIRMED, *_LEAVING},
+    QueueState.CHECKING: {*CLOSED, *_LEAVING},
     QueueState.AHEAD: {QueueState.UNREAD, QueueState.FAILED, QueueState.GONE, *CLOSED},
     QueueState.RECUT: {QueueState.FAILED, *_LEAVING},
 }
@@ -162,7 +185,7 @@ def state_of(entry: LedgerEntry) -> QueueState:
     if entry.state is WindowState.FAILED:
         return QueueState.FAILED
     if entry.retry_at is None:
-        return QueueState.FINAL
+        return QueueState.FINAL if entry.late_check_at is None else QueueState.UNCHECKED
     if entry.state.doubtful:
         return QueueState.UNCONFIRMED
     return QueueState.INCOMPLETE
@@ -173,7 +196,7 @@ def was_sampled(entry: LedgerEntry) -> bool:
 
     A window that was to be read whole, and of which as much is missing, is reread, or was.
     """
-    is_missing = entry.coverage is not None and entry.coverage < 1 - MISSING_SHARE
+    is_missing = entry.coverage is not None and entry.traces < entry.there_when_read * (1 - MISSING_SHARE)
     return is_missing and entry.state is WindowState.DONE and entry.retry_at is None and not entry.attempts
 
 
@@ -185,10 +208,13 @@ class ReadTotals:
         self._traces = 0
         self._covered: list[Window] = []
         self._existing: list[float] = []
+        self.late_windows = 0
+        """Windows that lack spans that came late, or may lack some."""
 
     def add(self, entry: LedgerEntry) -> None:
         """Count an entry."""
         self._windows[entry.state] += 1
+        self.late_windows += entry.may_lack_late_spans
         if entry.coverage:
             self._traces += entry.traces
             position = bisect_left(self._covered, entry.window)
@@ -198,30 +224,33 @@ class ReadTotals:
     def remove(self, entry: LedgerEntry) -> None:
         """Count an entry no longer."""
         self._windows[entry.state] -= 1
+        self.late_windows -= entry.may_lack_late_spans
         if entry.coverage:
             self._traces -= entry.traces
             position = bisect_left(self._covered, entry.window)
             del self._covered[position], self._existing[position]
 
-    def progress(self, *, pending: int, failed: int, confirming: Collection[LedgerEntry]) -> LedgerProgress:
+    def progress(self, *, pending: int, failed: int, again: Collection[LedgerEntry]) -> LedgerProgress:
         """Return the progress, with further windows that are not among the entries.
 
         Args:
             pending: windows that were never read.
             failed: windows whose last attempt failed.
-            confirming: entries of windows without traces that Tempo is being asked about again.
+            again: entries of windows that were read, and about which a worker asks Tempo again.
         """
-        again = [entry.state for entry in confirming]
+        windows = self._windows + Counter(entry.state for entry in again)
+        covered = [entry for entry in again if entry.coverage]
+        existing = [*zip(self._covered, self._existing, strict=True), *((each.window, each.there) for each in covered)]
         return LedgerProgress(
             pending=pending,
-            done=self._windows[WindowState.DONE],
-            empty=self._windows[WindowState.EMPTY] + again.count(WindowState.EMPTY),
-            partial=self._windows[WindowState.PARTIAL],
+            done=windows[WindowState.DONE],
+            empty=windows[WindowState.EMPTY],
+            partial=windows[WindowState.PARTIAL],
             failed=failed,
-            expired=self._windows[WindowState.EXPIRED] + again.count(WindowState.EXPIRED),
-            traces_read=self._traces,
+            expired=windows[WindowState.EXPIRED],
+            traces_read=self._traces + sum(entry.traces for entry in covered),
             # In the order of time, so that rounding does not depend on the order of reading.
-            traces_there=sum(self._existing),
+            traces_there=sum(there for _, there in sorted(existing)) if covered else sum(self._existing),
         )
 
 

@@ -1,4 +1,4 @@
-"""Renders the metrics of the watched series in Prometheus's text format and in OpenMetrics.
+"""Renders the metrics of the watched series in Prometheus's text format and in OpenMetrics, and keeps what is served.
 
 A page of ten thousand series has 150,000 samples, which ``prometheus_client`` takes up to 1.5 s to render. Here the
 samples of a snapshot are rendered once per format that scrapers request, and a scrape is served the finished bytes. A
@@ -21,7 +21,8 @@ from typing import Final, Self
 from prometheus_client.utils import floatToGoString
 
 from exporter.evaluation.snapshot import Exemplar, SeriesStatus, Snapshot
-from exporter.metrics.families import SERIES_FAMILIES, SERIES_LABELS, Family
+from exporter.metrics import protobuf
+from exporter.metrics.families import CAUSE_LABELS, SERIES_FAMILIES, SERIES_LABELS, Family, FamilyPart
 from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
 from exporter.model.span import SeriesKey, encodable
 from exporter.runtime.locks import LockRank, new_lock
@@ -65,6 +66,7 @@ class Format(Enum):
 
     TEXT = "text"
     OPENMETRICS = "openmetrics"
+    PROTOBUF = "protobuf"
 
 
 def render_families(
@@ -73,7 +75,7 @@ def render_families(
     names: frozenset[str] | None = None,
     label_names: LabelNames = DEFAULT_LABEL_NAMES,
 ) -> bytes:
-    """Render the metrics of series, without the end mark of OpenMetrics.
+    """Render the metrics of series in one of the text formats, without the end mark of OpenMetrics.
 
     Args:
         statuses: the series.
@@ -83,6 +85,7 @@ def render_families(
     """
     blocks: list[bytes] = []
     labels = [series_labels(status.key, label_names) for status in statuses]
+    overridden = [each for each in zip(statuses, labels, strict=True) if each[0].policy is not None]
     for name, members in groupby(SERIES_FAMILIES, key=lambda family: family.name):
         families = list(members)
         first = families[0]
@@ -91,20 +94,43 @@ def render_families(
         shown = first.sample_name if format_ is Format.TEXT else name
         blocks.append(f"# HELP {shown} {first.help}\n# TYPE {shown} {first.kind}\n".encode())
         # Joined per family: joining all lines of a large page in one call would block every other thread.
-        blocks.extend("".join(_samples(family, statuses, labels, format_)).encode("utf-8") for family in families)
+        blocks.extend(
+            "".join(
+                _samples(
+                    family,
+                    overridden if family.is_of_overrides else zip(statuses, labels, strict=True),
+                    format_,
+                    label_names,
+                )
+            ).encode("utf-8")
+            for family in families
+        )
     return b"".join(blocks)
 
 
-def _samples(family: Family, statuses: Iterable[SeriesStatus], labels: Iterable[str], format_: Format) -> Iterable[str]:
+def _samples(
+    family: Family,
+    labelled: Iterable[tuple[SeriesStatus, str]],
+    format_: Format,
+    label_names: LabelNames,
+) -> Iterable[str]:
     value_of = family.value
-    # Labels are sorted by name.
+    # The label of the family comes first; without labels of `series.labels` that is the order of names.
     start = family.sample_name + "{" + ("" if family.label is None else '{}="{}",'.format(*family.label))
     exemplar_of = family.exemplar if format_ is Format.OPENMETRICS else None
-    for status, label in zip(statuses, labels, strict=True):
+    if family.parts is not None:
+        for status, label in labelled:
+            for part in family.parts(status):
+                yield f"{start}{part_labels(part, label_names)},{label}}} {number_text(part.value)}\n"
+        return
+    for status, label in labelled:
         value = value_of(status)
         if value is not None:
             exemplar = "" if exemplar_of is None else _exemplar(exemplar_of(status))
-            yield f"{start}{label}}} {number_text(value)}{exemplar}\n"
+            further = (
+                "" if family.labels is None else "".join(f"{label_text(*each)}," for each in family.labels(status))
+            )
+            yield f"{start}{further}{label}}} {number_text(value)}{exemplar}\n"
 
 
 def _exemplar(exemplar: Exemplar | None) -> str:
@@ -121,8 +147,18 @@ def number_text(value: float) -> str:
 
 @lru_cache(maxsize=20_000)
 def series_labels(key: SeriesKey, label_names: LabelNames = DEFAULT_LABEL_NAMES) -> str:
-    """Format the labels of a series, without the braces."""
-    return ",".join(label_text(name, value) for name, value in zip(SERIES_LABELS, label_names.of(key), strict=True))
+    """Format the labels of a series, sorted by name, without the braces."""
+    named = label_names.of(key)
+    labels = [*zip(SERIES_LABELS, named[:2], strict=True), *named.labels]
+    return ",".join(label_text(name, value) for name, value in (sorted(labels) if named.labels else labels))
+
+
+def part_labels(part: FamilyPart, label_names: LabelNames = DEFAULT_LABEL_NAMES) -> str:
+    """Format the further labels of one of several samples of a series, without the braces."""
+    service_name, span_name = label_names.of(SeriesKey(part.service_name, part.span_name))[:2]
+    return ",".join(
+        label_text(name, value) for name, value in zip(CAUSE_LABELS, (part.kind, service_name, span_name), strict=True)
+    )
 
 
 def label_text(name: str, value: str) -> str:
@@ -174,6 +210,9 @@ class RenderedPage:
 
     def families(self, format_: Format, names: frozenset[str] | None = None) -> bytes:
         """Render the samples of the series now, of some families or all, without the end mark of OpenMetrics."""
+        if format_ is Format.PROTOBUF:
+            snapshot = self.snapshot
+            return protobuf.render_families(snapshot.series, names, self.label_names, snapshot.durations)
         return render_families(self.snapshot.series, format_, names, self.label_names)
 
     @property

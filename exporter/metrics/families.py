@@ -2,13 +2,43 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from exporter.baseline.levels import Baseline
+from exporter.detection.flag import FlagKind
+from exporter.detection.policy import SEVERITIES
+from exporter.detection.regression import Regression
+from exporter.evaluation.live_traffic import CurrentTraffic
 from exporter.evaluation.snapshot import Exemplar, SeriesStatus
 
 PREFIX: Final = "tempo_anomaly_"
 SERIES_LABELS: Final = ("service_name", "span_name")
+
+DURATION_NAME: Final = PREFIX + "duration_seconds"
+DURATION_HELP: Final = (
+    "Durations of the spans of the series since the exporter started, as a native histogram, each span once; of dense"
+    " traffic only a sample (poll_coverage_ratio). Only with web.native_histograms, in protobuf."
+)
+
+
+class FamilyPart(NamedTuple):
+    """One of several samples of a series.
+
+    Attributes:
+        service_name: a service, for the label of :data:`CAUSE_LABELS`.
+        span_name: an operation of it.
+        kind: a value from a closed list.
+        value: the value.
+    """
+
+    service_name: str
+    span_name: str
+    kind: str
+    value: float
+
+
+CAUSE_LABELS: Final = ("cause", "cause_service_name", "cause_span_name")
+"""Further labels of a sample of a family with parts: kind, service and operation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +52,9 @@ class Family:
         value: returns the value of one series; None makes no sample.
         label: a further label as name and value. Families that differ only in it must be adjacent.
         exemplar: returns the exemplar of one series.
+        parts: returns several samples of one series, each with further labels; then ``value`` is not used.
+        is_of_overrides: only series with overrides have samples; the others are not asked for a value.
+        labels: returns further labels of one series, sorted by name and before those of the series.
     """
 
     name: str
@@ -30,6 +63,9 @@ class Family:
     value: Callable[[SeriesStatus], float | None]
     label: tuple[str, str] | None = None
     exemplar: Callable[[SeriesStatus], Exemplar | None] | None = None
+    parts: Callable[[SeriesStatus], Sequence[FamilyPart]] | None = None
+    is_of_overrides: bool = False
+    labels: Callable[[SeriesStatus], Sequence[tuple[str, str]]] | None = None
 
     @property
     def sample_name(self) -> str:
@@ -38,12 +74,51 @@ class Family:
 
 
 _ANOMALOUS_HELP: Final = (
-    "Whether the series is anomalous now, by kind: its latency as a whole has shifted, or single traces are outliers."
+    "Whether the series is anomalous now, by kind: its latency as a whole has shifted, single traces are outliers, the"
+    " last days are slower than the weeks before (regression), too many requests fail (errors), or there are far fewer"
+    " than usual (traffic)."
 )
 
 
 def _of_baseline(value: Callable[[Baseline], float]) -> Callable[[SeriesStatus], float | None]:
     return lambda status: None if status.baseline is None else value(status.baseline)
+
+
+def _of_regression(value: Callable[[Regression], float]) -> Callable[[SeriesStatus], float | None]:
+    return lambda status: None if status.regression is None else value(status.regression)
+
+
+def _of_traffic(value: Callable[[CurrentTraffic], float]) -> Callable[[SeriesStatus], float | None]:
+    return lambda status: None if status.current_traffic is None else value(status.current_traffic)
+
+
+def _has_severity(severity: str) -> Callable[[SeriesStatus], float | None]:
+    return lambda status: 1 if status.policy is not None and status.policy.severity == severity else None
+
+
+def _is_firing(kind: FlagKind) -> Callable[[SeriesStatus], float | None]:
+    return lambda status: status.of_kind(kind).firing
+
+
+def _since(kind: FlagKind) -> Callable[[SeriesStatus], float | None]:
+    return lambda status: status.of_kind(kind).since
+
+
+def _score(kind: FlagKind) -> Callable[[SeriesStatus], float | None]:
+    return lambda status: status.of_kind(kind).score
+
+
+def _causes(status: SeriesStatus) -> Sequence[FamilyPart]:
+    if status.cause is None or not status.shift:
+        return ()
+    return [FamilyPart(each.service_name, each.span_name, each.kind, each.share) for each in status.cause.shares]
+
+
+INCIDENT_LABELS: Final = ("incident", "role")
+
+
+def _incident(status: SeriesStatus) -> Sequence[tuple[str, str]]:
+    return () if status.incident is None else tuple(zip(INCIDENT_LABELS, status.incident, strict=True))
 
 
 SERIES_FAMILIES: Final[Sequence[Family]] = (
@@ -109,17 +184,53 @@ SERIES_FAMILIES: Final[Sequence[Family]] = (
         lambda status: status.current_traces,
     ),
     Family(
+        PREFIX + "current_error_ratio",
+        "Share of the traces that ended in the evaluation window that failed; absent without traffic, and if failures"
+        " are not read.",
+        "gauge",
+        lambda status: status.current_error_ratio,
+    ),
+    Family(
+        PREFIX + "baseline_error_ratio",
+        "Share of the requests in the baseline of the series that failed; absent while it is learning, and if failures"
+        " are not read.",
+        "gauge",
+        lambda status: status.baseline_error_ratio,
+    ),
+    Family(
+        PREFIX + "error_score",
+        "Share of failed requests divided by the share that would matter; from 1 on it is practically significant.",
+        "gauge",
+        _score(FlagKind.ERRORS),
+    ),
+    Family(
+        PREFIX + "baseline_traces",
+        "Usual number of requests of the window in which the traffic of the series is judged; absent with less than 20"
+        " in an hour.",
+        "gauge",
+        _of_traffic(lambda traffic: traffic.usual),
+    ),
+    Family(
+        PREFIX + "traffic_ratio",
+        "Requests of that window relative to the usual number.",
+        "gauge",
+        _of_traffic(lambda traffic: traffic.verdict.evidence.ratio),
+    ),
+    Family(
         PREFIX + "score",
         "Strength of the latency shift against the baseline; from 1 on it is practically significant.",
         "gauge",
         lambda status: status.score,
     ),
-    Family(
-        PREFIX + "anomalous",
-        _ANOMALOUS_HELP,
-        "gauge",
-        lambda status: status.shift,
-        label=("kind", "shift"),
+    *(
+        Family(
+            PREFIX + "anomalous",
+            _ANOMALOUS_HELP,
+            "gauge",
+            _is_firing(kind),
+            label=("kind", kind.value),
+        )
+        for kind in FlagKind
     ),
     Family(
         PREFIX + "anomalous",
@@ -129,10 +240,75 @@ SERIES_FAMILIES: Final[Sequence[Family]] = (
         label=("kind", "outlier"),
     ),
     Family(
+        PREFIX + "anomalous",
+        _ANOMALOUS_HELP,
+        "gauge",
+        lambda status: status.regressed,
+        label=("kind", "regression"),
+    ),
+    Family(
         PREFIX + "anomalous_since_timestamp_seconds",
         "When the current shift began; present only while it lasts.",
         "gauge",
         lambda status: status.since,
+    ),
+    Family(
+        PREFIX + "errors_since_timestamp_seconds",
+        "When too many requests began to fail; present only while they do.",
+        "gauge",
+        _since(FlagKind.ERRORS),
+    ),
+    Family(
+        PREFIX + "regression_ratio",
+        "Median or p90 of the last days relative to the weeks before; present only during a regression.",
+        "gauge",
+        _of_regression(lambda regression: regression.ratio),
+    ),
+    Family(
+        PREFIX + "regression_began_timestamp_seconds",
+        "When the present regression began: the middle of the interval that is plausible.",
+        "gauge",
+        _of_regression(lambda regression: regression.began),
+    ),
+    Family(
+        PREFIX + "regression_began_uncertainty_seconds",
+        "Half the length of the interval in which the present regression began.",
+        "gauge",
+        _of_regression(lambda regression: (regression.began_before - regression.began_after) / 2),
+    ),
+    *(
+        Family(
+            PREFIX + "alert_severity",
+            "1 for the severity that overrides give to the shift alerts of the series; absent without one.",
+            "gauge",
+            _has_severity(severity),
+            label=("severity", severity),
+            is_of_overrides=True,
+        )
+        for severity in SEVERITIES
+    ),
+    Family(
+        PREFIX + "shift_cause_ratio",
+        "Share of the extra time of a shifted series that a cause has, by service, operation and kind of cause; present"
+        " only while the shift lasts and its cause is known, at most three.",
+        "gauge",
+        lambda _: None,
+        parts=_causes,
+    ),
+    Family(
+        PREFIX + "shift_cause_pending",
+        "1 for each series whose shift has just begun and whose cause is being looked for, for three minutes at most;"
+        " present only then, and not if it belongs to an incident.",
+        "gauge",
+        lambda status: 1 if status.is_cause_pending else None,
+    ),
+    Family(
+        PREFIX + "incident_info",
+        "1 for each shifted series that belongs to an incident, with its role (cause, victim or unexplained); present"
+        " only while the shift lasts.",
+        "gauge",
+        lambda status: None if status.incident is None else 1,
+        labels=_incident,
     ),
     Family(
         PREFIX + "traces",
@@ -141,10 +317,30 @@ SERIES_FAMILIES: Final[Sequence[Family]] = (
         lambda status: status.traces_total,
     ),
     Family(
+        PREFIX + "error_traces",
+        "Traces evaluated at the live edge that failed (detection.errors.when); absent if failures are not read.",
+        "counter",
+        lambda status: status.failures_total,
+    ),
+    Family(
         PREFIX + "outlier_traces",
         "Traces evaluated at the live edge that were outliers.",
         "counter",
         lambda status: status.outliers_total,
         exemplar=lambda status: status.exemplar,
+    ),
+    Family(
+        PREFIX + "excess_traces",
+        "Traces at the live edge that took longer than the baseline p95 of their hour, extrapolated to all traffic;"
+        " absent without a baseline.",
+        "counter",
+        lambda status: status.excess_traces_total,
+    ),
+    Family(
+        PREFIX + "excess_seconds",
+        "Time lost: seconds by which traces at the live edge exceeded the baseline p95 of their hour, extrapolated to"
+        " all traffic; absent without a baseline.",
+        "counter",
+        lambda status: status.excess_seconds_total,
     ),
 )

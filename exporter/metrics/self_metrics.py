@@ -5,23 +5,30 @@ label set starts at 0.
 """
 
 import platform
-from collections.abc import Callable, Iterator
-from typing import Final, Protocol
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from typing import Final, Protocol, Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from exporter import __version__
 from exporter.evaluation.snapshot import Snapshot
+from exporter.evaluation.time_marks import MarkTelemetry
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.metrics.families import PREFIX
+from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
 from exporter.model.ledger import WindowState
+from exporter.model.time_mark import MarkSource
 from exporter.runtime.telemetry import (
+    CAUSE_OUTCOMES,
     FAILURE_REASONS,
     LOOPS,
     SKIP_REASONS,
     STORAGE_FAILURES,
+    CauseOutcome,
     FailureReason,
     Loop,
     SkipReason,
@@ -29,10 +36,12 @@ from exporter.runtime.telemetry import (
     Telemetry,
 )
 
+_DELAY_SECONDS: Final = (1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 900)
 _REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_CAUSE_SECONDS: Final = (0.5, 1, 2.5, 5, 10, 15, 30, 60, 120)
 
 
-class SelfMetrics(Telemetry):
+class SelfMetrics(Telemetry, MarkTelemetry):
     """Counts the events that the other packages report.
 
     Attributes:
@@ -76,15 +85,56 @@ class SelfMetrics(Telemetry):
             "Windows too dense to read completely, of which an evenly spread sample was read.",
             "loop",
         )
-        self._source_counts = SourceCountsGauge()
+        self._source_counts = OptionalGauge(
+            "source_counts_available",
+            "Whether Tempo can count its traces (TraceQL metrics), from which coverage is computed.",
+        )
+        self._search_by_id = OptionalGauge(
+            "search_by_id_available",
+            "Whether Tempo finds traces by their ids with a search; if not, causes cost a request for each trace.",
+        )
+        self.registry.register(self._search_by_id)
+        self._rootless = OptionalGauge(
+            "rootless_traces_ratio",
+            "Share of the traces without a root span in Tempo, which scope root does not read; a sample once an hour.",
+        )
         self.registry.register(self._source_counts)
+        self.registry.register(self._rootless)
         self._read = self._counter("traces_read", "Spans in scope that Tempo returned.", "loop")
         self._skipped = self._counter(
             "traces_skipped", "Spans left out, returned by Tempo or withheld by it.", "loop", "reason"
         )
+        self._delays = DelayHistogram()
+        self.registry.register(self._delays)
         self._storage = self._counter("storage_failures", "Database reads and writes that failed.", "reason")
         self._accepted = self._counter(
             "baseline_shifts_accepted", "Lasting latency changes accepted as the new baseline."
+        )
+        self._causes = self._counter("cause_attempts", "Attempts to find the cause of a shift, by outcome.", "outcome")
+        self._cause_durations = Histogram(
+            PREFIX + "cause_duration_seconds",
+            "Duration of an attempt to find the cause of a shift, with its requests to Tempo.",
+            buckets=_CAUSE_SECONDS,
+            registry=self.registry,
+        )
+        self._causes_pending = self._gauge(
+            "cause_pending",
+            "Firing shifts whose cause was not looked for yet; those that belong to no incident come first.",
+        )
+        self._marks = self._gauge("marks", "Marks on time by source (docs/marks.md).", "source")
+        for source in MarkSource:
+            self._marks.labels(source.value)
+        self._marks_loaded = OptionalGauge(
+            "marks_last_reload_successful",
+            "Whether the last load of marks_file succeeded; if not, the previous marks stay in use.",
+        )
+        self._marks_loaded_at = OptionalGauge(
+            "marks_last_reload_success_timestamp_seconds", "When marks_file was last loaded successfully."
+        )
+        self.registry.register(self._marks_loaded)
+        self.registry.register(self._marks_loaded_at)
+        self._silence_failures = self._counter(
+            "silence_read_failures", "Attempts to read the silences of Alertmanager that failed."
         )
         self._jumps = self._counter(
             "clock_jumps", "Clock jumps of more than 10 s: the clock was set, or the machine was suspended."
@@ -105,6 +155,8 @@ class SelfMetrics(Telemetry):
                 self._failures.labels(loop, failure)
             for skip in SKIP_REASONS:
                 self._skipped.labels(loop, skip)
+        for outcome in CAUSE_OUTCOMES:
+            self._causes.labels(outcome)
         for storage in STORAGE_FAILURES:
             self._storage.labels(storage)
         self.state: Collector | None = None
@@ -147,7 +199,11 @@ class SelfMetrics(Telemetry):
 
     def source_counts_available(self, available: bool) -> None:
         """Record whether Tempo can count its traces."""
-        self._source_counts.available = available
+        self._source_counts.value = float(available)
+
+    def rootless_traces(self, ratio: float) -> None:
+        """Record the share of the traces that have no root span in Tempo."""
+        self._rootless.value = ratio
 
     def traces_read(self, loop: Loop, count: int) -> None:
         """Count spans that Tempo returned."""
@@ -157,13 +213,45 @@ class SelfMetrics(Telemetry):
         """Count spans that were left out."""
         self._skipped.labels(loop, reason).inc(count)
 
+    def searchable_delays(self, delays: Mapping[float, int]) -> None:
+        """Count spans by the seconds from their end until they were found."""
+        self._delays.observe(delays)
+
     def storage_failed(self, reason: StorageFailure) -> None:
         """Count a failed read or write of the database."""
         self._storage.labels(reason).inc()
 
+    def search_by_id_available(self, available: bool) -> None:
+        """Record whether Tempo finds traces by their ids."""
+        self._search_by_id.value = float(available)
+
+    def cause_sought(self, outcome: CauseOutcome, seconds: float) -> None:
+        """Count an attempt to find the cause of a shift."""
+        self._causes.labels(outcome).inc()
+        self._cause_durations.observe(seconds)
+
+    def causes_pending(self, count: int) -> None:
+        """Record the number of firing shifts that were not looked at."""
+        self._causes_pending.set(count)
+
     def shift_accepted(self) -> None:
         """Count a lasting change that was accepted as the new baseline."""
         self._accepted.inc()
+
+    def marks_counted(self, counts: Mapping[MarkSource, int]) -> None:
+        """Record the number of marks of each source."""
+        for source, count in counts.items():
+            self._marks.labels(source.value).set(count)
+
+    def marks_file_loaded(self, successful: bool, at: float) -> None:
+        """Record whether the marks file was loaded, and when it last was."""
+        self._marks_loaded.value = float(successful)
+        if successful:
+            self._marks_loaded_at.value = at
+
+    def silences_failed(self) -> None:
+        """Count a failed attempt to read silences."""
+        self._silence_failures.inc()
 
     def clock_jumped(self) -> None:
         """Count a clock jump."""
@@ -175,22 +263,41 @@ class SelfMetrics(Telemetry):
 
 
 class ReloadOutcome(Protocol):
-    """Outcome of the last load of ``web.config_file``."""
+    """Outcome of the last load of a file."""
 
     @property
     def successful(self) -> bool:
-        """Whether the configuration in use is that of the files."""
+        """Whether what is in use is what the files say."""
 
     @property
     def succeeded_at(self) -> float:
-        """When the configuration in use was loaded, Unix seconds."""
+        """When what is in use was loaded, Unix seconds."""
 
 
-class WebConfigCollector(Collector):
-    """Collects the outcome of loading ``web.config_file``; registered only if that is configured."""
+class ReloadCollector(Collector):
+    """Collects the outcome of loading a file that is loaded again while the exporter runs."""
 
-    def __init__(self, status: Callable[[], ReloadOutcome]) -> None:
+    def __init__(self, name: str, files: str, status: Callable[[], ReloadOutcome]) -> None:
+        """Describe the file.
+
+        Args:
+            name: first part of the names of the metrics.
+            files: what is loaded, for people.
+            status: returns the outcome of the last load.
+        """
+        self._name = name
+        self._files = files
         self._status = status
+
+    @classmethod
+    def of_config(cls, status: Callable[[], ReloadOutcome]) -> Self:
+        """Collect the outcome of loading the configuration."""
+        return cls("config", "the configuration", status)
+
+    @classmethod
+    def of_web_config(cls, status: Callable[[], ReloadOutcome]) -> Self:
+        """Collect the outcome of loading ``web.config_file``; registered only if that is configured."""
+        return cls("web_config", "web.config_file", status)
 
     def describe(self) -> Iterator[Metric]:
         """Describe nothing, see :class:`StateCollector`."""
@@ -200,13 +307,13 @@ class WebConfigCollector(Collector):
         """Collect current values."""
         status = self._status()
         yield _gauge(
-            "web_config_last_reload_successful",
-            "Whether the last load of web.config_file succeeded; if not, the previous configuration stays in use.",
+            f"{self._name}_last_reload_successful",
+            f"Whether the last load of {self._files} succeeded; if not, the previous one stays in use.",
             float(status.successful),
         )
         yield _gauge(
-            "web_config_last_reload_success_timestamp_seconds",
-            "When web.config_file and the files it names were last loaded successfully.",
+            f"{self._name}_last_reload_success_timestamp_seconds",
+            f"When {self._files} was last loaded successfully, with the files it names.",
             status.succeeded_at,
         )
 
@@ -228,15 +335,17 @@ class _Delegate(Collector):
             yield from current.collect()
 
 
-class SourceCountsGauge(Collector):
-    """Whether Tempo can count its traces.
+class OptionalGauge(Collector):
+    """A gauge that is absent until its value is known.
 
     Attributes:
-        available: the value; None until it is known.
+        value: the value; None until it is known.
     """
 
-    def __init__(self) -> None:
-        self.available: bool | None = None
+    def __init__(self, name: str, help_: str) -> None:
+        self.value: float | None = None
+        self._name = name
+        self._help = help_
 
     def describe(self) -> Iterator[Metric]:
         """Describe nothing: the metric may be absent."""
@@ -244,19 +353,56 @@ class SourceCountsGauge(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Collect the gauge, if its value is known."""
-        yield from _if_known(
-            "source_counts_available",
-            "Whether Tempo can count its traces (TraceQL metrics), from which coverage is computed.",
-            None if self.available is None else float(self.available),
+        yield from _if_known(self._name, self._help, self.value)
+
+
+class DelayHistogram(Collector):
+    """How long after their end spans are found.
+
+    `prometheus_client`'s histogram observes one span at a time, which would cost more than reading them.
+    """
+
+    def __init__(self) -> None:
+        # Replaced as a whole, so that a scrape sees all of an observation or nothing of it.
+        self._state: tuple[tuple[int, ...], float] = (0,) * (len(_DELAY_SECONDS) + 1), 0.0
+
+    def observe(self, delays: Mapping[float, int]) -> None:
+        """Add spans; called by the poller only.
+
+        Args:
+            delays: number of spans by delay in seconds.
+        """
+        buckets, seconds = list(self._state[0]), self._state[1]
+        for delay, spans in delays.items():
+            buckets[bisect_left(_DELAY_SECONDS, delay)] += spans
+            seconds += delay * spans
+        self._state = tuple(buckets), seconds
+
+    def describe(self) -> Iterator[Metric]:
+        """Describe nothing, see :class:`StateCollector`."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Collect the histogram."""
+        buckets, seconds = self._state
+        bounds = [*(str(float(bound)) for bound in _DELAY_SECONDS), "+Inf"]
+        yield HistogramMetricFamily(
+            PREFIX + "span_searchable_delay_seconds",
+            "Time from the end of a span until a poll found it, including the wait for the poll; pauses are left out.",
+            buckets=list(zip(bounds, accumulate(buckets), strict=True)),
+            sum_value=seconds,
         )
 
 
-class DroppedSeries(Protocol):
-    """Counts the series that were left out."""
+class SeriesLimits(Protocol):
+    """Counts the names that the limits on series left without a series of their own."""
 
     @property
     def dropped(self) -> int:
         """Distinct series left out because the limit was reached."""
+
+    def folded_names(self) -> Mapping[str, int]:
+        """Distinct span names that share the series of a folded service, by service."""
 
 
 class StateCollector(Collector):
@@ -266,21 +412,24 @@ class StateCollector(Collector):
         self,
         snapshot: Callable[[], Snapshot | None],
         backfill: Callable[[], BackfillStatus | None],
-        series_filter: DroppedSeries,
+        series_filter: SeriesLimits,
         series_limit: int,
+        label_names: LabelNames = DEFAULT_LABEL_NAMES,
     ) -> None:
         """Take the sources, which are read at each scrape.
 
         Args:
             snapshot: the current snapshot.
             backfill: the status of the ledger; None if backfill is disabled.
-            series_filter: counts dropped series.
+            series_filter: counts dropped series and folded names.
             series_limit: maximum number of series.
+            label_names: maps the names of services to label values.
         """
         self._snapshot = snapshot
         self._backfill = backfill
         self._series_filter = series_filter
         self._series_limit = series_limit
+        self._label_names = label_names
 
     def describe(self) -> Iterator[Metric]:
         """Describe nothing: no other collector uses these names, and describing would cost as much as collecting."""
@@ -293,6 +442,14 @@ class StateCollector(Collector):
         yield _counter(
             "series_dropped", "Distinct series left out because the limit was reached.", self._series_filter.dropped
         )
+        folded = CounterMetricFamily(
+            PREFIX + "series_folded",
+            "Distinct span names without a series of their own because their service has too many; absent for others.",
+            labels=["service_name"],
+        )
+        for service_name, names in self._series_filter.folded_names().items():
+            folded.add_metric([self._label_names.service(service_name)], names)
+        yield folded
         snapshot = self._snapshot()
         if snapshot is not None:
             yield from _of_snapshot(snapshot)
@@ -333,6 +490,11 @@ class StateCollector(Collector):
             status.sampled_windows,
         )
         yield _gauge(
+            "backfill_late_windows",
+            "Windows read that lack, or may lack, traces that Tempo received later; they are checked again.",
+            status.late_windows,
+        )
+        yield _gauge(
             "backfill_wanted_since_timestamp_seconds", "Start of the oldest wanted window.", status.wanted_since
         )
         yield _gauge("backfill_started_timestamp_seconds", "When this process started backfill.", status.started_at)
@@ -352,6 +514,17 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
         "poll_coverage_ratio",
         "Share of the current traffic that is read and evaluated; below 1 if it is so dense that it is sampled.",
         snapshot.poll_share,
+    )
+    yield from _if_known(
+        "poll_read_amplification_ratio",
+        "Spans fetched from the live edge for each one evaluated, over the last minutes; late spans need rereading.",
+        snapshot.poll_read_amplification,
+    )
+    yield from _if_known(
+        "source_traffic_ratio",
+        "Current traffic of all series relative to the usual. Far below 1, Tempo or a collector loses traces, or the"
+        " sampling has changed; absent while unknown.",
+        snapshot.source_traffic_ratio,
     )
     yield from _if_known(
         "live_edge_blind",
@@ -394,6 +567,7 @@ def _of_baselines(snapshot: Snapshot) -> Iterator[Metric]:
     for level, count in snapshot.series_by_level.items():
         levels.add_metric([str(int(level))], count)
     yield levels
+    yield _gauge("series_streams", "Series of streams, on whose latency there is no verdict.", snapshot.series_streams)
     yield _gauge(
         "series_learning",
         "Series whose baseline is not mature enough for a shift verdict.",

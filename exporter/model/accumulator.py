@@ -16,6 +16,9 @@ _MARK_NS: Final = MARK_SECONDS * _NS
 # Mark offset and bucket are packed into one integer, so that each span costs one dictionary access instead of two.
 _SHIFT: Final = 12
 _BIAS: Final = 1 << (_SHIFT - 1)
+# Failed spans are counted by mark, under negative numbers; most series have hardly any.
+_UNKNOWN_FAILURES: Final = -1
+_FIRST_FAILURE: Final = 2
 _CACHED_NAMES: Final = 20_000
 """Size of the name cache of one window: where every span name contains an id, there are as many names as traces."""
 _CACHED_CHARACTERS: Final = 1024
@@ -29,10 +32,14 @@ class WindowDigest:
     Attributes:
         digest: all spans that started in the window.
         marks: the same spans by mark, keyed by offset (see `histogram_codec`).
+        failures: number of failed ones among them by mark; None where it is not known of all of them.
+        requests: number of requests that Tempo counts where only a sample was read; None where it did not count.
     """
 
     digest: Digest
     marks: Mapping[int, Digest]
+    failures: Mapping[int, int] | None = None
+    requests: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,7 @@ class Accumulator:
         starts_ns, first_marks, series_of = self._starts_ns, self._first_marks, self._series_of
         single = len(starts_ns) == 1
         position = 0
-        for _, _, key, start_ns, duration_ns in spans:
+        for _, _, key, start_ns, duration_ns, failed in spans:
             if not single:
                 position = bisect_right(starts_ns, start_ns) - 1
             if start_ns == starts_ns[position]:
@@ -101,6 +108,11 @@ class Accumulator:
             offset = -(-(start_ns + duration_ns) // _MARK_NS) - first_marks[position]
             code = (offset << _SHIFT) + bucket_of_ns(duration_ns) + _BIAS
             series[code] = series.get(code, 0) + 1
+            if failed:
+                code = -offset - _FIRST_FAILURE
+                series[code] = series.get(code, 0) + 1
+            elif failed is None:
+                series[_UNKNOWN_FAILURES] = 1
 
     def _series(self, position: int, key: SeriesKey) -> dict[int, int] | None:
         """Look up the counts of a name that is not cached; None, and one more skipped span, where none are stored."""
@@ -135,8 +147,15 @@ class Accumulator:
 def _window_digest(codes: Mapping[int, int]) -> WindowDigest:
     total: dict[int, int] = {}
     by_mark: dict[int, dict[int, int]] = {}
+    failures: dict[int, int] = {}
     for code, count in codes.items():
+        if code < 0:
+            # The marker of unknown failures becomes a mark before the first; then none of them count.
+            failures[-code - _FIRST_FAILURE] = count
+            continue
         offset, bucket = code >> _SHIFT, (code & (1 << _SHIFT) - 1) - _BIAS
         total[bucket] = total.get(bucket, 0) + count
         by_mark.setdefault(offset, {})[bucket] = count
-    return WindowDigest(Digest(total), {offset: Digest(counts) for offset, counts in by_mark.items()})
+    marks = {offset: Digest(counts) for offset, counts in by_mark.items()}
+    is_unknown = _UNKNOWN_FAILURES in codes
+    return WindowDigest(Digest(total), marks, None if is_unknown else failures)

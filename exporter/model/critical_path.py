@@ -15,10 +15,12 @@ parent. Then the server span is the child of the client span, and a span that na
 of the span of its own service, or else of the server span, as in Zipkin itself.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Final, NamedTuple
+
+from exporter.model.span import SeriesKey
 
 _TOLERANCE_DIVISOR: Final = 100
 _TOLERANCE_DIVISOR_ACROSS_SERVICES: Final = 10
@@ -37,6 +39,9 @@ class TraceSpan(NamedTuple):
         start_ns: start time in nanoseconds since the Unix epoch.
         duration_ns: duration in nanoseconds; 0 is valid.
         error: whether the status is an error.
+        attributes: the attributes that were asked for and that the span or its resource has, as names and values.
+        endpoint: what the endpoint is called, where that is not the name of the span; else empty.
+        labels: the labels of its series.
     """
 
     span_id: str
@@ -47,6 +52,14 @@ class TraceSpan(NamedTuple):
     start_ns: int
     duration_ns: int
     error: bool = False
+    attributes: tuple[tuple[str, str], ...] = ()
+    endpoint: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def key(self) -> SeriesKey:
+        """The series, before its name is renamed."""
+        return SeriesKey(self.service_name, self.endpoint or self.name, self.labels)
 
     @property
     def identity(self) -> tuple[str, str, str, str, int]:
@@ -102,6 +115,9 @@ class CriticalPath:
         steps: the spans on the path, in chronological order.
         services: self time on the path by service in nanoseconds, longest first; sums to the root's duration.
         longest: the longest descendants of the root, on the path or not.
+        parents: the descendants of the root, on the path or not, and the parent of each.
+        starts: when the root and each of its descendants started by the root's clock, in nanoseconds since the Unix
+            epoch; none starts before its parent.
         spans: number of spans in the trace.
         oddities: irregular spans.
     """
@@ -110,6 +126,8 @@ class CriticalPath:
     steps: tuple[PathStep, ...]
     services: tuple[tuple[str, int], ...]
     longest: tuple[TraceSpan, ...]
+    parents: Mapping[TraceSpan, TraceSpan]
+    starts: Mapping[TraceSpan, int]
     spans: int
     oddities: Oddities
 
@@ -144,6 +162,8 @@ def critical_path(
         steps=steps,
         services=tuple(sorted(services.items(), key=lambda item: (-item[1], item[0]))),
         longest=tuple(nsmallest(longest, below, key=_longest_first)),
+        parents=layout.parents,
+        starts=layout.start,
         spans=len(tree.spans),
         oddities=Oddities(
             roots=len(tree.roots),
@@ -287,6 +307,7 @@ class _Layout:
         self.start: dict[TraceSpan, int] = {root: root.start_ns}
         self.waited_for: dict[TraceSpan, list[TraceSpan]] = {}
         self.members: list[TraceSpan] = []
+        self.parents: dict[TraceSpan, TraceSpan] = {}
         self.not_waited_for = self.moved = 0
         late: list[TraceSpan] = []
         stack = [root]
@@ -298,6 +319,7 @@ class _Layout:
                 if child == root:
                     # The requested root is on a cycle.
                     continue
+                self.parents[child] = parent
                 recorded = start + child.start_ns - parent.start_ns
                 begins = _fit(child, recorded, parent, start)
                 if begins is None:
@@ -309,6 +331,10 @@ class _Layout:
                 stack.append(child)
         for child in late:
             subtree = [each for each in tree.below(child) if each != root]
+            for each in subtree:
+                above = self.parents[each]
+                self.start[each] = self.start[above] + max(0, each.start_ns - above.start_ns)
+                self.parents.update((below, each) for below in tree.children.get(each, ()) if below != root)
             self.members += subtree
             self.not_waited_for += len(subtree)
 
@@ -375,7 +401,8 @@ def _walk(layout: _Layout, root: TraceSpan) -> tuple[PathStep, ...]:
             ends = layout.end(child) + frame.offset
             # A child within the tolerance is shifted to end at the cursor, and its subtree with it.
             offset = frame.offset + min(0, frame.cursor - ends)
-            ends = min(ends, frame.cursor)
+            # The subtree is shifted as a whole: what is early in it may come before the start of its parent.
+            ends = max(frame.begins, min(ends, frame.cursor))
             begins = max(frame.begins, layout.start[child] + offset)
             frame.self_ns += frame.cursor - ends
             frame.cursor = begins

@@ -89,6 +89,15 @@ class Digest:
         return self
 
     @classmethod
+    def of_ascending(cls, counts: Mapping[int, int]) -> Self:
+        """Build from positive counts in ascending order of buckets."""
+        self = cls.__new__(cls)
+        self._buckets = list(counts)
+        self._cumulative = list(accumulate(counts.values()))
+        self.count = self._cumulative[-1] if counts else 0
+        return self
+
+    @classmethod
     def of_ns(cls, durations_ns: Iterable[int]) -> Self:
         """Build from durations in nanoseconds."""
         return cls(Counter(map(bucket_of_ns, durations_ns)))
@@ -136,6 +145,15 @@ class Digest:
             raise ValueError("an empty digest has no quantiles")
         # Integer ranks: comparing two integers takes half the time of comparing an integer with a float.
         return [buckets[bisect_left(cumulative, ceil(q * count - _EPSILON))] for q in qs]
+
+    def quantile_widths(self, ranges: Iterable[tuple[float, float]]) -> list[int]:
+        """Return by how many buckets the second quantile of each pair lies above the first; the digest is not empty."""
+        buckets, cumulative, count = self._buckets, self._cumulative, self.count
+        return [
+            buckets[bisect_left(cumulative, ceil(high * count - _EPSILON))]
+            - buckets[bisect_left(cumulative, ceil(low * count - _EPSILON))]
+            for low, high in ranges
+        ]
 
     def quantile_seconds(self, q: float) -> float:
         """Return the quantile ``q`` in seconds, within 1.1 % of the sample of that rank."""

@@ -14,14 +14,21 @@ to the next one where it starts between two. History is evaluated at this resolu
 
 Either is compressed with raw deflate where that is shorter.
 
+Failures are the numbers of failed samples by mark, in ascending order: ``count << 1 | has_gap``, followed, where the
+flag is set, by the number of marks without failures before this one. A window without failures takes no byte.
+
+Sums of squares are encoded with the width of each number first, two bits each, and then the numbers that are not zero.
+
 Stored bytes may be damaged. Decoding rejects what no encoder can have written, so that callers never meet a count of
 zero or a bucket out of range.
 """
 
+import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import chain, repeat
+from itertools import accumulate, chain, repeat
+from operator import itemgetter
 from typing import Final
 
 from exporter.model.histogram import HIGHEST_BUCKET, ZERO_BUCKET, Digest
@@ -30,6 +37,8 @@ MARK_SECONDS: Final = 300
 """Distance of the marks, at which evaluation windows of the past end."""
 
 _MAX_BITS: Final = 63
+_WIDTHS: Final = ("", "B", "H", "I")
+"""Formats of the numbers of each width, for :mod:`struct`."""
 
 
 class DamagedDigestError(ValueError):
@@ -79,10 +88,21 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def _counts(data: bytes, position: int) -> tuple[dict[int, int], int]:
-    entries, position = _varint(data, position)
+    entries = data[position]
+    if entries <= 0x7F:
+        position += 1
+    else:
+        entries, position = _varint(data, position)
     if not entries:
         return {}, position
-    zigzag, position = _varint(data, position)
+    zigzag = data[position]
+    if zigzag <= 0x7F:
+        position += 1
+    elif (following := data[position + 1]) <= 0x7F:
+        zigzag = zigzag & 0x7F | following << 7
+        position += 2
+    else:
+        zigzag, position = _varint(data, position)
     first = zigzag >> 1 if not zigzag & 1 else -(zigzag + 1 >> 1)
     bucket = first - 1
     result: dict[int, int] = {}
@@ -195,25 +215,57 @@ def decode_marks(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]
         DamagedDigestError: the bytes are not a result of :func:`encode_marks`, or belong to another window.
     """
     try:
-        kind, data = data[0], data[1:]
-        if kind > (_ASSIGNED | _DEFLATED):
-            raise DamagedDigestError(f"unknown kind {kind} of marks")
-        if kind & _DEFLATED:
-            data = zlib.decompress(data, wbits=-zlib.MAX_WBITS)
-        return _decode_assigned(data, window) if kind & _ASSIGNED else _decode_digests(data, window)
+        if data[0] == _ASSIGNED:
+            return _decode_assigned(data, 1, window)
+        kind, data = _inflated(data)
+        return _decode_assigned(data, 0, window) if kind & _ASSIGNED else _decode_digests(data, window)
     except zlib.error as error:
         raise DamagedDigestError(str(error)) from None
     except IndexError:
         raise _truncated(data) from None
 
 
-def _decode_digests(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]:
+def decode_offsets(data: bytes) -> tuple[int, ...]:
+    """Decode the offsets alone, in ascending order.
+
+    Args:
+        data: result of :func:`encode_marks`.
+
+    Raises:
+        DamagedDigestError: the bytes are not a result of :func:`encode_marks`.
+    """
+    try:
+        if data[0] == _ASSIGNED:
+            return _offsets(_varint(data, 1)[0])
+        kind, data = _inflated(data)
+        return _offsets(_varint(data, 0)[0]) if kind & _ASSIGNED else tuple(_digests(data))
+    except zlib.error as error:
+        raise DamagedDigestError(str(error)) from None
+    except IndexError:
+        raise _truncated(data) from None
+
+
+def _inflated(data: bytes) -> tuple[int, bytes]:
+    """Return the flags of encoded marks, and what follows them."""
+    kind, data = data[0], data[1:]
+    if kind > (_ASSIGNED | _DEFLATED):
+        raise DamagedDigestError(f"unknown kind {kind} of marks")
+    return kind, zlib.decompress(data, wbits=-zlib.MAX_WBITS) if kind & _DEFLATED else data
+
+
+def _digests(data: bytes) -> dict[int, dict[int, int]]:
+    """Decode a digest for each mark."""
     size, position = _varint(data, 0)
     marks: dict[int, dict[int, int]] = {}
     for _ in range(size):
         offset, position = _varint(data, position)
         marks[offset], position = _counts(data, position)
     _expect_end(data, position)
+    return marks
+
+
+def _decode_digests(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]:
+    marks = _digests(data)
     # Expand counts to samples only after this check: a damaged count could exhaust the memory.
     if sum(sum(counts.values()) for counts in marks.values()) != sum(window.values()):
         raise DamagedDigestError("the marks and the window differ in their number of samples")
@@ -240,8 +292,8 @@ def _assign(marks: Mapping[int, Digest]) -> bytearray:
     return out
 
 
-def _decode_assigned(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]:
-    bits, position = _varint(data, 0)
+def _decode_assigned(data: bytes, position: int, window: Mapping[int, int]) -> dict[int, list[int]]:
+    bits, position = _varint(data, position)
     offsets = _offsets(bits)
     digits = data[position:].hex()
     samples = sum(window.values())
@@ -269,31 +321,94 @@ def _offsets(bits: int) -> tuple[int, ...]:
     return offsets
 
 
-def encode_numbers(numbers: Sequence[int]) -> bytes:
-    """Encode integers as varints; none may be negative."""
+def encode_failures(failures: Mapping[int, int]) -> bytes:
+    """Encode the number of failed samples by mark.
+
+    Args:
+        failures: positive numbers by offset, as in :func:`encode_marks`.
+    """
     out = bytearray()
-    for number in numbers:
-        _put_varint(out, number)
+    expected = 0
+    for offset in sorted(failures):
+        gap = offset - expected
+        _put_varint(out, failures[offset] << 1 | (gap > 0))
+        if gap:
+            _put_varint(out, gap)
+        expected = offset + 1
     return bytes(out)
 
 
-def decode_numbers(data: bytes) -> list[int]:
-    """Decode the result of :func:`encode_numbers`.
+def decode_failures(data: bytes, samples: int) -> dict[int, int]:
+    """Decode the number of failed samples by offset, in ascending order.
+
+    Args:
+        data: result of :func:`encode_failures`.
+        samples: number of samples in the window.
 
     Raises:
-        DamagedDigestError: the bytes are truncated, or a number has more than 63 bits.
+        DamagedDigestError: the bytes are not a result of :func:`encode_failures`, or belong to another window.
     """
-    numbers = []
-    value = shift = 0
-    for byte in data:
-        value |= (byte & 0x7F) << shift
-        if byte > 0x7F:
-            shift += 7
-            if shift >= _MAX_BITS:
-                raise DamagedDigestError(f"a number has more than {_MAX_BITS} bits")
-        else:
-            numbers.append(value)
-            value = shift = 0
-    if shift:
+    failures: dict[int, int] = {}
+    position = offset = 0
+    try:
+        while position < len(data):
+            token, position = _varint(data, position)
+            if token & 1:
+                gap, position = _varint(data, position)
+                offset += gap
+            failures[offset] = token >> 1
+            offset += 1
+    except IndexError:
+        raise _truncated(data) from None
+    if 0 in failures.values():
+        raise DamagedDigestError("a mark has no failures")
+    if sum(failures.values()) > samples:
+        raise DamagedDigestError(f"{sum(failures.values())} of {samples} samples have failed")
+    return failures
+
+
+def encode_numbers(numbers: Sequence[int]) -> bytes:
+    """Encode at least two integers in the range of 32 bits without a sign; zeros take two bits."""
+    widths = 0
+    for number in reversed(numbers):
+        widths = widths << 2 | (number > 0) + (number > 0xFF) + (number > 0xFFFF)
+    head = widths.to_bytes(-(-len(numbers) // 4), "little")
+    layout, _ = _layout(head, len(numbers))
+    return head + layout.pack(*filter(None, numbers))
+
+
+def decode_numbers(data: bytes, count: int) -> tuple[tuple[int, ...], bytes]:
+    """Decode the result of :func:`encode_numbers`, and return the numbers and what follows them.
+
+    Args:
+        data: the bytes.
+        count: how many numbers were encoded.
+
+    Raises:
+        DamagedDigestError: the bytes are truncated.
+    """
+    size = -(-count // 4)
+    head = data[:size]
+    if len(head) < size:
         raise _truncated(data)
-    return numbers
+    layout, place = _layout(head, count)
+    try:
+        found = place((0, *layout.unpack_from(data, size)))
+    except struct.error:
+        raise _truncated(data) from None
+    return found, data[size + layout.size :]
+
+
+@lru_cache(maxsize=4096)
+def _layout(head: bytes, count: int) -> tuple[struct.Struct, Callable[[Sequence[int]], tuple[int, ...]]]:
+    """Return how the numbers that are not zero are packed, and a function that puts zeros between them.
+
+    Args:
+        head: the widths, in two bits each: 0, 1, 2 or 4 bytes.
+        count: how many numbers there are.
+    """
+    widths = int.from_bytes(head, "little")
+    codes = [widths >> 2 * index & 3 for index in range(count)]
+    positions = accumulate(map(bool, codes))
+    layout = struct.Struct("<" + "".join([_WIDTHS[code] for code in codes]))
+    return layout, itemgetter(*[position if code else 0 for position, code in zip(positions, codes, strict=True)])

@@ -5,27 +5,45 @@ p95s.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain, takewhile
 from operator import add, attrgetter, sub
 from typing import Final, NamedTuple
 
-from exporter.model.calendar import HourClock, LocalHour, Slot
+from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour, Slot
+from exporter.model.deviations import MARKS, DeviationCounts, median_deviation
 from exporter.model.histogram import Digest, RollingDigest
-from exporter.model.histogram_codec import MARK_SECONDS, decode_counts, decode_marks
+from exporter.model.histogram_codec import MARK_SECONDS, decode_counts, decode_failures, decode_marks, decode_offsets
+from exporter.model.runs import Run, count_runs, runs_of
 
 QUANTILES: Final = (0.5, 0.9, 0.99)
 """Quantiles that the shift test compares with the baseline."""
 
 Swings = tuple[int, ...]
-"""Sums of squared prediction errors over evaluation windows, as pairs of sum and number of terms.
+"""Sums of squared prediction errors, as pairs of sum and number of terms.
 
-One pair for each of :data:`QUANTILES`. Sums are in units of 1/4096 square octave; integers, so that adding and
-subtracting hours is exact.
+One pair for each of :data:`QUANTILES`, three times: for the evaluation windows at the marks, for the windows of half an
+hour, and for the evaluation windows compared with the level of the half hour before them. Sums are in units of 1/4096
+square octave; integers, so that adding and subtracting hours is exact.
+
+Six sums follow that say how alike the requests of a window are. Over the evaluation windows at the marks: their number,
+and, in units of 1/4096, the share of the traces above the median of the baseline, and the share of the pairs of traces
+of which one lies above it and one does not. Over pairs of these windows that are an hour apart: their number, how many
+windows of them have their median above that of the baseline, and the number of pairs of which one has and one has not.
 """
 
-NO_SWINGS: Final[Swings] = (0,) * (2 * len(QUANTILES))
+ERROR_SUMS: Final = 3 * 2 * len(QUANTILES)
+"""Number of sums of errors in :data:`Swings`, which come first."""
+NO_SWINGS: Final[Swings] = (0,) * (ERROR_SUMS + 6)
 """Swings of an hour without prediction."""
+
+PATTERN_BUCKETS: Final = 4
+"""A median deviation of more than this, 0.15 octave, is a pattern within the hour; a smaller one is noise."""
+
+
+HourProfile = tuple[tuple[int, ...], ...]
+"""Pattern within the hour: for each of :data:`QUANTILES` how much higher it is at each mark, in buckets; empty without
+any."""
 
 
 class HourEvaluation(NamedTuple):
@@ -34,15 +52,38 @@ class HourEvaluation(NamedTuple):
     Attributes:
         quarantined: the hour was anomalous: it is stored and shown, but not pooled and not part of the swing.
         swings: squared errors of the predictions for the hour's evaluation windows.
+        deviations: deviations of these windows from the baseline; see :mod:`exporter.model.deviations`.
     """
 
     quarantined: bool = False
     swings: Swings = NO_SWINGS
+    deviations: bytes = b""
 
 
 NOT_EVALUATED: Final = HourEvaluation()
 
+MAX_RUN_TRACES: Final = 64
+"""Marks of windows with more traces are not loaded for runs: what so many requests show, a window shows as well."""
+
+
+class ShiftPeriod(NamedTuple):
+    """A time in which the flag of a series fired, in Unix seconds.
+
+    Attributes:
+        since: beginning of the shift.
+        until: when the shift was over, a hold time before the flag was resolved; None while it fires.
+        peak_score: the highest score while it fired.
+    """
+
+    since: float
+    until: float | None
+    peak_score: float
+
+
 _by_start = attrgetter("start")
+
+_NOT_COUNTED: Final = -1
+_WHOLE_HOUR: Final = tuple(range(1, MARKS + 1))
 
 
 class StoredWindow(NamedTuple):
@@ -53,13 +94,24 @@ class StoredWindow(NamedTuple):
         traces: number of traces.
         digest: their durations, encoded by :func:`.histogram_codec.encode_digest`.
         marks: the same by end time, encoded by :func:`.histogram_codec.encode_marks`; empty where the caller did not
-            load it, because only hours that are not evaluated yet need it.
+            load it, because only hours that are not evaluated yet need it, and those with few traces.
+        failures: number of failed ones by end time, encoded by :func:`.histogram_codec.encode_failures`; None where
+            it is unknown.
+        requests: number of requests that Tempo counts, where that was stored; see :func:`.traffic.window_traffic`.
     """
 
     start: int
     traces: int
     digest: bytes
     marks: bytes = b""
+    failures: bytes | None = None
+    requests: int | None = None
+
+    @property
+    def first_mark(self) -> int:
+        """The instant to which offset 0 of its marks refers, Unix seconds."""
+        # A window of, say, six minutes may start between two marks; offsets then count from the next mark.
+        return -(-self.start // MARK_SECONDS) * MARK_SECONDS
 
 
 class SeriesHour:
@@ -80,7 +132,10 @@ class SeriesHour:
         "_counts",
         "_decoded_windows",
         "_digest",
+        "_failed",
         "_quantile_buckets",
+        "_run_number",
+        "_runs",
         "_windows",
         "count",
         "day",
@@ -96,13 +151,16 @@ class SeriesHour:
         self.start = hour.start
         self.slot = hour.slot
         self.day = hour.day
-        self.count = sum([window.traces for window in windows])
+        self.count = windows[0].traces if len(windows) == 1 else sum([window.traces for window in windows])
         self.evaluation = evaluation
         self._windows = windows
         self._decoded_windows: list[tuple[StoredWindow, dict[int, int]]] | None = None
         self._counts: dict[int, int] | None = None
         self._digest: Digest | None = None
         self._quantile_buckets: tuple[int, ...] | None = None
+        self._runs: Sequence[Run] | None = None
+        self._run_number = _NOT_COUNTED
+        self._failed: int | None = _NOT_COUNTED
 
     def __repr__(self) -> str:
         return f"SeriesHour({self.start}, {self.slot}, count={self.count}, {self.evaluation})"
@@ -126,7 +184,7 @@ class SeriesHour:
     def digest(self) -> Digest:
         """Durations of the traces."""
         if self._digest is None:
-            self._digest = Digest(self.counts)
+            self._digest = Digest.of_ascending(self.counts)
         return self._digest
 
     @property
@@ -136,26 +194,109 @@ class SeriesHour:
             self._quantile_buckets = tuple(self.digest.quantile_buckets(QUANTILES))
         return self._quantile_buckets
 
-    def marks(self) -> Iterator[tuple[int, list[int]]]:
-        """Yield marks in Unix seconds with the sorted buckets of the traces that ended up to each.
+    @property
+    def runs(self) -> Sequence[Run]:
+        """Runs of the requests that started in the hour; one run if it has more than :data:`MAX_RUN_TRACES`.
+
+        Raises:
+            DamagedDigestError: the stored marks are damaged.
+        """
+        if self._runs is None:
+            if self.count > MAX_RUN_TRACES:
+                whole = (self.start + MARK_SECONDS, self.start + HOUR_SECONDS)
+                self._runs = (Run(*whole, self.count, self.quantile_buckets[0]),)
+            else:
+                self._runs = runs_of(merged_marks([self]), self.start)
+        return self._runs
+
+    @property
+    def run_number(self) -> int:
+        """Number of its :attr:`runs` by :func:`.count_runs`, without decoding them.
+
+        Raises:
+            DamagedDigestError: the stored marks are damaged.
+        """
+        number = self._run_number
+        if number == _NOT_COUNTED:
+            if self.count > MAX_RUN_TRACES:
+                offsets: tuple[int, ...] = _WHOLE_HOUR
+            elif len(self._windows) == 1 and self._windows[0].start == self.start:
+                # Nearly always.
+                offsets = decode_offsets(self._windows[0].marks) if self._windows[0].marks else ()
+            else:
+                found: set[int] = set()
+                for window in self._windows:
+                    if window.marks:
+                        first = (window.first_mark - self.start) // MARK_SECONDS
+                        found.update([first + offset for offset in decode_offsets(window.marks)])
+                offsets = tuple(sorted(found))
+            number = self._run_number = count_runs(offsets)
+        return number
+
+    def marks(self) -> list[tuple[int, list[int]]]:
+        """Return marks in Unix seconds with the sorted buckets of the traces that ended up to each.
 
         Marks may lie in later hours, because traces are assigned to the hour in which they started.
 
         Raises:
             DamagedDigestError: the stored marks are damaged.
         """
+        found: list[tuple[int, list[int]]] = []
         for window, counts in self._decoded():
             if window.marks:
-                # A window of, say, six minutes may start between two marks; offsets then count from the next mark.
-                late = (window.start - self.start) % MARK_SECONDS
-                first = window.start + (MARK_SECONDS - late if late else 0)
-                for offset, buckets in decode_marks(window.marks, counts).items():
-                    yield first + offset * MARK_SECONDS, buckets
+                first = window.first_mark
+                decoded = decode_marks(window.marks, counts)
+                found += [(first + offset * MARK_SECONDS, buckets) for offset, buckets in decoded.items()]
+        return found
+
+    def failures(self) -> dict[int, int] | None:
+        """Return how many of the traces failed, by mark in Unix seconds; None where that is unknown of any window.
+
+        Marks are those of :meth:`marks`; those without failures are left out.
+
+        Raises:
+            DamagedDigestError: the stored failures are damaged.
+        """
+        found: dict[int, int] = {}
+        for window in self._windows:
+            if window.failures is None:
+                return None
+            if not window.failures:
+                continue
+            first = window.first_mark
+            for offset, count in decode_failures(window.failures, window.traces).items():
+                mark = first + offset * MARK_SECONDS
+                found[mark] = found.get(mark, 0) + count
+        return found
+
+    @property
+    def failed(self) -> int | None:
+        """How many of the traces failed; None where that is unknown.
+
+        Raises:
+            DamagedDigestError: the stored failures are damaged.
+        """
+        if self._failed == _NOT_COUNTED:
+            failures = self.failures()
+            self._failed = None if failures is None else sum(failures.values())
+        return self._failed
 
     def _decoded(self) -> list[tuple[StoredWindow, dict[int, int]]]:
         if self._decoded_windows is None:
             self._decoded_windows = [(window, decode_counts(window.digest)) for window in self._windows]
         return self._decoded_windows
+
+
+def merged_marks(hours: Iterable[SeriesHour]) -> list[tuple[int, list[int]]]:
+    """Return the marks of some hours in ascending order, each with the buckets of all traces that ended up to it.
+
+    Raises:
+        DamagedDigestError: the stored marks are damaged.
+    """
+    found: dict[int, list[int]] = {}
+    for mark, buckets in chain.from_iterable([hour.marks() for hour in hours]):
+        found.setdefault(mark, []).extend(buckets)
+    return sorted(found.items())
 
 
 def hours_of(
@@ -169,13 +310,16 @@ def hours_of(
         evaluations: results of evaluated hours, by start of the hour.
     """
     evaluations = evaluations or {}
-    parts: dict[int, list[StoredWindow]] = {}
+    parts: dict[int, tuple[LocalHour, list[StoredWindow]]] = {}
     for window in windows:
         if window.traces:
-            parts.setdefault(clock.hour(window.start).start, []).append(window)
-    return [
-        SeriesHour(clock.hour(start), parts[start], evaluations.get(start, NOT_EVALUATED)) for start in sorted(parts)
-    ]
+            hour = clock.hour(window.start)
+            part = parts.get(hour.start)
+            if part is None:
+                parts[hour.start] = hour, [window]
+            else:
+                part[1].append(window)
+    return [SeriesHour(*parts[start], evaluations.get(start, NOT_EVALUATED)) for start in sorted(parts)]
 
 
 class HourGroup:
@@ -240,21 +384,24 @@ class SeriesHours:
         quarantined: starts of the quarantined hours.
     """
 
-    __slots__ = ("_all", "_by_slot", "_by_start", "_groups", "_latest_swing", "_swings", "quarantined")
+    __slots__ = ("_all", "_by_slot", "_by_start", "_deviations", "_groups", "_latest_swing", "_swings", "quarantined")
 
     def __init__(self, hours: Iterable[SeriesHour] = ()) -> None:
         """Take hours in any order."""
-        self._by_start: dict[int, SeriesHour] = {}
-        self._all: list[SeriesHour] = []
+        self._all = sorted(hours, key=_by_start)
+        self._by_start = {hour.start: hour for hour in self._all}
         self._by_slot: dict[Slot, list[SeriesHour]] = {}
+        for hour in self._all:
+            self._by_slot.setdefault(hour.slot, []).append(hour)
         # Created on request, by set of slots.
         self._groups: dict[frozenset[Slot], HourGroup] = {}
-        self.quarantined: set[int] = set()
+        self.quarantined = {hour.start for hour in self._all if hour.evaluation.quarantined}
+        counted = [hour for hour in self._all if _counts(hour)]
         # Sum over all hours that are not quarantined, and an upper bound for the start of the latest of them.
-        self._swings = NO_SWINGS
-        self._latest_swing = 0
-        for hour in sorted(hours, key=_by_start):
-            self.append(hour)
+        self._swings = tuple(map(sum, zip(*[hour.evaluation.swings for hour in counted], strict=True))) or NO_SWINGS
+        self._latest_swing = counted[-1].start if counted else 0
+        # Deviations of the same hours.
+        self._deviations = DeviationCounts(PATTERN_BUCKETS, [hour.evaluation.deviations for hour in counted])
 
     def __iter__(self) -> Iterator[SeriesHour]:
         return iter(self._all)
@@ -304,6 +451,13 @@ class SeriesHours:
             group = self._groups[slots] = HourGroup(members)
         return group
 
+    def of_slots(self, slots: Iterable[Slot], until: int) -> list[SeriesHour]:
+        """Return the hours of some slots that began before an instant, one slot after the other."""
+        found = []
+        for slot in slots:
+            found += [hour for hour in self._by_slot.get(slot, ()) if hour.start < until]
+        return found
+
     def swings(self, until: int, released: Iterable[SeriesHour] = ()) -> Swings:
         """Return the sum of the swings of all hours before an instant that are not quarantined.
 
@@ -320,19 +474,60 @@ class SeriesHours:
             swings = tuple(map(add, swings, hour.evaluation.swings))
         return swings
 
+    def profile(self, until: int, least: int, released: Collection[SeriesHour] = ()) -> HourProfile:
+        """Return the pattern within the hour: the median deviation at each mark, over the hours as for :meth:`swings`.
+
+        Args:
+            until: Unix seconds.
+            least: minimum number of hours with a known deviation at a mark.
+            released: quarantined hours before ``until`` that count nevertheless.
+
+        Returns:
+            For each quantile the median deviation in buckets by mark, 0 up to :data:`PATTERN_BUCKETS`; empty if all
+            are 0.
+        """
+        later = []
+        if self._latest_swing >= until:
+            later = [hour for hour in takewhile(lambda hour: hour.start >= until, reversed(self._all)) if _counts(hour)]
+        for hour in later:
+            self._deviations.subtract(hour.evaluation.deviations)
+        for hour in released:
+            self._deviations.add(hour.evaluation.deviations)
+        lanes = self._deviations.lanes_above()
+        for hour in released:
+            self._deviations.subtract(hour.evaluation.deviations)
+        for hour in later:
+            self._deviations.add(hour.evaluation.deviations)
+        if not lanes:
+            return ()
+        evaluations = [hour.evaluation for hour in self._all if hour.start < until]
+        hours = [each.deviations for each in evaluations if not each.quarantined and each.swings != NO_SWINGS]
+        hours += [hour.evaluation.deviations for hour in released]
+        profile = [[0] * MARKS for _ in QUANTILES]
+        for lane in lanes:
+            profile[lane // MARKS][lane % MARKS] = median_deviation(hours, lane, least) or 0
+        return tuple(map(tuple, profile)) if any(map(any, profile)) else ()
+
     def _include(self, hour: SeriesHour) -> None:
         if hour.evaluation.quarantined:
             self.quarantined.add(hour.start)
-        elif hour.evaluation.swings != NO_SWINGS:
+        elif _counts(hour):
             self._swings = tuple(map(add, self._swings, hour.evaluation.swings))
+            self._deviations.add(hour.evaluation.deviations)
             if hour.start > self._latest_swing:
                 self._latest_swing = hour.start
 
     def _exclude(self, hour: SeriesHour) -> None:
         if hour.evaluation.quarantined:
             self.quarantined.discard(hour.start)
-        elif hour.evaluation.swings != NO_SWINGS:
+        elif _counts(hour):
             self._swings = tuple(map(sub, self._swings, hour.evaluation.swings))
+            self._deviations.subtract(hour.evaluation.deviations)
+
+
+def _counts(hour: SeriesHour) -> bool:
+    """Whether an hour counts for the swings and the profile."""
+    return not hour.evaluation.quarantined and hour.evaluation.swings != NO_SWINGS
 
 
 def _difference(hours: Sequence[SeriesHour], others: Sequence[SeriesHour]) -> Sequence[SeriesHour]:

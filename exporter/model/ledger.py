@@ -41,6 +41,11 @@ class WindowState(StrEnum):
         return self is not WindowState.FAILED
 
     @property
+    def is_stored(self) -> bool:
+        """Whether the window was searched, and its spans, if any, are in the database."""
+        return self in (WindowState.DONE, WindowState.EMPTY, WindowState.PARTIAL)
+
+    @property
     def doubtful(self) -> bool:
         """Whether the state rests on Tempo having returned nothing, which may be wrong; see :func:`doubt_again_at`."""
         return self in (WindowState.EMPTY, WindowState.EXPIRED)
@@ -63,7 +68,10 @@ class LedgerEntry:
             traces the number of rereads.
         retry_at: time of the next retry, recheck or reread, if any.
         error: reason of the last failure.
-        read_at: time of this entry.
+        late_check_at: time of the next check for spans that Tempo received after the window was read, if any.
+        late_spans: spans that came late and are not in the record, which coverage takes into account; None if there may
+            be some, because long requests were seen.
+        read_at: when the read began, or failed.
     """
 
     window: Window
@@ -78,11 +86,23 @@ class LedgerEntry:
     attempts: int = 0
     retry_at: float | None = None
     error: str | None = None
+    late_check_at: float | None = None
+    late_spans: int | None = 0
 
     @property
     def there(self) -> float:
         """Estimated number of existing traces: traces read divided by coverage."""
         return self.traces / self.coverage if self.coverage else self.traces
+
+    @property
+    def there_when_read(self) -> float:
+        """The same without spans that came late."""
+        return max(self.traces, self.there - (self.late_spans or 0)) if self.coverage else self.traces
+
+    @property
+    def may_lack_late_spans(self) -> bool:
+        """Whether spans that came late are missing, or may be, and the window is checked for them."""
+        return self.late_check_at is not None and self.late_spans != 0
 
     @property
     def has_density(self) -> bool:
@@ -243,7 +263,7 @@ class BatchRules:
     usual_windows: int = 1
     most_windows: int = 24
     longest_seconds: int = LONGEST_SEARCH_SECONDS
-    fill: float = 0.6
+    fill: float = 0.45
 
 
 def next_batch(

@@ -42,7 +42,11 @@ _UPPER_BOUND: Final = re.compile(r"(?:[^\\]|\\.)*?(\{,[0-9]+\})", re.DOTALL)
 
 
 class PatternError(ValueError):
-    """A regular expression or its replacement is invalid; the message says why, and what to write if it is known."""
+    """An expression or a replacement is invalid; the message, on one line, says why and what to write."""
+
+    def __init__(self, problem: str) -> None:
+        # RE2 quotes the expression, which may contain control characters.
+        super().__init__("".join(each if each.isprintable() else ascii(each)[1:-1] for each in problem))
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,10 @@ class Pattern:
             object.__setattr__(self, "_regex", re2.compile(self.text, options))
         except re2.error as error:
             raise PatternError(_explained(error)) from None
+
+    def __reduce__(self) -> "tuple[type[Pattern], tuple[str]]":
+        """Make it picklable: a worker process compiles it again."""
+        return type(self), (self.text,)
 
     def search(self, text: str) -> bool:
         """Return whether it matches anywhere in a text."""

@@ -19,6 +19,10 @@ from typing import Any, Final
 class LockRank(IntEnum):
     """The order in which a thread acquires locks, outermost first."""
 
+    CONFIG_RELOAD = auto()
+    """The configuration in use, while it is loaded again and taken over."""
+    APP = auto()
+    """The running app, while it is replaced or takes over another configuration."""
     PAGE_CACHE = auto()
     """Profiles and baselines for the pages, built from the history while the lock is held."""
     AVAILABILITY = auto()
@@ -33,12 +37,18 @@ class LockRank(IntEnum):
     """The samples of one snapshot, rendered once for each format."""
     SERIES_FILTER = auto()
     """Which series were admitted."""
+    TIME_MARKS = auto()
+    """What people know about ranges of time; written to the store while the lock is held."""
     STORE = auto()
     """The SQLite connection, held for single statements or one short transaction."""
+    LARGE_SEARCH = auto()
+    """Searches with an exceptionally high limit, one at a time, because of the memory for their responses."""
     SEARCH_MEMORY = auto()
     """What earlier searches of a reader have shown."""
     TEMPO_LIMITS = auto()
     """Limits that Tempo has reported: traces per search, length of a range."""
+    TEMPO_DECODING = auto()
+    """Decoding of responses, one at a time."""
     TEMPO_READINESS = auto()
     """What Tempo last said about itself."""
     TEMPO_THROTTLE = auto()

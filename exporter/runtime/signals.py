@@ -1,4 +1,4 @@
-"""Stop requests: SIGTERM, SIGINT, or a failure of the exporter's own."""
+"""Requests to stop (SIGTERM, SIGINT, or a failure of the exporter's own) and to reload the configuration (SIGHUP)."""
 
 import contextlib
 import os
@@ -52,10 +52,15 @@ class StopRequest:
     def __init__(self) -> None:
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._write_end, False)
+        self._is_made = False
 
-    def listen(self) -> None:
-        """Treat SIGTERM and SIGINT as requests; call this in the main thread."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+    def listen(self, *, reloads: bool = False) -> None:
+        """Treat SIGTERM and SIGINT as requests; call this in the main thread.
+
+        Args:
+            reloads: SIGHUP is a request to reload, for :meth:`is_reload`; otherwise it keeps its meaning.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if reloads else ())):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
 
@@ -67,5 +72,15 @@ class StopRequest:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for a request, at most for ``seconds``; returns whether there is one."""
+        if self._is_made:
+            return True
         ready, _, _ = select.select([self._read_end], [], [], seconds)
         return bool(ready)
+
+    def is_reload(self) -> bool:
+        """Wait for a request to reload or to stop; returns whether it is one to reload."""
+        if self._is_made:
+            return False
+        requested = os.read(self._read_end, 1)
+        self._is_made = requested != bytes((signal.SIGHUP,))
+        return not self._is_made

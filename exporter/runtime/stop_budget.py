@@ -23,7 +23,7 @@ _SHARES_SECONDS: Final[Mapping[StopStep, float]] = {
     "web_workers": 1.0,  # all worker groups together: responses that are being built
     "web_loop": 0.5,  # ends with its current turn
     "supervisor": 1.0,  # may be replacing a damaged database
-    "app": STOP_SECONDS,  # poller, baseline manager and backfill: what is left, at least 1.5 s
+    "app": STOP_SECONDS,  # poller, baseline manager, causes and backfill: what is left, at least 1.5 s
 }
 
 

@@ -1,9 +1,11 @@
 """Telemetry interface: the events that components report; only the metrics package knows the metric names."""
 
+from collections.abc import Mapping
 from typing import Final, Literal, Protocol, get_args
 
-Loop = Literal["poll", "backfill", "api"]
-"""The origin of a request to Tempo: the live edge, the ledger, or a person at the command line or the API."""
+Loop = Literal["poll", "backfill", "api", "cause"]
+"""The origin of a request to Tempo: the live edge, the ledger, a person at the command line or the API, or the search
+for the cause of a shift."""
 
 FailureReason = Literal[
     "connection",
@@ -26,11 +28,15 @@ SkipReason = Literal[
 ``memory_limit``: the live window is full. ``saturated``: the span came from a search of a single second that hit its
 limit, which is not a sample of that second."""
 
+CauseOutcome = Literal["known", "unclear", "no_difference", "no_traces", "failed"]
+"""Result of an attempt to find the cause of a shift."""
+
 StorageFailure = Literal["full", "readonly", "locked", "corrupt", "other"]
 
 LOOPS: Final[tuple[Loop, ...]] = get_args(Loop)
 FAILURE_REASONS: Final[tuple[FailureReason, ...]] = get_args(FailureReason)
 SKIP_REASONS: Final[tuple[SkipReason, ...]] = get_args(SkipReason)
+CAUSE_OUTCOMES: Final[tuple[CauseOutcome, ...]] = get_args(CauseOutcome)
 STORAGE_FAILURES: Final[tuple[StorageFailure, ...]] = get_args(StorageFailure)
 
 
@@ -61,11 +67,26 @@ class Telemetry(Protocol):
     def source_counts_available(self, available: bool) -> None:
         """Whether Tempo can count its traces."""
 
+    def rootless_traces(self, ratio: float) -> None:
+        """A share of the traces has no root span in Tempo."""
+
     def traces_read(self, loop: Loop, count: int) -> None:
         """Spans in scope were read from Tempo."""
 
     def traces_skipped(self, loop: Loop, reason: SkipReason, count: int) -> None:
         """Spans that were read are not used."""
 
+    def searchable_delays(self, delays: Mapping[float, int]) -> None:
+        """Spans were found for the first time: their number by the seconds since their end."""
+
     def storage_failed(self, reason: StorageFailure) -> None:
         """The database refused a read or a write."""
+
+    def search_by_id_available(self, available: bool) -> None:
+        """Whether Tempo finds traces by their ids with a search."""
+
+    def cause_sought(self, outcome: CauseOutcome, seconds: float) -> None:
+        """An attempt to find the cause of a shift ended."""
+
+    def causes_pending(self, count: int) -> None:
+        """So many firing flags were not looked at yet."""

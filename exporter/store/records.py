@@ -1,19 +1,34 @@
 """Records that the store returns and accepts, and their conversion to and from rows."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
+from exporter.detection.flag import FlagKind, FlagPeriod
+from exporter.model.deviations import MAX_LANES
 from exporter.model.histogram_codec import DamagedDigestError, decode_numbers, encode_numbers
-from exporter.model.hours import QUANTILES, HourEvaluation, StoredWindow
+from exporter.model.hours import NO_SWINGS, HourEvaluation, ShiftPeriod, StoredWindow
 from exporter.model.ledger import LedgerEntry, Window, WindowState
 from exporter.model.span import SeriesKey
 
 ENTRY_COLUMNS: Final = (
     "start, end, state, read_at, traces, stored, coverage, requests, splits,"
-    " duration_seconds, attempts, retry_at, error"
+    " duration_seconds, attempts, retry_at, error, late_check_at, late_spans"
 )
 """Columns of a ledger entry, in the order of :func:`entry_to_row` and :func:`entry_from_row`."""
+
+
+_LABELS: Final = msgspec.json.Decoder(dict[str, str])
+
+INCIDENT_COLUMNS: Final = "id, start, end, document, is_reconstructed"
+"""Columns of an incident, in the order of :class:`StoredIncident`."""
+
+KEY_COLUMNS: Final = "service_name, span_name, labels"
+"""Columns of a series key, in the order of :func:`key_to_row` and :func:`key_from_row`."""
 
 
 class StoredSeries(NamedTuple):
@@ -61,6 +76,11 @@ class SeriesEvaluation(NamedTuple):
         state: state of the evaluation, as encoded by the detector.
         settled_suspects: starts of hours that are no longer suspects.
         accepted: changepoints of changes that were accepted as the new baseline.
+        shifts: times in which its flag fired in these hours. One with a known beginning gets its end and the highest
+            score of both.
+        shifts_since: the stored shifts that began from this instant on are no longer valid; None if all still are.
+        marks: identifies the marks on time that the state depends on; empty without any.
+        evaluated_until: end of the evaluated history of the series.
     """
 
     key: SeriesKey
@@ -68,6 +88,59 @@ class SeriesEvaluation(NamedTuple):
     state: bytes
     settled_suspects: Collection[int] = ()
     accepted: Collection[int] = ()
+    shifts: Sequence[ShiftPeriod] = ()
+    shifts_since: int | None = None
+    marks: str = ""
+    evaluated_until: int = 0
+
+
+class EvaluatedMarks(NamedTuple):
+    """The marks on time that the evaluation of a series depends on.
+
+    Attributes:
+        until: end of the evaluated history of the series, Unix seconds.
+        signature: identifies them; :data:`VOID_MARKS` if the series must be evaluated again from the beginning.
+    """
+
+    until: int
+    signature: str
+
+
+VOID_MARKS: Final = "void"
+
+
+class StoredMark(NamedTuple):
+    """A mark on time as it is stored. Times are in Unix seconds.
+
+    Attributes:
+        id: its id.
+        source: where it is from.
+        until: when it is over; None if it recurs.
+        document: all of it, as encoded by the evaluation.
+    """
+
+    id: str
+    source: str
+    until: int | None
+    document: str
+
+
+class StoredIncident(NamedTuple):
+    """An incident as it is stored. Times are in Unix seconds.
+
+    Attributes:
+        id: its id.
+        start: its beginning.
+        end: its end; None while it lasts.
+        document: all of it, as encoded by the evaluation.
+        is_reconstructed: whether it was found in the history, not in current traffic.
+    """
+
+    id: str
+    start: float
+    end: float | None
+    document: str
+    is_reconstructed: bool = False
 
 
 class HistoryTotals(NamedTuple):
@@ -91,6 +164,29 @@ class PruneResult(NamedTuple):
     series: Sequence[SeriesKey]
 
 
+def key_from_row(service_name: str, span_name: str, labels: str) -> SeriesKey:
+    """Build the key of a series from a row of ``series``.
+
+    Raises:
+        ValueError: the labels are damaged.
+    """
+    if not labels:
+        return SeriesKey(service_name, span_name)
+    return SeriesKey(service_name, span_name, _decode_labels(labels))
+
+
+@lru_cache(maxsize=1024)
+def _decode_labels(labels: str) -> tuple[tuple[str, str], ...]:
+    """Decode the labels of a series; series with the same labels share them, which saves memory."""
+    return tuple(sorted(_LABELS.decode(labels).items()))
+
+
+def key_to_row(key: SeriesKey) -> tuple[str, str, str]:
+    """Return the row of a series key."""
+    labels = json.dumps(dict(key.labels), ensure_ascii=False, separators=(",", ":")) if key.labels else ""
+    return key.service_name, key.span_name, labels
+
+
 def entry_from_row(start: int, end: int, state: str, *rest: Any) -> LedgerEntry:
     """Build a ledger entry from a row of ``windows``."""
     return LedgerEntry(Window(start, end), WindowState(state), *rest)
@@ -102,18 +198,24 @@ def entry_to_row(entry: LedgerEntry) -> tuple[object, ...]:
     return (*window, state.value, *rest)
 
 
+def flag_period_from_row(kind: str, since: float, until: float | None) -> FlagPeriod | None:
+    """Build a time in which a flag fired from a row; None for a kind that this version does not know."""
+    return FlagPeriod(FlagKind(kind), since, until) if kind in set(FlagKind) else None
+
+
 def evaluation_from_row(quarantined: int, swings: bytes) -> HourEvaluation:
     """Build the evaluation of an hour from a row of ``judgements``.
 
     Raises:
         DamagedDigestError: the encoded swings are damaged.
     """
-    numbers = tuple(decode_numbers(swings))
-    if len(numbers) != 2 * len(QUANTILES):
-        raise DamagedDigestError(f"expected {2 * len(QUANTILES)} numbers, got {len(numbers)}")
-    return HourEvaluation(bool(quarantined), numbers)
+    numbers, deviations = decode_numbers(swings, len(NO_SWINGS))
+    if len(deviations) > MAX_LANES:
+        raise DamagedDigestError(f"{len(deviations)} deviations exceed {MAX_LANES}")
+    return HourEvaluation(bool(quarantined), numbers, deviations)
 
 
 def encode_swings(evaluation: HourEvaluation) -> bytes:
-    """Encode the swings of an hour for :func:`evaluation_from_row`."""
-    return encode_numbers(evaluation.swings)
+    """Encode the swings and deviations of an hour for :func:`evaluation_from_row`."""
+    # An hour has a dozen windows, so its sums have at most 18 bits.
+    return encode_numbers(evaluation.swings) + evaluation.deviations

@@ -105,7 +105,124 @@ def _create_acceptances(db: Database) -> None:
     )
 
 
-MIGRATIONS: Sequence[Callable[[Database], None]] = (_create_tables, _index_quarantined_hours, _create_acceptances)
+def _add_late_spans(db: Database) -> None:
+    """Add when windows are checked for spans that came late, and how many of them the record lacks."""
+    db.execute("ALTER TABLE windows ADD COLUMN late_check_at REAL")
+    db.execute("ALTER TABLE windows ADD COLUMN late_spans INTEGER DEFAULT 0")
+
+
+def _add_labels(db: Database) -> None:
+    """Add the labels of a series, a JSON object of those it has; empty for none, so that all series stay what they are.
+
+    The names are stored with the values: another configuration may have other labels, or the same in another order.
+    """
+    db.execute("ALTER TABLE series ADD COLUMN labels TEXT NOT NULL DEFAULT ''")
+    db.execute("DROP INDEX idx_series_service_name_span_name")
+    db["series"].create_index(["service_name", "span_name", "labels"], unique=True)  # type: ignore[union-attr]
+
+
+def _delete_evaluations(db: Database) -> None:
+    """Delete all evaluations: they lack what the present method needs, or have another encoding.
+
+    So all hours are evaluated again.
+    """
+    db.execute("DELETE FROM judgements")
+    db.execute("DELETE FROM states")
+    db.execute("DELETE FROM books")
+    db.execute("DELETE FROM meta WHERE name IN ('judging_until', 'judged_until', 'findings_void')")
+
+
+def _create_incidents(db: Database) -> None:
+    """Create the table of incidents, each a JSON document; those without an end last."""
+    db.execute(
+        """CREATE TABLE incidents (
+            id TEXT PRIMARY KEY NOT NULL,
+            start REAL NOT NULL,
+            end REAL,
+            document TEXT NOT NULL
+        ) WITHOUT ROWID"""
+    )
+    db.execute("CREATE INDEX incidents_by_start ON incidents(start, id)")
+
+
+def _create_shifts(db: Database) -> None:
+    """Create the table of past shifts, from which incidents of the past are assembled.
+
+    All hours are evaluated again, because the shifts of those that are evaluated are not known.
+    """
+    db.execute(
+        """CREATE TABLE shifts (
+            series_id INTEGER NOT NULL REFERENCES series(id),
+            since REAL NOT NULL,
+            until REAL,
+            peak_score REAL NOT NULL,
+            PRIMARY KEY (series_id, since)
+        ) WITHOUT ROWID"""
+    )
+    db.execute("CREATE INDEX shifts_by_beginning ON shifts(since)")
+    db.execute("ALTER TABLE incidents ADD COLUMN is_reconstructed INTEGER NOT NULL DEFAULT 0")
+    db.execute("CREATE INDEX reconstructed_incidents ON incidents(start) WHERE is_reconstructed")
+    _delete_evaluations(db)
+
+
+def _add_failures(db: Database) -> None:
+    """Add how many requests of a window failed, by which rule, and how many Tempo counts.
+
+    They are unknown of all windows that were read before.
+    """
+    db.execute("ALTER TABLE digests ADD COLUMN failures BLOB")
+    db.execute("ALTER TABLE digests ADD COLUMN requests INTEGER")
+    db.execute("ALTER TABLE windows ADD COLUMN failure_rule TEXT")
+
+
+def _create_flag_periods(db: Database) -> None:
+    """Create the table of the times in which flags fired in current traffic; those without an end fire still."""
+    db.execute(
+        """CREATE TABLE flag_periods (
+            series_id INTEGER NOT NULL REFERENCES series(id),
+            kind TEXT NOT NULL,
+            since REAL NOT NULL,
+            until REAL,
+            PRIMARY KEY (series_id, kind, since)
+        ) WITHOUT ROWID"""
+    )
+    db.execute("CREATE INDEX flag_periods_by_end ON flag_periods(until)")
+
+
+def _create_time_marks(db: Database) -> None:
+    """Create the tables of marks on time, each a JSON document, and of those that evaluations depend on."""
+    db.execute(
+        """CREATE TABLE time_marks (
+            id TEXT PRIMARY KEY NOT NULL,
+            source TEXT NOT NULL,
+            until INTEGER,
+            document TEXT NOT NULL
+        ) WITHOUT ROWID"""
+    )
+    db.execute(
+        """CREATE TABLE evaluated_marks (
+            series_id INTEGER PRIMARY KEY NOT NULL REFERENCES series(id),
+            until INTEGER NOT NULL,
+            signature TEXT NOT NULL
+        )"""
+    )
+
+
+MIGRATIONS: Sequence[Callable[[Database], None]] = (
+    _create_tables,
+    _index_quarantined_hours,
+    _create_acceptances,
+    _add_late_spans,
+    _add_labels,
+    _delete_evaluations,
+    _create_incidents,
+    _create_shifts,
+    _add_failures,
+    _delete_evaluations,
+    _delete_evaluations,
+    _create_flag_periods,
+    _create_time_marks,
+)
 
 
 _TABLES_OF_EVERY_VERSION: Final = frozenset({"series", "windows", "digests"})

@@ -9,29 +9,59 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
+from exporter.detection.flag import FlagPeriod
 from exporter.model.accumulator import WindowContent
 from exporter.model.calendar import HOUR_SECONDS
-from exporter.model.histogram_codec import encode_digest, encode_marks
+from exporter.model.histogram import Digest
+from exporter.model.histogram_codec import (
+    DamagedDigestError,
+    decode_digest,
+    encode_digest,
+    encode_failures,
+    encode_marks,
+)
+from exporter.model.hours import ShiftPeriod
 from exporter.model.ledger import LedgerEntry, Window
 from exporter.model.span import SeriesKey
+from exporter.model.time_mark import REACH_SECONDS
 from exporter.store.connection import Connection, OnDamage, OnFailure
 from exporter.store.database_file import check_file
 from exporter.store.records import (
     ENTRY_COLUMNS,
+    INCIDENT_COLUMNS,
+    KEY_COLUMNS,
+    VOID_MARKS,
+    EvaluatedMarks,
     HistoryTotals,
     PruneResult,
     SeriesEvaluation,
+    StoredIncident,
+    StoredMark,
     StoredSeries,
     StoredTraffic,
     encode_swings,
     entry_from_row,
     entry_to_row,
+    flag_period_from_row,
+    key_from_row,
+    key_to_row,
 )
 from exporter.store.schema import check_version, migrate
-from exporter.store.series_queries import query_series, query_traffic, stored_series, stored_traffic
+from exporter.store.series_queries import (
+    newest_failure_rule,
+    query_other_failures,
+    query_series,
+    query_traffic,
+    stored_series,
+    stored_traffic,
+)
 
+_LATEST: Final = 1e15
+"""Later than any beginning, Unix seconds."""
+_LATER_SECONDS: Final = 24 * HOUR_SECONDS
+"""Shifts are deleted this much later than the incidents that are assembled from them."""
 _PRUNED_AT_ONCE: Final = 500
 """Series per transaction when old evaluations are deleted, so that other threads do not wait for long."""
 
@@ -48,12 +78,12 @@ class Store:
         """
         self._connection = connection
         self._reading: str | None = None
+        self._identity: str | None = None
+        self._failure_rule: str | None = None
         with connection.reading("opening the database") as db:
             migrate(db)
-            self._ids = {
-                SeriesKey(service, span): series_id
-                for series_id, service, span in db.execute("SELECT id, service_name, span_name FROM series ORDER BY id")
-            }
+            rows = db.execute(f"SELECT {KEY_COLUMNS}, id FROM series ORDER BY id").fetchall()
+        self._ids = {self._key(row): row[-1] for row in rows}
 
     @classmethod
     def open(
@@ -140,7 +170,15 @@ class Store:
             StoreError: nothing was written.
         """
         rows = [
-            (key, content.window.start, item.digest.count, encode_digest(item.digest), encode_marks(item.marks))
+            (
+                key,
+                content.window.start,
+                item.digest.count,
+                encode_digest(item.digest),
+                encode_marks(item.marks),
+                None if item.failures is None else encode_failures(item.failures),
+                item.requests,
+            )
             for content in contents
             for key, item in content.series.items()
         ]
@@ -151,23 +189,67 @@ class Store:
             for entry in entries:
                 _delete_overlapping_windows(db, entry.window)
             db.executemany(
-                f"INSERT INTO windows ({ENTRY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                map(entry_to_row, entries),
+                f"INSERT INTO windows ({ENTRY_COLUMNS}, failure_rule)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                ((*entry_to_row(entry), self._failure_rule) for entry in entries),
             )
             ids = [self._series_id(db, row[0]) for row in rows]
             db.executemany(
-                "INSERT INTO digests (series_id, window_start, traces, digest, marks) VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO digests (series_id, window_start, traces, digest, marks, failures, requests)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 ((series_id, *row[1:]) for series_id, row in zip(ids, rows, strict=True)),
             )
+
+    def update_late(self, entries: Sequence[LedgerEntry]) -> None:
+        """Write what is known about late spans in windows, without touching their digests.
+
+        Raises:
+            StoreError: nothing was written.
+        """
+        with self._writing("recording late spans") as db:
+            db.executemany(
+                "UPDATE windows SET coverage = ?, late_check_at = ?, late_spans = ? WHERE start = ? AND end = ?",
+                ((entry.coverage, entry.late_check_at, entry.late_spans, *entry.window) for entry in entries),
+            )
+
+    def window_digests(self, windows: Collection[Window]) -> dict[Window, dict[SeriesKey, Digest]]:
+        """Return the digests of windows by series; a digest that is damaged is counted and left out.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        found: dict[Window, dict[SeriesKey, Digest]] = {}
+        with self._connection.reading("reading windows") as db:
+            keys = {series_id: key for key, series_id in self._ids.items()}
+            for window in windows:
+                query = "SELECT series_id, digest FROM digests WHERE window_start = ?"
+                digests = found[window] = {}
+                for series_id, data in db.execute(query, (window.start,)):
+                    try:
+                        digests[keys[series_id]] = decode_digest(data)
+                    except DamagedDigestError:
+                        self._connection.on_failure("corrupt")
+        return found
 
     # Series and their history
 
     def _series_id(self, db: sqlite3.Connection, key: SeriesKey) -> int:
         series_id = self._ids.get(key)
         if series_id is None:
-            cursor = db.execute("INSERT INTO series (service_name, span_name) VALUES (?, ?)", key)
+            cursor = db.execute(f"INSERT INTO series ({KEY_COLUMNS}) VALUES (?, ?, ?)", key_to_row(key))
             series_id = self._ids[key] = int(cursor.lastrowid or 0)
         return series_id
+
+    def _key(self, row: Sequence[Any]) -> SeriesKey:
+        """Build the key of a series from the first columns of a row.
+
+        Raises:
+            StoreError: its labels are damaged.
+        """
+        try:
+            return key_from_row(*row[:3])
+        except ValueError as error:
+            raise self._connection.unreadable("reading the series") from error
 
     def series(self) -> list[SeriesKey]:
         """Return all stored series, in the order in which they were first stored."""
@@ -180,13 +262,15 @@ class Store:
         """Yield the history of some series in the windows that start in ``[start, end)``, Unix seconds.
 
         The connection is held for ``at_once`` series at a time, so that writers wait for milliseconds and memory use
-        stays small. Series without windows in the range are left out.
+        stays small. Series without windows in the range are left out. Failures are unknown in windows that were read
+        with another rule than the declared one, or if none was declared, than the newest window.
 
         Args:
             keys: the series.
             start: start of the range.
             end: end of the range.
-            marks_from: marks are loaded for windows that start at or after this; None means for no window.
+            marks_from: marks are loaded for windows that start at or after this, and for those with few traces; None
+                means for the latter only.
             at_once: number of series per read.
         """
         with self._connection.mutex:
@@ -196,7 +280,9 @@ class Store:
             chunk = ids[position : position + at_once]
             with self._connection.reading("reading the history") as db:
                 rows = query_series(db, chunk, start, end, end if marks_from is None else marks_from)
-            yield from stored_series(rows, keys_by_id, on_damage=partial(self._connection.on_failure, "corrupt"))
+                others = query_other_failures(db, self._failure_rule, start, end)
+            on_damage = partial(self._connection.on_failure, "corrupt")
+            yield from stored_series(rows, keys_by_id, others, on_damage)
 
     def traffic(self, keys: Iterable[SeriesKey], start: int, end: int, at_once: int = 200) -> Iterator[StoredTraffic]:
         """Yield trace counts of some series in the windows that start in ``[start, end)``, Unix seconds.
@@ -220,25 +306,59 @@ class Store:
             StoreError: nothing was written.
         """
         with self._writing("saving evaluations") as db:
-            for key, evaluations, state, settled_suspects, accepted in results:
-                series_id = self._series_id(db, key)
+            for result in results:
+                series_id = self._series_id(db, result.key)
                 db.executemany(
                     "INSERT OR REPLACE INTO judgements (series_id, hour_start, quarantined, swings)"
                     " VALUES (?, ?, ?, ?)",
                     (
                         (series_id, hour, evaluation.quarantined, encode_swings(evaluation))
-                        for hour, evaluation in evaluations.items()
+                        for hour, evaluation in result.evaluations.items()
                     ),
                 )
-                db.execute("INSERT OR REPLACE INTO states (series_id, state) VALUES (?, ?)", (series_id, state))
+                db.execute("INSERT OR REPLACE INTO states (series_id, state) VALUES (?, ?)", (series_id, result.state))
                 db.executemany(
                     "DELETE FROM suspects WHERE series_id = ? AND hour_start = ?",
-                    ((series_id, hour) for hour in settled_suspects),
+                    ((series_id, hour) for hour in result.settled_suspects),
                 )
                 db.executemany(
                     "INSERT OR IGNORE INTO acceptances (series_id, changepoint) VALUES (?, ?)",
-                    ((series_id, changepoint) for changepoint in accepted),
+                    ((series_id, changepoint) for changepoint in result.accepted),
                 )
+                if result.shifts_since is not None:
+                    db.execute(
+                        "DELETE FROM shifts WHERE series_id = ? AND since >= ?", (series_id, result.shifts_since)
+                    )
+                db.executemany(
+                    "INSERT INTO shifts (series_id, since, until, peak_score) VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT (series_id, since) DO UPDATE"
+                    " SET until = excluded.until, peak_score = max(peak_score, excluded.peak_score)",
+                    ((series_id, *shift) for shift in result.shifts),
+                )
+                if result.marks:
+                    db.execute(
+                        "INSERT OR REPLACE INTO evaluated_marks (series_id, until, signature) VALUES (?, ?, ?)",
+                        (series_id, result.evaluated_until, result.marks),
+                    )
+                else:
+                    db.execute("DELETE FROM evaluated_marks WHERE series_id = ?", (series_id,))
+
+    def shifts(self, limit: int) -> list[tuple[SeriesKey, ShiftPeriod]]:
+        """Return the shifts of the evaluated history that began last, in any order.
+
+        Args:
+            limit: how many at most.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        with self._connection.reading("reading the shifts of the past") as db:
+            rows = db.execute(
+                f"SELECT {KEY_COLUMNS}, since, until, peak_score FROM shifts JOIN series ON series.id = series_id"
+                " ORDER BY since DESC LIMIT ?",
+                (limit,),
+            ).fetchall()
+        return [(self._key(row), ShiftPeriod(*row[-3:])) for row in rows]
 
     def acceptances(self) -> dict[SeriesKey, list[int]]:
         """Return the changepoints of all accepted changes by series, also of those in evaluations deleted since.
@@ -249,16 +369,16 @@ class Store:
         found: dict[SeriesKey, list[int]] = {}
         with self._connection.reading("reading accepted changes") as db:
             rows = db.execute(
-                "SELECT service_name, span_name, changepoint FROM acceptances JOIN series ON series.id = series_id"
-            )
-            for service_name, span_name, changepoint in rows:
-                found.setdefault(SeriesKey(service_name, span_name), []).append(changepoint)
+                f"SELECT {KEY_COLUMNS}, changepoint FROM acceptances JOIN series ON series.id = series_id"
+            ).fetchall()
+        for row in rows:
+            found.setdefault(self._key(row), []).append(row[-1])
         return found
 
     def delete_evaluations(self) -> None:
-        """Delete all evaluations and baseline tables, so that all hours are evaluated again.
+        """Delete all evaluations, shifts and baseline tables, so that all hours are evaluated again.
 
-        Suspects, flags and the list of accepted changes stay.
+        Suspects, flags, incidents and the list of accepted changes stay.
 
         Raises:
             StoreError: nothing was deleted.
@@ -266,8 +386,52 @@ class Store:
         with self._writing("deleting evaluations") as db:
             db.execute("DELETE FROM judgements")
             db.execute("DELETE FROM states")
+            db.execute("DELETE FROM evaluated_marks")
+            db.execute("DELETE FROM shifts")
             db.execute("DELETE FROM books")
             db.execute("DELETE FROM meta WHERE name IN ('judging_until', 'judged_until', 'findings_void')")
+
+    def delete_evaluations_of(self, keys: Iterable[SeriesKey]) -> None:
+        """Delete the evaluations and shifts of some series, and the baseline tables.
+
+        Until :meth:`save_evaluations` stores others, :meth:`evaluated_marks` has :data:`.VOID_MARKS` for these series.
+
+        Raises:
+            StoreError: nothing was deleted.
+        """
+        with self._writing("deleting evaluations of some series") as db:
+            ids = [(self._ids[key],) for key in keys if key in self._ids]
+            for table in ("judgements", "states", "shifts"):
+                db.executemany(f"DELETE FROM {table} WHERE series_id = ?", ids)
+            db.executemany(
+                "INSERT OR REPLACE INTO evaluated_marks (series_id, until, signature) VALUES (?, 0, ?)",
+                ((*series_id, VOID_MARKS) for series_id in ids),
+            )
+            db.execute("DELETE FROM books")
+
+    def evaluated_marks(self) -> dict[SeriesKey, EvaluatedMarks]:
+        """Return the marks on time that evaluations depend on, of all series that are evaluated.
+
+        A series without any may be evaluated up to the instant that :meth:`begin_evaluation` was given.
+        """
+        with self._connection.reading("reading the marks that evaluations depend on") as db:
+            until = _evaluation_begun_until(db) or 0
+            rows = db.execute(
+                f"SELECT {KEY_COLUMNS}, coalesce(until, ?), coalesce(signature, '') FROM series"
+                " LEFT JOIN states ON states.series_id = id LEFT JOIN evaluated_marks ON evaluated_marks.series_id = id"
+                " WHERE state IS NOT NULL OR signature IS NOT NULL",
+                (until,),
+            ).fetchall()
+        return {self._key(row): EvaluatedMarks(*row[-2:]) for row in rows}
+
+    def forget_void_marks(self) -> None:
+        """Forget that series must be evaluated again: those that still must have nothing that can be evaluated.
+
+        Raises:
+            StoreError: nothing was written.
+        """
+        with self._writing("recording the evaluation of marked series") as db:
+            db.execute("DELETE FROM evaluated_marks WHERE signature = ?", (VOID_MARKS,))
 
     def has_outdated_evaluations(self) -> bool:
         """Return whether traces of evaluated hours have changed, so that all hours must be evaluated again."""
@@ -317,12 +481,21 @@ class Store:
             row = db.execute("SELECT book FROM books WHERE hour_start = ?", (hour_start,)).fetchone()
         return None if row is None else bytes(row[0])
 
-    def save_flags(self, flags: Mapping[SeriesKey, str | None], suspects: Mapping[SeriesKey, Collection[int]]) -> None:
+    def save_flags(
+        self,
+        flags: Mapping[SeriesKey, str | None],
+        suspects: Mapping[SeriesKey, Collection[int]],
+        firing: Mapping[SeriesKey, Mapping[str, float]] | None = None,
+        at: float = 0.0,
+    ) -> None:
         """Store the flags of some series, so that they survive a restart, and the hours that they touched.
 
         Args:
             flags: flags as encoded by the detector; None deletes a flag.
             suspects: starts of hours, in Unix seconds, to add to the known ones.
+            firing: of some series, the kinds of all flags that fire, with their beginning, Unix seconds. Periods of
+                these series in which other flags fired end now.
+            at: now, Unix seconds.
 
         Raises:
             StoreError: nothing was written.
@@ -338,14 +511,184 @@ class Store:
                 "INSERT OR IGNORE INTO suspects (series_id, hour_start) VALUES (?, ?)",
                 ((self._series_id(db, key), hour) for key, hours in suspects.items() for hour in hours),
             )
+            for key, since_by_kind in (firing or {}).items():
+                self._save_periods(db, self._series_id(db, key), since_by_kind, at)
+
+    def _save_periods(
+        self, db: sqlite3.Connection, series_id: int, since_by_kind: Mapping[str, float], at: float
+    ) -> None:
+        open_ones = db.execute(
+            "SELECT kind, since FROM flag_periods WHERE series_id = ? AND until IS NULL", (series_id,)
+        ).fetchall()
+        db.executemany(
+            "UPDATE flag_periods SET until = max(since, ?) WHERE series_id = ? AND kind = ? AND since = ?",
+            ((at, series_id, kind, since) for kind, since in open_ones if since_by_kind.get(kind) != since),
+        )
+        db.executemany(
+            "INSERT INTO flag_periods (series_id, kind, since, until) VALUES (?, ?, ?, NULL)"
+            " ON CONFLICT (series_id, kind, since) DO UPDATE SET until = NULL",
+            ((series_id, *each) for each in since_by_kind.items() if each not in open_ones),
+        )
+
+    def flag_periods(self, key: SeriesKey, since: float) -> list[FlagPeriod]:
+        """Return the times in which flags of a series fired, those in current traffic and those found in the history.
+
+        Args:
+            key: the series.
+            since: leave out what was over by then, Unix seconds.
+        """
+        with self._connection.mutex:
+            series_id = self._ids.get(key)
+        if series_id is None:
+            return []
+        with self._connection.reading("reading the flags of the past") as db:
+            rows = db.execute(
+                "SELECT kind, since, until FROM flag_periods"
+                " WHERE series_id = :id AND (until IS NULL OR until > :since)"
+                " UNION ALL SELECT 'shift', since, until FROM shifts"
+                " WHERE series_id = :id AND (until IS NULL OR until > :since)",
+                {"id": series_id, "since": since},
+            ).fetchall()
+        return [period for row in rows if (period := flag_period_from_row(*row)) is not None]
+
+    def latest_flag_periods(self, since: float, limit: int) -> list[tuple[SeriesKey, FlagPeriod]]:
+        """Return the times in which flags fired in current traffic, of all series, those that began last first.
+
+        Args:
+            since: leave out what was over by then, Unix seconds.
+            limit: how many at most.
+        """
+        with self._connection.reading("reading the flags of the last day") as db:
+            rows = db.execute(
+                f"SELECT {KEY_COLUMNS}, kind, since, until FROM flag_periods JOIN series ON series.id = series_id"
+                " WHERE until IS NULL OR until > ? ORDER BY since DESC, series_id LIMIT ?",
+                (since, limit),
+            ).fetchall()
+        found = ((self._key(row), flag_period_from_row(*row[3:])) for row in rows)
+        return [(key, period) for key, period in found if period is not None]
 
     def flags(self) -> dict[SeriesKey, str]:
         """Return the stored flags."""
         with self._connection.reading("reading the flags") as db:
             rows = db.execute(
-                "SELECT service_name, span_name, flag FROM flags JOIN series ON series.id = flags.series_id"
+                f"SELECT {KEY_COLUMNS}, flag FROM flags JOIN series ON series.id = flags.series_id"
             ).fetchall()
-        return {SeriesKey(service, span): flag for service, span, flag in rows}
+        return {self._key(row): row[-1] for row in rows}
+
+    # Incidents
+
+    def save_incidents(self, incidents: Sequence[StoredIncident]) -> None:
+        """Store incidents, replacing those with the same ids.
+
+        Raises:
+            StoreError: nothing was written.
+        """
+        with self._writing("saving incidents") as db:
+            db.executemany(f"INSERT OR REPLACE INTO incidents ({INCIDENT_COLUMNS}) VALUES (?, ?, ?, ?, ?)", incidents)
+
+    def replace_reconstructed(self, incidents: Sequence[StoredIncident], deleted: Collection[str]) -> None:
+        """Store incidents that were found in the history, and delete others of that kind.
+
+        An incident that was seen in current traffic is never changed, even if it has the same id.
+
+        Args:
+            incidents: new ones, and those that have changed.
+            deleted: ids of those that are no longer found.
+
+        Raises:
+            StoreError: nothing was written.
+        """
+        with self._writing("saving incidents of the past") as db:
+            db.executemany(
+                "DELETE FROM incidents WHERE id = ? AND is_reconstructed", ((incident_id,) for incident_id in deleted)
+            )
+            db.executemany(
+                f"INSERT INTO incidents ({INCIDENT_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET start = excluded.start, end = excluded.end,"
+                " document = excluded.document WHERE is_reconstructed",
+                (each._replace(is_reconstructed=True) for each in incidents),
+            )
+
+    def reconstructed_incidents(self) -> list[StoredIncident]:
+        """Return all incidents that were found in the history."""
+        with self._connection.reading("reading the incidents of the past") as db:
+            rows = db.execute(f"SELECT {INCIDENT_COLUMNS} FROM incidents WHERE is_reconstructed ORDER BY start, id")
+            return [StoredIncident(*row) for row in rows]
+
+    def seen_incidents(self, since: float) -> list[StoredIncident]:
+        """Return the incidents seen in current traffic that had not ended at an instant (Unix seconds)."""
+        with self._connection.reading("reading the incidents of current traffic") as db:
+            rows = db.execute(
+                f"SELECT {INCIDENT_COLUMNS} FROM incidents"
+                " WHERE NOT is_reconstructed AND (end IS NULL OR end >= ?) ORDER BY start, id",
+                (since,),
+            )
+            return [StoredIncident(*row) for row in rows]
+
+    def open_incidents(self) -> list[StoredIncident]:
+        """Return the incidents that have no end."""
+        with self._connection.reading("reading the open incidents") as db:
+            rows = db.execute(f"SELECT {INCIDENT_COLUMNS} FROM incidents WHERE end IS NULL ORDER BY start, id")
+            return [StoredIncident(*row) for row in rows]
+
+    def incidents(self, limit: int, before: tuple[float, str] | None = None) -> list[StoredIncident]:
+        """Return the newest incidents, the newest first.
+
+        Args:
+            limit: how many at most.
+            before: beginning and id of the incident after which the list continues.
+        """
+        start, incident_id = before or (_LATEST, "")
+        with self._connection.reading("reading incidents") as db:
+            rows = db.execute(
+                f"SELECT {INCIDENT_COLUMNS} FROM incidents WHERE (start, id) < (?, ?)"
+                " ORDER BY start DESC, id DESC LIMIT ?",
+                (start, incident_id, limit),
+            )
+            return [StoredIncident(*row) for row in rows]
+
+    def incident(self, incident_id: str) -> StoredIncident | None:
+        """Return one incident; None if the id is unknown."""
+        with self._connection.reading("reading an incident") as db:
+            row = db.execute(f"SELECT {INCIDENT_COLUMNS} FROM incidents WHERE id = ?", (incident_id,)).fetchone()
+        return None if row is None else StoredIncident(*row)
+
+    # Marks on time
+
+    def save_marks(self, marks: Sequence[StoredMark]) -> None:
+        """Store marks on time, replacing those with the same ids.
+
+        Raises:
+            StoreError: nothing was written.
+        """
+        with self._writing("saving marks") as db:
+            db.executemany("INSERT OR REPLACE INTO time_marks (id, source, until, document) VALUES (?, ?, ?, ?)", marks)
+
+    def replace_marks(self, source: str, marks: Sequence[StoredMark]) -> None:
+        """Store the marks of a source instead of those stored before.
+
+        Raises:
+            StoreError: nothing was written.
+        """
+        with self._writing("replacing marks") as db:
+            db.execute("DELETE FROM time_marks WHERE source = ?", (source,))
+            db.executemany("INSERT OR REPLACE INTO time_marks (id, source, until, document) VALUES (?, ?, ?, ?)", marks)
+
+    def delete_mark(self, mark_id: str, source: str) -> bool:
+        """Delete a mark of a source; returns whether there was one.
+
+        Raises:
+            StoreError: nothing was deleted.
+        """
+        with self._writing("deleting a mark") as db:
+            cursor = db.execute("DELETE FROM time_marks WHERE id = ? AND source = ?", (mark_id, source))
+            return cursor.rowcount > 0
+
+    def marks(self) -> list[StoredMark]:
+        """Return all stored marks on time."""
+        with self._connection.reading("reading the marks") as db:
+            rows = db.execute("SELECT id, source, until, document FROM time_marks ORDER BY id").fetchall()
+        return [StoredMark(*row) for row in rows]
 
     # Totals and retention
 
@@ -366,6 +709,40 @@ class Store:
             self._reading = description
         return None
 
+    def declare_identity(self, description: str, default: str) -> str | None:
+        """Declare by which rules spans get their series in the windows that will be committed.
+
+        As with :meth:`declare_reading`, the next commit stores the description.
+
+        Args:
+            description: the rules.
+            default: the rules of a history that was stored without a description.
+
+        Returns:
+            The rules by which the stored series were named, where they are others.
+        """
+        with self._connection.reading("reading by which rules series were named") as db:
+            stored = _meta(db, "identity") or default
+        self._identity = description if stored != description else None
+        return self._identity and stored
+
+    def declare_failure_rule(self, description: str | None) -> str | None:
+        """Declare by which rule failures are counted in the windows that will be committed.
+
+        From now on failures that were counted by another rule are unknown. They become known again if that rule is
+        declared again.
+
+        Args:
+            description: the rule; None if failures are not read.
+
+        Returns:
+            The rule by which the newest stored failures were counted, where it is another.
+        """
+        with self._connection.reading("reading by which rule failures were counted") as db:
+            stored = newest_failure_rule(db)
+        self._failure_rule = description
+        return stored if stored != description else None
+
     def _is_void(self, db: sqlite3.Connection) -> bool:
         return self._reading is not None and _reading(db) not in (None, self._reading)
 
@@ -374,6 +751,8 @@ class Store:
             db.execute("DELETE FROM windows")
         if self._reading is not None and _reading(db) != self._reading:
             db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('reading', ?)", (self._reading,))
+        if self._identity is not None:
+            db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('identity', ?)", (self._identity,))
 
     def totals(self) -> HistoryTotals:
         """Return the size of the history."""
@@ -388,13 +767,25 @@ class Store:
         return HistoryTotals(windows, traces, oldest, quarantined)
 
     def prune(self, before: int) -> PruneResult:
-        """Delete windows that ended by this time (Unix seconds), and series without any data left.
+        """Delete windows and incidents that ended by this time (Unix seconds), and series without any data left.
 
         Raises:
             StoreError: a delete failed; earlier ones are committed.
         """
         with self._connection.reading("looking for old windows") as db:
             old = db.execute("SELECT start, end FROM windows WHERE end <= ? ORDER BY start", (before,)).fetchall()
+            has_incidents = db.execute("SELECT 1 FROM incidents WHERE end <= ? LIMIT 1", (before,)).fetchone()
+            has_marks = db.execute(
+                "SELECT 1 FROM time_marks WHERE until <= ? LIMIT 1", (before - REACH_SECONDS,)
+            ).fetchone()
+        if has_incidents:
+            with self._writing("deleting old incidents") as db:
+                db.execute("DELETE FROM incidents WHERE end <= ?", (before,))
+        if has_marks:
+            with self._writing("deleting old marks") as db:
+                db.execute("DELETE FROM time_marks WHERE until <= ?", (before - REACH_SECONDS,))
+        with self._writing("deleting old flags") as db:
+            db.execute("DELETE FROM flag_periods WHERE until <= ?", (before,))
         if not old:
             return PruneResult(0, ())
         for window in old:
@@ -410,7 +801,7 @@ class Store:
         return PruneResult(len(old), deleted)
 
     def _prune_evaluations(self, before: int) -> None:
-        """Delete evaluations and suspects of hours that started before this time, some series per transaction."""
+        """Delete evaluations, suspects and shifts of hours before this time, some series per transaction."""
         with self._connection.mutex:
             ids = sorted(self._ids.values())
         for position in range(0, len(ids), _PRUNED_AT_ONCE):
@@ -420,6 +811,11 @@ class Store:
                         f"DELETE FROM {table} WHERE series_id = ? AND hour_start < ?",
                         ((series_id, before) for series_id in ids[position : position + _PRUNED_AT_ONCE]),
                     )
+                # Later, so that an incident whose first shifts are that old keeps its id until it is deleted.
+                db.executemany(
+                    "DELETE FROM shifts WHERE series_id = ? AND until <= ?",
+                    ((series_id, before - _LATER_SECONDS) for series_id in ids[position : position + _PRUNED_AT_ONCE]),
+                )
                 db.executemany(
                     "DELETE FROM acceptances WHERE series_id = ? AND changepoint < ?",
                     ((series_id, before) for series_id in ids[position : position + _PRUNED_AT_ONCE]),
@@ -428,15 +824,15 @@ class Store:
     def _delete_unused_series(self, db: sqlite3.Connection) -> Sequence[SeriesKey]:
         """Delete series without history and without a flag, so that the table does not grow with outdated names."""
         unused = db.execute(
-            "SELECT id, service_name, span_name FROM series"
+            f"SELECT {KEY_COLUMNS}, id FROM series"
             " WHERE NOT EXISTS (SELECT 1 FROM digests WHERE series_id = series.id)"
             " AND NOT EXISTS (SELECT 1 FROM flags WHERE series_id = series.id)"
         ).fetchall()
-        ids = [(series_id,) for series_id, _, _ in unused]
-        for table in ("judgements", "suspects", "states", "acceptances"):
+        ids = [(row[-1],) for row in unused]
+        for table in ("judgements", "suspects", "states", "acceptances", "shifts", "evaluated_marks", "flag_periods"):
             db.executemany(f"DELETE FROM {table} WHERE series_id = ?", ids)
         db.executemany("DELETE FROM series WHERE id = ?", ids)
-        deleted = [SeriesKey(service, span) for _, service, span in unused]
+        deleted = [self._key(row) for row in unused]
         for key in deleted:
             del self._ids[key]
         return deleted
@@ -460,7 +856,11 @@ class Store:
 
 def _reading(db: sqlite3.Connection) -> str | None:
     """Return the description of what the stored windows were read with; None if no window was committed yet."""
-    row = db.execute("SELECT value FROM meta WHERE name = 'reading'").fetchone()
+    return _meta(db, "reading")
+
+
+def _meta(db: sqlite3.Connection, name: str) -> str | None:
+    row = db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
     return None if row is None else str(row[0])
 
 

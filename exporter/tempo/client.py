@@ -11,53 +11,86 @@ import random as random_module
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from typing import Final, TypeVar
 
 from exporter.model.critical_path import TraceSpan
+from exporter.model.identity import Attribute, parse_attribute
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.locks import LockRank, new_lock
 from exporter.runtime.logs import Log
 from exporter.runtime.telemetry import Loop, Telemetry
 from exporter.tempo import readiness
 from exporter.tempo.counts import SpanCounts, decode_counts
-from exporter.tempo.decode import SearchDecoder
+from exporter.tempo.decode import SearchDecoder, count_roots
 from exporter.tempo.errors import LimitTooHighError, RangeTooLongError, StoppedError, TempoError, TooManySpansError
 from exporter.tempo.failures import HttpResponse, excerpt, not_json, status_failure
+from exporter.tempo.grouping import SearchGrouping
 from exporter.tempo.query import (
     ANY_DURATION,
     MAX_SPANS_PER_TRACE,
     DurationRange,
+    OperationName,
     any_series_condition,
     any_span_query,
+    can_count_by_series,
     count_query,
     duration_conditions,
+    quoted,
     search_query,
+    whole_traces_query,
 )
 from exporter.tempo.readiness import Readiness
 from exporter.tempo.settings import ClientSettings
 from exporter.tempo.throttle import RequestQueue, Throttle
 from exporter.tempo.trace import decode_trace
 from exporter.tempo.transport import Params, Transport
+from exporter.tempo.whole_traces import (
+    MANY_SPANS,
+    WholeTraces,
+    decode_whole_traces,
+    id_groups,
+    traces_by_id_query,
+)
 
 _T = TypeVar("_T")
 
-ATTEMPTS: Final[dict[Loop, int]] = {"poll": 3, "backfill": 4, "api": 2}
-"""Attempts per request. Few for polls, which are repeated anyway, and for the API, where a person is waiting."""
+ATTEMPTS: Final[dict[Loop, int]] = {"poll": 3, "backfill": 4, "api": 2, "cause": 2}
+"""Attempts per request. Few for polls and causes, which are repeated anyway, and for the API, where a person waits."""
 
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _MAX_PAUSE_SECONDS: Final = 10.0
 _MAX_RETRY_AFTER_SECONDS: Final = 60.0
 _LOG_INTERVAL_SECONDS: Final = 600.0
+_UNJOINED_SECONDS: Final = 3600.0
+"""How long whole traces are searched without joining their parts after one with very many spans."""
 _LONG_PAUSE_SECONDS: Final = 5.0
 """A person who watches wants to know the reason of a longer pause."""
 
 _DEFAULT_MAX_LIMIT: Final = 262_144
 """Tempo's default for ``max_result_limit``."""
 
+_MAX_SPANS_WITH_OPERATIONS: Final = 10
+"""Spans of each service of a trace that a search for traces with certain operations returns."""
+
 _NS: Final = 1_000_000_000
+
+_SPLIT: Final = (
+    "Tempo took too long for a search, which is split in halves; raise tempo.timeout and the time-outs of proxies"
+)
+_SHORTENED: Final = (
+    "Tempo took too long for a search for the cause of a shift, which is repeated for a shorter range or for fewer "
+    "traces; raise tempo.timeout and the time-outs of proxies"
+)
+_SLOW_SEARCH: Final[dict[Loop, str]] = {
+    "poll": _SPLIT,
+    "backfill": f"{_SPLIT}, or lower polling.backfill_batch",
+    "api": _SHORTENED,
+    "cause": _SHORTENED,
+}
+"""What happens after a search that took too long."""
 
 _SEARCH_PATH: Final = "/api/search"
 _TRACE_PATH: Final = "/api/v2/traces/"
@@ -78,6 +111,7 @@ class SearchResult:
         invalid: number of traces and spans that were invalid and left out.
         missing: number of spans that matched but were not returned, because Tempo limits the spans of one trace.
         bytes: size of the response body.
+        largest: the most spans of one trace that matched.
     """
 
     spans: list[Span]
@@ -87,11 +121,27 @@ class SearchResult:
     invalid: int
     missing: int
     bytes: int
+    largest: int = 0
 
     @property
     def saturated(self) -> bool:
         """Whether the response hit its limit, so that there may be more traces in the range."""
         return self.traces >= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class RootSample:
+    """Traces found by a search without the scope.
+
+    Attributes:
+        traces: their number.
+        rootless: those of which Tempo has no root span.
+        saturated: whether there may be more, and parts of these traces that the search has not looked at.
+    """
+
+    traces: int
+    rootless: int
+    saturated: bool
 
 
 class TempoClient:
@@ -135,8 +185,11 @@ class TempoClient:
         self._pause = pause or stop.wait
         self._random = random
         self._renamed = renamed
-        self._query = search_query(settings.scope, settings.filter)
-        self._decoder = SearchDecoder(settings.scope, round(settings.max_duration_seconds * _NS))
+        search_query(settings.scope, settings.filter)  # raises ValueError for an invalid filter
+        self._grouping = SearchGrouping(settings.scope, monotonic, log)
+        self._decoder = SearchDecoder(
+            settings.scope, round(settings.max_duration_seconds * _NS), settings.identity, settings.failures
+        )
         queue = RequestQueue(settings.max_concurrency, settings.requests_per_second)
         self._throttle = Throttle(queue, stop=stop, monotonic=monotonic)
         self._transport = Transport(settings, stop=stop, monotonic=monotonic)
@@ -147,10 +200,13 @@ class TempoClient:
         )
         self._say_proxy()
         self._limits_lock = new_lock(LockRank.TEMPO_LIMITS)
+        self._decoding = new_lock(LockRank.TEMPO_DECODING)
         self._max_limit: int | None = None
         self._max_spans = MAX_SPANS_PER_TRACE
         self._max_range_seconds: int | None = None
         self._max_count_range_seconds: int | None = None
+        self._can_search_by_id: bool | None = None
+        self._joined_from = -math.inf
         self._limited_log = log.limited(_LOG_INTERVAL_SECONDS, monotonic)
         self._once_log = log.limited(math.inf, monotonic)
 
@@ -183,6 +239,8 @@ class TempoClient:
         limit: int | None = None,
         series: Sequence[SeriesKey] = (),
         durations: DurationRange = ANY_DURATION,
+        service_name: str | None = None,
+        operations: Sequence[OperationName] = (),
         may_split: bool = False,
     ) -> SearchResult:
         """Search for traces that overlap ``[start, end]`` and return their spans in scope.
@@ -194,6 +252,9 @@ class TempoClient:
             limit: maximum number of traces; None means ``tempo.limit``.
             series: search only for spans of these series; empty means all in scope.
             durations: search only for spans that took as long as this.
+            service_name: search only for spans of this service.
+            operations: search only for spans in whose trace each of these occurs as well. Without ``series`` the result
+                has the spans of these operations, too. Of each service, only some spans of one trace are returned.
             may_split: the caller searches shorter ranges instead if this one takes too long, so it is not retried then.
 
         Raises:
@@ -202,16 +263,19 @@ class TempoClient:
             StoppedError: the exporter is stopping.
         """
         settings = self._settings
-        conditions = [any_series_condition(series)] if series else []
+        conditions = [any_series_condition(series, settings.identity)] if series else []
         conditions += duration_conditions(durations)
-        query = search_query(settings.scope, settings.filter, conditions) if conditions else self._query
-        result = self._search(query, start, end, limit or self._settings.limit, loop, may_split=may_split)
+        if service_name is not None:
+            conditions.append(f"resource.service.name={quoted(service_name)}")
+        result = self._search_in_scope(
+            conditions, start, end, limit or settings.limit, loop, operations=operations, may_split=may_split
+        )
         self._telemetry.traces_read(loop, len(result.spans) + result.duplicates + result.invalid)
         if result.duplicates:
             self._telemetry.traces_skipped(loop, "duplicate", result.duplicates)
         if result.invalid:
             self._telemetry.traces_skipped(loop, "invalid", result.invalid)
-        if result.missing:
+        if result.missing and not operations:
             self._telemetry.traces_skipped(loop, "span_limit", result.missing)
             self._limited_log.warning(
                 "spans_missing",
@@ -221,6 +285,10 @@ class TempoClient:
             )
         if result.saturated:
             self._telemetry.saturated(loop)
+        if series and (settings.identity.attributes or operations):
+            # Conditions on attributes match spans of other series as well.
+            wanted = frozenset(series)
+            return replace(result, spans=[span for span in result.spans if span.key in wanted])
         return result
 
     def exists(self, start: int, end: int, *, loop: Loop) -> bool:
@@ -231,7 +299,35 @@ class TempoClient:
             TempoError: the request failed, after all retries if it was retryable.
             StoppedError: the exporter is stopping.
         """
-        return self._search(self._query, start, end, 1, loop).traces > 0
+        return self._search_in_scope((), start, end, 1, loop).traces > 0
+
+    def sample_roots(self, start: int, end: int, limit: int, *, loop: Loop) -> RootSample:
+        """Search for traces that overlap ``[start, end]``, with a root span or without; the scope does not matter.
+
+        The request is not retried.
+
+        Args:
+            start: start of the range in whole Unix seconds.
+            end: end of the range in whole Unix seconds, later than ``start``.
+            limit: maximum number of traces.
+            loop: the loop that sends the request.
+
+        Raises:
+            TempoError: the request failed.
+            StoppedError: the exporter is stopping.
+        """
+        limit = min(limit, self._max_limit or limit)
+        query = whole_traces_query(self._settings.filter)
+        params: Params = {"q": query, "start": start, "end": end, "limit": limit, "spss": 1}
+
+        def decode(response: HttpResponse) -> RootSample:
+            try:
+                traces, rootless = count_roots(response.body)
+            except ValueError:
+                raise not_json(response, self._transport.mask) from None
+            return RootSample(traces, rootless, traces >= limit)
+
+        return self.fetch(_SEARCH_PATH, params, loop=loop, decode=decode, optional=True)
 
     def why_empty(self, start: int, end: int, *, loop: Loop) -> str:
         """Say in one sentence why searches of ``[start, end]`` may find nothing, after a search without conditions.
@@ -262,29 +358,105 @@ class TempoClient:
             f"all; {filter_} and tempo.scope ({settings.scope}) are not the cause"
         )
 
-    def fetch_trace(self, trace_id: str, *, loop: Loop) -> list[TraceSpan]:
+    def fetch_trace(self, trace_id: str, *, loop: Loop, attributes: Sequence[str] = ()) -> list[TraceSpan]:
         """Fetch the spans of one trace, unordered; empty if Tempo does not have the trace.
 
         Args:
             trace_id: hex digits.
             loop: the loop that sends the request.
+            attributes: attributes of the spans to return, with scope, such as ``resource.service.version``.
 
         Raises:
             TempoError: the request failed, after all retries if it was retryable.
             StoppedError: the exporter is stopping.
         """
+        decode = partial(self._decode_trace, attributes=frozenset(map(parse_attribute, attributes)))
         try:
-            return self.fetch(_TRACE_PATH + trace_id, {}, loop=loop, decode=self._decode_trace)
+            return self.fetch(_TRACE_PATH + trace_id, {}, loop=loop, decode=decode)
         except TempoError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
         # Before version 2.7 Tempo has only the v1 lookup, which also returns 404 for an unknown trace.
         try:
-            return self.fetch(_TRACE_V1_PATH + trace_id, {}, loop=loop, decode=self._decode_trace)
+            return self.fetch(_TRACE_V1_PATH + trace_id, {}, loop=loop, decode=decode)
         except TempoError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return []
+
+    @property
+    def can_search_by_id(self) -> bool:
+        """Whether Tempo finds traces by their ids with a search; True until it has refused."""
+        return self._can_search_by_id is not False
+
+    def fetch_traces(
+        self, trace_ids: Sequence[str], start: int, end: int, attributes: Sequence[str], *, loop: Loop
+    ) -> WholeTraces:
+        """Fetch whole traces that overlap ``[start, end]``, with one search for each 60 of them.
+
+        Args:
+            trace_ids: 32 hex digits each.
+            start: start of the range in whole Unix seconds.
+            end: end of the range in whole Unix seconds, later than ``start``.
+            attributes: attributes of the spans to return, with scope, such as ``resource.service.version``.
+            loop: the loop that sends the request.
+
+        Returns:
+            The traces that were found; none if Tempo cannot search by id, see :attr:`can_search_by_id`.
+
+        Raises:
+            RangeTooLongError: the range is longer than Tempo allows; the maximum is now known.
+            TempoError: a request failed, after all retries if it was retryable.
+            StoppedError: the exporter is stopping.
+        """
+        found = WholeTraces()
+        for group in id_groups(trace_ids):
+            if not self.can_search_by_id:
+                break
+            joined = self._monotonic() >= self._joined_from
+            params: Params = {
+                "q": traces_by_id_query(group, attributes, joined=joined),
+                "start": start,
+                "end": end,
+                "limit": len(group),
+                "spss": self._max_spans,
+            }
+            try:
+                found.update(
+                    self.fetch(_SEARCH_PATH, params, loop=loop, decode=partial(self._decode_whole_traces, wanted=group))
+                )
+            except TooManySpansError as error:
+                # Every span is a set of its own, so the number does not matter.
+                self._max_spans = min(self._max_spans, error.max_spans)
+                found.update(
+                    self.fetch(
+                        _SEARCH_PATH,
+                        {**params, "spss": self._max_spans},
+                        loop=loop,
+                        decode=partial(self._decode_whole_traces, wanted=group),
+                    )
+                )
+            except RangeTooLongError as error:
+                self._learn_range(error.max_seconds)
+                raise
+            except TempoError as error:
+                if type(error) is not TempoError or error.status != HTTPStatus.BAD_REQUEST:
+                    raise
+                self._learn_no_search_by_id(error)
+                break
+            self._can_search_by_id = True
+        self._telemetry.search_by_id_available(self.can_search_by_id)
+        if found.largest > MANY_SPANS:
+            self._joined_from = self._monotonic() + _UNJOINED_SECONDS
+        return found
+
+    def _learn_no_search_by_id(self, error: TempoError) -> None:
+        self._can_search_by_id = False
+        self._once_log.info(
+            "search_by_id_refused",
+            "Tempo cannot search for traces by their ids; for causes, each trace is read with a request of its own",
+            error=str(error),
+        )
 
     def count(self, start: int, end: int, step_seconds: int, *, loop: Loop, by_series: bool = False) -> SpanCounts:
         """Let Tempo count the spans in scope that started in ``(start, end]``, by step.
@@ -300,11 +472,16 @@ class TempoClient:
 
         Raises:
             RangeTooLongError: the range is longer than Tempo allows; the maximum is now known.
-            TempoError: the request failed.
+            TempoError: the request failed, or so many attributes decide the series that Tempo cannot count by them.
             StoppedError: the exporter is stopping.
         """
+        settings = self._settings
+        if by_series and not can_count_by_series(settings.identity):
+            raise TempoError(
+                "Tempo cannot count by as many attributes as series.labels and series.span_name name", reason="refused"
+            )
         params: Params = {
-            "q": count_query(self._settings.scope, self._settings.filter, by_series=by_series),
+            "q": count_query(settings.scope, settings.filter, by_series=by_series, identity=settings.identity),
             # A data point counts the step that ends at its timestamp.
             "start": start + step_seconds,
             "end": end,
@@ -349,8 +526,8 @@ class TempoClient:
                 if may_split and error.is_slow:
                     self._limited_log.warning(
                         "search_slow",
-                        "Tempo took too long for a search, which is split in halves; raise tempo.timeout and the "
-                        "time-outs of proxies, or lower polling.backfill_batch",
+                        _SLOW_SEARCH[loop],
+                        per=loop,
                         loop=loop,
                         error=str(error),
                     )
@@ -418,8 +595,10 @@ class TempoClient:
             self._telemetry.request_failed(loop, error.reason)
             self._telemetry.tempo_answered(error.answered or (optional and error.status is not None))
             if error.reason == "timeout" and (explanation := self._readiness.explanation()):
+                # A Tempo that is starting or stopping answers no search, however short.
+                is_slow = error.is_slow and not self._readiness.is_unready
                 raise TempoError(
-                    f"{error} {explanation}", reason="timeout", retryable=error.retryable, is_slow=error.is_slow
+                    f"{error} {explanation}", reason="timeout", retryable=error.retryable, is_slow=is_slow
                 ) from None
             raise
         self._telemetry.tempo_answered(True)
@@ -439,12 +618,64 @@ class TempoClient:
         retry_after = min(error.retry_after_seconds or 0.0, _MAX_RETRY_AFTER_SECONDS)
         return max(retry_after, backoff * self._random())
 
+    def _search_in_scope(
+        self,
+        conditions: Sequence[str],
+        start: int,
+        end: int,
+        max_traces: int,
+        loop: Loop,
+        *,
+        operations: Sequence[OperationName] = (),
+        may_split: bool = False,
+    ) -> SearchResult:
+        """Search for spans in scope, with a coarser grouping if Tempo refuses the query with a finer one."""
+        settings, grouping, refused = self._settings, self._grouping.current, None
+        max_spans = self._max_spans
+        if operations:
+            # A trace may have very many of these spans, and only a few are needed.
+            grouping, max_spans = "service", min(max_spans, _MAX_SPANS_WITH_OPERATIONS)
+        while True:
+            query = search_query(
+                settings.scope,
+                settings.filter,
+                conditions,
+                grouping=grouping,
+                identity=settings.identity,
+                failures=settings.failures,
+                operations=operations,
+            )
+            try:
+                result = self._search(query, start, end, max_traces, loop, max_spans=max_spans, may_split=may_split)
+            except TempoError as error:
+                if error.is_slow and not operations:
+                    self._grouping.too_slow(grouping)
+                is_refused = type(error) is TempoError and error.status == HTTPStatus.BAD_REQUEST
+                coarser = self._grouping.after_refusal(grouping) if is_refused else None
+                if coarser is None:
+                    raise
+                refused = refused or grouping
+                grouping = coarser
+                continue
+            if not operations:
+                self._grouping.accepted(grouping, refused)
+                self._grouping.found(result.largest)
+            return result
+
     def _search(
-        self, query: str, start: int, end: int, max_traces: int, loop: Loop, *, may_split: bool = False
+        self,
+        query: str,
+        start: int,
+        end: int,
+        max_traces: int,
+        loop: Loop,
+        *,
+        max_spans: int = MAX_SPANS_PER_TRACE,
+        may_split: bool = False,
     ) -> SearchResult:
         while True:
             limit = min(max_traces, self._max_limit or max_traces)
-            max_spans = self._max_spans
+            max_spans = min(max_spans, self._max_spans)
             params: Params = {"q": query, "start": start, "end": end, "limit": limit, "spss": max_spans}
             oldest_ns = round((end - self._settings.max_age_seconds) * _NS)
             decode = partial(self._decode_search, limit=limit, oldest_ns=oldest_ns)
@@ -464,7 +695,9 @@ class TempoClient:
 
     def _decode_search(self, response: HttpResponse, *, limit: int, oldest_ns: int) -> SearchResult:
         try:
-            decoded = self._decoder.decode(response.body, oldest_ns)
+            # Decoding takes several times the memory of the body, and hardly any longer one after the other.
+            with self._decoding:
+                decoded = self._decoder.decode(response.body, oldest_ns)
         except ValueError:
             raise not_json(response, self._transport.mask) from None
         if decoded.problem:
@@ -481,8 +714,7 @@ class TempoClient:
                 "spans of an endpoint began before Tempo could hold them or took longer than stats.max_duration; they "
                 "are left out and counted",
                 per=series,
-                service_name=series.service_name,
-                span_name=series.span_name,
+                **series.fields,
                 first=problem,
             )
         result = SearchResult(
@@ -493,6 +725,7 @@ class TempoClient:
             decoded.invalid,
             decoded.missing,
             len(response.body),
+            decoded.largest,
         )
         if not decoded.complete and not result.saturated:
             raise TempoError(
@@ -504,15 +737,21 @@ class TempoClient:
             )
         return result
 
-    def _decode_trace(self, response: HttpResponse) -> list[TraceSpan]:
+    def _decode_trace(self, response: HttpResponse, *, attributes: frozenset[Attribute]) -> list[TraceSpan]:
         try:
-            return decode_trace(response.body)
+            return decode_trace(response.body, self._settings.identity, attributes)
+        except ValueError:
+            raise not_json(response, self._transport.mask) from None
+
+    def _decode_whole_traces(self, response: HttpResponse, *, wanted: Sequence[str]) -> WholeTraces:
+        try:
+            return decode_whole_traces(response.body, wanted)
         except ValueError:
             raise not_json(response, self._transport.mask) from None
 
     def _decode_counts(self, response: HttpResponse) -> SpanCounts:
         try:
-            return decode_counts(response.body)
+            return decode_counts(response.body, self._settings.identity)
         except ValueError:
             raise not_json(response, self._transport.mask) from None
 

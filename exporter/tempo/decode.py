@@ -1,8 +1,8 @@
 """Decodes search responses into spans.
 
 This is the hot path of a backfill, which reads millions of traces. The body is decoded straight into typed records;
-attributes stay raw bytes. The same few attribute lists occur again and again, so the service is looked up by those
-bytes.
+attributes stay raw bytes. The same few attribute lists occur again and again, so the service, and what else decides the
+series, is looked up by those bytes.
 
 Tempo omits fields that are zero or empty. If a body cannot be decoded as a whole, its traces are decoded one by one, so
 that an invalid trace does not affect the others.
@@ -10,15 +10,18 @@ that an invalid trace does not affect the others.
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import msgspec
 
+from exporter.model.failure_rule import STATUSES, FailureRule
+from exporter.model.identity import BY_NAME, OWN_NAME, Attribute, SeriesIdentity
 from exporter.model.label import cut_mark
 from exporter.model.span import SeriesKey, Span
+from exporter.model.traceql import Value
 from exporter.tempo.settings import Scope
 
 MAX_NAME_CHARACTERS: Final = 8192
@@ -28,6 +31,7 @@ differ only after the cut stay distinct."""
 _T = TypeVar("_T")
 
 _ROOT_NOT_RECEIVED: Final = "<root span not yet received>"
+_STATUS: Final = "status"
 _NIL: Final = "nil"
 """What Tempo 2.10 sends for a selected attribute that a span lacks."""
 _HEX: Final = "0123456789abcdef"
@@ -42,14 +46,19 @@ _MAX_CACHED: Final = 50_000
 _CACHED_CHARACTERS: Final = 256
 """Longer names count as several cached entries."""
 _MAX_CACHED_BYTES: Final = 4096
+_ENTRIES_PER_VALUES: Final = 4
+"""The cached names of spans with the same attributes take about as much memory as so many entries."""
+_LARGEST_PLAIN_NUMBER: Final = 1e15
 
 
 # `rename` maps to Tempo's JSON field names.
-class _Span(
+class SearchSpan(
     msgspec.Struct,
     gc=False,
     rename={"span_id": "spanID", "start_ns": "startTimeUnixNano", "duration_ns": "durationNanos"},
 ):
+    """A span in a search response; its attributes stay raw JSON."""
+
     span_id: str = ""
     name: str = ""
     start_ns: int = 0
@@ -57,8 +66,10 @@ class _Span(
     attributes: msgspec.Raw = msgspec.Raw(b"[]")
 
 
-class _SpanSet(msgspec.Struct, gc=False):
-    spans: list[_Span] | None = None
+class SearchSpanSet(msgspec.Struct, gc=False):
+    """The spans of a trace that matched, or one group of them."""
+
+    spans: list[SearchSpan] | None = None
     matched: int = 0
 
 
@@ -76,27 +87,39 @@ class _Trace(
     trace_id: str = ""
     root_service_name: str = ""
     root_trace_name: str = ""
-    span_sets: list[_SpanSet] | None = None
+    span_sets: list[SearchSpanSet] | None = None
     old_span_set: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-class _Metrics(msgspec.Struct, gc=False, rename="camel"):
+class SearchMetrics(msgspec.Struct, gc=False, rename="camel"):
+    """How many of its jobs Tempo finished."""
+
     completed_jobs: int = 0
     total_jobs: int = 0
 
 
 class _Body(msgspec.Struct, gc=False):
     traces: list[_Trace] | msgspec.UnsetType | None = msgspec.UNSET
-    metrics: _Metrics | msgspec.UnsetType | None = msgspec.UNSET
+    metrics: SearchMetrics | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class _RawBody(msgspec.Struct, gc=False):
     traces: list[msgspec.Raw] | msgspec.UnsetType | None = msgspec.UNSET
-    metrics: _Metrics | msgspec.UnsetType | None = msgspec.UNSET
+    metrics: SearchMetrics | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class _Value(msgspec.Struct, gc=False, rename="camel"):
-    string_value: str = ""
+    """A value of an attribute; 64-bit integers come as text, and so do numbers that are not finite."""
+
+    string_value: str | None = None
+    int_value: int | str | None = None
+    double_value: float | str | None = None
+    bool_value: bool | None = None
+    array_value: "_Array | None" = None
+
+
+class _Array(msgspec.Struct, gc=False):
+    values: list[_Value] | None = None
 
 
 class _Attribute(msgspec.Struct, gc=False):
@@ -108,7 +131,7 @@ class _Attribute(msgspec.Struct, gc=False):
 _BODY: Final = msgspec.json.Decoder(_Body, strict=False)
 _RAW_BODY: Final = msgspec.json.Decoder(_RawBody, strict=False)
 _TRACE: Final = msgspec.json.Decoder(_Trace, strict=False)
-_SPAN_SET: Final = msgspec.json.Decoder(_SpanSet, strict=False)
+_SPAN_SET: Final = msgspec.json.Decoder(SearchSpanSet, strict=False)
 _ATTRIBUTES: Final = msgspec.json.Decoder(list[_Attribute])
 _VALUE: Final = msgspec.json.Decoder(_Value)
 
@@ -128,6 +151,7 @@ class DecodedSearch:
         duplicates: number of spans that occurred before in the response, see :attr:`Span.identity`.
         invalid: number of traces and spans that are invalid and not in ``spans``.
         missing: number of spans that matched but are not in the response, because Tempo limits the spans of one trace.
+        largest: the most spans of one trace that matched.
         complete: whether Tempo finished all its jobs. It stops early once it has found as many traces as requested.
         problem: why the first malformed trace or span is invalid; empty if none is.
         implausible: the series that have invalid spans which are well-formed, but began too early or took too long,
@@ -139,6 +163,7 @@ class DecodedSearch:
     duplicates: int = 0
     invalid: int = 0
     missing: int = 0
+    largest: int = 0
     complete: bool = True
     problem: str = ""
     implausible: dict[SeriesKey, str] = field(default_factory=dict)
@@ -170,16 +195,26 @@ class DecodedSearch:
 class SearchDecoder:
     """Decodes response bodies and caches names between them. Thread-safe."""
 
-    def __init__(self, scope: Scope, max_duration_ns: int = _MAX_NS) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        max_duration_ns: int = _MAX_NS,
+        identity: SeriesIdentity = BY_NAME,
+        failures: FailureRule | None = None,
+    ) -> None:
         """Start without cached names.
 
         Args:
             scope: which spans are searched for.
             max_duration_ns: longer spans are invalid.
+            identity: the rules by which a span gets its series.
+            failures: the rule by which a span has failed; None where that is not read.
         """
         self._scope: Scope = scope
         self._max_duration_ns = max_duration_ns
-        self._cache = _SeriesKeyCache()
+        self._identity = identity
+        self._failures = failures
+        self._cache = _AttributesCache(identity, failures)
 
     def decode(self, body: bytes, oldest_ns: int = 0) -> DecodedSearch:
         """Decode a response body.
@@ -203,11 +238,11 @@ class SearchDecoder:
         # Tempo may send `{}` for no traces; any other object without these fields is not a search response.
         if response.traces is response.metrics is msgspec.UNSET and b"".join(body.split()) != b"{}":
             raise ValueError("contains neither traces nor metrics")
-        if isinstance(response.metrics, _Metrics):
+        if isinstance(response.metrics, SearchMetrics):
             result.complete = response.metrics.completed_jobs >= response.metrics.total_jobs
         cache = self._cache
         if cache.size > _MAX_CACHED:
-            cache = self._cache = _SeriesKeyCache()
+            cache = self._cache = _AttributesCache(self._identity, self._failures)
         trace_ids: set[str] = set()
         for trace in traces:
             result.traces += 1
@@ -217,22 +252,27 @@ class SearchDecoder:
             result.drop_duplicates()
         return result
 
-    def _add(self, trace: _Trace, cache: "_SeriesKeyCache", oldest_ns: int, result: DecodedSearch) -> str:
+    def _add(self, trace: _Trace, cache: "_AttributesCache", oldest_ns: int, result: DecodedSearch) -> str:
         """Add the spans of a trace; return its id, or an empty text if that is invalid."""
         trace_id = trace.trace_id
         if len(trace_id) != _TRACE_ID_DIGITS or trace_id.strip(_HEX):
-            trace_id = _hex_id(trace_id, _TRACE_ID_DIGITS)
+            trace_id = hex_id(trace_id, _TRACE_ID_DIGITS)
             if not trace_id:
                 result.reject(f"trace id {trace.trace_id[:_EXCERPT_CHARACTERS]!r}")
                 return ""
         span_sets = trace.span_sets or _old_span_set(trace)
-        spans = span_sets[0].spans if len(span_sets) == 1 else [s for each in span_sets for s in each.spans or ()]
+        spans: list[SearchSpan] = []
+        matched = 0
+        for span_set in span_sets:
+            if span_set.spans:
+                spans += span_set.spans
+            matched += span_set.matched
         if not spans:
             result.reject(f"trace {trace_id} has no spans")
             return trace_id
-        for span_set in span_sets:
-            if span_set.matched > len(span_set.spans or ()):
-                result.missing += min(span_set.matched, _MAX_MATCHED) - len(span_set.spans or ())
+        if matched > len(spans):
+            result.missing += min(matched, _MAX_MATCHED) - len(spans)
+        result.largest = max(result.largest, matched, len(spans))
         first = len(result.spans)
         for span in spans:
             start_ns, duration_ns = span.start_ns, span.duration_ns
@@ -241,17 +281,18 @@ class SearchDecoder:
                 continue
             span_id = span.span_id
             if len(span_id) != _SPAN_ID_DIGITS or span_id.strip(_HEX):
-                span_id = _hex_id(span_id or "0", _SPAN_ID_DIGITS)
+                span_id = hex_id(span_id or "0", _SPAN_ID_DIGITS)
                 if not span_id:
                     result.reject(f"trace {trace_id} has a span with id {span.span_id[:_EXCERPT_CHARACTERS]!r}")
                     continue
             attributes = bytes(span.attributes)
-            keys = cache.by_attributes.get(attributes)
-            if keys is None:
-                keys = cache.add(attributes, self._default_service(trace))
+            cached = cache.by_attributes.get(attributes)
+            if cached is None:
+                cached = cache.add(attributes, self._default_service(trace))
+            keys, failed = cached
             name = span.name or self._default_name(trace, spans)
             # The constructor of a named tuple takes twice as long.
-            decoded = _new_tuple(Span, (trace_id, span_id, keys[name], start_ns, duration_ns))
+            decoded = _new_tuple(Span, (trace_id, span_id, keys[name], start_ns, duration_ns, failed))
             if start_ns < oldest_ns or duration_ns > self._max_duration_ns:
                 result.reject_implausible(decoded)
             else:
@@ -270,7 +311,7 @@ class SearchDecoder:
         known = self._scope == "root" and trace.root_service_name != _ROOT_NOT_RECEIVED
         return trace.root_service_name if known else ""
 
-    def _default_name(self, trace: _Trace, spans: Sequence[_Span]) -> str:
+    def _default_name(self, trace: _Trace, spans: Sequence[SearchSpan]) -> str:
         """Return the name of a span without one.
 
         Some stores that are compatible with Tempo name only the trace, by its root span. Of several root spans, one of
@@ -280,57 +321,171 @@ class SearchDecoder:
         return trace.root_trace_name if known and not any(span.name for span in spans) else ""
 
 
-class _ServiceKeys(dict[str, SeriesKey]):
-    """The series keys of one service by span name as received; created on first access."""
+def count_roots(body: bytes) -> tuple[int, int]:
+    """Return the number of traces in a search response, and of those without a root span.
 
-    def __init__(self, service_name: str, cache: "_SeriesKeyCache") -> None:
+    Raises:
+        ValueError: it is not JSON, or not a search response that Tempo has finished.
+    """
+    try:
+        response = decode_leniently(_BODY, body)
+    except RecursionError:
+        raise ValueError("JSON is nested too deeply") from None
+    if not isinstance(response.metrics, SearchMetrics):
+        raise ValueError("contains no metrics")  # noqa: TRY004 - about the content, not about an argument
+    traces = response.traces or ()
+    return len(traces), sum(trace.root_service_name == _ROOT_NOT_RECEIVED for trace in traces)
+
+
+class _SpanKeys(dict[str, SeriesKey]):
+    """The series keys of spans that differ in nothing but their name as received; created on first access."""
+
+    def __init__(self, service_name: str, attributes: Mapping[Attribute, str], cache: "_AttributesCache") -> None:
         super().__init__()
         self._service_name = service_name
+        self._attributes = attributes
+        self._labels = cache.identity.labels_of(attributes)
         self._cache = cache
 
     def __missing__(self, name: str) -> SeriesKey:
-        cleaned = clean_name(name)
-        # All spans of a series share one key, however long its name was.
-        key = self.get(cleaned)
-        if key is None:
-            key = self[cleaned] = SeriesKey(self._service_name, cleaned)
-            self._cache.size += 1 + len(cleaned) // _CACHED_CHARACTERS
+        cache = self._cache
+        span_name = clean_name(name if cache.is_by_name else cache.identity.span_name_of(name, self._attributes))
+        key = SeriesKey(self._service_name, span_name, self._labels)
+        cache.size += 1 + len(span_name) // _CACHED_CHARACTERS
+        if not cache.is_by_name or span_name != name:
+            # All spans of a series share one key, also those with other names.
+            key = cache.shared(key, name)
+        self[name] = key
         return key
 
 
-class _SeriesKeyCache:
-    """Caches series keys by the raw attributes and the name of a span.
+class _AttributesCache:
+    """Caches what the raw attributes of a span say: its series, together with its name, and whether it failed.
 
     Attributes:
-        by_attributes: the series keys of a service, by the raw attributes that name it.
+        identity: the rules by which a span gets its series.
+        is_by_name: whether the name of the span is that of its endpoint.
+        by_attributes: the series keys of the spans with some attributes, and whether they failed, by their raw bytes.
         size: number of cached entries.
     """
 
-    def __init__(self) -> None:
-        self.by_attributes: dict[bytes, _ServiceKeys] = {}
+    def __init__(self, identity: SeriesIdentity, failures: FailureRule | None) -> None:
+        self.identity = identity
+        self.is_by_name = identity.span_name == (OWN_NAME,)
+        self.by_attributes: dict[bytes, tuple[_SpanKeys, bool | None]] = {}
         self.size = 0
-        self._by_service: dict[str, _ServiceKeys] = {}
+        self._failures = failures
+        self._by_name = {attribute.name: attribute for attribute in identity.attributes}
+        self._by_values: dict[tuple[str, ...], _SpanKeys] = {}
+        self._shared: dict[SeriesKey, SeriesKey] = {}
 
-    def add(self, attributes: bytes, default_service: str) -> _ServiceKeys:
-        """Return the series keys of the service that these attributes name, and cache them."""
-        named = _service_of(attributes)
+    def add(self, attributes: bytes, default_service: str) -> tuple[_SpanKeys, bool | None]:
+        """Return the series keys of spans with these attributes and whether they failed, and cache that."""
+        named, values = _read_attributes(attributes, self._by_name)
+        failed = None if self._failures is None else _failed(attributes, self._failures)
         service_name = clean_name(named or default_service)
-        keys = self._by_service.setdefault(service_name, _ServiceKeys(service_name, self))
+        by_values = (service_name, *(values.get(attribute, "") for attribute in self.identity.attributes))
+        keys = self._by_values.get(by_values)
+        if keys is None:
+            keys = self._by_values[by_values] = _SpanKeys(service_name, values, self)
+            self.size += _ENTRIES_PER_VALUES * _entries("".join(by_values)) if values else 0
         if named and len(attributes) <= _MAX_CACHED_BYTES:
-            self.by_attributes[attributes] = keys
+            self.by_attributes[attributes] = keys, failed
             self.size += 1
-        return keys
+        return keys, failed
+
+    def shared(self, key: SeriesKey, name: str) -> SeriesKey:
+        """Return the one object for a series; the name as received takes room in the cache, too."""
+        self.size += len(name) // _CACHED_CHARACTERS
+        return self._shared.setdefault(key, key)
 
 
-def _service_of(attributes: bytes) -> str:
+def _entries(text: str) -> int:
+    return 1 + len(text) // _CACHED_CHARACTERS
+
+
+def _read_attributes(data: bytes, wanted: Mapping[str, Attribute]) -> tuple[str, dict[Attribute, str]]:
+    """Return the service that attributes name, empty without one, and the values of the wanted attributes."""
+    service_name = ""
+    values: dict[Attribute, str] = {}
     try:
-        for attribute in decode_leniently(_ATTRIBUTES, attributes):
+        for attribute in decode_leniently(_ATTRIBUTES, data):
             if attribute.key == "service.name":
-                value = decode_leniently(_VALUE, bytes(attribute.value)).string_value
-                return "" if value == _NIL else value
+                service_name = service_name or _service_name(bytes(attribute.value))
+            elif (found := wanted.get(attribute.key)) is not None and (value := attribute_text(bytes(attribute.value))):
+                # Tempo leaves out the scope; with the same name in two of them, which is rare, the first one counts.
+                values.setdefault(found, clean_name(value))
     except _DECODE_ERRORS:
         pass
-    return ""
+    return service_name, values
+
+
+def _failed(data: bytes, rule: FailureRule) -> bool | None:
+    """Return whether a span with these attributes failed; None if that is unknown."""
+    wanted = {attribute.name: attribute for attribute in rule.attributes}
+    status: str | None = None
+    values: dict[Attribute, Value] = {}
+    try:
+        for attribute in decode_leniently(_ATTRIBUTES, data):
+            if attribute.key == _STATUS and status is None:
+                text = attribute_text(bytes(attribute.value))
+                status = text if text in STATUSES else None
+            elif (found := wanted.get(attribute.key)) is not None:
+                value = _comparable(bytes(attribute.value))
+                if value is not None:
+                    values.setdefault(found, value)
+    except _DECODE_ERRORS:
+        return None
+    return rule.failed(status, values)
+
+
+def _comparable(data: bytes) -> Value | None:
+    """Return the value of an attribute as a condition compares it; None for none, and for an array."""
+    try:
+        value = decode_leniently(_VALUE, data)
+        if value.int_value is not None:
+            return int(value.int_value)
+        if value.double_value is not None:
+            return float(value.double_value)
+    except _DECODE_ERRORS:
+        return None
+    if value.string_value is not None:
+        return None if value.string_value == _NIL else value.string_value
+    return value.bool_value
+
+
+def _service_name(data: bytes) -> str:
+    """Return the service name, which is a string; empty for anything else."""
+    value = decode_leniently(_VALUE, data).string_value or ""
+    return "" if value == _NIL else value
+
+
+def attribute_text(data: bytes) -> str:
+    """Return the value of an attribute, in JSON, as text; empty for none, and for ``nil``, which stands for none.
+
+    Elements of an array are in a JSON list; what cannot be decoded counts as none.
+    """
+    try:
+        value = decode_leniently(_VALUE, data)
+    except _DECODE_ERRORS:
+        return ""
+    text = _value_text(value)
+    if text is not None:
+        return "" if text == _NIL else text
+    if value.array_value is None:
+        return ""
+    return json.dumps([_value_text(each) for each in value.array_value.values or ()], ensure_ascii=False)
+
+
+def _value_text(value: _Value) -> str | None:
+    if value.string_value is not None:
+        return value.string_value
+    if value.bool_value is not None:
+        return "true" if value.bool_value else "false"
+    number = value.double_value if value.int_value is None else value.int_value
+    if isinstance(number, float) and number.is_integer() and abs(number) < _LARGEST_PLAIN_NUMBER:
+        number = int(number)
+    return None if number is None else str(number)
 
 
 def clean_name(name: str) -> str:
@@ -350,7 +505,7 @@ def _utc(ns: int) -> str:
         return f"{ns} ns"
 
 
-def _hex_id(text: str, digits: int) -> str:
+def hex_id(text: str, digits: int) -> str:
     """Normalize an id: lower case, with the leading zeros that Tempo strips; empty if it is invalid."""
     text = text.lower()
     if not text or len(text) > digits or text.strip(_HEX):
@@ -358,7 +513,7 @@ def _hex_id(text: str, digits: int) -> str:
     return text.zfill(digits)
 
 
-def _old_span_set(trace: _Trace) -> list[_SpanSet]:
+def _old_span_set(trace: _Trace) -> list[SearchSpanSet]:
     """Return the single ``spanSet`` that older versions of Tempo send instead of ``spanSets``."""
     try:
         return [decode_leniently(_SPAN_SET, bytes(trace.old_span_set))]

@@ -57,6 +57,10 @@ _DAMAGED: Final = (
 _NO_TIMEOUT: Final = urllib3.exceptions.NewConnectionError
 """A subclass of urllib3's timeouts, but raised for every failure to connect."""
 
+_CLOSED: Final = "the connection was closed before a response arrived"
+_CLOSED_LATE_SECONDS: Final = 10.0
+"""Tempo closes the connection of a search that exceeds its write timeout; a crash or restart mostly shows earlier."""
+
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
@@ -266,7 +270,12 @@ def too_large(url: str, max_bytes: int) -> TempoError:
 
 
 def transport_failure(
-    url: str, error: Exception, timeout_seconds: float, proxy: EnvironmentProxy | None = None
+    url: str,
+    error: Exception,
+    timeout_seconds: float,
+    proxy: EnvironmentProxy | None = None,
+    *,
+    elapsed_seconds: float = 0.0,
 ) -> TempoError:
     """Return the error for an exception of the HTTP library.
 
@@ -277,6 +286,7 @@ def transport_failure(
         error: the exception.
         timeout_seconds: how long the request was allowed to take.
         proxy: the proxy that the request was sent through.
+        elapsed_seconds: how long the request took until it failed.
     """
     causes = list(_causes(error))
     if untrusted := _first(causes, ssl.SSLCertVerificationError):
@@ -314,6 +324,13 @@ def transport_failure(
         message = f"GET {url} could not be sent: a file configured in tempo.tls is missing or unreadable."
         return TempoError(message, reason="tls")
     detail, reason = connection_problem(error)
+    if detail == _CLOSED and elapsed_seconds >= _CLOSED_LATE_SECONDS:
+        message = (
+            f"GET {url} failed: the connection was closed after {elapsed_seconds:.0f} s without a response. Tempo may "
+            f"have taken longer than its server.http_server_write_timeout (30 s by default) or than a gateway allows: "
+            f"raise that, or lower polling.backfill_batch, so that a search is shorter."
+        )
+        return TempoError(message, reason=reason, retryable=True, is_slow=True)
     advice = "Check that Tempo is running and that tempo.url is correct" + (f". {proxy.advice}" if proxy else "")
     return TempoError(f"GET {url} failed: {detail}. {advice}.", reason=reason, retryable=True)
 
@@ -329,13 +346,18 @@ def connection_problem(error: Exception) -> tuple[str, FailureReason]:
     if _first(causes, ConnectionRefusedError):
         return "connection refused", "connection"
     if _first(causes, ConnectionError):
-        return "the connection was closed before a response arrived", "connection"
+        return _CLOSED, "connection"
     system = next((e for e in causes if isinstance(e, OSError) and e.strerror and e.errno), None)
     if system is not None:
         return excerpt(system.strerror or ""), "connection"
     if any(type(e).__module__ == "http.client" for e in causes):
         return "the server does not speak HTTP", "malformed"
     return f"no connection ({type(causes[0]).__name__})", "connection"
+
+
+def is_untrusted(error: Exception) -> bool:
+    """Whether no connection was made because the server's certificate is not trusted."""
+    return _first(list(_causes(error)), ssl.SSLCertVerificationError) is not None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -22,7 +22,11 @@ _MAX_BYTES: Final = 1000
 
 
 class Readiness:
-    """What Tempo says about itself while requests time out. Thread-safe."""
+    """What Tempo says about itself while requests time out. Thread-safe.
+
+    Attributes:
+        is_unready: whether the last answer says that Tempo is starting or stopping.
+    """
 
     def __init__(
         self, request: Callable[[], HttpResponse], *, mask: Callable[[str], str], monotonic: Callable[[], float]
@@ -40,6 +44,7 @@ class Readiness:
         self._lock = new_lock(LockRank.TEMPO_READINESS)
         self._asked_at: float | None = None
         self._answer = ""
+        self.is_unready = False
 
     def explanation(self) -> str:
         """Return what Tempo says, as a sentence; empty if it says nothing of use. Call it after a timeout."""
@@ -48,24 +53,24 @@ class Readiness:
             if self._asked_at is not None and now - self._asked_at < _INTERVAL_SECONDS:
                 return self._answer
             self._asked_at = now
-            self._answer = ""
-        answer = self._ask()
+            self._answer, self.is_unready = "", False
+        answer, is_unready = self._ask()
         with self._lock:
-            self._answer = answer
+            self._answer, self.is_unready = answer, is_unready
         return answer
 
     def forget(self) -> None:
         """Forget the answer: a request was successful."""
         if self._answer:
             with self._lock:
-                self._answer = ""
+                self._answer, self.is_unready = "", False
 
-    def _ask(self) -> str:
+    def _ask(self) -> tuple[str, bool]:
         try:
             response = self._request()
         except TempoError as error:
-            return f"Tempo does not answer {PATH} either." if error.reason == "timeout" else ""
+            return f"Tempo does not answer {PATH} either." if error.reason == "timeout" else "", False
         text = excerpt(self._mask(response.body[:_MAX_BYTES].decode("utf-8", "replace"))).rstrip(".")
         if response.status not in _QUOTED or not text or text[0] in "<{[" or len(response.body) > _MAX_BYTES:
-            return ""
-        return f"Tempo says: {text}."
+            return "", False
+        return f"Tempo says: {text}.", response.status == HTTPStatus.SERVICE_UNAVAILABLE

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from exporter.model.failure_rule import STATUS_IS_ERROR, FailureRule
+from exporter.model.identity import BY_NAME, SeriesIdentity
+
 Scope = Literal["root", "entry"]
 """Which spans are read: root spans only, or the root, server and consumer spans of every service."""
 
@@ -17,6 +20,8 @@ class ClientSettings:
         url: base URL of Tempo's HTTP API, including the path prefix of a gateway if there is one.
         scope: which spans are read.
         filter: TraceQL conditions that every span must also meet; empty for none.
+        identity: the rules by which a span gets its series.
+        failures: the rule by which a span has failed; None where that is not read.
         limit: maximum number of traces per search.
         timeout_seconds: maximum duration of one request, from connecting to the last byte.
         max_concurrency: maximum number of concurrent requests, over all loops.
@@ -39,9 +44,11 @@ class ClientSettings:
     """
 
     url: str = "http://localhost:3200"
-    scope: Scope = "root"
+    scope: Scope = "entry"
     filter: str = ""
-    limit: int = 5000
+    identity: SeriesIdentity = BY_NAME
+    failures: FailureRule | None = STATUS_IS_ERROR
+    limit: int = 20_000
     timeout_seconds: float = 15.0
     max_concurrency: int = 4
     requests_per_second: float = 20.0
@@ -77,7 +84,8 @@ class ClientSettings:
     def __repr__(self) -> str:
         """Show only fields that cannot hold a secret."""
         return (
-            f"ClientSettings(url={self.base_url!r}, scope={self.scope!r}, filter={self.filter!r}, limit={self.limit}, "
+            f"ClientSettings(url={self.base_url!r}, scope={self.scope!r}, filter={self.filter!r}, "
+            f"identity={str(self.identity)!r}, limit={self.limit}, "
             f"timeout_seconds={self.timeout_seconds}, max_concurrency={self.max_concurrency}, "
             f"requests_per_second={self.requests_per_second}, tenant={self.tenant!r})"
         )

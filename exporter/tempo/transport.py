@@ -54,6 +54,7 @@ class Transport:
         self._settings = settings
         self._credentials = Credentials(settings)
         self._stop = stop
+        self._monotonic = monotonic
         self._watchdog = Watchdog(stop=stop, monotonic=monotonic)
         self._idle: deque[_Session] = deque()
         self._headers = _headers(settings)
@@ -112,12 +113,14 @@ class Transport:
         self, session: "_Session", url: str, params: Params, timeout: float
     ) -> HttpResponse | TempoError:
         # Returned, not raised here: a traceback would include the library's exceptions, which may quote secrets.
+        started = self._monotonic()
         try:
             return self._exchange(session, url, params, timeout)
         except TempoError as error:
             return error
         except _FAILURES as error:
-            return transport_failure(url, error, timeout, self.proxy)
+            elapsed = self._monotonic() - started
+            return transport_failure(url, error, timeout, self.proxy, elapsed_seconds=elapsed)
 
     def _exchange(self, session: "_Session", url: str, params: Params, timeout: float) -> HttpResponse:
         with session.get(

@@ -9,6 +9,8 @@ from http import HTTPStatus
 from typing import Final
 
 from exporter.config.units import format_duration
+from exporter.model.span import FOLDED_NAME
+from exporter.runtime.terminal import printable
 from exporter.verify.state import NIGHT_HOUR, ExporterState
 
 _FRESH_SECONDS: Final = 60
@@ -22,7 +24,11 @@ _MIN_COVERAGE: Final = 0.99
 _MAX_EMPTY_SECONDS: Final = 24 * 3600
 _MAX_EMPTY_RATIO: Final = 0.25
 """The share of the wanted history that may have no traces at its start, because of quiet nights."""
+_MAX_ROOTLESS_RATIO: Final = 0.01
 _MIN_SERIES_RATIO: Final = 0.8
+_MIN_SOURCE_TRAFFIC: Final = 0.6
+"""That of the alert TempoAnomalySourceTrafficLow."""
+_MAX_NAMED: Final = 5
 _LEVEL_UNAVAILABLE: Final = 5
 
 
@@ -61,12 +67,17 @@ def run_checks(state: ExporterState) -> list[CheckResult]:
         _backfill,
         _retention,
         _completeness,
+        _rootless,
         _saturation,
         _series,
+        _failures,
+        _traffic,
         _hours,
         _nights,
         _levels,
         _storage,
+        _configuration,
+        _marks,
     )
     return [result for check in checks for result in check(state)]
 
@@ -230,10 +241,16 @@ def _hours_without_traces(state: ExporterState, oldest: float) -> int:
 def _completeness(state: ExporterState) -> Iterator[CheckResult]:
     metrics = state.metrics
     coverage, unsampled = metrics.get("backfill_coverage_ratio"), metrics.get("backfill_unsampled_coverage_ratio")
+    late = metrics.get("backfill_late_windows") or 0
+    checked_again = f"{late:,.0f} windows lack, or may lack, traces that Tempo received later, and are checked again"
     if coverage is None:
+        if late:
+            yield CheckResult("coverage", Outcome.PASS, f"not known yet: {checked_again}")
         return
     sampled = metrics.get("backfill_sampled_windows") or 0
     detail = f"{coverage:.1%} of the traces in the windows that were read"
+    if late:
+        detail += f"; {checked_again}"
     if sampled:
         detail += f"; {sampled:,.0f} windows exceed polling.max_traces_per_window and were sampled on purpose"
     if unsampled is None or unsampled >= _MIN_COVERAGE:
@@ -243,12 +260,33 @@ def _completeness(state: ExporterState) -> Iterator[CheckResult]:
         detail += f"; {unsampled:.1%} in the others"
     if metrics.by_label("backfill_windows", "state").get("partial", 0):
         advice = "raise tempo.limit, so that the busiest seconds can be read completely"
+    elif metrics.by_label("traces_skipped_total", "reason").get("span_limit", 0):
+        advice = (
+            "some traces have more spans in scope than Tempo returns of one trace and service: see the exporter's log "
+            "(event=spans_missing)"
+        )
     else:
         advice = (
-            "Tempo counts more traces than it returned: if traces reach it late, raise polling.settle. Traces that are "
-            "delivered twice are counted twice; then nothing is missing"
+            "Tempo counts more traces than it returned: if traces reach it later than polling.late, raise that. Traces "
+            "that are delivered twice are counted twice; then nothing is missing"
         )
     yield CheckResult("coverage", Outcome.WARN, detail, advice)
+
+
+def _rootless(state: ExporterState) -> Iterator[CheckResult]:
+    """Check which share of all traces scope `root` cannot see; with scope `entry` there is no such share."""
+    ratio = state.metrics.get("rootless_traces_ratio")
+    if ratio is None:
+        return
+    detail = f"{ratio:.1%} of the traces have no root span in Tempo, and tempo.scope: root does not read them"
+    if ratio > _MAX_ROOTLESS_RATIO:
+        advice = (
+            "set tempo.scope: entry, with another storage.path: then every service is watched, regardless of "
+            "gateways in front of it"
+        )
+        yield CheckResult("scope", Outcome.WARN, detail, advice)
+    else:
+        yield CheckResult("scope", Outcome.PASS, detail)
 
 
 def _saturation(state: ExporterState) -> Iterator[CheckResult]:
@@ -286,6 +324,61 @@ def _series(state: ExporterState) -> Iterator[CheckResult]:
         yield CheckResult("series", Outcome.WARN, f"{detail}, {dropped:,.0f} left out", advice)
     else:
         yield CheckResult("series", Outcome.PASS, detail)
+    folded = sorted(metrics.by_label("series_folded_total", "service_name"))
+    if folded:
+        rest = len(folded) - _MAX_NAMED
+        names = ", ".join(map(printable, folded[:_MAX_NAMED])) + (f" and {rest:,} more" if rest > 0 else "")
+        advice = (
+            "merge names that contain ids with series.rename (event=service_folded in the log has examples), or raise "
+            "series.max_per_service"
+        )
+        detail = f"further span names share one endpoint, {FOLDED_NAME}, for {names}"
+        yield CheckResult("span names", Outcome.WARN, detail, advice)
+
+
+def _failures(state: ExporterState) -> Iterator[CheckResult]:
+    """Check whether it is known how many requests fail, now and in the history."""
+    metrics = state.metrics
+    judged = metrics.count("anomalous", kind="shift")
+    read, usual = metrics.count("error_traces_total"), metrics.count("baseline_error_ratio")
+    if not read and not usual:
+        if judged:
+            detail = "whether requests fail is not read (detection.errors.enabled: false)"
+            yield CheckResult("failures", Outcome.PASS, detail)
+        return
+    detail = f"the usual error ratio of {usual:,} of {judged:,} endpoints with a verdict is known"
+    if judged and not read:
+        advice = "Tempo returns no status of spans: it is older than 2.5, or another exporter runs at --url"
+        yield CheckResult("failures", Outcome.WARN, f"{detail}, but not whether current requests fail", advice)
+    elif usual < _MIN_SERIES_RATIO * judged:
+        advice = (
+            "how many requests failed is unknown in history that was read by an older version or with another "
+            "detection.errors.when: wait for new history, or set storage.path to a new file to read it again"
+        )
+        yield CheckResult("failures", Outcome.WARN, detail, advice)
+    else:
+        yield CheckResult("failures", Outcome.PASS, detail)
+
+
+def _traffic(state: ExporterState) -> Iterator[CheckResult]:
+    """Check where the counts of requests come from, and whether the source has its usual traffic."""
+    metrics = state.metrics
+    ratio, judged = metrics.get("source_traffic_ratio"), metrics.count("baseline_traces")
+    detail = f"the usual traffic of {judged:,} endpoints is known"
+    if ratio is not None:
+        detail += f", all together have {ratio:.0%} of theirs"
+    available = metrics.get("source_counts_available")
+    if available is not None:
+        counts = "Tempo counts requests" if available else "Tempo does not count requests, so those read are counted"
+        detail += f"; {counts}"
+    if ratio is not None and ratio < _MIN_SOURCE_TRAFFIC:
+        advice = (
+            "Tempo or a collector loses traces, the sampling has changed, or all services have less traffic: "
+            "no endpoint is flagged for it"
+        )
+        yield CheckResult("traffic", Outcome.WARN, detail, advice)
+    elif judged or available is not None:
+        yield CheckResult("traffic", Outcome.PASS, detail)
 
 
 def _hours(state: ExporterState) -> Iterator[CheckResult]:
@@ -358,3 +451,45 @@ def _storage(state: ExporterState) -> Iterator[CheckResult]:
         )
     else:
         yield CheckResult("storage", Outcome.PASS, "no read or write of the database failed")
+
+
+def _configuration(state: ExporterState) -> Iterator[CheckResult]:
+    """Check whether the exporter works with the configuration that its files have now."""
+    metrics = state.metrics
+    loaded_at = metrics.get("config_last_reload_success_timestamp_seconds")
+    if loaded_at is None:
+        return
+    age = timedelta(seconds=max(0, round((state.healthy.server_time - loaded_at) / 60)) * 60)
+    files = {"config": "the configuration", "web_config": "web.config_file"}
+    rejected = [name for file, name in files.items() if metrics.get(f"{file}_last_reload_successful") == 0]
+    if rejected:
+        detail = f"the last reload of {' and '.join(rejected)} was rejected; what was valid before is in use"
+        advice = "see event=config_invalid or event=web_config_invalid in the log; a restart would fail"
+        yield CheckResult("configuration", Outcome.WARN, detail, advice)
+    else:
+        yield CheckResult(
+            "configuration", Outcome.PASS, f"loaded {format_duration(age)} ago" if age else "loaded just now"
+        )
+
+
+def _marks(state: ExporterState) -> Iterator[CheckResult]:
+    """Check what people have marked, if there is anything."""
+    counts = {source: count for source, count in state.metrics.by_label("marks", "source").items() if count}
+    detail = ", ".join(f"{count:,.0f} from {_MARK_SOURCES.get(source, source)}" for source, count in counts.items())
+    if state.metrics.get("marks_last_reload_successful") == 0:
+        yield CheckResult(
+            "marks",
+            Outcome.WARN,
+            f"marks_file is invalid; marks in use: {detail or 'none'}",
+            "see event=marks_file_invalid in the log",
+        )
+    elif counts:
+        yield CheckResult("marks", Outcome.PASS, detail)
+
+
+_MARK_SOURCES: Final = {
+    "configuration": "the configuration",
+    "file": "marks_file",
+    "api": "the API",
+    "alertmanager": "silences of Alertmanager",
+}

@@ -10,7 +10,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from requests.auth import HTTPBasicAuth
 
-from exporter.tempo.failures import connection_problem
+from exporter.tempo.failures import connection_problem, is_untrusted
 
 _TIMEOUT_SECONDS: Final = 30
 _ATTEMPTS: Final = 5
@@ -22,6 +22,18 @@ Labels = frozenset[tuple[str, str]]
 
 class UnreachableError(Exception):
     """No exporter responds at the URL; the message says what happened and what to do."""
+
+
+class RefusedError(UnreachableError):
+    """The exporter responded with an error.
+
+    Attributes:
+        problem: the problem details (RFC 9457) of the response; empty if it has none.
+    """
+
+    def __init__(self, message: str, problem: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.problem = problem
 
 
 class Probe(NamedTuple):
@@ -59,6 +71,14 @@ class Metrics:
             if sample_name == f"tempo_anomaly_{name}" and label_value is not None:
                 sums[label_value] = sums.get(label_value, 0.0) + value
         return sums
+
+    def count(self, name: str, **labels: str) -> int:
+        """Return the number of samples of a metric that have some labels."""
+        wanted = labels.items()
+        return sum(
+            sample_name == f"tempo_anomaly_{name}" and wanted <= dict(sample_labels).items()
+            for sample_name, sample_labels in self._samples
+        )
 
     def total(self, name: str) -> float:
         """Return the sum of a metric over all labels; 0 if there is no such metric."""
@@ -126,19 +146,16 @@ class ExporterClient:
                 f"{self._url}/metrics did not return metrics: is this the exporter? Check --url"
             ) from None
 
-    def query(self, name: str, **parameters: str | float) -> dict[str, Any]:
+    def query(self, name: str, /, **parameters: str | float) -> dict[str, Any]:
         """Query the API.
 
         Raises:
             UnreachableError: there is no response, or it is not a JSON object.
+            RefusedError: the response is an error.
         """
         path = f"/api/v1/{name}"
-        response = self._get_ok(path, parameters)
-        try:
-            document = response.json()
-        except ValueError:
-            document = None
-        if not isinstance(document, dict):
+        document = _json_object(self._get_ok(path, parameters))
+        if document is None:
             raise UnreachableError(f"{self._url}{path} did not return JSON: is this the exporter? Check --url")
         return document
 
@@ -157,17 +174,21 @@ class ExporterClient:
             HTTPStatus.UNAUTHORIZED: "check --user and --password-file",
             HTTPStatus.NOT_FOUND: "is this the exporter, and is it at least as new as this program?",
         }.get(HTTPStatus(status) if status in {*HTTPStatus} else HTTPStatus.OK, "see the exporter's log")
-        raise UnreachableError(f"{self._url}{path} returned {status}: {advice}")
+        is_problem = response.headers.get("Content-Type") == "application/problem+json"
+        problem = _json_object(response) if is_problem else None
+        raise RefusedError(f"{self._url}{path} returned {status}: {advice}", problem or {})
 
     def _get(self, path: str, parameters: Mapping[str, Any]) -> requests.Response:
         try:
             return self._session.get(
                 self._url + path, params=parameters, timeout=_TIMEOUT_SECONDS, allow_redirects=False
             )
-        except requests.exceptions.SSLError:
-            raise UnreachableError(
-                f"{self._url}: the certificate is not trusted; pass the CA that signed it with --ca-file"
-            ) from None
+        except requests.exceptions.SSLError as error:
+            if is_untrusted(error):
+                problem = "the certificate is not trusted; pass the CA that signed it with --ca-file"
+            else:
+                problem = "the TLS handshake failed; if the exporter has no TLS, begin --url with http://"
+            raise UnreachableError(f"{self._url}: {problem}") from None
         except requests.Timeout:
             raise UnreachableError(f"{self._url}{path} did not respond within {_TIMEOUT_SECONDS} s") from None
         except (requests.RequestException, ValueError, OSError) as error:
@@ -175,3 +196,12 @@ class ExporterClient:
                 f"cannot connect to {self._url} ({connection_problem(error)[0]}). Check that the exporter is running "
                 "and that --url is correct"
             ) from None
+
+
+def _json_object(response: requests.Response) -> dict[str, Any] | None:
+    """Return the JSON object of a response, or None if it is none."""
+    try:
+        document = response.json()
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None

@@ -33,6 +33,7 @@ METRICS: Final = (
     "backfill_coverage_ratio",
     "backfill_unsampled_coverage_ratio",
     "backfill_sampled_windows",
+    "backfill_late_windows",
     "backfill_wanted_since_timestamp_seconds",
     "backfill_oldest_trace_timestamp_seconds",
     "history_traces",
@@ -44,7 +45,20 @@ METRICS: Final = (
     "series_limit",
     "series_dropped_total",
     "series_learning",
+    "traces_skipped_total",
+    "rootless_traces_ratio",
+    "anomalous",
+    "error_traces_total",
+    "baseline_error_ratio",
+    "baseline_traces",
+    "source_counts_available",
+    "source_traffic_ratio",
     "storage_failures_total",
+    "config_last_reload_successful",
+    "config_last_reload_success_timestamp_seconds",
+    "web_config_last_reload_successful",
+    "marks",
+    "marks_last_reload_successful",
 )
 
 
@@ -137,7 +151,7 @@ def sample(keys: Iterable[SeriesKey], count: int = SAMPLES) -> list[tuple[Series
 
 
 def _hash(key: SeriesKey) -> int:
-    name = "\0".join(key).encode("utf-8", "surrogatepass")
+    name = "\0".join(key.parts).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.sha256(name).digest()[:8], "big")
 
 
@@ -146,10 +160,15 @@ def _available_series(client: ExporterClient) -> tuple[dict[SeriesKey, dict[str,
     by_level = page["series_by_level"]
     series: dict[SeriesKey, dict[str, Any]] = {}
     while True:
-        series |= {SeriesKey(each["service_name"], each["span_name"]): each for each in page["series"]}
+        series |= {_key(each): each for each in page["series"]}
         if page["next_cursor"] is None:
             return series, by_level
         page = client.query("available", limit=_PAGE_SIZE, cursor=page["next_cursor"])
+
+
+def _key(document: Mapping[str, Any]) -> SeriesKey:
+    labels = document.get("labels", {})
+    return SeriesKey(document["service_name"], document["span_name"], tuple(sorted(labels.items())))
 
 
 def _is_mature_at_night(availability: Mapping[str, Any], day_type: str) -> bool:
@@ -158,7 +177,7 @@ def _is_mature_at_night(availability: Mapping[str, Any], day_type: str) -> bool:
 
 
 def _check_baseline(client: ExporterClient, key: SeriesKey, at: float) -> BaselineCheck:
-    response = client.query("check", service_name=key.service_name, span_name=key.span_name, at=int(at))
+    response = client.query("check", **key.parameters, at=int(at))
     slot = response["bucket"]
     return BaselineCheck(key, slot["hour"], slot["day_type"], response["level"], response["no_shift_verdict"] is None)
 
@@ -170,7 +189,7 @@ def _check_next_night(
     if not samples:
         return None
     key, _ = samples[0]
-    response = client.query("check", service_name=key.service_name, span_name=key.span_name)
+    response = client.query("check", **key.parameters)
     night = datetime.fromisoformat(response["hour"]["local"]).replace(hour=NIGHT_HOUR)
     for _ in range(_MAX_DAYS_AHEAD):
         night += timedelta(days=1)

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from exporter.runtime.logs import Log
+from exporter.runtime.reload import FileState, ReloadStatus, file_state
 from exporter.runtime.stop_budget import StopBudget
 from exporter.web.passwords import Passwords
 
 _POLL_SECONDS: Final = 2.0
-
-FileState = tuple[int, int, int] | None
-"""Modification time, size and inode of a file: differs between versions. None if the file does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +35,6 @@ class WebConfigState:
     tls: ssl.SSLContext | None = None
     passwords: Passwords | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ReloadStatus:
-    """Outcome of the last check of the files.
-
-    Attributes:
-        successful: whether the configuration in use is that of the files.
-        succeeded_at: when the configuration in use was loaded, Unix seconds.
-    """
-
-    successful: bool
-    succeeded_at: float
 
 
 class WebConfigReloader:
@@ -140,12 +125,3 @@ class WebConfigReloader:
             raise ValueError("TLS can only be switched on or off by a restart")
         if state.passwords is None and self._state.passwords is not None:
             raise ValueError("basic_auth_users is now empty; basic auth can only be switched off by a restart")
-
-
-def file_state(path: Path) -> FileState:
-    """Return the state of a file. Take it before reading the file, so that a write in between is noticed later."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino

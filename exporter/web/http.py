@@ -34,12 +34,25 @@ _CACHE_CONTROL = ("Cache-Control", "no-store")
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """The parts of a request that handlers use."""
+    """The parts of a request that handlers use.
+
+    Attributes:
+        path: its path.
+        query: parameters of the query string.
+        accept: the header ``Accept``.
+        accepts_gzip: whether the client accepts gzip.
+        content_type: media type of the body, in lower case; empty without one.
+        body: the body of a request that writes.
+        accept_language: the header ``Accept-Language``.
+    """
 
     path: str
     query: Mapping[str, list[str]]
     accept: str
     accepts_gzip: bool
+    content_type: str = ""
+    body: bytes = b""
+    accept_language: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +131,18 @@ def send_response(
 class Site:
     """The WSGI application: calls the handler of an exact path."""
 
-    def __init__(self, handlers: Mapping[str, Handler], log: Log) -> None:
+    def __init__(
+        self, handlers: Mapping[str, Handler], log: Log, writers: Mapping[tuple[str, str], Handler] | None = None
+    ) -> None:
+        """Take the handlers.
+
+        Args:
+            handlers: handlers of GET and HEAD by path.
+            log: receives failures.
+            writers: handlers of other methods, by method and path, of paths that have one for GET.
+        """
         self._handlers = dict(handlers)
+        self._writers = dict(writers or {})
         self._log = log
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -131,15 +154,24 @@ class Site:
         handler = self._handlers.get(path)
         if handler is None:
             return error_response(path, HTTPStatus.NOT_FOUND, "Not found; the status page is at /")
-        if method not in ("GET", "HEAD"):
-            allowed = (("Allow", "GET, HEAD"),)
-            message = "Method not allowed; this path supports GET and HEAD"
-            return error_response(path, HTTPStatus.METHOD_NOT_ALLOWED, message, allowed)
+        is_writing = method not in ("GET", "HEAD")
+        if is_writing:
+            writer = self._writers.get((method, path))
+            if writer is None:
+                methods = ["GET", "HEAD", *(each for each, of_path in self._writers if of_path == path)]
+                allowed = (("Allow", ", ".join(methods)),)
+                message = f"Method not allowed; this path supports {', '.join(methods[:-1])} and {methods[-1]}"
+                return error_response(path, HTTPStatus.METHOD_NOT_ALLOWED, message, allowed)
+            handler = writer
         request = HttpRequest(
             path=path,
             query=parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True),
             accept=environ.get("HTTP_ACCEPT", ""),
             accepts_gzip=_accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", "")),
+            content_type=environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower(),
+            # The server limits its length.
+            body=_body(environ) if is_writing else b"",
+            accept_language=environ.get("HTTP_ACCEPT_LANGUAGE", ""),
         )
         try:
             return handler(request)
@@ -149,11 +181,17 @@ class Site:
             return error_response(path, HTTPStatus.INTERNAL_SERVER_ERROR, message)
 
 
+def _body(environ: "WSGIEnvironment") -> bytes:
+    length = environ.get("CONTENT_LENGTH") or "0"
+    body: bytes = environ["wsgi.input"].read(int(length)) if length.isdecimal() else b""
+    return body
+
+
 class AcceptItem(NamedTuple):
     """One item of an ``Accept`` header.
 
     Attributes:
-        name: encoding or media type, in lower case.
+        name: encoding, media type or language range, in lower case.
         parameters: its parameters except the weight, names in lower case.
         weight: preference from 0 (not acceptable) to 1.
     """

@@ -10,21 +10,28 @@ from prometheus_client.registry import Collector
 
 from exporter.evaluation.snapshot import Snapshot
 from exporter.metrics.exposition import CompressedPrefix, Format, Publisher
+from exporter.metrics.protobuf import render_collector
 from exporter.web.http import HttpRequest, HttpResponse, parse_accept, text_response
 
 _OPENMETRICS_VERSION: Final = "1.0.0"
+_PROTOBUF: Final = "application/vnd.google.protobuf"
+_MESSAGE: Final = "io.prometheus.client.MetricFamily"
 _CONTENT_TYPES: Final[Mapping[Format, str]] = {
     Format.TEXT: "text/plain; version=0.0.4; charset=utf-8",
     Format.OPENMETRICS: f"application/openmetrics-text; version={_OPENMETRICS_VERSION}; charset=utf-8",
+    Format.PROTOBUF: f"{_PROTOBUF}; proto={_MESSAGE}; encoding=delimited",
 }
 _ENCODERS: Final[Mapping[Format, Callable[[Collector], bytes]]] = {
     Format.TEXT: generate_latest,
     Format.OPENMETRICS: generate_openmetrics,
+    Format.PROTOBUF: render_collector,
 }
 
 
-def negotiate_format(accept: str) -> Format:
-    """Choose the format for an ``Accept`` header: OpenMetrics if the client prefers it to text or likes both equally.
+def negotiate_format(accept: str, *, has_protobuf: bool = False) -> Format:
+    """Choose the format for an ``Accept`` header: of those that the client likes best, protobuf, OpenMetrics or text.
+
+    Protobuf is offered only with native histograms, because it has no other advantage.
 
     The function of ``prometheus_client`` ignores weights, fails on a version that is not a number, and negotiates an
     escaping of names that no name here needs.
@@ -40,20 +47,35 @@ def negotiate_format(accept: str) -> Format:
         default=0.0,
     )
     text = max((item.weight for item in items if item.name in ("text/plain", "text/*", "*/*")), default=0.0)
+    protobuf = max(
+        (
+            item.weight
+            for item in items
+            if item.name == _PROTOBUF
+            and item.parameters.get("proto") == _MESSAGE
+            and item.parameters.get("encoding") == "delimited"
+        ),
+        default=0.0,
+    )
+    if has_protobuf and protobuf > 0 and protobuf >= max(openmetrics, text):
+        return Format.PROTOBUF
     return Format.OPENMETRICS if openmetrics > 0 and openmetrics >= text else Format.TEXT
 
 
 class MetricsPage:
     """Handler of ``/metrics``: the series as rendered with the snapshot, then the exporter's own metrics."""
 
-    def __init__(self, publisher: Publisher, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, publisher: Publisher, registry: CollectorRegistry, *, has_native_histograms: bool = False
+    ) -> None:
         self._publisher = publisher
         self._registry = registry
+        self._has_native_histograms = has_native_histograms
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         """Return the page, or only the families named by ``name[]``."""
         names = frozenset(filter(None, request.query.get("name[]", ())))
-        format_ = negotiate_format(request.accept)
+        format_ = negotiate_format(request.accept, has_protobuf=self._has_native_histograms)
         page = self._publisher.page
         if page is not None and not names:
             prefix = page.render(format_, gzipped=request.accepts_gzip)

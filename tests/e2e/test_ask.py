@@ -15,6 +15,7 @@ from tests.e2e.conftest import StartExporter, StartTempo
 from tests.e2e.test_baselines import BUSY, LEVELS, a_week
 from tests.e2e.test_security import USER, authority, protected
 from tests.support.expected_baselines import UTC_WEEK, Baseline, Week, await_baselines, baseline_at, days_ago
+from tests.support.openapi import undescribed
 from tests.support.processes import ExporterProcess, run, settings
 from tests.support.traffic import DAY, HOUR, NS, Request, Traffic
 
@@ -22,7 +23,7 @@ __all__ = ["authority"]
 
 TRACE_ID = 0xC0FFEE
 SHAPE = TraceShape(
-    (Operation(*BUSY), Operation("shop", "POST /reserve", "client"), Operation("stock", "POST /reserve", "server")),
+    (Operation(*BUSY[:2]), Operation("shop", "POST /reserve", "client"), Operation("stock", "POST /reserve", "server")),
     (ROOT, 0, 1),
 )
 SPAN_SECONDS = (5.0, 4.0, 3.0)
@@ -45,10 +46,12 @@ class KnownWeek:
         return baseline_at(at, self._requests[series], self.week, known_at=known_at)
 
     def get(self, name: str, series: SeriesKey | None = None, **parameters: str | float) -> Any:
-        labels = {} if series is None else series._asdict()
+        labels = {} if series is None else series.parameters
         response = self.running.get(f"/api/v1/{name}", params={**labels, **parameters})
         assert response.status_code == 200, response.text
-        return response.json()
+        document = response.json()
+        assert undescribed(name, "200", document) == []
+        return document
 
     def command(self, *arguments: str) -> Any:
         done = run("--config", "exporter.yaml", *arguments, "--json", directory=self.running.directory)
@@ -67,7 +70,12 @@ def known(tempo: StartTempo, exporter: StartExporter) -> KnownWeek:
     traffic.add(make_trace(TRACE_ID, SHAPE, times))
     traffic.requests.append(Request(BUSY, start_ns, int(SPAN_SECONDS[0] * NS), f"{TRACE_ID:032x}"))
     running = exporter(
-        settings(tempo(traffic).url, calendar={"weekend": list(week.weekend)}, series={"stale_after": "8d"})
+        settings(
+            tempo(traffic).url,
+            tempo={"scope": "root"},
+            calendar={"weekend": list(week.weekend)},
+            series={"stale_after": "8d"},
+        )
     )
     since = week.floor(running.metrics()["backfill_started_timestamp_seconds"] - 168 * HOUR, HOUR)
     requests = {

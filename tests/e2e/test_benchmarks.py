@@ -27,7 +27,7 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-@pytest.mark.timeout(330)
+@pytest.mark.timeout(600)
 def test_quick_run_measures_every_budget() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick"],
@@ -45,11 +45,12 @@ def test_quick_run_measures_every_budget() -> None:
         ("the whole exporter, source at 14,000 traces/s", "≤ 1.25 ×"),
         ("a window of 4 × the budget of 2,000 traces: requests", "≤ 100"),
         ("a window of 4 × the budget of 2,000 traces: bytes", "≤ 1.5 ×"),
-        ("poll cycle", "≤ 3.0 s"),
+        ("poll cycle", "≤ 1.0 s"),
         ("scrape, 5 series", "≤ 100 ms"),
         ("evaluating 7 days", "≤ 120 s"),
         ("restart with 7 days", "≤ 5.0 s"),
         ("searches for windows read before", "≤ 0"),
+        ("page of an endpoint with 7 days", "≤ 300 ms"),
         ("memory with 5 series", "≤ 80.0 MB"),
         ("database", "≤ 250 bytes"),
     ):

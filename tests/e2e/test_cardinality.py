@@ -1,4 +1,4 @@
-"""Cardinality limits: IDs become placeholders, and series beyond series.max are dropped, counted and logged once."""
+"""Limits on names: ids become placeholders, services with too many names are folded, further series are dropped."""
 
 import string
 import time
@@ -50,4 +50,48 @@ def test_series_beyond_the_limit_are_dropped_and_known_series_stay(tempo: StartT
     assert (record["level"], record["series_max"]) == ("warning", SERIES_MAX)
     assert running.stop() == 0
     names = {row[:2] for row in digests(running.directory / "tempo-anomaly.db")}
-    assert names == {CART, ORDERS}
+    assert names == {CART[:2], ORDERS[:2]}
+
+
+NAMES = 100_000
+PER_SERVICE = 50
+
+
+def test_a_service_with_100000_span_names_costs_bounded_memory_and_leaves_the_others_alone(
+    tempo: StartTempo, exporter: StartExporter
+) -> None:
+    now = time.time()
+    traffic = shop(now)
+    this_hour = int(now) // HOUR * HOUR
+    for number in range(NAMES):
+        name = "".join(string.ascii_lowercase[number // 26**place % 26] for place in range(4))
+        start = this_hour - 5 * HOUR + number % (4 * HOUR) if number % 100 else now - 30
+        traffic.request(SeriesKey("scanner", f"GET /{name}.php"), start, 0.01)
+    folding = {
+        "polling": {"backfill_duration": "6h", "tempo_interval": "500ms"},
+        "tempo": {"limit": 20_000},
+        "series": {"max": PER_SERVICE + 3, "max_per_service": PER_SERVICE},
+    }
+    url = tempo(traffic).url
+    running = exporter(settings(url, **folding))
+    page = running.wait_until_filled()
+    rest = SeriesKey("scanner", "{other}")
+    assert {CART, ORDERS, rest} <= page.series()
+    assert page["series"] == PER_SERVICE + 3
+    assert page["series_dropped_total"] == 0
+    assert (page.get("series_folded_total", service_name="scanner") or 0) >= NAMES - PER_SERVICE
+    assert page.get("current_traces", rest) == NAMES / 100 - PER_SERVICE
+    resident = page.samples["process_resident_memory_bytes", frozenset()]
+    assert resident < 200e6, f"{resident:,.0f} bytes"
+    (record,) = running.logged("service_folded")
+    assert (record["service_name"], len(record["examples"])) == ("scanner", 3)
+    assert running.stop() == 0
+    database = running.directory / "tempo-anomaly.db"
+    stored = {SeriesKey(*row[:2]) for row in digests(database)}
+    assert {CART, ORDERS, rest} <= stored
+    assert len(stored) <= PER_SERVICE + 3
+
+    again = exporter(settings(url, **folding))
+    page = again.wait_until_filled()
+    assert {CART, ORDERS, rest} <= page.series()
+    assert (page["series"], page["series_dropped_total"]) == (PER_SERVICE + 3, 0)

@@ -18,7 +18,13 @@ from tests.support.scrape import Metrics
 from tools.processes import environment
 
 CHECKOUT = SeriesKey("checkout", "POST /checkout")
-BACKFILL_SECONDS = 60
+AFFECTED = {
+    CHECKOUT,
+    SeriesKey("payments", "POST /charges"),
+    SeriesKey("ledger", "ledger.v1.Ledger/Book"),
+}
+"""The endpoint of the incident, and those between it and the slow call."""
+BACKFILL_SECONDS = 120
 FLAG_SECONDS = 150
 
 
@@ -94,7 +100,7 @@ def test_demo_reads_a_week_and_flags_its_incident(tmp_path: Path) -> None:
             return [series for series in now.series() if now.get("anomalous", series, kind="shift") == 1]
 
         eventually(lambda: CHECKOUT in anomalous(), output.tail, FLAG_SECONDS)
-        assert anomalous() == [CHECKOUT]
+        assert set(anomalous()) <= AFFECTED
         eventually(
             lambda: any("ANOMALOUS" in line and "POST /checkout" in line for line in output.lines), output.tail, 10
         )

@@ -32,7 +32,7 @@ def some_hours(now: float) -> Traffic:
     return traffic
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_history_is_complete_after_temporary_write_failures(tmp_path: Path) -> None:
     """Three exporters at the same time: a full disk, a read-only database, and a database locked by a backup."""
     traffic = some_hours(time.time())

@@ -84,7 +84,7 @@ def test_history_is_exact_when_every_search_fails_once(tmp_path: Path) -> None:
             tempo.url, tempo={"limit": 50, "timeout": "1s", "max_concurrency": 16}, polling={"backfill_duration": "24h"}
         )
         with ExporterProcess(tmp_path, configuration) as running:
-            page = running.wait_until_filled(60)
+            page = running.wait_until_filled(120)
             assert failures(page, "backfill").keys() == {
                 "rate_limited", "server_error", "connection", "malformed", "timeout",
             }  # fmt: skip
@@ -191,7 +191,7 @@ class Faults:
         return Fault("connection", "the host name cannot be resolved", running, running.inject)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_exporter_recovers_from_repaired_faults_without_a_restart(tmp_path: Path) -> None:
     traffic = some_hours(time.time())
     with ExitStack() as stack:

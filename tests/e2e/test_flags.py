@@ -72,3 +72,73 @@ def test_outlier_counter_has_an_exemplar_of_the_trace(
     assert exemplar.value == pytest.approx(request.duration_ns / NS)
     assert exemplar.timestamp is not None
     assert float(exemplar.timestamp) == pytest.approx((request.start_ns + request.duration_ns) / NS, abs=0.001)
+
+
+def test_streams_are_counted_and_never_flagged(tempo: StartTempo, exporter: StartExporter) -> None:
+    """Two streams take five times as long as usual, as an endpoint does whose flag fires."""
+    now = time.time()
+    this_hour = int(now) // HOUR * HOUR
+    by_name, by_durations = SeriesKey("chat", "GET /ws"), SeriesKey("feed", "GET /next")
+    probe = SeriesKey("checkout", "GET /healthz")
+    traffic = Traffic()
+    for hour in range(this_hour - 72 * HOUR, this_hour - HOUR, HOUR):
+        for number in range(40):
+            start = hour + 80.0 * number
+            traffic.request(CHECKOUT, start, 0.2)
+            traffic.request(probe, start, 0.002)
+            traffic.request(by_name, start, 2.0)
+            traffic.request(by_durations, start, 10.01)
+    for number in range(200):
+        start = now - 10 * MINUTE + 5 * number
+        traffic.request(CHECKOUT, start, 1.0)
+        traffic.request(probe, start, 1.0)
+        traffic.request(by_name, start, 10.0)
+        traffic.request(by_durations, start, 50.05)
+    running = exporter(settings(tempo(traffic).url, polling={"backfill_duration": "72h"}, detection={"hold": "1s"}))
+    page = running.wait_for(lambda page: page.get("anomalous", CHECKOUT, kind="shift") == 1)
+    assert page["series_streams"] == 2
+    assert page.series() == {CHECKOUT, by_name, by_durations}
+    for stream in (by_name, by_durations):
+        assert (page.get("current_traces", stream) or 0) > 40
+        assert (page.get("baseline_samples", stream) or 0) > 0
+        for absent in ("score", "outlier_threshold_seconds", "anomalous_since_timestamp_seconds"):
+            assert page.get(absent, stream) is None
+        for kind in ("shift", "outlier"):
+            assert page.get("anomalous", stream, kind=kind) is None
+        assert page.get("outlier_traces_total", stream) == 0
+    found = running.get("/api/v1/series?state=stream").json()["series"]
+    assert [(each["span_name"], each["stream_reason"]) for each in found] == [
+        ("GET /ws", "name"),
+        ("GET /next", "durations"),
+    ]
+    (record,) = running.logged("stream_recognized")
+    assert record["span_name"] == "GET /next"
+
+
+def test_overrides_decide_what_is_judged_and_how_severe_it_is(
+    tempo: StartTempo, exporter: StartExporter, traffic: Traffic
+) -> None:
+    overrides = [
+        {"match": "^checkout/", "enabled": False},
+        {"match": "^gateway/", "severity": "critical", "detection": {"ratio": 2}},
+    ]
+    running = exporter(
+        settings(
+            tempo(traffic).url,
+            polling={"backfill_duration": "72h"},
+            detection={"hold": "1s"},
+            overrides=overrides,
+        )
+    )
+    page = running.wait_for(
+        lambda page: page.get("anomalous", CART, kind="shift") == 0 and page.get("baseline_samples", CHECKOUT)
+    )
+    assert page.get("anomalous", CHECKOUT, kind="shift") is None
+    assert page.get("anomalous", CHECKOUT, kind="outlier") is None
+    assert page.get("current_traces", CHECKOUT)
+    assert page.get("alert_severity", CART, severity="critical") == 1
+    assert page.get("alert_severity", CHECKOUT, severity="critical") is None
+    found = {each["service_name"]: each for each in running.get("/api/v1/series").json()["series"]}
+    assert (found["checkout"]["state"], found["checkout"]["enabled"]) == ("disabled", False)
+    assert found["gateway"]["overrides"][0] == {"key": "ratio", "value": "2", "override": 1}
+    assert running.logged("shift_firing") == []

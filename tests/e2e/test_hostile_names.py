@@ -15,7 +15,7 @@ from exporter.demo.tempo_api import TempoServer
 from exporter.model.label import LabelNames, cut_mark
 from exporter.model.span import SeriesKey
 from exporter.tempo.decode import MAX_NAME_CHARACTERS
-from exporter.web.pages.words import cut
+from exporter.web.pages.formatting import cut
 from tests.e2e.test_http import PageText
 from tests.support.processes import ExporterProcess, command, settings, write_settings
 from tests.support.programs import program
@@ -127,7 +127,9 @@ def test_dry_run_escapes_names_in_its_summary_and_log(tempo_url: str, tmp_path: 
     assert ended.returncode == 0, stderr
     assert Metrics.parse(ended.stdout.decode("utf-8")).series() == PUBLISHED
     assert all(character == "\n" or character.isprintable() for character in stderr)
-    prefixes = ("ts=", "  ", "history: ", "series: ", "slower than usual at this moment", "complete")
+    moment = ("slower than usual", "failing more often than usual", "far from the usual traffic")
+    verdicts = (f"{each} at this moment" for each in moment)
+    prefixes = ("ts=", "  ", "history: ", "series: ", "all endpoints together: ", *verdicts, "complete")
     assert [line for line in stderr.split("\n")[:-1] if not line.startswith(prefixes)] == []
     assert sum(line.startswith("  ") for line in stderr.split("\n")[:-1]) == len(HOSTILE)
 

@@ -16,7 +16,7 @@ import requests
 
 from exporter.demo.tempo_api import TempoServer
 from exporter.model.span import SeriesKey
-from exporter.web.pages.words import cut
+from exporter.web.pages.formatting import cut
 from tests.e2e.conftest import StartExporter
 from tests.support.processes import ExporterProcess, settings
 from tests.support.scrape import OPENMETRICS, PREFIX, Metrics
@@ -70,6 +70,10 @@ def test_status_page_and_probes(running: ExporterProcess) -> None:
     assert start.headers["Content-Type"] == "text/html; charset=utf-8"
     for part in ("GET /page-7", 'href="metrics"', "no endpoint has enough history", "Endpoints <small>30<"):
         assert part in start.text
+    translated = running.get("/", headers={"Accept-Language": "zh-TW,zh;q=0.9,en;q=0.8"})
+    assert translated.headers["Content-Language"] == "zh-TW"
+    for part in ("GET /page-7", 'href="metrics"', "沒有任何端點有足夠的歷史", "端點 <small>30<"):
+        assert part in translated.text
     for path in ("/-/healthy", "/-/ready"):
         assert running.get(path).status_code == 200
 
@@ -235,8 +239,7 @@ def test_hostile_names_are_escaped_and_survive_a_restart(
     running = exporter(settings(hostile_tempo.url, polling={"backfill_duration": "6h"}))
     running.wait_until_filled()
     names = {as_published(name) for name in HOSTILE}
-    # A span without a service name gets the root's.
-    expected = {SeriesKey("shop", name) for name in names} | {SeriesKey(name or "shop", "GET /") for name in names}
+    expected = {SeriesKey("shop", name) for name in names} | {SeriesKey(name, "GET /") for name in names}
 
     for accept in ("text/plain", OPENMETRICS):
         response = running.get("/metrics", headers={"Accept": accept})

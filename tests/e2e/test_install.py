@@ -100,13 +100,16 @@ def test_installed_command_runs_without_development_packages(python: Path, tmp_p
     once = run("--config", str(config), "--once")
     assert once.returncode == 0, once.stderr
     assert "tempo_anomaly_build_info" in once.stdout
+    without_extra = run("mcp")
+    assert (without_extra.returncode, without_extra.stdout) == (2, "")
+    assert "pip install 'tempo-anomaly-exporter[mcp]'" in without_extra.stderr
 
 
 def test_every_module_can_be_imported(python: Path, tmp_path: Path) -> None:
     script = (
         "import importlib, pkgutil, exporter\n"
         "for module in pkgutil.walk_packages(exporter.__path__, 'exporter.'):\n"
-        "    if not module.name.endswith('__main__'):\n"
+        "    if not module.name.endswith(('__main__', '.mcp_server.server')):\n"
         "        importlib.import_module(module.name)\n"
     )
     imported = subprocess.run([python, "-I", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -41,7 +41,7 @@ def with_traces(ledger: Rows) -> Rows:
     return {(start, end, state, traces, *rest) for start, end, state, traces, *rest in ledger if traces}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_ten_kills_during_backfill_give_the_same_history_as_an_undisturbed_run(
     tempo: StartTempo, exporter: StartExporter, tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ def assert_serving(running: ExporterProcess) -> None:
         assert running.get(path).status_code == 200, path
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_backfill_completes_after_outages_at_the_start_and_in_between(exporter: StartExporter) -> None:
     now = time.time()
     traffic = Traffic()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -78,14 +79,22 @@ def shown_images(view: Chrome) -> list[int]:
 def test_anomalous_endpoint_is_at_the_top_with_its_explanation(view: Chrome, incident: ExporterProcess) -> None:
     view.get(f"{incident.url}/")
     assert "anomalous now" in view.title
-    card = view.find_element(By.CSS_SELECTOR, ".card")
-    assert INCIDENT.span_name in card.text
+    card = incident_card(view)
     assert "requests took longer than" in card.text
-    assert endpoint_names(view)[0] == INCIDENT.span_name
+    # The endpoints that it calls are anomalous, too; the one that loses most time comes first.
+    assert INCIDENT.span_name in endpoint_names(view)[: len(view.find_elements(By.CSS_SELECTOR, ".card"))]
+    view.execute_script("document.querySelector('#endpoints').scrollIntoView()")
     widths = shown_images(view)
     assert widths
     assert set(widths) == {144}
     assert card.value_of_css_property("border-left-width") == "4px", "the stylesheet is not applied"
+
+
+def incident_card(view: Chrome) -> WebElement:
+    """Return the card of the endpoint of the incident."""
+    cards = view.find_elements(By.CSS_SELECTOR, ".card")
+    (card,) = (each for each in cards if INCIDENT.span_name in each.find_element(By.CSS_SELECTOR, "a").text)
+    return card
 
 
 def follow(view: Chrome, link: WebElement) -> None:
@@ -115,10 +124,11 @@ def test_table_can_be_filtered_and_sorted(view: Chrome, incident: ExporterProces
 
 def test_endpoint_page_shows_profile_traces_and_hours(view: Chrome, incident: ExporterProcess) -> None:
     view.get(f"{incident.url}/")
-    view.find_element(By.CSS_SELECTOR, ".card a").click()
+    incident_card(view).find_element(By.CSS_SELECTOR, "a").click()
     assert view.find_element(By.TAG_NAME, "h1").text == f"{INCIDENT.service_name} {INCIDENT.span_name}"
-    assert len(view.find_elements(By.CSS_SELECTOR, "svg.profile")) == 2
-    assert len(view.find_elements(By.CSS_SELECTOR, "svg.profile .now")) == 1
+    # Latency, errors and traffic, by day type.
+    assert len(view.find_elements(By.CSS_SELECTOR, "svg.profile")) == 6
+    assert len(view.find_elements(By.CSS_SELECTOR, "#profile svg.profile .now")) == 1
     traces = [each.get_attribute("href") or "" for each in view.find_elements(By.CSS_SELECTOR, "a.id")]
     assert traces
     assert all(address.startswith("https://grafana.example/explore?") for address in traces)
@@ -128,18 +138,68 @@ def test_endpoint_page_shows_profile_traces_and_hours(view: Chrome, incident: Ex
     assert hours[0].is_displayed()
 
 
+def test_endpoint_page_shows_the_past_with_its_flag(view: Chrome, incident: ExporterProcess) -> None:
+    view.get(f"{incident.url}/")
+    strip = view.find_elements(By.CSS_SELECTOR, "#last-day .strip .flag.shift")
+    assert strip
+    assert all(flag.size["width"] >= 1 for flag in strip)
+    incident_card(view).find_element(By.CSS_SELECTOR, "a").click()
+    for name, hours in (("7 days", 168), ("6 hours", 6), ("24 hours", 24)):
+        follow(view, view.find_element(By.LINK_TEXT, name))
+        charts = view.find_elements(By.CSS_SELECTOR, "#past .chart:not(.time)")
+        assert len(charts) == 4
+        assert {chart.size["width"] for chart in charts} == {charts[0].size["width"]}
+        # As the stylesheet says; without it, all are 150 pixels high.
+        assert charts[0].size["height"] > 2 * charts[1].size["height"] > 100
+        for line in ("p50", "p95"):
+            drawn = view.find_element(By.CSS_SELECTOR, f"#past .latency path.{line}")
+            # Of seven days, four are read.
+            assert drawn.size["width"] > 0.5 * charts[0].size["width"]
+        flags = view.find_elements(By.CSS_SELECTOR, "#past .latency .flag")
+        assert flags
+        # The flag fires now: it ends where the present is.
+        assert flags[-1].rect["x"] > charts[0].rect["x"] + 0.8 * charts[0].size["width"]
+        # The history ends before the present, which the live edge has.
+        assert view.find_elements(By.CSS_SELECTOR, "#past .latency .p95.current")
+        answer = requests.get(view.find_element(By.LINK_TEXT, "As JSON").get_attribute("href") or "", timeout=10).json()
+        assert answer["end_unix"] - answer["start_unix"] >= hours * 3600
+        hovers = view.find_elements(By.CSS_SELECTOR, "#past .latency .hover")
+        assert len(hovers) == len(answer["points"])
+
+
+def test_trace_page_draws_the_spans_and_marks_the_critical_path(view: Chrome, incident: ExporterProcess) -> None:
+    view.get(f"{incident.url}/")
+    incident_card(view).find_element(By.CSS_SELECTOR, "a[href*=trace_id]").click()
+    assert view.find_element(By.TAG_NAME, "h1").text == f"{INCIDENT.service_name} {INCIDENT.span_name}"
+    spans = view.find_elements(By.CSS_SELECTOR, ".waterfall tbody tr")
+    bars = view.find_elements(By.CSS_SELECTOR, ".waterfall tbody rect:first-child")
+    assert len(spans) == len(bars) > 1
+    # Sizes and colours come from the stylesheet.
+    assert all(bar.size["height"] == 9 and bar.size["width"] >= 1 for bar in bars)
+    assert bars[0].value_of_css_property("fill") != "rgb(0, 0, 0)"
+    path = view.find_elements(By.CSS_SELECTOR, ".waterfall rect.k")
+    assert path
+    assert path[0].size["height"] == 3
+    assert "–" in spans[0].find_elements(By.TAG_NAME, "td")[2].text, "the usual duration is missing"
+    assert view.find_element(By.LINK_TEXT, "Open in Grafana").get_attribute("href")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("page", ["/", f"/{series_url(ENDPOINT, INCIDENT)}"])
+@pytest.mark.parametrize("page", ["/", f"/{series_url(ENDPOINT, INCIDENT)}", "trace"])
 def test_narrow_view_fits_its_width_and_text_has_contrast(
     view: Chrome, incident: ExporterProcess, page: str, scheme: str
 ) -> None:
     resize(view, *PHONE)
     prefer_color_scheme(view, scheme)
-    view.get(incident.url + page)
+    if page == "trace":
+        view.get(f"{incident.url}/")
+        incident_card(view).find_element(By.CSS_SELECTOR, "a[href*=trace_id]").click()
+    else:
+        view.get(incident.url + page)
     assert view.execute_script("return document.documentElement.scrollWidth") == PHONE[0]
     background = luminance(view.find_element(By.TAG_NAME, "body").value_of_css_property("background-color"))
     assert (background < 0.1) == (scheme == "dark")
-    for selector in ("body", ".quiet", ".why", ".badge.bad", "main a", ".badge.odd"):
+    for selector in ("body", ".quiet", ".why", ".badge.bad", "main a", ".badge.odd", ".waterfall b", ".waterfall em"):
         for element in view.find_elements(By.CSS_SELECTOR, selector)[:3]:
             assert contrast(view, element) >= 4.5, (selector, element.text)
 
@@ -166,7 +226,7 @@ def test_hostile_names_are_escaped_and_link_to_their_pages(view: Chrome, hostile
     view.get(f"{hostile.url}/")
     assert len(rows(view)) == 2 * len(HOSTILE)
     assert view.execute_script("return document.scripts.length + document.querySelectorAll('td td, b b').length") == 0
-    assert len(view.find_elements(By.CSS_SELECTOR, ".endpoints tbody tr > td")) == 8 * len(rows(view))
+    assert len(view.find_elements(By.CSS_SELECTOR, ".endpoints tbody tr > td")) == 11 * len(rows(view))
     addresses = [each.get_attribute("href") for each in view.find_elements(By.CSS_SELECTOR, ".endpoints .who a")]
     for address in addresses:
         view.get(address or "")

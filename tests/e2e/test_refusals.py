@@ -54,15 +54,19 @@ def test_port_in_use_is_reported(tempo: StartTempo, tmp_path: Path) -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_history_read_with_another_scope_is_refused(tempo: StartTempo, exporter: StartExporter, tmp_path: Path) -> None:
+def test_history_of_the_old_default_scope_is_refused_and_can_be_kept(
+    tempo: StartTempo, exporter: StartExporter, tmp_path: Path
+) -> None:
     url = tempo(some_hours()).url
-    first = exporter(settings(url))
+    first = exporter(settings(url, tempo={"scope": "root"}))
     first.wait_for(lambda page: page["history_traces"] > 0)
     assert first.stop() == 0
-    ended = run("--config", str(write_settings(tmp_path, settings(url, tempo={"scope": "entry"}))), directory=tmp_path)
+    ended = run("--config", str(write_settings(tmp_path, settings(url))), directory=tmp_path)
     assert ended.returncode == 2
-    assert "tempo.scope=root" in ended.stderr
-    assert "storage.path" in ended.stderr
+    assert "set tempo.scope: root to keep this history" in ended.stderr
+    assert "or set storage.path to a new file" in ended.stderr
+    kept = exporter(settings(url, tempo={"scope": "root"}))
+    kept.wait_for(lambda page: page["history_traces"] > 0)
 
 
 def test_filter_that_matched_nothing_can_be_corrected(tempo: StartTempo, exporter: StartExporter) -> None:

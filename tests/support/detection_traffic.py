@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import exp
 
 from exporter.detection.window import end_second
-from exporter.model.histogram import Digest, bucket_of_ns
-from exporter.model.histogram_codec import MARK_SECONDS, encode_digest, encode_marks
+from exporter.model.histogram import Digest, bucket_of_ns, bucket_of_seconds
+from exporter.model.histogram_codec import MARK_SECONDS, encode_digest, encode_failures, encode_marks
 from exporter.model.hours import StoredWindow
 
 MONDAY_HOUR = 490992
@@ -53,4 +53,23 @@ def stored(requests: Iterable[Request], batch_seconds: int = 3600) -> list[Store
         digest = Digest.of_ns(duration_ns for _, duration_ns in members)
         encoded = encode_marks({offset: Digest(counts) for offset, counts in marks.items()})
         found.append(StoredWindow(start, len(members), encode_digest(digest), encoded))
+    return found
+
+
+def windows_with_failures(
+    days: int, failing: Mapping[int, float], per_mark: int = 20, seed: int = 1
+) -> list[StoredWindow]:
+    """Return windows of hours with even traffic; some marks, counted from the beginning, have another error ratio."""
+    rng = random.Random(seed)
+    found = []
+    for hour in range(24 * days):
+        digest = Digest({bucket_of_seconds(0.1): per_mark})
+        failures = {}
+        for offset in range(1, 13):
+            ratio = failing.get(12 * hour + offset, 0.002)
+            if count := sum(rng.random() < ratio for _ in range(per_mark)):
+                failures[offset] = count
+        marks = encode_marks(dict.fromkeys(range(1, 13), digest))
+        total = encode_digest(Digest({bucket_of_seconds(0.1): 12 * per_mark}))
+        found.append(StoredWindow(MONDAY + 3600 * hour, 12 * per_mark, total, marks, encode_failures(failures)))
     return found

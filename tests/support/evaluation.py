@@ -14,6 +14,7 @@ from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.ledger import LedgerProgress
 from exporter.model.span import SeriesKey
+from exporter.model.time_mark import NO_MARKS
 from exporter.runtime.logs import get_logger
 from exporter.store import SeriesEvaluation, Store, StoredSeries, StoreError
 from tests.support.samples import DAY, HOUR, KEY, NOON, SETTINGS, Clock, Durations, around, commit_hour
@@ -80,10 +81,16 @@ class WatchedStore(Store):
         self.__dict__.setdefault("recorded", []).extend(found)
         super().save_evaluations(found)
 
-    def save_flags(self, flags: Mapping[SeriesKey, str | None], suspects: Mapping[SeriesKey, Collection[int]]) -> None:
+    def save_flags(
+        self,
+        flags: Mapping[SeriesKey, str | None],
+        suspects: Mapping[SeriesKey, Collection[int]],
+        firing: Mapping[SeriesKey, Mapping[str, float]] | None = None,
+        at: float = 0.0,
+    ) -> None:
         if self.refuses_writes:
             raise StoreError("full", "saving flags failed")
-        super().save_flags(flags, suspects)
+        super().save_flags(flags, suspects, firing, at)
 
     def take_recorded(self) -> list[SeriesEvaluation]:
         """The findings recorded since the last call."""
@@ -99,6 +106,7 @@ class ManagerBench:
         settled_until: that instant; may be changed at any time.
         on_evaluation: called whenever the manager asks for that instant, before it evaluates or decides to.
         backfill: the state of the ledger; may be changed at any time.
+        marks: marks on time; may be changed at any time.
         accepted: number of accepted changes.
         changes: number of calls of ``on_table_changed``.
     """
@@ -116,6 +124,7 @@ class ManagerBench:
         self.settled_until = settled_until
         self.on_evaluation: Callable[[], None] = lambda: None
         self.backfill: BackfillStatus | None = None
+        self.marks = NO_MARKS
         self.accepted = 0
         self.changes = 0
         self.monotonic = Clock(0.0) if monotonic is None else monotonic
@@ -133,6 +142,7 @@ class ManagerBench:
             on_table_changed=self._change,
             backfill_status=lambda: self.backfill,
             signal=self.signal,
+            marks=lambda: self.marks,
         )
 
     def _settled_until(self) -> int:

@@ -3,13 +3,13 @@
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
 
 from exporter.model.span import SeriesKey, Span
-from exporter.runtime.telemetry import FailureReason, Loop, SkipReason, StorageFailure, Telemetry
+from exporter.runtime.telemetry import CauseOutcome, FailureReason, Loop, SkipReason, StorageFailure, Telemetry
 from exporter.tempo.counts import SpanCounts
 from exporter.tempo.errors import RangeTooLongError, TempoError
 from exporter.tempo.query import ANY_DURATION, DurationRange
@@ -34,7 +34,11 @@ class Recorder(Telemetry):
         self.truncated_windows: Counter[Loop] = Counter()
         self.sampled_windows: Counter[Loop] = Counter()
         self.source_counts: list[bool] = []
+        self.rootless: list[float] = []
         self.skipped: Counter[tuple[Loop, SkipReason]] = Counter()
+        self.causes: list[tuple[CauseOutcome, float]] = []
+        self.pending_causes = 0
+        self.delays: Counter[float] = Counter()
 
     def split(self, loop: Loop) -> None:
         with self._mutex:
@@ -48,6 +52,9 @@ class Recorder(Telemetry):
         with self._mutex:
             self.source_counts.append(available)
 
+    def rootless_traces(self, ratio: float) -> None:
+        self.rootless.append(ratio)
+
     def truncated(self, loop: Loop) -> None:
         with self._mutex:
             self.truncated_windows[loop] += 1
@@ -55,6 +62,10 @@ class Recorder(Telemetry):
     def traces_skipped(self, loop: Loop, reason: SkipReason, count: int) -> None:
         with self._mutex:
             self.skipped[loop, reason] += count
+
+    def searchable_delays(self, delays: Mapping[float, int]) -> None:
+        with self._mutex:
+            self.delays.update(delays)
 
     def request(self, loop: Loop, seconds: float) -> None:
         raise AssertionError("only the client reports this")
@@ -74,6 +85,16 @@ class Recorder(Telemetry):
     def storage_failed(self, reason: StorageFailure) -> None:
         raise AssertionError("only the store reports this")
 
+    def search_by_id_available(self, available: bool) -> None:
+        raise AssertionError("only the client reports this")
+
+    def cause_sought(self, outcome: CauseOutcome, seconds: float) -> None:
+        with self._mutex:
+            self.causes.append((outcome, seconds))
+
+    def causes_pending(self, count: int) -> None:
+        self.pending_causes = count
+
 
 @dataclass(frozen=True)
 class Found:
@@ -84,6 +105,7 @@ class Found:
     limit: int
     duplicates: int = 0
     invalid: int = 0
+    missing: int = 0
     bytes: int = 0
 
 
@@ -114,6 +136,8 @@ class FakeTempo:
         explained: the ranges for which a reason was requested why they are empty.
         refusals: number of searches and probes over too long a range.
         most_at_once: maximum number of concurrent searches so far.
+        time_now: Unix seconds; a span can be found and counted once it has ended. Without it, all spans can.
+        long_searches: for each search for long spans only, its range and the shortest duration in nanoseconds.
     """
 
     spans: list[Span] = field(default_factory=list)
@@ -136,6 +160,8 @@ class FakeTempo:
     refusals: int = 0
     most_at_once: int = 0
     explained: list[tuple[int, int]] = field(default_factory=list)
+    time_now: Callable[[], float] | None = None
+    long_searches: list[tuple[int, int, int]] = field(default_factory=list)
     _at_once: int = 0
     _grouped: list[Span] = field(default_factory=list)
     _extents: list[tuple[int, int, list[Span]]] = field(default_factory=list)
@@ -174,6 +200,7 @@ class FakeTempo:
         with self._mutex:
             traces = self._overlapping(start, end, frozenset(series))
             if durations != ANY_DURATION:
+                self.long_searches.append((start, end, durations.at_least_ns))
                 matching = ([each for each in trace if durations.contains(each.duration_ns)] for trace in traces)
                 traces = [trace for trace in matching if trace]
             self._chance.shuffle(traces)
@@ -222,19 +249,26 @@ class FakeTempo:
                 return SpanCounts()
             by_step_end: Counter[int] = Counter()
             by_series_key: Counter[SeriesKey] = Counter()
-            for each in self.spans:
+            for each in self._arrived():
                 if start * NS < each.start_ns <= end * NS:
                     by_step_end[-(-each.start_ns // (step_seconds * NS)) * step_seconds] += 1
                     by_series_key[each.key] += 1
             return SpanCounts(by_step_end, by_series_key if by_series else {})
 
+    def _arrived(self) -> list[Span]:
+        if self.time_now is None:
+            return self.spans
+        now_ns = self.time_now() * NS
+        return [each for each in self.spans if each.end_ns <= now_ns]
+
     def _overlapping(self, start: int, end: int, series: frozenset[SeriesKey] = frozenset()) -> list[list[Span]]:
+        spans = self._arrived()
         if series:
-            extents = _extents([each for each in self.spans if each.key in series])
+            extents = _extents([each for each in spans if each.key in series])
         else:
             # Comparing the same objects is cheap, and grouping them again for every search is not.
-            if self._grouped != self.spans:
-                self._grouped, self._extents = list(self.spans), _extents(self.spans)
+            if self._grouped != spans:
+                self._grouped, self._extents = list(spans), _extents(spans)
             extents = self._extents
         start_ns, end_ns = start * NS, end * NS
         return [trace for first_ns, last_ns, trace in extents if first_ns <= end_ns and start_ns <= last_ns]

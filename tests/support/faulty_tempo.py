@@ -1,10 +1,11 @@
 """Responders and servers that put faults in front of a Tempo with known traces."""
 
+import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from exporter.demo.routes import ApiOptions, TempoApi
@@ -23,6 +24,39 @@ def serving(traffic: Traffic, clock: Callable[[], float]) -> Responder:
         answer = api.respond(target.path, dict(parse_qsl(target.query, keep_blank_values=True)))
         headers = {"Content-Type": answer.content_type, "Content-Length": str(len(answer.body))}
         handler.send(answer.status, answer.body, headers)
+
+    return respond
+
+
+class WrongAnswerError(Exception):
+    """Raised by a lie to refuse a request, with a status and a body."""
+
+    def __init__(self, status: int, body: str) -> None:
+        super().__init__(body)
+        self.status = status
+
+
+Lie = Callable[[str, Mapping[str, str], dict[str, Any]], None]
+"""Changes the correct answer to a request: path, parameters, and the document, in place; raises WrongAnswerError."""
+
+
+def lying(traffic: Traffic, clock: Callable[[], float], lie: Lie, options: ApiOptions | None = None) -> Responder:
+    """Return a responder that serves traffic as a Tempo that is wrong: with status 200, unless it refuses."""
+    api = TempoApi(traffic.store(), options or ApiOptions(), clock)
+
+    def respond(handler: Handler) -> None:
+        target = urlsplit(handler.path)
+        params = dict(parse_qsl(target.query, keep_blank_values=True))
+        answer = api.respond(target.path, params)
+        status, body = answer.status, answer.body
+        if status == 200 and answer.content_type == "application/json":
+            document = json.loads(body)
+            try:
+                lie(target.path, params, document)
+                body = json.dumps(document).encode()
+            except WrongAnswerError as wrong:
+                status, body = wrong.status, str(wrong).encode()
+        handler.send(status, body, {"Content-Type": answer.content_type, "Content-Length": str(len(body))})
 
     return respond
 

@@ -163,7 +163,12 @@ class PrometheusServer(MonitoringServer):
     name = "prometheus"
 
     def __init__(
-        self, directory: Path, configuration: Mapping[str, Any] | None = None, *, retention: str = "90d"
+        self,
+        directory: Path,
+        configuration: Mapping[str, Any] | None = None,
+        *,
+        retention: str = "90d",
+        features: Sequence[str] = (),
     ) -> None:
         """Prepare the server.
 
@@ -171,10 +176,12 @@ class PrometheusServer(MonitoringServer):
             directory: its working directory. Blocks in :attr:`data` are served.
             configuration: content of its configuration file; paths of rule files are relative to the directory.
             retention: older data is deleted, existing blocks included.
+            features: features to enable besides exemplars.
         """
         super().__init__(directory)
         self._configuration = configuration or {}
         self._retention = retention
+        self._features = features
 
     @property
     def data(self) -> Path:
@@ -182,7 +189,7 @@ class PrometheusServer(MonitoringServer):
         return self.directory / "data"
 
     def arguments(self, port: int) -> Sequence[str]:
-        """Return arguments that enable exemplars."""
+        """Return arguments that enable exemplars and the wanted features."""
         file = self.directory / "prometheus.yml"
         file.write_text(yaml.safe_dump(dict(self._configuration)), "utf-8")
         return (
@@ -190,7 +197,7 @@ class PrometheusServer(MonitoringServer):
             f"--storage.tsdb.path={self.data}",
             f"--storage.tsdb.retention.time={self._retention}",
             f"--web.listen-address=127.0.0.1:{port}",
-            "--enable-feature=exemplar-storage",
+            f"--enable-feature={','.join(('exemplar-storage', *self._features))}",
             # An alert that fires before Alertmanager is discovered is lost until it is resent.
             "--rules.alert.resend-delay=5s",
         )

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import ceil, comb, exp, lgamma, log2, sqrt
+from math import asin, ceil, comb, exp, lgamma, log2, pi, sqrt
+from statistics import median_low
 
 from exporter.baseline.levels import FallbackRules
 from exporter.detection.parameters import Parameters
@@ -61,6 +62,11 @@ class Limits:
     clear: list[int]
     rho: float
     pool: list[int]
+    least_rho: float = 0.0
+    ladder: list[list[float]] = field(default_factory=list)
+    profile: list[list[int]] = field(default_factory=lambda: [[0] * 12 for _ in QUANTILES])
+    long: list[tuple[int, int]] = field(default_factory=list)
+    level: list[tuple[int, int, int, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -80,11 +86,17 @@ class NaiveDetector:
     def __post_init__(self) -> None:
         self.hours: dict[int, list[int]] = {}
         self.distances: dict[int, list[tuple[int, float]]] = {}
+        self.long_distances: dict[int, list[tuple[int, float]]] = {}
+        self.level_distances: dict[int, list[tuple[int, float]]] = {}
+        self.shares: dict[int, list[tuple[float, float]]] = {}
+        self.apart: dict[int, list[tuple[float, float]]] = {}
+        self.deviations: dict[int, dict[tuple[int, int], int]] = {}
         self.quarantined: set[int] = set()
         self.suspects: set[int] = set()
         self.changepoint = 0
         self.changepoints: list[int] = []
         self.run_hours: list[tuple[int, bool, bool]] = []
+        self.streak: list[tuple[int, int, int, float]] = []
         self.limits: dict[int, Limits | None] = {}
         self.changes: list[tuple[int, bool]] = []
 
@@ -137,8 +149,23 @@ class NaiveDetector:
         p = self.parameters
         pool = [bucket for h in chosen for bucket in self.hours[h]]
         limits = Limits([], [], [], [], 0.003 + 2 / len(pool), pool)
+        limits.least_rho = limits.rho
         oldest = max(self.changepoint, hour - self.rules.lookback_seconds // 3600)
         good = [h for h in self.distances if oldest <= h < hour and h not in self.quarantined]
+        if p.parts.likeness:
+            limits.rho += self.learned_correlation(good) - 0.003
+        if p.parts.profile:
+            for i in range(len(QUANTILES)):
+                for m in range(12):
+                    known = [self.deviations[h][i, m] for h in good if (i, m) in self.deviations[h]]
+                    if len(known) >= 12 and median_low(known) > 0.15 * 32:
+                        limits.profile[i][m] = median_low(known)
+            same_hour = [h for h in good if h % 24 == hour % 24]
+            for i, of_quantile in enumerate(limits.profile):
+                for m in range(12):
+                    known = [self.deviations[h][i, m] for h in same_hour if (i, m) in self.deviations[h]]
+                    if len(known) >= 3 and median_low(known) > 12:
+                        of_quantile[m] = max(of_quantile[m], median_low(known))
         for index, q in enumerate(QUANTILES):
             baseline = quantile(pool, float(q))
             seen = [d for h in good for i, d in self.distances[h] if i == index]
@@ -160,8 +187,48 @@ class NaiveDetector:
                 (limits.gate, max(p.ratio, 1 + p.min_delta_seconds / value, swing_factor)),
                 (limits.clear, max(1.2, 1 + p.min_delta_seconds / value / 2, 2 ** (p.swing * tau / 2))),
             ):
-                into.append(baseline + ceil(round(32 * log2(factor), 9)))
+                into.append(self.scaled(baseline, factor))
+            if p.parts.ladder:
+                lowest = limits.gate[-1] - self.scaled(0, max(1.1, swing_factor))
+                shares = [max(0.5, above(pool, lowest + 32 * e)) / len(pool) for e in range(3)]
+                limits.ladder.append([min(float(1 - q), share) for share in shares])
+            least = max(1.25, 1 + p.min_delta_seconds / value)
+            if p.parts.long_window and len(pool) >= 100 * len(chosen):
+                swing = self.swing_factor(self.long_distances, good, index, 0.1)
+                stat, gate = self.scaled(baseline, max(1.1, swing)), self.scaled(baseline, max(least, swing))
+                limits.long.append((stat, gate))
+            if p.parts.level and len(pool) >= 40 * len(chosen):
+                swing = self.swing_factor(self.level_distances, good, index, 0.07)
+                factors = (max(1.1, swing), max(1.25, swing), 1.1, least)
+                stat, gate, least_stat, least_gate = (self.scaled(baseline, factor) for factor in factors)
+                limits.level.append((stat, gate, least_stat, least_gate))
         return limits
+
+    def learned_correlation(self, good: Sequence[int]) -> float:
+        within = self.likeness([pair for h in good for pair in self.shares[h]])
+        apart = self.likeness([pair for h in good for pair in self.apart[h]])
+        if within <= apart:
+            return 0.003
+        r = (within - apart) / (1 - apart)
+        return min(0.9, max(0.003, 2 / pi * asin(0.03 * r / (1 - r + 0.03 * r))))
+
+    @staticmethod
+    def likeness(pairs: Sequence[tuple[float, float]]) -> float:
+        """Return how alike values are, from the share of them above a limit and the share of unlike pairs."""
+        if not pairs:
+            return 0.0
+        p = sum(share for share, _ in pairs) / len(pairs)
+        return max(0.0, 1 - (24 + sum(unlike for _, unlike in pairs)) / (24 + len(pairs) * 2 * p * (1 - p)))
+
+    @staticmethod
+    def scaled(bucket: int, factor: float) -> int:
+        return bucket + ceil(round(32 * log2(factor), 9))
+
+    def swing_factor(
+        self, distances: dict[int, list[tuple[int, float]]], good: Sequence[int], index: int, prior: float
+    ) -> float:
+        seen = [d for h in good for i, d in distances[h] if i == index]
+        return float(2 ** (self.parameters.swing * sqrt((48 * prior**2 + sum(seen)) / (48 + len(seen)))))
 
     @staticmethod
     def sampling_sd(pool: Sequence[int], q: Fraction, n: int) -> float:
@@ -196,22 +263,34 @@ class NaiveDetector:
         evaluated = self.with_limits(window) if current is not None else []
         shifted = persists = False
         n = len(evaluated)
+        holds = 1
         if current is not None and n >= 3:
+            seconds = [second for second, _, _ in window if self.limits.get((second - 1) // 3600)]
+            up = self.raised(current, seconds[0], now)
             for i, q in enumerate(QUANTILES):
-                slow = sum(bucket > limits.gate[i] for bucket, limits in evaluated)
-                beyond = sum(bucket > limits.stat[i] for bucket, limits in evaluated)
-                if slow > (1 - q) * n and slow >= 3 and tail(beyond, n, 1 - q, current.rho) < p.alpha:
-                    shifted = True
-            fresh = self.with_limits(self.window(traces, now, 120, 5, p.max_window_seconds))
+                slow = sum(bucket > limits.gate[i] + up[i] for bucket, limits in evaluated)
+                beyond = sum(bucket > limits.stat[i] + up[i] for bucket, limits in evaluated)
+                if slow > (1 - q) * n and slow >= 3:
+                    shifted |= tail(beyond, n, 1 - q, current.rho) < p.alpha
+                    for e, share in enumerate(current.ladder[i] if current.ladder and n >= 20 else []):
+                        steep = sum(bucket > limits.gate[i] + up[i] + 32 * e for bucket, limits in evaluated)
+                        chance = max(tail(steep, n, Fraction(share), rho) for rho in (current.rho, current.least_rho))
+                        shifted |= steep >= 3 and chance < p.alpha
+            if not shifted and self.small_shift(traces, now, evaluated, current, up):
+                shifted, holds = True, 2
+            newest = self.window(traces, now, 120, 5, p.max_window_seconds)
+            fresh = self.with_limits(newest)
+            seconds = [second for second, _, _ in newest if self.limits.get((second - 1) // 3600)]
+            up = self.raised(current, seconds[0], now) if seconds else up
             for i, q in enumerate(QUANTILES):
-                slow = sum(bucket > limits.clear[i] for bucket, limits in fresh)
+                slow = sum(bucket > limits.clear[i] + up[i] for bucket, limits in fresh)
                 if slow > (1 - q) * len(fresh) and tail(slow, len(fresh), 1 - q, current.rho) < 0.2:
                     persists = True
         change = None
         if not flag.firing:
             if shifted and persists:
                 flag.pending_since = now if flag.pending_since is None else flag.pending_since
-                if now - flag.pending_since >= p.hold_seconds:
+                if now - flag.pending_since >= holds * p.hold_seconds:
                     flag.firing, flag.keep_firing_since, change = True, None, True
                     seconds = [second for second, _, _ in window if self.limits.get((second - 1) // 3600)]
                     self.suspects |= set(range((seconds[0] - 1) // 3600, hour + 1))
@@ -228,22 +307,123 @@ class NaiveDetector:
                     flag.firing, flag.pending_since, flag.keep_firing_since, change = False, None, None, False
         return change
 
+    # -- small shifts ---------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def raised(limits: Limits, first: int, now: int) -> list[int]:
+        marks = {(second - 1) % 3600 // 300 for second in range(first, now + 1)}
+        return [max(of_quantile[mark] for mark in marks) for of_quantile in limits.profile]
+
+    def small_shift(
+        self,
+        traces: Sequence[Trace],
+        now: int,
+        evaluated: Sequence[tuple[int, Limits]],
+        current: Limits,
+        up: Sequence[int],
+    ) -> bool:
+        n = len(evaluated)
+        begin = -(-now // 300) * 300 - 1800
+        half_hour: list[tuple[int, Limits]] = []
+        for i, q in enumerate(QUANTILES):
+            # Both gates are at least 1.25 times the baseline; most ticks end here, which keeps this fast enough.
+            if sum(bucket > limits.baseline[i] + 10 for bucket, limits in evaluated) < 3:
+                continue
+            half_hour = half_hour or self.with_limits([t for t in traces if begin < t[0] <= now])
+            if current.long and len(half_hour) >= 100:
+                slow = sum(bool(limits.long) and bucket > limits.long[i][1] + up[i] for bucket, limits in evaluated)
+                slow_long = sum(bool(limits.long) and bucket > limits.long[i][1] for bucket, limits in half_hour)
+                beyond = sum(bool(limits.long) and bucket > limits.long[i][0] for bucket, limits in half_hour)
+                if (
+                    slow > (1 - q) * n
+                    and slow >= 3
+                    and slow_long > (1 - q) * len(half_hour)
+                    and slow_long >= 3
+                    and tail(beyond, len(half_hour), 1 - q, current.rho) < self.parameters.alpha
+                ):
+                    return True
+            level = self.level_at(traces, now // 300 * 300, i) if current.level else None
+            if level is None:
+                continue
+            slow = beyond = 0
+            for bucket, limits in evaluated:
+                if limits.level:
+                    stat, gate, least_stat, least_gate = limits.level[i]
+                    slow += bucket > max(gate + level, least_gate) + up[i]
+                    beyond += bucket > max(stat + level, least_stat) + up[i]
+            if slow > (1 - q) * n and slow >= 3 and tail(beyond, n, 1 - q, current.rho) < self.parameters.alpha:
+                return True
+        return False
+
+    def level_at(self, traces: Sequence[Trace], mark: int, index: int) -> int | None:
+        """Return the level of a quantile in buckets, from the six marks before ``mark``."""
+        p, q = self.parameters, QUANTILES[index]
+        profile = self.limits[(mark - 1) // 3600]
+        if profile is None:
+            profile = self.limits[mark // 3600]
+        rounded = [(-(-second // 300) * 300, hour, bucket) for second, hour, bucket in traces]
+        known = []
+        for earlier in range(mark - 1800, mark, 300):
+            limits = self.limits.get((earlier - 1) // 3600)
+            window = self.window(rounded, earlier, p.window_seconds, p.min_traces, p.max_window_seconds)
+            values = [bucket for bucket, _ in self.with_limits(window)]
+            if limits is None or len(values) < 3 or len(values) * (1 - q) < Fraction(1, 2):
+                continue
+            pattern = profile.profile[index][(earlier - 1) % 3600 // 300] if profile is not None else 0
+            known.append(quantile(values, float(q)) - limits.baseline[index] - pattern)
+        if len(known) < 5:
+            return None
+        return max(-32, min(32, round(Fraction(7 * sum(known), 10 * len(known)))))
+
     # -- history -------------------------------------------------------------------------------------------------
 
     def measure_swing(self, traces: Sequence[Trace], mark: int) -> None:
         p = self.parameters
         hour = (mark - 1) // 3600
+        m = (mark - 1) % 3600 // 300
         current = self.limits[hour]
+        if current is None or hour not in self.hours:
+            return
         window = self.window(traces, mark, p.window_seconds, p.min_traces, p.max_window_seconds)
         evaluated = [bucket for bucket, _ in self.with_limits(window)]
         n = len(evaluated)
-        if current is None or n < 3 or hour not in self.hours:
-            return
+        if n >= 3:
+            slow = above(evaluated, current.baseline[0])
+            unlike = sum((a > current.baseline[0]) != (b > current.baseline[0]) for a in evaluated for b in evaluated)
+            # Shares are rounded down to 1/4096.
+            self.shares[hour].append((4096 * slow // n / 4096, 4096 * unlike // (n * (n - 1)) / 4096))
         for i, q in enumerate(QUANTILES):
-            if n * (1 - q) >= Fraction(1, 2):
-                distance = min(2.0, abs(quantile(evaluated, float(q)) - current.baseline[i]) / 32)
-                sampling = self.sampling_sd(current.pool, q, n)
-                self.distances[hour].append((i, max(distance**2 / 4, distance**2 - sampling**2)))
+            if n >= 3 and n * (1 - q) >= Fraction(1, 2):
+                deviation = quantile(evaluated, float(q)) - current.baseline[i]
+                self.deviations[hour][i, m] = max(-127, min(127, deviation))
+                earlier = self.deviations.get(hour - 1, {}).get((i, m))
+                if i == 0 and earlier is not None:
+                    signs = (earlier > 0, deviation > 0)
+                    self.apart[hour].append((sum(signs) / 2, signs[0] != signs[1]))
+                own = deviation - current.profile[i][m]
+                self.distances[hour].append((i, self.squared(own, current, q, n)))
+                before = [
+                    self.deviations.get(h, {}).get((i, (m - k) % 12))
+                    for k in range(6, 0, -1)
+                    for h in [hour if m >= k else hour - 1]
+                ]
+                patterns = [current.profile[i][(m - k) % 12] for k in range(6, 0, -1)]
+                known = [d - o for d, o in zip(before, patterns, strict=True) if d is not None]
+                if current.level and len(known) >= 5:
+                    level = max(-32, min(32, round(Fraction(7 * sum(known), 10 * len(known)))))
+                    self.level_distances[hour].append((i, self.squared(own - level, current, q, n)))
+        if current.long and m in (5, 11):
+            values = [bucket for second, _, bucket in traces if mark - 1800 < second <= mark]
+            n = len(values)
+            for i, q in enumerate(QUANTILES):
+                if n >= 10 and n * (1 - q) >= Fraction(1, 2):
+                    distance = quantile(values, float(q)) - current.baseline[i]
+                    self.long_distances[hour].append((i, self.squared(distance, current, q, n)))
+
+    def squared(self, buckets: int, limits: Limits, q: Fraction, n: int) -> float:
+        distance = min(2.0, abs(buckets) / 32)
+        sampling = self.sampling_sd(limits.pool, q, n)
+        return max(distance**2 / 4, distance**2 - sampling**2)
 
     def settle(self, hour: int) -> bool:
         """Settle an hour; return whether a lasting change is accepted."""
@@ -267,7 +447,30 @@ class NaiveDetector:
             self.quarantined.add(hour)
         elevated = anomalous or any(above(buckets, limits.clear[i]) > (1 - q) * n for i, q in enumerate(QUANTILES))
         self.run_hours = [*self.run_hours, (hour, anomalous, elevated)][-60:]
-        return elevated and self.accept(hour)
+        return (elevated and self.accept(hour)) or (p.parts.streak and self.extend_streak(hour, limits, buckets))
+
+    def extend_streak(self, hour: int, limits: Limits, buckets: Sequence[int]) -> bool:
+        """Add an hour to the streak of slow hours; return whether the lasting change is accepted."""
+        p = self.parameters
+        value = 2 ** ((limits.baseline[0] + 1) / 32)
+        gate = self.scaled(limits.baseline[0], max(p.ratio, 1 + p.min_delta_seconds / value))
+        share = max(0.5, above(limits.pool, gate - self.scaled(0, 1.2))) / len(limits.pool)
+        self.streak = [*self.streak, (hour, len(buckets), above(buckets, gate), min(0.5, share))][-60:]
+        newest = self.streak[-12:]
+        if 2 * sum(entry[2] for entry in newest) <= sum(entry[1] for entry in newest):
+            self.streak = []
+        while self.streak and 2 * self.streak[0][2] <= self.streak[0][1]:
+            self.streak = self.streak[1:]
+        traces = sum(entry[1] for entry in self.streak)
+        slow = sum(entry[2] for entry in self.streak)
+        after = p.accept_after_seconds / 3600
+        if traces < 30 or 2 * slow <= traces or hour + 1 - self.streak[0][0] < after or len(self.streak) < after / 2:
+            return False
+        expected = sum(entry[1] * entry[3] for entry in self.streak) / traces
+        if tail(slow, traces, Fraction(expected), limits.least_rho) >= p.alpha:
+            return False
+        self.accept_since(self.streak[0][0])
+        return True
 
     def accept(self, hour: int) -> bool:
         begin, quiet = hour, 0
@@ -286,13 +489,21 @@ class NaiveDetector:
             or sum(entry[1] for entry in members) < 3
         ):
             return False
+        self.accept_since(begin)
+        return True
+
+    def accept_since(self, begin: int) -> None:
         self.changepoint = begin
+        self.streak = []
         self.changepoints.append(begin)
         self.run_hours = []
         self.quarantined = {h for h in self.quarantined if h < begin}
         self.suspects = {h for h in self.suspects if h < begin}
-        self.distances = {h: [] for h in self.distances}
-        return True
+        for measured in (self.distances, self.long_distances, self.level_distances):
+            measured.update({h: [] for h in measured})
+        for likenesses in (self.shares, self.apart):
+            likenesses.update({h: [] for h in likenesses})
+        self.deviations = {h: {} for h in self.deviations}
 
     # -- replay in time order -------------------------------------------------------------------------------------
 
@@ -306,8 +517,8 @@ class NaiveDetector:
         rounded: list[Trace] = []
         for hour in range(first_hour, first_hour + hours):
             begin = hour * 3600
-            seen = sorted([t for t in seen if t[0] > begin - 3600] + started[hour])
-            rounded = [t for t in rounded if t[0] > begin - 3600]
+            seen = sorted([t for t in seen if t[0] > begin - 7200] + started[hour])
+            rounded = [t for t in rounded if t[0] > begin - 7200]
             rounded = sorted(rounded + [(-(-second // 300) * 300, h, bucket) for second, h, bucket in started[hour]])
             self.limits[hour] = self.limits_for(hour)
             for now in range(begin + tick_seconds, begin + 3601, tick_seconds):
@@ -316,7 +527,10 @@ class NaiveDetector:
                     self.changes.append((now, change))
             if started[hour]:
                 self.hours[hour] = [bucket for _, _, bucket in started[hour]]
-                self.distances[hour] = []
+                for measured in (self.distances, self.long_distances, self.level_distances):
+                    measured[hour] = []
+                self.shares[hour], self.apart[hour] = [], []
+                self.deviations[hour] = {}
             for mark in range(begin + 300, begin + 3601, 300):
                 self.measure_swing(rounded, mark)
                 self.tick(rounded, mark, past)

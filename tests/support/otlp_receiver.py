@@ -26,8 +26,8 @@ class ReceivedSpan(NamedTuple):
     kind: str
     start_ns: int
     end_ns: int
-    resource: Mapping[str, str]
-    attributes: Mapping[str, str]
+    resource: Mapping[str, object]
+    attributes: Mapping[str, object]
 
 
 class Answer(NamedTuple):
@@ -127,8 +127,12 @@ def decoded(body: bytes) -> list[ReceivedSpan]:
     return spans
 
 
-def _attributes(pairs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    return {pair["key"]: pair["value"]["stringValue"] for pair in pairs}
+def _attributes(pairs: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+    """Read attributes, each of which is a text or a whole number; as JSON has 64 bits, that is a text, too."""
+    return {
+        pair["key"]: int(pair["value"]["intValue"]) if "intValue" in pair["value"] else pair["value"]["stringValue"]
+        for pair in pairs
+    }
 
 
 def served(trace: Trace) -> list[ReceivedSpan]:

@@ -210,12 +210,17 @@ class ExporterProcess:
         return page
 
     def wait_until_filled(self, timeout: float = 30) -> Metrics:
-        """Wait until the backfill is complete and the page counts all stored windows."""
+        """Wait until the backfill is complete and the series on the page were evaluated with all stored windows.
+
+        After a restart the page counts the stored windows at once, and has series only once their baselines are built.
+        """
 
         def is_filled(page: Metrics) -> bool:
             windows = page.by("backfill_windows", "state")
             stored = sum(windows.values()) - windows["expired"]
-            return page["backfill_complete"] == 1 and (page.get("history_windows") or 0) >= stored
+            # Absent until the baselines are built.
+            has_baselines = page.get("series_learning") is not None
+            return has_baselines and page["backfill_complete"] == 1 and (page.get("history_windows") or 0) >= stored
 
         return self.wait_for(is_filled, timeout)
 

@@ -9,13 +9,19 @@ import pytest
 
 from exporter.baseline.levels import Baseline, FallbackLevel, FallbackRules
 from exporter.baseline.outlier import OutlierRule
+from exporter.detection.errors import ErrorBaseline, ErrorExplanation
 from exporter.detection.explanation import Explanation
+from exporter.detection.flag import FlagKind
 from exporter.detection.parameters import Parameters
+from exporter.detection.regression import Regression
 from exporter.detection.thresholds import QuantileThreshold, Thresholds
+from exporter.detection.traffic import TrafficEvidence, TrafficVerdict
 from exporter.evaluation.live_edge import LiveEdge
+from exporter.evaluation.live_traffic import CurrentTraffic
 from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.settings import EvaluationSettings
-from exporter.evaluation.snapshot import Exemplar, HistoryFacts, SeriesStatus, Snapshot
+from exporter.evaluation.snapshot import Exemplar, HistoryFacts, KindStatus, SeriesStatus, Snapshot
+from exporter.evaluation.time_lost import TimeLost
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.accumulator import Accumulator
 from exporter.model.calendar import Calendar, DayType, HourClock, Slot
@@ -34,6 +40,16 @@ NOON = int(datetime(2026, 11, 17, 12, tzinfo=UTC).timestamp())
 KEY = SeriesKey("checkout", "GET /cart")
 QUOTED_KEY = SeriesKey('naïve "svc"', 'GET "/a\\b"\nline 订单')
 HOSTILE_KEY = SeriesKey('<script>alert("1")</script>', 'GET "/a\\b"\n# TYPE x gauge {y="z"} \x00\r ünï 订单')
+REGRESSION = Regression(
+    raised_at=NOON - DAY,
+    began_after=NOON - 2 * DAY - 2 * HOUR,
+    began_before=NOON - 2 * DAY,
+    quantile=0.5,
+    ratio=1.25,
+    before_seconds=0.2,
+    hours=24,
+    deviations=6.5,
+)
 LONG_KEY = SeriesKey("shop", "SELECT " + "column, " * 600)
 """Longer than Prometheus accepts as a label."""
 
@@ -50,9 +66,26 @@ class Clock:
         return self.now
 
 
+ERRORS = ErrorExplanation(
+    requests=412,
+    failures=31,
+    allowed=8,
+    usual_ratio=0.004,
+    limit_ratio=0.024,
+    swing_ratio=0.0,
+    chance=2e-9,
+    baseline=ErrorBaseline(FallbackLevel.EXACT, Slot(12, DayType.WEEKDAY), 5, 10_000, 40),
+)
+
+
 def events(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
     """The keys of the logged events of at least a level."""
     return [event_of(record) for record in caplog.records if record.levelno >= level]
+
+
+def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[Mapping[str, object]]:
+    """The fields of the records of one event."""
+    return [record.__dict__["exporter_fields"] for record in caplog.records if event_of(record) == event]
 
 
 def event_of(record: logging.LogRecord) -> str:
@@ -79,8 +112,8 @@ def baseline(
 
 def thresholds(seconds: float = 0.1) -> Thresholds:
     """The thresholds of a series with hardly any swing, the same for all quantiles."""
-    buckets = [bucket_of_seconds(seconds * factor) for factor in (1, 1.1, 1.4, 1.2)]
-    quantiles = [QuantileThreshold(q, buckets[0], 0.01, *buckets[1:]) for q in QUANTILES]
+    baseline_bucket, stat, gate, clear = (bucket_of_seconds(seconds * factor) for factor in (1, 1.1, 1.4, 1.2))
+    quantiles = [QuantileThreshold(q, baseline_bucket, 0.01, stat, gate, clear) for q in QUANTILES]
     return Thresholds(tuple(quantiles), 0.003, bucket_of_seconds(seconds / 1.4))
 
 
@@ -167,12 +200,33 @@ def small_snapshot() -> Snapshot:
                 outliers_total=17,
                 exemplar=Exemplar(f"{0xC0FFEE:032x}", 1.25, NOON - 3.5),
                 explanation=explanation(),
+                excess_traces_total=312,
+                excess_seconds_total=845.5,
+                time_lost=TimeLost(42, 130.5, NOON - 75.5),
+                current_failures=3,
+                failures_total=1234,
+                baseline_error_ratio=0.004,
+                kinds=(
+                    KindStatus(FlagKind.ERRORS, True, NOON - 90.0, 3.5, ERRORS),
+                    KindStatus(FlagKind.TRAFFIC, firing=False),
+                ),
+                current_traffic=CurrentTraffic(
+                    360.0,
+                    TrafficVerdict(
+                        TrafficEvidence(300, 300, 360.0, 1.0, 1.0, FallbackLevel.EXACT, 10),
+                        is_changed=False,
+                        persists=False,
+                        is_certain=True,
+                    ),
+                ),
             ),
             SeriesStatus(SeriesKey("checkout", "POST /pay"), current_traces=2, current_p50_seconds=0.0),
         ),
         poll_seconds=0.5,
         poll_share=0.25,
+        poll_read_amplification=2.5,
         edge=LiveEdge(blind=False),
+        source_traffic_ratio=0.875,
         history=HistoryFacts(168, 1_000_000, float(NOON - 7 * DAY), 4_194_304, 3),
     )
 
@@ -184,4 +238,6 @@ def backfill_status() -> BackfillStatus:
     )
     unsampled = replace(progress, done=117, traces_read=888_000, traces_there=890_000.0)
     wanted_since = NOON - 7 * DAY - HOUR
-    return BackfillStatus(progress, unsampled, wanted_since, started_at=NOON - 60.0, completed_at=NOON - 10.0)
+    return BackfillStatus(
+        progress, unsampled, wanted_since, started_at=NOON - 60.0, completed_at=NOON - 10.0, late_windows=4
+    )

@@ -44,7 +44,7 @@ class Metrics:
     def get(self, name: str, series: SeriesKey | None = None, **labels: str) -> float | None:
         """Return the value of a sample, named without the prefix, or None if it is absent."""
         if series is not None:
-            labels |= series._asdict()
+            labels |= series.parameters
         return self.samples.get((PREFIX + name, frozenset(labels.items())))
 
     def __getitem__(self, name: str) -> float:
@@ -59,7 +59,12 @@ class Metrics:
 
     def series(self) -> set[SeriesKey]:
         """Return the series on the page."""
-        return {SeriesKey(**dict(labels)) for labels in self._labels_of("baseline_fallback_level")}
+        return {_series_key(dict(labels)) for labels in self._labels_of("baseline_fallback_level")}
 
     def _labels_of(self, name: str) -> Iterator[frozenset[tuple[str, str]]]:
         return (labels for sample, labels in self.samples if sample == PREFIX + name)
+
+
+def _series_key(labels: dict[str, str]) -> SeriesKey:
+    service_name, span_name = labels.pop("service_name"), labels.pop("span_name")
+    return SeriesKey(service_name, span_name, tuple(sorted(labels.items())))

@@ -15,6 +15,12 @@ from tests.support.paths import REPOSITORY
 IMAGES: Final = REPOSITORY / "docs" / "images"
 _WIDE: Final = (1180, 940)
 _PHONE: Final = (390, 844)
+_START: Final = (1180, 1180)
+"""With the first rows of the table."""
+_ENDPOINT: Final = (1180, 1320)
+"""With the whole past."""
+_CAUSE: Final = "tempo_anomaly_shift_cause_ratio"
+_SHIFTS: Final = 3
 
 
 def take(driver: Chrome, url: str, file: Path, size: tuple[int, int], scheme: str, *, whole: bool = False) -> None:
@@ -47,13 +53,17 @@ def main(folder_of_all: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder, ongoing_incident(Path(folder)) as exporter, browser() as driver:
         start = f"{exporter.url}/"
         endpoint = start + series_url(ENDPOINT, INCIDENT)
+        # The causes of all three shifts, each with one part at least.
+        exporter.wait_for(lambda page: len([name for name, _ in page.samples if name == _CAUSE]) >= _SHIFTS, 60)
         if folder_of_all is None:
             IMAGES.mkdir(parents=True, exist_ok=True)
-            take(driver, start, IMAGES / "status-page.png", _WIDE, "light")
-            take(driver, endpoint, IMAGES / "endpoint-page.png", _WIDE, "light")
+            take(driver, start, IMAGES / "status-page.png", _START, "light")
+            take(driver, endpoint, IMAGES / "endpoint-page.png", _ENDPOINT, "light")
             return
         folder_of_all.mkdir(parents=True, exist_ok=True)
-        for page, url in (("start", start), ("endpoint", endpoint)):
+        driver.get(endpoint)
+        trace = driver.find_element("css selector", "#outliers td:last-child a").get_attribute("href") or start
+        for page, url in (("start", start), ("endpoint", endpoint), ("trace", trace)):
             for view, size in (("wide", _WIDE), ("phone", _PHONE)):
                 for scheme in ("light", "dark"):
                     take(driver, url, folder_of_all / f"{page}-{view}-{scheme}.png", size, scheme, whole=True)

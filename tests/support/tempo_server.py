@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from exporter.runtime.telemetry import FailureReason, Loop, SkipReason, StorageFailure, Telemetry
+from exporter.runtime.telemetry import CauseOutcome, FailureReason, Loop, SkipReason, StorageFailure, Telemetry
 from tests.support.paths import RECORDINGS
 
 
@@ -290,6 +290,7 @@ class Recorder(Telemetry):
         self.saturations: list[Loop] = []
         self.read: list[tuple[Loop, int]] = []
         self.skipped: list[tuple[Loop, SkipReason, int]] = []
+        self.search_by_id: list[bool] = []
 
     def request(self, loop: Loop, seconds: float) -> None:
         assert seconds >= 0
@@ -303,6 +304,9 @@ class Recorder(Telemetry):
 
     def sampled(self, loop: Loop) -> None:
         raise AssertionError("only the readers report this")
+
+    def rootless_traces(self, ratio: float) -> None:
+        raise AssertionError("the client does not report this")
 
     def source_counts_available(self, available: bool) -> None:
         raise AssertionError("only the readers report this")
@@ -322,5 +326,17 @@ class Recorder(Telemetry):
     def truncated(self, loop: Loop) -> None:
         raise AssertionError("the client does not report this")
 
+    def searchable_delays(self, delays: Mapping[float, int]) -> None:
+        raise AssertionError("only the readers report this")
+
     def storage_failed(self, reason: StorageFailure) -> None:
+        raise AssertionError("the client does not report this")
+
+    def search_by_id_available(self, available: bool) -> None:
+        self.search_by_id.append(available)
+
+    def cause_sought(self, outcome: CauseOutcome, seconds: float) -> None:
+        raise AssertionError("the client does not report this")
+
+    def causes_pending(self, count: int) -> None:
         raise AssertionError("the client does not report this")

@@ -1,11 +1,13 @@
 """Known requests and their traces."""
 
 import random
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Final, NamedTuple
 
-from exporter.demo.traces import ROOT, Operation, SpanTimes, Trace, TraceShape, TraceStore, make_trace
+from exporter.demo.traces import ROOT, Operation, SpanTimes, Trace, TraceShape, TraceSource, TraceStore, make_trace
 from exporter.model.span import SeriesKey
 
 NS: Final = 1_000_000_000
@@ -29,9 +31,10 @@ class Request(NamedTuple):
 
 
 @cache
-def shape_of(series: SeriesKey) -> TraceShape:
+def shape_of(series: SeriesKey, *, failed: bool = False) -> TraceShape:
     """Return the shape of a trace with only a root span."""
-    return TraceShape((Operation(series.service_name, series.span_name),), (ROOT,))
+    operation = Operation(series.service_name, series.span_name)
+    return TraceShape((operation.failed() if failed else operation,), (ROOT,))
 
 
 class Traffic:
@@ -46,24 +49,36 @@ class Traffic:
         self._traces: list[Trace] = []
         self.requests: list[Request] = []
 
-    def request(self, series: SeriesKey, start: float, seconds: float) -> None:
+    def request(self, series: SeriesKey, start: float, seconds: float, *, failed: bool = False) -> None:
         """Add a request."""
         # Some IDs have leading zeros, which Tempo strips.
         trace_id = self._rng.getrandbits(self._rng.choice((128, 128, 120, 64))) | 1
         request = Request(series, int(start * NS), int(seconds * NS), f"{trace_id:032x}")
         span = SpanTimes(self._rng.getrandbits(64), request.start_ns, request.duration_ns)
         self.requests.append(request)
-        self._traces.append(make_trace(trace_id, shape_of(series), [span]))
+        self._traces.append(make_trace(trace_id, shape_of(series, failed=failed), [span]))
 
     def add(self, trace: Trace) -> None:
         """Add a trace that is not among the known requests."""
         self._traces.append(trace)
 
-    def spread(self, series: SeriesKey, start: float, end: float, *, count: int, scale: float) -> None:
-        """Add ``count`` requests that start in ``[start, end)`` and take up to ``scale`` seconds."""
-        for _ in range(count):
+    def spread(
+        self, series: SeriesKey, start: float, end: float, *, count: int, scale: float, failed_every: int = 0
+    ) -> None:
+        """Add requests that start in ``[start, end)``.
+
+        Args:
+            series: their series.
+            start: Unix seconds.
+            end: Unix seconds.
+            count: their number.
+            scale: the seconds that they take at most.
+            failed_every: every so many of them fails; 0 for none.
+        """
+        for number in range(count):
             begin = start + self._rng.random() * (end - start)
-            self.request(series, begin, scale * self._rng.uniform(0.7, 1.0))
+            failed = failed_every > 0 and number % failed_every == 0
+            self.request(series, begin, scale * self._rng.uniform(0.7, 1.0), failed=failed)
 
     def hourly(self, series: SeriesKey, hours: Iterable[int], *, count: int, scale: float) -> None:
         """Add ``count`` requests in each hour; hours are given by their start."""
@@ -77,3 +92,52 @@ class Traffic:
     def store(self) -> TraceStore:
         """Return the traces."""
         return TraceStore(self._traces)
+
+
+@dataclass
+class EndingIncident:
+    """Traces with an incident that lasts until the test ends it.
+
+    Attributes:
+        slow: the traces with the incident.
+        normal: traces without it, with other ids.
+        end_ns: end of the incident; later traces are normal.
+    """
+
+    slow: TraceSource
+    normal: TraceSource
+    end_ns: int | None = None
+
+    def overlapping(self, start_ns: int, end_ns: int) -> Sequence[Trace]:
+        """Return the traces that overlap a range."""
+        incident_end_ns = self.end_ns
+        if incident_end_ns is None:
+            return self.slow.overlapping(start_ns, end_ns)
+        slow = [trace for trace in self.slow.overlapping(start_ns, end_ns) if trace.start_ns < incident_end_ns]
+        return slow + [
+            trace for trace in self.normal.overlapping(start_ns, end_ns) if trace.start_ns >= incident_end_ns
+        ]
+
+    def find(self, trace_id: int) -> Trace | None:
+        """Return the trace with an ID."""
+        return self.slow.find(trace_id) or self.normal.find(trace_id)
+
+    def end(self) -> None:
+        """End the incident now."""
+        self.end_ns = time.time_ns()
+
+
+@dataclass(frozen=True)
+class JoinedTraces:
+    """The traces of several sources, which differ in their ids."""
+
+    sources: Sequence[TraceSource]
+
+    def overlapping(self, start_ns: int, end_ns: int) -> Sequence[Trace]:
+        """Return the traces that overlap a range, by start."""
+        found = [trace for source in self.sources for trace in source.overlapping(start_ns, end_ns)]
+        return sorted(found, key=lambda trace: trace.start_ns)
+
+    def find(self, trace_id: int) -> Trace | None:
+        """Return the trace with an ID."""
+        return next((trace for source in self.sources if (trace := source.find(trace_id)) is not None), None)

@@ -1,17 +1,24 @@
 """A complete ``/metrics`` page, with every metric of the exporter."""
 
+from dataclasses import replace
+
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from exporter.baseline.levels import FallbackRules
+from exporter.detection.parameters import Parameters
+from exporter.detection.policy import SeriesPolicy
 from exporter.evaluation.snapshot import Snapshot
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.metrics.exposition import Publisher
-from exporter.metrics.self_metrics import SelfMetrics, StateCollector, WebConfigCollector
-from exporter.web.config_reload import ReloadStatus
+from exporter.metrics.self_metrics import ReloadCollector, SelfMetrics, StateCollector
+from exporter.model.span import SeriesKey
+from exporter.runtime.reload import ReloadStatus
 from exporter.web.http import HttpRequest, HttpResponse
 from exporter.web.management import MetricsPage
-from tests.support.samples import backfill_status, small_snapshot
+from tests.support.causes import with_cause
+from tests.support.samples import REGRESSION, backfill_status, small_snapshot
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -29,7 +36,9 @@ class WholePage:
         self.publisher = Publisher()
         if snapshot is not None:
             self.publisher.publish(snapshot)
-        series_filter = SeriesFilter(SeriesRules(max_series=100), dropped=4)
+        series_filter = SeriesFilter(SeriesRules(max_series=100, max_per_service=1), dropped=4)
+        for span_name in ("GET /a", "GET /b", "GET /c"):
+            series_filter.resolve(SeriesKey("scanned", span_name))
         self.metrics.state = StateCollector(
             lambda: None if self.publisher.page is None else self.publisher.page.snapshot,
             lambda: backfill,
@@ -37,14 +46,22 @@ class WholePage:
             series_limit=100,
         )
         if snapshot is not None:
-            self.metrics.registry.register(WebConfigCollector(lambda: ReloadStatus(True, 1_750_000_000.0)))
+            for collect in (ReloadCollector.of_config, ReloadCollector.of_web_config):
+                self.metrics.registry.register(collect(lambda: ReloadStatus(True, 1_750_000_000.0)))
         self.page = MetricsPage(self.publisher, self.metrics.registry)
 
     @classmethod
     def full(cls) -> "WholePage":
         """A page on which no metric is absent."""
-        page = cls(small_snapshot(), backfill_status())
+        snapshot = with_cause(small_snapshot())
+        severe = SeriesPolicy(FallbackRules(), Parameters(), Parameters(), severity="critical")
+        first = replace(snapshot.series[0], policy=severe, is_cause_pending=True, regressed=True, regression=REGRESSION)
+        series = (first, *snapshot.series[1:])
+        page = cls(replace(snapshot, series=series), backfill_status())
         page.metrics.source_counts_available(True)
+        page.metrics.rootless_traces(0.02)
+        page.metrics.search_by_id_available(True)
+        page.metrics.marks_file_loaded(True, 1_750_000_000.0)
         return page
 
     def get(self, accept: str = "", *names: str, gzip: bool = False) -> HttpResponse:

@@ -1,7 +1,11 @@
-"""Requests to a WSGI application, without a server."""
+"""Requests to a WSGI application, without a server or with one on the loopback interface."""
 
-from collections.abc import Callable, Iterable
+import io
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
@@ -16,9 +20,23 @@ class WsgiResponse(NamedTuple):
     body: bytes
 
 
-def ask(site: "WSGIApplication", path: str, method: str = "GET", query: str = "", **headers: str) -> WsgiResponse:
+def ask(
+    site: "WSGIApplication",
+    path: str,
+    method: str = "GET",
+    query: str = "",
+    body: bytes = b"",
+    content_type: str = "",
+    **headers: str,
+) -> WsgiResponse:
     """Send a request; the validator of the standard library checks that both sides keep to WSGI."""
     environ: dict[str, object] = {"PATH_INFO": path, "SCRIPT_NAME": "", "REQUEST_METHOD": method, "QUERY_STRING": query}
+    if body:
+        environ |= {
+            "wsgi.input": io.BytesIO(body),
+            "CONTENT_LENGTH": str(len(body)),
+            "CONTENT_TYPE": content_type,
+        }
     environ |= {f"HTTP_{name.upper()}": value for name, value in headers.items()}
     setup_testing_defaults(environ)
     started: list[tuple[str, dict[str, str]]] = []
@@ -36,3 +54,23 @@ def ask(site: "WSGIApplication", path: str, method: str = "GET", query: str = ""
     chunks.close()  # type: ignore[attr-defined]
     ((status, found),) = started
     return WsgiResponse(status, found, body)
+
+
+class _QuietHandler(WSGIRequestHandler):
+    """Writes no log."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(site: "WSGIApplication") -> Iterator[str]:
+    """Serve an application on the loopback interface; yields its URL."""
+    with make_server("127.0.0.1", 0, site, handler_class=_QuietHandler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -11,7 +12,7 @@ from exporter.web.api.parameters import Parameters, integer
 
 _T = TypeVar("_T")
 
-_DEFAULT_LIMIT: Final = 100
+DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
 
 
@@ -20,7 +21,7 @@ class PageRequest:
 
     def __init__(self, parameters: Parameters) -> None:
         """Read ``limit`` and ``cursor``."""
-        self._limit = parameters.parsed("limit", integer(1, MAX_LIMIT)) or _DEFAULT_LIMIT
+        self._limit = parameters.parsed("limit", integer(1, MAX_LIMIT)) or DEFAULT_LIMIT
         self._after = parameters.parsed("cursor", _decode)
 
     @property
@@ -50,7 +51,7 @@ class PageRequest:
 
 def _encode(key: SeriesKey) -> str:
     # Escapes would make the URL of a long name longer than a server accepts.
-    text = json.dumps(key, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    text = json.dumps(key if key.labels else key[:2], ensure_ascii=False).encode("utf-8", "surrogatepass")
     return base64.urlsafe_b64encode(text).decode()
 
 
@@ -62,4 +63,34 @@ def _decode(text: str) -> SeriesKey:
     match names:
         case [str(service_name), str(span_name)]:
             return SeriesKey(service_name, span_name)
+        case [str(service_name), str(span_name), [*labels]] if all(map(_is_label, labels)):
+            return SeriesKey(service_name, span_name, tuple((name, value) for name, value in labels))
+    raise ValueError("must be the next_cursor of the previous page")
+
+
+def _is_label(label: object) -> bool:
+    match label:
+        case [str(), str()]:
+            return True
+    return False
+
+
+def encode_place(place: tuple[float, str]) -> str:
+    """Encode the beginning and the id of the last incident of a page as the cursor of the next one."""
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
+
+
+def decode_place(text: str) -> tuple[float, str]:
+    """Decode such a cursor.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        place = json.loads(base64.urlsafe_b64decode(text).decode())
+    except (ValueError, RecursionError):
+        place = None
+    match place:
+        case [int() | float() as start, str(incident_id)] if math.isfinite(start):
+            return float(start), incident_id
     raise ValueError("must be the next_cursor of the previous page")

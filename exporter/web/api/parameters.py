@@ -41,6 +41,11 @@ class Parameters:
         self._known: list[str] = []
         self._errors: list[ParameterError] = []
 
+    @property
+    def names(self) -> set[str]:
+        """The names of all given parameters."""
+        return set(self._query)
+
     def text(self, name: str) -> str | None:
         """Return a text, which may be empty, or None if it is not given."""
         self._known.append(name)

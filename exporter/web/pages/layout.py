@@ -9,6 +9,7 @@ import htpy as h
 
 from exporter import __version__
 from exporter.web.http import Handler, HttpRequest, HttpResponse
+from exporter.web.pages.status_words import ENGLISH, StatusWords
 
 _ASSETS: Final = {"style.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
 _CONTENTS: Final = {name: files("exporter.web").joinpath("static", name).read_bytes() for name in _ASSETS}
@@ -16,15 +17,23 @@ _VERSIONS: Final = {name: f"{crc32(content):08x}" for name, content in _CONTENTS
 _YEAR_SECONDS: Final = 31_536_000
 
 
-def html_page(title: str, *body: h.Node, status: HTTPStatus = HTTPStatus.OK) -> HttpResponse:
+def html_page(
+    title: str,
+    *body: h.Node,
+    status: HTTPStatus = HTTPStatus.OK,
+    words: StatusWords = ENGLISH,
+    headers: tuple[tuple[str, str], ...] = (),
+) -> HttpResponse:
     """Render a page.
 
     Args:
         title: title of the browser window.
         body: content between header and footer.
         status: status code of the response.
+        words: texts in the language of the page.
+        headers: further headers of the response.
     """
-    page = h.html(lang="en")[
+    page = h.html(lang=words.language)[
         h.head[
             h.meta(charset="utf-8"),
             h.title[title],
@@ -36,18 +45,14 @@ def html_page(title: str, *body: h.Node, status: HTTPStatus = HTTPStatus.OK) -> 
         h.body[
             h.header(".top")[
                 h.a(".brand", href="./")["tempo-anomaly-exporter"],
-                h.nav[
-                    h.a(href="metrics")["metrics"],
-                    h.a(href="-/ready")["ready"],
-                    h.a(href="-/healthy")["healthy"],
-                ],
+                h.nav[(h.a(href=path)[name] for path, name in words.navigation.items())],
             ],
             h.main[body],
-            h.footer[f"version {__version__}"],
+            h.footer[words.version(__version__)],
         ],
     ]
     content = str(page).encode("utf-8", "backslashreplace")
-    return HttpResponse(content, "text/html; charset=utf-8", status)
+    return HttpResponse(content, "text/html; charset=utf-8", status, (("Content-Language", words.language), *headers))
 
 
 def asset_handlers() -> dict[str, Handler]:

@@ -1,6 +1,6 @@
-"""SVG plots of the baseline by hour of day: a small one as an image for table rows, and a large one for pages."""
+"""SVG plots by hour of day: the baseline, small for table rows and large for pages; usual errors and traffic."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import groupby
@@ -17,11 +17,13 @@ from exporter.evaluation.snapshot import SeriesStatus
 from exporter.explain.words import counted
 from exporter.model.calendar import DayType, Slot
 from exporter.model.histogram_codec import DamagedDigestError
+from exporter.model.span import SeriesKey
 from exporter.runtime.logs import LimitedLog
 from exporter.store import StoreError
 from exporter.web.http import HttpRequest, HttpResponse, text_response
-from exporter.web.pages import words
-from exporter.web.pages.sources import HourlyCache, Sources
+from exporter.web.pages.endpoint_words import usual_text
+from exporter.web.pages.sources import HistoryCache, Sources
+from exporter.web.pages.status_words import ENGLISH
 
 HOURS: Final = 24
 _MAX_TOP_RATIO: Final = 3.0
@@ -170,14 +172,18 @@ def slot_description(each: SlotBaseline) -> str:
         return f"{hours}: too little history; {own}"
     return (
         f"{hours}: p50 {duration(each.baseline.p50_seconds)}, p95 {duration(each.baseline.p95_seconds)}, "
-        f"level {each.baseline.level:d} ({words.LEVELS[each.baseline.level]}); {own}"
+        f"level {each.baseline.level:d} ({ENGLISH.levels[each.baseline.level]}); {own}"
     )
 
 
 def _gridline(seconds: float, y: float) -> h.Fragment:
+    return _labelled_line(y, duration(seconds) if seconds else "0")
+
+
+def _labelled_line(y: float, label: str) -> h.Fragment:
     return h.fragment[
         line(".grid", x1=str(_LEFT), x2=str(_WIDTH - _RIGHT), y1=_px(y), y2=_px(y)),
-        text(x=_px(_LEFT - 6), y=_px(y + 4), text_anchor="end")[duration(seconds) if seconds else "0"],
+        text(x=_px(_LEFT - 6), y=_px(y + 4), text_anchor="end")[label],
     ]
 
 
@@ -217,7 +223,78 @@ def _draw_current(current: CurrentLatency, x: float, y: Callable[[float], float]
     ]
 
 
-# Shared by both plots
+# Errors and traffic
+
+_SIGNAL_HEIGHT: Final = 118
+_SIGNAL_FLOOR: Final = 92
+_SIGNAL_LABELS: Final = 112
+
+
+@dataclass(frozen=True, slots=True)
+class SignalPlot:
+    """The usual value of an endpoint by hour of the day, such as its error ratio.
+
+    Attributes:
+        values: value by slot; unknown ones are missing.
+        top: upper end of the scale.
+        number: formats a value.
+        current: slot of the present hour, and the present value; None if it is unknown.
+        is_anomalous: whether the flag about it is firing.
+    """
+
+    values: Mapping[Slot, float]
+    top: float
+    number: Callable[[float], str]
+    current: tuple[Slot, float | None]
+    is_anomalous: bool
+
+    def draw(self, day_type: DayType, label: str) -> h.Element:
+        """Draw the 24 hours of a day type, with a description for screen readers."""
+        width = (_WIDTH - _LEFT - _RIGHT) / HOURS
+        ticks = list(_ticks(self.top))
+        top = max(self.top, ticks[-1])
+        slot, now = self.current
+
+        def x(hour: float) -> float:
+            return _LEFT + hour * width
+
+        def y(value: float) -> float:
+            return _SIGNAL_FLOOR - (_SIGNAL_FLOOR - _TOP) * min(1.0, value / top)
+
+        known = [(hour, self.values.get(Slot(hour, day_type))) for hour in range(HOURS)]
+        return h.svg(".profile", viewBox=f"0 0 {_WIDTH} {_SIGNAL_HEIGHT}", role="img", aria_label=label)[
+            (_labelled_line(y(tick), self.number(tick)) for tick in (ticks[0], ticks[-1])),
+            (
+                text(x=_px(x(hour)), y=str(_SIGNAL_LABELS), text_anchor="middle" if hour else "start")[f"{hour:02d}"]
+                for hour in range(0, HOURS, 3)
+            ),
+            slot.day_type is day_type
+            and rect(
+                ".this-hour", x=_px(x(slot.hour)), y=str(_TOP), width=_px(width), height=str(_SIGNAL_FLOOR - _TOP)
+            ),
+            (
+                rect(
+                    ".usual-bar", x=_px(x(hour) + 1), y=_px(y(value)), width=_px(width - 2),
+                    height=_px(max(1.0, _SIGNAL_FLOOR - y(value))),
+                )
+                for hour, value in known
+                if value is not None
+            ),
+            slot.day_type is day_type
+            and now is not None
+            and g(class_=["now", {"anomalous": self.is_anomalous}])[
+                circle(cx=_px(x(slot.hour + 0.5)), cy=_px(y(now)), r=str(_DOT))
+            ],
+            (
+                rect(".hover", x=_px(x(hour)), y=str(_TOP), width=_px(width), height=str(_SIGNAL_FLOOR - _TOP))[
+                    title[usual_text(Slot(hour, day_type), None if value is None else self.number(value))]
+                ]
+                for hour, value in known
+            ),
+        ]  # fmt: skip
+
+
+# Shared by all plots
 
 Scale = Callable[[float], float]
 
@@ -282,7 +359,7 @@ class PlotImage:
     A table loads its plots as separate images, so that the page itself needs no database query.
     """
 
-    def __init__(self, sources: Sources, profiles: HourlyCache[Profile], log: LimitedLog) -> None:
+    def __init__(self, sources: Sources, profiles: HistoryCache[SeriesKey, Profile], log: LimitedLog) -> None:
         self._sources = sources
         self._profiles = profiles
         self._log = log
@@ -296,7 +373,7 @@ class PlotImage:
         try:
             profile = self._profiles.get(status.key, now)
         except (StoreError, DamagedDigestError) as error:
-            self._log.warning("page_incomplete", "a page cannot show baselines", series=status.key, error=error)
+            self._log.warning("page_incomplete", "a page cannot show baselines", series=status.key.parts, error=error)
             return text_response("The stored history cannot be read", HTTPStatus.SERVICE_UNAVAILABLE)
         image = str(small(profile, CurrentLatency.of(status, self._sources.slot(now))))
         # The current latency changes with the next poll. Until then, sorting or paging a table reloads no image.

@@ -6,8 +6,9 @@ from enum import StrEnum
 from typing import Final
 
 from exporter.baseline.levels import FallbackLevel
+from exporter.detection.flag import FlagKind
 from exporter.evaluation.snapshot import SeriesStatus
-from exporter.web.pages import links, words
+from exporter.web.pages import formatting, links
 
 PAGE_ROWS: Final = 50
 
@@ -16,40 +17,56 @@ class StateFilter(StrEnum):
     """The state that endpoints must have."""
 
     ANY = ""
+    ANOMALOUS = "anomalous"
     SHIFT = "shift"
+    ERRORS = "errors"
+    TRAFFIC = "traffic"
+    REGRESSION = "regression"
     OUTLIER = "outlier"
     LEARNING = "learning"
+    STREAM = "stream"
 
 
 class Sort(StrEnum):
     """The column that the table is sorted by."""
 
     SCORE = "score"
+    LOST = "lost"
     NAME = "name"
     P50 = "p50"
     P95 = "p95"
     RATIO = "ratio"
+    ERRORS = "errors"
     TRACES = "traces"
+    TRAFFIC = "traffic"
     LEVEL = "level"
 
     @property
     def descending_first(self) -> bool:
         """Whether the default direction is descending."""
-        return self not in (Sort.NAME, Sort.LEVEL)
+        return self not in (Sort.NAME, Sort.LEVEL, Sort.TRAFFIC)
 
 
 _STATES: Final[Mapping[StateFilter, Callable[[SeriesStatus], bool]]] = {
     StateFilter.ANY: lambda status: True,  # noqa: ARG005
+    StateFilter.ANOMALOUS: lambda status: status.is_anomalous,
     StateFilter.SHIFT: lambda status: bool(status.shift),
+    StateFilter.ERRORS: lambda status: bool(status.of_kind(FlagKind.ERRORS).firing),
     StateFilter.OUTLIER: lambda status: bool(status.outlier),
+    StateFilter.REGRESSION: lambda status: bool(status.regressed),
+    StateFilter.TRAFFIC: lambda status: bool(status.of_kind(FlagKind.TRAFFIC).firing),
     StateFilter.LEARNING: lambda status: status.learning,
+    StateFilter.STREAM: lambda status: status.stream is not None,
 }
 # For sorting by anything but the name. Unknown values come last in either direction.
 _VALUES: Final[Mapping[Sort, Callable[[SeriesStatus], float | None]]] = {
     Sort.SCORE: lambda status: status.score,
+    Sort.LOST: lambda status: None if status.time_lost is None else status.time_lost.seconds,
     Sort.P50: lambda status: status.current_p50_seconds,
     Sort.P95: lambda status: status.current_p95_seconds,
-    Sort.RATIO: words.p95_ratio,
+    Sort.RATIO: formatting.p95_ratio,
+    Sort.ERRORS: lambda status: status.current_error_ratio,
+    Sort.TRAFFIC: formatting.traffic_ratio,
     Sort.TRACES: lambda status: status.current_traces,
     Sort.LEVEL: lambda status: status.level,
 }
@@ -82,6 +99,7 @@ class Selection:
         text: words that must all occur in the names, ignoring case.
         state: required state.
         level: required fallback level.
+        labels: required labels, name and value.
         sort: column to sort by.
         descending: whether high values come first.
         page: number of the page, from 1.
@@ -90,13 +108,14 @@ class Selection:
     text: str = ""
     state: StateFilter = StateFilter.ANY
     level: FallbackLevel | None = None
+    labels: tuple[tuple[str, str], ...] = ()
     sort: Sort = Sort.SCORE
     descending: bool = True
     page: int = 1
 
     @classmethod
-    def from_query(cls, query: Mapping[str, list[str]]) -> "Selection":
-        """Parse a query string."""
+    def from_query(cls, query: Mapping[str, list[str]], label_names: Sequence[str] = ()) -> "Selection":
+        """Parse a query string; labels are parameters with their names."""
         given = {name: values[-1] for name, values in query.items()}
         sort = Sort(given["sort"]) if given.get("sort") in set(Sort) else Sort.SCORE
         level, page = given.get("level", ""), given.get("page", "")
@@ -104,6 +123,7 @@ class Selection:
             text=given.get("q", "").strip(),
             state=StateFilter(given["state"]) if given.get("state") in set(StateFilter) else StateFilter.ANY,
             level=FallbackLevel(int(level)) if level in {str(int(each)) for each in FallbackLevel} else None,
+            labels=tuple((name, given[name]) for name in label_names if given.get(name)),
             sort=sort,
             descending={"asc": False, "desc": True}.get(given.get("order", ""), sort.descending_first),
             page=max(1, int(page)) if page.isascii() and page.isdigit() and len(page) < 9 else 1,
@@ -112,7 +132,7 @@ class Selection:
     @property
     def is_filtered(self) -> bool:
         """Whether any filter is set."""
-        return bool(self.text or self.state or self.level)
+        return bool(self.text or self.state or self.level or self.labels)
 
     def url(self) -> str:
         """The URL of the status page with this selection."""
@@ -125,6 +145,7 @@ class Selection:
             ("q", self.text),
             ("state", self.state.value),
             ("level", str(int(self.level)) if self.level else ""),
+            *self.labels,
             ("sort", "" if self.sort is Sort.SCORE else self.sort.value),
             ("order", order),
             ("page", str(self.page) if self.page > 1 else ""),
@@ -146,6 +167,7 @@ class Selection:
             if has_state(status)
             and (self.level is None or status.level is self.level)
             and (not wanted or _contains(status, wanted))
+            and set(self.labels) <= set(status.key.labels)
         ]
         pages = max(1, -(-len(matching) // PAGE_ROWS))
         number = min(self.page, pages)
@@ -166,8 +188,17 @@ class Selection:
         )
         unknown = [status for status in matching if value_of(status) is None]
         ordered = [matching[position] for _, position in known] + unknown
-        # In the default order, anomalous endpoints come first, regardless of their current score.
-        return sorted(ordered, key=lambda status: not status.shift) if self.is_default_order else ordered
+        if not self.is_default_order:
+            return ordered
+        # Anomalous endpoints come first, even if their current score is low.
+        anomalous = sorted((status for status in ordered if status.is_anomalous), key=self.urgency)
+        return [*anomalous, *(status for status in ordered if not status.is_anomalous)]
+
+    @staticmethod
+    def urgency(status: SeriesStatus) -> tuple[float, float]:
+        """Sort anomalous endpoints: those with the most time lost first, of equal ones those with the highest score."""
+        lost = 0.0 if status.time_lost is None else status.time_lost.seconds
+        return -lost, -(status.score or 0.0)
 
     @property
     def is_default_order(self) -> bool:
@@ -176,5 +207,5 @@ class Selection:
 
 
 def _contains(status: SeriesStatus, words_: Sequence[str]) -> bool:
-    names = f"{status.key.service_name} {status.key.span_name}".casefold()
+    names = " ".join(status.key.parts).casefold()
     return all(word in names for word in words_)

@@ -1,14 +1,22 @@
 """The data that the pages show: where they get it, and a cache for what is slow to compute."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import is_
 from typing import Final, Generic, Protocol, TypeVar
 
+from exporter.detection.flag import FlagPeriod
 from exporter.detection.parameters import Parameters
-from exporter.evaluation.query import BaselineReport, Profile
+from exporter.evaluation.incident_tracker import IncidentHistory
+from exporter.evaluation.query import Profile
+from exporter.evaluation.shift_cause import ShiftCause
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
+from exporter.evaluation.timeline import Timeline, TimelineRange
+from exporter.evaluation.timeline_query import UsualProfile
+from exporter.explain.check import BaselineReports
+from exporter.explain.drilldown import NO_LINKS, Drilldown
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.calendar import HourClock, Slot
 from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
@@ -17,20 +25,37 @@ from exporter.runtime.locks import LockRank, new_lock
 from exporter.web.http import HttpRequest
 from exporter.web.pages.links import Explore, find_series, requested_series, series_url
 
+_K = TypeVar("_K", bound=Hashable)
 _T = TypeVar("_T")
 
 _BACKFILL_SECONDS: Final = 60
 """While backfill adds history, cached values expire after this time."""
 
 
-class BaselineQueries(Protocol):
+class BaselineQueries(BaselineReports, Protocol):
     """Queries of the stored history; both raise StoreError or DamagedDigestError if it cannot be read."""
-
-    def report(self, key: SeriesKey, at: int, now: int) -> BaselineReport:
-        """Return the baseline of a series for the hour of an instant."""
 
     def profile(self, key: SeriesKey, now: int) -> Profile:
         """Return the baselines of a series for all 48 slots."""
+
+
+LastDay = Sequence[tuple[SeriesKey, Sequence[FlagPeriod]]]
+"""The flags of the last 24 hours, by series."""
+
+
+class TimelineQueries(Protocol):
+    """Queries of the past of a series; all raise StoreError or DamagedDigestError if the history cannot be read."""
+
+    def usual(self, key: SeriesKey, now: int) -> UsualProfile:
+        """Return the baselines of a series for all 48 slots."""
+
+    def timeline(
+        self, key: SeriesKey, range_: TimelineRange, now: int, usual: UsualProfile, status: SeriesStatus | None
+    ) -> Timeline:
+        """Return the recent past of a series."""
+
+    def last_day(self, now: float) -> LastDay:
+        """Return the flags that fired in the last 24 hours, by series; the latest come first."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +66,7 @@ class Sources:
         snapshot: returns the current snapshot; None until the first.
         backfill: returns the status of the ledger; None if backfill is disabled.
         history: queries the stored history.
+        timelines: queries it over time.
         clock: Unix seconds.
         hours: the local hours.
         local: returns the local time of an instant.
@@ -48,12 +74,18 @@ class Sources:
         interval_seconds: time between polls of the live edge.
         tempo_url: address of Tempo, to be shown.
         explore: builds links to traces in Grafana.
+        incidents: reads incidents.
+        drilldown: builds links to comparisons in Grafana.
         label_names: maps the names of series to those in URLs, which are the values of labels.
+        folded_names: returns the number of span names that share one series, by service.
+        last_causes: returns the latest cause of each shift that was looked at, also of some that are over.
+        history_version: returns objects that are replaced when marks have changed or history was evaluated.
     """
 
     snapshot: Callable[[], Snapshot | None]
     backfill: Callable[[], BackfillStatus | None]
     history: BaselineQueries
+    timelines: TimelineQueries
     clock: Callable[[], float]
     hours: HourClock
     local: Callable[[float], datetime]
@@ -61,11 +93,21 @@ class Sources:
     interval_seconds: float
     tempo_url: str
     explore: Explore
+    incidents: IncidentHistory
+    drilldown: Drilldown = NO_LINKS
     label_names: LabelNames = DEFAULT_LABEL_NAMES
+    folded_names: Callable[[], Mapping[str, int]] = dict
+    last_causes: Callable[[], Mapping[SeriesKey, ShiftCause]] = dict
+    history_version: Callable[[], Sequence[object]] = tuple
+
+    def series_parameters(self, status: SeriesStatus) -> Parameters:
+        """Return the settings of the shift detector for a series."""
+        return self.parameters if status.policy is None else status.policy.parameters
 
     def requested_series(self, request: HttpRequest) -> SeriesStatus | None:
         """Return the series that a request names, if the current snapshot has it."""
-        return find_series(self.snapshot(), requested_series(request), self.label_names)
+        snapshot = self.snapshot()
+        return find_series(snapshot, requested_series(request, snapshot), self.label_names)
 
     def series_url(self, page: str, key: SeriesKey) -> str:
         """Return the URL of a page about a series."""
@@ -76,8 +118,13 @@ class Sources:
         return self.hours.hour(int(now)).slot
 
 
-class HourlyCache(Generic[_T]):
-    """LRU cache of values computed from the stored history of a series; they expire when the local hour ends.
+def hourly(hours: HourClock, is_complete: Callable[[], bool]) -> Callable[[float], float]:
+    """Return a function for when values expire: when the local hour ends, or earlier while backfill adds history."""
+    return lambda now: hours.hour(int(now)).end if is_complete() else now + _BACKFILL_SECONDS
+
+
+class HistoryCache(Generic[_K, _T]):
+    """LRU cache of values computed from the stored history.
 
     Thread-safe. One thread computes at a time, so that a page with fifty plots occupies one CPU at most and leaves the
     rest to scrapes.
@@ -85,35 +132,36 @@ class HourlyCache(Generic[_T]):
 
     def __init__(
         self,
-        compute: Callable[[SeriesKey, int], _T],
-        hours: HourClock,
-        is_complete: Callable[[], bool],
+        compute: Callable[[_K, int], _T],
+        expires_at: Callable[[float], float],
         max_entries: int,
+        version: Callable[[], Sequence[object]] = tuple,
     ) -> None:
         """Create an empty cache.
 
         Args:
-            compute: computes the value of a series at an instant, Unix seconds.
-            hours: the local hours.
-            is_complete: whether backfill is complete.
-            max_entries: how many series to keep.
+            compute: computes the value of a key, such as a series, at an instant, Unix seconds.
+            expires_at: returns when a value that is computed at an instant expires, Unix seconds.
+            max_entries: how many values to keep.
+            version: returns objects that are replaced when values must be computed again before they expire.
         """
         self._compute = compute
-        self._hours = hours
-        self._is_complete = is_complete
+        self._expires_at = expires_at
         self._max_entries = max_entries
+        self._version = version
         self._lock = new_lock(LockRank.PAGE_CACHE)
-        self._entries: OrderedDict[SeriesKey, tuple[float, _T]] = OrderedDict()
+        self._entries: OrderedDict[_K, tuple[float, Sequence[object], _T]] = OrderedDict()
 
-    def get(self, key: SeriesKey, now: float) -> _T:
-        """Return the value of a series, computed if necessary; raises what computing raises."""
+    def get(self, key: _K, now: float) -> _T:
+        """Return the value of a key, computed if necessary; raises what computing raises."""
         with self._lock:
             entry = self._entries.pop(key, None)
-            if entry is None or not now < entry[0]:
+            # Before computing, so that a change in between is noticed later.
+            version = self._version()
+            if entry is None or not now < entry[0] or not all(map(is_, entry[1], version)):
                 value = self._compute(key, int(now))
-                expires_at = self._hours.hour(int(now)).end if self._is_complete() else now + _BACKFILL_SECONDS
-                entry = expires_at, value
+                entry = self._expires_at(now), version, value
             self._entries[key] = entry
             if len(self._entries) > self._max_entries:
                 self._entries.popitem(last=False)
-            return entry[1]
+            return entry[2]

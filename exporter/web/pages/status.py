@@ -1,117 +1,144 @@
 """The status page: anomalous endpoints with the reason, progress of backfill, and the table of all endpoints."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import htpy as h
 
 from exporter.baseline.levels import FallbackLevel
-from exporter.detection.explanation import duration
+from exporter.detection.flag import FlagKind, FlagPeriod, merged_periods
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
-from exporter.explain.words import counted
 from exporter.ingest.backfill_queue import BackfillStatus
-from exporter.model.ledger import LedgerProgress
+from exporter.runtime.logs import LimitedLog
+from exporter.store import StoreError
 from exporter.web.http import HttpRequest, HttpResponse
-from exporter.web.pages import layout, links, table, words
+from exporter.web.pages import formatting, layout, links, table, timeline_plot
+from exporter.web.pages.formatting import Times
+from exporter.web.pages.languages import words_for
 from exporter.web.pages.selection import Selection, StateFilter
-from exporter.web.pages.sources import Sources
+from exporter.web.pages.sources import HistoryCache, LastDay, Sources
+from exporter.web.pages.status_words import StatusWords
 
 _MAX_CARDS: Final = 20
+_MAX_STRIPS: Final = 8
+_DAY_SECONDS: Final = 86_400
+_MAX_FOLDED: Final = 10
 _LATE_INTERVALS: Final = 4
 _LATE_SECONDS: Final = 60
-_WINDOW_STATES: Final = (
-    ("done", "read", "read completely, or as a sample if the window is too dense"),
-    ("empty", "empty", "Tempo has no traces of this time"),
-    ("partial", "partial", "some traces could not be read"),
-    ("failed", "failed", "could not be read; will be retried"),
-    ("expired", "expired", "older than Tempo's oldest trace"),
-    ("pending", "pending", "not read yet"),
-)
 
 
 class StatusPage:
     """Handler of ``/``."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, last_day: HistoryCache[None, LastDay], log: LimitedLog) -> None:
         self._sources = sources
+        self._last_day = last_day
+        self._log = log
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        """Render the page."""
+        """Render the page, in the language that the request prefers."""
+        words = words_for(request.accept_language)
         sources = self._sources
         snapshot, backfill = sources.snapshot(), sources.backfill()
-        times = words.Times(sources.clock(), sources.local)
-        selection = Selection.from_query(request.query)
-        shifted = [] if snapshot is None else [status for status in snapshot.series if status.shift]
-        history = _history_section(backfill, snapshot, times)
+        times = Times(sources.clock(), sources.local, words)
+        selection = Selection.from_query(request.query, sources.label_names.names)
+        shifted = [] if snapshot is None else [status for status in snapshot.series if status.is_anomalous]
+        history = _history_section(backfill, snapshot, times, words)
         # While history is being read, its progress explains the gaps in the table, so it comes before the table.
         is_reading = backfill is not None and not backfill.progress.complete
-        title = f"({len(shifted):,}) anomalous now" if shifted else "Status"
         return layout.html_page(
-            f"{title} · tempo-anomaly-exporter",
-            h.p(".watching")["Watching ", h.code[sources.tempo_url], " · ", _last_evaluation(snapshot, times)],
-            _notice(snapshot, sources, times),
-            _anomalous_section(snapshot, shifted, sources, times),
-            snapshot is not None and _totals(snapshot, len(shifted)),
+            f"{words.status_title(len(shifted))} · tempo-anomaly-exporter",
+            h.p(".watching")[words.watching(sources.tempo_url, _last_evaluation(snapshot, times, words))],
+            _notice(snapshot, sources, times, words),
+            _anomalous_section(snapshot, shifted, sources, times, words),
+            snapshot is not None and _totals(snapshot, len(shifted), words),
+            self._last_day_section(shifted, times, words),
             is_reading and history,
-            table.endpoints_section(() if snapshot is None else snapshot.series, selection, self._sources.series_url),
+            _folded(sources, words),
+            table.endpoints_section(
+                () if snapshot is None else snapshot.series,
+                selection,
+                sources.series_url,
+                sources.label_names.names,
+                words,
+            ),
             not is_reading and history,
+            words=words,
+            headers=(("Vary", "Accept-Language"),),
         )
 
+    def _last_day_section(self, firing: Sequence[SeriesStatus], times: Times, words: StatusWords) -> h.Node:
+        """Show which flags fired in the last 24 hours; None if none did. Those that fire are known in any case."""
+        past: LastDay = ()
+        try:
+            past = self._last_day.get(None, times.now)
+        except StoreError as error:
+            self._log.warning("page_incomplete", "a page cannot show the flags of the last day", error=error)
+        flags = _with_firing(past, firing)
+        if not flags:
+            return None
+        start, rest = times.now - _DAY_SECONDS, len(flags) - _MAX_STRIPS
+        return h.section("#last-day")[
+            h.h2[words.last_day, " ", h.small[f"{len(flags):,}"]],
+            h.table(".plain.strips")[
+                h.tbody[
+                    (
+                        h.tr[
+                            h.th(scope="row")[
+                                h.a(href=self._sources.series_url(links.ENDPOINT, key))[formatting.series_names(key)]
+                            ],
+                            h.td[_strip(periods, start, times, words)],
+                        ]
+                        for key, periods in flags[:_MAX_STRIPS]
+                    ),
+                    h.tr[
+                        h.td[rest > 0 and words.further_endpoints(rest)],
+                        h.td[timeline_plot.time_axis(start, times.now, times)],
+                    ],
+                ],
+            ],
+            h.p(".legend")[
+                (h.span[h.i(class_=f"key flag-{kind.value}-key"), name] for kind, name in words.kinds.items())
+            ],
+        ]
 
-def _last_evaluation(snapshot: Snapshot | None, times: words.Times) -> h.Node:
-    if snapshot is None or snapshot.evaluated_at is None:
-        return "the current traffic has not been read yet"
-    return ["evaluated ", times.age(snapshot.evaluated_at), ", shown at ", times.at(times.now)]
+
+def _strip(periods: Sequence[FlagPeriod], start: float, times: Times, words: StatusWords) -> h.Element:
+    return timeline_plot.flag_strip([(period, words.flag(period, times)) for period in periods], start, times.now)
 
 
-def _notice(snapshot: Snapshot | None, sources: Sources, times: words.Times) -> h.Node:
+def _with_firing(past: LastDay, firing: Sequence[SeriesStatus]) -> LastDay:
+    """Add the flags that fire to those of the last day; the latest come first."""
+    periods = {key: list(each) for key, each in past}
+    for status in firing:
+        for found in map(status.of_kind, FlagKind):
+            if found.firing and found.since is not None:
+                periods.setdefault(status.key, []).append(FlagPeriod(found.kind, found.since, None))
+    merged = [(key, merged_periods(each)) for key, each in periods.items()]
+    return sorted(merged, key=lambda each: max(period.since for period in each[1]), reverse=True)
+
+
+def _last_evaluation(snapshot: Snapshot | None, times: Times, words: StatusWords) -> h.Node:
+    return words.last_evaluation(None if snapshot is None else snapshot.evaluated_at, times)
+
+
+def _notice(snapshot: Snapshot | None, sources: Sources, times: Times, words: StatusWords) -> h.Node:
     """Say why the page is not up to date, and what to do; None if it is."""
     if snapshot is None:
         return None
-    interval = words.coarse_duration(sources.interval_seconds)
+    evaluated_at = snapshot.evaluated_at
     if snapshot.read_error is not None:
-        consequence = (
-            "Nothing has been evaluated yet."
-            if snapshot.evaluated_at is None
-            else f"Flags stay as they were {times.age(snapshot.evaluated_at)} until it can be read again."
-        )
-        return h.div(".notice.bad", role="alert")[
-            h.strong["Tempo cannot be read."],
-            f" {consequence} The exporter retries every {interval}.",
-            h.p[h.code[snapshot.read_error]],
-            h.p(".quiet")[
-                "Check that Tempo is running and that ",
-                h.code["tempo.url"],
-                " is the address of its HTTP API. The exporter's log has details.",
-            ],
-        ]
-    is_late = snapshot.evaluated_at is not None and times.now - snapshot.evaluated_at > max(
+        text = words.tempo_unreadable(snapshot.read_error, evaluated_at, sources.interval_seconds, times)
+        return h.div(".notice.bad", role="alert")[text]
+    is_late = evaluated_at is not None and times.now - evaluated_at > max(
         _LATE_SECONDS, _LATE_INTERVALS * sources.interval_seconds
     )
     if is_late:
-        return h.div(".notice.odd", role="alert")[
-            h.strong["This page is out of date."],
-            f" The current traffic should be read every {interval}, but reading it takes too long or has stopped. ",
-            "The exporter's log has details.",
-        ]
+        return h.div(".notice.odd", role="alert")[words.out_of_date(sources.interval_seconds)]
     if snapshot.edge.blind:
-        lag = snapshot.edge.lag_seconds
-        found = "" if lag is None else f" Tempo finds traces about {words.coarse_duration(lag)} after their end."
-        return h.div(".notice.bad", role="alert")[
-            h.strong["Current traffic is not found."],
-            f" Tempo can be read, but next to nothing of the usual traffic is current.{found} There are no verdicts, ",
-            "and flags stay as they were.",
-            h.p(".quiet")[
-                "If traces become searchable late, raise ",
-                h.code["polling.tempo_lookback"],
-                ". Otherwise check whether traces reach Tempo, and the clocks. The exporter's log has details.",
-            ],
-        ]
+        return h.div(".notice.bad", role="alert")[words.nothing_found(snapshot.edge.lag_seconds)]
     if not snapshot.has_baselines:
-        return h.div(".notice.odd", role="alert")[
-            h.strong["The baselines for this hour are still being computed."],
-            " Until they are ready, there are no verdicts, and flags stay as they were.",
-        ]
+        return h.div(".notice.odd", role="alert")[words.without_baselines()]
     return None
 
 
@@ -119,166 +146,157 @@ def _notice(snapshot: Snapshot | None, sources: Sources, times: words.Times) -> 
 
 
 def _anomalous_section(
-    snapshot: Snapshot | None, shifted: list[SeriesStatus], sources: Sources, times: words.Times
+    snapshot: Snapshot | None,
+    shifted: list[SeriesStatus],
+    sources: Sources,
+    times: Times,
+    words: StatusWords,
 ) -> h.Element:
     return h.section("#anomalous")[
-        h.h2["Anomalous now ", bool(shifted) and h.small[f"{len(shifted):,}"]],
-        _nothing_anomalous(snapshot) if not shifted else None,
-        (
-            _card(status, sources, times)
-            for status in sorted(shifted, key=lambda status: -(status.score or 0))[:_MAX_CARDS]
-        ),
+        h.h2[words.anomalous_now, " ", bool(shifted) and h.small[f"{len(shifted):,}"]],
+        _nothing_anomalous(snapshot, words) if not shifted else None,
+        (_card(status, sources, times, words) for status in sorted(shifted, key=Selection.urgency)[:_MAX_CARDS]),
         len(shifted) > _MAX_CARDS
         and h.p[
-            f"These are the {_MAX_CARDS} with the highest score. ",
-            h.a(href=f"{Selection(state=StateFilter.SHIFT).url()}#endpoints")[f"Show all {len(shifted):,}"],
+            words.only_some_cards(_MAX_CARDS),
+            h.a(href=f"{Selection(state=StateFilter.ANOMALOUS).url()}#endpoints")[
+                words.show_all_anomalous(len(shifted))
+            ],
         ],
     ]
 
 
-def _nothing_anomalous(snapshot: Snapshot | None) -> h.Element:
+def _nothing_anomalous(snapshot: Snapshot | None, words: StatusWords) -> h.Element:
     if snapshot is None or snapshot.evaluated_at is None:
-        return h.p(".quiet")["Not known yet: the current traffic has not been read."]
+        return h.p(".quiet")[words.unknown_unread]
     if not snapshot.has_baselines:
-        return h.p(".quiet")["Not known yet: the baselines for this hour are still being computed."]
+        return h.p(".quiet")[words.unknown_baselines]
     with_verdict = sum(status.shift is not None for status in snapshot.series)
     if not with_verdict:
-        return h.p(".quiet")[
-            "Not known yet: no endpoint has enough history for a verdict."
-            if snapshot.series
-            else "Not known yet: no endpoint has sent any traces."
-        ]
-    others = len(snapshot.series) - with_verdict
-    rest = f" {counted(others, 'endpoint')} {'has' if others == 1 else 'have'} no verdict yet." if others else ""
-    return h.p(".good")[f"No endpoint is slower than usual.{rest}"]
+        return h.p(".quiet")[words.unknown_history if snapshot.series else words.unknown_no_traces]
+    others = len(snapshot.series) - with_verdict - snapshot.series_without_verdict
+    return h.p(".good")[words.nothing_anomalous(others)]
 
 
-def _card(status: SeriesStatus, sources: Sources, times: words.Times) -> h.Element:
-    ratio, baseline = words.p95_ratio(status), status.baseline
+def _card(status: SeriesStatus, sources: Sources, times: Times, words: StatusWords) -> h.Element:
+    ratio, baseline = formatting.p95_ratio(status), status.baseline
     return h.article(".card")[
-        h.h3[h.a(href=sources.series_url(links.ENDPOINT, status.key))[words.series_names(status.key)]],
+        h.h3[h.a(href=sources.series_url(links.ENDPOINT, status.key))[formatting.series_names(status.key)]],
         h.p(".facts")[
-            ratio is not None and h.span(".badge.bad")[f"p95 × {words.factor(ratio)}"],
+            ratio is not None and h.span(".badge.bad")[f"p95 × {formatting.factor(ratio)}"],
             status.current_p95_seconds is not None
             and baseline is not None
-            and h.span[h.b[duration(status.current_p95_seconds)], f" now, usually {duration(baseline.p95_seconds)}"],
-            status.since is not None and h.span["since ", times.since(status.since)],
-            _exemplar(status, sources),
+            and h.span[words.now_and_usual(status.current_p95_seconds, baseline.p95_seconds)],
+            status.since is not None and h.span[words.since(status.since, times)],
+            status.of_kind(FlagKind.ERRORS).firing
+            and status.current_error_ratio is not None
+            and h.span(".badge.bad")[words.error_share(status.current_error_ratio)],
+            _time_lost(status, times, words),
+            _exemplar(status, sources, words),
         ],
-        h.p(".why")[_reason(status)],
+        bool(status.shift) and h.p(".why")[_reason(status, words)],
+        status.of_kind(FlagKind.ERRORS).firing and h.p(".why")[words.errors_summary(status, times)],
+        (sentence := words.traffic(status)) is not None and h.p(".why")[sentence],
+        status.cause is not None
+        and h.p(".why")[
+            words.in_english(status.cause.text),
+            " ",
+            h.a(href=sources.series_url(links.CAUSE, status.key))[words.the_account],
+        ],
     ]
 
 
-def _reason(status: SeriesStatus) -> str:
+def _reason(status: SeriesStatus, words: StatusWords) -> h.Node:
     if status.explanation is not None:
-        return str(status.explanation)
+        return words.in_english(str(status.explanation))
     if not status.is_baseline_known:
-        return "The baselines for this hour are still being computed, so it is not known whether the shift lasts."
+        return words.lasts_unknown_baselines
     if status.current_traces is None:
-        return "Tempo cannot be read, so it is not known whether the shift lasts."
-    return "The latest evaluation shows no shift; the flag resolves if that lasts."
+        return words.lasts_unknown_tempo
+    return words.lasts_until_clear
 
 
-def _exemplar(status: SeriesStatus, sources: Sources) -> h.Node:
+def _time_lost(status: SeriesStatus, times: Times, words: StatusWords) -> h.Node:
+    lost = status.time_lost
+    if lost is None or not lost.requests:
+        return None
+    # After a restart the shift is older than what was counted of it.
+    is_older = status.since is not None and status.since < lost.since
+    return h.span(title=words.time_lost_title)[words.time_lost(lost, times, names_beginning=is_older)]
+
+
+def _exemplar(status: SeriesStatus, sources: Sources, words: StatusWords) -> h.Node:
     if status.exemplar is None:
         return None
-    text = f"a trace of {duration(status.exemplar.seconds)}"
-    url = sources.explore.trace(status.exemplar.trace_id)
-    return h.a(href=url)[text] if url else h.span[f"{text}: ", h.code[status.exemplar.trace_id]]
+    url = links.trace_url(status.key, status.exemplar.trace_id, sources.label_names)
+    return h.a(href=url)[words.example_trace(status.exemplar.seconds)]
 
 
 # Totals and history
 
 
-def _totals(snapshot: Snapshot, shifted: int) -> h.Element:
-    levels = snapshot.series_by_level
-    always = (
-        ("endpoints", len(snapshot.series), Selection()),
-        ("anomalous", shifted, Selection(state=StateFilter.SHIFT)),
-    )
-    with_baselines = (
-        (
-            "with outliers",
-            sum(bool(status.outlier) for status in snapshot.series),
-            Selection(state=StateFilter.OUTLIER),
+def _totals(snapshot: Snapshot, shifted: int, words: StatusWords) -> h.Element:
+    series = snapshot.series
+    states: list[tuple[StateFilter, int, bool]] = [(StateFilter.ANOMALOUS, shifted, True)]
+    if snapshot.has_baselines:
+        failing = sum(bool(status.of_kind(FlagKind.ERRORS).firing) for status in series)
+        unusual = sum(bool(status.of_kind(FlagKind.TRAFFIC).firing) for status in series)
+        states += [
+            (StateFilter.OUTLIER, sum(bool(status.outlier) for status in series), True),
+            (StateFilter.ERRORS, failing, False),
+            (StateFilter.REGRESSION, sum(bool(status.regressed) for status in series), False),
+            (StateFilter.TRAFFIC, unusual, False),
+            (StateFilter.LEARNING, snapshot.series_learning, True),
+            (StateFilter.STREAM, snapshot.series_streams, False),
+        ]
+    totals = [
+        (words.total_endpoints, len(series), Selection()),
+        *(
+            (words.states[state], number, Selection(state=state))
+            for state, number, is_always_shown in states
+            if number or is_always_shown
         ),
-        ("learning", snapshot.series_learning, Selection(state=StateFilter.LEARNING)),
-        (
-            "without a baseline",
-            levels[FallbackLevel.UNAVAILABLE],
-            Selection(level=FallbackLevel.UNAVAILABLE),
-        ),
-    )
+    ]
+    if snapshot.has_baselines:
+        unavailable = FallbackLevel.UNAVAILABLE
+        totals.append(
+            (words.total_without_baseline, snapshot.series_by_level[unavailable], Selection(level=unavailable))
+        )
     return h.ul(".tally")[
         (
             h.li[h.a(href=f"{selection.url()}#endpoints")[h.b[f"{number:,}"], f" {label}"]]
-            for label, number, selection in (*always, *(with_baselines if snapshot.has_baselines else ()))
+            for label, number, selection in totals
         )
     ]
 
 
-def _history_section(status: BackfillStatus | None, snapshot: Snapshot | None, times: words.Times) -> h.Element:
+def _folded(sources: Sources, words: StatusWords) -> h.Node:
+    """Name the services whose further span names share one series; None if there are none."""
+    folded = sorted(sources.folded_names())
+    if not folded:
+        return None
+    return h.p(".quiet")[words.folded_services(folded[:_MAX_FOLDED], len(folded) - _MAX_FOLDED)]
+
+
+def _history_section(
+    status: BackfillStatus | None, snapshot: Snapshot | None, times: Times, words: StatusWords
+) -> h.Element:
     return h.section("#history")[
-        h.h2["History"],
-        h.p(".quiet")["Backfill is disabled: baselines use only the history that is already stored."]
-        if status is None
-        else _progress(status, snapshot, times),
+        h.h2[words.history],
+        h.p(".quiet")[words.backfill_disabled] if status is None else _progress(status, snapshot, times, words),
     ]
 
 
-def _progress(status: BackfillStatus, snapshot: Snapshot | None, times: words.Times) -> Iterator[h.Node]:
+def _progress(status: BackfillStatus, snapshot: Snapshot | None, times: Times, words: StatusWords) -> Iterator[h.Node]:
     progress = status.progress
     yield h.div(".progress")[
-        h.progress(value=f"{progress.ratio:.4f}", max="1", aria_label="History read")[f"{progress.ratio:.0%}"],
-        h.b[_percent(progress)],
+        h.progress(value=f"{progress.ratio:.4f}", max="1", aria_label=words.history_read)[f"{progress.ratio:.0%}"],
+        h.b[words.progress_percent(progress)],
     ]
-    done = progress.windows - progress.pending - progress.failed
-    yield h.p[
-        f"{done:,} of {counted(progress.windows, 'window')} done. By state: ",
-        _joined(
-            h.span(title=title)[f"{getattr(progress, state):,} {label}"]
-            for state, label, title in _WINDOW_STATES
-            if getattr(progress, state)
-        ),
-        ".",
-        progress.coverage is not None and f" Of their traces, {_floored_percent(progress.coverage)} were read.",
-    ]
+    yield h.p[words.windows_done(status)]
     if status.failure is not None:
-        yield h.div(".notice.odd")[
-            h.strong["Part of the history cannot be read."],
-            " The exporter retries it. Last error: ",
-            h.code[status.failure],
-        ]
+        yield h.div(".notice.odd")[words.history_failure(status.failure)]
     if snapshot is not None and snapshot.history.windows:
-        yield h.p(".quiet")[_stored(snapshot, times)]
+        yield h.p(".quiet")[words.stored_history(snapshot.history, times)]
     if progress.complete:
-        yield h.p(".quiet")["To check whether this is enough history, run ", h.code["tempo-anomaly-exporter verify"]]
-
-
-def _percent(progress: LedgerProgress) -> str:
-    return "complete" if progress.complete else _floored_percent(progress.ratio)
-
-
-def _floored_percent(ratio: float) -> str:
-    """Format a share, rounded down so that only a complete one is 100 %."""
-    return f"{int(1000 * ratio) / 10:g} %"
-
-
-def _stored(snapshot: Snapshot, times: words.Times) -> Iterator[h.Node]:
-    history = snapshot.history
-    yield f"Stored: {counted(history.traces, 'trace')} in {counted(history.windows, 'window')}"
-    if history.oldest_trace_at is not None:
-        yield [", the oldest from ", times.at(history.oldest_trace_at)]
-    if history.storage_bytes is not None:
-        yield f", in {history.storage_bytes / 1e6:,.1f} MB"
-    yield "."
-    if history.quarantined_windows:
-        hours = counted(history.quarantined_windows, "anomalous hour")
-        yield f" {hours} {'is' if history.quarantined_windows == 1 else 'are'} kept out of the baselines."
-
-
-def _joined(parts: Iterator[h.Element]) -> Iterator[h.Node]:
-    for position, part in enumerate(parts):
-        if position:
-            yield ", "
-        yield part
+        yield h.p(".quiet")[words.run_verify()]

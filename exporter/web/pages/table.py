@@ -1,87 +1,108 @@
 """The table of endpoints: filter form, rows and pagination."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 import htpy as h
 
 from exporter.baseline.levels import FallbackLevel
+from exporter.detection.flag import FlagKind
 from exporter.evaluation.snapshot import SeriesStatus
-from exporter.explain.words import counted
 from exporter.model.span import SeriesKey
-from exporter.web.pages import links, words
+from exporter.web.pages import formatting, links
 from exporter.web.pages.selection import Selection, Sort, StateFilter, TablePage
+from exporter.web.pages.status_words import StatusWords
 
-_COLUMNS: Final[Sequence[tuple[Sort | None, str, str]]] = (
-    (Sort.NAME, "Endpoint", "Service and span name"),
-    (None, "24 hours", "Baseline from p50 to p95 at each hour of this day type; the dot is the current p95"),
-    (Sort.P50, "p50", "Current median, and that of the baseline"),
-    (Sort.P95, "p95", "Current 95th percentile, and that of the baseline"),
-    (Sort.RATIO, "× usual", "Current p95 divided by that of the baseline"),
-    (Sort.TRACES, "Traces", "Requests in the evaluation window"),
-    (Sort.SCORE, "Score", "Strength of the shift; from 1 on it is significant"),
-    (Sort.LEVEL, "Baseline", "Fallback level of the baseline: 1 this hour … 5 unavailable"),
-)
-_STATES: Final = {
-    StateFilter.ANY: "any state",
-    StateFilter.SHIFT: "anomalous",
-    StateFilter.OUTLIER: "with outliers",
-    StateFilter.LEARNING: "learning",
-}
+_MAX_LABEL_VALUES: Final = 200
 
 
 SeriesUrl = Callable[[str, SeriesKey], str]
 """Returns the URL of a page about a series."""
 
 
-def endpoints_section(series: Sequence[SeriesStatus], selection: Selection, series_url: SeriesUrl) -> h.Element:
-    """Render the selected page of the endpoints."""
+def endpoints_section(
+    series: Sequence[SeriesStatus],
+    selection: Selection,
+    series_url: SeriesUrl,
+    label_names: Sequence[str],
+    words: StatusWords,
+) -> h.Element:
+    """Render the selected page of the endpoints, with a filter for each label."""
     page = selection.apply(series)
     return h.section("#endpoints")[
-        h.h2["Endpoints ", h.small[f"{len(series):,}"]],
-        _filter_form(selection),
-        _table(page.rows, selection, series_url) if page.rows else h.p(".quiet")[_empty(series, selection)],
-        _pagination(page, selection),
+        h.h2[words.endpoints, " ", h.small[f"{len(series):,}"]],
+        _filter_form(selection, {name: _label_values(series, name, selection) for name in label_names}, words),
+        _table(page.rows, selection, series_url, words)
+        if page.rows
+        else h.p(".quiet")[_empty(series, selection, words)],
+        _pagination(page, selection, words),
     ]
 
 
-def _empty(series: Sequence[SeriesStatus], selection: Selection) -> h.Node:
+def _empty(series: Sequence[SeriesStatus], selection: Selection, words: StatusWords) -> h.Node:
     if not series:
-        return "None yet: an endpoint appears once its first traces are read."
-    return ["No endpoint matches. ", h.a(href=links.START)["Show all"]] if selection.is_filtered else None
+        return words.no_endpoints
+    return [words.no_match, h.a(href=links.START)[words.show_all]] if selection.is_filtered else None
 
 
-def _filter_form(selection: Selection) -> h.Element:
+def _label_values(series: Sequence[SeriesStatus], name: str, selection: Selection) -> Sequence[str]:
+    """Return the values of a label to choose from: those of the series, and the selected one."""
+    values = {value for status in series for label, value in status.key.labels if label == name}
+    selected = {value for label, value in selection.labels if label == name}
+    return sorted({*sorted(values)[:_MAX_LABEL_VALUES], *selected})
+
+
+def _filter_form(selection: Selection, labels: Mapping[str, Sequence[str]], words: StatusWords) -> h.Element:
     hidden = [(name, value) for name, value in selection.parameters() if name in ("sort", "order")]
     return h.form(".filter", method="get", action=links.START, role="search")[
-        h.input(type="search", name="q", value=selection.text, placeholder="Service or endpoint", aria_label="Filter"),
-        h.select(name="state", aria_label="State")[
-            (h.option(value=state.value, selected=state is selection.state)[label] for state, label in _STATES.items())
+        h.input(
+            type="search",
+            name="q",
+            value=selection.text,
+            placeholder=words.filter_placeholder,
+            aria_label=words.filter_button,
+        ),
+        h.select(name="state", aria_label=words.state_filter)[
+            (
+                h.option(value=state.value, selected=state is selection.state)[words.states[state]]
+                for state in StateFilter
+            )
         ],
-        h.select(name="level", aria_label="Baseline")[
-            h.option(value="", selected=selection.level is None)["any baseline"],
+        h.select(name="level", aria_label=words.level_filter)[
+            h.option(value="", selected=selection.level is None)[words.any_level],
             (
                 h.option(value=str(int(level)), selected=level is selection.level)[f"{level:d} {label}"]
-                for level, label in words.LEVELS.items()
+                for level, label in words.levels.items()
             ),
         ],
+        (
+            h.select(name=name, aria_label=name)[
+                h.option(value="")[words.any_value(name)],
+                (
+                    h.option(value=each, selected=(name, each) in selection.labels)[formatting.cut(each)]
+                    for each in values
+                ),
+            ]
+            for name, values in labels.items()
+        ),
         (h.input(type="hidden", name=name, value=value) for name, value in hidden),
-        h.button(type="submit")["Filter"],
-        selection.is_filtered and h.a(href=links.START)["Show all"],
+        h.button(type="submit")[words.filter_button],
+        selection.is_filtered and h.a(href=links.START)[words.show_all],
     ]
 
 
-def _table(rows: Sequence[SeriesStatus], selection: Selection, series_url: SeriesUrl) -> h.Element:
+def _table(rows: Sequence[SeriesStatus], selection: Selection, series_url: SeriesUrl, words: StatusWords) -> h.Element:
     return h.div(".wide")[
         h.table(".endpoints")[
-            h.thead[h.tr[(_column_header(sort, label, title, selection) for sort, label, title in _COLUMNS)]],
-            h.tbody[(_row(status, series_url) for status in rows)],
+            h.thead[h.tr[(_column_header(name, *texts, selection) for name, texts in words.columns.items())]],
+            h.tbody[(_row(status, series_url, words) for status in rows)],
         ]
     ]
 
 
-def _column_header(sort: Sort | None, label: str, title: str, selection: Selection) -> h.Element:
+def _column_header(name: str, label: str, title: str, selection: Selection) -> h.Element:
+    sort = Sort(name) if name in set(Sort) else None
     is_number = sort not in (None, Sort.NAME, Sort.LEVEL)
     if sort is None:
         return h.th(title=title, scope="col")[label]
@@ -98,59 +119,91 @@ def _column_header(sort: Sort | None, label: str, title: str, selection: Selecti
     ]
 
 
-def _row(status: SeriesStatus, series_url: SeriesUrl) -> h.Element:
-    baseline, ratio = status.baseline, words.p95_ratio(status)
+def _row(status: SeriesStatus, series_url: SeriesUrl, words: StatusWords) -> h.Element:
+    baseline, ratio, traffic = status.baseline, formatting.p95_ratio(status), formatting.traffic_ratio(status)
     plot_url = series_url(links.PLOT, status.key)
-    return h.tr(class_={"anomalous": bool(status.shift)})[
+    return h.tr(class_={"anomalous": status.is_anomalous})[
         h.td(".who")[
-            h.a(href=series_url(links.ENDPOINT, status.key))[words.series_names(status.key)],
-            _badges(status),
+            h.a(href=series_url(links.ENDPOINT, status.key))[formatting.series_names(status.key)],
+            _badges(status, words),
         ],
         h.td(".plot")[
             baseline is not None
-            and h.img(loading="lazy", decoding="async", src=plot_url, width="144", height="32", alt="Baseline by hour")
+            and h.img(loading="lazy", decoding="async", src=plot_url, width="144", height="32", alt=words.plot_alt)
         ],
-        _current_and_usual("p50", status.current_p50_seconds, None if baseline is None else baseline.p50_seconds),
-        _current_and_usual("p95", status.current_p95_seconds, None if baseline is None else baseline.p95_seconds),
-        h.td(".number", data_label="× usual")[words.UNKNOWN if ratio is None else words.factor(ratio)],
-        h.td(".number", data_label="traces")[
-            words.UNKNOWN if status.current_traces is None else f"{status.current_traces:,}"
+        _current_and_usual(
+            words.cells["p50"], status.current_p50_seconds, None if baseline is None else baseline.p50_seconds
+        ),
+        _current_and_usual(
+            words.cells["p95"], status.current_p95_seconds, None if baseline is None else baseline.p95_seconds
+        ),
+        h.td(".number", data_label=words.cells["ratio"])[
+            formatting.UNKNOWN if ratio is None else formatting.factor(ratio)
         ],
-        h.td(".number.score")[words.UNKNOWN if status.score is None else f"{status.score:.2f}"],
-        h.td(".level")[_level(status.level), baseline is not None and h.small[f" {baseline.count:,} traces"]],
+        h.td(".number", data_label=words.cells["errors"])[
+            formatting.ratio_text(status.current_error_ratio),
+            h.small[f" {formatting.ratio_text(status.baseline_error_ratio)}"],
+        ],
+        h.td(".number", data_label=words.cells["traffic"])[
+            formatting.UNKNOWN if traffic is None else f"× {formatting.factor(traffic)}"
+        ],
+        h.td(".number", data_label=words.cells["traces"])[
+            formatting.UNKNOWN if status.current_traces is None else f"{status.current_traces:,}"
+        ],
+        h.td(".number.lost", data_label=words.cells["lost"])[
+            status.time_lost is not None and words.amount_of_time(status.time_lost.seconds)
+        ],
+        h.td(".number.score")[formatting.UNKNOWN if status.score is None else f"{status.score:.2f}"],
+        h.td(".level")[
+            _level(status.level, words), baseline is not None and h.small[" ", words.traces(baseline.count)]
+        ],
     ]
 
 
 def _current_and_usual(label: str, current: float | None, usual: float | None) -> h.Element:
-    return h.td(".number", data_label=label)[words.latency(current), h.small[f" {words.latency(usual)}"]]
+    return h.td(".number", data_label=label)[formatting.latency(current), h.small[f" {formatting.latency(usual)}"]]
 
 
-def _level(level: FallbackLevel | None) -> h.Node:
-    return words.UNKNOWN if level is None else [h.span(f".dot.l{level:d}")[f"{level:d}"], f" {words.LEVELS[level]}"]
+def _level(level: FallbackLevel | None, words: StatusWords) -> h.Node:
+    return (
+        formatting.UNKNOWN if level is None else [h.span(f".dot.l{level:d}")[f"{level:d}"], f" {words.levels[level]}"]
+    )
 
 
-def _badges(status: SeriesStatus) -> Iterator[h.Node]:
+def _badges(status: SeriesStatus, words: StatusWords) -> Iterator[h.Node]:
     if status.shift:
-        yield " ", h.span(".badge.bad")["anomalous"]
+        yield " ", h.span(".badge.bad")[words.anomalous_badge]
+    if status.of_kind(FlagKind.ERRORS).firing:
+        yield " ", h.span(".badge.bad")[words.errors_badge]
     if status.outlier:
-        yield " ", h.span(".badge.odd")["outliers"]
+        yield " ", h.span(".badge.odd")[words.outliers_badge]
+    if status.regressed:
+        yield " ", h.span(".badge.odd", title=words.regression_title)[words.regression_badge]
+    if status.of_kind(FlagKind.TRAFFIC).firing:
+        yield " ", h.span(".badge.bad", title=words.traffic_title)[words.traffic_badge]
     if status.learning:
-        yield " ", h.span(".badge")["learning"]
+        yield " ", h.span(".badge")[words.learning_badge]
+    if status.is_quiet:
+        yield " ", h.span(".badge", title=words.marked_title)[words.marked_badge]
+    if not status.is_enabled:
+        yield " ", h.span(".badge", title=words.disabled_title)[words.disabled_badge]
+    elif status.stream is not None:
+        yield " ", h.span(".badge", title=words.stream_titles[status.stream])[words.stream_badge]
 
 
-def _pagination(page: TablePage, selection: Selection) -> h.Node:
+def _pagination(page: TablePage, selection: Selection, words: StatusWords) -> h.Node:
     if page.pages == 1:
-        return selection.is_filtered and h.p(".pages")[counted(page.total, "endpoint")]
+        return selection.is_filtered and h.p(".pages")[words.endpoints_count(page.total)]
     last = page.first + len(page.rows) - 1
 
     def link(number: int, label: str) -> h.Node:
         url = f"{replace(selection, page=number).url()}#endpoints"
         return h.a(href=url)[label] if 1 <= number <= page.pages and number != page.number else h.span[label]
 
-    return h.nav(".pages", aria_label="Pages")[
-        link(1, "« first"),
-        link(page.number - 1, "‹ previous"),
-        f"{page.first:,}–{last:,} of {page.total:,}",
-        link(page.number + 1, "next ›"),
-        link(page.pages, "last »"),
+    return h.nav(".pages", aria_label=words.pages)[
+        link(1, words.first_page),
+        link(page.number - 1, words.previous_page),
+        words.page_position(page.first, last, page.total),
+        link(page.number + 1, words.next_page),
+        link(page.pages, words.last_page),
     ]

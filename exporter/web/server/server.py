@@ -34,7 +34,7 @@ _MAX_RESPONSE_SECONDS: Final = 300.0
 """Longer than any scrape timeout: a client that has not read its response by then no longer waits for it."""
 _SWEEP_SECONDS: Final = 10.0
 _MAX_BODY_BYTES: Final = 64 << 10
-"""No handler takes a body; a longer one is refused before it is stored."""
+"""The only body is that of a mark; a longer one is refused before it is stored."""
 _BUFFERED_BYTES: Final = 32 << 20
 _HIGH_WATERMARK_BYTES: Final = 1 << 30
 _LOOP_SECONDS: Final = 1

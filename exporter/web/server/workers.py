@@ -10,6 +10,8 @@ from typing import Final
 from exporter.web.http import API_PATHS
 
 _SCRAPES_AND_PROBES: Final = frozenset({"/metrics", "/-/healthy", "/-/ready"})
+_MAY_WAIT: Final = frozenset({"/trace", "/-/reload"})
+"""Paths outside of the API whose responses wait for Tempo or for the database."""
 
 
 class WorkerGroup(Enum):
@@ -22,7 +24,7 @@ class WorkerGroup(Enum):
     PROMPT = "prompt", 4
     """For scrapes and probes: their clients give up soon, and their responses are in memory."""
     API = "api", 3
-    """For the API, which waits for the database and for Tempo."""
+    """For the API and the pages that wait for the database and for Tempo."""
     PAGES = "pages", 2
     """For HTML pages. Rendering holds the interpreter lock: more threads would slow down scrapes and gain nothing."""
 
@@ -39,4 +41,4 @@ def worker_group(path: str) -> WorkerGroup:
     """The group that serves a path."""
     if path in _SCRAPES_AND_PROBES:
         return WorkerGroup.PROMPT
-    return WorkerGroup.API if path.startswith(API_PATHS) else WorkerGroup.PAGES
+    return WorkerGroup.API if path.startswith(API_PATHS) or path in _MAY_WAIT else WorkerGroup.PAGES

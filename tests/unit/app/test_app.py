@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import ClassVar
 
-import msgspec
 import pytest
 
 from exporter.app.app import App, PassResult, ReadingChangedError, build_app
@@ -25,7 +25,7 @@ from exporter.baseline.outlier import OutlierRule
 from exporter.config import Config
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import ROOT, Operation, SpanTimes, Trace, TraceShape, TraceStore, make_trace
-from exporter.detection.flag import Flag
+from exporter.detection.flag import Flag, FlagKind, encode_flags
 from exporter.detection.parameters import Parameters
 from exporter.evaluation.settings import EvaluationSettings, PollSettings
 from exporter.evaluation.snapshot import Snapshot
@@ -33,16 +33,20 @@ from exporter.ingest.backfill import BackfillSettings
 from exporter.ingest.exact_reader import Budget
 from exporter.ingest.series_filter import SeriesRules
 from exporter.metrics.self_metrics import SelfMetrics
+from exporter.model.accumulator import WindowContent, WindowDigest
 from exporter.model.calendar import HOUR_SECONDS, DayType, Slot
-from exporter.model.ledger import LedgerProgress
+from exporter.model.failure_rule import STATUS_IS_ERROR, FailureRule
+from exporter.model.histogram import Digest
+from exporter.model.histogram_codec import encode_failures
+from exporter.model.ledger import LedgerEntry, LedgerProgress, Window, WindowState
 from exporter.model.span import SeriesKey
 from exporter.store import Store, StoredSeries
 from exporter.tempo import ClientSettings
-from tests.support.samples import DAY, HOUR, KEY, NOON, NS, Clock, around, events
+from tests.support.samples import DAY, HOUR, KEY, NOON, NS, Clock, around, event_of, events
 from tests.support.wsgi import ask
 
 NOW = NOON + 1800.0
-SHAPE = TraceShape((Operation(*KEY),), (ROOT,))
+SHAPE = TraceShape((Operation(*KEY[:2]),), (ROOT,))
 DEADLINE_SECONDS = 30
 
 
@@ -181,7 +185,7 @@ class TestRunning:
         settings = config(tempo.url, polling={"tempo_interval": "1h"})
         build_app(settings, store, SelfMetrics(), clock=Clock(NOW)).one_pass()
         store.save_baseline_table(NOON, b"")
-        store.save_flags({KEY: msgspec.json.encode(Flag(firing=True, since=NOW - 60)).decode()}, {})
+        store.save_flags({KEY: encode_flags({FlagKind.SHIFT: Flag(firing=True, since=NOW - 60)})}, {})
         read_history, released = store.history, threading.Event()
 
         def read_history_later(*args: object, **options: object) -> Iterator[StoredSeries]:
@@ -217,8 +221,10 @@ class TestRunning:
     def test_firing_flags_continue_on_an_empty_database(self, tmp_path: Path) -> None:
         firing = Flag(firing=True, since=NOW - 60)
         store = Store.open(tmp_path / "history.db")
-        app = build_app(config("http://localhost:1"), store, SelfMetrics(), clock=Clock(NOW), flags={KEY: firing})
-        assert app.flags() == {KEY: firing}
+        app = build_app(
+            config("http://localhost:1"), store, SelfMetrics(), clock=Clock(NOW), flags={KEY: {FlagKind.SHIFT: firing}}
+        )
+        assert app.flags() == {KEY: {FlagKind.SHIFT: firing}}
         assert store.flags() == {}, "building writes nothing"
         app.save_flags()
         app.close()
@@ -270,12 +276,166 @@ class TestReading:
         with pytest.raises(ReadingChangedError) as refused:
             build_app(self.filtered(tempo.url, self.WRONG), store, SelfMetrics(), clock=Clock(NOW))
         assert str(refused.value) == (
-            "the database holds a history that was read with tempo.scope=root tempo.tenant='' "
-            "tempo.filter='name=\"GET /cart\"', but the configuration has tempo.scope=root tempo.tenant='' "
+            "the database holds a history that was read with tempo.scope=entry tempo.tenant='' "
+            "tempo.filter='name=\"GET /cart\"', but the configuration has tempo.scope=entry tempo.tenant='' "
             "tempo.filter='name=\"GET /card\"'. One history cannot hold both: set storage.path to a new file, or "
             "restore the previous setting."
         )
         build_app(right, store, SelfMetrics(), clock=Clock(NOW)).close()
+
+    def test_history_of_the_old_default_scope_is_refused_with_what_to_set(self, tempo: TempoServer) -> None:
+        def scoped(**scope: str) -> Config:
+            return config(tempo.url, tempo={"url": tempo.url, "requests_per_second": 10_000, **scope})
+
+        store = Store.in_memory()
+        metrics = SelfMetrics()
+        build_app(scoped(scope="root"), store, metrics, clock=Clock(NOW)).one_pass()
+        assert metrics.registry.get_sample_value("tempo_anomaly_rootless_traces_ratio") == 0
+        with pytest.raises(ReadingChangedError) as refused:
+            build_app(scoped(), store, SelfMetrics(), clock=Clock(NOW))
+        assert str(refused.value) == (
+            "the database holds a history that was read with tempo.scope=root tempo.tenant='' tempo.filter='', but the "
+            "configuration has tempo.scope=entry tempo.tenant='' tempo.filter=''. One history cannot hold both: set "
+            "tempo.scope: root to keep this history (the default changed from root to entry), or set storage.path to a "
+            "new file to start one with tempo.scope: entry, which is read from Tempo in minutes."
+        )
+        build_app(scoped(scope="root"), store, SelfMetrics(), clock=Clock(NOW)).close()
+
+
+class TestIdentity:
+    """Attributes decide the series: two environments under one service name, and a route under the name of a method."""
+
+    ROUTE = (("http.route", "/cart"), ("http.request.method", "GET"))
+    SECONDS: ClassVar = {"prod": 0.1, "staging": 0.4}
+    SERIES: ClassVar[Mapping[str, object]] = {
+        "labels": [["resource.deployment.environment.name", "resource.deployment.environment"]],
+        "span_name": ["span.http.route", "name"],
+    }
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def environments(cls) -> Iterator[TempoServer]:
+        traces = []
+        for number, (environment, seconds) in enumerate(cls.SECONDS.items()):
+            old_or_new = "deployment.environment" + (".name" if number else "")
+            operation = Operation("shop", "GET", "server", ((old_or_new, environment),), cls.ROUTE)
+            for position, start in enumerate(range(NOON - 7 * DAY, int(NOW) - 60, 60)):
+                times = [SpanTimes(position + 1, start * NS, round(seconds * NS * (1 + position % 7 / 50)))]
+                traces.append(make_trace(2 * position + number + 1, TraceShape((operation,), (ROOT,)), times))
+        with TempoServer(TraceStore(traces), clock=Clock(NOW)) as server:
+            yield server
+
+    def key(self, environment: str) -> SeriesKey:
+        return SeriesKey("shop", "GET /cart", (("deployment_environment_name", environment),))
+
+    def test_each_environment_has_a_baseline_of_its_own(self, environments: TempoServer, build: Build) -> None:
+        app = build(config(environments.url, series=self.SERIES))
+        result = app.one_pass()
+        assert result.complete
+        assert result.snapshot is not None
+        found = {status.key: status for status in result.snapshot.series}
+        assert set(found) == {self.key(environment) for environment in self.SECONDS}
+        for environment, seconds in self.SECONDS.items():
+            status = found[self.key(environment)]
+            assert status.baseline is not None
+            assert status.baseline.p50_seconds == pytest.approx(seconds * 1.06, rel=0.03)
+            assert status.current_p50_seconds == pytest.approx(seconds * 1.06, rel=0.03)
+        assert (
+            'tempo_anomaly_baseline_fallback_level{deployment_environment_name="staging",service_name="shop",'
+            'span_name="GET /cart"} 1.0\n'
+        ) in app.exposition()
+
+    def test_a_rare_environment_is_read_whole_where_another_is_dense(self) -> None:
+        counts = {"prod": 3000, "staging": 12, "": 12}
+        traces: list[Trace] = []
+        for environment, count in counts.items():
+            resource = (("deployment.environment.name", environment),) if environment else ()
+            shape = TraceShape((Operation("shop", "GET", "server", resource),), (ROOT,))
+            for number in range(2 * count):
+                start_ns = round((NOON - 3 * HOUR + (number + 0.5) * HOUR / count) * NS)
+                traces.append(make_trace(len(traces) + 1, shape, [SpanTimes(number + 1, start_ns, NS // 10)]))
+        store = Store.in_memory()
+        with TempoServer(TraceStore(traces), clock=Clock(NOW)) as tempo:
+            settings = config(
+                tempo.url,
+                series={"labels": [["resource.deployment.environment.name", "resource.deployment.environment"]]},
+                tempo={"url": tempo.url, "requests_per_second": 10_000, "limit": 500},
+                polling={"max_traces_per_window": 1000, "backfill_duration": "4h", "backfill_batch": "1h"},
+            )
+            app = build_app(settings, store, SelfMetrics(), clock=Clock(NOW))
+            app.one_pass()
+            by_name = [each["q"] for each in tempo.searches() if "staging" in each["q"]]
+            counted = store.traffic(store.series(), 0, NOON)
+            found = {each.key.labels: sum(traces for _, traces in each.windows) for each in counted}
+            app.close()
+        assert by_name
+        assert found[(("deployment_environment_name", "staging"),)] == 2 * counts["staging"]
+        # TraceQL cannot ask for spans without an attribute, so these are in the sample like the dense ones.
+        assert found.get((), 0) <= 2 * counts[""]
+        assert 500 < found[(("deployment_environment_name", "prod"),)] < 2 * counts["prod"]
+
+    def test_another_identity_is_logged_once_and_the_history_stays(
+        self, environments: TempoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        polling = {"backfill_duration": "24h"}
+
+        def passed(series: Mapping[str, object]) -> list[SeriesKey]:
+            store = Store.open(tmp_path / "history.db")
+            app = build_app(
+                config(environments.url, series=series, polling=polling), store, SelfMetrics(), clock=Clock(NOW)
+            )
+            app.one_pass()
+            app.close()
+            with closing(Store.open_readonly(tmp_path / "history.db")) as stored:
+                return stored.series()
+
+        bare = SeriesKey("shop", "GET")
+        assert passed({}) == [bare]
+        assert "series_identity_changed" not in events(caplog)
+        # The windows are read already. Current traffic has the new names.
+        assert passed(self.SERIES) == [bare]
+        (record,) = (each for each in caplog.records if event_of(each) == "series_identity_changed")
+        fields = record.exporter_fields  # type: ignore[attr-defined]
+        assert fields == {
+            "before": "series.labels=[] series.span_name=[name]",
+            "now": "series.labels=[[resource.deployment.environment.name, resource.deployment.environment]] "
+            "series.span_name=[span.http.route, name]",
+        }
+
+
+class TestFailures:
+    def test_another_rule_is_logged_and_its_failures_are_unknown(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = tmp_path / "history.db"
+
+        def started(**errors: object) -> list[bytes | None]:
+            store = Store.open(path)
+            build_app(config("http://127.0.0.1:9", detection={"errors": errors}), store, SelfMetrics())
+            found = [window.failures for each in store.history(store.series(), 0, NOON) for window in each.windows]
+            store.close()
+            return found
+
+        key = SeriesKey("shop", "GET /")
+        with closing(Store.open(path)) as store:
+            store.declare_failure_rule("status = error")
+            window = Window(NOON - 2 * HOUR, NOON - HOUR)
+            content = WindowContent(window, {key: WindowDigest(Digest({5: 3}), {1: Digest({5: 3})}, {1: 2})}, {})
+            store.commit([LedgerEntry(window, WindowState.DONE, NOON, 3, 3, 1.0)], [content])
+        assert started() == started(when="status  = error") == [encode_failures({1: 2})]
+        started(enabled=False)
+        assert "failure_rule_changed" not in events(caplog)
+        assert started(when="status != ok") == [None]
+        (record,) = (each for each in caplog.records if event_of(each) == "failure_rule_changed")
+        assert record.exporter_fields == {"before": "status = error", "now": "status != ok"}  # type: ignore[attr-defined]
+        assert started() == [encode_failures({1: 2})]
+
+    def test_failures_are_read_by_the_configured_rule(self) -> None:
+        assert client_settings(Config()).failures == STATUS_IS_ERROR
+        rule = "span.http.status_code >= 500"
+        configured = Config.model_validate({"detection": {"errors": {"when": rule}}})
+        assert client_settings(configured).failures == FailureRule(rule)
+        assert client_settings(Config.model_validate({"detection": {"errors": {"enabled": False}}})).failures is None
 
 
 class TestSettings:
@@ -340,13 +500,15 @@ class TestSettings:
                     "backfill_duration": "50h",
                     "backfill_batch": "30m",
                     "settle": "11m",
+                    "late": "7h",
                 },
                 "storage": {"retention": "20d"},
                 "detection": {"window": "4m", "max_window": "40m"},
             }
         )
-        assert backfill_settings(config) == BackfillSettings(50 * 3600, 1800, 660, 20 * DAY, 3, Budget(50_000, 100))
-        assert poll_settings(config) == PollSettings(7, 70, 240, 2400, 170, Budget(20_000, 50), DAY)
+        expected = BackfillSettings(50 * 3600, 1800, 660, 20 * DAY, 3, Budget(50_000, 100), 7 * 3600, 70)
+        assert backfill_settings(config) == expected
+        assert poll_settings(config) == PollSettings(7, 70, 240, 2400, 50_000, Budget(20_000, 50), DAY)
 
     def test_evaluation_settings_have_the_configured_values(self) -> None:
         config = Config.model_validate(

@@ -12,7 +12,7 @@ import pytest
 from exporter.app.app import ReadingChangedError, build_app
 from exporter.app.supervisor import Supervisor
 from exporter.config import Config
-from exporter.detection.flag import Flag
+from exporter.detection.flag import Flag, FlagKind
 from exporter.metrics.self_metrics import SelfMetrics
 from exporter.runtime.logs import get_logger
 from exporter.runtime.telemetry import StorageFailure
@@ -68,7 +68,7 @@ def test_a_database_that_is_damaged_while_running_is_replaced_once(
     tempo: FakeTempo, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with closing(Store.open(tmp_path / "history.db")) as store:
-        before = build_app(config(tempo, tmp_path), store, SelfMetrics(), flags={KEY: FIRING})
+        before = build_app(config(tempo, tmp_path), store, SelfMetrics(), flags={KEY: {FlagKind.SHIFT: FIRING}})
         before.save_flags()
         before.close()
     disk, metrics = Disk(), SelfMetrics()
@@ -90,7 +90,7 @@ def test_a_database_that_is_damaged_while_running_is_replaced_once(
     assert supervisor.app is not damaged_app
     # The poller may have begun to count how long the shift is gone; apart from that it is the flag from before.
     ((key, flag),) = supervisor.app.flags().items()
-    assert (key, flag._replace(keep_firing_since=None)) == (KEY, FIRING)
+    assert (key, flag[FlagKind.SHIFT]._replace(keep_firing_since=None)) == (KEY, FIRING)
     assert events(caplog, logging.ERROR) == ["database_replaced"]
     assert metrics.state is not None
     with closing(Store.open(tmp_path / "history.db")) as fresh:

@@ -1,6 +1,7 @@
 """Replays of series from requests and from stored history."""
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,17 @@ import pytest
 from exporter.backtest.replay import SeriesReplay, replay_history, replay_requests
 from exporter.baseline.levels import FallbackRules
 from exporter.detection.detector import Detector
+from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagEvent
 from exporter.detection.history import advance
 from exporter.detection.parameters import Parameters
+from exporter.detection.streams import StreamRules
 from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
 from exporter.model.hours import SeriesHours, hours_of
+from exporter.model.pattern import Pattern
 from exporter.model.span import SeriesKey
 from exporter.store import Store, StoredSeries
+from tests.support import detection_traffic
 from tests.support.backtest_traffic import MONDAY, Incident, as_requests, requests, write_history
 
 DETECTOR = Detector(FallbackRules(), Parameters(), HourClock(Calendar()))
@@ -43,7 +48,7 @@ def test_incident_in_requests_is_found() -> None:
     assert hour(76.5) < period.start < hour(76.5) + 900
     assert hour(78) < period.end < hour(78) + 1800
     assert not period.ongoing
-    assert period.explanation is not None
+    assert isinstance(period.explanation, Explanation)
     assert period.explanation.current_seconds > 2 * period.explanation.baseline_seconds
     assert set(replay.quarantined) >= {hour(76), hour(77)}
     assert (replay.series, replay.traces, replay.start, replay.end) == ("pay", len(traffic), hour(0), hour(24 * DAYS))
@@ -166,3 +171,28 @@ def test_gap_of_weeks_is_replayed() -> None:
 def test_single_request_is_replayed() -> None:
     replay = replay_requests("pay", as_requests([(MONDAY * 10**9, 1)]), DETECTOR, learn_seconds=0)
     assert (replay.traces, replay.evaluated_hours, replay.firing_periods, replay.step_seconds) == (1, 0, (), 0)
+
+
+def test_streams_have_no_firing_period_in_requests_and_in_stored_history(tmp_path: Path) -> None:
+    made = as_requests(requests(DAYS, incidents=[INCIDENT]))
+    assert replay_requests("shop/orders receive", made, DETECTOR, learn_seconds=3 * 86_400).firing_periods == ()
+    judged = replace(DETECTOR, streams=StreamRules(requests=(Pattern("receive"),)))
+    assert len(replay_requests("shop/orders receive", made, judged, learn_seconds=3 * 86_400).firing_periods) == 1
+    stored = stored_series(tmp_path, DAYS, [INCIDENT])
+    configured = replace(DETECTOR, streams=StreamRules(streams=(Pattern("^shop/GET /pay$"),)))
+    replay = replay_history(stored, configured, hour(24 * DAYS))
+    assert (replay.firing_periods, replay.quarantined, replay.evaluated_hours) == ((), (), 0)
+
+
+def test_periods_in_which_the_error_flag_fired_are_those_of_the_history() -> None:
+    incident = {12 * 24 * 8 + mark: 0.4 for mark in range(1, 19)}
+    stored = StoredSeries(
+        SeriesKey("checkout", "POST /pay"), detection_traffic.windows_with_failures(10, incident), {}, frozenset(), None
+    )
+    replay = replay_history(stored, DETECTOR, detection_traffic.MONDAY + 10 * 24 * 3600)
+    (period,) = replay.error_periods
+    assert period.end is not None
+    assert 0 <= period.start - (detection_traffic.MONDAY + 8 * 24 * 3600) <= 900
+    assert 5400 <= period.end - (detection_traffic.MONDAY + 8 * 24 * 3600) <= 6300
+    assert "requests failed" in str(period.explanation)
+    assert replay.firing_periods == ()

@@ -84,6 +84,18 @@ def test_backtest_replays_the_stored_history(files: Path) -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize("source", ["csv", "history"])
+def test_overrides_apply_to_the_series_that_they_match(files: Path, source: str) -> None:
+    options = ("--csv", files / "traffic.csv", *LEARN) if source == "csv" else storage_of(files)
+
+    def episodes(overrides: str) -> int:
+        return len(backtest_json(*options, "--set", f"overrides={overrides}")["episodes"])
+
+    assert episodes("[{match: pay, enabled: false}]") == 0
+    assert episodes("[{match: pay, detection: {ratio: 20}}]") == 0
+    assert episodes("[{match: cart, detection: {ratio: 20}}]") == 1
+
+
 def test_times_are_in_the_configured_timezone(files: Path) -> None:
     result = backtest(*storage_of(files), "--set", "timezone=Asia/Taipei")
     assert "2026-01-08 12:" in result.stdout
@@ -154,6 +166,25 @@ def test_series_is_selected_by_its_label(tmp_path: Path, monkeypatch: pytest.Mon
     for span in (key.span_name, LabelNames().of(key).span_name):
         report = backtest_json(*LEARN, "--span", span)
         assert [each["series"] for each in report["series"]] == [f"shop/{key.span_name}"]
+
+
+def test_series_is_selected_by_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prod, staging = (CART._replace(labels=(("env", each),)) for each in ("prod", "staging"))
+    traffic = {CART: requests(DAYS, 30), prod: requests(DAYS, 30, seed=2), staging: requests(DAYS, 30, seed=3)}
+    write_history(tmp_path / "labels.db", traffic, DAYS)
+    monkeypatch.setenv("STORAGE_PATH", str(tmp_path / "labels.db"))
+
+    def names(*arguments: str) -> list[str]:
+        return [each["series"] for each in backtest_json(*LEARN, *arguments)["series"]]
+
+    assert names() == [CART.text, prod.text, staging.text]
+    assert names("--label", "env=prod") == ['shop/GET /cart{env="prod"}']
+    assert names("--service", "shop", "--label", "env=") == ["shop/GET /cart"]
+    result = backtest("--label", "env=prdo")
+    assert (result.exit_code, result.stderr.strip()) == (
+        1, "no series with the env 'prdo' is stored; did you mean prod?",
+    )  # fmt: skip
+    assert backtest("--label", "env").exit_code == 2
 
 
 def test_backtest_beside_a_running_exporter_writes_nothing(files: Path) -> None:
@@ -270,6 +301,8 @@ def test_history_of_an_older_version_is_rejected(files: Path, tmp_path: Path) ->
         (("--labels", "bad.csv"), "not a file of labels"),
         (("--learn", "soon"), "--learn must be a duration"),
         (("--learn", "7"), "--learn needs a unit"),
+        (("--budget", "2"), "--budget must be a number of flags and a time, such as 2/week"),
+        (("--budget", "0/week"), "not '0/week'"),
         (("--set", "detection.ratio=1"), "detection.ratio (--set) must be greater than 1"),
         (("--set", "tempo.url=http://x"), "has no effect on a backtest"),
         (("--csv", "bad.csv", "--service", "a"), "leave them out with --csv"),
@@ -345,6 +378,52 @@ def open_for_writing(pipe: Path) -> int:
         except OSError:
             assert time.monotonic() < deadline, "the command does not read the pipe"
             time.sleep(0.02)
+
+
+BUDGET_DAYS = 6
+LOUD = [Incident(24.0 * day + 10, 24.0 * day + 10.8, factor) for day, factor in ((3, 8), (4, 2.5), (5, 4))]
+"""Three incidents, one a day, of which the first is the largest."""
+
+
+@pytest.fixture(scope="module")
+def loud_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Create a directory with an endpoint that has incidents, as a file and as a database."""
+    directory = tmp_path_factory.mktemp("budget")
+    traffic = {SeriesKey("shop", "GET /pay (v1.0) 'a'"): requests(BUDGET_DAYS, 20, LOUD)}
+    write_csv(directory / "traffic.csv", {key.text: rows for key, rows in traffic.items()})
+    write_history(directory / "history.db", traffic, BUDGET_DAYS)
+    return directory
+
+
+@pytest.mark.parametrize("source", ["csv", "history"])
+def test_printed_overrides_keep_the_budget_on_the_same_traffic(loud_files: Path, tmp_path: Path, source: str) -> None:
+    options = ("--csv", loud_files / "traffic.csv", *LEARN) if source == "csv" else (*storage_of(loud_files), *LEARN)
+    printed = backtest(*options, "--budget", "5/week")
+    assert printed.exit_code == 0, printed.output
+    _, _, proposal = printed.stdout.partition("\nbudget of ")
+    assert proposal.startswith(
+        "5/week for all endpoints together: 2.1 in 3.0 days\n  now        3 flags count against it\n"
+    )
+    left = int(re.findall(r"^  then +(\d+) flag", proposal, re.MULTILINE)[0])
+    pasted = tmp_path / "pasted.yaml"
+    pasted.write_text(proposal[proposal.index("\noverrides:") :], "utf-8")
+    again = backtest_json("--config", pasted, *options, "--budget", "5/week")
+    assert len(again["episodes"]) == again["budget"]["flags_before"] == left <= 2
+    assert (again["budget"]["overrides"], again["budget"]["detection"], again["budget"]["kept"]) == ([], None, True)
+
+
+def test_budget_in_the_json_report(loud_files: Path, tmp_path: Path) -> None:
+    plain = backtest_json(*storage_of(loud_files), "--budget", "1/day/endpoint")
+    assert plain["budget"]["per_endpoint"]
+    assert (plain["budget"]["flags_before"], plain["budget"]["overrides"]) == (3, [])
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps(plain["episodes"][1:]), "utf-8")
+    report = backtest_json(*storage_of(loud_files), "--labels", labels, "--budget", "1/week")
+    budget = report["budget"]
+    assert (budget["flags_before"], budget["flags"], budget["kept"], budget["expected_to_hold"]) == (1, 0, True, False)
+    (override,) = budget["overrides"]
+    assert override["match"] == r"^shop/GET /pay \(v1\.0\) 'a'$"
+    assert override["detection"]["ratio"] > 1.4
 
 
 def test_missing_history_message_says_what_to_do(tmp_path: Path) -> None:

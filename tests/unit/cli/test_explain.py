@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner, Result
 from exporter.cli.main import main
 from exporter.demo.routes import ApiOptions
 from exporter.demo.tempo_api import TempoServer
-from exporter.demo.traces import ORPHAN, ROOT, Operation, SpanTimes, TraceShape, TraceStore, make_trace
+from exporter.demo.traces import ORPHAN, ROOT, Operation, SpanTimes, Trace, TraceShape, TraceStore, make_trace
 from exporter.model.label import LabelNames
 from exporter.model.span import SeriesKey
 from exporter.store import Store
@@ -56,6 +57,64 @@ def named(key: SeriesKey) -> tuple[str, ...]:
 
 
 class TestEndpoint:
+    def test_settings_by_overrides(self, explain: Explain) -> None:
+        overrides = (
+            '[{match: nothing, severity: info}, {match: "^checkout/GET ", detection: {ratio: 2}, severity: info}]'
+        )
+        found = explain(*named(KEY), *AT, OVERRIDES=overrides)
+        assert found.exit_code == 0, found.output
+        assert "  settings   ratio 2, by overrides[1]\n             severity info, by overrides[1]\n" in found.stdout
+        document = json.loads(explain(*named(KEY), *AT, "--json", OVERRIDES=overrides).stdout)
+        assert (document["enabled"], document["severity"]) == (True, "info")
+        assert document["overrides"] == [
+            {"key": "ratio", "value": "2", "override": 1},
+            {"key": "severity", "value": "info", "override": 1},
+        ]
+        limits = [each["limit_seconds"] / each["baseline_seconds"] for each in document["shift_thresholds"]]
+        assert min(limits) >= 2
+
+    def test_first_match_decides_each_key(self, explain: Explain) -> None:
+        keys = {
+            "window": "6m",
+            "min_traces": 12,
+            "max_window": "50m",
+            "ratio": 2,
+            "min_delta": "7ms",
+            "swing": 3,
+            "alpha": 0.01,
+            "hold": "1m30s",
+            "clear_hold": "3m",
+            "lookback": "10d",
+            "accept_after": "2d",
+        }
+        later = {"match": "checkout/", "detection": keys, "enabled": False, "severity": "info"}
+        for key, value in keys.items():
+            first = {"match": "GET /cart$", "detection": {key: value}}
+            found = explain(*named(KEY), *AT, "--json", OVERRIDES=json.dumps([first, later]))
+            applied = json.loads(found.stdout)["overrides"]
+            assert {each["key"]: each["override"] for each in applied} == {
+                **dict.fromkeys(keys, 1),
+                "enabled": 1,
+                "severity": 1,
+                key: 0,
+            }
+            assert {each["key"]: each["value"] for each in applied}[key] == str(value)
+        verdicts: dict[str, object] = {"match": "GET /cart$", "enabled": True, "severity": "critical"}
+        found = explain(*named(KEY), *AT, OVERRIDES=json.dumps([verdicts, later]))
+        assert "enabled true, by overrides[0]\n" in found.stdout
+        assert "severity critical, by overrides[0]\n" in found.stdout
+        assert "hold 1m30s, by overrides[1]\n" in found.stdout
+
+    def test_endpoint_without_verdicts_says_so(self, explain: Explain) -> None:
+        found = explain(*named(KEY), *AT, "--duration", "5s", OVERRIDES="[{match: cart, enabled: false}]")
+        assert "There is no verdict: its traces are only counted (enabled false, by overrides[0])." in " ".join(
+            found.stdout.split()
+        )
+        document = json.loads(explain(*named(KEY), *AT, "--json", OVERRIDES="[{match: cart, enabled: false}]").stdout)
+        assert "  settings   enabled false, by overrides[0]\n" in found.stdout
+        assert (document["enabled"], document["no_shift_verdict"]) == (False, "disabled")
+        assert "checkout GET /cart usually takes" in document["sentence"]
+
     def test_baseline_thresholds_and_verdict_on_a_duration(self, explain: Explain) -> None:
         result = explain(*named(KEY), *AT, "--duration", "320ms")
         assert (result.exit_code, result.stderr) == (0, "")
@@ -103,9 +162,32 @@ class TestEndpoint:
 
     def test_series_is_found_by_its_label(self, explain: Explain, stored: Path) -> None:
         labels = LabelNames(64).of(LONG_KEY)
-        assert explain(*named(labels), *AT).exit_code == 1
-        result = explain(*named(labels), *AT, "--json", SERIES_MAX_LABEL_BYTES="64")
-        assert json.loads(result.stdout)["span_name"] == LONG_KEY.span_name
+        other = labels._replace(span_name=labels.span_name[:-1] + "x")
+        assert explain(*named(other), *AT).exit_code == 1
+        for environment in ({}, {"SERIES_MAX_LABEL_BYTES": "64"}):
+            result = explain(*named(labels), *AT, "--json", **environment)
+            assert json.loads(result.stdout)["span_name"] == LONG_KEY.span_name
+
+    def test_a_label_selects_one_of_several(self, explain: Explain, tmp_path: Path) -> None:
+        prod, staging = (KEY._replace(labels=(("env", each),)) for each in ("prod", "it's"))
+        with closing(Store.open(tmp_path / "labels.db")) as store:
+            for start in range(NOON - 9 * DAY, NOON, HOUR):
+                commit_hour(store, start, {prod: around(0.1, 10), staging: around(0.3, 10)})
+        environment = {"STORAGE_PATH": str(tmp_path / "labels.db")}
+        several = explain(*named(KEY), *AT, **environment)
+        assert (several.exit_code, several.stdout) == (1, "")
+        assert several.stderr == (
+            "2 endpoints are called checkout GET /cart; select one by its labels:\n"
+            "  --service checkout --span 'GET /cart' --label 'env=it'\"'\"'s'\n"
+            "  --service checkout --span 'GET /cart' --label env=prod\n"
+        )
+        one = explain(*named(KEY), *AT, "--label", "env=it's", **environment)
+        assert one.stdout.startswith("checkout GET /cart env=it's\n")
+        assert json.loads(explain(*named(KEY), *AT, "--label", "env=prod", "--json", **environment).stdout)[
+            "labels"
+        ] == {"env": "prod"}
+        assert explain(*named(KEY), "--label", "env", **environment).exit_code == 2
+        assert explain("--trace", "1", "--label", "env=prod", **environment).exit_code == 2
 
     def test_an_unknown_series_lists_similar_names_to_copy(self, explain: Explain) -> None:
         result = explain("--service", "checkout", "--span", "GET /carts")
@@ -146,7 +228,7 @@ class TestTrace:
     def tempo(self) -> Iterator[str]:
         shape = TraceShape(
             (
-                Operation(*KEY),
+                Operation(*KEY[:2]),
                 Operation("checkout", "POST /reserve", "client"),
                 Operation("stock", "POST /reserve", "server"),
                 Operation("mail", "send\n\x1b[31m", "consumer"),
@@ -230,3 +312,45 @@ class TestTrace:
         unreachable = explain("--trace", "abc", TEMPO_URL="http://127.0.0.1:1")
         assert unreachable.exit_code == 1
         assert "connection refused" in unreachable.stderr
+
+
+class TestWhy:
+    @pytest.fixture
+    def tempo(self) -> Iterator[str]:
+        """A Tempo with healthy requests of an earlier day, and slow ones since noon: the database takes longer."""
+        operations = (Operation(KEY.service_name, KEY.span_name), Operation("checkout", "SELECT carts", "client"))
+        shape = TraceShape(operations, (ROOT, 0))
+
+        def traces(start: int, end: int, number: int, database_ms: float) -> Iterator[Trace]:
+            for position in range(number):
+                at = round((start + (end - start) * position / number) * NS)
+                waits = round(database_ms * (0.8 + 0.4 * (position * 7 % number) / number) * MS)
+                times = [SpanTimes(10, at, waits + 40 * MS), SpanTimes(20, at + 20 * MS, waits)]
+                yield make_trace((start << 32) + position, shape, times)
+
+        store = TraceStore([*traces(NOON - 4 * DAY, NOON - 4 * DAY + HOUR, 60, 60), *traces(NOON, NOON + 300, 60, 600)])
+        with TempoServer(store, ApiOptions()) as server:
+            yield server.url
+
+    def test_cause_in_words_and_as_json(self, explain: Explain, tempo: str) -> None:
+        arguments = (*named(KEY), "--why", "--at", str(NOON + 300))
+        result = explain(*arguments, TEMPO_URL=tempo, TEMPO_SCOPE="root")
+        assert (result.exit_code, result.stderr) == (0, "")
+        lines = result.stdout.splitlines()
+        assert lines[0].startswith("Of the extra ")
+        assert '(100%) are in checkout, mostly in "SELECT carts"' in lines[0]
+        assert any(line.endswith("checkout SELECT carts") for line in lines)
+        assert "healthy traces: the same hour." in result.stdout
+        found = json.loads(explain(*arguments, "--json", TEMPO_URL=tempo, TEMPO_SCOPE="root").stdout)
+        assert (found["outcome"], found["cause"], found["cause_service_name"]) == ("known", "slower_calls", "checkout")
+        assert found["tempo_requests"] <= 8
+
+    def test_tempo_that_cannot_be_read_is_an_error(self, explain: Explain) -> None:
+        result = explain(*named(KEY), "--why", *AT, TEMPO_URL="http://127.0.0.1:9")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "Not known why: traces could not be read" in result.stderr
+
+    def test_it_is_about_an_endpoint(self, explain: Explain) -> None:
+        result = explain("--trace", "1", "--why")
+        assert result.exit_code == 2
+        assert "--why needs an endpoint" in result.stderr

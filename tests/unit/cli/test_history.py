@@ -59,7 +59,7 @@ class TestWriting:
         result = history(*INCOMPLETE)
         assert result.exit_code == 0, result.stderr
         all_samples = list(samples(result.stdout))
-        assert {(each.labels["service_name"], each.labels["span_name"]) for each in all_samples} == {PAY, CART}
+        assert {SeriesKey(each.labels["service_name"], each.labels["span_name"]) for each in all_samples} == {PAY, CART}
         assert {each.labels["job"] for each in all_samples} == {"tempo-anomaly-exporter"}
         assert {each.labels["instance"] for each in all_samples} == {"localhost:9817"}
         assert result.stderr == (
@@ -76,6 +76,14 @@ class TestWriting:
             written = {each.labels["span_name"] for each in samples(history(*INCOMPLETE).stdout)}
             assert written == {LabelNames(max_bytes).of(each).span_name for each in traffic}
             assert {len(name.encode()) for name in written} == {max_bytes}
+
+    def test_labels_are_those_of_the_series(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        traffic = {PAY._replace(labels=(("env", each),)): requests(DAYS, 30) for each in ("prod", "staging")}
+        monkeypatch.setenv("STORAGE_PATH", str(write_history(tmp_path / "labels.db", traffic, DAYS)))
+        monkeypatch.setenv("SERIES_LABELS", "[resource.env]")
+        assert {each.labels["env"] for each in samples(history(*INCOMPLETE).stdout)} == {"prod", "staging"}
+        refused = history(*INCOMPLETE, "--label", "env=prod")
+        assert (refused.exit_code, refused.stdout) == (2, "")
 
     def test_writes_to_a_file(self, tmp_path: Path) -> None:
         file = tmp_path / "week.om"

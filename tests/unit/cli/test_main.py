@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from exporter.config import Config, load_config
 from exporter.config.keys import KEYS
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import TraceStore
+from exporter.model.pattern import Pattern
+from exporter.model.time_mark import MarkKind, MarkRange, TimeMark
 from exporter.store import Store
-from tests.support.samples import KEY, NOON, commit_hour, small_snapshot
+from tests.support.samples import HOUR, KEY, NOON, commit_hour, small_snapshot
 
 Invoke = Callable[..., Result]
 
@@ -88,7 +91,7 @@ class TestHelp:
 
     def test_every_module_of_a_command_is_listed(self) -> None:
         modules = {file.stem for file in Path(cli.__file__).parent.glob("*.py")}
-        assert modules == {*COMMANDS, "__init__", "common", "main", "output", "healthcheck"}
+        assert modules == {*COMMANDS, "__init__", "common", "main", "exporter_options", "output", "healthcheck"}
 
     @pytest.mark.parametrize("option", ["--help", "--version"])
     def test_help_and_version_import_no_command(self, option: str) -> None:
@@ -277,12 +280,13 @@ class TestRun:
 
     def test_reports_a_history_that_was_read_with_another_scope(self, invoke: Invoke, directory: Path) -> None:
         store = Store.open(directory / "x.db")
-        store.declare_reading("tempo.scope=entry tempo.tenant='' tempo.filter=''")
+        store.declare_reading("tempo.scope=root tempo.tenant='' tempo.filter=''")
         commit_hour(store, NOON, {KEY: [0.1]})
         store.close()
         result = invoke(STORAGE_PATH="x.db", LOG_LEVEL="error")
         assert result.exit_code == 2
-        assert "was read with tempo.scope=entry" in result.stderr
+        assert "was read with tempo.scope=root" in result.stderr
+        assert "set tempo.scope: root" in result.stderr
         Store.open(directory / "x.db").close()
 
 
@@ -299,7 +303,7 @@ class TestOnce:
         assert result.stderr.splitlines()[-1] == "NOT complete: see above for what is missing"
         assert (
             "all of the history is empty; a search without filter and scope finds nothing either: check tempo.tenant "
-            "(not set) and whether traces reach Tempo at all; tempo.filter (not set) and tempo.scope (root) are not "
+            "(not set) and whether traces reach Tempo at all; tempo.filter (not set) and tempo.scope (entry) are not "
             "the cause"
         ) in result.stderr
         assert re.search(r"history: 0 windows read, [45] empty", result.stderr)
@@ -367,6 +371,34 @@ def test_the_summary_lists_only_series_that_are_too_slow_to_be_chance(alpha: flo
     text = running.summary(PassResult(small_snapshot(), progress=None, polled=True), alpha)
     assert f"slower than usual at this moment (a flag fires once that lasts): {count}\n" in text
     assert text.count("chance 2e-04") == count
+
+
+def test_the_summary_lists_failures_and_traffic() -> None:
+    snapshot = small_snapshot()
+    text = running.summary(PassResult(snapshot, progress=None, polled=True), 0.001)
+    assert "failing more often than usual at this moment: 1\n" in text
+    assert "  checkout 'GET /cart': 31 of the last 412 requests failed" in text
+    assert "all endpoints together: 88 % of the usual traffic\n" in text
+    assert "far from the usual traffic at this moment: 0\n" in text
+    _, status, _ = snapshot.series
+    assert status.current_traffic is not None
+    verdict = status.current_traffic.verdict
+    silent = verdict._replace(is_changed=True, persists=True, evidence=verdict.evidence._replace(requests=0))
+    changed = replace(status, current_traffic=status.current_traffic._replace(verdict=silent))
+    text = running.summary(PassResult(replace(snapshot, series=(changed,)), progress=None, polled=True), 0.001)
+    assert "far from the usual traffic at this moment: 1\n  checkout 'GET /cart': no requests in 5 minutes" in text
+
+
+def test_the_summary_counts_endpoints_that_a_mark_leaves_without_a_verdict() -> None:
+    snapshot = small_snapshot()
+    assert "marked" not in running.summary(PassResult(snapshot, progress=None, polled=True), 0.001)
+    ranges = [
+        MarkRange(NOON, NOON + HOUR, TimeMark(kind, Pattern("cart"), NOON, NOON + HOUR))
+        for kind in (MarkKind.EXPECTED, MarkKind.INCIDENT)
+    ]
+    series = [replace(each, marks=(mark,)) for each, mark in zip(snapshot.series[:2], ranges, strict=True)]
+    text = running.summary(PassResult(replace(snapshot, series=tuple(series)), progress=None, polled=True), 0.001)
+    assert "marked as expected or normal, so without a verdict at this moment: 1\n" in text
 
 
 @pytest.mark.parametrize("arguments", [("--once", "--check-config"), ("run", "--check-config", "--once")])

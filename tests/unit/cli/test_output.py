@@ -45,7 +45,7 @@ def database(tmp_path: Path) -> Path:
 @pytest.fixture
 def tempo() -> Iterator[TempoServer]:
     """A Tempo that has one trace, of an endpoint with a name that is not ASCII."""
-    shape = TraceShape((Operation(*FOREIGN),), (ROOT,))
+    shape = TraceShape((Operation(*FOREIGN[:2]),), (ROOT,))
     trace = make_trace(1, shape, [SpanTimes(1, int((time.time() - 30) * 1e9), 10**6)])
     with TempoServer(TraceStore([trace])) as server:
         yield server

@@ -61,6 +61,10 @@ def problems(tmp_path: Path) -> Problems:
             "polling.settle (1m) must be at least polling.tempo_lookback (2m): late traces may still arrive",
         ),
         (
+            "polling: {late: 14m}",
+            "polling.late (14m) must be at least polling.settle (15m): no trace could be late",
+        ),
+        (
             "polling: {backfill_duration: 30m}",
             "polling.backfill_duration (30m) must be at least polling.backfill_batch (1h): no window would fit",
         ),
@@ -106,3 +110,50 @@ def test_limits_are_inclusive(load: Load, text: str) -> None:
 def test_contradictions_between_file_and_environment_are_reported(problems: Problems) -> None:
     (problem,) = problems("storage: {retention: 14d}", {"POLLING_BACKFILL_DURATION": "15d"})
     assert "storage.retention (14d) must be at least polling.backfill_duration (15d)" in problem
+
+
+BOTH = "series.labels and series.span_name must not contain both"
+SAME_NAME = ": Tempo returns them under the same name"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "labels: [resource.a.b, span.a_b]",
+            ["series.labels has two attributes that make the label a_b: resource.a.b and span.a_b"],
+        ),
+        (
+            "labels: [resource.job, span.kind, resource.__x, span.service_name]",
+            [
+                f"series.labels must not contain {attribute}: its label would be {name}, which has another meaning. "
+                f"Make it an alternative of an attribute that names the label: [resource.my.{name}, {attribute}]"
+                for attribute, name in (
+                    ("resource.job", "job"),
+                    ("span.kind", "kind"),
+                    ("resource.__x", "__x"),
+                    ("span.service_name", "service_name"),
+                )
+            ],
+        ),
+        (
+            "{labels: [resource.http.route], span_name: [span.http.route, name]}",
+            [f"{BOTH} resource.http.route and span.http.route{SAME_NAME}"],
+        ),
+        (
+            "{labels: [resource.http.method], span_name: [span.url.template, name]}",
+            [f"{BOTH} resource.http.method and span.http.method{SAME_NAME}"],
+        ),
+        (
+            f"labels: [{', '.join(f'resource.a{number}' for number in range(9))}]",
+            ["series.labels has 9 labels; at most 8 are possible"],
+        ),
+    ],
+)
+def test_labels_that_collide_are_refused(problems: Problems, text: str, expected: list[str]) -> None:
+    assert list(problems(f"series: {text if text.startswith('{') else '{' + text + '}'}")) == expected
+
+
+def test_a_label_with_a_reserved_name_may_be_called_otherwise(load: Load) -> None:
+    config = load("series: {labels: [[resource.my.pod, resource.pod], 'span.two words']}")
+    assert config.series.labels == (("resource.my.pod", "resource.pod"), ("span.two words",))

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exporter.config.units import format_duration, parse_duration
@@ -78,6 +78,7 @@ def test_parses_what_it_formats(milliseconds: int) -> None:
     assert parse_duration(format_duration(duration)) == duration
 
 
+@example("300000y1ms")
 @given(st.text(max_size=20) | st.from_regex(r"([0-9]{1,12}(y|w|d|h|m|s|ms)){1,8}", fullmatch=True))
 def test_any_text_is_a_duration_or_raises_value_error(text: str) -> None:
     try:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -447,3 +448,69 @@ def test_port_in_use_is_reported(server: TempoServer) -> None:
 
     assert ended.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in ended.stderr
+
+
+class TestParts:
+    """Parts of a trace in different blocks, which a search does not join."""
+
+    SHAPE = TraceShape(
+        (Operation("shop", "GET /"), Operation("shop", "GET /a"), Operation("db", "GET /b"), Operation("db", "GET /c")),
+        (ROOT, 0, 0, 0),
+    )
+    OPTIONS = ApiOptions(idle_seconds=8)
+
+    def found(self, by: str, now: float = NOW, **late: float) -> set[tuple[str, ...]]:
+        """Search for a trace whose root ends 30 s after the others; returns the names in each span set."""
+        first, *others = self.SHAPE.operations
+        shape = TraceShape((replace(first, **late), *others), self.SHAPE.parents)  # type: ignore[arg-type]
+        times = [(0, 40), (1, 1), (2, 8), (3, 1)]
+        spans = [SpanTimes(n, (START + begin) * NS, seconds * NS) for n, (begin, seconds) in enumerate(times, start=1)]
+        tempo = api([make_trace(1, shape, spans)], self.OPTIONS, now)
+        results = search(tempo, q=f"{{kind=server}}{by} | select(name)", spss=9)
+        sets = [span_set for result in results for span_set in result["spanSets"]]
+        assert all(span_set["matched"] == len(span_set["spans"]) for span_set in sets)
+        return {tuple(span["name"] for span in span_set["spans"]) for span_set in sets}
+
+    def test_without_by_the_part_with_most_spans_is_returned(self) -> None:
+        assert self.found("") == {("GET /a", "GET /b", "GET /c")}
+
+    def test_with_by_parts_compete_within_a_group_only(self) -> None:
+        grouped = self.found(" | by(resource.service.name)")
+        assert ("GET /b", "GET /c") in grouped
+        assert grouped - {("GET /b", "GET /c")} < {("GET /",), ("GET /a",)}
+
+    def test_by_span_id_returns_every_span(self) -> None:
+        assert self.found(" | by(span:id)") == {("GET /",), ("GET /a",), ("GET /b",), ("GET /c",)}
+
+    def test_spans_are_found_as_they_arrive(self) -> None:
+        assert self.found(" | by(span:id)", START + 9.0) == {("GET /a",), ("GET /c",)}
+        assert len(self.found(" | by(span:id)", START + 39.0)) == 3
+        assert len(self.found(" | by(span:id)", START + 41.0)) == 4
+        assert len(self.found(" | by(span:id)", START + 41.0, late_seconds=5)) == 3
+
+    def test_several_filters_must_match_in_the_same_part(self) -> None:
+        both = '{kind=server && name="GET /a"} && {name="GET /b"} | by(resource.service.name) | select(name)'
+        apart = '{kind=server && name="GET /"} && {name="GET /b"} | select(name)'
+        lacking = '{kind=server && name="GET /a"} && {name="GET /z"} | select(name)'
+        assert self.names(both) == [("GET /a",), ("GET /b",)]
+        assert self.names(apart) == []
+        assert self.names(lacking) == []
+        # Tempo has all spans of a trace that ended early enough in one place.
+        assert self.names(apart, ApiOptions()) == [("GET /", "GET /b")]
+        assert self.names(lacking, ApiOptions()) == []
+
+    def names(self, query: str, options: ApiOptions = OPTIONS) -> list[tuple[str, ...]]:
+        times = [(0, 40), (1, 1), (2, 8), (3, 1)]
+        spans = [SpanTimes(n, (START + begin) * NS, seconds * NS) for n, (begin, seconds) in enumerate(times, start=1)]
+        results = search(api([make_trace(1, self.SHAPE, spans)], options), q=query, spss=9)
+        return [tuple(span["name"] for span in each["spans"]) for result in results for each in result["spanSets"]]
+
+    def test_span_sets_name_their_group(self) -> None:
+        spans = [SpanTimes(n, START * NS, NS) for n in range(1, 5)]
+        tempo = api([make_trace(1, self.SHAPE, spans)])
+        (result,) = search(tempo, q="{} | by(resource.service.name) | by(span:id) | select(name)")
+        assert result["spanSet"] == result["spanSets"][0]
+        assert result["spanSets"][2]["attributes"] == [
+            {"key": "by(resource.service.name)", "value": {"stringValue": "db"}},
+            {"key": "by(span:id)", "value": {"stringValue": "0000000000000003"}},
+        ]

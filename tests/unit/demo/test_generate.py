@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from exporter.cli.generate import generate
 from exporter.cli.main import main
 from exporter.demo.generate import RATE, GenerateOptions, Generator, SystemClock, ended_between
-from exporter.demo.http_endpoint import SendError, SendStoppedError
-from exporter.demo.otlp import OtlpEncoder, OtlpSender, SendResult
+from exporter.demo.otlp import OtlpEncoder
 from exporter.demo.routes import ApiOptions
 from exporter.demo.scenario import SEED, demo_scenario
 from exporter.demo.search import SearchLimits
@@ -28,6 +27,8 @@ from exporter.demo.sent_history import SentHistory
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import ORPHAN, ROOT, Operation, SpanTimes, Trace, TraceShape, make_trace
 from exporter.demo.traffic import SATURDAY_AND_SUNDAY
+from exporter.tempo.http_endpoint import SendError, SendStoppedError
+from exporter.tempo.otlp import OtlpSender, SendResult
 from tests.support.otlp_receiver import Answer, OtlpReceiver, ReceivedSpan, decoded, served
 from tests.support.processes import command
 from tests.support.tempo_server import fake_tempo, replying

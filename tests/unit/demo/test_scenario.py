@@ -1,5 +1,6 @@
 """The demo's scenario has every fallback level at any time, and its incidents."""
 
+from collections import Counter
 from datetime import UTC, datetime
 from statistics import median
 
@@ -20,6 +21,7 @@ from exporter.demo.scenario import (
 )
 from exporter.demo.traces import Trace
 from exporter.demo.traffic import SeriesTraffic, generate_requests
+from exporter.model.traceql import Value
 from tests.support.demo_levels import DAY, HOUR, WEEKDAYS, level, traces_by_hour
 
 NS = 1_000_000_000
@@ -156,6 +158,22 @@ def test_scenario_is_reproducible_and_depends_on_the_seed() -> None:
     assert trace_contents(SEED) != trace_contents(SEED + 1)
 
 
+def test_some_requests_fail() -> None:
+    now = SUNDAY_NOON
+    statuses = Counter[tuple[str, str, Value | None]]()
+    for trace in demo_scenario(now).overlapping(int((now - 12 * HOUR) * NS), int(now * NS)):
+        root = trace.shape.operations[0]
+        statuses[root.name, root.status, root.span_attributes.get("http.response.status_code")] += 1
+    for endpoint in demo_endpoints(now):
+        name = endpoint.operation.name
+        failed = sum(count for (each, status, _), count in statuses.items() if (each, status) == (name, "error"))
+        total = sum(count for (each, *_), count in statuses.items() if each == name)
+        expected = total * endpoint.error_ratio
+        assert abs(failed - expected) <= 4 * expected**0.5 + (expected > 0), name
+    assert statuses[INCIDENT_SPAN, "error", 500] > 20
+    assert {endpoint.error_ratio for endpoint in demo_endpoints(now)} >= {0.0, 0.001, 0.01}
+
+
 def test_traces_have_entry_spans_of_other_services() -> None:
     now = SUNDAY_NOON
     [trace, *_] = traces_of(now, INCIDENT_SERVICE, INCIDENT_SPAN, now - 600, now)
@@ -164,7 +182,7 @@ def test_traces_have_entry_spans_of_other_services() -> None:
         operation.service for operation in trace.shape.operations[1:] if operation.kind in ("server", "consumer")
     }
 
-    assert entries == {"users", "payments", "mailer"}
+    assert entries == {"users", "payments", "ledger", "mailer"}
 
 
 def test_endpoints_are_distinct_and_of_all_kinds() -> None:

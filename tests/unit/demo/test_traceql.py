@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.demo.traceql import Field, TraceQLError, Value, field_value, parse
+from exporter.demo.traceql import field_value, parse
 from exporter.demo.traces import ROOT, Operation, TraceShape
 from exporter.model.span import SeriesKey
-from exporter.tempo.query import search_query, series_conditions
+from exporter.model.traceql import Field, TraceQLError, Value
+from exporter.tempo.query import OperationName, search_query, series_conditions
 
 RESOURCE = (("deployment.environment", "prod"),)
 SHAPE = TraceShape(
@@ -82,6 +83,15 @@ def test_queries_of_the_exporter_are_supported_for_any_names(service: str, name:
     assert matches(service, other) == (other == name)
 
 
+def test_queries_for_traces_with_certain_operations_are_supported() -> None:
+    operations = [OperationName("carts", "carts"), OperationName("stock", "GET /a")]
+    query = parse(search_query("entry", grouping="service", operations=operations))
+    assert len(query.conditions) == 3
+    assert query.group_by == (Field("resource", "service.name"),)
+    assert query.trace_ids() is None
+    assert parse('{name="a"} && {duration>1s}').depends_on_duration()
+
+
 def test_select_and_hints_are_parsed() -> None:
     query = parse(
         "{ kind=server } | select(resource.service.name, name) | select(span.a)"
@@ -132,10 +142,13 @@ def test_depends_on_duration() -> None:
         ('{name="\\q"}', "invalid escape"),
         ('{name="\\U00110000"}', "invalid escape"),
         ('{name=~"("}', "not a regular expression"),
-        ("{status=error}", "'status' is not supported"),
+        ("{statusMessage=`x`}", "'statusMessage' is not supported"),
         ("{} | rate()", "'rate' is not supported"),
         ("{} | count_over_time() | select(name)", "'select' is not"),
         ("{} | count_over_time(1)", "unexpected INTEGER"),
+        ("{} && {} | count_over_time()", "'&&' of spanset filters is supported by searches only"),
+        ("{} &&", "unexpected $end"),
+        ('{trace:id="1"} && {}', "trace:id alone"),
     ],
 )
 def test_unsupported_query_is_rejected(query: str, problem: str) -> None:
@@ -152,3 +165,12 @@ def test_any_text_is_parsed_or_rejected(text: str) -> None:
         parse(text)
     except TraceQLError as error:
         assert str(error).startswith("invalid TraceQL query: ")
+
+
+def test_quoted_attributes() -> None:
+    query = parse(r'{span."a \"b\""="x"} | select(resource."two words", resource.plain)')
+    assert [str(each) for each in query.shown_fields()] == [
+        'span."a \\"b\\""',
+        'resource."two words"',
+        "resource.plain",
+    ]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -45,6 +46,29 @@ def synthetic() -> SyntheticTraces:
 def contents(traces: Iterable[Trace]) -> list[tuple[object, ...]]:
     """Return the content of traces for comparison; shape objects are equal only within one source."""
     return [(t.trace_id, t.spans, t.shape.operations, t.shape.parents) for t in traces]
+
+
+def test_failing_requests_differ_in_nothing_else() -> None:
+    failing = [replace(endpoint, error_ratio=0.5) for endpoint in endpoints()]
+    traces = SyntheticTraces(failing, seed=1, begin=START + 600.5).overlapping(START * NS, (START + 20 * HOUR) * NS)
+    usual = synthetic().overlapping(START * NS, (START + 20 * HOUR) * NS)
+    assert [(t.trace_id, t.spans, t.shape.parents) for t in traces] == [
+        (t.trace_id, t.spans, t.shape.parents) for t in usual
+    ]
+    failed = [trace.shape.operations[0].status == "error" for trace in traces]
+    assert 0.4 < sum(failed) / len(failed) < 0.6
+    assert all(
+        trace.shape.operations[1:] == other.shape.operations[1:] for trace, other in zip(traces, usual, strict=True)
+    )
+    assert len({trace.shape for trace in traces}) == 4
+
+
+def test_codes_of_failed_requests() -> None:
+    http = Operation("shop", "GET /", attributes=(("http.route", "/"),)).failed()
+    grpc = Operation("shop", "S/M", attributes=(("rpc.system", "grpc"),)).failed()
+    assert (http.status, http.span_attributes["http.response.status_code"]) == ("error", 500)
+    assert (grpc.status, grpc.span_attributes["rpc.grpc.status_code"]) == ("error", 13)
+    assert Operation("shop", "job").failed() == Operation("shop", "job", status="error")
 
 
 def test_trace_lasts_from_first_start_to_last_end() -> None:

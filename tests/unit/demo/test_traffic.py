@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.demo.latency import Bimodal, HeavyTailed, Incident, LatencyShape, Lognormal, WanderingLoad
-from exporter.demo.traffic import MAX_DURATION_SECONDS, Drift, SeriesProfile, Surge, SyntheticRequest, generate_requests
+from exporter.demo.traffic import (
+    MAX_DURATION_SECONDS,
+    Batch,
+    Cron,
+    Drift,
+    SeriesProfile,
+    Surge,
+    SyntheticRequest,
+    generate_requests,
+)
 
 HOUR = 3600
 DAY = 24 * HOUR
@@ -311,3 +320,57 @@ def test_invalid_profile_is_rejected(invalid: dict[str, float]) -> None:
 def test_invalid_load_is_rejected() -> None:
     with pytest.raises(ValueError, match="correlation"):
         WanderingLoad(1, 0.1, 0)
+
+
+def test_batch_slows_its_minutes_of_every_hour_or_of_one() -> None:
+    hourly = SeriesProfile(rate_per_minute=60, shape=Lognormal(0.1), batch=Batch(minute=58, minutes=4, factor=3))
+    slow = {(r.start_ns // NS // 60) % 60 for r in generate_requests(hourly, MONDAY, MONDAY + DAY, 1) if r[1] > 2e8}
+    assert slow == {58, 59, 0, 1}
+    daily = replace(hourly, batch=Batch(minute=30, minutes=4, factor=3, hour=5))
+    slow = {(r.start_ns // NS - MONDAY) // 60 for r in generate_requests(daily, MONDAY, MONDAY + DAY, 1) if r[1] > 2e8}
+    assert slow == {5 * 60 + minute for minute in range(30, 34)}
+
+
+def test_cron_has_all_requests_in_runs() -> None:
+    profile = SeriesProfile(rate_per_minute=60, base_seconds=0.1, cron=Cron(minute=7, requests=10))
+    starts = [r.start_ns / NS for r in generate_requests(profile, MONDAY, MONDAY + DAY, 1)]
+    assert len(starts) == near(24 * 10)
+    assert {int(start % HOUR) // 60 for start in starts} == {7}
+    daily = replace(profile, cron=Cron(minute=7, requests=10, hour=3))
+    assert {int(r.start_ns // NS - MONDAY) // HOUR for r in generate_requests(daily, MONDAY, MONDAY + DAY, 1)} == {3}
+
+
+def test_rhythm_and_holidays_follow_the_local_clock() -> None:
+    profile = SeriesProfile(
+        rate_per_minute=60, active_hours=frozenset({12}), timezone="Europe/Berlin", weekend_traffic=0.0
+    )
+    summer = int(datetime(2026, 3, 30, tzinfo=UTC).timestamp())
+    for day, hour in ((MONDAY, 11), (summer, 10)):
+        assert {(r.start_ns // NS - day) // HOUR for r in generate_requests(profile, day, day + DAY, 1)} == {hour}
+    free = replace(profile, holidays=frozenset({MONDAY // DAY}))
+    assert not count(free, MONDAY, MONDAY + DAY)
+
+
+def test_series_with_a_common_load_seed_share_the_load() -> None:
+    profile = SeriesProfile(rate_per_minute=60, shape=Lognormal(0.01), load_sd=0.5, load_seed="shared")
+    first, second = (median(durations(profile, MONDAY, MONDAY + 60, seed)) for seed in (1, 2))
+    assert first == pytest.approx(second, rel=0.02)
+
+
+def test_incident_of_some_ranks_affects_only_those() -> None:
+    plain = SeriesProfile(rate_per_minute=60, shape=Lognormal(0.3))
+    tail = replace(plain, incidents=(Incident(MONDAY, MONDAY + HOUR, 5, ranks=(0.98, 1)),))
+    pairs = zip(durations(plain, MONDAY, MONDAY + HOUR), durations(tail, MONDAY, MONDAY + HOUR), strict=True)
+    changed = [(before, after) for before, after in pairs if before != after]
+    assert len(changed) == pytest.approx(0.02 * 3600, rel=0.2)
+    assert min(before for before, _ in changed) > sorted(durations(plain, MONDAY, MONDAY + HOUR))[-len(changed) - 1]
+
+
+def test_ramp_grows_and_a_time_out_is_fixed() -> None:
+    plain = SeriesProfile(rate_per_minute=60, shape=Lognormal(0.01))
+    ramp = replace(plain, incidents=(Incident(MONDAY, MONDAY + 2 * HOUR, 4, ramp_seconds=HOUR),))
+    for minutes, factor in ((30, 2), (60, 4), (90, 4)):
+        now = MONDAY + 60 * minutes
+        assert median(durations(ramp, now, now + 60)) == pytest.approx(0.1 * factor, rel=0.03)
+    stuck = replace(plain, incidents=(Incident(MONDAY, MONDAY + HOUR, 1, 0.05, fixed_seconds=3),))
+    assert durations(stuck, MONDAY, MONDAY + HOUR).count(3.0) == pytest.approx(0.05 * 3600, rel=0.3)

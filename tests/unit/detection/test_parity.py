@@ -1,11 +1,13 @@
 """The detector agrees with the reference implementation on every transition and every quarantined hour."""
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 
 from exporter.baseline.levels import FallbackRules
 from exporter.detection.detector import Detector
 from exporter.detection.flag import FlagEvent
-from exporter.detection.parameters import Parameters
+from exporter.detection.parameters import ALL_PARTS, NO_PARTS, Parameters, Parts
 from exporter.detection.replay import Replay
 from exporter.detection.window import end_second
 from exporter.model.calendar import Calendar, HourClock
@@ -16,21 +18,51 @@ from tests.support.naive_detector import NaiveDetector
 RULES = FallbackRules(min_samples=30, nearby_min_samples=30, daytype_min_samples=30, global_min_samples=30)
 
 
+INCIDENTS = {(50.3, 50.8): 6.0, (76.5, 79.0): 3.0, (90.2, 90.3): 10.0}
+NIGHTLY = {(24.0 * day + 3, 24.0 * day + 4): 4.0 for day in range(1, 6)}
+HOURLY = {(hour, hour + 0.08): 4.0 for hour in range(72)}
+
+
 @pytest.mark.parametrize(
-    ("seed", "days", "per_hour", "incidents"),
+    ("seed", "days", "per_hour", "incidents", "parts"),
     [
-        pytest.param(1, 5, 40, {(50.3, 50.8): 6.0, (76.5, 79.0): 3.0, (98.2, 98.3): 10.0}, id="incidents"),
-        pytest.param(2, 6, 6, {(60.0, 63.0): 8.0, (110.2, 110.9): 10.0}, id="little traffic"),
-        pytest.param(3, 5, 20, {(50.0, 999.0): 2.5}, id="a lasting change"),
-        pytest.param(4, 9, 12, {(24.0 * day + 3, 24.0 * day + 4): 4.0 for day in range(2, 9)}, id="a nightly batch"),
-        pytest.param(5, 4, 150, {(70.0, 71.5): 2.0, (80.0, 81.0): 0.3}, id="busy, and faster"),
+        pytest.param(
+            1,
+            5,
+            40,
+            {(50.3, 50.8): 6.0, (76.5, 79.0): 3.0, (90.2, 90.3): 10.0},
+            NO_PARTS,
+            id="incidents, first method",
+        ),
+        pytest.param(2, 4, 6, {(60.0, 63.0): 8.0, (85.2, 85.9): 10.0}, ALL_PARTS, id="little traffic"),
+        pytest.param(3, 4, 20, {(50.0, 999.0): 2.5}, ALL_PARTS, id="a lasting change"),
+        pytest.param(
+            4, 9, 12, {(24.0 * day + 3, 24.0 * day + 4): 4.0 for day in range(1, 6)}, ALL_PARTS, id="a nightly batch"
+        ),
+        pytest.param(
+            8, 4, 4, {(50.0, 999.0): 2.5, (40.2, 40.9): 20.0}, ALL_PARTS, id="a lasting change of few requests"
+        ),
+        pytest.param(5, 2.5, 150, {(50.0, 51.5): 2.0, (54.0, 55.0): 0.3}, ALL_PARTS, id="busy, and faster"),
+        pytest.param(6, 3, 40, HOURLY | {(66.2, 66.9): 8.0}, ALL_PARTS, id="an hourly batch"),
+        pytest.param(7, 2.4, 220, {(50.0, 51.5): 1.45, (54.0, 55.0): 1.35}, ALL_PARTS, id="small shifts"),
     ],
 )
 def test_agrees_with_the_reference_implementation(
-    seed: int, days: int, per_hour: float, incidents: dict[tuple[float, float], float]
+    seed: int, days: float, per_hour: float, incidents: dict[tuple[float, float], float], parts: Parts
 ) -> None:
-    made = traffic(seed, days, per_hour, incidents)
-    parameters = Parameters()
+    _agree(traffic(seed, days, per_hour, incidents), days, Parameters(parts=parts))
+
+
+def test_agrees_on_requests_that_share_durations() -> None:
+    made = traffic(9, 4, 40, {(76.5, 79.0): 6.0}, sigma=0.5)
+    batched = {
+        hour: [(start, requests[number - number % 8][1]) for number, (start, _) in enumerate(requests)]
+        for hour, requests in made.items()
+    }
+    _agree(batched, 4, Parameters())
+
+
+def _agree(made: Mapping[int, Sequence[tuple[int, int]]], days: float, parameters: Parameters) -> None:
     naive = NaiveDetector(RULES, parameters)
     naive.run(
         [
@@ -39,7 +71,7 @@ def test_agrees_with_the_reference_implementation(
             for start, took in requests
         ],
         MONDAY_HOUR,
-        24 * days,
+        round(24 * days),
         60,
     )
     clock = HourClock(Calendar())

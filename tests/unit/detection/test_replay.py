@@ -3,8 +3,9 @@
 from exporter.baseline.levels import FallbackRules
 from exporter.detection.detector import Detector
 from exporter.detection.flag import FlagEvent
-from exporter.detection.parameters import Parameters
+from exporter.detection.parameters import ALL_PARTS, NO_PARTS, Parameters
 from exporter.detection.replay import Replay
+from exporter.detection.small_shift import ShiftTest
 from exporter.model.calendar import Calendar, HourClock
 from tests.support.detection_traffic import MONDAY, MONDAY_HOUR, Request, traffic
 
@@ -30,6 +31,26 @@ def test_incident_fires_within_minutes_and_resolves() -> None:
 
 def test_hours_that_are_not_live_do_not_tick() -> None:
     assert not replayed(traffic(1, 4, 60, {(74.25, 75.0): 5.0}), live_from=96).changes
+
+
+def test_batch_of_every_hour_is_a_pattern() -> None:
+    batches = {(float(hour), hour + 0.07): 3.0 for hour in range(96)}
+    without = replayed(traffic(4, 4, 240, batches, sigma=0.3), 72, Parameters(parts=ALL_PARTS._replace(profile=False)))
+    assert len(without.changes) > 8
+    assert not replayed(traffic(4, 4, 240, batches, sigma=0.3), 72).changes
+    incident = replayed(traffic(4, 4, 240, {(80.9, 81.4): 6.0} | batches, sigma=0.3), 72)
+    assert [change.event for change in incident.changes] == [FlagEvent.FIRING, FlagEvent.RESOLVED]
+
+
+def test_small_lasting_shift_needs_more_than_one_window() -> None:
+    made = traffic(7, 2.4, 220, {(50.0, 51.5): 1.45})
+    begin = MONDAY + 50 * 3600
+    assert not replayed(made, 48, Parameters(parts=NO_PARTS)).changes
+    found = replayed(made, 48).changes
+    assert found
+    assert begin + 120 <= found[0].at < begin + 5400
+    assert found[0].explanation is not None
+    assert found[0].explanation.test is not ShiftTest.WINDOW
 
 
 def test_transitions_do_not_depend_on_the_scale_of_durations() -> None:

@@ -3,7 +3,16 @@
 import pytest
 
 from exporter.detection.parameters import Parameters
-from exporter.detection.settlement import SettledHour, extended_run, is_anomalous, is_elevated, is_new_baseline
+from exporter.detection.prediction import SlowHour
+from exporter.detection.settlement import (
+    SettledHour,
+    extended_run,
+    extended_streak,
+    is_anomalous,
+    is_elevated,
+    is_new_baseline,
+    is_streak_accepted,
+)
 from exporter.detection.thresholds import QuantileThreshold, Thresholds
 from exporter.model.histogram import Digest
 from exporter.model.hours import QUANTILES
@@ -83,3 +92,32 @@ def test_run_is_limited_to_sixty_hours() -> None:
 )
 def test_run_is_accepted_if_old_busy_and_elevated_enough(pattern: str, is_accepted: bool) -> None:
     assert accepted(pattern) is is_accepted
+
+
+def slow_hours(*slow: int, traces: int = 3, expected: float = 0.3) -> tuple[SlowHour, ...]:
+    streak: tuple[SlowHour, ...] = ()
+    for number, each in enumerate(slow):
+        streak = extended_streak(streak, SlowHour(number * 3600, traces, each, expected))
+    return streak
+
+
+def test_streak_begins_at_a_slow_hour_and_ends_with_a_half_day_that_is_not() -> None:
+    assert slow_hours(0, 1) == ()
+    assert [hour.start for hour in slow_hours(0, 3, 3, 0)] == [3600, 7200, 10800]
+    assert slow_hours(*[3] * 6, *[0] * 6) == ()
+    assert len(slow_hours(*[3] * 7, *[0] * 5)) == 12
+    assert len(slow_hours(*[3] * 90)) == 60
+
+
+def test_streak_of_a_day_is_accepted_if_it_is_significant() -> None:
+    parameters = Parameters()
+    day = slow_hours(*[2] * 24)
+    assert is_streak_accepted(day, 0.004, parameters)
+    assert not is_streak_accepted(slow_hours(*[2] * 23), 0.004, parameters)
+    # Half of the traces are expected to be slow, or there are too few of them.
+    assert not is_streak_accepted(slow_hours(*[2] * 24, expected=0.5), 0.004, parameters)
+    assert not is_streak_accepted(slow_hours(*[1] * 24, traces=1, expected=0.01), 0.004, parameters)
+    # Traffic in less than half of the hours.
+    rare = tuple(hour._replace(start=3 * hour.start, traces=9, slow=9) for hour in slow_hours(*[3] * 9))
+    assert not is_streak_accepted(rare, 0.004, parameters)
+    assert is_streak_accepted(rare, 0.004, Parameters(accept_after_seconds=18 * 3600))

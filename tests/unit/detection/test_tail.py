@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.detection.verdict import tail_probability
+from exporter.detection.significance import tail_probability
 from tests.support.naive_detector import beta_binomial_tail
 
 

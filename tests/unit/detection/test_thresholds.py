@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackLevel, Pool
-from exporter.detection.parameters import MIN_EVALUATED_TRACES, Parameters
-from exporter.detection.thresholds import Prediction, Thresholds
+from exporter.detection.parameters import MIN_EVALUATED_TRACES, NO_PARTS, Parameters
+from exporter.detection.prediction import Prediction
+from exporter.detection.settlement import is_anomalous
+from exporter.detection.thresholds import Thresholds
 from exporter.model.calendar import DayType, LocalHour, Slot
+from exporter.model.deviations import deviations_of, encode_deviations
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, ZERO_BUCKET, Digest, bucket_of_seconds
 from exporter.model.histogram_codec import encode_digest
 from exporter.model.hours import NO_SWINGS, SeriesHour, StoredWindow, Swings
@@ -50,6 +53,25 @@ def scaled_up(bucket: int, factor: float) -> int:
     return bucket + ceil(BUCKETS_PER_OCTAVE * log2(factor))
 
 
+@given(
+    st.lists(st.lists(st.integers(-40, 40), min_size=3, max_size=40), min_size=3, max_size=5),
+    st.dictionaries(st.integers(-120, 120), st.integers(1, 30), min_size=1),
+)
+def test_a_usual_hour_is_not_anomalous(hours: list[list[int]], counts: dict[int, int]) -> None:
+    prediction, digest = Prediction(pool_of(hours), NO_SWINGS, PARAMETERS), Digest(counts)
+    window = StoredWindow(3600, digest.count, encode_digest(digest))
+    hour = SeriesHour(LocalHour(3600, 7200, SLOT, 1), [window])
+    if prediction.is_usual(hour):
+        assert not is_anomalous(digest, prediction.floor_thresholds, PARAMETERS)
+
+
+def test_an_hour_like_the_baseline_is_usual() -> None:
+    prediction = Prediction(pool_of(steady(-100)), NO_SWINGS, PARAMETERS)
+    for bucket, is_usual in ((-100, True), (-80, False), (-120, False)):
+        (hour,) = pool_of([[bucket] * 40]).hours
+        assert prediction.is_usual(hour) is is_usual
+
+
 def test_thresholds_of_a_steady_series() -> None:
     for threshold in thresholds(steady(-100)).quantiles:
         factor = 2 ** (2.5 * threshold.swing_octaves)
@@ -79,7 +101,7 @@ def test_thresholds_of_a_baseline_of_zero() -> None:
 
 def test_prediction_errors_raise_all_thresholds() -> None:
     # 480 windows with an error of half an octave: variances of 48 times 0.01 and 480 times 0.25.
-    swings = (480 * 4096 // 4, 480) * 3
+    swings = (480 * 4096 // 4, 480) * 3 + NO_SWINGS[6:]
     tau = sqrt((48 * 0.01 + 480 * 0.25) / (48 + 480))
     for threshold in thresholds(steady(-100), swings).quantiles:
         assert threshold.swing_octaves == pytest.approx(tau)
@@ -97,6 +119,18 @@ def test_correlation_is_higher_for_a_small_pool() -> None:
     assert thresholds([[0] * 10] * 5).correlation == pytest.approx(0.003 + 2 / 50)
 
 
+def test_correlation_is_learned_from_how_alike_the_requests_of_a_window_are() -> None:
+    alike = (*NO_SWINGS[:18], 2016, 2016 * 2048, 2016 * 409, 2016, 2016, 1008)
+    found = thresholds([[0] * 200] * 5, alike)
+    assert found.learned_correlation == pytest.approx(0.062, abs=0.002)
+    assert found.small is not None
+    assert found.correlation == found.small.correlation == found.learned_correlation + 0.002
+    assert found.correlations[0] == found.correlation
+    assert found.correlations[1] == pytest.approx(0.005)
+    first = thresholds([[0] * 200] * 5, alike, Parameters(parts=NO_PARTS))
+    assert (first.correlations, first.learned_correlation) == ((0.005,), 0.003)
+
+
 def test_fast_threshold_mirrors_the_gate_of_the_median() -> None:
     found = thresholds(steady(-100))
     assert found.fast == -100 - (found.quantiles[0].gate - -100)
@@ -106,9 +140,9 @@ buckets = st.lists(st.integers(-400, 200), min_size=1, max_size=60)
 pools = st.lists(buckets, min_size=3, max_size=8)
 some_swings = st.lists(
     st.builds(lambda marks, mean: (marks * mean, marks), st.integers(0, 3000), st.integers(0, 16384)),
-    min_size=3,
-    max_size=3,
-).map(lambda each: tuple(chain.from_iterable(each)))
+    min_size=9,
+    max_size=9,
+).map(lambda each: (*chain.from_iterable(each), *NO_SWINGS[18:]))
 
 
 @given(pools, some_swings, st.integers(-6, 6))
@@ -125,6 +159,13 @@ def test_scaling_durations_by_a_power_of_two_shifts_all_thresholds(
         assert new == old._replace(
             baseline=old.baseline + steps, stat=old.stat + steps, gate=old.gate + steps, clear=old.clear + steps
         )
+    assert (before.small is None) is (after.small is None)
+    if before.small is None or after.small is None:
+        return
+    for old_long, new_long in zip(before.small.long, after.small.long, strict=True):
+        assert new_long == (old_long.stat + steps, old_long.gate + steps)
+    for old_level, new_level in zip(before.small.level, after.small.level, strict=True):
+        assert new_level == tuple(bucket + steps for bucket in old_level)
 
 
 @given(pools, some_swings, st.floats(0.5, 5), st.floats(1.1, 4))
@@ -162,15 +203,16 @@ def test_measured_swings_follow_the_definition(hours: list[list[int]], window: l
         expected.append(4096 * max(distance**2 / 4, distance**2 - sampling**2))
     measured = expected if n >= MIN_EVALUATED_TRACES else []
     # A window shared by two marks counts twice.
-    found = Prediction(pool_of(hours), NO_SWINGS, NO_DELTA).measure_swings([([300, 600], sorted(window))])
-    squares, marks = found[::2], found[1::2]
+    found = Prediction(pool_of(hours), NO_SWINGS, NO_DELTA).measure([([300, 600], sorted(window), 0)]).swings
+    squares, marks = found[:6:2], found[1:6:2]
     assert [square for square, times in zip(squares, marks, strict=True) if times] == [2 * each for each in measured]
     assert set(marks) <= {0, 2}
 
 
 @given(pools, st.lists(st.integers(0, 4096), min_size=3, max_size=3))
 def test_thresholds_are_not_below_their_floors(hours: list[list[int]], squares: list[int]) -> None:
-    prediction = Prediction(pool_of(hours), tuple(chain.from_iterable((each, 1) for each in squares)), PARAMETERS)
+    swings = (*chain.from_iterable((each, 1) for each in squares), *NO_SWINGS[6:])
+    prediction = Prediction(pool_of(hours), swings, PARAMETERS)
     floors, found = prediction.floor_thresholds, prediction.thresholds
     for least, threshold in zip(floors.quantiles, found.quantiles, strict=True):
         assert (least.q, least.baseline) == (threshold.q, threshold.baseline)
@@ -179,3 +221,51 @@ def test_thresholds_are_not_below_their_floors(hours: list[list[int]], squares: 
         assert least.clear <= threshold.clear
     assert floors.correlation == found.correlation
     assert floors.fast >= found.fast
+    assert all(least <= each.gate for least, each in zip(found.lowest_gates, found.quantiles, strict=True))
+    assert all(least <= own for least, own in zip(prediction.lowest_gates, found.lowest_gates, strict=True))
+
+
+def test_windows_are_compared_with_the_baseline_raised_by_the_pattern() -> None:
+    profile = ((0,) * 3 + (32,) + (0,) * 8,) * 3
+    prediction = Prediction(pool_of(steady(-100)), NO_SWINGS, NO_DELTA, profile)
+    windows = [([300 * (mark + 1)], [-100 + (33 if mark == 3 else 1)] * 40, 300 * mark) for mark in range(12)]
+    found = prediction.measure(windows)
+    # 11 windows and the one of the pattern deviate by one bucket: four square half buckets each.
+    assert found.swings[:4] == (48, 12, 48, 12)
+    assert deviations_of(found.deviations, 0) == [1, 1, 1, 33, *[1] * 8]
+    assert deviations_of(found.deviations, 2) == [None] * 12
+
+
+def test_level_is_measured_from_the_sixth_mark_with_known_deviations() -> None:
+    prediction = Prediction(pool_of(steady(-100)), NO_SWINGS, NO_DELTA)
+    windows = [([300 * (mark + 1)], [-90] * 40, 300 * mark) for mark in range(12)]
+    # The level is 7 of the 10 buckets, known from five marks on.
+    alone = prediction.measure(windows).swings[12:14]
+    assert alone == (7 * 4 * 3**2, 7)
+    after = prediction.measure(windows, before=encode_deviations([10] * 12)).swings[12:14]
+    assert after == (12 * 4 * 3**2, 12)
+
+
+def test_half_hours_have_a_swing_of_their_own() -> None:
+    assert Prediction(pool_of([[-100] * 99] * 5), NO_SWINGS, NO_DELTA).measure([], [[-95] * 30]).swings == NO_SWINGS
+    prediction = Prediction(pool_of([[-100] * 100] * 5), NO_SWINGS, NO_DELTA)
+    assert prediction.measure([], [[-95] * 30, [-100] * 9]).swings[6:10] == (4 * 25, 1, 4 * 25, 1)
+
+
+def test_ladder_expects_the_shares_of_the_pool() -> None:
+    hours = [[-100] * 96 + [-60] * 3 + [0]] * 5
+    median, p90, p99 = thresholds(hours).quantiles
+    assert median.ladder == pytest.approx((0.04, 0.01, 0.01))
+    assert p90.ladder == median.ladder
+    # Of the pool, nothing lies above 1.4 times the p99 and more; half a trace stands for that.
+    assert p99.ladder == pytest.approx((0.01, 0.01, 0.001))
+
+
+def test_small_shifts_need_enough_traffic() -> None:
+    assert Prediction(pool_of([[0] * 39] * 5), NO_SWINGS, NO_DELTA).small is None
+    assert Prediction(pool_of([[0] * 200] * 5), NO_SWINGS, Parameters(parts=NO_PARTS)).small is None
+    some = Prediction(pool_of([[0] * 40] * 5), NO_SWINGS, NO_DELTA).small
+    assert some is not None
+    assert (some.long, len(some.level)) == ((), 3)
+    assert some.floors is not None
+    assert some.floors.gates == tuple(each.least_gate for each in some.level)

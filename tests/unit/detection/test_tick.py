@@ -39,7 +39,7 @@ def recent_of(buckets: Sequence[int], second: int = NOW - 10) -> RecentTraces:
 def test_tick_without_thresholds_has_no_verdict_and_resolves_a_firing_flag() -> None:
     recent = recent_of([BASELINE + 64] * 50)
     found = tick(recent, NOW, (), INACTIVE, PARAMETERS)
-    assert (found.verdict, found.flag, found.window.traces) == (None, INACTIVE, 50)
+    assert (found.score, found.flag, found.window.traces) == (None, INACTIVE, 50)
     firing = INACTIVE._replace(firing=True, since=NOW - 500.0, keep_firing_since=NOW - 120.0)
     found = tick(recent, NOW, (), firing, PARAMETERS)
     assert (found.flag, found.event) == (INACTIVE, FlagEvent.RESOLVED)
@@ -63,8 +63,8 @@ def test_traces_of_hours_without_thresholds_are_counted_but_not_evaluated() -> N
     recent.add(HOUR + 5, BASELINE, 5)
     found = tick(recent, HOUR + 30, (HourThresholds(HOUR, thresholds()),), INACTIVE, PARAMETERS)
     assert found.window.traces == 25
-    assert found.verdict is not None
-    assert found.verdict.traces == 5
+    assert found.score is not None
+    assert (found.score < 1, found.evidence) == (True, None)
 
 
 ticks = st.lists(
@@ -110,8 +110,8 @@ def test_tracker_computes_no_thresholds_while_idle() -> None:
     tracker = FlagTracker(PARAMETERS)
     schedule = LazySchedule([HourThresholds(HOUR, thresholds())])
     result = tracker.tick(recent_of([BASELINE] * 2), NOW, schedule, pool=None)
-    assert (result.verdict, result.flag, result.window.traces) == (None, INACTIVE, 2)
-    assert tracker.tick(recent_of([BASELINE] * 3), NOW, schedule, pool=None).verdict is not None
+    assert (result.score, result.flag, result.window.traces) == (None, INACTIVE, 2)
+    assert tracker.tick(recent_of([BASELINE] * 3), NOW, schedule, pool=None).score is not None
 
 
 def test_reset_resolves_a_firing_flag_and_drops_a_pending_one() -> None:

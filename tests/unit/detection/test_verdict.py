@@ -8,10 +8,20 @@ from hypothesis import strategies as st
 
 from exporter.detection.parameters import Parameters
 from exporter.detection.schedule import HourThresholds, Schedule
-from exporter.detection.thresholds import Floors, QuantileThreshold, Thresholds
+from exporter.detection.small_shift import ShiftTest
+from exporter.detection.thresholds import (
+    UNREACHABLE,
+    Floors,
+    LevelThreshold,
+    LongThreshold,
+    QuantileThreshold,
+    SmallShiftThresholds,
+    Thresholds,
+)
 from exporter.detection.verdict import Verdict, can_be_shifted, evaluate_window
 from exporter.detection.window import RecentTraces
-from exporter.model.hours import QUANTILES
+from exporter.model.histogram_codec import MARK_SECONDS
+from exporter.model.hours import QUANTILES, HourProfile
 
 HOUR = 1_767_571_200
 NOW = HOUR + 1800
@@ -190,3 +200,103 @@ def test_shifted_window_passes_the_test_with_any_floors(buckets: list[int], stat
 @given(windows)
 def test_can_be_shifted_is_exact_with_the_actual_thresholds(buckets: list[int]) -> None:
     assert can_be_shifted(sorted(buckets), Floors.of(thresholds()), PARAMETERS) is verdict_on(buckets).shifted
+
+
+def with_small(
+    long: tuple[int, int] = (BASELINE + 6, BASELINE + 11),
+    level: tuple[int, int, int, int] | None = (BASELINE + 6, BASELINE + 11, BASELINE + 5, BASELINE + 11),
+    profile: HourProfile = (),
+    ladder: tuple[float, ...] = (),
+) -> Schedule:
+    """Return thresholds with tests for small shifts of the median; those of the other quantiles are out of reach."""
+    plain = thresholds(apart=300)
+    small = SmallShiftThresholds(
+        tuple(threshold.baseline for threshold in plain.quantiles),
+        plain.correlation,
+        (LongThreshold(*long), *[LongThreshold(1000, 1000)] * 2),
+        () if level is None else (LevelThreshold(*level), *[UNREACHABLE] * 2),
+        profile,
+    )
+    quantiles = tuple(threshold._replace(ladder=ladder) for threshold in plain.quantiles)
+    return [HourThresholds(HOUR, plain._replace(quantiles=quantiles, small=small, profile=profile))]
+
+
+def spread(buckets: Sequence[int]) -> RecentTraces:
+    """Return 20 traces of a bucket in each five minutes before now, oldest first."""
+    recent = RecentTraces()
+    for index, bucket in enumerate(buckets):
+        recent.add(NOW - MARK_SECONDS * (len(buckets) - 1 - index) - 10, bucket, 20)
+    return recent
+
+
+def test_half_an_hour_shows_a_small_shift() -> None:
+    slow = BASELINE + 13
+    schedule = with_small(level=None)
+    verdict = verdict_on(spread([slow] * 6), schedule)
+    assert (verdict.shifted, verdict.persists, verdict.holds) == (True, True, 2)
+    assert verdict.score == 2 ** (2 / 32)
+    assert verdict.evidence is not None
+    evidence = verdict.evidence
+    assert (evidence.test, evidence.traces, evidence.slow, evidence.gate) == (ShiftTest.LONG, 120, 120, BASELINE + 11)
+    assert evidence.swing_factor == 2 ** (6 / 32)
+    # Not if the last minutes are as usual, most of the half hour is, or there is too little traffic in it.
+    assert not verdict_on(spread([slow] * 5 + [BASELINE]), schedule).shifted
+    assert not verdict_on(spread([BASELINE] * 4 + [slow] * 2), schedule).shifted
+    assert not verdict_on(spread([slow] * 4), schedule).shifted
+
+
+def test_shift_from_the_level_of_now() -> None:
+    never = (1000, 1000)
+    jump = spread([BASELINE] * 6 + [BASELINE + 14])
+    verdict = verdict_on(jump, with_small(never))
+    assert (verdict.shifted, verdict.holds) == (True, 2)
+    assert verdict.evidence is not None
+    assert (verdict.evidence.test, verdict.evidence.level, verdict.evidence.traces) == (ShiftTest.LEVEL, 0, 20)
+    # Seven of ten buckets above the baseline are the level, and the gate is raised by them.
+    raised = spread([BASELINE + 10] * 6 + [BASELINE + 14])
+    assert not verdict_on(raised, with_small(never)).shifted
+    higher = verdict_on(spread([BASELINE + 3] * 6 + [BASELINE + 14]), with_small(never)).evidence
+    assert higher is not None
+    assert (higher.level, higher.gate) == (2, BASELINE + 13)
+    # A level below the baseline does not lower the gate below it.
+    below = (BASELINE + 6, BASELINE + 11, BASELINE + 5, BASELINE + 15)
+    assert not verdict_on(spread([BASELINE - 20] * 6 + [BASELINE + 14]), with_small(never, below)).shifted
+    # Unknown without five of the six marks.
+    assert not verdict_on(spread([BASELINE] * 4 + [BASELINE + 14]), with_small(never)).shifted
+
+
+def test_pattern_within_the_hour_raises_all_tests() -> None:
+    # The window ends at the sixth mark.
+    profile = ((0,) * 5 + (32,) + (0,) * 6, (0,) * 12, (0,) * 12)
+    jump = spread([BASELINE] * 6 + [BASELINE + 40])
+    assert verdict_on(jump, with_small()).shifted
+    assert not verdict_on(jump, with_small(profile=profile)).shifted
+    verdict = verdict_on(spread([BASELINE] * 6 + [BASELINE + 60]), with_small(profile=profile))
+    assert (verdict.shifted, verdict.persists) == (True, True)
+    assert verdict.evidence is not None
+    assert (verdict.evidence.raised, verdict.evidence.minutes) == (32, ((25, 30),))
+    assert verdict.evidence.gate == BASELINE + 48
+
+
+def test_few_traces_far_above_the_gate() -> None:
+    # Of 30 traces four are slow: too few for chance to be excluded at the gate of the p90, but not at four times it.
+    p90 = QuantileThreshold(0.9, BASELINE, 0.1, BASELINE + 10, BASELINE + 16, BASELINE + 9)
+    buckets = [BASELINE] * 26 + [BASELINE + 90] * 4
+
+    def verdict(ladder: tuple[float, ...], traces: Sequence[int] = buckets) -> Verdict:
+        never = p90._replace(stat=1000, gate=1000, clear=1000)
+        quantiles = (never, p90._replace(ladder=ladder), never)
+        return verdict_on(traces, [HourThresholds(HOUR, Thresholds(quantiles, 0.004, BASELINE - 16))])
+
+    assert not verdict(()).shifted
+    assert not verdict((0.1, 0.1, 0.1)).shifted
+    found = verdict((0.1, 0.05, 0.002))
+    assert (found.shifted, found.holds) == (True, 1)
+    assert found.evidence is not None
+    evidence = found.evidence
+    assert (evidence.test, evidence.slow, evidence.gate) == (ShiftTest.LADDER, 4, BASELINE + 80)
+    assert evidence.expected == 0.002
+    assert not verdict((0.1, 0.05, 0.002), buckets[12:]).shifted
+    assert can_be_shifted(
+        buckets, Floors.of(Thresholds((p90._replace(ladder=(0.1, 0.05, 0.002)),) * 3, 0.004, 0)), PARAMETERS
+    )

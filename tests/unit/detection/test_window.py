@@ -1,17 +1,19 @@
 """RecentTraces and evaluation windows, independent of the order in which traces are added."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.detection.parameters import Parameters
+from exporter.detection.parameters import ALL_PARTS, NO_PARTS, Parameters
 from exporter.detection.window import RecentTraces, end_second
 from exporter.model.histogram import Digest, bucket_middle_seconds
 from tests.support.naive_detector import NaiveDetector
 
 PARAMETERS = Parameters(window_seconds=300, min_traces=10, max_window_seconds=3600)
+WITHOUT_RUNS = replace(PARAMETERS, parts=ALL_PARTS._replace(runs=False))
 traces = st.lists(st.tuples(st.integers(0, 5000), st.integers(-50, 50)), max_size=80)
 
 
@@ -56,13 +58,35 @@ def test_discard_does_not_change_later_windows(entries: list[tuple[int, int]], t
 
 
 def test_discard_drops_old_traces() -> None:
+    first_method = replace(PARAMETERS, parts=NO_PARTS)
     recent = recent_of([(second, 0) for second in range(1000)])
-    recent.discard(1000, PARAMETERS)
+    recent.discard(1000, first_method)
     assert len(recent) == 299
-    recent.discard(2000, PARAMETERS)
+    recent.discard(2000, first_method)
     assert len(recent) == 10
-    recent.discard(4600, PARAMETERS)
+    recent.discard(4600, first_method)
     assert len(recent) == 0
+
+
+def test_old_traces_are_counted_by_mark() -> None:
+    recent = recent_of([(second, second % 2) for second in range(1, 6001)])
+    recent.discard(6000, WITHOUT_RUNS)
+    assert len(recent) == 6 * 2 + 300
+    assert recent.by_mark(4200, 6000) == [(mark, [0] * 150 + [1] * 150) for mark in range(4500, 6001, 300)]
+    recent.add(5000, 7)
+    recent.discard(6300, WITHOUT_RUNS)
+    assert recent.by_mark(4800, 5100) == [(5100, [0] * 150 + [1] * 150 + [7])]
+    recent.keep(lambda _: True)
+    assert recent.by_mark(4800, 5100) == []
+
+
+def test_runs_are_kept_for_four_hours_unless_they_have_many_different_durations() -> None:
+    sparse = recent_of([(3600 * hour, hour) for hour in range(1, 9)])
+    sparse.discard(3600 * 8, PARAMETERS)
+    assert sparse.by_mark(0, 3600 * 8) == [(3600 * hour, [hour]) for hour in range(5, 9)]
+    dense = recent_of([(300 * mark, bucket) for mark in range(1, 97) for bucket in range(20)])
+    dense.discard(3600 * 8, PARAMETERS)
+    assert [mark for mark, _ in dense.by_mark(0, 3600 * 8)] == list(range(3600 * 8 - 6 * 300, 3600 * 8 + 1, 300))
 
 
 @given(traces)

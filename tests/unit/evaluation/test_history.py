@@ -1,16 +1,39 @@
 """The evaluation of settled hours, as the manager schedules it."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from dataclasses import replace
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from exporter.detection.detector import decode_state, encode_state
+from exporter.detection.regression import NO_REGRESSION_STATE
+from exporter.detection.streams import StreamReason, StreamRules
+from exporter.evaluation.incident_tracker import IncidentTracker
+from exporter.evaluation.shift_cause import Shift
+from exporter.evaluation.snapshot import SeriesStatus
 from exporter.model.calendar import Calendar
+from exporter.model.pattern import Pattern
 from exporter.model.span import SeriesKey
-from exporter.store import Store, StoredSeries, StoreError
+from exporter.runtime.logs import get_logger
+from exporter.store import SeriesEvaluation, Store, StoredIncident, StoredSeries, StoreError
+from tests.support.causes import a_cause
 from tests.support.evaluation import ManagerBench, WatchedStore
-from tests.support.samples import DAY, HOUR, KEY, NOON, Durations, around, commit_hour, event_of, events
+from tests.support.samples import (
+    DAY,
+    HOUR,
+    KEY,
+    NOON,
+    SETTINGS,
+    Clock,
+    Durations,
+    around,
+    commit_hour,
+    event_of,
+    events,
+)
 
 OTHER = SeriesKey("checkout", "POST /pay")
 NOW = NOON + 600.0
@@ -303,6 +326,72 @@ class TestAcceptancesAgain:
         assert bench.accepted == 2
 
 
+class TestRegressions:
+    """A regression is reported once, although all history is evaluated again."""
+
+    BEGAN = NOON - 3 * DAY
+
+    def regressed_history(self, store: Store) -> ManagerBench:
+        bench = ManagerBench(store)
+        bench.write_days(18, until=self.BEGAN)
+        bench.write_days(3, median=0.125, until=NOON)
+        bench.manager.catch_up(NOW)
+        return bench
+
+    def test_is_logged_and_in_the_table(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        bench = self.regressed_history(store)
+        assert events(caplog) == ["regression_raised"]
+        expected = bench.table(NOW).get(KEY)
+        assert expected.is_compared
+        assert expected.regression is not None
+        assert expected.regression.ratio == pytest.approx(1.25, abs=0.03)
+        assert expected.regression.began_after <= self.BEGAN <= expected.regression.began_before
+
+    @pytest.mark.parametrize("is_restarted", [False, True])
+    def test_is_not_logged_again(self, store: Store, is_restarted: bool, caplog: pytest.LogCaptureFixture) -> None:
+        bench = self.regressed_history(store)
+        before = bench.table(NOW).get(KEY).regression
+        assert before is not None
+        caplog.clear()
+        caplog.set_level(logging.INFO)
+        if is_restarted:
+            bench = ManagerBench(store)
+        bench.write(NOON - 22 * DAY, {KEY: around(0.1, 60)})
+        bench.manager.catch_up(NOW)
+        assert events(caplog) == ["history_reevaluated"]
+        again = bench.table(NOW).get(KEY).regression
+        assert again is not None
+        # One more hour in the weeks before makes it more certain.
+        assert again == before._replace(deviations=again.deviations)
+
+    def test_end_is_logged(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+        bench = self.regressed_history(store)
+        caplog.clear()
+        caplog.set_level(logging.INFO)
+        for hour in range(30):
+            bench.write(NOON + hour * HOUR, {KEY: around(0.1, 60)})
+        bench.settled_until = NOON + 30 * HOUR
+        bench.manager.catch_up(NOW + 30 * HOUR)
+        assert events(caplog) == ["regression_resolved"]
+        assert bench.table(NOW + 30 * HOUR).get(KEY).regression is None
+
+    def test_state_of_a_version_without_regressions_continues_with_stored_hours(self, store: Store) -> None:
+        bench = ManagerBench(store)
+        bench.write_days(13, until=NOON)
+        bench.manager.catch_up(NOW)
+        (stored,) = store.history([KEY], 0, NOON)
+        assert stored.state is not None
+        old = encode_state(decode_state(stored.state)._replace(regression=NO_REGRESSION_STATE))
+        store.save_evaluations([SeriesEvaluation(KEY, {}, old)])
+        bench = ManagerBench(store)
+        for hour in range(12):
+            bench.write(NOON + hour * HOUR, {KEY: around(0.1, 60)})
+        bench.settled_until = NOON + 12 * HOUR
+        bench.manager.catch_up(NOW + 12 * HOUR)
+        assert bench.table(NOW + 12 * HOUR).get(KEY).is_compared
+
+
 def test_time_zone_with_other_hours_causes_a_new_evaluation(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     hours = hours_with_an_incident()
@@ -325,3 +414,168 @@ def test_time_zone_with_other_hours_causes_a_new_evaluation(store: Store, caplog
     ManagerBench(store, calendar=moved).manager.catch_up(later)
     assert len(events(caplog)) == 1
     from_scratch.store.close()
+
+
+class TestStreams:
+    """Sixty long polls of 30 s an hour, of which the last hours take five times as long."""
+
+    @staticmethod
+    def write(bench: ManagerBench, key: SeriesKey) -> None:
+        for start in range(NOON - 8 * DAY, NOON, HOUR):
+            bench.write(start, {key: [150.01 if start >= NOON - 3 * HOUR else 30.01] * 60})
+
+    def test_a_stream_is_recognized_by_its_durations_and_logged_once(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        bench = ManagerBench(store)
+        self.write(bench, KEY)
+        bench.manager.catch_up(NOW)
+        expected = bench.table(NOW).get(KEY)
+        assert expected.stream is StreamReason.DURATIONS
+        assert (expected.thresholds, expected.outlier_threshold_seconds) == (None, None)
+        assert expected.baseline is not None
+        assert bench.facts().quarantined_windows == 0
+        (record,) = [record for record in caplog.records if event_of(record) == "stream_recognized"]
+        assert record.exporter_fields["span_name"] == KEY.span_name  # type: ignore[attr-defined]
+        bench.settled_until = NOON + HOUR
+        bench.write(NOON, {KEY: [150.01] * 60})
+        bench.manager.catch_up(NOW + HOUR)
+        assert events(caplog).count("stream_recognized") == 1
+
+    def test_the_configuration_overrides_durations(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        bench = ManagerBench(store, replace(SETTINGS, streams=StreamRules(requests=(Pattern("."),))))
+        self.write(bench, KEY)
+        bench.manager.catch_up(NOW)
+        expected = bench.table(NOW).get(KEY)
+        assert (expected.stream, expected.thresholds is None) == (None, False)
+        assert bench.facts().quarantined_windows == 3
+        assert "stream_recognized" not in events(caplog)
+
+    def test_a_restart_keeps_what_is_a_stream(self, store: Store) -> None:
+        bench = ManagerBench(store)
+        self.write(bench, KEY)
+        bench.manager.catch_up(NOW)
+        again = ManagerBench(store)
+        assert again.table(NOW).get(KEY) == bench.table(NOW).get(KEY)
+
+
+class TestIncidentsOfThePast:
+    """Incidents are assembled from the shifts of the evaluated history."""
+
+    CANCEL = SeriesKey(KEY.service_name, "POST /cancel")
+    SLOW = range(NOON - 9 * HOUR, NOON - 6 * HOUR, HOUR)
+
+    def write(self, bench: ManagerBench, slow: Collection[int] = SLOW, *, without: Collection[int] = ()) -> None:
+        for start in range(NOON - 8 * DAY, NOON, HOUR):
+            if start not in without:
+                slowed = around(0.5 if start in slow else 0.1, 60)
+                bench.write(start, {KEY: slowed, self.CANCEL: slowed, OTHER: around(0.1, 60)})
+
+    def stored(self, store: Store) -> list[StoredIncident]:
+        return store.incidents(99)
+
+    def test_two_endpoints_of_a_service_are_one_with_the_right_times(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        bench = ManagerBench(store)
+        self.write(bench)
+        bench.manager.catch_up(NOW)
+        (row,) = self.stored(store)
+        window = SETTINGS.shift.window_seconds
+        assert row.is_reconstructed
+        assert row.start == pytest.approx(self.SLOW[0], abs=window)
+        assert row.end == pytest.approx(self.SLOW[-1] + HOUR, abs=window)
+        tracker = IncidentTracker(store, renamed=lambda key: key, monotonic=lambda: 0.0, log=get_logger("incidents"))
+        assert tracker.open == []
+        (incident,) = tracker.newest(5).incidents
+        assert {each.key for each in incident.endpoints} == {KEY, self.CANCEL}
+        assert tracker.find(row.id) == incident
+        assert events(caplog) == ["past_incidents_found"]
+
+    def test_are_the_same_after_a_restart_a_new_evaluation_and_in_another_order_of_reading(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bench = ManagerBench(store)
+        self.write(bench)
+        bench.manager.catch_up(NOW)
+        before = self.stored(store)
+        caplog.set_level(logging.INFO)
+        ManagerBench(store).manager.catch_up(NOW)
+        store.delete_evaluations()
+        ManagerBench(store).manager.catch_up(NOW)
+        assert self.stored(store) == before
+        assert events(caplog) == []
+
+        with closing(WatchedStore.in_memory()) as other:
+            late = [NOON - 7 * HOUR, NOON - 3 * DAY]
+            bench = ManagerBench(other)
+            self.write(bench, without=late)
+            bench.manager.catch_up(NOW)
+            for start in late:
+                slowed = around(0.5 if start in self.SLOW else 0.1, 60)
+                bench.write(start, {KEY: slowed, self.CANCEL: slowed, OTHER: around(0.1, 60)})
+            bench.manager.catch_up(NOW)
+            assert self.stored(other) == before
+
+    def test_hour_by_hour_they_are_the_same_as_at_once(self, store: Store) -> None:
+        bench = ManagerBench(store)
+        self.write(bench)
+        for until in range(NOON - 12 * HOUR, NOON + 1, HOUR):
+            bench.settled_until = until
+            bench.manager.catch_up(until + 600.0)
+            is_over = until > self.SLOW[-1] + HOUR
+            assert len(self.stored(store)) == is_over
+        with closing(WatchedStore.in_memory()) as other:
+            at_once = ManagerBench(other)
+            self.write(at_once)
+            at_once.manager.catch_up(NOW)
+            assert self.stored(other) == self.stored(store)
+
+    def test_are_replaced_when_the_history_turns_out_to_be_another(self, store: Store) -> None:
+        bench = ManagerBench(store)
+        self.write(bench)
+        bench.manager.catch_up(NOW)
+        for start in self.SLOW:
+            bench.write(start, {KEY: around(0.1, 61), self.CANCEL: around(0.1, 61)})
+        bench.manager.catch_up(NOW)
+        assert self.stored(store) == []
+
+    def test_incident_that_was_seen_is_neither_doubled_nor_changed(self, store: Store) -> None:
+        bench = ManagerBench(store)
+        self.write(bench)
+        clock = Clock(float(self.SLOW[0] + 600))
+        tracker = IncidentTracker(store, renamed=lambda key: key, monotonic=clock, log=get_logger("incidents"))
+        flags = [
+            SeriesStatus(
+                key, shift=True, since=clock.now, cause=replace(a_cause(), shift=Shift(key, clock.now, clock.now))
+            )
+            for key in (KEY, self.CANCEL)
+        ]
+        tracker.observe(flags, clock.now)
+        tracker.observe([], self.SLOW[-1] + HOUR)
+        tracker.observe([], self.SLOW[-1] + 2 * HOUR)
+        tracker.save()
+        (seen,) = self.stored(store)
+        bench.manager.catch_up(NOW)
+        assert self.stored(store) == [seen]
+
+    def test_failure_is_logged_and_does_not_stop_the_evaluation(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise StoreError("full", "the disk is full")
+
+        bench = ManagerBench(store)
+        self.write(bench)
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "replace_reconstructed", refuse)
+            bench.manager.catch_up(NOW)
+        assert "past_incidents_not_saved" in events(caplog)
+        assert store.evaluated_until() == NOON
+        bench.write(NOON, {KEY: around(0.1, 60)})
+        bench.settled_until = NOON + HOUR
+        bench.manager.catch_up(NOW + HOUR)
+        assert len(self.stored(store)) == 1

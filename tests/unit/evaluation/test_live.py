@@ -6,11 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackLevel
-from exporter.detection.flag import INACTIVE, Flag, FlagEvent
+from exporter.detection.errors import ErrorBaseline
+from exporter.detection.flag import Flag, FlagEvent, FlagKind, SeriesFlags
+from exporter.detection.policy import Override, OverrideValue, SeriesPolicies
+from exporter.detection.streams import StreamReason
 from exporter.evaluation.baseline_table import EMPTY_TABLE, BaselineTable, SeriesBaseline
 from exporter.evaluation.live import LiveEvaluator, TickResult
-from exporter.evaluation.snapshot import Exemplar, SeriesStatus
+from exporter.evaluation.settings import EvaluationSettings
+from exporter.evaluation.snapshot import Exemplar, KindStatus, SeriesStatus
 from exporter.ingest.sampling import TimeSample
+from exporter.model.calendar import DayType, Slot
+from exporter.model.pattern import Pattern
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.telemetry import SkipReason
 from tests.support.samples import DAY, HOUR, KEY, NOON, SETTINGS, baseline, span, thresholds
@@ -31,12 +37,13 @@ def new_live(
     *,
     admit: Callable[[SeriesKey], SeriesKey | SkipReason] = admit_all,
     started_at: float = NOW - HOUR,
-    flags: Mapping[SeriesKey, Flag] | None = None,
+    flags: Mapping[SeriesKey, SeriesFlags] | None = None,
     max_pause_seconds: float = 120.0,
     max_traces: int = 1000,
+    settings: EvaluationSettings = SETTINGS,
 ) -> LiveEvaluator:
     return LiveEvaluator(
-        SETTINGS,
+        settings,
         admit,
         started_at=started_at,
         remembered_seconds=REMEMBERED_SECONDS,
@@ -89,6 +96,31 @@ class TestCounting:
         (status,) = live.tick(NOW, TABLE).statuses
         assert status.traces_total == status.current_traces == len(spans)
         assert skipped == sum(index < len(spans) for chosen in readings for index in chosen)
+
+    @given(
+        requests=st.lists(st.tuples(st.integers(0, 119), st.booleans()), min_size=1, max_size=40),
+        readings=st.lists(st.lists(st.integers(0, 39), max_size=40), max_size=6),
+    )
+    def test_failure_counts_once_however_often_and_in_any_order_it_is_read(
+        self, requests: list[tuple[int, bool]], readings: list[list[int]]
+    ) -> None:
+        spans = [span(n, NOW - back)._replace(failed=failed) for n, (back, failed) in enumerate(requests)]
+        live = new_live()
+        for number, chosen in enumerate([*readings, range(len(spans))]):
+            live.add_spans([spans[index] for index in chosen if index < len(spans)], NOW + 15 * number, TABLE)
+        (status,) = live.tick(NOW, TABLE).statuses
+        failures = sum(failed for _, failed in requests)
+        assert status.failures_total == status.current_failures == failures
+        assert status.current_error_ratio == failures / len(spans)
+
+    def test_failures_that_are_not_read_are_unknown(self) -> None:
+        status = evaluate(new_live(), steady(NOW, 0.1))
+        assert (status.failures_total, status.current_failures, status.current_error_ratio) == (None, None, None)
+
+    def test_failures_before_the_start_are_in_the_window_but_not_counted(self) -> None:
+        spans = [each._replace(failed=True) for each in steady(NOW, 0.1, 60)]
+        status = evaluate(new_live(started_at=NOW - 9.5), spans)
+        assert (status.failures_total, status.current_failures, status.traces_total) == (10, 60, 10)
 
     def test_spans_of_one_trace_are_distinguished(self) -> None:
         first = span(1, NOW)
@@ -243,14 +275,14 @@ class TestShift:
         live.add_spans(steady(NOW, 0.3, 300), NOW, TABLE)
         first = live.tick(NOW, TABLE)
         assert first.changes == ()
-        assert first.flags == {KEY: Flag(pending_since=NOW)}
+        assert first.flags == {KEY: {FlagKind.SHIFT: Flag(pending_since=NOW)}}
         assert first.statuses[0].shift is False
         *before, firing = tick_through(live, NOW, 0.3, 4)
         assert [result.changes for result in before] == [(), (), ()]
         assert [result.flags for result in before] == [{}, {}, {}]
         (change,) = firing.changes
         assert (change.key, change.event) == (KEY, FlagEvent.FIRING)
-        assert firing.flags == {KEY: Flag(firing=True, since=NOW)}
+        assert firing.flags == {KEY: {FlagKind.SHIFT: Flag(firing=True, since=NOW)}}
         assert firing.suspects == {KEY: (NOON,)}
         (status,) = firing.statuses
         assert (status.shift, status.since) == (True, NOW)
@@ -261,7 +293,7 @@ class TestShift:
         assert status.score > 2
 
     def test_flag_is_resolved_when_latency_is_back(self) -> None:
-        live = new_live(flags={KEY: Flag(firing=True, since=NOW - 600)})
+        live = new_live(flags={KEY: {FlagKind.SHIFT: Flag(firing=True, since=NOW - 600)}})
         changes = [change for result in tick_through(live, NOW, 0.1, 12) for change in result.changes]
         assert [change.event for change in changes] == [FlagEvent.RESOLVED]
         (status,) = live.tick(NOW + 195, TABLE).statuses
@@ -275,27 +307,27 @@ class TestShift:
 
     def test_firing_flag_survives_a_restart_with_its_start(self) -> None:
         flag = Flag(firing=True, since=NOW - 600)
-        status = evaluate(new_live(flags={KEY: flag}), steady(NOW, 0.3, 300))
+        status = evaluate(new_live(flags={KEY: {FlagKind.SHIFT: flag}}), steady(NOW, 0.3, 300))
         assert (status.shift, status.since) == (True, NOW - 600)
 
     def test_restart_does_not_count_as_held(self) -> None:
-        live = new_live(flags={KEY: Flag(pending_since=NOW - 600)})
+        live = new_live(flags={KEY: {FlagKind.SHIFT: Flag(pending_since=NOW - 600)}})
         live.add_spans(steady(NOW, 0.3, 300), NOW, TABLE)
         first = live.tick(NOW, TABLE)
-        assert (first.changes, first.flags) == ((), {KEY: Flag(pending_since=NOW)})
+        assert (first.changes, first.flags) == ((), {KEY: {FlagKind.SHIFT: Flag(pending_since=NOW)}})
         *before, firing = tick_through(live, NOW, 0.3, 4)
         assert [result.changes for result in before] == [(), (), ()]
-        assert firing.flags == {KEY: Flag(firing=True, since=NOW)}
+        assert firing.flags == {KEY: {FlagKind.SHIFT: Flag(firing=True, since=NOW)}}
 
     def test_restart_does_not_count_as_resolved(self) -> None:
-        live = new_live(flags={KEY: Flag(firing=True, since=NOW - 900, keep_firing_since=NOW - 600)})
+        live = new_live(flags={KEY: {FlagKind.SHIFT: Flag(firing=True, since=NOW - 900, keep_firing_since=NOW - 600)}})
         assert evaluate(live, steady(NOW, 0.1, 300)).shift is True
-        assert live.flags() == {KEY: Flag(firing=True, since=NOW - 900, keep_firing_since=NOW)}
+        assert live.flags() == {KEY: {FlagKind.SHIFT: Flag(firing=True, since=NOW - 900, keep_firing_since=NOW)}}
 
     def test_stored_pending_flag_is_deleted_when_the_condition_is_over(self) -> None:
-        live = new_live(flags={KEY: Flag(pending_since=NOW - 600)})
+        live = new_live(flags={KEY: {FlagKind.SHIFT: Flag(pending_since=NOW - 600)}})
         live.add_spans(steady(NOW, 0.1, 300), NOW, TABLE)
-        assert live.tick(NOW, TABLE).flags == {KEY: INACTIVE}
+        assert live.tick(NOW, TABLE).flags == {KEY: {}}
 
     @pytest.mark.parametrize(("pause", "counts"), [(120, True), (121, False)])
     def test_pause_of_the_polls_does_not_count_as_held(self, pause: int, counts: bool) -> None:
@@ -304,7 +336,7 @@ class TestShift:
         later = NOW + pause
         live.add_spans(steady(later, 0.3, 110), later, TABLE)
         flag = Flag(firing=True, since=NOW) if counts else Flag(pending_since=later)
-        assert live.tick(later, TABLE).flags == {KEY: flag}
+        assert live.tick(later, TABLE).flags == {KEY: {FlagKind.SHIFT: flag}}
 
     def test_trace_is_compared_with_the_hour_in_which_it_ended(self) -> None:
         now = NOON + 60.0
@@ -317,7 +349,11 @@ class TestShift:
     def test_learning_series_has_no_shift_verdict(self) -> None:
         immature = SeriesBaseline(float(NOON), baseline(mature=False), THRESHOLD, None)
         table = BaselineTable(NOON, {KEY: immature})
-        status = evaluate(new_live(flags={KEY: Flag(firing=True, since=NOW - 600)}), steady(NOW, 0.3, 300), table=table)
+        status = evaluate(
+            new_live(flags={KEY: {FlagKind.SHIFT: Flag(firing=True, since=NOW - 600)}}),
+            steady(NOW, 0.3, 300),
+            table=table,
+        )
         assert (status.shift, status.since, status.score, status.explanation) == (None, None, None, None)
         assert status.learning
         assert status.outlier is False
@@ -350,10 +386,10 @@ class TestPublishedSeries:
         assert new_live().tick(NOON + DAY + 1, TABLE).statuses == ()
 
     def test_stale_series_is_published_while_its_flag_fires(self) -> None:
-        live = new_live(flags={KEY: Flag(firing=True, since=NOW - 600)})
+        live = new_live(flags={KEY: {FlagKind.SHIFT: Flag(firing=True, since=NOW - 600)}})
         assert len(live.tick(NOW, BaselineTable(NOON)).statuses) == 1
         resolved = live.tick(NOW + 120, BaselineTable(NOON))
-        assert resolved.flags == {KEY: INACTIVE}
+        assert resolved.flags == {KEY: {}}
         assert live.tick(NOW + 135, BaselineTable(NOON)).statuses == ()
 
     def test_changepoint_of_an_accepted_change_is_published(self) -> None:
@@ -367,13 +403,13 @@ class TestOutage:
         return status
 
     def test_last_verdict_is_kept_while_its_window_counts(self) -> None:
-        live = new_live(flags={KEY: Flag(firing=True, since=NOW - 600)})
+        live = new_live(flags={KEY: {FlagKind.SHIFT: Flag(firing=True, since=NOW - 600)}})
         before = evaluate(live, steady(NOW, 0.5, 300))
         assert before.explanation is not None
         assert self.hold(live, NOW, NOW + 60) == before
 
     def test_only_baselines_and_firing_flags_are_left_after_that(self) -> None:
-        live = new_live(flags={KEY: Flag(firing=True, since=NOW - 600)})
+        live = new_live(flags={KEY: {FlagKind.SHIFT: Flag(firing=True, since=NOW - 600)}})
         before = evaluate(live, steady(NOW, 0.5, 300))
         status = self.hold(live, None, NOW + 301)
         assert (status.shift, status.since) == (True, NOW - 600)
@@ -408,12 +444,12 @@ class TestWithoutBaselines:
         assert (status.level, status.learning, list(status.outliers)) == (None, False, [])
 
     def test_firing_flag_stays_firing(self) -> None:
-        live = new_live(flags={KEY: Flag(firing=True, since=NOW - 600)})
+        live = new_live(flags={KEY: {FlagKind.SHIFT: Flag(firing=True, since=NOW - 600)}})
         for result in tick_through(live, NOW, 0.1, 40, EMPTY_TABLE):
             (status,) = result.statuses
             assert (status.shift, status.since, status.score, status.explanation) == (True, NOW - 600, None, None)
             assert (result.changes, result.flags, result.suspects) == ((), {}, {})
-        assert live.flags() == {KEY: Flag(firing=True, since=NOW - 600)}
+        assert live.flags() == {KEY: {FlagKind.SHIFT: Flag(firing=True, since=NOW - 600)}}
         (later,) = live.hold(None, NOW + HOUR, EMPTY_TABLE)
         assert (later.shift, later.since, later.current_traces) == (True, NOW - 600, None)
 
@@ -435,12 +471,12 @@ class TestWithoutBaselines:
         assert [change.event for change in changes] == [FlagEvent.RESOLVED]
 
     def test_pending_flag_stays_as_it_is(self) -> None:
-        live = new_live(flags={KEY: Flag(pending_since=NOW - 59)})
+        live = new_live(flags={KEY: {FlagKind.SHIFT: Flag(pending_since=NOW - 59)}})
         result = live.tick(NOW - 15, EMPTY_TABLE)
         assert (result.statuses, result.flags) == ((), {})
         live.add_spans(steady(NOW, 0.3, 300), NOW, EMPTY_TABLE)
         (result,) = tick_through(live, NOW, 0.3, 1)
-        assert result.flags == {KEY: Flag(pending_since=NOW + 15)}
+        assert result.flags == {KEY: {FlagKind.SHIFT: Flag(pending_since=NOW + 15)}}
 
     @given(
         durations=st.lists(st.sampled_from([0.1, 0.39, 0.41, 0.9]), min_size=1, max_size=40),
@@ -498,3 +534,197 @@ def test_thin_drops_traces_outside_of_the_slices() -> None:
     assert status.traces_total == len(spans)
     # Dropped traces are not added again.
     assert live.add_spans(spans, NOW, TABLE) == {"duplicate": len(spans)}
+
+
+STREAM = BaselineTable(NOON, {KEY: SeriesBaseline(float(NOON), baseline(), stream=StreamReason.NAME)})
+
+
+class TestStreams:
+    def test_traces_are_counted_and_nothing_is_flagged(self) -> None:
+        live = new_live()
+        status = evaluate(live, steady(NOW, 500.0), table=STREAM)
+        assert (status.stream, status.current_traces, status.traces_total) == (StreamReason.NAME, 60, 60)
+        assert (status.shift, status.outlier, status.score, status.since) == (None, None, None, None)
+        assert status.baseline is not None
+        assert (status.learning, status.outliers_total) == (False, 0)
+        assert all(result.changes == () for result in tick_through(live, NOW, 500.0, 30, STREAM))
+
+    def test_a_flag_that_fires_is_resolved_when_the_series_turns_out_to_be_a_stream(self) -> None:
+        live = new_live(flags={KEY: {FlagKind.SHIFT: Flag(firing=True, since=NOW - 600)}})
+        changes = [change.event for result in tick_through(live, NOW, 500.0, 20, STREAM) for change in result.changes]
+        assert changes == [FlagEvent.RESOLVED]
+        assert live.flags() == {}
+
+
+def overridden(field: str, value: object) -> EvaluationSettings:
+    """Settings with an override for the series of these tests."""
+    overrides = (Override(Pattern("^checkout/GET "), (OverrideValue(field, str(value), field, value),)),)
+    return replace(SETTINGS, policies=SeriesPolicies(overrides, SETTINGS.fallback, SETTINGS.shift))
+
+
+class TestOverrides:
+    def test_the_hold_time_of_a_series_is_its_own(self) -> None:
+        for hold, ticks in ((0.0, 1), (300.0, 0)):
+            live = new_live(settings=overridden("hold_seconds", hold))
+            live.add_spans(steady(NOW, 0.3, 300), NOW, TABLE)
+            changes = [change for change in live.tick(NOW, TABLE).changes if change.event is FlagEvent.FIRING]
+            assert len(changes) == ticks
+
+    def test_the_window_of_a_series_is_its_own(self) -> None:
+        live = new_live(settings=overridden("window_seconds", 60))
+        spans = [*steady(NOW, 0.1, 300), *steady(NOW, 0.2, 300, OTHER)]
+        live.add_spans(spans, NOW, TABLE)
+        assert [status.current_traces for status in live.tick(NOW, TABLE).statuses] == [60, 300]
+        # Whether the live edge is blind depends on the traffic of all series in one window.
+        assert live.ended_in_window(NOW) == 600
+
+    def test_traces_of_a_disabled_series_are_counted_and_nothing_is_flagged(self) -> None:
+        expected = replace(EXPECTED, outlier_threshold_seconds=None, thresholds=None)
+        table = BaselineTable(NOON, {KEY: expected})
+        live = new_live(
+            settings=overridden("is_enabled", False), flags={KEY: {FlagKind.SHIFT: Flag(firing=True, since=NOW - 600)}}
+        )
+        held = live.hold(None, NOW, EMPTY_TABLE)
+        assert [status.shift for status in held] == [None]
+        status = evaluate(live, steady(NOW, 0.9, 300), table=table)
+        assert (status.traces_total, status.current_traces) == (300, 300)
+        assert (status.shift, status.outlier, status.outliers_total, status.is_enabled) == (None, None, 0, False)
+        assert not status.learning
+        assert status.excess_traces_total == 300
+
+
+class TestErrors:
+    """Requests that fail, judged beside their latency."""
+
+    BASELINE = ErrorBaseline(FallbackLevel.EXACT, Slot(12, DayType.WEEKDAY), 5, 10_000, 40)
+    TABLE = BaselineTable(NOON, {KEY: replace(EXPECTED, errors=BASELINE)})
+
+    def run(
+        self, live: LiveEvaluator, ticks: range, failing: Callable[[int], bool], table: BaselineTable | None = None
+    ) -> list[TickResult]:
+        """Tick every 15 seconds; one request a second, which fails where its second says so, and then takes less."""
+        results = []
+        for number in ticks:
+            now = NOW + 15 * number
+            spans = [
+                span(second, float(second), 0.02 if failing(second) else 0.1)._replace(failed=failing(second))
+                for second in range(int(now) - 14, int(now) + 1)
+            ]
+            live.add_spans(spans, now, self.TABLE)
+            results.append(live.tick(now, table or self.TABLE))
+        return results
+
+    def test_every_third_request_fails_fast(self) -> None:
+        live = new_live()
+        healthy = self.run(live, range(20), lambda _: False)
+        ill = self.run(live, range(20, 36), lambda second: second % 3 == 0)
+        well = self.run(live, range(36, 80), lambda _: False)
+        assert all(result.changes == () for result in healthy)
+        (status,) = healthy[-1].statuses
+        assert status.baseline_error_ratio == 0.004
+        assert status.of_kind(FlagKind.ERRORS) == KindStatus(FlagKind.ERRORS, False, None, 0.0)
+        ((position, fired),) = [(n, change) for n, result in enumerate(ill) for change in result.changes]
+        assert (fired.kind, fired.event) == (FlagKind.ERRORS, FlagEvent.FIRING)
+        assert 15 * position <= 240, "four minutes"
+        assert "requests failed" in str(fired.explanation)
+        (status,) = ill[-1].statuses
+        assert (status.shift, status.of_kind(FlagKind.ERRORS).firing, status.is_anomalous) == (False, True, True)
+        assert status.of_kind(FlagKind.ERRORS).since is not None
+        ((position, resolved),) = [(n, change) for n, result in enumerate(well) for change in result.changes]
+        assert (resolved.kind, resolved.event) == (FlagKind.ERRORS, FlagEvent.RESOLVED)
+        assert 15 * position <= 300
+        assert live.flags() == {}
+
+    def test_a_restart_changes_nothing(self) -> None:
+        before = new_live()
+        self.run(before, range(40), lambda second: second % 3 == 0)
+        flags = before.flags()
+        (status,) = before.tick(NOW + 600, self.TABLE).statuses
+        after = new_live(flags=flags)
+        spans = [
+            span(second, float(second), 0.1)._replace(failed=second % 3 == 0)
+            for second in range(int(NOW) + 600 - 300, int(NOW) + 600)
+        ]
+        after.add_spans(spans, NOW + 600, self.TABLE)
+        (result,) = after.tick(NOW + 600, self.TABLE).statuses
+        assert result.of_kind(FlagKind.ERRORS).firing
+        assert result.of_kind(FlagKind.ERRORS).since == status.of_kind(FlagKind.ERRORS).since
+
+    def test_without_a_baseline_or_knowledge_there_is_no_verdict(self) -> None:
+        live = new_live()
+        (status,) = self.run(live, range(40), lambda second: second % 3 == 0, TABLE)[-1].statuses
+        assert status.of_kind(FlagKind.ERRORS).firing is None
+        assert status.baseline_error_ratio is None
+        unknown = new_live()
+        unknown.add_spans(steady(NOW, 0.1), NOW, self.TABLE)
+        (status,) = unknown.tick(NOW, self.TABLE).statuses
+        assert status.of_kind(FlagKind.ERRORS).firing is None
+
+    def test_a_flag_is_kept_while_the_history_is_not_evaluated(self) -> None:
+        flags = {KEY: {FlagKind.ERRORS: Flag(firing=True, since=NOW - 60)}}
+        live = new_live(flags=flags)
+        (status,) = live.tick(NOW, replace(self.TABLE, series={}, is_evaluated=False)).statuses
+        assert (status.of_kind(FlagKind.ERRORS).firing, status.of_kind(FlagKind.ERRORS).since) == (True, NOW - 60)
+        assert live.flags() == flags
+
+
+class TestChangedSettings:
+    def firing(self, seconds: float = 1.0) -> LiveEvaluator:
+        live = new_live()
+        changes = [change for each in tick_through(live, NOW, seconds, 12) for change in each.changes]
+        assert [change.event for change in changes] == [FlagEvent.FIRING]
+        return live
+
+    def test_a_flag_that_would_not_fire_with_the_new_settings_resolves_at_once(self) -> None:
+        live = self.firing()
+        live.use(replace(SETTINGS, shift=replace(SETTINGS.shift, alpha=1e-300)))
+        (result,) = tick_through(live, NOW + 180, 1.0, 1)
+        assert [(change.kind, change.event) for change in result.changes] == [(FlagKind.SHIFT, FlagEvent.RESOLVED)]
+        assert result.flags == {KEY: {}}
+        assert result.statuses[0].shift is False
+
+    def test_a_flag_that_would_fire_with_the_new_settings_keeps_firing(self) -> None:
+        live = self.firing()
+        before = live.flags()
+        live.use(replace(SETTINGS, shift=replace(SETTINGS.shift, alpha=1e-5)))
+        (result,) = tick_through(live, NOW + 180, 1.0, 1)
+        assert result.changes == ()
+        assert live.flags() == before
+
+    @pytest.mark.parametrize(("min_delta", "goes_on"), [(0.01, True), (0.9, False)])
+    def test_an_error_flag_resolves_if_it_would_not_fire_with_the_new_settings(
+        self, min_delta: float, goes_on: bool
+    ) -> None:
+        errors, live = TestErrors(), new_live()
+        errors.run(live, range(40), lambda second: second % 3 == 0)
+        assert live.flags()[KEY][FlagKind.ERRORS].firing
+        live.use(replace(SETTINGS, shift=replace(SETTINGS.shift, errors_min_delta=min_delta)))
+        (result,) = errors.run(live, range(40, 41), lambda second: second % 3 == 0)
+        assert [(change.kind, change.event) for change in result.changes] == (
+            [] if goes_on else [(FlagKind.ERRORS, FlagEvent.RESOLVED)]
+        )
+        assert bool(live.flags()) is goes_on
+
+    def test_flags_of_series_without_new_parameters_stay(self) -> None:
+        override = Override(Pattern("POST /pay"), (OverrideValue("ratio", "9", "ratio", 9.0),))
+        live = self.firing()
+        policies = SeriesPolicies((override,), SETTINGS.fallback, SETTINGS.shift)
+        live.use(replace(SETTINGS, policies=policies))
+        # Between both limits, where a flag neither begins to fire nor resolves.
+        (result,) = tick_through(live, NOW + 180, 1.0, 1)
+        assert result.changes == ()
+
+    def test_series_that_are_not_wanted_any_more_disappear(self) -> None:
+        wanted = {KEY: True}
+        live = LiveEvaluator(
+            SETTINGS,
+            admit_all,
+            started_at=NOW - HOUR,
+            remembered_seconds=REMEMBERED_SECONDS,
+            flags={KEY: {FlagKind.SHIFT: Flag(firing=True, since=NOW - 60)}},
+            is_wanted=wanted.__getitem__,
+        )
+        assert live.tick(NOW, TABLE).statuses
+        wanted[KEY] = False
+        assert live.tick(NOW + 15, TABLE).statuses == ()
+        assert live.flags() == {}

@@ -1,22 +1,26 @@
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 
-from exporter.detection.flag import Flag
+from exporter.detection.flag import Flag, FlagKind, SeriesFlags
 from exporter.evaluation.baseline_table import EMPTY_TABLE, BaselineTable, SeriesBaseline
+from exporter.evaluation.incident_tracker import IncidentTracker
 from exporter.evaluation.live import LiveEvaluator
 from exporter.evaluation.poller import Poller
 from exporter.evaluation.settings import PollSettings
+from exporter.evaluation.shift_cause import Shift, ShiftCause
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.ingest.exact_reader import Budget
 from exporter.ingest.live_reader import LiveReader
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
+from exporter.store import Store
 from exporter.tempo.errors import StoppedError, TempoError
+from tests.support.causes import a_cause
 from tests.support.evaluation import ScriptedWakeup, ledger_status
 from tests.support.fakes import FakeTempo, Recorder
 from tests.support.samples import HOUR, KEY, NOON, SETTINGS, Clock, baseline, event_of, events, span, thresholds
@@ -42,7 +46,9 @@ class FakeHistory:
     """
 
     series: Mapping[SeriesKey, SeriesBaseline]
-    saved: list[tuple[Mapping[SeriesKey, Flag], Mapping[SeriesKey, tuple[int, ...]]]] = field(default_factory=list)
+    saved: list[tuple[Mapping[SeriesKey, SeriesFlags], Mapping[SeriesKey, tuple[int, ...]]]] = field(
+        default_factory=list
+    )
     tables: dict[int, BaselineTable] = field(default_factory=dict)
     on_build: Callable[[], None] = lambda: None
     requests: list[str] = field(default_factory=list)
@@ -58,8 +64,22 @@ class FakeHistory:
         self.requests.append("facts")
         return FACTS
 
-    def save(self, flags: Mapping[SeriesKey, Flag], suspects: Mapping[SeriesKey, tuple[int, ...]]) -> None:
+    def save(
+        self, flags: Mapping[SeriesKey, SeriesFlags], suspects: Mapping[SeriesKey, tuple[int, ...]], at: float
+    ) -> None:
         self.saved.append((flags, suspects))
+
+
+class FakeCauses:
+    """Remembers the shifts that fire, and has given causes."""
+
+    def __init__(self) -> None:
+        self.shifts: Sequence[Shift] = ()
+        self.causes: Mapping[SeriesKey, ShiftCause] = {}
+        self.pending: frozenset[SeriesKey] = frozenset()
+
+    def observe(self, shifts: Sequence[Shift]) -> None:
+        self.shifts = shifts
 
 
 class Bench:
@@ -74,6 +94,8 @@ class Bench:
         self.telemetry = Recorder()
         self.history = FakeHistory({KEY: SeriesBaseline(NOW, baseline(), 0.4, thresholds())})
         self.backfill: BackfillStatus | None = None
+        self.causes = FakeCauses()
+        self.incidents = Store.in_memory()
         self.published: list[Snapshot] = []
         self.on_publish: Callable[[], None] = lambda: None
         self.new_tables: list[int] = []
@@ -104,6 +126,13 @@ class Bench:
             on_new_table=lambda: self.new_tables.append(len(self.published)),
             backfill_status=self._backfill_status,
             wakeup=self.wakeup,
+            causes=self.causes,
+            incidents=IncidentTracker(
+                self.incidents,
+                renamed=lambda key: key,
+                monotonic=self.monotonic,
+                log=get_logger("test"),
+            ),
         )
 
     def _backfill_status(self) -> BackfillStatus | None:
@@ -151,6 +180,18 @@ class TestDenseTraffic:
         assert bench.status().current_traces == pytest.approx(len(spans) * snapshot.poll_share, rel=0.3)
         assert bench.telemetry.sampled_windows == {"poll": 1}
 
+    def test_failures_of_a_sample_are_those_that_were_read(self) -> None:
+        spans = [each._replace(failed=n % 10 == 0) for n, each in enumerate(self.dense(NOW - 300, NOW, 100))]
+        bench = Bench(FakeTempo(spans, max_limit=1000), replace(POLL, budget=Budget(2000, 50)))
+        bench.cycle()
+        for _ in range(4):
+            bench.cycle(after=15)
+        status = bench.status()
+        assert status.current_failures is not None
+        assert status.current_traces is not None
+        assert status.current_failures < status.current_traces < len(spans) / 2
+        assert status.current_error_ratio == pytest.approx(0.1, rel=0.1)
+
     def test_older_minutes_do_not_outweigh_newer_ones_when_traffic_grows(self) -> None:
         bench = Bench(FakeTempo(self.dense(NOW - 300, NOW, 10), max_limit=1000), replace(POLL, budget=Budget(2000, 50)))
         bench.cycle()
@@ -183,8 +224,9 @@ class TestReading:
     def test_first_cycle_reads_the_longest_window_and_later_ones_the_lookback(self) -> None:
         bench = Bench(FakeTempo())
         assert bench.cycle() == (True, [(-300, 2), (-3600, -298)])
-        assert bench.cycle(15) == (True, [(-120, 2)])
-        assert bench.cycle(15) == (True, [(-120, 2)])
+        # What has left the lookback is read once more, because it was not that old when it was read last.
+        assert bench.cycle(15) == (True, [(-136, 2)])
+        assert bench.cycle(15) == (True, [(-136, 2)])
 
     def test_first_cycle_reads_older_traffic_only_if_that_is_affordable(self) -> None:
         spans = [span(number, NOW - number % 300) for number in range(100)]
@@ -206,15 +248,20 @@ class TestReading:
         assert bench.cycle()[0] is True
         assert bench.published[-1].evaluated_at == NOW
         assert events(caplog) == ["poll_history_failed"]
-        assert bench.cycle(15) == (True, [(-120, 2)])
+        assert bench.cycle(15) == (True, [(-136, 2)])
 
     @pytest.mark.parametrize(
-        ("pause", "back"), [(15, 120), (16, 121), (75, 180), (1815, 1920), (4000, 3600), (100_000, 3600), (-500, 120)]
+        ("pause", "back"), [(15, 136), (16, 137), (75, 196), (1815, 1936), (4000, 3600), (100_000, 3600), (-500, 121)]
     )
     def test_cycle_after_a_pause_reads_what_was_missed(self, pause: int, back: int) -> None:
         bench = Bench(FakeTempo())
         bench.cycle()
         assert bench.cycle(pause) == (True, [(-back, 2)])
+
+    def test_lookback_longer_than_any_evaluation_window_is_read(self) -> None:
+        bench = Bench(FakeTempo(), replace(POLL, lookback_seconds=600.0, window_seconds=60.0, max_window_seconds=60.0))
+        bench.cycle()
+        assert bench.cycle(15) == (True, [(-616, 2)])
 
     def test_pause_leaves_no_hole_in_the_window(self) -> None:
         bench = Bench(FakeTempo([span(1, NOW - 5)]))
@@ -231,7 +278,7 @@ class TestReading:
         for _ in range(4):
             assert bench.cycle(15) == (False, [(bench.tempo.searches[0][0] - int(bench.clock.now), 2)])
         bench.tempo.before_search = lambda start, end: None
-        assert bench.cycle(15) == (True, [(-180, 2)])
+        assert bench.cycle(15) == (True, [(-196, 2)])
 
     def test_whole_window_is_read_until_a_cycle_has_succeeded(self) -> None:
         bench = Bench(FakeTempo())
@@ -242,15 +289,15 @@ class TestReading:
         assert bench.cycle(15) == (True, [(-300, 2), (-3600, -298)])
 
     def test_saturated_searches_are_split_without_losing_traces(self, caplog: pytest.LogCaptureFixture) -> None:
-        spans = [span(number, NOW - number * 0.5, 0.01) for number in range(400)]
-        bench = Bench(FakeTempo(spans, max_limit=50), replace(POLL, max_window_seconds=300.0))
+        spans = [span(number, NOW - 30 - 170 * (number / 400) ** 4, 0.01) for number in range(400)]
+        bench = Bench(FakeTempo(spans, max_limit=70, tempo_limit=400), replace(POLL, max_window_seconds=300.0))
         assert bench.cycle()[0] is True
         assert bench.status().current_traces == 400
         assert events(caplog) == ["poll_saturated"]
         first = len(bench.tempo.searches)
         bench.cycle(1)
         # The density is known now, so the range is divided beforehand.
-        assert len(bench.tempo.searches) < first / 2
+        assert len(bench.tempo.searches) < first
 
     def test_second_with_too_many_traces_is_counted_as_truncated_and_the_rest_evaluated(
         self, caplog: pytest.LogCaptureFixture
@@ -280,6 +327,9 @@ class TestReading:
         assert len(searches) == 3
         assert searches[-1][1] == 2
         assert bench.telemetry.truncated_windows["poll"] == 1
+        bench.tempo.before_search = lambda start, end: None
+        assert bench.cycle(15)[0]
+        assert bench.status().current_traces == 120
 
     def test_skipped_spans_are_counted(self) -> None:
         bench = Bench(FakeTempo([span(1, NOW)]))
@@ -309,7 +359,8 @@ class TestPublishing:
             bench.tempo.spans = [span(int(now) - back, now - back, 0.5) for back in range(300)]
             bench.cycle(15 if cycle else 0)
         assert [flags for flags, _ in bench.history.saved] == [
-            {KEY: Flag(pending_since=NOW)}, {}, {}, {}, {KEY: Flag(firing=True, since=NOW)}, {},
+            {KEY: {FlagKind.SHIFT: Flag(pending_since=NOW)}}, {}, {}, {},
+            {KEY: {FlagKind.SHIFT: Flag(firing=True, since=NOW)}}, {},
         ]  # fmt: skip
         assert [suspects for _, suspects in bench.history.saved] == [
             {},
@@ -328,12 +379,61 @@ class TestPublishing:
             seconds = 0.5 if cycle < 6 else 0.1
             bench.tempo.spans += [span(int(now) - back, now - back, seconds) for back in range(15)]
             bench.cycle(15 if cycle else 0)
-        firing, resolved = caplog.records
+        firing, resolved = (record for record in caplog.records if event_of(record).startswith("shift_"))
         assert (firing.levelname, event_of(firing)) == ("WARNING", "shift_firing")
         fields = firing.exporter_fields  # type: ignore[attr-defined]
-        assert (fields["service_name"], fields["span_name"]) == KEY
+        assert (fields["service_name"], fields["span_name"]) == KEY[:2]
         assert "requests took longer than" in fields["explanation"]
         assert (resolved.levelname, event_of(resolved)) == ("INFO", "shift_resolved")
+
+    def test_firing_flags_are_looked_at_and_get_their_cause(self) -> None:
+        bench = Bench(FakeTempo())
+        for cycle in range(6):
+            now = NOW + 15 * cycle
+            bench.tempo.spans += [span(int(now) - back, now - back, 0.5) for back in range(15)]
+            bench.cycle(15 if cycle else 0)
+        since = bench.status().since
+        assert since is not None
+        (shift,) = bench.causes.shifts
+        assert (shift.key, shift.since, shift.score) == (KEY, since, bench.status().score)
+        assert shift.traces == bench.status().current_traces
+        assert bench.status().cause is None
+        for other in (since - 1, since):
+            bench.causes.causes = {KEY: a_cause(replace(shift, since=other))}
+            bench.cycle(15)
+            cause = bench.status().cause
+            assert (bench.status().incident is not None) == (other == since)
+            assert bench.causes.shifts[0].in_incident == (other == since)
+            # The cause of an earlier shift is not that of this one.
+            assert (None if cause is None else cause.shift.since) == (since if other == since else None)
+
+    def test_a_firing_flag_of_no_incident_is_marked_while_its_cause_is_being_looked_for(self) -> None:
+        bench = Bench(FakeTempo())
+        bench.causes.pending = frozenset({KEY})
+        marks = []
+        for cycle in range(6):
+            now = NOW + 15 * cycle
+            bench.tempo.spans += [span(int(now) - back, now - back, 0.5) for back in range(15)]
+            bench.cycle(15 if cycle else 0)
+            marks.append((bench.status().shift, bench.status().is_cause_pending))
+        assert set(marks) == {(False, False), (True, True)}
+        bench.causes.causes = {KEY: a_cause(bench.causes.shifts[0])}
+        bench.cycle(15)
+        assert (bench.status().incident is not None, bench.status().is_cause_pending) == (True, False)
+
+    def test_incident_is_saved_after_the_snapshot_is_published(self) -> None:
+        bench = Bench(FakeTempo())
+        saved_before: list[int] = []
+        bench.on_publish = lambda: saved_before.append(len(bench.incidents.incidents(9)))
+        for cycle in range(6):
+            now = NOW + 15 * cycle
+            bench.tempo.spans += [span(int(now) - back, now - back, 0.5) for back in range(15)]
+            bench.cycle(15 if cycle else 0)
+        bench.causes.causes = {KEY: a_cause(bench.causes.shifts[0])}
+        bench.cycle(15)
+        assert saved_before == [0] * 7
+        (row,) = bench.incidents.incidents(9)
+        assert bench.status().incident == (row.id, "victim")
 
     def test_outage_publishes_the_last_verdict_while_its_window_counts(self, caplog: pytest.LogCaptureFixture) -> None:
         bench = Bench(FakeTempo([span(1, NOW)]))
@@ -503,8 +603,8 @@ class TestRun:
 
 
 def test_spans_are_remembered_while_they_may_be_read_again() -> None:
-    assert POLL.remembered_seconds == 330
-    assert replace(POLL, lookback_seconds=400.0).remembered_seconds == 430
+    assert POLL.remembered_seconds == 360
+    assert replace(POLL, lookback_seconds=400.0).remembered_seconds == 460
 
 
 class TestNewTable:

@@ -6,10 +6,13 @@ import pytest
 
 from exporter.baseline.levels import SLOTS, FallbackLevel
 from exporter.detection.parameters import Parameters
+from exporter.detection.policy import Override, OverrideValue, SeriesPolicies
+from exporter.detection.streams import StreamReason
 from exporter.evaluation.baseline_table import SeriesBaseline
-from exporter.evaluation.query import BaselineQuerier, NoVerdict, PooledHour
+from exporter.evaluation.query import BaselineQuerier, NoVerdict, PooledHour, RunLimits
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.model.calendar import Calendar, DayType, HourClock, Slot
+from exporter.model.pattern import Pattern
 from exporter.model.span import SeriesKey
 from exporter.store import Store, StoredTraffic
 from tests.support.database import memory_store
@@ -41,15 +44,31 @@ class TestReport:
         write(store, NOON - 12 * DAY, NOON)
         manager = evaluate_history(store, NOON)
         report = querier(store).report(KEY, NOW, NOW)
-        assert SeriesBaseline(
-            last_seen=float(NOON),
-            baseline=report.baseline,
-            outlier_threshold_seconds=report.outlier_threshold_seconds,
-            thresholds=manager.table(NOW).get(KEY).thresholds,
-        ) == manager.table(NOW).get(KEY)
+        series = manager.table(NOW).get(KEY)
+        assert (
+            SeriesBaseline(
+                last_seen=float(NOON),
+                baseline=report.baseline,
+                outlier_threshold_seconds=report.outlier_threshold_seconds,
+                thresholds=series.thresholds,
+                is_compared=report.is_compared,
+                regression=report.regression,
+                traffic=series.traffic,
+            )
+            == series
+        )
         assert (report.no_verdict, report.hour.slot, report.known_until) == (None, WEEKDAY_NOON, NOON)
         assert [threshold.quantile for threshold in report.shift] == [0.5, 0.9, 0.99]
         assert all(each.limit_seconds > each.baseline_seconds for each in report.shift)
+
+    def test_series_that_is_evaluated_by_run(self, store: Store) -> None:
+        write(store, NOON - 12 * DAY, NOON, median=0.1, per_hour=1)
+        thresholds = evaluate_history(store, NOON).table(NOW).get(KEY).runs
+        report = querier(store).report(KEY, NOW, NOW)
+        assert thresholds is not None
+        assert (report.runs, report.shift, report.no_verdict) == (RunLimits.of(thresholds), (), None)
+        assert report.runs is not None
+        assert report.runs.usual_seconds < report.runs.slow_seconds < report.runs.far_seconds
 
     def test_lists_the_pooled_hours(self, store: Store) -> None:
         write(store, NOON - 8 * DAY, NOON)
@@ -197,6 +216,7 @@ class TestAvailability:
         store = memory_store(CountedStore)
         write(store, NOON - 2 * DAY, NOON)
         evaluate_history(store, NOON)
+        store.counts = 0
         queries = querier(store)
         for now in (NOW, NOW + 1, NOON + HOUR - 1):
             queries.availability(now)
@@ -212,8 +232,9 @@ class TestAvailability:
             queries.availability(now)
         assert store.counts == 2
         evaluate_history(store, NOON)
+        store.counts = 0
         queries.availability(NOW + 61)
-        assert store.counts == 3
+        assert store.counts == 1
 
 
 def test_queries_work_on_a_readonly_database(tmp_path: Path) -> None:
@@ -228,3 +249,68 @@ def test_queries_work_on_a_readonly_database(tmp_path: Path) -> None:
     assert there.series() == [KEY]
     reading.close()
     writing.close()
+
+
+class TestStreams:
+    def test_report_and_profile_have_the_baseline_and_no_thresholds(self, store: Store) -> None:
+        for start in range(NOON - 8 * DAY, NOON, HOUR):
+            commit_hour(store, start, {KEY: [30.01] * 30, OTHER: [0.1] * 30})
+        manager = evaluate_history(store, NOON)
+        report = querier(store).report(KEY, NOW, NOW)
+        assert (report.stream, report.no_verdict) == (StreamReason.DURATIONS, NoVerdict.STREAM)
+        assert report.baseline == manager.table(NOW).get(KEY).baseline
+        assert (report.shift, report.outlier_threshold_seconds) == ((), None)
+        profile = querier(store).profile(KEY, NOW)
+        assert {slot.outlier_threshold_seconds for slot in profile.slots} == {None}
+        assert querier(store).report(OTHER, NOW, NOW).stream is None
+
+    def test_the_name_of_a_series_without_history_counts(self, store: Store) -> None:
+        report = querier(store).report(OTHER._replace(span_name="GET /ws"), NOW, NOW)
+        assert (report.stream, report.no_verdict) == (StreamReason.NAME, NoVerdict.STREAM)
+
+
+class TestOverrides:
+    def test_report_and_table_are_those_of_the_same_settings_for_all(self, store: Store) -> None:
+        write(store, NOON - 12 * DAY, NOON)
+        overrides = (
+            Override(
+                Pattern("^checkout/GET "),
+                (
+                    OverrideValue("ratio", "3", "ratio", 3.0),
+                    OverrideValue("lookback", "5d", "lookback_seconds", 5 * DAY),
+                ),
+            ),
+        )
+        settings = replace(SETTINGS, policies=SeriesPolicies(overrides, SETTINGS.fallback, SETTINGS.shift))
+        expected = replace(
+            SETTINGS,
+            shift=replace(SETTINGS.shift, ratio=3.0),
+            fallback=replace(SETTINGS.fallback, lookback_seconds=5 * DAY),
+        )
+        tables, reports = [], []
+        for each in (settings, expected):
+            tables.append(evaluate_history(store, NOON, each).table(NOW))
+            reports.append(querier(store, each).report(KEY, NOW, NOW))
+        found, wanted = reports
+        assert found.policy is not None
+        assert [str(each) for each in found.policy.applied] == [
+            "ratio 3, by overrides[0]",
+            "lookback 5d, by overrides[0]",
+        ]
+        assert replace(found, policy=None) == wanted
+        assert tables[0].get(KEY) == tables[1].get(KEY)
+
+    def test_a_disabled_series_has_a_baseline_and_no_thresholds(self, store: Store) -> None:
+        write(store, NOON - 12 * DAY, NOON)
+        overrides = (Override(Pattern("cart"), (OverrideValue("enabled", "false", "is_enabled", False),)),)
+        settings = replace(SETTINGS, policies=SeriesPolicies(overrides, SETTINGS.fallback, SETTINGS.shift))
+        manager = evaluate_history(store, NOON, settings)
+        report = querier(store, settings).report(KEY, NOW, NOW)
+        assert (report.no_verdict, report.shift, report.outlier_threshold_seconds) == (NoVerdict.DISABLED, (), None)
+        kept = manager.table(NOW).get(KEY)
+        assert (kept.baseline, kept.thresholds, kept.outlier_threshold_seconds) == (report.baseline, None, None)
+        assert kept.baseline is not None
+        profile = querier(store, settings).profile(KEY, NOW)
+        assert {slot.outlier_threshold_seconds for slot in profile.slots} == {None}
+        unknown = KEY._replace(span_name="GET /cart/unknown")
+        assert querier(store, settings).report(unknown, NOW, NOW).no_verdict is NoVerdict.DISABLED

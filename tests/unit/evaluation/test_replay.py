@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from exporter.backtest.replay import replay_history
 from exporter.detection.detector import Detector
+from exporter.detection.policy import Override, OverrideValue, SeriesPolicies
 from exporter.evaluation.flag_store import FlagStore
 from exporter.evaluation.live import LiveEvaluator
 from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.replay import PastStatus, StatusReplay
+from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import NO_OUTLIERS, SeriesStatus
 from exporter.model.accumulator import Accumulator
 from exporter.model.calendar import Calendar, HourClock
@@ -23,7 +25,9 @@ from exporter.model.histogram import bucket_middle_seconds, bucket_of_ns
 from exporter.model.histogram_codec import DamagedDigestError
 from exporter.model.hours import StoredWindow
 from exporter.model.ledger import Window
+from exporter.model.pattern import Pattern
 from exporter.model.span import SeriesKey, Span
+from exporter.model.time_mark import MarkKind, TimeMark, TimeMarks
 from exporter.runtime.logs import get_logger
 from exporter.store import Store, StoredSeries
 from tests.support.backtest_traffic import MONDAY, Incident, requests
@@ -66,13 +70,28 @@ def busy() -> Requests:
 @pytest.fixture(scope="module")
 def shown(busy: Requests) -> dict[int, SeriesStatus]:
     """The statuses of the last day from a live edge that ticks at every mark."""
+    return live_statuses(busy, LAST_DAY, END)
+
+
+def live_statuses(
+    made: Requests, since: int, end: int, *, lag: int = 0, restart_at: int | None = None
+) -> dict[int, SeriesStatus]:
+    """Return statuses from a live edge that ticks at every mark.
+
+    Args:
+        made: requests of the series.
+        since: start of the first live hour; what ended before is only history.
+        end: end of the last live hour.
+        lag: seconds by which the evaluated history ends before the current hour.
+        restart_at: start of an hour with which the exporter restarts, and reads the last hour again.
+    """
     spans = sorted(
-        (Span(f"{number:032x}", f"{number:016x}", KEY, *each) for number, each in enumerate(busy)),
+        (Span(f"{number:032x}", f"{number:016x}", KEY, *each) for number, each in enumerate(made)),
         key=lambda span: span.end_ns,
     )
     ends = [span.end_ns for span in spans]
     store = Store.in_memory()
-    settled = LAST_DAY
+    settled = since
     manager = BaselineManager(
         store,
         CLOCK,
@@ -85,18 +104,24 @@ def shown(busy: Requests) -> dict[int, SeriesStatus]:
     flag_store = FlagStore(store, monotonic=Clock(), log=get_logger("test"))
     live = LiveEvaluator(SETTINGS, lambda key: key, started_at=0, remembered_seconds=HOUR, flags={})
     shown = {}
-    for start in range(MONDAY, END, HOUR):
-        settled = start
-        if start >= LAST_DAY:
+    for start in range(MONDAY, end, HOUR):
+        settled = start - lag
+        if start >= since:
+            read_from = start
+            if start == restart_at:
+                flags = flag_store.load()
+                live = LiveEvaluator(SETTINGS, lambda key: key, started_at=0, remembered_seconds=HOUR, flags=flags)
+                read_from = start - HOUR
             manager.catch_up(start + 1.0)
             for mark in range(start + MARK, start + HOUR + 1, MARK):
                 # The last mark of an hour is evaluated with the baseline of that hour.
                 manager.open_table(mark - 1.0)
                 table = manager.table(mark - 1.0)
-                new = spans[bisect_right(ends, (mark - MARK) * NS) : bisect_right(ends, mark * NS)]
+                new = spans[bisect_right(ends, read_from * NS) : bisect_right(ends, mark * NS)]
+                read_from = mark
                 live.add_spans(new, mark, table)
                 result = live.tick(mark, table)
-                flag_store.save(result.flags, result.suspects)
+                flag_store.save(result.flags, result.suspects, mark)
                 (shown[mark],) = result.statuses
         window = Window(start, start + HOUR)
         accumulator = Accumulator([window], lambda key: key)
@@ -105,6 +130,41 @@ def shown(busy: Requests) -> dict[int, SeriesStatus]:
         store.commit([entry(window, contents[0].traces)], contents)
     store.close()
     return shown
+
+
+@pytest.fixture(scope="module")
+def hourly_job() -> Requests:
+    """A job that runs at :50 of each hour; some of its runs are slow."""
+    slow = {9 * 24 + 5, 9 * 24 + 6, 9 * 24 + 7, 9 * 24 + 12, 9 * 24 + 20, 9 * 24 + 21}
+    return [
+        ((MONDAY + hour * HOUR + 3000) * NS, int((10 + hour % 5 / 4) * (1.9 if hour in slow else 1.0) * NS))
+        for hour in range(10 * 24)
+    ]
+
+
+class TestSeriesEvaluatedByRun:
+    SINCE, END = MONDAY + 9 * DAY, MONDAY + 10 * DAY
+
+    @pytest.mark.parametrize(("lag", "restart"), [(0, None), (2 * HOUR, None), (0, 6), (0, 7), (0, 21)], ids=str)
+    def test_replayed_flag_is_the_one_on_the_page(self, hourly_job: Requests, lag: int, restart: int | None) -> None:
+        restart_at = None if restart is None else self.SINCE + restart * HOUR
+        shown = live_statuses(hourly_job, self.SINCE, self.END, lag=lag, restart_at=restart_at)
+        replayed = {
+            at: status.shift for at, status in replay(history(hourly_job, self.END), until=self.END) if at in shown
+        }
+        assert {at: status.shift for at, status in shown.items()} == replayed
+        firing = [at for at, shift in replayed.items() if shift]
+        assert min(firing) == self.SINCE + 6 * HOUR + 3000 + MARK
+        assert {(at - self.SINCE) // HOUR for at in firing} == {6, 7, 8, 21, 22}
+        explained = {at for at, status in shown.items() if status.explanation and status.explanation.run_seconds}
+        assert explained.issuperset(firing)
+
+    def test_backtest_has_the_same_firing_periods(self, hourly_job: Requests) -> None:
+        detector = SETTINGS.detector(CLOCK)
+        found = replay_history(history(hourly_job, self.END), detector, self.END, None).firing_periods
+        ends = [(period.start - self.SINCE, period.end - self.SINCE) for period in found]
+        run = 3000 + MARK
+        assert ends == [(6 * HOUR + run, 8 * HOUR + run), (21 * HOUR + run, 22 * HOUR + run)]
 
 
 class TestAgreesWithTheLiveEdge:
@@ -117,6 +177,9 @@ class TestAgreesWithTheLiveEdge:
                 status,
                 traces_total=0,
                 outliers_total=0,
+                excess_traces_total=None,
+                excess_seconds_total=None,
+                time_lost=None,
                 exemplar=None,
                 outliers=NO_OUTLIERS,
                 explanation=None,
@@ -257,3 +320,51 @@ def test_damaged_bytes_raise(busy: Requests) -> None:
     windows = [damaged if window.start == damaged.start else window for window in stored.windows]
     with pytest.raises(DamagedDigestError):
         replay(stored._replace(windows=windows))
+
+
+def overridden(*values: OverrideValue) -> EvaluationSettings:
+    overrides = (Override(Pattern("cart"), values),)
+    return replace(SETTINGS, policies=SeriesPolicies(overrides, SETTINGS.fallback, SETTINGS.shift))
+
+
+class TestOverrides:
+    def test_status_is_that_of_the_same_settings_for_all(self, busy: Requests) -> None:
+        shift = replace(SETTINGS.shift, window_seconds=600, hold_seconds=900.0)
+        everywhere = replace(SETTINGS, shift=shift)
+        values = [
+            OverrideValue("window", "10m", "window_seconds", 600),
+            OverrideValue("hold", "15m", "hold_seconds", 900.0),
+        ]
+        stored = history(busy)
+        found, wanted = (
+            list(StatusReplay(each, CLOCK).replay(stored, LAST_DAY, END, MARK))
+            for each in (overridden(*values), everywhere)
+        )
+        assert [moment.status.policy is not None for moment in found] == [True] * len(wanted)
+        assert [replace(moment.status, policy=None) for moment in found] == [moment.status for moment in wanted]
+        assert any(moment.status.shift for moment in found)
+        assert found != replay(stored, LAST_DAY)
+
+    def test_a_disabled_series_is_counted_and_never_flagged(self, busy: Requests) -> None:
+        settings = overridden(OverrideValue("enabled", "false", "is_enabled", False))
+        moments = list(StatusReplay(settings, CLOCK).replay(history(busy), LAST_DAY, END, HOUR))
+        assert {(moment.status.shift, moment.status.outlier) for moment in moments} == {(None, None)}
+        assert all(moment.status.current_traces for moment in moments)
+
+
+def test_marked_time_is_on_the_page_without_a_verdict() -> None:
+    incident = Incident(82.0, 83.0, 5.0)
+    start, end = MONDAY + 82 * HOUR, MONDAY + 83 * HOUR
+    stored = history(requests(days=DAYS, incidents=[incident]))
+    plain = {each.at: each.status for each in replay(stored, LAST_DAY)}
+    assert any(status.shift for status in plain.values())
+    mark = TimeMark(MarkKind.EXPECTED, Pattern(""), start, end)
+    found = StatusReplay(SETTINGS, CLOCK, marks=TimeMarks([mark])).replay(stored, LAST_DAY, END, MARK)
+    marked = {each.at: each.status for each in found}
+    assert marked.keys() == plain.keys()
+    for at, status in marked.items():
+        if start <= at < end:
+            assert (status.shift, status.score, status.outlier) == (None, None, None)
+            assert status.current_p50_seconds == plain[at].current_p50_seconds
+        else:
+            assert not status.shift

@@ -28,7 +28,7 @@ DETECTOR = Detector(FallbackRules(), Parameters(), HourClock(Calendar()))
 TASK = EvaluationTask(DETECTOR, NOON)
 LOG = get_logger("test")
 QUIET = LOG.limited(600, Clock(0.0))
-KEYS = [SeriesKey("shop", f"GET /{number}") for number in range(30)]
+KEYS = [SeriesKey("shop", f"GET /{number // 2}", (("env", "prod"),) * (number % 2)) for number in range(30)]
 
 
 def write(store: Store) -> None:
@@ -200,6 +200,16 @@ def test_evaluator_shares_a_long_history_with_the_same_result(new_bench: Callabl
     assert [worker.unfinished_at_close for worker in alone.workers] == [None]
     assert shared.stored() == alone.stored()
     assert all(series.evaluations for series in alone.stored())
+
+
+def test_evaluator_shares_no_single_hour_of_an_evaluated_history(new_bench: Callable[[int], EvaluatorBench]) -> None:
+    bench = new_bench(100)
+    bench.evaluator.catch_up(NOON - HOUR)
+    bench.evaluator.catch_up(NOON)
+    first, second = bench.workers
+    assert first.unfinished_at_close == 0
+    # The marks of hours with few traces are read as well, but these hours are not evaluated again.
+    assert second.unfinished_at_close is None
 
 
 def test_evaluator_repeats_what_the_worker_had_not_returned_when_stopped(

@@ -39,6 +39,7 @@ from tests.support.ledgers import DAY, HOUR, NOON, UTC_CALENDAR
 from tests.support.samples import event_of, events
 
 SETTLE = 900
+LOOKBACK = 120
 NOW = NOON + SETTLE
 """The instant at which the hour before noon settles."""
 UNLIMITED_PATIENCE = 1000
@@ -79,6 +80,8 @@ class BackfillBench:
         calendar: Calendar = UTC_CALENDAR,
         tick: float = 1000.0,
         budget: Budget = BUDGET,
+        late: float = 0.0,
+        settle: float = SETTLE,
     ) -> None:
         self.tempo = tempo
         self.store = store or memory_store()
@@ -99,6 +102,8 @@ class BackfillBench:
                 retention_seconds=retention,
                 max_concurrency=concurrency,
                 budget=budget,
+                late_seconds=late,
+                lookback_seconds=LOOKBACK,
             ),
             self.telemetry,
             clock=self.clock.time,
@@ -180,7 +185,7 @@ def no_connection() -> TempoError:
 
 
 def test_backfill_reads_every_settled_window_once_newest_first() -> None:
-    spans = [*steady(6, per_hour=650), span(NOON + 60), span(NOON - 7 * HOUR)]
+    spans = [*steady(6, per_hour=480), span(NOON + 60), span(NOON - 7 * HOUR)]
     bench = BackfillBench(FakeTempo(spans, max_limit=1000))
     bench.read()
     windows = [hour(ago) for ago in range(1, 7)]
@@ -190,7 +195,7 @@ def test_backfill_reads_every_settled_window_once_newest_first() -> None:
     assert [entry.window for entry in bench.committed] == windows
     for entry in bench.committed:
         assert entry == bench.ledger()[entry.window]
-        assert (entry.traces, entry.stored, entry.coverage, entry.attempts) == (650, 650, 1.0, 0)
+        assert (entry.traces, entry.stored, entry.coverage, entry.attempts) == (480, 480, 1.0, 0)
         assert (entry.requests, entry.splits, entry.read_at) == (1.0, 0, NOW)
 
 
@@ -289,7 +294,7 @@ def test_workers_read_max_concurrency_windows_at_once_and_never_more() -> None:
             barrier.wait()
 
     # The hours are so dense that each needs a batch of its own.
-    tempo = FakeTempo(steady(8, per_hour=650), before_search=meet_the_others)
+    tempo = FakeTempo(steady(8, per_hour=480), before_search=meet_the_others)
     bench = BackfillBench(tempo, hours=8, concurrency=3)
     bench.read()
     assert tempo.most_at_once == 3
@@ -433,7 +438,7 @@ def test_window_read_too_early_keeps_its_first_content_until_a_reread_finds_more
 
 
 def test_failed_window_is_retried_after_growing_pauses_until_it_is_read() -> None:
-    bench = BackfillBench(FakeTempo(steady(3, per_hour=650)), hours=3)
+    bench = BackfillBench(FakeTempo(steady(3, per_hour=480)), hours=3)
     bench.tempo.before_search = fails_in(hour(2), no_connection)
     bench.read()
     assert bench.states() == {WindowState.DONE: 2, WindowState.FAILED: 1}
@@ -488,7 +493,7 @@ def test_windows_of_a_failed_batch_are_retried_one_by_one() -> None:
 
 
 def test_window_that_failed_three_times_no_longer_blocks_settled_until() -> None:
-    bench = BackfillBench(FakeTempo(steady(3, per_hour=650)), hours=3)
+    bench = BackfillBench(FakeTempo(steady(3, per_hour=480)), hours=3)
     bench.tempo.before_search = fails_in(hour(2), no_connection)
     for _ in range(2):
         bench.read()
@@ -501,7 +506,7 @@ def test_window_that_failed_three_times_no_longer_blocks_settled_until() -> None
 def test_unexpected_exception_fails_one_window_and_is_logged_with_its_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    bench = BackfillBench(FakeTempo(steady(3, per_hour=650)), hours=3)
+    bench = BackfillBench(FakeTempo(steady(3, per_hour=480)), hours=3)
     bench.tempo.before_search = fails_in(hour(2), lambda: ZeroDivisionError("a defect"))
     bench.read()
     assert bench.states() == {WindowState.DONE: 2, WindowState.FAILED: 1}
@@ -511,7 +516,7 @@ def test_unexpected_exception_fails_one_window_and_is_logged_with_its_traceback(
 
 
 def test_single_pass_ends_after_as_many_failures_in_a_row_as_its_patience() -> None:
-    bench = BackfillBench(FakeTempo(steady(9, per_hour=650), before_search=away), hours=9)
+    bench = BackfillBench(FakeTempo(steady(9, per_hour=480), before_search=away), hours=9)
     bench.backfill.run(patience=3)
     assert bench.searched_windows() == [hour(1), hour(2), hour(3)]
     assert bench.states() == {WindowState.FAILED: 3}
@@ -520,7 +525,7 @@ def test_single_pass_ends_after_as_many_failures_in_a_row_as_its_patience() -> N
 
 
 def test_success_resets_the_count_of_failures_in_a_row() -> None:
-    bench = BackfillBench(FakeTempo(steady(9, per_hour=650)), hours=9)
+    bench = BackfillBench(FakeTempo(steady(9, per_hour=480)), hours=9)
 
     def fail_every_other(start: int, end: int) -> None:
         if len(bench.tempo.searches) % 2:
@@ -534,7 +539,7 @@ def test_success_resets_the_count_of_failures_in_a_row() -> None:
 def test_workers_pause_longer_after_each_failure_while_tempo_is_down() -> None:
     """Without the pauses, every window would fail within a moment."""
     attempted_at: list[float] = []
-    bench = BackfillBench(FakeTempo(steady(9, per_hour=650)), hours=9, tick=0.0)
+    bench = BackfillBench(FakeTempo(steady(9, per_hour=480)), hours=9, tick=0.0)
 
     def fail(start: int, end: int) -> None:
         attempted_at.append(bench.clock.passed)
@@ -574,7 +579,7 @@ class FailingStore(Store):
 def test_window_whose_commit_failed_is_read_again_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     store = memory_store(FailingStore)
     store.failures = 3
-    bench = BackfillBench(FakeTempo(steady(3, per_hour=650)), hours=3, store=store, tick=5.0)
+    bench = BackfillBench(FakeTempo(steady(3, per_hour=480)), hours=3, store=store, tick=5.0)
     bench.read()
     assert bench.searched_windows() == [hour(1)] * 4 + [hour(2), hour(3)]
     assert bench.states() == {WindowState.DONE: 3}
@@ -760,7 +765,7 @@ def test_windows_older_than_the_first_trace_expire_after_a_few_probes() -> None:
 
 
 def test_one_probe_is_enough_if_tempo_has_traces_in_the_oldest_window() -> None:
-    bench = BackfillBench(FakeTempo(steady(14, per_hour=650)), hours=14)
+    bench = BackfillBench(FakeTempo(steady(14, per_hour=480)), hours=14)
     bench.read()
     assert bench.tempo.probes == [tuple(hour(14))]
 
@@ -910,7 +915,7 @@ def fields_of(caplog: pytest.LogCaptureFixture, event: str) -> list[Mapping[str,
 
 def test_every_window_is_logged_and_completion_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    bench = BackfillBench(FakeTempo(steady(3, per_hour=650)), hours=3)
+    bench = BackfillBench(FakeTempo(steady(3, per_hour=480)), hours=3)
     bench.read()
     windows = fields_of(caplog, "window_read")
     assert [fields["window"] for fields in windows] == [
@@ -918,14 +923,14 @@ def test_every_window_is_logged_and_completion_is_logged_once(caplog: pytest.Log
     ]
     assert windows[0].keys() >= {"received", "kept", "stored", "requests", "splits", "coverage", "duration", "state"}
     (complete,) = fields_of(caplog, "backfill_complete")
-    assert (complete["windows"], complete["traces"]) == (3, 1950)
+    assert (complete["windows"], complete["traces"]) == (3, 1440)
     bench.clock.advance(HOUR)
     bench.read()
     assert len(fields_of(caplog, "backfill_complete")) == 1
 
 
 def test_outage_of_tempo_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    bench = BackfillBench(FakeTempo(steady(9, per_hour=650), before_search=away), hours=9, tick=5.0)
+    bench = BackfillBench(FakeTempo(steady(9, per_hour=480), before_search=away), hours=9, tick=5.0)
     bench.backfill.run(patience=4)
     assert bench.states() == {WindowState.FAILED: 4}
     assert events(caplog, logging.WARNING) == ["window_failed"]
@@ -1060,6 +1065,25 @@ class CountingTooMuch(FakeTempo):
             if start < at <= end:
                 by_step_end[ceil(at / step_seconds) * step_seconds] += 1
         return SpanCounts(by_step_end, counts.by_series)
+
+
+def test_spans_that_tempo_withholds_reduce_coverage() -> None:
+    """Tempo returns only some spans of a trace with very many, and says how many there are."""
+
+    @dataclass
+    class Withholding(FakeTempo):
+        def search(self, *args: Any, **options: Any) -> Found:
+            found = super().search(*args, **options)
+            return replace(found, missing=len(found.spans) // 4)
+
+    bench = BackfillBench(Withholding(steady(3)), hours=3)
+    with bench.running():
+        bench.wait_until(lambda: bench.backfill.status.progress.complete)
+    for entry in bench.ledger().values():
+        assert (entry.state, entry.traces) == (WindowState.DONE, 10)
+        assert entry.coverage == pytest.approx(0.82, abs=0.03)
+        assert entry.retry_at is not None
+    assert bench.backfill.status.sampled_windows == 0
 
 
 @pytest.mark.parametrize("is_invalid", [False, True])

@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from exporter.ingest.backfill_queue import (
     BackfillQueue,
     ConfirmEmpty,
     Finished,
+    LateCheck,
     ProbeRetention,
     ReadBatch,
     Wait,
@@ -112,6 +114,24 @@ class QueueBench:
 
 
 # Which windows are read, and when
+
+
+def test_windows_whose_digests_are_stored_do_not_expire_while_they_wait_for_a_reread() -> None:
+    """If they are older than Tempo's first trace by then, what is stored of them is all that is left."""
+    lacking = [entry(*window(ago), traces=5, coverage=0.5, retry_at=NOON) for ago in range(1, 15)]
+    bench = QueueBench(day(28), *lacking)
+    first = bench.queue.take(RULES)
+    assert isinstance(first, ProbeRetention)
+    assert first.windows == [window(ago) for ago in range(28, 14, -1)]
+    bench.queue.finish_probe(window(28).start)
+    reread = bench.queue.take(RULES)
+    assert isinstance(reread, ReadBatch)
+    assert set(reread.reread) == {window(ago) for ago in range(1, 15)}
+    assert bench.queue.claim_expired(each.window for each in lacking) == []
+    following = bench.queue.take(RULES)
+    assert isinstance(following, ReadBatch)
+    bench.queue.fail([each.stored for each in [*reread.records, *following.records] if each.stored is not None])
+    assert bench.progress.expired == 0
 
 
 def test_take_returns_the_newest_free_window() -> None:
@@ -354,6 +374,76 @@ def test_single_pass_does_not_confirm_empty_windows() -> None:
     assert isinstance(QueueBench(day(1), empty(1)).work(patience=1), Finished)
 
 
+# Late spans
+
+
+def unchecked(ago: int, due: float = NOON, **fields: Any) -> LedgerEntry:
+    return replace(entry(*window(ago), traces=5, coverage=1.0), late_check_at=due, **fields)
+
+
+def test_newest_adjacent_windows_are_checked_together_when_due_and_count_as_read_meanwhile() -> None:
+    later = unchecked(2, NOON + 1)
+    bench = QueueBench(day(6), unchecked(6), unchecked(5), entry(*window(4)), unchecked(3), later, unchecked(1))
+    bench.queue.publish_status()
+    before = bench.queue.status
+    for expected in ([window(1)], [window(3)], [window(6), window(5)]):
+        work = bench.work()
+        assert isinstance(work, LateCheck)
+        assert [each.window for each in work.entries] == expected
+        bench.queue.publish_status()
+        assert bench.queue.status == before
+        assert bench.queue.settled_until() == NOON
+    assert bench.seconds_until_due() == 1
+    assert isinstance(bench.work(patience=1), Wait)
+    bench.clock.advance(1)
+    assert isinstance(bench.work(), LateCheck)
+
+
+def test_check_covers_no_more_than_the_longest_search() -> None:
+    bench = QueueBench(day(3), *map(unchecked, (1, 2, 3)))
+    work = bench.work(replace(RULES, longest_seconds=2 * HOUR))
+    assert isinstance(work, LateCheck)
+    assert [each.window for each in work.entries] == [window(2), window(1)]
+
+
+def test_unread_windows_are_read_before_others_are_checked() -> None:
+    bench = QueueBench(day(2), unchecked(1))
+    assert bench.take() == (window(2),)
+    assert isinstance(bench.work(), LateCheck)
+
+
+def test_checked_window_is_checked_again_or_final() -> None:
+    bench = QueueBench(day(2), unchecked(1), unchecked(2, late_spans=None))
+    assert bench.queue.status.late_windows == 1
+    assert isinstance(bench.work(), LateCheck)
+    bench.queue.finish_late_check([unchecked(1, NOON + 40), replace(unchecked(2), late_check_at=None)])
+    assert bench.queue.status.late_windows == 0
+    assert bench.seconds_until_due() == 40
+    bench.clock.advance(40)
+    assert isinstance(bench.work(patience=1), LateCheck)  # a single pass checks as well
+    bench.queue.release([window(1)])
+    assert isinstance(bench.work(), LateCheck)
+
+
+def test_ledger_of_an_earlier_version_is_checked_as_required() -> None:
+    known = [entry(*window(1)), entry(*window(2)), entry(*window(3), WindowState.EXPIRED), unchecked(4, NOON + 9)]
+    queue = BackfillQueue(
+        day(4),
+        known,
+        UTC_CALENDAR,
+        settle_seconds=SETTLE,
+        clock=lambda: NOON,
+        monotonic=lambda: 0.0,
+        first_late_check=lambda each, now: now if each.window == window(1) else None,
+    )
+    batch = queue.take(RULES)
+    assert isinstance(batch, ReadBatch) and batch.batch.windows == (window(3),)
+    work = queue.take(RULES)
+    assert isinstance(work, LateCheck)
+    assert [each.window for each in work.entries] == [window(1)]
+    assert isinstance(queue.take(RULES), Wait)
+
+
 def test_reopened_window_is_read_and_keeps_its_number_of_confirmations() -> None:
     bench = QueueBench(day(1), empty(1, attempts=2))
     assert isinstance(bench.work(), ConfirmEmpty)
@@ -504,6 +594,7 @@ def test_progress_of_an_empty_range_is_complete() -> None:
         lambda queue: queue.confirm([empty(1)]),
         lambda queue: queue.confirm([empty(3)]),
         lambda queue: queue.reopen([window(3)]),
+        lambda queue: queue.finish_late_check([entry(*window(1))]),
         lambda queue: queue.finish_probe(NOON, [entry(*window(1), WindowState.EXPIRED)]),
     ],
 )
@@ -598,7 +689,7 @@ class QueueMachine(RuleBasedStateMachine):
             clock=self.clock.time,
             monotonic=self.clock.monotonic,
         )
-        self.in_progress: list[ReadBatch | ConfirmEmpty | ProbeRetention] = []
+        self.in_progress: list[ReadBatch | ConfirmEmpty | LateCheck | ProbeRetention] = []
         self.claimed: set[Window] = set()
         self.settled_until = self.queue.settled_until()
         self.may_move_back = False
@@ -638,7 +729,7 @@ class QueueMachine(RuleBasedStateMachine):
                 for window in taken:
                     assert not any(window.start < other.end and other.start < window.end for other in held)
                 self.in_progress.append(work)
-            case ConfirmEmpty():
+            case ConfirmEmpty() | LateCheck():
                 assert not held.intersection(each.window for each in work.entries)
                 self.in_progress.append(work)
             case ProbeRetention():
@@ -659,6 +750,8 @@ class QueueMachine(RuleBasedStateMachine):
                 self.report_batch(work, data)
             case ConfirmEmpty():
                 self.report_empty(work, data)
+            case LateCheck():
+                self.report_late_check(work, data)
             case ProbeRetention():
                 self.report_probe(work, data)
 
@@ -676,6 +769,7 @@ class QueueMachine(RuleBasedStateMachine):
             elif coverage == 0.3 and not record.is_reread:
                 retry_at = now + 900
             found = entry(*record.window, state, traces=traces, coverage=coverage, retry_at=retry_at)
+            found = replace(found, late_check_at=self.next_late_check(data))
             if record.stored is None or record.stored.traces <= traces:
                 self.commit([found])
                 entries.append(replace(found, read_at=now))
@@ -702,6 +796,24 @@ class QueueMachine(RuleBasedStateMachine):
                 self.queue.reopen(windows)
             case _:
                 self.queue.release(windows, failed=data.draw(st.booleans()))
+
+    def report_late_check(self, work: LateCheck, data: st.DataObject) -> None:
+        for each in work.entries:
+            match data.draw(st.sampled_from(["checked", "reread", "release"])):
+                case "checked":
+                    late_spans = data.draw(st.sampled_from([0, 2, None]))
+                    checked = replace(each, late_check_at=self.next_late_check(data), late_spans=late_spans)
+                    self.ledger[each.window] = checked
+                    self.queue.finish_late_check([checked])
+                case "reread":
+                    found = replace(each, traces=each.traces + 1, late_check_at=self.next_late_check(data))
+                    self.commit([found])
+                    self.queue.complete([found])
+                case _:
+                    self.queue.release([each.window])
+
+    def next_late_check(self, data: st.DataObject) -> float | None:
+        return data.draw(st.sampled_from([None, self.clock.now + HOUR, self.clock.now + DAY]))
 
     def report_probe(self, work: ProbeRetention, data: st.DataObject) -> None:
         expired = work.windows[: data.draw(st.integers(0, len(work.windows)))]
@@ -749,7 +861,7 @@ class QueueMachine(RuleBasedStateMachine):
         for work in self.in_progress:
             if isinstance(work, ReadBatch):
                 windows.update(record.window for record in work.records)
-            elif isinstance(work, ConfirmEmpty):
+            elif isinstance(work, ConfirmEmpty | LateCheck):
                 windows.update(each.window for each in work.entries)
         return windows
 
@@ -788,6 +900,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert progress.traces_read == sum(each.traces for each in covered)
         assert progress.traces_there == pytest.approx(sum(each.there for each in covered))
         assert self.queue.status.sampled_windows == sum(map(was_sampled, read))
+        assert self.queue.status.late_windows == sum(each.may_lack_late_spans for each in read)
 
     @invariant()
     def windows_before_settled_until_were_read_or_failed_three_times(self) -> None:

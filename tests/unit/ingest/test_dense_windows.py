@@ -117,6 +117,38 @@ def errors(tempo: DenseTempo, result: BatchResult, q: float) -> list[float]:
     ]
 
 
+def test_traffic_of_a_sampled_window_is_what_tempo_counts() -> None:
+    tempo, result, _ = hour_of(100)
+    (content,) = result.contents
+    per_hour = {each.key: each.per_hour for each in tempo.traffic.endpoints}
+    assert {key: item.requests for key, item in content.series.items()} == {
+        key: max(per_hour[key], item.digest.count) for key, item in content.series.items()
+    }
+    assert any(item.digest.count < per_hour[key] / 50 for key, item in content.series.items())
+
+
+def test_counts_of_names_that_share_a_series_are_added() -> None:
+    traffic = DenseTraffic(100_000, busiest=3000)
+    rules = SeriesRules(placeholders=False, rename=[(Pattern("^.*$"), "all")])
+    result, _ = read_hour(DenseTempo(traffic), budget=Budget(10_000, 100), rules=rules)
+    (content,) = result.contents
+    by_service: dict[str, int] = {}
+    for each in traffic.endpoints:
+        by_service[each.key.service_name] = by_service.get(each.key.service_name, 0) + each.per_hour
+    assert {key.service_name: item.requests for key, item in content.series.items()} == by_service
+
+
+def test_without_counts_only_traffic_read_by_name_is_known() -> None:
+    tempo, result, _ = hour_of(100, counting=False)
+    (content,) = result.contents
+    assert {item.requests for item in content.series.values()} <= {
+        None,
+        *(i.digest.count for i in content.series.values()),
+    }
+    assert any(item.requests is None for item in content.series.values())
+    assert result.estimated_total == pytest.approx(sum(each.per_hour for each in tempo.traffic.endpoints), rel=0.1)
+
+
 @pytest.mark.parametrize("counting", [True, False])
 def test_sampled_quantiles_are_accurate_at_a_hundred_times_the_budget(counting: bool) -> None:
     tempo, result, _ = hour_of(100, counting=counting)

@@ -205,9 +205,9 @@ def test_range_with_many_expected_traces_is_split_before_the_first_search() -> N
     tempo = FakeTempo(second_by_second(2, 100), max_limit=20)
     kept, reading = read(tempo, NOON, NOON + 100, expected_traces=200.0)
     assert len(kept) == 200
-    assert (reading.splits, reading.requests) == (0, 15)
+    assert (reading.splits, reading.requests) == (0, 20)
     lengths = {end - start for start, end in tempo.searches}
-    assert lengths == {6, 7}
+    assert lengths == {5}
 
 
 def test_few_expected_traces_split_nothing_and_very_many_split_down_to_seconds() -> None:
@@ -264,6 +264,45 @@ def test_two_spans_of_one_trace_are_read_where_each_started() -> None:
     assert read(tempo, NOON, NOON + 1)[0] == pair[:1]
     assert read(tempo, NOON + 5, NOON + 6)[0] == pair[1:]
     assert read(tempo, NOON, NOON + 6)[1].splits == 0
+
+
+class TestBurst:
+    """A second with more traces than a search returns, in an hour with few others."""
+
+    OTHERS = 1560
+
+    def tempo(self, burst: int, tempo_limit: int) -> FakeTempo:
+        spans = [span(NOON + HOUR * (n + 0.5) / self.OTHERS) for n in range(self.OTHERS)]
+        return FakeTempo(
+            [*spans, *[span(NOON + 1234.5) for _ in range(burst)]], max_limit=2000, tempo_limit=tempo_limit
+        )
+
+    def test_burst_is_read_with_the_highest_limit_and_hardly_anything_is_wasted(self) -> None:
+        tempo = self.tempo(9000, 262_144)
+        kept, reading = read(tempo, NOON, NOON + HOUR)
+        assert (len(kept), reading.truncated) == (9000 + self.OTHERS, ())
+        assert reading.wasted == 2000
+        assert [limit for limit in tempo.limits if limit > 2000] == [max(tempo.limits)]
+
+    def test_burst_beyond_the_highest_limit_costs_that_second_only(self) -> None:
+        tempo = self.tempo(9000, 3000)
+        kept, reading = read(tempo, NOON, NOON + HOUR)
+        assert reading.truncated == ((NOON + 1234, NOON + 1235),)
+        assert len(kept) == sum(not NOON + 1234 <= each.start_ns / NS < NOON + 1235 for each in tempo.spans)
+        # Halving the hour down to the second would waste twelve responses.
+        assert reading.wasted == 2000 + 3000
+
+    def test_waste_beyond_the_budget_ends_the_read(self) -> None:
+        tempo = FakeTempo(second_by_second(4, 64), max_limit=20)
+        with pytest.raises(TooDenseError) as error:
+            read(tempo, NOON, NOON + 64, budget=Budget(100_000, 1000, wasted=50))
+        assert (error.value.received, error.value.requests) == (60, 3)
+
+    def test_lower_limit_can_be_asked_for(self) -> None:
+        tempo = FakeTempo(second_by_second(1, 64), max_limit=1000)
+        read(tempo, NOON, NOON + 64, limit=100)
+        read(tempo, NOON, NOON + 64, limit=5000)
+        assert tempo.limits == [100, 1000]
 
 
 class TestSlowTempo:

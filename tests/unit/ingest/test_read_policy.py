@@ -20,12 +20,17 @@ from tests.support.ledgers import NOON
 
 @dataclass
 class FakeStretch:
-    """A stretch of which at most 100 traces are read whole; remembers how it was read."""
+    """A stretch of which at most 100 traces are read whole; remembers how it was read.
+
+    Attributes:
+        wasted: whether reading stops because of wasted responses, before it is known how much there is.
+    """
 
     traces: int
     expected: float | None = None
     probed: float = 0.0
     limit: int = 10
+    wasted: bool = False
     steps: list[str] = field(default_factory=list)
 
     def fits(self) -> bool:
@@ -33,7 +38,11 @@ class FakeStretch:
 
     def read_whole(self) -> str | None:
         self.steps.append("whole")
-        return "whole" if self.traces <= (self.limit if self.expected is None else 100) else None
+        if self.traces <= (self.limit if self.expected is None else 100):
+            return "whole"
+        found = self.limit if self.expected is None or self.wasted else 101
+        self.expected = max(self.expected or 0.0, found)
+        return None
 
     def probe(self) -> None:
         self.steps.append("probe")
@@ -51,6 +60,7 @@ class FakeStretch:
         (FakeStretch(50, expected=50), ["whole"]),
         (FakeStretch(50, expected=101), ["sample"]),
         (FakeStretch(500, expected=50), ["whole", "sample"]),
+        (FakeStretch(500, expected=50, wasted=True, probed=500), ["whole", "probe", "sample"]),
         (FakeStretch(50, probed=50), ["whole", "probe", "whole"]),
         (FakeStretch(500, probed=500), ["whole", "probe", "sample"]),
         (FakeStretch(500, probed=50), ["whole", "probe", "whole", "sample"]),
@@ -63,13 +73,13 @@ def test_read_within_budget_chooses_by_what_is_expected(stretch: FakeStretch, st
 
 def test_whole_read_may_expect_no_more_than_budget_and_searches_allow() -> None:
     assert max_whole_traces(Budget(1000, 100), 500) == 1000
-    assert max_whole_traces(Budget(1000, 2), 500) == pytest.approx(700)
+    assert max_whole_traces(Budget(1000, 2), 500) == pytest.approx(500)
 
 
 def test_whole_read_of_unknown_traffic_is_a_single_search() -> None:
-    assert whole_read_budget(Budget(1000, 20), None) == Budget(1500, 1)
-    assert whole_read_budget(Budget(1000, 20), 300.0) == Budget(1500, 20)
-    assert whole_read_budget(Budget(1000, 20), 300.0, request_tolerance=2) == Budget(1500, 40)
+    assert whole_read_budget(Budget(1000, 20), None) == Budget(1500, 1, 500)
+    assert whole_read_budget(Budget(1000, 20), 300.0) == Budget(1500, 20, 500)
+    assert whole_read_budget(Budget(1000, 20), 300.0, request_tolerance=2) == Budget(1500, 40, 500)
 
 
 def starts_in(span: Span, start: int, end: int) -> bool:

@@ -1,6 +1,7 @@
 """The counts of Tempo: few requests, a plausibility check, and pauses while Tempo does not count."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -164,3 +165,36 @@ def test_counts_pause_if_a_request_over_one_hour_times_out() -> None:
     assert not bench.counts.learn([hour(2)], last(24))
     assert [end - start for start, end in tempo.counted] == [24 * HOUR, 4 * HOUR, HOUR]
     assert bench.telemetry.source_counts == [False]
+
+
+def test_renewed_counts_are_as_tempo_counts_now_or_unknown() -> None:
+    bench = CountsBench(FakeTempo(traffic(3), counting="exact"))
+    assert bench.counts.learn(last(3), ())
+    bench.tempo.spans = [*bench.tempo.spans, *traffic(1, per_hour=5)]
+    bench.counts.renew([hour(2), hour(1)])
+    assert [bench.counts.of(hour(ago)) for ago in (1, 2, 3)] == [11, 6, 6]
+    assert bench.tempo.counted[-1] == (NOON - 2 * HOUR, NOON)
+    bench.tempo.counting = "refused"
+    bench.counts.renew([hour(1)])
+    assert [bench.counts.of(hour(ago)) for ago in (1, 2, 3)] == [None, 6, 6]
+
+
+def test_incomplete_counts_are_unknown(caplog: pytest.LogCaptureFixture) -> None:
+    tempo = FakeTempo(traffic(3), counting="exact")
+    bench = CountsBench(tempo)
+    caplog.set_level(logging.INFO)
+    assert bench.counts.learn([hour(1)], [])
+    count, incomplete = tempo.count, True
+
+    def cut(start: int, end: int, step_seconds: int, **options: Any) -> SpanCounts:
+        return replace(count(start, end, step_seconds, **options), complete=not incomplete)
+
+    tempo.count = cut  # type: ignore[method-assign]
+    assert bench.counts.by_series(hour(1)) == {}
+    assert not bench.counts.learn([hour(2)], [])
+    assert bench.counts.of(hour(2)) is None
+    assert events(caplog) == ["counts_unavailable"]
+    incomplete = False
+    bench.clock.now = 901.0
+    assert bench.counts.learn([hour(2)], [])
+    assert bench.counts.of(hour(2)) == 6

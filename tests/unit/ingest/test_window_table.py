@@ -1,5 +1,6 @@
 """The records of windows: states, transitions and totals."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -13,7 +14,7 @@ from exporter.ingest.window_table import (
     state_of,
 )
 from exporter.model.ledger import Window, WindowState
-from tests.support.ledgers import HOUR, NOON, entry, failed
+from tests.support.ledgers import DAY, HOUR, NOON, entry, failed
 
 WINDOW = Window(NOON, NOON + HOUR)
 
@@ -76,6 +77,24 @@ def test_windows_of_a_state_are_sorted() -> None:
 )
 def test_state_follows_from_entry(state: WindowState, retry_at: float | None, expected: QueueState) -> None:
     assert state_of(entry(*WINDOW, state, retry_at=retry_at)) is expected
+
+
+def test_window_that_was_read_is_unchecked_until_its_last_check() -> None:
+    read = replace(entry(*WINDOW), late_check_at=NOON + DAY)
+    assert state_of(read) is QueueState.UNCHECKED
+    assert state_of(replace(read, retry_at=NOON)) is QueueState.INCOMPLETE
+    assert WindowRecord(WINDOW, QueueState.CHECKING, read).without_worker().state is QueueState.UNCHECKED
+
+
+def test_totals_count_the_windows_that_may_lack_late_spans() -> None:
+    table = WindowTable()
+    read = entry(*WINDOW, traces=10, coverage=1.0)
+    for late_check_at, late_spans, expected in [(NOON, 0, 0), (NOON, None, 1), (NOON, 3, 1), (None, 3, 0)]:
+        record = WindowRecord(WINDOW).with_entry(replace(read, late_check_at=late_check_at, late_spans=late_spans))
+        table.put(record)
+        assert table.totals.late_windows == expected
+        table.put(replace(record, state=QueueState.GONE))
+    assert table.totals.late_windows == 0
 
 
 def test_held_window_is_released_to_the_state_before() -> None:

@@ -17,13 +17,16 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar as ClientExemplar
 
 from exporter.baseline.levels import Baseline, FallbackLevel
-from exporter.evaluation.snapshot import Exemplar, SeriesStatus, Snapshot
+from exporter.cause.incidents import Role
+from exporter.evaluation.snapshot import Exemplar, IncidentPart, SeriesStatus, Snapshot
 from exporter.metrics.exposition import CompressedPrefix, Format, Publisher, RenderedPage, render_families
-from exporter.metrics.families import PREFIX, SERIES_FAMILIES, SERIES_LABELS
+from exporter.metrics.families import CAUSE_LABELS, INCIDENT_LABELS, PREFIX, SERIES_FAMILIES, SERIES_LABELS
 from exporter.model.calendar import DayType, Slot
 from exporter.model.label import LabelNames
 from exporter.model.span import SeriesKey
 from tests.support.samples import HOSTILE_KEY, KEY, LONG_KEY, NOON, baseline, small_snapshot
+
+TEXT_FORMATS = (Format.TEXT, Format.OPENMETRICS)
 
 names = st.text(max_size=12) | st.sampled_from(
     ['"', "\\", "\n", "\\n", "\r\n", "a\ud800b", "\udfff", "}", '",x="', "é\0"]
@@ -47,7 +50,7 @@ exemplars = st.builds(
 statuses = st.lists(
     st.builds(
         SeriesStatus,
-        key=st.builds(SeriesKey, names, names),
+        key=st.builds(SeriesKey, names, names, st.just(())),
         baseline=st.none() | baselines,
         outlier_threshold_seconds=st.none() | seconds,
         current_traces=st.none() | counts,
@@ -57,6 +60,7 @@ statuses = st.lists(
         shift=st.none() | st.booleans(),
         outlier=st.none() | st.booleans(),
         since=st.none() | st.floats(0, 2e9),
+        incident=st.none() | st.builds(IncidentPart, st.text("0123456789abcdef", min_size=12), st.sampled_from(Role)),
         traces_total=counts,
         outliers_total=counts,
         exemplar=st.none() | exemplars,
@@ -68,7 +72,7 @@ statuses = st.lists(
 
 def encodable(key: SeriesKey) -> tuple[str, ...]:
     """The names of a series, with an escape for every character that cannot be encoded."""
-    return tuple(name.encode("utf-8", "backslashreplace").decode() for name in key)
+    return tuple(name.encode("utf-8", "backslashreplace").decode() for name in key[:2])
 
 
 def test_long_names_are_cut_in_every_format_and_family() -> None:
@@ -81,9 +85,9 @@ def test_long_names_are_cut_in_every_format_and_family() -> None:
         publisher.publish(snapshot)
         page = publisher.page
         assert page is not None
-        texts = [page.render(format_, gzipped=False).data for format_ in Format]
+        texts = [page.render(format_, gzipped=False).data for format_ in TEXT_FORMATS]
         names = frozenset({PREFIX + "score", PREFIX + "traces"})
-        for text in (*texts, *(page.families(format_, names) for format_ in Format)):
+        for text in (*texts, *(page.families(format_, names) for format_ in TEXT_FORMATS)):
             labels = re.findall(r'span_name="([^"]*)"', text.decode())
             assert {len(label.encode()) for label in labels} == {max_bytes}
             assert len(set(labels)) == 2
@@ -104,13 +108,19 @@ def client_families(series: Iterable[SeriesStatus]) -> Families:
     families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
     for family in SERIES_FAMILIES:
         label = [] if family.label is None else [family.label[0]]
+        label = label if family.parts is None else [*CAUSE_LABELS]
+        label = label if family.labels is None else [*INCIDENT_LABELS]
         kind = GaugeMetricFamily if family.kind == "gauge" else CounterMetricFamily
         made = families.setdefault(family.name, kind(family.name, family.help, labels=[*label, *SERIES_LABELS]))
         for status in series:
+            for part in family.parts(status) if family.parts else ():
+                names = encodable(SeriesKey(part.service_name, part.span_name))
+                made.add_metric([part.kind, *names, *encodable(status.key)], part.value)
             value = family.value(status)
             if value is None:
                 continue
-            labels = [*([] if family.label is None else [family.label[1]]), *encodable(status.key)]
+            further = [] if family.labels is None else [text for _, text in family.labels(status)]
+            labels = [*([] if family.label is None else [family.label[1]]), *further, *encodable(status.key)]
             latest = family.exemplar(status) if family.exemplar else None
             if isinstance(made, GaugeMetricFamily) or latest is None:
                 made.add_metric(labels, value)
@@ -154,7 +164,7 @@ class TestParity:
     def test_openmetrics_equals_that_of_the_client_library(self, series: list[SeriesStatus]) -> None:
         assert render_families(series, Format.OPENMETRICS) + b"# EOF\n" == client_openmetrics(series)
 
-    @given(statuses, st.sampled_from(Format))
+    @given(statuses, st.sampled_from(TEXT_FORMATS))
     def test_the_client_library_parses_it_back(self, series: list[SeriesStatus], format_: Format) -> None:
         read_back = parsed(render_families(series, format_), format_)
         assert readings(read_back, format_) == readings(client_families(series).collect(), format_)
@@ -182,7 +192,7 @@ class TestSamples:
     def test_a_hostile_name_cannot_leave_its_label(self) -> None:
         page = parsed(render_families([SeriesStatus(HOSTILE_KEY)], Format.TEXT), Format.TEXT)
         labels = [sample.labels for family in page for sample in family.samples]
-        assert labels == [HOSTILE_KEY._asdict()] * 3
+        assert labels == [HOSTILE_KEY.parameters] * 3
 
     def test_only_openmetrics_has_exemplars(self) -> None:
         series = [SeriesStatus(KEY, outliers_total=1, exemplar=Exemplar("f" * 32, 1.5, NOON + 0.5))]
@@ -210,7 +220,7 @@ class TestRenderedPage:
     def test_each_format_is_rendered_once(self, format_: Format) -> None:
         page = RenderedPage(small_snapshot())
         plain = page.render(format_, gzipped=False)
-        assert plain.data == render_families(small_snapshot().series, format_)
+        assert plain.data == page.families(format_)
         assert page.render(format_, gzipped=False) is plain
         compressed = page.render(format_, gzipped=True)
         assert gzip.decompress(compressed.data + compressed.finish(b"")) == plain.data
@@ -299,3 +309,33 @@ class TestCompressedPrefix:
         body = prefix.data + prefix.finish(content)
         assert gzip.decompress(body) == content * 2
         assert len(body) < len(content) / 50
+
+
+class TestLabels:
+    KEYS = (
+        SeriesKey("shop", "GET /", (("a_first", 'x"\n\\'), ("zone", "\ud800"))),
+        SeriesKey("shop", "GET /", (("a_first", "y"),)),
+        SeriesKey("shop", "GET /"),
+    )
+
+    def test_labels_of_a_series_are_on_every_metric(self) -> None:
+        statuses = [SeriesStatus(key, baseline(), shift=False) for key in self.KEYS]
+        expected = [
+            {name: value.encode("utf-8", "backslashreplace").decode() for name, value in key.parameters.items()}
+            for key in self.KEYS
+        ]
+        for format_ in Format:
+            for family in parsed(render_families(statuses, format_), format_):
+                kinds = [sample.labels.pop("kind", None) for sample in family.samples]
+                assert [sample.labels for sample in family.samples] == expected * (len(kinds) // 3), family.name
+
+    def test_labels_are_sorted_by_name(self) -> None:
+        text = render_families([SeriesStatus(self.KEYS[0])], Format.TEXT, frozenset({PREFIX + "traces"})).decode()
+        assert text.splitlines()[-1] == (
+            PREFIX + r'traces_total{a_first="x\"\n\\",service_name="shop",span_name="GET /",zone="\\ud800"} 0.0'
+        )
+
+    def test_values_are_cut(self) -> None:
+        key = SeriesKey("shop", "GET /", (("a_first", "x" * 2000),))
+        text = render_families([SeriesStatus(key)], Format.TEXT, label_names=LabelNames(100)).decode()
+        assert {len(each.encode()) for each in re.findall('a_first="([^"]*)"', text)} == {100}

@@ -5,8 +5,9 @@ from itertools import product
 
 import pytest
 
+from exporter.cause.verdict import Outcome
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
-from exporter.runtime.telemetry import FAILURE_REASONS, LOOPS, SKIP_REASONS, STORAGE_FAILURES
+from exporter.runtime.telemetry import CAUSE_OUTCOMES, FAILURE_REASONS, LOOPS, SKIP_REASONS, STORAGE_FAILURES
 from tests.support.programs import program
 from tests.support.samples import KEY, NOON, baseline
 from tests.support.whole_page import WholePage
@@ -22,11 +23,27 @@ PER_SERIES = {
     "current_p50_seconds": "gauge",
     "current_p95_seconds": "gauge",
     "current_traces": "gauge",
+    "current_error_ratio": "gauge",
+    "baseline_error_ratio": "gauge",
+    "error_score": "gauge",
+    "errors_since_timestamp_seconds": "gauge",
+    "baseline_traces": "gauge",
+    "traffic_ratio": "gauge",
     "score": "gauge",
     "anomalous": "gauge",
     "anomalous_since_timestamp_seconds": "gauge",
+    "regression_ratio": "gauge",
+    "regression_began_timestamp_seconds": "gauge",
+    "regression_began_uncertainty_seconds": "gauge",
+    "alert_severity": "gauge",
+    "shift_cause_pending": "gauge",
+    "shift_cause_ratio": "gauge",
+    "incident_info": "gauge",
     "traces_total": "counter",
+    "error_traces_total": "counter",
     "outlier_traces_total": "counter",
+    "excess_traces_total": "counter",
+    "excess_seconds_total": "counter",
 }
 OWN = {
     "build_info": ("gauge", {"version", "python_version"}),
@@ -39,11 +56,15 @@ OWN = {
     "search_truncated_windows_total": ("counter", {"loop"}),
     "search_sampled_windows_total": ("counter", {"loop"}),
     "source_counts_available": ("gauge", set()),
+    "rootless_traces_ratio": ("gauge", set()),
     "traces_read_total": ("counter", {"loop"}),
     "traces_skipped_total": ("counter", {"loop", "reason"}),
     "poll_last_success_timestamp_seconds": ("gauge", set()),
     "poll_duration_seconds": ("gauge", set()),
     "poll_coverage_ratio": ("gauge", set()),
+    "poll_read_amplification_ratio": ("gauge", set()),
+    "span_searchable_delay_seconds": ("histogram", {"le"}),
+    "source_traffic_ratio": ("gauge", set()),
     "live_edge_blind": ("gauge", set()),
     "backfill_enabled": ("gauge", set()),
     "backfill_complete": ("gauge", set()),
@@ -52,6 +73,7 @@ OWN = {
     "backfill_coverage_ratio": ("gauge", set()),
     "backfill_unsampled_coverage_ratio": ("gauge", set()),
     "backfill_sampled_windows": ("gauge", set()),
+    "backfill_late_windows": ("gauge", set()),
     "backfill_empty": ("gauge", set()),
     "backfill_wanted_since_timestamp_seconds": ("gauge", set()),
     "history_traces": ("gauge", set()),
@@ -62,15 +84,27 @@ OWN = {
     "series": ("gauge", set()),
     "series_limit": ("gauge", set()),
     "series_dropped_total": ("counter", set()),
+    "series_folded_total": ("counter", {"service_name"}),
+    "series_streams": ("gauge", set()),
     "series_by_fallback_level": ("gauge", {"level"}),
     "series_learning": ("gauge", set()),
     "quarantined_windows": ("gauge", set()),
     "baseline_shifts_accepted_total": ("counter", set()),
+    "search_by_id_available": ("gauge", set()),
+    "cause_attempts_total": ("counter", {"outcome"}),
+    "cause_duration_seconds": ("histogram", {"le"}),
+    "cause_pending": ("gauge", set()),
+    "marks": ("gauge", {"source"}),
+    "marks_last_reload_successful": ("gauge", set()),
+    "marks_last_reload_success_timestamp_seconds": ("gauge", set()),
+    "silence_read_failures_total": ("counter", set()),
     "storage_size_bytes": ("gauge", set()),
     "storage_failures_total": ("counter", {"reason"}),
     "snapshot_timestamp_seconds": ("gauge", set()),
     "snapshot_build_duration_seconds": ("gauge", set()),
     "clock_jumps_total": ("counter", set()),
+    "config_last_reload_successful": ("gauge", set()),
+    "config_last_reload_success_timestamp_seconds": ("gauge", set()),
     "web_config_last_reload_successful": ("gauge", set()),
     "web_config_last_reload_success_timestamp_seconds": ("gauge", set()),
     "web_unauthorized_total": ("counter", set()),
@@ -78,6 +112,12 @@ OWN = {
 """All metrics with type and labels: users have built alerts on them."""
 
 P = "tempo_anomaly_"
+FURTHER_LABELS = {
+    "anomalous": {"kind"},
+    "alert_severity": {"severity"},
+    "shift_cause_ratio": {"cause", "cause_service_name", "cause_span_name"},
+    "incident_info": {"incident", "role"},
+}
 
 
 class TestContract:
@@ -94,7 +134,7 @@ class TestContract:
         for name, (_, labels) in OWN.items():
             assert {label for sample in families[P + name].samples for label in sample.labels} == labels, name
         for name in PER_SERIES:
-            further = {"kind"} if name == "anomalous" else set()
+            further = FURTHER_LABELS.get(name, set())
             for sample in families[P + name].samples:
                 assert set(sample.labels) == {"service_name", "span_name", *further}, name
 
@@ -128,18 +168,20 @@ class TestInitialState:
                     "tempo_requests", "search_saturations", "search_splits", "search_truncated_windows", "traces_read",
                     "search_sampled_windows",
                 )
-                for loop in ("poll", "backfill", "api")
+                for loop in LOOPS
             ),
             *product([f"{P}tempo_request_failures_total"], LOOPS, FAILURE_REASONS),
             *product([f"{P}traces_skipped_total"], LOOPS, SKIP_REASONS),
             *product([f"{P}storage_failures_total"], STORAGE_FAILURES),
+            *product([f"{P}cause_attempts_total"], CAUSE_OUTCOMES),
             *product([f"{P}tempo_request_duration_seconds_count"], LOOPS),
             (f"{P}baseline_shifts_accepted_total",),
         }  # fmt: skip
         assert {key: value for key, value in values.items() if key in expected} == dict.fromkeys(expected, 0.0)
 
     def test_values_of_closed_label_sets(self) -> None:
-        assert LOOPS == ("poll", "backfill", "api")
+        assert LOOPS == ("poll", "backfill", "api", "cause")
+        assert {each.value for each in Outcome} == set(CAUSE_OUTCOMES)
         assert {"outside_window", "duplicate", "invalid", "filtered", "series_limit"} <= set(SKIP_REASONS)
         assert len(set(FAILURE_REASONS)) == len(FAILURE_REASONS)
 
@@ -149,10 +191,28 @@ class TestInitialState:
             name
             for name in OWN
             if not name.startswith(
-                ("backfill_", "history_", "poll_", "snapshot_", "quarantined_", "series", "web_config_")
+                (
+                    "backfill_",
+                    "history_",
+                    "poll_",
+                    "snapshot_",
+                    "quarantined_",
+                    "series",
+                    "config_",
+                    "web_config_",
+                    "marks_last_",
+                )
             )
-            and name not in ("storage_size_bytes", "source_counts_available", "live_edge_blind")
-        } | {"backfill_enabled", "series_limit", "series_dropped_total"}
+            and name
+            not in (
+                "storage_size_bytes",
+                "source_counts_available",
+                "search_by_id_available",
+                "rootless_traces_ratio",
+                "live_edge_blind",
+                "source_traffic_ratio",
+            )
+        } | {"backfill_enabled", "series_limit", "series_dropped_total", "series_folded_total"}
 
     def test_tempo_is_down_until_it_answers(self) -> None:
         assert WholePage().values()[P + "tempo_up",] == 0
@@ -240,6 +300,7 @@ class TestState:
         assert values[P + "backfill_coverage_ratio",] == 0.99
         assert values[P + "backfill_unsampled_coverage_ratio",] == pytest.approx(888 / 890)
         assert values[P + "backfill_sampled_windows",] == 3
+        assert values[P + "backfill_late_windows",] == 4
         assert values[P + "backfill_wanted_since_timestamp_seconds",] == NOON - 7 * 86400 - 3600
         assert values[P + "backfill_started_timestamp_seconds",] == NOON - 60
         assert values[P + "backfill_completed_timestamp_seconds",] == NOON - 10
@@ -268,11 +329,13 @@ class TestState:
         assert values[P + "series",] == 3
         assert values[P + "series_limit",] == 100
         assert values[P + "series_dropped_total",] == 4
+        assert values[P + "series_folded_total", "scanned"] == 2
         assert values[P + "series_learning",] == 1
         assert [values[P + "series_by_fallback_level", str(level)] for level in range(1, 6)] == [1, 0, 0, 1, 1]
         assert values[P + "snapshot_timestamp_seconds",] == NOON + 0.25
         assert values[P + "poll_last_success_timestamp_seconds",] == NOON + 0.25
         assert values[P + "poll_duration_seconds",] == 0.5
+        assert values[P + "poll_read_amplification_ratio",] == 2.5
         assert values[P + "snapshot_build_duration_seconds",] == 0.125
 
     def test_a_snapshot_without_evaluation_has_no_timestamp(self) -> None:
@@ -281,6 +344,19 @@ class TestState:
         assert (P + "snapshot_timestamp_seconds",) not in values
         assert (P + "poll_last_success_timestamp_seconds",) not in values
         assert (P + "poll_duration_seconds",) not in values
+        assert (P + "poll_read_amplification_ratio",) not in values
+
+    def test_delays_are_a_histogram(self) -> None:
+        page = WholePage()
+        page.metrics.searchable_delays({0.5: 10, 2.5: 2, 10.5: 4})
+        page.metrics.searchable_delays({10.5: 1, 9999.5: 1})
+        values = page.values()
+        name = P + "span_searchable_delay_seconds"
+        assert [values[name + "_bucket", le] for le in ("1.0", "2.5", "5.0", "10.0", "15.0", "900.0", "+Inf")] == [
+            *(10, 12, 12, 12, 17, 17, 18)
+        ]
+        assert values[name + "_count",] == 18
+        assert values[name + "_sum",] == pytest.approx(5 + 5 + 5 * 10.5 + 9999.5)
 
     def test_state_is_read_at_each_scrape(self) -> None:
         page = WholePage()

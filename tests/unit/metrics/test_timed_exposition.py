@@ -97,7 +97,7 @@ def test_a_value_that_changes_and_returns_is_written_each_time() -> None:
 
 
 def test_any_name_is_escaped() -> None:
-    (long, _) = DEFAULT_LABEL_NAMES.of(SeriesKey("x" * 10_000, ""))
+    long, *_ = DEFAULT_LABEL_NAMES.of(SeriesKey("x" * 10_000, ""))
     keys = (HOSTILE_KEY, SeriesKey("\ud800", ""), SeriesKey("x" * 10_000, "# EOF\n"))
     families = parsed(written({key: moments(key, 1) for key in keys}, {"job": 'a"\n\\'}))
     (level,) = [family for family in families if family.name.endswith("baseline_fallback_level")]
@@ -135,4 +135,12 @@ def test_without_series_the_output_is_valid_and_empty() -> None:
 
 
 def test_own_labels() -> None:
-    assert {"service_name", "span_name", "kind"} == OWN_LABELS
+    assert {"service_name", "span_name", "kind", "severity"} == OWN_LABELS
+
+
+def test_labels_of_a_series_are_on_every_metric() -> None:
+    key = KEY._replace(labels=(("env", "prod"),))
+    for family in parsed(written({key: moments(key)})):
+        for sample in family.samples:
+            sample.labels.pop("kind", None)
+            assert sample.labels == {**key.parameters, **TARGET}

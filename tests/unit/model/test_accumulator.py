@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from math import ceil
+from random import Random
 from typing import NamedTuple
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from exporter.model.accumulator import Accumulator, WindowContent
 from exporter.model.calendar import HourClock
 from exporter.model.histogram import Digest
-from exporter.model.histogram_codec import encode_digest, encode_marks
+from exporter.model.histogram_codec import encode_digest, encode_failures, encode_marks
 from exporter.model.hours import SeriesHour, StoredWindow
 from exporter.model.ledger import Window
 from exporter.model.span import FilterReason, SeriesKey, Span
@@ -53,8 +54,9 @@ def cases(draw: st.DrawFn) -> Case:
     )
     durations_ns = st.one_of(st.sampled_from([0, 1, 60 * NS, MARK * NS]), st.integers(0, 7200 * NS))
     keys = st.sampled_from([*NAMES, NOISE, TOO_MANY])
-    drawn = draw(st.lists(st.tuples(starts_ns, durations_ns, keys), max_size=40))
-    return Case(windows, [Span("0" * 32, "0" * 16, key, start, duration) for start, duration, key in drawn])
+    failed = st.sampled_from([False, True] if draw(st.booleans()) else [False, True, None])
+    drawn = draw(st.lists(st.tuples(starts_ns, durations_ns, keys, failed), max_size=40))
+    return Case(windows, [Span("0" * 32, "0" * 16, key, start, length, failed) for start, length, key, failed in drawn])
 
 
 def accumulate(windows: Sequence[Window], *batches: Sequence[Span]) -> list[WindowContent]:
@@ -93,6 +95,41 @@ def test_windows_count_their_spans_by_series_and_mark(case: Case, cut: int) -> N
         assert content.skipped == skipped
         assert content.stored == sum(map(len, durations.values()))
         assert content.traces == len(inside)
+
+
+@given(cases(), st.randoms(use_true_random=False))
+def test_failures_are_counted_by_mark_in_any_order(case: Case, random: Random) -> None:
+    for content in accumulate(case.windows, random.sample(case.spans, len(case.spans))):
+        failed: dict[SeriesKey, list[bool | None]] = defaultdict(list)
+        marks: dict[SeriesKey, Counter[int]] = defaultdict(Counter)
+        for each in case.spans:
+            key = resolve(each.key)
+            if isinstance(key, str) or not content.window.start * NS <= each.start_ns < content.window.end * NS:
+                continue
+            failed[key].append(each.failed)
+            if each.failed:
+                marks[key][-(-each.end_ns // (MARK * NS)) - first_mark(content.window)] += 1
+        for key, found in content.series.items():
+            assert found.failures == (None if None in failed[key] else marks[key])
+
+
+@given(cases())
+def test_stored_failures_are_those_of_the_hour(case: Case) -> None:
+    clock = HourClock(UTC_CALENDAR)
+    for content in accumulate(case.windows, case.spans):
+        start, end = content.window
+        inside = [each for each in case.spans if start * NS <= each.start_ns < end * NS]
+        inside = [each for each in inside if resolve(each.key) == NAMES[0]]
+        found = content.series.get(NAMES[0])
+        if found is None:
+            continue
+        failures = None if found.failures is None else encode_failures(found.failures)
+        stored = StoredWindow(start, found.digest.count, encode_digest(found.digest), failures=failures)
+        by_mark = SeriesHour(clock.hour(start), [stored]).failures()
+        if any(each.failed is None for each in inside):
+            assert by_mark is None
+        else:
+            assert by_mark == Counter(-(-each.end_ns // (MARK * NS)) * MARK for each in inside if each.failed)
 
 
 @given(cases())

@@ -57,6 +57,20 @@ class TestPath:
         # Long spans are listed even if they are not on the path.
         assert [each.span_id for each in found.longest] == ["slow", "mid", "fast"]
 
+    def test_descendants_on_the_path_or_not_have_their_parents(self) -> None:
+        root, slow, fast = span("root", "", 0, 10), span("slow", "root", 1, 9), span("fast", "root", 1, 3)
+        # Outlives its parent, so nothing waits for it nor for its child.
+        late, below = span("late", "fast", 2, 30), span("below", "late", 3, 4)
+        found = path(root, slow, fast, late, below, span("elsewhere", "unknown", 0, 5))
+        assert found.parents == {slow: root, fast: root, late: fast, below: late}
+
+    def test_descendants_start_by_the_clock_of_the_root_and_never_before_their_parent(self) -> None:
+        root, ahead = span("root", "", 100, 10), span("ahead", "root", 70, 5)
+        below, late = span("below", "ahead", 72, 2), span("late", "ahead", 60, 90)
+        found = path(root, ahead, below, late)
+        starts = {each.span_id: (start - T0) / MS for each, start in found.starts.items()}
+        assert starts == {"root": 100, "ahead": 100, "below": 102, "late": 100}
+
     def test_child_still_running_when_the_next_began_is_not_on_the_path(self) -> None:
         found = path(span("root", "", 0, 10), span("x", "root", 5, 10), span("y", "root", 2, 7))
         assert times(found) == {"root": 5, "x": 5}
@@ -114,6 +128,14 @@ class TestClocks:
         assert times(little) == {"root": 28, "answer": 72}
         much = path(span("root", "", 0, 100, "shop"), span("answer", "root", 30, 140, "stock", "server"))
         assert times(much) == {"root": 100}
+
+    def test_what_is_shifted_to_before_its_parent_takes_no_time(self) -> None:
+        found = path(
+            span("root", "", 0, 100, "shop"),
+            span("answer", "root", 0, 105, "stock", "server"),
+            span("query", "answer", 0, 2, "stock"),
+        )
+        assert times(found) == {"root": 0, "answer": 100, "query": 0}
 
     def test_siblings_that_overlap_within_the_tolerance_are_sequential(self) -> None:
         found = path(span("root", "", 0, 10), span("x", "root", 0, 5.02), span("y", "root", 5, 10))
@@ -323,4 +345,8 @@ class TestProperties:
         found = path(*spans)
         moved = path(*(each._replace(start_ns=each.start_ns + offset) for each in spans))
         assert [step[1:] for step in moved.steps] == [step[1:] for step in found.steps]
-        assert replace(moved, root=found.root, steps=found.steps, longest=found.longest) == found
+        assert [each.span_id for each in moved.parents] == [each.span_id for each in found.parents]
+        same = replace(
+            moved, root=found.root, steps=found.steps, longest=found.longest, parents=found.parents, starts=found.starts
+        )
+        assert same == found

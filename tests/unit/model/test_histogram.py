@@ -140,7 +140,8 @@ def test_iteration_yields_counts_in_ascending_order_of_buckets(durations_ns: lis
     digest = Digest.of_ns(durations_ns)
     entries = list(digest)
     assert entries == sorted(Counter(map(bucket_of_ns, durations_ns)).items())
-    assert Digest(dict(entries)) == digest
+    assert Digest(dict(entries)) == Digest.of_ascending(dict(entries)) == digest
+    assert Digest.of_ascending(dict(entries)).count == digest.count
     assert hash(Digest(dict(entries))) == hash(digest)
     assert bool(digest) is bool(durations_ns)
 

@@ -13,9 +13,12 @@ from exporter.model.histogram_codec import (
     DamagedDigestError,
     decode_counts,
     decode_digest,
+    decode_failures,
     decode_marks,
     decode_numbers,
+    decode_offsets,
     encode_digest,
+    encode_failures,
     encode_marks,
     encode_numbers,
 )
@@ -30,7 +33,6 @@ marks = st.one_of(
     st.dictionaries(st.integers(0, 70), few.map(Digest), max_size=18),
     st.dictionaries(st.integers(0, 1000), many.map(Digest), max_size=15),
 )
-numbers = st.lists(st.one_of(st.integers(0, 300), st.integers(0, 2**63 - 1)))
 
 
 @given(counts)
@@ -45,6 +47,38 @@ def test_marks_round_trip(by_offset: dict[int, Digest]) -> None:
     decoded = decode_marks(encode_marks(by_offset), _window(by_offset))
     assert _digests(decoded) == by_offset
     assert all(samples == sorted(samples) for samples in decoded.values())
+
+
+@given(st.dictionaries(st.integers(0, 3000), st.one_of(st.integers(1, 70), st.integers(1, 2**40)), max_size=20))
+def test_failures_round_trip(by_offset: dict[int, int]) -> None:
+    decoded = decode_failures(encode_failures(by_offset), sum(by_offset.values()))
+    assert decoded == by_offset
+    assert list(decoded) == sorted(by_offset)
+
+
+def test_few_failures_take_few_bytes() -> None:
+    assert encode_failures({}) == b""
+    assert len(encode_failures({7: 3})) == 2
+    assert len(encode_failures(dict.fromkeys(range(1, 13), 60))) == 13
+
+
+@given(st.binary(max_size=12), st.integers(0, 300))
+def test_damaged_failures_are_rejected_or_possible(data: bytes, samples: int) -> None:
+    try:
+        failures = decode_failures(data, samples)
+    except DamagedDigestError:
+        return
+    assert sum(failures.values()) <= samples
+    assert all(count > 0 for count in failures.values())
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [(b"\x80", "truncated"), (b"\x03", "truncated"), (b"\x00", "no failures"), (b"\x0a", "5 of 4 samples")],
+)
+def test_impossible_failures_are_rejected(data: bytes, problem: str) -> None:
+    with pytest.raises(DamagedDigestError, match=problem):
+        decode_failures(data, 4)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +117,27 @@ def test_adjacent_buckets_with_small_counts_take_one_byte_each() -> None:
     assert len(encode_digest(digest)) <= 100 + 3
 
 
-@given(numbers)
-def test_numbers_round_trip(some: list[int]) -> None:
-    assert decode_numbers(encode_numbers(some)) == some
+@given(st.lists(st.integers(0, 2**32 - 1) | st.just(0), min_size=2, max_size=30), st.binary(max_size=5))
+def test_numbers_round_trip(some: list[int], following: bytes) -> None:
+    assert decode_numbers(encode_numbers(some) + following, len(some)) == (tuple(some), following)
+
+
+def test_zeros_take_two_bits_and_other_numbers_the_bytes_they_need() -> None:
+    assert len(encode_numbers([0] * 24)) == 6
+    assert len(encode_numbers([0, 255, 256, 65_535, 65_536, *[0] * 19])) == 6 + 1 + 2 + 2 + 4
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=2, max_size=30), st.data())
+def test_truncated_numbers_are_rejected(some: list[int], data: st.DataObject) -> None:
+    encoded = encode_numbers(some)
+    cut = data.draw(st.integers(0, len(encoded) - 1))
+    with pytest.raises(DamagedDigestError, match="truncated"):
+        decode_numbers(encoded[:cut], len(some))
+
+
+@given(marks)
+def test_offsets_are_decoded_without_the_samples(by_offset: dict[int, Digest]) -> None:
+    assert decode_offsets(encode_marks(by_offset)) == tuple(sorted(by_offset))
 
 
 @given(digests, st.data())
@@ -161,7 +213,14 @@ def test_marks_of_another_window_are_rejected_or_usable(one: dict[int, Digest], 
 
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_rejected_or_usable(data: bytes) -> None:
-    for decode in (decode_counts, lambda marks: decode_marks(marks, {0: 3}), decode_numbers, decode_digest):
+    decodes: Sequence[Callable[[bytes], object]] = (
+        decode_counts,
+        lambda marks: decode_marks(marks, {0: 3}),
+        decode_offsets,
+        lambda some: decode_numbers(some, 24),
+        decode_digest,
+    )
+    for decode in decodes:
         try:
             decode(data)
         except DamagedDigestError as error:

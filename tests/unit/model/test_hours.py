@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exporter.model.calendar import Calendar, DayType, HourClock, Slot
 from exporter.model.histogram import Digest
@@ -51,6 +53,27 @@ def test_marks_yield_the_buckets_of_traces_by_end_time() -> None:
     assert list(SeriesHour(hour, [stored(MONDAY, 1)]).marks()) == []
 
 
+marks_of_windows = st.lists(
+    st.dictionaries(st.integers(1, 30), st.dictionaries(st.integers(0, 3), st.integers(1, 20), min_size=1), min_size=1),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(marks_of_windows, st.sampled_from([0, 360, 1200]))
+def test_runs_are_counted_without_decoding_them(parts: list[dict[int, dict[int, int]]], first: int) -> None:
+    windows = []
+    for index, marks in enumerate(parts):
+        digests = {offset: Digest(counts) for offset, counts in marks.items()}
+        whole = Digest.pool(digests.values())
+        start = MONDAY + first + 360 * index
+        windows.append(StoredWindow(start, whole.count, encode_digest(whole), encode_marks(digests)))
+    hour = SeriesHour(CLOCK.hour(MONDAY), windows)
+    runs = [run for run in hour.runs if run.first != MONDAY + HOUR + 300]
+    assert hour.run_number == sum((run.end - run.first) // 900 + 1 for run in runs)
+    assert SeriesHour(CLOCK.hour(MONDAY), [stored(MONDAY, 1)]).run_number == 0
+
+
 def test_damaged_bytes_raise_on_first_use() -> None:
     damaged = SeriesHour(CLOCK.hour(MONDAY), [StoredWindow(MONDAY, 1, b"\xff", b"\xff")])
     with pytest.raises(DamagedDigestError):
@@ -63,21 +86,31 @@ def test_swings_sum_over_hours_that_are_not_quarantined() -> None:
     def swinging(index: int, quarantined: bool) -> SeriesHour:
         start = MONDAY + index * HOUR
         return SeriesHour(
-            CLOCK.hour(start), [stored(start, 1)], HourEvaluation(quarantined, (index, 1, 10 * index, 2, 0, 0))
+            CLOCK.hour(start), [stored(start, 1)], HourEvaluation(quarantined, (index, 1, 10 * index, 2, *[0] * 20))
         )
 
     history = SeriesHours([swinging(1, False), swinging(2, True), swinging(3, False)])
     end = MONDAY + 4 * HOUR
-    assert history.swings(end) == (4, 2, 40, 4, 0, 0)
-    assert history.swings(end - HOUR) == (1, 1, 10, 2, 0, 0)
-    assert history.swings(end - HOUR + 1) == (4, 2, 40, 4, 0, 0)
+    assert history.swings(end) == (4, 2, 40, 4, *[0] * 20)
+    assert history.swings(end - HOUR) == (1, 1, 10, 2, *[0] * 20)
+    assert history.swings(end - HOUR + 1) == (4, 2, 40, 4, *[0] * 20)
     assert history.swings(MONDAY) == NO_SWINGS
     quarantined = history.at(MONDAY + 2 * HOUR)
     assert quarantined is not None
-    assert history.swings(end, [quarantined]) == (6, 3, 60, 6, 0, 0)
+    assert history.swings(end, [quarantined]) == (6, 3, 60, 6, *[0] * 20)
     history.set_evaluation(quarantined, quarantined.evaluation._replace(quarantined=False))
     history.discard_before(MONDAY + 2 * HOUR)
-    assert history.swings(end) == (5, 2, 50, 4, 0, 0)
+    assert history.swings(end) == (5, 2, 50, 4, *[0] * 20)
     assert [member.start for member in history] == [MONDAY + 2 * HOUR, MONDAY + 3 * HOUR]
     assert len(history) == 2
     assert not history.quarantined
+
+
+def test_hours_of_slots_that_began_before_an_instant() -> None:
+    history = SeriesHours(hours_of([stored(MONDAY + number * HOUR, 1) for number in range(7 * 24)], CLOCK))
+    slots = frozenset([Slot(3, DayType.WEEKDAY), Slot(3, DayType.WEEKEND)])
+    third = [MONDAY + (24 * day + 3) * HOUR for day in range(7)]
+    assert sorted(hour.start for hour in history.of_slots(slots, MONDAY + 7 * 24 * HOUR)) == third
+    assert sorted(hour.start for hour in history.of_slots(slots, third[4])) == third[:4]
+    history.discard_before(third[1])
+    assert sorted(hour.start for hour in history.of_slots(slots, third[4])) == third[1:4]

@@ -223,9 +223,9 @@ def test_batch_is_long_in_quiet_and_short_in_dense_traffic() -> None:
     (newest,) = hours(1)
     quiet = next_batch(windows, [entry(*newest, traces=10)], RULES)
     assert len(quiet.windows) == 24
-    busy = next_batch(windows, [entry(*newest, traces=200)], RULES)
+    busy = next_batch(windows, [entry(*newest, traces=150)], RULES)
     assert len(busy.windows) == 3
-    assert busy.expected_traces == pytest.approx(600)
+    assert busy.expected_traces == pytest.approx(450)
     dense = next_batch(windows, [entry(*newest, traces=70_000)], RULES)
     assert len(dense.windows) == 1
     assert dense.expected_traces == pytest.approx(70_000)

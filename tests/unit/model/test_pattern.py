@@ -134,3 +134,10 @@ def test_a_replacement_that_does_not_fit_is_refused(replacement: str, reason: st
 def test_patterns_are_equal_if_their_text_is() -> None:
     assert Pattern("a") == Pattern("a") != Pattern("b")
     assert hash(Pattern("a")) == hash(Pattern("a"))
+
+
+@pytest.mark.parametrize("text", [")\n0", "\x1b[", "(\u2028"])
+def test_the_error_is_one_printable_line(text: str) -> None:
+    with pytest.raises(PatternError) as refused:
+        Pattern(text)
+    assert str(refused.value).isprintable()

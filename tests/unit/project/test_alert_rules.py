@@ -1,15 +1,21 @@
+import json
 import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
-from urllib.parse import urldefrag
+from urllib.parse import parse_qs, urldefrag, urlsplit
 
 import pytest
 
+from exporter.detection.flag import FlagKind
+from exporter.evaluation.snapshot import KindStatus, SeriesStatus
+from exporter.explain.drilldown import Drilldown
+from exporter.model.span import SeriesKey
 from exporter.runtime.telemetry import LOOPS, SKIP_REASONS
 from tests.support.alerting import ALERTMANAGER, PROMETHEUS, load, rules
 from tests.support.paths import REPOSITORY
 from tests.support.programs import run_program
+from tests.support.samples import baseline
 from tests.support.whole_page import WholePage
 
 CASES = sorted((REPOSITORY / "tests/rules").glob("*.yml"))
@@ -17,6 +23,10 @@ ALERTS = rules("alert")
 RECORDED = rules("record")
 RUNBOOK = "https://github.com/tempo-anomaly-exporter/tempo-anomaly-exporter/blob/main/docs/runbook.md"
 JOB = "tempo-anomaly-exporter"
+ABOUT_FLAGS = {
+    *("TempoAnomalyLatencyShift", "TempoAnomalyLatencyShiftSevere", "TempoAnomalyErrors", "TempoAnomalyTrafficDrop"),
+}
+"""The alerts about one endpoint whose flag fires now."""
 NOT_OURS = {"up", "process_start_time_seconds"}
 
 
@@ -48,7 +58,8 @@ class TestEveryAlert:
         alert = ALERTS[name]
         assert re.fullmatch(r"TempoAnomaly([A-Z][a-z]+)+", name)
         assert alert["labels"]["severity"] in ("critical", "warning", "info")
-        assert set(alert["annotations"]) == {"summary", "description", "runbook_url", "dashboard_url"}
+        about_flag = {"traces_url"} if name in ABOUT_FLAGS else set()
+        assert set(alert["annotations"]) == {"summary", "description", "runbook_url", "dashboard_url"} | about_flag
         assert "{{" not in alert["annotations"]["summary"]
         assert alert["annotations"]["summary"].endswith(".")
 
@@ -64,6 +75,11 @@ class TestEveryAlert:
         assert re.match(r"/d/tempo-anomaly-(overview|endpoint|exporter)(\?|$)", address)
         # Values in addresses are escaped.
         assert all(part.endswith("| urlquery ") for part in re.findall(r"\{\{(.*?)\}\}", address))
+
+    def test_links_traces_with_escaped_values(self, name: str) -> None:
+        address = ALERTS[name]["annotations"].get("traces_url", "")
+        for part in re.findall(r"\{\{(.*?)\}\}", re.sub(r"\{\{-? (range|if|else|with) .*?\}\}", "", address)):
+            assert "_name" not in part or part.endswith("| urlquery "), part
 
     def test_quotes_names_of_services_and_endpoints_in_its_text(self, name: str) -> None:
         for part in re.findall(r"\{\{(.*?)\}\}", ALERTS[name]["annotations"]["description"]):
@@ -85,6 +101,61 @@ class TestEveryAlert:
         assert (fires, quiet, resolves) == (True, True, True)
 
 
+class TestTraces:
+    """The links into Traces Drilldown, as the cases in ``tests/rules`` have them."""
+
+    KEY = SeriesKey("checkout", "POST /checkout")
+
+    def urls(self, file: str, alert: str) -> list[str]:
+        """Return the links of the cases of an alert."""
+        return [
+            fired["exp_annotations"]["traces_url"]
+            for test in load(REPOSITORY / "tests/rules" / file)["tests"]
+            for check in test.get("alert_rule_test", ())
+            if check["alertname"] == alert
+            for fired in check["exp_alerts"]
+        ]
+
+    @pytest.mark.parametrize(
+        ("file", "alert", "status", "at"),
+        [
+            (
+                "latency.yml",
+                "TempoAnomalyLatencyShift",
+                SeriesStatus(KEY, baseline(p95=0.42), shift=True, since=75.0),
+                420.0,
+            ),
+            (
+                "errors.yml",
+                "TempoAnomalyErrors",
+                SeriesStatus(KEY, kinds=(KindStatus(FlagKind.ERRORS, True, 60.0),)),
+                360.0,
+            ),
+            (
+                "traffic.yml",
+                "TempoAnomalyTrafficDrop",
+                SeriesStatus(SeriesKey("checkout", "POST /pay"), kinds=(KindStatus(FlagKind.TRAFFIC, True, 700.0),)),
+                900.0,
+            ),
+        ],
+    )
+    def test_lead_where_the_links_of_the_exporter_do(
+        self, file: str, alert: str, status: SeriesStatus, at: float
+    ) -> None:
+        (expected,) = Drilldown("https://grafana").of_flags(status, at).values()
+        shown = [f"https://grafana{url}" for url in self.urls(file, alert)]
+        assert _parsed(expected) in [_parsed(url) for url in shown]
+
+
+def _parsed(url: str) -> tuple[str, dict[str, Any]]:
+    """Return the parts of a link, its selection as JSON."""
+    parts = urlsplit(url)
+    parameters: dict[str, Any] = parse_qs(parts.query)
+    return f"{parts.netloc}{parts.path}", {
+        name: json.loads(values[0]) if name == "selection" else values for name, values in parameters.items()
+    }
+
+
 class TestEveryQuery:
     def test_uses_published_or_recorded_series_only(self) -> None:
         published = set(WholePage.full().families())
@@ -99,7 +170,7 @@ class TestEveryQuery:
     def test_uses_existing_label_values_only(self) -> None:
         text = "\n".join(queries(rule) for rule in chain(ALERTS.values(), RECORDED.values())).replace("\\", "")
         known: dict[str, set[str]] = {
-            "kind": {"shift", "outlier"},
+            "kind": {"shift", "outlier", "regression", "errors", "traffic"},
             "loop": set(LOOPS),
             "reason": set(SKIP_REASONS),
             "state": {"pending", "done", "empty", "partial", "failed", "expired"},
@@ -153,7 +224,19 @@ class TestAlertmanager:
             ("TempoAnomalyServiceLatencyShiftSevere", "search", "pager"),
             ("TempoAnomalyLatencyShift", "checkout", "checkout-chat"),
             ("TempoAnomalyServiceLatencyShiftSevere", "payments", "checkout-pager"),
-            *((name, None, "exporter-owners") for name in ALERTS if "LatencyShift" not in name),
+            ("TempoAnomalyTrafficDrop", "search", "chat"),
+            ("TempoAnomalyTrafficDrop", "checkout", "checkout-chat"),
+            *(
+                (name, None, "exporter-owners")
+                for name in ALERTS
+                if not re.search("Latency|Incident|Errors|TrafficDrop", name)
+            ),
+            ("TempoAnomalyErrors", "search", "chat"),
+            ("TempoAnomalyErrors", "checkout", "checkout-chat"),
+            ("TempoAnomalyLatencyRegression", "checkout", "tickets"),
+            ("TempoAnomalyIncident", None, "chat"),
+            ("TempoAnomalyIncidentSevere", None, "pager"),
+            ("TempoAnomalyIncidentEndpoint", "checkout", "none"),
         ],
     )
     def test_routes_by_severity_and_service(self, name: str, service: str | None, receiver: str) -> None:
@@ -174,6 +257,10 @@ class TestAlertmanager:
 
     def test_a_warning_never_inhibits_a_critical_alert(self) -> None:
         for sources, targets, _ in inhibitions():
+            if sources == {"TempoAnomalyIncidentEndpoint"}:
+                # While an endpoint of an incident is severe, so is the incident: both have the same condition.
+                assert "service_span:tempo_anomaly_shift_severe:max" in ALERTS["TempoAnomalyIncidentSevere"]["expr"]
+                continue
             severities = [{ALERTS[name]["labels"]["severity"] for name in names} for names in (sources, targets)]
             assert severities[0] == {"critical"} or "critical" not in severities[1]
 
@@ -182,12 +269,21 @@ class TestAlertmanager:
         single, severe = "TempoAnomalyLatencyShift", "TempoAnomalyLatencyShiftSevere"
         wide, wide_severe = "TempoAnomalyServiceLatencyShift", "TempoAnomalyServiceLatencyShiftSevere"
         latency = {single, severe, wide, wide_severe}
-        assert {pair for pair in pairs if latency & set(pair)} == {
+        member, incident, incident_severe = (f"TempoAnomalyIncident{name}" for name in ("Endpoint", "", "Severe"))
+        incidents = {member, incident, incident_severe}
+        errors, traffic = "TempoAnomalyErrors", "TempoAnomalyTrafficDrop"
+        kinds = {(source, target) for source in (single, severe, member) for target in (errors, traffic)}
+        assert {pair for pair in pairs if {errors, traffic} & set(pair)} == kinds | {(errors, traffic)}
+        assert {pair for pair in pairs if (latency | incidents) & set(pair)} == {
+            *kinds, *((member, name) for name in latency), (incident_severe, incident),
             (severe, single), (wide, single), (wide_severe, single), (wide_severe, severe), (wide_severe, wide),
             (severe, wide), (wide_severe, single),
         }  # fmt: skip
         absent, unreachable = "TempoAnomalyExporterAbsent", "TempoAnomalyTempoUnreachable"
-        assert {target for source, target in pairs if source == absent} == set(ALERTS) - latency - {absent}
+        others = {"TempoAnomalyLatencyRegression", errors, traffic}
+        assert {target for source, target in pairs if source == absent} == (
+            set(ALERTS) - latency - incidents - others - {absent}
+        )
         assert {target for source, target in pairs if source == unreachable} == {
             "TempoAnomalyPollerStalled", "TempoAnomalyLiveEdgeBlind", "TempoAnomalyBackfillStuck",
             "TempoAnomalySearchesTruncated",

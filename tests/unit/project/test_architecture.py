@@ -19,6 +19,7 @@ LAYERS: Final = (
     ("model",),
     ("baseline",),
     ("detection",),
+    ("cause",),
     ("tempo", "store", "config"),
     ("ingest",),
     ("evaluation",),
@@ -27,12 +28,13 @@ LAYERS: Final = (
     ("web",),
     ("app",),
     ("backtest", "history", "demo", "verify"),
+    ("mcp_server",),
     ("cli",),
     ("__main__",),
 )
 """From the bottom up: a package imports only from layers below its own."""
 
-PURE: Final = ("model", "baseline", "detection")
+PURE: Final = ("model", "baseline", "detection", "cause")
 """Packages without input, output, clock and state."""
 
 CONFIGURED: Final = frozenset({"config", "app", "backtest", "history", "demo", "cli"})
@@ -44,21 +46,25 @@ NOTATION: Final = frozenset({"exporter.config.units", "exporter.config.wording"}
 LIBRARIES: Final = {
     "sqlite3": ("exporter.store.",),
     "sqlite_utils": ("exporter.store.",),
-    # Besides Tempo's client: `demo` sends traffic to an OTLP endpoint, `verify` asks a running exporter.
-    "requests": ("exporter.tempo.", "exporter.demo.http_endpoint", "exporter.verify."),
+    # Besides Tempo's client: `verify` asks a running exporter.
+    "requests": ("exporter.tempo.", "exporter.verify."),
     "urllib3": ("exporter.tempo.",),
     "waitress": ("exporter.web.",),
     "bcrypt": ("exporter.web.passwords",),
     "htpy": ("exporter.web.pages.",),
     # Besides `metrics`: the page that renders its registry, and the reader of another exporter's metrics.
     "prometheus_client": ("exporter.metrics.", "exporter.web.management", "exporter.verify."),
-    "pydantic": ("exporter.config.",),
+    # Besides the configuration: the schemas of the tools, for which `mcp` needs it.
+    "pydantic": ("exporter.config.", "exporter.mcp_server.server"),
     "pydantic_core": ("exporter.config.",),
     "yaml": ("exporter.config.",),
     "holidays": ("exporter.config.",),
     "click": ("exporter.cli.", "exporter.demo."),
     "msgspec": ("exporter.",),
+    "mcp": ("exporter.mcp_server.server",),
+    "uvicorn": ("exporter.mcp_server.server",),
     "re2": ("exporter.model.pattern",),
+    "dateutil": ("exporter.model.time_mark",),
 }
 """The modules that may import a library, by the beginning of their name."""
 
@@ -129,7 +135,7 @@ def test_components_do_not_import_the_configuration() -> None:
 
 def test_pure_packages_import_nothing_impure() -> None:
     impure = {"os", "io", "pathlib", "time", "random", "threading", "subprocess", "socket", "logging", "sqlite3"}
-    allowed = {"msgspec", "re2"}
+    allowed = {"msgspec", "re2", "dateutil.rrule"}
     wrong = [
         f"{module} imports {name}"
         for module, imported in IMPORTS.items()

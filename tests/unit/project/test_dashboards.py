@@ -3,6 +3,7 @@
 import json
 import re
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,7 +13,7 @@ import yaml
 from exporter.demo.traceql import parse
 from tests.support.dashboards import BOARDS, BY_UID, GRAFANA, Board, Link, Query, interpolate, used_variables
 from tests.support.whole_page import OPENMETRICS, WholePage
-from tools.dashboards import normalised
+from tools.dashboards import main, normalised, with_labels
 
 BUILT_IN = {"__range", "__interval", "__rate_interval", "__from", "__to", "__url_time_range", "__data", "__field"}
 TYPES = {"prometheus": "${datasource}", "tempo": "${tempo}", "grafana": "-- Grafana --"}
@@ -246,6 +247,9 @@ def test_overrides_match_existing_fields(board: Board) -> None:
             fields |= {f"Value #{target['refId']}", target.get("legendFormat", "")}
             for metric, _ in selectors(target.get("expr", "")):
                 fields |= labels[metric] | {"instance"}
+        if [target.get("format") for target in panel["targets"]] == ["table"]:
+            # Grafana numbers the values of several queries only.
+            fields.add("Value")
         if panel["targets"][0].get("legendFormat") in ("{{level}}", "{{state}}"):
             label = panel["targets"][0]["legendFormat"].strip("{}")
             families = WholePage.full().families().values()
@@ -261,6 +265,23 @@ def test_overrides_match_existing_fields(board: Board) -> None:
         for transformation in panel.get("transformations", ()):
             if transformation["id"] == "organize":
                 assert transformation["options"]["indexByName"].keys() <= fields, panel["title"]
+
+
+def test_the_page_of_an_endpoint_has_rate_errors_and_duration_in_one_row() -> None:
+    places = {panel["title"]: panel["gridPos"] for panel in BY_UID["tempo-anomaly-endpoint"].charts}
+    row = [places[title] for title in ("Rate", "Errors", "Latency and baseline")]
+    assert len({(place["y"], place["h"]) for place in row}) == 1
+    assert [place["x"] for place in row] == [0, 6, 12]
+    assert sum(place["w"] for place in row) == 24
+
+
+@each_board
+def test_series_that_limit_a_band_exist(board: Board) -> None:
+    for panel in board.charts:
+        legends = {target.get("legendFormat") for target in panel["targets"]}
+        for override in panel["fieldConfig"]["overrides"]:
+            below = {each["value"] for each in override["properties"] if each["id"] == "custom.fillBelowTo"}
+            assert below <= legends, panel["title"]
 
 
 def test_annotation_is_the_same_for_old_and_new_grafana() -> None:
@@ -379,3 +400,51 @@ def test_dashboards_are_provisioned_from_a_folder() -> None:
     assert provider["type"] == "file"
     assert provider["options"] == {"path": "/var/lib/grafana/dashboards"}
     assert provider["allowUiUpdates"] is False
+
+
+class TestLabels:
+    """Copies of the dashboards for an exporter with ``series.labels``."""
+
+    LABELS = ("deployment_environment_name", "service_namespace")
+
+    @pytest.fixture(params=["tempo-anomaly-overview", "tempo-anomaly-endpoint"])
+    def copy(self, request: pytest.FixtureRequest, tmp_path: Path) -> Board:
+        path = tmp_path / f"{request.param}.json"
+        text = with_labels(BY_UID[request.param].path.read_text("utf-8"), self.LABELS)
+        assert text is not None
+        path.write_text(text, "utf-8")
+        return Board(path)
+
+    def test_the_dashboard_of_the_exporter_needs_no_copy(self) -> None:
+        assert with_labels(BY_UID["tempo-anomaly-exporter"].path.read_text("utf-8"), self.LABELS) is None
+
+    def test_there_is_a_variable_for_each_label_behind_the_endpoint(self, copy: Board) -> None:
+        names = list(copy.variables)
+        position = names.index("endpoint") + 1
+        assert tuple(names[position : position + 2]) == self.LABELS
+        test_variables_are_labelled_refreshed_and_all_used(copy)
+
+    def test_queries_select_and_keep_the_labels(self, copy: Board) -> None:
+        for query in prometheus_queries(copy):
+            for _, matchers in selectors(query.text):
+                if "service_name" in matchers:
+                    assert {name: matchers[name] for name in self.LABELS} == {
+                        name: f"${{{name}:regex}}" for name in self.LABELS
+                    }
+            for group in re.findall(r"\b(?:by|on) \(([^)]*)\)", query.text):
+                names = group.split(", ")
+                assert "service_name" not in names or set(self.LABELS) <= set(names), query.place
+
+    def test_links_to_dashboards_about_endpoints_pass_the_labels(self, copy: Board) -> None:
+        for link in copy.links():
+            passes = [f"var-{name}=" in link.url or f"${{{name}:queryparam}}" in link.url for name in self.LABELS]
+            is_about_endpoints = re.match(r"/d/tempo-anomaly-(overview|endpoint)\?", link.url) is not None
+            assert passes == [is_about_endpoints] * 2, link.place
+
+    def test_a_command_writes_the_copies(self, tmp_path: Path) -> None:
+        main(["--label", self.LABELS[0], "--output", str(tmp_path / "new")])
+        assert {file.name for file in (tmp_path / "new").iterdir()} == {
+            "tempo-anomaly-endpoint.json", "tempo-anomaly-overview.json",
+        }  # fmt: skip
+        with pytest.raises(SystemExit):
+            main(["--label", self.LABELS[0]])

@@ -5,13 +5,28 @@ from math import inf
 
 import pytest
 
+from benchmarks.detection import errors
 from benchmarks.detection.evaluation import evaluate_case
 from benchmarks.detection.labelled import LabelledSeries, evaluate_series, load
-from benchmarks.detection.results import poisson_interval
+from benchmarks.detection.results import Result, compared, header, poisson_interval
 from benchmarks.detection.scoring import Episode, Event, Tally, episodes, finding, tally
-from benchmarks.detection.suites import KINDS, LIVE_FROM, Suite, cases
+from benchmarks.detection.suites import (
+    BATCHES,
+    CRONS,
+    KINDS,
+    LIVE_FROM,
+    MIX,
+    RAMP,
+    REGRESSIONS,
+    TAIL,
+    TIMEOUTS,
+    Suite,
+    cases,
+)
 from exporter.detection.flag import FlagEvent
+from exporter.detection.parameters import Parameters
 from exporter.detection.tick import FlagChange
+from exporter.ingest.probes import is_probe
 from tests.support.detection_traffic import MONDAY, traffic
 
 
@@ -65,14 +80,24 @@ def test_suites_draw_the_traffic_that_they_are_named_after() -> None:
     for suite in Suite:
         drawn = cases(suite, 2, "a seed")
         assert drawn == cases(suite, 2, "a seed")
-        assert len(drawn) == 9
+        assert len(drawn) == (6 if suite in (*REGRESSIONS, Suite.ALIKE, Suite.ALIKE_INCIDENTS) else 10)
         for case in drawn:
             profile = case.profile
             assert (profile.surge is not None) is (suite is Suite.SURGE)
-            assert (profile.drift is not None) is (suite is Suite.DRIFT)
+            assert (profile.drift is not None) is (suite in (Suite.DRIFT, Suite.SLOW_DRIFT))
             assert bool(profile.gaps) is (suite is Suite.GAPS)
             assert (profile.begins_at >= LIVE_FROM) is (suite is Suite.NEW)
             assert (case.parameters.swing == 0) is (suite is Suite.ABLATION)
+            assert (profile.batch is not None) is (suite in BATCHES)
+            assert (profile.cron is not None) is (suite in CRONS)
+            assert (profile.load_seed is not None) is (suite is Suite.SHARED)
+            assert bool(profile.holidays) is (suite is Suite.CALENDAR)
+            assert len(case.kinds) == len(profile.incidents)
+            assert (case.waiting is not None) is (suite is Suite.STREAMS)
+            assert (case.alike is not None) is (suite in (Suite.ALIKE, Suite.ALIKE_INCIDENTS))
+            assert is_probe(case.key) is (suite is Suite.PROBES)
+    partial = {kind for case in cases(Suite.PARTIAL, 6, "a seed") for kind in case.kinds}
+    assert partial == {RAMP, MIX, TAIL, TIMEOUTS}
     incidents = cases(Suite.INCIDENTS, 1, "a seed")[0].profile.incidents
     assert len(incidents) == 4 * len(KINDS) == len({(i.factor, i.share, round(i.end - i.start)) for i in incidents})
     assert all(before.end < after.start for before, after in pairwise(incidents))
@@ -97,6 +122,39 @@ def test_labelled_series_is_evaluated_after_a_week() -> None:
 
 def test_evaluation_of_a_case_is_deterministic() -> None:
     (case, *_) = cases(Suite.INCIDENTS, 1, "a seed")
-    outcome = evaluate_case(case)
-    assert outcome == evaluate_case(case)
-    assert len(outcome.responses) == len(case.profile.incidents)
+    outcomes = evaluate_case(case, ("1", "2"))
+    assert outcomes == evaluate_case(case, ("1", "2"))
+    assert [outcome.method for outcome in outcomes] == ["1", "2"]
+    assert all(len(outcome.responses) == len(case.profile.incidents) for outcome in outcomes)
+
+
+def test_methods_are_compared_row_by_row() -> None:
+    old = [Result("found", "50%", "≥ 90%", False, "6 incidents")]
+    new = [Result("found", "100%", "≥ 90%", True, "6 incidents"), Result("new", "1", "", None, "")]
+    assert header(["1", "2"]) == ("", "what", "method 1", "method 2", "target", "based on")
+    assert compared([old, new]) == [
+        ("met", "found", "50%", "100%", "≥ 90%", "6 incidents"),
+        ("", "new", "", "1", "", ""),
+    ]
+
+
+@pytest.mark.parametrize("suite", [Suite.STREAMS, Suite.PROBES])
+def test_no_flag_comes_from_streams_and_probes(suite: Suite) -> None:
+    drawn = [case for case in cases(suite, 6, "1") if case.profile.rate_per_minute == 0.5]
+    assert [evaluate_case(case)[0].episodes for case in drawn] == [[]] * 6
+
+
+def test_batches_that_share_a_duration_fire_less_often_with_the_learned_correlation() -> None:
+    case = next(case for case in cases(Suite.ALIKE, 4, "1") if case.seed == "1/2.0/1")
+    without, with_it = evaluate_case(case, ("2 without likeness", "2"))
+    assert len(without.episodes) >= 10
+    assert len(with_it.episodes) <= 0.7 * len(without.episodes)
+
+
+def test_an_error_incident_is_found_and_the_benchmark_is_deterministic() -> None:
+    series = errors.Series("seed", 2.0, 0.01, "daily batch", errors.LARGER, 180)
+    outcome = errors.evaluate(series, Parameters())
+    assert outcome == errors.evaluate(series, Parameters())
+    assert outcome.requests > 20
+    assert outcome.delay_minutes is not None
+    assert {each.suite for each in errors.healthy_series("seed", 1)} == {*errors.HEALTHY, *errors.HARSH}

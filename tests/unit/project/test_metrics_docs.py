@@ -2,6 +2,7 @@ import re
 
 from prometheus_client.metrics_core import Metric
 
+from exporter.metrics.families import DURATION_NAME
 from exporter.runtime.telemetry import FAILURE_REASONS, SKIP_REASONS, STORAGE_FAILURES
 from tests.support.paths import REPOSITORY
 from tests.support.whole_page import WholePage
@@ -42,7 +43,7 @@ def test_label_values_are_those_on_the_page() -> None:
             found |= set(sample.labels.items())
     listed = [(row[0].strip("`"), row[1].strip("`")) for row in rows(TEXT) if len(row) == 3]
     assert sorted(listed) == sorted(
-        (label, value) for label, value in found if label in {"kind", "loop", "level", "state"}
+        (label, value) for label, value in found if label in {"kind", "loop", "outcome", "level", "state"}
     )
 
 
@@ -53,6 +54,7 @@ def test_reasons_are_those_in_the_code() -> None:
 
 
 def test_named_metrics_exist() -> None:
-    names = {name.removeprefix("tempo_anomaly_") for name in WholePage.full().families()}
+    # The native histogram is not in the text format.
+    names = {name.removeprefix("tempo_anomaly_") for name in {*WholePage.full().families(), DURATION_NAME}}
     for mentioned in re.findall(r"`(?:time\(\) - )?tempo_anomaly_(\w+)", TEXT):
         assert mentioned in names

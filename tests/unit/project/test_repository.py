@@ -1,6 +1,7 @@
 """What contributors meet: targets, hooks, workflow, issue forms and decision records fit together."""
 
 import re
+import tomllib
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -112,3 +113,14 @@ def test_a_decision_record_is_dated_short_and_has_its_three_sections(record: Pat
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"]
     assert date.fromisoformat(title_and_date(record)[1]).year >= 2026
     assert len(text.splitlines()) < 40
+
+
+def test_the_extra_is_locked_for_developers_only_and_no_lock_names_a_host() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    extra = {re.split(r"[<>=]", each)[0] for each in project["optional-dependencies"]["mcp"]}
+    locks = {name: (REPOSITORY / f"requirements{name}.lock").read_text("utf-8") for name in ("", "-dev", "-build")}
+    locked = {name: set(re.findall(r"^([\w.-]+)==", text, re.MULTILINE)) for name, text in locks.items()}
+    assert extra <= locked["-dev"]
+    assert not extra & locked[""]
+    assert locked[""] <= locked["-dev"]
+    assert not any("//" in text or "index-url" in text for text in locks.values())

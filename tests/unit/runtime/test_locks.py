@@ -1,5 +1,6 @@
 """The lock order, and what a violation raises."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -95,3 +96,8 @@ def test_without_the_check_the_locks_are_those_of_the_standard_library() -> None
     }
     ran = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, timeout=60)
     assert ran.stdout == "lock\n", ran.stderr
+
+
+def test_documents_list_all_ranks_in_order() -> None:
+    text = (REPOSITORY / "docs" / "threads.md").read_text("utf-8")
+    assert re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE) == [rank.name for rank in LockRank]

@@ -17,7 +17,7 @@ from exporter.runtime.logs import get_logger
 from exporter.runtime.telemetry import FailureReason, Loop
 from exporter.tempo import ClientSettings, StoppedError, TempoClient, TempoError
 from exporter.tempo.client import ATTEMPTS, SearchResult
-from exporter.tempo.query import DurationRange
+from exporter.tempo.query import DurationRange, OperationName
 from tests.support.certificates import write_authority, write_combined
 from tests.support.samples import events
 from tests.support.tempo_server import (
@@ -92,7 +92,7 @@ def test_search_returns_spans_and_reports_telemetry(tempo: FakeTempo) -> None:
     harness = Harness(tempo.url)
     result = harness.search("backfill")
     assert [span.trace_id for span in result.spans] == [f"{n:032x}" for n in (1, 2)]
-    assert (result.traces, result.limit, result.saturated, result.invalid, result.missing) == (2, 5000, False, 0, 0)
+    assert (result.traces, result.limit, result.saturated, result.invalid, result.missing) == (2, 20_000, False, 0, 0)
     assert result.bytes == len(json.dumps(BODY))
     assert harness.telemetry.requests == ["backfill"]
     assert harness.telemetry.answered == [True]
@@ -194,7 +194,7 @@ def test_query_combines_scope_filter_and_series(tempo: FakeTempo) -> None:
     assert tempo.requests[0].params["q"] == (
         '{(nestedSetParent<0 || kind=server || kind=consumer) && (resource.env="prod") && '
         '((resource.service.name="a" && name="GET \\"/\\"") || (resource.service.name="b" && name="x"))} '
-        "| select(resource.service.name, name)"
+        "| by(span:id) | select(resource.service.name, name, status)"
     )
     with pytest.raises(ValueError, match="braces"):
         Harness(tempo.url, filter="{}")
@@ -360,14 +360,14 @@ def test_transient_failures_are_retried(
         (replying("invalid TraceQL query: parse error", 400, "text/plain"), "refused", "parse error"),
         (replying("", 422), "refused", "422"),
         (replying("", 204), "malformed", "204"),
-        (replying("limit 5000 exceeds max limit 9000", 400, "text/plain"), "refused", "max limit 9000"),
+        (replying("limit 20000 exceeds max limit 90000", 400, "text/plain"), "refused", "max limit 90000"),
     ],
 )
 def test_permanent_failures_are_not_retried(
     tempo: FakeTempo, responder: Responder, reason: FailureReason, text: str
 ) -> None:
     tempo.answer(responder)
-    harness = Harness(tempo.url)
+    harness = Harness(tempo.url, scope="root")
     error = harness.search_error("backfill")
     assert (error.reason, error.retryable) == (reason, False)
     assert text in str(error)
@@ -433,14 +433,56 @@ def test_search_that_is_too_slow_is_left_to_its_caller_if_that_can_ask_for_less(
     assert "search_slow" in events(caplog)
 
 
+@pytest.mark.parametrize(
+    ("loop", "told", "untold"),
+    [
+        ("poll", "split in halves", "backfill_batch"),
+        ("backfill", "backfill_batch", "shorter range"),
+        ("cause", "for a shorter range or for fewer traces", "halves"),
+        ("api", "for a shorter range or for fewer traces", "halves"),
+    ],
+)
+def test_slow_search_says_what_its_loop_does_then(
+    tempo: FakeTempo, caplog: pytest.LogCaptureFixture, loop: Loop, told: str, untold: str
+) -> None:
+    tempo.answer(replying("<html>", status=504))
+    with pytest.raises(TempoError):
+        Harness(tempo.url).search(loop, may_split=True)
+    (message,) = [record.getMessage() for record in caplog.records if "took too long" in record.getMessage()]
+    assert told in message
+    assert untold not in message
+
+
+def test_search_for_traces_with_certain_operations(tempo: FakeTempo, caplog: pytest.LogCaptureFixture) -> None:
+    """Tempo returns the spans of the operations as well, of which there may be very many: only some are asked for."""
+    called = [
+        a_span(number, name="GET /items", attributes=[{"key": "service.name", "value": {"stringValue": "stock"}}])
+        for number in range(2, 6)
+    ]
+    sets = [{"spans": [a_span(1)], "matched": 1}, {"spans": called, "matched": 900}]
+    tempo.answer(replying(search_body(a_trace(1, spanSets=sets))))
+    harness = Harness(tempo.url, scope="entry")
+    wanted = SeriesKey("shop", "GET /")
+    result = harness.search("cause", series=[wanted], operations=[OperationName("stock", "GET /items")])
+    assert [span.key for span in result.spans] == [wanted]
+    params = tempo.requests[-1].params
+    assert '} && {resource.service.name="stock" && name="GET /items"} | by(resource.service.name) |' in params["q"]
+    assert params["spss"] == "10"
+    assert not [skipped for skipped in harness.telemetry.skipped if skipped[0] == "cause"]
+    # Other searches are grouped as before.
+    harness.search()
+    assert "by(span:id)" in tempo.requests[-1].params["q"]
+    assert tempo.requests[-1].params["spss"] == "100"
+
+
 def test_search_may_ask_for_a_higher_limit_and_some_durations(tempo: FakeTempo) -> None:
-    tempo.answer(replying(BODY), replying("limit 20000 exceeds max limit 9000", 400, "text/plain"), replying(BODY))
+    tempo.answer(replying(BODY), replying("limit 20001 exceeds max limit 9000", 400, "text/plain"), replying(BODY))
     harness = Harness(tempo.url)
     harness.search("backfill", durations=DurationRange(5, 9))
     assert "duration>=5ns) && (duration<9ns" in tempo.requests[-1].params["q"]
     assert harness.client.highest_limit == 262_144
-    assert harness.search("backfill", limit=20_000).limit == 9000
-    assert (harness.client.highest_limit, harness.client.max_limit) == (9000, 5000)
+    assert harness.search("backfill", limit=20_001).limit == 9000
+    assert (harness.client.highest_limit, harness.client.max_limit) == (9000, 9000)
 
 
 def test_other_failures_are_retried_even_if_the_caller_can_ask_for_less(tempo: FakeTempo) -> None:
@@ -488,10 +530,10 @@ def test_maximum_spans_per_trace_is_learned_from_the_rejection(tempo: FakeTempo)
 
 
 def test_repeated_rejection_of_the_limit_fails(tempo: FakeTempo) -> None:
-    tempo.answer(replying("limit 5000 exceeds max limit 400", 400, "text/plain"))
+    tempo.answer(replying("limit 20000 exceeds max limit 400", 400, "text/plain"))
     harness = Harness(tempo.url)
     assert harness.search_error().reason == "refused"
-    assert [request.params["limit"] for request in tempo.requests] == ["5000", "400"]
+    assert [request.params["limit"] for request in tempo.requests] == ["20000", "400"]
 
 
 # Pauses

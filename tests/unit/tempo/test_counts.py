@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.model.identity import Attribute, SeriesIdentity
 from exporter.model.span import SeriesKey
 from exporter.tempo.counts import SpanCounts, decode_counts
 
@@ -69,3 +70,28 @@ def test_invalid_count_is_ignored_or_rejected(value: object) -> None:
 def test_any_body_is_decoded_or_rejected(body: bytes) -> None:
     with suppress(ValueError):
         decode_counts(body)
+
+
+def test_attributes_decide_the_series() -> None:
+    environment, weird = Attribute("resource", "deployment.environment.name"), Attribute("span", "two words")
+    identity = SeriesIdentity(((environment,), (weird,)))
+
+    def counted(count: int, **values: Any) -> dict[str, Any]:
+        found = series("shop", "GET /", {"timestampMs": "60000", "value": count})
+        found["labels"] += [{"key": key, "value": value} for key, value in values.items()]
+        return found
+
+    prod = {"resource.deployment.environment.name": {"stringValue": "prod"}}
+    body = [
+        counted(1, **prod, **{'span."two words"': {"intValue": "5"}}),
+        counted(2, **prod, **{"span.two words": {"intValue": "5"}}),
+        counted(4, **prod, **{'span."two words"': {"stringValue": "nil"}}),
+        counted(8, **{"resource.deployment.environment.name": {"stringValue": "nil"}}),
+    ]
+    counts = decode_counts(json.dumps({"series": body, "metrics": {}}).encode(), identity)
+    env = ("deployment_environment_name", "prod")
+    assert counts.by_series == {
+        SeriesKey("shop", "GET /", (env, ("two_words", "5"))): 3,
+        SeriesKey("shop", "GET /", (env,)): 4,
+        SeriesKey("shop", "GET /"): 8,
+    }

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exporter.model.failure_rule import STATUS_IS_ERROR, FailureRule
+from exporter.model.identity import BY_NAME, OWN_NAME, Attribute, SeriesIdentity
 from exporter.model.label import cut_mark
 from exporter.model.span import SeriesKey, Span
 from exporter.tempo.decode import MAX_NAME_CHARACTERS, DecodedSearch, SearchDecoder
@@ -435,7 +437,7 @@ def _check_invariants(decoded: DecodedSearch) -> None:
         assert len(span.span_id) == 16
         assert set(span.trace_id + span.span_id) <= set(string.hexdigits.lower())
         assert 0 < span.start_ns <= span.end_ns < 2**63
-        for name in span.key:
+        for name in span.key.parts:
             name.encode()
             assert "\0" not in name
             assert len(name) <= MAX_NAME_CHARACTERS
@@ -504,3 +506,130 @@ def test_damaged_body_is_decoded_or_rejected(mutation: Callable[[bytes, int], by
     except ValueError:
         return
     _check_invariants(decoded)
+
+
+# Whether spans failed
+
+
+def failed(rule: FailureRule | None, *spans: dict[str, Any]) -> list[bool | None]:
+    """Return which of the spans with these attributes, by name, failed."""
+    traces = []
+    for number, values in enumerate(spans, start=1):
+        attributes = [{"key": key, "value": value} for key, value in values.items()]
+        span = a_span(number, attributes=[*a_span()["attributes"], *attributes])
+        traces.append(a_trace(number, spanSets=[{"spans": [span], "matched": 1}]))
+    decoded = SearchDecoder("root", failures=rule).decode(json.dumps(search_body(*traces)).encode())
+    assert len({id(span.key) for span in decoded.spans}) == 1, "spans of one series share its key"
+    return [span.failed for span in decoded.spans]
+
+
+def test_status_says_whether_a_span_failed() -> None:
+    statuses = [{"status": text(each)} for each in ("error", "unset", "ok", "ERROR", "nil")]
+    assert failed(STATUS_IS_ERROR, *statuses, {}, {"status": {"intValue": 2}}) == [
+        True, False, False, None, None, None, None,
+    ]  # fmt: skip
+    assert failed(None, {"status": text("error")}) == [None]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"intValue": "503"}, True),
+        ({"intValue": 503}, True),
+        ({"doubleValue": 500.0}, True),
+        ({"intValue": "499"}, False),
+        ({"stringValue": "503"}, False),
+        ({"stringValue": "nil"}, False),
+        ({"boolValue": True}, False),
+        ({"doubleValue": "NaN"}, False),
+        ({"intValue": "many"}, False),
+        ({"arrayValue": {"values": [{"intValue": "503"}]}}, False),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_attributes_may_say_whether_a_span_failed(value: object, expected: bool) -> None:
+    rule = FailureRule("status = error || span.http.response.status_code >= 500")
+    unset = {"status": text("unset"), "http.response.status_code": value}
+    error = {"status": text("error"), "http.response.status_code": value}
+    assert failed(rule, unset, error, unset) == [expected, True, expected]
+
+
+# Attributes that decide the series
+
+
+ENVIRONMENT = Attribute("resource", "deployment.environment.name")
+OLD_ENVIRONMENT = Attribute("resource", "deployment.environment")
+ROUTE = Attribute("span", "http.route")
+IDENTITY = SeriesIdentity(((ENVIRONMENT, OLD_ENVIRONMENT),), (ROUTE, OWN_NAME))
+Values = dict[str, Any]
+
+
+def keys_of(*spans: tuple[str, Values], identity: SeriesIdentity = IDENTITY) -> list[SeriesKey]:
+    """Return the series of spans with these names and attributes."""
+    traces = []
+    for number, (name, values) in enumerate(spans, start=1):
+        attributes = [{"key": key, "value": value} for key, value in values.items()]
+        span = a_span(number, name=name, attributes=[*a_span()["attributes"], *attributes])
+        traces.append(a_trace(number, spanSets=[{"spans": [span], "matched": 1}]))
+    decoded = SearchDecoder("root", identity=identity).decode(json.dumps(search_body(*traces)).encode())
+    return [span.key for span in decoded.spans]
+
+
+def text(value: str) -> Values:
+    return {"stringValue": value}
+
+
+def test_attributes_become_labels_and_names() -> None:
+    prod, get = text("prod"), text("GET")
+    assert keys_of(
+        ("GET", {"deployment.environment.name": prod, "http.route": text("/a/{id}"), "http.request.method": get}),
+        ("GET", {"http.method": get, "http.route": text("/a/{id}"), "deployment.environment": prod}),
+        ("GET", {"deployment.environment.name": text("nil"), "http.route": text("nil")}),
+        ("work", {"deployment.environment.name": text("")}),
+    ) == [
+        SeriesKey("shop", "GET /a/{id}", (("deployment_environment_name", "prod"),)),
+        SeriesKey("shop", "GET /a/{id}", (("deployment_environment_name", "prod"),)),
+        SeriesKey("shop", "GET"),
+        SeriesKey("shop", "work"),
+    ]
+
+
+def test_attributes_in_any_order_share_one_key() -> None:
+    values = {"deployment.environment.name": text("prod"), "http.route": text("/a"), "http.method": text("GET")}
+    one, other = keys_of(("GET", values), ("HTTP GET", dict(reversed(values.items()))))
+    assert one is other
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"intValue": "5"}, "5"),
+        ({"intValue": 5}, "5"),
+        ({"boolValue": False}, "false"),
+        ({"boolValue": True}, "true"),
+        ({"doubleValue": 1.5}, "1.5"),
+        ({"doubleValue": 2.0}, "2"),
+        ({"doubleValue": 1e300}, "1e+300"),
+        ({"doubleValue": "NaN"}, "NaN"),
+        ({"arrayValue": {"values": [{"stringValue": "a"}, {"intValue": "1"}]}}, '["a", "1"]'),
+        ({"arrayValue": {}}, "[]"),
+        ({"arrayValue": None}, ""),
+        ({"kvlistValue": {"values": []}}, ""),
+        ({"stringValue": 5}, ""),
+        ({}, ""),
+        (None, ""),
+        ("x", ""),
+        ({"stringValue": "a\0" + "b" * 9000}, "a\ufffd" + "b" * (MAX_NAME_CHARACTERS - 15)),
+    ],
+)
+def test_any_value_becomes_text_or_is_absent(value: Any, expected: str) -> None:
+    (key,) = keys_of(("x", {"deployment.environment.name": value}))
+    values = [each[: len(expected)] for _, each in key.labels]
+    assert values == ([expected] if expected else [])
+    assert all(len(each) <= MAX_NAME_CHARACTERS for _, each in key.labels)
+
+
+def test_attributes_that_were_not_asked_for_have_no_effect() -> None:
+    values = {"deployment.environment.name": text("prod"), "http.route": text("/a")}
+    assert keys_of(("GET", values), identity=BY_NAME) == [SeriesKey("shop", "GET")]

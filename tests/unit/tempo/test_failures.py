@@ -274,6 +274,21 @@ def test_transport_failure_by_exception(error: Exception, reason: FailureReason,
     assert not result.answered
 
 
+@pytest.mark.parametrize("cause", [http.client.RemoteDisconnected("secret"), ConnectionResetError(104, "reset")])
+@pytest.mark.parametrize(("elapsed", "is_slow"), [(0.1, False), (9.9, False), (10.0, True), (30.2, True)])
+def test_connection_closed_late_means_that_the_search_was_too_slow(
+    cause: Exception, elapsed: float, is_slow: bool
+) -> None:
+    result = transport_failure(URL, _wrapped(cause), 60.0, elapsed_seconds=elapsed)
+    assert (result.reason, result.retryable, result.is_slow) == ("connection", True, is_slow)
+    assert ("http_server_write_timeout" in str(result)) is is_slow
+
+
+def test_connection_refused_late_is_no_slow_search() -> None:
+    error = _no_connection(ConnectionRefusedError(111, "refused"))
+    assert not transport_failure(URL, error, 60.0, elapsed_seconds=30.0).is_slow
+
+
 def test_transport_failure_with_circular_causes() -> None:
     error = requests.ConnectionError()
     error.args = (error,)

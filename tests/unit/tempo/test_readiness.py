@@ -52,6 +52,13 @@ def test_a_timeout_quotes_what_tempo_says(ready: Responder, end: str) -> None:
         assert [request.path for request in tempo.requests].count("/ready") == 1
 
 
+@pytest.mark.parametrize(("ready", "is_slow"), [(STOPPING, False), (replying("ready"), True), (hanging, True)])
+def test_a_search_is_not_too_slow_for_a_tempo_that_is_not_ready(ready: Responder, is_slow: bool) -> None:
+    with fake_tempo() as tempo:
+        tempo.answer(by_path(hanging, ready))
+        assert failed_search(tempo).is_slow is is_slow
+
+
 @pytest.mark.parametrize("search", [replying("no", status=500), replying("no", status=400), replying("<html>")])
 def test_without_a_timeout_it_is_not_asked(search: Responder) -> None:
     with fake_tempo() as tempo:

@@ -1,5 +1,6 @@
 """Recorded responses of real Tempo versions, replayed through the client over HTTP."""
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -7,11 +8,15 @@ from typing import Any
 
 import pytest
 
+from exporter.model.failure_rule import STATUS_IS_ERROR
+from exporter.model.identity import OWN_NAME, Attribute, SeriesIdentity
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
 from exporter.tempo import ClientSettings, RangeTooLongError, TempoClient, TempoError
 from exporter.tempo.errors import LimitTooHighError, TooManySpansError
 from exporter.tempo.failures import HttpResponse
+from exporter.tempo.query import series_conditions
+from tests.support.paths import RECORDINGS
 from tests.support.tempo_server import FakeTempo, Recorder, Recording, fake_tempo, recordings
 
 VERSIONS = ("tempo-2.10.8", "tempo-3.0.3")
@@ -24,6 +29,7 @@ REFUSALS = {
     "search-start-equals-end": (TempoError, "start must be before end"),
     "search-end-before-start": (TempoError, "start must be before end"),
     "metrics-range-too-long": (RangeTooLongError, "allowed duration"),
+    "attributes-count-six": (TempoError, "group by 6 values"),
 }
 
 
@@ -34,7 +40,7 @@ def tempo() -> Iterator[FakeTempo]:
 
 
 def client_for(tempo: FakeTempo, **settings: Any) -> TempoClient:
-    given = ClientSettings(url=tempo.url, requests_per_second=10_000, **settings)
+    given = ClientSettings(**{"url": tempo.url, "requests_per_second": 10_000, "scope": "root", **settings})
     return TempoClient(given, Recorder(), get_logger("tempo"), pause=lambda _: False)
 
 
@@ -85,7 +91,7 @@ def test_search_of_recorded_responses(tempo: FakeTempo, recording: Recording) ->
     sent = tempo.requests[0]
     assert sent.path == recording.path
     assert sent.params == {
-        "q": "{nestedSetParent<0} | select(resource.service.name, name)",
+        "q": "{nestedSetParent<0} | select(resource.service.name, name, status)",
         "start": str(start),
         "end": str(end),
         "limit": str(result.limit),
@@ -140,6 +146,78 @@ def test_spans_over_the_limit_per_trace_are_counted_as_missing(tempo: FakeTempo,
     result = client_for(tempo, scope="entry").search(1_795_077_295, 1_795_077_305, loop="poll")
     assert (result.traces, len(result.spans), result.missing) == (1, 100, 31)
     assert {span.key.service_name for span in result.spans} == {"fanout", "leaf"}
+
+
+def sent_spans(start: int, end: int) -> Iterator[Any]:
+    """Yield the sent server, consumer and root spans that start in a range of Unix seconds."""
+    for span in json.loads((RECORDINGS / "spans.json").read_text("utf-8")):
+        in_scope = not span["parentSpanId"] or span["kind"] in ("server", "consumer")
+        if in_scope and start * 10**9 <= span["startTimeUnixNano"] < end * 10**9:
+            yield span
+
+
+@pytest.mark.parametrize("recording", recordings("entry-status"), ids=str)
+def test_failed_spans_are_those_that_were_sent_as_such(tempo: FakeTempo, recording: Recording) -> None:
+    tempo.answer(recording.responder)
+    start, end = recording.params["start"], recording.params["end"]
+    client = client_for(tempo, scope="entry", failures=STATUS_IS_ERROR)
+    result = client.search(start, end, loop="poll")
+    sent = {span["spanId"]: span["status"] for span in sent_spans(start, end)}
+    assert {span.span_id: span.failed for span in result.spans} == {
+        span_id: status == "error" for span_id, status in sent.items()
+    }
+    assert {span.failed for span in result.spans} == {True, False}
+    assert tempo.requests[0].params["q"].endswith("| by(span:id) | select(resource.service.name, name, status)")
+
+
+@pytest.mark.parametrize("recording", recordings("entry-by-span-id"), ids=str)
+def test_without_a_status_failures_are_unknown(tempo: FakeTempo, recording: Recording) -> None:
+    tempo.answer(recording.responder)
+    client = client_for(tempo, scope="entry", failures=STATUS_IS_ERROR)
+    result = client.search(recording.params["start"], recording.params["end"], loop="poll")
+    assert {span.failed for span in result.spans} == {None}
+
+
+def as_span(sent: Any) -> Span:
+    key = SeriesKey(sent["service"], sent["name"])
+    return Span(sent["traceId"], sent["spanId"], key, sent["startTimeUnixNano"], sent["durationNanos"])
+
+
+@pytest.mark.parametrize(
+    "recording", [*recordings("entry-*"), *recordings("fragments-by-span-id"), *recordings("absent-attribute")], ids=str
+)
+def test_spans_of_several_span_sets_are_those_that_were_sent(tempo: FakeTempo, recording: Recording) -> None:
+    tempo.answer(recording.responder)
+    start, end = recording.params["start"], recording.params["end"]
+    result = client_for(tempo, scope="entry").search(start, end, loop="poll")
+    sent = list(sent_spans(start, end))
+    if recording.name == "absent-attribute":
+        sent = [span for span in sent if span["name"] == "GET" and "service.namespace" not in span["resource"]]
+    assert Counter(each._replace(failed=None) for each in result.spans) == Counter(map(as_span, sent))
+    assert (result.invalid, result.missing) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("fragments-plain", {("front", "GET /slow"), ("mono", "POST /order"), ("tree", "GET /node")}),
+        ("fragments-by-service", {("mono", "POST /order"), ("tree", "GET /node")}),
+        ("fragments-by-service-and-name", {("tree", "GET /node")}),
+        ("fragments-by-span-id", set()),
+    ],
+)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_tempo_returns_one_of_two_span_sets_in_different_blocks(
+    tempo: FakeTempo, version: str, name: str, lost: set[tuple[str, str]]
+) -> None:
+    """The lost spans are the root spans of slow requests, which arrive after their children."""
+    recording = recorded(version, name)
+    tempo.answer(recording.responder)
+    start, end = recording.params["start"], recording.params["end"]
+    found = set(client_for(tempo, scope="entry").search(start, end, loop="poll").spans)
+    missing = [span for span in sent_spans(start, end) if as_span(span) not in found]
+    assert {(span["service"], span["name"]) for span in missing} == lost
+    assert not any(span["parentSpanId"] for span in missing)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -239,3 +317,52 @@ def test_maximum_range_of_counts_is_learned_from_the_rejection(tempo: FakeTempo,
         client.count(0, 7 * 86_400, 3600, loop="backfill")
     assert client.max_count_range_seconds == (3 if version == "tempo-2.10.8" else 24) * 3600
     assert client.max_range_seconds is None
+
+
+ENVIRONMENT = (Attribute("resource", "deployment.environment.name"), Attribute("resource", "deployment.environment"))
+TWO_WORDS = (Attribute("span", "two words"),)
+BY_LABELS = SeriesIdentity((ENVIRONMENT, TWO_WORDS))
+BY_LABELS_AND_ROUTE = SeriesIdentity(BY_LABELS.labels, (Attribute("span", "http.route"), OWN_NAME))
+PROD = SeriesKey("shop", "GET /a", (("deployment_environment_name", "prod"),))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_attributes_decide_the_series_of_recorded_spans(tempo: FakeTempo, version: str) -> None:
+    recording = recorded(version, "attributes-search")
+    tempo.answer(recording.responder)
+    client = client_for(tempo, limit=100, identity=BY_LABELS_AND_ROUTE, failures=None)
+    result = client.search(recording.params["start"], recording.params["end"], loop="backfill")
+    assert Counter(span.key for span in result.spans) == {
+        PROD: 2,  # one with the former name of the attribute
+        PROD._replace(labels=(*PROD.labels, ("two_words", "x"))): 1,
+        PROD._replace(labels=(("deployment_environment_name", "staging"),)): 1,
+        PROD._replace(labels=()): 1,
+        SeriesKey("shop", "work"): 1,
+    }
+    assert tempo.requests[0].params["q"] == recording.params["q"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_spans_of_other_series_are_left_out_of_a_search_by_name(tempo: FakeTempo, version: str) -> None:
+    recording = recorded(version, "attributes-by-name")
+    tempo.answer(recording.responder)
+    client = client_for(tempo, limit=100, identity=BY_LABELS_AND_ROUTE)
+    result = client.search(recording.params["start"], recording.params["end"], loop="backfill", series=[PROD])
+    assert [span.key for span in result.spans] == [PROD] * 2
+    assert result.traces == 3
+    for condition in series_conditions(PROD, BY_LABELS_AND_ROUTE):
+        assert condition in tempo.requests[0].params["q"]
+
+
+@pytest.mark.parametrize(("version", "series"), [("tempo-3.0.3", 6), ("tempo-2.10.8", 0)])
+def test_counts_by_attributes(tempo: FakeTempo, version: str, series: int) -> None:
+    recording = recorded(version, "attributes-count")
+    tempo.answer(recording.responder)
+    client = client_for(tempo, identity=BY_LABELS)
+    counts = client.count(recording.params["start"] - 30, recording.params["end"], 30, loop="backfill", by_series=True)
+    assert len(counts.by_series) == series
+    if series:
+        assert counts.by_series[PROD] == 1
+        assert counts.by_series[SeriesKey("shop", "GET")] == 1
+        assert counts.by_series[SeriesKey("shop", "GET", (*PROD.labels, ("two_words", "x")))] == 1
+    assert tempo.requests[0].params["q"] == recording.params["q"]

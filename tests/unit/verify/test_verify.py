@@ -22,6 +22,7 @@ SAMPLES = {
     'tempo_requests_total{loop="backfill"}': 100,
     'tempo_request_failures_total{loop="poll",reason="timeout"}': 0,
     "snapshot_timestamp_seconds": NOON - 12,
+    "live_edge_blind": 0,
     "backfill_enabled": 1,
     "backfill_complete": 1,
     "backfill_progress_ratio": 1,
@@ -33,6 +34,7 @@ SAMPLES = {
     "backfill_coverage_ratio": 1,
     "backfill_unsampled_coverage_ratio": 1,
     "backfill_sampled_windows": 0,
+    "backfill_late_windows": 0,
     "backfill_wanted_since_timestamp_seconds": NOON - 168 * HOUR,
     "backfill_oldest_trace_timestamp_seconds": NOON - 168 * HOUR,
     "history_traces": 123456,
@@ -45,7 +47,20 @@ SAMPLES = {
     "series_dropped_total": 0,
     "series_learning": 1,
     'storage_failures_total{reason="full"}': 0,
+    **{f'anomalous{{kind="shift",span_name="{number}"}}': 0 for number in range(5)},
+    **{f'error_traces_total{{span_name="{number}"}}': 3 for number in range(5)},
+    **{f'baseline_error_ratio{{span_name="{number}"}}': 0.004 for number in range(4)},
+    'baseline_traces{span_name="0"}': 120,
+    "source_counts_available": 1,
+    "source_traffic_ratio": 0.97,
+    "config_last_reload_successful": 1,
+    "config_last_reload_success_timestamp_seconds": NOON - 3 * HOUR,
+    'marks{source="configuration"}': 2,
+    'marks{source="file"}': 1,
+    'marks{source="api"}': 0,
+    "marks_last_reload_successful": 1,
 }
+NO_FAILURES = {name: None for name in SAMPLES if name.startswith(("error_traces", "baseline_error"))}
 
 
 def metrics(**changes: float | None) -> Metrics:
@@ -92,6 +107,12 @@ def test_healthy_exporter_passes_all_checks() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "outcome", "text"),
     [
+        ("configuration", {}, "PASS", "loaded 3h ago"),
+        ("configuration", {"config_last_reload_success_timestamp_seconds": NOON - 20}, "PASS", "loaded just now"),
+        ("configuration", {"config_last_reload_successful": 0}, "WARN", "reload of the configuration was rejected"),
+        ("configuration", {"web_config_last_reload_successful": 0}, "WARN", "reload of web.config_file was rejected"),
+        ("marks", {}, "PASS", "2 from the configuration, 1 from marks_file"),
+        ("marks", {"marks_last_reload_successful": 0}, "WARN", "marks_file is invalid; marks in use: 2 from the"),
         ("tempo", {"tempo_up": 0}, "FAIL", "check tempo.url"),
         (
             "tempo",
@@ -165,8 +186,33 @@ def test_healthy_exporter_passes_all_checks() -> None:
             "coverage",
             {"backfill_coverage_ratio": 0.98, "backfill_unsampled_coverage_ratio": 0.98},
             "WARN",
-            "if traces reach it late, raise polling.settle",
+            "if traces reach it later than polling.late, raise that",
         ),
+        (
+            "coverage",
+            {
+                "backfill_coverage_ratio": 0.98,
+                "backfill_unsampled_coverage_ratio": 0.98,
+                'traces_skipped_total{loop="backfill",reason="span_limit"}': 7,
+            },
+            "WARN",
+            "event=spans_missing",
+        ),
+        ("failures", {}, "PASS", "the usual error ratio of 4 of 5 endpoints with a verdict is known"),
+        ("failures", {'baseline_error_ratio{span_name="0"}': None}, "WARN", "set storage.path to a new file"),
+        (
+            "failures",
+            {name: None for name in NO_FAILURES if name.startswith("error_traces")},
+            "WARN",
+            "Tempo returns no status of spans",
+        ),
+        ("failures", NO_FAILURES, "PASS", "detection.errors.enabled: false"),
+        ("traffic", {}, "PASS", "usual traffic of 1 endpoints is known, all together have 97% of theirs; Tempo counts"),
+        ("traffic", {"source_counts_available": 0}, "PASS", "Tempo does not count requests"),
+        ("traffic", {"source_traffic_ratio": None}, "PASS", "the usual traffic of 1 endpoints is known; Tempo counts"),
+        ("traffic", {"source_traffic_ratio": 0.3}, "WARN", "the sampling has changed"),
+        ("scope", {"rootless_traces_ratio": 0.0}, "PASS", "0.0% of the traces have no root span"),
+        ("scope", {"rootless_traces_ratio": 0.123}, "WARN", "set tempo.scope: entry, with another storage.path"),
         (
             "coverage",
             {
@@ -177,6 +223,8 @@ def test_healthy_exporter_passes_all_checks() -> None:
             "WARN",
             "raise tempo.limit",
         ),
+        ("coverage", {"backfill_late_windows": 3}, "PASS", "; 3 windows lack, or may lack, traces that Tempo received"),
+        ("coverage", {"backfill_coverage_ratio": None, "backfill_late_windows": 3}, "PASS", "not known yet: 3 windows"),
         # Windows sampled on purpose need no action. Other missing traces are still reported.
         (
             "coverage",
@@ -214,6 +262,7 @@ def test_healthy_exporter_passes_all_checks() -> None:
         ("saturation", {'search_truncated_windows_total{loop="backfill"}': 5}, "PASS", "0 windows of history"),
         ("series", {"series": 0}, "FAIL", "tempo.filter"),
         ("series", {"series_dropped_total": 7}, "WARN", "7 left out"),
+        ("span names", {'series_folded_total{service_name="scanned"}': 7}, "WARN", "{other}, for scanned"),
         ("storage", {'storage_failures_total{reason="full"}': 2}, "WARN", "2 full"),
     ],
 )
@@ -330,6 +379,15 @@ class TestCommand:
         assert results["checks"][0]["detail"] == (
             "cannot connect to http://127.0.0.1:1 (connection refused). Check that the exporter is running and that "
             "--url is correct"
+        )
+
+    def test_https_to_a_server_without_tls_is_no_untrusted_certificate(self) -> None:
+        with fake_tempo() as server:
+            url = server.url.replace("http://", "https://")
+            result = CliRunner().invoke(main, ["verify", "--url", url, "--json"])
+        assert result.exit_code == 1
+        assert json.loads(result.stdout)["checks"][0]["detail"] == (
+            f"{url}: the TLS handshake failed; if the exporter has no TLS, begin --url with http://"
         )
 
     @pytest.mark.parametrize("body", [b"hello", b"<html>", b"[]", b"{}"])

@@ -1,19 +1,27 @@
 """The API over WSGI: its responses for a known history, and its errors."""
 
+import base64
 import json
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 import pytest
 
+from exporter.detection.flag import FlagKind
+from exporter.detection.streams import StreamReason
 from exporter.evaluation.query import BaselineQuerier
-from exporter.evaluation.snapshot import SeriesStatus, Snapshot
+from exporter.evaluation.shift_cause import Shift, ShiftCause
+from exporter.evaluation.snapshot import KindStatus, SeriesStatus, Snapshot
+from exporter.evaluation.time_marks import TimeMarkRegistry
+from exporter.evaluation.timeline_query import TimelineQuerier
+from exporter.explain.drilldown import NO_LINKS, Drilldown
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.critical_path import TraceSpan
-from exporter.model.label import DEFAULT_LABEL_NAMES
+from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
 from exporter.store import Store, StoreError
@@ -21,6 +29,8 @@ from exporter.tempo import TempoError
 from exporter.tempo.decode import MAX_NAME_CHARACTERS
 from exporter.web.api.api import Api
 from exporter.web.http import Site
+from tests.support.causes import a_cause, two_that_share_a_cause
+from tests.support.page_reader import incident_tracker
 from tests.support.samples import (
     DAY,
     HOSTILE_KEY,
@@ -28,6 +38,7 @@ from tests.support.samples import (
     KEY,
     LONG_KEY,
     NOON,
+    REGRESSION,
     SETTINGS,
     Clock,
     around,
@@ -42,7 +53,7 @@ MS = 1_000_000
 NAMED = "service_name=checkout&span_name=GET+/cart"
 RARE = SeriesKey("checkout", "GET /cart/items")
 TRACE = [
-    TraceSpan("1", "", *KEY, "server", int((NOON + 60) * 1e9), 1000 * MS),
+    TraceSpan("1", "", *KEY[:2], "server", int((NOON + 60) * 1e9), 1000 * MS),
     TraceSpan("2", "1", "stock", "reserve", "client", int((NOON + 60) * 1e9) + 100 * MS, 800 * MS),
 ]
 
@@ -54,21 +65,44 @@ class Bench:
     store: Store
     snapshot: Snapshot | None = field(default_factory=small_snapshot)
     trace: list[TraceSpan] | Exception = field(default_factory=lambda: list(TRACE))
+    clock: Clock = field(default_factory=lambda: Clock(NOW))
+    sought: list[Shift] = field(default_factory=list)
+    cause: ShiftCause | None = None
+    while_looking: Callable[[], object] = lambda: None
 
     def __post_init__(self) -> None:
         for start in range(NOON - 9 * DAY, NOON, HOUR):
             commit_hour(self.store, start, {KEY: around(0.1, 30)})
         commit_hour(self.store, NOON - 2 * DAY, {RARE: around(0.1, 10)})
         evaluate_history(self.store, NOON)
-        api = Api(
-            BaselineQuerier(self.store, HourClock(Calendar()), SETTINGS),
+        self.incidents = incident_tracker(self.store)
+        self.marks = TimeMarkRegistry(self.store, clock=self.clock, monotonic=self.clock, log=get_logger("marks"))
+        self.api = self.api_with(NO_LINKS)
+        self.site = Site(self.api.pages(), get_logger("web"))
+
+    def api_with(self, drilldown: Drilldown) -> Api:
+        querier = BaselineQuerier(self.store, HourClock(Calendar()), SETTINGS)
+        return Api(
+            querier,
+            TimelineQuerier(self.store, HourClock(Calendar()), SETTINGS, querier),
             lambda: self.snapshot,
             self._fetch,
             renamed=lambda key: key,
             calendar=Calendar(),
-            clock=Clock(NOW),
+            clock=self.clock,
+            find_cause=self._find_cause,
+            incidents=self.incidents,
+            marks=self.marks,
+            drilldown=drilldown,
         )
-        self.site = Site(api.pages(), get_logger("web"))
+
+    def site_with(self, drilldown: Drilldown) -> Site:
+        return Site(self.api_with(drilldown).pages(), get_logger("web"))
+
+    def _find_cause(self, shift: Shift) -> ShiftCause:
+        self.sought.append(shift)
+        self.while_looking()
+        return self.cause or a_cause(shift)
 
     def _fetch(self, trace_id: str) -> list[TraceSpan]:
         if isinstance(self.trace, Exception):
@@ -144,6 +178,7 @@ class TestCheck:
         now = bench.get("check", NAMED)
         assert (now["present"], now["at_unix"]) == (True, NOW)
         assert (now["now"]["shifted"], now["now"]["score"]) == (True, 2.5)
+        assert "42 requests lost 2 min beyond the usual p95." in now["sentence"]
         assert now["now"]["explanation"]["slow"] == 38
         assert "Its latency is shifted since 2026-11-17 11:58:44 UTC: 38 of the last 300 requests" in now["sentence"]
         assert bench.get("check", f"{NAMED}&at=now") == now
@@ -169,8 +204,54 @@ class TestCheck:
         ]  # fmt: skip
         assert "everything 10 of 30 traces" in found["sentence"]
 
+    def test_a_stream_has_no_verdict_and_says_why(self) -> None:
+        socket = SeriesKey("chat", "GET /ws")
+        bench = Bench(Store.in_memory())
+        for start in range(NOON - 2 * DAY, NOON - DAY, HOUR):
+            commit_hour(bench.store, start, {socket: around(400.0, 30)})
+        query = "service_name=chat&span_name=GET+/ws"
+        found = bench.get("check", query)
+        assert (found["kind"], found["stream_reason"], found["no_shift_verdict"]) == ("stream", "name", "stream")
+        assert (found["outlier_threshold_seconds"], found["shift_thresholds"]) == (None, [])
+        assert found["baseline"] is not None
+        assert "chat GET /ws usually lasts" in found["sentence"]
+        assert "It is a stream by its name" in found["sentence"]
+        checked = bench.get("check", f"{query}&duration=1h")
+        bench.store.close()
+        assert checked["duration"]["outlier"] is None
+        assert "Whether 3,600 s is much for chat GET /ws is not judged." in checked["sentence"]
+
+    def test_folded_names_are_explained(self, bench: Bench) -> None:
+        bench.snapshot = Snapshot(NOW, series=(SeriesStatus(KEY.folded(), current_traces=2),))
+        sentence = bench.get("check", "service_name=checkout&span_name={other}")["sentence"]
+        assert "all span names of its service beyond series.max_per_service" in sentence
+
     def test_a_series_that_only_the_live_edge_has_is_known(self, bench: Bench) -> None:
         assert bench.get("check", "service_name=checkout&span_name=POST+/pay")["now"]["current_traces"] == 2
+
+
+class TestComparisons:
+    """Links into Traces Drilldown."""
+
+    def test_flags_and_causes_have_the_links_of_the_pages(self, bench: Bench) -> None:
+        drilldown = Drilldown("https://grafana")
+        site = bench.site_with(drilldown)
+        assert bench.snapshot is not None
+        (status,) = [status for status in bench.snapshot.series if status.shift]
+        urls = drilldown.of_flags(status, bench.snapshot.evaluated_at)
+        assert list(urls) == ["shift", "errors"]
+        series, checked, past, why = (
+            json.loads(ask(site, f"/api/v1/{name}", query=query).body)
+            for name, query in (("series", ""), ("check", NAMED), ("check", f"{NAMED}&at={NOON}"), ("why", NAMED))
+        )
+        assert [each["comparison_urls"] for each in series["series"]] == [{}, urls, {}]
+        assert checked["now"]["comparison_urls"] == urls
+        assert past["now"] is None
+        assert why["comparison_url"].startswith("https://grafana/a/grafana-exploretraces-app/explore?")
+        bench.sought.clear()
+
+    def test_without_the_address_of_grafana_there_are_none(self, bench: Bench) -> None:
+        assert [each["comparison_urls"] for each in bench.get("series")["series"]] == [{}, {}, {}]
 
 
 class TestBaseline:
@@ -187,6 +268,60 @@ class TestBaseline:
         assert slots[12]["baseline"]["samples"] == slots[12]["own_traces"] == 180
         # With only one Saturday and one Sunday, the nearby hours are used.
         assert (slots[24]["level"], slots[24]["own_windows"]) == (2, 2)
+
+    def test_all_slots_have_the_usual_traffic_and_failures(self, bench: Bench) -> None:
+        slots = bench.get("baseline", NAMED)["slots"]
+        assert slots[12]["usual_requests"] == 30.0
+        # It is not known which requests of this history failed.
+        assert {each["baseline_error_ratio"] for each in slots} == {None}
+
+
+class TestTimeline:
+    @pytest.mark.parametrize(("range_", "hours"), [("6h", 6), ("24h", 24), ("7d", 168)])
+    def test_points_against_the_usual_of_their_hours(self, bench: Bench, range_: str, hours: int) -> None:
+        found = bench.get("timeline", f"{NAMED}&range={range_}")
+        assert (found["range"], found["step_seconds"], found["end_unix"]) == (range_, HOUR, int(NOW))
+        *past, present = found["points"]
+        assert [each["start_unix"] for each in past] == list(range(NOON - hours * HOUR, NOON, HOUR))
+        assert found["start_unix"] == NOON - hours * HOUR
+        durations = sorted(around(0.1, 30))
+        for point in past:
+            if point["start_unix"] == NOON - 2 * DAY:
+                # In this hour, only the other endpoint had requests.
+                assert (point["origin"], point["traces"], point["observed_p50_seconds"]) == ("history", 0, None)
+                continue
+            assert (point["origin"], point["traces"], point["total_requests"]) == ("history", 30, 30.0)
+            assert point["observed_p50_seconds"] == pytest.approx(durations[14], rel=0.0111)
+            assert point["observed_p95_seconds"] == pytest.approx(durations[28], rel=0.0111)
+            assert point["baseline"]["p95_seconds"] == pytest.approx(durations[28], rel=0.0111)
+            assert (point["usual_requests"], point["error_ratio"], point["quarantined"]) == (30.0, None, False)
+        assert (present["origin"], present["total_requests"], present["observed_p50_seconds"]) == (None, None, None)
+        assert [sum(column) for column in found["heat_map"]["counts"]] == [each["traces"] for each in found["points"]]
+
+    def test_the_default_range_is_a_day_and_flags_that_fire_have_no_end(self, bench: Bench) -> None:
+        found = bench.get("timeline", NAMED)
+        assert found["range"] == "24h"
+        assert found["flags"] == [
+            {"flag": "errors", "since_unix": NOON - 90.0, "until_unix": None},
+            {"flag": "shift", "since_unix": NOON - 75.5, "until_unix": None},
+        ]
+
+    def test_heat_map_has_a_bound_on_either_side_of_each_row(self, bench: Bench) -> None:
+        found = bench.get("timeline", NAMED)
+        bounds, counts = found["heat_map"]["bounds_seconds"], found["heat_map"]["counts"]
+        assert bounds == sorted(bounds)
+        assert {len(column) for column in counts} == {len(bounds) - 1}
+        assert len(counts) == len(found["points"])
+
+    def test_a_series_without_history_has_an_empty_past(self, bench: Bench) -> None:
+        found = bench.get("timeline", "service_name=checkout&span_name=POST+/pay&range=6h")
+        assert {each["traces"] for each in found["points"]} == {0}
+        assert {each["baseline"] for each in found["points"]} == {None}
+        assert found["heat_map"] == {"bounds_seconds": [], "counts": [[]] * 7}
+
+    def test_invalid_requests(self, bench: Bench) -> None:
+        assert bench.refused("timeline", f"{NAMED}&range=1y")["errors"][0]["parameter"] == "range"
+        assert bench.refused("timeline", "service_name=no&span_name=where")["status"] == 404
 
 
 class TestLists:
@@ -206,10 +341,37 @@ class TestLists:
         assert (found["total"], found["next_cursor"], found["evaluated_at_unix"]) == (3, None, NOON + 0.25)
         assert [each["state"] for each in found["series"]] == ["learning", "shifted", "unavailable"]
         shifted = found["series"][1]
+        assert shifted["time_lost"] == {"requests": 42, "seconds": 130.5, "since_unix": NOON - 75.5}
+        assert (shifted["excess_traces_total"], shifted["excess_seconds_total"]) == (312, 845.5)
+        assert [each["time_lost"] for each in found["series"] if each["state"] != "shifted"] == [None, None]
         assert shifted["last_outlier"] == {"trace_id": f"{0xC0FFEE:032x}", "seconds": 1.25, "at_unix": NOON - 3.5}
         assert [each["span_name"] for each in bench.get("series", "state=shifted")["series"]] == ["GET /cart"]
         assert [each["span_name"] for each in bench.get("series", "match=PAY")["series"]] == ["POST /pay"]
         assert bench.get("series", "service_name=unknown")["series"] == []
+
+    def test_anomalous_endpoints_have_a_firing_flag_or_a_regression(self, bench: Bench) -> None:
+        errors, traffic = (KindStatus(kind, firing=True) for kind in (FlagKind.ERRORS, FlagKind.TRAFFIC))
+        anomalous = [
+            SeriesStatus(SeriesKey("a", "errors"), kinds=(errors,)),
+            SeriesStatus(SeriesKey("a", "regression"), shift=False, regressed=True, regression=REGRESSION),
+            SeriesStatus(SeriesKey("a", "shift"), shift=True),
+            SeriesStatus(SeriesKey("a", "traffic"), kinds=(traffic,)),
+        ]
+        usual = SeriesStatus(SeriesKey("b", "usual"), shift=False, regressed=False, outlier=True)
+        bench.snapshot = Snapshot(NOW, series=(*anomalous, usual))
+        found = {
+            value: [each["span_name"] for each in bench.get("series", f"anomalous={value}")["series"]]
+            for value in ("true", "false", "")
+        }
+        names = ["errors", "regression", "shift", "traffic"]
+        assert found == {"true": names, "false": ["usual"], "": [*names, "usual"]}
+
+    def test_streams_have_a_kind_a_reason_and_a_state(self, bench: Bench) -> None:
+        stream = SeriesStatus(RARE, current_traces=3, stream=StreamReason.NAME)
+        bench.snapshot = Snapshot(NOW, series=(SeriesStatus(KEY), stream))
+        found = [(each["kind"], each["stream_reason"], each["state"]) for each in bench.get("series")["series"]]
+        assert found == [("request", None, "unavailable"), ("stream", "name", "stream")]
+        assert [each["kind"] for each in bench.get("series", "state=stream")["series"]] == ["stream"]
 
     def test_without_a_snapshot_the_list_is_empty(self, bench: Bench) -> None:
         bench.snapshot = None
@@ -327,6 +489,61 @@ class TestTrace:
         assert bench.get("series")["total"] == 3
 
 
+class TestWhy:
+    """The cause of a shift, which costs Tempo several requests."""
+
+    runs: ClassVar = count(1)
+
+    @pytest.fixture(autouse=True)
+    def forget(self, bench: Bench) -> Iterator[None]:
+        """Wait until nothing is cached any more."""
+        snapshot = bench.snapshot
+        bench.sought.clear()
+        bench.clock.now += 100.0 * next(self.runs)
+        yield
+        bench.snapshot, bench.while_looking, bench.clock.now = snapshot, lambda: None, NOW
+
+    def test_cause_is_looked_for_once_a_minute(self, bench: Bench) -> None:
+        first, second = (bench.get("why", NAMED) for _ in range(2))
+        assert first == second
+        assert (first["outcome"], first["cause"], first["cause_service_name"]) == ("known", "slower_calls", "payments")
+        assert first["parts"][0]["span_name"] == "INSERT charges"
+        assert first["sentence"].startswith("Of the extra ")
+        account = first["account"]
+        assert sum(each["now_seconds"] - each["healthy_seconds"] for each in account["components"]) == pytest.approx(
+            account["extra_seconds"] - account["mix_seconds"]
+        )
+        (shift,) = bench.sought
+        assert (shift.key, shift.at, shift.since) == (KEY, bench.clock.now, NOON - 75.5)
+
+    def test_instant_in_the_past_has_no_flag(self, bench: Bench) -> None:
+        assert bench.get("why", f"{NAMED}&at={NOON - DAY}")["outcome"] == "known"
+        (shift,) = bench.sought
+        assert (shift.at, shift.since) == (NOON - DAY, None)
+
+    def test_cause_that_is_known_already_costs_no_request(self, bench: Bench) -> None:
+        assert bench.snapshot is not None
+        cause = a_cause(Shift(KEY, NOON + 5.0, NOON - 75.5))
+        series = [replace(each, cause=cause) if each.shift else each for each in bench.snapshot.series]
+        bench.snapshot = replace(bench.snapshot, series=tuple(series))
+        assert bench.get("why", NAMED)["at_unix"] == NOON + 5.0
+        assert bench.sought == []
+        (found,) = [each["shift_cause"] for each in bench.get("series")["series"] if each["shift_cause"]]
+        assert (found["outcome"], found["cause_service_name"]) == ("known", "payments")
+
+    def test_one_at_a_time(self, bench: Bench) -> None:
+        refused = []
+        bench.while_looking = lambda: refused.append(ask(bench.site, "/api/v1/why", query=f"{NAMED}&at=1"))
+        bench.get("why", NAMED)
+        (response,) = refused
+        assert response.status == "503 Service Unavailable"
+        assert response.headers["Retry-After"] == "5"
+
+    def test_unknown_series(self, bench: Bench) -> None:
+        assert bench.refused("why", "service_name=x&span_name=y")["status"] == 404
+        assert bench.sought == []
+
+
 class TestAliases:
     """Keys that were renamed to the terms of the glossary keep their old names."""
 
@@ -347,7 +564,13 @@ class TestAliases:
             yield from self.pairs(item)
 
     def test_old_and_new_keys_have_the_same_value(self, bench: Bench) -> None:
-        paths = (("check", NAMED), ("baseline", NAMED), ("baseline", f"{NAMED}&at={NOON}"), ("series", ""))
+        paths = (
+            ("check", NAMED),
+            ("baseline", NAMED),
+            ("baseline", f"{NAMED}&at={NOON}"),
+            ("series", ""),
+            ("timeline", NAMED),
+        )
         found = [pair for path, query in paths for pair in self.pairs(bench.get(path, query))]
         assert {old for old, _, _ in found} == set(self.ALIASES)
         assert [old for old, old_value, new_value in found if old_value != new_value] == []
@@ -404,12 +627,12 @@ class TestErrors:
 
     def test_series_is_found_by_its_whole_name_and_by_its_label(self, bench: Bench) -> None:
         bench.snapshot = Snapshot(NOON, series=(SeriesStatus(LONG_KEY),))
-        bench.trace = [TraceSpan("1", "", *LONG_KEY, "server", NOON * 10**9, MS)]
+        bench.trace = [TraceSpan("1", "", *LONG_KEY[:2], "server", NOON * 10**9, MS)]
         for names in (LONG_KEY, DEFAULT_LABEL_NAMES.of(LONG_KEY)):
-            query = urlencode(names._asdict())
+            query = urlencode(names.parameters)
             for name in ("check", "baseline", "trace"):
                 found = bench.get(name, query + ("&trace_id=1" if name == "trace" else ""))
-                assert (found["service_name"], found["span_name"]) == LONG_KEY
+                assert (found["service_name"], found["span_name"]) == LONG_KEY[:2]
         long = SeriesKey(LONG_KEY.span_name, "GET /")
         bench.snapshot = Snapshot(NOON, series=(SeriesStatus(long), SeriesStatus(KEY)))
         for service_name in (long.service_name, DEFAULT_LABEL_NAMES.of(long).service_name):
@@ -446,3 +669,134 @@ class TestErrors:
         found = bench.refused("check", NAMED)
         assert found["status"] == 500
         assert "damaged" in found["detail"]
+
+
+ENV = "deployment_environment_name"
+
+
+class TestIncidents:
+    def test_list_and_document_of_one_incident(self, bench: Bench) -> None:
+        bench.incidents.observe(two_that_share_a_cause(), NOW)
+        bench.incidents.save()
+        listed = bench.get("incidents")
+        assert listed["next_cursor"] is None
+        (summary,) = listed["incidents"]
+        document = bench.get("incident", f"id={summary['incident']}")
+        endpoints = document.pop("endpoints")
+        assert document.pop("marks") == []
+        assert document == summary
+        assert (summary["cause"], summary["cause_service_name"], summary["end_unix"]) == (
+            "slower_calls",
+            "payments",
+            None,
+        )
+        assert summary["endpoints_by_role"] == {"cause": 1, "victim": 1, "unexplained": 0}
+        assert summary["time_lost"] == {"requests": 84, "seconds": 261.0}
+        assert [(each["service_name"], each["role"]) for each in endpoints] == [
+            ("payments", "cause"), ("checkout", "victim"),
+        ]  # fmt: skip
+        assert endpoints[0]["shift_cause"] is None
+        found = endpoints[1]["shift_cause"]
+        assert (found["sentence"], found["cause_service_name"]) == (summary["sentence"], "payments")
+        components = [each["span_name"] for each in found["account"]["components"]]
+        assert components[0] == "INSERT charges"
+        assert len(components) <= 10
+
+    def test_list_is_paged_from_the_newest(self, bench: Bench) -> None:
+        known = a_cause()
+        for number in range(5):
+            key, since = SeriesKey("s", str(number)), NOON + number / 3
+            cause = replace(known, shift=Shift(key, NOW, since))
+            bench.incidents.observe([SeriesStatus(key, shift=True, since=since, cause=cause)], NOW)
+            bench.incidents.observe([], NOW + 1)
+            bench.incidents.observe([], NOW + 1000)
+        bench.incidents.save()
+        starts, cursor = [], ""
+        for _ in range(3):
+            page = bench.get("incidents", f"limit=2&cursor={cursor}")
+            starts += [each["start_unix"] for each in page["incidents"]]
+            cursor = page["next_cursor"] or ""
+        assert starts[:5] == [NOON + number / 3 for number in (4, 3, 2, 1, 0)]
+        assert cursor == ""
+
+    def test_unknown_id_and_invalid_cursor_are_refused(self, bench: Bench) -> None:
+        assert "storage.retention" in bench.refused("incident", "id=nothing")["detail"]
+        assert bench.refused("incident")["errors"][0]["parameter"] == "id"
+        for cursor in ("x", "WzFd", base64.urlsafe_b64encode(b'[Infinity, "a"]').decode()):
+            assert bench.refused("incidents", f"cursor={cursor}")["errors"][0]["parameter"] == "cursor"
+
+
+PROD, STAGING = (SeriesKey("shop", "GET /", ((ENV, each),)) for each in ("prod", "staging"))
+BARE = SeriesKey("shop", "GET /login")
+
+
+@pytest.fixture(scope="module")
+def labelled() -> Iterator[Site]:
+    store = Store.in_memory()
+    for start in range(NOON - 9 * DAY, NOON, HOUR):
+        commit_hour(store, start, {PROD: around(0.1, 30), STAGING: around(0.3, 30), BARE: around(0.1, 1)})
+    evaluate_history(store, NOON)
+    snapshot = Snapshot(NOON, series=tuple(map(SeriesStatus, sorted((PROD, STAGING, BARE)))))
+    start_ns = int((NOON + 60) * 1e9)
+    trace = [TraceSpan("1", "", "shop", "GET", "server", start_ns, 900 * MS, endpoint="GET /", labels=STAGING.labels)]
+    querier = BaselineQuerier(store, HourClock(Calendar()), SETTINGS)
+    api = Api(
+        querier,
+        TimelineQuerier(store, HourClock(Calendar()), SETTINGS, querier),
+        lambda: snapshot,
+        lambda _: trace,
+        renamed=lambda key: key,
+        label_names=LabelNames(names=(ENV,)),
+        calendar=Calendar(),
+        clock=Clock(NOW),
+        find_cause=a_cause,
+        incidents=incident_tracker(store),
+    )
+    yield Site(api.pages(), get_logger("web"))
+    store.close()
+
+
+class TestLabels:
+    def get(self, site: Site, name: str, query: str) -> Any:
+        return json.loads(ask(site, f"/api/v1/{name}", query=query).body)
+
+    def test_a_label_selects_the_series(self, labelled: Site) -> None:
+        for key, p50 in ((PROD, 0.1), (STAGING, 0.3)):
+            found = self.get(labelled, "check", urlencode(key.parameters))
+            assert found["labels"] == {ENV: key.labels[0][1]}
+            assert found["baseline"]["p50_seconds"] == pytest.approx(p50, rel=0.05)
+        assert "labels" not in self.get(labelled, "check", urlencode(BARE.parameters))
+
+    def test_without_a_label_a_series_must_be_the_only_one(self, labelled: Site) -> None:
+        found = self.get(labelled, "baseline", "service_name=shop&span_name=GET+/")
+        assert (found["status"], found["matching"]) == (400, [PROD.fields, STAGING.fields])
+        found = self.get(labelled, "check", f"service_name=shop&span_name=GET+/&{ENV}=")
+        assert (found["status"], found["nearest"][:2]) == (404, [PROD.fields, STAGING.fields])
+
+    def test_lists_are_filtered_by_label(self, labelled: Site) -> None:
+        for name in ("series", "available"):
+            found = {
+                value: [each.get("labels") for each in self.get(labelled, name, f"{ENV}={value}")["series"]]
+                for value in ("prod", "", "none")
+            }
+            assert found == {"prod": [{ENV: "prod"}], "": [None], "none": []}
+            assert self.get(labelled, name, "match=STAGING")["total"] == 1
+
+    def test_pages_of_a_list_go_on_behind_labels(self, labelled: Site) -> None:
+        pages = [self.get(labelled, "series", "limit=1")]
+        while pages[-1]["next_cursor"]:
+            pages.append(self.get(labelled, "series", f"limit=1&cursor={pages[-1]['next_cursor']}"))
+        found = [each for page in pages for each in page["series"]]
+        assert [each.get("labels") for each in found] == [{ENV: "prod"}, {ENV: "staging"}, None]
+
+    @pytest.mark.parametrize("label", ["x", ["a"], ["a", 1], ["a", "b", "c"]])
+    def test_a_cursor_with_something_else_than_labels_is_refused(self, labelled: Site, label: Any) -> None:
+        cursor = base64.urlsafe_b64encode(json.dumps(["a", "b", [label]]).encode()).decode()
+        assert self.get(labelled, "series", f"cursor={cursor}")["status"] == 400
+
+    def test_a_trace_is_compared_with_the_series_of_its_attributes(self, labelled: Site) -> None:
+        found = self.get(labelled, "trace", "trace_id=1")
+        assert (found["span_name"], found["labels"], found["root"]["span_name"]) == ("GET /", {ENV: "staging"}, "GET")
+        assert found["check"]["duration"]["outlier"]
+        assert self.get(labelled, "trace", f"trace_id=1&{urlencode(STAGING.parameters)}")["labels"] == {ENV: "staging"}
+        assert self.get(labelled, "trace", f"trace_id=1&{urlencode(PROD.parameters)}")["status"] == 404

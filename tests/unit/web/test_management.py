@@ -66,6 +66,20 @@ class TestNegotiation:
     def test_format_is_the_one_that_the_scraper_prefers(self, accept: str, format_: Format) -> None:
         assert negotiate_format(accept) is format_
 
+    @pytest.mark.parametrize(
+        ("accept", "format_"),
+        [
+            (NATIVE_HISTOGRAMS, Format.PROTOBUF),
+            (NATIVE_HISTOGRAMS.replace("delimited", "text"), Format.OPENMETRICS),
+            (NATIVE_HISTOGRAMS.replace("MetricFamily", "Other"), Format.OPENMETRICS),
+            (PROMETHEUS_2, Format.OPENMETRICS),
+            ("application/vnd.google.protobuf", Format.TEXT),
+            ("*/*", Format.TEXT),
+        ],
+    )
+    def test_protobuf_is_offered_with_native_histograms(self, accept: str, format_: Format) -> None:
+        assert negotiate_format(accept, has_protobuf=True) is format_
+
     def test_content_type_names_the_format(self) -> None:
         page = WholePage.full()
         assert page.get(PROMETHEUS_3).content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -114,7 +128,7 @@ class TestPage:
     def test_a_new_snapshot_is_served(self) -> None:
         page = WholePage.full()
         page.publisher.publish(Snapshot(NOON, series=(SeriesStatus(KEY, baseline(p50=7.5)),)))
-        assert page.values()["tempo_anomaly_baseline_p50_seconds", *KEY] == 7.5
+        assert page.values()["tempo_anomaly_baseline_p50_seconds", *KEY[:2]] == 7.5
 
 
 class TestNameFilter:

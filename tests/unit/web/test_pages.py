@@ -8,22 +8,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import __version__
-from exporter.baseline.levels import FallbackLevel
+from exporter.baseline.levels import FallbackLevel, FallbackRules
+from exporter.detection.flag import FlagKind
+from exporter.detection.parameters import Parameters
+from exporter.detection.policy import AppliedValue, SeriesPolicy
+from exporter.detection.streams import StreamReason
 from exporter.evaluation.live_edge import LiveEdge
-from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar, SeriesStatus, Snapshot
-from exporter.model.label import DEFAULT_LABEL_NAMES
+from exporter.evaluation.query import ShiftThreshold
+from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar, KindStatus, SeriesStatus, Snapshot
+from exporter.evaluation.time_lost import TimeLost
+from exporter.explain.drilldown import Drilldown
+from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
 from exporter.model.span import SeriesKey, encodable
 from exporter.store import StoreError
 from exporter.web.pages.links import ENDPOINT, Explore, series_url
 from exporter.web.pages.selection import PAGE_ROWS, Selection, Sort
-from tests.support.page_reader import Pages, ParsedPage
+from tests.support.page_reader import Pages, ParsedPage, report
 from tests.support.samples import (
+    ERRORS,
     HOSTILE_KEY,
     HOUR,
     KEY,
     LONG_KEY,
     NOON,
     QUOTED_KEY,
+    REGRESSION,
     backfill_status,
     baseline,
     explanation,
@@ -67,7 +76,8 @@ def numbered_endpoints(count: int) -> Snapshot:
 
 def rows(page: ParsedPage) -> list[str]:
     """The span names of the table's rows, from their links."""
-    in_table = page.elements[[tag for tag, _ in page.elements].index("tbody") :]
+    section = [attrs.get("id") for _, attrs in page.elements].index("endpoints")
+    in_table = page.elements[[tag for tag, _ in page.elements].index("tbody", section) :]
     urls = [attrs["href"] or "" for tag, attrs in in_table if tag == "a"]
     return [parse_qs(urlsplit(url).query)["span_name"][0] for url in urls if url.startswith(ENDPOINT)]
 
@@ -79,22 +89,37 @@ class TestAnomalous:
         assert "checkout GET /cart" in page.text
         assert "since 11:58:44 (1 min ago)" in page.text
         assert str(explanation()) in page.text
-        assert f"a trace of 1.25 s: {TRACE}" in page.text
+        assert "a trace of 1.25 s" in page.text
+        assert "42 requests lost 2 min" in page.text
+        assert f"trace?trace_id={TRACE}&service_name=checkout&span_name=GET+%2Fcart" in page.attributes("href")
         assert "No endpoint is slower" not in page.text
         assert page.links("endpoint?service_name=checkout&span_name=GET+%2Fcart")
 
-    def test_trace_is_a_link_if_grafana_is_configured(self) -> None:
-        page = Pages(small_snapshot(), explore="https://grafana/explore?q={query}").read()
-        assert f"https://grafana/explore?q={TRACE}" in page.attributes("href")
-
-    def test_only_the_highest_scores_have_cards_with_a_link_to_all(self) -> None:
+    def test_only_those_with_the_most_time_lost_have_cards_with_a_link_to_all(self) -> None:
         shifted = [
-            SeriesStatus(SeriesKey("s", f"{n}"), current_traces=9, shift=True, score=float(n)) for n in range(60)
+            SeriesStatus(
+                SeriesKey("s", f"{n}"),
+                current_traces=9,
+                shift=True,
+                score=60.0 - n,
+                time_lost=TimeLost(5, 7.0 * n, NOON),
+            )
+            for n in range(60)
         ]
         page = Pages(snapshot_of(*shifted)).read()
         assert page.text.count("The latest evaluation shows no shift") == 20
-        assert "These are the 20 with the highest score. Show all 60" in page.text
-        assert "./?state=shift#endpoints" in page.attributes("href")
+        cards = page.text[: page.text.index("These are the 20 with the most time lost. Show all 60")]
+        assert "5 requests lost 6 min" in cards
+        assert cards.index("s 59") < cards.index("s 58") < cards.index("s 40")
+        assert "s 39" not in cards
+        assert rows(page)[:2] == ["59", "58"]
+        assert "./?state=anomalous#endpoints" in page.attributes("href")
+
+    def test_time_lost_of_a_shift_from_before_a_restart_says_since_when(self) -> None:
+        status = SeriesStatus(KEY, shift=True, since=NOON - 900.0, time_lost=TimeLost(1, 12.0, NOON - 60.0))
+        assert "1 request lost 12 s since 11:59:00" in Pages(snapshot_of(status)).read().text
+        status = replace(status, time_lost=TimeLost(0, 0.0, NOON - 60.0))
+        assert "lost" not in Pages(snapshot_of(status)).read().text.split("Endpoints")[0]
 
     def test_no_endpoint_is_anomalous(self) -> None:
         quiet = SeriesStatus(KEY, baseline(), shift=False, score=0.2)
@@ -177,6 +202,7 @@ class TestHistory:
         assert "93.4 % 157 of 168 windows done. By state:" in page.text
         assert "120 read, 20 empty, 2 partial, 1 failed, 15 expired, 10 pending." in page.text
         assert "Of their traces, 99 % were read." in page.text
+        assert "4 windows may lack requests that ended later: checked again." in page.text
         assert "Stored: 1,000,000 traces in 168 windows, the oldest from 2026-11-10 12:00, in 4.2 MB." in page.text
         assert "3 anomalous hours are kept out of the baselines." in page.text
         assert ("progress", {"value": "0.9345", "max": "1", "aria-label": "History read"}) in page.elements
@@ -186,7 +212,7 @@ class TestHistory:
         done = replace(status, progress=replace(status.progress, pending=0, failed=0))
         for backfill, order in ((status, ["history", "endpoints"]), (done, ["endpoints", "history"])):
             ids = Pages(small_snapshot(), backfill).read().attributes("id")
-            assert ids == ["anomalous", *order]
+            assert ids == ["anomalous", "last-day", *order]
 
     def test_last_error_of_backfill_is_shown(self) -> None:
         page = Pages(None, replace(backfill_status(), failure="GET http://tempo/api/search: <timeout>")).read()
@@ -208,6 +234,69 @@ class TestTable:
             assert part in text
         for total in ("3 endpoints", "1 anomalous", "1 with outliers", "1 learning", "1 without a baseline"):
             assert total in text
+
+    def test_errors_and_traffic_are_shown_beside_the_usual(self) -> None:
+        page = Pages(small_snapshot()).read()
+        assert "1 % 0.4 % × 0.83 300" in page.text
+        assert "1 with many errors" in page.text
+        headers = [attrs["title"] for tag, attrs in page.elements if tag == "th" and "title" in attrs]
+        assert len(headers) == 11
+        assert "Requests divided by the usual number at this hour" in headers
+
+    def test_sorting_by_traffic_begins_with_the_least(self) -> None:
+        def with_ratio(name: str, ratio: float) -> SeriesStatus:
+            (status,) = (each for each in small_snapshot().series if each.key == KEY)
+            assert status.current_traffic is not None
+            verdict = status.current_traffic.verdict
+            evidence = verdict.evidence._replace(requests=ratio * verdict.evidence.usual)
+            current = status.current_traffic._replace(verdict=verdict._replace(evidence=evidence))
+            return SeriesStatus(SeriesKey("svc", name), current_traffic=current)
+
+        pages = Pages(snapshot_of(with_ratio("a", 1.0), with_ratio("b", 0.1), with_ratio("c", 3.0)))
+        assert rows(pages.read(query="sort=traffic")) == ["b", "a", "c"]
+        assert rows(pages.read(query="sort=traffic&order=desc")) == ["c", "a", "b"]
+
+    def test_streams_are_marked_counted_and_found_and_have_no_verdict_to_wait_for(self) -> None:
+        stream = SeriesStatus(SeriesKey("chat", "GET /ws"), baseline(mature=False), stream=StreamReason.NAME)
+        quiet = SeriesStatus(KEY, baseline(), shift=False, score=0.2)
+        pages = Pages(snapshot_of(quiet, stream))
+        page = pages.read()
+        assert "chat GET /ws stream" in page.text
+        assert "A stream by its name: its latency is not judged" in page.attributes("title")
+        assert "1 streams" in page.text
+        assert "0 learning" in page.text
+        assert "no verdict yet" not in page.text
+        assert rows(pages.read(query="state=stream")) == ["GET /ws"]
+        assert "streams" not in Pages(snapshot_of(quiet)).read().text.partition("any state")[0]
+
+    def test_regressions_are_marked_counted_and_found_and_are_not_anomalous_now(self) -> None:
+        slower = SeriesStatus(KEY, baseline(), shift=False, score=0.2, regressed=True, regression=REGRESSION)
+        steady = SeriesStatus(SeriesKey("checkout", "POST /pay"), baseline(), shift=False, regressed=False)
+        pages = Pages(snapshot_of(slower, steady))
+        page = pages.read()
+        assert "checkout GET /cart slower than before" in page.text
+        assert "1 slower than before" in page.text
+        assert "No endpoint is slower than usual." in page.text
+        assert rows(pages.read(query="state=regression")) == ["GET /cart"]
+        assert "1 slower than before" not in Pages(snapshot_of(steady)).read().text
+
+    def test_unusual_traffic_is_marked_counted_and_found_also_of_a_silent_endpoint(self) -> None:
+        firing = KindStatus(FlagKind.TRAFFIC, firing=True, since=NOON)
+        silent = SeriesStatus(KEY, baseline(), shift=False, kinds=(firing,))
+        steady = SeriesStatus(SeriesKey("checkout", "POST /pay"), baseline(), shift=False)
+        pages = Pages(snapshot_of(silent, steady))
+        page = pages.read()
+        assert "checkout GET /cart unusual traffic" in page.text
+        assert "1 with unusual traffic" in page.text
+        assert rows(pages.read(query="state=traffic")) == ["GET /cart"]
+        assert "1 with unusual traffic" not in Pages(snapshot_of(steady)).read().text
+
+    def test_services_with_too_many_names_are_named(self) -> None:
+        assert "max_per_service" not in Pages(small_snapshot()).read().text
+        services = [f"<b>{number:02}" for number in range(12)]
+        text = Pages(small_snapshot(), folded=dict.fromkeys(services, 3)).read().text
+        assert "further names of <b>00, <b>01, " in text
+        assert "<b>09 and 2 other services share the endpoint {other}." in text
 
     def test_anomalous_endpoints_come_first_then_the_highest_scores(self) -> None:
         flagged = SeriesStatus(SeriesKey("svc", "flagged"), shift=True, score=0.1)
@@ -233,6 +322,10 @@ class TestTable:
             ("q=checkout&sort=name", ["GET /cart", "POST /pay"]),
             ("q=checkout&sort=name&order=desc", ["POST /pay", "GET /cart"]),
             ("state=shift", ["GET /cart"]),
+            ("state=anomalous", ["GET /cart"]),
+            ("state=errors", ["GET /cart"]),
+            ("sort=errors", ["GET /cart", "POST /pay", QUOTED_KEY.span_name]),
+            ("sort=traffic", ["GET /cart", "POST /pay", QUOTED_KEY.span_name]),
             ("state=outlier", ["GET /cart"]),
             ("state=learning", [QUOTED_KEY.span_name]),
             ("level=5", ["POST /pay"]),
@@ -283,8 +376,10 @@ class TestEndpoint:
         (status,) = [status for status in small_snapshot().series if status.shift]
         page = self.page(status)
         for part in (
-            "anomalous outliers since 11:58:44", str(explanation()), "p50 now 200 ms usually 100 ms",
-            "p95 × usual 3.1 score 2.50", "baseline since 2026-11-16 12:00", "outlier above 400 ms",
+            "anomalous errors outliers since 11:58:44", str(explanation()), str(ERRORS),
+            "p50 now 200 ms usually 100 ms",
+            "p95 × usual 3.1 score 2.50", "time lost 2 min by 42 requests since 11:58:44",
+            "baseline since 2026-11-16 12:00", "outlier above 400 ms",
         ):  # fmt: skip
             assert part in page.text
 
@@ -303,6 +398,7 @@ class TestEndpoint:
         [
             (SeriesStatus(KEY, current_traces=3, current_p50_seconds=0.1, current_p95_seconds=0.1),
              "3 requests in the evaluation window (up to 1 h): p50 100 ms, p95 100 ms. There is too little history"),
+            (SeriesStatus(KEY, baseline(mature=False), stream=StreamReason.DURATIONS), "stream"),
             (SeriesStatus(KEY, baseline(), current_traces=0), "No requests in the last 5 min."),
             (SeriesStatus(KEY, baseline()), "The current latency is unknown"),
             (SeriesStatus(KEY, current_traces=0, is_baseline_known=False),
@@ -316,8 +412,10 @@ class TestEndpoint:
 
     def test_profiles_of_both_day_types_are_drawn_and_listed(self) -> None:
         page = self.page(SeriesStatus(KEY, baseline(), current_traces=0))
-        assert sum(tag == "svg" for tag, _ in page.elements) == 2
-        weekday, weekend = page.attributes("aria-label")[-2:]
+        assert [attrs["class"] for tag, attrs in page.elements if tag == "svg" and "class" in attrs].count(
+            "profile"
+        ) == 6
+        weekday, weekend = (each for each in page.attributes("aria-label") if "usual p50 and p95" in each)
         assert weekday == "Weekdays: usual p50 and p95 by hour, known for 24 of 24 hours"
         assert weekend.endswith("known for 0 of 24 hours")
         assert "weekday 12–13 h: p50 100 ms, p95 200 ms, level 1 (this hour); 100 traces in 5 hours" in page.text
@@ -340,14 +438,22 @@ class TestEndpoint:
         assert traces == [f"{number:032x}" for number in (2, 1, 0)]
         assert "Single traces slower than 400 ms: 3 of 90 traces" in page.text
         assert "Search for slow traces" in page.text
-        paths = [
-            f"api/v1/trace?trace_id={number:032x}&service_name=checkout&span_name=GET+%2Fcart" for number in (2, 1, 0)
-        ]
-        assert page.links("api/v1/trace") == paths
+        paths = [f"trace?trace_id={number:032x}&service_name=checkout&span_name=GET+%2Fcart" for number in (2, 1, 0)]
+        assert page.links("trace?") == paths
         plain = self.page(status)
         assert f"{2:032x}" in plain.text
         assert "Search for slow traces" not in plain.text
         assert "None." in self.page(replace(status, outliers=NO_OUTLIERS)).text
+
+    def test_each_flag_that_fires_leads_to_its_comparison(self) -> None:
+        (status,) = [status for status in small_snapshot().series if status.shift]
+        drilldown = Drilldown("https://grafana")
+        urls = list(drilldown.of_flags(status, NOON).values())
+        page = self.page(status, drilldown=drilldown)
+        assert page.links("https://grafana/a/") == urls
+        assert len(urls) == 2
+        assert "Compare with the time before, in Grafana: slow requests, failed requests" in page.text
+        assert "in Grafana:" not in self.page(status).text
 
     def test_without_the_history_the_rest_is_shown(self) -> None:
         (status,) = [status for status in small_snapshot().series if status.shift]
@@ -399,7 +505,7 @@ class TestNames:
     def test_page_is_found_by_the_whole_name_and_by_the_label(self, path: str, key: SeriesKey) -> None:
         pages = Pages(snapshot_of(SeriesStatus(key, baseline()), SeriesStatus(key._replace(span_name="GET /x"))))
         for names in (key, DEFAULT_LABEL_NAMES.of(key)):
-            response = ask(pages.site, path, query=urlencode(names._asdict()))
+            response = ask(pages.site, path, query=urlencode(names.parameters))
             assert response.status == "200 OK"
             if path == "/endpoint":
                 # On the page, the name is whole.
@@ -450,7 +556,13 @@ class TestPlot:
         status = replace(small_snapshot().series[1], key=KEY, baseline=baseline(), current_p95_seconds=1e9)
         for path in ("/plot", "/endpoint"):
             page = Pages(snapshot_of(status)).read(path, urlsplit(series_url("plot", KEY)).query)
-            heights = [float(attrs[name] or 0) for _, attrs in page.elements for name in ("cy", "y1") if name in attrs]
+            heights = [
+                float(attrs[name] or 0)
+                for _, attrs in page.elements
+                for name in ("cy", "y1")
+                # Those in percent are within the plot, too.
+                if not (attrs.get(name) or "%").endswith("%")
+            ]
             assert heights
             assert all(0 <= height <= 240 for height in heights)
 
@@ -509,3 +621,87 @@ def test_levels_are_named() -> None:
     ).read()
     for name in ("1 this hour", "2 nearby hours", "3 type of day", "4 everything"):
         assert name in page.text
+
+
+ENV = "deployment_environment_name"
+PROD, STAGING, HOSTILE_LABEL = (
+    SeriesKey("shop", "GET /", ((ENV, each),)) for each in ("prod", "staging", '"><script>alert(1)</script>&=')
+)
+
+
+class TestLabels:
+    @pytest.fixture
+    def pages(self) -> Pages:
+        statuses = [SeriesStatus(key, baseline()) for key in (PROD, STAGING, HOSTILE_LABEL, SeriesKey("shop", "job"))]
+        return Pages(snapshot_of(*statuses), label_names=LabelNames(names=(ENV,)))
+
+    def test_the_link_of_each_series_leads_to_its_page(self, pages: Pages) -> None:
+        urls = pages.read().links("endpoint?")
+        assert len(set(urls)) == 4
+        titles = {pages.read("/endpoint", urlsplit(url).query).text for url in urls}
+        assert len(titles) == 4
+
+    def test_a_label_is_only_needed_where_series_differ_by_it(self, pages: Pages) -> None:
+        def status(query: str) -> str:
+            return ask(pages.site, "/endpoint", query=query).status
+
+        assert status("service_name=shop&span_name=job").startswith("200")
+        assert status("service_name=shop&span_name=GET+/").startswith("404")
+        assert status(f"service_name=shop&span_name=GET+/&{ENV}=staging").startswith("200")
+
+    def test_the_table_is_filtered_by_label(self, pages: Pages) -> None:
+        page = pages.read("/", urlencode({ENV: "prod"}))
+        assert rows(page) == ["GET /"]
+        assert "No endpoint matches" in pages.read("/", urlencode({ENV: "nowhere"})).text
+        assert rows(pages.read("/", "q=staging")) == ["GET /"]
+        options = [attrs["value"] for tag, attrs in page.elements if tag == "option"]
+        assert {"prod", "staging", HOSTILE_LABEL.labels[0][1]} <= set(options)
+
+
+def policy(*applied: AppliedValue, is_enabled: bool = True) -> SeriesPolicy:
+    own = Parameters(window_seconds=600)
+    return SeriesPolicy(FallbackRules(), own, own, is_enabled=is_enabled, applied=applied)
+
+
+class TestOverrides:
+    def test_own_settings_are_named(self) -> None:
+        status = SeriesStatus(
+            KEY, baseline(), current_traces=0, shift=False, policy=policy(AppliedValue("ratio", "2", 1))
+        )
+        page = Pages(snapshot_of(status)).read("/endpoint", urlsplit(series_url(ENDPOINT, KEY)).query)
+        assert "No requests in the last 10 min." in page.text
+        assert "Its own settings: ratio 2, by overrides[1]." in page.text
+
+    def test_settings_are_shown_while_the_flag_fires(self) -> None:
+        own = policy(AppliedValue("ratio", "2", 1), AppliedValue("severity", "info", 0))
+        status = SeriesStatus(KEY, baseline(), shift=True, explanation=explanation(), policy=own)
+        page = Pages(snapshot_of(status)).read("/endpoint", urlsplit(series_url(ENDPOINT, KEY)).query)
+        assert "Its own settings: ratio 2, by overrides[1]; severity info, by overrides[0]." in page.text
+
+    def test_endpoint_that_is_only_counted_says_so(self) -> None:
+        off = policy(AppliedValue("enabled", "false", 0), is_enabled=False)
+        status = SeriesStatus(KEY, baseline(mature=False), policy=off)
+        other = SeriesStatus(SeriesKey("shop", "x"), baseline(), shift=False)
+        pages = Pages(snapshot_of(status, other))
+        page = pages.read("/endpoint", urlsplit(series_url(ENDPOINT, KEY)).query)
+        assert "Its traces are only counted, without any verdict (enabled false, by overrides[0])." in page.text
+        start = pages.read()
+        assert "not judged" in start.text
+        assert "No endpoint is slower than usual." in start.text
+        assert "no verdict yet" not in start.text
+
+
+def limits_of(*thresholds: ShiftThreshold) -> str:
+    """Return the section of the endpoint page with the thresholds of an endpoint."""
+    pages = Pages(snapshot_of(SeriesStatus(KEY, baseline())), reports={KEY: replace(report(KEY), shift=thresholds)})
+    text = pages.read("/endpoint", urlsplit(series_url(ENDPOINT, KEY)).query).text
+    return text.partition("Shift thresholds")[2]
+
+
+def test_pattern_within_the_hour_is_in_the_table_of_thresholds() -> None:
+    median, p90 = ShiftThreshold(0.5, 0.1, 1.2, 0.14), ShiftThreshold(0.9, 0.16, 1.2, 0.23)
+    batch = p90._replace(pattern_factor=3.1, pattern_minutes=((0, 10), (55, 60)))
+    assert "pattern within the hour" not in limits_of(median, p90)
+    section = limits_of(median, batch)
+    assert "pattern within the hour" in section
+    assert ":00 to :10 and :55 to :00 up to × 3.1" in section

@@ -13,7 +13,7 @@ from exporter.tempo.failures import connection_problem, excerpt, retry_after_sec
 TIMEOUT_SECONDS: Final = 30.0
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _MAX_PAUSE_SECONDS: Final = 30.0
-_GIVE_UP_SECONDS: Final = 300.0
+GIVE_UP_SECONDS: Final = 300.0
 
 
 class SendError(Exception):
@@ -72,7 +72,7 @@ class RetryingEndpoint:
         report: Callable[[str], None],
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
-        give_up_seconds: float = _GIVE_UP_SECONDS,
+        give_up_seconds: float = GIVE_UP_SECONDS,
     ) -> None:
         """Create an endpoint; it connects on the first request.
 

@@ -1,0 +1,542 @@
+"""Prediction of the quantiles of an hour, its errors in past windows, and the thresholds that follow from both.
+
+For each quantile q, with
+
+- ``b``, the bucket of the pool's quantile q, and ``x`` its upper bound in seconds,
+- ``N``, the number of traces in the pool, and ``H`` its number of hours,
+- ``z``, the tolerated number of swings (`Parameters.swing`),
+
+the swing is τ = sqrt(max(t1, t2)) octaves and the swing factor 2^(zτ). Two estimates of the variance enter:
+
+- t1, the mean squared one-step-ahead prediction error of past evaluation windows, with a prior of 0.1 octave and weight
+  48: ``t1 = (48 · 0.1² + Σ e²) / (48 + number of windows)``; see :meth:`Prediction.measure_swings` for e².
+- t2, the variance between the pooled hours, corrected for sampling: with n the traces of an hour, d the distance of its
+  own quantile from ``b`` in octaves (at most 2), s(n) the sampling error of that quantile and ``w = m / (m + 2)``,
+  ``m = n (1 - q)``: ``t2 = (max(0, Σ w (d² - s²)) + 0.1²) / (Σ w + 1) · (1 + 1/H)``.
+
+The thresholds, as factors of ``x``:
+
+- stat: ``max(1.1, swing factor)``; exceedances of it enter the statistical test,
+- gate: ``max(ratio, 1 + min_delta/x, swing factor)``; a quantile above it is practically significant,
+- clear: ``max(1.2, 1 + min_delta/2x, 2^(zτ/2))``, at most the gate; a quantile above it means that a shift persists.
+
+Two further tests find small shifts; see :mod:`exporter.detection.small_shift`. Their swings are estimated like t1, from
+the errors of their own windows, and so are independent of τ. The tests of a small share of the traces ("ladder") use
+
+- ``p_e``, the share of the pool above ``gate · 2^e / max(1.1, swing factor)``, at least ``0.5 / N`` and at most 1 - q.
+
+All thresholds are for times of the hour at which the series has no pattern; see :mod:`exporter.detection.profile`.
+
+The sampling error of a quantile of n traces is half the width of its distribution-free interval at one standard error
+of the rank (normal approximation of the binomial): ``s(n) = (Q(q + e) - Q(q - e)) / 2``, ``e = sqrt(q (1 - q) / n)``,
+with Q the quantiles of the pool.
+"""
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate, chain
+from math import sqrt
+from operator import mul, sub
+from typing import Final, NamedTuple, cast
+
+from exporter.baseline.levels import Pool
+from exporter.detection.likeness import learned_correlation, shares_above
+from exporter.detection.parameters import (
+    CORRELATION,
+    DAY_SWING_RATIO,
+    LADDER_STEPS,
+    LEVEL_MARKS,
+    LEVEL_MIN_MARKS,
+    LEVEL_MIN_TRACES,
+    LEVEL_SHARE,
+    LEVEL_SWING_OCTAVES,
+    LONG_SWING_MIN_TRACES,
+    LONG_WINDOW_MIN_HOURLY_TRACES,
+    MAX_SWING_OCTAVES,
+    MIN_EVALUATED_TRACES,
+    MIN_SWING_EXCEEDANCES,
+    PRIOR_SWING_OCTAVES,
+    PRIOR_SWING_WEIGHT,
+    SMALL_SHIFT_RATIO,
+    STAT_FLOOR_RATIO,
+    Parameters,
+)
+from exporter.detection.thresholds import (
+    UNREACHABLE,
+    UNREACHABLE_LONG,
+    Floors,
+    LevelThreshold,
+    LongThreshold,
+    QuantileThreshold,
+    SmallShiftThresholds,
+    Thresholds,
+    buckets_of,
+    correlation_of,
+    floor_of,
+    least_ratio,
+    quantile_threshold,
+    scaled,
+    swing_factor,
+    thresholds_of,
+)
+from exporter.detection.window import SweptWindow, quantile_positions
+from exporter.model.deviations import MARKS, MAX_LANES, compare_medians, deviations_of, encode_deviations
+from exporter.model.histogram import BUCKETS_PER_OCTAVE, ZERO_BUCKET
+from exporter.model.hours import ERROR_SUMS, NO_SWINGS, QUANTILES, HourProfile, SeriesHour, Swings
+
+_ROUNDING: Final = 1e-9
+_MAX_SQUARE: Final = (MAX_SWING_OCTAVES * BUCKETS_PER_OCTAVE) ** 2
+"""Upper bound of a squared distance, in square buckets."""
+_UNITS_PER_SQUARE_OCTAVE: Final = (2 * BUCKETS_PER_OCTAVE) ** 2
+"""Squares are in square half buckets, which are integers: distances are whole buckets, sampling errors half buckets."""
+_PRIOR: Final = PRIOR_SWING_OCTAVES**2
+_HALF_WEIGHT_EXCEEDANCES: Final = 2
+"""An hour with this many expected exceedances has half the weight of one with unlimited traffic."""
+_OFFSETS: Final = range(0, 2 * len(QUANTILES), 2)
+"""Positions of the quantiles' sums in :data:`Swings`, for the evaluation windows."""
+_LANES: Final = {offset: MARKS * index for index, offset in enumerate(_OFFSETS)}
+"""First lane of the quantile with an offset."""
+_LONG: Final = 2 * len(QUANTILES)
+_LEVEL: Final = 4 * len(QUANTILES)
+"""Positions of the sums for the windows of half an hour, and for the level."""
+_NO_PROFILE: Final[HourProfile] = ((0,) * MARKS,) * len(QUANTILES)
+_DAY_SWING_BUCKETS: Final = buckets_of(DAY_SWING_RATIO)
+
+
+class SlowHour(NamedTuple):
+    """Traces of a settled hour that exceed the median of the baseline by what is practically significant.
+
+    Attributes:
+        start: start of the hour, Unix seconds.
+        traces: number of traces.
+        slow: number of slow ones.
+        expected: share of the traces that may be slow, between 0 and 0.5, on a day that is slower than others.
+    """
+
+    start: int
+    traces: int
+    slow: int
+    expected: float
+
+
+class HourMeasurement(NamedTuple):
+    """The windows of an hour compared with its baseline.
+
+    Attributes:
+        swings: sums of squared prediction errors.
+        deviations: deviations from the baseline by mark; see :mod:`exporter.model.deviations`.
+    """
+
+    swings: Swings = NO_SWINGS
+    deviations: bytes = b""
+
+
+class Prediction:
+    """Predicted quantiles of one hour, and the thresholds derived from them.
+
+    Attributes:
+        baseline: bucket of each of :data:`QUANTILES` in the pool.
+        profile: the pattern within the hour.
+        has_long_window: whether the series usually has enough traffic for the window of half an hour.
+        has_level: whether the series usually has enough traffic for the level of now.
+        has_small: whether small shifts are tested.
+    """
+
+    __slots__ = (
+        "_floor_by_quantile",
+        "_floor_thresholds",
+        "_floors",
+        "_hours",
+        "_lowest_gates",
+        "_parameters",
+        "_pooled",
+        "_small",
+        "_small_floors",
+        "_swings",
+        "_thresholds",
+        "baseline",
+        "has_level",
+        "has_long_window",
+        "has_small",
+        "profile",
+    )
+
+    def __init__(self, pool: Pool, swings: Swings, parameters: Parameters, profile: HourProfile = ()) -> None:
+        """Predict from a mature pool.
+
+        Args:
+            pool: hours that form the baseline.
+            swings: sum over the series' hours in the look-back that are not quarantined.
+            parameters: settings of the detector.
+            profile: the pattern within the hour, from the same hours.
+        """
+        self.profile = profile
+        self._small: SmallShiftThresholds | None = None
+        self._swings = swings
+        self._parameters = parameters
+        self._thresholds: Thresholds | None = None
+        self._floor_thresholds: Thresholds | None = None
+        self._floors: Floors | None = None
+        self._small_floors: Floors | None = None
+        self._lowest_gates: tuple[int, ...] | None = None
+        self._hours = pool.hours
+        self._pooled = pool.digest
+        self.baseline = tuple(self._pooled.quantile_buckets(QUANTILES))
+        parts, traces, hours = parameters.parts, self._pooled.count, len(pool.hours)
+        self.has_long_window = parts.long_window and traces >= LONG_WINDOW_MIN_HOURLY_TRACES * hours
+        self.has_level = parts.level and traces >= LEVEL_MIN_TRACES * hours
+        self.has_small = self.has_long_window or self.has_level
+        ratio, min_delta_seconds = parameters.ratio, parameters.min_delta_seconds
+        self._floor_by_quantile = [floor_of(bucket, ratio, min_delta_seconds) for bucket in self.baseline]
+
+    @property
+    def traces(self) -> int:
+        """Number of pooled traces."""
+        return self._pooled.count
+
+    def sampling_variances(self, n: int) -> list[int]:
+        """Return the sampling variance s(n)² of each quantile of ``n`` traces, in square half buckets."""
+        bounds = iter(self._pooled.quantile_buckets(_standard_error_ranks(n)))
+        return [(high - low) ** 2 for low, high in zip(bounds, bounds, strict=True)]
+
+    def measure(
+        self, windows: Sequence[SweptWindow], halves: Sequence[Sequence[int]] = (), before: bytes = b""
+    ) -> HourMeasurement:
+        """Compare the windows of an hour with the baseline.
+
+        With D the distance of a window's quantile from its baseline, at most 2 octaves, and s its sampling error, the
+        squared error is ``max(D²/4, D² - s²)``. Windows with too few traces, and quantiles with too few expected
+        exceedances, do not count. In the swing of the evaluation windows, D is the distance from the baseline raised by
+        the pattern within the hour, and for the level also from that.
+
+        Args:
+            windows: evaluation windows at the marks of the hour.
+            halves: sorted buckets of the two windows of half an hour.
+            before: deviations of the hour before; empty if unknown.
+        """
+        # Called for millions of windows, so that everything that only depends on their size is computed once per size.
+        sizes = {len(buckets) for _, buckets, _ in windows}
+        long_windows = [buckets for buckets in halves if len(buckets) >= LONG_SWING_MIN_TRACES]
+        references = self._references(sizes.union(map(len, long_windows)))
+        swings = list(NO_SWINGS)
+        deviations: list[int | None] = [None] * MAX_LANES
+        variances = [0] * MAX_LANES
+        median, most = self.baseline[0], _MAX_SQUARE
+        mark = measured = shares = unlike_pairs = 0
+        for instants, buckets, _ in windows:
+            weight, traces = len(instants), len(buckets)
+            for offset, lane, position, baseline, variance in references[traces]:
+                distance = buckets[position] - baseline
+                if weight == 1:
+                    deviations[lane + mark] = distance
+                    variances[lane + mark] = variance
+                else:
+                    lanes = slice(lane + mark, lane + mark + weight)
+                    deviations[lanes] = [distance] * weight
+                    variances[lanes] = [variance] * weight
+                square = distance * distance
+                if square > most:
+                    square = most
+                # From square buckets to square half buckets: D² is 4 * square, D²/4 is square.
+                if 3 * square > variance:
+                    square = 4 * square - variance
+                swings[offset] += weight * square
+                swings[offset + 1] += weight
+            mark += weight
+            if traces >= MIN_EVALUATED_TRACES:
+                share, unlike = shares_above(traces - bisect_right(buckets, median), traces)
+                shares += weight * share
+                unlike_pairs += weight * unlike
+                measured += weight
+        if self.profile or self.has_level:
+            self._measure_errors(swings, deviations, variances, before)
+        if self.has_long_window:
+            for half_hour in long_windows:
+                for offset, _, position, baseline, variance in references[len(half_hour)]:
+                    square, _ = _squares((half_hour[position] - baseline,), (variance,))
+                    swings[_LONG + offset] += square
+                    swings[_LONG + offset + 1] += 1
+        if ZERO_BUCKET in self.baseline:
+            for index, baseline in enumerate(self.baseline):
+                if baseline == ZERO_BUCKET:
+                    # Distances from zero say nothing.
+                    deviations[MARKS * index : MARKS * (index + 1)] = [None] * MARKS
+        encoded = encode_deviations(deviations)
+        swings[ERROR_SUMS:] = (measured, shares, unlike_pairs, *compare_medians(before, encoded))
+        return HourMeasurement(tuple(swings), encoded)
+
+    def _measure_errors(
+        self, swings: list[int], deviations: Sequence[int | None], variances: Sequence[int], before: bytes
+    ) -> None:
+        """Set the sums that depend on the pattern within the hour and on the level before each window."""
+        has_level = self.has_level
+        for index, raised in enumerate(self.profile or _NO_PROFILE):
+            lanes = slice(MARKS * index, MARKS * (index + 1))
+            errors, own_variances = deviations[lanes], variances[lanes]
+            if errors.count(None) == MARKS:
+                break
+            # The level at the first mark depends on the last ones of the hour before.
+            errors_before = deviations_of(before, index)[-LEVEL_MARKS:] if has_level else []
+            if self.profile:
+                errors = [None if d is None else d - o for d, o in zip(errors, raised, strict=True)]
+                if has_level:
+                    last = raised[-LEVEL_MARKS:]
+                    errors_before = [None if d is None else d - o for d, o in zip(errors_before, last, strict=True)]
+                swings[2 * index : 2 * index + 2] = _squares(errors, own_variances)
+            if has_level and self.baseline[index] != ZERO_BUCKET:
+                levels = levels_of([*errors_before, *errors], range(LEVEL_MARKS, LEVEL_MARKS + MARKS))
+                errors = [None if d is None or c is None else d - c for d, c in zip(errors, levels, strict=True)]
+                swings[_LEVEL + 2 * index : _LEVEL + 2 * index + 2] = _squares(errors, own_variances)
+
+    def _references(self, sizes: Collection[int]) -> dict[int, list[tuple[int, int, int, int, int]]]:
+        """Return, by number of traces, what windows are compared with.
+
+        A tuple for each quantile with enough expected exceedances: its offset in :data:`Swings`, its first lane, its
+        index in the sorted window, its baseline bucket, and its sampling variance.
+        """
+        baseline, references = self.baseline, {}
+        for n in sizes:
+            widths = self._pooled.quantile_widths(_measurable_ranks(n))
+            references[n] = [
+                (offset, _LANES[offset], position, baseline[index], width * width)
+                for (index, offset, position), width in zip(measurable_quantiles(n), widths)  # noqa: B905
+            ]
+        return references
+
+    def is_usual(self, hour: SeriesHour) -> bool:
+        """Whether an hour is certainly not anomalous with any swing: no quantile lies above its gate."""
+        buckets, floors = hour.quantile_buckets, self._floor_by_quantile
+        if buckets[0] <= 2 * self.baseline[0] - floors[0].gate:
+            return False
+        for bucket, floor in zip(buckets, floors):  # noqa: B905, SIM110 - equal length by construction, and faster
+            if bucket > floor.gate:
+                return False
+        return True
+
+    def is_slow(self, hour: SeriesHour) -> bool:
+        """Whether most traces of an hour are slow, so that a streak begins with it."""
+        return 2 * hour.digest.count_above(self._floor_by_quantile[0].gate) > hour.count
+
+    def slow_hour(self, hour: SeriesHour) -> SlowHour:
+        """Count how many traces of an hour are slow, and how many of them were to be expected."""
+        gate = self._floor_by_quantile[0].gate
+        pooled = self._pooled
+        share = max(0.5, pooled.count_above(gate - _DAY_SWING_BUCKETS)) / pooled.count
+        return SlowHour(hour.start, hour.count, hour.digest.count_above(gate), min(0.5, share))
+
+    @property
+    def small(self) -> SmallShiftThresholds | None:
+        """Thresholds for small shifts, computed on first use; cheap, because they do not depend on the swing τ."""
+        if self._small is None and self.has_small:
+            self._small = SmallShiftThresholds(
+                baseline=self.baseline,
+                correlation=correlation_of(self.traces, self._learned_correlation),
+                long=tuple(map(self._long_threshold, range(len(QUANTILES)))) if self.has_long_window else (),
+                level=tuple(map(self._level_threshold, range(len(QUANTILES)))) if self.has_level else (),
+                profile=self.profile,
+            )
+        return self._small
+
+    @property
+    def small_floors(self) -> Floors | None:
+        """Lower bounds of the thresholds of both tests for small shifts; None without tests."""
+        if self._small_floors is None and self.has_small:
+            floors = self._floor_by_quantile
+            gates, stats = tuple([floor.small_gate for floor in floors]), tuple([floor.stat for floor in floors])
+            self._small_floors = Floors(gates, stats, correlation_of(self.traces))
+        return self._small_floors
+
+    @property
+    def _learned_correlation(self) -> float:
+        return learned_correlation(self._swings[ERROR_SUMS:]) if self._parameters.parts.likeness else CORRELATION
+
+    def _factor(self, offset: int, prior_octaves: float) -> float:
+        """Return the swing factor of a small test, from its sums in :data:`Swings`."""
+        squares, windows = self._swings[offset : offset + 2]
+        variance = (PRIOR_SWING_WEIGHT * prior_octaves**2 + squares / _UNITS_PER_SQUARE_OCTAVE) / (
+            PRIOR_SWING_WEIGHT + windows
+        )
+        return swing_factor(sqrt(variance), self._parameters)
+
+    def _long_threshold(self, index: int) -> LongThreshold:
+        baseline = self.baseline[index]
+        if baseline == ZERO_BUCKET:
+            return UNREACHABLE_LONG
+        tolerated = self._factor(_LONG + 2 * index, PRIOR_SWING_OCTAVES)
+        return LongThreshold(
+            scaled(baseline, max(STAT_FLOOR_RATIO, tolerated)),
+            scaled(baseline, max(least_ratio(baseline, self._parameters.min_delta_seconds), tolerated)),
+        )
+
+    def _level_threshold(self, index: int) -> LevelThreshold:
+        baseline = self.baseline[index]
+        if baseline == ZERO_BUCKET:
+            return UNREACHABLE
+        tolerated = self._factor(_LEVEL + 2 * index, LEVEL_SWING_OCTAVES)
+        return LevelThreshold(
+            stat=scaled(baseline, max(STAT_FLOOR_RATIO, tolerated)),
+            gate=scaled(baseline, max(SMALL_SHIFT_RATIO, tolerated)),
+            least_stat=scaled(baseline, STAT_FLOOR_RATIO),
+            least_gate=scaled(baseline, least_ratio(baseline, self._parameters.min_delta_seconds)),
+        )
+
+    @property
+    def floor_thresholds(self) -> Thresholds:
+        """Thresholds for a swing of zero; a window or hour that passes these tests also passes the actual ones."""
+        if self._floor_thresholds is None:
+            quantiles = tuple([floor.thresholds[index] for index, floor in enumerate(self._floor_by_quantile)])
+            self._floor_thresholds = thresholds_of(quantiles, self.traces)
+        return self._floor_thresholds
+
+    @property
+    def floors(self) -> Floors:
+        """Lower bounds of the thresholds: those for a swing of zero."""
+        if self._floors is None:
+            floors = self._floor_by_quantile
+            gates, stats = tuple([floor.gate for floor in floors]), tuple([floor.stat for floor in floors])
+            self._floors = Floors(gates, stats, correlation_of(self.traces), self._parameters.parts.ladder)
+        return self._floors
+
+    @property
+    def lowest_gates(self) -> tuple[int, ...]:
+        """Lower bound of each quantile's gate in any test, as bucket."""
+        if self._lowest_gates is None:
+            floors = self._floor_by_quantile
+            if self.has_small:
+                self._lowest_gates = tuple([min(floor.gate, floor.small_gate) for floor in floors])
+            else:
+                self._lowest_gates = tuple([floor.gate for floor in floors])
+        return self._lowest_gates
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The thresholds, computed on first use."""
+        if self._thresholds is None:
+            self._thresholds = self._compute_thresholds()
+        return self._thresholds
+
+    def _compute_thresholds(self) -> Thresholds:
+        found = []
+        for q, baseline, offset, between in zip(
+            QUANTILES, self.baseline, _OFFSETS, self._variances_between_hours(), strict=True
+        ):
+            squares, windows = self._swings[offset : offset + 2]
+            errors = (PRIOR_SWING_WEIGHT * _PRIOR + squares / _UNITS_PER_SQUARE_OCTAVE) / (PRIOR_SWING_WEIGHT + windows)
+            threshold = quantile_threshold(q, baseline, sqrt(max(errors, between)), self._parameters)
+            found.append(threshold._replace(ladder=self._ladder(threshold)))
+        learned = self._learned_correlation
+        return thresholds_of(tuple(found), self.traces)._replace(
+            correlation=correlation_of(self.traces, learned),
+            small=self.small,
+            profile=self.profile,
+            learned_correlation=learned,
+        )
+
+    def _ladder(self, threshold: QuantileThreshold) -> tuple[float, ...]:
+        """Return the shares of the pool above the gate, twice the gate and so on, scaled down by the swing factor."""
+        if not self._parameters.parts.ladder or threshold.baseline == ZERO_BUCKET:
+            return ()
+        tolerated = max(STAT_FLOOR_RATIO, swing_factor(threshold.swing_octaves, self._parameters))
+        lowest = threshold.gate - buckets_of(tolerated)
+        return tuple(
+            min(
+                1 - threshold.q,
+                max(0.5, self._pooled.count_above(lowest + step * BUCKETS_PER_OCTAVE)) / self._pooled.count,
+            )
+            for step in range(LADDER_STEPS)
+        )
+
+    def _variances_between_hours(self) -> Iterator[float]:
+        """Yield t2 for each quantile, in square octaves."""
+        hours = self._hours
+        # Hours with little traffic have few distinct counts.
+        variances_of = {n: self.sampling_variances(n) for n in {hour.count for hour in hours}}
+        columns = zip(
+            self.baseline,
+            zip(*[hour.quantile_buckets for hour in hours], strict=True),
+            zip(*[variances_of[hour.count] for hour in hours], strict=True),
+            zip(*[_weights(hour.count) for hour in hours], strict=True),
+            strict=True,
+        )
+        for baseline, buckets, variances, weights in columns:
+            squares = [
+                4 * (square if (square := (bucket - baseline) ** 2) < _MAX_SQUARE else _MAX_SQUARE)
+                for bucket in buckets
+            ]
+            excess = sum(map(mul, weights, map(sub, squares, variances)))
+            square_octaves = max(0.0, excess / _UNITS_PER_SQUARE_OCTAVE)
+            yield (square_octaves + _PRIOR) / (sum(weights) + 1) * (1 + 1 / len(hours))
+
+
+@lru_cache(maxsize=4096)
+def _standard_error_ranks(n: int) -> tuple[float, ...]:
+    """Return q - e and q + e for each quantile of ``n`` traces, with e the standard error of its rank."""
+    errors = ((q, sqrt(q * (1 - q) / n)) for q in QUANTILES)
+    return tuple(chain.from_iterable((max(0.0, q - error), min(1.0, q + error)) for q, error in errors))
+
+
+@lru_cache(maxsize=4096)
+def _measurable_ranks(n: int) -> tuple[tuple[float, float], ...]:
+    """Return :func:`_standard_error_ranks` of the quantiles for which ``n`` traces have enough expected exceedances."""
+    measurable = sum(n * (1 - q) >= MIN_SWING_EXCEEDANCES - _ROUNDING for q in QUANTILES)
+    ranks = iter(_standard_error_ranks(n)[: 2 * measurable] if n >= MIN_EVALUATED_TRACES else ())
+    return tuple(zip(ranks, ranks, strict=True))
+
+
+@lru_cache(maxsize=4096)
+def measurable_quantiles(n: int) -> tuple[tuple[int, int, int], ...]:
+    """Return the same quantiles as index, offset in :data:`Swings`, and index in the sorted window."""
+    offsets = _OFFSETS[: len(_measurable_ranks(n))]
+    return tuple((index, offset, quantile_positions(n)[index]) for index, offset in enumerate(offsets))
+
+
+@lru_cache(maxsize=4096)
+def _weights(n: int) -> tuple[float, ...]:
+    """Return the weight ``m / (m + 2)`` of an hour of ``n`` traces for each quantile, with ``m = n (1 - q)``."""
+    expected = [n * (1 - q) for q in QUANTILES]
+    return tuple(m / (m + _HALF_WEIGHT_EXCEEDANCES) for m in expected)
+
+
+def _squares(distances: Sequence[int | None], variances: Sequence[int]) -> tuple[int, int]:
+    """Return the sum of the squared errors ``max(D²/4, D² - s²)`` of known distances, and their number."""
+    total = number = 0
+    for distance, variance in zip(distances, variances, strict=True):
+        if distance is not None:
+            square = distance * distance
+            if square > _MAX_SQUARE:
+                square = _MAX_SQUARE
+            total += 4 * square - variance if 3 * square > variance else square
+            number += 1
+    return total, number
+
+
+def levels_of(deviations: Sequence[int | None], marks: Sequence[int]) -> list[int | None]:
+    """Return the level of now at some marks: a share of the mean deviation at the six marks before.
+
+    Args:
+        deviations: deviations at consecutive marks, in buckets; None where unknown.
+        marks: positions among them, or the one after the last; at least six.
+
+    Returns:
+        For each of these marks the level in buckets, at most an octave; None with too few known deviations.
+    """
+    # Sums and counts of what is known before each mark: their differences are those of any six.
+    if None not in deviations:
+        sums = list(accumulate(cast("Sequence[int]", deviations), initial=0))
+        return [_level_of(sums[mark] - sums[mark - LEVEL_MARKS], LEVEL_MARKS) for mark in marks]
+    sums = list(accumulate([0 if each is None else each for each in deviations], initial=0))
+    counts = list(accumulate([each is not None for each in deviations], initial=0))
+    return [
+        _level_of(sums[mark] - sums[mark - LEVEL_MARKS], counts[mark] - counts[mark - LEVEL_MARKS]) for mark in marks
+    ]
+
+
+@lru_cache(maxsize=4096)
+def _level_of(total: int, known: int) -> int | None:
+    """Return the level in buckets, from the sum of the known deviations at six marks; None with too few."""
+    if known < LEVEL_MIN_MARKS:
+        return None
+    numerator, denominator = LEVEL_SHARE
+    level = round(numerator * total / (denominator * known))
+    return max(-BUCKETS_PER_OCTAVE, min(BUCKETS_PER_OCTAVE, level))

@@ -1,0 +1,497 @@
+"""Regressions: small lasting changes, and slow drift, found by comparing days instead of minutes.
+
+For each settled hour the median and the p90 are compared with those of the same slot in the weeks before. The mean of
+these distances over the last day, or the last few days, is a regression if it is both large and far outside of how such
+means moved before. The weeks before end a week before the hour, or with the beginning of a regression, so that neither
+a drift nor a regression becomes its own reference.
+
+All distances are in buckets, so that only ratios of durations count. Residuals are stored in half buckets, because the
+median of an even number of buckets may lie between two.
+"""
+
+import zlib
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable
+from enum import StrEnum
+from functools import lru_cache
+from itertools import accumulate, chain, pairwise
+from math import log2, sqrt
+from operator import mul, sub
+from typing import Final, NamedTuple
+
+from exporter.detection.change_point import find_change_point
+from exporter.detection.parameters import Parameters
+from exporter.model.calendar import HOUR_SECONDS, DayType, LocalHour
+from exporter.model.histogram import BUCKETS_PER_OCTAVE, bucket_middle_seconds
+from exporter.model.hours import QUANTILES, SeriesHour
+
+DAY_SECONDS: Final = 24 * HOUR_SECONDS
+
+# The constants below are part of the method and not meant to be tuned.
+
+REACH_SECONDS: Final = 28 * DAY_SECONDS
+"""Hours older than this are forgotten."""
+GAP_SECONDS: Final = 7 * DAY_SECONDS
+"""Hours younger than this are not compared with: a drift must not become its own reference."""
+MIN_REFERENCE_SECONDS: Final = 7 * DAY_SECONDS
+"""The weeks before must be at least this long; where there is less history, the gap is shorter instead."""
+MIN_REFERENCE_HOURS: Final = 2
+"""Minimum number of earlier hours of the same slot."""
+WINDOW_HOURS: Final = (24, 30, 36, 42, 48, 60, 72, 96, 168)
+"""The last so many hours are compared with the weeks before."""
+EVALUATION_HOURS: Final = 6
+"""A verdict is due whenever so many hours of the local day have passed: a regression lasts for days."""
+
+MIN_REQUESTS: Final = 100
+"""Minimum number of requests in the last days."""
+MIN_HOURS: Final = 6
+"""Minimum number of hours in them that can be compared."""
+MIN_DAY_HOURS: Final = 6
+"""Minimum number of such hours of an earlier day."""
+MIN_COUNTS: Final = (3, 10)
+"""Minimum number of requests of an hour for its median and its p90."""
+HALF_WEIGHT_REQUESTS: Final = 20
+"""An hour of so many requests weighs half as much as one of very many."""
+
+MIN_KNOWN_SECONDS: Final = 2 * DAY_SECONDS
+"""Days that can be compared must be known for this time: the days before show how much days differ."""
+SIGNIFICANCE: Final = 3.7
+"""Number of standard deviations from which a distance is significant, where these are known exactly."""
+UNCERTAIN_DAYS: Final = 4
+"""With so many earlier days, the prior not counted, half more are required; with twice as many a third more."""
+PRIOR_DAY_BUCKETS: Final = 1.6
+"""How much the means of whole days differ in a series without history: 0.05 octave."""
+PRIOR_DAYS: Final = 4
+"""Weight of that, in days."""
+MAX_INDEPENDENT_DAYS: Final = 4
+"""Days drift: the mean of a week is not more certain than that of so many independent days."""
+MAX_EARLIER_DAYS: Final = 20
+"""How many earlier days show how much days differ."""
+RESOLVE_SHARE: Final = 0.5
+"""A regression is over once the last day is nearer to the reference than this share of the logarithm of the ratio."""
+SEARCH_SECONDS: Final = 14 * DAY_SECONDS
+"""The beginning of a regression is looked for in the last days of this length."""
+MIN_CHANGED_HOURS: Final = 6
+"""Minimum number of hours before and after the beginning."""
+
+_UNKNOWN: Final = -(2**15)
+_HALVES: Final = 2
+_QUARANTINED: Final = 0x80
+_COUNT_STEPS: Final = 6
+"""Steps of the stored number of requests per octave."""
+_COUNTS: Final = [0.0, *(2 ** (code / _COUNT_STEPS) for code in range(_QUARANTINED - 1))]
+_WEIGHTS: Final = [count / (count + HALF_WEIGHT_REQUESTS) for count in _COUNTS] + [0.0] * _QUARANTINED
+"""Weight of an hour by its stored number of requests; 0 in quarantine."""
+_WEIGHTS_OF_ALL: Final = _WEIGHTS[:_QUARANTINED] * 2
+_BYTES_PER_HOUR: Final = 14
+_COMPARED: Final = QUANTILES[:2]
+"""The median and the p90."""
+
+
+class Regression(NamedTuple):
+    """A regression.
+
+    Attributes:
+        raised_at: when it was found, Unix seconds.
+        began_after: earliest plausible instant at which it began, Unix seconds.
+        began_before: latest plausible one.
+        quantile: what has changed most clearly: 0.5 or 0.9.
+        ratio: that quantile over the last days, relative to the weeks before; updated while the regression lasts.
+        before_seconds: that quantile in the weeks before, as the geometric mean over hours like those of the last days.
+        hours: the last so many hours are meant.
+        deviations: distance in standard deviations of such means, when it was found.
+    """
+
+    raised_at: int
+    began_after: int
+    began_before: int
+    quantile: float
+    ratio: float
+    before_seconds: float
+    hours: int
+    deviations: float
+
+    @property
+    def began(self) -> int:
+        """The middle of the interval in which it began, Unix seconds."""
+        return (self.began_after + self.began_before) // 2
+
+
+class RegressionEvent(StrEnum):
+    """What happened to a regression."""
+
+    RAISED = "raised"
+    RESOLVED = "resolved"
+    ACCEPTED = "accepted"
+
+
+class RegressionChange(NamedTuple):
+    """A regression was found, went away or was accepted.
+
+    Attributes:
+        event: what happened.
+        at: when, Unix seconds.
+        regression: the regression, as it was last.
+    """
+
+    event: RegressionEvent
+    at: int
+    regression: Regression
+
+
+class RegressionState(NamedTuple):
+    """State of a series, from which :class:`RegressionTracker` continues.
+
+    Attributes:
+        hours: the hours in reach, encoded.
+        since: hours that began before are not compared with: the beginning of an accepted regression.
+        is_judged: whether the last verdict was possible.
+        current: the present regression.
+    """
+
+    hours: bytes = b""
+    since: int = 0
+    is_judged: bool = False
+    current: Regression | None = None
+
+
+NO_REGRESSION_STATE: Final = RegressionState()
+
+
+class _Distance(NamedTuple):
+    """How far the last days are from the weeks before.
+
+    Attributes:
+        quantile: position of the quantile in :data:`_COMPARED`.
+        hours: length of the last days, in hours.
+        buckets: mean distance.
+        usual_bucket: mean bucket of the weeks before, for the same hours.
+        weekend_share: share of the hours that are on days like weekend days.
+        noise: standard error of the mean, from how the hours differ.
+    """
+
+    quantile: int
+    hours: int
+    buckets: float
+    usual_bucket: float
+    weekend_share: float
+    noise: float
+
+
+class RegressionTracker:
+    """Follows one series from hour to hour, in time order."""
+
+    def __init__(self, parameters: Parameters, state: RegressionState = NO_REGRESSION_STATE) -> None:
+        """Continue from a state.
+
+        Raises:
+            ValueError: the state is damaged.
+        """
+        self.changes: list[RegressionChange] = []
+        self._parameters = parameters
+        self._since = state.since
+        self._is_judged = state.is_judged
+        self._current = state.current
+        self._starts: list[int] = []
+        self._slots = bytearray()
+        self._counts = bytearray()
+        self._buckets = (array("h"), array("h"))
+        self._residuals = (array("h"), array("h"))
+        if state.hours:
+            self._decode(state.hours)
+
+    def state(self) -> RegressionState:
+        """The state after the hours so far."""
+        return RegressionState(self._encoded(), self._since, self._is_judged, self._current)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no hour yet."""
+        return not self._starts
+
+    @staticmethod
+    def check(state: RegressionState) -> None:
+        """Check a stored state.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        if state.hours:
+            _decoded_body(state.hours)
+
+    def add(self, hour: SeriesHour) -> None:
+        """Add an hour with traffic, later than all others; :meth:`set_quarantined` says whether it is quarantined.
+
+        Raises:
+            DamagedDigestError: the stored digest is damaged.
+        """
+        if self._starts and self._starts[0] < hour.start - REACH_SECONDS:
+            stale = bisect_left(self._starts, hour.start - REACH_SECONDS)
+            for column in (self._starts, self._slots, self._counts, *self._buckets, *self._residuals):
+                del column[:stale]
+        slot = hour.slot.hour * 2 + (hour.slot.day_type is DayType.WEEKEND)
+        reference, count = self._reference(hour.start, slot), hour.count
+        for index, least in enumerate(MIN_COUNTS):
+            mine, bucket, residual = self._buckets[index], hour.quantile_buckets[index], _UNKNOWN
+            if reference and count >= least:
+                usual = _doubled_median([mine[i] for i in reference if self._count(i) >= least])
+                if usual is not None:
+                    residual = _clipped(_HALVES * bucket - usual)
+            self._residuals[index].append(residual)
+            mine.append(bucket)
+        self._starts.append(hour.start)
+        self._slots.append(slot)
+        self._counts.append(_count_code(count))
+
+    def set_quarantined(self, start: int, *, quarantined: bool) -> None:
+        """Change whether an hour was anomalous; an hour out of reach is ignored."""
+        index = bisect_left(self._starts, start)
+        if index < len(self._starts) and self._starts[index] == start:
+            self._counts[index] = self._counts[index] & ~_QUARANTINED | (_QUARANTINED if quarantined else 0)
+
+    def evaluate(self, hour: LocalHour, *, is_judged: bool = True) -> None:
+        """Give a verdict at the end of an hour, if one is due; call it for every hour, with or without traffic.
+
+        Args:
+            hour: the hour.
+            is_judged: whether the latency of the series is judged at all.
+        """
+        if not is_judged:
+            self._is_judged = False
+            self._current = None
+        elif (hour.slot.hour + 1) % EVALUATION_HOURS == 0:
+            self._evaluate(hour.end)
+
+    def _evaluate(self, now: int) -> None:
+        regression = self._current
+        if regression is not None and now - regression.began >= self._parameters.regression_accept_after_seconds:
+            self._accept(now, regression)
+            return
+        is_known = now - self._first_reference(now) >= MIN_REFERENCE_SECONDS + MIN_KNOWN_SECONDS
+        latest = [
+            self._distance(now, WINDOW_HOURS[0], quantile) if is_known else None for quantile in range(len(_COMPARED))
+        ]
+        self._is_judged = any(latest)
+        gate = BUCKETS_PER_OCTAVE * log2(self._parameters.regression_ratio)
+        if regression is not None:
+            self._follow(now, regression, latest[_COMPARED.index(regression.quantile)], gate)
+            return
+        found: tuple[float, _Distance] | None = None
+        for of_day in latest:
+            if of_day is None or of_day.buckets < RESOLVE_SHARE * gate:
+                continue
+            for hours in WINDOW_HOURS:
+                distance = of_day if hours == WINDOW_HOURS[0] else self._distance(now, hours, of_day.quantile)
+                if distance is None or distance.buckets < gate or not self._is_large(distance):
+                    continue
+                score = distance.buckets / self._deviation(now, distance)
+                if score >= SIGNIFICANCE and (found is None or score > found[0]):
+                    found = score, distance
+        if found is not None:
+            self._raise(now, *found)
+
+    def _is_large(self, distance: _Distance) -> bool:
+        delta = bucket_middle_seconds(round(distance.usual_bucket)) * (_ratio(distance.buckets) - 1)
+        return delta >= self._parameters.regression_min_delta_seconds
+
+    def _raise(self, now: int, score: float, distance: _Distance) -> None:
+        began_after, began_before = self._beginning(now, distance)
+        self._current = Regression(
+            raised_at=now,
+            began_after=began_after,
+            began_before=began_before,
+            quantile=_COMPARED[distance.quantile],
+            ratio=_ratio(distance.buckets),
+            before_seconds=2.0 ** ((distance.usual_bucket + 0.5) / BUCKETS_PER_OCTAVE),
+            hours=distance.hours,
+            deviations=score,
+        )
+        self.changes.append(RegressionChange(RegressionEvent.RAISED, now, self._current))
+
+    def _follow(self, now: int, regression: Regression, latest: _Distance | None, gate: float) -> None:
+        """Update a regression by the last day; without traffic it stays as it is."""
+        if latest is None:
+            return
+        if latest.buckets < RESOLVE_SHARE * gate:
+            self._current = None
+            self.changes.append(RegressionChange(RegressionEvent.RESOLVED, now, regression))
+            return
+        self._current = regression._replace(
+            ratio=_ratio(latest.buckets),
+            before_seconds=2.0 ** ((latest.usual_bucket + 0.5) / BUCKETS_PER_OCTAVE),
+            hours=latest.hours,
+        )
+
+    def _accept(self, now: int, regression: Regression) -> None:
+        """Compare with nothing before the regression from now on."""
+        self._since = regression.began_before
+        self._current = None
+        self._is_judged = False
+        for residuals in self._residuals:
+            residuals[:] = array("h", [_UNKNOWN]) * len(residuals)
+        self.changes.append(RegressionChange(RegressionEvent.ACCEPTED, now, regression))
+
+    def _reference(self, start: int, slot: int) -> list[int]:
+        """Return the positions of the hours that an hour is compared with; empty if there are too few."""
+        starts = self._starts
+        first = bisect_left(starts, self._since)
+        if first == len(starts) or start - starts[first] < MIN_REFERENCE_SECONDS:
+            return []
+        until = max(start - GAP_SECONDS, starts[first] + MIN_REFERENCE_SECONDS)
+        if self._current is not None:
+            until = min(until, self._current.began_after)
+        last = bisect_left(starts, until)
+        slots, counts, found = self._slots, self._counts, []
+        position = slots.find(slot, first, last)
+        while position >= 0:
+            if counts[position] < _QUARANTINED:
+                found.append(position)
+            position = slots.find(slot, position + 1, last)
+        return found if len(found) >= MIN_REFERENCE_HOURS else []
+
+    def _distance(self, now: int, hours: int, quantile: int) -> _Distance | None:
+        """Compare the last days with the weeks before; None if that is not possible."""
+        first = bisect_left(self._starts, now - hours * HOUR_SECONDS)
+        residuals, codes = self._residuals[quantile][first:], self._counts[first:]
+        weights = self._weights(codes, hours)
+        known = [index for index, each in enumerate(residuals) if each != _UNKNOWN and weights[index]]
+        if len(known) < MIN_HOURS or sum(_COUNTS[codes[index] & ~_QUARANTINED] for index in known) < MIN_REQUESTS:
+            return None
+        values = [residuals[index] / _HALVES for index in known]
+        own = [weights[index] for index in known]
+        total = sum(own)
+        mean = sum(map(mul, own, values)) / total
+        buckets, slots = self._buckets[quantile], self._slots
+        level = sum(weight * buckets[first + index] for weight, index in zip(own, known, strict=True)) / total
+        weekend = sum(slots[first + index] % 2 for index in known) / len(known)
+        variance = sum(weight * (value - mean) ** 2 for weight, value in zip(own, values, strict=True)) / total
+        return _Distance(quantile, hours, mean, level - mean, weekend, sqrt(variance / len(known)))
+
+    @staticmethod
+    def _weights(codes: Iterable[int], hours: int) -> list[float]:
+        """Return the weights of hours; quarantined ones have none, unless they are the rule over more than a day."""
+        codes = list(codes)
+        quarantined = sum(code >= _QUARANTINED for code in codes)
+        is_rule = hours > WINDOW_HOURS[0] and 2 * quarantined >= len(codes)
+        table = _WEIGHTS_OF_ALL if is_rule else _WEIGHTS
+        return [table[code] for code in codes]
+
+    def _deviation(self, now: int, distance: _Distance) -> float:
+        """Return the standard deviation of such a distance, from how the days before differ from one to the next.
+
+        Successive differences, because a steady drift hardly adds to them.
+        """
+        until = now - distance.hours * HOUR_SECONDS
+        means = [self._day_mean(until - day * DAY_SECONDS, distance.quantile) for day in range(MAX_EARLIER_DAYS)]
+        squares = [(mean - before) ** 2 / 2 for mean, before in pairwise(means) if mean is not None is not before]
+        variance = (PRIOR_DAYS * PRIOR_DAY_BUCKETS**2 + sum(squares)) / (PRIOR_DAYS + len(squares))
+        of_means = variance / min(distance.hours * HOUR_SECONDS / DAY_SECONDS, MAX_INDEPENDENT_DAYS)
+        weeks = max(1.0, (now - self._first_reference(now)) / GAP_SECONDS - 1)
+        share = distance.weekend_share
+        of_reference = variance * (share / (2 * weeks) + (1 - share) / (5 * weeks))
+        # As the quantiles of Student's distribution, only simpler: few days may differ little by chance.
+        uncertainty = 1 + UNCERTAIN_DAYS / (UNCERTAIN_DAYS + len(squares))
+        return uncertainty * sqrt(max(of_means, distance.noise**2) + of_reference)
+
+    def _first_reference(self, now: int) -> int:
+        first = bisect_left(self._starts, self._since)
+        return self._starts[first] if first < len(self._starts) else now
+
+    def _day_mean(self, end: int, quantile: int) -> float | None:
+        """Return the mean residual of the day that ends at an instant, in buckets; None if it has too few hours."""
+        first, last = bisect_left(self._starts, end - DAY_SECONDS), bisect_left(self._starts, end)
+        pairs = [
+            (_WEIGHTS[code], each)
+            for code, each in zip(self._counts[first:last], self._residuals[quantile][first:last], strict=True)
+            if each != _UNKNOWN and code < _QUARANTINED
+        ]
+        if len(pairs) < MIN_DAY_HOURS:
+            return None
+        total = sum(weight for weight, _ in pairs)
+        return sum(weight * each for weight, each in pairs) / total / _HALVES if total else None
+
+    def _beginning(self, now: int, distance: _Distance) -> tuple[int, int]:
+        """Return the earliest and the latest plausible instant at which a regression began."""
+        first = bisect_left(self._starts, now - SEARCH_SECONDS)
+        weights = self._weights(self._counts[first:], distance.hours)
+        residuals = self._residuals[distance.quantile][first:]
+        known = [index for index, each in enumerate(residuals) if each != _UNKNOWN and weights[index]]
+        found = find_change_point(
+            [residuals[index] / _HALVES for index in known],
+            [weights[index] for index in known],
+            least_before=MIN_CHANGED_HOURS,
+            least_after=MIN_CHANGED_HOURS,
+        )
+        if found is None:
+            since = now - distance.hours * HOUR_SECONDS
+            return since - DAY_SECONDS, since
+        after = self._starts[first + known[found.first - 1]]
+        before = self._starts[first + known[found.last]] + HOUR_SECONDS
+        return after, min(before, now)
+
+    def _count(self, index: int) -> float:
+        return _COUNTS[self._counts[index] & ~_QUARANTINED]
+
+    def _encoded(self) -> bytes:
+        if not self._starts:
+            return b""
+        first = self._starts[0]
+        # Built without a loop in Python: the hours of ten thousand series are encoded at each turn of the hour.
+        steps = array("I", chain((0,), map(sub, self._starts[1:], self._starts)))
+        columns = (steps, *self._buckets, *self._residuals)
+        head = first.to_bytes(8, "little") + len(steps).to_bytes(4, "little")
+        body = b"".join([self._slots, self._counts, *map(array.tobytes, columns)])
+        return head + zlib.compress(body, level=1)
+
+    def _decode(self, data: bytes) -> None:
+        position, count, body = _decoded_body(data)
+        self._slots, self._counts = bytearray(body[:count]), bytearray(body[count : 2 * count])
+        steps, *columns = (array(kind) for kind in "Ihhhh")
+        begin = 2 * count
+        for column in (steps, *columns):
+            end = begin + count * column.itemsize
+            column.frombytes(body[begin:end])
+            begin = end
+        self._starts = list(accumulate(steps, initial=position))[1:]
+        self._buckets = (columns[0], columns[1])
+        self._residuals = (columns[2], columns[3])
+
+
+@lru_cache(maxsize=1)
+def _decoded_body(data: bytes) -> tuple[int, int, bytes]:
+    """Return the start of the first hour, the number of hours, and their columns.
+
+    Raises:
+        ValueError: the bytes are damaged.
+    """
+    start, count = int.from_bytes(data[:8], "little"), int.from_bytes(data[8:12], "little")
+    try:
+        body = zlib.decompress(data[12:])
+    except zlib.error as error:
+        raise ValueError(f"the hours of a regression are damaged: {error}") from None
+    if len(body) != _BYTES_PER_HOUR * count or not count:
+        raise ValueError("the hours of a regression are damaged: they have the wrong length")
+    return start, count, body
+
+
+@lru_cache(maxsize=4096)
+def _count_code(count: int) -> int:
+    """Return the stored number of requests."""
+    return min(_QUARANTINED - 1, round(_COUNT_STEPS * log2(count)) + 1)
+
+
+def _doubled_median(values: list[int]) -> int | None:
+    """Return twice the median; None for fewer than :data:`MIN_REFERENCE_HOURS` values."""
+    if len(values) < MIN_REFERENCE_HOURS:
+        return None
+    values.sort()
+    return values[len(values) // 2] + values[(len(values) - 1) // 2]
+
+
+def _clipped(value: int) -> int:
+    return max(_UNKNOWN + 1, min(-_UNKNOWN - 1, value))
+
+
+def _ratio(buckets: float) -> float:
+    return float(2.0 ** (buckets / BUCKETS_PER_OCTAVE))

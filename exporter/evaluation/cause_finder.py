@@ -1,0 +1,230 @@
+"""Looks for the causes of firing shifts, one at a time, in a thread of its own.
+
+The poller hands over which flags fire and takes the causes that are known by then; neither waits for the other. A flag
+is looked at as soon as it fires, those that belong to no incident first, then those with the highest score, and again
+while it fires.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple, Protocol
+
+from exporter.cause.verdict import Outcome
+from exporter.evaluation.shift_cause import Shift, ShiftCause
+from exporter.evaluation.wakeup import Wakeup
+from exporter.model.span import SeriesKey
+from exporter.runtime.logs import Log
+from exporter.runtime.telemetry import Loop, Telemetry
+from exporter.tempo.errors import StoppedError
+
+UNKNOWN_SECONDS: Final = 300.0
+"""A shift without a known cause is looked at again after this time."""
+KNOWN_SECONDS: Final = 1800.0
+"""A shift with a known cause is looked at again after this time."""
+FAILED_SECONDS: Final = 20.0
+"""A shift whose first attempt failed is looked at again after this time."""
+_PENDING_SECONDS: Final = 180.0
+"""A shift is pending for this time at most, because an alert about its endpoint waits for that."""
+_MAX_KEPT: Final = 200
+"""Causes that are kept in memory, of firing flags and of resolved ones."""
+_IDLE_SECONDS: Final = 60.0
+
+
+class CauseSource(Protocol):
+    """Looks for the cause of one shift; see :class:`exporter.evaluation.cause_search.CauseSearch`."""
+
+    def find(self, shift: Shift, *, loop: Loop) -> ShiftCause:
+        """Look for the cause; raises StoppedError."""
+
+
+class _Looked(NamedTuple):
+    """A shift that was looked at.
+
+    Attributes:
+        since: since when it lasts, Unix seconds.
+        due_at: when it is looked at again, monotonic seconds.
+        is_pending: whether there is no result yet, because the first attempt is under way or is repeated soon.
+    """
+
+    since: float | None
+    due_at: float
+    is_pending: bool
+
+
+class CauseFinder:
+    """Keeps the causes of the firing shifts.
+
+    :meth:`observe`, :attr:`causes` and :attr:`pending` are thread-safe; :meth:`run` and :meth:`look_at_next` belong to
+    one thread.
+    """
+
+    def __init__(
+        self,
+        search: CauseSource,
+        telemetry: Telemetry,
+        *,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        log: Log,
+    ) -> None:
+        """Start without shifts.
+
+        Args:
+            search: looks for one cause.
+            telemetry: counts attempts.
+            clock: Unix seconds.
+            monotonic: seconds that never jump.
+            log: receives the causes.
+        """
+        self._search = search
+        self._telemetry = telemetry
+        self._clock = clock
+        self._monotonic = monotonic
+        self._log = log
+        self._wakeup = Wakeup()
+        # Both are replaced as a whole, never changed.
+        self._shifts: Mapping[SeriesKey, Shift] = {}
+        self._first_seen: Mapping[SeriesKey, float] = {}
+        self._causes: Mapping[SeriesKey, ShiftCause] = {}
+        self._looked: dict[SeriesKey, _Looked] = {}
+
+    def use(self, search: CauseSource) -> None:
+        """Look for causes with another search from the next one on. Thread-safe."""
+        self._search = search
+
+    @property
+    def causes(self) -> Mapping[SeriesKey, ShiftCause]:
+        """The latest cause of each shift that was looked at, also of some that are over."""
+        return self._causes
+
+    @property
+    def pending(self) -> frozenset[SeriesKey]:
+        """The shifts whose cause is looked for for the first time, for three minutes at most."""
+        oldest = self._monotonic() - _PENDING_SECONDS
+        return frozenset(
+            key
+            for key, shift in self._shifts.items()
+            if self._first_seen.get(key, oldest) > oldest and self._is_pending(shift)
+        )
+
+    def observe(self, shifts: Sequence[Shift]) -> None:
+        """Take the shifts that fire now. Returns at once."""
+        before, seen, at = self._shifts, self._first_seen, self._monotonic()
+        self._first_seen = {
+            shift.key: seen[shift.key] if shift.key in before and before[shift.key].since == shift.since else at
+            for shift in shifts
+        }
+        self._shifts = now = {shift.key: shift for shift in shifts}
+        if any(key not in before or before[key].since != shift.since for key, shift in now.items()):
+            self._wakeup.set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Look for causes until stopped.
+
+        Args:
+            stop: ends the loop once set; a request under way is cut off.
+        """
+        while not stop.is_set():
+            try:
+                seconds = self.look_at_next()
+            except StoppedError:
+                return
+            except Exception:  # noqa: BLE001 - a bug must neither end the loop nor go unnoticed
+                if stop.is_set():
+                    return
+                self._log.exception("cause_crashed", "looking for the cause of a shift failed unexpectedly")
+                seconds = _IDLE_SECONDS
+            if seconds > 0:
+                self._wakeup.wait(min(seconds, _IDLE_SECONDS), stop)
+
+    def look_at_next(self) -> float:
+        """Look at the most urgent shift that is due, if any.
+
+        Returns:
+            The seconds until another one is due; 0 if one is due now.
+
+        Raises:
+            StoppedError: the exporter is stopping.
+        """
+        now = self._monotonic()
+        shifts = self._shifts
+        self._forget(shifts)
+        # A flag that belongs to no incident has an alert of its own.
+        due = sorted(
+            shifts.values(),
+            key=lambda shift: (self._was_looked_at(shift), shift.in_incident, -shift.score, shift.key),
+        )
+        due = [shift for shift in due if self._due_at(shift) <= now]
+        self._telemetry.causes_pending(sum(not self._was_looked_at(shift) for shift in due))
+        if due:
+            self._look_at(due[0])
+            self._telemetry.causes_pending(sum(not self._was_looked_at(shift) for shift in due[1:]))
+            if len(due) > 1:
+                return 0.0
+        return max(0.0, min((self._due_at(shift) for shift in shifts.values()), default=now + _IDLE_SECONDS) - now)
+
+    def _was_looked_at(self, shift: Shift) -> bool:
+        looked = self._looked.get(shift.key)
+        return looked is not None and looked.since == shift.since
+
+    def _is_pending(self, shift: Shift) -> bool:
+        looked = self._looked.get(shift.key)
+        return looked is None or looked.since != shift.since or looked.is_pending
+
+    def _due_at(self, shift: Shift) -> float:
+        looked = self._looked.get(shift.key)
+        return looked.due_at if looked is not None and looked.since == shift.since else 0.0
+
+    def _forget(self, shifts: Mapping[SeriesKey, Shift]) -> None:
+        for key in [key for key in self._looked if key not in shifts]:
+            del self._looked[key]
+
+    def _look_at(self, shift: Shift) -> None:
+        # Marked before: a shift whose traces break something must not be looked at without a pause.
+        is_first = not self._was_looked_at(shift)
+        self._looked[shift.key] = _Looked(shift.since, self._monotonic() + UNKNOWN_SECONDS, is_first)
+        cause = self._search.find(replace(shift, at=self._clock()), loop="cause")
+        is_repeated_soon = is_first and cause.verdict.outcome is Outcome.FAILED
+        seconds = UNKNOWN_SECONDS
+        if cause.verdict.outcome is Outcome.KNOWN:
+            seconds = KNOWN_SECONDS
+        elif is_repeated_soon:
+            seconds = FAILED_SECONDS
+        self._looked[shift.key] = _Looked(shift.since, self._monotonic() + seconds, is_repeated_soon)
+        self._telemetry.cause_sought(cause.verdict.outcome.value, cause.seconds)
+        before = self._causes.get(shift.key)
+        if before is not None and before.shift.since == shift.since and _is_better(before, cause):
+            return
+        self._keep(cause)
+        if before is None or before.shift.since != shift.since or _said(before) != _said(cause):
+            self._log_cause(cause)
+
+    def _keep(self, cause: ShiftCause) -> None:
+        others = [each for key, each in self._causes.items() if key != cause.shift.key]
+        kept = sorted(others, key=lambda each: (each.shift.key in self._shifts, each.shift.at))[-(_MAX_KEPT - 1) :]
+        self._causes = {each.shift.key: each for each in (*kept, cause)}
+
+    def _log_cause(self, cause: ShiftCause) -> None:
+        self._log.info(
+            "shift_cause",
+            cause.text,
+            **cause.shift.key.fields,
+            outcome=cause.verdict.outcome.value,
+            cause_service_name=cause.verdict.service_name,
+            cause=None if cause.verdict.kind is None else cause.verdict.kind.value,
+            requests=cause.requests,
+            seconds=round(cause.seconds, 1),
+            slow_trace_id=cause.slow_trace_id,
+        )
+
+
+def _is_better(before: ShiftCause, after: ShiftCause) -> bool:
+    """Whether a failed or empty attempt must not replace what was found before."""
+    says_nothing = after.verdict.outcome in (Outcome.FAILED, Outcome.NO_TRACES)
+    return says_nothing and before.verdict.outcome not in (Outcome.FAILED, Outcome.NO_TRACES)
+
+
+def _said(cause: ShiftCause) -> tuple[object, ...]:
+    """What makes a cause worth another log line if it changes."""
+    return cause.verdict.outcome, cause.verdict.service_name, cause.verdict.kind
