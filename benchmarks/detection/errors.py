@@ -21,7 +21,7 @@ import random
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import product
+from itertools import accumulate, product
 from math import cos, exp, log, pi, sqrt
 from statistics import median
 from typing import Final, NamedTuple
@@ -30,6 +30,7 @@ from benchmarks.detection.results import Result, compared, header, poisson_inter
 from benchmarks.report import table
 from exporter.baseline.levels import FallbackRules
 from exporter.detection.error_history import NO_ERROR_STATE, ErrorState, ErrorTracker, error_baseline
+from exporter.detection.errors import ErrorBaseline
 from exporter.detection.flag import INACTIVE, FlagEvent
 from exporter.detection.parameters import ALL_PARTS, Parameters
 from exporter.detection.window import RecentTraces
@@ -190,19 +191,31 @@ def evaluate(series: Series, parameters: Parameters) -> Outcome:
     flag, episodes, fired_at = INACTIVE, list[tuple[int, int]](), 0
     since = LEARNED_DAYS * _STEPS_PER_DAY if not series.incident else begin - 2 * _STEPS_PER_HOUR
     until = len(requests) if not series.incident else min(len(requests), end + _STEPS_PER_HOUR)
+    request_sums, failure_sums = list(accumulate(requests, initial=0)), list(accumulate(failures, initial=0))
+    window_steps = parameters.window_seconds // STEP_SECONDS
     for first in range(0, until, _STEPS_PER_HOUR):
         hour = clock.hour(_MONDAY + first * STEP_SECONDS)
         if first + _STEPS_PER_HOUR > since:
-            before = [hour, clock.hour(hour.start - 1), clock.hour(hour.start - 1 - HOUR_SECONDS)]
-            found = [error_baseline(history, each, rules, state, hour.start, parameters) for each in before]
-            baselines = [each for each in found if each is not None]
+            recent.discard(hour.start, parameters)
+            failed.discard(hour.start, parameters)
+            baselines: list[ErrorBaseline] | None = None
+            least_ratio = parameters.errors_min_delta
             for step in range(first, first + _STEPS_PER_HOUR):
                 now = _MONDAY + (step + 1) * STEP_SECONDS
                 recent.extend(now, [0] * requests[step])
                 failed.add(now, False, counts=False, number=requests[step] - failures[step])
                 failed.add(now, True, counts=False, number=failures[step])
-                recent.discard(now, parameters)
-                failed.discard(now, parameters)
+                begun = max(0, step + 1 - window_steps)
+                count = request_sums[step + 1] - request_sums[begun]
+                failures_in_window = failure_sums[step + 1] - failure_sums[begun]
+                # Nearly always: the evaluation window cannot show a shift, so that an inactive flag stays inactive.
+                if flag == INACTIVE and count >= parameters.min_traces and failures_in_window / count < least_ratio:
+                    continue
+                if baselines is None:
+                    before = [hour, clock.hour(hour.start - 1), clock.hour(hour.start - 1 - HOUR_SECONDS)]
+                    found = [error_baseline(history, each, rules, state, hour.start, parameters) for each in before]
+                    baselines = [each for each in found if each is not None]
+                    least_ratio = min((each.limit(parameters) for each in baselines), default=least_ratio)
                 window = recent.window(now, parameters)
                 result = failed.tick(recent, window, now, baselines, flag, parameters, hour.start)
                 flag = result.flag

@@ -164,7 +164,8 @@ class RecentFailures:
             parameters: settings of the detector.
             hour_start: start of the hour of the first one, Unix seconds.
         """
-        windows = self._windows(recent, window, now, parameters, hour_start, flag)
+        least = min((each.limit(parameters) for each in baselines), default=1.0)
+        windows = self._windows(recent, window, now, parameters, hour_start, flag, least)
         return tick_errors(windows, now, baselines, flag, parameters)
 
     def _windows(
@@ -175,6 +176,7 @@ class RecentFailures:
         parameters: Parameters,
         hour_start: int,
         flag: Flag,
+        least_ratio: float,
     ) -> ErrorWindows:
         newest = partial(self._newest, recent, now, parameters)
         failures = self.within(window, now)
@@ -188,6 +190,9 @@ class RecentFailures:
             ceil(now) - since,
             _hours(since, hour_start),
         )
+        if flag == INACTIVE and failures / window.traces < least_ratio:
+            # The other windows only count where the evaluation window shows a shift that matters.
+            return ErrorWindows(evaluation, newest)
         marks = self._by_mark(now - parameters.max_window_seconds, now)
         others = []
         if parameters.window_seconds > SHORT_SECONDS:

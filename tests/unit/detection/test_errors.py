@@ -22,7 +22,7 @@ from exporter.detection.errors import (
     evaluate_errors,
     tick_errors,
 )
-from exporter.detection.flag import INACTIVE, FlagEvent
+from exporter.detection.flag import INACTIVE, FlagEvent, FlagKind, FlagPeriod
 from exporter.detection.history import HistoryProgress, advance
 from exporter.detection.parameters import ALL_PARTS, Parameters
 from exporter.model.calendar import Calendar, DayType, HourClock, Slot
@@ -259,6 +259,11 @@ class TestHistory:
         assert "requests failed" in str(firing.explanation)
         assert set(progress.state.errors.quarantined) == {begin, begin + HOUR}
         assert progress.changes == [], "the latency did not change"
+        (period,) = progress.flag_periods
+        assert period.kind is FlagKind.ERRORS
+        assert begin < period.since <= firing.at
+        assert period.until is not None
+        assert begin + 90 * 60 <= period.until <= resolved.at
         history = SeriesHours(hours_of(stored, CLOCK, progress.evaluations))
         hour = CLOCK.hour(MONDAY + 24 * HOUR * 9 + 10 * HOUR)
         baseline = error_baseline(history, hour, RULES, progress.state.errors, progress.state.until, PARAMETERS)
@@ -270,6 +275,7 @@ class TestHistory:
         stored = windows_with_failures(9, self.INCIDENT)
         whole = evaluated(reversed(stored), 9)
         state, changes = None, []
+        periods: dict[float, FlagPeriod] = {}
         for day in range(1, 10):
             for hours in (7, 24):
                 until = MONDAY + 24 * HOUR * (day - 1) + HOUR * hours
@@ -277,9 +283,11 @@ class TestHistory:
                 progress = advance(DETECTOR, SeriesHours(hours_of(known, CLOCK)), until, state)
                 state = decode_state(encode_state(progress.state))
                 changes += progress.error_changes
+                periods.update((each.since, each) for each in progress.flag_periods)
         assert state is not None
         assert state.errors == whole.state.errors
         assert changes == whole.error_changes
+        assert list(periods.values()) == whole.flag_periods != []
 
     def test_a_batch_that_fails_every_night_becomes_usual(self) -> None:
         batch = {12 * 24 * day + 36 + mark: 0.3 for day in range(12) for mark in range(1, 5)}

@@ -75,13 +75,24 @@ def test_silent_hours_are_quarantined_for_traffic_only(one_silent: Store) -> Non
         assert state_of(one_silent, key).quarantined == ()
 
 
+def test_the_flags_of_the_first_backfill_are_stored(one_silent: Store) -> None:
+    evaluate_history(one_silent, END)
+    (period,) = one_silent.flag_periods(KEYS[0], MONDAY)
+    assert period.kind is FlagKind.TRAFFIC
+    assert 0 < period.since - SILENT[0] <= 1800
+    assert period.until is not None
+    assert 0 < period.until - SILENT[-1] - HOUR <= 1800
+    assert one_silent.flag_periods(KEYS[1], MONDAY) == []
+
+
 def test_evaluation_in_parts_has_the_same_result(one_silent: Store) -> None:
     evaluate_history(one_silent, END)
-    whole = state_of(one_silent, KEYS[0])
+    whole, periods = state_of(one_silent, KEYS[0]), one_silent.flag_periods(KEYS[0], MONDAY)
     one_silent.delete_evaluations()
     for until in (SILENT[0], SILENT[0] + HOUR, END - HOUR, END):
         evaluate_history(one_silent, until)
     assert state_of(one_silent, KEYS[0]) == whole
+    assert one_silent.flag_periods(KEYS[0], MONDAY) == periods
 
 
 def test_backtest_and_replay_agree_with_each_other(one_silent: Store, replayed: list[PastStatus]) -> None:
