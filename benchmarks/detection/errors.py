@@ -19,7 +19,7 @@ import argparse
 import multiprocessing
 import random
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import accumulate, product
 from math import cos, exp, log, pi, sqrt
@@ -198,8 +198,7 @@ def evaluate(series: Series, parameters: Parameters) -> Outcome:
         if first + _STEPS_PER_HOUR > since:
             recent.discard(hour.start, parameters)
             failed.discard(hour.start, parameters)
-            baselines: list[ErrorBaseline] | None = None
-            least_ratio = parameters.errors_min_delta
+            usual = _Usual(hour, clock, partial(error_baseline, history, rules=rules, state=state, until=hour.start))
             for step in range(first, first + _STEPS_PER_HOUR):
                 now = _MONDAY + (step + 1) * STEP_SECONDS
                 recent.extend(now, [0] * requests[step])
@@ -207,17 +206,15 @@ def evaluate(series: Series, parameters: Parameters) -> Outcome:
                 failed.add(now, True, counts=False, number=failures[step])
                 begun = max(0, step + 1 - window_steps)
                 count = request_sums[step + 1] - request_sums[begun]
-                failures_in_window = failure_sums[step + 1] - failure_sums[begun]
                 # Nearly always: the evaluation window cannot show a shift, so that an inactive flag stays inactive.
-                if flag == INACTIVE and count >= parameters.min_traces and failures_in_window / count < least_ratio:
+                if (
+                    flag == INACTIVE
+                    and count >= parameters.min_traces
+                    and usual.is_small((failure_sums[step + 1] - failure_sums[begun]) / count, parameters)
+                ):
                     continue
-                if baselines is None:
-                    before = [hour, clock.hour(hour.start - 1), clock.hour(hour.start - 1 - HOUR_SECONDS)]
-                    found = [error_baseline(history, each, rules, state, hour.start, parameters) for each in before]
-                    baselines = [each for each in found if each is not None]
-                    least_ratio = min((each.limit(parameters) for each in baselines), default=least_ratio)
                 window = recent.window(now, parameters)
-                result = failed.tick(recent, window, now, baselines, flag, parameters, hour.start)
+                result = failed.tick(recent, window, now, usual.baselines(parameters), flag, parameters, hour.start)
                 flag = result.flag
                 if result.event is FlagEvent.FIRING:
                     fired_at = step
@@ -231,6 +228,31 @@ def evaluate(series: Series, parameters: Parameters) -> Outcome:
     hits = [at for at, ended in episodes if at < end + _LATE_STEPS and ended > begin]
     delay = max(0.0, (min(hits) + 1 - begin) / _STEPS_PER_MINUTE) if hits else None
     return Outcome(series, len(episodes) - len(hits), sum(requests[begin:end]), delay)
+
+
+class _Usual:
+    """The usual failures of an hour and of the two before it, which a window may touch; computed where needed."""
+
+    def __init__(self, hour: LocalHour, clock: HourClock, of_hour: Callable[..., ErrorBaseline | None]) -> None:
+        self._hours = [hour, clock.hour(hour.start - 1), clock.hour(hour.start - 1 - HOUR_SECONDS)]
+        self._of_hour = of_hour
+        self._found: list[ErrorBaseline | None] = []
+
+    def is_small(self, ratio: float, parameters: Parameters) -> bool:
+        """Whether an error ratio is too low to matter: of several hours, the one that allows most applies."""
+        if ratio < parameters.errors_min_delta:
+            return True
+        own = self._of(1, parameters)[0]
+        return own is None or ratio < own.limit(parameters)
+
+    def baselines(self, parameters: Parameters) -> list[ErrorBaseline]:
+        """Return those that are known, newest first."""
+        return [each for each in self._of(len(self._hours), parameters) if each is not None]
+
+    def _of(self, count: int, parameters: Parameters) -> list[ErrorBaseline | None]:
+        while len(self._found) < count:
+            self._found.append(self._of_hour(hour=self._hours[len(self._found)], parameters=parameters))
+        return self._found
 
 
 def _settle(

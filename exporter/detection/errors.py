@@ -85,8 +85,8 @@ class ErrorWindows(NamedTuple):
     Attributes:
         evaluation: the evaluation window.
         newest: returns the newest requests, as many as asked for, if there are.
-        others: shorter and longer windows; none if the ratio of the evaluation window is below the limit of every
-            baseline and no flag fires.
+        others: shorter and longer windows; none if the ratio of the evaluation window is too low to matter and no flag
+            fires.
         marks: requests of the longest one by mark.
     """
 

@@ -164,7 +164,8 @@ class RecentFailures:
             parameters: settings of the detector.
             hour_start: start of the hour of the first one, Unix seconds.
         """
-        least = min((each.limit(parameters) for each in baselines), default=1.0)
+        # Of the hours that a window touches, the one that allows most applies; each touches the newest.
+        least = baselines[0].limit(parameters) if baselines else 1.0
         windows = self._windows(recent, window, now, parameters, hour_start, flag, least)
         return tick_errors(windows, now, baselines, flag, parameters)
 
