@@ -33,8 +33,8 @@ from exporter.detection.error_history import NO_ERROR_STATE, ErrorState, ErrorTr
 from exporter.detection.errors import ErrorBaseline
 from exporter.detection.flag import INACTIVE, FlagEvent
 from exporter.detection.parameters import ALL_PARTS, Parameters
+from exporter.detection.recent_failures import RecentFailures
 from exporter.detection.window import RecentTraces
-from exporter.evaluation.recent_failures import RecentFailures
 from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock, LocalHour
 from exporter.model.histogram_codec import MARK_SECONDS, encode_failures
 from exporter.model.hours import SeriesHour, SeriesHours, StoredWindow

@@ -37,7 +37,7 @@ class _Counts:
     @classmethod
     def of(cls, requests: Requests, clock: HourClock) -> "_Counts":
         counts = cls()
-        for start_ns, duration_ns in requests:
+        for start_ns, duration_ns, _ in requests:
             counts.by_hour[clock.hour(start_ns // _NS).start] += 1
             ended = end_second(start_ns + duration_ns)
             counts.by_mark[-(-ended // MARK_SECONDS) * MARK_SECONDS] += 1

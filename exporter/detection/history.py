@@ -251,7 +251,7 @@ class _HistoryEvaluation:
             local_hour,
             hour,
             requests,
-            is_enabled=self._detector.is_enabled,
+            is_enabled=self._detector.judges_errors,
             tolerances=self._tolerances,
         )
 
