@@ -8,7 +8,7 @@ from itertools import starmap
 from typing import Final, NamedTuple
 
 from exporter.backtest.recorded_traffic import RecordedTraffic
-from exporter.backtest.traffic import Requests, RequestSample, median_step_seconds
+from exporter.backtest.traffic import Requests, RequestSample, key_of, median_step_seconds
 from exporter.detection.detector import Detector, SeriesState
 from exporter.detection.error_history import ErrorChange
 from exporter.detection.errors import ErrorExplanation
@@ -24,7 +24,6 @@ from exporter.detection.traffic import TrafficEvidence
 from exporter.detection.traffic_history import TrafficChange
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.hours import HourEvaluation, SeriesHours, hours_of
-from exporter.model.span import SeriesKey
 from exporter.store import StoredSeries
 
 _NS: Final = 1_000_000_000
@@ -123,12 +122,6 @@ class SeriesReplay:
 def series_name(stored: StoredSeries) -> str:
     """Return the name of a stored series: ``service_name/span_name``, and its labels in braces if it has any."""
     return stored.key.text
-
-
-def key_of(series: str) -> SeriesKey:
-    """Return the names of a series in a CSV file: the service before the first slash, and the span behind it."""
-    service_name, _, span_name = series.partition("/")
-    return SeriesKey(service_name, span_name)
 
 
 def replay_history(

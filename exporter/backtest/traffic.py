@@ -19,6 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Final, NamedTuple, TextIO
 
+from exporter.model.span import SeriesKey
+
 COLUMNS: Final = ("series", "unix_seconds", "duration_ms")
 FAILED_COLUMNS: Final = ("failed", "status")
 """Names that a fourth column may have."""
@@ -79,6 +81,12 @@ class Requests:
     def in_order(self) -> list[RequestSample]:
         """Return the requests by start."""
         return sorted(self, key=lambda each: each[:2])
+
+
+def key_of(series: str) -> SeriesKey:
+    """Return the names of a series in a CSV file: the service before the first slash, and the span behind it."""
+    service_name, _, span_name = series.partition("/")
+    return SeriesKey(service_name, span_name)
 
 
 def median_step_seconds(requests: list[RequestSample]) -> float:

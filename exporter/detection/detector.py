@@ -174,21 +174,26 @@ class Detector:
         return hours_of(kept, self.clock, evaluations)
 
     def traffic(self, windows: Sequence[StoredWindow], source: SourceHistory) -> SeriesTraffic:
-        """Return the counts of the series in its windows; hours that a mark leaves out count as not read.
-
-        Hours that people have marked as normal count, but get no verdict.
+        """Return the counts of the series in its windows.
 
         Args:
             windows: stored windows, in time order.
             source: the source.
         """
+        kept = windows if self.own_marks is None else self.own_marks.kept(windows, self.clock)
+        return SeriesTraffic.of(kept, self.own_source(source), self.rules, self.parameters)
+
+    def own_source(self, source: SourceHistory) -> SourceHistory:
+        """Return the source as it counts for the series: hours that a mark leaves out count as not read.
+
+        Hours that people have marked as normal count, but get no verdict.
+        """
         marks = self.own_marks
-        if marks is not None and source.hours:
-            outer = source.hours[0].hour.start, source.hours[-1].hour.end
-            left_out = self._hours_of(marks.ranges(*outer, LEFT_OUT))
-            source = source.without(left_out, self._hours_of(marks.ranges(*outer, (MarkKind.NORMAL,))), self.clock)
-            windows = marks.kept(windows, self.clock)
-        return SeriesTraffic.of(windows, source, self.rules, self.parameters)
+        if marks is None or not source.hours:
+            return source
+        outer = source.hours[0].hour.start, source.hours[-1].hour.end
+        left_out = self._hours_of(marks.ranges(*outer, LEFT_OUT))
+        return source.without(left_out, self._hours_of(marks.ranges(*outer, (MarkKind.NORMAL,))), self.clock)
 
     def _hours_of(self, ranges: Sequence[MarkRange]) -> set[int]:
         found = set()

@@ -209,14 +209,15 @@ def evaluate_errors(
         score = 0.0 if counts.requests >= MIN_EVALUATED_TRACES else None
         return ErrorVerdict(counts, baselines[0], score, shifted=False, persists=False, chance=None, expected=0.0)
     found = _verdict(windows.evaluation, baselines, parameters)
-    # Long windows still contain the failures of what is over.
     if found.score is not None and found.score >= 1:
         for window in windows.others:
             if not _is_large(window.counts, parameters):
                 continue
             other = _verdict(window, baselines, parameters)
             usual = other.baseline.ratio
-            if windows.evaluation.counts.ratio < usual + CLEAR_SHARE * (other.counts.ratio - usual):
+            # Long windows still contain the failures of what is over.
+            is_long = window.seconds > windows.evaluation.seconds
+            if is_long and windows.evaluation.counts.ratio < usual + CLEAR_SHARE * (other.counts.ratio - usual):
                 continue
             if other.shifted and (not found.shifted or other.counts.ratio > found.counts.ratio):
                 found = other

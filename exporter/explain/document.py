@@ -93,6 +93,14 @@ def baseline_document(report: BaselineReport, calendar: Calendar) -> Json:
             "traces": report.errors.traces,
             "windows": report.errors.windows,
         },
+        "traffic_thresholds": None
+        if report.traffic is None
+        else {
+            "usual_requests": report.traffic.requests,
+            "low_requests": report.traffic.low_requests if report.traffic.is_judged else None,
+            "level": int(report.traffic.level),
+            "windows": report.traffic.windows,
+        },
         "no_shift_verdict": None if report.no_verdict is None else report.no_verdict.value,
         "levels": [
             {

@@ -98,7 +98,8 @@ class System:
         self.source = source_history(windows, CLOCK, RULES.lookback_seconds, MONDAY, self.end)
         if self.losses:
             sample = [
-                SampledSeries(self.record(series), NO_PATTERN, self.counts[series]) for series in range(len(RATES))
+                SampledSeries(self.record(series), NO_PATTERN, self.counts[series], self.source)
+                for series in range(len(RATES))
             ]
             self.source = self.source.with_losses(source_losses(sample, self.source, CLOCK, MONDAY, self.end))
 
