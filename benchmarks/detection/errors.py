@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import accumulate, product
-from math import cos, exp, log, pi, sqrt
+from math import ceil, cos, exp, log, pi, sqrt
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -47,7 +47,7 @@ _STEPS_PER_MINUTE: Final = 60 // STEP_SECONDS
 LEARNED_DAYS: Final = 8
 EVALUATED_DAYS: Final = 10
 _MONDAY: Final = 490992 * HOUR_SECONDS
-_LATE_STEPS: Final = 20
+LATE_STEPS: Final = 20
 """An incident counts as found until five minutes after its end."""
 
 RATIOS: Final = (0.0, 0.001, 0.01, 0.05, 0.6)
@@ -57,7 +57,18 @@ HEALTHY: Final = ("plain", "bursts", "retry storms", "daily batch")
 HARSH: Final = ("long bursts", "long storms")
 SMALLEST: Final = "smallest"
 LARGER: Final = "larger"
-_MAX_RATIO: Final = 0.6
+MAX_RATIO: Final = 0.6
+_INCIDENT_SHARES: Final = {
+    ("plain", LARGER): 6,
+    ("plain", SMALLEST): 2,
+    ("bursts", LARGER): 1,
+    ("retry storms", LARGER): 1,
+}
+"""Incidents for each healthy series: those with a target most, since few of them have less than 100 requests."""
+_HARSH_COPIES: Final = 3
+"""Of so many copies of the other suites, the harsh ones have one."""
+_ABLATED: Final = ((10.0,), (0.001, 0.05))
+"""Rates and usual ratios of the series that are also evaluated without the swing: each takes ten times as long."""
 
 
 class Series(NamedTuple):
@@ -119,9 +130,9 @@ def _drawn(rng: random.Random, series: Series) -> _Counts:
             _STEPS_PER_HOUR, _STEPS_PER_DAY - length - _STEPS_PER_HOUR
         )
         last = first + length
-        worse = max(5 * series.ratio, series.ratio + 0.05)
+        worse = least_ratio(series.ratio)
         if series.incident == LARGER:
-            worse = exp(rng.uniform(log(worse), log(_MAX_RATIO)))
+            worse = exp(rng.uniform(log(worse), log(MAX_RATIO)))
     factor, requests, failures = 0.0, list[int](), list[int]()
     drift = 1.0
     for step in range(steps):
@@ -129,11 +140,11 @@ def _drawn(rng: random.Random, series: Series) -> _Counts:
             factor = 0.9 * factor + sqrt(1 - 0.81) * rng.gauss(0, 0.2)
             drift = min(1.5, exp(factor))
         rhythm = 1 - 0.6 * cos(2 * pi * (step % _STEPS_PER_DAY) / _STEPS_PER_DAY)
-        count = _poisson(rng, series.per_minute / _STEPS_PER_MINUTE * rhythm * traffic[step])
+        count = poisson(rng, series.per_minute / _STEPS_PER_MINUTE * rhythm * traffic[step])
         ratio = min(0.97, series.ratio * drift)
         ratio = max(ratio + surplus[step] * (1 - ratio), worse if first <= step < last else 0.0)
         requests.append(count)
-        failures.append(_binomial(rng, count, ratio))
+        failures.append(binomial(rng, count, ratio))
     return _Counts(requests, failures, first, last)
 
 
@@ -146,7 +157,7 @@ def _bursts(rng: random.Random, suite: str, days: int) -> Iterable[tuple[int, in
             yield day * _STEPS_PER_DAY + hour * _STEPS_PER_HOUR, 20 * _STEPS_PER_MINUTE, 0.3, 1.0
         if suite in ("plain", "daily batch"):
             continue
-        for _ in range(_poisson(rng, per_day)):
+        for _ in range(poisson(rng, per_day)):
             begin = day * _STEPS_PER_DAY + rng.randrange(_STEPS_PER_DAY)
             match suite:
                 case "bursts":
@@ -159,7 +170,13 @@ def _bursts(rng: random.Random, suite: str, days: int) -> Iterable[tuple[int, in
                     yield begin, rng.randint(4, 12), 0.5, 4.0
 
 
-def _poisson(rng: random.Random, mean: float) -> int:
+def least_ratio(usual: float) -> float:
+    """Return the error ratio of the smallest incidents: five times the usual, or five points more if that is larger."""
+    return max(5 * usual, usual + 0.05)
+
+
+def poisson(rng: random.Random, mean: float) -> int:
+    """Draw a number of requests."""
     if mean > 30:
         return max(0, round(rng.gauss(mean, sqrt(mean))))
     limit, product_, count = exp(-mean), rng.random(), 0
@@ -169,7 +186,7 @@ def _poisson(rng: random.Random, mean: float) -> int:
     return count
 
 
-def _binomial(rng: random.Random, trials: int, p: float) -> int:
+def binomial(rng: random.Random, trials: int, p: float) -> int:
     """Draw how many of some trials succeed; the numbers of trials in between are geometric."""
     if not trials or not p:
         return 0
@@ -225,7 +242,7 @@ def evaluate(series: Series, parameters: Parameters) -> Outcome:
         episodes.append((fired_at, until))
     if not series.incident:
         return Outcome(series, len(episodes))
-    hits = [at for at, ended in episodes if at < end + _LATE_STEPS and ended > begin]
+    hits = [at for at, ended in episodes if at < end + LATE_STEPS and ended > begin]
     delay = max(0.0, (min(hits) + 1 - begin) / _STEPS_PER_MINUTE) if hits else None
     return Outcome(series, len(episodes) - len(hits), sum(requests[begin:end]), delay)
 
@@ -284,7 +301,7 @@ def _settle(
     return tracker.state(hour.end)
 
 
-def healthy_series(seed: str, copies: int, suites: Sequence[str] = (*HEALTHY, *HARSH)) -> list[Series]:
+def healthy_series(seed: str, copies: int, suites: Sequence[str] = HEALTHY) -> list[Series]:
     """Return the series without incidents."""
     return [
         Series(f"{seed}/{copy}", rate, ratio, suite)
@@ -296,25 +313,23 @@ def incident_series(seed: str, copies: int) -> list[Series]:
     """Return the series with an incident."""
     return [
         Series(f"{seed}/{copy}", rate, ratio, suite, kind, minutes)
-        for (suite, kind), copy, ratio, rate, minutes in product(
-            (("plain", SMALLEST), ("plain", LARGER), ("bursts", LARGER), ("retry storms", LARGER)),
-            range(copies),
-            RATIOS[:-1],
-            RATES,
-            MINUTES,
-        )
+        for (suite, kind), share in _INCIDENT_SHARES.items()
+        for copy, ratio, rate, minutes in product(range(share * copies), RATIOS[:-1], RATES, MINUTES)
     ]
 
 
 def measure(seed: str, copies: int, processes: int) -> list[Result]:
     """Evaluate all series, and return the figures with their targets."""
     ablated = Parameters(parts=ALL_PARTS._replace(error_swing=False))
-    series = [*healthy_series(seed, copies), *incident_series(seed, copies)]
-    same = healthy_series(seed, 1, HEALTHY[1:])
+    harsh = healthy_series(seed, ceil(copies / _HARSH_COPIES), HARSH)
+    series = [*healthy_series(seed, copies), *harsh, *incident_series(seed, copies)]
+    same = [
+        each for each in healthy_series(seed, 1, HEALTHY[1:]) if (each.per_minute, each.ratio) in product(*_ABLATED)
+    ]
     # Not fork: a child would inherit the signal handlers and locks of a process with threads.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         outcomes = pool.map(partial(evaluate, parameters=Parameters()), series, chunksize=4)
-        without = pool.map(partial(evaluate, parameters=ablated), same, chunksize=4)
+        without = pool.map(partial(evaluate, parameters=ablated), same, chunksize=1)
     return list(_results(outcomes, without))
 
 

@@ -117,6 +117,26 @@ class TestWindow:
         assert not is_shifted(Counts(requests, as_usual), baseline)
         assert not is_shifted(Counts(requests // 2, as_usual // 2), half)
 
+    @given(st.integers(10, 250), st.floats(0, 1), st.integers(0, 5000), st.integers(2, 20))
+    def test_a_shift_stays_one_if_all_counts_are_multiplied(
+        self, requests: int, share: float, usual_failures: int, factor: int
+    ) -> None:
+        failures = int(share * requests)
+        verdict = evaluated_window(Counts(requests, failures), usual(usual_failures))
+        scaled = evaluated_window(
+            Counts(factor * requests, factor * failures), usual(factor * usual_failures, factor * 10_000)
+        )
+        assert scaled.score == pytest.approx(verdict.score)
+        assert scaled.shifted >= verdict.shifted
+
+    def test_a_young_incident_is_found_in_the_last_two_minutes(self) -> None:
+        """The evaluation window still has three minutes of before."""
+        short = ErrorWindow(Counts(60, 30), 15, 120)
+        windows = in_window(Counts(300, 30), outside=15)._replace(others=(short,))
+        restless = usual(10, swing=0.09)
+        assert not evaluate_errors(windows._replace(others=()), [restless], PARAMETERS).shifted
+        assert evaluate_errors(windows, [restless], PARAMETERS).counts == short.counts
+
     def test_explanation(self) -> None:
         window = Counts(412, 31)
         explanation = ErrorExplanation.of(evaluated_window(window, usual(40)), PARAMETERS)
@@ -288,6 +308,14 @@ class TestHistory:
         assert state.errors == whole.state.errors
         assert changes == whole.error_changes
         assert list(periods.values()) == whole.flag_periods != []
+
+    @pytest.mark.parametrize("per_mark", [10, 40, 160])
+    def test_scaling_all_counts_changes_no_direction(self, per_mark: int) -> None:
+        changes = evaluated(windows_with_failures(10, self.INCIDENT, per_mark), 10).error_changes
+        assert [change.event for change in changes] == [FlagEvent.FIRING, FlagEvent.RESOLVED]
+        begin = MONDAY + 24 * HOUR * 8 + 10 * HOUR
+        assert begin < changes[0].at <= begin + 4 * MARK
+        assert evaluated(windows_with_failures(10, {}, per_mark), 10).error_changes == []
 
     def test_a_batch_that_fails_every_night_becomes_usual(self) -> None:
         batch = {12 * 24 * day + 36 + mark: 0.3 for day in range(12) for mark in range(1, 5)}
