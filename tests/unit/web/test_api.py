@@ -13,8 +13,8 @@ import pytest
 
 from exporter.detection.flag import FlagKind
 from exporter.detection.streams import StreamReason
+from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.query import BaselineQuerier
-from exporter.evaluation.shift_cause import Shift, ShiftCause
 from exporter.evaluation.snapshot import KindStatus, SeriesStatus, Snapshot
 from exporter.evaluation.time_marks import TimeMarkRegistry
 from exporter.evaluation.timeline_query import TimelineQuerier
