@@ -251,6 +251,8 @@ def state_of(status: SeriesStatus) -> str:
         return "shifted"
     if status.of_kind(FlagKind.ERRORS).firing:
         return "failing"
+    if status.of_kind(FlagKind.TRAFFIC).firing:
+        return "unusual_traffic"
     if status.outlier:
         return "outlier"
     if not status.is_enabled:
@@ -264,7 +266,18 @@ def state_of(status: SeriesStatus) -> str:
     return "unjudged" if status.shift is None else "usual"
 
 
-STATES: Final = ("shifted", "failing", "outlier", "disabled", "stream", "unavailable", "learning", "unjudged", "usual")
+STATES: Final = (
+    "shifted",
+    "failing",
+    "unusual_traffic",
+    "outlier",
+    "disabled",
+    "stream",
+    "unavailable",
+    "learning",
+    "unjudged",
+    "usual",
+)
 """All states that :func:`state_of` returns."""
 
 
