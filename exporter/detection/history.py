@@ -228,7 +228,7 @@ class _HistoryEvaluation:
         if hour is not None:
             self._regression.add(hour)
         if hour is not None and expected.has_verdict:
-            if normal is not None or is_tolerant(self._tolerances, local_hour):
+            if normal is not None or (self._tolerances and is_tolerant(self._tolerances, local_hour)):
                 # What is tolerated at this time of the day must not be tolerated at any other.
                 measured = HourMeasurement()
             self._settle(hour, expected, measured, is_normal=normal is not None)
