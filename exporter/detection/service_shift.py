@@ -9,7 +9,7 @@ are quarantined.
 With D the deviation, o the pattern of the service at a mark, and ``z`` the tolerated swings (`Parameters.swing`):
 
 - the swing is ``τ = sqrt((48 · 0.1² + Σ (D - o)²) / (48 + number of marks))`` octaves, with (D - o)² at most 4,
-- the service is shifted if ``D - o`` is at least ``max(log2(1.25), 1.4 z τ)``, and its endpoints take at least
+- the service is shifted if ``D - o`` is at least ``max(log2(1.25), 1.5 z τ)``, and its endpoints take at least
   `Parameters.min_delta_seconds` longer than usual, as a median,
 - the shift persists while ``D - o`` is at least half of that.
 
@@ -20,6 +20,7 @@ batch that slows all endpoints down at the same minutes of every hour or day is 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import log2, sqrt
+from statistics import median
 from typing import Final, NamedTuple
 
 from exporter.detection.flag import Flag, FlagEvent, advance_flag
@@ -43,7 +44,7 @@ MIN_ENDPOINTS: Final = 4
 """With fewer endpoints in the evaluation window, the deviation of a service is unknown."""
 MIN_MARKS: Final = 288
 """Marks of the past that are needed for a verdict: a day of them."""
-SWING_FACTOR: Final = 1.4
+SWING_FACTOR: Final = 1.5
 """Tolerated swings of a service, as a multiple of those of an endpoint. Chance is not tested apart: the endpoints'
 medians vary by chance, so their median does, and that is part of its swing."""
 
@@ -98,7 +99,7 @@ class ServiceVerdict(NamedTuple):
     """The verdict on a service.
 
     Attributes:
-        ratio: more than half of its endpoints take at least so many times their usual, beyond the pattern.
+        ratio: how many times their usual its endpoints take, as a median, beyond the pattern.
         threshold_ratio: the ratio that is a shift.
         endpoints: number of endpoints that were compared.
         shifted: whether the ratio is a shift.
@@ -192,16 +193,13 @@ def judge_service(
     """
     if len(endpoints) < MIN_ENDPOINTS:
         return None
-    middle = (len(endpoints) - 1) // 2
-    deviation = sorted([each.buckets for each in endpoints])[middle]
+    deviation = _median_buckets([each.buckets for each in endpoints])
     if baseline.pattern:
         first = now - parameters.window_seconds + 1
         deviation -= raised_at((baseline.pattern,), hour_start, first, now)[0]
     threshold = baseline.threshold_buckets(parameters)
     persists = 2 * deviation >= threshold
-    shifted = (
-        deviation >= threshold and sorted([each.seconds for each in endpoints])[middle] >= parameters.min_delta_seconds
-    )
+    shifted = deviation >= threshold and median([each.seconds for each in endpoints]) >= parameters.min_delta_seconds
     return ServiceVerdict(
         ratio=2.0 ** (deviation / BUCKETS_PER_OCTAVE),
         threshold_ratio=2.0 ** (threshold / BUCKETS_PER_OCTAVE),
@@ -209,6 +207,13 @@ def judge_service(
         shifted=shifted,
         persists=persists,
     )
+
+
+def _median_buckets(buckets: list[int]) -> int:
+    """Return the median, rounded down as in :func:`.medians_over_series`."""
+    buckets.sort()
+    count = len(buckets)
+    return (buckets[(count - 1) // 2] + buckets[count // 2]) // 2
 
 
 def advance_service_flag(

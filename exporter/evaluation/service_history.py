@@ -17,7 +17,7 @@ from exporter.detection.service_shift import (
     service_deviations,
 )
 from exporter.model.calendar import HOUR_SECONDS, HourClock
-from exporter.model.deviations import MARKS
+from exporter.model.deviations import MARKS, deviations_of
 from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey
 from exporter.store import SeriesEvaluation, Store
@@ -52,6 +52,13 @@ class _PastService:
         self._starts.append(start)
         self._hours_of_day.append(hour_of_day)
         self._deviations += deviations
+
+    def by_hour(self) -> dict[int, list[int | None]]:
+        deviations = bytes(self._deviations)
+        return {
+            start: deviations_of(deviations[index * MARKS : (index + 1) * MARKS], 0)
+            for index, start in enumerate(self._starts)
+        }
 
     def hours(self) -> list[ServiceHour]:
         deviations = bytes(self._deviations)
@@ -108,6 +115,11 @@ class ServiceHistory:
         self._services = {service: past for service, past in self._services.items() if service in services}
         learned = {service: self._learn(service, own, until) for service, own in services.items()}
         return {service: each for service, each in learned.items() if each}
+
+    def deviations(self, service: ServiceKey) -> dict[int, list[int | None]]:
+        """Return what was learned from, in buckets by mark and start of the hour; None where unknown."""
+        past = self._services.get(service)
+        return {} if past is None else past.by_hour()
 
     def _learn(self, service: ServiceKey, keys: Sequence[SeriesKey], until: int) -> Mapping[int, ServiceBaseline]:
         past = self._services.get(service)

@@ -20,10 +20,18 @@ from typing import Final, Self
 
 from prometheus_client.utils import floatToGoString
 
-from exporter.evaluation.snapshot import Exemplar, SeriesStatus, Snapshot
+from exporter.evaluation.snapshot import Exemplar, SeriesStatus, ServiceStatus, Snapshot
 from exporter.metrics import protobuf
-from exporter.metrics.families import CAUSE_LABELS, SERIES_FAMILIES, SERIES_LABELS, Family, FamilyPart
+from exporter.metrics.families import (
+    CAUSE_LABELS,
+    SERIES_FAMILIES,
+    SERIES_LABELS,
+    SERVICE_FAMILIES,
+    Family,
+    FamilyPart,
+)
 from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey, encodable
 from exporter.runtime.locks import LockRank, new_lock
 
@@ -108,6 +116,33 @@ def render_families(
     return b"".join(blocks)
 
 
+def render_services(
+    services: Sequence[ServiceStatus],
+    names: frozenset[str] | None = None,
+    label_names: LabelNames = DEFAULT_LABEL_NAMES,
+) -> bytes:
+    """Render the metrics of services, which are the same in both text formats.
+
+    Args:
+        services: the services.
+        names: render only these families; all if absent.
+        label_names: maps the names of series to label values.
+    """
+    blocks = []
+    labelled = [(each, service_labels(each.key, label_names)) for each in services]
+    for family in SERVICE_FAMILIES:
+        if names is not None and family.name not in names:
+            continue
+        own = "" if family.label is None else '{}="{}",'.format(*family.label)
+        blocks.append(f"# HELP {family.name} {family.help}\n# TYPE {family.name} gauge\n")
+        blocks += [
+            f"{family.name}{{{own}{labels}}} {number_text(value)}\n"
+            for status, labels in labelled
+            if (value := family.value(status)) is not None
+        ]
+    return "".join(blocks).encode("utf-8")
+
+
 def _samples(
     family: Family,
     labelled: Iterable[tuple[SeriesStatus, str]],
@@ -151,6 +186,12 @@ def series_labels(key: SeriesKey, label_names: LabelNames = DEFAULT_LABEL_NAMES)
     named = label_names.of(key)
     labels = [*zip(SERIES_LABELS, named[:2], strict=True), *named.labels]
     return ",".join(label_text(name, value) for name, value in (sorted(labels) if named.labels else labels))
+
+
+def service_labels(key: ServiceKey, label_names: LabelNames = DEFAULT_LABEL_NAMES) -> str:
+    """Format the labels of a service, sorted by name, without the braces."""
+    named = label_names.of(SeriesKey(key.service_name, "", key.labels))
+    return ",".join(label_text(*each) for each in sorted([(SERIES_LABELS[0], named.service_name), *named.labels]))
 
 
 def part_labels(part: FamilyPart, label_names: LabelNames = DEFAULT_LABEL_NAMES) -> str:
@@ -209,11 +250,13 @@ class RenderedPage:
             return prefix
 
     def families(self, format_: Format, names: frozenset[str] | None = None) -> bytes:
-        """Render the samples of the series now, of some families or all, without the end mark of OpenMetrics."""
+        """Render the samples of series and services now, of some families or all, without OpenMetrics' end mark."""
+        snapshot = self.snapshot
         if format_ is Format.PROTOBUF:
-            snapshot = self.snapshot
-            return protobuf.render_families(snapshot.series, names, self.label_names, snapshot.durations)
-        return render_families(self.snapshot.series, format_, names, self.label_names)
+            series = protobuf.render_families(snapshot.series, names, self.label_names, snapshot.durations)
+            return series + protobuf.render_services(snapshot.services, names, self.label_names)
+        series = render_families(snapshot.series, format_, names, self.label_names)
+        return series + render_services(snapshot.services, names, self.label_names)
 
     @property
     def rendered(self) -> frozenset[Variant]:

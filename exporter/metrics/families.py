@@ -9,7 +9,7 @@ from exporter.detection.flag import FlagKind
 from exporter.detection.policy import SEVERITIES
 from exporter.detection.regression import Regression
 from exporter.evaluation.live_traffic import CurrentTraffic
-from exporter.evaluation.snapshot import Exemplar, SeriesStatus
+from exporter.evaluation.snapshot import Exemplar, SeriesStatus, ServiceStatus
 
 PREFIX: Final = "tempo_anomaly_"
 SERIES_LABELS: Final = ("service_name", "span_name")
@@ -342,5 +342,43 @@ SERIES_FAMILIES: Final[Sequence[Family]] = (
         " all traffic; absent without a baseline.",
         "counter",
         lambda status: status.excess_seconds_total,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFamily:
+    """A metric family of the watched services; all of them are gauges.
+
+    Attributes:
+        name: metric name.
+        help: help text.
+        value: returns the value of one service; None makes no sample.
+        label: a further label as name and value.
+    """
+
+    name: str
+    help: str
+    value: Callable[[ServiceStatus], float | None]
+    label: tuple[str, str] | None = None
+
+
+SERVICE_FAMILIES: Final[Sequence[ServiceFamily]] = (
+    ServiceFamily(
+        PREFIX + "service_shift_ratio",
+        "Latency of a service as a whole relative to the usual: the median, over its endpoints, of their median latency"
+        " relative to their baseline. Absent while unknown, and with fewer than four endpoints with traffic.",
+        lambda status: None if status.verdict is None else status.verdict.ratio,
+    ),
+    ServiceFamily(
+        PREFIX + "service_shift_limit_ratio",
+        "The service_shift_ratio from which a service is shifted: at least 1.25, and beyond what it usually varies by.",
+        lambda status: None if status.verdict is None else status.verdict.threshold_ratio,
+    ),
+    ServiceFamily(
+        PREFIX + "service_anomalous",
+        "Whether a service as a whole is anomalous now, by kind: most of its endpoints are slower than usual (shift).",
+        lambda status: None if status.verdict is None and not status.firing else status.firing,
+        label=("kind", FlagKind.SHIFT.value),
     ),
 )

@@ -17,17 +17,20 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from exporter.evaluation.durations import DurationHistogram
-from exporter.evaluation.snapshot import Exemplar, SeriesStatus
+from exporter.evaluation.snapshot import Exemplar, SeriesStatus, ServiceStatus
 from exporter.metrics.families import (
     CAUSE_LABELS,
     DURATION_HELP,
     DURATION_NAME,
     SERIES_FAMILIES,
     SERIES_LABELS,
+    SERVICE_FAMILIES,
     Family,
+    ServiceFamily,
 )
 from exporter.model.histogram import ZERO_BUCKET
 from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey, encodable
 
 _DOUBLE: Final = Struct("<d")
@@ -120,6 +123,39 @@ def render_families(
         )
         body.append(_family(DURATION_NAME, DURATION_HELP, "histogram", histograms))
     return b"".join(body)
+
+
+def render_services(
+    services: Sequence[ServiceStatus],
+    names: frozenset[str] | None = None,
+    label_names: LabelNames = DEFAULT_LABEL_NAMES,
+) -> bytes:
+    """Render the metrics of services.
+
+    Args:
+        services: the services.
+        names: render only these families; all if absent.
+        label_names: maps the names of series to label values.
+    """
+    labelled = [(each, _service_labels(each.key, label_names)) for each in services]
+    return b"".join(
+        _family(family.name, family.help, "gauge", _service_samples(family, labelled))
+        for family in SERVICE_FAMILIES
+        if names is None or family.name in names
+    )
+
+
+def _service_samples(family: ServiceFamily, labelled: Iterable[tuple[ServiceStatus, bytes]]) -> Iterator[bytes]:
+    start = b"" if family.label is None else _label(*family.label)
+    for status, labels in labelled:
+        value = family.value(status)
+        if value is not None:
+            yield start + labels + _VALUES["gauge"] + _DOUBLE.pack(value)
+
+
+def _service_labels(key: ServiceKey, label_names: LabelNames) -> bytes:
+    named = label_names.of(SeriesKey(key.service_name, "", key.labels))
+    return b"".join(_label(*each) for each in ((SERIES_LABELS[0], named.service_name), *named.labels))
 
 
 def render_collector(collector: Collector) -> bytes:

@@ -70,14 +70,14 @@ def medians_over_series(series: Sequence[bytes], least: int) -> bytes:
         least: minimum number of series whose deviation is known at a mark; with fewer, it is unknown.
 
     Returns:
-        Encoded deviations for each mark of the hour. With an even number of series, the lower of two medians: more than
-        half of the series deviate by at least that.
+        Encoded deviations for each mark of the hour; with an even number of series the mean of two, rounded down.
     """
     columns = zip(*[each[:MARKS].ljust(MARKS, b"\0") for each in series], strict=True)
     medians = bytearray()
     for column in columns:
         known = sorted(filter(None, column))
-        medians.append(known[(len(known) - 1) // 2] if len(known) >= least else 0)
+        count = len(known)
+        medians.append((known[(count - 1) // 2] + known[count // 2]) // 2 if count >= least else 0)
     return bytes(medians).ljust(MARKS, b"\0")
 
 

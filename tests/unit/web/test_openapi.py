@@ -144,7 +144,7 @@ def whole_snapshot() -> Snapshot:
             *series,
             SeriesStatus(SPARSE, explanation=of_runs),
             SeriesStatus(HOSTILE_KEY, stream=StreamReason.NAME),
-            SeriesStatus(PROD, kinds=(no_traffic,)),
+            SeriesStatus(PROD, kinds=(no_traffic,), service=snapshot.services[0]),
         ),
     )
 
