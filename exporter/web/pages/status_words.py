@@ -363,16 +363,17 @@ class StatusWords(TimeWords):
             return f"Traffic: {self.traffic_title.lower()}"
         return h.fragment["Traffic: ", self.in_english(str(current.verdict.evidence))]
 
-    def service_shift(self, service: ServiceStatus, times: Times) -> str:
+    def service_shift(self, service: ServiceStatus, times: Times) -> h.Node:
         """Say that a service as a whole is slower than usual."""
-        since = "" if service.since is None else f", {self.since(service.since, times)}"
+        since = service.since is not None and h.fragment[", ", self.since(service.since, times)]
         verdict = service.verdict
         if verdict is None or verdict.ratio < 1:
-            return f"The service as a whole is slower than usual{since}."
-        return (
-            f"The service as a whole is slower than usual{since}: as a median, its {verdict.endpoints} endpoints with "
-            f"traffic take {verdict.ratio:.2f} × their usual."
-        )
+            return h.fragment["The service as a whole is slower than usual", since, "."]
+        return h.fragment[
+            "The service as a whole is slower than usual",
+            since,
+            f": as a median, its {verdict.endpoints} endpoints with traffic take {verdict.ratio:.2f} × their usual.",
+        ]
 
 
 ENGLISH: Final = StatusWords()

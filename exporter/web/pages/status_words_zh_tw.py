@@ -365,13 +365,17 @@ class TraditionalChineseWords(StatusWords):
             return f"{self.traffic_title}。"
         return h.fragment["流量：", self.in_english(str(current.verdict.evidence))]
 
-    def service_shift(self, service: ServiceStatus, times: Times) -> str:
+    def service_shift(self, service: ServiceStatus, times: Times) -> h.Node:
         """Say that a service as a whole is slower than usual."""
-        since = "" if service.since is None else f"（{self.since(service.since, times)}）"
+        since = service.since is not None and h.fragment["（", self.since(service.since, times), "）"]
         verdict = service.verdict
         if verdict is None or verdict.ratio < 1:
-            return f"整個服務比平常慢{since}。"
-        return f"整個服務比平常慢{since}：{verdict.endpoints} 個有流量的端點，耗時的中位數是平常的 {verdict.ratio:.2f} 倍。"
+            return h.fragment["整個服務比平常慢", since, "。"]
+        return h.fragment[
+            "整個服務比平常慢",
+            since,
+            f"：{verdict.endpoints} 個有流量的端點，耗時的中位數是平常的 {verdict.ratio:.2f} 倍。",
+        ]
 
 
 def _weekday(local: datetime) -> str:
