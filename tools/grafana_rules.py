@@ -28,6 +28,7 @@ INHIBITED: Final = (
     "TempoAnomalyLatencyShiftSevere",
     "TempoAnomalyServiceLatencyShift",
     "TempoAnomalyServiceLatencyShiftSevere",
+    "TempoAnomalyCommonLatencyShift",
 )
 
 _HEAD: Final = """\
