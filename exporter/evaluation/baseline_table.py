@@ -141,6 +141,7 @@ class _EncodedTable(NamedTuple):
     basis: str
     hours: list[_EncodedHour]
     services: list[tuple[ServiceKey, ServiceBaseline]]
+    backfill: BackfillStatus | None = None
 
 
 def encode_table(table: BaselineTable, basis: str) -> bytes:
@@ -156,7 +157,7 @@ def encode_table(table: BaselineTable, basis: str) -> bytes:
         hours.append(_EncodedHour(each.start, list(each.series.items())))
         each = each.before
     # Level 1: ten thousand similar series compress well at any level, and other work waits for this.
-    encoded = _EncodedTable(basis, hours, list(table.services.items()))
+    encoded = _EncodedTable(basis, hours, list(table.services.items()), table.backfill)
     return zlib.compress(msgspec.msgpack.encode(encoded), level=1)
 
 
@@ -171,7 +172,7 @@ def decode_table(data: bytes, basis: str) -> BaselineTable | None:
     table: BaselineTable | None = None
     for hour in reversed(encoded.hours):
         table = BaselineTable(hour.start, dict(hour.series), before=table)
-    return None if table is None else replace(table, services=dict(encoded.services))
+    return None if table is None else replace(table, services=dict(encoded.services), backfill=encoded.backfill)
 
 
 class BaselineCache:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Protocol
 
 from exporter.detection.flag import SeriesFlags
 from exporter.evaluation.baseline_table import BaselineTable
+from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.cycle_reader import CycleReader, CycleReading
 from exporter.evaluation.flag_log import FlagLog
 from exporter.evaluation.live import LiveEvaluator
@@ -25,7 +26,6 @@ from exporter.evaluation.live_edge import (
 )
 from exporter.evaluation.live_services import LiveServices
 from exporter.evaluation.settings import PollSettings
-from exporter.evaluation.shift_cause import Shift, ShiftCause
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, ServiceStatus, Snapshot
 from exporter.evaluation.time_lost import ReadingWeights
 from exporter.evaluation.wakeup import Wakeup

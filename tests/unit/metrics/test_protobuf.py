@@ -91,7 +91,7 @@ class TestSamples:
     def test_services(self) -> None:
         snapshot = replace(small_snapshot(), series=())
         found = families(RenderedPage(snapshot).families(Format.PROTOBUF))
-        text = {family.name: family for family in parsed(render_services(snapshot.services), Format.TEXT)}
+        text = {family.name: family for family in parsed(render_services(snapshot.services, Format.TEXT), Format.TEXT)}
         for name in ("service_shift_ratio", "service_shift_limit_ratio", "service_anomalous"):
             assert values(found[PREFIX + name]) == {
                 frozenset(sample.labels.items()): sample.value for sample in text[PREFIX + name].samples
