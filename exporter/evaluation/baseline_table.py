@@ -4,7 +4,7 @@ A table holds the baselines of all series for one local hour. It is built once a
 """
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Condition
 from typing import NamedTuple
@@ -140,8 +140,8 @@ class _EncodedHour(NamedTuple):
 class _EncodedTable(NamedTuple):
     basis: str
     hours: list[_EncodedHour]
-    services: list[tuple[ServiceKey, ServiceBaseline]]
     backfill: BackfillStatus | None = None
+    services: Sequence[tuple[ServiceKey, ServiceBaseline]] = ()
 
 
 def encode_table(table: BaselineTable, basis: str) -> bytes:
@@ -157,7 +157,7 @@ def encode_table(table: BaselineTable, basis: str) -> bytes:
         hours.append(_EncodedHour(each.start, list(each.series.items())))
         each = each.before
     # Level 1: ten thousand similar series compress well at any level, and other work waits for this.
-    encoded = _EncodedTable(basis, hours, list(table.services.items()), table.backfill)
+    encoded = _EncodedTable(basis, hours, table.backfill, list(table.services.items()))
     return zlib.compress(msgspec.msgpack.encode(encoded), level=1)
 
 
