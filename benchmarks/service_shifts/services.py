@@ -12,7 +12,6 @@ from benchmarks.detection.scoring import Episode, Event, finding
 from exporter.detection.flag import INACTIVE, FlagEvent
 from exporter.detection.parameters import Parameters
 from exporter.detection.service_shift import (
-    EndpointDeviation,
     ServiceBaseline,
     ServiceHour,
     advance_service_flag,
@@ -21,6 +20,7 @@ from exporter.detection.service_shift import (
     service_deviations,
 )
 from exporter.model.deviations import MARKS, encode_deviations
+from exporter.model.histogram import BUCKETS_PER_OCTAVE
 
 HOUR: Final = 3600
 DAY: Final = 24 * HOUR
@@ -35,6 +35,8 @@ SHARED_LOADS: Final = (0.0, 0.1, 0.25)
 FACTORS: Final = (1.3, 1.5, 2.0)
 _LENGTHS: Final = (1200, 3600, 3600, 7200)
 _LEARNED_SECONDS: Final = 7 * DAY
+_LONG_SECONDS: Final = 1e6
+"""So long that any difference is large enough: the sample is about ratios."""
 
 
 class Kind(StrEnum):
@@ -136,8 +138,7 @@ def judged_episodes(
         baseline = learned.get(hour // HOUR % 24)
         verdict = None
         if baseline is not None:
-            # Any difference is large enough: the sample is about ratios.
-            endpoints = [EndpointDeviation(each, math.inf) for each in buckets]
+            endpoints = [(_LONG_SECONDS * 2 ** (each / BUCKETS_PER_OCTAVE), _LONG_SECONDS) for each in buckets]
             verdict = judge_service(endpoints, baseline, hour, now, parameters)
         flag, event = advance_service_flag(flag, now, verdict, parameters)
         if event is FlagEvent.FIRING:

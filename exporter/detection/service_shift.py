@@ -36,7 +36,7 @@ from exporter.detection.parameters import (
     Parameters,
 )
 from exporter.detection.profile import raised_at
-from exporter.model.deviations import MARKS, lanes_above, medians_over_series
+from exporter.model.deviations import MARKS, MOST_BUCKETS, lanes_above, medians_over_series
 from exporter.model.histogram import BUCKETS_PER_OCTAVE
 from exporter.model.hours import PATTERN_BUCKETS
 
@@ -83,16 +83,10 @@ class ServiceBaseline(NamedTuple):
         return BUCKETS_PER_OCTAVE * max(log2(SMALL_SHIFT_RATIO), tolerated)
 
 
-class EndpointDeviation(NamedTuple):
-    """How the evaluation window of an endpoint compares with its baseline, by their medians.
+EndpointLatency = tuple[float, float]
+"""Median latency of the evaluation window of an endpoint, and that of its baseline, which is not 0, in seconds.
 
-    Attributes:
-        buckets: the distance in buckets.
-        seconds: the difference.
-    """
-
-    buckets: int
-    seconds: float
+Both are the middle of their bucket."""
 
 
 class ServiceVerdict(NamedTuple):
@@ -176,7 +170,7 @@ _IS_LARGE: Final = bytes(code > _ZERO + DAILY_PATTERN_BUCKETS for code in range(
 
 
 def judge_service(
-    endpoints: Sequence[EndpointDeviation],
+    endpoints: Sequence[EndpointLatency],
     baseline: ServiceBaseline,
     hour_start: int,
     now: float,
@@ -193,13 +187,17 @@ def judge_service(
     """
     if len(endpoints) < MIN_ENDPOINTS:
         return None
-    deviation = _median_buckets([each.buckets for each in endpoints])
+    deviation = _median_buckets([now_seconds / usual_seconds for now_seconds, usual_seconds in endpoints])
     if baseline.pattern:
         first = now - parameters.window_seconds + 1
         deviation -= raised_at((baseline.pattern,), hour_start, first, now)[0]
     threshold = baseline.threshold_buckets(parameters)
     persists = 2 * deviation >= threshold
-    shifted = deviation >= threshold and median([each.seconds for each in endpoints]) >= parameters.min_delta_seconds
+    shifted = (
+        deviation >= threshold
+        and median([now_seconds - usual_seconds for now_seconds, usual_seconds in endpoints])
+        >= parameters.min_delta_seconds
+    )
     return ServiceVerdict(
         ratio=2.0 ** (deviation / BUCKETS_PER_OCTAVE),
         threshold_ratio=2.0 ** (threshold / BUCKETS_PER_OCTAVE),
@@ -209,11 +207,16 @@ def judge_service(
     )
 
 
-def _median_buckets(buckets: list[int]) -> int:
-    """Return the median, rounded down as in :func:`.medians_over_series`."""
-    buckets.sort()
-    count = len(buckets)
-    return (buckets[(count - 1) // 2] + buckets[count // 2]) // 2
+def _median_buckets(ratios: list[float]) -> int:
+    """Return the median of ratios in buckets, rounded down as in :func:`.medians_over_series`."""
+    ratios.sort()
+    count = len(ratios)
+    return (_buckets(ratios[(count - 1) // 2]) + _buckets(ratios[count // 2])) // 2
+
+
+def _buckets(ratio: float) -> int:
+    # The logarithm is a whole number, since the ratio is one of the middles of two buckets.
+    return max(-MOST_BUCKETS, min(MOST_BUCKETS, round(BUCKETS_PER_OCTAVE * log2(ratio)))) if ratio else -MOST_BUCKETS
 
 
 def advance_service_flag(

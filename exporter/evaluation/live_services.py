@@ -1,18 +1,15 @@
 """Current verdicts on services as a whole, from the evaluation windows of their endpoints, and their flags."""
 
 from collections.abc import Callable, Mapping, Sequence
-from math import log2
 from typing import Final, NamedTuple
 
 import msgspec
 
 from exporter.detection.flag import INACTIVE, Flag, FlagEvent, resumed_flag
 from exporter.detection.parameters import MIN_EVALUATED_TRACES, Parameters
-from exporter.detection.service_shift import EndpointDeviation, ServiceVerdict, advance_service_flag, judge_service
+from exporter.detection.service_shift import EndpointLatency, ServiceVerdict, advance_service_flag, judge_service
 from exporter.evaluation.baseline_table import BaselineTable
 from exporter.evaluation.snapshot import SeriesStatus, ServiceStatus
-from exporter.model.deviations import MOST_BUCKETS
-from exporter.model.histogram import BUCKETS_PER_OCTAVE
 from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import Log
@@ -55,10 +52,10 @@ class ServiceFlagStore:
 
 
 class _Place(NamedTuple):
-    """Where the window of a series is compared: the usual median, and the deviations of its service in this tick."""
+    """Where the window of a series is compared: the usual median, and the endpoints of its service in this tick."""
 
     usual_seconds: float
-    endpoints: list[EndpointDeviation]
+    endpoints: list[EndpointLatency]
 
 
 class LiveServices:
@@ -89,7 +86,7 @@ class LiveServices:
         self._ticked_at: float | None = None
         self._table: BaselineTable | None = None
         self._places: dict[SeriesKey, _Place] = {}
-        self._endpoints: dict[ServiceKey, list[EndpointDeviation]] = {}
+        self._endpoints: dict[ServiceKey, list[EndpointLatency]] = {}
 
     def use(self, parameters: Parameters) -> None:
         """Evaluate with other settings from the next tick on."""
@@ -154,10 +151,7 @@ class LiveServices:
             if place is None or seconds is None or (status.marks and status.is_quiet):
                 continue
             if (status.current_traces or 0) >= MIN_EVALUATED_TRACES:
-                usual = place.usual_seconds
-                # Both are the middle of their bucket, so that the distance is a whole number.
-                buckets = round(BUCKETS_PER_OCTAVE * log2(seconds / usual)) if seconds else -MOST_BUCKETS
-                place.endpoints.append(EndpointDeviation(buckets, seconds - usual))
+                place.endpoints.append((seconds, place.usual_seconds))
 
     def _advance(
         self, key: ServiceKey, verdict: ServiceVerdict | None, now: float, *, was_paused: bool

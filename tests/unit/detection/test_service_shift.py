@@ -10,7 +10,7 @@ from exporter.detection.flag import INACTIVE, FlagEvent
 from exporter.detection.parameters import Parameters
 from exporter.detection.service_shift import (
     MIN_ENDPOINTS,
-    EndpointDeviation,
+    EndpointLatency,
     ServiceBaseline,
     ServiceHour,
     ServiceVerdict,
@@ -27,8 +27,8 @@ NOON = 1_763_380_800
 DEVIATIONS = st.lists(st.none() | st.integers(-127, 127), min_size=MARKS, max_size=MARKS)
 
 
-def of_service(*buckets: int, seconds: float = 1.0) -> list[EndpointDeviation]:
-    return [EndpointDeviation(each, seconds) for each in buckets]
+def of_service(*buckets: int, usual_seconds: float = 1.0) -> list[EndpointLatency]:
+    return [(usual_seconds * 2 ** (each / BUCKETS_PER_OCTAVE), usual_seconds) for each in buckets]
 
 
 def judge(buckets: Sequence[int], baseline: ServiceBaseline, now: float = NOON + 1800) -> ServiceVerdict:
@@ -73,7 +73,7 @@ class TestDeviations:
         of_hour = service_deviations([encode_deviations(each) for each in series])
         known = [each[mark] for each in series if each[mark] is not None]
         verdict = judge_service(
-            [EndpointDeviation(each, 0.0) for each in known if each is not None],
+            of_service(*[each for each in known if each is not None]),
             ServiceBaseline(0.1),
             NOON,
             NOON + 300.0 * (mark + 1),
@@ -144,7 +144,7 @@ class TestVerdict:
         assert judge([36] * 5, ServiceBaseline(0.3)).shifted
 
     def test_difference_must_matter(self) -> None:
-        endpoints = of_service(*[40] * 5, seconds=0.004)
+        endpoints = of_service(*[32] * 5, usual_seconds=0.004)
         verdict = judge_service(endpoints, ServiceBaseline(0.05), NOON, NOON + 60.0, PARAMETERS)
         assert verdict is not None
         assert not verdict.shifted
