@@ -114,6 +114,7 @@ class EndpointPage:
             (errors := ENGLISH.errors_summary(status, times)) is not None and h.p(".why")[errors],
             status.regression is not None and h.p(".why")[regression_sentence(status.regression, times.local)],
             (sentence := ENGLISH.traffic(status)) is not None and h.p(".why")[sentence],
+            status.service is not None and h.p(".why")[ENGLISH.service_shift(status.service, times)],
             (h.p(".why")[each] for each in marks_sentences(status.marks, times.local)),
             bool(status.shift)
             and h.p(".why")[

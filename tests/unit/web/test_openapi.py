@@ -133,7 +133,10 @@ class Walk:
 def whole_snapshot() -> Snapshot:
     """A snapshot in which every key of an endpoint has a value somewhere."""
     snapshot = with_cause(small_snapshot())
-    series = [replace(each, policy=POLICY, regressed=True, regression=REGRESSION) for each in snapshot.series]
+    service = snapshot.services[0]
+    series = [
+        replace(each, policy=POLICY, regressed=True, regression=REGRESSION, service=service) for each in snapshot.series
+    ]
     no_traffic = KindStatus(FlagKind.TRAFFIC, firing=True, since=NOON - 90.0)
     of_runs = replace(
         explanation(), run_seconds=(0.5, 0.6), longest_run_seconds=0.4, pattern_minutes=((0, 5),), traffic_ratio=3.0
