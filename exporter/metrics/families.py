@@ -332,6 +332,12 @@ SERIES_FAMILIES: Final[Sequence[Family]] = (
         _since(FlagKind.ERRORS),
     ),
     Family(
+        PREFIX + "traffic_since_timestamp_seconds",
+        "When traffic began to be far from the usual; present only while it is.",
+        "gauge",
+        _since(FlagKind.TRAFFIC),
+    ),
+    Family(
         PREFIX + "regression_ratio",
         "Median or p90 of the last days relative to the weeks before; present only during a regression.",
         "gauge",

@@ -27,6 +27,7 @@ PER_SERIES = {
     "baseline_error_ratio": "gauge",
     "error_score": "gauge",
     "errors_since_timestamp_seconds": "gauge",
+    "traffic_since_timestamp_seconds": "gauge",
     "baseline_traces": "gauge",
     "traffic_ratio": "gauge",
     "score": "gauge",
