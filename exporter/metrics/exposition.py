@@ -128,7 +128,9 @@ def _samples(
         if value is not None:
             exemplar = "" if exemplar_of is None else _exemplar(exemplar_of(status))
             further = (
-                "" if family.labels is None else "".join(f"{label_text(*each)}," for each in family.labels(status))
+                ""
+                if family.labels is None
+                else "".join(f"{label_text(name, label_names.value(text))}," for name, text in family.labels(status))
             )
             yield f"{start}{further}{label}}} {number_text(value)}{exemplar}\n"
 

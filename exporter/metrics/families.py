@@ -54,7 +54,7 @@ class Family:
         exemplar: returns the exemplar of one series.
         parts: returns several samples of one series, each with further labels; then ``value`` is not used.
         is_of_overrides: only series with overrides have samples; the others are not asked for a value.
-        labels: returns further labels of one series, sorted by name and before those of the series.
+        labels: returns further labels of one series, which come before those of the series.
     """
 
     name: str
@@ -112,6 +112,11 @@ def _causes(status: SeriesStatus) -> Sequence[FamilyPart]:
     if status.cause is None or not status.shift:
         return ()
     return [FamilyPart(each.service_name, each.span_name, each.kind, each.share) for each in status.cause.shares]
+
+
+def _version(status: SeriesStatus) -> str | None:
+    found = status.regression_version
+    return None if status.regression is None or found is None or found.outcome != "appeared" else found.version
 
 
 INCIDENT_LABELS: Final = ("incident", "role")
@@ -275,6 +280,14 @@ SERIES_FAMILIES: Final[Sequence[Family]] = (
         "Half the length of the interval in which the present regression began.",
         "gauge",
         _of_regression(lambda regression: (regression.began_before - regression.began_after) / 2),
+    ),
+    Family(
+        PREFIX + "regression_version_info",
+        "1 for each regression with which a version of the service appeared; the version is the label. Present only"
+        " during the regression.",
+        "gauge",
+        lambda status: None if _version(status) is None else 1,
+        labels=lambda status: (("version", _version(status) or ""),),
     ),
     *(
         Family(

@@ -155,7 +155,8 @@ def _samples(
         if value is None:
             continue
         if family.labels is not None:
-            labels = b"".join(_label(*each) for each in family.labels(status)) + labels  # noqa: PLW2901
+            own = [_label(name, label_names.value(text)) for name, text in family.labels(status)]
+            labels = b"".join(own) + labels  # noqa: PLW2901
         exemplar = None if family.exemplar is None else family.exemplar(status)
         if exemplar is None:
             yield start + labels + before + pack(value)

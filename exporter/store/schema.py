@@ -208,6 +208,17 @@ def _create_time_marks(db: Database) -> None:
     )
 
 
+def _create_regression_versions(db: Database) -> None:
+    """Create the table of the versions with which the latest regression of each series began, as JSON documents."""
+    db.execute(
+        """CREATE TABLE regression_versions (
+            series_id INTEGER PRIMARY KEY NOT NULL REFERENCES series(id),
+            raised_at INTEGER NOT NULL,
+            document TEXT NOT NULL
+        )"""
+    )
+
+
 MIGRATIONS: Sequence[Callable[[Database], None]] = (
     _create_tables,
     _index_quarantined_hours,
@@ -222,6 +233,7 @@ MIGRATIONS: Sequence[Callable[[Database], None]] = (
     _delete_evaluations,
     _create_flag_periods,
     _create_time_marks,
+    _create_regression_versions,
 )
 
 

@@ -575,6 +575,40 @@ class Store:
             ).fetchall()
         return {self._key(row): row[-1] for row in rows}
 
+    # Versions of regressions
+
+    def save_regression_version(self, key: SeriesKey, raised_at: int, document: str) -> None:
+        """Store with which version a regression of a series began, replacing that of an earlier one.
+
+        Args:
+            key: the series.
+            raised_at: when the regression was found, Unix seconds.
+            document: what is known of the version.
+
+        Raises:
+            StoreError: nothing was written.
+        """
+        with self._writing("saving the version of a regression") as db:
+            db.execute(
+                "INSERT OR REPLACE INTO regression_versions (series_id, raised_at, document) VALUES (?, ?, ?)",
+                (self._series_id(db, key), raised_at, document),
+            )
+
+    def regression_version(self, key: SeriesKey, raised_at: int) -> str | None:
+        """Return what is known of the version with which a regression began, as it was stored.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        series_id = self._ids.get(key)
+        if series_id is None:
+            return None
+        with self._connection.reading("reading the version of a regression") as db:
+            row = db.execute(
+                "SELECT document FROM regression_versions WHERE series_id = ? AND raised_at = ?", (series_id, raised_at)
+            ).fetchone()
+        return None if row is None else str(row[0])
+
     # Incidents
 
     def save_incidents(self, incidents: Sequence[StoredIncident]) -> None:
@@ -829,7 +863,10 @@ class Store:
             " AND NOT EXISTS (SELECT 1 FROM flags WHERE series_id = series.id)"
         ).fetchall()
         ids = [(row[-1],) for row in unused]
-        for table in ("judgements", "suspects", "states", "acceptances", "shifts", "evaluated_marks", "flag_periods"):
+        for table in (
+            *("judgements", "suspects", "states", "acceptances", "shifts", "evaluated_marks", "flag_periods"),
+            "regression_versions",
+        ):
             db.executemany(f"DELETE FROM {table} WHERE series_id = ?", ids)
         db.executemany("DELETE FROM series WHERE id = ?", ids)
         deleted = [self._key(row) for row in unused]
