@@ -18,7 +18,7 @@ from exporter.runtime.reload import ReloadStatus
 from exporter.web.http import HttpRequest, HttpResponse
 from exporter.web.management import MetricsPage
 from tests.support.causes import with_cause
-from tests.support.samples import REGRESSION, backfill_status, small_snapshot
+from tests.support.samples import REGRESSION, VERSION, backfill_status, small_snapshot
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -55,7 +55,14 @@ class WholePage:
         """A page on which no metric is absent."""
         snapshot = with_cause(small_snapshot())
         severe = SeriesPolicy(FallbackRules(), Parameters(), Parameters(), severity="critical")
-        first = replace(snapshot.series[0], policy=severe, is_cause_pending=True, regressed=True, regression=REGRESSION)
+        first = replace(
+            snapshot.series[0],
+            policy=severe,
+            is_cause_pending=True,
+            regressed=True,
+            regression=REGRESSION,
+            regression_version=VERSION,
+        )
         series = (first, *snapshot.series[1:])
         page = cls(replace(snapshot, series=series), backfill_status())
         page.metrics.source_counts_available(True)

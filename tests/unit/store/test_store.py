@@ -783,6 +783,7 @@ def test_database_without_incidents_gets_the_table(tmp_path: Path) -> None:
         raw.execute("ALTER TABLE digests DROP COLUMN failures")
         raw.execute("ALTER TABLE digests DROP COLUMN requests")
         raw.execute("ALTER TABLE windows DROP COLUMN failure_rule")
+        raw.execute("DROP TABLE regression_versions")
         raw.execute("DROP TABLE time_marks")
         raw.execute("DROP TABLE evaluated_marks")
         raw.execute("PRAGMA user_version = 6")
@@ -806,6 +807,7 @@ def test_database_without_past_shifts_keeps_its_incidents_and_is_evaluated_again
         raw.execute("ALTER TABLE incidents DROP COLUMN is_reconstructed")
         for table, column in (("digests", "failures"), ("digests", "requests"), ("windows", "failure_rule")):
             raw.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        raw.execute("DROP TABLE regression_versions")
         raw.execute("DROP TABLE time_marks")
         raw.execute("DROP TABLE evaluated_marks")
         raw.execute("PRAGMA user_version = 7")
@@ -881,6 +883,7 @@ def test_failures_of_an_older_database_are_unknown(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as raw:
         for table, column in (("digests", "failures"), ("digests", "requests"), ("windows", "failure_rule")):
             raw.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        raw.execute("DROP TABLE regression_versions")
         raw.execute("DROP TABLE time_marks")
         raw.execute("DROP TABLE evaluated_marks")
         raw.execute("DROP TABLE flag_periods")
