@@ -17,6 +17,7 @@ from exporter.evaluation.wakeup import Wakeup
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import Log
 from exporter.runtime.telemetry import Loop, Telemetry, VersionOutcome
+from exporter.runtime.terminal import printable
 from exporter.store import Store, StoreError
 from exporter.tempo.errors import RangeTooLongError, StoppedError, TempoError
 
@@ -53,14 +54,15 @@ class RegressionVersion(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The result in words."""
+        """The result in words, on one line."""
+        version, before = printable(self.version), printable(self.before)
         match self.outcome:
             case "appeared" if self.before:
-                return f"Version {self.version} of the service appeared then; before, it was {self.before}."
+                return f"Version {version} of the service appeared then; before, it was {before}."
             case "appeared":
-                return f"Version {self.version} of the service appeared then; before, its spans had no version."
+                return f"Version {version} of the service appeared then; before, its spans had no version."
             case "same":
-                return f"No version of the service appeared then: it was {self.version} before and after."
+                return f"No version of the service appeared then: it was {version} before and after."
             case "no_version":
                 return "Which version appeared then is unknown: the spans of the service have no service.version."
             case "no_traces":

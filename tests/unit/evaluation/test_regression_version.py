@@ -106,8 +106,12 @@ def test_shorter_ranges_are_searched_where_tempo_allows_no_longer_ones() -> None
     assert found(*spans, max_range_seconds=2 * HOUR_SECONDS) == RegressionVersion("appeared", "1.1", "1.0")
 
 
-def test_long_version_is_cut() -> None:
-    assert len(found(*around(["1.0"], ["x" * 5000])).version) == 256
+def test_hostile_version_is_cut_and_escaped() -> None:
+    version = found(*around(["1.0"], ["\x1b[2J\n\u202e" + "x" * 5000]))
+    assert len(version.version) == 256
+    assert "\\x1b[2J\\n\\u202exxx" in version.sentence
+    assert version.sentence.isprintable()
+    assert len(version.sentence) < 300
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1, 2]", '["other", "", ""]'])
