@@ -19,8 +19,8 @@ from exporter.app.settings import (
 )
 from exporter.config import Config
 from exporter.detection.flag import SeriesFlags
-from exporter.evaluation.cause_finder import CauseFinder
-from exporter.evaluation.cause_search import CauseSearch
+from exporter.evaluation.causes.finder import CauseFinder
+from exporter.evaluation.causes.search import CauseSearch
 from exporter.evaluation.durations import DurationHistograms
 from exporter.evaluation.flag_store import FlagStore
 from exporter.evaluation.handover import BaselineHandover

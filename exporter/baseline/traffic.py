@@ -428,10 +428,13 @@ class TrafficRecord:
         """The most requests of an hour, known already or not; the usual requests are never more."""
         return self._most
 
-    def usual_requests(self, hour: LocalHour) -> float:
-        """Return the usual requests in an hour; 0 while no level is mature."""
+    def usual_of(self, before: LocalHour, hour: LocalHour) -> tuple[float, float] | None:
+        """Return the usual requests in the hour before and in an hour, as in :meth:`baseline`; None without."""
         usual = self._present.usual(hour.slot)
-        return usual.requests if usual is not None and usual.mature else 0.0
+        if usual is None or not usual.mature:
+            return None
+        usual_before = self._present.usual(before.slot)
+        return usual.requests if usual_before is None else usual_before.requests, usual.requests
 
     def usual_by_slot(self) -> dict[Slot, float]:
         """Return the usual requests of an hour by slot; those without a mature pool are left out."""
@@ -480,23 +483,31 @@ class TrafficRecord:
             # A block that is known in part says nothing.
             if 2 * (position - first) * HOUR_SECONDS < length:
                 break
+            requests = [hour.requests for hour in known[first:position]]
             medians = self._pools.medians(self._numbers[first:position])
-            expected = sum([usual for usual in medians if usual is not None])
-            if expected < MIN_USUAL_REQUESTS or not self._is_changed(known[first:position], medians):
+            usual = [0.0 if middle is None else middle for middle in medians]
+            if None in medians:
+                requests = [0.0 if middle is None else each for each, middle in zip(requests, medians, strict=True)]
+            total = sum(usual)
+            if total < MIN_USUAL_REQUESTS or not self._is_changed(requests, usual, total):
                 break
             begin, position = begin - length, first
         return 0 if position == len(known) else position
 
-    def _is_changed(self, hours: Sequence[TrafficHour], usual: Sequence[float | None]) -> bool:
-        """Whether hours, and each part of them that says something, have far less traffic than usual, or far more."""
-        drop, length = self._drop, -(-len(hours) // _CHANGE_PARTS)
-        requests = [0.0 if middle is None else hour.requests for hour, middle in zip(hours, usual, strict=True)]
-        expected = [0.0 if middle is None else middle for middle in usual]
-        total, total_expected = sum(requests), sum(expected)
+    def _is_changed(self, requests: Sequence[float], expected: Sequence[float], total_expected: float) -> bool:
+        """Whether hours, and each part of them that says something, have far less traffic than usual, or far more.
+
+        Args:
+            requests: their requests.
+            expected: the usual ones; where these are not known, both are 0.
+            total_expected: sum of the usual ones.
+        """
+        drop, total = self._drop, sum(requests)
         if total_expected * drop <= total <= total_expected / drop:
             # Nearly always.
             return False
-        for first in range(0, len(hours), length):
+        length = -(-len(requests) // _CHANGE_PARTS)
+        for first in range(0, len(requests), length):
             part, part_expected = sum(requests[first : first + length]), sum(expected[first : first + length])
             is_known = part_expected >= MIN_USUAL_REQUESTS
             if is_known and (part >= part_expected * drop if total < total_expected else part <= part_expected / drop):
@@ -575,8 +586,10 @@ class _Pools:
 
     def medians(self, numbers: Sequence[int]) -> list[float | None]:
         """Return the medians of several slots."""
-        known = self._medians
-        return [known[number] if number in known else self.median(number) for number in numbers]
+        found = list(map(self._medians.get, numbers))
+        if None in found:
+            found = [self.median(number) for number in numbers]
+        return found
 
     def usual(self, slot: Slot) -> _Usual | None:
         """Return the usual traffic in a slot by the first level that is mature, else by the first that has enough."""

@@ -5,7 +5,7 @@ A table holds the baselines of all series for one local hour. It is built once a
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Condition
 from typing import NamedTuple
 
@@ -136,6 +136,7 @@ class _EncodedHour(NamedTuple):
 class _EncodedTable(NamedTuple):
     basis: str
     hours: list[_EncodedHour]
+    backfill: BackfillStatus | None = None
 
 
 def encode_table(table: BaselineTable, basis: str) -> bytes:
@@ -151,7 +152,7 @@ def encode_table(table: BaselineTable, basis: str) -> bytes:
         hours.append(_EncodedHour(each.start, list(each.series.items())))
         each = each.before
     # Level 1: ten thousand similar series compress well at any level, and other work waits for this.
-    return zlib.compress(msgspec.msgpack.encode(_EncodedTable(basis, hours)), level=1)
+    return zlib.compress(msgspec.msgpack.encode(_EncodedTable(basis, hours, table.backfill)), level=1)
 
 
 def decode_table(data: bytes, basis: str) -> BaselineTable | None:
@@ -165,7 +166,7 @@ def decode_table(data: bytes, basis: str) -> BaselineTable | None:
     table: BaselineTable | None = None
     for hour in reversed(encoded.hours):
         table = BaselineTable(hour.start, dict(hour.series), before=table)
-    return table
+    return None if table is None else replace(table, backfill=encoded.backfill)
 
 
 class BaselineCache:

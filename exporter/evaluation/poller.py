@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, Protocol
 from exporter.detection.flag import SeriesFlags
 from exporter.detection.regression import Regression
 from exporter.evaluation.baseline_table import BaselineTable
+from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.cycle_reader import CycleReader, CycleReading
 from exporter.evaluation.flag_log import FlagLog
 from exporter.evaluation.live import LiveEvaluator
@@ -26,7 +27,6 @@ from exporter.evaluation.live_edge import (
 )
 from exporter.evaluation.regression_version import RegressionVersion
 from exporter.evaluation.settings import PollSettings
-from exporter.evaluation.shift_cause import Shift, ShiftCause
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
 from exporter.evaluation.time_lost import ReadingWeights
 from exporter.evaluation.wakeup import Wakeup

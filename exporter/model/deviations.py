@@ -51,14 +51,24 @@ def compare_medians(before: bytes, encoded: bytes) -> tuple[int, int, int]:
         The number of marks at which both are known, how many of those deviations are positive, and at how many of these
         marks one is positive and one is not.
     """
-    # A bit for each mark is set in the lowest bit of its byte.
-    known = _marks(before, 1) & _marks(encoded, 1)
-    first, second = _marks(before, _ZERO + 1) & known, _marks(encoded, _ZERO + 1) & known
+    if not before or not encoded:
+        return 0, 0, 0
+    (known_before, first), (known_now, second) = _signs(before), _signs(encoded)
+    known = known_before & known_now
+    first &= known
+    second &= known
     return known.bit_count(), first.bit_count() + second.bit_count(), (first ^ second).bit_count()
 
 
-def _marks(encoded: bytes, least: int) -> int:
-    return int.from_bytes(encoded[:MARKS].translate(_AT_LEAST[least]), "little")
+@lru_cache(maxsize=16)
+def _signs(encoded: bytes) -> tuple[int, int]:
+    """Return at which marks the deviation of the median is known, and at which it is positive.
+
+    A bit for each mark is set in the lowest bit of its byte.
+    """
+    medians = encoded[:MARKS]
+    known, positive = medians.translate(_AT_LEAST[1]), medians.translate(_AT_LEAST[_ZERO + 1])
+    return int.from_bytes(known, "little"), int.from_bytes(positive, "little")
 
 
 def lanes_above(hours: Sequence[bytes], least: int, limit: int) -> dict[int, int]:

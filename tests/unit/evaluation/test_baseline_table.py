@@ -1,6 +1,7 @@
 import threading
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
@@ -58,7 +59,9 @@ class TestTable:
 class TestEncoding:
     def test_decode_returns_the_encoded_table(self) -> None:
         built = table(NOON, before=table(NOON - HOUR, newer=False))
-        assert decode_table(encode_table(built, "basis"), "basis") == built
+        decoded = decode_table(encode_table(replace(built, backfill=ledger_status(done=3)), "basis"), "basis")
+        assert decoded == built
+        assert decoded.backfill == ledger_status(done=3)
 
     def test_labels_are_part_of_the_encoded_series(self) -> None:
         labelled = dict.fromkeys((KEY, KEY._replace(labels=(("env", "prod"), ("zone", "a")))), NO_BASELINE)

@@ -7,11 +7,11 @@ import pytest
 
 from exporter.detection.flag import Flag, FlagKind, SeriesFlags
 from exporter.evaluation.baseline_table import EMPTY_TABLE, BaselineTable, SeriesBaseline
+from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.incident_tracker import IncidentTracker
 from exporter.evaluation.live import LiveEvaluator
 from exporter.evaluation.poller import Poller
 from exporter.evaluation.settings import PollSettings
-from exporter.evaluation.shift_cause import Shift, ShiftCause
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.ingest.exact_reader import Budget

@@ -23,9 +23,9 @@ from exporter.detection.flag import FlagKind, FlagPeriod
 from exporter.detection.parameters import Parameters
 from exporter.detection.policy import AppliedValue, SeriesPolicy
 from exporter.detection.streams import StreamReason
+from exporter.evaluation.causes.shift_cause import Shift
 from exporter.evaluation.incident_tracker import IncidentTracker
 from exporter.evaluation.query import BaselineQuerier, ErrorLimits, NoVerdict
-from exporter.evaluation.shift_cause import Shift
 from exporter.evaluation.snapshot import KindStatus, SeriesStatus, Snapshot
 from exporter.evaluation.timeline_query import TimelineQuerier
 from exporter.explain.document import STATES
