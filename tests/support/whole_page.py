@@ -19,7 +19,7 @@ from exporter.runtime.reload import ReloadStatus
 from exporter.web.http import HttpRequest, HttpResponse
 from exporter.web.management import MetricsPage
 from tests.support.causes import with_cause
-from tests.support.samples import NOON, REGRESSION, backfill_status, small_snapshot
+from tests.support.samples import NOON, REGRESSION, VERSION, backfill_status, small_snapshot
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -63,6 +63,7 @@ class WholePage:
             regressed=True,
             regression=REGRESSION,
             kinds=(KindStatus(FlagKind.TRAFFIC, True, NOON - 45.0),),
+            regression_version=VERSION,
         )
         series = (first, *snapshot.series[1:])
         page = cls(replace(snapshot, series=series), backfill_status())
