@@ -31,6 +31,7 @@ from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.poller import Poller
 from exporter.evaluation.query import BaselineQuerier
 from exporter.evaluation.recent_windows import RecentWindows
+from exporter.evaluation.regression_version import VERSION_ATTRIBUTE, RegressionVersions, VersionSearch
 from exporter.evaluation.snapshot import Snapshot
 from exporter.evaluation.time_marks import TimeMarkRegistry
 from exporter.evaluation.timeline_query import TimelineQuerier
@@ -101,6 +102,7 @@ class Evaluation:
         poll_now: begins the next poll cycle at once.
         cause_search: looks for the cause of one shift.
         causes: keeps the causes of the firing shifts; None where ``cause.enabled`` is false.
+        versions: keeps the versions with which the present regressions began.
         incidents: keeps the incidents.
         marks: keeps what people know about ranges of time.
     """
@@ -117,6 +119,7 @@ class Evaluation:
     poll_now: Wakeup
     cause_search: CauseSearch
     causes: CauseFinder | None
+    versions: RegressionVersions
     incidents: IncidentTracker
     marks: TimeMarkRegistry
 
@@ -329,6 +332,14 @@ def _build_evaluation(
             search, context.metrics, clock=context.clock, monotonic=context.monotonic, log=get_logger("causes")
         )
 
+    versions = RegressionVersions(
+        _build_version_search(context, ingest),
+        context.store,
+        context.metrics,
+        clock=context.clock,
+        monotonic=context.monotonic,
+        log=get_logger("versions"),
+    )
     incidents = IncidentTracker(
         context.store,
         renamed=ingest.series_filter.name_of,
@@ -364,6 +375,7 @@ def _build_evaluation(
         backfill_status=ingest.status,
         wakeup=poll_now,
         causes=causes,
+        versions=versions,
         incidents=incidents,
         services=services,
     )
@@ -381,6 +393,7 @@ def _build_evaluation(
         poll_now,
         search,
         causes,
+        versions,
         incidents,
         marks,
     )
@@ -401,6 +414,7 @@ def reconfigured(context: Context, ingest: Ingest, evaluation: Evaluation, manag
     evaluation.services.use(settings.shift)
     if evaluation.causes is not None:
         evaluation.causes.use(search)
+    evaluation.versions.use(_build_version_search(context, ingest))
     querier, timelines = _build_queries(context, evaluation.marks, evaluation.recent)
     return replace(evaluation, manager=manager, querier=querier, timelines=timelines, cause_search=search)
 
@@ -466,6 +480,14 @@ def _build_cause_search(context: Context, ingest: Ingest) -> CauseSearch:
         resolve=ingest.series_filter.resolve,
         monotonic=context.monotonic,
     )
+
+
+def _build_version_search(context: Context, ingest: Ingest) -> VersionSearch | None:
+    """Return the search for versions; None where versions are not read, or tell series apart."""
+    config = context.config
+    is_read = config.cause.enabled and VERSION_ATTRIBUTE in config.cause.attributes
+    is_label = VERSION_ATTRIBUTE in map(str, series_identity(config).attributes)
+    return VersionSearch(ingest.client) if is_read and not is_label else None
 
 
 def _settled_until(context: Context, backfill: Backfill | None) -> Callable[[], int]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
 from exporter.detection.flag import SeriesFlags
+from exporter.detection.regression import Regression
 from exporter.evaluation.baseline_table import BaselineTable
 from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.cycle_reader import CycleReader, CycleReading
@@ -25,6 +26,7 @@ from exporter.evaluation.live_edge import (
     expected_traces,
 )
 from exporter.evaluation.live_services import LiveServices
+from exporter.evaluation.regression_version import RegressionVersion
 from exporter.evaluation.settings import PollSettings
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, ServiceStatus, Snapshot
 from exporter.evaluation.time_lost import ReadingWeights
@@ -61,6 +63,16 @@ class FlagSink(Protocol):
         self, flags: Mapping[SeriesKey, SeriesFlags], suspects: Mapping[SeriesKey, tuple[int, ...]], at: float
     ) -> None:
         """Save changed flags and suspect hours. Must not raise."""
+
+
+class VersionSource(Protocol):
+    """What looks for the versions with which regressions began, in a thread of its own."""
+
+    def of(self, key: SeriesKey, regression: Regression) -> RegressionVersion | None:
+        """What is known of a present regression. Must not block."""
+
+    def observe(self, regressions: Mapping[SeriesKey, Regression]) -> None:
+        """Take the present regressions. Must not block."""
 
 
 class CauseSource(Protocol):
@@ -118,6 +130,7 @@ class Poller:
         backfill_status: Callable[[], BackfillStatus | None] = lambda: None,
         wakeup: Wakeup | None = None,
         causes: CauseSource | None = None,
+        versions: VersionSource | None = None,
         incidents: IncidentSink | None = None,
         services: LiveServices | None = None,
     ) -> None:
@@ -140,12 +153,14 @@ class Poller:
             backfill_status: the present state of the ledger; None if backfill is disabled.
             wakeup: ends the pauses of :meth:`run`.
             causes: looks for the causes of shifts; None where that is disabled.
+            versions: looks for the versions with which regressions began; None where that is disabled.
             incidents: keeps the incidents; None where there are none.
             services: judges services as a whole; None where they are not judged.
         """
         self._incidents = incidents
         self._services = services
         self._causes = causes
+        self._versions = versions
         self._reader = CycleReader(reader, settings, telemetry, monotonic=monotonic, stop=stop, log=log)
         self._live = live
         self._baselines = baselines
@@ -395,6 +410,8 @@ class Poller:
         statuses = _with_services(statuses, services)
         if self._causes is not None:
             statuses = _with_causes(statuses, self._causes.causes)
+        if self._versions is not None:
+            statuses = _with_versions(statuses, self._versions)
         if self._incidents is not None:
             statuses = self._incidents.observe(statuses, self._clock())
         if self._causes is not None:
@@ -442,6 +459,20 @@ def _with_causes(statuses: tuple[SeriesStatus, ...], known: Mapping[SeriesKey, S
         replace(status, cause=cause)
         if status.shift and (cause := known.get(status.key)) is not None and cause.shift.since == status.since
         else status
+        for status in statuses
+    )
+
+
+def _with_versions(statuses: tuple[SeriesStatus, ...], versions: VersionSource) -> tuple[SeriesStatus, ...]:
+    """Add with which version each regression began, and have those looked for that are new."""
+    regressions = {status.key: status.regression for status in statuses if status.regression is not None}
+    versions.observe(regressions)
+    if not regressions:
+        return statuses
+    return tuple(
+        status
+        if status.regression is None
+        else replace(status, regression_version=versions.of(status.key, status.regression))
         for status in statuses
     )
 

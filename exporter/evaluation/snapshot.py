@@ -19,6 +19,7 @@ from exporter.evaluation.causes.shift_cause import ShiftCause
 from exporter.evaluation.durations import DurationHistogram
 from exporter.evaluation.live_edge import UNKNOWN_EDGE, LiveEdge
 from exporter.evaluation.live_traffic import CurrentTraffic
+from exporter.evaluation.regression_version import RegressionVersion
 from exporter.evaluation.time_lost import TimeLost
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.service import ServiceKey
@@ -158,6 +159,7 @@ class SeriesStatus:
         policy: the overrides of the series; None if there are none.
         regressed: whether there is a regression; None if the last days cannot be compared with the weeks before.
         regression: the present regression.
+        regression_version: with which version of its service it began; None while that was not looked for.
         is_baseline_known: whether the baselines of this hour have been built; False is not the same as level 5.
         current_failures: how many of the traces in the evaluation window failed; None without traffic, or if that is
             not known of all of them.
@@ -195,6 +197,7 @@ class SeriesStatus:
     stream: StreamReason | None = None
     regressed: bool | None = None
     regression: Regression | None = None
+    regression_version: RegressionVersion | None = None
     policy: SeriesPolicy | None = None
     is_baseline_known: bool = True
     current_failures: int | None = None

@@ -89,6 +89,8 @@ def _sentences(check: Check, calendar: Calendar) -> Iterator[str]:
         yield f"It is evaluated by run: a shift is {run_limits_text(report.runs)}."
     if report.regression is not None:
         yield regression_sentence(report.regression, calendar.local)
+        if report.regression_version is not None:
+            yield report.regression_version.sentence
     status = check.status
     if status is None:
         return

@@ -59,7 +59,7 @@ class Family:
         label: a further label as name and value. Families that differ only in it must be adjacent.
         exemplar: returns the exemplar of one series.
         parts: returns several samples of one series, each with further labels; then ``value`` is not used.
-        labels: returns further labels of one series, sorted by name and before those of the series.
+        labels: returns further labels of one series, which come before those of the series.
     """
 
     name: str
@@ -185,6 +185,11 @@ def _causes(status: SeriesStatus) -> Sequence[FamilyPart]:
     if status.cause is None or not status.shift:
         return ()
     return [FamilyPart(each.service_name, each.span_name, each.kind, each.share) for each in status.cause.shares]
+
+
+def _version(status: SeriesStatus) -> Sequence[tuple[str, str]]:
+    found = status.regression_version
+    return () if found is None or found.outcome != "appeared" else (("version", found.version),)
 
 
 INCIDENT_LABELS: Final = ("incident", "role")
@@ -332,6 +337,12 @@ SERIES_FAMILIES: Final[Sequence[Family]] = (
         _since(FlagKind.ERRORS),
     ),
     Family(
+        PREFIX + "traffic_since_timestamp_seconds",
+        "When traffic began to be far from the usual; present only while it is.",
+        "gauge",
+        _since(FlagKind.TRAFFIC),
+    ),
+    Family(
         PREFIX + "regression_ratio",
         "Median or p90 of the last days relative to the weeks before; present only during a regression.",
         "gauge",
@@ -348,6 +359,14 @@ SERIES_FAMILIES: Final[Sequence[Family]] = (
         "Half the length of the interval in which the present regression began.",
         "gauge",
         _of_regression(lambda regression: (regression.began_before - regression.began_after) / 2),
+    ),
+    Family(
+        PREFIX + "regression_version_info",
+        "1 for each regression with which a version of the service appeared; the version is the label. Present only"
+        " during the regression.",
+        "gauge",
+        lambda status: 1 if _version(status) else None,
+        labels=_version,
     ),
     *(
         Family(

@@ -146,7 +146,7 @@ def _samples(family: Family, labels: Sequence[bytes], column: Column, label_name
             yield b"".join(_label(*each) for each in further) + own + before + pack(part.value)
     if column.labels:
         labels = [
-            b"".join(_label(*each) for each in further) + own
+            b"".join([_label(name, label_names.value(text)) for name, text in further]) + own
             for own, further in zip(labels, column.labels, strict=True)
         ]
     exemplars = column.exemplars or repeat(None)

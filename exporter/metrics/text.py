@@ -51,7 +51,7 @@ class TextEncoder(Encoder[str]):
             ).encode()
         if column.labels:
             labels = [
-                "".join(f"{label_text(*each)}," for each in further) + label
+                "".join([f"{label_text(name, label_names.value(text))}," for name, text in further]) + label
                 for label, further in zip(labels, column.labels, strict=True)
             ]
         # Many series have the same values, and formatting one takes longer than finding it.

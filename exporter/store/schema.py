@@ -225,6 +225,17 @@ def _create_past_flag_periods(db: Database) -> None:
     _delete_evaluations(db)
 
 
+def _create_regression_versions(db: Database) -> None:
+    """Create the table of the versions with which the latest regression of each series began, as JSON documents."""
+    db.execute(
+        """CREATE TABLE regression_versions (
+            series_id INTEGER PRIMARY KEY NOT NULL REFERENCES series(id),
+            raised_at INTEGER NOT NULL,
+            document TEXT NOT NULL
+        )"""
+    )
+
+
 MIGRATIONS: Sequence[Callable[[Database], None]] = (
     _create_tables,
     _index_quarantined_hours,
@@ -240,6 +251,7 @@ MIGRATIONS: Sequence[Callable[[Database], None]] = (
     _create_flag_periods,
     _create_time_marks,
     _create_past_flag_periods,
+    _create_regression_versions,
 )
 
 

@@ -73,6 +73,7 @@ _TABLES_OF_SERIES: Final = (
     "acceptances",
     "evaluated_marks",
     "flag_periods",
+    "regression_versions",
     *_PAST_FLAGS,
 )
 _PRUNED_AT_ONCE: Final = 500
@@ -637,6 +638,40 @@ class Store:
                 f"SELECT {KEY_COLUMNS}, flag FROM flags JOIN series ON series.id = flags.series_id"
             ).fetchall()
         return {self._key(row): row[-1] for row in rows}
+
+    # Versions of regressions
+
+    def save_regression_version(self, key: SeriesKey, raised_at: int, document: str) -> None:
+        """Store with which version a regression of a series began, replacing that of an earlier one.
+
+        Args:
+            key: the series.
+            raised_at: when the regression was found, Unix seconds.
+            document: what is known of the version.
+
+        Raises:
+            StoreError: nothing was written.
+        """
+        with self._writing("saving the version of a regression") as db:
+            db.execute(
+                "INSERT OR REPLACE INTO regression_versions (series_id, raised_at, document) VALUES (?, ?, ?)",
+                (self._series_id(db, key), raised_at, document),
+            )
+
+    def regression_version(self, key: SeriesKey, raised_at: int) -> str | None:
+        """Return what is known of the version with which a regression began, as it was stored.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        series_id = self._ids.get(key)
+        if series_id is None:
+            return None
+        with self._connection.reading("reading the version of a regression") as db:
+            row = db.execute(
+                "SELECT document FROM regression_versions WHERE series_id = ? AND raised_at = ?", (series_id, raised_at)
+            ).fetchone()
+        return None if row is None else str(row[0])
 
     # Incidents
 

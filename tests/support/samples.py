@@ -20,6 +20,7 @@ from exporter.detection.traffic import TrafficEvidence, TrafficVerdict
 from exporter.evaluation.live_edge import LiveEdge
 from exporter.evaluation.live_traffic import CurrentTraffic
 from exporter.evaluation.manager import BaselineManager
+from exporter.evaluation.regression_version import RegressionVersion
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import Exemplar, HistoryFacts, KindStatus, SeriesStatus, ServiceStatus, Snapshot
 from exporter.evaluation.time_lost import TimeLost
@@ -52,6 +53,7 @@ REGRESSION = Regression(
     hours=24,
     deviations=6.5,
 )
+VERSION = RegressionVersion("appeared", "2.4.0", "2.3.1")
 LONG_KEY = SeriesKey("shop", "SELECT " + "column, " * 600)
 """Longer than Prometheus accepts as a label."""
 

@@ -312,6 +312,12 @@ KEYS: Final[dict[str, str]] = {
     ),
     "usual_seconds": "alias of `baseline_seconds`",
     "value": "the value of a setting, as in the configuration",
+    "version": "the version that appeared when a regression began, or that did not change; `null` if unknown",
+    "version_before": "the version that most spans had before a regression began; `null` if unknown",
+    "version_outcome": (
+        "with which version a regression began: `appeared`, `same`, `no_version` (spans have none), `no_traces` (Tempo "
+        "has none of that time) or `failed`; `null` while it was not looked for"
+    ),
     "victim": "number of endpoints whose requests wait for the cause",
     "weekday": "of weekdays",
     "weekend": "of weekend days and holidays",

@@ -16,7 +16,7 @@ from exporter.evaluation.timeline import TimelineRange
 from exporter.explain.document import STATES
 from exporter.model.calendar import DayType
 from exporter.model.time_mark import MarkKind, MarkSource
-from exporter.runtime.telemetry import FAILURE_REASONS, STORAGE_FAILURES
+from exporter.runtime.telemetry import FAILURE_REASONS, STORAGE_FAILURES, VERSION_OUTCOMES
 from exporter.web.api.keys import KEYS
 from exporter.web.api.paging import DEFAULT_LIMIT, MAX_LIMIT
 
@@ -259,6 +259,9 @@ _SCHEMAS: Final[Mapping[str, Schema]] = {
             "before_seconds": _NUMBER,
             "hours": _INTEGER,
             "deviations": _NUMBER,
+            "version_outcome": _or_null(_one_of(VERSION_OUTCOMES)),
+            "version": _or_null(_TEXT),
+            "version_before": _or_null(_TEXT),
         }
     ),
     "Duration": _object(

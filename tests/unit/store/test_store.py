@@ -838,6 +838,7 @@ def test_database_without_incidents_gets_the_table(tmp_path: Path) -> None:
         raw.execute("ALTER TABLE digests DROP COLUMN failures")
         raw.execute("ALTER TABLE digests DROP COLUMN requests")
         raw.execute("ALTER TABLE windows DROP COLUMN failure_rule")
+        raw.execute("DROP TABLE regression_versions")
         raw.execute("DROP TABLE time_marks")
         raw.execute("DROP TABLE past_flag_periods")
         raw.execute("DROP TABLE evaluated_marks")
@@ -862,6 +863,7 @@ def test_database_without_past_shifts_keeps_its_incidents_and_is_evaluated_again
         raw.execute("ALTER TABLE incidents DROP COLUMN is_reconstructed")
         for table, column in (("digests", "failures"), ("digests", "requests"), ("windows", "failure_rule")):
             raw.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        raw.execute("DROP TABLE regression_versions")
         raw.execute("DROP TABLE time_marks")
         raw.execute("DROP TABLE past_flag_periods")
         raw.execute("DROP TABLE evaluated_marks")
@@ -938,6 +940,7 @@ def test_failures_of_an_older_database_are_unknown(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as raw:
         for table, column in (("digests", "failures"), ("digests", "requests"), ("windows", "failure_rule")):
             raw.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        raw.execute("DROP TABLE regression_versions")
         raw.execute("DROP TABLE time_marks")
         raw.execute("DROP TABLE past_flag_periods")
         raw.execute("DROP TABLE evaluated_marks")
