@@ -142,7 +142,9 @@ def learn_service(hours: Sequence[ServiceHour]) -> Mapping[int, ServiceBaseline]
         PRIOR_SWING_WEIGHT + marks
     )
     swing = sqrt(variance)
-    return {hour_of_day: ServiceBaseline(swing, pattern) for hour_of_day, pattern in patterns.items()}
+    # Most hours of the day share one.
+    baselines = {pattern: ServiceBaseline(swing, pattern) for pattern in set(patterns.values())}
+    return {hour_of_day: baselines[pattern] for hour_of_day, pattern in patterns.items()}
 
 
 def _pattern(lanes: Mapping[int, int]) -> tuple[int, ...]:

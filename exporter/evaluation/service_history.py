@@ -1,6 +1,6 @@
 """What is usual for services as a whole, learned from the stored evaluations of their series.
 
-The result is a function of the stored evaluations. Deviations of the past are kept in memory, 16 kilobytes for each
+The result is a function of the stored evaluations. Deviations of the past are kept in memory, seven kilobytes for each
 service, so that a turn of the hour reads only those hours of which an evaluation has changed.
 """
 

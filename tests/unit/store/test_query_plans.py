@@ -58,6 +58,9 @@ def test_no_statement_scans_a_large_table(tmp_path: Path) -> None:
         store.save_baseline_table(0, b"")
         list(store.history(store.series(), 0, 4 * HOUR, marks_from=HOUR))
         list(store.traffic(store.series(), 0, 4 * HOUR))
+        list(store.deviations(store.series(), 0, 4 * HOUR))
+        store.save_service_flags("[]")
+        assert store.service_flags() == "[]"
         store.ledger(0, 2 * HOUR)
         store.flags()
         store.baseline_table(0)

@@ -536,6 +536,31 @@ def test_evaluations_are_part_of_the_history(store: Store) -> None:
     assert later.evaluations == {window(2).start: ANOMALOUS}
 
 
+def test_deviations_of_usual_hours_by_series(store: Store) -> None:
+    for key, first in ((CART, b"\x81\x82"), (LOGIN, b"\x83")):
+        evaluations = {
+            window(1).start: HourEvaluation(deviations=first),
+            window(2).start: HourEvaluation(quarantined=True, deviations=b"\xff"),
+            window(3).start: HourEvaluation(),
+            window(4).start: HourEvaluation(deviations=b"\x84"),
+        }
+        store.save_evaluations([SeriesEvaluation(key, evaluations, b"")])
+    assert list(store.deviations([LOGIN, CART], window(3).start, window(1).end)) == [
+        (LOGIN, {window(1).start: b"\x83"}),
+        (CART, {window(1).start: b"\x81\x82"}),
+    ]
+    assert list(store.deviations([CART, SeriesKey("never", "seen")], window(4).start, window(3).start)) == [
+        (CART, {window(4).start: b"\x84"})
+    ]
+
+
+def test_flags_of_services_are_kept(store: Store) -> None:
+    assert store.service_flags() is None
+    store.save_service_flags("[1]")
+    store.save_service_flags("[2]")
+    assert store.service_flags() == "[2]"
+
+
 def test_accepted_changes_stay_when_evaluations_are_deleted(store: Store) -> None:
     for ago in (3, 2, 1):
         put(store, window(ago), {CART: [0.1], LOGIN: [0.1]})
