@@ -873,6 +873,24 @@ def test_database_without_past_shifts_keeps_its_incidents_and_is_evaluated_again
         assert (store.shifts(9), store.reconstructed_incidents(), store.evaluated_until()) == ([], [], None)
 
 
+def test_windows_of_a_database_that_had_an_index_of_them_can_be_replaced(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "history.db"
+    with closing(Store.open(path)) as store:
+        for number in (1, 2):
+            put(store, window(number), {CART: [0.1], LOGIN: [0.2]})
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("CREATE INDEX digests_by_window ON digests(window_start)")
+        raw.execute("PRAGMA user_version = 13")
+    with closing(Store.open(path)) as store:
+        put(store, window(1), {CART: [0.3]})
+        digests = store.window_digests([window(1), window(2)])
+    assert [set(digests[window(number)]) for number in (1, 2)] == [{CART}, {CART, LOGIN}]
+    with closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("SELECT count(*) FROM sqlite_master WHERE name = 'digests_by_window'").fetchone() == (0,)
+
+
 def test_shifts_continue_end_and_are_replaced_when_a_series_is_evaluated_from_the_beginning(store: Store) -> None:
     put(store, window(1), {CART: [0.1], LOGIN: [0.1]})
 
