@@ -882,7 +882,7 @@ def test_windows_of_a_database_that_had_an_index_of_them_can_be_replaced(
             put(store, window(number), {CART: [0.1], LOGIN: [0.2]})
     with closing(sqlite3.connect(path)) as raw:
         raw.execute("CREATE INDEX digests_by_window ON digests(window_start)")
-        raw.execute("PRAGMA user_version = 13")
+        raw.execute("PRAGMA user_version = 15")
     with closing(Store.open(path)) as store:
         put(store, window(1), {CART: [0.3]})
         digests = store.window_digests([window(1), window(2)])
