@@ -33,7 +33,7 @@ from exporter.detection.errors import (
     may_be_error_shift,
     tick_errors,
 )
-from exporter.detection.flag import INACTIVE, Flag, FlagEvent
+from exporter.detection.flag import INACTIVE, Flag, FlagEvent, FlagKind, FlagPeriod, FlagPeriods
 from exporter.detection.parameters import (
     MIN_EXCEEDANCES,
     RUN_BREAK_HOURS,
@@ -221,6 +221,7 @@ class ErrorTracker:
         self._clock = clock
         self._changepoint = state.changepoint
         self._flag = state.flag
+        self._periods = FlagPeriods(FlagKind.ERRORS)
         self._recent = list(state.recent)
         self._quarantined = set(state.quarantined)
         self._peaks = {start: Counts(*window) for start, *window in state.peaks}
@@ -231,6 +232,11 @@ class ErrorTracker:
         self._lengths = tuple(
             seconds for seconds in LONG_SECONDS if parameters.window_seconds < seconds <= parameters.max_window_seconds
         )
+
+    @property
+    def periods(self) -> list[FlagPeriod]:
+        """The times in which the flag fired, in time order; the last one has no end while it fires."""
+        return self._periods.until(self._flag)
 
     def state(self, position: int) -> ErrorState:
         """Return the state after the hours that ended by an instant (Unix seconds)."""
@@ -294,7 +300,7 @@ class ErrorTracker:
                 continue
             usual = self._with_swings(history, touched, baselines)
             result = tick_errors(windows, mark, usual, self._flag, self._parameters)
-            self._flag = result.flag
+            self._set_flag(result.flag, mark)
             if result.event is not None:
                 explanation = ErrorExplanation.of(result.verdict, self._parameters)
                 self.changes.append(ErrorChange(mark, result.event, explanation))
@@ -323,7 +329,7 @@ class ErrorTracker:
             self._add([(mark, requests, failures.pop(mark, 0)) for mark, requests in marks])
         if self._flag.firing:
             self.changes.append(ErrorChange(local_hour.start, FlagEvent.RESOLVED, None))
-        self._flag = INACTIVE
+        self._set_flag(INACTIVE, local_hour.start)
         most = 0.0
         peak = Counts(0, 0)
         for mark in range(local_hour.start + MARK_SECONDS, local_hour.end + 1, MARK_SECONDS):
@@ -484,8 +490,12 @@ class ErrorTracker:
         self._peaks = {start: peak for start, peak in self._peaks.items() if start < changepoint}
         if self._flag.firing:
             self.changes.append(ErrorChange(at, FlagEvent.RESOLVED, None))
-        self._flag = INACTIVE
+        self._set_flag(INACTIVE, at)
         self.accepted.append(changepoint)
+
+    def _set_flag(self, flag: Flag, at: int) -> None:
+        self._periods.follow(self._flag, flag, at)
+        self._flag = flag
 
 
 class _Sums:

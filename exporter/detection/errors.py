@@ -88,7 +88,8 @@ class ErrorWindows(NamedTuple):
     Attributes:
         evaluation: the evaluation window.
         newest: returns the newest requests, as many as asked for, if there are.
-        others: shorter and longer windows; none if nothing failed in the evaluation window and no flag fires.
+        others: shorter and longer windows; none if the ratio of the evaluation window is too low to matter and no flag
+            fires.
         marks: requests of the longest one by mark.
     """
 
@@ -242,14 +243,15 @@ def evaluate_errors(
         score = 0.0 if counts.requests >= MIN_EVALUATED_TRACES else None
         return ErrorVerdict(counts, baselines[0], score, shifted=False, persists=False, chance=None, expected=0.0)
     found = _verdict(windows.evaluation, baselines, parameters)
-    # Long windows still contain the failures of what is over.
     if found.score is not None and found.score >= 1:
         for window in windows.others:
             if not is_large(window.counts, parameters):
                 continue
             other = _verdict(window, baselines, parameters)
             usual = other.baseline.ratio
-            if windows.evaluation.counts.ratio < usual + CLEAR_SHARE * (other.counts.ratio - usual):
+            # Long windows still contain the failures of what is over.
+            is_long = window.seconds > windows.evaluation.seconds
+            if is_long and windows.evaluation.counts.ratio < usual + CLEAR_SHARE * (other.counts.ratio - usual):
                 continue
             if other.shifted and (not found.shifted or other.counts.ratio > found.counts.ratio):
                 found = other

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from exporter.baseline.traffic import HourPattern, requests_by_mark
 from exporter.detection.detector import Detector, Expectation, SeriesState
 from exporter.detection.error_history import ErrorChange, ErrorTracker
+from exporter.detection.flag import FlagPeriod
 from exporter.detection.parameters import LONG_WINDOW_MARKS, SUSPICION_SECONDS
 from exporter.detection.prediction import HourMeasurement, Prediction
 from exporter.detection.regression import RegressionChange, RegressionTracker
@@ -49,6 +50,8 @@ class HistoryProgress:
         shifts: the times in which the flag fired. One that began before is among them if it ended now or still fires,
             with the highest score since then.
         regressions: regressions that were found, went away or were accepted.
+        flag_periods: the times in which the error flag and the traffic flag fired; one that began before is among them
+            as in ``shifts``.
         error_changes: transitions of the error flag.
         accepted_errors: changepoints of accepted changes of the error ratio.
         traffic_changes: transitions of the traffic flag.
@@ -64,6 +67,7 @@ class HistoryProgress:
     changes: list[FlagChange] = field(default_factory=list)
     shifts: list[ShiftPeriod] = field(default_factory=list)
     regressions: list[RegressionChange] = field(default_factory=list)
+    flag_periods: list[FlagPeriod] = field(default_factory=list)
     error_changes: list[ErrorChange] = field(default_factory=list)
     accepted_errors: list[int] = field(default_factory=list)
     traffic_changes: list[TrafficChange] = field(default_factory=list)
@@ -188,6 +192,7 @@ class _HistoryEvaluation:
         schedule = self._progress.state.schedule
         if not self._is_outdated and schedule and clock.hour(schedule[0].start).end == position:
             self._progress.last = schedule[0]
+        self._progress.flag_periods = self._errors.periods + ([] if self._traffic is None else self._traffic.periods)
         return self._progress
 
     def _evaluate_hour(self, local_hour: LocalHour) -> None:
@@ -258,7 +263,7 @@ class _HistoryEvaluation:
             local_hour,
             hour,
             requests,
-            is_enabled=self._detector.is_enabled,
+            is_enabled=self._detector.judges_errors,
             tolerances=self._tolerances,
         )
 

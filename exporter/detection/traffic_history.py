@@ -20,7 +20,7 @@ from exporter.baseline.traffic import (
     TrafficRecord,
     traffic_hours,
 )
-from exporter.detection.flag import INACTIVE, Flag, FlagEvent
+from exporter.detection.flag import INACTIVE, Flag, FlagEvent, FlagKind, FlagPeriod, FlagPeriods
 from exporter.detection.parameters import Parameters
 from exporter.detection.source_history import NO_LOSSES, REACH_MARKS, SourceHistory
 from exporter.detection.tolerance import Tolerance, tolerated_traffic
@@ -172,12 +172,18 @@ class TrafficTracker:
         self._parameters = parameters
         self._clock = clock
         self._flag = state.flag
+        self._periods = FlagPeriods(FlagKind.TRAFFIC)
         self._quarantined = frozenset(state.quarantined)
         self._changepoint = state.changepoint
         self._counts = state.counts
         # Older versions stored no counts: then no window reaches back beyond the first hour.
         self._is_continued = bool(state.until)
         self._unknown_until = 0
+
+    @property
+    def periods(self) -> list[FlagPeriod]:
+        """The times in which the flag fired, in time order; the last one has no end while it fires."""
+        return self._periods.until(self._flag)
 
     def state(self, position: int, lookback_seconds: int) -> TrafficState:
         """Return the state after the hours that ended by an instant (Unix seconds)."""
@@ -258,8 +264,12 @@ class TrafficTracker:
         self._changepoint = changepoint
         if self._flag.firing:
             self.changes.append(TrafficChange(at, FlagEvent.RESOLVED, None))
-        self._flag = INACTIVE
+        self._set_flag(INACTIVE, at)
         self.accepted.append(changepoint)
+
+    def _set_flag(self, flag: Flag, at: int) -> None:
+        self._periods.follow(self._flag, flag, at)
+        self._flag = flag
 
     def _may_change(self, hour: LocalHour, pattern: HourPattern) -> bool:
         """Whether some window that ends in an hour may differ enough from the usual, while no flag fires."""
@@ -303,7 +313,8 @@ class TrafficTracker:
                 windows.baseline = baseline = self._tolerant(record.baseline(around, pattern), around)
                 is_complete = True
             verdict = None if windows is None else windows.judge(mark, parameters)
-            self._flag, event = tick_traffic(verdict, mark, self._flag, parameters, is_known=baseline is not None)
+            flag, event = tick_traffic(verdict, mark, self._flag, parameters, is_known=baseline is not None)
+            self._set_flag(flag, mark)
             if event is not None:
                 self.changes.append(TrafficChange(mark, event, None if verdict is None else verdict.evidence))
             if self._flag.firing:

@@ -16,6 +16,7 @@ from exporter.detection.errors import ErrorExplanation, ErrorTick
 from exporter.detection.explanation import explained
 from exporter.detection.flag import INACTIVE, Flag, FlagEvent, FlagKind, SeriesFlags, resumed_flag
 from exporter.detection.parameters import Parameters
+from exporter.detection.recent_failures import drop_quiet
 from exporter.detection.tick import Tick, tick
 from exporter.detection.traffic import tick_traffic
 from exporter.detection.window import EvaluationWindow, end_second
@@ -23,7 +24,6 @@ from exporter.evaluation.baseline_table import BaselineTable, SeriesBaseline
 from exporter.evaluation.durations import DurationHistogram, DurationHistograms
 from exporter.evaluation.live_series import NO_FLAGS, LiveSeries, SeenSpans
 from exporter.evaluation.live_traffic import LiveTraffic
-from exporter.evaluation.recent_failures import drop_quiet
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import Exemplar, KindStatus, SeriesStatus
 from exporter.evaluation.time_lost import HourlyP95, SpanWeight, only_itself

@@ -6,8 +6,8 @@ from exporter.detection.errors import ErrorExplanation
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import INACTIVE, Flag, FlagKind, SeriesFlags
 from exporter.detection.policy import SeriesPolicy
+from exporter.detection.recent_failures import RecentFailures
 from exporter.detection.window import RecentTraces
-from exporter.evaluation.recent_failures import RecentFailures
 from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar
 from exporter.evaluation.time_lost import TimeLost
 from exporter.model.span import Span

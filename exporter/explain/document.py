@@ -93,6 +93,14 @@ def baseline_document(report: BaselineReport, calendar: Calendar) -> Json:
             "traces": report.errors.traces,
             "windows": report.errors.windows,
         },
+        "traffic_thresholds": None
+        if report.traffic is None
+        else {
+            "usual_requests": report.traffic.requests,
+            "low_requests": report.traffic.low_requests if report.traffic.is_judged else None,
+            "level": int(report.traffic.level),
+            "windows": report.traffic.windows,
+        },
         "no_shift_verdict": None if report.no_verdict is None else report.no_verdict.value,
         "levels": [
             {
@@ -243,6 +251,8 @@ def state_of(status: SeriesStatus) -> str:
         return "shifted"
     if status.of_kind(FlagKind.ERRORS).firing:
         return "failing"
+    if status.of_kind(FlagKind.TRAFFIC).firing:
+        return "unusual_traffic"
     if status.outlier:
         return "outlier"
     if not status.is_enabled:
@@ -256,7 +266,18 @@ def state_of(status: SeriesStatus) -> str:
     return "unjudged" if status.shift is None else "usual"
 
 
-STATES: Final = ("shifted", "failing", "outlier", "disabled", "stream", "unavailable", "learning", "unjudged", "usual")
+STATES: Final = (
+    "shifted",
+    "failing",
+    "unusual_traffic",
+    "outlier",
+    "disabled",
+    "stream",
+    "unavailable",
+    "learning",
+    "unjudged",
+    "usual",
+)
 """All states that :func:`state_of` returns."""
 
 

@@ -16,7 +16,7 @@ from exporter.detection.flag import FlagKind
 from exporter.detection.policy import SeriesPolicy
 from exporter.detection.regression import Regression
 from exporter.detection.streams import StreamReason
-from exporter.evaluation.query import BaselineReport, ErrorLimits, LevelSupply, NoVerdict, RunLimits
+from exporter.evaluation.query import BaselineReport, ErrorLimits, LevelSupply, NoVerdict, RunLimits, TrafficLimits
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.evaluation.time_lost import TimeLost
 from exporter.explain.check import Check, DurationVerdict
@@ -137,6 +137,17 @@ def error_limits_text(limits: ErrorLimits) -> str:
     return (
         f"more than {percent(limits.limit_ratio)} of the requests (usually {percent(limits.ratio)}, by "
         f"{compared_with(limits)}{bursts})"
+    )
+
+
+def traffic_limits_text(limits: TrafficLimits) -> str:
+    """Describe how many requests are usual in an hour, and which number is too low."""
+    by = f"by {counted(limits.windows, 'hour')}, level {limits.level:d}"
+    if not limits.is_judged:
+        return f"usually {limits.requests:,.3g} requests in this hour ({by}), too few for a verdict"
+    return (
+        f"fewer than {limits.low_requests:,.0f} requests in this hour, or in proportion for some minutes "
+        f"(usually {limits.requests:,.0f}, {by})"
     )
 
 

@@ -208,6 +208,23 @@ def _create_time_marks(db: Database) -> None:
     )
 
 
+def _create_past_flag_periods(db: Database) -> None:
+    """Create the table of the times in which flags about errors and traffic fired in the evaluated history.
+
+    All hours are evaluated again, because the flags of those that are evaluated are not known.
+    """
+    db.execute(
+        """CREATE TABLE past_flag_periods (
+            series_id INTEGER NOT NULL REFERENCES series(id),
+            kind TEXT NOT NULL,
+            since REAL NOT NULL,
+            until REAL,
+            PRIMARY KEY (series_id, kind, since)
+        ) WITHOUT ROWID"""
+    )
+    _delete_evaluations(db)
+
+
 MIGRATIONS: Sequence[Callable[[Database], None]] = (
     _create_tables,
     _index_quarantined_hours,
@@ -222,6 +239,7 @@ MIGRATIONS: Sequence[Callable[[Database], None]] = (
     _delete_evaluations,
     _create_flag_periods,
     _create_time_marks,
+    _create_past_flag_periods,
 )
 
 

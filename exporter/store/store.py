@@ -62,6 +62,17 @@ _LATEST: Final = 1e15
 """Later than any beginning, Unix seconds."""
 _LATER_SECONDS: Final = 24 * HOUR_SECONDS
 """Shifts are deleted this much later than the incidents that are assembled from them."""
+_PAST_FLAGS: Final = ("shifts", "past_flag_periods")
+"""Tables of the flags that fired in the evaluated history."""
+_TABLES_OF_SERIES: Final = (
+    "judgements",
+    "suspects",
+    "states",
+    "acceptances",
+    "evaluated_marks",
+    "flag_periods",
+    *_PAST_FLAGS,
+)
 _PRUNED_AT_ONCE: Final = 500
 """Series per transaction when old evaluations are deleted, so that other threads do not wait for long."""
 
@@ -326,14 +337,20 @@ class Store:
                     ((series_id, changepoint) for changepoint in result.accepted),
                 )
                 if result.shifts_since is not None:
-                    db.execute(
-                        "DELETE FROM shifts WHERE series_id = ? AND since >= ?", (series_id, result.shifts_since)
-                    )
+                    for table in _PAST_FLAGS:
+                        db.execute(
+                            f"DELETE FROM {table} WHERE series_id = ? AND since >= ?", (series_id, result.shifts_since)
+                        )
                 db.executemany(
                     "INSERT INTO shifts (series_id, since, until, peak_score) VALUES (?, ?, ?, ?)"
                     " ON CONFLICT (series_id, since) DO UPDATE"
                     " SET until = excluded.until, peak_score = max(peak_score, excluded.peak_score)",
                     ((series_id, *shift) for shift in result.shifts),
+                )
+                db.executemany(
+                    "INSERT INTO past_flag_periods (series_id, kind, since, until) VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT (series_id, kind, since) DO UPDATE SET until = excluded.until",
+                    ((series_id, *period) for period in result.flag_periods),
                 )
                 if result.marks:
                     db.execute(
@@ -387,7 +404,8 @@ class Store:
             db.execute("DELETE FROM judgements")
             db.execute("DELETE FROM states")
             db.execute("DELETE FROM evaluated_marks")
-            db.execute("DELETE FROM shifts")
+            for table in _PAST_FLAGS:
+                db.execute(f"DELETE FROM {table}")
             db.execute("DELETE FROM books")
             db.execute("DELETE FROM meta WHERE name IN ('judging_until', 'judged_until', 'findings_void')")
 
@@ -401,7 +419,7 @@ class Store:
         """
         with self._writing("deleting evaluations of some series") as db:
             ids = [(self._ids[key],) for key in keys if key in self._ids]
-            for table in ("judgements", "states", "shifts"):
+            for table in ("judgements", "states", *_PAST_FLAGS):
                 db.executemany(f"DELETE FROM {table} WHERE series_id = ?", ids)
             db.executemany(
                 "INSERT OR REPLACE INTO evaluated_marks (series_id, until, signature) VALUES (?, 0, ?)",
@@ -546,6 +564,8 @@ class Store:
                 "SELECT kind, since, until FROM flag_periods"
                 " WHERE series_id = :id AND (until IS NULL OR until > :since)"
                 " UNION ALL SELECT 'shift', since, until FROM shifts"
+                " WHERE series_id = :id AND (until IS NULL OR until > :since)"
+                " UNION ALL SELECT kind, since, until FROM past_flag_periods"
                 " WHERE series_id = :id AND (until IS NULL OR until > :since)",
                 {"id": series_id, "since": since},
             ).fetchall()
@@ -812,10 +832,14 @@ class Store:
                         ((series_id, before) for series_id in ids[position : position + _PRUNED_AT_ONCE]),
                     )
                 # Later, so that an incident whose first shifts are that old keeps its id until it is deleted.
-                db.executemany(
-                    "DELETE FROM shifts WHERE series_id = ? AND until <= ?",
-                    ((series_id, before - _LATER_SECONDS) for series_id in ids[position : position + _PRUNED_AT_ONCE]),
-                )
+                for table in _PAST_FLAGS:
+                    db.executemany(
+                        f"DELETE FROM {table} WHERE series_id = ? AND until <= ?",
+                        (
+                            (series_id, before - _LATER_SECONDS)
+                            for series_id in ids[position : position + _PRUNED_AT_ONCE]
+                        ),
+                    )
                 db.executemany(
                     "DELETE FROM acceptances WHERE series_id = ? AND changepoint < ?",
                     ((series_id, before) for series_id in ids[position : position + _PRUNED_AT_ONCE]),
@@ -829,7 +853,7 @@ class Store:
             " AND NOT EXISTS (SELECT 1 FROM flags WHERE series_id = series.id)"
         ).fetchall()
         ids = [(row[-1],) for row in unused]
-        for table in ("judgements", "suspects", "states", "acceptances", "shifts", "evaluated_marks", "flag_periods"):
+        for table in _TABLES_OF_SERIES:
             db.executemany(f"DELETE FROM {table} WHERE series_id = ?", ids)
         db.executemany("DELETE FROM series WHERE id = ?", ids)
         deleted = [self._key(row) for row in unused]

@@ -123,6 +123,7 @@ def test_a_database_of_the_previous_version_keeps_its_history(
         database.execute("DROP TABLE shifts")
         database.execute("DROP TABLE flag_periods")
         database.execute("DROP TABLE time_marks")
+        database.execute("DROP TABLE past_flag_periods")
         database.execute("DROP TABLE evaluated_marks")
         database.execute("ALTER TABLE digests DROP COLUMN failures")
         database.execute("ALTER TABLE digests DROP COLUMN requests")

@@ -139,6 +139,7 @@ KEYS: Final[dict[str, str]] = {
     "local": "start of the hour in local time",
     "longest_run_seconds": "the longest past run of these hours; in an explanation `null` unless `test` is `runs`",
     "longest_spans": "the ten longest spans below the root, on the critical path or not",
+    "low_requests": "fewer requests in an hour are a drop unless by chance; `null` if too few are usual for a verdict",
     "lower_bound": "lower bound (5 %) of the share",
     "mad_seconds": "median absolute deviation from the median",
     "marks": "what people have marked of the time in question; `[]` without any",
@@ -293,6 +294,10 @@ KEYS: Final[dict[str, str]] = {
     "traffic_ratio": (
         "in the explanation of a shift: current traffic divided by the usual; from 2 on the sentence names it; `null` "
         "while unknown"
+    ),
+    "traffic_thresholds": (
+        "what the traffic is compared with in that hour: the usual number of requests, the median of the pooled "
+        "hours, and the one below which it is a drop; `null` while unknown"
     ),
     "unexplained": "number of endpoints of which it is not known why they are slow",
     "until_unix": "when the flag was resolved; `null` while it fires",

@@ -116,6 +116,7 @@ _HOUR_BASELINE: Final = {
     "shift_thresholds": _list(_ref("ShiftThreshold")),
     "run_thresholds": _or_null(_ref("RunThresholds")),
     "error_thresholds": _or_null(_ref("ErrorThresholds")),
+    "traffic_thresholds": _or_null(_ref("TrafficThresholds")),
     "no_shift_verdict": _or_null(_one_of(NoVerdict)),
     "levels": _list(_ref("Level")),
     "kept_out_hours_unix": _list(_INTEGER),
@@ -216,6 +217,14 @@ _SCHEMAS: Final[Mapping[str, Schema]] = {
             "swing_error_ratio": _NUMBER,
             "level": _LEVEL,
             "traces": _INTEGER,
+            "windows": _INTEGER,
+        }
+    ),
+    "TrafficThresholds": _object(
+        {
+            "usual_requests": _NUMBER,
+            "low_requests": _or_null(_NUMBER),
+            "level": _LEVEL,
             "windows": _INTEGER,
         }
     ),

@@ -119,6 +119,7 @@ def test_database_of_version_1_is_migrated_with_its_content(tmp_path: Path) -> N
         connection.execute("ALTER TABLE digests DROP COLUMN requests")
         connection.execute("ALTER TABLE windows DROP COLUMN failure_rule")
         connection.execute("DROP TABLE time_marks")
+        connection.execute("DROP TABLE past_flag_periods")
         connection.execute("DROP TABLE evaluated_marks")
         connection.execute("PRAGMA user_version = 1")
 

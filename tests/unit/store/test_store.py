@@ -714,6 +714,36 @@ class TestFlagPeriods:
         assert store.flag_periods(CART, 250.0) == [FlagPeriod(FlagKind.SHIFT, 300.0, None)]
         assert store.latest_flag_periods(0.0, 9) == []
 
+    def test_those_about_errors_and_traffic_are_found_in_the_evaluated_history(self, store: Store) -> None:
+        put(store, window(3), {CART: [0.1], LOGIN: [0.1]})
+        errors, silent = FlagPeriod(FlagKind.ERRORS, 100.0, None), FlagPeriod(FlagKind.TRAFFIC, 300.0, 400.0)
+
+        def save(*periods: FlagPeriod, since: int | None = None) -> None:
+            store.save_evaluations([SeriesEvaluation(CART, {}, b"state", flag_periods=periods, shifts_since=since)])
+
+        save(errors, silent)
+        assert store.flag_periods(CART, 0.0) == [errors, silent]
+        assert (store.flag_periods(CART, 400.0), store.flag_periods(LOGIN, 0.0)) == ([errors], [])
+        # The next evaluation continues with a flag that fires.
+        save(errors._replace(until=250.0))
+        assert store.flag_periods(CART, 200.0) == [errors._replace(until=250.0), silent]
+        save(since=300)
+        assert store.flag_periods(CART, 0.0) == [errors._replace(until=250.0)]
+        store.delete_evaluations_of([CART])
+        assert store.flag_periods(CART, 0.0) == []
+        save(silent)
+        store.delete_evaluations()
+        assert store.flag_periods(CART, 0.0) == []
+
+    def test_those_of_the_history_are_deleted_with_it(self, store: Store) -> None:
+        put(store, window(60), {CART: [0.1]})
+        put(store, window(1), {CART: [0.1]})
+        ended = float(window(60).end)
+        period = FlagPeriod(FlagKind.ERRORS, ended - 60.0, ended)
+        store.save_evaluations([SeriesEvaluation(CART, {}, b"state", flag_periods=[period])])
+        store.prune(window(30).end)
+        assert store.flag_periods(CART, 0.0) == []
+
     def test_the_latest_of_all_series_come_first_up_to_a_limit(self, store: Store) -> None:
         store.save_flags({}, {}, {CART: {"shift": 100.0}, LOGIN: {"traffic": 150.0}}, 160.0)
         store.save_flags({}, {}, {CART: {}}, 200.0)
@@ -784,6 +814,7 @@ def test_database_without_incidents_gets_the_table(tmp_path: Path) -> None:
         raw.execute("ALTER TABLE digests DROP COLUMN requests")
         raw.execute("ALTER TABLE windows DROP COLUMN failure_rule")
         raw.execute("DROP TABLE time_marks")
+        raw.execute("DROP TABLE past_flag_periods")
         raw.execute("DROP TABLE evaluated_marks")
         raw.execute("PRAGMA user_version = 6")
     with closing(Store.open(path)) as store:
@@ -807,6 +838,7 @@ def test_database_without_past_shifts_keeps_its_incidents_and_is_evaluated_again
         for table, column in (("digests", "failures"), ("digests", "requests"), ("windows", "failure_rule")):
             raw.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         raw.execute("DROP TABLE time_marks")
+        raw.execute("DROP TABLE past_flag_periods")
         raw.execute("DROP TABLE evaluated_marks")
         raw.execute("PRAGMA user_version = 7")
     with closing(Store.open(path)) as store:
@@ -882,6 +914,7 @@ def test_failures_of_an_older_database_are_unknown(tmp_path: Path) -> None:
         for table, column in (("digests", "failures"), ("digests", "requests"), ("windows", "failure_rule")):
             raw.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         raw.execute("DROP TABLE time_marks")
+        raw.execute("DROP TABLE past_flag_periods")
         raw.execute("DROP TABLE evaluated_marks")
         raw.execute("DROP TABLE flag_periods")
         raw.execute("PRAGMA user_version = 8")

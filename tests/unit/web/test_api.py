@@ -365,6 +365,8 @@ class TestLists:
         }
         names = ["errors", "regression", "shift", "traffic"]
         assert found == {"true": names, "false": ["usual"], "": [*names, "usual"]}
+        for state, name in (("failing", "errors"), ("unusual_traffic", "traffic"), ("shifted", "shift")):
+            assert [each["span_name"] for each in bench.get("series", f"state={state}")["series"]] == [name]
 
     def test_streams_have_a_kind_a_reason_and_a_state(self, bench: Bench) -> None:
         stream = SeriesStatus(RARE, current_traces=3, stream=StreamReason.NAME)
