@@ -13,17 +13,17 @@ from exporter.detection.detector import Detector, Expectation, SeriesState
 from exporter.detection.error_history import ErrorChange, ErrorTracker
 from exporter.detection.flag import FlagPeriod
 from exporter.detection.parameters import LONG_WINDOW_MARKS, SUSPICION_SECONDS
-from exporter.detection.prediction import HourMeasurement, Prediction
+from exporter.detection.prediction import HourMeasurement, Prediction, SlowHour
 from exporter.detection.regression import RegressionChange, RegressionTracker
 from exporter.detection.schedule import HourThresholds, LazySchedule
 from exporter.detection.settlement import (
     SettledHour,
+    accepted_streak,
     extended_run,
     extended_streak,
     is_anomalous,
     is_elevated,
     is_new_baseline,
-    is_streak_accepted,
 )
 from exporter.detection.small_shift import can_be_small_shift, find_small_shift
 from exporter.detection.thresholds import Floors
@@ -251,9 +251,9 @@ class _HistoryEvaluation:
                 and expected.prediction is not None
                 and parameters.parts.streak
                 and normal is None
-                and self._is_streak_accepted(hour, expected.prediction)
+                and (accepted := self._accepted_streak(hour, expected.prediction))
             ):
-                self._accept(self._streak[0].start, local_hour)
+                self._accept(accepted[0].start, local_hour)
 
     def _evaluate_errors(
         self, local_hour: LocalHour, hour: SeriesHour | None, requests: Sequence[tuple[int, int]]
@@ -429,14 +429,14 @@ class _HistoryEvaluation:
         anomalous = is_anomalous(digest, thresholds, parameters)
         return anomalous, anomalous or is_elevated(digest, thresholds)
 
-    def _is_streak_accepted(self, hour: SeriesHour, prediction: Prediction) -> bool:
+    def _accepted_streak(self, hour: SeriesHour, prediction: Prediction) -> Sequence[SlowHour]:
         slow = prediction.slow_hour(hour) if self._streak or prediction.is_slow(hour) else None
         if slow is None:
             # Nearly always: no streak begins.
-            return False
+            return ()
         self._streak = extended_streak(self._streak, slow)
         correlation = prediction.floor_thresholds.correlation
-        return bool(self._streak) and is_streak_accepted(self._streak, correlation, self._detector.parameters)
+        return accepted_streak(self._streak, correlation, self._detector.parameters) if self._streak else ()
 
     def _accept(self, changepoint: int, local_hour: LocalHour) -> None:
         """Accept the change that began at ``changepoint``: release its hours, and restart the swing from its prior."""

@@ -21,6 +21,7 @@ from exporter.detection.regression import Regression
 from exporter.detection.runs import RunThresholds
 from exporter.detection.streams import StreamReason
 from exporter.detection.thresholds import Thresholds, swing_factor
+from exporter.evaluation.regression_version import RegressionVersion, stored_version
 from exporter.evaluation.series import BaselineRequest, SeriesHistory, changepoint_of, is_evaluated_far_enough
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.stored_source import read_source
@@ -214,6 +215,7 @@ class BaselineReport:
         runs: the limits for runs, if the series is evaluated by run.
         is_compared: whether the last days could be compared with the weeks before; always False for a past hour.
         regression: the present regression; None for a past hour.
+        regression_version: with which version of its service it began; None while that was not looked for.
         marks: what people have marked of the time from the beginning of the look-back to the end of the hour.
         errors: what its failures are compared with; None while that is unknown, and if failures are not judged.
         traffic: what its traffic is compared with; None while that is unknown, and if traffic is not judged.
@@ -236,6 +238,7 @@ class BaselineReport:
     runs: RunLimits | None = None
     is_compared: bool = False
     regression: Regression | None = None
+    regression_version: RegressionVersion | None = None
     marks: tuple[MarkRange, ...] = ()
     errors: ErrorLimits | None = None
     traffic: TrafficLimits | None = None
@@ -384,6 +387,7 @@ class BaselineQuerier:
         baseline = None if outlook.pool is None else Baseline.of(outlook.pool)
         thresholds = outlook.thresholds if is_evaluated and outlook.runs is None else None
         runs = RunLimits.of(outlook.runs.thresholds) if is_evaluated and outlook.runs is not None else None
+        regression = history.regression.current if hour.start >= present.start else None
         return BaselineReport(
             key=key,
             hour=hour,
@@ -403,7 +407,8 @@ class BaselineQuerier:
             policy=policy,
             runs=runs,
             is_compared=history.regression.is_judged and hour.start >= present.start,
-            regression=history.regression.current if hour.start >= present.start else None,
+            regression=regression,
+            regression_version=None if regression is None else stored_version(self._store, key, regression),
             marks=self._marks_before(key, hour),
             errors=None if errors is None else ErrorLimits.of(errors, self._settings.parameters(key)),
             traffic=self._traffic(history, stored, hour, basis) if is_evaluated else None,

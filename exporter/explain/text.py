@@ -86,6 +86,8 @@ def _facts(report: BaselineReport, calendar: Calendar) -> Iterator[str]:
             f"weeks before, began {instant_text(regression.began_after, calendar)} to "
             f"{instant_text(regression.began_before, calendar)}",
         )
+        if report.regression_version is not None:
+            yield _line("", report.regression_version.sentence)
     if report.policy is not None:
         for position, applied in enumerate(report.policy.applied):
             yield _line("" if position else "settings", str(applied))

@@ -52,7 +52,7 @@ def _create_tables(db: Database) -> None:
         not_null={"end", "state", "read_at"},
     )
     # WITHOUT ROWID and with the series first in the key, so that the windows of one series, which a baseline needs, are
-    # on neighbouring pages. The second index is for replacing windows and for retention.
+    # on neighbouring pages. The second index is for replacing windows and for retention; a later migration drops it.
     db.execute(
         """CREATE TABLE digests (
             series_id INTEGER NOT NULL REFERENCES series(id),
@@ -225,6 +225,22 @@ def _create_past_flag_periods(db: Database) -> None:
     _delete_evaluations(db)
 
 
+def _create_regression_versions(db: Database) -> None:
+    """Create the table of the versions with which the latest regression of each series began, as JSON documents."""
+    db.execute(
+        """CREATE TABLE regression_versions (
+            series_id INTEGER PRIMARY KEY NOT NULL REFERENCES series(id),
+            raised_at INTEGER NOT NULL,
+            document TEXT NOT NULL
+        )"""
+    )
+
+
+def _drop_index_of_windows(db: Database) -> None:
+    """Drop the index of digests by window: series are few, and looked up one by one where a window is replaced."""
+    db.execute("DROP INDEX IF EXISTS digests_by_window")
+
+
 MIGRATIONS: Sequence[Callable[[Database], None]] = (
     _create_tables,
     _index_quarantined_hours,
@@ -240,6 +256,8 @@ MIGRATIONS: Sequence[Callable[[Database], None]] = (
     _create_flag_periods,
     _create_time_marks,
     _create_past_flag_periods,
+    _create_regression_versions,
+    _drop_index_of_windows,
 )
 
 

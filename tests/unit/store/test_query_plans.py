@@ -58,6 +58,9 @@ def test_no_statement_scans_a_large_table(tmp_path: Path) -> None:
         store.save_baseline_table(0, b"")
         list(store.history(store.series(), 0, 4 * HOUR, marks_from=HOUR))
         list(store.traffic(store.series(), 0, 4 * HOUR))
+        list(store.deviations(store.series(), 0, 4 * HOUR))
+        store.save_service_flags("[]")
+        assert store.service_flags() == "[]"
         store.ledger(0, 2 * HOUR)
         store.flags()
         store.baseline_table(0)
@@ -118,6 +121,7 @@ def test_database_of_version_1_is_migrated_with_its_content(tmp_path: Path) -> N
         connection.execute("ALTER TABLE digests DROP COLUMN failures")
         connection.execute("ALTER TABLE digests DROP COLUMN requests")
         connection.execute("ALTER TABLE windows DROP COLUMN failure_rule")
+        connection.execute("DROP TABLE regression_versions")
         connection.execute("DROP TABLE time_marks")
         connection.execute("DROP TABLE past_flag_periods")
         connection.execute("DROP TABLE evaluated_marks")

@@ -50,6 +50,7 @@ from tests.support.samples import (
     NOON,
     REGRESSION,
     SETTINGS,
+    VERSION,
     around,
     commit_hour,
     explanation,
@@ -133,7 +134,17 @@ class Walk:
 def whole_snapshot() -> Snapshot:
     """A snapshot in which every key of an endpoint has a value somewhere."""
     snapshot = with_cause(small_snapshot())
-    series = [replace(each, policy=POLICY, regressed=True, regression=REGRESSION) for each in snapshot.series]
+    series = [
+        replace(
+            each,
+            policy=POLICY,
+            regressed=True,
+            regression=REGRESSION,
+            regression_version=VERSION,
+            service=snapshot.services[0],
+        )
+        for each in snapshot.series
+    ]
     no_traffic = KindStatus(FlagKind.TRAFFIC, firing=True, since=NOON - 90.0)
     of_runs = replace(
         explanation(), run_seconds=(0.5, 0.6), longest_run_seconds=0.4, pattern_minutes=((0, 5),), traffic_ratio=3.0
@@ -261,6 +272,7 @@ def change_reports(patch: pytest.MonkeyPatch) -> None:
             report(*arguments),
             changepoint=NOON - DAY,
             regression=REGRESSION,
+            regression_version=VERSION,
             is_compared=True,
             policy=POLICY,
             stream=StreamReason.NAME,
