@@ -63,8 +63,8 @@ class _PastService:
     def hours(self) -> list[ServiceHour]:
         deviations = bytes(self._deviations)
         return [
-            ServiceHour(hour_of_day, deviations[index * MARKS : (index + 1) * MARKS])
-            for index, hour_of_day in enumerate(self._hours_of_day)
+            ServiceHour(start, hour_of_day, deviations[index * MARKS : (index + 1) * MARKS])
+            for index, (start, hour_of_day) in enumerate(zip(self._starts, self._hours_of_day, strict=True))
         ]
 
 
