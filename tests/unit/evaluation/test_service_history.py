@@ -49,7 +49,7 @@ def record(
         history.note_evaluated(found)
 
 
-def learned_anew(store: Store, until: int) -> object:
+def learned_again(store: Store, until: int) -> object:
     return ServiceHistory(store, CLOCK).learn(store.series(), until)
 
 
@@ -67,19 +67,19 @@ def test_service_with_few_series_is_not_judged(store: Store) -> None:
 
 def test_quarantined_hours_are_left_out(store: Store) -> None:
     record(store, None, range(NOON - 3 * DAY, NOON, HOUR))
-    calm = learned_anew(store, NOON)
+    calm = learned_again(store, NOON)
     record(store, None, range(NOON - 4 * DAY, NOON - 3 * DAY, HOUR), level=90, quarantined=True)
-    assert learned_anew(store, NOON) == calm
+    assert learned_again(store, NOON) == calm
 
 
 def test_hours_out_of_reach_are_left_out(store: Store) -> None:
     first = NOON - REACH_SECONDS - DAY
     record(store, None, range(first, first + DAY, HOUR), level=90)
     record(store, None, range(first + DAY, NOON, HOUR))
-    learned = learned_anew(store, NOON)
+    learned = learned_again(store, NOON)
     other = Store.in_memory()
     record(other, None, range(first + DAY, NOON, HOUR))
-    assert learned_anew(other, NOON) == learned
+    assert learned_again(other, NOON) == learned
     other.close()
 
 
@@ -94,7 +94,7 @@ def test_continues_as_if_everything_were_read_again(store: Store) -> None:
             start = until - rng.randrange(2, 40) * HOUR
             record(store, history, range(start, start + HOUR, HOUR), seed=step, quarantined=rng.random() < 0.5)
         if step % 3:
-            assert history.learn(store.series(), until) == learned_anew(store, until)
+            assert history.learn(store.series(), until) == learned_again(store, until)
 
 
 def test_deleted_evaluations_are_forgotten(store: Store) -> None:
@@ -107,4 +107,4 @@ def test_deleted_evaluations_are_forgotten(store: Store) -> None:
     record(store, history, range(NOON - 3 * DAY, NOON, HOUR), seed=2)
     store.delete_evaluations_of(KEYS[:1])
     history.note_deleted(KEYS[:1])
-    assert history.learn(store.series(), NOON) == learned_anew(store, NOON)
+    assert history.learn(store.series(), NOON) == learned_again(store, NOON)

@@ -44,7 +44,7 @@ def test_document_has_the_figures() -> None:
     }
 
 
-def test_ratio_that_is_unknown_or_back_at_the_usual_is_not_told() -> None:
+def test_ratio_that_is_unknown_or_back_at_the_usual_is_not_named() -> None:
     over = SERVICE._replace(verdict=SERVICE_VERDICT._replace(ratio=0.97))
     for service in (SERVICE._replace(verdict=None), over):
         assert "×" not in service_sentence(service)
