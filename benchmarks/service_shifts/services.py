@@ -36,7 +36,7 @@ FACTORS: Final = (1.3, 1.5, 2.0)
 _LENGTHS: Final = (1200, 3600, 3600, 7200)
 _LEARNED_SECONDS: Final = 7 * DAY
 _LONG_SECONDS: Final = 1e6
-"""So long that any difference is large enough: the sample is about ratios."""
+"""With this latency any difference is large enough: the sample is about ratios."""
 
 
 class Kind(StrEnum):

@@ -74,7 +74,7 @@ class ServiceHour(NamedTuple):
 
 
 class ServiceBaseline(NamedTuple):
-    """What is usual for a service in one hour.
+    """The baseline of a service in one hour.
 
     Attributes:
         swing_octaves: root mean square of its past deviations from its pattern.
@@ -125,7 +125,7 @@ def service_deviations(series: Sequence[bytes]) -> bytes:
 
 
 def learn_service(hours: Sequence[ServiceHour]) -> Mapping[int, ServiceBaseline]:
-    """Learn what is usual for a service, from past hours in any order.
+    """Learn the baselines of a service, from past hours in any order.
 
     Returns:
         The baseline for each hour of the local day; empty while there are too few marks with a deviation.
@@ -202,7 +202,7 @@ def judge_service(
 
     Args:
         endpoints: the endpoints that have enough requests in their evaluation window, and a mature baseline.
-        baseline: what is usual.
+        baseline: its baseline.
         hour_start: start of any local hour, Unix seconds.
         now: end of the evaluation windows, Unix seconds.
         parameters: settings of the detector.
