@@ -29,6 +29,7 @@ INHIBITED: Final = {
     "TempoAnomalyLatencyShiftSevere": (INHIBITING,),
     "TempoAnomalyServiceLatencyShift": (INHIBITING,),
     "TempoAnomalyServiceLatencyShiftSevere": (INHIBITING,),
+    "TempoAnomalyCommonLatencyShift": (INHIBITING,),
     "TempoAnomalyErrors": (INHIBITING, "TempoAnomalyLatencyShift"),
     "TempoAnomalyTrafficDrop": (INHIBITING, "TempoAnomalyLatencyShift", "TempoAnomalyErrors"),
 }

@@ -26,6 +26,7 @@ from exporter.evaluation.flag_store import FlagStore
 from exporter.evaluation.handover import BaselineHandover
 from exporter.evaluation.incident_tracker import IncidentTracker
 from exporter.evaluation.live import LiveEvaluator
+from exporter.evaluation.live_services import LiveServices, ServiceFlagStore
 from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.poller import Poller
 from exporter.evaluation.query import BaselineQuerier
@@ -96,6 +97,7 @@ class Evaluation:
         timelines: answers queries about the recent past of a series over time, for pages and API.
         flag_store: saves flags over restarts.
         live: evaluates the live edge.
+        services: judges services as a whole.
         poller: runs the poll cycles.
         poll_now: begins the next poll cycle at once.
         cause_search: looks for the cause of one shift.
@@ -112,6 +114,7 @@ class Evaluation:
     timelines: TimelineQuerier
     flag_store: FlagStore
     live: LiveEvaluator
+    services: LiveServices
     poller: Poller
     poll_now: Wakeup
     cause_search: CauseSearch
@@ -307,6 +310,12 @@ def _build_evaluation(
         is_wanted=ingest.series_filter.wants,
         marks=lambda: marks.current,
     )
+    services = LiveServices(
+        settings.shift,
+        ServiceFlagStore(context.store, monotonic=context.monotonic, log=get_logger("baselines")),
+        get_logger("poller"),
+        max_pause_seconds=polling.max_pause_seconds,
+    )
     reader = LiveReader(
         ingest.client,
         context.metrics,
@@ -368,6 +377,7 @@ def _build_evaluation(
         causes=causes,
         versions=versions,
         incidents=incidents,
+        services=services,
     )
     querier, timelines = _build_queries(context, marks, recent)
     return Evaluation(
@@ -378,6 +388,7 @@ def _build_evaluation(
         timelines,
         flag_store,
         live,
+        services,
         poller,
         poll_now,
         search,
@@ -398,7 +409,9 @@ def reconfigured(context: Context, ingest: Ingest, evaluation: Evaluation, manag
         manager: has the baselines of the other configuration.
     """
     search = _build_cause_search(context, ingest)
-    evaluation.live.use(evaluation_settings(context.config))
+    settings = evaluation_settings(context.config)
+    evaluation.live.use(settings)
+    evaluation.services.use(settings.shift)
     if evaluation.causes is not None:
         evaluation.causes.use(search)
     evaluation.versions.use(_build_version_search(context, ingest))

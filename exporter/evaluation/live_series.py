@@ -57,6 +57,7 @@ class LiveSeries:
         "explanation",
         "failures",
         "flags",
+        "is_changed",
         "is_reconsidered",
         "last_seen",
         "lost_before",
@@ -89,6 +90,8 @@ class LiveSeries:
         self.last_seen = 0.0
         # Whether the parameters have changed since the last tick.
         self.is_reconsidered = False
+        # Whether traces were added or dropped since the last tick.
+        self.is_changed = False
 
     @property
     def flag(self) -> Flag:

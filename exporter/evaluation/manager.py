@@ -12,6 +12,7 @@ from typing import Final
 from exporter import __version__
 from exporter.evaluation.baseline_table import BaselineCache, BaselineTable
 from exporter.evaluation.history import HistoryEvaluator
+from exporter.evaluation.service_history import ServiceHistory
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import HistoryFacts
 from exporter.evaluation.table_builder import BaselineTableBuilder
@@ -85,15 +86,26 @@ class BaselineManager:
         self._log = log
         self._quiet_log = log.limited(_REPEAT_SECONDS, monotonic)
         detector = settings.detector(hour_clock)
+        services = ServiceHistory(store, hour_clock)
         self._builder = BaselineTableBuilder(
             store,
             detector,
-            HistoryEvaluator(store, detector, on_accepted, log, self._quiet_log, marks=marks),
+            HistoryEvaluator(
+                store,
+                detector,
+                on_accepted,
+                log,
+                self._quiet_log,
+                marks=marks,
+                on_evaluated=services.note_evaluated,
+                on_deleted=services.note_deleted,
+            ),
             settings,
             settled_until=settled_until,
             basis=f"{__version__} {settings!r} {basis}",
             quiet_log=self._quiet_log,
             marks=marks,
+            services=services,
         )
         self._on_table_changed = on_table_changed
         self._backfill_status = backfill_status

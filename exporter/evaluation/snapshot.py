@@ -13,6 +13,7 @@ from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagKind
 from exporter.detection.policy import SeriesPolicy
 from exporter.detection.regression import Regression
+from exporter.detection.service_shift import ServiceVerdict
 from exporter.detection.streams import StreamReason
 from exporter.evaluation.causes.shift_cause import ShiftCause
 from exporter.evaluation.durations import DurationHistogram
@@ -21,6 +22,7 @@ from exporter.evaluation.live_traffic import CurrentTraffic
 from exporter.evaluation.regression_version import RegressionVersion
 from exporter.evaluation.time_lost import TimeLost
 from exporter.ingest.backfill_queue import BackfillStatus
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey
 from exporter.model.time_mark import MarkRange
 
@@ -108,6 +110,22 @@ class KindStatus(NamedTuple):
     explanation: object | None = None
 
 
+class ServiceStatus(NamedTuple):
+    """The verdict on a service as a whole.
+
+    Attributes:
+        key: the service.
+        verdict: the verdict; None while it is unknown.
+        firing: whether its flag fires.
+        since: start of the shift, Unix seconds; None unless the flag fires.
+    """
+
+    key: ServiceKey
+    verdict: ServiceVerdict | None
+    firing: bool
+    since: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class SeriesStatus:
     """Baseline, current latency and verdict of one series. Fields are None while unknown.
@@ -151,6 +169,7 @@ class SeriesStatus:
         failures_total: failed ones among the traces evaluated since the process started; None while that is known of
             none.
         marks: what people have marked at this time.
+        service: the shift of its service as a whole; None while that is not shifted.
     """
 
     key: SeriesKey
@@ -187,6 +206,7 @@ class SeriesStatus:
     baseline_error_ratio: float | None = None
     current_traffic: CurrentTraffic | None = None
     marks: tuple[MarkRange, ...] = ()
+    service: ServiceStatus | None = None
 
     def of_kind(self, kind: FlagKind) -> KindStatus:
         """The verdict of one kind, that on the latency included."""
@@ -268,6 +288,7 @@ class Snapshot:
         backfill: state of the ledger; None if backfill is disabled. It is complete only if ``history`` and the
             baselines were taken after the last window was written.
         durations: durations of all spans since the start of the process; None unless they are counted.
+        services: the services that have a verdict, or a flag that fires, by name.
     """
 
     evaluated_at: float | None
@@ -283,6 +304,7 @@ class Snapshot:
     has_baselines: bool = True
     backfill: BackfillStatus | None = None
     durations: Mapping[SeriesKey, DurationHistogram] | None = None
+    services: tuple[ServiceStatus, ...] = ()
 
     @cached_property
     def series_by_level(self) -> Mapping[FallbackLevel, int]:

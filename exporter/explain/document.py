@@ -18,13 +18,13 @@ from exporter.detection.regression import Regression
 from exporter.detection.streams import StreamReason
 from exporter.evaluation.query import BaselineReport, SlotBaseline
 from exporter.evaluation.regression_version import RegressionVersion
-from exporter.evaluation.snapshot import SeriesStatus
+from exporter.evaluation.snapshot import SeriesStatus, ServiceStatus
 from exporter.evaluation.timeline import PointState, Timeline, TimelinePoint, TimelineRange, heat_map
 from exporter.evaluation.timeline_query import SlotSignals, UsualProfile
 from exporter.explain.cause import cause_summary
 from exporter.explain.check import Check, DurationVerdict
 from exporter.explain.trace import TraceExplanation, trace_sentence
-from exporter.explain.words import LEVEL_NAMES, check_sentence
+from exporter.explain.words import LEVEL_NAMES, check_sentence, service_sentence
 from exporter.model.calendar import Calendar, DayType, Slot
 from exporter.model.critical_path import CriticalPath, PathStep, TraceSpan
 from exporter.model.histogram import bucket_upper_seconds
@@ -473,6 +473,19 @@ def _now(status: SeriesStatus) -> Json:
         else {"trace_id": exemplar.trace_id, "seconds": exemplar.seconds, "at_unix": exemplar.at},
         "explanation": None if status.explanation is None else explanation_document(status.explanation),
         "shift_cause": None if status.cause is None else cause_summary(status.cause),
+        "service_shift": None if status.service is None else _service_shift(status.service),
+    }
+
+
+def _service_shift(service: ServiceStatus) -> Json:
+    """The shift of a service as a whole."""
+    verdict = service.verdict
+    return {
+        "since_unix": service.since,
+        "service_ratio": None if verdict is None else verdict.ratio,
+        "service_limit_ratio": None if verdict is None else verdict.threshold_ratio,
+        "compared_endpoints": None if verdict is None else verdict.endpoints,
+        "sentence": service_sentence(service),
     }
 
 

@@ -17,7 +17,7 @@ from exporter.detection.policy import SeriesPolicy
 from exporter.detection.regression import Regression
 from exporter.detection.streams import StreamReason
 from exporter.evaluation.query import BaselineReport, ErrorLimits, LevelSupply, NoVerdict, RunLimits, TrafficLimits
-from exporter.evaluation.snapshot import SeriesStatus
+from exporter.evaluation.snapshot import SeriesStatus, ServiceStatus
 from exporter.evaluation.time_lost import TimeLost
 from exporter.explain.check import Check, DurationVerdict
 from exporter.model.calendar import HOUR_SECONDS, Calendar, DayType, Slot
@@ -107,6 +107,8 @@ def _sentences(check: Check, calendar: Calendar) -> Iterator[str]:
     elif status.shift is not None:
         score = "" if status.score is None else f" (score {status.score:.2f}; 1 is where it matters)"
         yield f"Its latency as a whole is not shifted now{score}."
+    if status.service is not None:
+        yield service_sentence(status.service)
     errors = status.of_kind(FlagKind.ERRORS)
     if errors.firing:
         since = "" if errors.since is None else f" since {instant_text(errors.since, calendar)}"
@@ -131,6 +133,19 @@ def _traffic_sentences(status: SeriesStatus, calendar: Calendar) -> Iterator[str
     elif current is not None and not status.shift and (rise := rise_text(current.verdict.evidence.ratio)):
         # The explanation of a shift says it itself.
         yield rise
+
+
+def service_sentence(service: ServiceStatus) -> str:
+    """Say that a service as a whole is slower than usual, and by which factor."""
+    verdict = service.verdict
+    if verdict is None:
+        return "Its service as a whole was slower than usual when that was last known."
+    if verdict.ratio < 1:
+        return "Its service as a whole was slower than usual until a moment ago."
+    return (
+        f"Its service as a whole is slower than usual: as a median, its {verdict.endpoints} endpoints with traffic "
+        f"take {verdict.ratio:.2f} × their usual (a shift from {verdict.threshold_ratio:.2f} × on)."
+    )
 
 
 def error_limits_text(limits: ErrorLimits) -> str:

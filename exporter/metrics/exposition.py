@@ -1,4 +1,4 @@
-"""Renders the metrics of the watched series, and keeps what is served.
+"""Renders the metrics of the watched series and services, and keeps what is served.
 
 A page of ten thousand series has 220,000 samples, which ``prometheus_client`` takes up to two seconds to render. Here
 the samples of a snapshot are rendered once per format that scrapers request, and a scrape is served the finished bytes.
@@ -18,8 +18,15 @@ from functools import partial
 from typing import Any, Final, NamedTuple, Self
 
 from exporter.evaluation.durations import DurationHistogram
-from exporter.evaluation.snapshot import SeriesStatus, Snapshot
-from exporter.metrics.families import DURATION_FAMILY, Column, Encoder, Family, families_by_name
+from exporter.evaluation.snapshot import SeriesStatus, ServiceStatus, Snapshot
+from exporter.metrics.families import (
+    DURATION_FAMILY,
+    SERVICE_FAMILIES,
+    Column,
+    Encoder,
+    Family,
+    families_by_name,
+)
 from exporter.metrics.gzip_blocks import HEADER, Checksum, GzipBlock, last_block
 from exporter.metrics.protobuf import ProtobufEncoder
 from exporter.metrics.text import TextEncoder
@@ -97,6 +104,30 @@ def render_families(
             for family in families
         ]
         parts += (encoder.head(families[0], sum(map(len, blocks))), *blocks)
+    return b"".join(parts)
+
+
+def render_services(
+    services: Sequence[ServiceStatus],
+    format_: Format,
+    names: frozenset[str] | None = None,
+    label_names: LabelNames = DEFAULT_LABEL_NAMES,
+) -> bytes:
+    """Render the metrics of services, without the end mark of OpenMetrics.
+
+    Args:
+        services: the services.
+        format_: the format.
+        names: render only these families; all if absent.
+        label_names: maps the names of series to label values.
+    """
+    encoder = _ENCODERS[format_]
+    labels = [encoder.service_labels(status.key, label_names) for status in services]
+    parts: list[bytes] = []
+    for family, value in SERVICE_FAMILIES:
+        if names is None or family.name in names:
+            samples = encoder.samples(family, labels, Column(list(map(value, services))), label_names)
+            parts += (encoder.head(family, len(samples)), samples)
     return b"".join(parts)
 
 
@@ -206,6 +237,7 @@ class RenderedPage:
             blocks = [self._block(family, format_, labels, previous, gzipped=gzipped) for family in families]
             yield encoder.head(families[0], sum(block.size for block in blocks))
             yield from (block.content for block in blocks if block.size)
+        yield render_services(self.snapshot.services, format_, label_names=self.label_names)
 
     def _labels(self, format_: Format, previous: PageBlocks) -> Sequence[Any]:
         """Return the labels of all series; if they have not changed, the same object as before."""
@@ -239,8 +271,10 @@ class RenderedPage:
         return block
 
     def families(self, format_: Format, names: frozenset[str] | None = None) -> bytes:
-        """Render the samples of the series now, of some families or all, without the end mark of OpenMetrics."""
-        return render_families(self.snapshot.series, format_, names, self.label_names, self.snapshot.durations)
+        """Render the samples of series and services now, of some families or all, without OpenMetrics' end mark."""
+        snapshot = self.snapshot
+        series = render_families(snapshot.series, format_, names, self.label_names, snapshot.durations)
+        return series + render_services(snapshot.services, format_, names, self.label_names)
 
     @property
     def rendered(self) -> frozenset[Variant]:

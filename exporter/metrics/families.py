@@ -12,8 +12,9 @@ from exporter.detection.policy import SEVERITIES
 from exporter.detection.regression import Regression
 from exporter.evaluation.durations import DurationHistogram
 from exporter.evaluation.live_traffic import CurrentTraffic
-from exporter.evaluation.snapshot import Exemplar, SeriesStatus
+from exporter.evaluation.snapshot import Exemplar, SeriesStatus, ServiceStatus
 from exporter.model.label import LabelNames
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey
 
 PREFIX: Final = "tempo_anomaly_"
@@ -127,6 +128,9 @@ class Encoder(Protocol[_Labels]):
             family: the first family.
             size: length of the samples of all of them in bytes.
         """
+
+    def service_labels(self, key: ServiceKey, label_names: LabelNames) -> _Labels:
+        """Return the labels of a service."""
 
     def labels(self, key: SeriesKey, label_names: LabelNames) -> _Labels:
         """Return the labels of a series."""
@@ -333,6 +337,12 @@ SERIES_FAMILIES: Final[Sequence[Family]] = (
         _since(FlagKind.ERRORS),
     ),
     Family(
+        PREFIX + "traffic_since_timestamp_seconds",
+        "When traffic began to be far from the usual; present only while it is.",
+        "gauge",
+        _since(FlagKind.TRAFFIC),
+    ),
+    Family(
         PREFIX + "regression_ratio",
         "Median or p90 of the last days relative to the weeks before; present only during a regression.",
         "gauge",
@@ -423,6 +433,45 @@ SERIES_FAMILIES: Final[Sequence[Family]] = (
         " all traffic; absent without a baseline.",
         "counter",
         attrgetter("excess_seconds_total"),
+    ),
+)
+
+
+class ServiceFamily(NamedTuple):
+    """A metric family of the watched services.
+
+    Attributes:
+        family: name, help and label; its own values are not used.
+        value: returns the value of one service; None makes no sample.
+    """
+
+    family: Family
+    value: Callable[[ServiceStatus], float | None]
+
+
+def _of_service(
+    name: str, help_: str, value: Callable[[ServiceStatus], float | None], label: tuple[str, str] | None = None
+) -> ServiceFamily:
+    return ServiceFamily(Family(PREFIX + name, help_, "gauge", lambda _: None, label), value)
+
+
+SERVICE_FAMILIES: Final[Sequence[ServiceFamily]] = (
+    _of_service(
+        "service_shift_ratio",
+        "Latency of a service as a whole relative to the usual: the median, over its endpoints, of their median latency"
+        " relative to their baseline. Absent while unknown, and with fewer than four endpoints with traffic.",
+        lambda status: None if status.verdict is None else status.verdict.ratio,
+    ),
+    _of_service(
+        "service_shift_limit_ratio",
+        "The service_shift_ratio from which a service is shifted: at least 1.25, and beyond what it usually varies by.",
+        lambda status: None if status.verdict is None else status.verdict.threshold_ratio,
+    ),
+    _of_service(
+        "service_anomalous",
+        "Whether a service as a whole is anomalous now, by kind: most of its endpoints are slower than usual (shift).",
+        lambda status: None if status.verdict is None and not status.firing else status.firing,
+        ("kind", FlagKind.SHIFT.value),
     ),
 )
 

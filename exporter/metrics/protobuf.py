@@ -20,6 +20,7 @@ from exporter.evaluation.snapshot import Exemplar
 from exporter.metrics.families import CAUSE_LABELS, SERIES_LABELS, Column, Encoder, Family
 from exporter.model.histogram import ZERO_BUCKET
 from exporter.model.label import LabelNames
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey, encodable
 
 _DOUBLE: Final = Struct("<d")
@@ -95,6 +96,11 @@ class ProtobufEncoder(Encoder[bytes]):
         """Return the labels of a series as fields of a ``Metric``."""
         named = label_names.of(key)
         return b"".join(_label(*each) for each in (*zip(SERIES_LABELS, named[:2], strict=True), *named.labels))
+
+    def service_labels(self, key: ServiceKey, label_names: LabelNames) -> bytes:
+        """Return the labels of a service as fields of a ``Metric``."""
+        named = label_names.of(SeriesKey(key.service_name, "", key.labels))
+        return b"".join(_label(*each) for each in ((SERIES_LABELS[0], named.service_name), *named.labels))
 
     def samples(self, family: Family, labels: Sequence[bytes], column: Column, label_names: LabelNames) -> bytes:
         """Return a ``Metric`` for each sample."""

@@ -8,6 +8,7 @@ from prometheus_client.utils import floatToGoString
 from exporter.evaluation.snapshot import Exemplar
 from exporter.metrics.families import CAUSE_LABELS, SERIES_LABELS, Column, Encoder, Family, FamilyPart
 from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey, encodable
 
 _FIRST_EXPONENT: Final = 1e6
@@ -30,6 +31,11 @@ class TextEncoder(Encoder[str]):
     def labels(self, key: SeriesKey, label_names: LabelNames) -> str:
         """Format the labels of a series, sorted by name, without the braces."""
         return series_labels(key, label_names)
+
+    def service_labels(self, key: ServiceKey, label_names: LabelNames) -> str:
+        """Format the labels of a service, sorted by name, without the braces."""
+        named = label_names.of(SeriesKey(key.service_name, "", key.labels))
+        return ",".join(label_text(*each) for each in sorted([(SERIES_LABELS[0], named.service_name), *named.labels]))
 
     def samples(self, family: Family, labels: Sequence[str], column: Column, label_names: LabelNames) -> bytes:
         """Return a line for each sample."""

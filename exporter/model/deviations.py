@@ -19,14 +19,15 @@ MAX_LANES: Final = 3 * MARKS
 """Length of the encoding: one byte for each quantile and mark."""
 
 _ZERO: Final = 128
-_MOST: Final = 127
+MOST_BUCKETS: Final = 127
+"""Deviations are clipped to so many buckets either way."""
 _FEW_HOURS: Final = 40
 """Up to so many hours are counted one by one."""
 _LARGEST: Final = HIGHEST_BUCKET - ZERO_BUCKET
 _CODES: Final[dict[int | None, int]] = {
     None: 0,
     # Of any two buckets, so that encoding is one look-up for each mark.
-    **{each: _ZERO + max(-_MOST, min(_MOST, each)) for each in range(-_LARGEST, _LARGEST + 1)},
+    **{each: _ZERO + max(-MOST_BUCKETS, min(MOST_BUCKETS, each)) for each in range(-_LARGEST, _LARGEST + 1)},
 }
 _DEVIATIONS: Final[list[int | None]] = [None, *range(1 - _ZERO, 256 - _ZERO)]
 _LANE_BYTES: Final = 2
@@ -69,6 +70,25 @@ def _signs(encoded: bytes) -> tuple[int, int]:
     medians = encoded[:MARKS]
     known, positive = medians.translate(_AT_LEAST[1]), medians.translate(_AT_LEAST[_ZERO + 1])
     return int.from_bytes(known, "little"), int.from_bytes(positive, "little")
+
+
+def medians_over_series(series: Sequence[bytes], least: int) -> bytes:
+    """Return the median, over the deviations of several series in one hour, of those of their medians at each mark.
+
+    Args:
+        series: encoded deviations of each series.
+        least: minimum number of series whose deviation is known at a mark; with fewer, it is unknown.
+
+    Returns:
+        Encoded deviations for each mark of the hour; with an even number of series the mean of two, rounded down.
+    """
+    columns = zip(*[each[:MARKS].ljust(MARKS, b"\0") for each in series], strict=True)
+    medians = bytearray()
+    for column in columns:
+        known = sorted(filter(None, column))
+        count = len(known)
+        medians.append((known[(count - 1) // 2] + known[count // 2]) // 2 if count >= least else 0)
+    return bytes(medians).ljust(MARKS, b"\0")
 
 
 def lanes_above(hours: Sequence[bytes], least: int, limit: int) -> dict[int, int]:

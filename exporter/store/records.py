@@ -222,3 +222,12 @@ def encode_swings(evaluation: HourEvaluation) -> bytes:
     """Encode the swings and deviations of an hour for :func:`evaluation_from_row`."""
     # An hour has a dozen windows, so its sums have at most 18 bits.
     return encode_numbers(evaluation.swings) + evaluation.deviations
+
+
+def deviations_from_row(swings: bytes) -> bytes:
+    """Return the encoded deviations in a row of ``judgements``, without the rest of the evaluation.
+
+    Raises:
+        DamagedDigestError: the encoded swings are damaged.
+    """
+    return decode_numbers(swings, len(NO_SWINGS))[1]

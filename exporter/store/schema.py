@@ -52,7 +52,7 @@ def _create_tables(db: Database) -> None:
         not_null={"end", "state", "read_at"},
     )
     # WITHOUT ROWID and with the series first in the key, so that the windows of one series, which a baseline needs, are
-    # on neighbouring pages. The second index is for replacing windows and for retention.
+    # on neighbouring pages. The second index is for replacing windows and for retention; a later migration drops it.
     db.execute(
         """CREATE TABLE digests (
             series_id INTEGER NOT NULL REFERENCES series(id),
@@ -236,6 +236,11 @@ def _create_regression_versions(db: Database) -> None:
     )
 
 
+def _drop_index_of_windows(db: Database) -> None:
+    """Drop the index of digests by window: series are few, and looked up one by one where a window is replaced."""
+    db.execute("DROP INDEX IF EXISTS digests_by_window")
+
+
 MIGRATIONS: Sequence[Callable[[Database], None]] = (
     _create_tables,
     _index_quarantined_hours,
@@ -252,6 +257,7 @@ MIGRATIONS: Sequence[Callable[[Database], None]] = (
     _create_time_marks,
     _create_past_flag_periods,
     _create_regression_versions,
+    _drop_index_of_windows,
 )
 
 

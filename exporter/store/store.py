@@ -51,9 +51,11 @@ from exporter.store.records import (
 from exporter.store.schema import check_version, migrate
 from exporter.store.series_queries import (
     newest_failure_rule,
+    query_deviations,
     query_other_failures,
     query_series,
     query_traffic,
+    stored_deviations,
     stored_series,
     stored_traffic,
 )
@@ -234,7 +236,7 @@ class Store:
         with self._connection.reading("reading windows") as db:
             keys = {series_id: key for key, series_id in self._ids.items()}
             for window in windows:
-                query = "SELECT series_id, digest FROM digests WHERE window_start = ?"
+                query = "SELECT id, digest FROM series CROSS JOIN digests ON series_id = id AND window_start = ?"
                 digests = found[window] = {}
                 for series_id, data in db.execute(query, (window.start,)):
                     try:
@@ -308,6 +310,33 @@ class Store:
             with self._connection.reading("counting the history") as db:
                 rows = query_traffic(db, ids[position : position + at_once], start, end)
             yield from stored_traffic(rows, keys_by_id)
+
+    def deviations(
+        self, keys: Iterable[SeriesKey], start: int, end: int, at_once: int = 50
+    ) -> Iterator[tuple[SeriesKey, dict[int, bytes]]]:
+        """Yield the deviations of some series in evaluated hours that start in ``[start, end)``, Unix seconds.
+
+        Hours that are quarantined, and those without deviations, are left out, and so are series without any.
+
+        Args:
+            keys: the series; they are yielded in this order.
+            start: start of the range.
+            end: end of the range.
+            at_once: number of series for which the connection is held.
+
+        Yields:
+            A series, and its encoded deviations by start of the hour; see :mod:`exporter.model.deviations`.
+        """
+        with self._connection.mutex:
+            ids = [(key, self._ids[key]) for key in keys if key in self._ids]
+        for position in range(0, len(ids), at_once):
+            chunk = ids[position : position + at_once]
+            with self._connection.reading("reading deviations") as db:
+                rows = query_deviations(db, [series_id for _, series_id in chunk], start, end)
+            for key, series_id in chunk:
+                found = stored_deviations(rows.get(series_id, ()), partial(self._connection.on_failure, "corrupt"))
+                if found:
+                    yield key, found
 
     # Evaluations, flags and baseline tables
 
@@ -587,6 +616,20 @@ class Store:
             ).fetchall()
         found = ((self._key(row), flag_period_from_row(*row[3:])) for row in rows)
         return [(key, period) for key, period in found if period is not None]
+
+    def save_service_flags(self, flags: str) -> None:
+        """Store the flags of all services, as encoded by the detector, so that they survive a restart.
+
+        Raises:
+            StoreError: they were not stored.
+        """
+        with self._writing("saving the flags of services") as db:
+            db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('service_flags', ?)", (flags,))
+
+    def service_flags(self) -> str | None:
+        """Return the stored flags of services; None if there never were any."""
+        with self._connection.reading("reading the flags of services") as db:
+            return _meta(db, "service_flags")
 
     def flags(self) -> dict[SeriesKey, str]:
         """Return the stored flags."""
@@ -947,5 +990,6 @@ def _changes_evaluated_hours(db: sqlite3.Connection, entries: Sequence[LedgerEnt
 def _delete_overlapping_windows(db: sqlite3.Connection, window: Window) -> None:
     """Delete all windows that overlap a window, with their digests."""
     starts = db.execute("SELECT start FROM windows WHERE start < ? AND end > ?", (window.end, window.start)).fetchall()
-    db.executemany("DELETE FROM digests WHERE window_start = ?", starts)
+    # Few windows are replaced, so looking up each series costs less than an index that all windows pay for.
+    db.executemany("DELETE FROM digests WHERE (series_id, window_start) IN (SELECT id, ? FROM series)", starts)
     db.executemany("DELETE FROM windows WHERE start = ?", starts)

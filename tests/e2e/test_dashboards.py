@@ -49,6 +49,7 @@ EMPTY: Final[Mapping[str, str]] = {
         f"tempo-anomaly-overview, Slower than in the weeks before {ref}": "a verdict needs nine days of history"
         for ref in "ABC"
     },
+    "tempo-anomaly-overview, Services as a whole A": "no service has four root spans that become slower",
 }
 """Queries with an empty result, and the reason."""
 

@@ -53,10 +53,10 @@ def test_step_of_three_days_ago_is_flagged_and_survives_a_restart(tempo: StartTe
     assert (found["version_outcome"], found["version"], found["version_before"]) == ("appeared", NEW, "2.3.1")
     (record,) = first.logged("regression_version")
     assert (record["version"], record["version_before"]) == (NEW, "2.3.1")
-    endpoint = first.get(f"/endpoint{query}").text
-    assert "slower than before" in endpoint
-    assert "Version 2.4.0 &lt;b&gt;" in endpoint
-    assert '<b>"x' not in endpoint
+    shown = first.get(f"/endpoint{query}").text
+    assert "slower than before" in shown
+    assert "Version 2.4.0 &lt;b&gt;" in shown
+    assert '<b>"x' not in shown
     assert "POST /checkout" in first.get("/?state=regression").text
     assert "GET /cart" not in first.get("/?state=regression").text
     assert first.stop() == 0

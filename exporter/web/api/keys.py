@@ -44,6 +44,7 @@ KEYS: Final[dict[str, str]] = {
     "changepoint_unix": "the changepoint: when the present behaviour began, after an accepted change",
     "check": "the root compared with its baseline, as in `/api/v1/check`",
     "comment": "what people wrote about a mark; `null` for nothing",
+    "compared_endpoints": "endpoints that were compared for the shift of a service; `null` while unknown",
     "comparison_url": (
         "link that compares the slow traces with the others in Traces Drilldown; `null` without `grafana.url`, or if "
         "there were too few traces"
@@ -234,7 +235,12 @@ KEYS: Final[dict[str, str]] = {
     "sentence": "the result in words",
     "series": "the endpoints",
     "series_by_level": "number of endpoints at levels 1 to 5, from midnight on, by day type",
+    "service_limit_ratio": "the ratio from which on a service as a whole is shifted; `null` while unknown",
     "service_name": "of the endpoint or span",
+    "service_ratio": (
+        "latency of the service as a whole relative to the usual: the median over its endpoints; `null` while unknown"
+    ),
+    "service_shift": "the shift of the service of an endpoint as a whole; `null` while it is not shifted",
     "services": "how long the root waited for each service; adds up to its duration",
     "severity": (
         "of an endpoint, what an override gives to the alerts about it: `critical`, `warning` or `info`; "

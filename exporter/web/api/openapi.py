@@ -140,6 +140,7 @@ _NOW: Final = {
     "last_outlier": _or_null(_object({"trace_id": _TRACE_ID, "seconds": _NUMBER, "at_unix": _NUMBER})),
     "explanation": _or_null(_ref("ShiftExplanation")),
     "shift_cause": _or_null(_ref("CauseSummary")),
+    "service_shift": _or_null(_ref("ServiceShift")),
     "comparison_urls": {"type": "object", "additionalProperties": _TEXT},
 }
 _CAUSE_SUMMARY: Final = {
@@ -326,6 +327,15 @@ _SCHEMAS: Final[Mapping[str, Schema]] = {
             "window_seconds": _or_null(_NUMBER),
             "source_ratio": _or_null(_NUMBER),
             "sentence": _or_null(_TEXT),
+        }
+    ),
+    "ServiceShift": _object(
+        {
+            "since_unix": _or_null(_NUMBER),
+            "service_ratio": _or_null(_NUMBER),
+            "service_limit_ratio": _or_null(_NUMBER),
+            "compared_endpoints": _or_null(_INTEGER),
+            "sentence": _TEXT,
         }
     ),
     "Now": _object(_NOW),

@@ -118,6 +118,7 @@ class EndpointPage:
                 status.regression_version is not None and f" {status.regression_version.sentence}",
             ],
             (sentence := ENGLISH.traffic(status)) is not None and h.p(".why")[sentence],
+            status.service is not None and h.p(".why")[ENGLISH.service_shift(status.service, times)],
             (h.p(".why")[each] for each in marks_sentences(status.marks, times.local)),
             bool(status.shift)
             and h.p(".why")[

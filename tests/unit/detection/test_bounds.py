@@ -1,4 +1,4 @@
-"""Bounds by which the evaluation of history skips marks: they never skip one at which the full test would be positive."""
+"""Bounds by which the evaluation of history skips marks; no mark is skipped at which the full test is positive."""
 
 from typing import Any
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from exporter.detection.schedule import HourThresholds
+from exporter.detection.service_shift import ServiceBaseline
 from exporter.detection.thresholds import LevelThreshold, LongThreshold, SmallShiftThresholds
 from exporter.evaluation.baseline_table import (
     EMPTY_TABLE,
@@ -17,6 +18,7 @@ from exporter.evaluation.baseline_table import (
     decode_table,
     encode_table,
 )
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey
 from tests.support.evaluation import ledger_status
 from tests.support.samples import HOUR, KEY, NOON, Clock, thresholds
@@ -69,6 +71,11 @@ class TestEncoding:
         assert decoded is not None
         assert decoded.series == labelled
         assert all(isinstance(key, SeriesKey) for key in decoded.series)
+
+    def test_what_is_usual_for_services_is_kept(self) -> None:
+        services = {ServiceKey("checkout", (("env", "prod"),)): ServiceBaseline(0.125, (0,) * 11 + (40,))}
+        table = BaselineTable(NOON, {KEY: NO_BASELINE}, services=services)
+        assert decode_table(encode_table(table, "basis"), "basis") == table
 
     def test_a_table_from_before_there_were_labels_is_decoded(self) -> None:
         hours = [(NOON, [(KEY[:2], NO_BASELINE)])]

@@ -20,13 +20,21 @@ from prometheus_client.samples import Exemplar as ClientExemplar
 from exporter.baseline.levels import Baseline, FallbackLevel
 from exporter.cause.incidents import Role
 from exporter.evaluation.durations import DurationHistogram
-from exporter.evaluation.snapshot import Exemplar, IncidentPart, SeriesStatus, Snapshot
-from exporter.metrics.exposition import Format, PagePrefix, Publisher, RenderedPage, render_families
-from exporter.metrics.families import CAUSE_LABELS, INCIDENT_LABELS, PREFIX, SERIES_FAMILIES, SERIES_LABELS
+from exporter.evaluation.snapshot import Exemplar, IncidentPart, SeriesStatus, ServiceStatus, Snapshot
+from exporter.metrics.exposition import Format, PagePrefix, Publisher, RenderedPage, render_families, render_services
+from exporter.metrics.families import (
+    CAUSE_LABELS,
+    INCIDENT_LABELS,
+    PREFIX,
+    SERIES_FAMILIES,
+    SERIES_LABELS,
+    SERVICE_FAMILIES,
+)
 from exporter.model.calendar import DayType, Slot
 from exporter.model.label import LabelNames
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey
-from tests.support.samples import HOSTILE_KEY, KEY, LONG_KEY, NOON, baseline, small_snapshot
+from tests.support.samples import HOSTILE_KEY, KEY, LONG_KEY, NOON, SERVICE_VERDICT, baseline, small_snapshot
 
 EMPTY_HISTOGRAM = DurationHistogram((), 0, 0.0)
 TEXT_FORMATS = (Format.TEXT, Format.OPENMETRICS)
@@ -173,6 +181,36 @@ class TestParity:
         assert readings(read_back, format_) == readings(client_families(series).collect(), format_)
 
 
+class TestServices:
+    def test_samples_by_service(self) -> None:
+        page = render_services(small_snapshot().services, Format.TEXT).decode()
+        assert [line for line in page.splitlines() if not line.startswith("#")] == [
+            'tempo_anomaly_service_shift_ratio{service_name="checkout"} 1.625',
+            'tempo_anomaly_service_shift_limit_ratio{service_name="checkout"} 1.25',
+            'tempo_anomaly_service_anomalous{kind="shift",service_name="checkout"} 1.0',
+            'tempo_anomaly_service_anomalous{kind="shift",service_name="naïve \\"svc\\""} 1.0',
+        ]
+
+    def test_verdict_without_a_shift_is_0(self) -> None:
+        calm = ServiceStatus(ServiceKey("checkout"), SERVICE_VERDICT, firing=False)
+        assert b'service_anomalous{kind="shift",service_name="checkout"} 0.0' in render_services([calm], Format.TEXT)
+
+    def test_labels_of_series_are_labels_of_the_service(self) -> None:
+        service = ServiceStatus(ServiceKey("checkout", (("env", "prod"),)), SERVICE_VERDICT, firing=False)
+        page = render_services([service], Format.TEXT, label_names=LabelNames(names=("env",)))
+        assert b'service_shift_ratio{env="prod",service_name="checkout"} 1.625' in page
+
+    @pytest.mark.parametrize("format_", TEXT_FORMATS)
+    def test_are_part_of_the_page(self, format_: Format) -> None:
+        families = parsed(RenderedPage(small_snapshot()).families(format_), format_)
+        found = {family.name for family in families}
+        assert {family.name for family, _ in SERVICE_FAMILIES} <= found
+
+    def test_only_named_families(self) -> None:
+        page = RenderedPage(small_snapshot()).families(Format.TEXT, frozenset({PREFIX + "service_shift_ratio"}))
+        assert {family.name for family in parsed(page, Format.TEXT)} == {PREFIX + "service_shift_ratio"}
+
+
 class TestSamples:
     def test_absent_values_make_no_sample(self) -> None:
         page = parsed(render_families([SeriesStatus(KEY)], Format.TEXT), Format.TEXT)
@@ -267,7 +305,7 @@ class TestPublisher:
             assert page.rendered == {(Format.OPENMETRICS, True)}
             assert page.snapshot == small_snapshot()
             compressed = page.render(Format.OPENMETRICS, gzipped=True)
-            text = render_families(small_snapshot().series, Format.OPENMETRICS)
+            text = RenderedPage(small_snapshot()).families(Format.OPENMETRICS)
             assert gzip.decompress(b"".join(compressed.parts) + compressed.finish(b"")) == text
 
     def test_a_variant_that_is_no_longer_requested_is_no_longer_rendered_ahead(self) -> None:

@@ -34,6 +34,7 @@ PER_SERIES = {
     "baseline_error_ratio": "gauge",
     "error_score": "gauge",
     "errors_since_timestamp_seconds": "gauge",
+    "traffic_since_timestamp_seconds": "gauge",
     "baseline_traces": "gauge",
     "traffic_ratio": "gauge",
     "score": "gauge",
@@ -53,6 +54,12 @@ PER_SERIES = {
     "excess_traces_total": "counter",
     "excess_seconds_total": "counter",
 }
+PER_SERVICE = {
+    "service_shift_ratio": set(),
+    "service_shift_limit_ratio": set(),
+    "service_anomalous": {"kind"},
+}
+"""Gauges of services, with their labels besides the name of the service."""
 OWN = {
     "build_info": ("gauge", {"version", "python_version"}),
     "tempo_up": ("gauge", set()),
@@ -137,7 +144,8 @@ class TestContract:
             for name, family in WholePage.full().families().items()
             if not name.startswith("process_")
         }
-        assert types == PER_SERIES | {name: kind for name, (kind, _) in OWN.items()}
+        own = {name: kind for name, (kind, _) in OWN.items()}
+        assert types == PER_SERIES | dict.fromkeys(PER_SERVICE, "gauge") | own
 
     def test_labels(self) -> None:
         families = WholePage.full().families()
@@ -147,6 +155,10 @@ class TestContract:
             further = FURTHER_LABELS.get(name, set())
             for sample in families[P + name].samples:
                 assert set(sample.labels) == {"service_name", "span_name", *further}, name
+
+        for name, labels in PER_SERVICE.items():
+            for sample in families[P + name].samples:
+                assert set(sample.labels) == {"service_name", *labels}, name
 
     def test_no_value_is_nan(self) -> None:
         values = {**WholePage.full().values(), **WholePage().values()}

@@ -461,7 +461,7 @@ def _versioned(number: int, version: str, **labels: str) -> dict[str, Any]:
     return a_trace(number, spanSets=[{"spans": [span], "matched": 3}])
 
 
-def test_versions_of_a_service_are_sampled_whatever_its_spans_are_called(tempo: FakeTempo) -> None:
+def test_versions_of_a_service_are_sampled_regardless_of_span_names(tempo: FakeTempo) -> None:
     tempo.answer(
         replying(
             search_body(

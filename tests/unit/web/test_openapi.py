@@ -135,7 +135,14 @@ def whole_snapshot() -> Snapshot:
     """A snapshot in which every key of an endpoint has a value somewhere."""
     snapshot = with_cause(small_snapshot())
     series = [
-        replace(each, policy=POLICY, regressed=True, regression=REGRESSION, regression_version=VERSION)
+        replace(
+            each,
+            policy=POLICY,
+            regressed=True,
+            regression=REGRESSION,
+            regression_version=VERSION,
+            service=snapshot.services[0],
+        )
         for each in snapshot.series
     ]
     no_traffic = KindStatus(FlagKind.TRAFFIC, firing=True, since=NOON - 90.0)
