@@ -8,8 +8,10 @@ For each quantile q, with
 
 the swing is τ = sqrt(max(t1, t2)) octaves and the swing factor 2^(zτ). Two estimates of the variance enter:
 
-- t1, the mean squared one-step-ahead prediction error of past evaluation windows, with a prior of 0.1 octave and weight
-  48: ``t1 = (48 · 0.1² + Σ e²) / (48 + number of windows)``; see :meth:`Prediction.measure_swings` for e².
+- t1, the mean squared one-step-ahead prediction error of past evaluation windows, with a prior π² of weight 48:
+  ``t1 = (48 π² + Σ e²) / (48 + number of windows)``; see :meth:`Prediction.measure` for e². The prior π of the median
+  is 0.1 octave. For the other quantiles, which few windows measure where traffic is low, it is the swing of the median,
+  if that is more: what slows all requests down moves all quantiles.
 - t2, the variance between the pooled hours, corrected for sampling: with n the traces of an hour, d the distance of its
   own quantile from ``b`` in octaves (at most 2), s(n) the sampling error of that quantile and ``w = m / (m + 2)``,
   ``m = n (1 - q)``: ``t2 = (max(0, Σ w (d² - s²)) + 0.1²) / (Σ w + 1) · (1 + 1/H)``.
@@ -351,19 +353,29 @@ class Prediction:
     def _learned_correlation(self) -> float:
         return learned_correlation(self._swings[ERROR_SUMS:]) if self._parameters.parts.likeness else CORRELATION
 
-    def _factor(self, offset: int, prior_octaves: float) -> float:
-        """Return the swing factor of a small test, from its sums in :data:`Swings`."""
-        squares, windows = self._swings[offset : offset + 2]
-        variance = (PRIOR_SWING_WEIGHT * prior_octaves**2 + squares / _UNITS_PER_SQUARE_OCTAVE) / (
-            PRIOR_SWING_WEIGHT + windows
-        )
-        return swing_factor(sqrt(variance), self._parameters)
+    def _variance(self, first: int, index: int, prior_octaves: float) -> float:
+        """Return t1 of a quantile in square octaves.
+
+        Args:
+            first: position in :data:`Swings` of the sums of the median.
+            index: the quantile.
+            prior_octaves: prior swing of the median.
+        """
+        prior = prior_octaves**2
+        if index and self._parameters.parts.inherited_swing:
+            prior = max(prior, self._variance(first, 0, prior_octaves))
+        squares, windows = self._swings[first + 2 * index : first + 2 * index + 2]
+        return (PRIOR_SWING_WEIGHT * prior + squares / _UNITS_PER_SQUARE_OCTAVE) / (PRIOR_SWING_WEIGHT + windows)
+
+    def _factor(self, first: int, index: int, prior_octaves: float) -> float:
+        """Return the swing factor of a quantile in a small test."""
+        return swing_factor(sqrt(self._variance(first, index, prior_octaves)), self._parameters)
 
     def _long_threshold(self, index: int) -> LongThreshold:
         baseline = self.baseline[index]
         if baseline == ZERO_BUCKET:
             return UNREACHABLE_LONG
-        tolerated = self._factor(_LONG + 2 * index, PRIOR_SWING_OCTAVES)
+        tolerated = self._factor(_LONG, index, PRIOR_SWING_OCTAVES)
         return LongThreshold(
             scaled(baseline, max(STAT_FLOOR_RATIO, tolerated)),
             scaled(baseline, max(least_ratio(baseline, self._parameters.min_delta_seconds), tolerated)),
@@ -373,7 +385,7 @@ class Prediction:
         baseline = self.baseline[index]
         if baseline == ZERO_BUCKET:
             return UNREACHABLE
-        tolerated = self._factor(_LEVEL + 2 * index, LEVEL_SWING_OCTAVES)
+        tolerated = self._factor(_LEVEL, index, LEVEL_SWING_OCTAVES)
         return LevelThreshold(
             stat=scaled(baseline, max(STAT_FLOOR_RATIO, tolerated)),
             gate=scaled(baseline, max(SMALL_SHIFT_RATIO, tolerated)),
@@ -418,12 +430,10 @@ class Prediction:
 
     def _compute_thresholds(self) -> Thresholds:
         found = []
-        for q, baseline, offset, between in zip(
-            QUANTILES, self.baseline, _OFFSETS, self._variances_between_hours(), strict=True
-        ):
-            squares, windows = self._swings[offset : offset + 2]
-            errors = (PRIOR_SWING_WEIGHT * _PRIOR + squares / _UNITS_PER_SQUARE_OCTAVE) / (PRIOR_SWING_WEIGHT + windows)
-            threshold = quantile_threshold(q, baseline, sqrt(max(errors, between)), self._parameters)
+        between = self._variances_between_hours()
+        for index, (q, baseline, variance) in enumerate(zip(QUANTILES, self.baseline, between, strict=True)):
+            errors = self._variance(0, index, PRIOR_SWING_OCTAVES)
+            threshold = quantile_threshold(q, baseline, sqrt(max(errors, variance)), self._parameters)
             found.append(threshold._replace(ladder=self._ladder(threshold)))
         learned = self._learned_correlation
         return thresholds_of(tuple(found), self.traces)._replace(
