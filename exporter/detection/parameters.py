@@ -20,6 +20,8 @@ class Parts(NamedTuple):
         error_swing: the swing of errors; see :mod:`exporter.detection.errors`.
         inherited_swing: swing and pattern of a quantile that few windows measure, from a lower quantile.
         pattern_transfer: patterns of one hour of the day, known from days of the other day type.
+        continuation: a flag keeps firing while its window is shifted, unless the newest traces are clearly faster.
+        joint_errors: sampling errors are taken out of the swing hour by hour, and not window by window.
     """
 
     profile: bool = True
@@ -32,6 +34,8 @@ class Parts(NamedTuple):
     error_swing: bool = True
     inherited_swing: bool = True
     pattern_transfer: bool = True
+    continuation: bool = True
+    joint_errors: bool = True
 
 
 ALL_PARTS: Final = Parts()

@@ -93,6 +93,9 @@ _MAX_SQUARE: Final = (MAX_SWING_OCTAVES * BUCKETS_PER_OCTAVE) ** 2
 _UNITS_PER_SQUARE_OCTAVE: Final = (2 * BUCKETS_PER_OCTAVE) ** 2
 """Squares are in square half buckets, which are integers: distances are whole buckets, sampling errors half buckets."""
 _PRIOR: Final = PRIOR_SWING_OCTAVES**2
+_LEAST_SHARE: Final = 4
+_LEAST_JOINT_SHARE: Final = 8
+"""Of the squared distances, at least this fraction counts as swing: of one window, and of those of an hour together."""
 _HALF_WEIGHT_EXCEEDANCES: Final = 2
 """An hour with this many expected exceedances has half the weight of one with unlimited traffic."""
 _OFFSETS: Final = range(0, 2 * len(QUANTILES), 2)
@@ -208,7 +211,8 @@ class Prediction:
         """Compare the windows of an hour with the baseline.
 
         With D the distance of a window's quantile from its baseline, at most 2 octaves, and s its sampling error, the
-        squared error is ``max(D²/4, D² - s²)``. Windows with too few traces, and quantiles with too few expected
+        squared errors of an hour are ``max(Σ D² / 8, Σ D² - Σ s²)``. Sampling errors are expected in the sum, and not in
+        each window: a window that happens to lie near its baseline makes up for one that lies far from it. Windows with too few traces, and quantiles with too few expected
         exceedances, do not count. In the swing of the evaluation windows, D is the distance from the baseline raised by
         the pattern within the hour, and for the level also from that.
 
@@ -225,6 +229,9 @@ class Prediction:
         deviations: list[int | None] = [None] * MAX_LANES
         variances = [0] * MAX_LANES
         median, most = self.baseline[0], _MAX_SQUARE
+        # By quantile: the sum of the squared distances, and that of the sampling variances.
+        squares, expected = [0] * len(QUANTILES), [0] * len(QUANTILES)
+        is_joint = self._parameters.parts.joint_errors
         mark = measured = shares = unlike_pairs = 0
         for instants, buckets, _ in windows:
             weight, traces = len(instants), len(buckets)
@@ -240,25 +247,35 @@ class Prediction:
                 square = distance * distance
                 if square > most:
                     square = most
-                # From square buckets to square half buckets: D² is 4 * square, D²/4 is square.
-                if 3 * square > variance:
-                    square = 4 * square - variance
-                swings[offset] += weight * square
                 swings[offset + 1] += weight
+                if is_joint:
+                    squares[offset >> 1] += weight * square
+                    expected[offset >> 1] += weight * variance
+                else:
+                    swings[offset] += weight * _error(square, variance, _LEAST_SHARE)
             mark += weight
             if traces >= MIN_EVALUATED_TRACES:
                 share, unlike = shares_above(traces - bisect_right(buckets, median), traces)
                 shares += weight * share
                 unlike_pairs += weight * unlike
                 measured += weight
+        if is_joint:
+            swings[: 2 * len(QUANTILES) : 2] = [
+                _error(square, variance, _LEAST_JOINT_SHARE) for square, variance in zip(squares, expected, strict=True)
+            ]
         if self.profile or self.has_level:
             self._measure_errors(swings, deviations, variances, before)
         if self.has_long_window:
-            for half_hour in long_windows:
-                for offset, _, position, baseline, variance in references[len(half_hour)]:
-                    square, _ = _squares((half_hour[position] - baseline,), (variance,))
-                    swings[_LONG + offset] += square
-                    swings[_LONG + offset + 1] += 1
+            for index in range(len(QUANTILES)):
+                found = [
+                    (half_hour[position] - baseline, variance)
+                    for half_hour in long_windows
+                    for _, _, position, baseline, variance in references[len(half_hour)][index : index + 1]
+                ]
+                if found:
+                    swings[_LONG + 2 * index : _LONG + 2 * index + 2] = _squares(
+                        *zip(*found, strict=True), is_joint=is_joint
+                    )
         if ZERO_BUCKET in self.baseline:
             for index, baseline in enumerate(self.baseline):
                 if baseline == ZERO_BUCKET:
@@ -272,7 +289,7 @@ class Prediction:
         self, swings: list[int], deviations: Sequence[int | None], variances: Sequence[int], before: bytes
     ) -> None:
         """Set the sums that depend on the pattern within the hour and on the level before each window."""
-        has_level = self.has_level
+        has_level, is_joint = self.has_level, self._parameters.parts.joint_errors
         for index, raised in enumerate(self.profile or _NO_PROFILE):
             lanes = slice(MARKS * index, MARKS * (index + 1))
             errors, own_variances = deviations[lanes], variances[lanes]
@@ -285,11 +302,11 @@ class Prediction:
                 if has_level:
                     last = raised[-LEVEL_MARKS:]
                     errors_before = [None if d is None else d - o for d, o in zip(errors_before, last, strict=True)]
-                swings[2 * index : 2 * index + 2] = _squares(errors, own_variances)
+                swings[2 * index : 2 * index + 2] = _squares(errors, own_variances, is_joint=is_joint)
             if has_level and self.baseline[index] != ZERO_BUCKET:
                 levels = levels_of([*errors_before, *errors], range(LEVEL_MARKS, LEVEL_MARKS + MARKS))
                 errors = [None if d is None or c is None else d - c for d, c in zip(errors, levels, strict=True)]
-                swings[_LEVEL + 2 * index : _LEVEL + 2 * index + 2] = _squares(errors, own_variances)
+                swings[_LEVEL + 2 * index : _LEVEL + 2 * index + 2] = _squares(errors, own_variances, is_joint=is_joint)
 
     def _references(self, sizes: Collection[int]) -> dict[int, list[tuple[int, int, int, int, int]]]:
         """Return, by number of traces, what windows are compared with.
@@ -508,17 +525,39 @@ def _weights(n: int) -> tuple[float, ...]:
     return tuple(m / (m + _HALF_WEIGHT_EXCEEDANCES) for m in expected)
 
 
-def _squares(distances: Sequence[int | None], variances: Sequence[int]) -> tuple[int, int]:
-    """Return the sum of the squared errors ``max(D²/4, D² - s²)`` of known distances, and their number."""
-    total = number = 0
+def _error(square: int, variance: int, least_share: int) -> int:
+    """Return the squared error ``max(D²/least_share, D² - s²)`` in square half buckets.
+
+    Args:
+        square: D² in square buckets, so that 4 times it is in square half buckets.
+        variance: s² in square half buckets.
+        least_share: a divisor of 8.
+    """
+    least = 4 * square // least_share
+    return max(least, 4 * square - variance)
+
+
+def _squares(distances: Sequence[int | None], variances: Sequence[int], *, is_joint: bool) -> tuple[int, int]:
+    """Return the sum of the squared errors of known distances, and their number.
+
+    Args:
+        distances: distances in buckets; None where unknown.
+        variances: their sampling variances in square half buckets.
+        is_joint: whether the sampling variances are taken out of the sum, and not of each.
+    """
+    total = number = squares = expected = 0
     for distance, variance in zip(distances, variances, strict=True):
         if distance is not None:
             square = distance * distance
             if square > _MAX_SQUARE:
                 square = _MAX_SQUARE
-            total += 4 * square - variance if 3 * square > variance else square
             number += 1
-    return total, number
+            if is_joint:
+                squares += square
+                expected += variance
+            else:
+                total += _error(square, variance, _LEAST_SHARE)
+    return (_error(squares, expected, _LEAST_JOINT_SHARE) if is_joint else total), number
 
 
 def levels_of(deviations: Sequence[int | None], marks: Sequence[int]) -> list[int | None]:

@@ -171,7 +171,12 @@ def evaluate_window(
         if found is not None:
             shifted, holds, highest = True, SMALL_SHIFT_HOLDS, max(highest, found.excess)
             best = _small_evidence(found, newest.thresholds, raised)
-    persists = (firing or shifted) and _persists(recent.fresh_window(now, parameters), now, schedule)
+    persists = False
+    if firing or shifted:
+        fresh = recent.fresh_window(now, parameters)
+        persists = _persists(fresh, now, schedule)
+        if firing and shifted and not persists and best is not None and parameters.parts.continuation:
+            persists = not _is_faster(fresh, window, best, schedule)
     return Verdict(traces, 2.0 ** (highest / BUCKETS_PER_OCTAVE), shifted, persists, best, holds)
 
 
@@ -218,6 +223,34 @@ def _small_evidence(found: SmallShift, thresholds: Thresholds, raised: Sequence[
         found.level,
         thresholds.learned_correlation,
     )
+
+
+def _is_faster(fresh: EvaluationWindow, window: EvaluationWindow, evidence: Evidence, schedule: Schedule) -> bool:
+    """Whether fewer of the newest traces are slow than of the rest of the window, with probability below FRESH_ALPHA.
+
+    Args:
+        fresh: the newest traces.
+        window: the evaluation window.
+        evidence: what shows that it has shifted.
+        schedule: thresholds by hour.
+    """
+    index = QUANTILES.index(evidence.threshold.q)
+    above_clear = evidence.raised
+
+    def count(part: EvaluationWindow) -> int:
+        return sum(
+            len(buckets) - bisect_right(buckets, thresholds.quantiles[index].clear + above_clear)
+            for thresholds, buckets in _parts(part, schedule)
+        )
+
+    newest = fresh.after(schedule[-1].start)
+    older_traces, older_slow = window.traces - newest.traces, count(window) - count(newest)
+    if older_traces <= 0:
+        return False
+    # One more trace of either kind: a share of 0 or 1 would be certain.
+    share = (older_traces - older_slow + 1) / (older_traces + 2)
+    fast = newest.traces - count(newest)
+    return tail_probability(fast, newest.traces, share, schedule[0].thresholds.correlation) < FRESH_ALPHA
 
 
 class _Part(NamedTuple):
