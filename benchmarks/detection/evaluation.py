@@ -25,8 +25,8 @@ METHODS: Final = {
     "2.0": ALL_PARTS._replace(**dict.fromkeys(_LATER_PARTS, False)),
     "2": ALL_PARTS,
 } | {f"2 without {part.replace('_', ' ')}": ALL_PARTS._replace(**{part: False}) for part in Parts._fields}
-"""The detector's method by name: 1 is that of the first release, 2 the present one, 2.0 that without the parts that were
-added last, and others lack a part."""
+"""The detector's method by name: 1 is that of the first release, 2 the present one, 2.0 that without the parts that
+were added last, and others lack a part."""
 
 _NS: Final = 1_000_000_000
 _LARGE_FACTOR: Final = 5

@@ -9,18 +9,18 @@ learn all of these from history.
 import argparse
 import random
 import sys
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import ceil, erf, exp, inf, log, pi, sqrt
 from statistics import median
 from typing import Final
 
+from benchmarks.detection.__main__ import SERIES_PER_RATE
 from benchmarks.detection.results import is_steady
-from benchmarks.detection.suites import CRONS, Case, Kind, Suite, cases
+from benchmarks.detection.suites import CRONS, KINDS, Case, Kind, Suite, cases
 from benchmarks.report import table
 from exporter.demo.latency import HOUR_SECONDS, Bimodal, HeavyTailed, Incident, LatencyShape, Lognormal
-from exporter.demo.traffic import DAY_SECONDS, SeriesTraffic
+from exporter.demo.traffic import SeriesTraffic
 
 FALSE_PER_DAY: Final = {Suite.INCIDENTS: 0.003, Suite.CRON: 0.005, Suite.DAILY_CRON: 0.005}
 """False episodes of a healthy series that are allowed, per day: the targets."""
@@ -52,7 +52,7 @@ def density(shape: LatencyShape, z: float) -> float:
             cut, mean = log(longest), z - index * sigma**2
             between = _below((cut - mean) / sigma) - _below(-mean / sigma)
             tail = index * exp(index**2 * sigma**2 / 2 - index * z) * between
-            tail += longest**-index * _normal(z, cut, sigma)
+            tail += exp(-index * cut) * _normal(z, cut, sigma)
             return (1 - share) * _normal(z, 0.0, sigma) + share * tail
     raise TypeError(f"no density of {shape}")
 
@@ -61,7 +61,7 @@ def log_ratio(shape: LatencyShape, factor: float) -> LogRatio:
     """Return the logarithm of the likelihood ratio of a factor, on a grid fine enough for any use here."""
     least = 1e-280
 
-    @lru_cache(maxsize=None)
+    @cache
     def at(hundredths: int) -> float:
         z = hundredths / 100
         return log((density(shape, z - log(factor)) + least) / (density(shape, z) + least))
@@ -128,7 +128,7 @@ def least_ratio(case: Case) -> float:
     that exceed the sum (importance sampling).
     """
     cron, shape = case.profile.cron, case.profile.shape
-    assert cron is not None, "a cron job"  # noqa: S101
+    assert cron is not None, "a cron job"
     factor = case.profile.incidents[0].factor
     ratio, rng = log_ratio(shape, factor), random.Random(f"{case.seed}/oracle")
     sample = shape.sampler(rng)
@@ -190,9 +190,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--share", type=float, default=1.0, help="share of the series, as of benchmarks.detection")
     parser.add_argument("--rate", type=float, action="append", help="requests a minute of the series with incidents")
     options = parser.parse_args(arguments)
-    from benchmarks.detection.__main__ import SERIES_PER_RATE
-    from benchmarks.detection.suites import KINDS
-
     rows = list(_cron_rows(ceil(SERIES_PER_RATE[Suite.CRON] * options.share), options.seed))
     per_rate = ceil(SERIES_PER_RATE[Suite.INCIDENTS] * options.share)
     for kind in KINDS:

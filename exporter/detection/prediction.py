@@ -9,7 +9,7 @@ For each quantile q, with
 the swing is τ = sqrt(max(t1, t2)) octaves and the swing factor 2^(zτ). Two estimates of the variance enter:
 
 - t1, the mean squared one-step-ahead prediction error of past evaluation windows, with a prior π² of weight 48:
-  ``t1 = (48 π² + Σ e²) / (48 + number of windows)``; see :meth:`Prediction.measure` for e². The prior π of the median
+  ``t1 = (48 π² + Σ e²) / (48 + number of windows)``; see :meth:`Prediction.measure` for Σ e². The prior π of the median
   is 0.1 octave. For the other quantiles, which few windows measure where traffic is low, it is the swing of the median,
   if that is more: what slows all requests down moves all quantiles.
 - t2, the variance between the pooled hours, corrected for sampling: with n the traces of an hour, d the distance of its
@@ -211,10 +211,11 @@ class Prediction:
         """Compare the windows of an hour with the baseline.
 
         With D the distance of a window's quantile from its baseline, at most 2 octaves, and s its sampling error, the
-        squared errors of an hour are ``max(Σ D² / 8, Σ D² - Σ s²)``. Sampling errors are expected in the sum, and not in
-        each window: a window that happens to lie near its baseline makes up for one that lies far from it. Windows with too few traces, and quantiles with too few expected
-        exceedances, do not count. In the swing of the evaluation windows, D is the distance from the baseline raised by
-        the pattern within the hour, and for the level also from that.
+        squared errors of an hour are ``max(Σ D² / 8, Σ D² - Σ s²)``. The sampling error is taken out of the sum and not
+        of each window: windows that happen to lie near their baseline make up for those that lie far from it. Windows
+        with too few traces, and quantiles with too few expected exceedances, do not count. In the swing of the
+        evaluation windows, D is the distance from the baseline raised by the pattern within the hour, and for the level
+        also from that.
 
         Args:
             windows: evaluation windows at the marks of the hour.

@@ -11,6 +11,10 @@ Where the first two hold, the window has also shifted if for the gate, twice the
 the exceedances of it and p_e the share of traces that is expected above it, ``k_e >= 3`` and ``P(K >= k_e) < alpha``
 with K of mean p_e. This finds a few traces that are very slow, such as time-outs. If neither holds, two further tests
 look for small shifts; see :mod:`exporter.detection.small_shift`.
+
+A shift persists if the newest traces show it as well. They are few, and of a shift of some requests they often happen
+to contain none, so a flag that fires also continues while the window has shifted, unless the share of slow traces is
+clearly lower among the newest ones than among the rest of the window.
 """
 
 from bisect import bisect_right
@@ -78,7 +82,8 @@ class Verdict(NamedTuple):
         score: maximum over the quantiles of the window's quantile divided by its gate; None with too few traces.
         shifted: whether the test is positive for some quantile.
         holds: number of hold times for which it must stay positive before the flag fires.
-        persists: whether the newest traces are slow, too; only computed if the window has shifted or the flag fires.
+        persists: whether the newest traces are slow, too, or not clearly faster while the flag fires; only computed if
+            the window has shifted or the flag fires.
         evidence: test statistics; None where no quantile with enough exceedances lies above its gate.
     """
 
