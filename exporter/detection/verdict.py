@@ -13,8 +13,8 @@ with K of mean p_e. This finds a few traces that are very slow, such as time-out
 look for small shifts; see :mod:`exporter.detection.small_shift`.
 
 A shift persists if the newest traces show it as well. They are few, and of a shift of some requests they often happen
-to contain none, so a flag that fires also continues while the window has shifted, unless the share of slow traces is
-clearly lower among the newest ones than among the rest of the window.
+to contain none, so a flag that fires also continues while the whole window is slow, unless the share of slow traces is
+clearly lower among the newest ones than among the rest.
 """
 
 from bisect import bisect_right
@@ -179,9 +179,10 @@ def evaluate_window(
     persists = False
     if firing or shifted:
         fresh = recent.fresh_window(now, parameters)
-        persists = _persists(fresh, now, schedule)
-        if firing and shifted and not persists and best is not None and parameters.parts.continuation:
-            persists = not _is_faster(fresh, window, best, schedule)
+        persists = _slow_quantile(fresh, now, schedule) is not None
+        if firing and not persists and parameters.parts.continuation:
+            index = _slow_quantile(window, now, schedule)
+            persists = index is not None and not _is_faster(fresh, window, index, raised[index], schedule)
     return Verdict(traces, 2.0 ** (highest / BUCKETS_PER_OCTAVE), shifted, persists, best, holds)
 
 
@@ -230,21 +231,20 @@ def _small_evidence(found: SmallShift, thresholds: Thresholds, raised: Sequence[
     )
 
 
-def _is_faster(fresh: EvaluationWindow, window: EvaluationWindow, evidence: Evidence, schedule: Schedule) -> bool:
+def _is_faster(fresh: EvaluationWindow, window: EvaluationWindow, index: int, raised: int, schedule: Schedule) -> bool:
     """Whether fewer of the newest traces are slow than of the rest of the window, with probability below FRESH_ALPHA.
 
     Args:
         fresh: the newest traces.
         window: the evaluation window.
-        evidence: what shows that it has shifted.
+        index: the quantile by whose clear threshold traces are slow.
+        raised: by how many buckets the pattern within the hour raises it.
         schedule: thresholds by hour.
     """
-    index = QUANTILES.index(evidence.threshold.q)
-    above_clear = evidence.raised
 
     def count(part: EvaluationWindow) -> int:
         return sum(
-            len(buckets) - bisect_right(buckets, thresholds.quantiles[index].clear + above_clear)
+            len(buckets) - bisect_right(buckets, thresholds.quantiles[index].clear + raised)
             for thresholds, buckets in _parts(part, schedule)
         )
 
@@ -318,21 +318,25 @@ def _evidence(
     )
 
 
-def _persists(fresh: EvaluationWindow, now: float, schedule: Schedule) -> bool:
-    """Whether some quantile of the newest traces lies above its clear threshold, with probability below FRESH_ALPHA."""
-    fresh = fresh.after(schedule[-1].start)
-    traces = fresh.traces
+def _slow_quantile(window: EvaluationWindow, now: float, schedule: Schedule) -> int | None:
+    """Return the quantile that lies above its clear threshold, with the lowest probability, which is below FRESH_ALPHA.
+
+    None if no quantile does.
+    """
+    window = window.after(schedule[-1].start)
+    traces = window.traces
     if not traces:
-        return False
-    parts = _parts(fresh, schedule)
-    # Not by the pattern of the whole evaluation window: an incident continues after a batch.
-    raised = raised_at(schedule[0].thresholds.profile, schedule[0].start, fresh.first_second, now)
+        return None
+    parts = _parts(window, schedule)
+    # Of the newest traces not by the pattern of the whole evaluation window: an incident continues after a batch.
+    raised = raised_at(schedule[0].thresholds.profile, schedule[0].start, window.first_second, now)
+    lowest, found = FRESH_ALPHA, None
     for index, q in enumerate(QUANTILES):
         slow = 0
         for thresholds, buckets in parts:
             slow += len(buckets) - bisect_right(buckets, thresholds.quantiles[index].clear + raised[index])
         if exceeds(slow, traces, q):
             chance = tail_probability(slow, traces, 1 - q, schedule[0].thresholds.correlation)
-            if chance < FRESH_ALPHA:
-                return True
-    return False
+            if chance < lowest:
+                lowest, found = chance, index
+    return found

@@ -309,10 +309,9 @@ class NaiveDetector:
         shifted = persists = False
         n = len(evaluated)
         holds = 1
-        best: tuple[float, int, int] | None = None
         if current is not None and n >= 3:
             seconds = [second for second, _, _ in window if self.limits.get((second - 1) // 3600)]
-            up = self.raised(current, seconds[0], now)
+            up = all_up = self.raised(current, seconds[0], now)
             for i, q in enumerate(QUANTILES):
                 slow = sum(bucket > limits.gate[i] + up[i] for bucket, limits in evaluated)
                 beyond = sum(bucket > limits.stat[i] + up[i] for bucket, limits in evaluated)
@@ -322,22 +321,17 @@ class NaiveDetector:
                     for e, share in enumerate(current.ladder[i] if current.ladder and n >= 20 else []):
                         steep = sum(bucket > limits.gate[i] + up[i] + 32 * e for bucket, limits in evaluated)
                         rare = max(tail(steep, n, Fraction(share), rho) for rho in (current.rho, current.least_rho))
-                        if chance >= p.alpha > rare and steep >= 3:
-                            shifted, chance = True, rare
-                    best = min(filter(None, (best, (chance, i, up[i]))))
-            small = None if shifted else self.small_shift(traces, now, evaluated, current, up)
-            if small is not None:
-                shifted, holds, best = True, 2, small
+                        shifted |= steep >= 3 and rare < p.alpha
+            if not shifted and self.small_shift(traces, now, evaluated, current, up):
+                shifted, holds = True, 2
             newest = self.window(traces, now, 120, 5, p.max_window_seconds)
             fresh = self.with_limits(newest)
             seconds = [second for second, _, _ in newest if self.limits.get((second - 1) // 3600)]
             up = self.raised(current, seconds[0], now) if seconds else up
-            for i, q in enumerate(QUANTILES):
-                slow = sum(bucket > limits.clear[i] + up[i] for bucket, limits in fresh)
-                if slow > (1 - q) * len(fresh) and tail(slow, len(fresh), 1 - q, current.rho) < 0.2:
-                    persists = True
-            if flag.firing and shifted and not persists and p.parts.continuation and best is not None:
-                persists = not self.is_faster(fresh, evaluated, current, best)
+            persists = self.slow_quantile(fresh, up, current) is not None
+            if flag.firing and not persists and p.parts.continuation:
+                i = self.slow_quantile(evaluated, all_up, current)
+                persists = i is not None and not self.is_faster(fresh, evaluated, current, i, all_up[i])
         change = None
         if not flag.firing:
             if shifted and persists:
@@ -367,13 +361,22 @@ class NaiveDetector:
         return [max(of_quantile[mark] for mark in marks) for of_quantile in limits.profile]
 
     @staticmethod
+    def slow_quantile(part: Sequence[tuple[int, Limits]], up: Sequence[int], current: Limits) -> int | None:
+        found = []
+        for i, q in enumerate(QUANTILES):
+            slow = sum(bucket > limits.clear[i] + up[i] for bucket, limits in part)
+            if slow > (1 - q) * len(part):
+                found.append((tail(slow, len(part), 1 - q, current.rho), i))
+        return min(found)[1] if found and min(found)[0] < 0.2 else None
+
+    @staticmethod
     def is_faster(
         fresh: Sequence[tuple[int, Limits]],
         evaluated: Sequence[tuple[int, Limits]],
         current: Limits,
-        best: tuple[float, int, int],
+        i: int,
+        up: int,
     ) -> bool:
-        _, i, up = best
         slow, slow_before = (
             sum(bucket > limits.clear[i] + up for bucket, limits in part)
             for part in (fresh, evaluated[: len(evaluated) - len(fresh)])
@@ -391,10 +394,8 @@ class NaiveDetector:
         evaluated: Sequence[tuple[int, Limits]],
         current: Limits,
         up: Sequence[int],
-    ) -> tuple[float, int, int] | None:
-        """Return chance, quantile and raise of the most significant small shift."""
+    ) -> bool:
         n = len(evaluated)
-        found: list[tuple[float, int, int]] = []
         begin = -(-now // 300) * 300 - 1800
         half_hour: list[tuple[int, Limits]] = []
         for i, q in enumerate(QUANTILES):
@@ -411,9 +412,9 @@ class NaiveDetector:
                     and slow >= 3
                     and slow_long > (1 - q) * len(half_hour)
                     and slow_long >= 3
-                    and (chance := tail(beyond, len(half_hour), 1 - q, current.rho)) < self.parameters.alpha
+                    and tail(beyond, len(half_hour), 1 - q, current.rho) < self.parameters.alpha
                 ):
-                    found.append((chance, i, 0))
+                    return True
             level = self.level_at(traces, now // 300 * 300, i) if current.level else None
             if level is None:
                 continue
@@ -423,11 +424,9 @@ class NaiveDetector:
                     stat, gate, least_stat, least_gate = limits.level[i]
                     slow += bucket > max(gate + level, least_gate) + up[i]
                     beyond += bucket > max(stat + level, least_stat) + up[i]
-            if slow > (1 - q) * n and slow >= 3:
-                chance = tail(beyond, n, 1 - q, current.rho)
-                if chance < self.parameters.alpha:
-                    found.append((chance, i, up[i]))
-        return min(found, default=None)
+            if slow > (1 - q) * n and slow >= 3 and tail(beyond, n, 1 - q, current.rho) < self.parameters.alpha:
+                return True
+        return False
 
     def level_at(self, traces: Sequence[Trace], mark: int, index: int) -> int | None:
         """Return the level of a quantile in buckets, from the six marks before ``mark``."""
