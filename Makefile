@@ -64,6 +64,7 @@ bench: install ## measure performance against the budgets (nine minutes)
 bench-detection: install ## measure detection quality against the targets (long: python -m benchmarks.detection --suite runs a part)
 	$(BIN)/python -m benchmarks.detection
 	$(BIN)/python -m benchmarks.marks
+	$(BIN)/python -m benchmarks.service_shifts
 
 bench-cause: install ## measure how often the right cause is named, on labelled faults (one minute)
 	$(BIN)/python -m benchmarks.cause

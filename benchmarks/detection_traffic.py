@@ -315,7 +315,7 @@ def _run_past(suite: str, seed: str, number: int) -> Outcome:
         SourceWindow(hour.start, hour.end, sum(sum(requests(marks, hour)) for marks in by_mark), 1.0) for hour in hours
     ]
     source = source_history(windows, clock, rules.lookback_seconds, _START, end)
-    sample = [SampledSeries(record(marks), NO_PATTERN, marks) for marks in by_mark]
+    sample = [SampledSeries(record(marks), NO_PATTERN, marks, source) for marks in by_mark]
     source = source.with_losses(source_losses(sample, source, clock, _START, end))
     false = 0
     found: dict[int, float] = {}

@@ -24,9 +24,9 @@ from benchmarks.service_graph import GraphFault, ServiceGraph, generated, pet_sh
 from exporter.cause.incidents import Incident
 from exporter.cause.sentence import sentence
 from exporter.cause.verdict import CauseVerdict, Outcome
-from exporter.evaluation.cause_finder import CauseFinder
+from exporter.evaluation.causes.finder import CauseFinder
+from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.incident_tracker import IncidentTracker
-from exporter.evaluation.shift_cause import Shift, ShiftCause
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.metrics.self_metrics import SelfMetrics
 from exporter.model.critical_path import TraceSpan

@@ -12,8 +12,8 @@ from benchmarks.report import Budget, Figure, Reference, amount
 from exporter.cause.account import Account, ComponentChange, ServiceBlame
 from exporter.cause.profile import Component
 from exporter.cause.verdict import CauseKind, CausePart, CauseVerdict, Outcome
+from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.incident_tracker import IncidentTracker
-from exporter.evaluation.shift_cause import Shift, ShiftCause
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.evaluation.time_lost import TimeLost
 from exporter.model.span import SeriesKey

@@ -9,7 +9,8 @@ They are made of ``configs/prometheus/rules``, and differ where Grafana Alerting
 - Texts cannot query (``pkg/services/ngalert/state/template/template.go``), and a further query without a result would
   leave the rule without one (``pkg/services/ngalert/eval/eval.go``). So a text names the endpoint, links to the
   figures, and the severity of overrides comes from the query itself.
-- Grafana's Alertmanager has no inhibition, so the query leaves out endpoints and services that belong to an incident.
+- Grafana's Alertmanager has no inhibition, so the query leaves out endpoints and services that belong to an incident,
+  and endpoints about which another kind of alert is more important.
 """
 
 import re
@@ -23,12 +24,18 @@ TARGET: Final = Path(__file__).parents[1] / "grafana/provisioning/alerting/tempo
 DATASOURCE: Final = "prometheus"
 INHIBITING: Final = "TempoAnomalyIncidentEndpoint"
 """Fires for what belongs to an incident; only inhibits other alerts."""
-INHIBITED: Final = (
-    "TempoAnomalyLatencyShift",
-    "TempoAnomalyLatencyShiftSevere",
-    "TempoAnomalyServiceLatencyShift",
-    "TempoAnomalyServiceLatencyShiftSevere",
-)
+INHIBITED: Final = {
+    "TempoAnomalyLatencyShift": (INHIBITING,),
+    "TempoAnomalyLatencyShiftSevere": (INHIBITING,),
+    "TempoAnomalyServiceLatencyShift": (INHIBITING,),
+    "TempoAnomalyServiceLatencyShiftSevere": (INHIBITING,),
+    "TempoAnomalyCommonLatencyShift": (INHIBITING,),
+    "TempoAnomalyErrors": (INHIBITING, "TempoAnomalyLatencyShift"),
+    "TempoAnomalyTrafficDrop": (INHIBITING, "TempoAnomalyLatencyShift", "TempoAnomalyErrors"),
+}
+"""Alerts that others inhibit in Alertmanager, and these."""
+UNLESS_CRITICAL: Final = ("TempoAnomalyErrors", "TempoAnomalyTrafficDrop")
+"""They notify all the same where overrides make them critical."""
 
 _HEAD: Final = """\
 # Made of configs/prometheus/rules by `make kubernetes`; change those and not this. Use one of both: otherwise each
@@ -37,6 +44,10 @@ _HEAD: Final = """\
 _STEP: Final = "15s"
 """Resolution of ranges over what is a recorded series in Prometheus: the interval of its rules."""
 _SEVERITY: Final = re.compile(r"\{\{ else \}\}(\w+)\{\{ end \}\}$")
+_OVERRIDDEN: Final = 'last_over_time(tempo_anomaly_alert_severity{job="tempo-anomaly-exporter"}[5m])'
+_CRITICAL: Final = "max without (instance, pod, container, node) ({})".format(
+    _OVERRIDDEN.replace("}", ', severity="critical"}')
+)
 
 Rule = Mapping[str, Any]
 
@@ -44,13 +55,15 @@ Rule = Mapping[str, Any]
 def expressions() -> dict[str, str]:
     """Return the PromQL of each alert that Grafana evaluates, by its name."""
     records, alerts = _rules("record"), _rules("alert")
-    inhibiting = _inlined(alerts[INHIBITING]["expr"], records)
     found = {}
     for name, rule in alerts.items():
         if name == INHIBITING:
             continue
         expression = _inlined(rule["expr"], records)
         if name in INHIBITED:
+            inhibiting = "\nor\n".join(f"({_inlined(alerts[each]['expr'], records)})" for each in INHIBITED[name])
+            if name in UNLESS_CRITICAL:
+                inhibiting = f"({inhibiting})\nunless ignoring (severity)\n{_CRITICAL}"
             expression = f"({expression})\nunless\n({inhibiting})"
         default, is_overridden = severity(rule)
         found[name] = _with_severity(expression, default) if is_overridden else expression
@@ -187,7 +200,7 @@ def _with_severity(expression: str, default: str) -> str:
     # One of several, which replicas or a change of the overrides leave for some minutes: a match must be unique.
     overridden = (
         "max without (instance, pod, container, node) (topk without (severity, instance, pod, container, node) (\n"
-        '  1, last_over_time(tempo_anomaly_alert_severity{job="tempo-anomaly-exporter"}[5m])\n))'
+        f"  1, {_OVERRIDDEN}\n))"
     )
     return (
         f"(\n{expression}\n)\n* ignoring (severity) group_left (severity)\n{overridden}\nor\n"

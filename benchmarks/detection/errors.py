@@ -19,10 +19,10 @@ import argparse
 import multiprocessing
 import random
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import product
-from math import cos, exp, log, pi, sqrt
+from itertools import accumulate, product
+from math import ceil, cos, exp, log, pi, sqrt
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -30,10 +30,11 @@ from benchmarks.detection.results import Result, compared, header, poisson_inter
 from benchmarks.report import table
 from exporter.baseline.levels import FallbackRules
 from exporter.detection.error_history import NO_ERROR_STATE, ErrorState, ErrorTracker, error_baseline
+from exporter.detection.errors import ErrorBaseline
 from exporter.detection.flag import INACTIVE, FlagEvent
 from exporter.detection.parameters import ALL_PARTS, Parameters
+from exporter.detection.recent_failures import RecentFailures
 from exporter.detection.window import RecentTraces
-from exporter.evaluation.recent_failures import RecentFailures
 from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock, LocalHour
 from exporter.model.histogram_codec import MARK_SECONDS, encode_failures
 from exporter.model.hours import SeriesHour, SeriesHours, StoredWindow
@@ -46,7 +47,7 @@ _STEPS_PER_MINUTE: Final = 60 // STEP_SECONDS
 LEARNED_DAYS: Final = 8
 EVALUATED_DAYS: Final = 10
 _MONDAY: Final = 490992 * HOUR_SECONDS
-_LATE_STEPS: Final = 20
+LATE_STEPS: Final = 20
 """An incident counts as found until five minutes after its end."""
 
 RATIOS: Final = (0.0, 0.001, 0.01, 0.05, 0.6)
@@ -56,7 +57,18 @@ HEALTHY: Final = ("plain", "bursts", "retry storms", "daily batch")
 HARSH: Final = ("long bursts", "long storms")
 SMALLEST: Final = "smallest"
 LARGER: Final = "larger"
-_MAX_RATIO: Final = 0.6
+MAX_RATIO: Final = 0.6
+_INCIDENT_SHARES: Final = {
+    ("plain", LARGER): 6,
+    ("plain", SMALLEST): 2,
+    ("bursts", LARGER): 1,
+    ("retry storms", LARGER): 1,
+}
+"""Incidents for each healthy series: those with a target most, since few of them have less than 100 requests."""
+_HARSH_COPIES: Final = 3
+"""Of so many copies of the other suites, the harsh ones have one."""
+_ABLATED: Final = ((10.0,), (0.001, 0.05))
+"""Rates and usual ratios of the series that are also evaluated without the swing: each takes ten times as long."""
 
 
 class Series(NamedTuple):
@@ -118,9 +130,9 @@ def _drawn(rng: random.Random, series: Series) -> _Counts:
             _STEPS_PER_HOUR, _STEPS_PER_DAY - length - _STEPS_PER_HOUR
         )
         last = first + length
-        worse = max(5 * series.ratio, series.ratio + 0.05)
+        worse = least_ratio(series.ratio)
         if series.incident == LARGER:
-            worse = exp(rng.uniform(log(worse), log(_MAX_RATIO)))
+            worse = exp(rng.uniform(log(worse), log(MAX_RATIO)))
     factor, requests, failures = 0.0, list[int](), list[int]()
     drift = 1.0
     for step in range(steps):
@@ -128,11 +140,11 @@ def _drawn(rng: random.Random, series: Series) -> _Counts:
             factor = 0.9 * factor + sqrt(1 - 0.81) * rng.gauss(0, 0.2)
             drift = min(1.5, exp(factor))
         rhythm = 1 - 0.6 * cos(2 * pi * (step % _STEPS_PER_DAY) / _STEPS_PER_DAY)
-        count = _poisson(rng, series.per_minute / _STEPS_PER_MINUTE * rhythm * traffic[step])
+        count = poisson(rng, series.per_minute / _STEPS_PER_MINUTE * rhythm * traffic[step])
         ratio = min(0.97, series.ratio * drift)
         ratio = max(ratio + surplus[step] * (1 - ratio), worse if first <= step < last else 0.0)
         requests.append(count)
-        failures.append(_binomial(rng, count, ratio))
+        failures.append(binomial(rng, count, ratio))
     return _Counts(requests, failures, first, last)
 
 
@@ -145,7 +157,7 @@ def _bursts(rng: random.Random, suite: str, days: int) -> Iterable[tuple[int, in
             yield day * _STEPS_PER_DAY + hour * _STEPS_PER_HOUR, 20 * _STEPS_PER_MINUTE, 0.3, 1.0
         if suite in ("plain", "daily batch"):
             continue
-        for _ in range(_poisson(rng, per_day)):
+        for _ in range(poisson(rng, per_day)):
             begin = day * _STEPS_PER_DAY + rng.randrange(_STEPS_PER_DAY)
             match suite:
                 case "bursts":
@@ -158,7 +170,13 @@ def _bursts(rng: random.Random, suite: str, days: int) -> Iterable[tuple[int, in
                     yield begin, rng.randint(4, 12), 0.5, 4.0
 
 
-def _poisson(rng: random.Random, mean: float) -> int:
+def least_ratio(usual: float) -> float:
+    """Return the error ratio of the smallest incidents: five times the usual, or five points more if that is larger."""
+    return max(5 * usual, usual + 0.05)
+
+
+def poisson(rng: random.Random, mean: float) -> int:
+    """Draw a number of requests."""
     if mean > 30:
         return max(0, round(rng.gauss(mean, sqrt(mean))))
     limit, product_, count = exp(-mean), rng.random(), 0
@@ -168,7 +186,7 @@ def _poisson(rng: random.Random, mean: float) -> int:
     return count
 
 
-def _binomial(rng: random.Random, trials: int, p: float) -> int:
+def binomial(rng: random.Random, trials: int, p: float) -> int:
     """Draw how many of some trials succeed; the numbers of trials in between are geometric."""
     if not trials or not p:
         return 0
@@ -190,21 +208,30 @@ def evaluate(series: Series, parameters: Parameters) -> Outcome:
     flag, episodes, fired_at = INACTIVE, list[tuple[int, int]](), 0
     since = LEARNED_DAYS * _STEPS_PER_DAY if not series.incident else begin - 2 * _STEPS_PER_HOUR
     until = len(requests) if not series.incident else min(len(requests), end + _STEPS_PER_HOUR)
+    request_sums, failure_sums = list(accumulate(requests, initial=0)), list(accumulate(failures, initial=0))
+    window_steps = parameters.window_seconds // STEP_SECONDS
     for first in range(0, until, _STEPS_PER_HOUR):
         hour = clock.hour(_MONDAY + first * STEP_SECONDS)
         if first + _STEPS_PER_HOUR > since:
-            before = [hour, clock.hour(hour.start - 1), clock.hour(hour.start - 1 - HOUR_SECONDS)]
-            found = [error_baseline(history, each, rules, state, hour.start, parameters) for each in before]
-            baselines = [each for each in found if each is not None]
+            recent.discard(hour.start, parameters)
+            failed.discard(hour.start, parameters)
+            usual = _Usual(hour, clock, partial(error_baseline, history, rules=rules, state=state, until=hour.start))
             for step in range(first, first + _STEPS_PER_HOUR):
                 now = _MONDAY + (step + 1) * STEP_SECONDS
                 recent.extend(now, [0] * requests[step])
                 failed.add(now, False, counts=False, number=requests[step] - failures[step])
                 failed.add(now, True, counts=False, number=failures[step])
-                recent.discard(now, parameters)
-                failed.discard(now, parameters)
+                begun = max(0, step + 1 - window_steps)
+                count = request_sums[step + 1] - request_sums[begun]
+                # Nearly always: the evaluation window cannot show a shift, so that an inactive flag stays inactive.
+                if (
+                    flag == INACTIVE
+                    and count >= parameters.min_traces
+                    and usual.is_small((failure_sums[step + 1] - failure_sums[begun]) / count, parameters)
+                ):
+                    continue
                 window = recent.window(now, parameters)
-                result = failed.tick(recent, window, now, baselines, flag, parameters, hour.start)
+                result = failed.tick(recent, window, now, usual.baselines(parameters), flag, parameters, hour.start)
                 flag = result.flag
                 if result.event is FlagEvent.FIRING:
                     fired_at = step
@@ -215,9 +242,34 @@ def evaluate(series: Series, parameters: Parameters) -> Outcome:
         episodes.append((fired_at, until))
     if not series.incident:
         return Outcome(series, len(episodes))
-    hits = [at for at, ended in episodes if at < end + _LATE_STEPS and ended > begin]
+    hits = [at for at, ended in episodes if at < end + LATE_STEPS and ended > begin]
     delay = max(0.0, (min(hits) + 1 - begin) / _STEPS_PER_MINUTE) if hits else None
     return Outcome(series, len(episodes) - len(hits), sum(requests[begin:end]), delay)
+
+
+class _Usual:
+    """The usual failures of an hour and of the two before it, which a window may touch; computed where needed."""
+
+    def __init__(self, hour: LocalHour, clock: HourClock, of_hour: Callable[..., ErrorBaseline | None]) -> None:
+        self._hours = [hour, clock.hour(hour.start - 1), clock.hour(hour.start - 1 - HOUR_SECONDS)]
+        self._of_hour = of_hour
+        self._found: list[ErrorBaseline | None] = []
+
+    def is_small(self, ratio: float, parameters: Parameters) -> bool:
+        """Whether an error ratio is too low to matter: of several hours, the one that allows most applies."""
+        if ratio < parameters.errors_min_delta:
+            return True
+        own = self._of(1, parameters)[0]
+        return own is None or ratio < own.limit(parameters)
+
+    def baselines(self, parameters: Parameters) -> list[ErrorBaseline]:
+        """Return those that are known, newest first."""
+        return [each for each in self._of(len(self._hours), parameters) if each is not None]
+
+    def _of(self, count: int, parameters: Parameters) -> list[ErrorBaseline | None]:
+        while len(self._found) < count:
+            self._found.append(self._of_hour(hour=self._hours[len(self._found)], parameters=parameters))
+        return self._found
 
 
 def _settle(
@@ -249,7 +301,7 @@ def _settle(
     return tracker.state(hour.end)
 
 
-def healthy_series(seed: str, copies: int, suites: Sequence[str] = (*HEALTHY, *HARSH)) -> list[Series]:
+def healthy_series(seed: str, copies: int, suites: Sequence[str] = HEALTHY) -> list[Series]:
     """Return the series without incidents."""
     return [
         Series(f"{seed}/{copy}", rate, ratio, suite)
@@ -261,25 +313,23 @@ def incident_series(seed: str, copies: int) -> list[Series]:
     """Return the series with an incident."""
     return [
         Series(f"{seed}/{copy}", rate, ratio, suite, kind, minutes)
-        for (suite, kind), copy, ratio, rate, minutes in product(
-            (("plain", SMALLEST), ("plain", LARGER), ("bursts", LARGER), ("retry storms", LARGER)),
-            range(copies),
-            RATIOS[:-1],
-            RATES,
-            MINUTES,
-        )
+        for (suite, kind), share in _INCIDENT_SHARES.items()
+        for copy, ratio, rate, minutes in product(range(share * copies), RATIOS[:-1], RATES, MINUTES)
     ]
 
 
 def measure(seed: str, copies: int, processes: int) -> list[Result]:
     """Evaluate all series, and return the figures with their targets."""
     ablated = Parameters(parts=ALL_PARTS._replace(error_swing=False))
-    series = [*healthy_series(seed, copies), *incident_series(seed, copies)]
-    same = healthy_series(seed, 1, HEALTHY[1:])
+    harsh = healthy_series(seed, ceil(copies / _HARSH_COPIES), HARSH)
+    series = [*healthy_series(seed, copies), *harsh, *incident_series(seed, copies)]
+    same = [
+        each for each in healthy_series(seed, 1, HEALTHY[1:]) if (each.per_minute, each.ratio) in product(*_ABLATED)
+    ]
     # Not fork: a child would inherit the signal handlers and locks of a process with threads.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         outcomes = pool.map(partial(evaluate, parameters=Parameters()), series, chunksize=4)
-        without = pool.map(partial(evaluate, parameters=ablated), same, chunksize=4)
+        without = pool.map(partial(evaluate, parameters=ablated), same, chunksize=1)
     return list(_results(outcomes, without))
 
 

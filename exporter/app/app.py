@@ -137,6 +137,7 @@ class App:
         self._baselines.start("baselines", self._run_manager())
         if self.evaluation.causes is not None:
             self._run("causes", partial(self.evaluation.causes.run, self._context.stop))
+        self._run("versions", partial(self.evaluation.versions.run, self._context.stop))
         if self.ingest.backfill is not None:
             self._run("backfill", self.ingest.backfill.run)
         if self.evaluation.marks.needs_updates:

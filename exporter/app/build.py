@@ -19,17 +19,19 @@ from exporter.app.settings import (
 )
 from exporter.config import Config
 from exporter.detection.flag import SeriesFlags
-from exporter.evaluation.cause_finder import CauseFinder
-from exporter.evaluation.cause_search import CauseSearch
+from exporter.evaluation.causes.finder import CauseFinder
+from exporter.evaluation.causes.search import CauseSearch
 from exporter.evaluation.durations import DurationHistograms
 from exporter.evaluation.flag_store import FlagStore
 from exporter.evaluation.handover import BaselineHandover
 from exporter.evaluation.incident_tracker import IncidentTracker
 from exporter.evaluation.live import LiveEvaluator
+from exporter.evaluation.live_services import LiveServices, ServiceFlagStore
 from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.poller import Poller
 from exporter.evaluation.query import BaselineQuerier
 from exporter.evaluation.recent_windows import RecentWindows
+from exporter.evaluation.regression_version import VERSION_ATTRIBUTE, RegressionVersions, VersionSearch
 from exporter.evaluation.snapshot import Snapshot
 from exporter.evaluation.time_marks import TimeMarkRegistry
 from exporter.evaluation.timeline_query import TimelineQuerier
@@ -95,10 +97,12 @@ class Evaluation:
         timelines: answers queries about the recent past of a series over time, for pages and API.
         flag_store: saves flags over restarts.
         live: evaluates the live edge.
+        services: judges services as a whole.
         poller: runs the poll cycles.
         poll_now: begins the next poll cycle at once.
         cause_search: looks for the cause of one shift.
         causes: keeps the causes of the firing shifts; None where ``cause.enabled`` is false.
+        versions: keeps the versions with which the present regressions began.
         incidents: keeps the incidents.
         marks: keeps what people know about ranges of time.
     """
@@ -110,10 +114,12 @@ class Evaluation:
     timelines: TimelineQuerier
     flag_store: FlagStore
     live: LiveEvaluator
+    services: LiveServices
     poller: Poller
     poll_now: Wakeup
     cause_search: CauseSearch
     causes: CauseFinder | None
+    versions: RegressionVersions
     incidents: IncidentTracker
     marks: TimeMarkRegistry
 
@@ -304,6 +310,12 @@ def _build_evaluation(
         is_wanted=ingest.series_filter.wants,
         marks=lambda: marks.current,
     )
+    services = LiveServices(
+        settings.shift,
+        ServiceFlagStore(context.store, monotonic=context.monotonic, log=get_logger("baselines")),
+        get_logger("poller"),
+        max_pause_seconds=polling.max_pause_seconds,
+    )
     reader = LiveReader(
         ingest.client,
         context.metrics,
@@ -320,6 +332,14 @@ def _build_evaluation(
             search, context.metrics, clock=context.clock, monotonic=context.monotonic, log=get_logger("causes")
         )
 
+    versions = RegressionVersions(
+        _build_version_search(context, ingest),
+        context.store,
+        context.metrics,
+        clock=context.clock,
+        monotonic=context.monotonic,
+        log=get_logger("versions"),
+    )
     incidents = IncidentTracker(
         context.store,
         renamed=ingest.series_filter.name_of,
@@ -355,7 +375,9 @@ def _build_evaluation(
         backfill_status=ingest.status,
         wakeup=poll_now,
         causes=causes,
+        versions=versions,
         incidents=incidents,
+        services=services,
     )
     querier, timelines = _build_queries(context, marks, recent)
     return Evaluation(
@@ -366,10 +388,12 @@ def _build_evaluation(
         timelines,
         flag_store,
         live,
+        services,
         poller,
         poll_now,
         search,
         causes,
+        versions,
         incidents,
         marks,
     )
@@ -385,9 +409,12 @@ def reconfigured(context: Context, ingest: Ingest, evaluation: Evaluation, manag
         manager: has the baselines of the other configuration.
     """
     search = _build_cause_search(context, ingest)
-    evaluation.live.use(evaluation_settings(context.config))
+    settings = evaluation_settings(context.config)
+    evaluation.live.use(settings)
+    evaluation.services.use(settings.shift)
     if evaluation.causes is not None:
         evaluation.causes.use(search)
+    evaluation.versions.use(_build_version_search(context, ingest))
     querier, timelines = _build_queries(context, evaluation.marks, evaluation.recent)
     return replace(evaluation, manager=manager, querier=querier, timelines=timelines, cause_search=search)
 
@@ -453,6 +480,14 @@ def _build_cause_search(context: Context, ingest: Ingest) -> CauseSearch:
         resolve=ingest.series_filter.resolve,
         monotonic=context.monotonic,
     )
+
+
+def _build_version_search(context: Context, ingest: Ingest) -> VersionSearch | None:
+    """Return the search for versions; None where versions are not read, or tell series apart."""
+    config = context.config
+    is_read = config.cause.enabled and VERSION_ATTRIBUTE in config.cause.attributes
+    is_label = VERSION_ATTRIBUTE in map(str, series_identity(config).attributes)
+    return VersionSearch(ingest.client) if is_read and not is_label else None
 
 
 def _settled_until(context: Context, backfill: Backfill | None) -> Callable[[], int]:

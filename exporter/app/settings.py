@@ -17,8 +17,8 @@ from exporter.config.web import ClientAuth, TlsServer, load_web_config
 from exporter.detection.parameters import Parameters
 from exporter.detection.policy import Override, OverrideValue, SeriesPolicies
 from exporter.detection.streams import StreamRules
+from exporter.evaluation.causes.shift_cause import CauseSettings
 from exporter.evaluation.settings import EvaluationSettings, PollSettings
-from exporter.evaluation.shift_cause import CauseSettings
 from exporter.explain.drilldown import Drilldown
 from exporter.ingest.backfill import BackfillSettings
 from exporter.ingest.exact_reader import Budget

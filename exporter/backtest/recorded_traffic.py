@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from exporter.backtest.traffic import Requests
+from exporter.backtest.traffic import Requests, key_of
 from exporter.baseline.traffic import MARKS, NO_PATTERN, TrafficHour, TrafficRecord
 from exporter.detection.detector import Detector
 from exporter.detection.source_history import (
@@ -37,7 +37,7 @@ class _Counts:
     @classmethod
     def of(cls, requests: Requests, clock: HourClock) -> "_Counts":
         counts = cls()
-        for start_ns, duration_ns in requests:
+        for start_ns, duration_ns, _ in requests:
             counts.by_hour[clock.hour(start_ns // _NS).start] += 1
             ended = end_second(start_ns + duration_ns)
             counts.by_mark[-(-ended // MARK_SECONDS) * MARK_SECONDS] += 1
@@ -69,7 +69,8 @@ class RecordedTraffic:
             detector: the rules of the series.
         """
         counts = self._counts[name]
-        traffic = SeriesTraffic(_record(counts, self._hours, detector), self._source)
+        source = detector.own_source(self._source)
+        traffic = SeriesTraffic(_record(counts, source, detector), source)
         tracker = TrafficTracker(traffic, detector.parameters, detector.clock, NO_TRAFFIC_STATE)
         is_judged = detector.is_judged(UNDECIDED)
         pattern = NO_PATTERN
@@ -92,10 +93,11 @@ class RecordedTraffic:
         since, clock = self._hours[0].start, detector.clock
         source = source_history(windows, clock, detector.rules.lookback_seconds, since, self.end)
         busiest = sorted(self._counts, key=lambda name: (-self._counts[name].by_hour.total(), name))[:SOURCE_SERIES]
-        sample = [
-            SampledSeries(_record(self._counts[name], self._hours, detector), NO_PATTERN, self._counts[name].by_mark)
-            for name in busiest
-        ]
+        sample = []
+        for name in busiest:
+            counts, own = self._counts[name], detector.of(key_of(name))
+            own_source = own.own_source(source)
+            sample.append(SampledSeries(_record(counts, own_source, own), NO_PATTERN, counts.by_mark, own_source))
         return source.with_losses(source_losses(sample, source, clock, since, self.end))
 
 
@@ -113,9 +115,9 @@ def _hours(clock: HourClock, busy: Iterable[int]) -> list[LocalHour]:
     return hours
 
 
-def _record(counts: _Counts, hours: list[LocalHour], detector: Detector) -> TrafficRecord:
+def _record(counts: _Counts, source: SourceHistory, detector: Detector) -> TrafficRecord:
     return TrafficRecord(
-        [TrafficHour(hour, float(counts.by_hour[hour.start])) for hour in hours],
+        [TrafficHour(each.hour, float(counts.by_hour[each.hour.start])) for each in source.hours],
         detector.rules,
         drop=detector.parameters.traffic_drop,
         accept_after_seconds=detector.parameters.accept_after_seconds,

@@ -8,7 +8,7 @@ from itertools import starmap
 from typing import Final, NamedTuple
 
 from exporter.backtest.recorded_traffic import RecordedTraffic
-from exporter.backtest.traffic import Requests, RequestSample, median_step_seconds
+from exporter.backtest.traffic import Requests, RequestSample, key_of, median_step_seconds
 from exporter.detection.detector import Detector, SeriesState
 from exporter.detection.error_history import ErrorChange
 from exporter.detection.errors import ErrorExplanation
@@ -24,7 +24,6 @@ from exporter.detection.traffic import TrafficEvidence
 from exporter.detection.traffic_history import TrafficChange
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.hours import HourEvaluation, SeriesHours, hours_of
-from exporter.model.span import SeriesKey
 from exporter.store import StoredSeries
 
 _NS: Final = 1_000_000_000
@@ -90,7 +89,7 @@ class SeriesReplay:
         accepted_changes: lasting changes that were accepted as the new baseline.
         released: starts of the hours that were quarantined and then released, because they recur.
         regressions: its regressions; those found while learning, too.
-        error_periods: when its error flag fired; empty of requests from a file, which say nothing of failures.
+        error_periods: when its error flag fired; empty if failures are unknown.
         traffic_periods: when its traffic flag fired.
     """
 
@@ -123,12 +122,6 @@ class SeriesReplay:
 def series_name(stored: StoredSeries) -> str:
     """Return the name of a stored series: ``service_name/span_name``, and its labels in braces if it has any."""
     return stored.key.text
-
-
-def key_of(series: str) -> SeriesKey:
-    """Return the names of a series in a CSV file: the service before the first slash, and the span behind it."""
-    service_name, _, span_name = series.partition("/")
-    return SeriesKey(service_name, span_name)
 
 
 def replay_history(
@@ -220,7 +213,13 @@ def replay_requests(
     start_index = accepted_count = 0
     while True:
         end_index = bisect_left(ordered, hour.end * _NS, lo=start_index, key=_start_ns)
-        replay.add_hour(hour, ordered[start_index:end_index], live=hour.end > learned_until)
+        of_hour = ordered[start_index:end_index]
+        replay.add_hour(
+            hour,
+            [(each.start_ns, each.duration_ns) for each in of_hour],
+            failed=[each.failed for each in of_hour],
+            live=hour.end > learned_until,
+        )
         accepted = replay.accepted[accepted_count:]
         release_tracker.update(hour.start, replay.evaluations, accepted_since=accepted[-1][0] if accepted else None)
         start_index, accepted_count = end_index, len(replay.accepted)
@@ -240,6 +239,7 @@ def replay_requests(
         accepted_changes=tuple(starmap(AcceptedChange, replay.accepted)),
         released=tuple(sorted(release_tracker.hours)),
         regressions=tuple(_regression_periods(replay.regressions, hour.end)),
+        error_periods=_firing_periods(replay.error_changes, learned_until, hour.end, FlagKind.ERRORS),
         traffic_periods=()
         if traffic is None
         else _firing_periods(traffic.changes(series, detector), learned_until, traffic.end, FlagKind.TRAFFIC),

@@ -14,9 +14,9 @@ from exporter.backtest.budget import Budget, Endpoint, Proposal, counted_episode
 from exporter.backtest.labels import Label, read_labels
 from exporter.backtest.limits import ErrorLimits, Limits, TrafficLimits, tuned
 from exporter.backtest.recorded_traffic import RecordedTraffic
-from exporter.backtest.replay import SeriesReplay, key_of, replay_history, replay_requests, series_name
+from exporter.backtest.replay import SeriesReplay, replay_history, replay_requests, series_name
 from exporter.backtest.report import BacktestReport
-from exporter.backtest.traffic import COLUMNS, read_traffic
+from exporter.backtest.traffic import COLUMNS, key_of, read_traffic
 from exporter.config import Config, ConfigError, build_calendar
 from exporter.config.units import format_duration
 from exporter.config.wording import hint

@@ -1,7 +1,7 @@
-"""Reads recorded traffic from a CSV file with a request per row: ``series,unix_seconds,duration_ms``.
+"""Reads recorded traffic from a CSV file with a request per row: ``series,unix_seconds,duration_ms``, and ``failed``.
 
-``unix_seconds`` is the start of the request. Invalid rows are counted by reason and left out; a file without the
-header, or a damaged one, is rejected.
+``unix_seconds`` is the start of the request; ``failed`` says whether it failed, and may be missing. Invalid rows are
+counted by reason and left out; a file without the header, or a damaged one, is rejected.
 """
 
 import csv
@@ -19,7 +19,17 @@ from pathlib import Path
 from statistics import median
 from typing import Final, NamedTuple, TextIO
 
+from exporter.model.span import SeriesKey
+
 COLUMNS: Final = ("series", "unix_seconds", "duration_ms")
+FAILED_COLUMNS: Final = ("failed", "status")
+"""Names that a fourth column may have."""
+_FAILED: Final = {
+    "": None,
+    **dict.fromkeys(("0", "false", "ok", "unset"), False),
+    **dict.fromkeys(("1", "true", "error"), True),
+}
+_UNKNOWN: Final = -1
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _MAX_LINE_CHARACTERS: Final = 64 * 1024
@@ -37,36 +47,46 @@ class TrafficError(Exception):
 
 
 class RequestSample(NamedTuple):
-    """Start and duration of one request in nanoseconds."""
+    """Start and duration of one request in nanoseconds, and whether it failed; None if that is unknown."""
 
     start_ns: int
     duration_ns: int
+    failed: bool | None = None
 
 
 class Requests:
-    """The requests of one series, in 16 bytes each."""
+    """The requests of one series, in 17 bytes each."""
 
-    __slots__ = ("_durations_ns", "_starts_ns")
+    __slots__ = ("_durations_ns", "_failed", "_starts_ns")
 
     def __init__(self) -> None:
         self._starts_ns = array("q")
         self._durations_ns = array("q")
+        self._failed = array("b")
 
     def __len__(self) -> int:
         return len(self._starts_ns)
 
     def __iter__(self) -> Iterator[RequestSample]:
         """Iterate in the order in which requests were added."""
-        return map(RequestSample, self._starts_ns, self._durations_ns)
+        failed = (None if each == _UNKNOWN else bool(each) for each in self._failed)
+        return map(RequestSample, self._starts_ns, self._durations_ns, failed)
 
-    def add(self, start_ns: int, duration_ns: int) -> None:
+    def add(self, start_ns: int, duration_ns: int, failed: bool | None = None) -> None:
         """Add a request; the order is arbitrary."""
         self._starts_ns.append(start_ns)
         self._durations_ns.append(duration_ns)
+        self._failed.append(_UNKNOWN if failed is None else failed)
 
     def in_order(self) -> list[RequestSample]:
         """Return the requests by start."""
-        return sorted(self)
+        return sorted(self, key=lambda each: each[:2])
+
+
+def key_of(series: str) -> SeriesKey:
+    """Return the names of a series in a CSV file: the service before the first slash, and the span behind it."""
+    service_name, _, span_name = series.partition("/")
+    return SeriesKey(service_name, span_name)
 
 
 def median_step_seconds(requests: list[RequestSample]) -> float:
@@ -120,15 +140,19 @@ def read_traffic(path: Path, on_rows: Callable[[int], None] = lambda rows: None)
     traffic = Traffic()
     with _open(path) as file:
         header = _fields(file.readline(_MAX_LINE_CHARACTERS))
-        if header is None or tuple(name.strip() for name in header) != COLUMNS:
+        columns = tuple(name.strip() for name in header or ())
+        if columns != COLUMNS and columns not in [(*COLUMNS, name) for name in FAILED_COLUMNS]:
             shown = ",".join(header or ())[:_MAX_SHOWN_CHARACTERS]
-            raise TrafficError(f"{path} line 1: the header must be {','.join(COLUMNS)}, not {shown!r}")
-        for number, fields in _rows(file, after=1):
+            raise TrafficError(
+                f"{path} line 1: the header must be {','.join(COLUMNS)}, with {' or '.join(FAILED_COLUMNS)} behind it "
+                f"if that is known, not {shown!r}"
+            )
+        for number, fields in _rows(file, after=1, columns=len(columns)):
             traffic.rows += 1
             if traffic.rows % _ROWS_PER_REPORT == 0:
                 on_rows(traffic.rows)
             try:
-                series, request = _request(fields)
+                series, request = _request(fields, len(columns))
             except _BadRowError as error:
                 traffic.bad_rows[str(error)] += 1
                 if traffic.first_bad_line is None:
@@ -179,7 +203,7 @@ class _Lines:
             pass
 
 
-def _rows(file: TextIO, *, after: int) -> Iterator[tuple[int, list[str] | None]]:
+def _rows(file: TextIO, *, after: int, columns: int) -> Iterator[tuple[int, list[str] | None]]:
     """Yield the number of the first line and the fields of each row that is not empty.
 
     The fields are None for lines that are too long or not valid CSV.
@@ -191,17 +215,17 @@ def _rows(file: TextIO, *, after: int) -> Iterator[tuple[int, list[str] | None]]
             lines.skip_rest()
             yield number, None
         elif not line.isspace():
-            yield number, _fields(line) or _fields_of_lines(line, lines)
+            yield number, _fields(line) or _fields_of_lines(line, lines, columns)
 
 
 def _is_cut_off(line: str) -> bool:
     return len(line) == _MAX_LINE_CHARACTERS and not line.endswith("\n")
 
 
-def _fields_of_lines(first: str, lines: _Lines) -> list[str] | None:
+def _fields_of_lines(first: str, lines: _Lines, columns: int) -> list[str] | None:
     """Return the fields of a row that continues on further lines inside quotes; None if it does not become valid.
 
-    The number of lines is limited and a row has three fields: one stray quote does not consume the rest of the file.
+    The number of lines is limited, and so is that of the fields: one stray quote does not consume the rest of the file.
     """
     taken: list[str] = []
     text = first
@@ -215,7 +239,7 @@ def _fields_of_lines(first: str, lines: _Lines) -> list[str] | None:
         text += line
         fields = _fields(text) if '"' in line else None
         if fields is not None:
-            if len(fields) == len(COLUMNS):
+            if len(fields) == columns:
                 return fields
             break
     lines.put_back(taken)
@@ -232,10 +256,10 @@ def _fields(line: str) -> list[str] | None:
         return None
 
 
-def _request(fields: list[str] | None) -> tuple[str, RequestSample]:
-    if fields is None or len(fields) != len(COLUMNS):
-        raise _BadRowError("without exactly three fields")
-    series, start, duration = fields
+def _request(fields: list[str] | None, columns: int) -> tuple[str, RequestSample]:
+    if fields is None or len(fields) != columns:
+        raise _BadRowError(f"without exactly {'three' if columns == len(COLUMNS) else 'four'} fields")
+    series, start, duration, *rest = fields
     if not series:
         raise _BadRowError("without a series")
     seconds = _number(start)
@@ -244,7 +268,10 @@ def _request(fields: list[str] | None) -> tuple[str, RequestSample]:
     milliseconds = _number(duration)
     if milliseconds is None or not 0 <= milliseconds <= _MAX_DURATION_MS:
         raise _BadRowError("with a duration that is not in milliseconds")
-    return series, RequestSample(round(seconds * 1e9), round(milliseconds * 1e6))
+    failed = rest[0].strip().lower() if rest else ""
+    if failed not in _FAILED:
+        raise _BadRowError("with neither 0 nor 1 as failed")
+    return series, RequestSample(round(seconds * 1e9), round(milliseconds * 1e6), _FAILED[failed])
 
 
 def _number(text: str) -> float | None:

@@ -286,9 +286,10 @@ def _candidates(
     history: SeriesHours, rules: Iterable[LevelRule], since: int, until: int, excluded: Collection[int]
 ) -> Iterator[tuple[LevelRule, PoolSummary | None, tuple[HourGroup, Sequence[SeriesHour]]]]:
     for rule in rules:
-        group = history.group(rule.slots)
+        _, min_samples, slots = rule
+        group = history.group(slots)
         # Hours are not listed where, even with the excluded ones, they have too few traces.
-        hours, traces = group.between(since, until, rule.min_samples)
+        hours, traces = group.between(since, until, min_samples)
         if not hours:
             continue
         if excluded:

@@ -4,8 +4,9 @@ Counts vary more than independent requests would, from day to day and within the
 distribution has a mean ``m`` and the variance ``m + d m²``; its dispersion ``d`` is learned from the history.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from operator import add, mul
 from typing import Final, NamedTuple, TypeVar
 
@@ -24,6 +25,7 @@ PATTERN_MIN_HOURS: Final = 12
 _PATTERN_MAX_HOURS: Final = 672
 _SCALES: Final = (1, 3, 6)
 """Lengths in marks of the windows by which the dispersion within the hour is learned."""
+_SCALE_SECONDS: Final = tuple(marks * MARK_SECONDS for marks in _SCALES)
 _ROUNDING: Final = 1.5 * 2.0**52
 """Adding and subtracting this rounds a float to the nearest integer; exact up to 2^51, so for squared counts up to
 47 million."""
@@ -78,10 +80,7 @@ class HourPattern(NamedTuple):
 
     def dispersion(self, seconds: float) -> float:
         """Return the dispersion of windows of a length within their hour."""
-        scale = max(
-            (index for index, marks in enumerate(_SCALES) if marks * MARK_SECONDS <= seconds),
-            default=0,
-        )
+        scale = max(0, bisect_right(_SCALE_SECONDS, seconds) - 1)
         if not self.squares[scale]:
             return 0.0
         return max(0.0, self.excess[scale] / self.squares[scale])
@@ -234,17 +233,17 @@ class TrafficBaseline(NamedTuple):
         Traffic changes from one hour to the next gradually, so it is interpolated between the middles of the hours, but
         never above that of the hour itself: work that begins on the hour is no gradual change.
         """
-        shares, total = self.pattern.shares, 0.0
-        first = int((since - self.start) // MARK_SECONDS)
-        last = int(-(-(until - self.start) // MARK_SECONDS))
-        for mark in range(first, last):
-            begin = self.start + mark * MARK_SECONDS
-            part = (min(until, begin + MARK_SECONDS) - max(since, begin)) / MARK_SECONDS
-            share = shares[mark % MARKS]
+        counts, hourly, total = self.pattern.counts, (self.before, self.requests, self.after), 0.0
+        of_all = sum(counts)
+        for mark, part, own, neighbour, weight in _pieces(since - self.start, until - self.start):
+            share = counts[mark % MARKS] / of_all if of_all else 1 / MARKS
             if part < 1 and share * MARKS > _PEAK:
                 # Where in the mark the peak lies is not known.
                 continue
-            total += self._hourly(mark) * share * part * self._tolerated_share(mark)
+            usual = hourly[own]
+            between = usual + (hourly[neighbour] - usual) * weight
+            number = (min(between, usual)) * share * part
+            total += number * self._tolerated_share(mark) if self.tolerated else number
         return total
 
     def by_mark(self, first: int, count: int) -> list[float]:
@@ -281,12 +280,48 @@ class TrafficBaseline(NamedTuple):
         return min([share for first, behind, share in self.tolerated if first <= mark < behind], default=1.0)
 
     def _hourly(self, mark: int) -> float:
-        hour, position = mark // MARKS, (mark % MARKS + 0.5) / MARKS
-        values = self.before, self.before, self.requests, self.after, self.after
-        index = min(3, max(1, hour + 2))
-        own = values[index]
-        neighbour = values[index - 1] if position < 0.5 else values[index + 1]
-        return min(own, own + (neighbour - own) * abs(position - 0.5))
+        own, neighbour, weight = _interpolation(mark)
+        hourly = self.before, self.requests, self.after
+        return min(hourly[own], hourly[own] + (hourly[neighbour] - hourly[own]) * weight)
+
+
+class _Piece(NamedTuple):
+    """A mark of which some is in a range of time.
+
+    Attributes:
+        mark: the mark, counted from the start of an hour.
+        part: how much of it is in the range.
+        own: the hour that it belongs to: 0 for the hour before, 1, or 2 for the hour after.
+        neighbour: the hour next to it.
+        weight: how much the neighbour counts.
+    """
+
+    mark: int
+    part: float
+    own: int
+    neighbour: int
+    weight: float
+
+
+@lru_cache(maxsize=1024)
+def _pieces(since: float, until: float) -> tuple[_Piece, ...]:
+    """Return the marks in a range, given relative to the start of an hour: those of all series are the same."""
+    return tuple(
+        _Piece(
+            mark,
+            (min(until, (mark + 1) * MARK_SECONDS) - max(since, mark * MARK_SECONDS)) / MARK_SECONDS,
+            *_interpolation(mark),
+        )
+        for mark in range(int(since // MARK_SECONDS), int(-(-until // MARK_SECONDS)))
+    )
+
+
+def _interpolation(mark: int) -> tuple[int, int, float]:
+    """Return the hour of a mark, the one next to it, and how much that one counts."""
+    hour, position = mark // MARKS, (mark % MARKS + 0.5) / MARKS
+    own = min(2, max(0, hour + 1))
+    neighbour = own - 1 if position < 0.5 else own + 1
+    return own, min(2, max(0, neighbour)), abs(position - 0.5)
 
 
 def traffic_baseline(
@@ -428,10 +463,13 @@ class TrafficRecord:
         """The most requests of an hour, known already or not; the usual requests are never more."""
         return self._most
 
-    def usual_requests(self, hour: LocalHour) -> float:
-        """Return the usual requests in an hour; 0 while no level is mature."""
+    def usual_of(self, before: LocalHour, hour: LocalHour) -> tuple[float, float] | None:
+        """Return the usual requests in the hour before and in an hour, as in :meth:`baseline`; None without."""
         usual = self._present.usual(hour.slot)
-        return usual.requests if usual is not None and usual.mature else 0.0
+        if usual is None or not usual.mature:
+            return None
+        usual_before = self._present.usual(before.slot)
+        return usual.requests if usual_before is None else usual_before.requests, usual.requests
 
     def usual_by_slot(self) -> dict[Slot, float]:
         """Return the usual requests of an hour by slot; those without a mature pool are left out."""
@@ -480,23 +518,31 @@ class TrafficRecord:
             # A block that is known in part says nothing.
             if 2 * (position - first) * HOUR_SECONDS < length:
                 break
+            requests = [hour.requests for hour in known[first:position]]
             medians = self._pools.medians(self._numbers[first:position])
-            expected = sum([usual for usual in medians if usual is not None])
-            if expected < MIN_USUAL_REQUESTS or not self._is_changed(known[first:position], medians):
+            usual = [0.0 if middle is None else middle for middle in medians]
+            if None in medians:
+                requests = [0.0 if middle is None else each for each, middle in zip(requests, medians, strict=True)]
+            total = sum(usual)
+            if total < MIN_USUAL_REQUESTS or not self._is_changed(requests, usual, total):
                 break
             begin, position = begin - length, first
         return 0 if position == len(known) else position
 
-    def _is_changed(self, hours: Sequence[TrafficHour], usual: Sequence[float | None]) -> bool:
-        """Whether hours, and each part of them that says something, have far less traffic than usual, or far more."""
-        drop, length = self._drop, -(-len(hours) // _CHANGE_PARTS)
-        requests = [0.0 if middle is None else hour.requests for hour, middle in zip(hours, usual, strict=True)]
-        expected = [0.0 if middle is None else middle for middle in usual]
-        total, total_expected = sum(requests), sum(expected)
+    def _is_changed(self, requests: Sequence[float], expected: Sequence[float], total_expected: float) -> bool:
+        """Whether hours, and each part of them that says something, have far less traffic than usual, or far more.
+
+        Args:
+            requests: their requests.
+            expected: the usual ones; where these are not known, both are 0.
+            total_expected: sum of the usual ones.
+        """
+        drop, total = self._drop, sum(requests)
         if total_expected * drop <= total <= total_expected / drop:
             # Nearly always.
             return False
-        for first in range(0, len(hours), length):
+        length = -(-len(requests) // _CHANGE_PARTS)
+        for first in range(0, len(requests), length):
             part, part_expected = sum(requests[first : first + length]), sum(expected[first : first + length])
             is_known = part_expected >= MIN_USUAL_REQUESTS
             if is_known and (part >= part_expected * drop if total < total_expected else part <= part_expected / drop):
@@ -575,8 +621,10 @@ class _Pools:
 
     def medians(self, numbers: Sequence[int]) -> list[float | None]:
         """Return the medians of several slots."""
-        known = self._medians
-        return [known[number] if number in known else self.median(number) for number in numbers]
+        found = list(map(self._medians.get, numbers))
+        if None in found:
+            found = [self.median(number) for number in numbers]
+        return found
 
     def usual(self, slot: Slot) -> _Usual | None:
         """Return the usual traffic in a slot by the first level that is mature, else by the first that has enough."""

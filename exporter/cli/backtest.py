@@ -28,7 +28,8 @@ from exporter.store import DatabaseVersionError, StoreError
 @click.option(
     "--csv",
     type=EXISTING_FILE,
-    help="Replay a file (also .gz) in place of the stored history: series,unix_seconds,duration_ms, one request a row.",
+    help="Replay a file (also .gz) in place of the stored history: series,unix_seconds,duration_ms, one request a row, "
+    "and failed (0 or 1) if that is known.",
 )
 @click.option(
     "--labels",

@@ -24,9 +24,9 @@ from exporter.cause.verdict import Outcome
 from exporter.cli.common import EXIT_USAGE, TIME_HELP, Shared, failed, shared_options
 from exporter.config import Config, ConfigError, build_calendar, load_config
 from exporter.detection.flag import INACTIVE, FlagKind, decode_flags
-from exporter.evaluation.cause_search import CauseSearch
+from exporter.evaluation.causes.search import CauseSearch
+from exporter.evaluation.causes.shift_cause import Shift
 from exporter.evaluation.query import BaselineQuerier
-from exporter.evaluation.shift_cause import Shift
 from exporter.explain.cause import cause_document, cause_text
 from exporter.explain.check import check
 from exporter.explain.document import check_document, trace_document

@@ -8,7 +8,8 @@ import msgspec
 
 from exporter.baseline.levels import SLOTS_OF_HOUR, FallbackLevel, FallbackRules, Pool, choose_pool
 from exporter.baseline.traffic import MARKS, NO_PATTERN, HourPattern
-from exporter.detection.error_history import NO_ERROR_STATE, ErrorState
+from exporter.detection.error_history import NO_ERROR_STATE, ErrorState, error_baseline
+from exporter.detection.errors import ErrorBaseline
 from exporter.detection.flag import INACTIVE, Flag
 from exporter.detection.parameters import DAILY_PATTERN_MIN_HOURS, PROFILE_MIN_HOURS, SUSPICION_SECONDS, Parameters
 from exporter.detection.policy import SeriesPolicies
@@ -173,21 +174,26 @@ class Detector:
         return hours_of(kept, self.clock, evaluations)
 
     def traffic(self, windows: Sequence[StoredWindow], source: SourceHistory) -> SeriesTraffic:
-        """Return the counts of the series in its windows; hours that a mark leaves out count as not read.
-
-        Hours that people have marked as normal count, but get no verdict.
+        """Return the counts of the series in its windows.
 
         Args:
             windows: stored windows, in time order.
             source: the source.
         """
+        kept = windows if self.own_marks is None else self.own_marks.kept(windows, self.clock)
+        return SeriesTraffic.of(kept, self.own_source(source), self.rules, self.parameters)
+
+    def own_source(self, source: SourceHistory) -> SourceHistory:
+        """Return the source as it counts for the series: hours that a mark leaves out count as not read.
+
+        Hours that people have marked as normal count, but get no verdict.
+        """
         marks = self.own_marks
-        if marks is not None and source.hours:
-            outer = source.hours[0].hour.start, source.hours[-1].hour.end
-            left_out = self._hours_of(marks.ranges(*outer, LEFT_OUT))
-            source = source.without(left_out, self._hours_of(marks.ranges(*outer, (MarkKind.NORMAL,))), self.clock)
-            windows = marks.kept(windows, self.clock)
-        return SeriesTraffic.of(windows, source, self.rules, self.parameters)
+        if marks is None or not source.hours:
+            return source
+        outer = source.hours[0].hour.start, source.hours[-1].hour.end
+        left_out = self._hours_of(marks.ranges(*outer, LEFT_OUT))
+        return source.without(left_out, self._hours_of(marks.ranges(*outer, (MarkKind.NORMAL,))), self.clock)
 
     def _hours_of(self, ranges: Sequence[MarkRange]) -> set[int]:
         found = set()
@@ -282,6 +288,33 @@ class Detector:
             is_sparse = pool.digest.count < len(pool.hours) * self.parameters.min_traces * MARKS
             profile = with_tolerance(profile, tolerances, hour, is_sparse=is_sparse)
         return Expectation(pool, Prediction(pool, swings, self.parameters, profile), stream)
+
+    @property
+    def judges_errors(self) -> bool:
+        """Whether the series gets verdicts on its failures."""
+        return self.is_enabled and self.parameters.errors_enabled
+
+    def error_baselines(self, history: SeriesHours, state: SeriesState, hour: LocalHour) -> list[ErrorBaseline]:
+        """Return the usual failures in an hour and in those before it that a window can touch, newest first.
+
+        They end before the first hour without a mature baseline; there are none without verdicts on failures.
+
+        Args:
+            history: hours of the series, evaluated up to ``state.until``.
+            state: state after that evaluation.
+            hour: the hour.
+        """
+        found: list[ErrorBaseline] = []
+        oldest = hour.start - self.parameters.max_window_seconds
+        while self.judges_errors and hour.end > oldest:
+            baseline = error_baseline(
+                history, hour, self.rules, state.errors, state.until, self.parameters, state.tolerances
+            )
+            if baseline is None:
+                break
+            found.append(baseline)
+            hour = self.clock.hour(hour.start - 1)
+        return found
 
     def is_judged(self, stream: StreamState) -> bool:
         """Whether the series gets verdicts: it is enabled and not a stream."""

@@ -37,6 +37,8 @@ PATTERN_FACTOR: Final = 1.5
 """How much worse than on other days these may be."""
 BURST_MARKS: Final = 4
 """An hour with bursts is tested without so many marks, those with the most failures."""
+WHOLE_HOUR_MARKS: Final = HOUR_SECONDS // MARK_SECONDS + 1
+"""All that an hour can touch: bursts that recur at its time of the day may fill it."""
 
 
 def lower_bound(counts: Counts, min_failures: int = MIN_EXCEEDANCES) -> float:
@@ -111,8 +113,7 @@ def swing_of_days(
     swing = max(BURST_FACTOR * any_window, PATTERN_FACTOR * same_window, SWING_FACTOR * least, hour_swing)
     marks = 0
     if same_window or same_hour:
-        # All that an hour can touch: such bursts may fill it.
-        marks = HOUR_SECONDS // MARK_SECONDS + 1
+        marks = WHOLE_HOUR_MARKS
     elif any_window or any_hour:
         marks = BURST_MARKS
     return ErrorSwing(swing, hour_swing, marks)

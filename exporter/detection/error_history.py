@@ -8,12 +8,15 @@ they recur at the same time of day.
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from exporter.baseline.levels import FallbackRules, LevelRule, PoolSummary, choose_level, is_recurring
 from exporter.detection.error_bursts import (
+    BURST_MARKS,
     BURST_MIN_FAILURES,
     SWING_FACTOR,
+    WHOLE_HOUR_MARKS,
     ErrorPeak,
     lower_bound,
     swing_of_days,
@@ -26,9 +29,11 @@ from exporter.detection.errors import (
     ErrorWindow,
     ErrorWindows,
     can_be_error_shift,
+    is_large,
+    may_be_error_shift,
     tick_errors,
 )
-from exporter.detection.flag import INACTIVE, Flag, FlagEvent
+from exporter.detection.flag import INACTIVE, Flag, FlagEvent, FlagKind, FlagPeriod, FlagPeriods
 from exporter.detection.parameters import (
     MIN_EXCEEDANCES,
     RUN_BREAK_HOURS,
@@ -123,6 +128,28 @@ def error_baseline(
         parameters: settings of the detector.
         tolerances: what was marked as normal.
     """
+    pool = _pooled(history, hour, rules, state, until)
+    return None if pool is None else _with_swing(pool, history, hour, state, parameters, tolerances)
+
+
+class _ErrorPool(NamedTuple):
+    """The hours that the usual failures are pooled from: they began in ``[since, until)``, Unix seconds.
+
+    Attributes:
+        baseline: the usual failures, without the swing.
+        since: start of the range.
+        until: end of the range.
+    """
+
+    baseline: ErrorBaseline
+    since: int
+    until: int
+
+
+def _pooled(
+    history: SeriesHours, hour: LocalHour, rules: FallbackRules, state: ErrorState, until: int
+) -> _ErrorPool | None:
+    """Return the usual failures without the swing; None while no level is mature. See :func:`error_baseline`."""
     since = max(hour.start - rules.lookback_seconds, state.changepoint or 0)
     until = min(until, hour.start - HOUR_SECONDS)
     level_rules = rules.by_slot[hour.slot]
@@ -139,7 +166,19 @@ def error_baseline(
     level, _, hours = chosen
     requests = sum([each.count for each in hours])
     failures = sum([each.failed or 0 for each in hours])
-    baseline = ErrorBaseline(level, hour.slot, len(hours), requests, failures)
+    return _ErrorPool(ErrorBaseline(level, hour.slot, len(hours), requests, failures), since, until)
+
+
+def _with_swing(
+    pool: _ErrorPool,
+    history: SeriesHours,
+    hour: LocalHour,
+    state: ErrorState,
+    parameters: Parameters,
+    tolerances: Sequence[Tolerance],
+) -> ErrorBaseline:
+    """Add the swing to the usual failures; see :func:`error_baseline`."""
+    baseline, since, until = pool
     peaks = []
     for start, *window in state.peaks:
         found = history.at(start) if since <= start < until else None
@@ -182,12 +221,22 @@ class ErrorTracker:
         self._clock = clock
         self._changepoint = state.changepoint
         self._flag = state.flag
+        self._periods = FlagPeriods(FlagKind.ERRORS)
         self._recent = list(state.recent)
         self._quarantined = set(state.quarantined)
         self._peaks = {start: Counts(*window) for start, *window in state.peaks}
         self._run = state.run
         self._incident_hours: set[int] = set()
         self._tolerances: Sequence[Tolerance] = ()
+        # Of the windows that are longer than the evaluation window.
+        self._lengths = tuple(
+            seconds for seconds in LONG_SECONDS if parameters.window_seconds < seconds <= parameters.max_window_seconds
+        )
+
+    @property
+    def periods(self) -> list[FlagPeriod]:
+        """The times in which the flag fired, in time order; the last one has no end while it fires."""
+        return self._periods.until(self._flag)
 
     def state(self, position: int) -> ErrorState:
         """Return the state after the hours that ended by an instant (Unix seconds)."""
@@ -224,23 +273,34 @@ class ErrorTracker:
         """
         self._tolerances = tolerances
         failures = None if hour is None else hour.failures()
-        if failures is not None:
-            self._add([(mark, requests, failures.get(mark, 0)) for mark, requests in marks])
+        if failures:
+            self._add([(mark, requests, failures.pop(mark, 0)) for mark, requests in marks])
+        elif failures is not None:
+            self._add([(mark, requests, 0) for mark, requests in marks])
         if self._flag == INACTIVE and sum([failed for _, _, failed in self._recent]) < _LEAST_FAILURES:
             # Nearly always. No window can be a shift, or a burst.
             self._settle(local_hour, hour, Counts(0, 0))
             self._discard(local_hour.end)
             return
-        baselines: dict[int, ErrorBaseline | None] = {}
+        baselines: dict[int, ErrorBaseline] = {}
+        pools: dict[int, _ErrorPool | None] = {}
         peak = Counts(0, 0)
+        sums = _Sums(self._recent, self._parameters, self._lengths)
         for mark in range(local_hour.start + MARK_SECONDS, local_hour.end + 1, MARK_SECONDS):
-            windows, since = self._windows(local_hour, mark)
-            peak = max(peak, windows.evaluation.counts, key=_badness)
-            if self._flag == INACTIVE and not can_be_error_shift(windows, self._parameters):
+            counts = sums.evaluation(mark)
+            if counts.failures >= BURST_MIN_FAILURES:
+                peak = max(peak, counts, key=_badness)
+            if self._flag == INACTIVE and not sums.can_be_shift(mark, counts):
                 continue
-            usual = self._baselines(history, local_hour, since, baselines) if is_enabled else []
+            windows, since = self._windows(local_hour, mark)
+            touched = self._pools(history, local_hour, since, pools) if is_enabled else []
+            if self._flag == INACTIVE and not may_be_error_shift(
+                windows, [pool.baseline for _, pool in touched], (BURST_MARKS, WHOLE_HOUR_MARKS), self._parameters
+            ):
+                continue
+            usual = self._with_swings(history, touched, baselines)
             result = tick_errors(windows, mark, usual, self._flag, self._parameters)
-            self._flag = result.flag
+            self._set_flag(result.flag, mark)
             if result.event is not None:
                 explanation = ErrorExplanation.of(result.verdict, self._parameters)
                 self.changes.append(ErrorChange(mark, result.event, explanation))
@@ -266,10 +326,10 @@ class ErrorTracker:
         """
         failures = None if hour is None else hour.failures()
         if failures is not None:
-            self._add([(mark, requests, failures.get(mark, 0)) for mark, requests in marks])
+            self._add([(mark, requests, failures.pop(mark, 0)) for mark, requests in marks])
         if self._flag.firing:
             self.changes.append(ErrorChange(local_hour.start, FlagEvent.RESOLVED, None))
-        self._flag = INACTIVE
+        self._set_flag(INACTIVE, local_hour.start)
         most = 0.0
         peak = Counts(0, 0)
         for mark in range(local_hour.start + MARK_SECONDS, local_hour.end + 1, MARK_SECONDS):
@@ -314,11 +374,7 @@ class ErrorTracker:
         evaluation = self._window(local_hour, now, parameters.window_seconds, parameters.min_traces)
         if not evaluation.counts.failures and self._flag == INACTIVE:
             return ErrorWindows(evaluation, partial(self._newest, now)), now - evaluation.seconds
-        others = tuple(
-            self._window(local_hour, now, seconds, 0)
-            for seconds in LONG_SECONDS
-            if parameters.window_seconds < seconds <= parameters.max_window_seconds
-        )
+        others = tuple(self._window(local_hour, now, seconds, 0) for seconds in self._lengths)
         since = now - max(each.seconds for each in (evaluation, *others))
         marks = tuple(Counts(count, failed) for _, count, failed in self._between(since, now))
         return ErrorWindows(evaluation, partial(self._newest, now), others, marks), since
@@ -353,24 +409,35 @@ class ErrorTracker:
         first = bisect_right(self._recent, since, key=lambda each: each[0])
         return self._recent[first : bisect_right(self._recent, now, key=lambda each: each[0])]
 
-    def _baselines(
-        self, history: SeriesHours, local_hour: LocalHour, since: int, known: dict[int, ErrorBaseline | None]
-    ) -> list[ErrorBaseline]:
-        """Return the baselines of the hours that a window touches, up to the first without; computed once an hour."""
-        found: list[ErrorBaseline] = []
+    def _pools(
+        self, history: SeriesHours, local_hour: LocalHour, since: int, known: dict[int, _ErrorPool | None]
+    ) -> list[tuple[LocalHour, _ErrorPool]]:
+        """Return the hours that a window touches, and their pools, up to the first without; computed once an hour."""
+        found: list[tuple[LocalHour, _ErrorPool]] = []
         hour = local_hour
         while True:
             if hour.start not in known:
-                known[hour.start] = error_baseline(
-                    history, hour, self._rules, self._view(), local_hour.start, self._parameters, self._tolerances
-                )
-            baseline = known[hour.start]
-            if baseline is None:
+                state = ErrorState(self._changepoint, quarantined=tuple(self._quarantined))
+                known[hour.start] = _pooled(history, hour, self._rules, state, local_hour.start)
+            pool = known[hour.start]
+            if pool is None:
                 return found
-            found.append(baseline)
+            found.append((hour, pool))
             if hour.start <= since:
                 return found
             hour = self._clock.hour(hour.start - 1)
+
+    def _with_swings(
+        self,
+        history: SeriesHours,
+        pools: Sequence[tuple[LocalHour, _ErrorPool]],
+        known: dict[int, ErrorBaseline],
+    ) -> list[ErrorBaseline]:
+        """Return the baselines of some hours, from their pools; computed once an hour."""
+        for hour, pool in pools:
+            if hour.start not in known:
+                known[hour.start] = _with_swing(pool, history, hour, self._view(), self._parameters, self._tolerances)
+        return [known[hour.start] for hour, _ in pools]
 
     def _view(self) -> ErrorState:
         return ErrorState(
@@ -423,8 +490,52 @@ class ErrorTracker:
         self._peaks = {start: peak for start, peak in self._peaks.items() if start < changepoint}
         if self._flag.firing:
             self.changes.append(ErrorChange(at, FlagEvent.RESOLVED, None))
-        self._flag = INACTIVE
+        self._set_flag(INACTIVE, at)
         self.accepted.append(changepoint)
+
+    def _set_flag(self, flag: Flag, at: int) -> None:
+        self._periods.follow(self._flag, flag, at)
+        self._flag = flag
+
+
+class _Sums:
+    """Sums of recent requests and failures by mark: most windows need no more."""
+
+    __slots__ = ("_failures", "_lengths", "_marks", "_parameters", "_requests")
+
+    def __init__(self, recent: Sequence[tuple[int, int, int]], parameters: Parameters, lengths: Sequence[int]) -> None:
+        """Add up marks, requests and failures, in time order."""
+        self._parameters = parameters
+        self._marks = [mark for mark, _, _ in recent]
+        self._requests = list(accumulate([requests for _, requests, _ in recent], initial=0))
+        self._failures = list(accumulate([failed for _, _, failed in recent], initial=0))
+        self._lengths = lengths
+
+    def evaluation(self, now: int) -> Counts:
+        """Return the counts of the evaluation window that ends at a mark."""
+        parameters, marks, requests = self._parameters, self._marks, self._requests
+        last = bisect_right(marks, now)
+        first = bisect_right(marks, now - parameters.window_seconds)
+        most = requests[last] - parameters.min_traces
+        if requests[first] > most:
+            # Extended until there are enough requests.
+            oldest = bisect_right(marks, now - parameters.max_window_seconds)
+            first = min(first, max(oldest, bisect_right(requests, most) - 1))
+        return Counts(requests[last] - requests[first], self._failures[last] - self._failures[first])
+
+    def can_be_shift(self, now: int, evaluation: Counts) -> bool:
+        """Whether :func:`can_be_error_shift` holds for the windows that end at a mark, while no flag fires."""
+        if not evaluation.failures:
+            return False
+        if is_large(evaluation, self._parameters):
+            return True
+        marks, last = self._marks, bisect_right(self._marks, now)
+        for seconds in self._lengths:
+            first = bisect_right(marks, now - seconds)
+            counts = Counts(self._requests[last] - self._requests[first], self._failures[last] - self._failures[first])
+            if is_large(counts, self._parameters):
+                return True
+        return False
 
 
 def _badness(counts: Counts) -> tuple[float, int]:

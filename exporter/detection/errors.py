@@ -50,6 +50,9 @@ BURST_USUAL_FACTOR: Final = 1.5
 MAX_BURST_RATIO: Final = 0.85
 """Bursts never explain a larger ratio than this, or than half of the usual successes."""
 
+_CHANCE_ROUNDING: Final = 1 + 1e-6
+"""More than the rounding error of a tail probability."""
+
 
 class Counts(NamedTuple):
     """Requests of a window, and how many of them failed."""
@@ -85,7 +88,8 @@ class ErrorWindows(NamedTuple):
     Attributes:
         evaluation: the evaluation window.
         newest: returns the newest requests, as many as asked for, if there are.
-        others: shorter and longer windows; none if nothing failed in the evaluation window and no flag fires.
+        others: shorter and longer windows; none if the ratio of the evaluation window is too low to matter and no flag
+            fires.
         marks: requests of the longest one by mark.
     """
 
@@ -182,12 +186,43 @@ class ErrorTick(NamedTuple):
 
 def can_be_error_shift(windows: ErrorWindows, parameters: Parameters) -> bool:
     """Whether there can be an error shift with any baseline: nothing else changes an inactive flag."""
-    return any(_is_large(each.counts, parameters) for each in (windows.evaluation, *windows.others))
+    return any(is_large(each.counts, parameters) for each in (windows.evaluation, *windows.others))
 
 
-def _is_large(counts: Counts, parameters: Parameters) -> bool:
+def is_large(counts: Counts, parameters: Parameters) -> bool:
+    """Whether the failures of a window are enough for a shift with some baseline."""
     requests, failures = counts
     return failures >= MIN_EXCEEDANCES and failures >= parameters.errors_min_delta * requests
+
+
+def may_be_error_shift(
+    windows: ErrorWindows, without_swing: Sequence[ErrorBaseline], left_out: Sequence[int], parameters: Parameters
+) -> bool:
+    """Whether there may be an error shift with some swing: with none, chance is least likely.
+
+    The tail probability grows with the expected ratio, and the swing only raises that.
+
+    Args:
+        windows: what is known of the failures of the last hour.
+        without_swing: baselines of the hours that the windows touch, newest first, without their swing.
+        left_out: how many marks of an hour bursts may fill.
+        parameters: settings of the detector.
+    """
+    evaluation = windows.evaluation
+    if not without_swing or evaluation.counts.requests < MIN_EVALUATED_TRACES:
+        return False
+    if evaluation.counts.ratio < max(each.limit(parameters) for each in without_swing[: evaluation.hours]):
+        return False
+    for window in (evaluation, *windows.others):
+        if window.outside >= MIN_OUTSIDE and is_large(window.counts, parameters):
+            expected = max(each.expected(parameters, window.seconds) for each in without_swing[: window.hours])
+            chance = tail_probability(window.counts.failures, window.counts.requests, expected, ERROR_CORRELATION)
+            if chance < _alpha(parameters) * _CHANCE_ROUNDING:
+                return True
+    if not windows.others:
+        return False
+    touched = without_swing[: windows.others[-1].hours]
+    return any(_without_worst(windows, touched, number, parameters).shifted for number in left_out)
 
 
 def evaluate_errors(
@@ -208,14 +243,15 @@ def evaluate_errors(
         score = 0.0 if counts.requests >= MIN_EVALUATED_TRACES else None
         return ErrorVerdict(counts, baselines[0], score, shifted=False, persists=False, chance=None, expected=0.0)
     found = _verdict(windows.evaluation, baselines, parameters)
-    # Long windows still contain the failures of what is over.
     if found.score is not None and found.score >= 1:
         for window in windows.others:
-            if not _is_large(window.counts, parameters):
+            if not is_large(window.counts, parameters):
                 continue
             other = _verdict(window, baselines, parameters)
             usual = other.baseline.ratio
-            if windows.evaluation.counts.ratio < usual + CLEAR_SHARE * (other.counts.ratio - usual):
+            # Long windows still contain the failures of what is over.
+            is_long = window.seconds > windows.evaluation.seconds
+            if is_long and windows.evaluation.counts.ratio < usual + CLEAR_SHARE * (other.counts.ratio - usual):
                 continue
             if other.shifted and (not found.shifted or other.counts.ratio > found.counts.ratio):
                 found = other
@@ -290,13 +326,20 @@ def _outside_bursts(
     left_out = max(each.burst_marks for each in touched)
     if not left_out or not parameters.parts.error_swing:
         return None
+    verdict = _without_worst(windows, touched, left_out, parameters)
+    return verdict if verdict.shifted else None
+
+
+def _without_worst(
+    windows: ErrorWindows, touched: Sequence[ErrorBaseline], left_out: int, parameters: Parameters
+) -> ErrorVerdict:
+    """Return the verdict on an hour without so many of its marks, those with the most failures."""
     baseline = max(touched, key=lambda each: each.ratio)
     by_excess = sorted(windows.marks, key=lambda each: (each.failures - baseline.ratio * each.requests, each))
     kept = by_excess[: max(0, len(by_excess) - left_out)]
     counts = Counts(sum(each.requests for each in kept), sum(each.failures for each in kept))
     expected = min(MAX_RATIO, BURST_USUAL_FACTOR * baseline.prior_ratio)
-    verdict = _compared(counts, baseline, expected, parameters, lasts=True, outside_bursts=True)
-    return verdict if verdict.shifted else None
+    return _compared(counts, baseline, expected, parameters, lasts=True, outside_bursts=True)
 
 
 def tick_errors(

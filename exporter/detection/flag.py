@@ -80,6 +80,31 @@ def merged_periods(periods: Iterable[FlagPeriod]) -> list[FlagPeriod]:
 
 INACTIVE: Final = Flag()
 
+
+class FlagPeriods:
+    """The times in which one flag of a series fired while its past traffic was replayed."""
+
+    __slots__ = ("_ended", "_kind")
+
+    def __init__(self, kind: FlagKind) -> None:
+        """Start without any."""
+        self._kind = kind
+        self._ended: list[FlagPeriod] = []
+
+    def follow(self, before: Flag, after: Flag, at: float) -> None:
+        """Take two consecutive states of the flag, the second of which was reached at an instant."""
+        if before.since is not None and after.since is None:
+            # The hold time passes after the condition is over.
+            until = at if before.keep_firing_since is None else before.keep_firing_since
+            self._ended.append(FlagPeriod(self._kind, float(before.since), float(until)))
+
+    def until(self, flag: Flag) -> list[FlagPeriod]:
+        """Return the periods up to the present state of the flag; the last one has no end while it fires."""
+        if flag.since is None:
+            return list(self._ended)
+        return [*self._ended, FlagPeriod(self._kind, float(flag.since), None)]
+
+
 SeriesFlags = Mapping[FlagKind, Flag]
 """The flags of one series; a kind that is missing is inactive."""
 

@@ -11,18 +11,19 @@ from dataclasses import dataclass, field
 from exporter.baseline.traffic import HourPattern, requests_by_mark
 from exporter.detection.detector import Detector, Expectation, SeriesState
 from exporter.detection.error_history import ErrorChange, ErrorTracker
+from exporter.detection.flag import FlagPeriod
 from exporter.detection.parameters import LONG_WINDOW_MARKS, SUSPICION_SECONDS
-from exporter.detection.prediction import HourMeasurement, Prediction
+from exporter.detection.prediction import HourMeasurement, Prediction, SlowHour
 from exporter.detection.regression import RegressionChange, RegressionTracker
 from exporter.detection.schedule import LazySchedule
 from exporter.detection.settlement import (
     SettledHour,
+    accepted_streak,
     extended_run,
     extended_streak,
     is_anomalous,
     is_elevated,
     is_new_baseline,
-    is_streak_accepted,
 )
 from exporter.detection.small_shift import can_be_small_shift, find_small_shift
 from exporter.detection.thresholds import Floors
@@ -49,6 +50,8 @@ class HistoryProgress:
         shifts: the times in which the flag fired. One that began before is among them if it ended now or still fires,
             with the highest score since then.
         regressions: regressions that were found, went away or were accepted.
+        flag_periods: the times in which the error flag and the traffic flag fired; one that began before is among them
+            as in ``shifts``.
         error_changes: transitions of the error flag.
         accepted_errors: changepoints of accepted changes of the error ratio.
         traffic_changes: transitions of the traffic flag.
@@ -62,6 +65,7 @@ class HistoryProgress:
     changes: list[FlagChange] = field(default_factory=list)
     shifts: list[ShiftPeriod] = field(default_factory=list)
     regressions: list[RegressionChange] = field(default_factory=list)
+    flag_periods: list[FlagPeriod] = field(default_factory=list)
     error_changes: list[ErrorChange] = field(default_factory=list)
     accepted_errors: list[int] = field(default_factory=list)
     traffic_changes: list[TrafficChange] = field(default_factory=list)
@@ -177,6 +181,7 @@ class _HistoryEvaluation:
             tolerances=tuple(remembered(self._tolerances, position)),
         )
         self._progress.shifts = self._tracker.shifts
+        self._progress.flag_periods = self._errors.periods + ([] if self._traffic is None else self._traffic.periods)
         return self._progress
 
     def _evaluate_hour(self, local_hour: LocalHour) -> None:
@@ -223,7 +228,7 @@ class _HistoryEvaluation:
         if hour is not None:
             self._regression.add(hour)
         if hour is not None and expected.has_verdict:
-            if normal is not None or is_tolerant(self._tolerances, local_hour):
+            if normal is not None or (self._tolerances and is_tolerant(self._tolerances, local_hour)):
                 # What is tolerated at this time of the day must not be tolerated at any other.
                 measured = HourMeasurement()
             self._settle(hour, expected, measured, is_normal=normal is not None)
@@ -234,9 +239,9 @@ class _HistoryEvaluation:
                 and expected.prediction is not None
                 and parameters.parts.streak
                 and normal is None
-                and self._is_streak_accepted(hour, expected.prediction)
+                and (accepted := self._accepted_streak(hour, expected.prediction))
             ):
-                self._accept(self._streak[0].start, local_hour)
+                self._accept(accepted[0].start, local_hour)
 
     def _evaluate_errors(
         self, local_hour: LocalHour, hour: SeriesHour | None, requests: Sequence[tuple[int, int]]
@@ -246,7 +251,7 @@ class _HistoryEvaluation:
             local_hour,
             hour,
             requests,
-            is_enabled=self._detector.is_enabled,
+            is_enabled=self._detector.judges_errors,
             tolerances=self._tolerances,
         )
 
@@ -410,14 +415,14 @@ class _HistoryEvaluation:
         anomalous = is_anomalous(digest, thresholds, parameters)
         return anomalous, anomalous or is_elevated(digest, thresholds)
 
-    def _is_streak_accepted(self, hour: SeriesHour, prediction: Prediction) -> bool:
+    def _accepted_streak(self, hour: SeriesHour, prediction: Prediction) -> Sequence[SlowHour]:
         slow = prediction.slow_hour(hour) if self._streak or prediction.is_slow(hour) else None
         if slow is None:
             # Nearly always: no streak begins.
-            return False
+            return ()
         self._streak = extended_streak(self._streak, slow)
         correlation = prediction.floor_thresholds.correlation
-        return bool(self._streak) and is_streak_accepted(self._streak, correlation, self._detector.parameters)
+        return accepted_streak(self._streak, correlation, self._detector.parameters) if self._streak else ()
 
     def _accept(self, changepoint: int, local_hour: LocalHour) -> None:
         """Accept the change that began at ``changepoint``: release its hours, and restart the swing from its prior."""

@@ -187,5 +187,9 @@ DAY_SWING_RATIO: Final = 1.2
 """Whole days differ by as much as this factor."""
 STREAK_HOURS: Final = 12
 """A streak of slow hours ends when its last so many hours with traffic are not slow together."""
+STREAK_SLACK: Final = 6
+"""It continues while fewer traces than these are missing for more slow traces than others."""
+STREAK_BLOCK_SECONDS: Final = 6 * 3600
+"""Traces within so long are alike: the load of an endpoint changes within hours."""
 STREAK_MIN_TRACES: Final = 30
 """Minimum number of traces in an accepted streak."""

@@ -234,13 +234,15 @@ class Prediction:
         squares, expected = [0] * len(QUANTILES), [0] * len(QUANTILES)
         is_joint = self._parameters.parts.joint_errors
         mark = measured = shares = unlike_pairs = 0
+        is_plain = not self.profile and not self.has_level
         for instants, buckets, _ in windows:
             weight, traces = len(instants), len(buckets)
             for offset, lane, position, baseline, variance in references[traces]:
                 distance = buckets[position] - baseline
                 if weight == 1:
                     deviations[lane + mark] = distance
-                    variances[lane + mark] = variance
+                    if not is_plain:
+                        variances[lane + mark] = variance
                 else:
                     lanes = slice(lane + mark, lane + mark + weight)
                     deviations[lanes] = [distance] * weight
@@ -264,7 +266,7 @@ class Prediction:
             swings[: 2 * len(QUANTILES) : 2] = [
                 _error(square, variance, _LEAST_JOINT_SHARE) for square, variance in zip(squares, expected, strict=True)
             ]
-        if self.profile or self.has_level:
+        if not is_plain:
             self._measure_errors(swings, deviations, variances, before)
         if self.has_long_window:
             for index in range(len(QUANTILES)):
@@ -315,14 +317,17 @@ class Prediction:
         A tuple for each quantile with enough expected exceedances: its offset in :data:`Swings`, its first lane, its
         index in the sorted window, its baseline bucket, and its sampling variance.
         """
-        baseline, references = self.baseline, {}
-        for n in sizes:
-            widths = self._pooled.quantile_widths(_measurable_ranks(n))
-            references[n] = [
-                (offset, _LANES[offset], position, baseline[index], width * width)
-                for (index, offset, position), width in zip(measurable_quantiles(n), widths)  # noqa: B905
+        # All at once, because each call takes as long as two or three widths.
+        baseline = self.baseline
+        widths = iter(self._pooled.quantile_widths([ranks for n in sizes for ranks in _measurable_ranks(n)]))
+        return {
+            n: [
+                (offset, lane, position, baseline[index], width * width)
+                # The widths come last: zip() takes none for a quantile that there is not.
+                for (index, offset, lane, position), width in zip(_measured_quantiles(n), widths)  # noqa: B905
             ]
-        return references
+            for n in sizes
+        }
 
     def is_usual(self, hour: SeriesHour) -> bool:
         """Whether an hour is certainly not anomalous with any swing: no quantile lies above its gate."""
@@ -517,6 +522,12 @@ def measurable_quantiles(n: int) -> tuple[tuple[int, int, int], ...]:
     """Return the same quantiles as index, offset in :data:`Swings`, and index in the sorted window."""
     offsets = _OFFSETS[: len(_measurable_ranks(n))]
     return tuple((index, offset, quantile_positions(n)[index]) for index, offset in enumerate(offsets))
+
+
+@lru_cache(maxsize=4096)
+def _measured_quantiles(n: int) -> tuple[tuple[int, int, int, int], ...]:
+    """Return :func:`measurable_quantiles` with the first lane of each before the index in the sorted window."""
+    return tuple((index, offset, _LANES[offset], position) for index, offset, position in measurable_quantiles(n))
 
 
 @lru_cache(maxsize=4096)

@@ -2,8 +2,8 @@
 
 For each settled hour the median and the p90 are compared with those of the same slot in the weeks before. The mean of
 these distances over the last day, or the last few days, is a regression if it is both large and far outside of how such
-means moved before. The weeks before end a week before the hour, or with the beginning of a regression, so that neither
-a drift nor a regression becomes its own reference.
+means moved before. The weeks before end three days before the hour, or with the beginning of a regression, so that
+neither a drift nor a regression becomes its own reference.
 
 All distances are in buckets, so that only ratios of durations count. Residuals are stored in half buckets, because the
 median of an even number of buckets may lie between two.
@@ -32,7 +32,7 @@ DAY_SECONDS: Final = 24 * HOUR_SECONDS
 
 REACH_SECONDS: Final = 28 * DAY_SECONDS
 """Hours older than this are forgotten."""
-GAP_SECONDS: Final = 7 * DAY_SECONDS
+GAP_SECONDS: Final = 3 * DAY_SECONDS
 """Hours younger than this are not compared with: a drift must not become its own reference."""
 MIN_REFERENCE_SECONDS: Final = 7 * DAY_SECONDS
 """The weeks before must be at least this long; where there is less history, the gap is shorter instead."""
@@ -56,8 +56,11 @@ HALF_WEIGHT_REQUESTS: Final = 20
 
 MIN_KNOWN_SECONDS: Final = 2 * DAY_SECONDS
 """Days that can be compared must be known for this time: the days before show how much days differ."""
-SIGNIFICANCE: Final = 3.7
-"""Number of standard deviations from which a distance is significant, where these are known exactly."""
+SIGNIFICANCE: Final = (3.3, 4.0)
+"""Number of standard deviations from which a distance is significant, where these are known exactly, of the median and
+of the p90. Nearly all regressions show in the median, and the p90 is a second chance for a false one."""
+SIZE_DEVIATIONS: Final = 0.5
+"""A distance that is smaller than the least one by less than so many standard deviations may be as large."""
 UNCERTAIN_DAYS: Final = 4
 """With so many earlier days, the prior not counted, half more are required; with twice as many a third more."""
 PRIOR_DAY_BUCKETS: Final = 1.6
@@ -283,10 +286,13 @@ class RegressionTracker:
                 continue
             for hours in WINDOW_HOURS:
                 distance = of_day if hours == WINDOW_HOURS[0] else self._distance(now, hours, of_day.quantile)
-                if distance is None or distance.buckets < gate or not self._is_large(distance):
+                if distance is None or not self._is_large(distance):
                     continue
-                score = distance.buckets / self._deviation(now, distance)
-                if score >= SIGNIFICANCE and (found is None or score > found[0]):
+                deviation, uncertainty = self._deviation(now, distance)
+                if distance.buckets < gate - SIZE_DEVIATIONS * deviation:
+                    continue
+                score = distance.buckets / (uncertainty * deviation)
+                if score >= SIGNIFICANCE[distance.quantile] and (found is None or score > found[0]):
                     found = score, distance
         if found is not None:
             self._raise(now, *found)
@@ -377,22 +383,23 @@ class RegressionTracker:
         table = _WEIGHTS_OF_ALL if is_rule else _WEIGHTS
         return [table[code] for code in codes]
 
-    def _deviation(self, now: int, distance: _Distance) -> float:
+    def _deviation(self, now: int, distance: _Distance) -> tuple[float, float]:
         """Return the standard deviation of such a distance, from how the days before differ from one to the next.
 
-        Successive differences, because a steady drift hardly adds to them.
+        Successive differences, because a steady drift hardly adds to them. The second value is by how much more a
+        distance must exceed it because few days show it.
         """
         until = now - distance.hours * HOUR_SECONDS
         means = [self._day_mean(until - day * DAY_SECONDS, distance.quantile) for day in range(MAX_EARLIER_DAYS)]
         squares = [(mean - before) ** 2 / 2 for mean, before in pairwise(means) if mean is not None is not before]
         variance = (PRIOR_DAYS * PRIOR_DAY_BUCKETS**2 + sum(squares)) / (PRIOR_DAYS + len(squares))
         of_means = variance / min(distance.hours * HOUR_SECONDS / DAY_SECONDS, MAX_INDEPENDENT_DAYS)
-        weeks = max(1.0, (now - self._first_reference(now)) / GAP_SECONDS - 1)
+        weeks = max(1.0, (now - self._first_reference(now)) / (7 * DAY_SECONDS) - 1)
         share = distance.weekend_share
         of_reference = variance * (share / (2 * weeks) + (1 - share) / (5 * weeks))
         # As the quantiles of Student's distribution, only simpler: few days may differ little by chance.
         uncertainty = 1 + UNCERTAIN_DAYS / (UNCERTAIN_DAYS + len(squares))
-        return uncertainty * sqrt(max(of_means, distance.noise**2) + of_reference)
+        return sqrt(max(of_means, distance.noise**2) + of_reference), uncertainty
 
     def _first_reference(self, now: int) -> int:
         first = bisect_left(self._starts, self._since)

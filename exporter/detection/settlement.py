@@ -12,8 +12,10 @@ from exporter.detection.parameters import (
     RUN_ELEVATED_SHARE,
     RUN_MEMORY_HOURS,
     RUN_MIN_ANOMALOUS,
+    STREAK_BLOCK_SECONDS,
     STREAK_HOURS,
     STREAK_MIN_TRACES,
+    STREAK_SLACK,
     Parameters,
 )
 from exporter.detection.prediction import SlowHour
@@ -106,34 +108,60 @@ def extended_streak(streak: Sequence[SlowHour], hour: SlowHour) -> tuple[SlowHou
     """Return a streak of slow hours after one more hour with traffic has settled.
 
     It begins at an hour in which most traces are slow, and ends, and is empty, when most traces of its last
-    :data:`STREAK_HOURS` hours are not. Unlike a run it needs no single hour that is significant, so that it shows
-    lasting changes of series with little traffic.
+    :data:`STREAK_HOURS` hours are not, by :data:`STREAK_SLACK` traces or more: of a few traces half are fast by chance.
+    Unlike a run it needs no single hour that is significant, so that it shows lasting changes of series with little
+    traffic.
     """
     hours = (*streak, hour)[-RUN_MEMORY_HOURS:]
-    if not _are_slow(hours[-STREAK_HOURS:]):
+    if _excess(hours[-STREAK_HOURS:]) <= -STREAK_SLACK:
         return ()
     return tuple(dropwhile(lambda member: not _are_slow((member,)), hours))
 
 
-def is_streak_accepted(streak: Sequence[SlowHour], correlation: float, parameters: Parameters) -> bool:
-    """Whether a streak of slow hours is accepted as the baseline: old enough, and significant as a whole.
+def accepted_streak(streak: Sequence[SlowHour], correlation: float, parameters: Parameters) -> tuple[SlowHour, ...]:
+    """Return the part of a streak that is accepted as the baseline; empty if none is.
+
+    It begins where most of it is slow most clearly. It must be old enough, slow to the end, and significant.
 
     Args:
         streak: slow hours.
-        correlation: correlation of exceedances, as in :class:`Thresholds`.
+        correlation: correlation of exceedances, as in :class:`Thresholds`, among the traces of an hour.
         parameters: settings of the detector.
     """
-    traces = sum(hour.traces for hour in streak)
-    if traces < STREAK_MIN_TRACES or not _are_slow(streak):
-        return False
-    age_seconds = streak[-1].start + HOUR_SECONDS - streak[0].start
-    covered_seconds = min(age_seconds, 2 * HOUR_SECONDS * len(streak))
+    part = streak[_clearest_start(streak) :]
+    traces = sum(hour.traces for hour in part)
+    if traces < STREAK_MIN_TRACES or not _are_slow(part) or not _are_slow(part[-STREAK_HOURS:]):
+        return ()
+    age_seconds = part[-1].start + HOUR_SECONDS - part[0].start
+    covered_seconds = min(age_seconds, 2 * HOUR_SECONDS * len(part))
     if covered_seconds < parameters.accept_after_seconds:
-        return False
-    slow = sum(hour.slow for hour in streak)
-    expected = sum(hour.traces * hour.expected for hour in streak) / traces
-    return tail_probability(slow, traces, expected, correlation) < parameters.alpha
+        return ()
+    slow = sum(hour.slow for hour in part)
+    expected = sum(hour.traces * hour.expected for hour in part) / traces
+    blocks: dict[int, int] = {}
+    for hour in part:
+        block = hour.start // STREAK_BLOCK_SECONDS
+        blocks[block] = blocks.get(block, 0) + hour.traces
+    # Traces of one block are alike, those of different ones are not.
+    shared = sum(count * count for count in blocks.values()) / traces**2
+    is_chance = tail_probability(slow, traces, expected, correlation * shared) >= parameters.alpha
+    return () if is_chance else tuple(part)
+
+
+def _clearest_start(streak: Sequence[SlowHour]) -> int:
+    """Return the position from which on the most traces are slow, beyond half of all."""
+    best, best_excess, excess = 0, 0, 0
+    for position in range(len(streak) - 1, -1, -1):
+        excess += _excess(streak[position : position + 1])
+        if excess > best_excess:
+            best, best_excess = position, excess
+    return best
 
 
 def _are_slow(hours: Sequence[SlowHour]) -> bool:
-    return 2 * sum(hour.slow for hour in hours) > sum(hour.traces for hour in hours)
+    return _excess(hours) > 0
+
+
+def _excess(hours: Sequence[SlowHour]) -> int:
+    """Return how many more traces are slow than not."""
+    return sum(2 * hour.slow - hour.traces for hour in hours)

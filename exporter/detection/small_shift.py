@@ -115,6 +115,23 @@ def can_be_small_shift(buckets: Sequence[int], long_traces: int, floors: Floors,
     return False
 
 
+def exceeds_small_gate(buckets: Sequence[int], schedule: SmallSchedule) -> bool:
+    """Whether some quantile of an evaluation window lies above a gate of one of both tests, which a shift requires.
+
+    Args:
+        buckets: buckets of the window's traces in ascending order.
+        schedule: thresholds by hour; the pattern within the hour only raises them.
+    """
+    for index, position in enumerate(gated_positions(len(buckets))):
+        bucket = buckets[position]
+        for _, thresholds in schedule:
+            if thresholds.long and bucket > thresholds.long[index].gate:
+                return True
+            if thresholds.level and bucket > thresholds.level[index].least_gate:
+                return True
+    return False
+
+
 def find_small_shift(
     traces: Traces, now: float, since: int, schedule: SmallSchedule, parameters: Parameters
 ) -> SmallShift | None:

@@ -155,6 +155,7 @@ class SampledSeries:
         record: TrafficRecord,
         pattern: HourPattern,
         counts: Mapping[int, int],
+        source: SourceHistory,
         quarantined: frozenset[int] = _NONE,
     ) -> None:
         """Take what is known before the first hour.
@@ -163,11 +164,13 @@ class SampledSeries:
             record: its hours.
             pattern: pattern within the hour.
             counts: requests by mark, those of the hour before the first one included.
+            source: the source as it counts for the series: without the hours that people have marked.
             quarantined: starts of anomalous hours.
         """
         self._record = record
         self._pattern = pattern
         self._counts = counts
+        self._source = source
         self._quarantined = quarantined
         self._around: Sequence[LocalHour] = ()
         self._baseline: TrafficBaseline | None = None
@@ -175,24 +178,25 @@ class SampledSeries:
         self.requests: Sequence[float] = ()
         self.usual: Sequence[float] = ()
 
-    def enter(self, around: Sequence[LocalHour], source: SourceHistory) -> bool:
+    def enter(self, around: Sequence[LocalHour]) -> bool:
         """Move on to an hour, and return whether the usual traffic in it is known.
 
         Args:
             around: the hour before, the hour, and the hour after.
-            source: the source.
         """
-        hour = around[1]
+        hour, source = around[1], self._source
         self._record.move_to(hour.start, left_out=source.low_before(hour.start), quarantined=self._quarantined)
         marks = _marks(hour)
-        counts = [self._counts.get(mark, 0) for mark in marks]
+        # What is not counted is not expected either.
+        is_whole = {hour.start, around[0].start} <= source.whole
+        counts = [self._counts.get(mark, 0) if is_whole or mark in source.coverage else 0 for mark in marks]
         baseline = self._record.baseline(around, self._pattern, with_dispersion=False)
         self._pattern = self._pattern.with_hour(_by_position(marks, counts, hour))
         if baseline is None or max(baseline.before, baseline.requests) < MIN_USUAL_REQUESTS:
             return False
         self._around, self._baseline, self._is_complete = around, baseline, False
         usual: Sequence[float] = baseline.by_mark(marks[0], len(marks))
-        if not {hour.start, around[0].start} <= source.whole:
+        if not is_whole:
             usual = [requests * source.coverage.get(mark, 0.0) for mark, requests in zip(marks, usual, strict=True)]
         self.requests, self.usual = list(accumulate(counts, initial=0)), list(accumulate(usual, initial=0.0))
         return True
@@ -244,7 +248,7 @@ def source_losses(
             hour = clock.hour(hour.end)
             continue
         around = (clock.hour(hour.start - 1), hour, clock.hour(hour.end))
-        judged = [each for each in series if each.enter(around, source)]
+        judged = [each for each in series if each.enter(around)]
         marks = _marks(hour)
         for position, mark in enumerate(marks, 1):
             if mark <= hour.start:

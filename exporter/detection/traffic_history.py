@@ -19,7 +19,7 @@ from exporter.baseline.traffic import (
     TrafficRecord,
     traffic_hours,
 )
-from exporter.detection.flag import INACTIVE, Flag, FlagEvent
+from exporter.detection.flag import INACTIVE, Flag, FlagEvent, FlagKind, FlagPeriod, FlagPeriods
 from exporter.detection.parameters import Parameters
 from exporter.detection.source_history import NO_LOSSES, REACH_MARKS, SourceHistory
 from exporter.detection.tolerance import Tolerance, tolerated_traffic
@@ -29,6 +29,9 @@ from exporter.model.histogram_codec import MARK_SECONDS
 from exporter.model.hours import StoredWindow
 
 _REACH_SECONDS: Final = REACH_MARKS * MARK_SECONDS
+_ABOVE: Final = 1 + 1e-9
+_BELOW: Final = 1 - 1e-9
+"""More than the rounding error of sums of usual requests."""
 
 
 class TrafficState(NamedTuple):
@@ -160,14 +163,18 @@ class TrafficTracker:
         self._parameters = parameters
         self._clock = clock
         self._flag = state.flag
+        self._periods = FlagPeriods(FlagKind.TRAFFIC)
         self._quarantined = frozenset(state.quarantined)
         self._changepoint = state.changepoint
         self._counts = state.counts
         # Older versions stored no counts: then no window reaches back beyond the first hour.
         self._is_continued = bool(state.until)
         self._unknown_until = 0
-        # Whether the windows before have low marks is not known: those of the first hour are all compared.
-        self._low_at: int | None = None
+
+    @property
+    def periods(self) -> list[FlagPeriod]:
+        """The times in which the flag fired, in time order; the last one has no end while it fires."""
+        return self._periods.until(self._flag)
 
     def state(self, position: int, lookback_seconds: int) -> TrafficState:
         """Return the state after the hours that ended by an instant (Unix seconds)."""
@@ -248,27 +255,31 @@ class TrafficTracker:
         self._changepoint = changepoint
         if self._flag.firing:
             self.changes.append(TrafficChange(at, FlagEvent.RESOLVED, None))
-        self._flag = INACTIVE
+        self._set_flag(INACTIVE, at)
         self.accepted.append(changepoint)
 
-    def _may_change(self, hour: LocalHour, pattern: HourPattern) -> bool:
-        """Whether some window of an hour may differ enough from the usual.
+    def _set_flag(self, flag: Flag, at: int) -> None:
+        self._periods.follow(self._flag, flag, at)
+        self._flag = flag
 
-        A window that does has a mark that does, in this hour or in the reach before it.
-        """
-        if self._parameters.traffic_surge is not None:
+    def _may_change(self, hour: LocalHour, pattern: HourPattern) -> bool:
+        """Whether some window that ends in an hour may differ enough from the usual, while no flag fires."""
+        parameters, record, get = self._parameters, self._traffic.record, self._counts.get
+        if parameters.traffic_surge is not None:
             return True
-        get, record, shares = self._counts.get, self._traffic.record, pattern.shares
-        counts = [get(mark, 0) for mark in range(hour.start + MARK_SECONDS, hour.end + 1, MARK_SECONDS)]
-        was_unknown, low_at = self._low_at is None, self._low_at or 0
-        least = self._parameters.traffic_drop * record.most_requests
-        if any(count < least * share for count, share in zip(counts, shares, strict=False)):
-            least = self._parameters.traffic_drop * record.usual_requests(hour)
-            for position, (count, share) in enumerate(zip(counts, shares, strict=False), 1):
-                if count < least * share:
-                    low_at = hour.start + position * MARK_SECONDS
-        self._low_at = low_at
-        return was_unknown or low_at > hour.start - _REACH_SECONDS
+        counts = [
+            get(mark, 0) for mark in range(hour.start - _REACH_SECONDS + MARK_SECONDS, hour.end + 1, MARK_SECONDS)
+        ]
+        shares = pattern.shares
+        most = record.most_requests
+        if not may_drop(counts, [most * share for share in shares] * 2, parameters):
+            # Nearly always where traffic hardly changes over the day.
+            return False
+        usual = record.usual_of(self._clock.hour(hour.start - 1), hour)
+        if usual is None:
+            return False
+        before, own = usual
+        return may_drop(counts, [before * share for share in shares] + [own * share for share in shares], parameters)
 
     def _tick_through(
         self, hour: LocalHour, pattern: HourPattern, *, is_judged: bool, every_mark: bool
@@ -293,7 +304,8 @@ class TrafficTracker:
                 windows.baseline = baseline = self._tolerant(record.baseline(around, pattern), around)
                 is_complete = True
             verdict = None if windows is None else windows.judge(mark, parameters)
-            self._flag, event = tick_traffic(verdict, mark, self._flag, parameters, is_known=baseline is not None)
+            flag, event = tick_traffic(verdict, mark, self._flag, parameters, is_known=baseline is not None)
+            self._set_flag(flag, mark)
             if event is not None:
                 self.changes.append(TrafficChange(mark, event, None if verdict is None else verdict.evidence))
             if self._flag.firing:
@@ -317,6 +329,39 @@ class TrafficTracker:
             touched.add(hour.start)
         if not touched <= self._quarantined:
             self._quarantined |= touched
+
+
+def may_drop(counts: Sequence[int], most: Sequence[float], parameters: Parameters) -> bool:
+    """Whether a window that ends in an hour may have too few requests, given only upper bounds of the usual ones.
+
+    A window is as short as it can be with :data:`MIN_USUAL_REQUESTS`: by the bounds it is not longer than it really is,
+    and without its first mark it has fewer.
+
+    Args:
+        counts: requests by mark, those of the reach before the hour included.
+        most: upper bounds of the usual requests at the same marks, or at more of them.
+        parameters: settings of the detector.
+    """
+    drop, least = parameters.traffic_drop, MIN_USUAL_REQUESTS * _BELOW
+    shortest = -(-parameters.window_seconds // MARK_SECONDS)
+    enough = drop * (MIN_USUAL_REQUESTS + max(most)) * _ABOVE
+    for last in range(len(counts) - 1, REACH_MARKS - 1, -1):
+        usual: float = 0
+        requests = 0
+        for first in range(last, last - REACH_MARKS, -1):
+            usual += most[first]
+            requests += counts[first]
+            if last - first + 1 < shortest or usual < least:
+                continue
+            if last - first + 1 > shortest:
+                if requests >= enough:
+                    break
+                limit = min(usual, MIN_USUAL_REQUESTS + most[first])
+            else:
+                limit = usual
+            if requests < drop * limit * _ABOVE:
+                return True
+    return False
 
 
 class _HourWindows:

@@ -33,7 +33,7 @@ from exporter.detection.parameters import (
 from exporter.detection.profile import minutes_of, raised_at
 from exporter.detection.schedule import Schedule, small_schedule
 from exporter.detection.significance import exceeds, tail_probability
-from exporter.detection.small_shift import ShiftTest, SmallShift, find_small_shift
+from exporter.detection.small_shift import ShiftTest, SmallShift, exceeds_small_gate, find_small_shift
 from exporter.detection.thresholds import Floors, QuantileThreshold, Thresholds, swing_factor
 from exporter.detection.window import EvaluationWindow, RecentTraces, gated_positions, rank_of
 from exporter.model.histogram import BUCKETS_PER_OCTAVE
@@ -171,7 +171,16 @@ def evaluate_window(
             shifted |= gated and evidence.chance < parameters.alpha
             if (gated or always_evidence) and (best is None or evidence.chance < best.chance):
                 best = evidence
-    if not shifted and (small := small_schedule(schedule)):
+    if (
+        not shifted
+        and (small := small_schedule(schedule))
+        and (
+            len(small) < len(schedule)
+            or recent.has_counted_after(window.first_second - 1)
+            or exceeds_small_gate(window.buckets, small)
+        )
+    ):
+        # Otherwise the tests look at these same traces, and no quantile lies above a gate.
         found = find_small_shift(recent, now, window.first_second - 1, small, parameters)
         if found is not None:
             shifted, holds, highest = True, SMALL_SHIFT_HOLDS, max(highest, found.excess)

@@ -145,23 +145,27 @@ class RecentTraces:
             self._buckets.extend(buckets)
             self._seconds.extend([second] * len(buckets))
 
-    def discard(self, now: float, parameters: Parameters) -> None:
-        """Drop the traces that no window ending at or after ``now`` contains."""
+    def discard(self, now: float, parameters: Parameters) -> bool:
+        """Drop the traces that no window ending at or after ``now`` contains; returns whether there were any."""
         seconds = self._seconds
-        first = bisect_right(seconds, now - max(parameters.window_seconds, FRESH_SECONDS))
+        if not seconds:
+            return False
+        length = max(parameters.window_seconds, FRESH_SECONDS)
+        # Whole marks only, so that this is done every five minutes and not at every tick.
+        oldest = past_mark(now - length) if parameters.needs_marks else now - min(length, parameters.max_window_seconds)
+        if seconds[0] > oldest:
+            return False
+        first = bisect_right(seconds, oldest)
         needed = bisect_right(seconds, now) - max(parameters.min_traces, FRESH_TRACES)
-        first = min(first, self._start_of_second(needed))
-        first = max(first, bisect_right(seconds, now - parameters.max_window_seconds))
-        if parameters.needs_marks:
-            # Whole marks only, so that this is done every five minutes and not at every tick.
-            boundary = past_mark(now - max(parameters.window_seconds, FRESH_SECONDS))
-            first = min(first, bisect_right(seconds, boundary))
+        kept = max(self._start_of_second(needed), bisect_right(seconds, now - parameters.max_window_seconds))
+        first = min(first, kept)
         if first > 0:
             self._by_mark = None
             if parameters.needs_marks:
                 self._age(first, now, parameters)
             del seconds[:first]
             del self._buckets[:first]
+        return first > 0
 
     def _age(self, first: int, now: float, parameters: Parameters) -> None:
         """Count the traces before a position by mark, and drop the marks that no tick at or after ``now`` needs."""
@@ -235,6 +239,10 @@ class RecentTraces:
         del self._seconds[first:last], self._buckets[first:last]
         if any(since < mark and mark - MARK_SECONDS < until for mark, _, _ in map(_unpack, self._old)):
             self._old = array("q", [each for each in self._old if not since < _unpack(each)[0] < until + MARK_SECONDS])
+
+    def has_counted_after(self, second: int) -> bool:
+        """Whether traces that are only counted by mark may have ended after a second."""
+        return bool(self._old) and _unpack(self._old[-1])[0] > second
 
     def window(self, now: float, parameters: Parameters) -> "EvaluationWindow":
         """Return the evaluation window that ends at ``now``."""

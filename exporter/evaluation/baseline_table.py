@@ -4,8 +4,8 @@ A table holds the baselines of all series for one local hour. It is built once a
 """
 
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from threading import Condition
 from typing import NamedTuple
 
@@ -17,9 +17,11 @@ from exporter.detection.errors import ErrorBaseline
 from exporter.detection.regression import Regression
 from exporter.detection.runs import RunThresholds
 from exporter.detection.schedule import HourThresholds, Schedule
+from exporter.detection.service_shift import ServiceBaseline
 from exporter.detection.streams import StreamReason
 from exporter.detection.thresholds import Thresholds
 from exporter.ingest.backfill_queue import BackfillStatus
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey
 from exporter.runtime.locks import LockRank, new_condition
 
@@ -78,6 +80,7 @@ class BaselineTable:
         is_evaluated: whether the history was evaluated far enough for verdicts. If not, missing thresholds do not
             resolve a firing flag.
         backfill: state of the ledger before the table was built and the history was counted; None if not recorded.
+        services: what is usual for services as a whole; those of which too little is known are missing.
     """
 
     start: int
@@ -86,6 +89,7 @@ class BaselineTable:
     is_built: bool = field(default=True, repr=False)
     is_evaluated: bool = field(default=True, repr=False)
     backfill: BackfillStatus | None = field(default=None, repr=False, compare=False)
+    services: Mapping[ServiceKey, ServiceBaseline] = field(default_factory=dict, repr=False)
 
     def get(self, key: SeriesKey) -> SeriesBaseline:
         """The baseline of a series."""
@@ -136,6 +140,8 @@ class _EncodedHour(NamedTuple):
 class _EncodedTable(NamedTuple):
     basis: str
     hours: list[_EncodedHour]
+    backfill: BackfillStatus | None = None
+    services: Sequence[tuple[ServiceKey, ServiceBaseline]] = ()
 
 
 def encode_table(table: BaselineTable, basis: str) -> bytes:
@@ -151,7 +157,8 @@ def encode_table(table: BaselineTable, basis: str) -> bytes:
         hours.append(_EncodedHour(each.start, list(each.series.items())))
         each = each.before
     # Level 1: ten thousand similar series compress well at any level, and other work waits for this.
-    return zlib.compress(msgspec.msgpack.encode(_EncodedTable(basis, hours)), level=1)
+    encoded = _EncodedTable(basis, hours, table.backfill, list(table.services.items()))
+    return zlib.compress(msgspec.msgpack.encode(encoded), level=1)
 
 
 def decode_table(data: bytes, basis: str) -> BaselineTable | None:
@@ -165,7 +172,7 @@ def decode_table(data: bytes, basis: str) -> BaselineTable | None:
     table: BaselineTable | None = None
     for hour in reversed(encoded.hours):
         table = BaselineTable(hour.start, dict(hour.series), before=table)
-    return table
+    return None if table is None else replace(table, services=dict(encoded.services), backfill=encoded.backfill)
 
 
 class BaselineCache:

@@ -29,7 +29,7 @@ from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.span import SeriesKey
 from exporter.model.time_mark import NO_MARKS, TimeMarks
 from exporter.runtime.logs import LimitedLog, Log
-from exporter.store import Store, StoredSeries
+from exporter.store import SeriesEvaluation, Store, StoredSeries
 
 _SERIES_AT_ONCE: Final = 20
 _MAX_WORKER_BATCH: Final = 60
@@ -57,6 +57,8 @@ class HistoryEvaluator:
         worker_pays_hours: int = _WORKER_PAYS_HOURS,
         new_worker: Callable[[EvaluationTask, LimitedLog], EvaluationWorker] = EvaluationWorker,
         marks: Callable[[], TimeMarks] = lambda: NO_MARKS,
+        on_evaluated: Callable[[Sequence[SeriesEvaluation]], None] = lambda _: None,
+        on_deleted: Callable[[Sequence[SeriesKey] | None], None] = lambda _: None,
     ) -> None:
         """Resume where the store says that the last evaluation ended.
 
@@ -69,10 +71,14 @@ class HistoryEvaluator:
             worker_pays_hours: start the worker process if more hours than this are left.
             new_worker: creates the worker of one run.
             marks: returns what people know about ranges of time.
+            on_evaluated: called with evaluations that were stored.
+            on_deleted: called with the series whose evaluations were deleted; None means all.
 
         Raises:
             StoreError: the store cannot be read.
         """
+        self._on_evaluated = on_evaluated
+        self._on_deleted = on_deleted
         self._store = store
         self._detector = detector
         self._on_accepted = on_accepted
@@ -146,6 +152,7 @@ class HistoryEvaluator:
                 return None
         if outdated:
             self._store.delete_evaluations_of(outdated)
+            self._on_deleted(outdated)
             self._log.info("marks_reevaluated", "the history of marked series is evaluated again", series=len(outdated))
             self._has_new_shifts = True
         self._acceptances = self._store.acceptances()
@@ -230,6 +237,7 @@ class HistoryEvaluator:
         """Store and log results; returns their baselines."""
         findings = [result.findings for result in results if result.findings is not None]
         self._store.save_evaluations(findings)
+        self._on_evaluated(findings)
         if any(each.shifts for each in findings):
             self._has_new_shifts = True
         for result in results:
@@ -252,6 +260,7 @@ class HistoryEvaluator:
     def _reset(self) -> None:
         """Delete all results: they are no longer valid."""
         self._store.delete_evaluations()
+        self._on_deleted(None)
         self._log.info("history_reevaluated", _OTHER_HOURS if self._has_other_hours else _READ_LATE)
         self._has_other_hours = False
         self._has_new_shifts = True

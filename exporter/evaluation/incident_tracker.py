@@ -21,7 +21,7 @@ from exporter.cause.incidents import (
     Loss,
     advance,
 )
-from exporter.evaluation.shift_cause import ShiftCause
+from exporter.evaluation.causes.shift_cause import ShiftCause
 from exporter.evaluation.snapshot import IncidentPart, SeriesStatus
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import LimitedLog, Log

@@ -16,14 +16,14 @@ from exporter.detection.errors import ErrorExplanation, ErrorTick
 from exporter.detection.explanation import explained
 from exporter.detection.flag import INACTIVE, Flag, FlagEvent, FlagKind, SeriesFlags, resumed_flag
 from exporter.detection.parameters import Parameters
+from exporter.detection.recent_failures import drop_quiet
 from exporter.detection.tick import Tick, tick
 from exporter.detection.traffic import tick_traffic
-from exporter.detection.window import EvaluationWindow, end_second
+from exporter.detection.window import EvaluationWindow, end_second, next_mark, past_mark
 from exporter.evaluation.baseline_table import BaselineTable, SeriesBaseline
 from exporter.evaluation.durations import DurationHistogram, DurationHistograms
 from exporter.evaluation.live_series import NO_FLAGS, LiveSeries, SeenSpans
-from exporter.evaluation.live_traffic import LiveTraffic
-from exporter.evaluation.recent_failures import drop_quiet
+from exporter.evaluation.live_traffic import CurrentTraffic, LiveTraffic
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import Exemplar, KindStatus, SeriesStatus
 from exporter.evaluation.time_lost import HourlyP95, SpanWeight, only_itself
@@ -92,6 +92,25 @@ class TickResult:
     suspects: Mapping[SeriesKey, tuple[int, ...]]
 
 
+class _Settled(NamedTuple):
+    """The last tick of a series of which nothing was found, and what that depends on.
+
+    As long as none of it changes, neither do the verdicts. Besides, they depend on the baselines, the settings and the
+    traces; if one of these changes, the tick is forgotten.
+
+    Attributes:
+        marks: the marks before and after the tick: levels and patterns change from one to the next.
+        bounds: positions at which the evaluation window begins and ends.
+        traffic: the traffic of the series.
+        status: the status.
+    """
+
+    marks: tuple[int, int]
+    bounds: tuple[int, int]
+    traffic: CurrentTraffic | None
+    status: SeriesStatus
+
+
 class _KindChange(NamedTuple):
     """A flag has changed: which one, its transition, if it is one, and the evidence."""
 
@@ -158,6 +177,10 @@ class LiveEvaluator:
         self.arrivals = Arrivals()
         self.traffic = LiveTraffic(self._parameters_of)
         self._traffic_baselines: tuple[BaselineTable, dict[SeriesKey, TrafficBaseline]] | None = None
+        self._settled: dict[SeriesKey, _Settled] = {}
+        self._settled_with: BaselineTable | None = None
+        # The series by name, until one is added or removed.
+        self._ordered: tuple[BaselineTable, list[SeriesKey]] | None = None
 
     def use(self, settings: EvaluationSettings) -> None:
         """Evaluate with other settings from the next tick on.
@@ -169,6 +192,7 @@ class LiveEvaluator:
             series.policy = settings.policy(key)
             series.is_reconsidered |= before.parameters(key) != settings.parameters(key)
         self._traffic_baselines = None
+        self._settled.clear()
 
     def durations(self, now: float) -> Mapping[SeriesKey, DurationHistogram] | None:
         """The durations of all spans since the start of the process; None unless they are counted."""
@@ -243,6 +267,7 @@ class LiveEvaluator:
             if key not in whole:
                 series.recent.keep(slices.includes)
                 series.failures.keep(slices.includes)
+                series.is_changed = True
 
     def traces_per_hour(self, table: BaselineTable) -> dict[SeriesKey, float]:
         """The usual hourly traffic of each series that is neither renamed nor folded, so that Tempo knows its name."""
@@ -268,6 +293,8 @@ class LiveEvaluator:
         series = self._series.get(key)
         if series is None:
             series = self._series[key] = LiveSeries(self._settings.policy(key))
+            self._ordered = None
+        series.is_changed = True
         ended_at = span.end_ns / _NS
         seconds = span.duration_ns / _NS
         series.last_seen = max(series.last_seen, ended_at)
@@ -308,6 +335,7 @@ class LiveEvaluator:
             series, expected = self._series.get(key), table.get(key)
             if series is None or expected.baseline is None:
                 continue
+            series.is_changed = True
             threshold = expected.outlier_threshold_seconds
             for trace_id, seconds, ended_at, weight in _DEFERRED.iter_unpack(packed):
                 if self._is_quiet(key, ended_at):
@@ -331,9 +359,7 @@ class LiveEvaluator:
         marks = self._marks()
         self.traffic.judge(now - lag_seconds, self._usual_traffic(table), table, marks, self._excluded_until(now))
         if not table.is_evaluated:
-            for series in self._series.values():
-                self._discard(series, now)
-                series.forget_verdicts()
+            self._forget_verdicts(now)
             return TickResult(self.hold(now, now, table), (), {}, {})
         statuses: list[SeriesStatus] = []
         changes: list[SeriesFlagChange] = []
@@ -341,8 +367,16 @@ class LiveEvaluator:
         suspects: dict[SeriesKey, tuple[int, ...]] = {}
         was_paused = self._ticked_at is None or now - self._ticked_at > self._max_pause_seconds
         self._ticked_at = now
+        if table is not self._settled_with or was_paused:
+            self._settled, self._settled_with = {}, table
+        at = past_mark(now), next_mark(now)
         for key, series, expected in self._published(now, table):
             self._discard(series, now)
+            settled = self._settled.get(key)
+            is_settled = settled is not None and self._is_settled(key, series, settled, at, now, marks)
+            if settled is not None and is_settled and settled.traffic is self.traffic.current.get(key):
+                statuses.append(settled.status)
+                continue
             if marks and self._follow_marks(key, series, now):
                 if series.flags:
                     changes += [
@@ -353,25 +387,61 @@ class LiveEvaluator:
                     series.flags = flags[key] = NO_FLAGS
                     series.lost_before = None
                 series.forget_verdicts()
+                self._settled.pop(key, None)
                 window = series.recent.window(now, self._parameters(series))
                 statuses.append(self._status(key, series, expected, window, now, table))
                 continue
-            found, shift = self._tick_shift(key, series, expected, now, table, was_paused=was_paused)
-            errors = self._tick_errors(key, series, found.window, now, table, was_paused=was_paused)
+            shift = errors = None
+            nothing_found = is_settled
+            if is_settled:
+                window = series.recent.window(now, self._parameters(series))
+            else:
+                found, shift = self._tick_shift(key, series, expected, now, table, was_paused=was_paused)
+                window = found.window
+                errors = self._tick_errors(key, series, window, now, table, was_paused=was_paused)
+                nothing_found = found.evidence is None and expected.runs is None
+                if found.suspects:
+                    suspects[key] = found.suspects
             traffic = self._tick_traffic(key, series, expected, now, was_paused=was_paused)
             series.is_reconsidered = False
-            if found.suspects:
-                suspects[key] = found.suspects
             for change in (shift, errors, traffic):
                 if change is None:
                     continue
                 flags[key] = series.flags
-                # A series without traffic since the start is not among them yet.
-                self._series.setdefault(key, series)
+                if key not in self._series:
+                    # A series without traffic since the start.
+                    self._series[key] = series
+                    self._ordered = None
                 if change.event is not None:
                     changes.append(SeriesFlagChange(key, change.kind, change.event, change.explanation))
-            statuses.append(self._status(key, series, expected, found.window, now, table))
+            status = self._status(key, series, expected, window, now, table)
+            statuses.append(status)
+            if nothing_found and not series.flags and not status.current_failures:
+                bounds = series.recent.bounds(now, self._parameters(series))
+                self._settled[key] = _Settled(at, bounds, self.traffic.current.get(key), status)
+            else:
+                self._settled.pop(key, None)
+            series.is_changed = False
         return TickResult(tuple(statuses), tuple(changes), flags, suspects)
+
+    def _is_settled(
+        self,
+        key: SeriesKey,
+        series: LiveSeries,
+        settled: _Settled,
+        at: tuple[int, int],
+        now: float,
+        marks: TimeMarks,
+    ) -> bool:
+        """Whether a tick would have the verdicts of the last one on latency and failures."""
+        return (
+            not series.is_changed
+            and settled.marks == at
+            # An outlier leaves the window.
+            and not settled.status.outlier
+            and settled.bounds == series.recent.bounds(now, self._parameters(series))
+            and (not marks or marks.of(key) is None)
+        )
 
     def _tick_shift(
         self,
@@ -492,7 +562,7 @@ class LiveEvaluator:
 
     def _discard(self, series: LiveSeries, now: float) -> None:
         kept = self._settings.shift if series.policy is None else series.policy.kept
-        series.recent.discard(now, kept)
+        series.is_changed |= series.recent.discard(now, kept)
         series.failures.discard(now, kept)
 
     def hold(self, evaluated_at: float | None, now: float, table: BaselineTable) -> tuple[SeriesStatus, ...]:
@@ -518,15 +588,22 @@ class LiveEvaluator:
 
     def hold_blind(self, now: float, table: BaselineTable) -> tuple[SeriesStatus, ...]:
         """Return the series while nothing recent is found: of the present only the flags are known, as they were."""
+        self._forget_verdicts(now)
+        return self.hold(None, now, table)
+
+    def _forget_verdicts(self, now: float) -> None:
+        """Forget the verdicts of the last tick; flags stay."""
+        self._settled.clear()
         for series in self._series.values():
             self._discard(series, now)
             series.forget_verdicts()
-        return self.hold(None, now, table)
 
     def _published(self, now: float, table: BaselineTable) -> Iterator[tuple[SeriesKey, LiveSeries, SeriesBaseline]]:
         """The series seen recently enough to be published, by name; forgets the others once the table is built."""
         oldest = now - self._settings.stale_after_seconds
-        for key in sorted(self._series.keys() | table.series.keys()):
+        if self._ordered is None or self._ordered[0] is not table:
+            self._ordered = table, sorted(self._series.keys() | table.series.keys())
+        for key in self._ordered[1]:
             series = self._series.get(key)
             expected = table.get(key)
             last_seen = max(series.last_seen if series else 0.0, expected.last_seen)
@@ -534,6 +611,8 @@ class LiveEvaluator:
                 yield key, series or LiveSeries(self._settings.policy(key)), expected
             elif series and table.is_built:
                 del self._series[key]
+                self._settled.pop(key, None)
+                self._ordered = None
                 self.traffic.forget(key)
 
     def _status(

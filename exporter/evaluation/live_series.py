@@ -6,8 +6,8 @@ from exporter.detection.errors import ErrorExplanation
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import INACTIVE, Flag, FlagKind, SeriesFlags
 from exporter.detection.policy import SeriesPolicy
+from exporter.detection.recent_failures import RecentFailures
 from exporter.detection.window import RecentTraces
-from exporter.evaluation.recent_failures import RecentFailures
 from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar
 from exporter.evaluation.time_lost import TimeLost
 from exporter.model.span import Span
@@ -57,6 +57,7 @@ class LiveSeries:
         "explanation",
         "failures",
         "flags",
+        "is_changed",
         "is_reconsidered",
         "last_seen",
         "lost_before",
@@ -89,6 +90,8 @@ class LiveSeries:
         self.last_seen = 0.0
         # Whether the parameters have changed since the last tick.
         self.is_reconsidered = False
+        # Whether traces were added or dropped since the last tick.
+        self.is_changed = False
 
     @property
     def flag(self) -> Flag:

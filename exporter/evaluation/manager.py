@@ -12,6 +12,7 @@ from typing import Final
 from exporter import __version__
 from exporter.evaluation.baseline_table import BaselineCache, BaselineTable
 from exporter.evaluation.history import HistoryEvaluator
+from exporter.evaluation.service_history import ServiceHistory
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import HistoryFacts
 from exporter.evaluation.table_builder import BaselineTableBuilder
@@ -85,19 +86,29 @@ class BaselineManager:
         self._log = log
         self._quiet_log = log.limited(_REPEAT_SECONDS, monotonic)
         detector = settings.detector(hour_clock)
+        services = ServiceHistory(store, hour_clock)
         self._builder = BaselineTableBuilder(
             store,
             detector,
-            HistoryEvaluator(store, detector, on_accepted, log, self._quiet_log, marks=marks),
+            HistoryEvaluator(
+                store,
+                detector,
+                on_accepted,
+                log,
+                self._quiet_log,
+                marks=marks,
+                on_evaluated=services.note_evaluated,
+                on_deleted=services.note_deleted,
+            ),
             settings,
             settled_until=settled_until,
             basis=f"{__version__} {settings!r} {basis}",
             quiet_log=self._quiet_log,
             marks=marks,
+            services=services,
         )
         self._on_table_changed = on_table_changed
         self._backfill_status = backfill_status
-        self._backfill_at_start: BackfillStatus | None = None
         self._signal = HistorySignal() if signal is None else signal
         self._cache = BaselineCache(patience_seconds, monotonic, self._log_missed)
         self._facts = HistoryFacts()
@@ -134,7 +145,6 @@ class BaselineManager:
             clock: Unix seconds.
         """
         try:
-            self._backfill_at_start = self._backfill_status()
             self._run(stop, clock)
         finally:
             self._cache.close()
@@ -188,10 +198,11 @@ class BaselineManager:
         began = self._monotonic()
         backfill = self._backfill_status()
         is_counted = self._count_history()
-        # A restart need not wait for a new build: the next catch-up renews the stored table.
-        table = stored = self._builder.load(hour)
+        # A restart need not wait for a new build: the next catch-up renews the stored table. That covers what was read
+        # when it was built, which may be less than what was stored when the process ended.
+        table = stored = self._load(hour, backfill)
         if stored is not None:
-            backfill = self._backfill_at_start
+            backfill = stored.backfill
         else:
             is_urgent = self._signal.take()
             try:
@@ -265,8 +276,20 @@ class BaselineManager:
         table = self._builder.build(self._hour_clock.hour(hour.end), should_stop)
         if table is None:
             return
-        self._cache.prepare(self._labelled(table, backfill, is_counted=self._count_history()))
+        table = self._labelled(table, backfill, is_counted=self._count_history())
+        self._cache.prepare(table)
         self._builder.save(table)
+
+    def _load(self, hour: LocalHour, backfill: BackfillStatus | None) -> BaselineTable | None:
+        """Load the stored table of an hour; None if it does not tell what it covers of a ledger."""
+        table = self._builder.load(hour)
+        if table is None or backfill is None:
+            return table
+        if table.backfill is None:
+            return None
+        # The times are those of this process.
+        covered = replace(table.backfill, started_at=backfill.started_at, completed_at=backfill.completed_at)
+        return replace(table, backfill=covered)
 
     def _hour(self, now: float) -> LocalHour:
         return self._hour_clock.hour(int(now))

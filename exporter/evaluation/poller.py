@@ -12,7 +12,9 @@ from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
 from exporter.detection.flag import SeriesFlags
+from exporter.detection.regression import Regression
 from exporter.evaluation.baseline_table import BaselineTable
+from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.cycle_reader import CycleReader, CycleReading
 from exporter.evaluation.flag_log import FlagLog
 from exporter.evaluation.live import LiveEvaluator
@@ -23,13 +25,15 @@ from exporter.evaluation.live_edge import (
     advance_edge,
     expected_traces,
 )
+from exporter.evaluation.live_services import LiveServices
+from exporter.evaluation.regression_version import RegressionVersion
 from exporter.evaluation.settings import PollSettings
-from exporter.evaluation.shift_cause import Shift, ShiftCause
-from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
+from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, ServiceStatus, Snapshot
 from exporter.evaluation.time_lost import ReadingWeights
 from exporter.evaluation.wakeup import Wakeup
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.ingest.live_reader import LiveReader
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import Log
 from exporter.runtime.telemetry import Telemetry
@@ -59,6 +63,16 @@ class FlagSink(Protocol):
         self, flags: Mapping[SeriesKey, SeriesFlags], suspects: Mapping[SeriesKey, tuple[int, ...]], at: float
     ) -> None:
         """Save changed flags and suspect hours. Must not raise."""
+
+
+class VersionSource(Protocol):
+    """What looks for the versions with which regressions began, in a thread of its own."""
+
+    def of(self, key: SeriesKey, regression: Regression) -> RegressionVersion | None:
+        """What is known of a present regression. Must not block."""
+
+    def observe(self, regressions: Mapping[SeriesKey, Regression]) -> None:
+        """Take the present regressions. Must not block."""
 
 
 class CauseSource(Protocol):
@@ -116,7 +130,9 @@ class Poller:
         backfill_status: Callable[[], BackfillStatus | None] = lambda: None,
         wakeup: Wakeup | None = None,
         causes: CauseSource | None = None,
+        versions: VersionSource | None = None,
         incidents: IncidentSink | None = None,
+        services: LiveServices | None = None,
     ) -> None:
         """Connect the parts; nothing is read yet.
 
@@ -137,10 +153,14 @@ class Poller:
             backfill_status: the present state of the ledger; None if backfill is disabled.
             wakeup: ends the pauses of :meth:`run`.
             causes: looks for the causes of shifts; None where that is disabled.
+            versions: looks for the versions with which regressions began; None where that is disabled.
             incidents: keeps the incidents; None where there are none.
+            services: judges services as a whole; None where they are not judged.
         """
         self._incidents = incidents
+        self._services = services
         self._causes = causes
+        self._versions = versions
         self._reader = CycleReader(reader, settings, telemetry, monotonic=monotonic, stop=stop, log=log)
         self._live = live
         self._baselines = baselines
@@ -270,13 +290,17 @@ class Poller:
         self._live.traffic.cover(reading.searched, reading.missed, reading.sample.share)
         self._follow_edge(reading, history.table, last)
         if self._edge.blind:
-            self._publish_snapshot(self._live.hold_blind(reading.at, history.table), reading.at, began, history)
+            statuses = self._live.hold_blind(reading.at, history.table)
+            self._publish_snapshot(statuses, self._held_services(), reading.at, began, history)
             self._announce(history.table)
             return
         result = self._live.tick(reading.at, history.table, lag_seconds=self._reader.searchable_seconds)
         self._flag_log.write(result.changes)
         self._flags.save(result.flags, result.suspects, reading.at)
-        self._publish_snapshot(result.statuses, reading.at, began, history)
+        services: tuple[ServiceStatus, ...] = ()
+        if self._services is not None:
+            services = self._services.tick(result.statuses, history.table, reading.at)
+        self._publish_snapshot(result.statuses, services, reading.at, began, history)
         self._announce(history.table)
 
     def _announce(self, table: BaselineTable) -> None:
@@ -367,19 +391,27 @@ class Poller:
         is_recent = last_read_at is not None and now - last_read_at <= self._settings.window_seconds
         history = self._history(now)
         statuses = self._live.hold(last_read_at if is_recent else None, now, history.table)
-        self._publish_snapshot(statuses, last_read_at, began, history, read_error)
+        self._publish_snapshot(statuses, self._held_services(), last_read_at, began, history, read_error)
+
+    def _held_services(self) -> tuple[ServiceStatus, ...]:
+        """Return the services whose flags fire, while nothing is evaluated."""
+        return () if self._services is None else self._services.hold()
 
     def _publish_snapshot(
         self,
         statuses: tuple[SeriesStatus, ...],
+        services: tuple[ServiceStatus, ...],
         evaluated_at: float | None,
         began: float,
         history: _History,
         read_error: str | None = None,
     ) -> None:
         reading = self._last_reading
+        statuses = _with_services(statuses, services)
         if self._causes is not None:
             statuses = _with_causes(statuses, self._causes.causes)
+        if self._versions is not None:
+            statuses = _with_versions(statuses, self._versions)
         if self._incidents is not None:
             statuses = self._incidents.observe(statuses, self._clock())
         if self._causes is not None:
@@ -401,10 +433,22 @@ class Poller:
             has_baselines=history.table.is_built,
             backfill=history.backfill,
             durations=self._live.durations(self._clock()),
+            services=services,
         )
         self._publish(snapshot)
         if self._incidents is not None:
             self._incidents.save()
+
+
+def _with_services(statuses: tuple[SeriesStatus, ...], services: Sequence[ServiceStatus]) -> tuple[SeriesStatus, ...]:
+    """Add the shifts of whole services to their series."""
+    shifted = {service.key: service for service in services if service.firing}
+    if not shifted:
+        return statuses
+    return tuple(
+        status if (service := shifted.get(ServiceKey.of(status.key))) is None else replace(status, service=service)
+        for status in statuses
+    )
 
 
 def _with_causes(statuses: tuple[SeriesStatus, ...], known: Mapping[SeriesKey, ShiftCause]) -> tuple[SeriesStatus, ...]:
@@ -415,6 +459,20 @@ def _with_causes(statuses: tuple[SeriesStatus, ...], known: Mapping[SeriesKey, S
         replace(status, cause=cause)
         if status.shift and (cause := known.get(status.key)) is not None and cause.shift.since == status.since
         else status
+        for status in statuses
+    )
+
+
+def _with_versions(statuses: tuple[SeriesStatus, ...], versions: VersionSource) -> tuple[SeriesStatus, ...]:
+    """Add with which version each regression began, and have those looked for that are new."""
+    regressions = {status.key: status.regression for status in statuses if status.regression is not None}
+    versions.observe(regressions)
+    if not regressions:
+        return statuses
+    return tuple(
+        status
+        if status.regression is None
+        else replace(status, regression_version=versions.of(status.key, status.regression))
         for status in statuses
     )
 

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from exporter.baseline.availability import SeriesAvailability, series_availability
 from exporter.baseline.levels import SLOTS, Baseline, FallbackLevel, FallbackRules, Pool, choose_pool
+from exporter.baseline.traffic import MIN_USUAL_REQUESTS, TrafficBaseline
 from exporter.detection.detector import Detector
 from exporter.detection.errors import ErrorBaseline
 from exporter.detection.parameters import Parameters
@@ -20,14 +21,16 @@ from exporter.detection.regression import Regression
 from exporter.detection.runs import RunThresholds
 from exporter.detection.streams import StreamReason
 from exporter.detection.thresholds import Thresholds, swing_factor
-from exporter.evaluation.series import SeriesHistory, changepoint_of, is_evaluated_far_enough
+from exporter.evaluation.regression_version import RegressionVersion, stored_version
+from exporter.evaluation.series import BaselineRequest, SeriesHistory, changepoint_of, is_evaluated_far_enough
 from exporter.evaluation.settings import EvaluationSettings
+from exporter.evaluation.stored_source import read_source
 from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour, Slot
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, Digest, bucket_upper_seconds
 from exporter.model.span import SeriesKey
 from exporter.model.time_mark import NO_MARKS, MarkRange, TimeMarks
 from exporter.runtime.locks import LockRank, new_lock
-from exporter.store import Store
+from exporter.store import Store, StoredSeries
 
 _CACHE_SECONDS: Final = 60
 """How long availability is cached while the history is not fully evaluated, because then it still grows."""
@@ -161,6 +164,35 @@ class ErrorLimits(NamedTuple):
         )
 
 
+class TrafficLimits(NamedTuple):
+    """What the traffic of a series is compared with in an hour.
+
+    Attributes:
+        requests: the usual number of requests in the hour.
+        low_requests: fewer than so many would be a drop, if they are not by chance.
+        is_judged: whether there are enough usual requests for a verdict.
+        level: fallback level.
+        windows: number of hours that the usual number is the median of.
+    """
+
+    requests: float
+    low_requests: float
+    is_judged: bool
+    level: FallbackLevel
+    windows: int
+
+    @classmethod
+    def of(cls, usual: TrafficBaseline, parameters: Parameters) -> "TrafficLimits":
+        """Take them from a baseline."""
+        return cls(
+            usual.requests,
+            parameters.traffic_drop * usual.requests,
+            usual.requests >= MIN_USUAL_REQUESTS,
+            usual.level,
+            usual.hours,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class BaselineReport:
     """The baseline of one series for one hour, and what it is made of.
@@ -183,8 +215,10 @@ class BaselineReport:
         runs: the limits for runs, if the series is evaluated by run.
         is_compared: whether the last days could be compared with the weeks before; always False for a past hour.
         regression: the present regression; None for a past hour.
+        regression_version: with which version of its service it began; None while that was not looked for.
         marks: what people have marked of the time from the beginning of the look-back to the end of the hour.
         errors: what its failures are compared with; None while that is unknown, and if failures are not judged.
+        traffic: what its traffic is compared with; None while that is unknown, and if traffic is not judged.
     """
 
     key: SeriesKey
@@ -204,8 +238,10 @@ class BaselineReport:
     runs: RunLimits | None = None
     is_compared: bool = False
     regression: Regression | None = None
+    regression_version: RegressionVersion | None = None
     marks: tuple[MarkRange, ...] = ()
     errors: ErrorLimits | None = None
+    traffic: TrafficLimits | None = None
 
     @property
     def level(self) -> FallbackLevel:
@@ -319,8 +355,8 @@ class BaselineQuerier:
         present = self._hour_clock.hour(now)
         # The history ends before this hour.
         basis = hour if hour.start <= present.start else present._replace(slot=hour.slot)
-        history = self._history(key, basis, present)
-        if history is None:
+        stored = self._stored(key, basis, present)
+        if stored is None:
             supply = tuple(
                 LevelSupply(level, needed, 0, 0, False) for level, needed in self._settings.fallback.levels()
             )
@@ -343,6 +379,7 @@ class BaselineQuerier:
                 policy,
                 marks=self._marks_before(key, hour),
             )
+        history = SeriesHistory.of(stored, self.detector)
         outlook = history.expect(basis)
         stream = history.stream_reason(outlook)
         is_evaluated = is_evaluated_far_enough(self._store.evaluated_until(), basis.start)
@@ -350,6 +387,7 @@ class BaselineQuerier:
         baseline = None if outlook.pool is None else Baseline.of(outlook.pool)
         thresholds = outlook.thresholds if is_evaluated and outlook.runs is None else None
         runs = RunLimits.of(outlook.runs.thresholds) if is_evaluated and outlook.runs is not None else None
+        regression = history.regression.current if hour.start >= present.start else None
         return BaselineReport(
             key=key,
             hour=hour,
@@ -369,10 +407,30 @@ class BaselineQuerier:
             policy=policy,
             runs=runs,
             is_compared=history.regression.is_judged and hour.start >= present.start,
-            regression=history.regression.current if hour.start >= present.start else None,
+            regression=regression,
+            regression_version=None if regression is None else stored_version(self._store, key, regression),
             marks=self._marks_before(key, hour),
             errors=None if errors is None else ErrorLimits.of(errors, self._settings.parameters(key)),
+            traffic=self._traffic(history, stored, hour, basis) if is_evaluated else None,
         )
+
+    def _traffic(
+        self, history: SeriesHistory, stored: StoredSeries, hour: LocalHour, basis: LocalHour
+    ) -> TrafficLimits | None:
+        """The usual traffic of a series in an hour, from the hours before another one."""
+        parameters = self._settings.parameters(stored.key)
+        if not history.is_enabled or not parameters.traffic_enabled:
+            return None
+        request = BaselineRequest(
+            (basis,),
+            basis.start - self._settings.fallback.lookback_seconds,
+            self._settings.outlier,
+            is_evaluated=True,
+            source=read_source(self._store, self.detector, basis.start, basis.start),
+            around=(self._hour_clock.hour(hour.start - 1), basis, self._hour_clock.hour(hour.end)),
+        )
+        usual = history.traffic(request, stored.windows)
+        return None if usual is None else TrafficLimits.of(usual, parameters)
 
     def profile(self, key: SeriesKey, now: int) -> Profile:
         """Report the baselines that would serve a series now in each of the 48 slots.
@@ -455,6 +513,11 @@ class BaselineQuerier:
 
     def _history(self, key: SeriesKey, hour: LocalHour, present: LocalHour) -> SeriesHistory | None:
         """The history of a series that counts in an hour; None without stored history."""
+        stored = self._stored(key, hour, present)
+        return None if stored is None else SeriesHistory.of(stored, self.detector)
+
+    def _stored(self, key: SeriesKey, hour: LocalHour, present: LocalHour) -> StoredSeries | None:
+        """What is stored of a series and counts in an hour; None without stored history."""
         since = hour.start - self._settings.fallback.lookback_seconds
         for stored in self._store.history([key], since, hour.start):
             changepoint = changepoint_of(stored.state)
@@ -464,8 +527,8 @@ class BaselineQuerier:
             if changepoint is not None and not accepted and hour.start < present.start:
                 # The change was not accepted yet in that hour, so the history before the change still counted.
                 before = [window for window in stored.windows if window.start < changepoint]
-                return SeriesHistory.of(stored._replace(windows=before, state=None), self.detector) if before else None
-            return SeriesHistory.of(stored, self.detector)
+                return stored._replace(windows=before, state=None) if before else None
+            return stored
         return None
 
     def _standings(self, key: SeriesKey, history: SeriesHistory, hour: LocalHour) -> SeriesAvailability:

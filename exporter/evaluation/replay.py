@@ -11,17 +11,16 @@ from typing import Final, NamedTuple
 
 from exporter.baseline.levels import Baseline
 from exporter.detection.detector import Detector, SeriesState
-from exporter.detection.error_history import error_baseline
-from exporter.detection.errors import ErrorBaseline, ErrorTick
+from exporter.detection.errors import ErrorTick
 from exporter.detection.flag import INACTIVE, FlagKind
 from exporter.detection.history import advance
+from exporter.detection.recent_failures import RecentFailures, drop_quiet
 from exporter.detection.source_history import SourceHistory
 from exporter.detection.streams import StreamReason
 from exporter.detection.tick import FlagTracker
 from exporter.detection.traffic_history import SeriesTraffic, TrafficTick, TrafficTracker
 from exporter.detection.window import EvaluationWindow, RecentTraces
 from exporter.evaluation.live_traffic import CurrentTraffic
-from exporter.evaluation.recent_failures import RecentFailures, drop_quiet
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import KindStatus, SeriesStatus
 from exporter.model.calendar import HourClock, LocalHour
@@ -163,7 +162,7 @@ class _SeriesReplay:
             present = _HourBaseline(baseline, threshold, expected.has_verdict, stream)
         elif expected.has_verdict:
             present = _HourBaseline(has_verdict=True)
-        usual = self._error_baselines(local_hour, state)
+        usual = self._detector.error_baselines(self._history, state, local_hour)
         traffic = self._traffic_ticks(local_hour, counts, state, is_judged=self._detector.is_judged(expected.stream))
         for mark in range(local_hour.start + MARK_SECONDS, local_hour.end + 1, MARK_SECONDS):
             is_quiet = self._follow_marks(quiet, mark)
@@ -249,20 +248,6 @@ class _SeriesReplay:
             return
         self._failures.add(mark, False, counts=False, number=requests - failed)
         self._failures.add(mark, True, counts=True, number=failed)
-
-    def _error_baselines(self, local_hour: LocalHour, state: SeriesState) -> list[ErrorBaseline]:
-        """Return the usual failures in an hour, and in the hours before it that a window can touch."""
-        found: list[ErrorBaseline] = []
-        hour, parameters = local_hour, self._detector.parameters
-        while self._detector.is_enabled and hour.end > local_hour.start - parameters.max_window_seconds:
-            baseline = error_baseline(
-                self._history, hour, self._detector.rules, state.errors, state.until, parameters, state.tolerances
-            )
-            if baseline is None:
-                break
-            found.append(baseline)
-            hour = self._clock.hour(hour.start - 1)
-        return found
 
     def _note_ended(self, mark: int, outlier_threshold_seconds: float | None) -> None:
         """Note whether traces, and outliers among them, ended in the five minutes up to a mark."""

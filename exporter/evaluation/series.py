@@ -360,6 +360,7 @@ def evaluate_series(task: EvaluationTask, stored: StoredSeries) -> EvaluationRes
         settled,
         tuple(progress.accepted),
         shifts=progress.shifts,
+        flag_periods=progress.flag_periods,
         shifts_since=stored.windows[0].start if state is None else None,
         marks="" if detector.own_marks is None else detector.own_marks.signature(progress.state.until),
         evaluated_until=progress.state.until,

@@ -13,13 +13,16 @@ from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagKind
 from exporter.detection.policy import SeriesPolicy
 from exporter.detection.regression import Regression
+from exporter.detection.service_shift import ServiceVerdict
 from exporter.detection.streams import StreamReason
+from exporter.evaluation.causes.shift_cause import ShiftCause
 from exporter.evaluation.durations import DurationHistogram
 from exporter.evaluation.live_edge import UNKNOWN_EDGE, LiveEdge
 from exporter.evaluation.live_traffic import CurrentTraffic
-from exporter.evaluation.shift_cause import ShiftCause
+from exporter.evaluation.regression_version import RegressionVersion
 from exporter.evaluation.time_lost import TimeLost
 from exporter.ingest.backfill_queue import BackfillStatus
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey
 from exporter.model.time_mark import MarkRange
 
@@ -107,6 +110,22 @@ class KindStatus(NamedTuple):
     explanation: object | None = None
 
 
+class ServiceStatus(NamedTuple):
+    """The verdict on a service as a whole.
+
+    Attributes:
+        key: the service.
+        verdict: the verdict; None while it is unknown.
+        firing: whether its flag fires.
+        since: start of the shift, Unix seconds; None unless the flag fires.
+    """
+
+    key: ServiceKey
+    verdict: ServiceVerdict | None
+    firing: bool
+    since: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class SeriesStatus:
     """Baseline, current latency and verdict of one series. Fields are None while unknown.
@@ -140,6 +159,7 @@ class SeriesStatus:
         policy: the overrides of the series; None if there are none.
         regressed: whether there is a regression; None if the last days cannot be compared with the weeks before.
         regression: the present regression.
+        regression_version: with which version of its service it began; None while that was not looked for.
         is_baseline_known: whether the baselines of this hour have been built; False is not the same as level 5.
         current_failures: how many of the traces in the evaluation window failed; None without traffic, or if that is
             not known of all of them.
@@ -149,6 +169,7 @@ class SeriesStatus:
         failures_total: failed ones among the traces evaluated since the process started; None while that is known of
             none.
         marks: what people have marked at this time.
+        service: the shift of its service as a whole; None while that is not shifted.
     """
 
     key: SeriesKey
@@ -176,6 +197,7 @@ class SeriesStatus:
     stream: StreamReason | None = None
     regressed: bool | None = None
     regression: Regression | None = None
+    regression_version: RegressionVersion | None = None
     policy: SeriesPolicy | None = None
     is_baseline_known: bool = True
     current_failures: int | None = None
@@ -184,6 +206,7 @@ class SeriesStatus:
     baseline_error_ratio: float | None = None
     current_traffic: CurrentTraffic | None = None
     marks: tuple[MarkRange, ...] = ()
+    service: ServiceStatus | None = None
 
     def of_kind(self, kind: FlagKind) -> KindStatus:
         """The verdict of one kind, that on the latency included."""
@@ -265,6 +288,7 @@ class Snapshot:
         backfill: state of the ledger; None if backfill is disabled. It is complete only if ``history`` and the
             baselines were taken after the last window was written.
         durations: durations of all spans since the start of the process; None unless they are counted.
+        services: the services that have a verdict, or a flag that fires, by name.
     """
 
     evaluated_at: float | None
@@ -280,6 +304,7 @@ class Snapshot:
     has_baselines: bool = True
     backfill: BackfillStatus | None = None
     durations: Mapping[SeriesKey, DurationHistogram] | None = None
+    services: tuple[ServiceStatus, ...] = ()
 
     @cached_property
     def series_by_level(self) -> Mapping[FallbackLevel, int]:

@@ -16,7 +16,6 @@ from exporter.detection.source_history import (
     source_losses,
 )
 from exporter.detection.traffic import SourceWindow
-from exporter.detection.traffic_history import SeriesTraffic
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.histogram_codec import DamagedDigestError
 from exporter.model.hours import hours_of
@@ -94,11 +93,12 @@ def read_source_with_losses(
         except (DamagedDigestError, ValueError):
             # The evaluation of the series reports this.
             continue
-        record = SeriesTraffic.of(stored.windows, source, own.rules, own.parameters).record
+        traffic = own.traffic(stored.windows, source)
         if state is None:
-            series.append(SampledSeries(record, NO_PATTERN, counts))
+            series.append(SampledSeries(traffic.record, NO_PATTERN, counts, traffic.source))
             continue
-        series.append(SampledSeries(record, state.pattern, counts, frozenset(state.traffic.quarantined)))
+        quarantined = frozenset(state.traffic.quarantined)
+        series.append(SampledSeries(traffic.record, state.pattern, counts, traffic.source, quarantined))
         if state.until == since:
             known = {**known, **dict(state.traffic.losses)}
     return source.with_losses(source_losses(series, source, detector.clock, since, until, known))

@@ -8,6 +8,7 @@ from exporter.detection.detector import Detector
 from exporter.evaluation.baseline_table import BaselineTable, SeriesBaseline, decode_table, encode_table
 from exporter.evaluation.history import HistoryEvaluator
 from exporter.evaluation.series import BaselineRequest, SeriesBaselines, build_baselines, is_evaluated_far_enough
+from exporter.evaluation.service_history import ServiceHistory
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import HistoryFacts
 from exporter.evaluation.stored_source import read_source
@@ -32,6 +33,7 @@ class BaselineTableBuilder:
         basis: str,
         quiet_log: LimitedLog,
         marks: Callable[[], TimeMarks] = lambda: NO_MARKS,
+        services: ServiceHistory | None = None,
     ) -> None:
         """Use a store; nothing is built yet.
 
@@ -44,8 +46,10 @@ class BaselineTableBuilder:
             basis: identifies what stored tables depend on besides the history; others are ignored.
             quiet_log: receives damage that would otherwise repeat at every build.
             marks: returns what people know about ranges of time.
+            services: learns what is usual for services; it must be told what the evaluator stores.
         """
         self._marks = marks
+        self._services = ServiceHistory(store, detector.clock) if services is None else services
         self._store = store
         self._detector = detector
         self._evaluator = evaluator
@@ -177,4 +181,10 @@ class BaselineTableBuilder:
         for hour, series in zip(request.hours, by_hour, strict=True):
             table = BaselineTable(hour.start, series, before=table, is_evaluated=request.is_evaluated)
         assert table is not None, "a request has at least one hour"  # noqa: S101
-        return table
+        until = self._evaluator.evaluated_until
+        if not request.is_evaluated or until is None:
+            return table
+        hour_of_day = request.hours[-1].slot.hour
+        learned = self._services.learn(self._store.series(), min(until, table.start))
+        services = {key: found for key, each in learned.items() if (found := each.get(hour_of_day)) is not None}
+        return replace(table, services=services)

@@ -6,7 +6,7 @@ from typing import Any
 from exporter.cause.account import ComponentChange
 from exporter.cause.profile import Component
 from exporter.detection.explanation import duration
-from exporter.evaluation.shift_cause import ShiftCause
+from exporter.evaluation.causes.shift_cause import ShiftCause
 from exporter.explain.drilldown import Drilldown
 from exporter.explain.words import instant_text
 from exporter.model.calendar import Calendar

@@ -17,13 +17,14 @@ from exporter.detection.policy import SeriesPolicy
 from exporter.detection.regression import Regression
 from exporter.detection.streams import StreamReason
 from exporter.evaluation.query import BaselineReport, SlotBaseline
-from exporter.evaluation.snapshot import SeriesStatus
+from exporter.evaluation.regression_version import RegressionVersion
+from exporter.evaluation.snapshot import SeriesStatus, ServiceStatus
 from exporter.evaluation.timeline import PointState, Timeline, TimelinePoint, TimelineRange, heat_map
 from exporter.evaluation.timeline_query import SlotSignals, UsualProfile
 from exporter.explain.cause import cause_summary
 from exporter.explain.check import Check, DurationVerdict
 from exporter.explain.trace import TraceExplanation, trace_sentence
-from exporter.explain.words import LEVEL_NAMES, check_sentence
+from exporter.explain.words import LEVEL_NAMES, check_sentence, service_sentence
 from exporter.model.calendar import Calendar, DayType, Slot
 from exporter.model.critical_path import CriticalPath, PathStep, TraceSpan
 from exporter.model.histogram import bucket_upper_seconds
@@ -93,6 +94,14 @@ def baseline_document(report: BaselineReport, calendar: Calendar) -> Json:
             "traces": report.errors.traces,
             "windows": report.errors.windows,
         },
+        "traffic_thresholds": None
+        if report.traffic is None
+        else {
+            "usual_requests": report.traffic.requests,
+            "low_requests": report.traffic.low_requests if report.traffic.is_judged else None,
+            "level": int(report.traffic.level),
+            "windows": report.traffic.windows,
+        },
         "no_shift_verdict": None if report.no_verdict is None else report.no_verdict.value,
         "levels": [
             {
@@ -107,7 +116,7 @@ def baseline_document(report: BaselineReport, calendar: Calendar) -> Json:
         ],
         "kept_out_hours_unix": list(report.kept_out),
         **_changepoint(report.changepoint),
-        **_regression(report.regression, is_compared=report.is_compared),
+        **_regression(report.regression, report.regression_version, is_compared=report.is_compared),
         "marks": mark_ranges_document(report.marks),
     }
 
@@ -214,7 +223,7 @@ def series_document(status: SeriesStatus) -> Json:
         "baseline": None if status.baseline is None else _baseline(status.baseline),
         "outlier_threshold_seconds": status.outlier_threshold_seconds,
         **_changepoint(status.changepoint),
-        **_regression(status.regression, is_compared=status.regressed is not None),
+        **_regression(status.regression, status.regression_version, is_compared=status.regressed is not None),
         "marks": mark_ranges_document(status.marks),
         **_now(status),
     }
@@ -243,6 +252,8 @@ def state_of(status: SeriesStatus) -> str:
         return "shifted"
     if status.of_kind(FlagKind.ERRORS).firing:
         return "failing"
+    if status.of_kind(FlagKind.TRAFFIC).firing:
+        return "unusual_traffic"
     if status.outlier:
         return "outlier"
     if not status.is_enabled:
@@ -256,7 +267,18 @@ def state_of(status: SeriesStatus) -> str:
     return "unjudged" if status.shift is None else "usual"
 
 
-STATES: Final = ("shifted", "failing", "outlier", "disabled", "stream", "unavailable", "learning", "unjudged", "usual")
+STATES: Final = (
+    "shifted",
+    "failing",
+    "unusual_traffic",
+    "outlier",
+    "disabled",
+    "stream",
+    "unavailable",
+    "learning",
+    "unjudged",
+    "usual",
+)
 """All states that :func:`state_of` returns."""
 
 
@@ -345,8 +367,8 @@ def _policy(policy: SeriesPolicy | None) -> Json:
     }
 
 
-def _regression(regression: Regression | None, *, is_compared: bool) -> Json:
-    """Whether the last days are slower than the weeks before, and since when."""
+def _regression(regression: Regression | None, found: RegressionVersion | None, *, is_compared: bool) -> Json:
+    """Whether the last days are slower than the weeks before, since when, and with which version that began."""
     return {
         "regressed": regression is not None if is_compared else None,
         "regression": None
@@ -360,6 +382,9 @@ def _regression(regression: Regression | None, *, is_compared: bool) -> Json:
             "before_seconds": regression.before_seconds,
             "hours": regression.hours,
             "deviations": regression.deviations,
+            "version_outcome": None if found is None else found.outcome,
+            "version": (found.version or None) if found is not None else None,
+            "version_before": (found.before or None) if found is not None else None,
         },
     }
 
@@ -448,6 +473,19 @@ def _now(status: SeriesStatus) -> Json:
         else {"trace_id": exemplar.trace_id, "seconds": exemplar.seconds, "at_unix": exemplar.at},
         "explanation": None if status.explanation is None else explanation_document(status.explanation),
         "shift_cause": None if status.cause is None else cause_summary(status.cause),
+        "service_shift": None if status.service is None else _service_shift(status.service),
+    }
+
+
+def _service_shift(service: ServiceStatus) -> Json:
+    """The shift of a service as a whole."""
+    verdict = service.verdict
+    return {
+        "since_unix": service.since,
+        "service_ratio": None if verdict is None else verdict.ratio,
+        "service_limit_ratio": None if verdict is None else verdict.threshold_ratio,
+        "compared_endpoints": None if verdict is None else verdict.endpoints,
+        "sentence": service_sentence(service),
     }
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urlencode
 
 from exporter.detection.flag import FlagKind
-from exporter.evaluation.shift_cause import ShiftCause
+from exporter.evaluation.causes.shift_cause import ShiftCause
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.model.identity import BY_NAME, OWN_NAME, SeriesIdentity
 from exporter.model.span import FOLDED_NAME, SeriesKey

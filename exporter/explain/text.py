@@ -18,6 +18,7 @@ from exporter.explain.words import (
     mark_text,
     run_limits_text,
     series_name,
+    traffic_limits_text,
 )
 from exporter.model.calendar import Calendar
 from exporter.model.critical_path import CriticalPath, PathStep, TraceSpan
@@ -75,6 +76,8 @@ def _facts(report: BaselineReport, calendar: Calendar) -> Iterator[str]:
         yield _line("shift", run_limits_text(report.runs))
     if report.errors is not None:
         yield _line("failures", error_limits_text(report.errors))
+    if report.traffic is not None:
+        yield _line("traffic", traffic_limits_text(report.traffic))
     if report.regression is not None:
         regression = report.regression
         yield _line(
@@ -83,6 +86,8 @@ def _facts(report: BaselineReport, calendar: Calendar) -> Iterator[str]:
             f"weeks before, began {instant_text(regression.began_after, calendar)} to "
             f"{instant_text(regression.began_before, calendar)}",
         )
+        if report.regression_version is not None:
+            yield _line("", report.regression_version.sentence)
     if report.policy is not None:
         for position, applied in enumerate(report.policy.applied):
             yield _line("" if position else "settings", str(applied))

@@ -16,8 +16,8 @@ from exporter.detection.flag import FlagKind
 from exporter.detection.policy import SeriesPolicy
 from exporter.detection.regression import Regression
 from exporter.detection.streams import StreamReason
-from exporter.evaluation.query import BaselineReport, ErrorLimits, LevelSupply, NoVerdict, RunLimits
-from exporter.evaluation.snapshot import SeriesStatus
+from exporter.evaluation.query import BaselineReport, ErrorLimits, LevelSupply, NoVerdict, RunLimits, TrafficLimits
+from exporter.evaluation.snapshot import SeriesStatus, ServiceStatus
 from exporter.evaluation.time_lost import TimeLost
 from exporter.explain.check import Check, DurationVerdict
 from exporter.model.calendar import HOUR_SECONDS, Calendar, DayType, Slot
@@ -89,6 +89,8 @@ def _sentences(check: Check, calendar: Calendar) -> Iterator[str]:
         yield f"It is evaluated by run: a shift is {run_limits_text(report.runs)}."
     if report.regression is not None:
         yield regression_sentence(report.regression, calendar.local)
+        if report.regression_version is not None:
+            yield report.regression_version.sentence
     status = check.status
     if status is None:
         return
@@ -105,6 +107,8 @@ def _sentences(check: Check, calendar: Calendar) -> Iterator[str]:
     elif status.shift is not None:
         score = "" if status.score is None else f" (score {status.score:.2f}; 1 is where it matters)"
         yield f"Its latency as a whole is not shifted now{score}."
+    if status.service is not None:
+        yield service_sentence(status.service)
     errors = status.of_kind(FlagKind.ERRORS)
     if errors.firing:
         since = "" if errors.since is None else f" since {instant_text(errors.since, calendar)}"
@@ -131,12 +135,36 @@ def _traffic_sentences(status: SeriesStatus, calendar: Calendar) -> Iterator[str
         yield rise
 
 
+def service_sentence(service: ServiceStatus) -> str:
+    """Say that a service as a whole is slower than usual, and by which factor."""
+    verdict = service.verdict
+    if verdict is None:
+        return "Its service as a whole was slower than usual when that was last known."
+    if verdict.ratio < 1:
+        return "Its service as a whole was slower than usual until a moment ago."
+    return (
+        f"Its service as a whole is slower than usual: as a median, its {verdict.endpoints} endpoints with traffic "
+        f"take {verdict.ratio:.2f} × their usual (a shift from {verdict.threshold_ratio:.2f} × on)."
+    )
+
+
 def error_limits_text(limits: ErrorLimits) -> str:
     """Describe which share of the requests usually fails, and which is too much."""
     bursts = f"; bursts up to {percent(limits.swing_ratio)} are usual" if limits.swing_ratio else ""
     return (
         f"more than {percent(limits.limit_ratio)} of the requests (usually {percent(limits.ratio)}, by "
         f"{compared_with(limits)}{bursts})"
+    )
+
+
+def traffic_limits_text(limits: TrafficLimits) -> str:
+    """Describe how many requests are usual in an hour, and which number is too low."""
+    by = f"by {counted(limits.windows, 'hour')}, level {limits.level:d}"
+    if not limits.is_judged:
+        return f"usually {limits.requests:,.3g} requests in this hour ({by}), too few for a verdict"
+    return (
+        f"fewer than {limits.low_requests:,.0f} requests in this hour, or in proportion for some minutes "
+        f"(usually {limits.requests:,.0f}, {by})"
     )
 
 

@@ -32,7 +32,10 @@ _BASELINE: Final = keys("level mature windows samples p50_seconds p95_seconds ma
 _SLOT: Final = keys("name")
 _ERRORS: Final = keys("anomalous since_unix failures error_ratio baseline_error_ratio")
 _TRAFFIC: Final = keys("anomalous since_unix usual_requests ratio window_seconds")
-_REGRESSION: Final = keys("raised_at_unix began_after_unix began_before_unix quantile ratio before_seconds hours")
+_REGRESSION: Final = keys(
+    "raised_at_unix began_after_unix began_before_unix quantile ratio before_seconds hours version_outcome version "
+    "version_before"
+)
 _LOST: Final = keys("requests seconds since_unix")
 _OUTLIER: Final = keys("trace_id seconds at_unix")
 _SHIFT: Final = keys(
@@ -48,7 +51,7 @@ _ENDPOINTS: Final = keys(
         baseline=keys("p50_seconds p95_seconds"),
         errors=_ERRORS,
         traffic=_TRAFFIC,
-        regression=keys("ratio began_after_unix began_before_unix"),
+        regression=keys("ratio began_after_unix began_before_unix version_outcome version"),
         time_lost=_LOST,
         last_outlier=_OUTLIER,
         shift_cause=keys("outcome cause cause_service_name share"),

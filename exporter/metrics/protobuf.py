@@ -7,8 +7,7 @@ protobuf library.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
-from itertools import groupby
+from itertools import repeat
 from struct import Struct
 from typing import Final
 
@@ -17,17 +16,11 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from exporter.evaluation.durations import DurationHistogram
-from exporter.evaluation.snapshot import Exemplar, SeriesStatus
-from exporter.metrics.families import (
-    CAUSE_LABELS,
-    DURATION_HELP,
-    DURATION_NAME,
-    SERIES_FAMILIES,
-    SERIES_LABELS,
-    Family,
-)
+from exporter.evaluation.snapshot import Exemplar
+from exporter.metrics.families import CAUSE_LABELS, SERIES_LABELS, Column, Encoder, Family
 from exporter.model.histogram import ZERO_BUCKET
-from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
+from exporter.model.label import LabelNames
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey, encodable
 
 _DOUBLE: Final = Struct("<d")
@@ -90,36 +83,34 @@ _VALUES: Final = {kind: _tag(field, _BYTES) + _varint(9) + _tag(1, _FIXED64) for
 _METRIC: Final = _tag(4, _BYTES)
 
 
-def render_families(
-    statuses: Sequence[SeriesStatus],
-    names: frozenset[str] | None = None,
-    label_names: LabelNames = DEFAULT_LABEL_NAMES,
-    durations: Mapping[SeriesKey, DurationHistogram] | None = None,
-) -> bytes:
-    """Render the metrics of series.
+class ProtobufEncoder(Encoder[bytes]):
+    """Writes the protobuf format."""
 
-    Args:
-        statuses: the series.
-        names: render only these families, named by family or by sample name; all if absent.
-        label_names: maps the names of series to label values.
-        durations: the native histogram of each series; None if they are not counted.
-    """
-    body: list[bytes] = []
-    labelled = [(status, _series_labels(status.key, label_names)) for status in statuses]
-    for name, members in groupby(SERIES_FAMILIES, key=lambda family: family.name):
-        families = list(members)
-        first = families[0]
-        if names is None or {name, first.sample_name} & names:
-            samples = (sample for family in families for sample in _samples(family, labelled, label_names))
-            body.append(_family(first.sample_name, first.help, first.kind, samples))
-    if durations is not None and (names is None or DURATION_NAME in names):
-        histograms = (
-            labels + _message(7, _native_histogram(histogram))
-            for status, labels in labelled
-            if (histogram := durations.get(status.key)) is not None
-        )
-        body.append(_family(DURATION_NAME, DURATION_HELP, "histogram", histograms))
-    return b"".join(body)
+    has_exemplars = True
+
+    def head(self, family: Family, size: int) -> bytes:
+        """Return the length of the family's message, and its name, help and type."""
+        return _head(family.sample_name, family.help, family.kind, size)
+
+    def labels(self, key: SeriesKey, label_names: LabelNames) -> bytes:
+        """Return the labels of a series as fields of a ``Metric``."""
+        named = label_names.of(key)
+        return b"".join(_label(*each) for each in (*zip(SERIES_LABELS, named[:2], strict=True), *named.labels))
+
+    def service_labels(self, key: ServiceKey, label_names: LabelNames) -> bytes:
+        """Return the labels of a service as fields of a ``Metric``."""
+        named = label_names.of(SeriesKey(key.service_name, "", key.labels))
+        return b"".join(_label(*each) for each in ((SERIES_LABELS[0], named.service_name), *named.labels))
+
+    def samples(self, family: Family, labels: Sequence[bytes], column: Column, label_names: LabelNames) -> bytes:
+        """Return a ``Metric`` for each sample."""
+        if family.kind == "histogram":
+            return _joined(
+                own + _message(7, _native_histogram(histogram))
+                for own, histogram in zip(labels, column.histograms, strict=True)
+                if histogram is not None
+            )
+        return _joined(_samples(family, labels, column, label_names))
 
 
 def render_collector(collector: Collector) -> bytes:
@@ -132,41 +123,40 @@ def render_collector(collector: Collector) -> bytes:
 
 
 def _family(name: str, help_: str, kind: str, metrics: Iterable[bytes]) -> bytes:
+    content = _joined(metrics)
+    return _head(name, help_, kind, len(content)) + content
+
+
+def _head(name: str, help_: str, kind: str, size: int) -> bytes:
     head = _message(1, name.encode()) + _message(2, help_.encode()) + _unsigned(3, _TYPES[kind])
-    content = head + b"".join(_METRIC + _varint(len(metric)) + metric for metric in metrics)
-    return _varint(len(content)) + content
+    return _varint(len(head) + size) + head
 
 
-def _samples(
-    family: Family, labelled: Iterable[tuple[SeriesStatus, bytes]], label_names: LabelNames
-) -> Iterator[bytes]:
+def _joined(metrics: Iterable[bytes]) -> bytes:
+    return b"".join([_METRIC + _varint(len(metric)) + metric for metric in metrics])
+
+
+def _samples(family: Family, labels: Sequence[bytes], column: Column, label_names: LabelNames) -> Iterator[bytes]:
     start = b"" if family.label is None else _label(*family.label)
-    value_of, before, pack = family.value, _VALUES[family.kind], _DOUBLE.pack
-    for status, labels in labelled:
-        if family.is_of_overrides and status.policy is None:
-            continue
-        if family.parts is not None:
-            for part in family.parts(status):
-                named = label_names.of(SeriesKey(part.service_name, part.span_name))
-                further = zip(CAUSE_LABELS, (part.kind, *named[:2]), strict=True)
-                yield b"".join(_label(*each) for each in further) + labels + before + pack(part.value)
-            continue
-        value = value_of(status)
+    before, pack = _VALUES[family.kind], _DOUBLE.pack
+    for own, parts in zip(labels, column.parts, strict=False):
+        for part in parts:
+            named = label_names.of(SeriesKey(part.service_name, part.span_name))
+            further = zip(CAUSE_LABELS, (part.kind, *named[:2]), strict=True)
+            yield b"".join(_label(*each) for each in further) + own + before + pack(part.value)
+    if column.labels:
+        labels = [
+            b"".join([_label(name, label_names.value(text)) for name, text in further]) + own
+            for own, further in zip(labels, column.labels, strict=True)
+        ]
+    exemplars = column.exemplars or repeat(None)
+    for own, value, exemplar in zip(labels, column.values, exemplars, strict=False):
         if value is None:
             continue
-        if family.labels is not None:
-            labels = b"".join(_label(*each) for each in family.labels(status)) + labels  # noqa: PLW2901
-        exemplar = None if family.exemplar is None else family.exemplar(status)
         if exemplar is None:
-            yield start + labels + before + pack(value)
+            yield start + own + before + pack(value)
         else:
-            yield start + labels + _message(_VALUE_FIELDS[family.kind], _double(1, value) + _exemplar(exemplar))
-
-
-@lru_cache(maxsize=20_000)
-def _series_labels(key: SeriesKey, label_names: LabelNames) -> bytes:
-    named = label_names.of(key)
-    return b"".join(_label(*each) for each in (*zip(SERIES_LABELS, named[:2], strict=True), *named.labels))
+            yield start + own + _message(_VALUE_FIELDS[family.kind], _double(1, value) + _exemplar(exemplar))
 
 
 def _exemplar(exemplar: Exemplar) -> bytes:

@@ -28,12 +28,14 @@ from exporter.runtime.telemetry import (
     LOOPS,
     SKIP_REASONS,
     STORAGE_FAILURES,
+    VERSION_OUTCOMES,
     CauseOutcome,
     FailureReason,
     Loop,
     SkipReason,
     StorageFailure,
     Telemetry,
+    VersionOutcome,
 )
 
 _DELAY_SECONDS: Final = (1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 900)
@@ -121,6 +123,11 @@ class SelfMetrics(Telemetry, MarkTelemetry):
             "cause_pending",
             "Firing shifts whose cause was not looked for yet; those that belong to no incident come first.",
         )
+        self._versions = self._counter(
+            "regression_version_attempts",
+            "Attempts to find the version with which a regression began, by outcome.",
+            "outcome",
+        )
         self._marks = self._gauge("marks", "Marks on time by source (docs/marks.md).", "source")
         for source in MarkSource:
             self._marks.labels(source.value)
@@ -157,6 +164,8 @@ class SelfMetrics(Telemetry, MarkTelemetry):
                 self._skipped.labels(loop, skip)
         for outcome in CAUSE_OUTCOMES:
             self._causes.labels(outcome)
+        for version_outcome in VERSION_OUTCOMES:
+            self._versions.labels(version_outcome)
         for storage in STORAGE_FAILURES:
             self._storage.labels(storage)
         self.state: Collector | None = None
@@ -233,6 +242,10 @@ class SelfMetrics(Telemetry, MarkTelemetry):
     def causes_pending(self, count: int) -> None:
         """Record the number of firing shifts that were not looked at."""
         self._causes_pending.set(count)
+
+    def version_sought(self, outcome: VersionOutcome) -> None:
+        """Count an attempt to find the version with which a regression began."""
+        self._versions.labels(outcome).inc()
 
     def shift_accepted(self) -> None:
         """Count a lasting change that was accepted as the new baseline."""

@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import IO, Final, Self
 
 from exporter.evaluation.replay import PastStatus
-from exporter.metrics.exposition import label_text, number_text, series_labels
 from exporter.metrics.families import SERIES_FAMILIES, SERIES_LABELS, Family
+from exporter.metrics.text import label_text, number_text, series_labels
 from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
 from exporter.model.span import SeriesKey
 

@@ -19,14 +19,15 @@ MAX_LANES: Final = 3 * MARKS
 """Length of the encoding: one byte for each quantile and mark."""
 
 _ZERO: Final = 128
-_MOST: Final = 127
+MOST_BUCKETS: Final = 127
+"""Deviations are clipped to so many buckets either way."""
 _FEW_HOURS: Final = 40
 """Up to so many hours are counted one by one."""
 _LARGEST: Final = HIGHEST_BUCKET - ZERO_BUCKET
 _CODES: Final[dict[int | None, int]] = {
     None: 0,
     # Of any two buckets, so that encoding is one look-up for each mark.
-    **{each: _ZERO + max(-_MOST, min(_MOST, each)) for each in range(-_LARGEST, _LARGEST + 1)},
+    **{each: _ZERO + max(-MOST_BUCKETS, min(MOST_BUCKETS, each)) for each in range(-_LARGEST, _LARGEST + 1)},
 }
 _DEVIATIONS: Final[list[int | None]] = [None, *range(1 - _ZERO, 256 - _ZERO)]
 _LANE_BYTES: Final = 2
@@ -62,14 +63,43 @@ def compare_medians(before: bytes, encoded: bytes) -> tuple[int, int, int]:
         The number of marks at which both are known, how many of those deviations are positive, and at how many of these
         marks one is positive and one is not.
     """
-    # A bit for each mark is set in the lowest bit of its byte.
-    known = _marks(before, 1) & _marks(encoded, 1)
-    first, second = _marks(before, _ZERO + 1) & known, _marks(encoded, _ZERO + 1) & known
+    if not before or not encoded:
+        return 0, 0, 0
+    (known_before, first), (known_now, second) = _signs(before), _signs(encoded)
+    known = known_before & known_now
+    first &= known
+    second &= known
     return known.bit_count(), first.bit_count() + second.bit_count(), (first ^ second).bit_count()
 
 
-def _marks(encoded: bytes, least: int) -> int:
-    return int.from_bytes(encoded[:MARKS].translate(_AT_LEAST[least]), "little")
+@lru_cache(maxsize=16)
+def _signs(encoded: bytes) -> tuple[int, int]:
+    """Return at which marks the deviation of the median is known, and at which it is positive.
+
+    A bit for each mark is set in the lowest bit of its byte.
+    """
+    medians = encoded[:MARKS]
+    known, positive = medians.translate(_AT_LEAST[1]), medians.translate(_AT_LEAST[_ZERO + 1])
+    return int.from_bytes(known, "little"), int.from_bytes(positive, "little")
+
+
+def medians_over_series(series: Sequence[bytes], least: int) -> bytes:
+    """Return the median, over the deviations of several series in one hour, of those of their medians at each mark.
+
+    Args:
+        series: encoded deviations of each series.
+        least: minimum number of series whose deviation is known at a mark; with fewer, it is unknown.
+
+    Returns:
+        Encoded deviations for each mark of the hour; with an even number of series the mean of two, rounded down.
+    """
+    columns = zip(*[each[:MARKS].ljust(MARKS, b"\0") for each in series], strict=True)
+    medians = bytearray()
+    for column in columns:
+        known = sorted(filter(None, column))
+        count = len(known)
+        medians.append((known[(count - 1) // 2] + known[count // 2]) // 2 if count >= least else 0)
+    return bytes(medians).ljust(MARKS, b"\0")
 
 
 def lanes_above(hours: Sequence[bytes], least: int, limit: int, *, inherit: bool) -> dict[int, int]:

@@ -242,7 +242,7 @@ class SeriesHour:
             DamagedDigestError: the stored marks are damaged.
         """
         found: list[tuple[int, list[int]]] = []
-        for window, counts in self._decoded():
+        for window, counts in self._decoded_windows or self._decoded():
             if window.marks:
                 first = window.first_mark
                 decoded = decode_marks(window.marks, counts)
@@ -259,14 +259,16 @@ class SeriesHour:
         """
         found: dict[int, int] = {}
         for window in self._windows:
-            if window.failures is None:
-                return None
             if not window.failures:
+                if window.failures is None:
+                    self._failed = None
+                    return None
                 continue
             first = window.first_mark
             for offset, count in decode_failures(window.failures, window.traces).items():
                 mark = first + offset * MARK_SECONDS
                 found[mark] = found.get(mark, 0) + count
+        self._failed = sum(found.values()) if found else 0
         return found
 
     @property
@@ -277,8 +279,7 @@ class SeriesHour:
             DamagedDigestError: the stored failures are damaged.
         """
         if self._failed == _NOT_COUNTED:
-            failures = self.failures()
-            self._failed = None if failures is None else sum(failures.values())
+            self.failures()
         return self._failed
 
     def _decoded(self) -> list[tuple[StoredWindow, dict[int, int]]]:
@@ -421,7 +422,8 @@ class SeriesHours:
 
     def set_evaluation(self, hour: SeriesHour, evaluation: HourEvaluation) -> None:
         """Replace the evaluation of one of the hours."""
-        self._exclude(hour)
+        if hour.evaluation is not NOT_EVALUATED:
+            self._exclude(hour)
         hour.evaluation = evaluation
         self._include(hour)
 

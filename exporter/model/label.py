@@ -78,6 +78,10 @@ class LabelNames:
         """Return the name of a service as labels have it."""
         return self._cut(name)
 
+    def value(self, text: str) -> str:
+        """Return another text as labels have it."""
+        return self._cut(text)
+
     def is_name(self, name: str, given: str) -> bool:
         """Whether this is a name, as a whole, as labels have it, or cut to any other length."""
         return given in (name, self._cut(name)) or is_shortened(name, given)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Final, Literal, Protocol, get_args
 
-Loop = Literal["poll", "backfill", "api", "cause"]
-"""The origin of a request to Tempo: the live edge, the ledger, a person at the command line or the API, or the search
-for the cause of a shift."""
+Loop = Literal["poll", "backfill", "api", "cause", "version"]
+"""The origin of a request to Tempo: the live edge, the ledger, a person at the command line or the API, the search
+for the cause of a shift, or that for the version with which a regression began."""
 
 FailureReason = Literal[
     "connection",
@@ -31,12 +31,17 @@ limit, which is not a sample of that second."""
 CauseOutcome = Literal["known", "unclear", "no_difference", "no_traces", "failed"]
 """Result of an attempt to find the cause of a shift."""
 
+VersionOutcome = Literal["appeared", "same", "no_version", "no_traces", "failed"]
+"""Result of an attempt to find the version with which a regression began: one appeared then; it is the same as before;
+the spans have none; Tempo has no traces of that time; or a search failed."""
+
 StorageFailure = Literal["full", "readonly", "locked", "corrupt", "other"]
 
 LOOPS: Final[tuple[Loop, ...]] = get_args(Loop)
 FAILURE_REASONS: Final[tuple[FailureReason, ...]] = get_args(FailureReason)
 SKIP_REASONS: Final[tuple[SkipReason, ...]] = get_args(SkipReason)
 CAUSE_OUTCOMES: Final[tuple[CauseOutcome, ...]] = get_args(CauseOutcome)
+VERSION_OUTCOMES: Final[tuple[VersionOutcome, ...]] = get_args(VersionOutcome)
 STORAGE_FAILURES: Final[tuple[StorageFailure, ...]] = get_args(StorageFailure)
 
 
@@ -90,3 +95,6 @@ class Telemetry(Protocol):
 
     def causes_pending(self, count: int) -> None:
         """So many firing flags were not looked at yet."""
+
+    def version_sought(self, outcome: VersionOutcome) -> None:
+        """An attempt to find the version with which a regression began ended."""

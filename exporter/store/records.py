@@ -78,9 +78,11 @@ class SeriesEvaluation(NamedTuple):
         accepted: changepoints of changes that were accepted as the new baseline.
         shifts: times in which its flag fired in these hours. One with a known beginning gets its end and the highest
             score of both.
-        shifts_since: the stored shifts that began from this instant on are no longer valid; None if all still are.
+        shifts_since: the stored shifts and flags that began from this instant on are no longer valid; None if all still
+            are.
         marks: identifies the marks on time that the state depends on; empty without any.
         evaluated_until: end of the evaluated history of the series.
+        flag_periods: times in which its other flags fired in these hours. One with a known beginning gets its end.
     """
 
     key: SeriesKey
@@ -92,6 +94,7 @@ class SeriesEvaluation(NamedTuple):
     shifts_since: int | None = None
     marks: str = ""
     evaluated_until: int = 0
+    flag_periods: Sequence[FlagPeriod] = ()
 
 
 class EvaluatedMarks(NamedTuple):
@@ -219,3 +222,12 @@ def encode_swings(evaluation: HourEvaluation) -> bytes:
     """Encode the swings and deviations of an hour for :func:`evaluation_from_row`."""
     # An hour has a dozen windows, so its sums have at most 18 bits.
     return encode_numbers(evaluation.swings) + evaluation.deviations
+
+
+def deviations_from_row(swings: bytes) -> bytes:
+    """Return the encoded deviations in a row of ``judgements``, without the rest of the evaluation.
+
+    Raises:
+        DamagedDigestError: the encoded swings are damaged.
+    """
+    return decode_numbers(swings, len(NO_SWINGS))[1]

@@ -52,7 +52,7 @@ def _create_tables(db: Database) -> None:
         not_null={"end", "state", "read_at"},
     )
     # WITHOUT ROWID and with the series first in the key, so that the windows of one series, which a baseline needs, are
-    # on neighbouring pages. The second index is for replacing windows and for retention.
+    # on neighbouring pages. The second index is for replacing windows and for retention; a later migration drops it.
     db.execute(
         """CREATE TABLE digests (
             series_id INTEGER NOT NULL REFERENCES series(id),
@@ -208,6 +208,39 @@ def _create_time_marks(db: Database) -> None:
     )
 
 
+def _create_past_flag_periods(db: Database) -> None:
+    """Create the table of the times in which flags about errors and traffic fired in the evaluated history.
+
+    All hours are evaluated again, because the flags of those that are evaluated are not known.
+    """
+    db.execute(
+        """CREATE TABLE past_flag_periods (
+            series_id INTEGER NOT NULL REFERENCES series(id),
+            kind TEXT NOT NULL,
+            since REAL NOT NULL,
+            until REAL,
+            PRIMARY KEY (series_id, kind, since)
+        ) WITHOUT ROWID"""
+    )
+    _delete_evaluations(db)
+
+
+def _create_regression_versions(db: Database) -> None:
+    """Create the table of the versions with which the latest regression of each series began, as JSON documents."""
+    db.execute(
+        """CREATE TABLE regression_versions (
+            series_id INTEGER PRIMARY KEY NOT NULL REFERENCES series(id),
+            raised_at INTEGER NOT NULL,
+            document TEXT NOT NULL
+        )"""
+    )
+
+
+def _drop_index_of_windows(db: Database) -> None:
+    """Drop the index of digests by window: series are few, and looked up one by one where a window is replaced."""
+    db.execute("DROP INDEX IF EXISTS digests_by_window")
+
+
 MIGRATIONS: Sequence[Callable[[Database], None]] = (
     _create_tables,
     _index_quarantined_hours,
@@ -222,6 +255,9 @@ MIGRATIONS: Sequence[Callable[[Database], None]] = (
     _delete_evaluations,
     _create_flag_periods,
     _create_time_marks,
+    _create_past_flag_periods,
+    _create_regression_versions,
+    _drop_index_of_windows,
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from exporter.model.histogram_codec import DamagedDigestError
 from exporter.model.hours import MAX_RUN_TRACES, HourEvaluation, StoredWindow
 from exporter.model.span import SeriesKey
-from exporter.store.records import StoredSeries, StoredTraffic, evaluation_from_row
+from exporter.store.records import StoredSeries, StoredTraffic, deviations_from_row, evaluation_from_row
 
 _RowsBySeries = Mapping[int, Sequence[tuple[Any, ...]]]
 
@@ -101,6 +101,36 @@ def query_traffic(db: sqlite3.Connection, ids: Sequence[int], start: int, end: i
             (start,),
         ),
     )
+
+
+def query_deviations(db: sqlite3.Connection, ids: Sequence[int], start: int, end: int) -> _RowsBySeries:
+    """Read rows for :func:`stored_deviations`."""
+    return _by_series(
+        db,
+        "SELECT hour_start, swings FROM judgements WHERE series_id = ? AND hour_start >= ? AND hour_start < ?"
+        " AND NOT quarantined",
+        ids,
+        (start, end),
+    )
+
+
+def stored_deviations(rows: Iterable[tuple[Any, ...]], on_damage: Callable[[], None]) -> dict[int, bytes]:
+    """Convert rows of one series to its deviations by start of the hour, without hours that have none.
+
+    Args:
+        rows: from :func:`query_deviations`.
+        on_damage: called for each damaged row.
+    """
+    found = {}
+    for hour, swings in rows:
+        try:
+            deviations = deviations_from_row(swings)
+        except DamagedDigestError:
+            on_damage()
+            continue
+        if deviations:
+            found[hour] = deviations
+    return found
 
 
 def stored_series(

@@ -51,9 +51,11 @@ from exporter.store.records import (
 from exporter.store.schema import check_version, migrate
 from exporter.store.series_queries import (
     newest_failure_rule,
+    query_deviations,
     query_other_failures,
     query_series,
     query_traffic,
+    stored_deviations,
     stored_series,
     stored_traffic,
 )
@@ -62,6 +64,18 @@ _LATEST: Final = 1e15
 """Later than any beginning, Unix seconds."""
 _LATER_SECONDS: Final = 24 * HOUR_SECONDS
 """Shifts are deleted this much later than the incidents that are assembled from them."""
+_PAST_FLAGS: Final = ("shifts", "past_flag_periods")
+"""Tables of the flags that fired in the evaluated history."""
+_TABLES_OF_SERIES: Final = (
+    "judgements",
+    "suspects",
+    "states",
+    "acceptances",
+    "evaluated_marks",
+    "flag_periods",
+    "regression_versions",
+    *_PAST_FLAGS,
+)
 _PRUNED_AT_ONCE: Final = 500
 """Series per transaction when old evaluations are deleted, so that other threads do not wait for long."""
 
@@ -222,7 +236,7 @@ class Store:
         with self._connection.reading("reading windows") as db:
             keys = {series_id: key for key, series_id in self._ids.items()}
             for window in windows:
-                query = "SELECT series_id, digest FROM digests WHERE window_start = ?"
+                query = "SELECT id, digest FROM series CROSS JOIN digests ON series_id = id AND window_start = ?"
                 digests = found[window] = {}
                 for series_id, data in db.execute(query, (window.start,)):
                     try:
@@ -297,6 +311,33 @@ class Store:
                 rows = query_traffic(db, ids[position : position + at_once], start, end)
             yield from stored_traffic(rows, keys_by_id)
 
+    def deviations(
+        self, keys: Iterable[SeriesKey], start: int, end: int, at_once: int = 50
+    ) -> Iterator[tuple[SeriesKey, dict[int, bytes]]]:
+        """Yield the deviations of some series in evaluated hours that start in ``[start, end)``, Unix seconds.
+
+        Hours that are quarantined, and those without deviations, are left out, and so are series without any.
+
+        Args:
+            keys: the series; they are yielded in this order.
+            start: start of the range.
+            end: end of the range.
+            at_once: number of series for which the connection is held.
+
+        Yields:
+            A series, and its encoded deviations by start of the hour; see :mod:`exporter.model.deviations`.
+        """
+        with self._connection.mutex:
+            ids = [(key, self._ids[key]) for key in keys if key in self._ids]
+        for position in range(0, len(ids), at_once):
+            chunk = ids[position : position + at_once]
+            with self._connection.reading("reading deviations") as db:
+                rows = query_deviations(db, [series_id for _, series_id in chunk], start, end)
+            for key, series_id in chunk:
+                found = stored_deviations(rows.get(series_id, ()), partial(self._connection.on_failure, "corrupt"))
+                if found:
+                    yield key, found
+
     # Evaluations, flags and baseline tables
 
     def save_evaluations(self, results: Iterable[SeriesEvaluation]) -> None:
@@ -326,14 +367,20 @@ class Store:
                     ((series_id, changepoint) for changepoint in result.accepted),
                 )
                 if result.shifts_since is not None:
-                    db.execute(
-                        "DELETE FROM shifts WHERE series_id = ? AND since >= ?", (series_id, result.shifts_since)
-                    )
+                    for table in _PAST_FLAGS:
+                        db.execute(
+                            f"DELETE FROM {table} WHERE series_id = ? AND since >= ?", (series_id, result.shifts_since)
+                        )
                 db.executemany(
                     "INSERT INTO shifts (series_id, since, until, peak_score) VALUES (?, ?, ?, ?)"
                     " ON CONFLICT (series_id, since) DO UPDATE"
                     " SET until = excluded.until, peak_score = max(peak_score, excluded.peak_score)",
                     ((series_id, *shift) for shift in result.shifts),
+                )
+                db.executemany(
+                    "INSERT INTO past_flag_periods (series_id, kind, since, until) VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT (series_id, kind, since) DO UPDATE SET until = excluded.until",
+                    ((series_id, *period) for period in result.flag_periods),
                 )
                 if result.marks:
                     db.execute(
@@ -387,7 +434,8 @@ class Store:
             db.execute("DELETE FROM judgements")
             db.execute("DELETE FROM states")
             db.execute("DELETE FROM evaluated_marks")
-            db.execute("DELETE FROM shifts")
+            for table in _PAST_FLAGS:
+                db.execute(f"DELETE FROM {table}")
             db.execute("DELETE FROM books")
             db.execute("DELETE FROM meta WHERE name IN ('judging_until', 'judged_until', 'findings_void')")
 
@@ -401,7 +449,7 @@ class Store:
         """
         with self._writing("deleting evaluations of some series") as db:
             ids = [(self._ids[key],) for key in keys if key in self._ids]
-            for table in ("judgements", "states", "shifts"):
+            for table in ("judgements", "states", *_PAST_FLAGS):
                 db.executemany(f"DELETE FROM {table} WHERE series_id = ?", ids)
             db.executemany(
                 "INSERT OR REPLACE INTO evaluated_marks (series_id, until, signature) VALUES (?, 0, ?)",
@@ -546,6 +594,8 @@ class Store:
                 "SELECT kind, since, until FROM flag_periods"
                 " WHERE series_id = :id AND (until IS NULL OR until > :since)"
                 " UNION ALL SELECT 'shift', since, until FROM shifts"
+                " WHERE series_id = :id AND (until IS NULL OR until > :since)"
+                " UNION ALL SELECT kind, since, until FROM past_flag_periods"
                 " WHERE series_id = :id AND (until IS NULL OR until > :since)",
                 {"id": series_id, "since": since},
             ).fetchall()
@@ -567,6 +617,20 @@ class Store:
         found = ((self._key(row), flag_period_from_row(*row[3:])) for row in rows)
         return [(key, period) for key, period in found if period is not None]
 
+    def save_service_flags(self, flags: str) -> None:
+        """Store the flags of all services, as encoded by the detector, so that they survive a restart.
+
+        Raises:
+            StoreError: they were not stored.
+        """
+        with self._writing("saving the flags of services") as db:
+            db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('service_flags', ?)", (flags,))
+
+    def service_flags(self) -> str | None:
+        """Return the stored flags of services; None if there never were any."""
+        with self._connection.reading("reading the flags of services") as db:
+            return _meta(db, "service_flags")
+
     def flags(self) -> dict[SeriesKey, str]:
         """Return the stored flags."""
         with self._connection.reading("reading the flags") as db:
@@ -574,6 +638,40 @@ class Store:
                 f"SELECT {KEY_COLUMNS}, flag FROM flags JOIN series ON series.id = flags.series_id"
             ).fetchall()
         return {self._key(row): row[-1] for row in rows}
+
+    # Versions of regressions
+
+    def save_regression_version(self, key: SeriesKey, raised_at: int, document: str) -> None:
+        """Store with which version a regression of a series began, replacing that of an earlier one.
+
+        Args:
+            key: the series.
+            raised_at: when the regression was found, Unix seconds.
+            document: what is known of the version.
+
+        Raises:
+            StoreError: nothing was written.
+        """
+        with self._writing("saving the version of a regression") as db:
+            db.execute(
+                "INSERT OR REPLACE INTO regression_versions (series_id, raised_at, document) VALUES (?, ?, ?)",
+                (self._series_id(db, key), raised_at, document),
+            )
+
+    def regression_version(self, key: SeriesKey, raised_at: int) -> str | None:
+        """Return what is known of the version with which a regression began, as it was stored.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        series_id = self._ids.get(key)
+        if series_id is None:
+            return None
+        with self._connection.reading("reading the version of a regression") as db:
+            row = db.execute(
+                "SELECT document FROM regression_versions WHERE series_id = ? AND raised_at = ?", (series_id, raised_at)
+            ).fetchone()
+        return None if row is None else str(row[0])
 
     # Incidents
 
@@ -812,10 +910,14 @@ class Store:
                         ((series_id, before) for series_id in ids[position : position + _PRUNED_AT_ONCE]),
                     )
                 # Later, so that an incident whose first shifts are that old keeps its id until it is deleted.
-                db.executemany(
-                    "DELETE FROM shifts WHERE series_id = ? AND until <= ?",
-                    ((series_id, before - _LATER_SECONDS) for series_id in ids[position : position + _PRUNED_AT_ONCE]),
-                )
+                for table in _PAST_FLAGS:
+                    db.executemany(
+                        f"DELETE FROM {table} WHERE series_id = ? AND until <= ?",
+                        (
+                            (series_id, before - _LATER_SECONDS)
+                            for series_id in ids[position : position + _PRUNED_AT_ONCE]
+                        ),
+                    )
                 db.executemany(
                     "DELETE FROM acceptances WHERE series_id = ? AND changepoint < ?",
                     ((series_id, before) for series_id in ids[position : position + _PRUNED_AT_ONCE]),
@@ -829,7 +931,7 @@ class Store:
             " AND NOT EXISTS (SELECT 1 FROM flags WHERE series_id = series.id)"
         ).fetchall()
         ids = [(row[-1],) for row in unused]
-        for table in ("judgements", "suspects", "states", "acceptances", "shifts", "evaluated_marks", "flag_periods"):
+        for table in _TABLES_OF_SERIES:
             db.executemany(f"DELETE FROM {table} WHERE series_id = ?", ids)
         db.executemany("DELETE FROM series WHERE id = ?", ids)
         deleted = [self._key(row) for row in unused]
@@ -888,5 +990,6 @@ def _changes_evaluated_hours(db: sqlite3.Connection, entries: Sequence[LedgerEnt
 def _delete_overlapping_windows(db: sqlite3.Connection, window: Window) -> None:
     """Delete all windows that overlap a window, with their digests."""
     starts = db.execute("SELECT start FROM windows WHERE start < ? AND end > ?", (window.end, window.start)).fetchall()
-    db.executemany("DELETE FROM digests WHERE window_start = ?", starts)
+    # Few windows are replaced, so looking up each series costs less than an index that all windows pay for.
+    db.executemany("DELETE FROM digests WHERE (series_id, window_start) IN (SELECT id, ? FROM series)", starts)
     db.executemany("DELETE FROM windows WHERE start = ?", starts)

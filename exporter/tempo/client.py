@@ -17,7 +17,7 @@ from http import HTTPStatus
 from typing import Final, TypeVar
 
 from exporter.model.critical_path import TraceSpan
-from exporter.model.identity import Attribute, parse_attribute
+from exporter.model.identity import Attribute, SeriesIdentity, parse_attribute
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.locks import LockRank, new_lock
 from exporter.runtime.logs import Log
@@ -40,6 +40,8 @@ from exporter.tempo.query import (
     duration_conditions,
     quoted,
     search_query,
+    service_conditions,
+    value_conditions,
     whole_traces_query,
 )
 from exporter.tempo.readiness import Readiness
@@ -57,7 +59,7 @@ from exporter.tempo.whole_traces import (
 
 _T = TypeVar("_T")
 
-ATTEMPTS: Final[dict[Loop, int]] = {"poll": 3, "backfill": 4, "api": 2, "cause": 2}
+ATTEMPTS: Final[dict[Loop, int]] = {"poll": 3, "backfill": 4, "api": 2, "cause": 2, "version": 2}
 """Attempts per request. Few for polls and causes, which are repeated anyway, and for the API, where a person waits."""
 
 _FIRST_PAUSE_SECONDS: Final = 0.5
@@ -89,8 +91,12 @@ _SLOW_SEARCH: Final[dict[Loop, str]] = {
     "backfill": f"{_SPLIT}, or lower polling.backfill_batch",
     "api": _SHORTENED,
     "cause": _SHORTENED,
+    "version": "Tempo took too long for a search for versions, which is repeated later; raise tempo.timeout",
 }
 """What happens after a search that took too long."""
+
+_VERSION: Final = Attribute("resource", "service.version")
+_VERSION_LABEL: Final = SeriesIdentity(((_VERSION,),)).label_names[0]
 
 _SEARCH_PATH: Final = "/api/search"
 _TRACE_PATH: Final = "/api/v2/traces/"
@@ -189,6 +195,11 @@ class TempoClient:
         self._grouping = SearchGrouping(settings.scope, monotonic, log)
         self._decoder = SearchDecoder(
             settings.scope, round(settings.max_duration_seconds * _NS), settings.identity, settings.failures
+        )
+        # The version is read like a label of the series.
+        labels = ((_VERSION,), *settings.identity.labels)
+        self._version_decoder = SearchDecoder(
+            settings.scope, round(settings.max_duration_seconds * _NS), SeriesIdentity(labels)
         )
         queue = RequestQueue(settings.max_concurrency, settings.requests_per_second)
         self._throttle = Throttle(queue, stop=stop, monotonic=monotonic)
@@ -290,6 +301,46 @@ class TempoClient:
             wanted = frozenset(series)
             return replace(result, spans=[span for span in result.spans if span.key in wanted])
         return result
+
+    def sample_versions(
+        self, key: SeriesKey, start: int, end: int, limit: int, *, loop: Loop, version: str | None = None
+    ) -> list[str]:
+        """Return the ``service.version`` of some spans with the service and the labels of a series, in any order.
+
+        Args:
+            key: the series.
+            start: start of the range in whole Unix seconds.
+            end: end of the range in whole Unix seconds, later than ``start``.
+            limit: maximum number of traces, each of which counts once.
+            loop: the loop that sends the request.
+            version: search only for spans with this version.
+
+        Returns:
+            The versions; empty text for a span without one.
+
+        Raises:
+            RangeTooLongError: the range is longer than Tempo allows; the maximum is now known.
+            TempoError: the request failed, after all retries if it was retryable.
+            StoppedError: the exporter is stopping.
+        """
+        settings = self._settings
+        conditions = [*service_conditions(key, settings.identity)]
+        if version is not None:
+            conditions += value_conditions(_VERSION, version)
+        # Of each trace one span is enough, so spans are not grouped.
+        query = search_query(
+            settings.scope, settings.filter, conditions, identity=settings.identity, selected=(_VERSION,)
+        )
+        found = self._search(query, start, end, limit, loop, max_spans=1, decoder=self._version_decoder)
+        self._telemetry.traces_read(loop, len(found.spans))
+        versions: dict[str, str] = {}
+        for span in found.spans:
+            labels = dict(span.key.labels)
+            value = labels.pop(_VERSION_LABEL, "")
+            is_same = span.key.service_name == key.service_name and labels == dict(key.labels)
+            if is_same and (version is None or value == version):
+                versions.setdefault(span.trace_id, value)
+        return list(versions.values())
 
     def exists(self, start: int, end: int, *, loop: Loop) -> bool:
         """Return whether any trace with spans in scope overlaps ``[start, end]``, in whole Unix seconds.
@@ -672,13 +723,15 @@ class TempoClient:
         *,
         max_spans: int = MAX_SPANS_PER_TRACE,
         may_split: bool = False,
+        decoder: SearchDecoder | None = None,
     ) -> SearchResult:
+        decoder = decoder or self._decoder
         while True:
             limit = min(max_traces, self._max_limit or max_traces)
             max_spans = min(max_spans, self._max_spans)
             params: Params = {"q": query, "start": start, "end": end, "limit": limit, "spss": max_spans}
             oldest_ns = round((end - self._settings.max_age_seconds) * _NS)
-            decode = partial(self._decode_search, limit=limit, oldest_ns=oldest_ns)
+            decode = partial(self._decode_search, decoder=decoder, limit=limit, oldest_ns=oldest_ns)
             try:
                 return self.fetch(_SEARCH_PATH, params, loop=loop, decode=decode, may_split=may_split)
             except LimitTooHighError as error:
@@ -693,11 +746,13 @@ class TempoClient:
                 self._learn_range(error.max_seconds)
                 raise
 
-    def _decode_search(self, response: HttpResponse, *, limit: int, oldest_ns: int) -> SearchResult:
+    def _decode_search(
+        self, response: HttpResponse, *, decoder: SearchDecoder, limit: int, oldest_ns: int
+    ) -> SearchResult:
         try:
             # Decoding takes several times the memory of the body, and hardly any longer one after the other.
             with self._decoding:
-                decoded = self._decoder.decode(response.body, oldest_ns)
+                decoded = decoder.decode(response.body, oldest_ns)
         except ValueError:
             raise not_json(response, self._transport.mask) from None
         if decoded.problem:

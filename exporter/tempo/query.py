@@ -72,6 +72,7 @@ def search_query(
     identity: SeriesIdentity = BY_NAME,
     failures: FailureRule | None = None,
     operations: Iterable[OperationName] = (),
+    selected: Iterable[Attribute] = (),
 ) -> str:
     """Return the search query for the spans in scope, selecting what decides their series and whether they failed.
 
@@ -83,6 +84,7 @@ def search_query(
         identity: the rules by which a span gets its series.
         failures: the rule by which a span has failed; None where that is not wanted.
         operations: each must occur in the trace as well, in scope or not; the answer contains these spans, too.
+        selected: further attributes of the spans that the answer shall contain.
 
     Raises:
         ValueError: ``user_filter`` cannot be joined to a query; see :func:`filter_problem`.
@@ -91,7 +93,7 @@ def search_query(
         f" && {{resource.service.name={quoted(each.service_name)} && name={quoted(each.span_name)}}}"
         for each in operations
     )
-    fields = dict.fromkeys((*_fields(identity), *_failure_fields(failures)))
+    fields = dict.fromkeys((*_fields(identity), *_failure_fields(failures), *map(str, selected)))
     select = f"select({', '.join(fields)})"
     return f"{_selector(scope, user_filter, conditions)}{others}{_GROUPINGS[grouping]} | {select}"
 
@@ -150,12 +152,25 @@ def series_conditions(key: SeriesKey, identity: SeriesIdentity = BY_NAME) -> tup
     Where attributes decide, they may match other spans as well: not every version of TraceQL can ask for spans
     without an attribute, and none can ask for the first present one of several.
     """
+    return (*service_conditions(key, identity), *_name_condition(key, identity))
+
+
+def service_conditions(key: SeriesKey, identity: SeriesIdentity = BY_NAME) -> tuple[str, ...]:
+    """Return the conditions that match the spans with the service and the labels of a series, whatever their names.
+
+    They may match other spans as well, as those of :func:`series_conditions`.
+    """
     conditions = [f"resource.service.name={quoted(key.service_name)}"]
     values = dict(key.labels)
     for label_name, alternatives in zip(identity.label_names, identity.labels, strict=True):
         if value := values.get(label_name):
             conditions += _any_of(comparison for each in alternatives for comparison in _comparisons(each, value))
-    return (*conditions, *_name_condition(key, identity))
+    return tuple(conditions)
+
+
+def value_conditions(attribute: Attribute, value: str) -> list[str]:
+    """Return the condition that an attribute has a value with this text; empty where there is no literal for it."""
+    return _any_of(_comparisons(attribute, value))
 
 
 def _name_condition(key: SeriesKey, identity: SeriesIdentity) -> list[str]:

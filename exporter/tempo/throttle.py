@@ -2,8 +2,9 @@
 
 The rate is limited by spacing: two requests start at least ``1 / requests_per_second`` apart, so bursts do not occur.
 
-Polls have priority. Among waiting requests the order is poll, then API, then causes, then backfill. With more than one
-slot, the last one is reserved for polls, so that a poll does not wait for slow backfill requests to finish.
+Polls have priority. Among waiting requests the order is poll, then API, then causes, then backfill, then
+versions. With more than one slot, the last one is reserved for polls, so that a poll does not wait for slow backfill
+requests to finish.
 """
 
 import math
@@ -17,7 +18,7 @@ from exporter.runtime.locks import LockRank, new_condition
 from exporter.runtime.telemetry import Loop
 from exporter.tempo.errors import StoppedError
 
-_PRIORITY: Final[dict[Loop, int]] = {"poll": 0, "api": 1, "cause": 2, "backfill": 3}
+_PRIORITY: Final[dict[Loop, int]] = {"poll": 0, "api": 1, "cause": 2, "backfill": 3, "version": 4}
 _STOP_CHECK_SECONDS: Final = 0.1
 
 

@@ -64,19 +64,19 @@ class HttpResponse:
         content_type: media type.
         status: status code.
         headers: further headers.
-        prefix: first part of a large body, shared by the responses to all clients without copying it.
+        prefix: first parts of a large body, shared by the responses to all clients without copying them.
     """
 
     content: bytes
     content_type: str = "text/plain; charset=utf-8"
     status: HTTPStatus = HTTPStatus.OK
     headers: tuple[tuple[str, str], ...] = field(default=())
-    prefix: bytes = b""
+    prefix: tuple[bytes, ...] = ()
 
     @property
     def body(self) -> bytes:
         """The whole body as one copy."""
-        return self.prefix + self.content
+        return b"".join((*self.prefix, self.content))
 
 
 Handler = Callable[[HttpRequest], HttpResponse]
@@ -118,14 +118,14 @@ def send_response(
     given = {name.lower() for name, _ in response.headers}
     headers = [
         ("Content-Type", response.content_type),
-        ("Content-Length", str(len(response.prefix) + len(response.content))),
+        ("Content-Length", str(sum(map(len, response.prefix)) + len(response.content))),
         *response.headers,
         *(header for header in (*_SECURITY_HEADERS, _CACHE_CONTROL) if header[0].lower() not in given),
     ]
     start_response(f"{response.status.value} {response.status.phrase}", headers)
     if environ["REQUEST_METHOD"] == "HEAD":
         return []
-    return [chunk for chunk in (response.prefix, response.content) if chunk]
+    return [chunk for chunk in (*response.prefix, response.content) if chunk]
 
 
 class Site:

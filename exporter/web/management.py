@@ -9,7 +9,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from exporter.evaluation.snapshot import Snapshot
-from exporter.metrics.exposition import CompressedPrefix, Format, Publisher
+from exporter.metrics.exposition import Format, PagePrefix, Publisher
 from exporter.metrics.protobuf import render_collector
 from exporter.web.http import HttpRequest, HttpResponse, parse_accept, text_response
 
@@ -81,12 +81,12 @@ class MetricsPage:
             prefix = page.render(format_, gzipped=request.accepts_gzip)
         else:
             series = b"" if page is None else page.families(format_, names)
-            prefix = CompressedPrefix.of(series, gzipped=request.accepts_gzip)
+            prefix = PagePrefix.of([series], gzipped=request.accepts_gzip)
         # The exporter's own families come last: in OpenMetrics, their encoder writes the end mark.
         own = _ENCODERS[format_](self._registry.restricted_registry(names) if names else self._registry)
         encoding = (("Content-Encoding", "gzip"),) if request.accepts_gzip else ()
         headers = (*encoding, ("Vary", "Accept, Accept-Encoding"))
-        return HttpResponse(prefix.finish(own), _CONTENT_TYPES[format_], headers=headers, prefix=prefix.data)
+        return HttpResponse(prefix.finish(own), _CONTENT_TYPES[format_], headers=headers, prefix=prefix.parts)
 
 
 def healthy(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - the signature of a handler

@@ -75,6 +75,40 @@ def test_queries_of_grafana_leave_out_what_belongs_to_an_incident(tmp_path: Path
     assert_pass({"evaluation_interval": "5s", "tests": [test]}, tmp_path)
 
 
+def test_queries_of_grafana_notify_once_about_an_endpoint_with_several_kinds(tmp_path: Path) -> None:
+    """Latency before failures, failures before traffic; what overrides make critical notifies all the same."""
+    job = 'job="tempo-anomaly-exporter", instance="a:9817"'
+    slow, failing, important = (f'{job}, service_name="shop", span_name="{name}"' for name in ("a", "b", "c"))
+    series = {
+        **{f'tempo_anomaly_anomalous{{{slow}, kind="{kind}"}}': "1x60" for kind in ("shift", "errors", "traffic")},
+        **{f'tempo_anomaly_anomalous{{{failing}, kind="{kind}"}}': "1x60" for kind in ("errors", "traffic")},
+        **{f'tempo_anomaly_anomalous{{{important}, kind="{kind}"}}': "1x60" for kind in ("shift", "errors")},
+        f'tempo_anomaly_alert_severity{{{important}, severity="critical"}}': "1x60",
+    }
+
+    def fired(alert: str, **severities: str) -> dict[str, Any]:
+        labels = {"job": "tempo-anomaly-exporter", "service_name": "shop"}
+        return {
+            "alertname": alert,
+            "eval_time": "10m",
+            "exp_alerts": [
+                {"exp_labels": {**labels, "span_name": name, "severity": severity}}
+                for name, severity in severities.items()
+            ],
+        }
+
+    test = {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "alert_rule_test": [
+            fired("TempoAnomalyLatencyShift", a="warning", c="critical"),
+            fired("TempoAnomalyErrors", b="warning", c="critical"),
+            fired("TempoAnomalyTrafficDrop"),
+        ],
+    }
+    assert_pass({"evaluation_interval": "15s", "tests": [test]}, tmp_path)
+
+
 def assert_pass(document: dict[str, Any], directory: Path) -> None:
     """Run the cases of a document on the queries of Grafana."""
     queries = grafana_rules.expressions()

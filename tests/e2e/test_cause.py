@@ -20,7 +20,7 @@ from exporter.demo.scenario import FAULT_SERVICE, INCIDENT_SERVICE, INCIDENT_SPA
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import Operation, TraceSource
 from exporter.demo.traffic import SeriesProfile
-from exporter.evaluation.shift_cause import ShiftCause
+from exporter.evaluation.causes.shift_cause import ShiftCause
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.metrics.self_metrics import SelfMetrics
 from exporter.model.span import SeriesKey

@@ -12,6 +12,8 @@ from tests.support.traffic import DAY, HOUR, Traffic
 SLOWER = SeriesKey("checkout", "POST /checkout")
 STEADY = SeriesKey("gateway", "GET /cart")
 YOUNG = SeriesKey("gateway", "GET /v2/cart")
+NEW = '2.4.0 <b>"x"'
+"""A version that must be escaped wherever it is shown."""
 
 
 def test_step_of_three_days_ago_is_flagged_and_survives_a_restart(tempo: StartTempo, exporter: StartExporter) -> None:
@@ -20,8 +22,8 @@ def test_step_of_three_days_ago_is_flagged_and_survives_a_restart(tempo: StartTe
     began = this_hour - 3 * DAY
     traffic = Traffic()
     for endpoint, scale in ((SLOWER, 0.25), (STEADY, 0.2)):
-        traffic.hourly(endpoint, range(this_hour - 20 * DAY, began, HOUR), count=20, scale=0.2)
-        traffic.hourly(endpoint, range(began, this_hour, HOUR), count=20, scale=scale)
+        traffic.hourly(endpoint, range(this_hour - 20 * DAY, began, HOUR), count=20, scale=0.2, version="2.3.1")
+        traffic.hourly(endpoint, range(began, this_hour, HOUR), count=20, scale=scale, version=NEW)
     traffic.hourly(YOUNG, range(this_hour - 4 * DAY, this_hour, HOUR), count=20, scale=0.2)
     configuration = settings(tempo(traffic).url, polling={"backfill_duration": "20d", "backfill_batch": "6h"})
     first = exporter(configuration)
@@ -45,7 +47,16 @@ def test_step_of_three_days_ago_is_flagged_and_survives_a_restart(tempo: StartTe
     assert document["regressed"] is True
     assert document["regression"]["began_after_unix"] == middle - uncertain
     assert "is higher than in the weeks before" in document["sentence"]
-    assert "slower than before" in first.get(f"/endpoint{query}").text
+    page = first.wait_for(lambda page: page.get("regression_version_info", SLOWER, version=NEW) == 1)
+    assert page.get("regression_version_attempts_total", outcome="appeared") == 1
+    found = first.get(f"/api/v1/check{query}").json()["regression"]
+    assert (found["version_outcome"], found["version"], found["version_before"]) == ("appeared", NEW, "2.3.1")
+    (record,) = first.logged("regression_version")
+    assert (record["version"], record["version_before"]) == (NEW, "2.3.1")
+    shown = first.get(f"/endpoint{query}").text
+    assert "slower than before" in shown
+    assert "Version 2.4.0 &lt;b&gt;" in shown
+    assert '<b>"x' not in shown
     assert "POST /checkout" in first.get("/?state=regression").text
     assert "GET /cart" not in first.get("/?state=regression").text
     assert first.stop() == 0
@@ -55,3 +66,7 @@ def test_step_of_three_days_ago_is_flagged_and_survives_a_restart(tempo: StartTe
     assert after.get("anomalous", SLOWER, kind="regression") == 1
     assert after.get("regression_began_timestamp_seconds", SLOWER) == middle
     assert second.logged("regression_raised") == []
+    # What Tempo was asked for once is known.
+    assert "Version 2.4.0" in second.get(f"/api/v1/check{query}").json()["sentence"]
+    assert second.metrics().get("regression_version_info", SLOWER, version=NEW) == 1
+    assert second.logged("regression_version") == []

@@ -41,6 +41,7 @@ def test_an_endpoint_that_falls_silent_is_flagged_within_six_minutes_and_clears(
     with simulated(tmp_path, traffic.store(), BEGIN, polling=HISTORY) as exporter:
         page = exporter.tick_until(lambda page: 1 in traffic_flags(page).values(), 6 * MINUTE)
         assert traffic_flags(page) == {SILENT: 1} | dict.fromkeys(OTHERS, 0)
+        assert BEGIN < (page.get("traffic_since_timestamp_seconds", SILENT) or 0) <= exporter.now
         assert (page.get("traffic_ratio", SILENT) or 0) < 0.5
         assert (page.get("baseline_traces", SILENT) or 0) > 15
         assert (page.get("source_traffic_ratio") or 0) > 0.7

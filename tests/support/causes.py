@@ -10,7 +10,7 @@ from exporter.cause.incidents import Role
 from exporter.cause.profile import TraceProfile
 from exporter.cause.sentence import sentence
 from exporter.cause.verdict import compare
-from exporter.evaluation.shift_cause import Shift, ShiftCause
+from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.snapshot import IncidentPart, SeriesStatus, Snapshot
 from exporter.evaluation.time_lost import TimeLost
 from exporter.model.critical_path import TraceSpan

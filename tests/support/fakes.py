@@ -9,7 +9,15 @@ from itertools import count
 from typing import Literal
 
 from exporter.model.span import SeriesKey, Span
-from exporter.runtime.telemetry import CauseOutcome, FailureReason, Loop, SkipReason, StorageFailure, Telemetry
+from exporter.runtime.telemetry import (
+    CauseOutcome,
+    FailureReason,
+    Loop,
+    SkipReason,
+    StorageFailure,
+    Telemetry,
+    VersionOutcome,
+)
 from exporter.tempo.counts import SpanCounts
 from exporter.tempo.errors import RangeTooLongError, TempoError
 from exporter.tempo.query import ANY_DURATION, DurationRange
@@ -37,6 +45,7 @@ class Recorder(Telemetry):
         self.rootless: list[float] = []
         self.skipped: Counter[tuple[Loop, SkipReason]] = Counter()
         self.causes: list[tuple[CauseOutcome, float]] = []
+        self.versions: list[VersionOutcome] = []
         self.pending_causes = 0
         self.delays: Counter[float] = Counter()
 
@@ -94,6 +103,10 @@ class Recorder(Telemetry):
 
     def causes_pending(self, count: int) -> None:
         self.pending_causes = count
+
+    def version_sought(self, outcome: VersionOutcome) -> None:
+        with self._mutex:
+            self.versions.append(outcome)
 
 
 @dataclass(frozen=True)

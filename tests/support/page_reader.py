@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 from exporter.baseline.levels import SLOTS
 from exporter.detection.flag import FlagPeriod
 from exporter.detection.parameters import Parameters
+from exporter.evaluation.causes.shift_cause import ShiftCause
 from exporter.evaluation.incident_tracker import IncidentHistory, IncidentTracker
 from exporter.evaluation.query import BaselineReport, LevelSupply, Profile, ShiftThreshold, SlotBaseline
-from exporter.evaluation.shift_cause import ShiftCause
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
 from exporter.evaluation.timeline import SeriesPast, Timeline, TimelinePoint, TimelineRange, build_timeline
 from exporter.evaluation.timeline_query import SlotSignals, UsualProfile

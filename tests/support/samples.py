@@ -14,13 +14,15 @@ from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagKind
 from exporter.detection.parameters import Parameters
 from exporter.detection.regression import Regression
+from exporter.detection.service_shift import ServiceVerdict
 from exporter.detection.thresholds import QuantileThreshold, Thresholds
 from exporter.detection.traffic import TrafficEvidence, TrafficVerdict
 from exporter.evaluation.live_edge import LiveEdge
 from exporter.evaluation.live_traffic import CurrentTraffic
 from exporter.evaluation.manager import BaselineManager
+from exporter.evaluation.regression_version import RegressionVersion
 from exporter.evaluation.settings import EvaluationSettings
-from exporter.evaluation.snapshot import Exemplar, HistoryFacts, KindStatus, SeriesStatus, Snapshot
+from exporter.evaluation.snapshot import Exemplar, HistoryFacts, KindStatus, SeriesStatus, ServiceStatus, Snapshot
 from exporter.evaluation.time_lost import TimeLost
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.accumulator import Accumulator
@@ -28,6 +30,7 @@ from exporter.model.calendar import Calendar, DayType, HourClock, Slot
 from exporter.model.histogram import bucket_of_seconds
 from exporter.model.hours import QUANTILES
 from exporter.model.ledger import LedgerEntry, LedgerProgress, Window, WindowState
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
 from exporter.store import Store
@@ -50,6 +53,7 @@ REGRESSION = Regression(
     hours=24,
     deviations=6.5,
 )
+VERSION = RegressionVersion("appeared", "2.4.0", "2.3.1")
 LONG_KEY = SeriesKey("shop", "SELECT " + "column, " * 600)
 """Longer than Prometheus accepts as a label."""
 
@@ -76,6 +80,9 @@ ERRORS = ErrorExplanation(
     chance=2e-9,
     baseline=ErrorBaseline(FallbackLevel.EXACT, Slot(12, DayType.WEEKDAY), 5, 10_000, 40),
 )
+
+
+SERVICE_VERDICT = ServiceVerdict(ratio=1.625, threshold_ratio=1.25, endpoints=5, shifted=True, persists=True)
 
 
 def events(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
@@ -228,6 +235,10 @@ def small_snapshot() -> Snapshot:
         edge=LiveEdge(blind=False),
         source_traffic_ratio=0.875,
         history=HistoryFacts(168, 1_000_000, float(NOON - 7 * DAY), 4_194_304, 3),
+        services=(
+            ServiceStatus(ServiceKey("checkout"), SERVICE_VERDICT, firing=True, since=NOON - 75.5),
+            ServiceStatus(ServiceKey(QUOTED_KEY.service_name), None, firing=True, since=NOON - 30.0),
+        ),
     )
 
 

@@ -12,7 +12,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from exporter.runtime.telemetry import CauseOutcome, FailureReason, Loop, SkipReason, StorageFailure, Telemetry
+from exporter.runtime.telemetry import (
+    CauseOutcome,
+    FailureReason,
+    Loop,
+    SkipReason,
+    StorageFailure,
+    Telemetry,
+    VersionOutcome,
+)
 from tests.support.paths import RECORDINGS
 
 
@@ -339,4 +347,7 @@ class Recorder(Telemetry):
         raise AssertionError("the client does not report this")
 
     def causes_pending(self, count: int) -> None:
+        raise AssertionError("the client does not report this")
+
+    def version_sought(self, outcome: VersionOutcome) -> None:
         raise AssertionError("the client does not report this")

@@ -31,9 +31,10 @@ class Request(NamedTuple):
 
 
 @cache
-def shape_of(series: SeriesKey, *, failed: bool = False) -> TraceShape:
-    """Return the shape of a trace with only a root span."""
-    operation = Operation(series.service_name, series.span_name)
+def shape_of(series: SeriesKey, *, failed: bool = False, version: str = "") -> TraceShape:
+    """Return the shape of a trace with only a root span, of a service with a version unless that is empty."""
+    resource = (("service.version", version),) if version else ()
+    operation = Operation(series.service_name, series.span_name, resource=resource)
     return TraceShape((operation.failed() if failed else operation,), (ROOT,))
 
 
@@ -49,21 +50,31 @@ class Traffic:
         self._traces: list[Trace] = []
         self.requests: list[Request] = []
 
-    def request(self, series: SeriesKey, start: float, seconds: float, *, failed: bool = False) -> None:
-        """Add a request."""
+    def request(
+        self, series: SeriesKey, start: float, seconds: float, *, failed: bool = False, version: str = ""
+    ) -> None:
+        """Add a request, of a service with a version unless that is empty."""
         # Some IDs have leading zeros, which Tempo strips.
         trace_id = self._rng.getrandbits(self._rng.choice((128, 128, 120, 64))) | 1
         request = Request(series, int(start * NS), int(seconds * NS), f"{trace_id:032x}")
         span = SpanTimes(self._rng.getrandbits(64), request.start_ns, request.duration_ns)
         self.requests.append(request)
-        self._traces.append(make_trace(trace_id, shape_of(series, failed=failed), [span]))
+        self._traces.append(make_trace(trace_id, shape_of(series, failed=failed, version=version), [span]))
 
     def add(self, trace: Trace) -> None:
         """Add a trace that is not among the known requests."""
         self._traces.append(trace)
 
     def spread(
-        self, series: SeriesKey, start: float, end: float, *, count: int, scale: float, failed_every: int = 0
+        self,
+        series: SeriesKey,
+        start: float,
+        end: float,
+        *,
+        count: int,
+        scale: float,
+        failed_every: int = 0,
+        version: str = "",
     ) -> None:
         """Add requests that start in ``[start, end)``.
 
@@ -74,16 +85,17 @@ class Traffic:
             count: their number.
             scale: the seconds that they take at most.
             failed_every: every so many of them fails; 0 for none.
+            version: version of the service; empty for none.
         """
         for number in range(count):
             begin = start + self._rng.random() * (end - start)
             failed = failed_every > 0 and number % failed_every == 0
-            self.request(series, begin, scale * self._rng.uniform(0.7, 1.0), failed=failed)
+            self.request(series, begin, scale * self._rng.uniform(0.7, 1.0), failed=failed, version=version)
 
-    def hourly(self, series: SeriesKey, hours: Iterable[int], *, count: int, scale: float) -> None:
+    def hourly(self, series: SeriesKey, hours: Iterable[int], *, count: int, scale: float, version: str = "") -> None:
         """Add ``count`` requests in each hour; hours are given by their start."""
         for hour in hours:
-            self.spread(series, hour, hour + HOUR, count=count, scale=scale)
+            self.spread(series, hour, hour + HOUR, count=count, scale=scale, version=version)
 
     def between(self, start: float, end: float) -> int:
         """Return the number of requests that started in ``[start, end)``."""

@@ -18,7 +18,7 @@ from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
 from exporter.model.hours import HourEvaluation, SeriesHours, hours_of
 from tests.support.detection_traffic import Request, stored
 
-_BEGIN = 1_792_364_400
+BEGIN = 1_792_364_400
 """A Monday, 2026-10-19 00:00 in Berlin; summer time ends six days later."""
 _REQUESTS = 30_000
 """About how many requests a series has: busy ones are shorter."""
@@ -48,7 +48,8 @@ def _events(rng: random.Random, hours: int) -> list[_Factor]:
     return rng.sample(possible, rng.randint(1, 3))
 
 
-def _requests(rng: random.Random, hours: int, per_hour: float) -> Iterator[Request]:
+def random_requests(rng: random.Random, hours: int, per_hour: float) -> Iterator[Request]:
+    """Yield the requests of a random series in some hours, with so many an hour."""
     sigma, median_ns = rng.choice([0.05, 0.3, 0.5, 0.9]), rng.choice([0.0, 2e5, 8e7, 3e9, 6e10])
     tail, quiet = rng.choice([0.0, 0.0, 0.05]), rng.choice([0.0, 0.0, 0.4])
     events = _events(rng, hours)
@@ -60,10 +61,11 @@ def _requests(rng: random.Random, hours: int, per_hour: float) -> Iterator[Reque
         slower = 10.0 if rng.random() < tail else 1.0
         for event in events:
             slower *= event(now)
-        yield int((_BEGIN + now * HOUR_SECONDS) * 1e9), int(median_ns * slower * rng.lognormvariate(0, sigma))
+        yield int((BEGIN + now * HOUR_SECONDS) * 1e9), int(median_ns * slower * rng.lognormvariate(0, sigma))
 
 
-def _detector(rng: random.Random) -> Detector:
+def random_detector(rng: random.Random) -> Detector:
+    """Return a detector with random settings."""
     parameters = Parameters(
         window_seconds=rng.choice([300, 300, 600]),
         min_traces=rng.choice([10, 10, 20]),
@@ -80,8 +82,8 @@ def found_in(seed: int) -> str:
     rng = random.Random(seed)
     per_hour = 60 * 0.05 * 4000 ** rng.random()
     hours = round(max(72.0, min(24.0 * rng.choice([5, 9, 22]), _REQUESTS / per_hour)))
-    windows = stored(_requests(rng, hours, per_hour), rng.choice([HOUR_SECONDS, HOUR_SECONDS, 360]))
-    detector = _detector(rng)
+    windows = stored(random_requests(rng, hours, per_hour), rng.choice([HOUR_SECONDS, HOUR_SECONDS, 360]))
+    detector = random_detector(rng)
     state: SeriesState | None = None
     evaluations: dict[int, HourEvaluation] = {}
     suspects: frozenset[int] = frozenset()
@@ -89,7 +91,7 @@ def found_in(seed: int) -> str:
     until = 0
     while until < hours:
         until = min(hours, until + rng.choice([1, 5, 30, hours]))
-        end = _BEGIN + until * HOUR_SECONDS
+        end = BEGIN + until * HOUR_SECONDS
         past = [window for window in windows if window.start < end]
         history = SeriesHours(hours_of(past, detector.clock, evaluations))
         progress = advance(detector, history, end, state, suspects=suspects)

@@ -6,9 +6,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.baseline.levels import FallbackRules
+from exporter.detection.flag import FlagKind
 from exporter.detection.parameters import Parameters
 from exporter.detection.policy import SeriesPolicy
-from exporter.evaluation.snapshot import Snapshot
+from exporter.evaluation.snapshot import KindStatus, Snapshot
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.metrics.exposition import Publisher
@@ -18,7 +19,7 @@ from exporter.runtime.reload import ReloadStatus
 from exporter.web.http import HttpRequest, HttpResponse
 from exporter.web.management import MetricsPage
 from tests.support.causes import with_cause
-from tests.support.samples import REGRESSION, backfill_status, small_snapshot
+from tests.support.samples import NOON, REGRESSION, VERSION, backfill_status, small_snapshot
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -55,7 +56,15 @@ class WholePage:
         """A page on which no metric is absent."""
         snapshot = with_cause(small_snapshot())
         severe = SeriesPolicy(FallbackRules(), Parameters(), Parameters(), severity="critical")
-        first = replace(snapshot.series[0], policy=severe, is_cause_pending=True, regressed=True, regression=REGRESSION)
+        first = replace(
+            snapshot.series[0],
+            policy=severe,
+            is_cause_pending=True,
+            regressed=True,
+            regression=REGRESSION,
+            kinds=(KindStatus(FlagKind.TRAFFIC, True, NOON - 45.0),),
+            regression_version=VERSION,
+        )
         series = (first, *snapshot.series[1:])
         page = cls(replace(snapshot, series=series), backfill_status())
         page.metrics.source_counts_available(True)

@@ -10,9 +10,9 @@ from typing import Final
 
 from exporter import __version__
 from exporter.cause.verdict import Outcome
+from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.incident_tracker import IncidentHistory
 from exporter.evaluation.query import BaselineQuerier
-from exporter.evaluation.shift_cause import Shift, ShiftCause
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
 from exporter.evaluation.time_marks import MarkLimitError, TimeMarkRegistry
 from exporter.evaluation.timeline import TimelineRange

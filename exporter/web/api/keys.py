@@ -44,6 +44,7 @@ KEYS: Final[dict[str, str]] = {
     "changepoint_unix": "the changepoint: when the present behaviour began, after an accepted change",
     "check": "the root compared with its baseline, as in `/api/v1/check`",
     "comment": "what people wrote about a mark; `null` for nothing",
+    "compared_endpoints": "endpoints that were compared for the shift of a service; `null` while unknown",
     "comparison_url": (
         "link that compares the slow traces with the others in Traces Drilldown; `null` without `grafana.url`, or if "
         "there were too few traces"
@@ -139,6 +140,7 @@ KEYS: Final[dict[str, str]] = {
     "local": "start of the hour in local time",
     "longest_run_seconds": "the longest past run of these hours; in an explanation `null` unless `test` is `runs`",
     "longest_spans": "the ten longest spans below the root, on the critical path or not",
+    "low_requests": "fewer requests in an hour are a drop unless by chance; `null` if too few are usual for a verdict",
     "lower_bound": "lower bound (5 %) of the share",
     "mad_seconds": "median absolute deviation from the median",
     "marks": "what people have marked of the time in question; `[]` without any",
@@ -233,7 +235,12 @@ KEYS: Final[dict[str, str]] = {
     "sentence": "the result in words",
     "series": "the endpoints",
     "series_by_level": "number of endpoints at levels 1 to 5, from midnight on, by day type",
+    "service_limit_ratio": "the ratio from which on a service as a whole is shifted; `null` while unknown",
     "service_name": "of the endpoint or span",
+    "service_ratio": (
+        "latency of the service as a whole relative to the usual: the median over its endpoints; `null` while unknown"
+    ),
+    "service_shift": "the shift of the service of an endpoint as a whole; `null` while it is not shifted",
     "services": "how long the root waited for each service; adds up to its duration",
     "severity": (
         "of an endpoint, what an override gives to the alerts about it: `critical`, `warning` or `info`; "
@@ -294,6 +301,10 @@ KEYS: Final[dict[str, str]] = {
         "in the explanation of a shift: current traffic divided by the usual; from 2 on the sentence names it; `null` "
         "while unknown"
     ),
+    "traffic_thresholds": (
+        "what the traffic is compared with in that hour: the usual number of requests, the median of the pooled "
+        "hours, and the one below which it is a drop; `null` while unknown"
+    ),
     "unexplained": "number of endpoints of which it is not known why they are slow",
     "until_unix": "when the flag was resolved; `null` while it fires",
     "usual_requests": (
@@ -301,6 +312,12 @@ KEYS: Final[dict[str, str]] = {
     ),
     "usual_seconds": "alias of `baseline_seconds`",
     "value": "the value of a setting, as in the configuration",
+    "version": "the version that appeared when a regression began, or that did not change; `null` if unknown",
+    "version_before": "the version that most spans had before a regression began; `null` if unknown",
+    "version_outcome": (
+        "with which version a regression began: `appeared`, `same`, `no_version` (spans have none), `no_traces` (Tempo "
+        "has none of that time) or `failed`; `null` while it was not looked for"
+    ),
     "victim": "number of endpoints whose requests wait for the cause",
     "weekday": "of weekdays",
     "weekend": "of weekend days and holidays",

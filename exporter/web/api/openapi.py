@@ -16,7 +16,7 @@ from exporter.evaluation.timeline import TimelineRange
 from exporter.explain.document import STATES
 from exporter.model.calendar import DayType
 from exporter.model.time_mark import MarkKind, MarkSource
-from exporter.runtime.telemetry import FAILURE_REASONS, STORAGE_FAILURES
+from exporter.runtime.telemetry import FAILURE_REASONS, STORAGE_FAILURES, VERSION_OUTCOMES
 from exporter.web.api.keys import KEYS
 from exporter.web.api.paging import DEFAULT_LIMIT, MAX_LIMIT
 
@@ -116,6 +116,7 @@ _HOUR_BASELINE: Final = {
     "shift_thresholds": _list(_ref("ShiftThreshold")),
     "run_thresholds": _or_null(_ref("RunThresholds")),
     "error_thresholds": _or_null(_ref("ErrorThresholds")),
+    "traffic_thresholds": _or_null(_ref("TrafficThresholds")),
     "no_shift_verdict": _or_null(_one_of(NoVerdict)),
     "levels": _list(_ref("Level")),
     "kept_out_hours_unix": _list(_INTEGER),
@@ -139,6 +140,7 @@ _NOW: Final = {
     "last_outlier": _or_null(_object({"trace_id": _TRACE_ID, "seconds": _NUMBER, "at_unix": _NUMBER})),
     "explanation": _or_null(_ref("ShiftExplanation")),
     "shift_cause": _or_null(_ref("CauseSummary")),
+    "service_shift": _or_null(_ref("ServiceShift")),
     "comparison_urls": {"type": "object", "additionalProperties": _TEXT},
 }
 _CAUSE_SUMMARY: Final = {
@@ -219,6 +221,14 @@ _SCHEMAS: Final[Mapping[str, Schema]] = {
             "windows": _INTEGER,
         }
     ),
+    "TrafficThresholds": _object(
+        {
+            "usual_requests": _NUMBER,
+            "low_requests": _or_null(_NUMBER),
+            "level": _LEVEL,
+            "windows": _INTEGER,
+        }
+    ),
     "RunThresholds": _object(
         {
             "past_runs": _INTEGER,
@@ -249,6 +259,9 @@ _SCHEMAS: Final[Mapping[str, Schema]] = {
             "before_seconds": _NUMBER,
             "hours": _INTEGER,
             "deviations": _NUMBER,
+            "version_outcome": _or_null(_one_of(VERSION_OUTCOMES)),
+            "version": _or_null(_TEXT),
+            "version_before": _or_null(_TEXT),
         }
     ),
     "Duration": _object(
@@ -314,6 +327,15 @@ _SCHEMAS: Final[Mapping[str, Schema]] = {
             "window_seconds": _or_null(_NUMBER),
             "source_ratio": _or_null(_NUMBER),
             "sentence": _or_null(_TEXT),
+        }
+    ),
+    "ServiceShift": _object(
+        {
+            "since_unix": _or_null(_NUMBER),
+            "service_ratio": _or_null(_NUMBER),
+            "service_limit_ratio": _or_null(_NUMBER),
+            "compared_endpoints": _or_null(_INTEGER),
+            "sentence": _TEXT,
         }
     ),
     "Now": _object(_NOW),

@@ -14,8 +14,8 @@ from exporter.cause.incidents import MAX_FINDINGS, Finding, Incident
 from exporter.cause.profile import Component
 from exporter.cause.verdict import Outcome
 from exporter.detection.explanation import duration
+from exporter.evaluation.causes.shift_cause import ShiftCause
 from exporter.evaluation.incident_tracker import finding_of
-from exporter.evaluation.shift_cause import ShiftCause
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.explain.cause import signed_duration
 from exporter.explain.words import counted

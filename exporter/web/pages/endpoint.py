@@ -112,8 +112,13 @@ class EndpointPage:
             ],
             h.p(".why")[words.summary(status, report, self._sources.series_parameters(status))],
             (errors := ENGLISH.errors_summary(status, times)) is not None and h.p(".why")[errors],
-            status.regression is not None and h.p(".why")[regression_sentence(status.regression, times.local)],
+            status.regression is not None
+            and h.p(".why")[
+                regression_sentence(status.regression, times.local),
+                status.regression_version is not None and f" {status.regression_version.sentence}",
+            ],
             (sentence := ENGLISH.traffic(status)) is not None and h.p(".why")[sentence],
+            status.service is not None and h.p(".why")[ENGLISH.service_shift(status.service, times)],
             (h.p(".why")[each] for each in marks_sentences(status.marks, times.local)),
             bool(status.shift)
             and h.p(".why")[

@@ -11,6 +11,7 @@ from exporter.detection.errors import percent
 from exporter.detection.explanation import duration
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.explain.words import coarse_duration
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey, encodable
 
 UNKNOWN: Final = "–"
@@ -115,6 +116,14 @@ def series_names(key: SeriesKey, longest: int | None = _LONGEST_NAME) -> h.Fragm
         h.span(".service")[name_element(key.service_name, longest)],
         " ",
         h.span(".span")[name_element(key.span_name, longest)],
+        ((" ", h.span(".label", title=name)[name_element(value, longest)]) for name, value in key.labels),
+    ]
+
+
+def service_names(key: ServiceKey, longest: int | None = _LONGEST_NAME) -> h.Fragment:
+    """Render the name of a service, and the values of its labels."""
+    return h.fragment[
+        h.span(".service")[name_element(key.service_name, longest)],
         ((" ", h.span(".label", title=name)[name_element(value, longest)]) for name, value in key.labels),
     ]
 

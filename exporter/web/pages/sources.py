@@ -9,9 +9,9 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from exporter.detection.flag import FlagPeriod
 from exporter.detection.parameters import Parameters
+from exporter.evaluation.causes.shift_cause import ShiftCause
 from exporter.evaluation.incident_tracker import IncidentHistory
 from exporter.evaluation.query import Profile
-from exporter.evaluation.shift_cause import ShiftCause
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
 from exporter.evaluation.timeline import Timeline, TimelineRange
 from exporter.evaluation.timeline_query import UsualProfile

@@ -154,7 +154,8 @@ def _anomalous_section(
 ) -> h.Element:
     return h.section("#anomalous")[
         h.h2[words.anomalous_now, " ", bool(shifted) and h.small[f"{len(shifted):,}"]],
-        _nothing_anomalous(snapshot, words) if not shifted else None,
+        (services := _shifted_services(snapshot, times, words)),
+        _nothing_anomalous(snapshot, words) if not shifted and services is None else None,
         (_card(status, sources, times, words) for status in sorted(shifted, key=Selection.urgency)[:_MAX_CARDS]),
         len(shifted) > _MAX_CARDS
         and h.p[
@@ -163,6 +164,19 @@ def _anomalous_section(
                 words.show_all_anomalous(len(shifted))
             ],
         ],
+    ]
+
+
+def _shifted_services(snapshot: Snapshot | None, times: Times, words: StatusWords) -> h.Node:
+    """Name the services that are slower than usual as a whole, also where no endpoint of them is anomalous."""
+    services = [] if snapshot is None else [service for service in snapshot.services if service.firing]
+    if not services:
+        return None
+    return h.ul(".services")[
+        (
+            h.li[h.b[formatting.service_names(service.key)], " ", words.service_shift(service, times)]
+            for service in services[:_MAX_CARDS]
+        )
     ]
 
 
@@ -197,6 +211,7 @@ def _card(status: SeriesStatus, sources: Sources, times: Times, words: StatusWor
         bool(status.shift) and h.p(".why")[_reason(status, words)],
         status.of_kind(FlagKind.ERRORS).firing and h.p(".why")[words.errors_summary(status, times)],
         (sentence := words.traffic(status)) is not None and h.p(".why")[sentence],
+        status.service is not None and h.p(".why")[words.service_shift(status.service, times)],
         status.cause is not None
         and h.p(".why")[
             words.in_english(status.cause.text),

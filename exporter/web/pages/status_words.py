@@ -13,7 +13,7 @@ from exporter.detection.errors import percent
 from exporter.detection.explanation import duration
 from exporter.detection.flag import FlagKind, FlagPeriod
 from exporter.detection.streams import StreamReason
-from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus
+from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, ServiceStatus
 from exporter.evaluation.time_lost import TimeLost
 from exporter.explain.words import LEVEL_NAMES, STREAM_REASONS, amount_of_time, counted, time_lost_text
 from exporter.ingest.backfill_queue import BackfillStatus
@@ -362,6 +362,18 @@ class StatusWords(TimeWords):
         if current is None:
             return f"Traffic: {self.traffic_title.lower()}"
         return h.fragment["Traffic: ", self.in_english(str(current.verdict.evidence))]
+
+    def service_shift(self, service: ServiceStatus, times: Times) -> h.Node:
+        """Say that a service as a whole is slower than usual."""
+        since = service.since is not None and h.fragment[", ", self.since(service.since, times)]
+        verdict = service.verdict
+        if verdict is None or verdict.ratio < 1:
+            return h.fragment["The service as a whole is slower than usual", since, "."]
+        return h.fragment[
+            "The service as a whole is slower than usual",
+            since,
+            f": as a median, its {verdict.endpoints} endpoints with traffic take {verdict.ratio:.2f} × their usual.",
+        ]
 
 
 ENGLISH: Final = StatusWords()

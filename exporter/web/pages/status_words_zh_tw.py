@@ -11,7 +11,7 @@ from exporter.detection.errors import percent
 from exporter.detection.explanation import duration
 from exporter.detection.flag import FlagKind, FlagPeriod
 from exporter.detection.streams import StreamReason
-from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus
+from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, ServiceStatus
 from exporter.evaluation.time_lost import TimeLost
 from exporter.explain.words import SHORT_SECONDS, coarse_parts
 from exporter.ingest.backfill_queue import BackfillStatus
@@ -364,6 +364,18 @@ class TraditionalChineseWords(StatusWords):
         if current is None:
             return f"{self.traffic_title}。"
         return h.fragment["流量：", self.in_english(str(current.verdict.evidence))]
+
+    def service_shift(self, service: ServiceStatus, times: Times) -> h.Node:
+        """Say that a service as a whole is slower than usual."""
+        since = service.since is not None and h.fragment["（", self.since(service.since, times), "）"]
+        verdict = service.verdict
+        if verdict is None or verdict.ratio < 1:
+            return h.fragment["整個服務比平常慢", since, "。"]
+        return h.fragment[
+            "整個服務比平常慢",
+            since,
+            f"：{verdict.endpoints} 個有流量的端點，耗時的中位數是平常的 {verdict.ratio:.2f} 倍。",
+        ]
 
 
 def _weekday(local: datetime) -> str:

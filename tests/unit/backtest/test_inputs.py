@@ -36,6 +36,28 @@ def test_each_row_is_a_request(tmp_path: Path) -> None:
     assert (traffic.rows, traffic.bad_rows.total(), traffic.first_bad_line) == (3, 0, None)
 
 
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [("failed", ("1", "0", "")), ("status", ("error", "ok", "")), (" failed ", ("TRUE", "false", ""))],
+)
+def test_a_fourth_column_says_whether_requests_failed(tmp_path: Path, column: str, values: tuple[str, ...]) -> None:
+    rows = [f"a,{number},5,{value}" for number, value in enumerate(values)]
+    header = f"{HEADER.strip()},{column}"
+    traffic = read_traffic(write(tmp_path, "\n".join([header, *rows, "a,4,5,perhaps", "a,6,7"])))
+    assert [request.failed for request in traffic.series["a"].in_order()] == [True, False, None]
+    assert sorted(traffic.bad_rows) == ["with neither 0 nor 1 as failed", "without exactly four fields"]
+
+
+def test_without_the_column_failures_are_unknown(tmp_path: Path) -> None:
+    assert [request.failed for request in read(tmp_path, "a,1,2\n").series["a"]] == [None]
+
+
+@pytest.mark.parametrize("header", ["series,unix_seconds", "series,unix_seconds,duration_ms,code"])
+def test_another_header_is_an_error(tmp_path: Path, header: str) -> None:
+    with pytest.raises(TrafficError, match="failed or status"):
+        read_traffic(write(tmp_path, f"{header}\n"))
+
+
 def test_gzip_is_detected_by_content(tmp_path: Path) -> None:
     content = (HEADER + "a,1,2\n").encode()
     assert list(read_traffic(write(tmp_path, gzip.compress(content))).series) == ["a"]

@@ -66,6 +66,28 @@ def test_silence_is_an_episode_of_traffic(report: BacktestReport) -> None:
     assert "1 episode (1 of traffic)" in text
 
 
+def test_failures_of_a_file_are_judged_as_current_traffic_is(tmp_path: Path) -> None:
+    begin = MONDAY + 3 * DAY + 10 * HOUR
+    rows = [
+        f"shop/pay,{second},{50 + second % 13},{int(begin <= second < begin + HOUR and second % 60 == 0)}"
+        for second in range(MONDAY, MONDAY + 4 * DAY, 20)
+    ]
+    path = tmp_path / "traffic.csv"
+    path.write_text("\n".join(["series,unix_seconds,duration_ms,failed", *rows]), "utf-8")
+    found = backtest(
+        load_config(None, {}), BacktestOptions(csv=path, learn_seconds=3 * DAY), lambda _: None, StringIO()
+    )
+    (episode,) = found.episodes()
+    assert (episode.series, episode.kind, episode.ongoing) == ("shop/pay", FlagKind.ERRORS, False)
+    # Every third request fails.
+    assert begin < episode.start <= begin + 240
+    assert begin + HOUR < episode.end <= begin + HOUR + 360
+    assert "requests failed" in as_text(found)
+    disabled = load_config(None, {"DETECTION_ERRORS_ENABLED": "false"})
+    without = backtest(disabled, BacktestOptions(csv=path, learn_seconds=3 * DAY), lambda _: None, StringIO())
+    assert without.episodes() == []
+
+
 def test_each_kind_is_scored_by_its_labels(report: BacktestReport) -> None:
     scores = report.scores()
     assert scores is not None

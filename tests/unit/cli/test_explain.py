@@ -73,6 +73,16 @@ class TestEndpoint:
         limits = [each["limit_seconds"] / each["baseline_seconds"] for each in document["shift_thresholds"]]
         assert min(limits) >= 2
 
+    def test_usual_traffic(self, explain: Explain) -> None:
+        text = explain(*named(KEY), *AT).stdout
+        assert (
+            "  traffic    fewer than 15 requests in this hour, or in proportion for some minutes (usually 30, by "
+            in text
+        )
+        thresholds = json.loads(explain(*named(KEY), *AT, "--json").stdout)["traffic_thresholds"]
+        assert (thresholds["usual_requests"], thresholds["low_requests"]) == (30, 15)
+        assert "  traffic " not in explain(*named(KEY), *AT, DETECTION_TRAFFIC_ENABLED="false").stdout
+
     def test_first_match_decides_each_key(self, explain: Explain) -> None:
         keys = {
             "window": "6m",

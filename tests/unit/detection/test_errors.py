@@ -22,7 +22,7 @@ from exporter.detection.errors import (
     evaluate_errors,
     tick_errors,
 )
-from exporter.detection.flag import INACTIVE, FlagEvent
+from exporter.detection.flag import INACTIVE, FlagEvent, FlagKind, FlagPeriod
 from exporter.detection.history import HistoryProgress, advance
 from exporter.detection.parameters import ALL_PARTS, Parameters
 from exporter.model.calendar import Calendar, DayType, HourClock, Slot
@@ -116,6 +116,26 @@ class TestWindow:
         as_usual = int(requests * usual_share)
         assert not is_shifted(Counts(requests, as_usual), baseline)
         assert not is_shifted(Counts(requests // 2, as_usual // 2), half)
+
+    @given(st.integers(10, 250), st.floats(0, 1), st.integers(0, 5000), st.integers(2, 20))
+    def test_a_shift_stays_one_if_all_counts_are_multiplied(
+        self, requests: int, share: float, usual_failures: int, factor: int
+    ) -> None:
+        failures = int(share * requests)
+        verdict = evaluated_window(Counts(requests, failures), usual(usual_failures))
+        scaled = evaluated_window(
+            Counts(factor * requests, factor * failures), usual(factor * usual_failures, factor * 10_000)
+        )
+        assert scaled.score == pytest.approx(verdict.score)
+        assert scaled.shifted >= verdict.shifted
+
+    def test_a_young_incident_is_found_in_the_last_two_minutes(self) -> None:
+        """The evaluation window still has three minutes of before."""
+        short = ErrorWindow(Counts(60, 30), 15, 120)
+        windows = in_window(Counts(300, 30), outside=15)._replace(others=(short,))
+        restless = usual(10, swing=0.09)
+        assert not evaluate_errors(windows._replace(others=()), [restless], PARAMETERS).shifted
+        assert evaluate_errors(windows, [restless], PARAMETERS).counts == short.counts
 
     def test_explanation(self) -> None:
         window = Counts(412, 31)
@@ -259,6 +279,11 @@ class TestHistory:
         assert "requests failed" in str(firing.explanation)
         assert set(progress.state.errors.quarantined) == {begin, begin + HOUR}
         assert progress.changes == [], "the latency did not change"
+        (period,) = progress.flag_periods
+        assert period.kind is FlagKind.ERRORS
+        assert begin < period.since <= firing.at
+        assert period.until is not None
+        assert begin + 90 * 60 <= period.until <= resolved.at
         history = SeriesHours(hours_of(stored, CLOCK, progress.evaluations))
         hour = CLOCK.hour(MONDAY + 24 * HOUR * 9 + 10 * HOUR)
         baseline = error_baseline(history, hour, RULES, progress.state.errors, progress.state.until, PARAMETERS)
@@ -270,6 +295,7 @@ class TestHistory:
         stored = windows_with_failures(9, self.INCIDENT)
         whole = evaluated(reversed(stored), 9)
         state, changes = None, []
+        periods: dict[float, FlagPeriod] = {}
         for day in range(1, 10):
             for hours in (7, 24):
                 until = MONDAY + 24 * HOUR * (day - 1) + HOUR * hours
@@ -277,9 +303,19 @@ class TestHistory:
                 progress = advance(DETECTOR, SeriesHours(hours_of(known, CLOCK)), until, state)
                 state = decode_state(encode_state(progress.state))
                 changes += progress.error_changes
+                periods.update((each.since, each) for each in progress.flag_periods)
         assert state is not None
         assert state.errors == whole.state.errors
         assert changes == whole.error_changes
+        assert list(periods.values()) == whole.flag_periods != []
+
+    @pytest.mark.parametrize("per_mark", [10, 40, 160])
+    def test_scaling_all_counts_changes_no_direction(self, per_mark: int) -> None:
+        changes = evaluated(windows_with_failures(10, self.INCIDENT, per_mark), 10).error_changes
+        assert [change.event for change in changes] == [FlagEvent.FIRING, FlagEvent.RESOLVED]
+        begin = MONDAY + 24 * HOUR * 8 + 10 * HOUR
+        assert begin < changes[0].at <= begin + 4 * MARK
+        assert evaluated(windows_with_failures(10, {}, per_mark), 10).error_changes == []
 
     def test_a_batch_that_fails_every_night_becomes_usual(self) -> None:
         batch = {12 * 24 * day + 36 + mark: 0.3 for day in range(12) for mark in range(1, 5)}

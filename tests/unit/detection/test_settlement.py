@@ -6,12 +6,12 @@ from exporter.detection.parameters import Parameters
 from exporter.detection.prediction import SlowHour
 from exporter.detection.settlement import (
     SettledHour,
+    accepted_streak,
     extended_run,
     extended_streak,
     is_anomalous,
     is_elevated,
     is_new_baseline,
-    is_streak_accepted,
 )
 from exporter.detection.thresholds import QuantileThreshold, Thresholds
 from exporter.model.histogram import Digest
@@ -104,20 +104,41 @@ def slow_hours(*slow: int, traces: int = 3, expected: float = 0.3) -> tuple[Slow
 def test_streak_begins_at_a_slow_hour_and_ends_with_a_half_day_that_is_not() -> None:
     assert slow_hours(0, 1) == ()
     assert [hour.start for hour in slow_hours(0, 3, 3, 0)] == [3600, 7200, 10800]
-    assert slow_hours(*[3] * 6, *[0] * 6) == ()
-    assert len(slow_hours(*[3] * 7, *[0] * 5)) == 12
+    assert slow_hours(*[3] * 5, *[0] * 7) == ()
+    assert len(slow_hours(*[3] * 6, *[0] * 6)) == 12
     assert len(slow_hours(*[3] * 90)) == 60
 
 
 def test_streak_of_a_day_is_accepted_if_it_is_significant() -> None:
     parameters = Parameters()
     day = slow_hours(*[2] * 24)
-    assert is_streak_accepted(day, 0.004, parameters)
-    assert not is_streak_accepted(slow_hours(*[2] * 23), 0.004, parameters)
+    assert accepted_streak(day, 0.004, parameters)
+    assert not accepted_streak(slow_hours(*[2] * 23), 0.004, parameters)
     # Half of the traces are expected to be slow, or there are too few of them.
-    assert not is_streak_accepted(slow_hours(*[2] * 24, expected=0.5), 0.004, parameters)
-    assert not is_streak_accepted(slow_hours(*[1] * 24, traces=1, expected=0.01), 0.004, parameters)
+    assert not accepted_streak(slow_hours(*[2] * 24, expected=0.5), 0.004, parameters)
+    assert not accepted_streak(slow_hours(*[1] * 24, traces=1, expected=0.01), 0.004, parameters)
     # Traffic in less than half of the hours.
     rare = tuple(hour._replace(start=3 * hour.start, traces=9, slow=9) for hour in slow_hours(*[3] * 9))
-    assert not is_streak_accepted(rare, 0.004, parameters)
-    assert is_streak_accepted(rare, 0.004, Parameters(accept_after_seconds=18 * 3600))
+    assert not accepted_streak(rare, 0.004, parameters)
+    assert accepted_streak(rare, 0.004, Parameters(accept_after_seconds=18 * 3600))
+
+
+def test_accepted_streak_begins_where_the_change_does() -> None:
+    # Before it, half of the traces are slow by chance.
+    streak = slow_hours(3, 1, 1, 1, *[3] * 24)
+    assert [hour.start for hour in accepted_streak(streak, 0.004, PARAMETERS)][:2] == [4 * 3600, 5 * 3600]
+
+
+def test_streak_that_is_over_is_not_accepted() -> None:
+    streak = slow_hours(*[3] * 24, *[0] * 6)
+    assert len(streak) == 30
+    assert not accepted_streak(streak, 0.004, PARAMETERS)
+
+
+def test_traces_of_different_parts_of_the_day_are_independent() -> None:
+    # One block of six hours with as many slow traces says less than four.
+    spread = slow_hours(*[2] * 24)
+    once = tuple(hour._replace(start=hour.start // 24, traces=3) for hour in spread)
+    brief = Parameters(accept_after_seconds=3600)
+    assert accepted_streak(spread, 0.05, brief)
+    assert not accepted_streak(once, 0.05, brief)

@@ -69,6 +69,7 @@ class System:
         coverage: share that was read, by hour since the start.
         losses: whether the source is judged.
         parameters: settings of the detector.
+        scale: how many requests there are, all together.
     """
 
     days: float
@@ -77,6 +78,7 @@ class System:
     coverage: Callable[[int], float | None] = lambda _: 1.0
     losses: bool = True
     parameters: Parameters = PARAMETERS
+    scale: float = 1.0
     counts: list[dict[int, int]] = field(init=False)
     source: SourceHistory = field(init=False)
 
@@ -84,7 +86,10 @@ class System:
         random = Random(self.seed)
         self.counts = [
             {
-                mark: poisson(random, rate * self.share(mark, series) * (1 + 0.5 * math.sin(mark / DAY * 2 * math.pi)))
+                mark: poisson(
+                    random,
+                    self.scale * rate * self.share(mark, series) * (1 + 0.5 * math.sin(mark / DAY * 2 * math.pi)),
+                )
                 for mark in range(MONDAY + MARK, self.end + 1, MARK)
             }
             for series, rate in enumerate(RATES)
@@ -98,7 +103,8 @@ class System:
         self.source = source_history(windows, CLOCK, RULES.lookback_seconds, MONDAY, self.end)
         if self.losses:
             sample = [
-                SampledSeries(self.record(series), NO_PATTERN, self.counts[series]) for series in range(len(RATES))
+                SampledSeries(self.record(series), NO_PATTERN, self.counts[series], self.source)
+                for series in range(len(RATES))
             ]
             self.source = self.source.with_losses(source_losses(sample, self.source, CLOCK, MONDAY, self.end))
 
@@ -234,6 +240,13 @@ class TestOneSeries:
         system = System(5, share)
         for series in (0, 3):
             assert system.evaluate(series) == system.evaluate(series, hourly=True)
+
+    @pytest.mark.parametrize("scale", [0.5, 2.0, 8.0])
+    def test_scaling_all_counts_changes_no_direction(self, scale: float) -> None:
+        """Also where the sampling was changed for all series at once, long ago."""
+        silent = System(5, between(106, 108), scale=scale)
+        assert [change.event for change in silent.evaluate()[0]] == [FlagEvent.FIRING, FlagEvent.RESOLVED]
+        assert [silent.evaluate(series)[0] for series in range(1, len(RATES))] == [[]] * (len(RATES) - 1)
 
     def test_hours_that_were_not_read_have_no_verdict(self) -> None:
         system = System(5, between(106, 108), coverage=lambda hour: None if 105 <= hour < 108 else 1.0)

@@ -1,11 +1,13 @@
 import threading
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
 
 from exporter.detection.schedule import HourThresholds
+from exporter.detection.service_shift import ServiceBaseline
 from exporter.detection.thresholds import LevelThreshold, LongThreshold, SmallShiftThresholds
 from exporter.evaluation.baseline_table import (
     EMPTY_TABLE,
@@ -16,6 +18,7 @@ from exporter.evaluation.baseline_table import (
     decode_table,
     encode_table,
 )
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey
 from tests.support.evaluation import ledger_status
 from tests.support.samples import HOUR, KEY, NOON, Clock, thresholds
@@ -58,7 +61,9 @@ class TestTable:
 class TestEncoding:
     def test_decode_returns_the_encoded_table(self) -> None:
         built = table(NOON, before=table(NOON - HOUR, newer=False))
-        assert decode_table(encode_table(built, "basis"), "basis") == built
+        decoded = decode_table(encode_table(replace(built, backfill=ledger_status(done=3)), "basis"), "basis")
+        assert decoded == built
+        assert decoded.backfill == ledger_status(done=3)
 
     def test_labels_are_part_of_the_encoded_series(self) -> None:
         labelled = dict.fromkeys((KEY, KEY._replace(labels=(("env", "prod"), ("zone", "a")))), NO_BASELINE)
@@ -66,6 +71,11 @@ class TestEncoding:
         assert decoded is not None
         assert decoded.series == labelled
         assert all(isinstance(key, SeriesKey) for key in decoded.series)
+
+    def test_what_is_usual_for_services_is_kept(self) -> None:
+        services = {ServiceKey("checkout", (("env", "prod"),)): ServiceBaseline(0.125, (0,) * 11 + (40,))}
+        table = BaselineTable(NOON, {KEY: NO_BASELINE}, services=services)
+        assert decode_table(encode_table(table, "basis"), "basis") == table
 
     def test_a_table_from_before_there_were_labels_is_decoded(self) -> None:
         hours = [(NOON, [(KEY[:2], NO_BASELINE)])]

@@ -11,8 +11,8 @@ import pytest
 from exporter.detection.detector import decode_state, encode_state
 from exporter.detection.regression import NO_REGRESSION_STATE
 from exporter.detection.streams import StreamReason, StreamRules
+from exporter.evaluation.causes.shift_cause import Shift
 from exporter.evaluation.incident_tracker import IncidentTracker
-from exporter.evaluation.shift_cause import Shift
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.model.calendar import Calendar
 from exporter.model.pattern import Pattern

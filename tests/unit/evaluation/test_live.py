@@ -13,7 +13,7 @@ from exporter.detection.streams import StreamReason
 from exporter.evaluation.baseline_table import EMPTY_TABLE, BaselineTable, SeriesBaseline
 from exporter.evaluation.live import LiveEvaluator, TickResult
 from exporter.evaluation.settings import EvaluationSettings
-from exporter.evaluation.snapshot import Exemplar, KindStatus, SeriesStatus
+from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar, KindStatus, SeriesStatus
 from exporter.ingest.sampling import TimeSample
 from exporter.model.calendar import DayType, Slot
 from exporter.model.pattern import Pattern
@@ -77,6 +77,11 @@ def tick_through(
         live.add_spans(steady(now, seconds, 15), now, table)
         results.append(live.tick(now, table))
     return results
+
+
+def comparable(statuses: Iterable[SeriesStatus]) -> list[object]:
+    """Statuses with the content of their outliers."""
+    return [(replace(status, outliers=NO_OUTLIERS), list(status.outliers)) for status in statuses]
 
 
 class TestCounting:
@@ -357,6 +362,63 @@ class TestShift:
         assert (status.shift, status.since, status.score, status.explanation) == (None, None, None, None)
         assert status.learning
         assert status.outlier is False
+
+
+class TestUnchangedSeries:
+    @given(
+        steps=st.lists(
+            st.tuples(
+                st.sampled_from([1, 15, 15, 47, 130, 400]),
+                st.lists(
+                    st.tuples(
+                        st.integers(-5, 14),
+                        st.sampled_from([0.1, 0.1, 0.12, 0.3, 5.0]),
+                        st.booleans(),
+                        st.sampled_from([KEY, OTHER]),
+                    ),
+                    max_size=12,
+                ),
+                st.sampled_from(["tick", "tick", "tick", "hold", "blind", "thin"]),
+            ),
+            min_size=2,
+            max_size=25,
+        )
+    )
+    def test_results_are_those_of_evaluating_every_series_at_every_tick(
+        self, steps: list[tuple[int, list[tuple[int, float, bool, SeriesKey]], str]]
+    ) -> None:
+        table = replace(TABLE, series={KEY: TABLE.get(KEY), OTHER: TABLE.get(KEY)})
+        live, always = new_live(), new_live()
+        now = NOW
+        for number, (seconds, traffic, what) in enumerate(steps):
+            now += seconds
+            spans = [
+                span(100 * number + index, now - back, duration, key)._replace(failed=failed and duration > 0.11)
+                for index, (back, duration, failed, key) in enumerate(traffic)
+            ]
+            # With settings that are taken over, be they the same, nothing of the tick before is used again.
+            always.use(SETTINGS)
+            for each in (live, always):
+                each.add_spans(spans, now, table)
+                if what == "thin":
+                    each.thin(TimeSample(10, 2))
+            if what == "hold":
+                held, expected = (each.hold(now - 15, now, table) for each in (live, always))
+                assert comparable(held) == comparable(expected)
+            elif what == "blind":
+                held, expected = (each.hold_blind(now, table) for each in (live, always))
+                assert comparable(held) == comparable(expected)
+            else:
+                found, again = (each.tick(now, table) for each in (live, always))
+                assert comparable(found.statuses) == comparable(again.statuses)
+                assert replace(found, statuses=()) == replace(again, statuses=())
+
+    def test_a_series_without_news_keeps_its_status(self) -> None:
+        live = new_live()
+        live.add_spans(steady(NOW, 0.1), NOW, TABLE)
+        (before,) = live.tick(NOW + 1, TABLE).statuses
+        (after,) = live.tick(NOW + 16, TABLE).statuses
+        assert after is before
 
 
 class TestPublishedSeries:

@@ -1,6 +1,7 @@
 """Stored traffic is judged by the evaluation of the history, the replay of a series and a backtest, all alike."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,9 @@ from exporter.evaluation.replay import PastStatus, StatusReplay
 from exporter.evaluation.stored_source import read_whole_source, sampled_keys
 from exporter.metrics.families import SERIES_FAMILIES
 from exporter.model.calendar import Calendar, HourClock
+from exporter.model.pattern import Pattern
 from exporter.model.span import SeriesKey
+from exporter.model.time_mark import MarkKind, TimeMark, TimeMarks
 from exporter.store import Store, StoredSeries
 from tests.support.backtest_traffic import MONDAY
 from tests.support.samples import DAY, HOUR, NS, SETTINGS, around, commit_hour, evaluate_history
@@ -75,13 +78,24 @@ def test_silent_hours_are_quarantined_for_traffic_only(one_silent: Store) -> Non
         assert state_of(one_silent, key).quarantined == ()
 
 
+def test_the_flags_of_the_first_backfill_are_stored(one_silent: Store) -> None:
+    evaluate_history(one_silent, END)
+    (period,) = one_silent.flag_periods(KEYS[0], MONDAY)
+    assert period.kind is FlagKind.TRAFFIC
+    assert 0 < period.since - SILENT[0] <= 1800
+    assert period.until is not None
+    assert 0 < period.until - SILENT[-1] - HOUR <= 1800
+    assert one_silent.flag_periods(KEYS[1], MONDAY) == []
+
+
 def test_evaluation_in_parts_has_the_same_result(one_silent: Store) -> None:
     evaluate_history(one_silent, END)
-    whole = state_of(one_silent, KEYS[0])
+    whole, periods = state_of(one_silent, KEYS[0]), one_silent.flag_periods(KEYS[0], MONDAY)
     one_silent.delete_evaluations()
     for until in (SILENT[0], SILENT[0] + HOUR, END - HOUR, END):
         evaluate_history(one_silent, until)
     assert state_of(one_silent, KEYS[0]) == whole
+    assert one_silent.flag_periods(KEYS[0], MONDAY) == periods
 
 
 def test_backtest_and_replay_agree_with_each_other(one_silent: Store, replayed: list[PastStatus]) -> None:
@@ -102,6 +116,26 @@ def test_source_that_loses_everything_is_no_drop_of_any_endpoint(all_silent: Sto
     assert source.losses
     assert [state_of(all_silent, key).quarantined for key in KEYS] == [()] * len(KEYS)
     assert replay_history(stored(all_silent, KEYS[0]), DETECTOR, END, None, source).traffic_periods == ()
+
+
+def test_what_people_have_marked_says_nothing_about_the_source(all_silent: Store) -> None:
+    mark = TimeMark(MarkKind.EXPECTED, Pattern("shop/(search|cart)"), SILENT[0], SILENT[-1] + HOUR)
+    detector = replace(DETECTOR, marks=TimeMarks([mark]))
+    source = read_whole_source(all_silent, detector, END)
+    assert not source.losses, "a single endpoint is never taken for the source"
+    (period,) = replay_history(stored(all_silent, KEYS[0]), detector, END, None, source).traffic_periods
+    assert 0 < period.start - SILENT[0] <= 1800
+    assert replay_history(stored(all_silent, KEYS[1]), detector, END, None, source).traffic_periods == ()
+    series = {}
+    for key in KEYS:
+        requests = series[key.text] = Requests()
+        for start in set(range(MONDAY, END, HOUR)).difference(SILENT):
+            for number in range(60):
+                requests.add((start + number * 60) * NS, NS // 10)
+    recorded = RecordedTraffic(series, detector)
+    fired = [change.at for change in recorded.changes(KEYS[0].text, detector.of(KEYS[0])) if change.event == "firing"]
+    assert fired == [period.start]
+    assert recorded.changes(KEYS[1].text, detector.of(KEYS[1])) == []
 
 
 def test_replay_has_the_metrics_of_the_page(replayed: list[PastStatus]) -> None:

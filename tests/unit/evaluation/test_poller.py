@@ -6,16 +6,19 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from exporter.detection.flag import Flag, FlagKind, SeriesFlags
+from exporter.detection.service_shift import ServiceBaseline
 from exporter.evaluation.baseline_table import EMPTY_TABLE, BaselineTable, SeriesBaseline
+from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.incident_tracker import IncidentTracker
 from exporter.evaluation.live import LiveEvaluator
+from exporter.evaluation.live_services import LiveServices, ServiceFlagStore
 from exporter.evaluation.poller import Poller
 from exporter.evaluation.settings import PollSettings
-from exporter.evaluation.shift_cause import Shift, ShiftCause
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.ingest.exact_reader import Budget
 from exporter.ingest.live_reader import LiveReader
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
 from exporter.store import Store
@@ -39,6 +42,7 @@ class FakeHistory:
 
     Attributes:
         series: the content of every table that is built.
+        services: what is usual for services in it.
         saved: flags and suspects of each call.
         tables: the tables by hour; one that is missing is built when it is requested.
         on_build: called when a table is built.
@@ -46,6 +50,7 @@ class FakeHistory:
     """
 
     series: Mapping[SeriesKey, SeriesBaseline]
+    services: Mapping[ServiceKey, ServiceBaseline] = field(default_factory=dict)
     saved: list[tuple[Mapping[SeriesKey, SeriesFlags], Mapping[SeriesKey, tuple[int, ...]]]] = field(
         default_factory=list
     )
@@ -58,7 +63,7 @@ class FakeHistory:
         start = int(now) // HOUR * HOUR
         if start not in self.tables:
             self.on_build()
-        return self.tables.setdefault(start, BaselineTable(start, self.series))
+        return self.tables.setdefault(start, BaselineTable(start, self.series, services=self.services))
 
     def facts(self) -> HistoryFacts:
         self.requests.append("facts")
@@ -96,6 +101,7 @@ class Bench:
         self.backfill: BackfillStatus | None = None
         self.causes = FakeCauses()
         self.incidents = Store.in_memory()
+        service_flags = ServiceFlagStore(self.incidents, monotonic=self.monotonic, log=get_logger("test"))
         self.published: list[Snapshot] = []
         self.on_publish: Callable[[], None] = lambda: None
         self.new_tables: list[int] = []
@@ -133,6 +139,7 @@ class Bench:
                 monotonic=self.monotonic,
                 log=get_logger("test"),
             ),
+            services=LiveServices(SETTINGS.shift, service_flags, get_logger("test")),
         )
 
     def _backfill_status(self) -> BackfillStatus | None:
@@ -159,6 +166,31 @@ class Bench:
 
 def fail(start: int, end: int) -> None:
     raise TempoError("http://tempo:3200 is not there", reason="connection")
+
+
+class TestServices:
+    def test_verdicts_on_services_are_published_with_their_endpoints(self) -> None:
+        keys = [SeriesKey("shop", f"GET /{number}") for number in range(4)]
+        spans = [
+            span(100 * back + number, NOW - back, 0.2, key)
+            for back in range(0, 300, 5)
+            for number, key in enumerate(keys)
+        ]
+        bench = Bench(FakeTempo(spans))
+        bench.history.series = dict.fromkeys(keys, SeriesBaseline(NOW, baseline(), 0.4, thresholds()))
+        bench.history.services = {ServiceKey("shop"): ServiceBaseline(0.05)}
+        for after in (0.0, 60.0, 60.0):
+            bench.cycle(after)
+        (before, _, after_hold) = bench.published
+        assert [each.firing for each in before.services] == [False]
+        assert {each.service for each in before.series} == {None}
+        (service,) = after_hold.services
+        assert (service.key, service.firing, service.since) == (ServiceKey("shop"), True, NOW)
+        assert {each.service for each in after_hold.series} == {service}
+        bench.tempo.before_search = fail
+        bench.cycle(15.0)
+        (held,) = bench.published[-1].services
+        assert (held.firing, held.verdict) == (True, None)
 
 
 class TestDenseTraffic:

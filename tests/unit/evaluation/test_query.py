@@ -9,7 +9,7 @@ from exporter.detection.parameters import Parameters
 from exporter.detection.policy import Override, OverrideValue, SeriesPolicies
 from exporter.detection.streams import StreamReason
 from exporter.evaluation.baseline_table import SeriesBaseline
-from exporter.evaluation.query import BaselineQuerier, NoVerdict, PooledHour, RunLimits
+from exporter.evaluation.query import BaselineQuerier, NoVerdict, PooledHour, RunLimits, TrafficLimits
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.model.calendar import Calendar, DayType, HourClock, Slot
 from exporter.model.pattern import Pattern
@@ -60,6 +60,26 @@ class TestReport:
         assert (report.no_verdict, report.hour.slot, report.known_until) == (None, WEEKDAY_NOON, NOON)
         assert [threshold.quantile for threshold in report.shift] == [0.5, 0.9, 0.99]
         assert all(each.limit_seconds > each.baseline_seconds for each in report.shift)
+
+    def test_names_the_usual_traffic_as_the_baseline_table_has_it(self, store: Store) -> None:
+        write(store, NOON - 12 * DAY, NOON)
+        traffic = evaluate_history(store, NOON).table(NOW).get(KEY).traffic
+        assert traffic is not None
+        report = querier(store).report(KEY, NOW, NOW)
+        assert report.traffic == TrafficLimits(30, 15, True, traffic.level, traffic.hours)
+        settings = replace(SETTINGS, shift=replace(SETTINGS.shift, traffic_enabled=False))
+        assert querier(store, settings).report(KEY, NOW, NOW).traffic is None
+
+    def test_names_the_usual_traffic_of_another_hour(self, store: Store) -> None:
+        for start in range(NOON - 12 * DAY, NOON, HOUR):
+            commit_hour(store, start, {KEY: around(0.1, 60 if start % DAY // HOUR == 12 else 10)})
+        evaluate_history(store, NOON)
+        usual = [querier(store).report(KEY, at, NOW).traffic for at in (NOON - 2 * DAY, NOON + DAY, NOON + 12 * HOUR)]
+        assert [(each.requests, each.is_judged) for each in usual if each is not None] == [
+            (60, True),
+            (60, True),
+            (10, False),
+        ]
 
     def test_series_that_is_evaluated_by_run(self, store: Store) -> None:
         write(store, NOON - 12 * DAY, NOON, median=0.1, per_hour=1)

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from exporter.baseline.levels import FallbackLevel
 from exporter.detection.detector import decode_state
 from exporter.model.span import SeriesKey
 from exporter.store import Store
-from tests.support.evaluation import STRICTER, ManagerBench, WatchedStore
+from tests.support.evaluation import STRICTER, ManagerBench, WatchedStore, ledger_status
 from tests.support.samples import DAY, HOUR, KEY, NOON, SETTINGS, around, commit_hour, events
 
 OTHER = SeriesKey("checkout", "POST /pay")
@@ -166,6 +167,41 @@ class TestStoredTable:
         store.refuses_reads = True
         assert ManagerBench(store).table(NOW) == table
         assert table.get(KEY).thresholds is not None
+
+    def test_covers_what_was_read_when_it_was_built_and_not_what_was_read_by_the_end(self, store: WatchedStore) -> None:
+        before = ManagerBench(store)
+        before.backfill = read = ledger_status(done=48, pending=120)
+        before.write_days(2)
+        before.manager.catch_up(NOW)
+        before.write_days(7)
+        after = ManagerBench(store)
+        after.backfill = replace(ledger_status(done=168), started_at=NOW)
+        table = after.table(NOW)
+        assert table == before.table(NOW)
+        assert table.backfill == replace(read, started_at=NOW)
+        assert not table.covers(after.backfill)
+        after.manager.catch_up(NOW)
+        assert after.manager.table(NOW).covers(after.backfill)
+
+    def test_of_a_prepared_hour_covers_what_was_read_as_well(self, store: WatchedStore) -> None:
+        before = ManagerBench(store)
+        before.backfill = read = ledger_status(done=48, pending=120)
+        before.write_days(2)
+        before.manager.catch_up(NOW)
+        before.manager.prepare_next_table(NOON + HOUR - 1)
+        after = ManagerBench(store)
+        after.backfill = replace(ledger_status(done=168), started_at=NOW)
+        assert after.table(NOON + HOUR).backfill == replace(read, started_at=NOW)
+
+    def test_is_ignored_if_it_was_built_without_a_backfill(self, store: WatchedStore) -> None:
+        before = ManagerBench(store)
+        before.write_days(2)
+        before.manager.catch_up(NOW)
+        before.write_days(7)
+        after = ManagerBench(store)
+        after.backfill = ledger_status(done=168)
+        assert after.table(NOW) != before.table(NOW)
+        assert after.table(NOW).backfill == after.backfill
 
     def test_is_ignored_if_it_was_built_with_other_settings(self, store: WatchedStore) -> None:
         before = ManagerBench(store)

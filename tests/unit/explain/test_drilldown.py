@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from exporter.demo.traceql import field_value, parse
 from exporter.demo.traces import ROOT, Operation, TraceShape
 from exporter.detection.flag import FlagKind
-from exporter.evaluation.shift_cause import Shift
+from exporter.evaluation.causes.shift_cause import Shift
 from exporter.evaluation.snapshot import KindStatus, SeriesStatus
 from exporter.explain.drilldown import NO_LINKS, Drilldown
 from exporter.model.identity import SeriesIdentity, parse_attribute

@@ -42,4 +42,7 @@ def test_document_tells_unknown_from_none(regressed: bool | None, regression: ob
             "before_seconds": 0.2,
             "hours": 24,
             "deviations": 6.5,
+            "version_outcome": None,
+            "version": None,
+            "version_before": None,
         }

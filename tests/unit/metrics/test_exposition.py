@@ -4,6 +4,7 @@ import threading
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -18,14 +19,24 @@ from prometheus_client.samples import Exemplar as ClientExemplar
 
 from exporter.baseline.levels import Baseline, FallbackLevel
 from exporter.cause.incidents import Role
-from exporter.evaluation.snapshot import Exemplar, IncidentPart, SeriesStatus, Snapshot
-from exporter.metrics.exposition import CompressedPrefix, Format, Publisher, RenderedPage, render_families
-from exporter.metrics.families import CAUSE_LABELS, INCIDENT_LABELS, PREFIX, SERIES_FAMILIES, SERIES_LABELS
+from exporter.evaluation.durations import DurationHistogram
+from exporter.evaluation.snapshot import Exemplar, IncidentPart, SeriesStatus, ServiceStatus, Snapshot
+from exporter.metrics.exposition import Format, PagePrefix, Publisher, RenderedPage, render_families, render_services
+from exporter.metrics.families import (
+    CAUSE_LABELS,
+    INCIDENT_LABELS,
+    PREFIX,
+    SERIES_FAMILIES,
+    SERIES_LABELS,
+    SERVICE_FAMILIES,
+)
 from exporter.model.calendar import DayType, Slot
 from exporter.model.label import LabelNames
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey
-from tests.support.samples import HOSTILE_KEY, KEY, LONG_KEY, NOON, baseline, small_snapshot
+from tests.support.samples import HOSTILE_KEY, KEY, LONG_KEY, NOON, SERVICE_VERDICT, baseline, small_snapshot
 
+EMPTY_HISTOGRAM = DurationHistogram((), 0, 0.0)
 TEXT_FORMATS = (Format.TEXT, Format.OPENMETRICS)
 
 names = st.text(max_size=12) | st.sampled_from(
@@ -85,7 +96,7 @@ def test_long_names_are_cut_in_every_format_and_family() -> None:
         publisher.publish(snapshot)
         page = publisher.page
         assert page is not None
-        texts = [page.render(format_, gzipped=False).data for format_ in TEXT_FORMATS]
+        texts = [b"".join(page.render(format_, gzipped=False).parts) for format_ in TEXT_FORMATS]
         names = frozenset({PREFIX + "score", PREFIX + "traces"})
         for text in (*texts, *(page.families(format_, names) for format_ in TEXT_FORMATS)):
             labels = re.findall(r'span_name="([^"]*)"', text.decode())
@@ -170,6 +181,36 @@ class TestParity:
         assert readings(read_back, format_) == readings(client_families(series).collect(), format_)
 
 
+class TestServices:
+    def test_samples_by_service(self) -> None:
+        page = render_services(small_snapshot().services, Format.TEXT).decode()
+        assert [line for line in page.splitlines() if not line.startswith("#")] == [
+            'tempo_anomaly_service_shift_ratio{service_name="checkout"} 1.625',
+            'tempo_anomaly_service_shift_limit_ratio{service_name="checkout"} 1.25',
+            'tempo_anomaly_service_anomalous{kind="shift",service_name="checkout"} 1.0',
+            'tempo_anomaly_service_anomalous{kind="shift",service_name="naïve \\"svc\\""} 1.0',
+        ]
+
+    def test_verdict_without_a_shift_is_0(self) -> None:
+        calm = ServiceStatus(ServiceKey("checkout"), SERVICE_VERDICT, firing=False)
+        assert b'service_anomalous{kind="shift",service_name="checkout"} 0.0' in render_services([calm], Format.TEXT)
+
+    def test_labels_of_series_are_labels_of_the_service(self) -> None:
+        service = ServiceStatus(ServiceKey("checkout", (("env", "prod"),)), SERVICE_VERDICT, firing=False)
+        page = render_services([service], Format.TEXT, label_names=LabelNames(names=("env",)))
+        assert b'service_shift_ratio{env="prod",service_name="checkout"} 1.625' in page
+
+    @pytest.mark.parametrize("format_", TEXT_FORMATS)
+    def test_are_part_of_the_page(self, format_: Format) -> None:
+        families = parsed(RenderedPage(small_snapshot()).families(format_), format_)
+        found = {family.name for family in families}
+        assert {family.name for family, _ in SERVICE_FAMILIES} <= found
+
+    def test_only_named_families(self) -> None:
+        page = RenderedPage(small_snapshot()).families(Format.TEXT, frozenset({PREFIX + "service_shift_ratio"}))
+        assert {family.name for family in parsed(page, Format.TEXT)} == {PREFIX + "service_shift_ratio"}
+
+
 class TestSamples:
     def test_absent_values_make_no_sample(self) -> None:
         page = parsed(render_families([SeriesStatus(KEY)], Format.TEXT), Format.TEXT)
@@ -203,7 +244,7 @@ class TestSamples:
 
 
 class TestNameFilter:
-    @pytest.mark.parametrize("format_", Format)
+    @pytest.mark.parametrize("format_", TEXT_FORMATS)
     @pytest.mark.parametrize("requested", ["traces", "traces_total"])
     def test_a_family_is_found_by_its_name_and_by_that_of_its_samples(self, format_: Format, requested: str) -> None:
         page = parsed(render_families([SeriesStatus(KEY)], format_, frozenset({PREFIX + requested})), format_)
@@ -220,10 +261,11 @@ class TestRenderedPage:
     def test_each_format_is_rendered_once(self, format_: Format) -> None:
         page = RenderedPage(small_snapshot())
         plain = page.render(format_, gzipped=False)
-        assert plain.data == page.families(format_)
+        text = b"".join(plain.parts)
+        assert text == page.families(format_)
         assert page.render(format_, gzipped=False) is plain
         compressed = page.render(format_, gzipped=True)
-        assert gzip.decompress(compressed.data + compressed.finish(b"")) == plain.data
+        assert gzip.decompress(b"".join(compressed.parts) + compressed.finish(b"")) == text
         assert page.render(format_, gzipped=True) is compressed
 
     def test_concurrent_scrapes_get_the_same_rendering(self) -> None:
@@ -231,7 +273,7 @@ class TestRenderedPage:
             Snapshot(NOON, series=tuple(SeriesStatus(SeriesKey("s", str(n)), baseline()) for n in range(500)))
         )
         start = threading.Barrier(8)
-        prefixes: list[CompressedPrefix] = []
+        prefixes: list[PagePrefix] = []
 
         def scrape() -> None:
             start.wait()
@@ -263,8 +305,8 @@ class TestPublisher:
             assert page.rendered == {(Format.OPENMETRICS, True)}
             assert page.snapshot == small_snapshot()
             compressed = page.render(Format.OPENMETRICS, gzipped=True)
-            text = render_families(small_snapshot().series, Format.OPENMETRICS)
-            assert gzip.decompress(compressed.data + compressed.finish(b"")) == text
+            text = RenderedPage(small_snapshot()).families(Format.OPENMETRICS)
+            assert gzip.decompress(b"".join(compressed.parts) + compressed.finish(b"")) == text
 
     def test_a_variant_that_is_no_longer_requested_is_no_longer_rendered_ahead(self) -> None:
         publisher = Publisher()
@@ -280,6 +322,36 @@ class TestPublisher:
         assert rendered[20] == {(Format.TEXT, True), (Format.OPENMETRICS, False)}
         assert rendered[-1] == {(Format.TEXT, True)}
 
+    @given(st.lists(statuses, min_size=2, max_size=4))
+    def test_each_page_is_that_of_its_snapshot(self, snapshots: list[list[SeriesStatus]]) -> None:
+        variants = [(format_, gzipped) for format_ in Format for gzipped in (False, True)]
+        publisher = Publisher()
+        # Each one twice, so that some of it stays the same, and then all of it.
+        for series in [each for pair in pairwise(snapshots) for each in (pair[0], [*pair[0], *pair[1]], pair[1])]:
+            distinct = {encodable(status.key): status for status in series}
+            snapshot = Snapshot(NOON, series=tuple(distinct.values()), durations={KEY: EMPTY_HISTOGRAM})
+            publisher.publish(snapshot)
+            assert publisher.page is not None
+            for format_, gzipped in variants:
+                prefix = publisher.page.render(format_, gzipped=gzipped)
+                body = b"".join(prefix.parts) + prefix.finish(b"the end")
+                expected = RenderedPage(snapshot).families(format_)
+                assert (gzip.decompress(body) if gzipped else body) == expected + b"the end"
+
+    def test_families_that_have_not_changed_are_rendered_once(self) -> None:
+        publisher = Publisher()
+        publisher.publish(small_snapshot())
+        assert publisher.page is not None
+        before = publisher.page.render(Format.TEXT, gzipped=False).parts
+        changed = [replace(status, traces_total=status.traces_total + 1) for status in small_snapshot().series]
+        publisher.publish(replace(small_snapshot(), series=tuple(changed)))
+        samples = [part for part in before if not part.startswith(b"#")]
+        after = {id(part) for part in publisher.page.render(Format.TEXT, gzipped=False).parts}
+        assert [part[:28] for part in samples if id(part) not in after] == [b"tempo_anomaly_traces_total{s"]
+        # The text formats share what they write alike: all but the exemplars.
+        shared = {id(part) for part in publisher.page.render(Format.OPENMETRICS, gzipped=False).parts} & after
+        assert len(shared) >= len(samples) - 1
+
     def test_a_published_page_does_not_change(self) -> None:
         publisher = Publisher()
         publisher.publish(small_snapshot())
@@ -292,21 +364,21 @@ class TestPublisher:
 CONTENT = st.binary(max_size=200) | st.binary(min_size=1, max_size=9).map(lambda some: some * 10_000)
 
 
-class TestCompressedPrefix:
+class TestPagePrefix:
     @given(CONTENT, st.lists(CONTENT, min_size=1, max_size=3))
     def test_one_prefix_can_be_finished_with_any_content(self, content: bytes, rests: list[bytes]) -> None:
-        plain, compressed = (CompressedPrefix.of(content, gzipped=gzipped) for gzipped in (False, True))
+        plain, compressed = (PagePrefix.of([content], gzipped=gzipped) for gzipped in (False, True))
         for rest in rests:
-            assert plain.data + plain.finish(rest) == content + rest
+            assert b"".join(plain.parts) + plain.finish(rest) == content + rest
             member = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-            assert member.decompress(compressed.data + compressed.finish(rest)) == content + rest
+            assert member.decompress(b"".join(compressed.parts) + compressed.finish(rest)) == content + rest
             # A single gzip member: browsers and curl read no further.
             assert (member.eof, member.unused_data) == (True, b"")
 
     def test_repetitive_content_is_compressed_well(self) -> None:
         content = b"tempo_anomaly_score 1.0\n" * 10_000
-        prefix = CompressedPrefix.of(content, gzipped=True)
-        body = prefix.data + prefix.finish(content)
+        prefix = PagePrefix.of([content], gzipped=True)
+        body = b"".join(prefix.parts) + prefix.finish(content)
         assert gzip.decompress(body) == content * 2
         assert len(body) < len(content) / 50
 
@@ -324,7 +396,7 @@ class TestLabels:
             {name: value.encode("utf-8", "backslashreplace").decode() for name, value in key.parameters.items()}
             for key in self.KEYS
         ]
-        for format_ in Format:
+        for format_ in TEXT_FORMATS:
             for family in parsed(render_families(statuses, format_), format_):
                 kinds = [sample.labels.pop("kind", None) for sample in family.samples]
                 assert [sample.labels for sample in family.samples] == expected * (len(kinds) // 3), family.name

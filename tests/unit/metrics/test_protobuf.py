@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prometheus_client.metrics_core import Metric, SummaryMetricFamily
 
 from exporter.evaluation.durations import DurationHistogram
-from exporter.metrics.exposition import Format, RenderedPage, render_families
+from exporter.metrics.exposition import Format, RenderedPage, render_families, render_services
 from exporter.metrics.families import DURATION_NAME, PREFIX
 from exporter.metrics.protobuf import render_collector
 from exporter.model.histogram import HIGHEST_BUCKET, ZERO_BUCKET, bucket_middle_seconds
@@ -83,10 +83,19 @@ class TestSamples:
 
     def test_long_names_are_cut(self) -> None:
         status = replace(small_snapshot().series[0], key=LONG_KEY)
-        page = RenderedPage(replace(small_snapshot(), series=(status,)), LabelNames(64))
+        page = RenderedPage(replace(small_snapshot(), series=(status,), services=()), LabelNames(64))
         for family in decode_families(page.families(Format.PROTOBUF)):
             for labels, _ in family.metrics:
                 assert len(labels["span_name"].encode()) == 64
+
+    def test_services(self) -> None:
+        snapshot = replace(small_snapshot(), series=())
+        found = families(RenderedPage(snapshot).families(Format.PROTOBUF))
+        text = {family.name: family for family in parsed(render_services(snapshot.services, Format.TEXT), Format.TEXT)}
+        for name in ("service_shift_ratio", "service_shift_limit_ratio", "service_anomalous"):
+            assert values(found[PREFIX + name]) == {
+                frozenset(sample.labels.items()): sample.value for sample in text[PREFIX + name].samples
+            }
 
     def test_an_exemplar(self) -> None:
         status = next(each for each in small_snapshot().series if each.exemplar is not None)

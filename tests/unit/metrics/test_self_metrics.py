@@ -7,7 +7,14 @@ import pytest
 
 from exporter.cause.verdict import Outcome
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
-from exporter.runtime.telemetry import CAUSE_OUTCOMES, FAILURE_REASONS, LOOPS, SKIP_REASONS, STORAGE_FAILURES
+from exporter.runtime.telemetry import (
+    CAUSE_OUTCOMES,
+    FAILURE_REASONS,
+    LOOPS,
+    SKIP_REASONS,
+    STORAGE_FAILURES,
+    VERSION_OUTCOMES,
+)
 from tests.support.programs import program
 from tests.support.samples import KEY, NOON, baseline
 from tests.support.whole_page import WholePage
@@ -27,6 +34,7 @@ PER_SERIES = {
     "baseline_error_ratio": "gauge",
     "error_score": "gauge",
     "errors_since_timestamp_seconds": "gauge",
+    "traffic_since_timestamp_seconds": "gauge",
     "baseline_traces": "gauge",
     "traffic_ratio": "gauge",
     "score": "gauge",
@@ -35,6 +43,7 @@ PER_SERIES = {
     "regression_ratio": "gauge",
     "regression_began_timestamp_seconds": "gauge",
     "regression_began_uncertainty_seconds": "gauge",
+    "regression_version_info": "gauge",
     "alert_severity": "gauge",
     "shift_cause_pending": "gauge",
     "shift_cause_ratio": "gauge",
@@ -45,6 +54,12 @@ PER_SERIES = {
     "excess_traces_total": "counter",
     "excess_seconds_total": "counter",
 }
+PER_SERVICE = {
+    "service_shift_ratio": set(),
+    "service_shift_limit_ratio": set(),
+    "service_anomalous": {"kind"},
+}
+"""Gauges of services, with their labels besides the name of the service."""
 OWN = {
     "build_info": ("gauge", {"version", "python_version"}),
     "tempo_up": ("gauge", set()),
@@ -92,6 +107,7 @@ OWN = {
     "baseline_shifts_accepted_total": ("counter", set()),
     "search_by_id_available": ("gauge", set()),
     "cause_attempts_total": ("counter", {"outcome"}),
+    "regression_version_attempts_total": ("counter", {"outcome"}),
     "cause_duration_seconds": ("histogram", {"le"}),
     "cause_pending": ("gauge", set()),
     "marks": ("gauge", {"source"}),
@@ -117,6 +133,7 @@ FURTHER_LABELS = {
     "alert_severity": {"severity"},
     "shift_cause_ratio": {"cause", "cause_service_name", "cause_span_name"},
     "incident_info": {"incident", "role"},
+    "regression_version_info": {"version"},
 }
 
 
@@ -127,7 +144,8 @@ class TestContract:
             for name, family in WholePage.full().families().items()
             if not name.startswith("process_")
         }
-        assert types == PER_SERIES | {name: kind for name, (kind, _) in OWN.items()}
+        own = {name: kind for name, (kind, _) in OWN.items()}
+        assert types == PER_SERIES | dict.fromkeys(PER_SERVICE, "gauge") | own
 
     def test_labels(self) -> None:
         families = WholePage.full().families()
@@ -137,6 +155,10 @@ class TestContract:
             further = FURTHER_LABELS.get(name, set())
             for sample in families[P + name].samples:
                 assert set(sample.labels) == {"service_name", "span_name", *further}, name
+
+        for name, labels in PER_SERVICE.items():
+            for sample in families[P + name].samples:
+                assert set(sample.labels) == {"service_name", *labels}, name
 
     def test_no_value_is_nan(self) -> None:
         values = {**WholePage.full().values(), **WholePage().values()}
@@ -174,13 +196,14 @@ class TestInitialState:
             *product([f"{P}traces_skipped_total"], LOOPS, SKIP_REASONS),
             *product([f"{P}storage_failures_total"], STORAGE_FAILURES),
             *product([f"{P}cause_attempts_total"], CAUSE_OUTCOMES),
+            *product([f"{P}regression_version_attempts_total"], VERSION_OUTCOMES),
             *product([f"{P}tempo_request_duration_seconds_count"], LOOPS),
             (f"{P}baseline_shifts_accepted_total",),
         }  # fmt: skip
         assert {key: value for key, value in values.items() if key in expected} == dict.fromkeys(expected, 0.0)
 
     def test_values_of_closed_label_sets(self) -> None:
-        assert LOOPS == ("poll", "backfill", "api", "cause")
+        assert LOOPS == ("poll", "backfill", "api", "cause", "version")
         assert {each.value for each in Outcome} == set(CAUSE_OUTCOMES)
         assert {"outside_window", "duplicate", "invalid", "filtered", "series_limit"} <= set(SKIP_REASONS)
         assert len(set(FAILURE_REASONS)) == len(FAILURE_REASONS)

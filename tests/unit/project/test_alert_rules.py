@@ -222,6 +222,7 @@ class TestAlertmanager:
             ("TempoAnomalyLatencyShiftSevere", "search", "pager"),
             ("TempoAnomalyServiceLatencyShift", "search", "chat"),
             ("TempoAnomalyServiceLatencyShiftSevere", "search", "pager"),
+            ("TempoAnomalyCommonLatencyShift", "search", "chat"),
             ("TempoAnomalyLatencyShift", "checkout", "checkout-chat"),
             ("TempoAnomalyServiceLatencyShiftSevere", "payments", "checkout-pager"),
             ("TempoAnomalyTrafficDrop", "search", "chat"),
@@ -268,7 +269,8 @@ class TestAlertmanager:
         pairs = {(source, target) for sources, targets, _ in inhibitions() for source in sources for target in targets}
         single, severe = "TempoAnomalyLatencyShift", "TempoAnomalyLatencyShiftSevere"
         wide, wide_severe = "TempoAnomalyServiceLatencyShift", "TempoAnomalyServiceLatencyShiftSevere"
-        latency = {single, severe, wide, wide_severe}
+        common = "TempoAnomalyCommonLatencyShift"
+        latency = {single, severe, wide, wide_severe, common}
         member, incident, incident_severe = (f"TempoAnomalyIncident{name}" for name in ("Endpoint", "", "Severe"))
         incidents = {member, incident, incident_severe}
         errors, traffic = "TempoAnomalyErrors", "TempoAnomalyTrafficDrop"
@@ -277,7 +279,7 @@ class TestAlertmanager:
         assert {pair for pair in pairs if (latency | incidents) & set(pair)} == {
             *kinds, *((member, name) for name in latency), (incident_severe, incident),
             (severe, single), (wide, single), (wide_severe, single), (wide_severe, severe), (wide_severe, wide),
-            (severe, wide), (wide_severe, single),
+            (severe, wide), (wide_severe, single), (common, single), (wide, common), (wide_severe, common),
         }  # fmt: skip
         absent, unreachable = "TempoAnomalyExporterAbsent", "TempoAnomalyTempoUnreachable"
         others = {"TempoAnomalyLatencyRegression", errors, traffic}

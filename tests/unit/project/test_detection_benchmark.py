@@ -1,12 +1,12 @@
 """The detector's benchmark: suites, data sets, scores and evaluation."""
 
 import random
-from itertools import pairwise
+from itertools import pairwise, product
 from math import exp, inf, log
 
 import pytest
 
-from benchmarks.detection import errors, oracle
+from benchmarks.detection import error_oracle, errors, oracle
 from benchmarks.detection.evaluation import evaluate_case
 from benchmarks.detection.labelled import LabelledSeries, evaluate_series, load
 from benchmarks.detection.results import Result, compared, header, is_steady, poisson_interval
@@ -159,7 +159,17 @@ def test_an_error_incident_is_found_and_the_benchmark_is_deterministic() -> None
     assert outcome == errors.evaluate(series, Parameters())
     assert outcome.requests > 20
     assert outcome.delay_minutes is not None
-    assert {each.suite for each in errors.healthy_series("seed", 1)} == {*errors.HEALTHY, *errors.HARSH}
+    assert {each.suite for each in errors.healthy_series("seed", 1)} == {*errors.HEALTHY}
+    assert {(each.per_minute, each.minutes) for each in errors.incident_series("seed", 1)} == {
+        *product(errors.RATES, errors.MINUTES)
+    }
+
+
+def test_the_oracle_finds_nearly_all_larger_incidents_and_is_deterministic() -> None:
+    found = error_oracle.simulate("seed", errors.LARGER, 4, 1)
+    assert found == error_oracle.simulate("seed", errors.LARGER, 4, 1)
+    delays = [each.delay_minutes for each in found if each.requests >= 100]
+    assert sum(delay is not None for delay in delays) > 0.9 * len(delays)
 
 
 @pytest.mark.parametrize("shape", [Lognormal(0.6), Bimodal(), HeavyTailed()])

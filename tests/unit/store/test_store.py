@@ -40,6 +40,7 @@ from exporter.store import (
 )
 from tests.support.fakes import NS, span
 from tests.support.ledgers import DAY, HOUR, NOON, entry
+from tests.support.older_database import make_older
 from tests.support.paths import REPOSITORY
 
 CART = SeriesKey("shop", "GET /cart")
@@ -536,6 +537,31 @@ def test_evaluations_are_part_of_the_history(store: Store) -> None:
     assert later.evaluations == {window(2).start: ANOMALOUS}
 
 
+def test_deviations_of_usual_hours_by_series(store: Store) -> None:
+    for key, first in ((CART, b"\x81\x82"), (LOGIN, b"\x83")):
+        evaluations = {
+            window(1).start: HourEvaluation(deviations=first),
+            window(2).start: HourEvaluation(quarantined=True, deviations=b"\xff"),
+            window(3).start: HourEvaluation(),
+            window(4).start: HourEvaluation(deviations=b"\x84"),
+        }
+        store.save_evaluations([SeriesEvaluation(key, evaluations, b"")])
+    assert list(store.deviations([LOGIN, CART], window(3).start, window(1).end)) == [
+        (LOGIN, {window(1).start: b"\x83"}),
+        (CART, {window(1).start: b"\x81\x82"}),
+    ]
+    assert list(store.deviations([CART, SeriesKey("never", "seen")], window(4).start, window(3).start)) == [
+        (CART, {window(4).start: b"\x84"})
+    ]
+
+
+def test_flags_of_services_are_kept(store: Store) -> None:
+    assert store.service_flags() is None
+    store.save_service_flags("[1]")
+    store.save_service_flags("[2]")
+    assert store.service_flags() == "[2]"
+
+
 def test_accepted_changes_stay_when_evaluations_are_deleted(store: Store) -> None:
     for ago in (3, 2, 1):
         put(store, window(ago), {CART: [0.1], LOGIN: [0.1]})
@@ -714,6 +740,36 @@ class TestFlagPeriods:
         assert store.flag_periods(CART, 250.0) == [FlagPeriod(FlagKind.SHIFT, 300.0, None)]
         assert store.latest_flag_periods(0.0, 9) == []
 
+    def test_those_about_errors_and_traffic_are_found_in_the_evaluated_history(self, store: Store) -> None:
+        put(store, window(3), {CART: [0.1], LOGIN: [0.1]})
+        errors, silent = FlagPeriod(FlagKind.ERRORS, 100.0, None), FlagPeriod(FlagKind.TRAFFIC, 300.0, 400.0)
+
+        def save(*periods: FlagPeriod, since: int | None = None) -> None:
+            store.save_evaluations([SeriesEvaluation(CART, {}, b"state", flag_periods=periods, shifts_since=since)])
+
+        save(errors, silent)
+        assert store.flag_periods(CART, 0.0) == [errors, silent]
+        assert (store.flag_periods(CART, 400.0), store.flag_periods(LOGIN, 0.0)) == ([errors], [])
+        # The next evaluation continues with a flag that fires.
+        save(errors._replace(until=250.0))
+        assert store.flag_periods(CART, 200.0) == [errors._replace(until=250.0), silent]
+        save(since=300)
+        assert store.flag_periods(CART, 0.0) == [errors._replace(until=250.0)]
+        store.delete_evaluations_of([CART])
+        assert store.flag_periods(CART, 0.0) == []
+        save(silent)
+        store.delete_evaluations()
+        assert store.flag_periods(CART, 0.0) == []
+
+    def test_those_of_the_history_are_deleted_with_it(self, store: Store) -> None:
+        put(store, window(60), {CART: [0.1]})
+        put(store, window(1), {CART: [0.1]})
+        ended = float(window(60).end)
+        period = FlagPeriod(FlagKind.ERRORS, ended - 60.0, ended)
+        store.save_evaluations([SeriesEvaluation(CART, {}, b"state", flag_periods=[period])])
+        store.prune(window(30).end)
+        assert store.flag_periods(CART, 0.0) == []
+
     def test_the_latest_of_all_series_come_first_up_to_a_limit(self, store: Store) -> None:
         store.save_flags({}, {}, {CART: {"shift": 100.0}, LOGIN: {"traffic": 150.0}}, 160.0)
         store.save_flags({}, {}, {CART: {}}, 200.0)
@@ -776,16 +832,7 @@ def test_database_without_incidents_gets_the_table(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with closing(Store.open(path)) as store:
         line = put(store, window(1), {CART: [0.1]})
-    with closing(sqlite3.connect(path)) as raw:
-        raw.execute("DROP TABLE incidents")
-        raw.execute("DROP TABLE shifts")
-        raw.execute("DROP TABLE flag_periods")
-        raw.execute("ALTER TABLE digests DROP COLUMN failures")
-        raw.execute("ALTER TABLE digests DROP COLUMN requests")
-        raw.execute("ALTER TABLE windows DROP COLUMN failure_rule")
-        raw.execute("DROP TABLE time_marks")
-        raw.execute("DROP TABLE evaluated_marks")
-        raw.execute("PRAGMA user_version = 6")
+    make_older(path, 6)
     with closing(Store.open(path)) as store:
         assert store.open_incidents() == []
         assert store.ledger(0, NOON) == [line]
@@ -799,19 +846,26 @@ def test_database_without_past_shifts_keeps_its_incidents_and_is_evaluated_again
         store.save_incidents([seen])
         store.save_evaluations([SeriesEvaluation(CART, {window(1).start: ANOMALOUS}, b"state")])
         store.set_evaluated_until(NOON)
-    with closing(sqlite3.connect(path)) as raw:
-        raw.execute("DROP TABLE shifts")
-        raw.execute("DROP TABLE flag_periods")
-        raw.execute("DROP INDEX reconstructed_incidents")
-        raw.execute("ALTER TABLE incidents DROP COLUMN is_reconstructed")
-        for table, column in (("digests", "failures"), ("digests", "requests"), ("windows", "failure_rule")):
-            raw.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        raw.execute("DROP TABLE time_marks")
-        raw.execute("DROP TABLE evaluated_marks")
-        raw.execute("PRAGMA user_version = 7")
+    make_older(path, 7)
     with closing(Store.open(path)) as store:
         assert store.open_incidents() == [seen]
         assert (store.shifts(9), store.reconstructed_incidents(), store.evaluated_until()) == ([], [], None)
+
+
+def test_windows_of_a_database_that_had_an_index_of_them_can_be_replaced(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "history.db"
+    with closing(Store.open(path)) as store:
+        for number in (1, 2):
+            put(store, window(number), {CART: [0.1], LOGIN: [0.2]})
+    make_older(path, 15)
+    with closing(Store.open(path)) as store:
+        put(store, window(1), {CART: [0.3]})
+        digests = store.window_digests([window(1), window(2)])
+    assert [set(digests[window(number)]) for number in (1, 2)] == [{CART}, {CART, LOGIN}]
+    with closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("SELECT count(*) FROM sqlite_master WHERE name = 'digests_by_window'").fetchone() == (0,)
 
 
 def test_shifts_continue_end_and_are_replaced_when_a_series_is_evaluated_from_the_beginning(store: Store) -> None:
@@ -878,13 +932,7 @@ def test_failures_of_an_older_database_are_unknown(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with closing(Store.open(path)) as store:
         put(store, window(2), {CART: [0.1]})
-    with closing(sqlite3.connect(path)) as raw:
-        for table, column in (("digests", "failures"), ("digests", "requests"), ("windows", "failure_rule")):
-            raw.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        raw.execute("DROP TABLE time_marks")
-        raw.execute("DROP TABLE evaluated_marks")
-        raw.execute("DROP TABLE flag_periods")
-        raw.execute("PRAGMA user_version = 8")
+    make_older(path, 8)
     with closing(Store.open(path)) as store:
         store.declare_failure_rule("status = error")
         put_failing(store, window(1), [True, False, False])

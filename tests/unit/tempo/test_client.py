@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trustme
 
+from exporter.model.identity import Attribute, SeriesIdentity
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
 from exporter.runtime.telemetry import FailureReason, Loop
@@ -451,6 +452,52 @@ def test_slow_search_says_what_its_loop_does_then(
     (message,) = [record.getMessage() for record in caplog.records if "took too long" in record.getMessage()]
     assert told in message
     assert untold not in message
+
+
+def _versioned(number: int, version: str, **labels: str) -> dict[str, Any]:
+    values = {"service.name": "shop", **({"service.version": version} if version else {}), **labels}
+    attributes = [{"key": name, "value": {"stringValue": value}} for name, value in values.items()]
+    span = a_span(number, name=f"GET /{number}", attributes=attributes)
+    return a_trace(number, spanSets=[{"spans": [span], "matched": 3}])
+
+
+def test_versions_of_a_service_are_sampled_regardless_of_span_names(tempo: FakeTempo) -> None:
+    tempo.answer(
+        replying(
+            search_body(
+                _versioned(1, "1.0", env="prod"),
+                _versioned(2, "1.1", env="prod"),
+                _versioned(3, "", env="prod"),
+                # A condition on an attribute may match spans of other series as well.
+                _versioned(4, "1.2", env="test"),
+                _versioned(5, "1.3"),
+                _versioned(6, "2\n<b>\u202e", env="prod"),
+            )
+        )
+    )
+    identity = SeriesIdentity(((Attribute("resource", "env"),),))
+    harness = Harness(tempo.url, identity=identity)
+    key = SeriesKey("shop", "GET /{number}", (("env", "prod"),))
+    found = harness.client.sample_versions(key, 1_795_077_000, 1_795_077_060, 20, loop="version")
+    assert sorted(found) == ["", "1.0", "1.1", "2\n<b>\u202e"]
+    params = tempo.requests[-1].params
+    assert params["limit"] == "20"
+    assert "resource.env" in params["q"]
+    assert "resource.service.version" in params["q"]
+    assert 'name="GET' not in params["q"]
+    assert harness.telemetry.requests[-1] == "version"
+    # Other searches are as before.
+    harness.search()
+    assert "service.version" not in tempo.requests[-1].params["q"]
+
+
+def test_one_version_is_searched_for_by_its_value(tempo: FakeTempo) -> None:
+    tempo.answer(replying(search_body(_versioned(1, '1.0"'), _versioned(2, "1.1"))))
+    harness = Harness(tempo.url)
+    key = SeriesKey("shop", "GET /")
+    found = harness.client.sample_versions(key, 1_795_077_000, 1_795_077_060, 1, loop="version", version='1.0"')
+    assert found == ['1.0"']
+    assert 'resource.service.version="1.0\\""' in tempo.requests[-1].params["q"]
 
 
 def test_search_for_traces_with_certain_operations(tempo: FakeTempo, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from exporter.detection.flag import FlagKind
 from exporter.detection.streams import StreamReason
+from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.query import BaselineQuerier
-from exporter.evaluation.shift_cause import Shift, ShiftCause
 from exporter.evaluation.snapshot import KindStatus, SeriesStatus, Snapshot
 from exporter.evaluation.time_marks import TimeMarkRegistry
 from exporter.evaluation.timeline_query import TimelineQuerier
@@ -365,6 +365,8 @@ class TestLists:
         }
         names = ["errors", "regression", "shift", "traffic"]
         assert found == {"true": names, "false": ["usual"], "": [*names, "usual"]}
+        for state, name in (("failing", "errors"), ("unusual_traffic", "traffic"), ("shifted", "shift")):
+            assert [each["span_name"] for each in bench.get("series", f"state={state}")["series"]] == [name]
 
     def test_streams_have_a_kind_a_reason_and_a_state(self, bench: Bench) -> None:
         stream = SeriesStatus(RARE, current_traces=3, stream=StreamReason.NAME)

@@ -7,8 +7,8 @@ import pytest
 
 from exporter.cause.past_incidents import PastShift, past_incidents
 from exporter.cause.verdict import CauseVerdict, Outcome
+from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.incident_tracker import IncidentPage, IncidentTracker, encode_incident
-from exporter.evaluation.shift_cause import Shift, ShiftCause
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
 from exporter.explain.drilldown import Drilldown
 from exporter.model.hours import ShiftPeriod

@@ -6,8 +6,8 @@ from urllib.parse import urlencode
 import pytest
 
 from exporter.cause.past_incidents import PastShift, past_incidents
+from exporter.evaluation.causes.shift_cause import Shift
 from exporter.evaluation.incident_tracker import IncidentPage, encode_incident
-from exporter.evaluation.shift_cause import Shift
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.model.hours import ShiftPeriod
 from exporter.model.span import SeriesKey

@@ -23,9 +23,9 @@ from exporter.detection.flag import FlagKind, FlagPeriod
 from exporter.detection.parameters import Parameters
 from exporter.detection.policy import AppliedValue, SeriesPolicy
 from exporter.detection.streams import StreamReason
+from exporter.evaluation.causes.shift_cause import Shift
 from exporter.evaluation.incident_tracker import IncidentTracker
 from exporter.evaluation.query import BaselineQuerier, ErrorLimits, NoVerdict
-from exporter.evaluation.shift_cause import Shift
 from exporter.evaluation.snapshot import KindStatus, SeriesStatus, Snapshot
 from exporter.evaluation.timeline_query import TimelineQuerier
 from exporter.explain.document import STATES
@@ -50,6 +50,7 @@ from tests.support.samples import (
     NOON,
     REGRESSION,
     SETTINGS,
+    VERSION,
     around,
     commit_hour,
     explanation,
@@ -133,7 +134,17 @@ class Walk:
 def whole_snapshot() -> Snapshot:
     """A snapshot in which every key of an endpoint has a value somewhere."""
     snapshot = with_cause(small_snapshot())
-    series = [replace(each, policy=POLICY, regressed=True, regression=REGRESSION) for each in snapshot.series]
+    series = [
+        replace(
+            each,
+            policy=POLICY,
+            regressed=True,
+            regression=REGRESSION,
+            regression_version=VERSION,
+            service=snapshot.services[0],
+        )
+        for each in snapshot.series
+    ]
     no_traffic = KindStatus(FlagKind.TRAFFIC, firing=True, since=NOON - 90.0)
     of_runs = replace(
         explanation(), run_seconds=(0.5, 0.6), longest_run_seconds=0.4, pattern_minutes=((0, 5),), traffic_ratio=3.0
@@ -261,6 +272,7 @@ def change_reports(patch: pytest.MonkeyPatch) -> None:
             report(*arguments),
             changepoint=NOON - DAY,
             regression=REGRESSION,
+            regression_version=VERSION,
             is_compared=True,
             policy=POLICY,
             stream=StreamReason.NAME,

@@ -15,10 +15,11 @@ from exporter.detection.policy import AppliedValue, SeriesPolicy
 from exporter.detection.streams import StreamReason
 from exporter.evaluation.live_edge import LiveEdge
 from exporter.evaluation.query import ShiftThreshold
-from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar, KindStatus, SeriesStatus, Snapshot
+from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar, KindStatus, SeriesStatus, ServiceStatus, Snapshot
 from exporter.evaluation.time_lost import TimeLost
 from exporter.explain.drilldown import Drilldown
 from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
+from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey, encodable
 from exporter.store import StoreError
 from exporter.web.pages.links import ENDPOINT, Explore, series_url
@@ -33,6 +34,7 @@ from tests.support.samples import (
     NOON,
     QUOTED_KEY,
     REGRESSION,
+    SERVICE_VERDICT,
     backfill_status,
     baseline,
     explanation,
@@ -94,6 +96,16 @@ class TestAnomalous:
         assert f"trace?trace_id={TRACE}&service_name=checkout&span_name=GET+%2Fcart" in page.attributes("href")
         assert "No endpoint is slower" not in page.text
         assert page.links("endpoint?service_name=checkout&span_name=GET+%2Fcart")
+
+    def test_services_that_are_slower_as_a_whole_are_named(self) -> None:
+        service = ServiceStatus(ServiceKey("shop"), SERVICE_VERDICT, firing=True, since=NOON - 90.0)
+        calm = ServiceStatus(ServiceKey("bank"), SERVICE_VERDICT, firing=False)
+        endpoint = SeriesStatus(SeriesKey("shop", "GET /"), baseline(), current_traces=9, shift=False, service=service)
+        page = Pages(replace(snapshot_of(endpoint), services=(calm, service))).read()
+        assert "shop The service as a whole is slower than usual, since 11:58:30" in page.text
+        assert "its 5 endpoints with traffic take 1.62 × their usual" in page.text
+        assert "No endpoint is slower" not in page.text
+        assert "bank" not in page.text
 
     def test_only_those_with_the_most_time_lost_have_cards_with_a_link_to_all(self) -> None:
         shifted = [

@@ -37,7 +37,7 @@ def large(request: HttpRequest) -> HttpResponse:
 
 
 def with_prefix(request: HttpRequest) -> HttpResponse:
-    return HttpResponse(b"the end", prefix=LARGE)
+    return HttpResponse(b"the end", prefix=(LARGE,))
 
 
 def broken(request: HttpRequest) -> HttpResponse:

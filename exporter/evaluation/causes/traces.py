@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from exporter.cause.profile import TraceProfile, profile_of
-from exporter.evaluation.cause_candidates import Candidates
-from exporter.evaluation.cause_requests import NoMoreRequestsError, RequestBudget, TraceSource
+from exporter.evaluation.causes.candidates import Candidates
+from exporter.evaluation.causes.requests import NoMoreRequestsError, RequestBudget, TraceSource
 from exporter.model.critical_path import TraceSpan, critical_path
 from exporter.model.span import Span
 from exporter.runtime.telemetry import FailureReason, Loop

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from exporter.evaluation.causes.shift_cause import Shift
 from exporter.evaluation.series import changepoint_of
 from exporter.evaluation.settings import EvaluationSettings
-from exporter.evaluation.shift_cause import Shift
 from exporter.model.calendar import HourClock, LocalHour
 from exporter.store import Store
 

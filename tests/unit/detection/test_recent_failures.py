@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from exporter.baseline.levels import FallbackLevel
 from exporter.detection.errors import Counts, ErrorBaseline
 from exporter.detection.flag import INACTIVE
+from exporter.detection.recent_failures import RecentFailures
 from exporter.detection.window import RecentTraces
-from exporter.evaluation.recent_failures import RecentFailures
 from exporter.model.calendar import DayType, Slot
 from tests.support.samples import NOON, SETTINGS
 

@@ -18,11 +18,11 @@ from exporter.cause.sampling import choose_alike
 from exporter.cause.sentence import sentence
 from exporter.cause.verdict import CauseVerdict, Outcome, compare
 from exporter.detection.explanation import rise_text
-from exporter.evaluation.cause_candidates import Candidates, CandidateSearch, KindCandidates
-from exporter.evaluation.cause_requests import RequestBudget, TraceSource
-from exporter.evaluation.cause_traces import WholeTraceReader
-from exporter.evaluation.healthy_time import HealthyTime
-from exporter.evaluation.shift_cause import CauseSettings, Shift, ShiftCause
+from exporter.evaluation.causes.candidates import Candidates, CandidateSearch, KindCandidates
+from exporter.evaluation.causes.healthy_time import HealthyTime
+from exporter.evaluation.causes.requests import RequestBudget, TraceSource
+from exporter.evaluation.causes.shift_cause import CauseSettings, Shift, ShiftCause
+from exporter.evaluation.causes.traces import WholeTraceReader
 from exporter.model.calendar import HourClock
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.telemetry import Loop

@@ -164,7 +164,9 @@ class RecentFailures:
             parameters: settings of the detector.
             hour_start: start of the hour of the first one, Unix seconds.
         """
-        windows = self._windows(recent, window, now, parameters, hour_start, flag)
+        # Of the hours that a window touches, the one that allows most applies; each touches the newest.
+        least = baselines[0].limit(parameters) if baselines else 1.0
+        windows = self._windows(recent, window, now, parameters, hour_start, flag, least)
         return tick_errors(windows, now, baselines, flag, parameters)
 
     def _windows(
@@ -175,6 +177,7 @@ class RecentFailures:
         parameters: Parameters,
         hour_start: int,
         flag: Flag,
+        least_ratio: float,
     ) -> ErrorWindows:
         newest = partial(self._newest, recent, now, parameters)
         failures = self.within(window, now)
@@ -188,6 +191,9 @@ class RecentFailures:
             ceil(now) - since,
             _hours(since, hour_start),
         )
+        if flag == INACTIVE and failures / window.traces < least_ratio:
+            # The other windows only count where the evaluation window shows a shift that matters.
+            return ErrorWindows(evaluation, newest)
         marks = self._by_mark(now - parameters.max_window_seconds, now)
         others = []
         if parameters.window_seconds > SHORT_SECONDS:

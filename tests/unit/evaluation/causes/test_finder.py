@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from exporter.cause.verdict import CauseVerdict, Outcome
-from exporter.evaluation.cause_finder import FAILED_SECONDS, KNOWN_SECONDS, UNKNOWN_SECONDS, CauseFinder
-from exporter.evaluation.shift_cause import Shift, ShiftCause
+from exporter.evaluation.causes.finder import FAILED_SECONDS, KNOWN_SECONDS, UNKNOWN_SECONDS, CauseFinder
+from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
 from exporter.runtime.telemetry import Loop

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
 from exporter.cause.verdict import Outcome
-from exporter.evaluation.shift_cause import Shift, ShiftCause
+from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.wakeup import Wakeup
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import Log
@@ -32,7 +32,7 @@ _IDLE_SECONDS: Final = 60.0
 
 
 class CauseSource(Protocol):
-    """Looks for the cause of one shift; see :class:`exporter.evaluation.cause_search.CauseSearch`."""
+    """Looks for the cause of one shift; see :class:`exporter.evaluation.causes.search.CauseSearch`."""
 
     def find(self, shift: Shift, *, loop: Loop) -> ShiftCause:
         """Look for the cause; raises StoppedError."""

@@ -9,8 +9,8 @@ import pytest
 
 from exporter.cause.verdict import CauseKind, Outcome
 from exporter.detection.policy import Override, OverrideValue, SeriesPolicies
-from exporter.evaluation.cause_search import CauseSearch
-from exporter.evaluation.shift_cause import CauseSettings, Shift, ShiftCause
+from exporter.evaluation.causes.search import CauseSearch
+from exporter.evaluation.causes.shift_cause import CauseSettings, Shift, ShiftCause
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.pattern import Pattern
 from exporter.model.span import SeriesKey

@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 
 from exporter.cause.account import MIN_TRACES
 from exporter.detection.parameters import Parameters
-from exporter.evaluation.cause_requests import NoMoreRequestsError, RequestBudget, TraceSource
-from exporter.evaluation.healthy_time import MAX_STRETCHES, WANTED, Stretch
-from exporter.evaluation.shift_cause import Shift
+from exporter.evaluation.causes.healthy_time import MAX_STRETCHES, WANTED, Stretch
+from exporter.evaluation.causes.requests import NoMoreRequestsError, RequestBudget, TraceSource
+from exporter.evaluation.causes.shift_cause import Shift
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.telemetry import Loop
 from exporter.tempo.errors import RangeTooLongError, TempoError
