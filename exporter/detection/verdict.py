@@ -190,8 +190,8 @@ def evaluate_window(
         fresh = recent.fresh_window(now, parameters)
         persists = _slow_quantile(fresh, now, schedule) is not None
         if firing and not persists and parameters.parts.continuation:
-            index = _slow_quantile(window, now, schedule)
-            persists = index is not None and not _is_faster(fresh, window, index, raised[index], schedule)
+            slow = _slow_quantile(window, now, schedule)
+            persists = slow is not None and not _is_faster(fresh, window, slow, raised[slow], schedule)
     return Verdict(traces, 2.0 ** (highest / BUCKETS_PER_OCTAVE), shifted, persists, best, holds)
 
 

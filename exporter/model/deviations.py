@@ -102,7 +102,7 @@ def medians_over_series(series: Sequence[bytes], least: int) -> bytes:
     return bytes(medians).ljust(MARKS, b"\0")
 
 
-def lanes_above(hours: Sequence[bytes], least: int, limit: int, *, inherit: bool) -> dict[int, int]:
+def lanes_above(hours: Sequence[bytes], least: int, limit: int, *, inherit: bool = False) -> dict[int, int]:
     """Return the lanes whose median, over at least ``least`` hours, lies above a limit in buckets, with that median.
 
     With ``inherit``, a quantile that fewer hours know at a mark has the median of the next lower one.

@@ -330,8 +330,8 @@ class NaiveDetector:
             up = self.raised(current, seconds[0], now) if seconds else up
             persists = self.slow_quantile(fresh, up, current) is not None
             if flag.firing and not persists and p.parts.continuation:
-                i = self.slow_quantile(evaluated, all_up, current)
-                persists = i is not None and not self.is_faster(fresh, evaluated, current, i, all_up[i])
+                index = self.slow_quantile(evaluated, all_up, current)
+                persists = index is not None and not self.is_faster(fresh, evaluated, current, index, all_up[index])
         change = None
         if not flag.firing:
             if shifted and persists:
