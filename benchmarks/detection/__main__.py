@@ -19,7 +19,7 @@ from benchmarks.detection.scoring import Tally
 from benchmarks.detection.suites import Case, Suite, cases
 from benchmarks.report import table
 
-_SERIES_PER_RATE: Final = {
+SERIES_PER_RATE: Final = {
     Suite.PLAIN: 23,
     Suite.INCIDENTS: 14,
     Suite.PARTIAL: 14,
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _series(seed: str, share: float, suites: Sequence[str] | None, *, quick: bool) -> list[Case]:
     """Draw the series."""
-    per_rate = _QUICK_SUITES if quick else _SERIES_PER_RATE
+    per_rate = _QUICK_SUITES if quick else SERIES_PER_RATE
     return [
         case
         for suite, count in per_rate.items()

@@ -24,6 +24,7 @@ from benchmarks.detection.suites import (
     TAIL,
     TAIL_TENTH,
     TIMEOUTS,
+    Case,
     Kind,
     Suite,
     run_sd,
@@ -200,8 +201,13 @@ def _partial_results(outcomes: Sequence[Outcome]) -> Iterable[Result | None]:
         yield _found(kind.name, responses, (kind,), (100, inf), least)
 
 
+def is_steady(case: Case) -> bool:
+    """Whether the runs of a cron job vary little."""
+    return run_sd(case.profile) <= _STEADY_RUN_SD
+
+
 def _cron_results(suite: Suite, outcomes: Sequence[Outcome]) -> Iterable[Result]:
-    steady = [outcome for outcome in outcomes if run_sd(outcome.case.profile) <= _STEADY_RUN_SD]
+    steady = [outcome for outcome in outcomes if is_steady(outcome.case)]
     what = f"{suite} × {CRON_RUNS.factor:g}: found by the second run"
     for name, some, least in (
         (what, outcomes, 0.9),

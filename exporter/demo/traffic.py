@@ -193,7 +193,7 @@ class SeriesTraffic:
             return self._run(profile.cron, hour, rng)
         requests: list[SyntheticRequest] = []
         units_left = -log(1.0 - uniform())
-        for rate, duration_ns in zip(self._rates(hour), self._durations_ns(hour), strict=True):
+        for rate, duration_ns in zip(self._rates(hour), self.durations_ns(hour), strict=True):
             if rate:
                 ns_per_unit = 60 * _NS / rate
                 elapsed_units = units_left
@@ -210,7 +210,7 @@ class SeriesTraffic:
         """Return the requests of an hour's run: one after another, with a Poisson number of them."""
         if cron.hour is not None and self._local(hour) % 24 != cron.hour:
             return []
-        sample, minutes_ns = self._profile.shape.sampler(rng), self._durations_ns(hour)
+        sample, minutes_ns = self._profile.shape.sampler(rng), self.durations_ns(hour)
         requests: list[SyntheticRequest] = []
         begin_ns = (hour * HOUR_SECONDS + cron.minute * 60) * _NS
         start_ns, end_ns = begin_ns, (hour + 1) * HOUR_SECONDS * _NS
@@ -258,7 +258,7 @@ class SeriesTraffic:
                     rates[minute] *= surge.factor
         return rates
 
-    def _durations_ns(self, hour: int) -> list[float]:
+    def durations_ns(self, hour: int) -> list[float]:
         """Return the duration for factor 1 of the distribution, for each minute of an hour."""
         profile = self._profile
         base_ns = profile.base_seconds * _NS * (profile.weekend_latency if self._is_weekend(hour) else 1.0)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from exporter.baseline.levels import SLOTS_OF_HOUR, FallbackRules, Pool, choose_pool
+from exporter.baseline.levels import SLOTS_OF_HOUR, FallbackLevel, FallbackRules, Pool, choose_pool
 from exporter.baseline.traffic import MARKS, NO_PATTERN, HourPattern
 from exporter.detection.error_history import NO_ERROR_STATE, ErrorState, error_baseline
 from exporter.detection.errors import ErrorBaseline
@@ -14,7 +14,7 @@ from exporter.detection.flag import INACTIVE, Flag
 from exporter.detection.parameters import DAILY_PATTERN_MIN_HOURS, PROFILE_MIN_HOURS, SUSPICION_SECONDS, Parameters
 from exporter.detection.policy import SeriesPolicies
 from exporter.detection.prediction import Prediction, SlowHour
-from exporter.detection.profile import highest, pattern_of_hour
+from exporter.detection.profile import deviations_from_hours_around, highest, pattern_of_hour
 from exporter.detection.regression import NO_REGRESSION_STATE, RegressionState, RegressionTracker
 from exporter.detection.runs import RunPrediction, predict_runs
 from exporter.detection.schedule import HourThresholds, LazySchedule
@@ -274,11 +274,16 @@ class Detector:
         swings = history.swings(hour.start, pool.released)
         profile: HourProfile = ()
         if self.parameters.parts.profile:
-            profile = history.profile(hour.start, PROFILE_MIN_HOURS, pool.released)
+            inherit = self.parameters.parts.inherited_swing
+            profile = history.profile(hour.start, PROFILE_MIN_HOURS, pool.released, inherit=inherit)
             same_hour = history.of_slots(SLOTS_OF_HOUR[hour.slot.hour], hour.start - HOUR_SECONDS)
             if len(same_hour) >= DAILY_PATTERN_MIN_HOURS:
                 usual = [each for each in same_hour if not each.evaluation.quarantined or each in pool.released]
-                profile = highest(profile, pattern_of_hour(usual))
+                if self.parameters.parts.pattern_transfer and pool.level > FallbackLevel.EXACT:
+                    deviations = deviations_from_hours_around(history, usual)
+                else:
+                    deviations = [each.evaluation.deviations for each in usual]
+                profile = highest(profile, pattern_of_hour(deviations, inherit=inherit))
         if tolerances:
             is_sparse = pool.digest.count < len(pool.hours) * self.parameters.min_traces * MARKS
             profile = with_tolerance(profile, tolerances, hour, is_sparse=is_sparse)

@@ -45,6 +45,7 @@ class HistoryProgress:
         state: state from which the next evaluation continues.
         evaluations: new and changed evaluations, by start of the hour.
         accepted: changepoints of accepted changes.
+        accepted_at: when each of them was accepted, Unix seconds.
         released: starts of hours that were quarantined and turned out to recur.
         changes: transitions of the flag.
         shifts: the times in which the flag fired. One that began before is among them if it ended now or still fires,
@@ -63,6 +64,7 @@ class HistoryProgress:
     state: SeriesState
     evaluations: dict[int, HourEvaluation] = field(default_factory=dict)
     accepted: list[int] = field(default_factory=list)
+    accepted_at: list[int] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
     changes: list[FlagChange] = field(default_factory=list)
     shifts: list[ShiftPeriod] = field(default_factory=list)
@@ -454,6 +456,7 @@ class _HistoryEvaluation:
         tracker.reset(local_hour.end)
         tracker.suspects = {start for start in tracker.suspects if start < changepoint or start > local_hour.start}
         self._progress.accepted.append(changepoint)
+        self._progress.accepted_at.append(local_hour.end)
 
     def _is_normal(self, start: int) -> bool:
         detector = self._detector

@@ -18,6 +18,10 @@ class Parts(NamedTuple):
         runs: evaluation of sparse series by run; see :mod:`exporter.detection.runs`.
         likeness: a correlation of exceedances that is learned from how alike the requests of a window are.
         error_swing: the swing of errors; see :mod:`exporter.detection.errors`.
+        inherited_swing: swing and pattern of a quantile that few windows measure, from a lower quantile.
+        pattern_transfer: patterns of one hour of the day, known from days of the other day type.
+        continuation: a flag keeps firing while its window is shifted, unless the newest traces are clearly faster.
+        joint_errors: sampling errors are taken out of the swing hour by hour, and not window by window.
     """
 
     profile: bool = True
@@ -28,6 +32,10 @@ class Parts(NamedTuple):
     runs: bool = True
     likeness: bool = True
     error_swing: bool = True
+    inherited_swing: bool = True
+    pattern_transfer: bool = True
+    continuation: bool = True
+    joint_errors: bool = True
 
 
 ALL_PARTS: Final = Parts()
@@ -109,7 +117,7 @@ TAIL_CAP: Final = 300
 """Counts of larger windows are scaled down to this many traces; the model does not justify more certainty."""
 
 PRIOR_SWING_OCTAVES: Final = 0.1
-"""Swing of a series without history."""
+"""Least swing that a quantile has before any window has measured it."""
 PRIOR_SWING_WEIGHT: Final = 48.0
 """Weight of the prior swing, in evaluation windows."""
 MAX_SWING_OCTAVES: Final = 2
@@ -182,6 +190,6 @@ STREAK_HOURS: Final = 12
 STREAK_SLACK: Final = 6
 """It continues while fewer traces than these are missing for more slow traces than others."""
 STREAK_BLOCK_SECONDS: Final = 6 * 3600
-"""Traces within so long are alike: the load of an endpoint changes within hours."""
+"""Traces within this time are alike: the load of an endpoint changes within hours."""
 STREAK_MIN_TRACES: Final = 30
 """Minimum number of traces in an accepted streak."""

@@ -8,8 +8,10 @@ For each quantile q, with
 
 the swing is τ = sqrt(max(t1, t2)) octaves and the swing factor 2^(zτ). Two estimates of the variance enter:
 
-- t1, the mean squared one-step-ahead prediction error of past evaluation windows, with a prior of 0.1 octave and weight
-  48: ``t1 = (48 · 0.1² + Σ e²) / (48 + number of windows)``; see :meth:`Prediction.measure_swings` for e².
+- t1, the mean squared one-step-ahead prediction error of past evaluation windows, with a prior π² of weight 48:
+  ``t1 = (48 π² + Σ e²) / (48 + number of windows)``; see :meth:`Prediction.measure` for Σ e². The prior π of the median
+  is 0.1 octave. For the other quantiles, which few windows measure where traffic is low, it is the swing of the median,
+  if that is more: what slows all requests down moves all quantiles.
 - t2, the variance between the pooled hours, corrected for sampling: with n the traces of an hour, d the distance of its
   own quantile from ``b`` in octaves (at most 2), s(n) the sampling error of that quantile and ``w = m / (m + 2)``,
   ``m = n (1 - q)``: ``t2 = (max(0, Σ w (d² - s²)) + 0.1²) / (Σ w + 1) · (1 + 1/H)``.
@@ -91,6 +93,9 @@ _MAX_SQUARE: Final = (MAX_SWING_OCTAVES * BUCKETS_PER_OCTAVE) ** 2
 _UNITS_PER_SQUARE_OCTAVE: Final = (2 * BUCKETS_PER_OCTAVE) ** 2
 """Squares are in square half buckets, which are integers: distances are whole buckets, sampling errors half buckets."""
 _PRIOR: Final = PRIOR_SWING_OCTAVES**2
+_LEAST_SHARE: Final = 4
+_LEAST_JOINT_SHARE: Final = 8
+"""Of the squared distances, at least this fraction counts as swing: of one window, and of those of an hour together."""
 _HALF_WEIGHT_EXCEEDANCES: Final = 2
 """An hour with this many expected exceedances has half the weight of one with unlimited traffic."""
 _OFFSETS: Final = range(0, 2 * len(QUANTILES), 2)
@@ -206,9 +211,11 @@ class Prediction:
         """Compare the windows of an hour with the baseline.
 
         With D the distance of a window's quantile from its baseline, at most 2 octaves, and s its sampling error, the
-        squared error is ``max(D²/4, D² - s²)``. Windows with too few traces, and quantiles with too few expected
-        exceedances, do not count. In the swing of the evaluation windows, D is the distance from the baseline raised by
-        the pattern within the hour, and for the level also from that.
+        squared errors of an hour are ``max(Σ D² / 8, Σ D² - Σ s²)``. The sampling error is taken out of the sum and not
+        of each window: windows that happen to lie near their baseline make up for those that lie far from it. Windows
+        with too few traces, and quantiles with too few expected exceedances, do not count. In the swing of the
+        evaluation windows, D is the distance from the baseline raised by the pattern within the hour, and for the level
+        also from that.
 
         Args:
             windows: evaluation windows at the marks of the hour.
@@ -223,6 +230,9 @@ class Prediction:
         deviations: list[int | None] = [None] * MAX_LANES
         variances = [0] * MAX_LANES
         median, most = self.baseline[0], _MAX_SQUARE
+        # By quantile: the sum of the squared distances, and that of the sampling variances.
+        squares, expected = [0] * len(QUANTILES), [0] * len(QUANTILES)
+        is_joint = self._parameters.parts.joint_errors
         mark = measured = shares = unlike_pairs = 0
         is_plain = not self.profile and not self.has_level
         for instants, buckets, _ in windows:
@@ -240,25 +250,35 @@ class Prediction:
                 square = distance * distance
                 if square > most:
                     square = most
-                # From square buckets to square half buckets: D² is 4 * square, D²/4 is square.
-                if 3 * square > variance:
-                    square = 4 * square - variance
-                swings[offset] += weight * square
                 swings[offset + 1] += weight
+                if is_joint:
+                    squares[offset >> 1] += weight * square
+                    expected[offset >> 1] += weight * variance
+                else:
+                    swings[offset] += weight * _error(square, variance, _LEAST_SHARE)
             mark += weight
             if traces >= MIN_EVALUATED_TRACES:
                 share, unlike = shares_above(traces - bisect_right(buckets, median), traces)
                 shares += weight * share
                 unlike_pairs += weight * unlike
                 measured += weight
+        if is_joint:
+            swings[: 2 * len(QUANTILES) : 2] = [
+                _error(square, variance, _LEAST_JOINT_SHARE) for square, variance in zip(squares, expected, strict=True)
+            ]
         if not is_plain:
             self._measure_errors(swings, deviations, variances, before)
         if self.has_long_window:
-            for half_hour in long_windows:
-                for offset, _, position, baseline, variance in references[len(half_hour)]:
-                    square, _ = _squares((half_hour[position] - baseline,), (variance,))
-                    swings[_LONG + offset] += square
-                    swings[_LONG + offset + 1] += 1
+            for index in range(len(QUANTILES)):
+                found = [
+                    (half_hour[position] - baseline, variance)
+                    for half_hour in long_windows
+                    for _, _, position, baseline, variance in references[len(half_hour)][index : index + 1]
+                ]
+                if found:
+                    swings[_LONG + 2 * index : _LONG + 2 * index + 2] = _squares(
+                        *zip(*found, strict=True), is_joint=is_joint
+                    )
         if ZERO_BUCKET in self.baseline:
             for index, baseline in enumerate(self.baseline):
                 if baseline == ZERO_BUCKET:
@@ -272,7 +292,7 @@ class Prediction:
         self, swings: list[int], deviations: Sequence[int | None], variances: Sequence[int], before: bytes
     ) -> None:
         """Set the sums that depend on the pattern within the hour and on the level before each window."""
-        has_level = self.has_level
+        has_level, is_joint = self.has_level, self._parameters.parts.joint_errors
         for index, raised in enumerate(self.profile or _NO_PROFILE):
             lanes = slice(MARKS * index, MARKS * (index + 1))
             errors, own_variances = deviations[lanes], variances[lanes]
@@ -285,11 +305,11 @@ class Prediction:
                 if has_level:
                     last = raised[-LEVEL_MARKS:]
                     errors_before = [None if d is None else d - o for d, o in zip(errors_before, last, strict=True)]
-                swings[2 * index : 2 * index + 2] = _squares(errors, own_variances)
+                swings[2 * index : 2 * index + 2] = _squares(errors, own_variances, is_joint=is_joint)
             if has_level and self.baseline[index] != ZERO_BUCKET:
                 levels = levels_of([*errors_before, *errors], range(LEVEL_MARKS, LEVEL_MARKS + MARKS))
                 errors = [None if d is None or c is None else d - c for d, c in zip(errors, levels, strict=True)]
-                swings[_LEVEL + 2 * index : _LEVEL + 2 * index + 2] = _squares(errors, own_variances)
+                swings[_LEVEL + 2 * index : _LEVEL + 2 * index + 2] = _squares(errors, own_variances, is_joint=is_joint)
 
     def _references(self, sizes: Collection[int]) -> dict[int, list[tuple[int, int, int, int, int]]]:
         """Return, by number of traces, what windows are compared with.
@@ -356,19 +376,29 @@ class Prediction:
     def _learned_correlation(self) -> float:
         return learned_correlation(self._swings[ERROR_SUMS:]) if self._parameters.parts.likeness else CORRELATION
 
-    def _factor(self, offset: int, prior_octaves: float) -> float:
-        """Return the swing factor of a small test, from its sums in :data:`Swings`."""
-        squares, windows = self._swings[offset : offset + 2]
-        variance = (PRIOR_SWING_WEIGHT * prior_octaves**2 + squares / _UNITS_PER_SQUARE_OCTAVE) / (
-            PRIOR_SWING_WEIGHT + windows
-        )
-        return swing_factor(sqrt(variance), self._parameters)
+    def _variance(self, first: int, index: int, prior_octaves: float) -> float:
+        """Return t1 of a quantile in square octaves.
+
+        Args:
+            first: position in :data:`Swings` of the sums of the median.
+            index: the quantile.
+            prior_octaves: prior swing of the median.
+        """
+        prior = prior_octaves**2
+        if index and self._parameters.parts.inherited_swing:
+            prior = max(prior, self._variance(first, 0, prior_octaves))
+        squares, windows = self._swings[first + 2 * index : first + 2 * index + 2]
+        return (PRIOR_SWING_WEIGHT * prior + squares / _UNITS_PER_SQUARE_OCTAVE) / (PRIOR_SWING_WEIGHT + windows)
+
+    def _factor(self, first: int, index: int, prior_octaves: float) -> float:
+        """Return the swing factor of a quantile in a small test."""
+        return swing_factor(sqrt(self._variance(first, index, prior_octaves)), self._parameters)
 
     def _long_threshold(self, index: int) -> LongThreshold:
         baseline = self.baseline[index]
         if baseline == ZERO_BUCKET:
             return UNREACHABLE_LONG
-        tolerated = self._factor(_LONG + 2 * index, PRIOR_SWING_OCTAVES)
+        tolerated = self._factor(_LONG, index, PRIOR_SWING_OCTAVES)
         return LongThreshold(
             scaled(baseline, max(STAT_FLOOR_RATIO, tolerated)),
             scaled(baseline, max(least_ratio(baseline, self._parameters.min_delta_seconds), tolerated)),
@@ -378,7 +408,7 @@ class Prediction:
         baseline = self.baseline[index]
         if baseline == ZERO_BUCKET:
             return UNREACHABLE
-        tolerated = self._factor(_LEVEL + 2 * index, LEVEL_SWING_OCTAVES)
+        tolerated = self._factor(_LEVEL, index, LEVEL_SWING_OCTAVES)
         return LevelThreshold(
             stat=scaled(baseline, max(STAT_FLOOR_RATIO, tolerated)),
             gate=scaled(baseline, max(SMALL_SHIFT_RATIO, tolerated)),
@@ -423,12 +453,10 @@ class Prediction:
 
     def _compute_thresholds(self) -> Thresholds:
         found = []
-        for q, baseline, offset, between in zip(
-            QUANTILES, self.baseline, _OFFSETS, self._variances_between_hours(), strict=True
-        ):
-            squares, windows = self._swings[offset : offset + 2]
-            errors = (PRIOR_SWING_WEIGHT * _PRIOR + squares / _UNITS_PER_SQUARE_OCTAVE) / (PRIOR_SWING_WEIGHT + windows)
-            threshold = quantile_threshold(q, baseline, sqrt(max(errors, between)), self._parameters)
+        between = self._variances_between_hours()
+        for index, (q, baseline, variance) in enumerate(zip(QUANTILES, self.baseline, between, strict=True)):
+            errors = self._variance(0, index, PRIOR_SWING_OCTAVES)
+            threshold = quantile_threshold(q, baseline, sqrt(max(errors, variance)), self._parameters)
             found.append(threshold._replace(ladder=self._ladder(threshold)))
         learned = self._learned_correlation
         return thresholds_of(tuple(found), self.traces)._replace(
@@ -509,17 +537,39 @@ def _weights(n: int) -> tuple[float, ...]:
     return tuple(m / (m + _HALF_WEIGHT_EXCEEDANCES) for m in expected)
 
 
-def _squares(distances: Sequence[int | None], variances: Sequence[int]) -> tuple[int, int]:
-    """Return the sum of the squared errors ``max(D²/4, D² - s²)`` of known distances, and their number."""
-    total = number = 0
+def _error(square: int, variance: int, least_share: int) -> int:
+    """Return the squared error ``max(D²/least_share, D² - s²)`` in square half buckets.
+
+    Args:
+        square: D² in square buckets, so that 4 times it is in square half buckets.
+        variance: s² in square half buckets.
+        least_share: a divisor of 8.
+    """
+    least = 4 * square // least_share
+    return max(least, 4 * square - variance)
+
+
+def _squares(distances: Sequence[int | None], variances: Sequence[int], *, is_joint: bool) -> tuple[int, int]:
+    """Return the sum of the squared errors of known distances, and their number.
+
+    Args:
+        distances: distances in buckets; None where unknown.
+        variances: their sampling variances in square half buckets.
+        is_joint: whether the sampling variances are taken out of the sum, and not of each.
+    """
+    total = number = squares = expected = 0
     for distance, variance in zip(distances, variances, strict=True):
         if distance is not None:
             square = distance * distance
             if square > _MAX_SQUARE:
                 square = _MAX_SQUARE
-            total += 4 * square - variance if 3 * square > variance else square
             number += 1
-    return total, number
+            if is_joint:
+                squares += square
+                expected += variance
+            else:
+                total += _error(square, variance, _LEAST_SHARE)
+    return (_error(squares, expected, _LEAST_JOINT_SHARE) if is_joint else total), number
 
 
 def levels_of(deviations: Sequence[int | None], marks: Sequence[int]) -> list[int | None]:

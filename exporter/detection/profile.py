@@ -6,30 +6,68 @@ pattern in this hour of most days, of both day types; see :func:`pattern_of_hour
 all thresholds of a quantile are raised by the highest value among the marks that the window touches.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from statistics import median
 
+from exporter.baseline.levels import MATURE_WINDOWS
 from exporter.detection.parameters import DAILY_PATTERN_BUCKETS, DAILY_PATTERN_MIN_HOURS
 from exporter.detection.window import next_mark
-from exporter.model.calendar import HOUR_SECONDS
-from exporter.model.deviations import MARKS, lanes_above
+from exporter.model.calendar import HOUR_SECONDS, Slot
+from exporter.model.deviations import MARKS, lanes_above, raised_deviations
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import QUANTILES, HourProfile, SeriesHour
+from exporter.model.hours import QUANTILES, HourProfile, SeriesHour, SeriesHours
 
 NOT_RAISED = (0,) * len(QUANTILES)
 
 
-def pattern_of_hour(hours: Sequence[SeriesHour]) -> HourProfile:
+def pattern_of_hour(deviations: Sequence[bytes], *, inherit: bool = True) -> HourProfile:
     """Return the pattern within one hour of the day, from that hour of past days: a batch at 03:10, say.
 
     There are only a few such hours, so only large deviations are a pattern.
+
+    Args:
+        deviations: those of the past hours, encoded.
+        inherit: whether a quantile has the pattern of the next lower one where fewer hours know its own.
     """
-    deviations = [hour.evaluation.deviations for hour in hours]
-    found = lanes_above(deviations, DAILY_PATTERN_MIN_HOURS, DAILY_PATTERN_BUCKETS)
+    found = lanes_above(deviations, DAILY_PATTERN_MIN_HOURS, DAILY_PATTERN_BUCKETS, inherit=inherit)
     if not found:
         return ()
     return tuple(
         tuple([found.get(MARKS * index + mark, 0) for mark in range(MARKS)]) for index in range(len(QUANTILES))
     )
+
+
+def deviations_from_hours_around(history: SeriesHours, hours: Sequence[SeriesHour]) -> list[bytes]:
+    """Return the deviations of past hours as if all of their baselines were pools of the hours around them.
+
+    A baseline of the exact slot contains the batch of that hour, so that the deviations from it are smaller. On the
+    first days of the other day type the hours around serve, of which most are without the batch. The difference is
+    about how much the whole hour exceeds the mean of the two hours around it, by the median over these days.
+
+    Args:
+        history: hours of the series.
+        hours: past hours of one hour of the day, in time order within each slot.
+    """
+    earlier: Counter[Slot] = Counter()
+    exact: list[bool] = []
+    excesses: list[tuple[float, ...]] = []
+    for hour in hours:
+        # A slot serves as soon as it has so many hours.
+        exact.append(earlier[hour.slot] >= MATURE_WINDOWS)
+        earlier[hour.slot] += 1
+        before, after = history.at(hour.start - HOUR_SECONDS), history.at(hour.start + HOUR_SECONDS)
+        if exact[-1] and before is not None and after is not None:
+            around = zip(before.quantile_buckets, after.quantile_buckets, strict=True)
+            excesses.append(tuple(own - sum(each) / 2 for own, each in zip(hour.quantile_buckets, around, strict=True)))
+    deviations = [hour.evaluation.deviations for hour in hours]
+    by = [max(0, round(median(of_quantile))) for of_quantile in zip(*excesses, strict=True)]
+    if not any(by):
+        return deviations
+    return [
+        raised_deviations(each, by) if each and is_exact else each
+        for each, is_exact in zip(deviations, exact, strict=True)
+    ]
 
 
 def highest(profile: HourProfile, other: HourProfile) -> HourProfile:

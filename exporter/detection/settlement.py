@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import dropwhile
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from exporter.detection.parameters import (
     MIN_EVALUATED_TRACES,
     MIN_EXCEEDANCES,
+    MIN_SWING_EXCEEDANCES,
     RUN_BREAK_HOURS,
     RUN_ELEVATED_SHARE,
     RUN_MEMORY_HOURS,
@@ -22,6 +23,8 @@ from exporter.detection.significance import exceeds, tail_probability
 from exporter.detection.thresholds import Thresholds
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.histogram import Digest
+
+_ROUNDING: Final = 1e-9
 
 
 class SettledHour(NamedTuple):
@@ -58,8 +61,16 @@ def is_anomalous(digest: Digest, thresholds: Thresholds, parameters: Parameters)
 
 
 def is_elevated(digest: Digest, thresholds: Thresholds) -> bool:
-    """Whether some quantile of an hour lies above its clear threshold."""
-    return any(exceeds(digest.count_above(t.clear), digest.count, t.q) for t in thresholds.quantiles)
+    """Whether some quantile of an hour lies above its clear threshold, of those that the hour has traces enough for.
+
+    One slow trace among thirty says nothing about the p99.
+    """
+    n = digest.count
+    return any(
+        exceeds(digest.count_above(t.clear), n, t.q)
+        for t in thresholds.quantiles
+        if n * (1 - t.q) >= MIN_SWING_EXCEEDANCES - _ROUNDING
+    )
 
 
 def extended_run(run: Sequence[SettledHour], hour: SettledHour) -> tuple[SettledHour, ...]:

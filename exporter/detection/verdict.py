@@ -11,6 +11,10 @@ Where the first two hold, the window has also shifted if for the gate, twice the
 the exceedances of it and p_e the share of traces that is expected above it, ``k_e >= 3`` and ``P(K >= k_e) < alpha``
 with K of mean p_e. This finds a few traces that are very slow, such as time-outs. If neither holds, two further tests
 look for small shifts; see :mod:`exporter.detection.small_shift`.
+
+A shift persists if the newest traces show it as well. They are few, and of a shift of some requests they often happen
+to contain none, so a flag that fires also continues while the whole window is slow, unless the share of slow traces is
+clearly lower among the newest ones than among the rest.
 """
 
 from bisect import bisect_right
@@ -78,7 +82,8 @@ class Verdict(NamedTuple):
         score: maximum over the quantiles of the window's quantile divided by its gate; None with too few traces.
         shifted: whether the test is positive for some quantile.
         holds: number of hold times for which it must stay positive before the flag fires.
-        persists: whether the newest traces are slow, too; only computed if the window has shifted or the flag fires.
+        persists: whether the newest traces are slow, too, or not clearly faster while the flag fires; only computed if
+            the window has shifted or the flag fires.
         evidence: test statistics; None where no quantile with enough exceedances lies above its gate.
     """
 
@@ -180,7 +185,13 @@ def evaluate_window(
         if found is not None:
             shifted, holds, highest = True, SMALL_SHIFT_HOLDS, max(highest, found.excess)
             best = _small_evidence(found, newest.thresholds, raised)
-    persists = (firing or shifted) and _persists(recent.fresh_window(now, parameters), now, schedule)
+    persists = False
+    if firing or shifted:
+        fresh = recent.fresh_window(now, parameters)
+        persists = _slow_quantile(fresh, now, schedule) is not None
+        if firing and not persists and parameters.parts.continuation:
+            slow = _slow_quantile(window, now, schedule)
+            persists = slow is not None and not _is_faster(fresh, window, slow, raised[slow], schedule)
     return Verdict(traces, 2.0 ** (highest / BUCKETS_PER_OCTAVE), shifted, persists, best, holds)
 
 
@@ -227,6 +238,33 @@ def _small_evidence(found: SmallShift, thresholds: Thresholds, raised: Sequence[
         found.level,
         thresholds.learned_correlation,
     )
+
+
+def _is_faster(fresh: EvaluationWindow, window: EvaluationWindow, index: int, raised: int, schedule: Schedule) -> bool:
+    """Whether fewer of the newest traces are slow than of the rest of the window, with probability below FRESH_ALPHA.
+
+    Args:
+        fresh: the newest traces.
+        window: the evaluation window.
+        index: the quantile by whose clear threshold traces are slow.
+        raised: by how many buckets the pattern within the hour raises it.
+        schedule: thresholds by hour.
+    """
+
+    def count(part: EvaluationWindow) -> int:
+        return sum(
+            len(buckets) - bisect_right(buckets, thresholds.quantiles[index].clear + raised)
+            for thresholds, buckets in _parts(part, schedule)
+        )
+
+    newest = fresh.after(schedule[-1].start)
+    older_traces, older_slow = window.traces - newest.traces, count(window) - count(newest)
+    if older_traces <= 0:
+        return False
+    # One more trace of either kind: a share of 0 or 1 would be certain.
+    share = (older_traces - older_slow + 1) / (older_traces + 2)
+    fast = newest.traces - count(newest)
+    return tail_probability(fast, newest.traces, share, schedule[0].thresholds.correlation) < FRESH_ALPHA
 
 
 class _Part(NamedTuple):
@@ -289,21 +327,25 @@ def _evidence(
     )
 
 
-def _persists(fresh: EvaluationWindow, now: float, schedule: Schedule) -> bool:
-    """Whether some quantile of the newest traces lies above its clear threshold, with probability below FRESH_ALPHA."""
-    fresh = fresh.after(schedule[-1].start)
-    traces = fresh.traces
+def _slow_quantile(window: EvaluationWindow, now: float, schedule: Schedule) -> int | None:
+    """Return the quantile that lies above its clear threshold, with the lowest probability, which is below FRESH_ALPHA.
+
+    None if no quantile does.
+    """
+    window = window.after(schedule[-1].start)
+    traces = window.traces
     if not traces:
-        return False
-    parts = _parts(fresh, schedule)
-    # Not by the pattern of the whole evaluation window: an incident continues after a batch.
-    raised = raised_at(schedule[0].thresholds.profile, schedule[0].start, fresh.first_second, now)
+        return None
+    parts = _parts(window, schedule)
+    # Of the newest traces not by the pattern of the whole evaluation window: an incident continues after a batch.
+    raised = raised_at(schedule[0].thresholds.profile, schedule[0].start, window.first_second, now)
+    lowest, found = FRESH_ALPHA, None
     for index, q in enumerate(QUANTILES):
         slow = 0
         for thresholds, buckets in parts:
             slow += len(buckets) - bisect_right(buckets, thresholds.quantiles[index].clear + raised[index])
         if exceeds(slow, traces, q):
             chance = tail_probability(slow, traces, 1 - q, schedule[0].thresholds.correlation)
-            if chance < FRESH_ALPHA:
-                return True
-    return False
+            if chance < lowest:
+                lowest, found = chance, index
+    return found

@@ -91,10 +91,12 @@ class RecentTraces:
     counted by mark, for the long window and the level.
     """
 
-    __slots__ = ("_buckets", "_old", "_seconds")
+    __slots__ = ("_buckets", "_by_mark", "_old", "_seconds")
 
     def __init__(self, entries: Iterable[tuple[int, int, int]] = ()) -> None:
         """Add traces given as second, bucket and count, as yielded by iteration."""
+        # The last result of by_mark() up to a mark: all ticks within five minutes ask for the same, to know the level.
+        self._by_mark: tuple[int, float, list[MarkedBuckets]] | None = None
         self._seconds = array("q")
         self._buckets = array("h")
         # Ascending: mark, bucket and count, packed into one integer each.
@@ -122,6 +124,8 @@ class RecentTraces:
 
     def add(self, second: int, bucket: int, count: int = 1) -> None:
         """Add traces that ended in a second (see :func:`end_second`), in any order."""
+        if self._by_mark is not None and second <= self._by_mark[1]:
+            self._by_mark = None
         seconds = self._seconds
         if not seconds or second >= seconds[-1]:
             seconds.extend([second] * count)
@@ -137,6 +141,7 @@ class RecentTraces:
             for bucket in buckets:
                 self.add(second, bucket)
         else:
+            self._by_mark = None
             self._buckets.extend(buckets)
             self._seconds.extend([second] * len(buckets))
 
@@ -155,6 +160,7 @@ class RecentTraces:
         kept = max(self._start_of_second(needed), bisect_right(seconds, now - parameters.max_window_seconds))
         first = min(first, kept)
         if first > 0:
+            self._by_mark = None
             if parameters.needs_marks:
                 self._age(first, now, parameters)
             del seconds[:first]
@@ -191,7 +197,12 @@ class RecentTraces:
         Args:
             since: a mark, Unix seconds.
             until: Unix seconds.
+
+        Returns:
+            Must not be modified.
         """
+        if self._by_mark is not None and self._by_mark[:2] == (since, until):
+            return self._by_mark[2]
         found: dict[int, list[int]] = {}
         for mark, bucket, count in map(_unpack, self._old[bisect_left(self._old, _pack(since + 1, ZERO_BUCKET, 0)) :]):
             if mark > until:
@@ -203,13 +214,17 @@ class RecentTraces:
             middle = bisect_right(self._seconds, mark, first, last)
             found.setdefault(mark, []).extend(self._buckets[first:middle])
             first = middle
-        return [(mark, sorted(found[mark])) for mark in sorted(found)]
+        marked = [(mark, sorted(found[mark])) for mark in sorted(found)]
+        if until % MARK_SECONDS == 0:
+            self._by_mark = since, until, marked
+        return marked
 
     def keep(self, predicate: Callable[[int], bool]) -> None:
         """Keep only the traces that ended in seconds for which ``predicate(start of the second)`` holds.
 
         Old traces have no second, so they are dropped.
         """
+        self._by_mark = None
         self._old = array("q")
         seconds = self._seconds
         kept = {second for second in set(seconds) if predicate(second - 1)}
@@ -219,6 +234,7 @@ class RecentTraces:
 
     def drop(self, since: int, until: int) -> None:
         """Drop the traces that ended in ``(since, until]``, and old ones of which some may have."""
+        self._by_mark = None
         first, last = bisect_right(self._seconds, since), bisect_right(self._seconds, until)
         del self._seconds[first:last], self._buckets[first:last]
         if any(since < mark and mark - MARK_SECONDS < until for mark, _, _ in map(_unpack, self._old)):

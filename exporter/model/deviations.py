@@ -45,6 +45,17 @@ def deviations_of(encoded: bytes, index: int) -> list[int | None]:
     return list(map(_DEVIATIONS.__getitem__, encoded[index * MARKS : (index + 1) * MARKS].ljust(MARKS, b"\0")))
 
 
+def raised_deviations(encoded: bytes, by: Sequence[int]) -> bytes:
+    """Return encoded deviations, with those of each quantile higher by some buckets."""
+    return encode_deviations(
+        [
+            None if each is None else each + buckets
+            for index, buckets in enumerate(by)
+            for each in deviations_of(encoded, index)
+        ]
+    )
+
+
 def compare_medians(before: bytes, encoded: bytes) -> tuple[int, int, int]:
     """Compare the deviations of the medians at each mark of two hours.
 
@@ -91,14 +102,33 @@ def medians_over_series(series: Sequence[bytes], least: int) -> bytes:
     return bytes(medians).ljust(MARKS, b"\0")
 
 
-def lanes_above(hours: Sequence[bytes], least: int, limit: int) -> dict[int, int]:
-    """Return the lanes whose median, over at least ``least`` hours, lies above a limit in buckets, with that median."""
+def lanes_above(hours: Sequence[bytes], least: int, limit: int, *, inherit: bool = False) -> dict[int, int]:
+    """Return the lanes whose median, over at least ``least`` hours, lies above a limit in buckets, with that median.
+
+    With ``inherit``, a quantile that fewer hours know at a mark has the median of the next lower one.
+    """
     hours = list(filter(None, hours))
     if len(hours) < least:
         return {}
     counts = DeviationCounts(limit, hours)
-    medians = {lane: median_deviation(hours, lane, least) for lane in counts.lanes_above()}
-    return {lane: found for lane, found in medians.items() if found is not None}
+    return medians_of(hours, counts.lanes_above(), least, inherit=inherit)
+
+
+def medians_of(hours: Sequence[bytes], lanes: Iterable[int], least: int, *, inherit: bool) -> dict[int, int]:
+    """Return the median deviation in some lanes, in ascending order, where at least ``least`` hours know it.
+
+    With ``inherit``, also in the same lanes of higher quantiles that fewer hours know.
+    """
+    found: dict[int, int] = {}
+    for lane in lanes:
+        median = median_deviation(hours, lane, least)
+        if median is not None:
+            found[lane] = median
+    if inherit:
+        for lane in range(MARKS, MAX_LANES):
+            if lane not in found and lane - MARKS in found and median_deviation(hours, lane, least) is None:
+                found[lane] = found[lane - MARKS]
+    return found
 
 
 def median_deviation(hours: Iterable[bytes], lane: int, least: int) -> int | None:

@@ -11,7 +11,7 @@ from operator import add, attrgetter, sub
 from typing import Final, NamedTuple
 
 from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour, Slot
-from exporter.model.deviations import MARKS, DeviationCounts, median_deviation
+from exporter.model.deviations import MARKS, DeviationCounts, medians_of
 from exporter.model.histogram import Digest, RollingDigest
 from exporter.model.histogram_codec import MARK_SECONDS, decode_counts, decode_failures, decode_marks, decode_offsets
 from exporter.model.runs import Run, count_runs, runs_of
@@ -480,13 +480,16 @@ class SeriesHours:
             swings = tuple(map(add, swings, hour.evaluation.swings))
         return swings
 
-    def profile(self, until: int, least: int, released: Collection[SeriesHour] = ()) -> HourProfile:
+    def profile(
+        self, until: int, least: int, released: Collection[SeriesHour] = (), *, inherit: bool = True
+    ) -> HourProfile:
         """Return the pattern within the hour: the median deviation at each mark, over the hours as for :meth:`swings`.
 
         Args:
             until: Unix seconds.
             least: minimum number of hours with a known deviation at a mark.
             released: quarantined hours before ``until`` that count nevertheless.
+            inherit: whether a quantile has the pattern of the next lower one where fewer hours know its own.
 
         Returns:
             For each quantile the median deviation in buckets by mark, 0 up to :data:`PATTERN_BUCKETS`; empty if all
@@ -510,8 +513,8 @@ class SeriesHours:
         hours = [each.deviations for each in evaluations if not each.quarantined and each.swings != NO_SWINGS]
         hours += [hour.evaluation.deviations for hour in released]
         profile = [[0] * MARKS for _ in QUANTILES]
-        for lane in lanes:
-            profile[lane // MARKS][lane % MARKS] = median_deviation(hours, lane, least) or 0
+        for lane, deviation in medians_of(hours, lanes, least, inherit=inherit).items():
+            profile[lane // MARKS][lane % MARKS] = deviation
         return tuple(map(tuple, profile)) if any(map(any, profile)) else ()
 
     def _include(self, hour: SeriesHour) -> None:

@@ -2,9 +2,7 @@
 
 import json
 import random
-import sqlite3
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from exporter.demo.traces import ROOT, Operation, SpanTimes, TraceShape, make_tr
 from exporter.model.span import SeriesKey
 from tests.e2e.conftest import StartExporter, StartTempo
 from tests.support.database import digests, windows
+from tests.support.older_database import make_older
 from tests.support.processes import run, settings
 from tests.support.traffic import HOUR, MINUTE, NS, Traffic
 
@@ -114,21 +113,7 @@ def test_a_database_of_the_previous_version_keeps_its_history(
     before = digests(tmp_path / DATABASE)
     ledger_end = max(end for _, end, *_ in windows(tmp_path / DATABASE))
     searches_before = len(server.searches())
-    with closing(sqlite3.connect(tmp_path / DATABASE)) as database:
-        database.execute("DROP INDEX idx_series_service_name_span_name_labels")
-        database.execute("ALTER TABLE series DROP COLUMN labels")
-        database.execute("CREATE UNIQUE INDEX idx_series_service_name_span_name ON series(service_name, span_name)")
-        # Created by later migrations.
-        database.execute("DROP TABLE incidents")
-        database.execute("DROP TABLE shifts")
-        database.execute("DROP TABLE flag_periods")
-        database.execute("DROP TABLE time_marks")
-        database.execute("DROP TABLE past_flag_periods")
-        database.execute("DROP TABLE evaluated_marks")
-        database.execute("ALTER TABLE digests DROP COLUMN failures")
-        database.execute("ALTER TABLE digests DROP COLUMN requests")
-        database.execute("ALTER TABLE windows DROP COLUMN failure_rule")
-        database.execute(f"PRAGMA user_version = {VERSION_WITHOUT_LABELS}")
+    make_older(tmp_path / DATABASE, VERSION_WITHOUT_LABELS)
 
     second = exporter(configured(server.url))
     page = second.wait_until_filled()

@@ -9,13 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import asin, ceil, comb, exp, lgamma, log2, pi, sqrt
-from statistics import median_low
+from statistics import median, median_low
 
 from exporter.baseline.levels import FallbackRules
 from exporter.detection.parameters import Parameters
 
 QUANTILES = (Fraction(1, 2), Fraction(9, 10), Fraction(99, 100))
 Trace = tuple[int, int, int]
+Distances = dict[int, list[tuple[int, float, float]]]
+"""By hour: quantile, squared distance and sampling variance of each window, in square octaves."""
 
 
 def quantile(values: Iterable[int], q: float) -> int:
@@ -85,15 +87,16 @@ class NaiveDetector:
 
     def __post_init__(self) -> None:
         self.hours: dict[int, list[int]] = {}
-        self.distances: dict[int, list[tuple[int, float]]] = {}
-        self.long_distances: dict[int, list[tuple[int, float]]] = {}
-        self.level_distances: dict[int, list[tuple[int, float]]] = {}
+        self.distances: Distances = {}
+        self.long_distances: Distances = {}
+        self.level_distances: Distances = {}
         self.shares: dict[int, list[tuple[float, float]]] = {}
         self.apart: dict[int, list[tuple[float, float]]] = {}
         self.deviations: dict[int, dict[tuple[int, int], int]] = {}
         self.quarantined: set[int] = set()
         self.suspects: set[int] = set()
         self.changepoint = 0
+        self.level = 0
         self.changepoints: list[int] = []
         self.run_hours: list[tuple[int, bool, bool]] = []
         self.streak: list[tuple[int, int, int, float]] = []
@@ -139,6 +142,7 @@ class NaiveDetector:
                 continue
             if level >= 3 and good[-1] - good[0] < 24:
                 continue
+            self.level = level
             return good
         return None
 
@@ -155,21 +159,22 @@ class NaiveDetector:
         if p.parts.likeness:
             limits.rho += self.learned_correlation(good) - 0.003
         if p.parts.profile:
-            for i in range(len(QUANTILES)):
-                for m in range(12):
-                    known = [self.deviations[h][i, m] for h in good if (i, m) in self.deviations[h]]
-                    if len(known) >= 12 and median_low(known) > 0.15 * 32:
-                        limits.profile[i][m] = median_low(known)
             same_hour = [h for h in good if h % 24 == hour % 24]
-            for i, of_quantile in enumerate(limits.profile):
-                for m in range(12):
-                    known = [self.deviations[h][i, m] for h in same_hour if (i, m) in self.deviations[h]]
-                    if len(known) >= 3 and median_low(known) > 12:
-                        of_quantile[m] = max(of_quantile[m], median_low(known))
+            by = self.excess_over_hours_around(same_hour) if p.parts.pattern_transfer and self.level > 1 else {}
+            hourly = self.pattern([self.deviations[h] for h in good], 12, 4)
+            daily = self.pattern(
+                [
+                    {(i, m): min(127, d + by.get(h, (0, 0, 0))[i]) for (i, m), d in self.deviations[h].items()}
+                    for h in same_hour
+                ],
+                3,
+                12,
+            )
+            for i, m in [*hourly, *daily]:
+                limits.profile[i][m] = max(hourly.get((i, m), 0), daily.get((i, m), 0))
         for index, q in enumerate(QUANTILES):
             baseline = quantile(pool, float(q))
-            seen = [d for h in good for i, d in self.distances[h] if i == index]
-            errors = (48 * 0.01 + sum(seen)) / (48 + len(seen))
+            errors = self.variance(self.distances, good, index, 0.1)
             numerator = denominator = 0.0
             for h in chosen:
                 n = len(self.hours[h])
@@ -204,6 +209,32 @@ class NaiveDetector:
                 limits.level.append((stat, gate, least_stat, least_gate))
         return limits
 
+    def excess_over_hours_around(self, same_hour: Sequence[int]) -> dict[int, tuple[int, ...]]:
+        """Return by how much the deviations of hours are too low, whose baselines are pools of their own slot."""
+        exact = [h for h in same_hour if sum(self.slot(e) == self.slot(h) for e in same_hour if e < h) >= 3]
+        excesses = []
+        for h in exact:
+            if h - 1 in self.hours and h + 1 in self.hours:
+                own, before, after = ([quantile(self.hours[k], float(q)) for q in QUANTILES] for k in (h, h - 1, h + 1))
+                excesses.append([o - (b + a) / 2 for o, b, a in zip(own, before, after, strict=True)])
+        by = tuple(max(0, round(median(of_quantile))) for of_quantile in zip(*excesses, strict=True))
+        return dict.fromkeys(exact, by) if by else {}
+
+    def pattern(
+        self, hours: Sequence[dict[tuple[int, int], int]], least: int, limit: int
+    ) -> dict[tuple[int, int], int]:
+        """Return the median deviation by quantile and mark where it is a pattern."""
+        found = {}
+        for i in range(len(QUANTILES)):
+            for m in range(12):
+                known = [of_hour[i, m] for of_hour in hours if (i, m) in of_hour]
+                if len(known) >= least:
+                    if median_low(known) > limit:
+                        found[i, m] = median_low(known)
+                elif self.parameters.parts.inherited_swing and (i - 1, m) in found:
+                    found[i, m] = found[i - 1, m]
+        return found
+
     def learned_correlation(self, good: Sequence[int]) -> float:
         within = self.likeness([pair for h in good for pair in self.shares[h]])
         apart = self.likeness([pair for h in good for pair in self.apart[h]])
@@ -224,11 +255,25 @@ class NaiveDetector:
     def scaled(bucket: int, factor: float) -> int:
         return bucket + ceil(round(32 * log2(factor), 9))
 
-    def swing_factor(
-        self, distances: dict[int, list[tuple[int, float]]], good: Sequence[int], index: int, prior: float
-    ) -> float:
-        seen = [d for h in good for i, d in distances[h] if i == index]
-        return float(2 ** (self.parameters.swing * sqrt((48 * prior**2 + sum(seen)) / (48 + len(seen)))))
+    def swing_factor(self, distances: Distances, good: Sequence[int], index: int, prior: float) -> float:
+        return float(2 ** (self.parameters.swing * sqrt(self.variance(distances, good, index, prior))))
+
+    def variance(self, distances: Distances, good: Sequence[int], index: int, prior: float) -> float:
+        """Return the variance of a quantile between windows, in square octaves."""
+        parts = self.parameters.parts
+        total, number, least = 0.0, 0, prior**2
+        for h in good:
+            seen = [(d, s) for i, d, s in distances[h] if i == index]
+            number += len(seen)
+            if parts.joint_errors:
+                squares, expected = sum(d for d, _ in seen), sum(s for _, s in seen)
+                # Rounded down to the units that are stored.
+                total += max(int(squares / 8 * 4096) / 4096, squares - expected)
+            else:
+                total += sum(max(d / 4, d - s) for d, s in seen)
+        if index and parts.inherited_swing:
+            least = max(least, self.variance(distances, good, 0, prior))
+        return (48 * least + total) / (48 + number)
 
     @staticmethod
     def sampling_sd(pool: Sequence[int], q: Fraction, n: int) -> float:
@@ -266,26 +311,27 @@ class NaiveDetector:
         holds = 1
         if current is not None and n >= 3:
             seconds = [second for second, _, _ in window if self.limits.get((second - 1) // 3600)]
-            up = self.raised(current, seconds[0], now)
+            up = all_up = self.raised(current, seconds[0], now)
             for i, q in enumerate(QUANTILES):
                 slow = sum(bucket > limits.gate[i] + up[i] for bucket, limits in evaluated)
                 beyond = sum(bucket > limits.stat[i] + up[i] for bucket, limits in evaluated)
                 if slow > (1 - q) * n and slow >= 3:
-                    shifted |= tail(beyond, n, 1 - q, current.rho) < p.alpha
+                    chance = tail(beyond, n, 1 - q, current.rho)
+                    shifted |= chance < p.alpha
                     for e, share in enumerate(current.ladder[i] if current.ladder and n >= 20 else []):
                         steep = sum(bucket > limits.gate[i] + up[i] + 32 * e for bucket, limits in evaluated)
-                        chance = max(tail(steep, n, Fraction(share), rho) for rho in (current.rho, current.least_rho))
-                        shifted |= steep >= 3 and chance < p.alpha
+                        rare = max(tail(steep, n, Fraction(share), rho) for rho in (current.rho, current.least_rho))
+                        shifted |= steep >= 3 and rare < p.alpha
             if not shifted and self.small_shift(traces, now, evaluated, current, up):
                 shifted, holds = True, 2
             newest = self.window(traces, now, 120, 5, p.max_window_seconds)
             fresh = self.with_limits(newest)
             seconds = [second for second, _, _ in newest if self.limits.get((second - 1) // 3600)]
             up = self.raised(current, seconds[0], now) if seconds else up
-            for i, q in enumerate(QUANTILES):
-                slow = sum(bucket > limits.clear[i] + up[i] for bucket, limits in fresh)
-                if slow > (1 - q) * len(fresh) and tail(slow, len(fresh), 1 - q, current.rho) < 0.2:
-                    persists = True
+            persists = self.slow_quantile(fresh, up, current) is not None
+            if flag.firing and not persists and p.parts.continuation:
+                index = self.slow_quantile(evaluated, all_up, current)
+                persists = index is not None and not self.is_faster(fresh, evaluated, current, index, all_up[index])
         change = None
         if not flag.firing:
             if shifted and persists:
@@ -313,6 +359,33 @@ class NaiveDetector:
     def raised(limits: Limits, first: int, now: int) -> list[int]:
         marks = {(second - 1) % 3600 // 300 for second in range(first, now + 1)}
         return [max(of_quantile[mark] for mark in marks) for of_quantile in limits.profile]
+
+    @staticmethod
+    def slow_quantile(part: Sequence[tuple[int, Limits]], up: Sequence[int], current: Limits) -> int | None:
+        found = []
+        for i, q in enumerate(QUANTILES):
+            slow = sum(bucket > limits.clear[i] + up[i] for bucket, limits in part)
+            if slow > (1 - q) * len(part):
+                found.append((tail(slow, len(part), 1 - q, current.rho), i))
+        return min(found)[1] if found and min(found)[0] < 0.2 else None
+
+    @staticmethod
+    def is_faster(
+        fresh: Sequence[tuple[int, Limits]],
+        evaluated: Sequence[tuple[int, Limits]],
+        current: Limits,
+        i: int,
+        up: int,
+    ) -> bool:
+        slow, slow_before = (
+            sum(bucket > limits.clear[i] + up for bucket, limits in part)
+            for part in (fresh, evaluated[: len(evaluated) - len(fresh)])
+        )
+        before = len(evaluated) - len(fresh)
+        if before <= 0:
+            return False
+        share = Fraction(before - slow_before + 1, before + 2)
+        return tail(len(fresh) - slow, len(fresh), share, current.rho) < 0.2
 
     def small_shift(
         self,
@@ -401,7 +474,7 @@ class NaiveDetector:
                     signs = (earlier > 0, deviation > 0)
                     self.apart[hour].append((sum(signs) / 2, signs[0] != signs[1]))
                 own = deviation - current.profile[i][m]
-                self.distances[hour].append((i, self.squared(own, current, q, n)))
+                self.distances[hour].append((i, *self.squared(own, current, q, n)))
                 before = [
                     self.deviations.get(h, {}).get((i, (m - k) % 12))
                     for k in range(6, 0, -1)
@@ -411,19 +484,17 @@ class NaiveDetector:
                 known = [d - o for d, o in zip(before, patterns, strict=True) if d is not None]
                 if current.level and len(known) >= 5:
                     level = max(-32, min(32, round(Fraction(7 * sum(known), 10 * len(known)))))
-                    self.level_distances[hour].append((i, self.squared(own - level, current, q, n)))
+                    self.level_distances[hour].append((i, *self.squared(own - level, current, q, n)))
         if current.long and m in (5, 11):
             values = [bucket for second, _, bucket in traces if mark - 1800 < second <= mark]
             n = len(values)
             for i, q in enumerate(QUANTILES):
                 if n >= 10 and n * (1 - q) >= Fraction(1, 2):
                     distance = quantile(values, float(q)) - current.baseline[i]
-                    self.long_distances[hour].append((i, self.squared(distance, current, q, n)))
+                    self.long_distances[hour].append((i, *self.squared(distance, current, q, n)))
 
-    def squared(self, buckets: int, limits: Limits, q: Fraction, n: int) -> float:
-        distance = min(2.0, abs(buckets) / 32)
-        sampling = self.sampling_sd(limits.pool, q, n)
-        return max(distance**2 / 4, distance**2 - sampling**2)
+    def squared(self, buckets: int, limits: Limits, q: Fraction, n: int) -> tuple[float, float]:
+        return min(2.0, abs(buckets) / 32) ** 2, self.sampling_sd(limits.pool, q, n) ** 2
 
     def settle(self, hour: int) -> bool:
         """Settle an hour; return whether a lasting change is accepted."""
@@ -445,7 +516,11 @@ class NaiveDetector:
         self.quarantined |= {h for h in (hour - 2, hour - 1, hour) if h in self.suspects and h in self.hours}
         if anomalous:
             self.quarantined.add(hour)
-        elevated = anomalous or any(above(buckets, limits.clear[i]) > (1 - q) * n for i, q in enumerate(QUANTILES))
+        elevated = anomalous or any(
+            above(buckets, limits.clear[i]) > (1 - q) * n
+            for i, q in enumerate(QUANTILES)
+            if n * (1 - q) >= Fraction(1, 2)
+        )
         self.run_hours = [*self.run_hours, (hour, anomalous, elevated)][-60:]
         return (elevated and self.accept(hour)) or (p.parts.streak and self.extend_streak(hour, limits, buckets))
 

@@ -40,7 +40,7 @@ HOURLY = {(hour, hour + 0.08): 4.0 for hour in range(72)}
             4, 9, 12, {(24.0 * day + 3, 24.0 * day + 4): 4.0 for day in range(1, 6)}, ALL_PARTS, id="a nightly batch"
         ),
         pytest.param(
-            8, 4, 4, {(50.0, 999.0): 2.5, (40.2, 40.9): 20.0}, ALL_PARTS, id="a lasting change of few requests"
+            8, 4, 4, {(50.0, 999.0): 2.5, (40.2, 42.9): 20.0}, ALL_PARTS, id="a lasting change of few requests"
         ),
         pytest.param(5, 2.5, 150, {(50.0, 51.5): 2.0, (54.0, 55.0): 0.3}, ALL_PARTS, id="busy, and faster"),
         pytest.param(6, 3, 40, HOURLY | {(66.2, 66.9): 8.0}, ALL_PARTS, id="an hourly batch"),

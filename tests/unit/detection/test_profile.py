@@ -2,10 +2,12 @@
 
 import pytest
 
-from exporter.detection.profile import highest, minutes_of, pattern_of_hour, raised_at
+from exporter.detection.profile import deviations_from_hours_around, highest, minutes_of, pattern_of_hour, raised_at
 from exporter.model.calendar import DayType, LocalHour, Slot
-from exporter.model.deviations import MARKS, encode_deviations
-from exporter.model.hours import HourEvaluation, SeriesHour, SeriesHours, StoredWindow
+from exporter.model.deviations import MARKS, deviations_of, encode_deviations
+from exporter.model.histogram import Digest
+from exporter.model.histogram_codec import encode_digest
+from exporter.model.hours import HourEvaluation, HourProfile, SeriesHour, SeriesHours, StoredWindow
 
 HOUR = 1_767_571_200
 SLOT = Slot(0, DayType.WEEKDAY)
@@ -25,7 +27,9 @@ def hours(number: int, at_first_mark: int, *, quarantined: bool = False, begin: 
 
 def test_pattern_is_the_median_over_hours_that_are_not_quarantined() -> None:
     history = SeriesHours(hours(13, 40) + hours(9, 0, begin=13) + hours(9, 0, quarantined=True, begin=22))
-    assert history.profile(HOUR + 40 * 3600, 12) == ((40, *[0] * 11), (0,) * 12, (0,) * 12)
+    # Higher quantiles, which nothing is known of here, have the pattern of the median.
+    assert history.profile(HOUR + 40 * 3600, 12) == ((40, *[0] * 11),) * 3
+    assert history.profile(HOUR + 40 * 3600, 12, inherit=False) == ((40, *[0] * 11), (0,) * 12, (0,) * 12)
     assert history.profile(HOUR + 40 * 3600, 30) == ()
 
 
@@ -75,11 +79,33 @@ def test_minutes_are_those_of_the_marks() -> None:
 
 
 def test_pattern_of_an_hour_of_the_day_needs_few_days_but_large_deviations() -> None:
-    assert pattern_of_hour(hours(3, 40)) == ((40, *[0] * 11), (0,) * 12, (0,) * 12)
-    assert pattern_of_hour(hours(2, 40)) == ()
-    assert pattern_of_hour(hours(3, 12)) == ()
-    assert pattern_of_hour(hours(2, 40) + hours(3, 0, begin=2)) == ()
-    assert pattern_of_hour([]) == ()
+    def pattern(*number_and_deviation: tuple[int, int]) -> HourProfile:
+        return pattern_of_hour(
+            [hour.evaluation.deviations for each in number_and_deviation for hour in hours(*each)], inherit=False
+        )
+
+    assert pattern((3, 40)) == ((40, *[0] * 11), (0,) * 12, (0,) * 12)
+    assert pattern((2, 40)) == ()
+    assert pattern((3, 12)) == ()
+    assert pattern((2, 40), (3, 0)) == ()
+    assert pattern() == ()
+
+
+def test_deviations_from_a_baseline_with_the_batch_are_raised_by_what_the_hour_exceeds_its_neighbours() -> None:
+    day_hours = {2: -200, 3: -168, 4: -200}
+    history = SeriesHours()
+    for day in range(5):
+        for hour_of_day, bucket in day_hours.items():
+            start = HOUR + 86_400 * day + 3600 * hour_of_day
+            local_hour = LocalHour(start, start + 3600, Slot(hour_of_day, DayType.WEEKDAY), day)
+            window = StoredWindow(start, 50, encode_digest(Digest({bucket: 50})))
+            evaluation = HourEvaluation(swings=SWINGS, deviations=encode_deviations([32 if day < 3 else 0] + [0] * 11))
+            history.append(SeriesHour(local_hour, [window], evaluation))
+    same_hour = history.of_slots([Slot(3, DayType.WEEKDAY)], HOUR + 86_400 * 6)
+    found = deviations_from_hours_around(history, same_hour)
+    # The first three days were compared with the hours around, the others with days that contain the batch.
+    assert [deviations_of(each, 0)[0] for each in found] == [32] * 5
+    assert pattern_of_hour(found)[0][0] == 32
 
 
 def test_the_higher_of_two_patterns_counts() -> None:

@@ -102,11 +102,23 @@ def test_thresholds_of_a_baseline_of_zero() -> None:
 def test_prediction_errors_raise_all_thresholds() -> None:
     # 480 windows with an error of half an octave: variances of 48 times 0.01 and 480 times 0.25.
     swings = (480 * 4096 // 4, 480) * 3 + NO_SWINGS[6:]
-    tau = sqrt((48 * 0.01 + 480 * 0.25) / (48 + 480))
+    prior = 0.01
     for threshold in thresholds(steady(-100), swings).quantiles:
+        tau = sqrt((48 * prior + 480 * 0.25) / (48 + 480))
+        # What the median shows is the prior of the others.
+        prior = (48 * 0.01 + 480 * 0.25) / (48 + 480)
         assert threshold.swing_octaves == pytest.approx(tau)
         assert threshold.gate == threshold.stat == scaled_up(-100, 2 ** (2.5 * tau))
         assert threshold.clear == scaled_up(-100, 2 ** (1.25 * tau))
+
+
+def test_a_quantile_that_no_window_measures_swings_like_the_median() -> None:
+    swings = (480 * 4096 // 4, 480, *NO_SWINGS[2:])
+    median, *others = thresholds(steady(-100), swings).quantiles
+    assert {each.swing_octaves for each in others} == {median.swing_octaves}
+    assert {each.gate for each in others} == {median.gate}
+    steadier = thresholds(steady(-100), (0, 480, *NO_SWINGS[2:])).quantiles
+    assert steadier[2].swing_octaves == pytest.approx(0.1)
 
 
 def test_variance_between_hours_raises_the_swing() -> None:
@@ -174,8 +186,11 @@ def test_thresholds_follow_the_formulas(hours: list[list[int]], swings: Swings, 
     naive = NaiveDetector(parameters=parameters)
     pool = [bucket for hour in hours for bucket in hour]
     found = thresholds(hours, swings, parameters)
+    prior = 0.01
     for index, (q, threshold) in enumerate(zip(QUANTILES, found.quantiles, strict=True)):
-        errors = (48 * 0.01 + swings[2 * index] / 4096) / (48 + swings[2 * index + 1])
+        errors = (48 * prior + swings[2 * index] / 4096) / (48 + swings[2 * index + 1])
+        if index == 0:
+            prior = max(prior, errors)
         baseline = quantile(pool, float(q))
         weights = [float(len(hour) * (1 - q) / (len(hour) * (1 - q) + 2)) for hour in hours]
         squares = [
@@ -200,7 +215,7 @@ def test_measured_swings_follow_the_definition(hours: list[list[int]], window: l
             break
         distance = min(Fraction(2), Fraction(abs(quantile(window, float(q)) - quantile(pool, float(q))), 32))
         sampling = Fraction(NaiveDetector.sampling_sd(pool, q, n))
-        expected.append(4096 * max(distance**2 / 4, distance**2 - sampling**2))
+        expected.append(4096 * max(distance**2 / 8, distance**2 - sampling**2))
     measured = expected if n >= MIN_EVALUATED_TRACES else []
     # A window shared by two marks counts twice.
     found = Prediction(pool_of(hours), NO_SWINGS, NO_DELTA).measure([([300, 600], sorted(window), 0)]).swings

@@ -124,6 +124,21 @@ def test_latency_between_clear_and_gate_only_keeps_a_flag_firing() -> None:
     assert (verdict.shifted, verdict.persists) == (False, True)
 
 
+def test_flag_about_some_requests_keeps_firing_where_the_newest_happen_to_contain_none() -> None:
+    recent = recent_of([BASELINE] * 84 + [BASELINE + 200] * 12, NOW - 200)
+    for bucket in [BASELINE] * 9:
+        recent.add(NOW - 5, bucket)
+    # One in eight was slow, and none of the newest nine is: that happens every third time.
+    assert not verdict_on(recent).persists
+    verdict = verdict_on(recent, firing=True)
+    assert (verdict.shifted, verdict.persists) == (True, True)
+    # None of forty does not.
+    for bucket in [BASELINE] * 31:
+        recent.add(NOW - 5, bucket)
+    verdict = verdict_on(recent, firing=True)
+    assert (verdict.shifted, verdict.persists) == (True, False)
+
+
 def test_evidence_on_request_without_exceedances() -> None:
     verdict = verdict_on([BASELINE] * 40, always_evidence=True)
     assert verdict.evidence is not None

@@ -1,14 +1,15 @@
 """The detector's benchmark: suites, data sets, scores and evaluation."""
 
+import random
 from itertools import pairwise, product
-from math import inf
+from math import exp, inf, log
 
 import pytest
 
-from benchmarks.detection import error_oracle, errors
+from benchmarks.detection import error_oracle, errors, oracle
 from benchmarks.detection.evaluation import evaluate_case
 from benchmarks.detection.labelled import LabelledSeries, evaluate_series, load
-from benchmarks.detection.results import Result, compared, header, poisson_interval
+from benchmarks.detection.results import Result, compared, header, is_steady, poisson_interval
 from benchmarks.detection.scoring import Episode, Event, Tally, episodes, finding, tally
 from benchmarks.detection.suites import (
     BATCHES,
@@ -23,6 +24,7 @@ from benchmarks.detection.suites import (
     Suite,
     cases,
 )
+from exporter.demo.latency import Bimodal, HeavyTailed, LatencyShape, Lognormal
 from exporter.detection.flag import FlagEvent
 from exporter.detection.parameters import Parameters
 from exporter.detection.tick import FlagChange
@@ -168,3 +170,23 @@ def test_the_oracle_finds_nearly_all_larger_incidents_and_is_deterministic() -> 
     assert found == error_oracle.simulate("seed", errors.LARGER, 4, 1)
     delays = [each.delay_minutes for each in found if each.requests >= 100]
     assert sum(delay is not None for delay in delays) > 0.9 * len(delays)
+
+
+@pytest.mark.parametrize("shape", [Lognormal(0.6), Bimodal(), HeavyTailed()])
+def test_oracle_knows_the_density_of_each_distribution(shape: LatencyShape) -> None:
+    steps = [step / 100 for step in range(-700, 900)]
+    assert sum(oracle.density(shape, z) for z in steps) / 100 == pytest.approx(1, abs=1e-3)
+    ratio, rng = oracle.log_ratio(shape, 2.0), random.Random(1)
+    sample = shape.sampler(rng)
+    # The mean of a likelihood ratio is 1 if nothing has changed.
+    assert sum(exp(ratio(log(sample()))) for _ in range(20_000)) / 20_000 == pytest.approx(1, abs=0.15)
+
+
+def test_oracle_finds_what_varies_little_and_says_after_how_many_seconds() -> None:
+    steady = [case for case in cases(Suite.CRON, 6, "test") if is_steady(case)]
+    assert {oracle.found_by_second_run(case) for case in steady} <= {True, None}
+    case = next(case for case in cases(Suite.INCIDENTS, 1, "test") if case.profile.rate_per_minute == 10)
+    tenfold = next(kind for kind in KINDS if kind.factor == 10 and kind.share == 1)
+    found = oracle.delays(case, tenfold)
+    assert len(found) == sum(kind == tenfold for kind in case.kinds)
+    assert all(delay is not None and delay < 600 for requests, delay in found if requests >= 50)

@@ -12,6 +12,7 @@ from exporter.model.ledger import LedgerEntry, Window, WindowState
 from exporter.model.span import SeriesKey
 from exporter.store import Connection, SeriesEvaluation, Store, StoredIncident
 from exporter.store.schema import MIGRATIONS
+from tests.support.older_database import make_older
 
 HOUR = 3600
 KEYS = [SeriesKey("shop", f"GET /{name}") for name in "abc"]
@@ -107,25 +108,7 @@ def test_database_of_version_1_is_migrated_with_its_content(tmp_path: Path) -> N
         store.commit([entry(0)], [content(0)])
         store.save_evaluations([SeriesEvaluation(KEYS[0], {0: HourEvaluation(quarantined=True)}, b"{}", [])])
         before = [stored._replace(evaluations={}, state=None) for stored in store.history(store.series(), 0, HOUR)]
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("DROP INDEX idx_series_service_name_span_name_labels")
-        connection.execute("ALTER TABLE series DROP COLUMN labels")
-        connection.execute("CREATE UNIQUE INDEX idx_series_service_name_span_name ON series(service_name, span_name)")
-        connection.execute("DROP INDEX quarantined_hours")
-        connection.execute("DROP TABLE acceptances")
-        connection.execute("DROP TABLE incidents")
-        connection.execute("DROP TABLE shifts")
-        connection.execute("DROP TABLE flag_periods")
-        connection.execute("ALTER TABLE windows DROP COLUMN late_check_at")
-        connection.execute("ALTER TABLE windows DROP COLUMN late_spans")
-        connection.execute("ALTER TABLE digests DROP COLUMN failures")
-        connection.execute("ALTER TABLE digests DROP COLUMN requests")
-        connection.execute("ALTER TABLE windows DROP COLUMN failure_rule")
-        connection.execute("DROP TABLE regression_versions")
-        connection.execute("DROP TABLE time_marks")
-        connection.execute("DROP TABLE past_flag_periods")
-        connection.execute("DROP TABLE evaluated_marks")
-        connection.execute("PRAGMA user_version = 1")
+    make_older(path, 1)
 
     with closing(Store.open(path)) as store:
         # Evaluations of another method are void.

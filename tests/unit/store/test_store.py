@@ -40,6 +40,7 @@ from exporter.store import (
 )
 from tests.support.fakes import NS, span
 from tests.support.ledgers import DAY, HOUR, NOON, entry
+from tests.support.older_database import make_older
 from tests.support.paths import REPOSITORY
 
 CART = SeriesKey("shop", "GET /cart")
@@ -831,18 +832,7 @@ def test_database_without_incidents_gets_the_table(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with closing(Store.open(path)) as store:
         line = put(store, window(1), {CART: [0.1]})
-    with closing(sqlite3.connect(path)) as raw:
-        raw.execute("DROP TABLE incidents")
-        raw.execute("DROP TABLE shifts")
-        raw.execute("DROP TABLE flag_periods")
-        raw.execute("ALTER TABLE digests DROP COLUMN failures")
-        raw.execute("ALTER TABLE digests DROP COLUMN requests")
-        raw.execute("ALTER TABLE windows DROP COLUMN failure_rule")
-        raw.execute("DROP TABLE regression_versions")
-        raw.execute("DROP TABLE time_marks")
-        raw.execute("DROP TABLE past_flag_periods")
-        raw.execute("DROP TABLE evaluated_marks")
-        raw.execute("PRAGMA user_version = 6")
+    make_older(path, 6)
     with closing(Store.open(path)) as store:
         assert store.open_incidents() == []
         assert store.ledger(0, NOON) == [line]
@@ -856,18 +846,7 @@ def test_database_without_past_shifts_keeps_its_incidents_and_is_evaluated_again
         store.save_incidents([seen])
         store.save_evaluations([SeriesEvaluation(CART, {window(1).start: ANOMALOUS}, b"state")])
         store.set_evaluated_until(NOON)
-    with closing(sqlite3.connect(path)) as raw:
-        raw.execute("DROP TABLE shifts")
-        raw.execute("DROP TABLE flag_periods")
-        raw.execute("DROP INDEX reconstructed_incidents")
-        raw.execute("ALTER TABLE incidents DROP COLUMN is_reconstructed")
-        for table, column in (("digests", "failures"), ("digests", "requests"), ("windows", "failure_rule")):
-            raw.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        raw.execute("DROP TABLE regression_versions")
-        raw.execute("DROP TABLE time_marks")
-        raw.execute("DROP TABLE past_flag_periods")
-        raw.execute("DROP TABLE evaluated_marks")
-        raw.execute("PRAGMA user_version = 7")
+    make_older(path, 7)
     with closing(Store.open(path)) as store:
         assert store.open_incidents() == [seen]
         assert (store.shifts(9), store.reconstructed_incidents(), store.evaluated_until()) == ([], [], None)
@@ -880,9 +859,7 @@ def test_windows_of_a_database_that_had_an_index_of_them_can_be_replaced(
     with closing(Store.open(path)) as store:
         for number in (1, 2):
             put(store, window(number), {CART: [0.1], LOGIN: [0.2]})
-    with closing(sqlite3.connect(path)) as raw:
-        raw.execute("CREATE INDEX digests_by_window ON digests(window_start)")
-        raw.execute("PRAGMA user_version = 13")
+    make_older(path, 15)
     with closing(Store.open(path)) as store:
         put(store, window(1), {CART: [0.3]})
         digests = store.window_digests([window(1), window(2)])
@@ -955,15 +932,7 @@ def test_failures_of_an_older_database_are_unknown(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with closing(Store.open(path)) as store:
         put(store, window(2), {CART: [0.1]})
-    with closing(sqlite3.connect(path)) as raw:
-        for table, column in (("digests", "failures"), ("digests", "requests"), ("windows", "failure_rule")):
-            raw.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        raw.execute("DROP TABLE regression_versions")
-        raw.execute("DROP TABLE time_marks")
-        raw.execute("DROP TABLE past_flag_periods")
-        raw.execute("DROP TABLE evaluated_marks")
-        raw.execute("DROP TABLE flag_periods")
-        raw.execute("PRAGMA user_version = 8")
+    make_older(path, 8)
     with closing(Store.open(path)) as store:
         store.declare_failure_rule("status = error")
         put_failing(store, window(1), [True, False, False])
