@@ -238,7 +238,7 @@ def _median_buckets(ratios: list[float]) -> int:
 
 def _buckets(ratio: float) -> int:
     # The logarithm is a whole number, since the ratio is one of the middles of two buckets.
-    return max(-MOST_BUCKETS, min(MOST_BUCKETS, round(BUCKETS_PER_OCTAVE * log2(ratio)))) if ratio else -MOST_BUCKETS
+    return round(BUCKETS_PER_OCTAVE * log2(ratio)) if ratio else -MOST_BUCKETS
 
 
 def advance_service_flag(
