@@ -68,5 +68,5 @@ def test_step_of_three_days_ago_is_flagged_and_survives_a_restart(tempo: StartTe
     assert second.logged("regression_raised") == []
     # What Tempo was asked for once is known.
     assert "Version 2.4.0" in second.get(f"/api/v1/check{query}").json()["sentence"]
-    assert second.metrics().get("regression_version_info", SLOWER, version=NEW) == 1
+    second.wait_for(lambda page: page.get("regression_version_info", SLOWER, version=NEW) == 1)
     assert second.logged("regression_version") == []
