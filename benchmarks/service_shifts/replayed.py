@@ -101,7 +101,7 @@ class _Endpoint(Replay):
         position, upcoming = 0, self._upcoming
         for now in range(hour.start + _TICK_SECONDS, hour.end + 1, _TICK_SECONDS):
             while position < len(upcoming) and upcoming[position][0] <= now:
-                self._ended.add(*upcoming[position])
+                self._ended.add(upcoming[position].second, upcoming[position].bucket)
                 position += 1
             if live:
                 window = self._ended.window(now, parameters)

@@ -36,7 +36,7 @@ FACTORS: Final = (1.3, 1.5, 2.0)
 _LENGTHS: Final = (1200, 3600, 3600, 7200)
 _LEARNED_SECONDS: Final = 7 * DAY
 _LONG_SECONDS: Final = 1e6
-"""So long that any difference is large enough: the sample is about ratios."""
+"""With this latency any difference is large enough: the sample is about ratios."""
 
 
 class Kind(StrEnum):
@@ -133,7 +133,9 @@ def judged_episodes(
         if hour - learned_at >= 6 * HOUR:
             # The exporter learns every hour. A quarter of a day hardly differs and takes a sixth of the time.
             window = range(max(BEGIN, hour - _LEARNED_SECONDS), hour, HOUR)
-            learned = learn_service([ServiceHour(start // HOUR % 24, past[start]) for start in window if start in past])
+            learned = learn_service(
+                [ServiceHour(start, start // HOUR % 24, past[start]) for start in window if start in past]
+            )
             learned_at = hour
         baseline = learned.get(hour // HOUR % 24)
         verdict = None

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from exporter.backtest.recorded_traffic import RecordedTraffic
 from exporter.backtest.traffic import Requests, RequestSample, key_of, median_step_seconds
-from exporter.detection.detector import Detector, SeriesState
+from exporter.detection.detector import Detector
 from exporter.detection.error_history import ErrorChange
 from exporter.detection.errors import ErrorExplanation
 from exporter.detection.explanation import Explanation
@@ -149,26 +149,9 @@ def replay_history(
     start = hours[0].start
     traces = sum(hour.count for hour in hours)
     history = SeriesHours(detector.hours(stored.windows))
-    changes: list[FlagChange] = []
-    regressions: list[RegressionChange] = []
-    errors: list[ErrorChange] = []
-    drops: list[TrafficChange] = []
     traffic = None if source is None else detector.traffic(stored.windows, source)
-    accepted: list[AcceptedChange] = []
-    evaluations: dict[int, HourEvaluation] = {}
-    released: set[int] = set()
-    state: SeriesState | None = None
-    # Hour by hour gives the same result as all at once, and the time at which a change was accepted.
-    for end in [*(end for hour in hours if (end := clock.hour(hour.start).end) < until), until]:
-        progress = advance(detector, history, end, state, traffic=traffic)
-        state = progress.state
-        changes += progress.changes
-        regressions += progress.regressions
-        errors += progress.error_changes
-        drops += progress.traffic_changes
-        accepted += [AcceptedChange(changepoint, end) for changepoint in progress.accepted]
-        evaluations.update(progress.evaluations)
-        released.update(progress.released)
+    progress = advance(detector, history, until, traffic=traffic)
+    evaluations = progress.evaluations
     end = max(until, start)
     learned_until = min(evaluations, default=end) if learn_seconds is None else start + learn_seconds
     return SeriesReplay(
@@ -179,13 +162,13 @@ def replay_history(
         learned_until=learned_until,
         evaluated_hours=len(evaluations),
         step_seconds=HOUR_SECONDS * len(hours) / traces,
-        firing_periods=_firing_periods(changes, learned_until, end),
+        firing_periods=_firing_periods(progress.changes, learned_until, end),
         quarantined=_quarantined(evaluations),
-        accepted_changes=tuple(accepted),
-        released=tuple(sorted(released)),
-        regressions=tuple(_regression_periods(regressions, end)),
-        error_periods=_firing_periods(errors, learned_until, end, FlagKind.ERRORS),
-        traffic_periods=_firing_periods(drops, learned_until, end, FlagKind.TRAFFIC),
+        accepted_changes=tuple(map(AcceptedChange, progress.accepted, progress.accepted_at)),
+        released=tuple(sorted(set(progress.released))),
+        regressions=tuple(_regression_periods(progress.regressions, end)),
+        error_periods=_firing_periods(progress.error_changes, learned_until, end, FlagKind.ERRORS),
+        traffic_periods=_firing_periods(progress.traffic_changes, learned_until, end, FlagKind.TRAFFIC),
     )
 
 

@@ -5,8 +5,9 @@ distribution has a mean ``m`` and the variance ``m + d m²``; its dispersion ``d
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
+from math import inf
 from operator import add, mul
 from typing import Final, NamedTuple, TypeVar
 
@@ -177,15 +178,15 @@ class SourceHour(NamedTuple):
     windows: tuple[tuple[int, float], ...]
 
 
-def traffic_hours(stored: Iterable[StoredWindow], source: Iterable[SourceHour]) -> list[TrafficHour]:
-    """Return the requests of a series by hour, from the first hour with traffic on.
+def traffic_hours(stored: Iterable[StoredWindow], source: Iterable[SourceHour]) -> Iterator[TrafficHour]:
+    """Yield the requests of a series by hour, from the first hour with traffic on.
 
     Args:
         stored: its windows.
         source: the hours whose counts can be compared, in time order.
     """
     by_start = {window.start: window for window in stored if window.traces}
-    hours: list[TrafficHour] = []
+    is_first = True
     for hour, windows in source:
         requests = 0.0
         for start, coverage in windows:
@@ -196,9 +197,9 @@ def traffic_hours(stored: Iterable[StoredWindow], source: Iterable[SourceHour]) 
                 requests += window.traces
             else:
                 requests += window_traffic(window.traces, window.requests, coverage).requests or 0.0
-        if requests or hours:
-            hours.append(TrafficHour(hour, requests))
-    return hours
+        if requests or not is_first:
+            is_first = False
+            yield TrafficHour(hour, requests)
 
 
 class TrafficBaseline(NamedTuple):
@@ -365,7 +366,9 @@ class TrafficRecord:
         "_accept_after_seconds",
         "_all",
         "_at",
+        "_at_most",
         "_drop",
+        "_hours",
         "_known",
         "_left_out",
         "_most",
@@ -380,18 +383,27 @@ class TrafficRecord:
     )
 
     def __init__(
-        self, hours: Iterable[TrafficHour], rules: FallbackRules, *, drop: float, accept_after_seconds: int
+        self,
+        hours: Iterable[TrafficHour],
+        rules: FallbackRules,
+        *,
+        drop: float,
+        accept_after_seconds: int,
+        at_most: float = inf,
     ) -> None:
         """Take hours in time order, those that follow the first :meth:`move_to` included.
 
         Args:
-            hours: hours of the series.
+            hours: hours of the series; looked at on first use, since most series have too few requests for a verdict.
             rules: which levels may serve.
             drop: share of the usual traffic below which it has dropped.
             accept_after_seconds: a change that lasts this long is the usual.
+            at_most: upper bound of the requests of an hour.
         """
-        self._all = list(hours)
-        self._most = max([hour.requests for hour in self._all], default=0.0)
+        self._hours: Iterable[TrafficHour] | None = hours
+        self._at_most = at_most
+        self._all: list[TrafficHour] = []
+        self._most = 0.0
         self._rules = rules
         self._drop = drop
         self._accept_after_seconds = accept_after_seconds
@@ -408,8 +420,15 @@ class TrafficRecord:
 
     def append(self, hour: TrafficHour) -> None:
         """Add an hour later than all others."""
+        self._load()
         self._all.append(hour)
         self._most = max(self._most, hour.requests)
+        self._at_most = inf
+
+    def _load(self) -> None:
+        if self._hours is not None:
+            self._all, self._hours = list(self._hours), None
+            self._most = max([hour.requests for hour in self._all], default=0.0)
 
     def move_to(
         self, at: int, *, left_out: frozenset[int] = frozenset(), quarantined: frozenset[int] = frozenset()
@@ -421,6 +440,7 @@ class TrafficRecord:
             left_out: starts of hours whose counts cannot be compared.
             quarantined: starts of anomalous hours.
         """
+        self._load()
         if at < self._at or (left_out is not self._left_out and left_out != self._left_out):
             self._next, self._known, self._numbers = 0, [], []
             self._pools = _Pools(self._rules, quarantined)
@@ -456,11 +476,15 @@ class TrafficRecord:
     @property
     def is_ever_busy(self) -> bool:
         """Whether any hour, known already or not, has as many requests as a verdict needs."""
+        if self._at_most < MIN_USUAL_REQUESTS:
+            return False
+        self._load()
         return self._most >= MIN_USUAL_REQUESTS
 
     @property
     def most_requests(self) -> float:
         """The most requests of an hour, known already or not; the usual requests are never more."""
+        self._load()
         return self._most
 
     def usual_of(self, before: LocalHour, hour: LocalHour) -> tuple[float, float] | None:

@@ -15,7 +15,7 @@ from exporter.detection.flag import FlagPeriod
 from exporter.detection.parameters import LONG_WINDOW_MARKS, SUSPICION_SECONDS
 from exporter.detection.prediction import HourMeasurement, Prediction, SlowHour
 from exporter.detection.regression import RegressionChange, RegressionTracker
-from exporter.detection.schedule import LazySchedule
+from exporter.detection.schedule import HourThresholds, LazySchedule
 from exporter.detection.settlement import (
     SettledHour,
     accepted_streak,
@@ -45,6 +45,7 @@ class HistoryProgress:
         state: state from which the next evaluation continues.
         evaluations: new and changed evaluations, by start of the hour.
         accepted: changepoints of accepted changes.
+        accepted_at: when each of them was accepted, Unix seconds.
         released: starts of hours that were quarantined and turned out to recur.
         changes: transitions of the flag.
         shifts: the times in which the flag fired. One that began before is among them if it ended now or still fires,
@@ -56,11 +57,14 @@ class HistoryProgress:
         accepted_errors: changepoints of accepted changes of the error ratio.
         traffic_changes: transitions of the traffic flag.
         accepted_traffic: changepoints of accepted drops of traffic.
+        last: start and thresholds of the last hour, where :meth:`.Detector.expect` would yield the same for it now
+            without suspects; None otherwise, and without thresholds.
     """
 
     state: SeriesState
     evaluations: dict[int, HourEvaluation] = field(default_factory=dict)
     accepted: list[int] = field(default_factory=list)
+    accepted_at: list[int] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
     changes: list[FlagChange] = field(default_factory=list)
     shifts: list[ShiftPeriod] = field(default_factory=list)
@@ -70,6 +74,7 @@ class HistoryProgress:
     accepted_errors: list[int] = field(default_factory=list)
     traffic_changes: list[TrafficChange] = field(default_factory=list)
     accepted_traffic: list[int] = field(default_factory=list)
+    last: HourThresholds | None = field(default=None, repr=False, compare=False)
 
 
 def advance(
@@ -131,6 +136,8 @@ class _HistoryEvaluation:
         self._recent = MarkedTraces(state.recent)
         self._pattern = state.pattern
         self._tolerances = state.tolerances
+        # Whether evaluating the last hour has changed something that its own baseline depends on.
+        self._is_outdated = True
         self._regression = RegressionTracker(detector.parameters, state.regression)
         if self._regression.is_empty:
             # An older version, which knew no regressions, may have stored the state.
@@ -157,7 +164,10 @@ class _HistoryEvaluation:
         clock = self._detector.clock
         position = self._progress.state.until
         while (hour := clock.hour(position)).end <= until:
+            self._is_outdated = False
+            stream = self._stream
             self._evaluate_hour(hour)
+            self._is_outdated |= self._stream != stream or bool(self._tolerances)
             self._regression.evaluate(hour, is_judged=self._detector.is_judged(self._stream))
             position = hour.end
         self._recent.discard(position, self._detector.parameters)
@@ -181,6 +191,9 @@ class _HistoryEvaluation:
             tolerances=tuple(remembered(self._tolerances, position)),
         )
         self._progress.shifts = self._tracker.shifts
+        schedule = self._progress.state.schedule
+        if not self._is_outdated and schedule and clock.hour(schedule[0].start).end == position:
+            self._progress.last = schedule[0]
         self._progress.flag_periods = self._errors.periods + ([] if self._traffic is None else self._traffic.periods)
         return self._progress
 
@@ -213,6 +226,7 @@ class _HistoryEvaluation:
         self._stream = expected.stream
         if expected.pool is not None:
             for recurring in expected.pool.released:
+                self._is_outdated = True
                 self._set_evaluation(recurring, recurring.evaluation._replace(quarantined=False))
                 self._progress.released.append(recurring.start)
         self._schedule = self._schedule.followed_by(
@@ -272,6 +286,7 @@ class _HistoryEvaluation:
             marks: the same by mark.
             normal: the first mark of the hour in the marked range, from 0, and the one behind the last.
         """
+        self._is_outdated = True
         first, behind = normal
         since, until = local_hour.start + first * MARK_SECONDS, local_hour.start + behind * MARK_SECONDS
         measured = self._measure(
@@ -396,6 +411,7 @@ class _HistoryEvaluation:
             # The run before the last one may be of yesterday.
             oldest = 0 if expected.runs is not None else hour.start - SUSPICION_SECONDS
             if touched is not None and oldest <= start <= hour.start and not self._is_normal(start):
+                self._is_outdated = True
                 self._set_evaluation(touched, touched.evaluation._replace(quarantined=True))
         if self._run or anomalous:
             self._run = extended_run(self._run, SettledHour(hour.start, anomalous, elevated))
@@ -427,6 +443,7 @@ class _HistoryEvaluation:
     def _accept(self, changepoint: int, local_hour: LocalHour) -> None:
         """Accept the change that began at ``changepoint``: release its hours, and restart the swing from its prior."""
         self._changepoint = changepoint
+        self._is_outdated = True
         self._history.discard_before(changepoint)
         for hour in self._history:
             if hour.start <= local_hour.start:
@@ -439,6 +456,7 @@ class _HistoryEvaluation:
         tracker.reset(local_hour.end)
         tracker.suspects = {start for start in tracker.suspects if start < changepoint or start > local_hour.start}
         self._progress.accepted.append(changepoint)
+        self._progress.accepted_at.append(local_hour.end)
 
     def _is_normal(self, start: int) -> bool:
         detector = self._detector

@@ -190,6 +190,6 @@ STREAK_HOURS: Final = 12
 STREAK_SLACK: Final = 6
 """It continues while fewer traces than these are missing for more slow traces than others."""
 STREAK_BLOCK_SECONDS: Final = 6 * 3600
-"""Traces within so long are alike: the load of an endpoint changes within hours."""
+"""Traces within this time are alike: the load of an endpoint changes within hours."""
 STREAK_MIN_TRACES: Final = 30
 """Minimum number of traces in an accepted streak."""

@@ -8,7 +8,8 @@ are quarantined.
 
 With D the deviation, o the pattern of the service at a mark, and ``z`` the tolerated swings (`Parameters.swing`):
 
-- the swing is ``τ = sqrt((48 · 0.1² + Σ (D - o)²) / (48 + number of marks))`` octaves, with (D - o)² at most 4,
+- the swing is ``τ = sqrt((48 · 0.1² + n · v) / (48 + n))`` octaves for n marks, with v the median over the days of the
+  mean of (D - o)², each at most 4,
 - the service is shifted if ``D - o`` is at least ``max(log2(1.25), 1.5 z τ)``, and its endpoints take at least
   `Parameters.min_delta_seconds` longer than usual, as a median,
 - the shift persists while ``D - o`` is at least half of that.
@@ -17,7 +18,7 @@ The pattern is like that of an endpoint (see :mod:`exporter.detection.profile`),
 batch that slows all endpoints down at the same minutes of every hour or day is usual.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import log2, sqrt
 from statistics import median
@@ -36,6 +37,7 @@ from exporter.detection.parameters import (
     Parameters,
 )
 from exporter.detection.profile import raised_at
+from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.deviations import MARKS, MOST_BUCKETS, lanes_above, medians_over_series
 from exporter.model.histogram import BUCKETS_PER_OCTAVE
 from exporter.model.hours import PATTERN_BUCKETS
@@ -44,10 +46,13 @@ MIN_ENDPOINTS: Final = 4
 """With fewer endpoints in the evaluation window, the deviation of a service is unknown."""
 MIN_MARKS: Final = 288
 """Marks of the past that are needed for a verdict: a day of them."""
+MIN_DAY_MARKS: Final = 72
+"""A day with fewer marks does not count for the swing."""
 SWING_FACTOR: Final = 1.5
 """Tolerated swings of a service, as a multiple of those of an endpoint. Chance is not tested apart: the endpoints'
 medians vary by chance, so their median does, and that is part of its swing."""
 
+_DAY_SECONDS: Final = 24 * HOUR_SECONDS
 _ZERO: Final = 128
 _UNKNOWN: Final = 0
 _MAX_SQUARE: Final = (MAX_SWING_OCTAVES * BUCKETS_PER_OCTAVE) ** 2
@@ -58,16 +63,18 @@ class ServiceHour(NamedTuple):
     """The deviations of a service in an hour of the past.
 
     Attributes:
+        start: its start, Unix seconds.
         hour_of_day: its hour of the local day.
         deviations: encoded deviations at its marks, as of :func:`service_deviations`.
     """
 
+    start: int
     hour_of_day: int
     deviations: bytes
 
 
 class ServiceBaseline(NamedTuple):
-    """What is usual for a service in one hour.
+    """The baseline of a service in one hour.
 
     Attributes:
         swing_octaves: root mean square of its past deviations from its pattern.
@@ -118,7 +125,7 @@ def service_deviations(series: Sequence[bytes]) -> bytes:
 
 
 def learn_service(hours: Sequence[ServiceHour]) -> Mapping[int, ServiceBaseline]:
-    """Learn what is usual for a service, from past hours in any order.
+    """Learn the baselines of a service, from past hours in any order.
 
     Returns:
         The baseline for each hour of the local day; empty while there are too few marks with a deviation.
@@ -137,10 +144,10 @@ def learn_service(hours: Sequence[ServiceHour]) -> Mapping[int, ServiceBaseline]
             daily = _pattern(lanes_above(same, DAILY_PATTERN_MIN_HOURS, DAILY_PATTERN_BUCKETS))
             if daily:
                 patterns[hour_of_day] = tuple(map(max, daily, hourly or _NO_PATTERN))
-    squares = sum(_sums_of_squares(by_hour, patterns))
-    variance = (PRIOR_SWING_WEIGHT * PRIOR_SWING_OCTAVES**2 + squares / BUCKETS_PER_OCTAVE**2) / (
-        PRIOR_SWING_WEIGHT + marks
-    )
+    variance = (
+        PRIOR_SWING_WEIGHT * PRIOR_SWING_OCTAVES**2
+        + marks * _variance_of_a_day(hours, patterns) / BUCKETS_PER_OCTAVE**2
+    ) / (PRIOR_SWING_WEIGHT + marks)
     swing = sqrt(variance)
     # Most hours of the day share one.
     baselines = {pattern: ServiceBaseline(swing, pattern) for pattern in set(patterns.values())}
@@ -151,14 +158,27 @@ def _pattern(lanes: Mapping[int, int]) -> tuple[int, ...]:
     return tuple([lanes.get(mark, 0) for mark in range(MARKS)]) if lanes else ()
 
 
-def _sums_of_squares(by_hour: Mapping[int, Sequence[bytes]], patterns: Mapping[int, tuple[int, ...]]) -> Iterator[int]:
-    for hour_of_day, hours in by_hour.items():
-        encoded, pattern = b"".join(hours), patterns[hour_of_day]
-        if not pattern:
-            yield sum(map(_SQUARES.__getitem__, encoded))
-            continue
-        for mark, raised in enumerate(pattern):
-            yield sum(map(_squares_around(raised).__getitem__, encoded[mark::MARKS]))
+def _variance_of_a_day(hours: Sequence[ServiceHour], patterns: Mapping[int, tuple[int, ...]]) -> float:
+    """Return the mean squared distance from the pattern on a typical day, in square buckets.
+
+    That is the median over the days: one on which the service was shifted, or whose baselines came from other days, as
+    those of a first weekend do, says little about the others.
+    """
+    by_day: dict[int, list[ServiceHour]] = {}
+    for hour in hours:
+        by_day.setdefault(hour.start // _DAY_SECONDS, []).append(hour)
+    means = []
+    for same in by_day.values():
+        known = MARKS * len(same) - sum([hour.deviations.count(_UNKNOWN) for hour in same])
+        if known >= MIN_DAY_MARKS:
+            means.append(sum([_sum_of_squares(hour.deviations, patterns[hour.hour_of_day]) for hour in same]) / known)
+    return median(means) if means else 0.0
+
+
+def _sum_of_squares(deviations: bytes, pattern: tuple[int, ...]) -> int:
+    if not pattern:
+        return sum(map(_SQUARES.__getitem__, deviations))
+    return sum([_squares_around(raised)[code] for raised, code in zip(pattern, deviations, strict=True)])
 
 
 @lru_cache(maxsize=512)
@@ -182,7 +202,7 @@ def judge_service(
 
     Args:
         endpoints: the endpoints that have enough requests in their evaluation window, and a mature baseline.
-        baseline: what is usual.
+        baseline: its baseline.
         hour_start: start of any local hour, Unix seconds.
         now: end of the evaluation windows, Unix seconds.
         parameters: settings of the detector.
@@ -218,7 +238,7 @@ def _median_buckets(ratios: list[float]) -> int:
 
 def _buckets(ratio: float) -> int:
     # The logarithm is a whole number, since the ratio is one of the middles of two buckets.
-    return max(-MOST_BUCKETS, min(MOST_BUCKETS, round(BUCKETS_PER_OCTAVE * log2(ratio)))) if ratio else -MOST_BUCKETS
+    return round(BUCKETS_PER_OCTAVE * log2(ratio)) if ratio else -MOST_BUCKETS
 
 
 def advance_service_flag(

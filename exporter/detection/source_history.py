@@ -7,6 +7,7 @@ each series is then compared with the share that is left.
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import Final
 
@@ -54,6 +55,14 @@ class SourceHistory:
     coverage: Mapping[int, float] = field(default_factory=dict)
     losses: Mapping[int, Losses] = field(default_factory=dict)
     whole: frozenset[int] = frozenset()
+
+    @cached_property
+    def most_windows(self) -> float:
+        """Of how many windows an hour consists at most, where a window counts once for each time its part was read.
+
+        No hour of a series has more requests than this times those read, or counted, in one of its windows.
+        """
+        return max([sum(1 / min(1.0, coverage) for _, coverage in each.windows) for each in self.hours], default=0.0)
 
     def low_before(self, start: int) -> frozenset[int]:
         """Return the starts of the hours before one in which the source had far less traffic than usual."""

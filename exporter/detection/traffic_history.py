@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import inf
 from typing import Final, NamedTuple
 
 from exporter.baseline.levels import FallbackRules
@@ -109,10 +110,12 @@ class SeriesTraffic:
 
     @classmethod
     def of(
-        cls, windows: Iterable[StoredWindow], source: SourceHistory, rules: FallbackRules, parameters: Parameters
+        cls, windows: Sequence[StoredWindow], source: SourceHistory, rules: FallbackRules, parameters: Parameters
     ) -> "SeriesTraffic":
         """Take the stored windows of a series."""
-        return cls(_record(traffic_hours(windows, source.hours), rules, parameters), source)
+        most = max([max(each.traces, each.requests or 0) for each in windows], default=0)
+        hours = traffic_hours(windows, source.hours)
+        return cls(_record(hours, rules, parameters, most * source.most_windows * _ABOVE), source)
 
     @classmethod
     def empty(cls, source: SourceHistory, rules: FallbackRules, parameters: Parameters) -> "SeriesTraffic":
@@ -133,15 +136,21 @@ class SeriesTraffic:
             pattern: pattern within the hour.
             quarantined: starts of quarantined hours.
         """
-        if not pattern.is_known:
+        if not pattern.is_known or not self.record.is_ever_busy:
             return None
         self.move_to(around[1].start, quarantined)
         return self.record.baseline(around, pattern)
 
 
-def _record(hours: Iterable[TrafficHour], rules: FallbackRules, parameters: Parameters) -> TrafficRecord:
+def _record(
+    hours: Iterable[TrafficHour], rules: FallbackRules, parameters: Parameters, at_most: float = inf
+) -> TrafficRecord:
     return TrafficRecord(
-        hours, rules, drop=parameters.traffic_drop, accept_after_seconds=parameters.accept_after_seconds
+        hours,
+        rules,
+        drop=parameters.traffic_drop,
+        accept_after_seconds=parameters.accept_after_seconds,
+        at_most=at_most,
     )
 
 

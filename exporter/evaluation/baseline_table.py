@@ -80,7 +80,7 @@ class BaselineTable:
         is_evaluated: whether the history was evaluated far enough for verdicts. If not, missing thresholds do not
             resolve a firing flag.
         backfill: state of the ledger before the table was built and the history was counted; None if not recorded.
-        services: what is usual for services as a whole; those of which too little is known are missing.
+        services: the baselines of services as a whole; those of which too little is known are missing.
     """
 
     start: int

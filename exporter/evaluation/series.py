@@ -15,8 +15,10 @@ from exporter.detection.error_history import NO_ERROR_STATE, error_baseline
 from exporter.detection.errors import ErrorBaseline
 from exporter.detection.history import advance
 from exporter.detection.regression import NO_REGRESSION_STATE, RegressionChange
+from exporter.detection.schedule import HourThresholds
 from exporter.detection.source_history import SourceHistory
 from exporter.detection.streams import UNDECIDED, StreamReason
+from exporter.detection.thresholds import Thresholds
 from exporter.detection.tolerance import tolerated_traffic
 from exporter.detection.traffic_history import NO_TRAFFIC_STATE, SeriesTraffic
 from exporter.evaluation.baseline_table import SeriesBaseline
@@ -41,10 +43,24 @@ class SeriesHistory:
     """
 
     def __init__(
-        self, detector: Detector, hours: SeriesHours, state: SeriesState | None, suspects: frozenset[int]
+        self,
+        detector: Detector,
+        hours: SeriesHours,
+        state: SeriesState | None,
+        suspects: frozenset[int],
+        last: HourThresholds | None = None,
     ) -> None:
-        """Continue from an evaluation: the detector of the series, its hours, and the state afterwards."""
+        """Continue from an evaluation.
+
+        Args:
+            detector: the detector of the series.
+            hours: its hours.
+            state: the state afterwards.
+            suspects: starts of hours that are not pooled because a firing flag touched them.
+            last: thresholds of the last evaluated hour, if they still hold without suspects.
+        """
         self._detector = detector
+        self._last = None if suspects else last
         self.suspects = suspects
         self.hours = hours
         self.changepoint = None if state is None else state.changepoint
@@ -78,6 +94,16 @@ class SeriesHistory:
             known_until=self._evaluated_until,
             tolerances=self._tolerances,
         )
+
+    def thresholds(self, civil: LocalHour) -> Thresholds | None:
+        """Thresholds of the series in an hour; None while it has none.
+
+        Raises:
+            DamagedDigestError: stored bytes are damaged.
+        """
+        if self._last is not None and self._last.start == civil.start:
+            return self._last.thresholds
+        return self.expect(civil).thresholds
 
     def expect_errors(self, civil: LocalHour) -> ErrorBaseline | None:
         """The usual failures of the series in an hour; None while no level is mature, and without verdicts.
@@ -242,7 +268,7 @@ def _series_baselines(
 def _baselines(request: BaselineRequest, history: SeriesHistory, last_seen: float) -> list[SeriesBaseline]:
     *earlier_hours, hour = request.hours
     earlier = [
-        SeriesBaseline(thresholds=history.expect(each).thresholds, errors=history.expect_errors(each))
+        SeriesBaseline(thresholds=history.thresholds(each), errors=history.expect_errors(each))
         if request.is_evaluated
         else SeriesBaseline()
         for each in earlier_hours
@@ -376,7 +402,7 @@ def evaluate_series(task: EvaluationTask, stored: StoredSeries) -> EvaluationRes
         accepted_traffic=progress.accepted_traffic,
         is_stream=None if bool(is_stream) is bool(was_stream) else is_stream,
     )
-    history = SeriesHistory(detector, hours, progress.state, stored.suspects.difference(settled))
+    history = SeriesHistory(detector, hours, progress.state, stored.suspects.difference(settled), progress.last)
     return _with_baselines(result, task, stored, history, traffic)
 
 

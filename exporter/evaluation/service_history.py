@@ -1,4 +1,4 @@
-"""What is usual for services as a whole, learned from the stored evaluations of their series.
+"""Baselines of services as a whole, learned from the stored evaluations of their series.
 
 The result is a function of the stored evaluations. Deviations of the past are kept in memory, seven kilobytes for each
 service, so that a turn of the hour reads only those hours of which an evaluation has changed.
@@ -63,13 +63,13 @@ class _PastService:
     def hours(self) -> list[ServiceHour]:
         deviations = bytes(self._deviations)
         return [
-            ServiceHour(hour_of_day, deviations[index * MARKS : (index + 1) * MARKS])
-            for index, hour_of_day in enumerate(self._hours_of_day)
+            ServiceHour(start, hour_of_day, deviations[index * MARKS : (index + 1) * MARKS])
+            for index, (start, hour_of_day) in enumerate(zip(self._starts, self._hours_of_day, strict=True))
         ]
 
 
 class ServiceHistory:
-    """Learns what is usual for services. Not thread-safe."""
+    """Learns the baselines of services. Not thread-safe."""
 
     def __init__(self, store: Store, clock: HourClock) -> None:
         """Start without anything known.
@@ -99,7 +99,7 @@ class ServiceHistory:
                 self._services.pop(ServiceKey.of(key), None)
 
     def learn(self, keys: Iterable[SeriesKey], until: int) -> dict[ServiceKey, Mapping[int, ServiceBaseline]]:
-        """Learn what is usual for each service, by hour of the local day, where enough is known.
+        """Learn the baselines of each service, by hour of the local day, where enough is known.
 
         Args:
             keys: all series.

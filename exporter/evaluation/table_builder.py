@@ -46,7 +46,7 @@ class BaselineTableBuilder:
             basis: identifies what stored tables depend on besides the history; others are ignored.
             quiet_log: receives damage that would otherwise repeat at every build.
             marks: returns what people know about ranges of time.
-            services: learns what is usual for services; it must be told what the evaluator stores.
+            services: learns the baselines of services; it is notified of what the evaluator stores.
         """
         self._marks = marks
         self._services = ServiceHistory(store, detector.clock) if services is None else services

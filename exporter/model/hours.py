@@ -397,7 +397,11 @@ class SeriesHours:
         # Created on request, by set of slots.
         self._groups: dict[frozenset[Slot], HourGroup] = {}
         self.quarantined = {hour.start for hour in self._all if hour.evaluation.quarantined}
-        counted = [hour for hour in self._all if _counts(hour)]
+        counted = [
+            hour
+            for hour in self._all
+            if not (evaluation := hour.evaluation).quarantined and evaluation.swings != NO_SWINGS
+        ]
         # Sum over all hours that are not quarantined, and an upper bound for the start of the latest of them.
         self._swings = tuple(map(sum, zip(*[hour.evaluation.swings for hour in counted], strict=True))) or NO_SWINGS
         self._latest_swing = counted[-1].start if counted else 0

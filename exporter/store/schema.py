@@ -256,8 +256,8 @@ MIGRATIONS: Sequence[Callable[[Database], None]] = (
     _create_flag_periods,
     _create_time_marks,
     _create_past_flag_periods,
-    _create_regression_versions,
     _drop_index_of_windows,
+    _create_regression_versions,
 )
 
 

@@ -156,7 +156,7 @@ def series_conditions(key: SeriesKey, identity: SeriesIdentity = BY_NAME) -> tup
 
 
 def service_conditions(key: SeriesKey, identity: SeriesIdentity = BY_NAME) -> tuple[str, ...]:
-    """Return the conditions that match the spans with the service and the labels of a series, whatever their names.
+    """Return the conditions that match the spans of the service of a series, with its labels and any name.
 
     They may match other spans as well, as those of :func:`series_conditions`.
     """

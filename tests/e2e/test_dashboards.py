@@ -37,7 +37,7 @@ FAILING: Final = SeriesKey("accounts", "POST /accounts")
 SILENT: Final = SeriesKey("accounts", "GET /accounts/{id}")
 STARTED_SECONDS_AGO: Final = 240
 SILENT_SECONDS_AGO: Final = 420
-BACKFILL_TIMEOUT_SECONDS: Final = 90
+BACKFILL_TIMEOUT_SECONDS: Final = 240
 SCRAPES: Final = 8
 ANOMALOUS: Final = 'tempo_anomaly_anomalous_since_timestamp_seconds{service_name="checkout"}'
 JOB: Final = "tempo-anomaly-exporter"
@@ -156,14 +156,14 @@ def monitoring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitoring]
         prometheus = stack.enter_context(PrometheusServer(home / "prometheus", scraping(*instances, job=JOB)))
         exporter.wait_until_filled(BACKFILL_TIMEOUT_SECONDS)
         exporter.wait_for(
-            lambda page: all(page.get("anomalous", key, kind="shift") == 1 for key in (CHECKOUT, *HOSTILE)), 60
+            lambda page: all(page.get("anomalous", key, kind="shift") == 1 for key in (CHECKOUT, *HOSTILE))
         )
-        exporter.wait_for(lambda page: page.get("anomalous", FAILING, kind="errors") == 1, 60)
-        exporter.wait_for(lambda page: page.get("anomalous", SILENT, kind="traffic") == 1, 60)
+        exporter.wait_for(lambda page: page.get("anomalous", FAILING, kind="errors") == 1)
+        exporter.wait_for(lambda page: page.get("anomalous", SILENT, kind="traffic") == 1)
         # Rates need several scrapes, and exemplars an outlier since the start.
-        flagged = exporter.wait_for(lambda page: page.get("outlier_traces_total", CHECKOUT), 60)
-        prometheus.wait_for(f"count(count_over_time({ANOMALOUS}[1m]) > {SCRAPES}) == {len(instances)}", 60)
-        prometheus.wait_for(f"count(count by (service_name) (tempo_anomaly_incident_info)) == {1 + len(HOSTILE)}", 60)
+        flagged = exporter.wait_for(lambda page: page.get("outlier_traces_total", CHECKOUT))
+        prometheus.wait_for(f"count(count_over_time({ANOMALOUS}[1m]) > {SCRAPES}) == {len(instances)}")
+        prometheus.wait_for(f"count(count by (service_name) (tempo_anomaly_incident_info)) == {1 + len(HOSTILE)}")
         yield Monitoring(prometheus, tempo.url, instances, frozenset(flagged.series()), time.time() - 1)
 
 

@@ -24,8 +24,8 @@ AFFECTED = {
     SeriesKey("ledger", "ledger.v1.Ledger/Book"),
 }
 """The endpoint of the incident, and those between it and the slow call."""
-BACKFILL_SECONDS = 120
-FLAG_SECONDS = 150
+BACKFILL_SECONDS = 240
+FLAG_SECONDS = 240
 
 
 @contextmanager

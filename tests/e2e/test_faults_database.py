@@ -63,7 +63,7 @@ def test_history_is_complete_after_temporary_write_failures(tmp_path: Path) -> N
         running["readonly"].inject()
         backup.rollback()
         for exporter in running.values():
-            page = exporter.wait_until_filled(60)
+            page = exporter.wait_until_filled()
             assert page.get("storage_failures_total", reason="corrupt") == 0
             assert exporter.defects() == []
             assert exporter.stop() == 0

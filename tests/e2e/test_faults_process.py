@@ -64,7 +64,7 @@ def test_accepts_connections_again_after_running_out_of_file_descriptors(
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
             with waiting:
                 assert waiting.recv(1000).startswith(b"HTTP/1.1 200 ")
-        running.wait_until_filled(60)
+        running.wait_until_filled()
         assert running.stop() == 0
     assert_exact(tmp_path / DATABASE, traffic)
 
@@ -93,20 +93,18 @@ def test_clock_jumps_leave_no_gap_and_nothing_is_read_twice(tmp_path: Path) -> N
 
         running.inject(clock=3 * HOUR)
         page = running.wait_for(
-            lambda page: page["history_windows"] >= first["history_windows"] + 3 and page["backfill_complete"] == 1, 90
+            lambda page: page["history_windows"] >= first["history_windows"] + 3 and page["backfill_complete"] == 1
         )
         assert page["snapshot_timestamp_seconds"] > before + 3 * HOUR - MINUTE
         assert (page.get("current_traces", CART) or 0) > 0
         searches = len(server.searches())
 
         running.inject(clock=-2 * HOUR)
-        running.wait_for(
-            lambda page: page["snapshot_timestamp_seconds"] < before and page["backfill_complete"] == 1, 90
-        )
+        running.wait_for(lambda page: page["snapshot_timestamp_seconds"] < before and page["backfill_complete"] == 1)
         assert running.get("/-/ready").status_code == 200
         running.inject()
         page = running.wait_for(
-            lambda page: page["snapshot_timestamp_seconds"] > before and page["backfill_complete"] == 1, 90
+            lambda page: page["snapshot_timestamp_seconds"] > before and page["backfill_complete"] == 1
         )
         assert page["clock_jumps_total"] == 3
         jumps = [round(record["seconds"] / HOUR) for record in running.logged("clock_jumped")]
@@ -139,6 +137,6 @@ def test_stops_in_time_with_clients_that_never_read(tempo: StartTempo, exporter:
         assert running.metrics()["backfill_complete"] == 0
         assert running.stop(timeout=5) == 0
     restarted = exporter(settings(server.url, tempo={"limit": 20}, polling={"backfill_duration": "24h"}))
-    restarted.wait_until_filled(60)
+    restarted.wait_until_filled()
     assert restarted.stop() == 0
     assert_exact(tmp_path / DATABASE, traffic)

@@ -84,7 +84,7 @@ def test_history_is_exact_when_every_search_fails_once(tmp_path: Path) -> None:
             tempo.url, tempo={"limit": 50, "timeout": "1s", "max_concurrency": 16}, polling={"backfill_duration": "24h"}
         )
         with ExporterProcess(tmp_path, configuration) as running:
-            page = running.wait_until_filled(120)
+            page = running.wait_until_filled()
             assert failures(page, "backfill").keys() == {
                 "rate_limited", "server_error", "connection", "malformed", "timeout",
             }  # fmt: skip
@@ -208,7 +208,7 @@ def test_exporter_recovers_from_repaired_faults_without_a_restart(tmp_path: Path
             fault.repair()
         for fault in faults:
             # A failed window is retried after half a minute.
-            page = fault.running.wait_until_filled(timeout=120)
+            page = fault.running.wait_until_filled(timeout=240)
             assert page["tempo_up"] == 1
             assert page["history_traces"] > 0
             assert fault.running.defects() == []

@@ -79,7 +79,7 @@ def running(tempo_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """An exporter on which every shift flag fires."""
     with ExporterProcess(tmp_path_factory.mktemp("exporter"), configuration(tempo_url, "json")) as process:
         process.wait_for(
-            lambda page: all(page.get("anomalous", series, kind="shift") == 1 for series in PUBLISHED), timeout=60
+            lambda page: all(page.get("anomalous", series, kind="shift") == 1 for series in PUBLISHED), timeout=240
         )
         yield process
 
@@ -92,7 +92,7 @@ def test_metrics_page_escapes_names(running: ExporterProcess, accept: str) -> No
     assert page.series() == PUBLISHED
     assert not [name for name in page.families if "forged" in name]
     if accept != OPENMETRICS:
-        checked = subprocess.run([program("promtool"), "check", "metrics"], input=response.content, timeout=60)
+        checked = subprocess.run([program("promtool"), "check", "metrics"], input=response.content, timeout=240)
         assert checked.returncode in (0, 3)  # 3: complaints about names of the client library
 
 
@@ -121,7 +121,7 @@ def test_dry_run_escapes_names_in_its_summary_and_log(tempo_url: str, tmp_path: 
     file = write_settings(tmp_path, configuration(tempo_url, "logfmt"))
     # Bytes: text mode would convert carriage returns to line ends.
     ended = subprocess.run(
-        command("--once", "--config", str(file)), cwd=tmp_path, env=environment(), capture_output=True, timeout=60
+        command("--once", "--config", str(file)), cwd=tmp_path, env=environment(), capture_output=True, timeout=240
     )
     stderr = ended.stderr.decode("utf-8")
     assert ended.returncode == 0, stderr

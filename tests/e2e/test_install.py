@@ -35,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=REPOSITORY,
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=240,
     )
     (built,) = folder.glob("*.whl")
     return built
@@ -56,7 +56,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             check=True,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         ).stdout.strip()
     )
     # sqlite-utils requires pip for a command that the exporter does not use; images leave it out, too.
@@ -69,7 +69,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         [sys.executable, "-m", "pip", "--python", interpreter, "install", "--no-index", "--no-deps", "--quiet", wheel],
         check=True,
-        timeout=120,
+        timeout=240,
     )
     return interpreter
 
@@ -86,7 +86,7 @@ def test_installed_command_runs_without_development_packages(python: Path, tmp_p
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [command, *arguments], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+            [command, *arguments], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240
         )
 
     assert run("--version").stdout == f"tempo-anomaly-exporter, version {__version__}\n"
@@ -112,5 +112,5 @@ def test_every_module_can_be_imported(python: Path, tmp_path: Path) -> None:
         "    if not module.name.endswith(('__main__', '.mcp_server.server')):\n"
         "        importlib.import_module(module.name)\n"
     )
-    imported = subprocess.run([python, "-I", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    imported = subprocess.run([python, "-I", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert (imported.returncode, imported.stderr) == (0, "")

@@ -36,7 +36,7 @@ def test_false_alarm_that_is_marked_is_released_without_reading_tempo_and_stays_
     )
     first = exporter(configuration)
     first.access = {"auth": OPS}
-    before = first.wait_for(lambda page: page.get("quarantined_windows") and page.get("backfill_complete"), timeout=60)
+    before = first.wait_for(lambda page: page.get("quarantined_windows") and page.get("backfill_complete"), timeout=240)
     assert before["marks_last_reload_successful"] == 1
     mark = {"match": "^checkout/", "from": _utc(alarm), "to": _utc(alarm + 2 * HOUR), "as": "normal"}
     assert first.get(MARKS, auth=None).status_code == 401

@@ -89,7 +89,7 @@ def test_streamable_http_refuses_other_hosts_and_origins(bench: Bench, url: str,
         assert status(found[1], Origin="http://evil.example") == 403
         assert status(found[1], Origin="http://localhost:3000") == 200
         process.send_signal(SIGTERM)
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=120)
     finally:
         process.kill()
         process.communicate()

@@ -60,7 +60,7 @@ def test_backfill_completes_after_outages_at_the_start_and_in_between(exporter: 
 
     with TempoServer(store, port=port):
         # A failed window is retried after half a minute.
-        page = running.wait_until_filled(timeout=90)
+        page = running.wait_until_filled(timeout=240)
     assert page["tempo_up"] == 1
     # The rate limit logs one of two outages within ten minutes, and its end.
     assert count_logged(running, "poll_recovered") == count_logged(running, "poll_failed") == 1

@@ -237,9 +237,11 @@ def test_hostile_names_are_escaped_and_link_to_their_pages(view: Chrome, hostile
 
 def test_page_without_tempo_shows_the_error_and_no_all_clear(view: Chrome, tmp_path: Path) -> None:
     with ExporterProcess(tmp_path, settings("http://127.0.0.1:1")) as process:
-        eventually(lambda: process.get("/-/ready").ok, lambda: "no snapshot", timeout=30)
+        eventually(lambda: process.get("/-/ready").ok, lambda: "no snapshot", timeout=120)
         view.get(f"{process.url}/")
         text = view.find_element(By.TAG_NAME, "main").text
+        # The browser may still ask for the icon.
+        view.get("about:blank")
     assert "Tempo cannot be read. Nothing has been evaluated yet." in text
     assert "http://127.0.0.1:1" in text
     assert "Not known yet" in text

@@ -27,7 +27,7 @@ def test_step_of_three_days_ago_is_flagged_and_survives_a_restart(tempo: StartTe
     traffic.hourly(YOUNG, range(this_hour - 4 * DAY, this_hour, HOUR), count=20, scale=0.2)
     configuration = settings(tempo(traffic).url, polling={"backfill_duration": "20d", "backfill_batch": "6h"})
     first = exporter(configuration)
-    page = first.wait_for(lambda page: page.get("anomalous", SLOWER, kind="regression") == 1, timeout=120)
+    page = first.wait_for(lambda page: page.get("anomalous", SLOWER, kind="regression") == 1, timeout=240)
     assert page.get("regression_ratio", SLOWER) == pytest.approx(1.25, abs=0.04)
     middle = page.get("regression_began_timestamp_seconds", SLOWER)
     uncertain = page.get("regression_began_uncertainty_seconds", SLOWER)

@@ -94,7 +94,7 @@ def test_changes_take_effect_without_a_lost_scrape(
 
     # A broken file changes nothing, and the client learns what is wrong.
     (running.directory / "exporter.yaml").write_text("detection: {ratio: 0.5}\n")
-    response = requests.post(f"{running.url}/-/reload", timeout=30)
+    response = requests.post(f"{running.url}/-/reload", timeout=120)
     assert response.status_code == 500
     assert "detection.ratio" in response.text
     broken = running.metrics()
@@ -102,7 +102,7 @@ def test_changes_take_effect_without_a_lost_scrape(
     assert broken.get("anomalous", CART, kind="shift") == 0
 
     write_settings(running.directory, base)
-    response = requests.post(f"{running.url}/-/reload", timeout=30)
+    response = requests.post(f"{running.url}/-/reload", timeout=120)
     assert response.status_code == 200, response.text
     running.wait_for(
         lambda page: page.get("anomalous", CART, kind="shift") == 1 and page.get("anomalous", PROBE, kind="shift") == 1

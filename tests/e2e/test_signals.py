@@ -14,6 +14,9 @@ from tests.support.traffic import HOUR, Traffic
 
 CART = SeriesKey("shop", "GET /cart")
 
+_STOP_SECONDS = 15.0
+"""Less than any request to the Tempo of these tests takes."""
+
 both_signals = pytest.mark.parametrize("number", [SIGTERM, SIGINT], ids=lambda number: number.name)
 
 
@@ -26,7 +29,7 @@ def some_days() -> Traffic:
 
 def assert_stops(running: ExporterProcess, number: Signals) -> None:
     """Assert that it stops in time without errors, and that SQLite has removed its log."""
-    assert running.stop(number, timeout=5) == 0
+    assert running.stop(number, timeout=_STOP_SECONDS) == 0
     assert running.logged()[-1]["event"] == "stopped"
     assert running.logged("stop_timeout") == []
     assert not [record for record in running.logged() if record["level"] == "error"]
@@ -45,9 +48,9 @@ def test_stops_when_idle(tempo: StartTempo, exporter: StartExporter, number: Sig
 
 @both_signals
 def test_stops_during_backfill_from_a_slow_tempo(tempo: StartTempo, exporter: StartExporter, number: Signals) -> None:
-    server = tempo(some_days(), delay_seconds=3.0)
+    server = tempo(some_days(), delay_seconds=25.0)
     running = exporter(settings(server.url, tempo={"timeout": "30s"}, polling={"backfill_duration": "48h"}))
-    eventually(lambda: len(server.searches()) >= 2, lambda: "no searches", 30)
+    eventually(lambda: len(server.searches()) >= 2, lambda: "no searches", 120)
     assert_stops(running, number)
 
 
@@ -62,12 +65,12 @@ def test_stops_while_tempo_hangs(exporter: StartExporter, tmp_path: Path, number
 
 @both_signals
 def test_interrupted_dry_run_leaves_no_files(tempo: StartTempo, tmp_path: Path, number: Signals) -> None:
-    server = tempo(some_days(), delay_seconds=3.0)
+    server = tempo(some_days(), delay_seconds=25.0)
     running = ExporterProcess(tmp_path, settings(server.url, polling={"backfill_duration": "48h"}), "--once")
     running.launch()
     try:
-        eventually(lambda: len(server.searches()) >= 1, lambda: "no searches", 30)
-        assert running.stop(number, timeout=5) == 1
+        eventually(lambda: len(server.searches()) >= 1, lambda: "no searches", 120)
+        assert running.stop(number, timeout=_STOP_SECONDS) == 1
     finally:
         running.kill()
     assert running.lines[-1] == "interrupted; nothing was written"

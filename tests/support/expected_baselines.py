@@ -150,7 +150,7 @@ def differences(page: Metrics, expected: Mapping[SeriesKey, Baseline]) -> list[s
 
 
 def await_baselines(
-    running: ExporterProcess, expected_at: Callable[[float], Mapping[SeriesKey, Baseline]], timeout: float = 30
+    running: ExporterProcess, expected_at: Callable[[float], Mapping[SeriesKey, Baseline]], timeout: float = 120
 ) -> Metrics:
     """Wait until the backfill is complete and the page shows the baselines expected at its snapshot's time."""
     page = running.wait_until_filled(timeout)

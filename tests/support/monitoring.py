@@ -23,8 +23,8 @@ from tests.support.programs import program
 from tools.processes import environment, free_port
 
 _START_SECONDS: Final = 60.0
-_END_SECONDS: Final = 30.0
-_HTTP_SECONDS: Final = 10.0
+_END_SECONDS: Final = 60.0
+_HTTP_SECONDS: Final = 30.0
 _ATTEMPTS: Final = 3
 
 
@@ -248,7 +248,7 @@ class PrometheusServer(MonitoringServer):
         for group in self.get("/api/v1/rules")["data"]["groups"]:
             yield from group["rules"]
 
-    def wait_for(self, expression: str, timeout: float = 30) -> list[Sample]:
+    def wait_for(self, expression: str, timeout: float = 120) -> list[Sample]:
         """Query until the result is not empty."""
         result: list[Sample] = []
 

@@ -18,7 +18,7 @@ EXPLORE: Final = (
     '{"t":{"datasource":"tempo","queries":[{"refId":"A","queryType":"traceql","query":"{query}"}]}}'
 )
 _STARTED_SECONDS_AGO: Final = 240.0
-_TIMEOUT_SECONDS: Final = 100.0
+_TIMEOUT_SECONDS: Final = 240.0
 
 
 @contextmanager

@@ -20,9 +20,9 @@ from tools.processes import environment
 Settings = Mapping[str, Any]
 
 _START_SECONDS: Final = 30.0
-_END_SECONDS: Final = 30.0
+_END_SECONDS: Final = 60.0
 _CHECK_SECONDS: Final = 0.02
-_HTTP_SECONDS: Final = 10.0
+_HTTP_SECONDS: Final = 30.0
 _TAIL_LINES: Final = 20
 
 
@@ -56,7 +56,7 @@ def command(*arguments: str, module: str = "exporter") -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
-def run(*arguments: str, directory: Path, timeout: float = 60, **environ: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, directory: Path, timeout: float = 180, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run the exporter until it ends."""
     return subprocess.run(
         command(*arguments),
@@ -193,7 +193,7 @@ class ExporterProcess:
         response.encoding = "utf-8"
         return Metrics.parse(response.text)
 
-    def wait_for(self, condition: Callable[[Metrics], object], timeout: float = 30) -> Metrics:
+    def wait_for(self, condition: Callable[[Metrics], object], timeout: float = 120) -> Metrics:
         """Scrape until a page meets a condition and return that page; a KeyError in the condition counts as false."""
         page: Metrics | None = None
 
@@ -209,7 +209,7 @@ class ExporterProcess:
         assert page is not None
         return page
 
-    def wait_until_filled(self, timeout: float = 30) -> Metrics:
+    def wait_until_filled(self, timeout: float = 120) -> Metrics:
         """Wait until the backfill is complete and the series on the page were evaluated with all stored windows.
 
         After a restart the page counts the stored windows at once, and has series only once their baselines are built.

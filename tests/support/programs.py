@@ -33,7 +33,7 @@ def program(name: str) -> str:
 
 
 def run_program(
-    name: str, *arguments: str, directory: Path | None = None, timeout: float = 60
+    name: str, *arguments: str, directory: Path | None = None, timeout: float = 180
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; ``stdout`` has both its outputs."""
     return subprocess.run(

@@ -128,7 +128,7 @@ class TestBaseline:
             SourceHour(CLOCK.hour(MONDAY + index * HOUR_SECONDS), ((MONDAY + index * HOUR_SECONDS, 1.0),))
             for index in range(len(requests))
         ]
-        assert traffic_hours(windows, source) == traffic_hours(reversed(windows), source)
+        assert list(traffic_hours(windows, source)) == list(traffic_hours(reversed(windows), source))
 
     @given(st.integers(2, 50))
     def test_scales_with_all_counts(self, factor: int) -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.baseline.levels import FallbackLevel
-from exporter.baseline.traffic import MIN_USUAL_REQUESTS
+from exporter.baseline.levels import FallbackLevel, FallbackRules
+from exporter.baseline.traffic import MIN_USUAL_REQUESTS, traffic_hours
 from exporter.detection import error_history, traffic_history
 from exporter.detection.error_bursts import BURST_MARKS, WHOLE_HOUR_MARKS
 from exporter.detection.errors import (
@@ -19,10 +19,14 @@ from exporter.detection.errors import (
     may_be_error_shift,
 )
 from exporter.detection.parameters import Parameters
-from exporter.detection.source_history import REACH_MARKS
+from exporter.detection.source_history import REACH_MARKS, SourceHistory
 from exporter.detection.tick import FlagTracker
-from exporter.detection.traffic_history import may_drop
-from exporter.model.calendar import DayType, Slot
+from exporter.detection.traffic import SourceWindow, read_hours
+from exporter.detection.traffic_history import SeriesTraffic, may_drop
+from exporter.evaluation.series import SeriesHistory
+from exporter.model.calendar import Calendar, DayType, HourClock, Slot
+from exporter.model.hours import StoredWindow
+from tests.support.detection_traffic import MONDAY
 from tests.support.full_verdicts import found_in
 
 PARAMETERS = Parameters()
@@ -100,6 +104,33 @@ def test_usual_traffic_is_no_drop() -> None:
     assert may_drop([8] * 20 + [0] * 4, [8.0] * 24, PARAMETERS)
 
 
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 30), st.none() | st.integers(0, 40), st.sampled_from([1.0, 1.0, 0.5, 0.07])),
+        min_size=1,
+        max_size=24,
+    ),
+    st.sampled_from([3600, 900]),
+)
+def test_no_busy_hour_is_missed_by_the_largest_window(
+    drawn: list[tuple[int, int | None, float]], batch_seconds: int
+) -> None:
+    clock = HourClock(Calendar())
+    starts = [MONDAY + number * batch_seconds for number in range(len(drawn))]
+    windows = [
+        StoredWindow(start, traces, b"", requests=counted)
+        for start, (traces, counted, _) in zip(starts, drawn, strict=True)
+    ]
+    read = [
+        (clock.hour(start), SourceWindow(start, start + batch_seconds, 1_000, coverage))
+        for start, (_, _, coverage) in zip(starts, drawn, strict=True)
+    ]
+    source = SourceHistory(hours=[each.hour for each in read_hours(read)])
+    busiest = max([each.requests for each in traffic_hours(windows, source.hours)], default=0)
+    traffic = SeriesTraffic.of(windows, source, FallbackRules(), PARAMETERS)
+    assert traffic.record.is_ever_busy == (busiest >= MIN_USUAL_REQUESTS)
+
+
 def always(*_args: Any, **_kwargs: Any) -> bool:
     return True
 
@@ -112,4 +143,5 @@ def test_the_full_walk_finds_the_same(seed: int, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(error_history, "may_be_error_shift", always)
     monkeypatch.setattr(error_history, "_LEAST_FAILURES", 0)
     monkeypatch.setattr(error_history._Sums, "can_be_shift", always)
+    monkeypatch.setattr(SeriesHistory, "thresholds", lambda self, civil: self.expect(civil).thresholds)
     assert found_in(seed, most_requests=4_000) == found

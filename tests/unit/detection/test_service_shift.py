@@ -24,6 +24,7 @@ from exporter.model.histogram import BUCKETS_PER_OCTAVE
 
 PARAMETERS = Parameters()
 NOON = 1_763_380_800
+MIDNIGHT = NOON - 43_200
 DEVIATIONS = st.lists(st.none() | st.integers(-127, 127), min_size=MARKS, max_size=MARKS)
 
 
@@ -44,10 +45,9 @@ def hours_of(days: int, deviation: int = 0, seed: int = 1, sd: float = 3.0) -> l
 
 
 def learn(hours: Sequence[Sequence[int | None]]) -> dict[int, ServiceBaseline]:
-    encoded = [
-        ServiceHour(number % 24, encode_deviations(each).ljust(MARKS, b"\0")) for number, each in enumerate(hours)
-    ]
-    return dict(learn_service(encoded))
+    encoded = [encode_deviations(each).ljust(MARKS, b"\0") for each in hours]
+    found = [ServiceHour(MIDNIGHT + 3600 * number, number % 24, each) for number, each in enumerate(encoded)]
+    return dict(learn_service(found))
 
 
 class TestDeviations:
@@ -95,6 +95,12 @@ class TestLearning:
         assert baseline.swing_octaves == pytest.approx(0.25, rel=0.1)
         assert baseline.pattern == ()
 
+    def test_swing_is_that_of_a_typical_day(self) -> None:
+        hours = hours_of(7, sd=8.0)
+        for hour in hours[24:48]:
+            hour[:] = [each + 40 for each in hour if each is not None]
+        assert learn(hours)[12].swing_octaves == pytest.approx(0.25, rel=0.1)
+
     def test_little_history_has_the_swing_of_an_unknown_service(self) -> None:
         baseline = learn([[0] * MARKS] * 24)[0]
         assert 0.03 < baseline.swing_octaves < 0.05
@@ -120,7 +126,10 @@ class TestLearning:
     def test_order_of_reading_is_irrelevant(
         self, hours: list[tuple[int, list[int | None]]], rng: random.Random
     ) -> None:
-        encoded = [ServiceHour(hour, encode_deviations(each).ljust(MARKS, b"\0")) for hour, each in hours]
+        encoded = [
+            ServiceHour(3600 * number, hour, encode_deviations(each).ljust(MARKS, b"\0"))
+            for number, (hour, each) in enumerate(hours)
+        ]
         assert learn_service(rng.sample(encoded, len(encoded))) == learn_service(encoded)
 
 

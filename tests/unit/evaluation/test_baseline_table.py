@@ -72,7 +72,7 @@ class TestEncoding:
         assert decoded.series == labelled
         assert all(isinstance(key, SeriesKey) for key in decoded.series)
 
-    def test_what_is_usual_for_services_is_kept(self) -> None:
+    def test_baselines_of_services_are_kept(self) -> None:
         services = {ServiceKey("checkout", (("env", "prod"),)): ServiceBaseline(0.125, (0,) * 11 + (40,))}
         table = BaselineTable(NOON, {KEY: NO_BASELINE}, services=services)
         assert decode_table(encode_table(table, "basis"), "basis") == table

@@ -396,7 +396,7 @@ class TestUnchangedSeries:
                 span(100 * number + index, now - back, duration, key)._replace(failed=failed and duration > 0.11)
                 for index, (back, duration, failed, key) in enumerate(traffic)
             ]
-            # With settings that are taken over, be they the same, nothing of the tick before is used again.
+            # Taking over settings, also equal ones, discards what is kept of the tick before.
             always.use(SETTINGS)
             for each in (live, always):
                 each.add_spans(spans, now, table)

@@ -42,7 +42,7 @@ class FakeHistory:
 
     Attributes:
         series: the content of every table that is built.
-        services: what is usual for services in it.
+        services: the baselines of services in it.
         saved: flags and suspects of each call.
         tables: the tables by hour; one that is missing is built when it is requested.
         on_build: called when a table is built.
