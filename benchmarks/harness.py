@@ -28,9 +28,9 @@ from exporter.app.settings import client_settings, evaluation_settings, poll_set
 from exporter.config import Config
 from exporter.detection.flag import SeriesFlags
 from exporter.evaluation.baseline_table import BaselineTable
-from exporter.evaluation.durations import DurationHistograms
-from exporter.evaluation.live import LiveEvaluator
-from exporter.evaluation.poller import Poller
+from exporter.evaluation.live.durations import DurationHistograms
+from exporter.evaluation.live.evaluator import LiveEvaluator
+from exporter.evaluation.live.poller import Poller
 from exporter.evaluation.snapshot import HistoryFacts, Snapshot
 from exporter.ingest.live_reader import LiveReader
 from exporter.ingest.series_filter import SeriesFilter

@@ -14,8 +14,8 @@ from exporter.cause.profile import Component
 from exporter.cause.verdict import CauseKind, CausePart, CauseVerdict, Outcome
 from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.incident_tracker import IncidentTracker
+from exporter.evaluation.live.time_lost import TimeLost
 from exporter.evaluation.snapshot import SeriesStatus
-from exporter.evaluation.time_lost import TimeLost
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
 from exporter.store import Store

@@ -16,7 +16,7 @@ from exporter.detection.parameters import Parameters
 from exporter.detection.service_shift import ServiceBaseline
 from exporter.detection.thresholds import Thresholds
 from exporter.evaluation.baseline_table import BaselineTable, SeriesBaseline
-from exporter.evaluation.live_services import LiveServices, ServiceFlagStore
+from exporter.evaluation.live.services import LiveServices, ServiceFlagStore
 from exporter.evaluation.service_history import REACH_SECONDS, ServiceHistory
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.model.calendar import HOUR_SECONDS, Calendar, DayType, HourClock, Slot

@@ -21,14 +21,14 @@ from exporter.config import Config
 from exporter.detection.flag import SeriesFlags
 from exporter.evaluation.causes.finder import CauseFinder
 from exporter.evaluation.causes.search import CauseSearch
-from exporter.evaluation.durations import DurationHistograms
 from exporter.evaluation.flag_store import FlagStore
 from exporter.evaluation.handover import BaselineHandover
 from exporter.evaluation.incident_tracker import IncidentTracker
-from exporter.evaluation.live import LiveEvaluator
-from exporter.evaluation.live_services import LiveServices, ServiceFlagStore
+from exporter.evaluation.live.durations import DurationHistograms
+from exporter.evaluation.live.evaluator import LiveEvaluator
+from exporter.evaluation.live.poller import Poller
+from exporter.evaluation.live.services import LiveServices, ServiceFlagStore
 from exporter.evaluation.manager import BaselineManager
-from exporter.evaluation.poller import Poller
 from exporter.evaluation.query import BaselineQuerier
 from exporter.evaluation.recent_windows import RecentWindows
 from exporter.evaluation.regression_version import VERSION_ATTRIBUTE, RegressionVersions, VersionSearch

@@ -20,7 +20,7 @@ from exporter.detection.streams import StreamReason
 from exporter.detection.tick import FlagTracker
 from exporter.detection.traffic_history import SeriesTraffic, TrafficTick, TrafficTracker
 from exporter.detection.window import EvaluationWindow, RecentTraces
-from exporter.evaluation.live_traffic import CurrentTraffic
+from exporter.evaluation.live.traffic import CurrentTraffic
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import KindStatus, SeriesStatus
 from exporter.model.calendar import HourClock, LocalHour

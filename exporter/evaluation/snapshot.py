@@ -16,11 +16,11 @@ from exporter.detection.regression import Regression
 from exporter.detection.service_shift import ServiceVerdict
 from exporter.detection.streams import StreamReason
 from exporter.evaluation.causes.shift_cause import ShiftCause
-from exporter.evaluation.durations import DurationHistogram
-from exporter.evaluation.live_edge import UNKNOWN_EDGE, LiveEdge
-from exporter.evaluation.live_traffic import CurrentTraffic
+from exporter.evaluation.live.durations import DurationHistogram
+from exporter.evaluation.live.edge import UNKNOWN_EDGE, LiveEdge
+from exporter.evaluation.live.time_lost import TimeLost
+from exporter.evaluation.live.traffic import CurrentTraffic
 from exporter.evaluation.regression_version import RegressionVersion
-from exporter.evaluation.time_lost import TimeLost
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey

@@ -16,9 +16,9 @@ from exporter.detection.flag import FlagKind
 from exporter.detection.policy import SeriesPolicy
 from exporter.detection.regression import Regression
 from exporter.detection.streams import StreamReason
+from exporter.evaluation.live.time_lost import TimeLost
 from exporter.evaluation.query import BaselineReport, ErrorLimits, LevelSupply, NoVerdict, RunLimits, TrafficLimits
 from exporter.evaluation.snapshot import SeriesStatus, ServiceStatus
-from exporter.evaluation.time_lost import TimeLost
 from exporter.explain.check import Check, DurationVerdict
 from exporter.model.calendar import HOUR_SECONDS, Calendar, DayType, Slot
 from exporter.model.span import SeriesKey

@@ -17,7 +17,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final, NamedTuple, Self
 
-from exporter.evaluation.durations import DurationHistogram
+from exporter.evaluation.live.durations import DurationHistogram
 from exporter.evaluation.snapshot import SeriesStatus, ServiceStatus, Snapshot
 from exporter.metrics.families import (
     DURATION_FAMILY,

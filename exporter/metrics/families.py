@@ -10,8 +10,8 @@ from exporter.baseline.levels import Baseline
 from exporter.detection.flag import FlagKind
 from exporter.detection.policy import SEVERITIES
 from exporter.detection.regression import Regression
-from exporter.evaluation.durations import DurationHistogram
-from exporter.evaluation.live_traffic import CurrentTraffic
+from exporter.evaluation.live.durations import DurationHistogram
+from exporter.evaluation.live.traffic import CurrentTraffic
 from exporter.evaluation.snapshot import Exemplar, SeriesStatus, ServiceStatus
 from exporter.model.label import LabelNames
 from exporter.model.service import ServiceKey

@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from exporter.evaluation.durations import DurationHistogram
+from exporter.evaluation.live.durations import DurationHistogram
 from exporter.evaluation.snapshot import Exemplar
 from exporter.metrics.families import CAUSE_LABELS, SERIES_LABELS, Column, Encoder, Family
 from exporter.model.histogram import ZERO_BUCKET

@@ -11,8 +11,8 @@ from exporter.cause.profile import TraceProfile
 from exporter.cause.sentence import sentence
 from exporter.cause.verdict import compare
 from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
+from exporter.evaluation.live.time_lost import TimeLost
 from exporter.evaluation.snapshot import IncidentPart, SeriesStatus, Snapshot
-from exporter.evaluation.time_lost import TimeLost
 from exporter.model.critical_path import TraceSpan
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.telemetry import Loop

@@ -17,13 +17,13 @@ from exporter.detection.regression import Regression
 from exporter.detection.service_shift import ServiceVerdict
 from exporter.detection.thresholds import QuantileThreshold, Thresholds
 from exporter.detection.traffic import TrafficEvidence, TrafficVerdict
-from exporter.evaluation.live_edge import LiveEdge
-from exporter.evaluation.live_traffic import CurrentTraffic
+from exporter.evaluation.live.edge import LiveEdge
+from exporter.evaluation.live.time_lost import TimeLost
+from exporter.evaluation.live.traffic import CurrentTraffic
 from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.regression_version import RegressionVersion
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import Exemplar, HistoryFacts, KindStatus, SeriesStatus, ServiceStatus, Snapshot
-from exporter.evaluation.time_lost import TimeLost
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.accumulator import Accumulator
 from exporter.model.calendar import Calendar, DayType, HourClock, Slot

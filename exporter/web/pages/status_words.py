@@ -13,8 +13,8 @@ from exporter.detection.errors import percent
 from exporter.detection.explanation import duration
 from exporter.detection.flag import FlagKind, FlagPeriod
 from exporter.detection.streams import StreamReason
+from exporter.evaluation.live.time_lost import TimeLost
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, ServiceStatus
-from exporter.evaluation.time_lost import TimeLost
 from exporter.explain.words import LEVEL_NAMES, STREAM_REASONS, amount_of_time, counted, time_lost_text
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.ledger import LedgerProgress

@@ -22,7 +22,7 @@ from exporter.detection.traffic_history import (
     TrafficTick,
     TrafficTracker,
 )
-from exporter.evaluation.live_traffic import LiveTraffic
+from exporter.evaluation.live.traffic import LiveTraffic
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.span import SeriesKey
 

@@ -9,9 +9,9 @@ from typing import Final
 import pytest
 
 from exporter.evaluation.flag_store import FlagStore
-from exporter.evaluation.live import LiveEvaluator
+from exporter.evaluation.live.evaluator import LiveEvaluator
+from exporter.evaluation.live.poller import Poller
 from exporter.evaluation.manager import BaselineManager
-from exporter.evaluation.poller import Poller
 from exporter.evaluation.settings import PollSettings
 from exporter.evaluation.snapshot import Snapshot
 from exporter.evaluation.wakeup import HistorySignal, Wakeup

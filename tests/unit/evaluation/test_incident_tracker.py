@@ -13,8 +13,8 @@ from exporter.cause.incidents import QUIET_SECONDS, Role
 from exporter.cause.verdict import CauseVerdict, Outcome
 from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.incident_tracker import IncidentTracker, decode_incident
+from exporter.evaluation.live.time_lost import TimeLost
 from exporter.evaluation.snapshot import SeriesStatus
-from exporter.evaluation.time_lost import TimeLost
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
 from exporter.store import Store, StoredIncident, StoreError

@@ -14,7 +14,7 @@ from exporter.backtest.replay import replay_history
 from exporter.detection.detector import Detector
 from exporter.detection.policy import Override, OverrideValue, SeriesPolicies
 from exporter.evaluation.flag_store import FlagStore
-from exporter.evaluation.live import LiveEvaluator
+from exporter.evaluation.live.evaluator import LiveEvaluator
 from exporter.evaluation.manager import BaselineManager
 from exporter.evaluation.replay import PastStatus, StatusReplay
 from exporter.evaluation.settings import EvaluationSettings

@@ -9,8 +9,8 @@ import pytest
 from exporter.demo.routes import ApiOptions
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traces import ROOT, Operation, SpanTimes, Trace, TraceShape, TraceStore, make_trace
-from exporter.evaluation.cycle_reader import CycleReader
-from exporter.evaluation.live_series import SeenSpans
+from exporter.evaluation.live.cycle_reader import CycleReader
+from exporter.evaluation.live.series import SeenSpans
 from exporter.evaluation.settings import PollSettings
 from exporter.ingest.exact_reader import Budget, ExactReader
 from exporter.ingest.live_reader import LiveReader

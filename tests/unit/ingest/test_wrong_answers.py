@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from exporter.demo.routes import ApiOptions
-from exporter.evaluation.live_series import SeenSpans
+from exporter.evaluation.live.series import SeenSpans
 from exporter.ingest.exact_reader import Budget, ReadResult
 from exporter.ingest.late_spans import LatePolicy
 from exporter.ingest.ledger_entries import read_outcomes

@@ -19,7 +19,7 @@ from prometheus_client.samples import Exemplar as ClientExemplar
 
 from exporter.baseline.levels import Baseline, FallbackLevel
 from exporter.cause.incidents import Role
-from exporter.evaluation.durations import DurationHistogram
+from exporter.evaluation.live.durations import DurationHistogram
 from exporter.evaluation.snapshot import Exemplar, IncidentPart, SeriesStatus, ServiceStatus, Snapshot
 from exporter.metrics.exposition import Format, PagePrefix, Publisher, RenderedPage, render_families, render_services
 from exporter.metrics.families import (

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.metrics_core import Metric, SummaryMetricFamily
 
-from exporter.evaluation.durations import DurationHistogram
+from exporter.evaluation.live.durations import DurationHistogram
 from exporter.metrics.exposition import Format, RenderedPage, render_families, render_services
 from exporter.metrics.families import DURATION_NAME, PREFIX
 from exporter.metrics.protobuf import render_collector

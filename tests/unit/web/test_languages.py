@@ -9,9 +9,9 @@ import pytest
 from exporter.baseline.levels import FallbackLevel
 from exporter.detection.flag import FlagKind, FlagPeriod
 from exporter.detection.streams import StreamReason
-from exporter.evaluation.live_edge import LiveEdge
+from exporter.evaluation.live.edge import LiveEdge
+from exporter.evaluation.live.time_lost import TimeLost
 from exporter.evaluation.snapshot import KindStatus, SeriesStatus, Snapshot
-from exporter.evaluation.time_lost import TimeLost
 from exporter.model.label import LabelNames
 from exporter.model.pattern import Pattern
 from exporter.model.span import SeriesKey

@@ -13,10 +13,10 @@ from exporter.detection.flag import FlagKind
 from exporter.detection.parameters import Parameters
 from exporter.detection.policy import AppliedValue, SeriesPolicy
 from exporter.detection.streams import StreamReason
-from exporter.evaluation.live_edge import LiveEdge
+from exporter.evaluation.live.edge import LiveEdge
+from exporter.evaluation.live.time_lost import TimeLost
 from exporter.evaluation.query import ShiftThreshold
 from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar, KindStatus, SeriesStatus, ServiceStatus, Snapshot
-from exporter.evaluation.time_lost import TimeLost
 from exporter.explain.drilldown import Drilldown
 from exporter.model.label import DEFAULT_LABEL_NAMES, LabelNames
 from exporter.model.service import ServiceKey

@@ -14,16 +14,16 @@ from exporter.baseline.levels import Baseline
 from exporter.detection.flag import Flag, FlagKind, SeriesFlags
 from exporter.detection.window import end_second
 from exporter.evaluation.baseline_table import EMPTY_TABLE, BaselineTable, SeriesBaseline
-from exporter.evaluation.live import LiveEvaluator
+from exporter.evaluation.live.evaluator import LiveEvaluator
+from exporter.evaluation.live.time_lost import ReadingWeights
 from exporter.evaluation.snapshot import SeriesStatus
-from exporter.evaluation.time_lost import ReadingWeights
 from exporter.ingest.exact_reader import Budget
 from exporter.ingest.sampling import WHOLE, TimeSample
 from exporter.model.histogram import Digest, bucket_of_seconds
 from exporter.model.span import SeriesKey, Span
 from tests.support.fakes import FakeTempo
 from tests.support.samples import HOUR, KEY, NOON, NS, SETTINGS, baseline, span, thresholds
-from tests.unit.evaluation.test_poller import NOW, POLL, Bench
+from tests.unit.evaluation.live.test_poller import NOW, POLL, Bench
 
 RARE = SeriesKey("checkout", "POST /refund")
 TABLE = BaselineTable(NOON, {KEY: SeriesBaseline(float(NOON), baseline(p95=0.2), 0.4, thresholds(0.1))})

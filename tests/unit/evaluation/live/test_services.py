@@ -9,8 +9,8 @@ import pytest
 from exporter.detection.parameters import Parameters
 from exporter.detection.service_shift import ServiceBaseline
 from exporter.evaluation.baseline_table import EMPTY_TABLE, BaselineTable, SeriesBaseline
-from exporter.evaluation.live import LiveEvaluator
-from exporter.evaluation.live_services import LiveServices, ServiceFlagStore
+from exporter.evaluation.live.evaluator import LiveEvaluator
+from exporter.evaluation.live.services import LiveServices, ServiceFlagStore
 from exporter.evaluation.service_history import ServiceHistory
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.model.calendar import Calendar, HourClock

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from exporter.detection.flag import Flag, FlagEvent, FlagKind, SeriesFlags
-from exporter.evaluation.live import LiveEvaluator
+from exporter.evaluation.live.evaluator import LiveEvaluator
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.model.pattern import Pattern
 from exporter.model.time_mark import MarkKind, TimeMark, TimeMarks
 from tests.support.samples import KEY, NOON, REGRESSION, SETTINGS, span
-from tests.unit.evaluation.test_live import NOW, REMEMBERED_SECONDS, TABLE, admit_all, steady, tick_through
+from tests.unit.evaluation.live.test_evaluator import NOW, REMEMBERED_SECONDS, TABLE, admit_all, steady, tick_through
 
 FIRING: Mapping[FlagKind, Flag] = {kind: Flag(firing=True, since=NOW - 600) for kind in FlagKind}
 

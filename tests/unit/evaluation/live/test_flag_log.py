@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from exporter.detection.flag import FlagEvent, FlagKind
-from exporter.evaluation.flag_log import MAX_LINES, PERIOD_SECONDS, FlagLog
-from exporter.evaluation.live import SeriesFlagChange
+from exporter.evaluation.live.evaluator import SeriesFlagChange
+from exporter.evaluation.live.flag_log import MAX_LINES, PERIOD_SECONDS, FlagLog
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger
 from tests.support.samples import events, logged

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from exporter.evaluation.live_edge import newest_lag
-from exporter.evaluation.reread_schedule import FUTURE_SECONDS, RereadSchedule
+from exporter.evaluation.live.edge import newest_lag
+from exporter.evaluation.live.reread_schedule import FUTURE_SECONDS, RereadSchedule
 from exporter.evaluation.settings import PollSettings
 from exporter.ingest.live_reader import LiveReader
 from exporter.ingest.sampling import TimeSample

@@ -12,12 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from exporter.evaluation.baseline_table import SeriesBaseline
-from exporter.evaluation.reread_schedule import Lateness, RereadSchedule, reread_ages
+from exporter.evaluation.live.reread_schedule import Lateness, RereadSchedule, reread_ages
 from exporter.ingest.exact_reader import Budget
 from exporter.model.span import SeriesKey, Span
 from tests.support.fakes import FakeTempo
 from tests.support.samples import KEY, NOON, baseline, span, thresholds
-from tests.unit.evaluation.test_poller import NOW, POLL, Bench
+from tests.unit.evaluation.live.test_poller import NOW, POLL, Bench
 
 INTERVAL: Final = 15.0
 LOOKBACK: Final = 120.0

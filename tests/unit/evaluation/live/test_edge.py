@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from exporter.evaluation.baseline_table import EMPTY_TABLE, BaselineTable, SeriesBaseline
-from exporter.evaluation.live_edge import (
+from exporter.evaluation.live.edge import (
     UNKNOWN_EDGE,
     EdgeReading,
     LiveEdge,
@@ -19,7 +19,7 @@ from exporter.evaluation.settings import PollSettings
 from exporter.model.span import SeriesKey, Span
 from tests.support.fakes import FakeTempo
 from tests.support.samples import HOUR, KEY, NOON, baseline, event_of, events, span, thresholds
-from tests.unit.evaluation.test_poller import NOW, POLL, Bench
+from tests.unit.evaluation.live.test_poller import NOW, POLL, Bench
 
 OTHER = SeriesKey("checkout", "POST /pay")
 

@@ -8,8 +8,8 @@ from exporter.detection.flag import INACTIVE, Flag, FlagKind, SeriesFlags
 from exporter.detection.policy import SeriesPolicy
 from exporter.detection.recent_failures import RecentFailures
 from exporter.detection.window import RecentTraces
+from exporter.evaluation.live.time_lost import TimeLost
 from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar
-from exporter.evaluation.time_lost import TimeLost
 from exporter.model.span import Span
 
 _NS: Final = 1_000_000_000

@@ -10,9 +10,9 @@ from exporter.detection.service_shift import ServiceBaseline
 from exporter.evaluation.baseline_table import EMPTY_TABLE, BaselineTable, SeriesBaseline
 from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.incident_tracker import IncidentTracker
-from exporter.evaluation.live import LiveEvaluator
-from exporter.evaluation.live_services import LiveServices, ServiceFlagStore
-from exporter.evaluation.poller import Poller
+from exporter.evaluation.live.evaluator import LiveEvaluator
+from exporter.evaluation.live.poller import Poller
+from exporter.evaluation.live.services import LiveServices, ServiceFlagStore
 from exporter.evaluation.settings import PollSettings
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, Snapshot
 from exporter.ingest.backfill_queue import BackfillStatus

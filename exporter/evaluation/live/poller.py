@@ -15,21 +15,21 @@ from exporter.detection.flag import SeriesFlags
 from exporter.detection.regression import Regression
 from exporter.evaluation.baseline_table import BaselineTable
 from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
-from exporter.evaluation.cycle_reader import CycleReader, CycleReading
-from exporter.evaluation.flag_log import FlagLog
-from exporter.evaluation.live import LiveEvaluator
-from exporter.evaluation.live_edge import (
+from exporter.evaluation.live.cycle_reader import CycleReader, CycleReading
+from exporter.evaluation.live.edge import (
     MIN_LATE_TRACES,
     UNKNOWN_EDGE,
     EdgeReading,
     advance_edge,
     expected_traces,
 )
-from exporter.evaluation.live_services import LiveServices
+from exporter.evaluation.live.evaluator import LiveEvaluator
+from exporter.evaluation.live.flag_log import FlagLog
+from exporter.evaluation.live.services import LiveServices
+from exporter.evaluation.live.time_lost import ReadingWeights
 from exporter.evaluation.regression_version import RegressionVersion
 from exporter.evaluation.settings import PollSettings
 from exporter.evaluation.snapshot import HistoryFacts, SeriesStatus, ServiceStatus, Snapshot
-from exporter.evaluation.time_lost import ReadingWeights
 from exporter.evaluation.wakeup import Wakeup
 from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.ingest.live_reader import LiveReader

@@ -11,7 +11,7 @@ from exporter.detection.flag import Flag, FlagEvent, FlagKind, SeriesFlags
 from exporter.detection.policy import Override, OverrideValue, SeriesPolicies
 from exporter.detection.streams import StreamReason
 from exporter.evaluation.baseline_table import EMPTY_TABLE, BaselineTable, SeriesBaseline
-from exporter.evaluation.live import LiveEvaluator, TickResult
+from exporter.evaluation.live.evaluator import LiveEvaluator, TickResult
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar, KindStatus, SeriesStatus
 from exporter.ingest.sampling import TimeSample

@@ -12,8 +12,8 @@ from exporter.baseline.traffic import MARKS, NO_PATTERN, TrafficBaseline
 from exporter.detection.flag import Flag, FlagEvent, FlagKind
 from exporter.detection.parameters import Parameters
 from exporter.evaluation.baseline_table import EMPTY_TABLE, BaselineTable, SeriesBaseline
-from exporter.evaluation.live import LiveEvaluator
-from exporter.evaluation.live_traffic import LiveTraffic
+from exporter.evaluation.live.evaluator import LiveEvaluator
+from exporter.evaluation.live.traffic import LiveTraffic
 from exporter.model.span import SeriesKey, Span
 from tests.support.samples import HOUR, NOON, NS, SETTINGS, baseline
 

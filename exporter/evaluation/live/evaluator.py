@@ -21,12 +21,12 @@ from exporter.detection.tick import Tick, tick
 from exporter.detection.traffic import tick_traffic
 from exporter.detection.window import EvaluationWindow, end_second, next_mark, past_mark
 from exporter.evaluation.baseline_table import BaselineTable, SeriesBaseline
-from exporter.evaluation.durations import DurationHistogram, DurationHistograms
-from exporter.evaluation.live_series import NO_FLAGS, LiveSeries, SeenSpans
-from exporter.evaluation.live_traffic import CurrentTraffic, LiveTraffic
+from exporter.evaluation.live.durations import DurationHistogram, DurationHistograms
+from exporter.evaluation.live.series import NO_FLAGS, LiveSeries, SeenSpans
+from exporter.evaluation.live.time_lost import HourlyP95, SpanWeight, only_itself
+from exporter.evaluation.live.traffic import CurrentTraffic, LiveTraffic
 from exporter.evaluation.settings import EvaluationSettings
 from exporter.evaluation.snapshot import Exemplar, KindStatus, SeriesStatus
-from exporter.evaluation.time_lost import HourlyP95, SpanWeight, only_itself
 from exporter.ingest.sampling import TimeSample
 from exporter.model.histogram import bucket_of_ns
 from exporter.model.histogram_codec import MARK_SECONDS

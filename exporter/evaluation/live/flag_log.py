@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from exporter.detection.flag import FlagEvent, FlagKind
-from exporter.evaluation.live import SeriesFlagChange
+from exporter.evaluation.live.evaluator import SeriesFlagChange
 from exporter.runtime.logs import Log
 
 MAX_LINES: Final = 20

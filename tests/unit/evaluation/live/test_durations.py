@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.evaluation.durations import DurationHistogram, DurationHistograms
+from exporter.evaluation.live.durations import DurationHistogram, DurationHistograms
 from exporter.model.accumulator import Accumulator
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.histogram import Digest, bucket_of_seconds
