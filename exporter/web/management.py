@@ -9,11 +9,13 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from exporter.evaluation.snapshot import Snapshot
-from exporter.metrics.exposition import Format, PagePrefix, Publisher
+from exporter.metrics.exposition import Format, PagePrefix, Publisher, RenderedPage
 from exporter.metrics.protobuf import render_collector
 from exporter.web.http import HttpRequest, HttpResponse, parse_accept, text_response
 
 _OPENMETRICS_VERSION: Final = "1.0.0"
+_RETRIES: Final = 5
+"""More than it takes: snapshots are seconds apart, and the next page is rendered ahead."""
 _PROTOBUF: Final = "application/vnd.google.protobuf"
 _MESSAGE: Final = "io.prometheus.client.MetricFamily"
 _CONTENT_TYPES: Final[Mapping[Format, str]] = {
@@ -76,17 +78,36 @@ class MetricsPage:
         """Return the page, or only the families named by ``name[]``."""
         names = frozenset(filter(None, request.query.get("name[]", ())))
         format_ = negotiate_format(request.accept, has_protobuf=self._has_native_histograms)
-        page = self._publisher.page
-        if page is not None and not names:
-            prefix = page.render(format_, gzipped=request.accepts_gzip)
-        else:
-            series = b"" if page is None else page.families(format_, names)
-            prefix = PagePrefix.of([series], gzipped=request.accepts_gzip)
-        # The exporter's own families come last: in OpenMetrics, their encoder writes the end mark.
-        own = _ENCODERS[format_](self._registry.restricted_registry(names) if names else self._registry)
+        prefix, own = self._of_one_snapshot(format_, names, gzipped=request.accepts_gzip)
         encoding = (("Content-Encoding", "gzip"),) if request.accepts_gzip else ()
         headers = (*encoding, ("Vary", "Accept, Accept-Encoding"))
         return HttpResponse(prefix.finish(own), _CONTENT_TYPES[format_], headers=headers, prefix=prefix.parts)
+
+    def _of_one_snapshot(self, format_: Format, names: frozenset[str], *, gzipped: bool) -> tuple[PagePrefix, bytes]:
+        """Render the series and the exporter's own metrics.
+
+        A snapshot may be published between the two: then both are rendered again, because the exporter's own metrics
+        count the series and the windows of the snapshot.
+        """
+        page = self._publisher.page
+        rendered = self._render(page, format_, names, gzipped=gzipped)
+        for _ in range(_RETRIES):
+            newer = self._publisher.page
+            if newer is page:
+                break
+            page, rendered = newer, self._render(newer, format_, names, gzipped=gzipped)
+        return rendered
+
+    def _render(
+        self, page: RenderedPage | None, format_: Format, names: frozenset[str], *, gzipped: bool
+    ) -> tuple[PagePrefix, bytes]:
+        if page is not None and not names:
+            prefix = page.render(format_, gzipped=gzipped)
+        else:
+            series = b"" if page is None else page.families(format_, names)
+            prefix = PagePrefix.of([series], gzipped=gzipped)
+        # The exporter's own families come last: in OpenMetrics, their encoder writes the end mark.
+        return prefix, _ENCODERS[format_](self._registry.restricted_registry(names) if names else self._registry)
 
 
 def healthy(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - the signature of a handler

@@ -39,7 +39,9 @@ class StatusPage:
         """Render the page, in the language that the request prefers."""
         words = words_for(request.accept_language)
         sources = self._sources
-        snapshot, backfill = sources.snapshot(), sources.backfill()
+        # In this order: a newer ledger beside older baselines would look complete too early.
+        backfill = sources.backfill()
+        snapshot = sources.snapshot()
         times = Times(sources.clock(), sources.local, words)
         selection = Selection.from_query(request.query, sources.label_names.names)
         shifted = [] if snapshot is None else [status for status in snapshot.series if status.is_anomalous]

@@ -24,7 +24,11 @@ sys.meta_path.insert(0, Interrupt())
 
 @pytest.mark.parametrize("module", ["click", "exporter.cli.run", "pydantic", "requests", "waitress"])
 def test_an_interrupt_during_the_imports_leaves_no_traceback(tmp_path: Path, module: str) -> None:
-    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED_IMPORT.format(module=module))
+    # A background job inherits that it is ignored.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        + INTERRUPTED_IMPORT.format(module=module)
+    )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
     ran = subprocess.run(
         [sys.executable, "-m", "exporter", "--check-config"],

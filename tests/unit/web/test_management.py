@@ -2,10 +2,14 @@ import os
 import platform
 import re
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families as text_string_to_families
+from prometheus_client.registry import Collector
 
 import exporter.metrics.self_metrics
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
@@ -129,6 +133,25 @@ class TestPage:
         page = WholePage.full()
         page.publisher.publish(Snapshot(NOON, series=(SeriesStatus(KEY, baseline(p50=7.5)),)))
         assert page.values()["tempo_anomaly_baseline_p50_seconds", *KEY[:2]] == 7.5
+
+    @pytest.mark.parametrize("names", [(), ("tempo_anomaly_series", "tempo_anomaly_baseline_p50_seconds")])
+    @pytest.mark.parametrize("before", [None, Snapshot(NOON - 15.0)])
+    def test_a_snapshot_published_meanwhile_is_served_whole(
+        self, before: Snapshot | None, names: tuple[str, ...]
+    ) -> None:
+        page = WholePage(before)
+        newer = [Snapshot(NOON, series=(SeriesStatus(KEY, baseline(p50=7.5)),))]
+
+        class PublishesMeanwhile(Collector):
+            def collect(self) -> Iterator[Metric]:
+                while newer:
+                    page.publisher.publish(newer.pop())
+                return iter(())
+
+        page.metrics.registry.register(PublishesMeanwhile())
+        families = {family.name: family for family in text_string_to_families(page.text("", *names))}
+        assert [each.value for each in families["tempo_anomaly_series"].samples] == [1]
+        assert [each.value for each in families["tempo_anomaly_baseline_p50_seconds"].samples] == [7.5]
 
 
 class TestNameFilter:
