@@ -13,13 +13,13 @@ from contextlib import suppress
 from typing import Final, NamedTuple, Protocol, get_args
 
 from exporter.detection.regression import Regression
-from exporter.evaluation.wakeup import Wakeup
+from exporter.evaluation.wakeup import Wakeup, run_steps
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import Log
 from exporter.runtime.telemetry import Loop, Telemetry, VersionOutcome
 from exporter.runtime.terminal import printable
 from exporter.store import Store, StoreError
-from exporter.tempo.errors import RangeTooLongError, StoppedError, TempoError
+from exporter.tempo.errors import RangeTooLongError, TempoError
 
 VERSION_ATTRIBUTE: Final = "resource.service.version"
 """Versions are looked for where ``cause.attributes`` contains this."""
@@ -223,18 +223,11 @@ class RegressionVersions:
         Args:
             stop: ends the loop once set; a request under way is cut off.
         """
-        while not stop.is_set():
-            try:
-                seconds = self.look_at_next()
-            except StoppedError:
-                return
-            except Exception:  # noqa: BLE001 - a bug must neither end the loop nor go unnoticed
-                if stop.is_set():
-                    return
-                self._log.exception("version_crashed", "looking for the version of a regression failed unexpectedly")
-                seconds = _IDLE_SECONDS
-            if seconds > 0:
-                self._wakeup.wait(min(seconds, _IDLE_SECONDS), stop)
+
+        def log_crash() -> None:
+            self._log.exception("version_crashed", "looking for the version of a regression failed unexpectedly")
+
+        run_steps(self.look_at_next, self._wakeup, stop, log_crash)
 
     def look_at_next(self) -> float:
         """Look for the version of the oldest regression that is due, if any.

@@ -1,10 +1,14 @@
-"""How threads wake each other: a sleep that ends early, and the news of a changed history."""
+"""How threads wake each other: a sleep that ends early, a loop of such sleeps, and the news of a changed history."""
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
+from exporter.tempo.errors import StoppedError
+
 _CHECK_SECONDS: Final = 0.1
+_IDLE_SECONDS: Final = 60.0
 
 
 class Wakeup:
@@ -36,6 +40,29 @@ class Wakeup:
                 return False
         self._event.clear()
         return True
+
+
+def run_steps(step: Callable[[], float], wakeup: Wakeup, stop: threading.Event, log_crash: Callable[[], None]) -> None:
+    """Run the steps of a loop that asks Tempo, until stopped. Between them it sleeps for a minute at most.
+
+    Args:
+        step: does one piece of work; returns the seconds until the next one is due, 0 if one is due now.
+        wakeup: ends a sleep.
+        stop: ends the loop once set, and the step under way with a :class:`StoppedError`.
+        log_crash: logs the exception of a step that failed unexpectedly.
+    """
+    while not stop.is_set():
+        try:
+            seconds = step()
+        except StoppedError:
+            return
+        except Exception:  # noqa: BLE001 - a bug must neither end the loop nor go unnoticed
+            if stop.is_set():
+                return
+            log_crash()
+            seconds = _IDLE_SECONDS
+        if seconds > 0:
+            wakeup.wait(min(seconds, _IDLE_SECONDS), stop)
 
 
 class HistorySignal:

@@ -10,8 +10,8 @@ import pytest
 
 from exporter.demo.tempo_api import TempoServer
 from exporter.model.span import SeriesKey
-from tests.support.alerting import alertmanager_configuration, prometheus_configuration, write_shortened_rules
-from tests.support.monitoring import AlertmanagerServer, Notification, PrometheusServer, WebhookReceiver
+from tests.support.alerting import alerting_on
+from tests.support.monitoring import Notification
 from tests.support.processes import ExporterProcess, eventually, settings
 from tests.support.traffic import HOUR, MINUTE, NS, EndingIncident, Traffic
 
@@ -80,13 +80,7 @@ def test_each_incident_sends_one_firing_and_one_resolved_notification(tmp_path: 
         tempo = stack.enter_context(TempoServer(traffic))
         configuration["tempo"]["url"] = tempo.url
         exporter = stack.enter_context(ExporterProcess(tmp_path, configuration))
-        webhook = stack.enter_context(WebhookReceiver())
-        alertmanager = stack.enter_context(
-            AlertmanagerServer(tmp_path / "alertmanager", alertmanager_configuration(webhook.url, group_wait="3s"))
-        )
-        write_shortened_rules(tmp_path / "prometheus")
-        scraping = prometheus_configuration(exporter.url.removeprefix("http://"), alertmanager.address)
-        prometheus = stack.enter_context(PrometheusServer(tmp_path / "prometheus", scraping))
+        prometheus, alertmanager, webhook = stack.enter_context(alerting_on(exporter.url, tmp_path))
 
         def state() -> str:
             return f"firing: {prometheus.firing()}, received: {[summary(each) for each in webhook.received]}"

@@ -9,8 +9,7 @@ import pytest
 
 from exporter.demo.tempo_api import TempoServer
 from exporter.model.span import SeriesKey
-from tests.support.alerting import alertmanager_configuration, prometheus_configuration, write_shortened_rules
-from tests.support.monitoring import AlertmanagerServer, PrometheusServer, WebhookReceiver
+from tests.support.alerting import alerting_on
 from tests.support.processes import ExporterProcess, eventually, settings
 from tests.support.traffic import HOUR, MINUTE, EndingIncident, Traffic
 
@@ -55,13 +54,7 @@ def test_an_endpoint_that_fails_fast_sends_one_firing_and_one_resolved_notificat
         tempo = stack.enter_context(TempoServer(traffic))
         configuration["tempo"]["url"] = tempo.url
         exporter = stack.enter_context(ExporterProcess(tmp_path, configuration))
-        webhook = stack.enter_context(WebhookReceiver())
-        alertmanager = stack.enter_context(
-            AlertmanagerServer(tmp_path / "alertmanager", alertmanager_configuration(webhook.url, group_wait="3s"))
-        )
-        write_shortened_rules(tmp_path / "prometheus")
-        scraping = prometheus_configuration(exporter.url.removeprefix("http://"), alertmanager.address)
-        prometheus = stack.enter_context(PrometheusServer(tmp_path / "prometheus", scraping))
+        prometheus, alertmanager, webhook = stack.enter_context(alerting_on(exporter.url, tmp_path))
 
         def state() -> str:
             received = [(each.path, each.status, each.names()) for each in webhook.received]

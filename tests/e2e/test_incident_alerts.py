@@ -15,8 +15,7 @@ from exporter.demo.latency import Incident, Lognormal
 from exporter.demo.scenario import FAULT_CALL, FAULT_SERVICE, demo_endpoints
 from exporter.demo.tempo_api import TempoServer
 from exporter.demo.traffic import SeriesProfile
-from tests.support.alerting import alertmanager_configuration, prometheus_configuration, write_shortened_rules
-from tests.support.monitoring import AlertmanagerServer, PrometheusServer, WebhookReceiver
+from tests.support.alerting import alerting_on
 from tests.support.processes import ExporterProcess, eventually, settings
 from tests.support.scrape import PREFIX, Metrics
 from tests.support.traffic import HOUR, MINUTE, EndingIncident
@@ -69,12 +68,7 @@ def test_an_incident_sends_one_notification_that_names_its_cause_and_another_at_
         exporter = stack.enter_context(ExporterProcess(tmp_path, configuration))
         # What is found before the cause is known depends on the time that this takes.
         exporter.wait_for(lambda page: roles(page) == ["cause", "victim", "victim"], _TIMEOUT_SECONDS)
-        webhook = stack.enter_context(WebhookReceiver())
-        alerting = alertmanager_configuration(webhook.url, group_wait="3s")
-        alertmanager = stack.enter_context(AlertmanagerServer(tmp_path / "alertmanager", alerting))
-        write_shortened_rules(tmp_path / "prometheus")
-        scraping = prometheus_configuration(exporter.url.removeprefix("http://"), alertmanager.address)
-        prometheus = stack.enter_context(PrometheusServer(tmp_path / "prometheus", scraping))
+        prometheus, alertmanager, webhook = stack.enter_context(alerting_on(exporter.url, tmp_path))
 
         def state() -> str:
             received = [(each.path, each.status, each.names()) for each in webhook.received]

@@ -1,12 +1,14 @@
 """The shipped configuration of Prometheus and Alertmanager."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import yaml
 
+from tests.support.monitoring import AlertmanagerServer, PrometheusServer, WebhookReceiver
 from tests.support.paths import REPOSITORY
 
 PROMETHEUS: Final = REPOSITORY / "configs/prometheus/prometheus.yml"
@@ -72,3 +74,25 @@ def alertmanager_configuration(webhook: str, *, group_wait: str) -> Document:
             hook["url"] = hook["url"].replace("http://127.0.0.1:9099", webhook)
     document["route"] |= {"group_wait": group_wait, "group_interval": "1s"}
     return document
+
+
+class Alerting(NamedTuple):
+    """The servers between an exporter and its notifications."""
+
+    prometheus: PrometheusServer
+    alertmanager: AlertmanagerServer
+    webhook: WebhookReceiver
+
+
+@contextmanager
+def alerting_on(exporter_url: str, directory: Path) -> Iterator[Alerting]:
+    """Run Prometheus and Alertmanager on an exporter, with the shipped configuration and short intervals."""
+    with ExitStack() as stack:
+        webhook = stack.enter_context(WebhookReceiver())
+        alertmanager = stack.enter_context(
+            AlertmanagerServer(directory / "alertmanager", alertmanager_configuration(webhook.url, group_wait="3s"))
+        )
+        write_shortened_rules(directory / "prometheus")
+        scraping = prometheus_configuration(exporter_url.removeprefix("http://"), alertmanager.address)
+        prometheus = stack.enter_context(PrometheusServer(directory / "prometheus", scraping))
+        yield Alerting(prometheus, alertmanager, webhook)

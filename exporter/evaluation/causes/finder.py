@@ -12,11 +12,10 @@ from typing import Final, NamedTuple, Protocol
 
 from exporter.cause.verdict import Outcome
 from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
-from exporter.evaluation.wakeup import Wakeup
+from exporter.evaluation.wakeup import Wakeup, run_steps
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import Log
 from exporter.runtime.telemetry import Loop, Telemetry
-from exporter.tempo.errors import StoppedError
 
 UNKNOWN_SECONDS: Final = 300.0
 """A shift without a known cause is looked at again after this time."""
@@ -125,18 +124,11 @@ class CauseFinder:
         Args:
             stop: ends the loop once set; a request under way is cut off.
         """
-        while not stop.is_set():
-            try:
-                seconds = self.look_at_next()
-            except StoppedError:
-                return
-            except Exception:  # noqa: BLE001 - a bug must neither end the loop nor go unnoticed
-                if stop.is_set():
-                    return
-                self._log.exception("cause_crashed", "looking for the cause of a shift failed unexpectedly")
-                seconds = _IDLE_SECONDS
-            if seconds > 0:
-                self._wakeup.wait(min(seconds, _IDLE_SECONDS), stop)
+
+        def log_crash() -> None:
+            self._log.exception("cause_crashed", "looking for the cause of a shift failed unexpectedly")
+
+        run_steps(self.look_at_next, self._wakeup, stop, log_crash)
 
     def look_at_next(self) -> float:
         """Look at the most urgent shift that is due, if any.
