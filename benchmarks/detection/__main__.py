@@ -18,6 +18,7 @@ from benchmarks.detection.results import Result, compared, header, labelled_resu
 from benchmarks.detection.scoring import Tally
 from benchmarks.detection.suites import Case, Suite, cases
 from benchmarks.report import table
+from exporter.detection.parameters import Parts
 
 SERIES_PER_RATE: Final = {
     Suite.PLAIN: 23,
@@ -79,9 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     series = [case for case in series if options.min_rate <= case.profile.rate_per_minute <= options.max_rate]
     data_sets = [] if options.quick else [name for name in _DATA_SETS if not options.suite or name in options.suite]
     results = measure(series, data_sets, methods, options.processes)
-    others = [] if options.quick else other_kinds(options.suite, options.seed, options.share, options.processes)
-    for of_method in results.values():
-        of_method.extend(others)
+    if not options.quick:
+        others = other_kinds(options.suite, options.seed, options.share, options.processes, methods)
+        for method, of_method in results.items():
+            of_method.extend(others[method])
     print(table(header(methods), compared([results[method] for method in methods])))
     print(f"\nseed {options.seed}, {time.monotonic() - began:.0f} s on {options.processes} processes")
     return 0 if options.quick or all(result.met is not False for result in results[methods[-1]]) else 1
@@ -99,14 +101,23 @@ def _series(seed: str, share: float, suites: Sequence[str] | None, *, quick: boo
     ]
 
 
-def other_kinds(suites: Sequence[str] | None, seed: str, share: float, processes: int) -> list[Result]:
-    """Return the figures on errors and traffic, unless only other suites are wanted; they have one method."""
-    results: list[Result] = []
+def other_kinds(
+    suites: Sequence[str] | None, seed: str, share: float, processes: int, methods: Sequence[str]
+) -> dict[str, list[Result]]:
+    """Return the figures on errors and traffic by method, unless only other suites are wanted; traffic has one."""
+    results: dict[str, list[Result]] = {method: [] for method in methods}
     copies = ceil(_COPIES * share)
     if not suites or _ERRORS in suites:
-        results += errors.measure(seed, copies, processes)
+        found: dict[Parts, list[Result]] = {}
+        for method in methods:
+            parts = errors.own_parts(METHODS[method])
+            if parts not in found:
+                found[parts] = errors.measure(seed, copies, processes, parts)
+            results[method] += found[parts]
     if not suites or _TRAFFIC in suites:
-        results += detection_traffic.measure(seed, copies, processes)
+        of_traffic = detection_traffic.measure(seed, copies, processes)
+        for of_method in results.values():
+            of_method += of_traffic
     return results
 
 

@@ -26,13 +26,14 @@ from math import ceil, cos, exp, log, pi, sqrt
 from statistics import median
 from typing import Final, NamedTuple
 
+from benchmarks.detection.evaluation import METHODS
 from benchmarks.detection.results import Result, compared, header, poisson_interval
 from benchmarks.report import table
 from exporter.baseline.levels import FallbackRules
 from exporter.detection.error_history import NO_ERROR_STATE, ErrorState, ErrorTracker, error_baseline
 from exporter.detection.errors import ErrorBaseline
 from exporter.detection.flag import INACTIVE, FlagEvent
-from exporter.detection.parameters import ALL_PARTS, Parameters
+from exporter.detection.parameters import ALL_PARTS, Parameters, Parts
 from exporter.detection.recent_failures import RecentFailures
 from exporter.detection.window import RecentTraces
 from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock, LocalHour
@@ -318,9 +319,14 @@ def incident_series(seed: str, copies: int) -> list[Series]:
     ]
 
 
-def measure(seed: str, copies: int, processes: int) -> list[Result]:
-    """Evaluate all series, and return the figures with their targets."""
-    ablated = Parameters(parts=ALL_PARTS._replace(error_swing=False))
+def own_parts(parts: Parts) -> Parts:
+    """Return the parts of a method that concern errors, with all others."""
+    return ALL_PARTS._replace(**{name: getattr(parts, name) for name in Parts._fields if name.startswith("error_")})
+
+
+def measure(seed: str, copies: int, processes: int, parts: Parts = ALL_PARTS) -> list[Result]:
+    """Evaluate all series by some parts of the method, and return the figures with their targets."""
+    ablated = Parameters(parts=parts._replace(error_swing=False))
     harsh = healthy_series(seed, ceil(copies / _HARSH_COPIES), HARSH)
     series = [*healthy_series(seed, copies), *harsh, *incident_series(seed, copies)]
     same = [
@@ -328,7 +334,7 @@ def measure(seed: str, copies: int, processes: int) -> list[Result]:
     ]
     # Not fork: a child would inherit the signal handlers and locks of a process with threads.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        outcomes = pool.map(partial(evaluate, parameters=Parameters()), series, chunksize=4)
+        outcomes = pool.map(partial(evaluate, parameters=Parameters(parts=parts)), series, chunksize=4)
         without = pool.map(partial(evaluate, parameters=ablated), same, chunksize=1)
     return list(_results(outcomes, without))
 
@@ -385,9 +391,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", default="1")
     parser.add_argument("--copies", type=int, default=2, help="series of each suite, ratio and rate")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--method", choices=METHODS, default="2", help="method of the detector (default: 2)")
     options = parser.parse_args(arguments)
-    results = measure(options.seed, options.copies, options.processes)
-    print(table(header(["2"]), compared([results])))
+    results = measure(options.seed, options.copies, options.processes, own_parts(METHODS[options.method]))
+    print(table(header([options.method]), compared([results])))
     return int(any(result.met is False for result in results))
 
 

@@ -3,11 +3,11 @@
 They are the swing of errors: in them an endpoint may fail more often than usual without a flag.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 from typing import Final, NamedTuple
 
-from exporter.detection.errors import BURST_USUAL_FACTOR, ERROR_CORRELATION, MAX_RATIO, Counts, error_limit
+from exporter.detection.errors import ERROR_CORRELATION, MAX_RATIO, Counts, drifted, error_limit
 from exporter.detection.parameters import MIN_EXCEEDANCES, Parameters
 from exporter.detection.significance import tail_probability
 from exporter.model.calendar import HOUR_SECONDS
@@ -24,7 +24,7 @@ SWING_FACTOR: Final = 1.2
 BURST_MIN_FAILURES: Final = 2
 """A single failure is no burst."""
 BURST_ALPHA: Final = 3e-5
-"""A past window is a burst if chance has less than this probability, with one and a half times the usual ratio."""
+"""A past window is a burst if chance has less than this probability, with one and a half times the usual odds."""
 BURST_DAYS: Final = 2
 """Bursts are learned once there have been some on so many days."""
 BURST_FACTOR: Final = 4.0
@@ -33,6 +33,11 @@ HOUR_FACTOR: Final = 2.5
 """The same for the ratio of a whole hour."""
 PATTERN_HOURS: Final = 2
 """So many hours of the day may have bursts of their own, which do not count for the others."""
+PATTERN_ALPHA: Final = 1e-4
+"""An hour of the day has bursts of its own if, over the days, chance has less than this probability with the ratio of
+the others: there are 24, and a false one hides incidents in this hour only."""
+PATTERN_LEAST_RATIO: Final = 0.02
+"""The others are taken to have at least this ratio: they may have no window with failures at all."""
 PATTERN_FACTOR: Final = 1.5
 """How much worse than on other days these may be."""
 BURST_MARKS: Final = 4
@@ -86,7 +91,8 @@ def swing_of_days(
     """Return the bursts that an endpoint has in an hour of the day.
 
     What is reached on one day only does not count, so that single incidents do not. What recurs in some hour of the
-    day, such as a batch that fails, counts there only: the two hours that recur most are left out elsewhere.
+    day, such as a batch that fails, counts there only: the two hours that recur most are left out elsewhere. It recurs
+    if it is a burst on three days, or if the hours of all days together are worse than those at other times.
 
     Args:
         peaks: the worst windows of past hours.
@@ -101,15 +107,20 @@ def swing_of_days(
         requests, failures = counts
         if failures < BURST_MIN_FAILURES or failures < limit * requests:
             return 0.0
-        most = min(MAX_RATIO, BURST_USUAL_FACTOR * prior_ratio)
-        return counts.ratio if tail_probability(failures, requests, most, ERROR_CORRELATION) < BURST_ALPHA else 0.0
+        chance = tail_probability(failures, requests, drifted(prior_ratio), ERROR_CORRELATION)
+        return counts.ratio if chance < BURST_ALPHA else 0.0
 
+    windows = wholes = dict[int, float]()
+    if parameters.parts.error_patterns:
+        windows = _patterns([(peak.day, peak.hour, peak.window) for peak in peaks], limit)
+        wholes = _patterns([(peak.day, peak.hour, peak.whole) for peak in peaks], limit)
     times = [(peak.day, peak.hour) for peak in peaks]
-    any_window, same_window = _bursts(times, [burst(peak.window) for peak in peaks], hour_of_day)
-    any_hour, same_hour = _bursts(times, [burst(peak.whole) for peak in peaks], hour_of_day)
+    any_window, same_window = _bursts(times, [burst(peak.window) for peak in peaks], windows, hour_of_day)
+    any_hour, same_hour = _bursts(times, [burst(peak.whole) for peak in peaks], wholes, hour_of_day)
     least = _nth_day(((peak.day, lower_bound(peak.window)) for peak in peaks), SWING_DAYS)
     hour_least = _nth_day(((peak.day, lower_bound(peak.whole)) for peak in peaks), SWING_DAYS)
-    hour_swing = max(HOUR_FACTOR * any_hour, PATTERN_FACTOR * same_hour, SWING_FACTOR * hour_least)
+    # What recurs at this time of the day may fill an hour, or all traffic of the hour may lie within it.
+    hour_swing = max(HOUR_FACTOR * any_hour, PATTERN_FACTOR * max(same_hour, same_window), SWING_FACTOR * hour_least)
     swing = max(BURST_FACTOR * any_window, PATTERN_FACTOR * same_window, SWING_FACTOR * least, hour_swing)
     marks = 0
     if same_window or same_hour:
@@ -119,19 +130,58 @@ def swing_of_days(
     return ErrorSwing(swing, hour_swing, marks)
 
 
-def _bursts(times: Sequence[tuple[int, int]], ratios: Sequence[float], hour_of_day: int) -> tuple[float, float]:
+def _patterns(of: Iterable[tuple[int, int, Counts]], limit: float) -> dict[int, float]:
+    """Return the error ratio of each hour of the day in which more requests fail than in others, day after day.
+
+    The windows of an hour are added up over the days: of a sparse endpoint, that of one day proves nothing. They are
+    compared with those of the other hours, which are worst windows too.
+
+    Args:
+        of: day, hour of the day and counts of the worst windows.
+        limit: error ratio from which failures matter.
+    """
+    by_hour: dict[int, dict[int, Counts]] = {}
+    for day, hour, counts in of:
+        by_day = by_hour.setdefault(hour, {})
+        by_day[day] = max(by_day.get(day, counts), counts, key=_most_failures)
+    sums: dict[int, Counts] = {}
+    for hour, by_day in by_hour.items():
+        # Without the worst day: a single incident is no pattern.
+        without = sorted(by_day.values(), key=_most_failures)[:-1]
+        sums[hour] = Counts(sum(each.requests for each in without), sum(each.failures for each in without))
+    total = Counts(sum(each.requests for each in sums.values()), sum(each.failures for each in sums.values()))
+    found: dict[int, float] = {}
+    for hour, own in sums.items():
+        others = Counts(total.requests - own.requests, total.failures - own.failures)
+        usual = min(MAX_RATIO, max(PATTERN_LEAST_RATIO, others.ratio))
+        if (
+            len(by_hour[hour]) >= SWING_DAYS
+            and own.ratio >= limit
+            and tail_probability(own.failures, own.requests, usual, ERROR_CORRELATION) < PATTERN_ALPHA
+        ):
+            found[hour] = own.ratio
+    return found
+
+
+def _bursts(
+    times: Sequence[tuple[int, int]], ratios: Sequence[float], patterns: Mapping[int, float], hour_of_day: int
+) -> tuple[float, float]:
     """Return the ratio of the bursts at any time, and of those that recur in an hour of the day; 0 without.
 
     Args:
         times: day and hour of the day of each ratio.
         ratios: error ratio of a burst; 0 where there was none.
+        patterns: error ratio of hours of the day that are worse than others, over all days.
         hour_of_day: the hour.
     """
     by_hour: dict[int, list[tuple[int, float]]] = {}
     for (day, hour), ratio in zip(times, ratios, strict=True):
         if ratio:
             by_hour.setdefault(hour, []).append((day, ratio))
-    recurring = {hour: found for hour, of in by_hour.items() if (found := _nth_day(of, SWING_DAYS))}
+    recurring = dict(patterns)
+    for hour, of in by_hour.items():
+        if found := _nth_day(of, SWING_DAYS):
+            recurring[hour] = max(found, recurring.get(hour, 0.0))
     left_out = sorted(recurring, key=lambda hour: (recurring[hour], hour))[-PATTERN_HOURS:]
     at_any_time = (each for hour, of in by_hour.items() if hour not in left_out for each in of)
     return _nth_day(at_any_time, BURST_DAYS), recurring.get(hour_of_day, 0.0)
@@ -144,3 +194,7 @@ def _nth_day(ratios: Iterable[tuple[int, float]], count: int) -> float:
         by_day[day] = max(by_day.get(day, 0.0), ratio)
     ordered = sorted(by_day.values())
     return ordered[-count] if len(ordered) >= count else 0.0
+
+
+def _most_failures(counts: Counts) -> tuple[int, int]:
+    return counts.failures, -counts.requests

@@ -1,7 +1,8 @@
 """Error shifts: too many requests of an endpoint fail, compared with the usual ratio of the hour.
 
-The test asks of windows of two minutes to an hour: even if as many requests failed as in the bursts that this endpoint
-has on several days, would there still be too many failures, and not only within one minute? Those bursts are the swing
+The test asks of windows of two minutes to an hour: even if the usual odds of a failure were half as high again, and even if
+as many requests failed as in the bursts that this endpoint has on several days, would there still be too many failures, and
+not only within one minute? Those bursts are the swing
 of errors: a distribution with one mean describes failures badly, and without the swing every burst would be an anomaly.
 An endpoint with bursts also has a shift if too many requests fail in an hour without its worst twenty minutes.
 """
@@ -45,8 +46,9 @@ MIN_OUTSIDE: Final = 2
 """At least so many failures lie outside of the worst minute of a window (of its worst half if it is shorter than two
 minutes), or of its worst mark."""
 
-BURST_USUAL_FACTOR: Final = 1.5
-"""Outside of bursts, and to tell what is one, chance is measured from this multiple of the usual ratio."""
+USUAL_FACTOR: Final = 1.5
+"""Chance is measured from at least this multiple of the usual odds, which drift in minutes and hours. A sparse endpoint
+cannot tell by how much: an hour of 100 requests with 1 % of failures has one."""
 MAX_BURST_RATIO: Final = 0.85
 """Bursts never explain a larger ratio than this, or than half of the usual successes."""
 
@@ -134,15 +136,24 @@ class ErrorBaseline(NamedTuple):
 
     def expected(self, parameters: Parameters, seconds: int = MARK_SECONDS) -> float:
         """Return the error ratio that chance is measured from, in windows of a length."""
-        usual, swing = self.prior_ratio, 0.0
-        if parameters.parts.error_swing:
+        parts, usual, swing = parameters.parts, self.prior_ratio, 0.0
+        if parts.error_swing:
             # A shorter window may contain all failures of a burst.
             swing = self.hour_swing if seconds >= HOUR_SECONDS else self.swing * max(1, MARK_SECONDS / seconds)
-        return min(MAX_RATIO, max(usual, min(swing, max(MAX_BURST_RATIO, (1 + usual) / 2))))
+            if parts.error_margin and seconds >= HOUR_SECONDS:
+                # A longer one contains them, too.
+                swing = max(swing, usual + (self.swing - usual) * MARK_SECONDS / seconds)
+            swing = min(swing, max(MAX_BURST_RATIO, (1 + usual) / 2))
+        return min(MAX_RATIO, max(drifted(usual) if parts.error_margin else usual, swing))
 
     def limit(self, parameters: Parameters) -> float:
         """Return the error ratio from which a shift is large enough to matter."""
         return error_limit(self.ratio, parameters)
+
+
+def drifted(usual: float) -> float:
+    """Return the error ratio to which a usual one may drift without a shift."""
+    return min(MAX_RATIO, USUAL_FACTOR * usual / (1 + (USUAL_FACTOR - 1) * usual))
 
 
 def error_limit(usual: float, parameters: Parameters) -> float:
@@ -338,7 +349,7 @@ def _without_worst(
     by_excess = sorted(windows.marks, key=lambda each: (each.failures - baseline.ratio * each.requests, each))
     kept = by_excess[: max(0, len(by_excess) - left_out)]
     counts = Counts(sum(each.requests for each in kept), sum(each.failures for each in kept))
-    expected = min(MAX_RATIO, BURST_USUAL_FACTOR * baseline.prior_ratio)
+    expected = drifted(baseline.prior_ratio)
     return _compared(counts, baseline, expected, parameters, lasts=True, outside_bursts=True)
 
 

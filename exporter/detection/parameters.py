@@ -18,6 +18,8 @@ class Parts(NamedTuple):
         runs: evaluation of sparse series by run; see :mod:`exporter.detection.runs`.
         likeness: a correlation of exceedances that is learned from how alike the requests of a window are.
         error_swing: the swing of errors; see :mod:`exporter.detection.errors`.
+        error_patterns: hours of the day that are known to fail more often by all days together.
+        error_margin: that the usual error ratio drifts, and that an hour contains the failures of a burst.
         inherited_swing: swing and pattern of a quantile that few windows measure, from a lower quantile.
         pattern_transfer: patterns of one hour of the day, known from days of the other day type.
         continuation: a flag keeps firing while its window is shifted, unless the newest traces are clearly faster.
@@ -32,6 +34,8 @@ class Parts(NamedTuple):
     runs: bool = True
     likeness: bool = True
     error_swing: bool = True
+    error_patterns: bool = True
+    error_margin: bool = True
     inherited_swing: bool = True
     pattern_transfer: bool = True
     continuation: bool = True

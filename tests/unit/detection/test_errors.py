@@ -19,6 +19,7 @@ from exporter.detection.errors import (
     ErrorVerdict,
     ErrorWindow,
     ErrorWindows,
+    drifted,
     evaluate_errors,
     tick_errors,
 )
@@ -81,6 +82,25 @@ class TestWindow:
         assert not is_shifted(burst, restless)
         assert is_shifted(burst, restless, replace(PARAMETERS, parts=ALL_PARTS._replace(error_swing=False)))
         assert is_shifted(Counts(300, 90), restless)
+
+    def test_the_usual_ratio_may_drift_by_half(self) -> None:
+        by_chance, baseline = Counts(120, 18), usual(500)
+        assert not is_shifted(by_chance, baseline)
+        without = replace(PARAMETERS, parts=ALL_PARTS._replace(error_margin=False))
+        assert is_shifted(by_chance, baseline, without)
+        assert is_shifted(Counts(120, 24), baseline)
+
+    @pytest.mark.parametrize(("usual_ratio", "expected"), [(0.0, 0.0), (0.01, 1.5 / 100.5), (0.6, 9 / 13), (1.0, 0.999)])
+    def test_odds_drift_and_not_ratios(self, usual_ratio: float, expected: float) -> None:
+        assert drifted(usual_ratio) == pytest.approx(expected, rel=1e-3)
+
+    def test_an_hour_contains_the_failures_of_a_burst(self) -> None:
+        restless = usual(10, swing=0.9)._replace(hour_swing=0.01)
+        hour = ErrorWindow(Counts(250, 25), 5, HOUR)
+        windows = in_window(Counts(60, 20))._replace(others=(hour,))
+        assert not evaluate_errors(windows, [restless], PARAMETERS).shifted
+        without = replace(PARAMETERS, parts=ALL_PARTS._replace(error_margin=False))
+        assert evaluate_errors(windows, [restless], without).shifted
 
     def test_the_hour_that_allows_most_decides(self) -> None:
         window = Counts(100, 30)
@@ -154,7 +174,7 @@ class TestWindow:
         assert not evaluate_errors(in_window(window, outside=1), [usual(10)], PARAMETERS).shifted
 
     def test_a_longer_window_shows_a_shift_while_the_evaluation_window_is_too_small_for_one(self) -> None:
-        newest, longer = Counts(50, 3), ErrorWindow(Counts(150, 9), 6, 900)
+        newest, longer = Counts(50, 3), ErrorWindow(Counts(150, 12), 8, 900)
         windows = in_window(newest)._replace(others=(longer,))
         baseline = usual(100)
         assert not is_shifted(newest, baseline)
@@ -243,11 +263,41 @@ class TestSwing:
         batch = self.peaks(*[(day, 3, 30) for day in range(5)])
         swing, hour_swing, marks = self.learned(batch, 3)
         assert swing == pytest.approx(1.5 * 0.3)
-        assert 0 < hour_swing < swing
+        assert hour_swing == swing, "all requests of the hour may lie within the batch"
         assert marks > 12, "an hour with a batch is not tested outside of it"
         elsewhere = self.learned(batch, 12)
         assert elsewhere.burst_marks == 0
         assert elsewhere.swing < 0.3
+
+    @staticmethod
+    def sparse(*found: tuple[int, int, int]) -> list[ErrorPeak]:
+        """Worst windows of 14 requests, as day, hour and failures; 120 requests in the hour."""
+        return [ErrorPeak(day, hour, Counts(14, failed), Counts(120, failed + 2)) for day, hour, failed in found]
+
+    def test_what_no_single_day_proves_recurs_if_all_days_show_it(self) -> None:
+        chance = self.sparse(*[(day, hour, 2) for day in range(8) for hour in (8, 9, 15)])
+        batch = [*chance, *self.sparse(*[(day, 3, 5) for day in range(8)])]
+        usual_ratio = 0.05
+        swing, _, marks = swing_of_days(batch, 3, usual_ratio, usual_ratio, PARAMETERS)
+        assert swing == pytest.approx(1.5 * 5 / 14)
+        assert marks > 12
+        elsewhere = swing_of_days(batch, 15, usual_ratio, usual_ratio, PARAMETERS)
+        assert elsewhere.burst_marks == 0
+        assert elsewhere.swing < swing / 2
+        without = replace(PARAMETERS, parts=ALL_PARTS._replace(error_patterns=False))
+        assert swing_of_days(batch, 3, usual_ratio, usual_ratio, without).burst_marks == 0
+
+    def test_a_single_incident_is_no_pattern(self) -> None:
+        peaks = self.sparse(*[(day, hour, 2) for day in range(8) for hour in (3, 8, 15)], (9, 3, 14))
+        assert swing_of_days(peaks, 3, 0.05, 0.05, PARAMETERS).burst_marks == 0
+
+    @given(
+        st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3), st.integers(2, 14)), max_size=40), st.integers(0, 3)
+    )
+    def test_the_order_of_hours_makes_no_difference(self, found: list[tuple[int, int, int]], hour: int) -> None:
+        peaks = self.sparse(*{(day, at): (day, at, failed) for day, at, failed in found}.values())
+        learned = swing_of_days(peaks, hour, 0.01, 0.01, PARAMETERS)
+        assert swing_of_days(peaks[::-1], hour, 0.01, 0.01, PARAMETERS) == learned
 
     def test_chance_is_no_burst(self) -> None:
         peaks = self.peaks(*[(day, hour, 4) for day in range(8) for hour in range(24)])
