@@ -117,7 +117,7 @@ def other_kinds(
     if not suites or _TRAFFIC in suites:
         of_traffic = detection_traffic.measure(seed, copies, processes)
         for of_method in results.values():
-            of_method += of_traffic
+            of_method.extend(of_traffic)
     return results
 
 

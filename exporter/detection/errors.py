@@ -1,9 +1,9 @@
 """Error shifts: too many requests of an endpoint fail, compared with the usual ratio of the hour.
 
-The test asks of windows of two minutes to an hour: even if the usual odds of a failure were half as high again, and even if
-as many requests failed as in the bursts that this endpoint has on several days, would there still be too many failures, and
-not only within one minute? Those bursts are the swing
-of errors: a distribution with one mean describes failures badly, and without the swing every burst would be an anomaly.
+The test asks of windows of two minutes to an hour: even if the usual odds of a failure were half as high again, and as
+many requests failed as in the bursts that this endpoint has on several days, would there still be too many failures,
+and not only within one minute? Those bursts are the swing of errors: a distribution with one mean describes failures
+badly, and without the swing every burst would be an anomaly.
 An endpoint with bursts also has a shift if too many requests fail in an hour without its worst twenty minutes.
 """
 
@@ -128,6 +128,11 @@ class ErrorBaseline(NamedTuple):
     def ratio(self) -> float:
         """The usual error ratio."""
         return self.failures / self.requests
+
+    @property
+    def recurs(self) -> bool:
+        """Whether bursts recur at this hour of the day: these may fill all marks of the hour."""
+        return self.burst_marks > HOUR_SECONDS // MARK_SECONDS
 
     @property
     def prior_ratio(self) -> float:
@@ -394,6 +399,7 @@ class ErrorExplanation:
         limit_ratio: the error ratio from which a shift is large enough to matter.
         swing_ratio: the error ratio that bursts may have.
         chance: tail probability of so many failures.
+        expected_ratio: the error ratio that it was measured from.
         baseline: what they were compared with.
         outside_bursts: whether the requests are those of an hour without its worst twenty minutes.
     """
@@ -405,6 +411,7 @@ class ErrorExplanation:
     limit_ratio: float
     swing_ratio: float
     chance: float
+    expected_ratio: float
     baseline: ErrorBaseline
     outside_bursts: bool = False
 
@@ -422,6 +429,7 @@ class ErrorExplanation:
             limit_ratio=baseline.limit(parameters),
             swing_ratio=baseline.swing,
             chance=verdict.chance,
+            expected_ratio=verdict.expected,
             baseline=baseline,
             outside_bursts=verdict.outside_bursts,
         )
@@ -435,13 +443,17 @@ class ErrorExplanation:
         usual = "usual at this hour" if self.baseline.level <= FallbackLevel.NEARBY else "usual"
         bursts = ""
         if self.swing_ratio > self.usual_ratio:
-            bursts = f" (bursts up to {percent(min(1.0, self.swing_ratio))} are tolerated)"
+            most = percent(min(1.0, self.swing_ratio))
+            bursts = (
+                f" ({most} recurs at this time)" if self.baseline.recurs else f" (bursts up to {most} are tolerated)"
+            )
         which = f"{self.requests:,} requests outside of bursts in the last hour"
         if not self.outside_bursts:
             which = f"the last {self.requests:,} requests"
         return (
             f"{self.failures:,} of {which} failed ({percent(self.ratio)}); "
-            f"{usual}: {percent(self.usual_ratio)}{bursts}, at most {self.allowed:,} would be chance; "
+            f"{usual}: {percent(self.usual_ratio)}{bursts}, at most {self.allowed:,} would be chance "
+            f"at {percent(self.expected_ratio)}; "
             f"compared with {compared_with(self.baseline)} "
             f"(level {self.baseline.level:d}, {self.baseline.requests:,} requests)."
         )

@@ -508,6 +508,7 @@ def _errors(status: SeriesStatus) -> Json:
             "baseline_error_ratio": explanation.usual_ratio,
             "limit_error_ratio": explanation.limit_ratio,
             "swing_error_ratio": explanation.swing_ratio,
+            "expected_error_ratio": explanation.expected_ratio,
             "chance": explanation.chance,
         }
         if isinstance(explanation, ErrorExplanation)

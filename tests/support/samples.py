@@ -78,6 +78,7 @@ ERRORS = ErrorExplanation(
     limit_ratio=0.024,
     swing_ratio=0.0,
     chance=2e-9,
+    expected_ratio=0.006,
     baseline=ErrorBaseline(FallbackLevel.EXACT, Slot(12, DayType.WEEKDAY), 5, 10_000, 40),
 )
 

@@ -95,6 +95,7 @@ KEYS: Final[dict[str, str]] = {
     "excess_traces_total": (
         "requests that took longer than the usual p95 since the exporter started; `null` without a baseline"
     ),
+    "expected_error_ratio": "share of failed requests that `chance` was measured from",
     "explanation": "the evidence for a shift, or in `errors` for that too many requests fail",
     "extra_seconds": "how much longer a request takes in the incident, or how much of that belongs to a service",
     "factor": "how many times as long the calls with the value take",

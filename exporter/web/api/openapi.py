@@ -294,6 +294,7 @@ _SCHEMAS: Final[Mapping[str, Schema]] = {
             "baseline_error_ratio": _NUMBER,
             "limit_error_ratio": _NUMBER,
             "swing_error_ratio": _NUMBER,
+            "expected_error_ratio": _NUMBER,
             "chance": _NUMBER,
         }
     ),

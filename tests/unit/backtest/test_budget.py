@@ -279,7 +279,7 @@ class TestOtherKinds:
 
         def episode(usual: float) -> list[FiringPeriod]:
             baseline = ErrorBaseline(FallbackLevel.EXACT, Slot(0, DayType.WEEKDAY), 9, 1000, round(1000 * usual))
-            evidence = ErrorExplanation(100, 30, 5, usual, 0.1, 0.0, 1e-9, baseline)
+            evidence = ErrorExplanation(100, 30, 5, usual, 0.1, 0.0, 1e-9, usual, baseline)
             return [FiringPeriod(0, 600, evidence, kind=FlagKind.ERRORS)]
 
         rare, common = first.raised(8, [episode(0.0)], first), first.raised(8, [episode(0.1)], first)
