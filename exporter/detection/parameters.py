@@ -22,6 +22,7 @@ class Parts(NamedTuple):
         pattern_transfer: patterns of one hour of the day, known from days of the other day type.
         continuation: a flag keeps firing while its window is shifted, unless the newest traces are clearly faster.
         joint_errors: sampling errors are taken out of the swing hour by hour, and not window by window.
+        joint_tolerance: swing and chance are tolerated together, and not one on top of the other.
     """
 
     profile: bool = True
@@ -36,6 +37,7 @@ class Parts(NamedTuple):
     pattern_transfer: bool = True
     continuation: bool = True
     joint_errors: bool = True
+    joint_tolerance: bool = True
 
 
 ALL_PARTS: Final = Parts()
@@ -124,6 +126,13 @@ MAX_SWING_OCTAVES: Final = 2
 """Upper bound of a single prediction error."""
 MIN_SWING_EXCEEDANCES: Final = 0.5
 """A window of n traces has a prediction error for quantile q if n(1 - q) is at least this."""
+
+GATE_SWINGS: Final = 1.8
+STAT_SWINGS: Final = 0.8
+"""Multiples of `Parameters.swing` in the gate and in the statistical threshold. A quantile of a window exceeds its
+baseline by the swing and by chance, whose variances add. With standard deviations τ and s it may exceed it by 4.5 times
+the square root of τ² + s². Of this, 4.5 τ, and 2 τ plus what the test for chance takes, about 3 s, are what applies where
+one of both is much larger, and where they are alike."""
 
 STAT_FLOOR_RATIO: Final = 1.1
 """Lower bound of the statistical threshold, relative to the baseline."""

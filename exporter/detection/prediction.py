@@ -73,14 +73,15 @@ from exporter.detection.thresholds import (
     QuantileThreshold,
     SmallShiftThresholds,
     Thresholds,
+    Tolerated,
     buckets_of,
     correlation_of,
     floor_of,
     least_ratio,
     quantile_threshold,
     scaled,
-    swing_factor,
     thresholds_of,
+    tolerated,
 )
 from exporter.detection.window import SweptWindow, quantile_positions
 from exporter.model.deviations import MARKS, MAX_LANES, compare_medians, deviations_of, encode_deviations
@@ -390,30 +391,32 @@ class Prediction:
         squares, windows = self._swings[first + 2 * index : first + 2 * index + 2]
         return (PRIOR_SWING_WEIGHT * prior + squares / _UNITS_PER_SQUARE_OCTAVE) / (PRIOR_SWING_WEIGHT + windows)
 
-    def _factor(self, first: int, index: int, prior_octaves: float) -> float:
-        """Return the swing factor of a quantile in a small test."""
-        return swing_factor(sqrt(self._variance(first, index, prior_octaves)), self._parameters)
+    def _tolerated(self, first: int, index: int, prior_octaves: float) -> Tolerated:
+        """Return by how much a quantile may swing in a small test."""
+        return tolerated(sqrt(self._variance(first, index, prior_octaves)), self._parameters)
 
     def _long_threshold(self, index: int) -> LongThreshold:
         baseline = self.baseline[index]
         if baseline == ZERO_BUCKET:
             return UNREACHABLE_LONG
-        tolerated = self._factor(_LONG, index, PRIOR_SWING_OCTAVES)
+        factors = self._tolerated(_LONG, index, PRIOR_SWING_OCTAVES)
         return LongThreshold(
-            scaled(baseline, max(STAT_FLOOR_RATIO, tolerated)),
-            scaled(baseline, max(least_ratio(baseline, self._parameters.min_delta_seconds), tolerated)),
+            scaled(baseline, max(STAT_FLOOR_RATIO, factors.stat)),
+            scaled(baseline, max(least_ratio(baseline, self._parameters.min_delta_seconds), factors.gate)),
+            buckets_of(factors.gate),
         )
 
     def _level_threshold(self, index: int) -> LevelThreshold:
         baseline = self.baseline[index]
         if baseline == ZERO_BUCKET:
             return UNREACHABLE
-        tolerated = self._factor(_LEVEL, index, LEVEL_SWING_OCTAVES)
+        factors = self._tolerated(_LEVEL, index, LEVEL_SWING_OCTAVES)
         return LevelThreshold(
-            stat=scaled(baseline, max(STAT_FLOOR_RATIO, tolerated)),
-            gate=scaled(baseline, max(SMALL_SHIFT_RATIO, tolerated)),
+            stat=scaled(baseline, max(STAT_FLOOR_RATIO, factors.stat)),
+            gate=scaled(baseline, max(SMALL_SHIFT_RATIO, factors.gate)),
             least_stat=scaled(baseline, STAT_FLOOR_RATIO),
             least_gate=scaled(baseline, least_ratio(baseline, self._parameters.min_delta_seconds)),
+            swing=buckets_of(factors.gate),
         )
 
     @property
@@ -470,8 +473,8 @@ class Prediction:
         """Return the shares of the pool above the gate, twice the gate and so on, scaled down by the swing factor."""
         if not self._parameters.parts.ladder or threshold.baseline == ZERO_BUCKET:
             return ()
-        tolerated = max(STAT_FLOOR_RATIO, swing_factor(threshold.swing_octaves, self._parameters))
-        lowest = threshold.gate - buckets_of(tolerated)
+        swing = 2.0 ** (self._parameters.swing * threshold.swing_octaves)
+        lowest = threshold.gate - buckets_of(max(STAT_FLOOR_RATIO, swing))
         return tuple(
             min(
                 1 - threshold.q,

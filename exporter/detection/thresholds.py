@@ -7,14 +7,16 @@ pool and the swing of a series is in :mod:`exporter.detection.prediction`.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from math import ceil, log2, sqrt
+from math import ceil, log2
 from typing import Final, NamedTuple
 
 from exporter.detection.parameters import (
     CLEAR_RATIO,
     CORRELATION,
+    GATE_SWINGS,
     SMALL_SHIFT_RATIO,
     STAT_FLOOR_RATIO,
+    STAT_SWINGS,
     Parameters,
 )
 from exporter.model.histogram import (
@@ -54,10 +56,17 @@ class QuantileThreshold(NamedTuple):
 
 
 class LongThreshold(NamedTuple):
-    """Thresholds of one quantile for the window of half an hour, as buckets."""
+    """Thresholds of one quantile for the window of half an hour, as buckets.
+
+    Attributes:
+        stat: statistical threshold.
+        gate: gate.
+        swing: by how much the quantile may exceed its baseline within its normal variation.
+    """
 
     stat: int
     gate: int
+    swing: int = 0
 
 
 class LevelThreshold(NamedTuple):
@@ -68,12 +77,14 @@ class LevelThreshold(NamedTuple):
         gate: gate if the level is the baseline; moves with the level.
         least_stat: lower bound of the statistical threshold at any level.
         least_gate: lower bound of the gate at any level.
+        swing: by how much the quantile may exceed the level within its normal variation.
     """
 
     stat: int
     gate: int
     least_stat: int
     least_gate: int
+    swing: int = 0
 
 
 UNREACHABLE: Final = LevelThreshold(_NEVER, _NEVER, _NEVER, _NEVER)
@@ -225,8 +236,33 @@ def least_ratio(baseline: int, min_delta_seconds: float) -> float:
 
 
 def swing_factor(swing_octaves: float, parameters: Parameters) -> float:
-    """Return ``2^(z τ)``, the factor by which a quantile may exceed its baseline within its normal variation."""
-    return float(2.0 ** (parameters.swing * swing_octaves))
+    """Return the factor by which a quantile may exceed its baseline within its normal variation, however long."""
+    return tolerated(swing_octaves, parameters).gate
+
+
+class Tolerated(NamedTuple):
+    """Factors by which a quantile may exceed its baseline because of its swing.
+
+    Attributes:
+        stat: in the statistical threshold, to which chance is added.
+        gate: in the gate.
+        clear: in the clear threshold.
+    """
+
+    stat: float
+    gate: float
+    clear: float
+
+
+def tolerated(swing_octaves: float, parameters: Parameters) -> Tolerated:
+    """Return the factors that follow from a swing."""
+    octaves = parameters.swing * swing_octaves
+    is_joint = parameters.parts.joint_tolerance
+    return Tolerated(
+        float(2.0 ** (octaves * (STAT_SWINGS if is_joint else 1))),
+        float(2.0 ** (octaves * (GATE_SWINGS if is_joint else 1))),
+        float(2.0 ** (octaves / 2)),
+    )
 
 
 def quantile_threshold(q: float, baseline: int, swing_octaves: float, parameters: Parameters) -> QuantileThreshold:
@@ -236,11 +272,11 @@ def quantile_threshold(q: float, baseline: int, swing_octaves: float, parameters
         gate = bucket_of_seconds(parameters.min_delta_seconds)
         clear = bucket_of_seconds(parameters.min_delta_seconds / 2)
         return QuantileThreshold(q, baseline, swing_octaves, baseline, gate, clear)
-    tolerated = swing_factor(swing_octaves, parameters)
+    factors = tolerated(swing_octaves, parameters)
     relative_delta = parameters.min_delta_seconds / bucket_upper_seconds(baseline)
-    stat_factor = max(STAT_FLOOR_RATIO, tolerated)
-    gate_factor = max(parameters.ratio, 1 + relative_delta, tolerated)
-    clear_factor = min(gate_factor, max(CLEAR_RATIO, 1 + relative_delta / 2, sqrt(tolerated)))
+    stat_factor = max(STAT_FLOOR_RATIO, factors.stat)
+    gate_factor = max(parameters.ratio, 1 + relative_delta, factors.gate)
+    clear_factor = min(gate_factor, max(CLEAR_RATIO, 1 + relative_delta / 2, factors.clear))
     return QuantileThreshold(
         q,
         baseline,

@@ -74,7 +74,7 @@ def test_an_hour_like_the_baseline_is_usual() -> None:
 
 def test_thresholds_of_a_steady_series() -> None:
     for threshold in thresholds(steady(-100)).quantiles:
-        factor = 2 ** (2.5 * threshold.swing_octaves)
+        factor = 2 ** (0.8 * 2.5 * threshold.swing_octaves)
         assert threshold.baseline == -100
         assert threshold.swing_octaves == pytest.approx(0.1)
         assert threshold.gate == scaled_up(-100, 1.4)
@@ -108,7 +108,8 @@ def test_prediction_errors_raise_all_thresholds() -> None:
         # What the median shows is the prior of the others.
         prior = (48 * 0.01 + 480 * 0.25) / (48 + 480)
         assert threshold.swing_octaves == pytest.approx(tau)
-        assert threshold.gate == threshold.stat == scaled_up(-100, 2 ** (2.5 * tau))
+        assert threshold.stat == scaled_up(-100, 2 ** (2 * tau))
+        assert threshold.gate == scaled_up(-100, 2 ** (4.5 * tau))
         assert threshold.clear == scaled_up(-100, 2 ** (1.25 * tau))
 
 
