@@ -130,9 +130,11 @@ MIN_SWING_EXCEEDANCES: Final = 0.5
 GATE_SWINGS: Final = 1.8
 STAT_SWINGS: Final = 0.8
 """Multiples of `Parameters.swing` in the gate and in the statistical threshold. A quantile of a window exceeds its
-baseline by the swing and by chance, whose variances add. With standard deviations τ and s it may exceed it by 4.5 times
-the square root of τ² + s². Of this, 4.5 τ, and 2 τ plus what the test for chance takes, about 3 s, are what applies where
-one of both is much larger, and where they are alike."""
+baseline by the swing and by chance, whose variances add: with standard deviations τ and s, by at most 4.5 times the
+square root of τ² + s². That is about the larger of 4.5 τ and of 2 τ plus what the test for chance takes, some 3 s."""
+JOINT_MIN_HOURLY_TRACES: Final = 100
+"""Minimum number of traces of an hour, on average over the pool, for these multiples. With fewer, chance takes more
+than the swing does, and both thresholds have the multiple 1."""
 
 STAT_FLOOR_RATIO: Final = 1.1
 """Lower bound of the statistical threshold, relative to the baseline."""

@@ -47,6 +47,7 @@ from exporter.detection.likeness import learned_correlation, shares_above
 from exporter.detection.parameters import (
     CORRELATION,
     DAY_SWING_RATIO,
+    JOINT_MIN_HOURLY_TRACES,
     LADDER_STEPS,
     LEVEL_MARKS,
     LEVEL_MIN_MARKS,
@@ -154,6 +155,7 @@ class Prediction:
         "_floor_thresholds",
         "_floors",
         "_hours",
+        "_is_joint",
         "_lowest_gates",
         "_parameters",
         "_pooled",
@@ -193,6 +195,7 @@ class Prediction:
         self.has_long_window = parts.long_window and traces >= LONG_WINDOW_MIN_HOURLY_TRACES * hours
         self.has_level = parts.level and traces >= LEVEL_MIN_TRACES * hours
         self.has_small = self.has_long_window or self.has_level
+        self._is_joint = parts.joint_tolerance and traces >= JOINT_MIN_HOURLY_TRACES * hours
         ratio, min_delta_seconds = parameters.ratio, parameters.min_delta_seconds
         self._floor_by_quantile = [floor_of(bucket, ratio, min_delta_seconds) for bucket in self.baseline]
 
@@ -393,7 +396,8 @@ class Prediction:
 
     def _tolerated(self, first: int, index: int, prior_octaves: float) -> Tolerated:
         """Return by how much a quantile may swing in a small test."""
-        return tolerated(sqrt(self._variance(first, index, prior_octaves)), self._parameters)
+        swing_octaves = sqrt(self._variance(first, index, prior_octaves))
+        return tolerated(swing_octaves, self._parameters, is_joint=self._is_joint)
 
     def _long_threshold(self, index: int) -> LongThreshold:
         baseline = self.baseline[index]
@@ -459,7 +463,8 @@ class Prediction:
         between = self._variances_between_hours()
         for index, (q, baseline, variance) in enumerate(zip(QUANTILES, self.baseline, between, strict=True)):
             errors = self._variance(0, index, PRIOR_SWING_OCTAVES)
-            threshold = quantile_threshold(q, baseline, sqrt(max(errors, variance)), self._parameters)
+            swing_octaves = sqrt(max(errors, variance))
+            threshold = quantile_threshold(q, baseline, swing_octaves, self._parameters, is_joint=self._is_joint)
             found.append(threshold._replace(ladder=self._ladder(threshold)))
         learned = self._learned_correlation
         return thresholds_of(tuple(found), self.traces)._replace(

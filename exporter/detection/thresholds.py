@@ -44,6 +44,7 @@ class QuantileThreshold(NamedTuple):
         gate: a quantile above this bucket is practically significant.
         clear: a quantile above this bucket means that a shift persists.
         ladder: expected shares of traces above the gate, twice the gate, and so on; empty if they are not tested.
+        swing_factor: factor by which the quantile may exceed its baseline within its normal variation.
     """
 
     q: float
@@ -53,6 +54,7 @@ class QuantileThreshold(NamedTuple):
     gate: int
     clear: int
     ladder: tuple[float, ...] = ()
+    swing_factor: float = 1.0
 
 
 class LongThreshold(NamedTuple):
@@ -235,16 +237,11 @@ def least_ratio(baseline: int, min_delta_seconds: float) -> float:
     return max(SMALL_SHIFT_RATIO, 1 + min_delta_seconds / bucket_upper_seconds(baseline))
 
 
-def swing_factor(swing_octaves: float, parameters: Parameters) -> float:
-    """Return the factor by which a quantile may exceed its baseline within its normal variation, however long."""
-    return tolerated(swing_octaves, parameters).gate
-
-
 class Tolerated(NamedTuple):
-    """Factors by which a quantile may exceed its baseline because of its swing.
+    """Factors by which a quantile may exceed its baseline, or the level of now, because of its swing.
 
     Attributes:
-        stat: in the statistical threshold, to which chance is added.
+        stat: in the statistical threshold; chance is tolerated beyond it.
         gate: in the gate.
         clear: in the clear threshold.
     """
@@ -254,25 +251,29 @@ class Tolerated(NamedTuple):
     clear: float
 
 
-def tolerated(swing_octaves: float, parameters: Parameters) -> Tolerated:
-    """Return the factors that follow from a swing."""
+def tolerated(swing_octaves: float, parameters: Parameters, *, is_joint: bool) -> Tolerated:
+    """Return the factors that follow from a swing τ: powers of two of multiples of ``z τ``.
+
+    Args:
+        swing_octaves: the swing.
+        parameters: settings of the detector.
+        is_joint: whether swing and chance are tolerated together; see :data:`GATE_SWINGS`.
+    """
     octaves = parameters.swing * swing_octaves
-    is_joint = parameters.parts.joint_tolerance
-    return Tolerated(
-        float(2.0 ** (octaves * (STAT_SWINGS if is_joint else 1))),
-        float(2.0 ** (octaves * (GATE_SWINGS if is_joint else 1))),
-        float(2.0 ** (octaves / 2)),
-    )
+    stat, gate = (STAT_SWINGS, GATE_SWINGS) if is_joint else (1.0, 1.0)
+    return Tolerated(float(2.0 ** (stat * octaves)), float(2.0 ** (gate * octaves)), float(2.0 ** (octaves / 2)))
 
 
-def quantile_threshold(q: float, baseline: int, swing_octaves: float, parameters: Parameters) -> QuantileThreshold:
-    """Return the thresholds of a quantile, from its baseline bucket and its swing."""
+def quantile_threshold(
+    q: float, baseline: int, swing_octaves: float, parameters: Parameters, *, is_joint: bool = False
+) -> QuantileThreshold:
+    """Return the thresholds of a quantile, from its baseline bucket and its swing; see :func:`tolerated`."""
+    factors = tolerated(swing_octaves, parameters, is_joint=is_joint)
     if baseline == ZERO_BUCKET:
         # A baseline of zero cannot be scaled; only the absolute difference counts.
         gate = bucket_of_seconds(parameters.min_delta_seconds)
         clear = bucket_of_seconds(parameters.min_delta_seconds / 2)
-        return QuantileThreshold(q, baseline, swing_octaves, baseline, gate, clear)
-    factors = tolerated(swing_octaves, parameters)
+        return QuantileThreshold(q, baseline, swing_octaves, baseline, gate, clear, swing_factor=factors.gate)
     relative_delta = parameters.min_delta_seconds / bucket_upper_seconds(baseline)
     stat_factor = max(STAT_FLOOR_RATIO, factors.stat)
     gate_factor = max(parameters.ratio, 1 + relative_delta, factors.gate)
@@ -284,6 +285,7 @@ def quantile_threshold(q: float, baseline: int, swing_octaves: float, parameters
         scaled(baseline, stat_factor),
         scaled(baseline, gate_factor),
         scaled(baseline, clear_factor),
+        swing_factor=factors.gate,
     )
 
 

@@ -184,7 +184,8 @@ class NaiveDetector:
                 denominator += weight
             disagreement = (max(0.0, numerator) + 0.01) / (denominator + 1) * (1 + 1 / len(chosen))
             tau = sqrt(max(errors, disagreement))
-            stat_factor, gate_factor = self.tolerated(tau)
+            is_joint = p.parts.joint_tolerance and len(pool) >= 100 * len(chosen)
+            stat_factor, gate_factor = self.tolerated(tau, is_joint)
             value = 2 ** ((baseline + 1) / 32)
             limits.baseline.append(baseline)
             for into, factor in (
@@ -200,13 +201,13 @@ class NaiveDetector:
             least = max(1.25, 1 + p.min_delta_seconds / value)
             if p.parts.long_window and len(pool) >= 100 * len(chosen):
                 tau = sqrt(self.variance(self.long_distances, good, index, 0.1))
-                stat_factor, gate_factor = self.tolerated(tau)
+                stat_factor, gate_factor = self.tolerated(tau, is_joint)
                 stat = self.scaled(baseline, max(1.1, stat_factor))
                 gate = self.scaled(baseline, max(least, gate_factor))
                 limits.long.append((stat, gate))
             if p.parts.level and len(pool) >= 40 * len(chosen):
                 tau = sqrt(self.variance(self.level_distances, good, index, 0.07))
-                stat_factor, gate_factor = self.tolerated(tau)
+                stat_factor, gate_factor = self.tolerated(tau, is_joint)
                 factors = (max(1.1, stat_factor), max(1.25, gate_factor), 1.1, least)
                 stat, gate, least_stat, least_gate = (self.scaled(baseline, factor) for factor in factors)
                 limits.level.append((stat, gate, least_stat, least_gate))
@@ -258,10 +259,10 @@ class NaiveDetector:
     def scaled(bucket: int, factor: float) -> int:
         return bucket + ceil(round(32 * log2(factor), 9))
 
-    def tolerated(self, tau: float) -> tuple[float, float]:
+    def tolerated(self, tau: float, is_joint: bool) -> tuple[float, float]:
         """Return the factors in the statistical threshold and in the gate."""
-        is_joint = self.parameters.parts.joint_tolerance
-        return tuple(float(2 ** (self.parameters.swing * tau * (swings if is_joint else 1))) for swings in (0.8, 1.8))
+        octaves = self.parameters.swing * tau
+        return float(2 ** (octaves * (0.8 if is_joint else 1))), float(2 ** (octaves * (1.8 if is_joint else 1)))
 
     def variance(self, distances: Distances, good: Sequence[int], index: int, prior: float) -> float:
         """Return the variance of a quantile between windows, in square octaves."""

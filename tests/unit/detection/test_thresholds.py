@@ -74,7 +74,7 @@ def test_an_hour_like_the_baseline_is_usual() -> None:
 
 def test_thresholds_of_a_steady_series() -> None:
     for threshold in thresholds(steady(-100)).quantiles:
-        factor = 2 ** (0.8 * 2.5 * threshold.swing_octaves)
+        factor = 2 ** (2.5 * threshold.swing_octaves)
         assert threshold.baseline == -100
         assert threshold.swing_octaves == pytest.approx(0.1)
         assert threshold.gate == scaled_up(-100, 1.4)
@@ -99,17 +99,19 @@ def test_thresholds_of_a_baseline_of_zero() -> None:
     assert thresholds(steady(ZERO_BUCKET)).quantiles[0].gate == ZERO_BUCKET
 
 
-def test_prediction_errors_raise_all_thresholds() -> None:
+@pytest.mark.parametrize(("traces_an_hour", "stat", "gate"), [(99, 2.5, 2.5), (100, 2.0, 4.5)])
+def test_prediction_errors_raise_all_thresholds(traces_an_hour: int, stat: float, gate: float) -> None:
     # 480 windows with an error of half an octave: variances of 48 times 0.01 and 480 times 0.25.
     swings = (480 * 4096 // 4, 480) * 3 + NO_SWINGS[6:]
     prior = 0.01
-    for threshold in thresholds(steady(-100), swings).quantiles:
+    for threshold in thresholds([[-100] * traces_an_hour] * 5, swings).quantiles:
         tau = sqrt((48 * prior + 480 * 0.25) / (48 + 480))
         # What the median shows is the prior of the others.
         prior = (48 * 0.01 + 480 * 0.25) / (48 + 480)
         assert threshold.swing_octaves == pytest.approx(tau)
-        assert threshold.stat == scaled_up(-100, 2 ** (2 * tau))
-        assert threshold.gate == scaled_up(-100, 2 ** (4.5 * tau))
+        assert threshold.stat == scaled_up(-100, 2 ** (stat * tau))
+        assert threshold.gate == scaled_up(-100, 2 ** (gate * tau))
+        assert threshold.swing_factor == pytest.approx(2 ** (gate * tau))
         assert threshold.clear == scaled_up(-100, 2 ** (1.25 * tau))
 
 
@@ -176,9 +178,9 @@ def test_scaling_durations_by_a_power_of_two_shifts_all_thresholds(
     if before.small is None or after.small is None:
         return
     for old_long, new_long in zip(before.small.long, after.small.long, strict=True):
-        assert new_long == (old_long.stat + steps, old_long.gate + steps)
+        assert new_long == old_long._replace(stat=old_long.stat + steps, gate=old_long.gate + steps)
     for old_level, new_level in zip(before.small.level, after.small.level, strict=True):
-        assert new_level == tuple(bucket + steps for bucket in old_level)
+        assert new_level == (*[bucket + steps for bucket in old_level[:4]], old_level.swing)
 
 
 @given(pools, some_swings, st.floats(0.5, 5), st.floats(1.1, 4))
