@@ -22,6 +22,7 @@ class Parts(NamedTuple):
         pattern_transfer: patterns of one hour of the day, known from days of the other day type.
         continuation: a flag keeps firing while its window is shifted, unless the newest traces are clearly faster.
         joint_errors: sampling errors are taken out of the swing hour by hour, and not window by window.
+        typical_swing: the swing is that of a typical day, and not of all days together.
         joint_tolerance: swing and chance are tolerated together, and not one on top of the other.
     """
 
@@ -37,6 +38,7 @@ class Parts(NamedTuple):
     pattern_transfer: bool = True
     continuation: bool = True
     joint_errors: bool = True
+    typical_swing: bool = True
     joint_tolerance: bool = True
 
 

@@ -268,15 +268,23 @@ class NaiveDetector:
         """Return the variance of a quantile between windows, in square octaves."""
         parts = self.parameters.parts
         total, number, least = 0.0, 0, prior**2
+        days: dict[int, list[float]] = {}
         for h in good:
             seen = [(d, s) for i, d, s in distances[h] if i == index]
             number += len(seen)
             if parts.joint_errors:
                 squares, expected = sum(d for d, _ in seen), sum(s for _, s in seen)
                 # Rounded down to the units that are stored.
-                total += max(int(squares / 8 * 4096) / 4096, squares - expected)
+                error = max(int(squares / 8 * 4096) / 4096, squares - expected)
             else:
-                total += sum(max(d / 4, d - s) for d, s in seen)
+                error = sum(max(d / 4, d - s) for d, s in seen)
+            total += error
+            of_day = days.setdefault(h // 24, [0.0, 0])
+            of_day[0] += error
+            of_day[1] += len(seen)
+        if parts.typical_swing:
+            means = [e / n for e, n in days.values() for _ in range(int(n))]
+            total = number * median_low(means) if means else 0.0
         if index and parts.inherited_swing:
             least = max(least, self.variance(distances, good, 0, prior))
         return (48 * least + total) / (48 + number)
