@@ -10,9 +10,10 @@ the swing is τ = sqrt(max(t1, t2)) octaves. Two estimates of the variance enter
 
 - t1, the mean squared one-step-ahead prediction error of past evaluation windows on a typical day, with a prior π² of
   weight 48: ``t1 = (48 π² + M m) / (48 + M)``, with M the number of windows, and m the median, over these, of the mean
-  squared error of their day. A mean of all days would be that of one on which the baseline did not fit, such as the first
-  weekend day. See :meth:`Prediction.measure` for the squared errors. The prior π of the median is 0.1 octave. For the other quantiles, which few windows measure where traffic is low, it is the swing of the median,
-  if that is more: what slows all requests down moves all quantiles.
+  squared error of their day. The mean of all days would be that of one day which the baseline did not fit, such as
+  the first one of a weekend. See :meth:`Prediction.measure` for the squared errors. The prior π of the median is 0.1
+  octave. For the other quantiles, which few windows measure where traffic is low, it is the swing of the median, if
+  that is more: what slows all requests down moves all quantiles.
 - t2, the variance between the pooled hours, corrected for sampling: with n the traces of an hour, d the distance of its
   own quantile from ``b`` in octaves (at most 2), s(n) the sampling error of that quantile and ``w = m / (m + 2)``,
   ``m = n (1 - q)``: ``t2 = (max(0, Σ w (d² - s²)) + 0.1²) / (Σ w + 1) · (1 + 1/H)``.

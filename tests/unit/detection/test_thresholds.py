@@ -115,6 +115,19 @@ def test_prediction_errors_raise_all_thresholds(traces_an_hour: int, stat: float
         assert threshold.clear == scaled_up(-100, 2 ** (1.25 * tau))
 
 
+def test_one_day_does_not_change_the_swing() -> None:
+    usual, other = (288 * 4096 // 16, 288, *NO_SWINGS[2:]), (288 * 4096, 288, *NO_SWINGS[2:])
+
+    def swing_of(days: Sequence[Swings]) -> float:
+        total = tuple(map(sum, zip(*days, strict=True)))
+        return Prediction(pool_of(steady(-100)), total, NO_DELTA, (), days).thresholds.quantiles[0].swing_octaves
+
+    assert swing_of([usual] * 6 + [other]) == pytest.approx(swing_of([usual] * 7))
+    assert swing_of([usual] * 2 + [other] * 5) == pytest.approx(swing_of([other] * 7))
+    # Days count by their windows.
+    assert swing_of([(10 * 4096, 10, *NO_SWINGS[2:])] * 5 + [usual]) < swing_of([other])
+
+
 def test_a_quantile_that_no_window_measures_swings_like_the_median() -> None:
     swings = (480 * 4096 // 4, 480, *NO_SWINGS[2:])
     median, *others = thresholds(steady(-100), swings).quantiles
