@@ -279,13 +279,12 @@ def _lost(series: Sequence[SampledSeries], marks: Sequence[int], last: int, sour
         if first < 0 or any(mark not in source.coverage for mark in marks[first:last]):
             return NO_LOSSES
         found = [
-            (each, each.requests[last] - each.requests[first], usual)
-            for each in series
-            if (usual := each.usual[last] - each.usual[first]) >= SOURCE_MIN_USUAL
+            (each, each.requests[last] - each.requests[first], each.usual[last] - each.usual[first]) for each in series
         ]
-        if len(found) < SOURCE_MIN_SERIES:
+        ratios = [requests / usual for _, requests, usual in found if usual >= SOURCE_MIN_USUAL]
+        if len(ratios) < SOURCE_MIN_SERIES:
             continue
-        if middle_ratio([requests / usual for _, requests, usual in found]) >= SOURCE_RATIO:
+        if middle_ratio(ratios) >= SOURCE_RATIO:
             # Nearly always: the dispersion is not needed.
             return NO_LOSSES
         seconds = length * MARK_SECONDS

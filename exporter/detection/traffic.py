@@ -241,7 +241,8 @@ def source_traffic(series: Iterable[tuple[float, float, float]]) -> SourceTraffi
     variance of the negative binomial distribution, divided by the squared mean: ``1 / (1 / m + d)``.
 
     The series with too little traffic to be judged count together: a few busy series may call one another and fall
-    together, but what the source loses, it loses of all. If they clearly have their traffic, it has lost nothing.
+    together, but what the source loses, it loses of all. If they clearly have more of their traffic, it has lost no
+    more than they lack.
 
     Args:
         series: requests, usual number of requests and dispersion of each series, in the same window.
@@ -261,10 +262,11 @@ def source_traffic(series: Iterable[tuple[float, float, float]]) -> SourceTraffi
     precision = sum(weight for _, weight in judged)
     mean = sum(ratio * weight for ratio, weight in judged) / precision
     ratio = max(middle, mean)
-    if rest_usual >= SOURCE_MIN_USUAL and rest_requests >= SOURCE_RATIO * rest_usual:
+    if rest_usual >= SOURCE_MIN_USUAL:
         deviation = sqrt(ratio * rest_usual + ratio * ratio * rest_excess)
         if rest_requests - ratio * rest_usual > SOURCE_DEVIATIONS * deviation:
-            ratio = rest_requests / rest_usual
+            ratio = mean = min(1.0, rest_requests / rest_usual)
+            precision = rest_usual * rest_usual / (rest_usual + rest_excess)
     return SourceTraffic(ratio, ratio < SOURCE_RATIO and (1 - mean) * sqrt(precision) > SOURCE_DEVIATIONS)
 
 

@@ -172,6 +172,18 @@ class TestSource:
             assert found is not None
             assert found.is_lost
 
+    def test_the_source_has_lost_no_more_than_the_others_lack(self) -> None:
+        chain = [(10, 100, 0.02)] * 5
+        found = source_traffic([*chain, *[(26, 40, 0.0)] * 2, *[(6, 10, 0.0)] * 20])
+        assert found is not None
+        assert found.ratio == pytest.approx(0.6)
+        assert found.is_lost
+        # So few others may have that little traffic by chance.
+        found = source_traffic([*chain, *[(2, 3, 0.02)] * 10])
+        assert found is not None
+        assert found.ratio == pytest.approx(2 / 3)
+        assert not found.is_lost
+
     def test_restless_series_say_nothing(self) -> None:
         found = source_traffic([(60, 100, 2.0)] * 5)
         assert found is not None
