@@ -24,8 +24,8 @@ The thresholds, as factors of ``x``:
 - gate: ``max(ratio, 1 + min_delta/x, 2^(g zτ))``; a quantile above it is practically significant,
 - clear: ``max(1.2, 1 + min_delta/2x, 2^(zτ/2))``, at most the gate; a quantile above it means that a shift persists.
 
-With 100 traces an hour or more in the pool, s is 0.8 and g is 1.8, so that swing and chance are tolerated together; see
-:data:`.parameters.GATE_SWINGS`. With fewer both are 1.
+With 100 traces an hour or more in the pool, and in both tests for small shifts, s is 0.8 and g is 1.8, so that swing and
+chance are tolerated together; see :data:`.parameters.GATE_SWINGS`. With fewer both are 1.
 
 Two further tests find small shifts; see :mod:`exporter.detection.small_shift`. Their swings are estimated like t1, from
 the errors of their own windows, and so are independent of τ. The tests of a small share of the traces ("ladder") use
@@ -419,7 +419,7 @@ class Prediction:
     def _tolerated(self, first: int, index: int, prior_octaves: float) -> Tolerated:
         """Return by how much a quantile may swing in a small test."""
         swing_octaves = sqrt(self._variance(first, index, prior_octaves))
-        return tolerated(swing_octaves, self._parameters, is_joint=self._is_joint)
+        return tolerated(swing_octaves, self._parameters, is_joint=self._parameters.parts.joint_tolerance)
 
     def _long_threshold(self, index: int) -> LongThreshold:
         baseline = self.baseline[index]

@@ -201,13 +201,13 @@ class NaiveDetector:
             least = max(1.25, 1 + p.min_delta_seconds / value)
             if p.parts.long_window and len(pool) >= 100 * len(chosen):
                 tau = sqrt(self.variance(self.long_distances, good, index, 0.1))
-                stat_factor, gate_factor = self.tolerated(tau, is_joint)
+                stat_factor, gate_factor = self.tolerated(tau, p.parts.joint_tolerance)
                 stat = self.scaled(baseline, max(1.1, stat_factor))
                 gate = self.scaled(baseline, max(least, gate_factor))
                 limits.long.append((stat, gate))
             if p.parts.level and len(pool) >= 40 * len(chosen):
                 tau = sqrt(self.variance(self.level_distances, good, index, 0.07))
-                stat_factor, gate_factor = self.tolerated(tau, is_joint)
+                stat_factor, gate_factor = self.tolerated(tau, p.parts.joint_tolerance)
                 factors = (max(1.1, stat_factor), max(1.25, gate_factor), 1.1, least)
                 stat, gate, least_stat, least_gate = (self.scaled(baseline, factor) for factor in factors)
                 limits.level.append((stat, gate, least_stat, least_gate))
