@@ -19,14 +19,16 @@ from exporter.detection.tick import FlagChange
 from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.model.calendar import HOUR_SECONDS, HourClock
 
-_LATER_PARTS: Final = ("inherited_swing", "pattern_transfer", "continuation", "joint_errors")
+_NEWEST_PARTS: Final = ("typical_swing", "joint_tolerance")
+_LATER_PARTS: Final = ("inherited_swing", "pattern_transfer", "continuation", "joint_errors", *_NEWEST_PARTS)
 METHODS: Final = {
     "1": NO_PARTS,
     "2.0": ALL_PARTS._replace(**dict.fromkeys(_LATER_PARTS, False)),
+    "2.1": ALL_PARTS._replace(**dict.fromkeys(_NEWEST_PARTS, False)),
     "2": ALL_PARTS,
 } | {f"2 without {part.replace('_', ' ')}": ALL_PARTS._replace(**{part: False}) for part in Parts._fields}
-"""The detector's method by name: 1 is that of the first release, 2 the present one, 2.0 that without the parts that
-were added last, and others lack a part."""
+"""The detector's method by name: 1 is that of the first release, 2 the present one, 2.0 and 2.1 those without the parts
+that were added later, and others lack a part."""
 
 _NS: Final = 1_000_000_000
 _LARGE_FACTOR: Final = 5

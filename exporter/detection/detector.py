@@ -287,7 +287,8 @@ class Detector:
         if tolerances:
             is_sparse = pool.digest.count < len(pool.hours) * self.parameters.min_traces * MARKS
             profile = with_tolerance(profile, tolerances, hour, is_sparse=is_sparse)
-        return Expectation(pool, Prediction(pool, swings, self.parameters, profile), stream)
+        daily = history.daily_swings(hour.start, pool.released) if self.parameters.parts.typical_swing else ()
+        return Expectation(pool, Prediction(pool, swings, self.parameters, profile, daily), stream)
 
     @property
     def judges_errors(self) -> bool:

@@ -24,6 +24,8 @@ class Parts(NamedTuple):
         pattern_transfer: patterns of one hour of the day, known from days of the other day type.
         continuation: a flag keeps firing while its window is shifted, unless the newest traces are clearly faster.
         joint_errors: sampling errors are taken out of the swing hour by hour, and not window by window.
+        typical_swing: the swing is that of a typical day, and not of all days together.
+        joint_tolerance: swing and chance are tolerated together, and not one on top of the other.
     """
 
     profile: bool = True
@@ -40,6 +42,8 @@ class Parts(NamedTuple):
     pattern_transfer: bool = True
     continuation: bool = True
     joint_errors: bool = True
+    typical_swing: bool = True
+    joint_tolerance: bool = True
 
 
 ALL_PARTS: Final = Parts()
@@ -128,6 +132,15 @@ MAX_SWING_OCTAVES: Final = 2
 """Upper bound of a single prediction error."""
 MIN_SWING_EXCEEDANCES: Final = 0.5
 """A window of n traces has a prediction error for quantile q if n(1 - q) is at least this."""
+
+GATE_SWINGS: Final = 1.8
+STAT_SWINGS: Final = 0.8
+"""Multiples of `Parameters.swing` in the gate and in the statistical threshold. A quantile of a window exceeds its
+baseline by the swing and by chance, whose variances add: with standard deviations τ and s, by at most 4.5 times the
+square root of τ² + s². That is about the larger of 4.5 τ and of 2 τ plus what the test for chance takes, some 3 s."""
+JOINT_MIN_HOURLY_TRACES: Final = 100
+"""Minimum number of traces of an hour, on average over the pool, for these multiples in the test of the evaluation
+window. With fewer, chance takes more than the swing does, and both thresholds have the multiple 1."""
 
 STAT_FLOOR_RATIO: Final = 1.1
 """Lower bound of the statistical threshold, relative to the baseline."""

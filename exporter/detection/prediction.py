@@ -6,26 +6,31 @@ For each quantile q, with
 - ``N``, the number of traces in the pool, and ``H`` its number of hours,
 - ``z``, the tolerated number of swings (`Parameters.swing`),
 
-the swing is τ = sqrt(max(t1, t2)) octaves and the swing factor 2^(zτ). Two estimates of the variance enter:
+the swing is τ = sqrt(max(t1, t2)) octaves. Two estimates of the variance enter:
 
-- t1, the mean squared one-step-ahead prediction error of past evaluation windows, with a prior π² of weight 48:
-  ``t1 = (48 π² + Σ e²) / (48 + number of windows)``; see :meth:`Prediction.measure` for Σ e². The prior π of the median
-  is 0.1 octave. For the other quantiles, which few windows measure where traffic is low, it is the swing of the median,
-  if that is more: what slows all requests down moves all quantiles.
+- t1, the mean squared one-step-ahead prediction error of past evaluation windows on a typical day, with a prior π² of
+  weight 48: ``t1 = (48 π² + M m) / (48 + M)``, with M the number of windows, and m the median, over these, of the mean
+  squared error of their day. The mean of all days would be that of one day which the baseline did not fit, such as
+  the first one of a weekend. See :meth:`Prediction.measure` for the squared errors. The prior π of the median is 0.1
+  octave. For the other quantiles, which few windows measure where traffic is low, it is the swing of the median, if
+  that is more: what slows all requests down moves all quantiles.
 - t2, the variance between the pooled hours, corrected for sampling: with n the traces of an hour, d the distance of its
   own quantile from ``b`` in octaves (at most 2), s(n) the sampling error of that quantile and ``w = m / (m + 2)``,
   ``m = n (1 - q)``: ``t2 = (max(0, Σ w (d² - s²)) + 0.1²) / (Σ w + 1) · (1 + 1/H)``.
 
 The thresholds, as factors of ``x``:
 
-- stat: ``max(1.1, swing factor)``; exceedances of it enter the statistical test,
-- gate: ``max(ratio, 1 + min_delta/x, swing factor)``; a quantile above it is practically significant,
+- stat: ``max(1.1, 2^(s zτ))``; exceedances of it enter the statistical test,
+- gate: ``max(ratio, 1 + min_delta/x, 2^(g zτ))``; a quantile above it is practically significant,
 - clear: ``max(1.2, 1 + min_delta/2x, 2^(zτ/2))``, at most the gate; a quantile above it means that a shift persists.
+
+With 100 traces an hour or more in the pool, and in both tests for small shifts, s is 0.8 and g is 1.8, so that swing
+and chance are tolerated together; see :data:`.parameters.GATE_SWINGS`. Otherwise both are 1.
 
 Two further tests find small shifts; see :mod:`exporter.detection.small_shift`. Their swings are estimated like t1, from
 the errors of their own windows, and so are independent of τ. The tests of a small share of the traces ("ladder") use
 
-- ``p_e``, the share of the pool above ``gate · 2^e / max(1.1, swing factor)``, at least ``0.5 / N`` and at most 1 - q.
+- ``p_e``, the share of the pool above ``gate · 2^e / max(1.1, 2^(zτ))``, at least ``0.5 / N`` and at most 1 - q.
 
 All thresholds are for times of the hour at which the series has no pattern; see :mod:`exporter.detection.profile`.
 
@@ -35,7 +40,7 @@ with Q the quantiles of the pool.
 """
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, chain
 from math import sqrt
@@ -47,6 +52,7 @@ from exporter.detection.likeness import learned_correlation, shares_above
 from exporter.detection.parameters import (
     CORRELATION,
     DAY_SWING_RATIO,
+    JOINT_MIN_HOURLY_TRACES,
     LADDER_STEPS,
     LEVEL_MARKS,
     LEVEL_MIN_MARKS,
@@ -73,14 +79,15 @@ from exporter.detection.thresholds import (
     QuantileThreshold,
     SmallShiftThresholds,
     Thresholds,
+    Tolerated,
     buckets_of,
     correlation_of,
     floor_of,
     least_ratio,
     quantile_threshold,
     scaled,
-    swing_factor,
     thresholds_of,
+    tolerated,
 )
 from exporter.detection.window import SweptWindow, quantile_positions
 from exporter.model.deviations import MARKS, MAX_LANES, compare_medians, deviations_of, encode_deviations
@@ -149,15 +156,18 @@ class Prediction:
     """
 
     __slots__ = (
+        "_daily_swings",
         "_floor_by_quantile",
         "_floor_thresholds",
         "_floors",
         "_hours",
+        "_is_joint",
         "_lowest_gates",
         "_parameters",
         "_pooled",
         "_small",
         "_small_floors",
+        "_squares",
         "_swings",
         "_thresholds",
         "baseline",
@@ -167,7 +177,14 @@ class Prediction:
         "profile",
     )
 
-    def __init__(self, pool: Pool, swings: Swings, parameters: Parameters, profile: HourProfile = ()) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        swings: Swings,
+        parameters: Parameters,
+        profile: HourProfile = (),
+        daily_swings: Collection[Swings] = (),
+    ) -> None:
         """Predict from a mature pool.
 
         Args:
@@ -175,10 +192,13 @@ class Prediction:
             swings: sum over the series' hours in the look-back that are not quarantined.
             parameters: settings of the detector.
             profile: the pattern within the hour, from the same hours.
+            daily_swings: the same sums for each day; empty if all hours count as one.
         """
         self.profile = profile
         self._small: SmallShiftThresholds | None = None
         self._swings = swings
+        self._daily_swings = daily_swings
+        self._squares: dict[int, float] = {}
         self._parameters = parameters
         self._thresholds: Thresholds | None = None
         self._floor_thresholds: Thresholds | None = None
@@ -192,6 +212,7 @@ class Prediction:
         self.has_long_window = parts.long_window and traces >= LONG_WINDOW_MIN_HOURLY_TRACES * hours
         self.has_level = parts.level and traces >= LEVEL_MIN_TRACES * hours
         self.has_small = self.has_long_window or self.has_level
+        self._is_joint = parts.joint_tolerance and traces >= JOINT_MIN_HOURLY_TRACES * hours
         ratio, min_delta_seconds = parameters.ratio, parameters.min_delta_seconds
         self._floor_by_quantile = [floor_of(bucket, ratio, min_delta_seconds) for bucket in self.baseline]
 
@@ -387,33 +408,41 @@ class Prediction:
         prior = prior_octaves**2
         if index and self._parameters.parts.inherited_swing:
             prior = max(prior, self._variance(first, 0, prior_octaves))
-        squares, windows = self._swings[first + 2 * index : first + 2 * index + 2]
-        return (PRIOR_SWING_WEIGHT * prior + squares / _UNITS_PER_SQUARE_OCTAVE) / (PRIOR_SWING_WEIGHT + windows)
+        position = first + 2 * index
+        windows = self._swings[position + 1]
+        square = self._squares.get(position)
+        if square is None:
+            of_days = [each[position : position + 2] for each in self._daily_swings or (self._swings,)]
+            square = self._squares[position] = _typical_square(of_days) / _UNITS_PER_SQUARE_OCTAVE
+        return (PRIOR_SWING_WEIGHT * prior + windows * square) / (PRIOR_SWING_WEIGHT + windows)
 
-    def _factor(self, first: int, index: int, prior_octaves: float) -> float:
-        """Return the swing factor of a quantile in a small test."""
-        return swing_factor(sqrt(self._variance(first, index, prior_octaves)), self._parameters)
+    def _tolerated(self, first: int, index: int, prior_octaves: float) -> Tolerated:
+        """Return by how much a quantile may swing in a small test."""
+        swing_octaves = sqrt(self._variance(first, index, prior_octaves))
+        return tolerated(swing_octaves, self._parameters, is_joint=self._parameters.parts.joint_tolerance)
 
     def _long_threshold(self, index: int) -> LongThreshold:
         baseline = self.baseline[index]
         if baseline == ZERO_BUCKET:
             return UNREACHABLE_LONG
-        tolerated = self._factor(_LONG, index, PRIOR_SWING_OCTAVES)
+        factors = self._tolerated(_LONG, index, PRIOR_SWING_OCTAVES)
         return LongThreshold(
-            scaled(baseline, max(STAT_FLOOR_RATIO, tolerated)),
-            scaled(baseline, max(least_ratio(baseline, self._parameters.min_delta_seconds), tolerated)),
+            scaled(baseline, max(STAT_FLOOR_RATIO, factors.stat)),
+            scaled(baseline, max(least_ratio(baseline, self._parameters.min_delta_seconds), factors.gate)),
+            buckets_of(factors.gate),
         )
 
     def _level_threshold(self, index: int) -> LevelThreshold:
         baseline = self.baseline[index]
         if baseline == ZERO_BUCKET:
             return UNREACHABLE
-        tolerated = self._factor(_LEVEL, index, LEVEL_SWING_OCTAVES)
+        factors = self._tolerated(_LEVEL, index, LEVEL_SWING_OCTAVES)
         return LevelThreshold(
-            stat=scaled(baseline, max(STAT_FLOOR_RATIO, tolerated)),
-            gate=scaled(baseline, max(SMALL_SHIFT_RATIO, tolerated)),
+            stat=scaled(baseline, max(STAT_FLOOR_RATIO, factors.stat)),
+            gate=scaled(baseline, max(SMALL_SHIFT_RATIO, factors.gate)),
             least_stat=scaled(baseline, STAT_FLOOR_RATIO),
             least_gate=scaled(baseline, least_ratio(baseline, self._parameters.min_delta_seconds)),
+            swing=buckets_of(factors.gate),
         )
 
     @property
@@ -456,7 +485,8 @@ class Prediction:
         between = self._variances_between_hours()
         for index, (q, baseline, variance) in enumerate(zip(QUANTILES, self.baseline, between, strict=True)):
             errors = self._variance(0, index, PRIOR_SWING_OCTAVES)
-            threshold = quantile_threshold(q, baseline, sqrt(max(errors, variance)), self._parameters)
+            swing_octaves = sqrt(max(errors, variance))
+            threshold = quantile_threshold(q, baseline, swing_octaves, self._parameters, is_joint=self._is_joint)
             found.append(threshold._replace(ladder=self._ladder(threshold)))
         learned = self._learned_correlation
         return thresholds_of(tuple(found), self.traces)._replace(
@@ -470,8 +500,8 @@ class Prediction:
         """Return the shares of the pool above the gate, twice the gate and so on, scaled down by the swing factor."""
         if not self._parameters.parts.ladder or threshold.baseline == ZERO_BUCKET:
             return ()
-        tolerated = max(STAT_FLOOR_RATIO, swing_factor(threshold.swing_octaves, self._parameters))
-        lowest = threshold.gate - buckets_of(tolerated)
+        swing = 2.0 ** (self._parameters.swing * threshold.swing_octaves)
+        lowest = threshold.gate - buckets_of(max(STAT_FLOOR_RATIO, swing))
         return tuple(
             min(
                 1 - threshold.q,
@@ -535,6 +565,21 @@ def _weights(n: int) -> tuple[float, ...]:
     """Return the weight ``m / (m + 2)`` of an hour of ``n`` traces for each quantile, with ``m = n (1 - q)``."""
     expected = [n * (1 - q) for q in QUANTILES]
     return tuple(m / (m + _HALF_WEIGHT_EXCEEDANCES) for m in expected)
+
+
+def _typical_square(days: Iterable[Sequence[int]]) -> float:
+    """Return the median over all windows of the mean square error of their day; 0 without windows.
+
+    Args:
+        days: for each day the sum of the squared errors, and the number of windows.
+    """
+    means = sorted([(squares / windows, windows) for squares, windows in days if windows])
+    left = sum([windows for _, windows in means]) / 2
+    for mean, windows in means:
+        left -= windows
+        if left <= 0:
+            return mean
+    return 0.0
 
 
 def _error(square: int, variance: int, least_share: int) -> int:

@@ -218,7 +218,7 @@ def _long_shifts(
         chance = tail_probability(beyond_swing, long.traces, 1 - q, newest.correlation)
         if chance < parameters.alpha:
             gate, bucket = newest.long[index].gate, long.quantile_bucket(q)
-            swing = newest.long[index].stat - newest.baseline[index]
+            swing = newest.long[index].swing
             yield SmallShift(
                 ShiftTest.LONG, index, long.traces, slow, gate, bucket, chance, swing, 0, max(1, bucket - gate)
             )
@@ -267,7 +267,7 @@ def _level_shifts(
         chance = tail_probability(beyond_swing, window.traces, 1 - q, newest.correlation)
         if chance < parameters.alpha:
             gate, bucket = _level_gate(index, level, raised[index])(newest), window.quantile_bucket(q)
-            swing = _level(newest, index).stat - newest.baseline[index]
+            swing = _level(newest, index).swing
             yield SmallShift(
                 ShiftTest.LEVEL, index, window.traces, slow, gate, bucket, chance, swing, level, max(1, bucket - gate)
             )

@@ -7,14 +7,16 @@ pool and the swing of a series is in :mod:`exporter.detection.prediction`.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from math import ceil, log2, sqrt
+from math import ceil, log2
 from typing import Final, NamedTuple
 
 from exporter.detection.parameters import (
     CLEAR_RATIO,
     CORRELATION,
+    GATE_SWINGS,
     SMALL_SHIFT_RATIO,
     STAT_FLOOR_RATIO,
+    STAT_SWINGS,
     Parameters,
 )
 from exporter.model.histogram import (
@@ -42,6 +44,7 @@ class QuantileThreshold(NamedTuple):
         gate: a quantile above this bucket is practically significant.
         clear: a quantile above this bucket means that a shift persists.
         ladder: expected shares of traces above the gate, twice the gate, and so on; empty if they are not tested.
+        swing_factor: factor by which the quantile may exceed its baseline within its normal variation.
     """
 
     q: float
@@ -51,13 +54,21 @@ class QuantileThreshold(NamedTuple):
     gate: int
     clear: int
     ladder: tuple[float, ...] = ()
+    swing_factor: float = 1.0
 
 
 class LongThreshold(NamedTuple):
-    """Thresholds of one quantile for the window of half an hour, as buckets."""
+    """Thresholds of one quantile for the window of half an hour, as buckets.
+
+    Attributes:
+        stat: statistical threshold.
+        gate: gate.
+        swing: by how much the quantile may exceed its baseline within its normal variation.
+    """
 
     stat: int
     gate: int
+    swing: int = 0
 
 
 class LevelThreshold(NamedTuple):
@@ -68,12 +79,14 @@ class LevelThreshold(NamedTuple):
         gate: gate if the level is the baseline; moves with the level.
         least_stat: lower bound of the statistical threshold at any level.
         least_gate: lower bound of the gate at any level.
+        swing: by how much the quantile may exceed the level within its normal variation.
     """
 
     stat: int
     gate: int
     least_stat: int
     least_gate: int
+    swing: int = 0
 
 
 UNREACHABLE: Final = LevelThreshold(_NEVER, _NEVER, _NEVER, _NEVER)
@@ -224,23 +237,47 @@ def least_ratio(baseline: int, min_delta_seconds: float) -> float:
     return max(SMALL_SHIFT_RATIO, 1 + min_delta_seconds / bucket_upper_seconds(baseline))
 
 
-def swing_factor(swing_octaves: float, parameters: Parameters) -> float:
-    """Return ``2^(z τ)``, the factor by which a quantile may exceed its baseline within its normal variation."""
-    return float(2.0 ** (parameters.swing * swing_octaves))
+class Tolerated(NamedTuple):
+    """Factors by which a quantile may exceed its baseline, or the level of now, because of its swing.
+
+    Attributes:
+        stat: in the statistical threshold; chance is tolerated beyond it.
+        gate: in the gate.
+        clear: in the clear threshold.
+    """
+
+    stat: float
+    gate: float
+    clear: float
 
 
-def quantile_threshold(q: float, baseline: int, swing_octaves: float, parameters: Parameters) -> QuantileThreshold:
-    """Return the thresholds of a quantile, from its baseline bucket and its swing."""
+def tolerated(swing_octaves: float, parameters: Parameters, *, is_joint: bool) -> Tolerated:
+    """Return the factors that follow from a swing τ: powers of two of multiples of ``z τ``.
+
+    Args:
+        swing_octaves: the swing.
+        parameters: settings of the detector.
+        is_joint: whether swing and chance are tolerated together; see :data:`GATE_SWINGS`.
+    """
+    octaves = parameters.swing * swing_octaves
+    stat, gate = (STAT_SWINGS, GATE_SWINGS) if is_joint else (1.0, 1.0)
+    return Tolerated(float(2.0 ** (stat * octaves)), float(2.0 ** (gate * octaves)), float(2.0 ** (octaves / 2)))
+
+
+def quantile_threshold(
+    q: float, baseline: int, swing_octaves: float, parameters: Parameters, *, is_joint: bool = False
+) -> QuantileThreshold:
+    """Return the thresholds of a quantile, from its baseline bucket and its swing; see :func:`tolerated`."""
+    factors = tolerated(swing_octaves, parameters, is_joint=is_joint)
     if baseline == ZERO_BUCKET:
         # A baseline of zero cannot be scaled; only the absolute difference counts.
         gate = bucket_of_seconds(parameters.min_delta_seconds)
         clear = bucket_of_seconds(parameters.min_delta_seconds / 2)
-        return QuantileThreshold(q, baseline, swing_octaves, baseline, gate, clear)
-    tolerated = swing_factor(swing_octaves, parameters)
+        return QuantileThreshold(q, baseline, swing_octaves, baseline, gate, clear, swing_factor=factors.gate)
     relative_delta = parameters.min_delta_seconds / bucket_upper_seconds(baseline)
-    stat_factor = max(STAT_FLOOR_RATIO, tolerated)
-    gate_factor = max(parameters.ratio, 1 + relative_delta, tolerated)
-    clear_factor = min(gate_factor, max(CLEAR_RATIO, 1 + relative_delta / 2, sqrt(tolerated)))
+    stat_factor = max(STAT_FLOOR_RATIO, factors.stat)
+    gate_factor = max(parameters.ratio, 1 + relative_delta, factors.gate)
+    clear_factor = min(gate_factor, max(CLEAR_RATIO, 1 + relative_delta / 2, factors.clear))
     return QuantileThreshold(
         q,
         baseline,
@@ -248,6 +285,7 @@ def quantile_threshold(q: float, baseline: int, swing_octaves: float, parameters
         scaled(baseline, stat_factor),
         scaled(baseline, gate_factor),
         scaled(baseline, clear_factor),
+        swing_factor=factors.gate,
     )
 
 

@@ -34,7 +34,7 @@ from exporter.detection.profile import minutes_of, raised_at
 from exporter.detection.schedule import Schedule, small_schedule
 from exporter.detection.significance import exceeds, tail_probability
 from exporter.detection.small_shift import ShiftTest, SmallShift, exceeds_small_gate, find_small_shift
-from exporter.detection.thresholds import Floors, QuantileThreshold, Thresholds, swing_factor
+from exporter.detection.thresholds import Floors, QuantileThreshold, Thresholds
 from exporter.detection.window import EvaluationWindow, RecentTraces, gated_positions, rank_of
 from exporter.model.histogram import BUCKETS_PER_OCTAVE
 from exporter.model.hours import QUANTILES
@@ -164,7 +164,7 @@ def evaluate_window(
         for index, excess in enumerate(excesses):
             if excess <= 0 and not always_evidence:
                 continue
-            evidence = _evidence(window, parts, index, schedule, raised[index], parameters)
+            evidence = _evidence(window, parts, index, schedule, raised[index])
             gated = excess > 0 and evidence.slow >= MIN_EXCEEDANCES
             if gated and evidence.chance >= parameters.alpha:
                 evidence = _ladder_evidence(evidence, parts, index, schedule, parameters) or evidence
@@ -298,7 +298,6 @@ def _evidence(
     index: int,
     schedule: Schedule,
     raised: int,
-    parameters: Parameters,
 ) -> Evidence:
     traces = window.traces
     slow = 0
@@ -320,7 +319,7 @@ def _evidence(
         ShiftTest.WINDOW,
         threshold.gate + raised,
         1 - q,
-        swing_factor(threshold.swing_octaves, parameters),
+        threshold.swing_factor,
         raised,
         minutes_of(newest.profile, index) if raised else (),
         learned_correlation=newest.learned_correlation,

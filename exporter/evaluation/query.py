@@ -20,7 +20,7 @@ from exporter.detection.profile import minutes_of
 from exporter.detection.regression import Regression
 from exporter.detection.runs import RunThresholds
 from exporter.detection.streams import StreamReason
-from exporter.detection.thresholds import Thresholds, swing_factor
+from exporter.detection.thresholds import Thresholds
 from exporter.evaluation.regression_version import RegressionVersion, stored_version
 from exporter.evaluation.series import BaselineRequest, SeriesHistory, changepoint_of, is_evaluated_far_enough
 from exporter.evaluation.settings import EvaluationSettings
@@ -395,7 +395,7 @@ class BaselineQuerier:
             digest=None if outlook.pool is None else outlook.pool.digest,
             hours=() if outlook.pool is None else tuple(PooledHour(h.start, h.count) for h in outlook.pool.hours),
             outlier_threshold_seconds=self._outlier_threshold(baseline, stream, is_enabled=is_enabled),
-            shift=() if thresholds is None else tuple(_shift_thresholds(thresholds, self._settings.parameters(key))),
+            shift=() if thresholds is None else tuple(_shift_thresholds(thresholds)),
             no_verdict=None
             if runs is not None
             else _no_verdict(outlook.pool, stream, is_evaluated=is_evaluated, is_enabled=is_enabled),
@@ -566,13 +566,13 @@ class BaselineQuerier:
                 yield LevelSupply(level, needed, pool.digest.count, len(pool.hours), pool.mature)
 
 
-def _shift_thresholds(thresholds: Thresholds, parameters: Parameters) -> Iterator[ShiftThreshold]:
+def _shift_thresholds(thresholds: Thresholds) -> Iterator[ShiftThreshold]:
     for index, each in enumerate(thresholds.quantiles):
         raised = max(thresholds.profile[index]) if thresholds.profile else 0
         yield ShiftThreshold(
             quantile=each.q,
             baseline_seconds=bucket_upper_seconds(each.baseline),
-            swing_factor=swing_factor(each.swing_octaves, parameters),
+            swing_factor=each.swing_factor,
             limit_seconds=bucket_upper_seconds(each.gate),
             pattern_factor=2.0 ** (raised / BUCKETS_PER_OCTAVE),
             pattern_minutes=minutes_of(thresholds.profile, index),

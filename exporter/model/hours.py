@@ -6,7 +6,7 @@ p95s.
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain, takewhile
+from itertools import accumulate, chain, groupby, takewhile
 from operator import add, attrgetter, sub
 from typing import Final, NamedTuple
 
@@ -81,6 +81,7 @@ class ShiftPeriod(NamedTuple):
 
 
 _by_start = attrgetter("start")
+_by_day = attrgetter("day")
 
 _NOT_COUNTED: Final = -1
 _WHOLE_HOUR: Final = tuple(range(1, MARKS + 1))
@@ -385,7 +386,17 @@ class SeriesHours:
         quarantined: starts of the quarantined hours.
     """
 
-    __slots__ = ("_all", "_by_slot", "_by_start", "_deviations", "_groups", "_latest_swing", "_swings", "quarantined")
+    __slots__ = (
+        "_all",
+        "_by_slot",
+        "_by_start",
+        "_daily",
+        "_deviations",
+        "_groups",
+        "_latest_swing",
+        "_swings",
+        "quarantined",
+    )
 
     def __init__(self, hours: Iterable[SeriesHour] = ()) -> None:
         """Take hours in any order."""
@@ -402,8 +413,12 @@ class SeriesHours:
             for hour in self._all
             if not (evaluation := hour.evaluation).quarantined and evaluation.swings != NO_SWINGS
         ]
-        # Sum over all hours that are not quarantined, and an upper bound for the start of the latest of them.
-        self._swings = tuple(map(sum, zip(*[hour.evaluation.swings for hour in counted], strict=True))) or NO_SWINGS
+        # Sums over all hours that are not quarantined: of each local day, and of all of them.
+        self._daily = {
+            day: _sum_of([hour.evaluation.swings for hour in hours]) for day, hours in groupby(counted, key=_by_day)
+        }
+        self._swings = _sum_of(self._daily.values())
+        # An upper bound for the start of the latest of these hours.
         self._latest_swing = counted[-1].start if counted else 0
         # Deviations of the same hours.
         self._deviations = DeviationCounts(PATTERN_BUCKETS, [hour.evaluation.deviations for hour in counted])
@@ -480,6 +495,20 @@ class SeriesHours:
             swings = tuple(map(add, swings, hour.evaluation.swings))
         return swings
 
+    def daily_swings(self, until: int, released: Collection[SeriesHour] = ()) -> Collection[Swings]:
+        """Return the sums of :meth:`swings` for each local day that has any."""
+        later = []
+        if self._latest_swing >= until:
+            later = [hour for hour in takewhile(lambda hour: hour.start >= until, reversed(self._all)) if _counts(hour)]
+        if not later and not released:
+            return tuple(self._daily.values())
+        daily = dict(self._daily)
+        for hour in later:
+            daily[hour.day] = tuple(map(sub, daily[hour.day], hour.evaluation.swings))
+        for hour in released:
+            daily[hour.day] = tuple(map(add, daily.get(hour.day, NO_SWINGS), hour.evaluation.swings))
+        return tuple(daily.values())
+
     def profile(
         self, until: int, least: int, released: Collection[SeriesHour] = (), *, inherit: bool = True
     ) -> HourProfile:
@@ -522,6 +551,7 @@ class SeriesHours:
             self.quarantined.add(hour.start)
         elif _counts(hour):
             self._swings = tuple(map(add, self._swings, hour.evaluation.swings))
+            self._daily[hour.day] = tuple(map(add, self._daily.get(hour.day, NO_SWINGS), hour.evaluation.swings))
             self._deviations.add(hour.evaluation.deviations)
             if hour.start > self._latest_swing:
                 self._latest_swing = hour.start
@@ -531,7 +561,16 @@ class SeriesHours:
             self.quarantined.discard(hour.start)
         elif _counts(hour):
             self._swings = tuple(map(sub, self._swings, hour.evaluation.swings))
+            rest = tuple(map(sub, self._daily[hour.day], hour.evaluation.swings))
+            if rest == NO_SWINGS:
+                del self._daily[hour.day]
+            else:
+                self._daily[hour.day] = rest
             self._deviations.subtract(hour.evaluation.deviations)
+
+
+def _sum_of(swings: Collection[Swings]) -> Swings:
+    return tuple(map(sum, zip(*swings, strict=True))) or NO_SWINGS
 
 
 def _counts(hour: SeriesHour) -> bool:

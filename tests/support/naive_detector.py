@@ -184,27 +184,31 @@ class NaiveDetector:
                 denominator += weight
             disagreement = (max(0.0, numerator) + 0.01) / (denominator + 1) * (1 + 1 / len(chosen))
             tau = sqrt(max(errors, disagreement))
-            swing_factor = 2 ** (p.swing * tau)
+            is_joint = p.parts.joint_tolerance and len(pool) >= 100 * len(chosen)
+            stat_factor, gate_factor = self.tolerated(tau, is_joint)
             value = 2 ** ((baseline + 1) / 32)
             limits.baseline.append(baseline)
             for into, factor in (
-                (limits.stat, max(1.1, swing_factor)),
-                (limits.gate, max(p.ratio, 1 + p.min_delta_seconds / value, swing_factor)),
+                (limits.stat, max(1.1, stat_factor)),
+                (limits.gate, max(p.ratio, 1 + p.min_delta_seconds / value, gate_factor)),
                 (limits.clear, max(1.2, 1 + p.min_delta_seconds / value / 2, 2 ** (p.swing * tau / 2))),
             ):
                 into.append(self.scaled(baseline, factor))
             if p.parts.ladder:
-                lowest = limits.gate[-1] - self.scaled(0, max(1.1, swing_factor))
+                lowest = limits.gate[-1] - self.scaled(0, max(1.1, 2 ** (p.swing * tau)))
                 shares = [max(0.5, above(pool, lowest + 32 * e)) / len(pool) for e in range(3)]
                 limits.ladder.append([min(float(1 - q), share) for share in shares])
             least = max(1.25, 1 + p.min_delta_seconds / value)
             if p.parts.long_window and len(pool) >= 100 * len(chosen):
-                swing = self.swing_factor(self.long_distances, good, index, 0.1)
-                stat, gate = self.scaled(baseline, max(1.1, swing)), self.scaled(baseline, max(least, swing))
+                tau = sqrt(self.variance(self.long_distances, good, index, 0.1))
+                stat_factor, gate_factor = self.tolerated(tau, p.parts.joint_tolerance)
+                stat = self.scaled(baseline, max(1.1, stat_factor))
+                gate = self.scaled(baseline, max(least, gate_factor))
                 limits.long.append((stat, gate))
             if p.parts.level and len(pool) >= 40 * len(chosen):
-                swing = self.swing_factor(self.level_distances, good, index, 0.07)
-                factors = (max(1.1, swing), max(1.25, swing), 1.1, least)
+                tau = sqrt(self.variance(self.level_distances, good, index, 0.07))
+                stat_factor, gate_factor = self.tolerated(tau, p.parts.joint_tolerance)
+                factors = (max(1.1, stat_factor), max(1.25, gate_factor), 1.1, least)
                 stat, gate, least_stat, least_gate = (self.scaled(baseline, factor) for factor in factors)
                 limits.level.append((stat, gate, least_stat, least_gate))
         return limits
@@ -255,22 +259,32 @@ class NaiveDetector:
     def scaled(bucket: int, factor: float) -> int:
         return bucket + ceil(round(32 * log2(factor), 9))
 
-    def swing_factor(self, distances: Distances, good: Sequence[int], index: int, prior: float) -> float:
-        return float(2 ** (self.parameters.swing * sqrt(self.variance(distances, good, index, prior))))
+    def tolerated(self, tau: float, is_joint: bool) -> tuple[float, float]:
+        """Return the factors in the statistical threshold and in the gate."""
+        octaves = self.parameters.swing * tau
+        return float(2 ** (octaves * (0.8 if is_joint else 1))), float(2 ** (octaves * (1.8 if is_joint else 1)))
 
     def variance(self, distances: Distances, good: Sequence[int], index: int, prior: float) -> float:
         """Return the variance of a quantile between windows, in square octaves."""
         parts = self.parameters.parts
         total, number, least = 0.0, 0, prior**2
+        days: dict[int, list[float]] = {}
         for h in good:
             seen = [(d, s) for i, d, s in distances[h] if i == index]
             number += len(seen)
             if parts.joint_errors:
                 squares, expected = sum(d for d, _ in seen), sum(s for _, s in seen)
                 # Rounded down to the units that are stored.
-                total += max(int(squares / 8 * 4096) / 4096, squares - expected)
+                error = max(int(squares / 8 * 4096) / 4096, squares - expected)
             else:
-                total += sum(max(d / 4, d - s) for d, s in seen)
+                error = sum(max(d / 4, d - s) for d, s in seen)
+            total += error
+            of_day = days.setdefault(h // 24, [0.0, 0])
+            of_day[0] += error
+            of_day[1] += len(seen)
+        if parts.typical_swing:
+            means = [e / n for e, n in days.values() for _ in range(int(n))]
+            total = number * median_low(means) if means else 0.0
         if index and parts.inherited_swing:
             least = max(least, self.variance(distances, good, 0, prior))
         return (48 * least + total) / (48 + number)

@@ -45,8 +45,8 @@ def test_batch_of_every_hour_is_a_pattern() -> None:
 def test_small_lasting_shift_needs_more_than_one_window() -> None:
     made = traffic(7, 2.4, 220, {(50.0, 51.5): 1.45})
     begin = MONDAY + 50 * 3600
-    assert not replayed(made, 48, Parameters(parts=NO_PARTS)).changes
-    found = replayed(made, 48).changes
+    assert not replayed(made, 48, Parameters(ratio=2, parts=NO_PARTS)).changes
+    found = replayed(made, 48, Parameters(ratio=2)).changes
     assert found
     assert begin + 120 <= found[0].at < begin + 5400
     assert found[0].explanation is not None

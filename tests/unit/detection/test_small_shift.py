@@ -52,4 +52,4 @@ def test_bounds_allow_for_every_small_shift(traces_an_hour: int, shifts: list[in
 def test_bounds_separate_a_shift_from_usual_traffic() -> None:
     assert is_found(60, [30], 15) == (True, True)
     assert is_found(60, [0], 15) == (False, False)
-    assert is_found(300, [14], 40, level=14) == (True, True)
+    assert is_found(300, [16], 40, level=16) == (True, True)

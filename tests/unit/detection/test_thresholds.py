@@ -99,17 +99,33 @@ def test_thresholds_of_a_baseline_of_zero() -> None:
     assert thresholds(steady(ZERO_BUCKET)).quantiles[0].gate == ZERO_BUCKET
 
 
-def test_prediction_errors_raise_all_thresholds() -> None:
+@pytest.mark.parametrize(("traces_an_hour", "stat", "gate"), [(99, 2.5, 2.5), (100, 2.0, 4.5)])
+def test_prediction_errors_raise_all_thresholds(traces_an_hour: int, stat: float, gate: float) -> None:
     # 480 windows with an error of half an octave: variances of 48 times 0.01 and 480 times 0.25.
     swings = (480 * 4096 // 4, 480) * 3 + NO_SWINGS[6:]
     prior = 0.01
-    for threshold in thresholds(steady(-100), swings).quantiles:
+    for threshold in thresholds([[-100] * traces_an_hour] * 5, swings).quantiles:
         tau = sqrt((48 * prior + 480 * 0.25) / (48 + 480))
         # What the median shows is the prior of the others.
         prior = (48 * 0.01 + 480 * 0.25) / (48 + 480)
         assert threshold.swing_octaves == pytest.approx(tau)
-        assert threshold.gate == threshold.stat == scaled_up(-100, 2 ** (2.5 * tau))
+        assert threshold.stat == scaled_up(-100, 2 ** (stat * tau))
+        assert threshold.gate == scaled_up(-100, 2 ** (gate * tau))
+        assert threshold.swing_factor == pytest.approx(2 ** (gate * tau))
         assert threshold.clear == scaled_up(-100, 2 ** (1.25 * tau))
+
+
+def test_one_day_does_not_change_the_swing() -> None:
+    usual, other = (288 * 4096 // 16, 288, *NO_SWINGS[2:]), (288 * 4096, 288, *NO_SWINGS[2:])
+
+    def swing_of(days: Sequence[Swings]) -> float:
+        total = tuple(map(sum, zip(*days, strict=True)))
+        return Prediction(pool_of(steady(-100)), total, NO_DELTA, (), days).thresholds.quantiles[0].swing_octaves
+
+    assert swing_of([usual] * 6 + [other]) == pytest.approx(swing_of([usual] * 7))
+    assert swing_of([usual] * 2 + [other] * 5) == pytest.approx(swing_of([other] * 7))
+    # Days count by their windows.
+    assert swing_of([(10 * 4096, 10, *NO_SWINGS[2:])] * 5 + [usual]) < swing_of([other])
 
 
 def test_a_quantile_that_no_window_measures_swings_like_the_median() -> None:
@@ -175,9 +191,9 @@ def test_scaling_durations_by_a_power_of_two_shifts_all_thresholds(
     if before.small is None or after.small is None:
         return
     for old_long, new_long in zip(before.small.long, after.small.long, strict=True):
-        assert new_long == (old_long.stat + steps, old_long.gate + steps)
+        assert new_long == old_long._replace(stat=old_long.stat + steps, gate=old_long.gate + steps)
     for old_level, new_level in zip(before.small.level, after.small.level, strict=True):
-        assert new_level == tuple(bucket + steps for bucket in old_level)
+        assert new_level == (*[bucket + steps for bucket in old_level[:4]], old_level.swing)
 
 
 @given(pools, some_swings, st.floats(0.5, 5), st.floats(1.1, 4))

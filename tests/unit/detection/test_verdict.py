@@ -218,8 +218,8 @@ def test_can_be_shifted_is_exact_with_the_actual_thresholds(buckets: list[int]) 
 
 
 def with_small(
-    long: tuple[int, int] = (BASELINE + 6, BASELINE + 11),
-    level: tuple[int, int, int, int] | None = (BASELINE + 6, BASELINE + 11, BASELINE + 5, BASELINE + 11),
+    long: tuple[int, int, int] = (BASELINE + 6, BASELINE + 11, 8),
+    level: tuple[int, int, int, int, int] | None = (BASELINE + 6, BASELINE + 11, BASELINE + 5, BASELINE + 11, 8),
     profile: HourProfile = (),
     ladder: tuple[float, ...] = (),
 ) -> Schedule:
@@ -253,7 +253,7 @@ def test_half_an_hour_shows_a_small_shift() -> None:
     assert verdict.evidence is not None
     evidence = verdict.evidence
     assert (evidence.test, evidence.traces, evidence.slow, evidence.gate) == (ShiftTest.LONG, 120, 120, BASELINE + 11)
-    assert evidence.swing_factor == 2 ** (6 / 32)
+    assert evidence.swing_factor == 2 ** (8 / 32)
     # Not if the last minutes are as usual, most of the half hour is, or there is too little traffic in it.
     assert not verdict_on(spread([slow] * 5 + [BASELINE]), schedule).shifted
     assert not verdict_on(spread([BASELINE] * 4 + [slow] * 2), schedule).shifted
@@ -261,7 +261,7 @@ def test_half_an_hour_shows_a_small_shift() -> None:
 
 
 def test_shift_from_the_level_of_now() -> None:
-    never = (1000, 1000)
+    never = (1000, 1000, 8)
     jump = spread([BASELINE] * 6 + [BASELINE + 14])
     verdict = verdict_on(jump, with_small(never))
     assert (verdict.shifted, verdict.holds) == (True, 2)
@@ -274,7 +274,7 @@ def test_shift_from_the_level_of_now() -> None:
     assert higher is not None
     assert (higher.level, higher.gate) == (2, BASELINE + 13)
     # A level below the baseline does not lower the gate below it.
-    below = (BASELINE + 6, BASELINE + 11, BASELINE + 5, BASELINE + 15)
+    below = (BASELINE + 6, BASELINE + 11, BASELINE + 5, BASELINE + 15, 8)
     assert not verdict_on(spread([BASELINE - 20] * 6 + [BASELINE + 14]), with_small(never, below)).shifted
     # Unknown without five of the six marks.
     assert not verdict_on(spread([BASELINE] * 4 + [BASELINE + 14]), with_small(never)).shifted

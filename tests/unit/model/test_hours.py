@@ -114,3 +114,34 @@ def test_hours_of_slots_that_began_before_an_instant() -> None:
     assert sorted(hour.start for hour in history.of_slots(slots, third[4])) == third[:4]
     history.discard_before(third[1])
     assert sorted(hour.start for hour in history.of_slots(slots, third[4])) == third[1:4]
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(1, 9)), min_size=1, max_size=60),
+    st.sets(st.integers(0, 59)),
+    st.integers(0, 60),
+    st.integers(0, 30),
+)
+def test_daily_swings_are_the_same_sums_by_day(
+    hours: list[tuple[bool, int]], changed: set[int], until: int, discarded: int
+) -> None:
+    evaluations = [HourEvaluation(quarantined, (value, 1, *[0] * 22)) for quarantined, value in hours]
+    history = SeriesHours()
+    for index, evaluation in enumerate(evaluations):
+        start = MONDAY + index * HOUR
+        history.append(SeriesHour(CLOCK.hour(start), [stored(start, 1)], evaluation))
+        if index in changed:
+            hour = history.at(start)
+            assert hour is not None
+            history.set_evaluation(hour, evaluation._replace(quarantined=not evaluation.quarantined))
+    history.discard_before(MONDAY + discarded * HOUR)
+    limit = MONDAY + until * HOUR
+    released = [hour for hour in history if hour.evaluation.quarantined and hour.start < limit][:2]
+    expected: dict[int, int] = {}
+    for hour in history:
+        if hour.start < limit and (not hour.evaluation.quarantined or hour in released):
+            expected[hour.day] = expected.get(hour.day, 0) + hour.evaluation.swings[0]
+    for found in (history, SeriesHours(history)):
+        days = found.daily_swings(limit, released)
+        assert sorted(day[0] for day in days if day[1]) == sorted(expected.values())
+        assert found.swings(limit, released)[:2] == (sum(day[0] for day in days), sum(day[1] for day in days))
