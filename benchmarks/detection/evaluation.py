@@ -19,7 +19,7 @@ from exporter.detection.tick import FlagChange
 from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.model.calendar import HOUR_SECONDS, HourClock
 
-_LATER_PARTS: Final = ("inherited_swing", "pattern_transfer", "continuation", "joint_errors")
+_LATER_PARTS: Final = ("inherited_swing", "pattern_transfer", "continuation", "joint_errors", "regression_level")
 METHODS: Final = {
     "1": NO_PARTS,
     "2.0": ALL_PARTS._replace(**dict.fromkeys(_LATER_PARTS, False)),

@@ -152,12 +152,12 @@ def _budget(proposal: Proposal) -> Iterator[str]:
     days = proposal.seconds / DAY_SECONDS
     whose = "for each endpoint" if budget.per_endpoint else "for all endpoints together"
     of_kind = "" if proposal.kind is FlagKind.SHIFT else f" of {proposal.kind}"
-    yield f"budget of {budget.text}{of_kind} {whose}: {proposal.allowed:.1f} in {days:.1f} days"
+    yield f"budget of {budget.text}{of_kind} {whose}: {proposal.allowed:.1f} in {days:.1f} days that count"
     yield f"  now        {counted(proposal.flags_before, 'flag')} count against it"
     if proposal.common is None and not proposal.overrides and proposal.is_kept:
         yield "  kept by the present settings"
         return
-    yield f"  then       {counted(proposal.flags, 'flag')}; {proposal.expected:,} expected in as much later time"
+    yield f"  then       {counted(proposal.flags, 'flag')}; {proposal.expected:,.0f} expected in as much later time"
     if not proposal.is_kept:
         yield "  NOT KEPT   even with the highest limits that were tried; disable endpoints, or allow more flags"
     elif not proposal.is_expected_to_hold:

@@ -22,6 +22,7 @@ class Parts(NamedTuple):
         pattern_transfer: patterns of one hour of the day, known from days of the other day type.
         continuation: a flag keeps firing while its window is shifted, unless the newest traces are clearly faster.
         joint_errors: sampling errors are taken out of the swing hour by hour, and not window by window.
+        regression_level: regressions by three quantiles together, and not by the median alone.
     """
 
     profile: bool = True
@@ -36,6 +37,7 @@ class Parts(NamedTuple):
     pattern_transfer: bool = True
     continuation: bool = True
     joint_errors: bool = True
+    regression_level: bool = True
 
 
 ALL_PARTS: Final = Parts()
