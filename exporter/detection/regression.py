@@ -60,7 +60,7 @@ HALF_WEIGHT_REQUESTS: Final = 20
 
 MIN_KNOWN_SECONDS: Final = 2 * DAY_SECONDS
 """Days that can be compared must be known for this time: the days before show how much days differ."""
-SIGNIFICANCE: Final = (2.6, 3.5)
+SIGNIFICANCE: Final = (2.7, 3.6)
 """Number of standard deviations from which a distance is significant, where these are known exactly, of the level and
 of the p90. Nearly all regressions show in the level, and the p90 is a second chance for a false one."""
 SIZE_DEVIATIONS: Final = 0.5
