@@ -16,7 +16,7 @@ Where each endpoint has a budget, few flags decide its limits. A cap between two
 those of the two. And an endpoint that has many flags has more than usual by chance as well, so that fewer come later:
 its number is shrunk towards the mean of all endpoints (empirical Bayes, gamma-distributed rates; Robbins, 1956).
 
-Time with young baselines counts less, because they raise fewer flags.
+The flags of each endpoint count in its own time, from when it had its first verdict.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,10 +45,6 @@ MAX_COMMON_STEPS: Final = 16
 _FEW: Final = 3
 _FEW_SHARE: Final = 0.5
 """If a cap limits more endpoints than these, and than this share of the budget, all endpoints get higher limits."""
-YOUNG_SECONDS: Final = 7 * 86_400
-"""Baselines of an endpoint are young for this time."""
-YOUNG_SHARE: Final = 2 / 3
-"""They raise this share of the flags that they raise later."""
 _SAME_EVENT_SECONDS: Final = 6 * 3600
 """Episodes of one endpoint that are closer than this are one event: what caused the one may have caused the other."""
 
@@ -141,8 +137,8 @@ class Endpoint(Generic[_L]):
         return len(self.steps[0].episodes)
 
     @property
-    def seconds(self) -> float:
-        """Time after learning that counts."""
+    def seconds(self) -> int:
+        """Time in which its flags count."""
         return counted_seconds(self.replay)
 
     def start(self, common: _L) -> None:
@@ -216,10 +212,9 @@ def _first_within(left: Sequence[int], cap: int) -> int:
     return next(position for position, flags in enumerate(left) if flags <= most)
 
 
-def counted_seconds(replay: SeriesReplay) -> float:
-    """Return the time after learning, as much of it as counts: time with young baselines counts less."""
-    young = max(0, min(replay.end, replay.start + YOUNG_SECONDS) - replay.learned_until)
-    return max(0, replay.end - replay.learned_until) - (1 - YOUNG_SHARE) * young
+def counted_seconds(replay: SeriesReplay) -> int:
+    """Return the time in which the flags of a replayed endpoint count: from when it had its first verdict."""
+    return max(0, replay.end - replay.learned_until)
 
 
 def counted_episodes(
@@ -254,8 +249,8 @@ class Proposal:
     Attributes:
         kind: which flags.
         budget: the budget.
-        seconds: the time that flags were counted in: from the end of learning to the end of the traffic, as much of it
-            as counts; for all endpoints together as their mean, weighted by their flags.
+        seconds: the time that flags were counted in: from the end of learning to the end of the traffic; of endpoints
+            with histories of different length the mean, weighted by their flags.
         allowed: flags that the budget allows in that time; for one endpoint, if each has its own.
         flags_before: flags with the present settings.
         flags: flags that are left with the proposed ones.
@@ -268,7 +263,7 @@ class Proposal:
 
     kind: FlagKind
     budget: Budget
-    seconds: float
+    seconds: int
     allowed: float
     flags_before: int
     flags: int
@@ -301,13 +296,13 @@ def propose(
     return _propose_for_all(budget, endpoints, base, _common_seconds(endpoints, replays), on_replay)
 
 
-def _common_seconds(endpoints: Sequence[Endpoint[_L]], replays: Sequence[SeriesReplay]) -> float:
+def _common_seconds(endpoints: Sequence[Endpoint[_L]], replays: Sequence[SeriesReplay]) -> int:
     """Return the time in which the endpoints together raise their flags, if each raises its own in its time."""
     per_second = sum(endpoint.flags / endpoint.seconds for endpoint in endpoints if endpoint.seconds)
     if per_second:
         # Whole seconds: a budget that allows four flags must not allow 3.999 of them.
         return round(sum(endpoint.flags for endpoint in endpoints) / per_second)
-    return max(map(counted_seconds, replays), default=0.0)
+    return max(map(counted_seconds, replays), default=0)
 
 
 def _propose_for_each(
@@ -336,7 +331,7 @@ def _propose_for_each(
         expected_in_all += expected
         is_kept &= len(endpoint.steps[endpoint.chosen(cap)].episodes) <= most
         holds &= expected <= allowed + 0.5
-    seconds = max(map(counted_seconds, replays), default=0.0)
+    seconds = max(map(counted_seconds, replays), default=0)
     return _proposal(budget, base, seconds, endpoints, caps, None, is_kept, expected_in_all, holds)
 
 
@@ -365,11 +360,13 @@ class _Rates:
 
     def lasting_share(self, flags: int) -> float:
         """Return which share of the flags of an endpoint, given their number, is expected in later time."""
+        if not flags:
+            return 1.0
         return self._own_share + (1 - self._own_share) * self._mean / flags
 
 
 def _propose_for_all(
-    budget: Budget, endpoints: Sequence[Endpoint[_L]], base: _L, seconds: float, on_replay: Callable[[int, int], None]
+    budget: Budget, endpoints: Sequence[Endpoint[_L]], base: _L, seconds: int, on_replay: Callable[[int, int], None]
 ) -> Proposal:
     allowed = budget.allowed(seconds)
     # Without one of the flags, the limits of all could be lower until one more is let through.
@@ -442,7 +439,7 @@ def _expected(endpoints: Sequence[Endpoint[_L]], caps: Sequence[int]) -> float:
 def _proposal(
     budget: Budget,
     base: _L,
-    seconds: float,
+    seconds: int,
     endpoints: Sequence[Endpoint[_L]],
     caps: Sequence[float],
     common: _L | None,

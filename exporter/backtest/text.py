@@ -152,7 +152,7 @@ def _budget(proposal: Proposal) -> Iterator[str]:
     days = proposal.seconds / DAY_SECONDS
     whose = "for each endpoint" if budget.per_endpoint else "for all endpoints together"
     of_kind = "" if proposal.kind is FlagKind.SHIFT else f" of {proposal.kind}"
-    yield f"budget of {budget.text}{of_kind} {whose}: {proposal.allowed:.1f} in {days:.1f} days that count"
+    yield f"budget of {budget.text}{of_kind} {whose}: {proposal.allowed:.1f} in {days:.1f} days"
     yield f"  now        {counted(proposal.flags_before, 'flag')} count against it"
     if proposal.common is None and not proposal.overrides and proposal.is_kept:
         yield "  kept by the present settings"

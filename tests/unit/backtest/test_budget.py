@@ -205,19 +205,12 @@ def test_limits_lie_between_those_of_two_numbers_of_flags() -> None:
     assert endpoint.expected(1) < endpoint.expected(1.5) < endpoint.expected(2)
 
 
-def test_time_with_young_baselines_counts_less() -> None:
-    flags = [2.0 + n for n in range(9)]
-    old, young = (proposed("1/week", FakeEndpoint("x", flags, start=start)) for start in (-7 * DAY, 0))
-    assert old.seconds == 28 * DAY
-    assert young.seconds == pytest.approx((21 + 7 * 2 / 3) * DAY)
-    assert young.flags <= old.flags
-
-
 def test_endpoint_with_a_short_history_has_a_higher_rate() -> None:
+    """Six flags in four weeks are fewer than six in two."""
     flags = [2.0 + n for n in range(6)]
     long, short = FakeEndpoint("long", flags), FakeEndpoint("short", flags, start=14 * DAY)
-    proposal = proposed("1/week", long, short)
-    assert 12 * DAY < proposal.seconds < 20 * DAY
+    assert proposed("1/week", long, short).seconds == pytest.approx(12 / (6 / 28 + 6 / 14) * DAY, abs=1)
+    assert list(limits(proposed("2/week/endpoint", long, short))) == ["shop/short"]
 
 
 def test_many_endpoints_with_one_flag_each_raise_the_limits_of_all() -> None:
