@@ -87,11 +87,13 @@ def measure_case(case: Case, methods: Sequence[str]) -> list[Outcome]:
         false: dict[float, int] = {}
         responses: dict[float, list[Response]] = {}
         for factor, ratio, _ in STEPS:
-            parameters = Parameters(regression_ratio=ratio, regression_min_delta_seconds=0.0, parts=METHODS[method])
+            parameters = Parameters(regression_ratio=ratio, parts=METHODS[method])
             raised, states = _follow(healthy, parameters, {_range_of(start)[0] for start in starts})
             false[ratio] = len(raised)
+            # A step must be found in endpoints of any duration.
+            of_steps = replace(parameters, regression_min_delta_seconds=0.0)
             responses[ratio] = [
-                _response(slower[start, factor], start, parameters, states[_range_of(start)[0]]) for start in starts
+                _response(slower[start, factor], start, of_steps, states[_range_of(start)[0]]) for start in starts
             ]
         outcomes.append(Outcome(method, case.profile.rate_per_minute, false, responses))
     return outcomes
