@@ -108,8 +108,7 @@ class _Cluster:
             for key, replay in present.items()
             if replay.firing_periods
         ]
-        seconds = _UNSEEN_FROM - min(replay.learned_until for replay in present.values())
-        proposal = propose(budget, endpoints, self._base, seconds)
+        proposal = propose(budget, endpoints, self._base, list(present.values()))
         chosen = self._chosen(proposal)
         days = budget.allowed(UNSEEN_DAYS * DAY_SECONDS)
         raised = [key for key in chosen if key.text in {each.series for each in proposal.overrides}]

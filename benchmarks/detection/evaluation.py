@@ -20,7 +20,14 @@ from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.model.calendar import HOUR_SECONDS, HourClock
 
 _NEWEST_PARTS: Final = ("typical_swing", "joint_tolerance")
-_LATER_PARTS: Final = ("inherited_swing", "pattern_transfer", "continuation", "joint_errors", *_NEWEST_PARTS)
+_LATER_PARTS: Final = (
+    "inherited_swing",
+    "pattern_transfer",
+    "continuation",
+    "joint_errors",
+    "regression_level",
+    *_NEWEST_PARTS,
+)
 METHODS: Final = {
     "1": NO_PARTS,
     "2.0": ALL_PARTS._replace(**dict.fromkeys(_LATER_PARTS, False)),

@@ -11,12 +11,19 @@ expect in as much later time are therefore the events of the past that limits ch
 through. For independent events this number has the expectation of the later one (Mecke's equation for Poisson
 processes; Last and Penrose, Lectures on the Poisson Process, 2017, theorem 4.1). The cap and the limits of all are the
 ones with which it is within the budget; without one event, these could be lower until one more is let through.
+
+Where each endpoint has a budget, few flags decide its limits. A cap between two numbers therefore means limits between
+those of the two. And an endpoint that has many flags has more than usual by chance as well, so that fewer come later:
+its number is shrunk towards the mean of all endpoints (empirical Bayes, gamma-distributed rates; Robbins, 1956).
+
+The flags of each endpoint count in its own time, from when it had its first verdict.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
+from math import floor, isfinite
 from operator import sub
+from statistics import fmean
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from exporter.backtest.labels import Label
@@ -131,8 +138,8 @@ class Endpoint(Generic[_L]):
 
     @property
     def seconds(self) -> int:
-        """Time after learning."""
-        return max(0, self.replay.end - self.replay.learned_until)
+        """Time in which its flags count."""
+        return counted_seconds(self.replay)
 
     def start(self, common: _L) -> None:
         """Begin the ladder at the limits of all endpoints, where these reach it."""
@@ -157,6 +164,8 @@ class Endpoint(Generic[_L]):
     def chosen(self, cap: float, without: Sequence[int] = ()) -> int:
         """Return the first step with at most ``cap`` flags, or with the fewest flags if none has so few.
 
+        With a cap between two whole numbers it is the step between those of the two.
+
         Args:
             cap: number of flags.
             without: flags of an event to be left out, by step.
@@ -164,11 +173,17 @@ class Endpoint(Generic[_L]):
         left = [len(step.episodes) for step in self.steps]
         if without:
             left = list(map(sub, left, without))
-        most = max(cap, min(left))
-        return next(position for position, flags in enumerate(left) if flags <= most)
+        lower = floor(cap)
+        first = _first_within(left, lower)
+        return first if cap == lower else round(first + (cap - lower) * (_first_within(left, lower + 1) - first))
 
-    def expected(self, cap: float) -> int:
+    def expected(self, cap: float) -> float:
         """Return the expected number of flags in as much later time, if the limits are chosen by a cap."""
+        lower = floor(cap)
+        expected = self._expected(lower)
+        return expected if cap == lower else expected + (cap - lower) * (self._expected(lower + 1) - expected)
+
+    def _expected(self, cap: int) -> int:
         return sum(event[self.chosen(cap, event)] for event in self._events)
 
     def _find_events(self) -> list[list[int]]:
@@ -190,6 +205,16 @@ class Endpoint(Generic[_L]):
 
     def _step(self, limits: _L) -> Step[_L]:
         return Step(limits, counted_episodes(self.replay_with(limits), self.labels, limits.kind))
+
+
+def _first_within(left: Sequence[int], cap: int) -> int:
+    most = max(cap, min(left))
+    return next(position for position, flags in enumerate(left) if flags <= most)
+
+
+def counted_seconds(replay: SeriesReplay) -> int:
+    """Return the time in which the flags of a replayed endpoint count: from when it had its first verdict."""
+    return max(0, replay.end - replay.learned_until)
 
 
 def counted_episodes(
@@ -224,8 +249,8 @@ class Proposal:
     Attributes:
         kind: which flags.
         budget: the budget.
-        seconds: the time that flags were counted in: from the end of the first learning period to the end of the
-            traffic.
+        seconds: the time that flags were counted in: from the end of learning to the end of the traffic; of endpoints
+            with histories of different length the mean, weighted by their flags.
         allowed: flags that the budget allows in that time; for one endpoint, if each has its own.
         flags_before: flags with the present settings.
         flags: flags that are left with the proposed ones.
@@ -242,7 +267,7 @@ class Proposal:
     allowed: float
     flags_before: int
     flags: int
-    expected: int
+    expected: float
     common: Changes | None
     overrides: tuple[ProposedOverride, ...]
     is_kept: bool
@@ -253,7 +278,7 @@ def propose(
     budget: Budget,
     endpoints: Sequence[Endpoint[_L]],
     base: _L,
-    seconds: int,
+    replays: Sequence[SeriesReplay],
     on_replay: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
 ) -> Proposal:
     """Propose limits that keep to a budget.
@@ -262,33 +287,82 @@ def propose(
         budget: the budget.
         endpoints: those that raise flags with the present settings.
         base: limits of endpoints without overrides.
-        seconds: the time in which they did, for all endpoints together.
+        replays: replays of all endpoints with the present settings.
         on_replay: called with the number of endpoints that were replayed again, and their total.
     """
     endpoints = sorted(endpoints, key=lambda endpoint: endpoint.key)
     if budget.per_endpoint:
-        return _propose_for_each(budget, endpoints, base, seconds, on_replay)
-    return _propose_for_all(budget, endpoints, base, seconds, on_replay)
+        return _propose_for_each(budget, endpoints, base, replays, on_replay)
+    return _propose_for_all(budget, endpoints, base, _common_seconds(endpoints, replays), on_replay)
+
+
+def _common_seconds(endpoints: Sequence[Endpoint[_L]], replays: Sequence[SeriesReplay]) -> int:
+    """Return the time in which the endpoints together raise their flags, if each raises its own in its time."""
+    per_second = sum(endpoint.flags / endpoint.seconds for endpoint in endpoints if endpoint.seconds)
+    if per_second:
+        # Whole seconds: a budget that allows four flags must not allow 3.999 of them.
+        return round(sum(endpoint.flags for endpoint in endpoints) / per_second)
+    return max(map(counted_seconds, replays), default=0)
 
 
 def _propose_for_each(
-    budget: Budget, endpoints: Sequence[Endpoint[_L]], base: _L, seconds: int, on_replay: Callable[[int, int], None]
+    budget: Budget,
+    endpoints: Sequence[Endpoint[_L]],
+    base: _L,
+    replays: Sequence[SeriesReplay],
+    on_replay: Callable[[int, int], None],
 ) -> Proposal:
     caps = []
+    expected_in_all = 0.0
     is_kept = holds = True
+    prior = _Rates([endpoint.flags for endpoint in endpoints], len(replays))
     for position, endpoint in enumerate(endpoints):
         on_replay(position, len(endpoints))
+        # Numbers of flags are whole, and so is what is as many as allowed.
         allowed = budget.allowed(endpoint.seconds)
-        cap = endpoint.flags
-        if cap > allowed:
+        most = floor(allowed + 0.5)
+        cap = float(endpoint.flags)
+        lasting = prior.lasting_share(endpoint.flags)
+        if cap > most:
             endpoint.climb()
-            cap = int(allowed)
-            while cap > 0 and endpoint.expected(cap) > allowed:
-                cap -= 1
+            cap = _own_cap(endpoint, most, allowed / lasting)
+        expected = lasting * endpoint.expected(cap)
         caps.append(cap)
-        is_kept &= len(endpoint.steps[endpoint.chosen(cap)].episodes) <= allowed
-        holds &= endpoint.expected(cap) <= allowed
-    return _proposal(budget, base, seconds, endpoints, caps, None, is_kept, _expected(endpoints, caps), holds)
+        expected_in_all += expected
+        is_kept &= len(endpoint.steps[endpoint.chosen(cap)].episodes) <= most
+        holds &= expected <= allowed + 0.5
+    seconds = max(map(counted_seconds, replays), default=0)
+    return _proposal(budget, base, seconds, endpoints, caps, None, is_kept, expected_in_all, holds)
+
+
+def _own_cap(endpoint: Endpoint[_L], most: int, expected: float) -> float:
+    """Return the cap of one endpoint with which a number of flags is expected, at most another number."""
+    cap = most
+    while cap > 0 and endpoint.expected(cap) > expected:
+        cap -= 1
+    if cap == most:
+        return float(most)
+    lower, upper = endpoint.expected(cap), endpoint.expected(cap + 1)
+    return cap + max(0.0, min(1.0, (expected - lower) / (upper - lower))) if upper > lower else float(cap)
+
+
+class _Rates:
+    """How much the numbers of flags of endpoints differ beyond chance."""
+
+    def __init__(self, flags: Sequence[int], endpoints: int) -> None:
+        """Take the numbers of those that have any, and the number of all."""
+        everyone = [*flags, *[0] * (endpoints - len(flags))]
+        self._mean = fmean(everyone) if everyone else 0.0
+        squares = sum((each - self._mean) ** 2 for each in everyone)
+        # A Poisson count has a variance as large as its mean.
+        beyond = max(0.0, squares / max(1, len(everyone) - 1) - self._mean)
+        self._own_share = beyond / (beyond + self._mean) if self._mean else 1.0
+
+    def lasting_share(self, flags: int) -> float:
+        """Return which share of the flags of an endpoint, given their number, is expected in later time."""
+        if not flags:
+            return 1.0
+        return self._own_share + (1 - self._own_share) * self._mean / flags
 
 
 def _propose_for_all(
@@ -358,7 +432,7 @@ def _common_cap(
     return caps
 
 
-def _expected(endpoints: Sequence[Endpoint[_L]], caps: Sequence[int]) -> int:
+def _expected(endpoints: Sequence[Endpoint[_L]], caps: Sequence[int]) -> float:
     return sum(endpoint.expected(cap) for endpoint, cap in zip(endpoints, caps, strict=True))
 
 
@@ -367,10 +441,10 @@ def _proposal(
     base: _L,
     seconds: int,
     endpoints: Sequence[Endpoint[_L]],
-    caps: Sequence[int],
+    caps: Sequence[float],
     common: _L | None,
     is_kept: bool,
-    expected: int,
+    expected: float,
     holds: bool,
 ) -> Proposal:
     overrides = []

@@ -182,7 +182,7 @@ def _budget(proposal: Proposal) -> dict[str, Any]:
         "allowed_flags": proposal.allowed,
         "flags_before": proposal.flags_before,
         "flags": proposal.flags,
-        "expected_flags": proposal.expected,
+        "expected_flags": round(proposal.expected, 1),
         "kept": proposal.is_kept,
         "expected_to_hold": proposal.is_expected_to_hold,
         "detection": None if proposal.common is None else nested(proposal.common),

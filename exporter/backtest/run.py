@@ -218,8 +218,7 @@ class _ProposalTask:
                 )
             )
         replays = [replay for _, replay in self.replays]
-        seconds = max(replay.end for replay in replays) - min(replay.learned_until for replay in replays)
-        return propose(self.budget, endpoints, base, max(0, seconds), self.progress_text.proposing)
+        return propose(self.budget, endpoints, base, replays, self.progress_text.proposing)
 
 
 def _replay_stored(

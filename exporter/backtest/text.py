@@ -157,7 +157,7 @@ def _budget(proposal: Proposal) -> Iterator[str]:
     if proposal.common is None and not proposal.overrides and proposal.is_kept:
         yield "  kept by the present settings"
         return
-    yield f"  then       {counted(proposal.flags, 'flag')}; {proposal.expected:,} expected in as much later time"
+    yield f"  then       {counted(proposal.flags, 'flag')}; {proposal.expected:,.0f} expected in as much later time"
     if not proposal.is_kept:
         yield "  NOT KEPT   even with the highest limits that were tried; disable endpoints, or allow more flags"
     elif not proposal.is_expected_to_hold:

@@ -26,6 +26,7 @@ class Parts(NamedTuple):
         joint_errors: sampling errors are taken out of the swing hour by hour, and not window by window.
         typical_swing: the swing is that of a typical day, and not of all days together.
         joint_tolerance: swing and chance are tolerated together, and not one on top of the other.
+        regression_level: regressions by three quantiles together, and not by the median alone.
     """
 
     profile: bool = True
@@ -44,6 +45,7 @@ class Parts(NamedTuple):
     joint_errors: bool = True
     typical_swing: bool = True
     joint_tolerance: bool = True
+    regression_level: bool = True
 
 
 ALL_PARTS: Final = Parts()

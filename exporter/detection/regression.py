@@ -1,9 +1,13 @@
 """Regressions: small lasting changes, and slow drift, found by comparing days instead of minutes.
 
-For each settled hour the median and the p90 are compared with those of the same slot in the weeks before. The mean of
-these distances over the last day, or the last few days, is a regression if it is both large and far outside of how such
-means moved before. The weeks before end three days before the hour, or with the beginning of a regression, so that
-neither a drift nor a regression becomes its own reference.
+For each settled hour the level of its durations and their p90 are compared with those of the same slot in the weeks
+before. The mean of these distances over the last day, or the last few days, is a regression if it is both large and far
+outside of how such means moved before. The weeks before end three days before the hour, or with the beginning of a
+regression, so that neither a drift nor a regression becomes its own reference.
+
+The distance of the level is a weighted mean of those of the 20th percentile, the median and the p90. A change that all
+requests share moves the three alike, and chance does not: the weights are those with which the hours differed least
+(control variates). Where requests have either of two durations, the percentile between them moves by chance the most.
 
 All distances are in buckets, so that only ratios of durations count. Residuals are stored in half buckets, because the
 median of an even number of buckets may lie between two.
@@ -12,10 +16,10 @@ median of an even number of buckets may lie between two.
 import zlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from functools import lru_cache
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, chain
 from math import log2, sqrt
 from operator import mul, sub
 from typing import Final, NamedTuple
@@ -49,20 +53,21 @@ MIN_HOURS: Final = 6
 """Minimum number of hours in them that can be compared."""
 MIN_DAY_HOURS: Final = 6
 """Minimum number of such hours of an earlier day."""
-MIN_COUNTS: Final = (3, 10)
-"""Minimum number of requests of an hour for its median and its p90."""
+MIN_COUNTS: Final = (3, 3, 10)
+"""Minimum number of requests of an hour for its 20th percentile, its median and its p90."""
 HALF_WEIGHT_REQUESTS: Final = 20
 """An hour of so many requests weighs half as much as one of very many."""
 
 MIN_KNOWN_SECONDS: Final = 2 * DAY_SECONDS
 """Days that can be compared must be known for this time: the days before show how much days differ."""
-SIGNIFICANCE: Final = (3.3, 4.0)
-"""Number of standard deviations from which a distance is significant, where these are known exactly, of the median and
-of the p90. Nearly all regressions show in the median, and the p90 is a second chance for a false one."""
+SIGNIFICANCE: Final = (2.7, 3.6)
+"""Number of standard deviations from which a distance is significant, where these are known exactly, of the level and
+of the p90. Nearly all regressions show in the level, and the p90 is a second chance for a false one."""
 SIZE_DEVIATIONS: Final = 0.5
 """A distance that is smaller than the least one by less than so many standard deviations may be as large."""
-UNCERTAIN_DAYS: Final = 4
-"""With so many earlier days, the prior not counted, half more are required; with twice as many a third more."""
+UNCERTAIN_DAYS: Final = 8
+"""With so many degrees of freedom, those of the prior included, twice as many standard deviations are required; with
+twice as many degrees half more."""
 PRIOR_DAY_BUCKETS: Final = 1.6
 """How much the means of whole days differ in a series without history: 0.05 octave."""
 PRIOR_DAYS: Final = 4
@@ -79,6 +84,7 @@ MIN_CHANGED_HOURS: Final = 6
 """Minimum number of hours before and after the beginning."""
 
 _UNKNOWN: Final = -(2**15)
+_MIN_TREND_POINTS: Final = 3
 _HALVES: Final = 2
 _QUARANTINED: Final = 0x80
 _COUNT_STEPS: Final = 6
@@ -87,9 +93,19 @@ _COUNTS: Final = [0.0, *(2 ** (code / _COUNT_STEPS) for code in range(_QUARANTIN
 _WEIGHTS: Final = [count / (count + HALF_WEIGHT_REQUESTS) for count in _COUNTS] + [0.0] * _QUARANTINED
 """Weight of an hour by its stored number of requests; 0 in quarantine."""
 _WEIGHTS_OF_ALL: Final = _WEIGHTS[:_QUARANTINED] * 2
-_BYTES_PER_HOUR: Final = 14
+_BYTES_PER_HOUR: Final = 16
+_QUANTILES: Final = (0.2, *QUANTILES[:2])
+_MEDIAN, _P90 = 1, 2
 _COMPARED: Final = QUANTILES[:2]
-"""The median and the p90."""
+"""What a regression is reported of, for the level and for the p90."""
+WEIGHT_HOURS: Final = 14 * 24
+"""The weights of the quantiles are those of about so many hours."""
+PRIOR_WEIGHT_HOURS: Final = 6
+"""Weight of the prior of these, by which only the median counts, in hours."""
+PRIOR_WEIGHT_BUCKETS: Final = 4
+"""By how much quantiles of an hour move apart in a series without history."""
+MAX_WEIGHED_BUCKETS: Final = 16
+"""Larger distances count as so large for the weights: an incident must not decide them."""
 
 
 class Regression(NamedTuple):
@@ -151,12 +167,14 @@ class RegressionState(NamedTuple):
         since: hours that began before are not compared with: the beginning of an accepted regression.
         is_judged: whether the last verdict was possible.
         current: the present regression.
+        products: see :class:`_LevelWeights`.
     """
 
     hours: bytes = b""
     since: int = 0
     is_judged: bool = False
     current: Regression | None = None
+    products: tuple[float, ...] = ()
 
 
 NO_REGRESSION_STATE: Final = RegressionState()
@@ -166,10 +184,10 @@ class _Distance(NamedTuple):
     """How far the last days are from the weeks before.
 
     Attributes:
-        quantile: position of the quantile in :data:`_COMPARED`.
+        quantile: 0 for the level, 1 for the p90.
         hours: length of the last days, in hours.
         buckets: mean distance.
-        usual_bucket: mean bucket of the weeks before, for the same hours.
+        usual_bucket: mean bucket of the median or the p90 in the weeks before, for the same hours.
         weekend_share: share of the hours that are on days like weekend days.
         noise: standard error of the mean, from how the hours differ.
     """
@@ -180,6 +198,53 @@ class _Distance(NamedTuple):
     usual_bucket: float
     weekend_share: float
     noise: float
+
+
+class _LevelWeights:
+    """Weights of the 20th percentile, the median and the p90 of an hour in its level, learned hour by hour.
+
+    The level is the median, corrected by how far the others lie from it: by as much of these two distances as the
+    median followed before. A change that all share leaves both distances as they are, and the weights as well.
+
+    Attributes:
+        products: sums of products over the hours, the later ones weighing more: of the distances of the 20th percentile
+            and of the p90 from the median, with one another and with that of the median from the weeks before.
+    """
+
+    def __init__(self, products: Sequence[float] = ()) -> None:
+        """Continue from such sums."""
+        self.products = tuple(products) or (0.0,) * 5
+
+    def level(self, residuals: Sequence[int | None]) -> int | None:
+        """Return the distance of the level from those of the quantiles, and learn from these.
+
+        Distances are in half buckets, and None where they are unknown; the level is where the median is.
+        """
+        low, middle, high = residuals
+        if middle is None:
+            return None
+        if low is None or high is None:
+            return middle
+        of_low, of_high = self._shares()
+        least, most = -_HALVES * MAX_WEIGHED_BUCKETS, _HALVES * MAX_WEIGHED_BUCKETS
+        below = max(least, min(most, low - middle)) / _HALVES
+        above = max(least, min(most, high - middle)) / _HALVES
+        centre = max(least, min(most, middle)) / _HALVES
+        kept = 1 - 1 / WEIGHT_HOURS
+        products = (below * below, below * above, above * above, below * centre, above * centre)
+        self.products = tuple(kept * total + product for total, product in zip(self.products, products, strict=True))
+        return middle + round(of_low * (low - middle) + of_high * (high - middle))
+
+    def _shares(self) -> tuple[float, float]:
+        """Return the weights of the 20th percentile and of the p90; the median has the rest."""
+        low, both, high, low_middle, high_middle = self.products
+        prior = PRIOR_WEIGHT_HOURS * PRIOR_WEIGHT_BUCKETS**2
+        low, high = low + prior, high + prior
+        determinant = low * high - both * both
+        of_low = max(0.0, (both * high_middle - high * low_middle) / determinant)
+        of_high = max(0.0, (both * low_middle - low * high_middle) / determinant)
+        total = max(1.0, of_low + of_high)
+        return of_low / total, of_high / total
 
 
 class RegressionTracker:
@@ -199,14 +264,17 @@ class RegressionTracker:
         self._starts: list[int] = []
         self._slots = bytearray()
         self._counts = bytearray()
-        self._buckets = (array("h"), array("h"))
+        self._buckets = (array("h"), array("h"), array("h"))
         self._residuals = (array("h"), array("h"))
+        self._level_weights = _LevelWeights(state.products)
         if state.hours:
             self._decode(state.hours)
 
     def state(self) -> RegressionState:
         """The state after the hours so far."""
-        return RegressionState(self._encoded(), self._since, self._is_judged, self._current)
+        return RegressionState(
+            self._encoded(), self._since, self._is_judged, self._current, self._level_weights.products
+        )
 
     @property
     def is_empty(self) -> bool:
@@ -235,14 +303,19 @@ class RegressionTracker:
                 del column[:stale]
         slot = hour.slot.hour * 2 + (hour.slot.day_type is DayType.WEEKEND)
         reference, count = self._reference(hour.start, slot), hour.count
-        for index, least in enumerate(MIN_COUNTS):
-            mine, bucket, residual = self._buckets[index], hour.quantile_buckets[index], _UNKNOWN
+        residuals: list[int | None] = []
+        for mine, bucket, least in zip(
+            self._buckets, hour.digest.quantile_buckets(_QUANTILES), MIN_COUNTS, strict=True
+        ):
+            usual = None
             if reference and count >= least:
                 usual = _doubled_median([mine[i] for i in reference if self._count(i) >= least])
-                if usual is not None:
-                    residual = _clipped(_HALVES * bucket - usual)
-            self._residuals[index].append(residual)
+            residuals.append(None if usual is None else _HALVES * bucket - usual)
             mine.append(bucket)
+        is_joint = self._parameters.parts.regression_level
+        level = self._level_weights.level(residuals) if is_joint else residuals[_MEDIAN]
+        for column, residual in zip(self._residuals, (level, residuals[_P90]), strict=True):
+            column.append(_UNKNOWN if residual is None else _clipped(residual))
         self._starts.append(hour.start)
         self._slots.append(slot)
         self._counts.append(_count_code(count))
@@ -368,7 +441,7 @@ class RegressionTracker:
         own = [weights[index] for index in known]
         total = sum(own)
         mean = sum(map(mul, own, values)) / total
-        buckets, slots = self._buckets[quantile], self._slots
+        buckets, slots = self._buckets[_MEDIAN + quantile], self._slots
         level = sum(weight * buckets[first + index] for weight, index in zip(own, known, strict=True)) / total
         weekend = sum(slots[first + index] % 2 for index in known) / len(known)
         variance = sum(weight * (value - mean) ** 2 for weight, value in zip(own, values, strict=True)) / total
@@ -386,19 +459,20 @@ class RegressionTracker:
     def _deviation(self, now: int, distance: _Distance) -> tuple[float, float]:
         """Return the standard deviation of such a distance, from how the days before differ from one to the next.
 
-        Successive differences, because a steady drift hardly adds to them. The second value is by how much more a
-        distance must exceed it because few days show it.
+        They are compared with their trend, because a steady drift does not make them uncertain. The second value is by
+        how much more a distance must exceed it because few days show it.
         """
         until = now - distance.hours * HOUR_SECONDS
         means = [self._day_mean(until - day * DAY_SECONDS, distance.quantile) for day in range(MAX_EARLIER_DAYS)]
-        squares = [(mean - before) ** 2 / 2 for mean, before in pairwise(means) if mean is not None is not before]
-        variance = (PRIOR_DAYS * PRIOR_DAY_BUCKETS**2 + sum(squares)) / (PRIOR_DAYS + len(squares))
+        squares, freedom = _around_trend([(day, mean) for day, mean in enumerate(means) if mean is not None])
+        freedom += PRIOR_DAYS
+        variance = (PRIOR_DAYS * PRIOR_DAY_BUCKETS**2 + squares) / freedom
         of_means = variance / min(distance.hours * HOUR_SECONDS / DAY_SECONDS, MAX_INDEPENDENT_DAYS)
         weeks = max(1.0, (now - self._first_reference(now)) / (7 * DAY_SECONDS) - 1)
         share = distance.weekend_share
         of_reference = variance * (share / (2 * weeks) + (1 - share) / (5 * weeks))
         # As the quantiles of Student's distribution, only simpler: few days may differ little by chance.
-        uncertainty = 1 + UNCERTAIN_DAYS / (UNCERTAIN_DAYS + len(squares))
+        uncertainty = 1 + UNCERTAIN_DAYS / freedom
         return sqrt(max(of_means, distance.noise**2) + of_reference), uncertainty
 
     def _first_reference(self, now: int) -> int:
@@ -454,15 +528,15 @@ class RegressionTracker:
     def _decode(self, data: bytes) -> None:
         position, count, body = _decoded_body(data)
         self._slots, self._counts = bytearray(body[:count]), bytearray(body[count : 2 * count])
-        steps, *columns = (array(kind) for kind in "Ihhhh")
+        steps, *columns = (array(kind) for kind in "Ihhhhh")
         begin = 2 * count
         for column in (steps, *columns):
             end = begin + count * column.itemsize
             column.frombytes(body[begin:end])
             begin = end
         self._starts = list(accumulate(steps, initial=position))[1:]
-        self._buckets = (columns[0], columns[1])
-        self._residuals = (columns[2], columns[3])
+        self._buckets = (columns[0], columns[1], columns[2])
+        self._residuals = (columns[3], columns[4])
 
 
 @lru_cache(maxsize=1)
@@ -494,6 +568,19 @@ def _doubled_median(values: list[int]) -> int | None:
         return None
     values.sort()
     return values[len(values) // 2] + values[(len(values) - 1) // 2]
+
+
+def _around_trend(points: Sequence[tuple[int, float]]) -> tuple[float, int]:
+    """Return the sum of squares around the straight line of least squares, and its degrees of freedom."""
+    count = len(points)
+    if count < _MIN_TREND_POINTS:
+        return 0.0, 0
+    x_mean, y_mean = sum(x for x, _ in points) / count, sum(y for _, y in points) / count
+    x_squares = sum((x - x_mean) ** 2 for x, _ in points)
+    y_squares = sum((y - y_mean) ** 2 for _, y in points)
+    products = sum((x - x_mean) * (y - y_mean) for x, y in points)
+    # Rounding may leave less than nothing.
+    return max(0.0, y_squares - products * products / x_squares), count - 2
 
 
 def _clipped(value: int) -> int:

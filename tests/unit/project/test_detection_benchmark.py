@@ -6,7 +6,7 @@ from math import exp, inf, log
 
 import pytest
 
-from benchmarks.detection import error_oracle, errors, oracle
+from benchmarks.detection import error_oracle, errors, oracle, regressions
 from benchmarks.detection.evaluation import evaluate_case
 from benchmarks.detection.labelled import LabelledSeries, evaluate_series, load
 from benchmarks.detection.results import Result, compared, header, is_steady, poisson_interval
@@ -190,3 +190,16 @@ def test_oracle_finds_what_varies_little_and_says_after_how_many_seconds() -> No
     found = oracle.delays(case, tenfold)
     assert len(found) == sum(kind == tenfold for kind in case.kinds)
     assert all(delay is not None and delay < 600 for requests, delay in found if requests >= 50)
+
+
+def test_regressions_are_measured_on_a_series_and_on_steps_in_it() -> None:
+    case = cases(Suite.WEEKS, 1, "1")[0]
+    methods = ("2", "2 without regression level")
+    outcomes = regressions.measure_case(case, methods)
+    assert [outcome.method for outcome in outcomes] == list(methods)
+    found = [each for each in outcomes[0].responses[1.15] if each.delay_seconds is not None]
+    assert len(outcomes[0].responses[1.15]) == 4
+    assert found
+    assert all(0 < each.delay_seconds <= regressions.FOUND_WITHIN_SECONDS for each in found if each.delay_seconds)
+    table = {row[0]: row[1] for row in regressions.rows(outcomes[:1])}
+    assert table["× 1.2, ratio 1.15: found within 48 h"].startswith(f"{len(found) / 4:.1%}")
