@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from exporter.baseline.traffic import HourPattern, requests_by_mark
 from exporter.detection.detector import Detector, Expectation, SeriesState
 from exporter.detection.error_history import ErrorChange, ErrorTracker
-from exporter.detection.flag import FlagPeriod
+from exporter.detection.flag import INACTIVE, FlagPeriod
 from exporter.detection.parameters import LONG_WINDOW_MARKS, SUSPICION_SECONDS
 from exporter.detection.prediction import HourMeasurement, Prediction, SlowHour
 from exporter.detection.regression import RegressionChange, RegressionTracker
@@ -85,6 +85,7 @@ def advance(
     *,
     suspects: Collection[int] = (),
     traffic: SeriesTraffic | None = None,
+    with_arrays: bool = False,
 ) -> HistoryProgress:
     """Evaluate the settled hours of a series that are not evaluated yet, in time order.
 
@@ -111,6 +112,8 @@ def advance(
                 history.set_evaluation(hour, NOT_EVALUATED)
         first = next(iter(history), None)
         state = SeriesState(until if first is None else min(first.start, until))
+    if with_arrays:
+        return _ArrayEvaluation(detector, history, state, suspects, traffic, until).run(until)
     return _HistoryEvaluation(detector, history, state, suspects, traffic).run(until)
 
 
@@ -467,3 +470,127 @@ class _HistoryEvaluation:
             self._history.set_evaluation(hour, evaluation)
             self._regression.set_quarantined(hour.start, quarantined=evaluation.quarantined)
         self._progress.evaluations[hour.start] = evaluation
+
+
+class _ArrayEvaluation(_HistoryEvaluation):
+    """The same, with arrays for the hours in which nothing is unusual."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        history: SeriesHours,
+        state: SeriesState,
+        suspects: Collection[int],
+        traffic: SeriesTraffic | None,
+        until: int,
+    ) -> None:
+        super().__init__(detector, history, state, suspects, traffic)
+        from exporter.detection import quiet_hours
+
+        self._arrays = quiet_hours
+        self._until = until
+        self._table: quiet_hours.HourTable | None = None
+        self._quiet: quiet_hours.QuietHours | None = None
+        self._pending: list[int] = []
+        self._expected_evaluation: HourEvaluation | None = None
+        self._calm = 0
+        if quiet_hours.can_cover(detector, self._stream) and until - state.until >= 24 * HOUR_SECONDS:
+            hours = [hour for hour in history if hour.start < until]
+            try:
+                self._table = quiet_hours.HourTable(hours, state.until, self._recent, detector)
+            except ValueError:
+                pass
+        self._calm = 99
+
+    def _evaluate_hour(self, local_hour: LocalHour) -> None:
+        table = self._table
+        if table is None:
+            super()._evaluate_hour(local_hour)
+            return
+        tracker = self._tracker
+        start = local_hour.start
+        is_calm = (
+            tracker.flag == INACTIVE
+            and not any(each >= start - SUSPICION_SECONDS for each in tracker.suspects)
+        )
+        index = table.index.get(start)
+        if self._quiet is None and is_calm and index is not None and self._calm >= 3 and self._until - start >= 12 * HOUR_SECONDS:
+            self._quiet = self._arrays.QuietHours(table, self._detector, index, self._until, self._changepoint)
+        quiet = self._quiet
+        if quiet is not None and is_calm and index is not None:
+            status = quiet.status[index - quiet._position]
+            if status and not quiet.needs_look[index - quiet._position] and self._pass(local_hour, index, status):
+                self._calm += 1
+                return
+        self._catch_up()
+        self._expected_evaluation = None
+        super()._evaluate_hour(local_hour)
+        if quiet is not None:
+            hour = None if index is None else self._history.at(start)
+            if self._quiet is not None and hour is not None and hour.evaluation != quiet.evaluation(index):
+                self._quiet = None
+            if self._quiet is None:
+                self._calm = 0
+        self._calm += 1
+
+    def _pass(self, local_hour, index, status) -> bool:
+        quiet, table, parameters = self._quiet, self._table, self._detector.parameters
+        row = index - quiet._position
+        hour = table.hours[index]
+        requests = table.requests[index - table.first]
+        pattern = self._pattern
+        counts = [0] * 12
+        for mark, number in requests:
+            counts[((mark - local_hour.start) // MARK_SECONDS - 1) % 12] += number
+        if status == 1 and (self._run or self._streak or not quiet.is_usual[row]):
+            prediction = quiet.prediction(index)
+            anomalous, elevated = self._classify(hour, prediction)
+            if anomalous:
+                return False
+            run = extended_run(self._run, SettledHour(hour.start, anomalous, elevated)) if self._run else ()
+            if run and is_new_baseline(run, parameters):
+                return False
+            streak, own = self._streak, self._streak
+            if self._accepted_streak(hour, prediction):
+                self._streak = own
+                return False
+            self._run = run
+        self._pattern = pattern.with_hour(counts)
+        self._pending.append(index)
+        if status == 1:
+            self._stream = quiet.stream_after(index, self._stream)
+        self._evaluate_errors(local_hour, hour, requests)
+        self._evaluate_traffic(local_hour, requests, pattern)
+        self._regression.add(hour)
+        if status == 1:
+            evaluation = quiet.evaluation(index)
+            hour.evaluation = evaluation
+            self._progress.evaluations[hour.start] = evaluation
+        return True
+
+    def _catch_up(self) -> None:
+        pending, quiet, table = self._pending, self._quiet, self._table
+        if not pending:
+            return
+        self._pending = []
+        parameters = self._detector.parameters
+        end = table.hours[pending[-1]].start + HOUR_SECONDS
+        oldest = end - max(parameters.max_window_seconds, parameters.window_seconds) - 2 * HOUR_SECONDS
+        for index in pending:
+            if table.newest[index - table.first] > oldest:
+                self._recent.add(table.hours[index].marks())
+        reach = -(-parameters.max_window_seconds // HOUR_SECONDS)
+        for index in pending[-reach - 1 :]:
+            row = index - quiet._position
+            prediction = quiet.prediction(index) if quiet.status[row] == 1 else None
+            self._schedule = self._schedule.followed_by(table.hours[index].start, prediction, parameters.max_window_seconds)
+        self._history.add_evaluations([table.hours[index] for index in pending])
+
+    def _accept(self, changepoint: int, local_hour: LocalHour) -> None:
+        super()._accept(changepoint, local_hour)
+        self._quiet = None
+
+    def _set_evaluation(self, hour: SeriesHour, evaluation: HourEvaluation) -> None:
+        if evaluation.quarantined != hour.evaluation.quarantined:
+            self._quiet = None
+        super()._set_evaluation(hour, evaluation)

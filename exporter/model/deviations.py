@@ -168,6 +168,12 @@ class DeviationCounts:
         self._known += known
         self._above += above
 
+    def add_all(self, hours: Collection[bytes]) -> None:
+        """Add some hours."""
+        others = DeviationCounts(self._limit, hours)
+        self._known += others._known
+        self._above += others._above
+
     def subtract(self, encoded: bytes) -> None:
         """Remove an hour that was added."""
         known, above = _flags(encoded, self._limit)

@@ -217,7 +217,7 @@ def decode_marks(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]
     try:
         if data[0] == _ASSIGNED:
             return _decode_assigned(data, 1, window)
-        kind, data = _inflated(data)
+        kind, data = inflated(data)
         return _decode_assigned(data, 0, window) if kind & _ASSIGNED else _decode_digests(data, window)
     except zlib.error as error:
         raise DamagedDigestError(str(error)) from None
@@ -237,7 +237,7 @@ def decode_offsets(data: bytes) -> tuple[int, ...]:
     try:
         if data[0] == _ASSIGNED:
             return _offsets(_varint(data, 1)[0])
-        kind, data = _inflated(data)
+        kind, data = inflated(data)
         return _offsets(_varint(data, 0)[0]) if kind & _ASSIGNED else tuple(_digests(data))
     except zlib.error as error:
         raise DamagedDigestError(str(error)) from None
@@ -245,12 +245,18 @@ def decode_offsets(data: bytes) -> tuple[int, ...]:
         raise _truncated(data) from None
 
 
-def _inflated(data: bytes) -> tuple[int, bytes]:
+def inflated(data: bytes) -> tuple[int, bytes]:
     """Return the flags of encoded marks, and what follows them."""
     kind, data = data[0], data[1:]
     if kind > (_ASSIGNED | _DEFLATED):
         raise DamagedDigestError(f"unknown kind {kind} of marks")
     return kind, zlib.decompress(data, wbits=-zlib.MAX_WBITS) if kind & _DEFLATED else data
+
+
+def assigned(data: bytes) -> tuple[tuple[int, ...], bytes]:
+    """Return the offsets of assigned marks, ascending, and the half bytes that follow."""
+    bits, position = _varint(data, 0)
+    return _offsets(bits), data[position:]
 
 
 def _digests(data: bytes) -> dict[int, dict[int, int]]:

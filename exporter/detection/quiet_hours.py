@@ -1,0 +1,638 @@
+"""Evaluation of many hours of one series at once, with arrays, under the hypothesis that none of them is anomalous.
+
+Nearly all hours of a history are as usual. Whatever the evaluation of such an hour yields depends on the hours before it
+only through which of them are quarantined. So for all hours of a series at once, arrays hold what
+:class:`exporter.detection.history` would compute hour by hour: pools, predicted quantiles, evaluation windows, their
+deviations, patterns and sums of squares. All of these are integers, so that the results are the same to the last bit.
+
+The hypothesis is not tested here for good: for each hour :class:`QuietHours` says whether a test could be positive
+(:attr:`~QuietHours.needs_look`), and then, as wherever anything is unusual, the hour is evaluated one by one.
+
+Only the worker process that evaluates long histories imports this module, because it needs numpy.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain
+from typing import Any, Final
+
+import numpy as np
+
+from exporter.baseline.levels import (
+    MATURE_SPAN_SECONDS,
+    MATURE_TRACES,
+    MATURE_WINDOWS,
+    SLOTS,
+    FallbackLevel,
+    FallbackRules,
+    Pool,
+)
+from exporter.detection.detector import Detector
+from exporter.detection.likeness import SHARE_UNITS
+from exporter.detection.parameters import (
+    ALL_PARTS,
+    DAILY_PATTERN_BUCKETS,
+    DAILY_PATTERN_MIN_HOURS,
+    LADDER_MIN_TRACES,
+    LEVEL_MARKS,
+    LEVEL_MIN_MARKS,
+    LEVEL_MIN_TRACES,
+    LEVEL_SHARE,
+    LONG_SWING_MIN_TRACES,
+    LONG_WINDOW_MARKS,
+    LONG_WINDOW_MIN_HOURLY_TRACES,
+    LONG_WINDOW_MIN_TRACES,
+    MAX_SWING_OCTAVES,
+    MIN_EVALUATED_TRACES,
+    MIN_EXCEEDANCES,
+    MIN_SWING_EXCEEDANCES,
+    PROFILE_MIN_HOURS,
+    Parameters,
+)
+from exporter.detection.prediction import Prediction, _standard_error_ranks
+from exporter.detection.runs import MAX_RUNS_PER_HOUR, MAX_TRACES_PER_HOUR, OBSERVED_HOURS
+from exporter.detection.significance import tail_probability
+from exporter.detection.streams import MIN_TRACES as STREAM_MIN_TRACES
+from exporter.detection.streams import UNDECIDED, StreamState
+from exporter.detection.streams import _CERTAIN_TRACES, _REQUESTS, _SHORTEST_CUT
+from exporter.detection.thresholds import correlation_of, floor_of
+from exporter.detection.window import MarkedTraces
+from exporter.model.calendar import HOUR_SECONDS
+from exporter.model.deviations import _ZERO, MARKS, MAX_LANES, MOST_BUCKETS
+from exporter.model.histogram import BUCKETS_PER_OCTAVE, HIGHEST_BUCKET, ZERO_BUCKET, Digest
+from exporter.model.histogram_codec import MARK_SECONDS, assigned, inflated
+from exporter.model.hours import (
+    ERROR_SUMS,
+    NO_SWINGS,
+    PATTERN_BUCKETS,
+    QUANTILES,
+    HourEvaluation,
+    HourProfile,
+    SeriesHour,
+)
+
+_ROUNDING: Final = 1e-9
+_MAX_SQUARE: Final = (MAX_SWING_OCTAVES * BUCKETS_PER_OCTAVE) ** 2
+_SLOT_NUMBERS: Final = {slot: number for number, slot in enumerate(SLOTS)}
+_Q: Final = np.array(QUANTILES)
+_SWINGS: Final = len(NO_SWINGS)
+_FAR: Final = 1 << 40
+Array = Any
+
+
+@lru_cache(maxsize=8)
+def _members(rules: FallbackRules) -> tuple[Array, Array, Array]:
+    levels = list(rules.levels())
+    member = np.zeros((len(SLOTS), len(levels), len(SLOTS)), dtype=bool)
+    for slot, of_slot in rules.by_slot.items():
+        for position, rule in enumerate(of_slot):
+            member[_SLOT_NUMBERS[slot], position, [_SLOT_NUMBERS[each] for each in rule.slots]] = True
+    return member, np.array([int(level) for level, _ in levels]), np.array([least for _, least in levels])
+
+
+def _ranks(q: Array, n: Array) -> Array:
+    return np.maximum(np.ceil(q * n - _ROUNDING), 1).astype(np.int64)
+
+
+def _columns_of(cumulative: Array, ranks: Array) -> Array:
+    """For rows of cumulative counts, the column of the sample of each rank (rows x ranks)."""
+    ranks = ranks.astype(cumulative.dtype)
+    return np.stack(
+        [np.count_nonzero(cumulative < ranks[:, index, None], axis=1) for index in range(ranks.shape[1])], axis=1
+    )
+
+
+def _error(square: Array, variance: Array) -> Array:
+    return np.maximum(4 * square // 8, 4 * square - variance)
+
+
+class HourTable:
+    """The hours of a series as arrays; those from ``since`` on with their marks."""
+
+    def __init__(self, hours: Sequence[SeriesHour], since: int, recent: MarkedTraces, detector: Detector) -> None:
+        parameters = detector.parameters
+        clock = detector.clock
+        self.hours = hours
+        self.starts = np.array([hour.start for hour in hours])
+        self.first = int(np.searchsorted(self.starts, since))
+        self.counts = np.array([hour.count for hour in hours])
+        self.slots = np.array([_SLOT_NUMBERS[hour.slot] for hour in hours])
+        self.days = np.array([hour.day for hour in hours])
+        self.index = {hour.start: index for index, hour in enumerate(hours)}
+        decoded = [hour.counts for hour in hours]
+        lengths = [len(each) for each in decoded]
+        keys = np.fromiter(chain.from_iterable(decoded), dtype=np.int32, count=sum(lengths))
+        values = np.fromiter(
+            chain.from_iterable([each.values() for each in decoded]), dtype=np.int64, count=len(keys)
+        )
+        marked = recent.by_mark(0, _FAR)
+        present = np.zeros(HIGHEST_BUCKET - ZERO_BUCKET + 1, dtype=bool)
+        present[keys - ZERO_BUCKET] = True
+        for _, buckets in marked:
+            present[np.array(buckets) - ZERO_BUCKET] = True
+        self.buckets = np.flatnonzero(present) + ZERO_BUCKET
+        numbers = np.cumsum(present) - 1
+        width = len(self.buckets)
+        columns = numbers[keys - ZERO_BUCKET]
+        self.digests = np.zeros((len(hours), width))
+        self.digests[np.repeat(np.arange(len(hours)), lengths), columns] = values
+        cumulative = self.digests.cumsum(axis=1)
+        self.own = self.buckets[_columns_of(cumulative, _ranks(_Q, self.counts[:, None]))]
+        later = hours[self.first :]
+        self.is_whole = np.array([clock.hour(hour.start).end == hour.start + HOUR_SECONDS for hour in later])
+        reach = max(parameters.max_window_seconds, parameters.window_seconds)
+        base = since // MARK_SECONDS - -(-reach // MARK_SECONDS)
+        end = (later[-1].start + HOUR_SECONDS) // MARK_SECONDS - base if later else 0
+        positions, own_columns = self._decode(later, columns, values, sum(lengths[: self.first]))
+        older = [bucket for _, buckets in marked for bucket in buckets]
+        if older:
+            older_marks = np.repeat([mark for mark, _ in marked], [len(buckets) for _, buckets in marked])
+            positions = np.concatenate([older_marks // MARK_SECONDS, positions])
+            own_columns = np.concatenate([numbers[np.array(older) - ZERO_BUCKET], own_columns])
+        positions = positions - base
+        kept = (positions >= 0) & (positions <= end)
+        if not kept.all():
+            positions, own_columns = positions[kept], own_columns[kept]
+        by_mark = np.bincount(positions * width + own_columns, minlength=(end + 1) * width)
+        self._sums = np.zeros((end + 2, width), dtype=np.int32)
+        np.cumsum(by_mark.reshape(end + 1, width).astype(np.int32), axis=0, out=self._sums[1:])
+        self._total = self._sums.sum(axis=1).astype(np.int64)
+        # Evaluation windows, at the marks of each hour.
+        own = self.starts[self.first :] // MARK_SECONDS - base
+        now = own[:, None] + np.arange(1, MARKS + 1)
+        last = now + 1
+        unextended = now - parameters.window_seconds // MARK_SECONDS + 1
+        longest = now - parameters.max_window_seconds // MARK_SECONDS + 1
+        enough = np.searchsorted(self._total[:-1], self._total[last] - parameters.min_traces, side="right") - 1
+        first = np.where(enough < unextended, np.maximum(enough, longest), unextended)
+        first = np.minimum(np.maximum(first, 0), last)
+        self.window_since = (first - 1 + base) * MARK_SECONDS
+        self.sizes = self._total[last] - self._total[first]
+        windows = self._sums[last.ravel()] - self._sums[first.ravel()]
+        self._windows = windows.cumsum(axis=1, dtype=np.int32)
+        sizes_flat = self.sizes.ravel()
+        self.quantiles = self.buckets[
+            np.minimum(_columns_of(self._windows, _ranks(_Q, sizes_flat[:, None])), width - 1)
+        ].reshape(-1, MARKS, len(QUANTILES))
+        # Windows of half an hour.
+        ends = own[:, None] + np.array([LONG_WINDOW_MARKS, 2 * LONG_WINDOW_MARKS]) + 1
+        begins = ends - LONG_WINDOW_MARKS
+        self.half_sizes = self._total[ends] - self._total[begins]
+        halves = (self._sums[ends.ravel()] - self._sums[begins.ravel()]).cumsum(axis=1)
+        self.half_quantiles = self.buckets[
+            np.minimum(_columns_of(halves, _ranks(_Q, self.half_sizes.ravel()[:, None])), width - 1)
+        ].reshape(-1, 2, len(QUANTILES))
+        self.long_sizes = self._total[last] - self._total[np.maximum(last - LONG_WINDOW_MARKS, 0)]
+
+    def _decode(self, hours: Sequence[SeriesHour], columns: Array, values: Array, skipped: int) -> tuple[Array, Array]:
+        """Decode the marks of some hours; returns mark (in units of its length) and column of each of their traces."""
+        chunks: list[bytes] = []
+        sizes: list[int] = []
+        offsets: list[tuple[int, ...]] = []
+        first_marks: list[int] = []
+        odd: list[int] = []
+        for hour in hours:
+            (window,) = hour.windows
+            kind, data = inflated(window.marks)
+            if not kind & 2:
+                raise ValueError
+            of_window, digits = assigned(data)
+            if len(of_window) == 1:
+                digits = bytes(-(-hour.count // 2))
+            elif len(digits) != -(-hour.count // 2):
+                raise ValueError
+            chunks.append(digits)
+            sizes.append(hour.count)
+            offsets.append(of_window)
+            first_marks.append(window.first_mark // MARK_SECONDS)
+        packed = np.frombuffer(b"".join(chunks), dtype=np.uint8)
+        nibbles = np.empty(2 * len(packed), dtype=np.uint8)
+        nibbles[::2] = packed >> 4
+        nibbles[1::2] = packed & 15
+        counts = np.array(sizes)
+        number = len(hours)
+        lengths = -(-counts // 2) * 2
+        of_hour = np.repeat(np.arange(number), counts)
+        shift = (np.cumsum(lengths) - lengths) - (np.cumsum(counts) - counts)
+        digits = nibbles[np.arange(len(of_hour)) + shift[of_hour]]
+        table = np.zeros((number, 16), dtype=np.int64)
+        known = np.array([len(each) for each in offsets])
+        table[np.arange(16) < known[:, None]] = np.fromiter(chain.from_iterable(offsets), dtype=np.int64)
+        table += np.array(first_marks)[:, None]
+        by_digit = np.bincount(of_hour * 16 + digits, minlength=16 * number).reshape(number, 16)
+        if ((by_digit > 0) != (np.arange(16) < known[:, None])).any():
+            raise ValueError
+        marks = (table * MARK_SECONDS).tolist()
+        self.requests = [
+            list(zip(mark[:size], count)) for mark, count, size in zip(marks, by_digit.tolist(), known.tolist())
+        ]
+        self.newest = [each[-1][0] for each in self.requests]
+        return table[of_hour, digits], np.repeat(columns[skipped:], values[skipped:])
+
+    def at_ranks(self, windows: Array, ranks: Array) -> Array:
+        """Buckets of the samples of some ranks (rows x ranks) in some windows, by flat number."""
+        return self.buckets[np.minimum(_columns_of(self._windows[windows], ranks), len(self.buckets) - 1)]
+
+    def count_up_to(self, windows: Array, buckets: Array) -> Array:
+        """How many samples of some windows lie in buckets up to one."""
+        columns = np.searchsorted(self.buckets, buckets, side="right") - 1
+        return np.where(columns >= 0, self._windows[windows, np.maximum(columns, 0)], 0)
+
+
+@lru_cache(maxsize=64)
+def _floor_table(ratio: float, min_delta_seconds: float) -> Array:
+    """By bucket, counted from the lowest: gate, gate of small tests and statistical threshold; 0 where not computed."""
+    return np.zeros((HIGHEST_BUCKET - ZERO_BUCKET + 1, 3), dtype=np.int64), np.zeros(
+        HIGHEST_BUCKET - ZERO_BUCKET + 1, dtype=bool
+    )
+
+
+def _gates(buckets: Array, parameters: Parameters) -> Array:
+    table, known = _floor_table(parameters.ratio, parameters.min_delta_seconds)
+    numbers = buckets - ZERO_BUCKET
+    for number in np.unique(numbers[~known[numbers]]).tolist():
+        floor = floor_of(number + ZERO_BUCKET, parameters.ratio, parameters.min_delta_seconds)
+        table[number] = floor.gate, floor.small_gate, floor.stat
+        known[number] = True
+    return table[numbers]
+
+
+SCALAR, QUIET, LEARNING = 0, 1, 2
+
+
+class QuietHours:
+    """What the hours from a position on yield if none of them is anomalous."""
+
+    def __init__(
+        self, table: HourTable, detector: Detector, position: int, until: int, changepoint: int | None
+    ) -> None:
+        self._table = table
+        self._detector = detector
+        self._parameters = parameters = detector.parameters
+        self._position = position
+        rules = detector.rules
+        starts, counts, slots = table.starts, table.counts, table.slots
+        number = len(starts)
+        own = np.arange(position, number)
+        mine = starts[position:]
+        window = slice(position - table.first, None)
+        low = np.searchsorted(starts, np.maximum(mine - rules.lookback_seconds, changepoint or 0))
+        high = np.maximum(np.searchsorted(starts, mine - HOUR_SECONDS), low)
+        self._low = low
+        evaluations = [hour.evaluation for hour in table.hours[:position]]
+        quarantined = np.zeros(number, dtype=bool)
+        quarantined[:position] = [each.quarantined for each in evaluations]
+        member, levels, least = _members(rules)
+        numbers = np.arange(number)
+        in_range = (numbers >= low[:, None]) & (numbers < high[:, None])
+        usable = in_range & ~quarantined
+        pools = member[slots[position:]][:, :, slots] & usable[:, None, :]
+        pool_hours = pools.sum(axis=2)
+        pool_traces = (pools.reshape(-1, number) @ counts.astype(np.float64)).reshape(pool_hours.shape)
+        pool_first = pools.argmax(axis=2)
+        pool_last = number - 1 - pools[:, :, ::-1].argmax(axis=2)
+        spans = starts[pool_last] - starts[pool_first] >= MATURE_SPAN_SECONDS
+        days = table.days[pool_first] != table.days[pool_last]
+        mature = np.where(levels == FallbackLevel.EXACT, True, np.where(levels == FallbackLevel.NEARBY, days, spans))
+        mature &= (pool_hours >= MATURE_WINDOWS) & (pool_traces >= MATURE_TRACES) & (pool_traces >= least)
+        chosen = mature.argmax(axis=1)
+        rows = np.arange(len(own))
+        is_predicted = mature.any(axis=1)
+        self._pools = pools[rows, chosen]
+        self._levels = levels[chosen]
+        self._hours = pool_hours[rows, chosen]
+        self._digests = (self._pools.astype(np.float64) @ table.digests).astype(np.int64)
+        cumulative = self._digests.cumsum(axis=1)
+        total = cumulative[:, -1]
+        self._traces = total
+        # What the arrays do not cover is evaluated hour by hour.
+        is_covered = np.ones(len(own), dtype=bool)
+        if quarantined.any():
+            exact = member[slots[position:], 0][:, slots] & in_range
+            recurring = (exact & quarantined).sum(axis=1)
+            is_covered &= ~((recurring >= MATURE_WINDOWS) & (recurring >= exact.sum(axis=1) - recurring))
+        is_covered &= ~self._is_sparse(low, high)
+        width = len(table.buckets)
+        offsets = np.arange(len(own)) * (int(total.max(initial=0)) + 1)
+        flat = (cumulative + offsets[:, None]).ravel()
+
+        def quantile(which: Array, ranks: Array) -> Array:
+            found = np.searchsorted(flat, np.maximum(ranks, 1) + offsets[which]) - which * width
+            return table.buckets[np.minimum(found, width - 1)]
+
+        def ranks_of(q: Array, which: Array) -> Array:
+            return np.ceil(q * total[which] - _ROUNDING).astype(np.int64)
+
+        upper = quantile(rows, ranks_of(np.float64(0.75), rows))
+        is_covered &= ~is_predicted | (upper < _SHORTEST_CUT) | (total < STREAM_MIN_TRACES)
+        by_quantile = np.repeat(rows[:, None], len(QUANTILES), axis=1)
+        baseline = quantile(by_quantile, ranks_of(_Q, by_quantile))
+        self._baseline = baseline
+        is_covered &= ~is_predicted | (baseline != ZERO_BUCKET).all(axis=1)
+        # Distances and sampling variances.
+        sizes, half_sizes = table.sizes[window], table.half_sizes[window]
+        known = self._known(sizes)
+        known &= is_predicted[:, None, None]
+        distances = table.quantiles[window] - baseline[:, None, :]
+        most = int(max(sizes.max(initial=0), half_sizes.max(initial=0))) + 1
+        keys = np.concatenate(
+            [(rows[:, None] * most + sizes).ravel(), (rows[:, None] * most + half_sizes).ravel()]
+        )
+        keys, inverse = np.unique(keys, return_inverse=True)
+        of_row, of_size = keys // most, np.maximum(keys % most, MIN_EVALUATED_TRACES)
+        distinct, which = np.unique(of_size, return_inverse=True)
+        shares = np.array([_standard_error_ranks(size) for size in distinct.tolist()])[which]
+        twice = np.repeat(of_row[:, None], shares.shape[1], axis=1)
+        bounds = quantile(twice, ranks_of(shares, twice))
+        variances_of = (bounds[:, 1::2] - bounds[:, ::2]) ** 2
+        split = sizes.size
+        variances = variances_of[inverse[:split]].reshape(distances.shape)
+        half_variances = variances_of[inverse[split:]].reshape(len(own), 2, len(QUANTILES))
+        swings = np.zeros((len(own), _SWINGS), dtype=np.int64)
+        traces_enough = total >= LONG_WINDOW_MIN_HOURLY_TRACES * self._hours
+        has_long = is_predicted & traces_enough
+        has_level = is_predicted & (total >= LEVEL_MIN_TRACES * self._hours)
+        # Deviations, of the hours before as they are stored.
+        codes = np.zeros((number, MAX_LANES), dtype=np.uint8)
+        for index, evaluation in enumerate(evaluations):
+            if evaluation.deviations:
+                codes[index, : len(evaluation.deviations)] = np.frombuffer(evaluation.deviations, dtype=np.uint8)
+        lanes = np.where(known, _ZERO + np.clip(distances, -MOST_BUCKETS, MOST_BUCKETS), 0)
+        codes[position:] = lanes.transpose(0, 2, 1).reshape(len(own), MAX_LANES)
+        self._codes = codes
+        before = np.zeros((len(own), MAX_LANES), dtype=np.uint8)
+        previous = np.searchsorted(starts, mine - HOUR_SECONDS)
+        has_previous = (previous < number) & (starts[np.minimum(previous, number - 1)] == mine - HOUR_SECONDS)
+        has_previous &= previous >= low
+        before[has_previous] = codes[previous[has_previous]]
+        profile, self._has_profile = self._profiles(codes, quarantined, evaluations, low, high, is_predicted)
+        self._profile = profile
+        errors = distances - profile.transpose(0, 2, 1)
+        squares = np.minimum(errors * errors, _MAX_SQUARE)
+        swings[:, 0:6:2] = _error((squares * known).sum(axis=1), (variances * known).sum(axis=1))
+        swings[:, 1:6:2] = known.sum(axis=1)
+        if has_long.any():
+            counted = self._known(half_sizes) & (half_sizes >= LONG_SWING_MIN_TRACES)[:, :, None]
+            counted &= has_long[:, None, None]
+            squares = np.minimum((table.half_quantiles[window] - baseline[:, None, :]) ** 2, _MAX_SQUARE)
+            swings[:, 6:12:2] = _error((squares * counted).sum(axis=1), (half_variances * counted).sum(axis=1))
+            swings[:, 7:12:2] = counted.sum(axis=1)
+        if has_level.any():
+            earlier = before.reshape(-1, len(QUANTILES), MARKS)[:, :, -LEVEL_MARKS:].astype(np.int64)
+            known_earlier = earlier > 0
+            earlier = earlier - _ZERO - profile[:, :, -LEVEL_MARKS:]
+            values = np.concatenate([earlier.transpose(0, 2, 1), errors], axis=1)
+            are_known = np.concatenate([known_earlier.transpose(0, 2, 1), known], axis=1)
+            sums = np.zeros((len(own), LEVEL_MARKS + MARKS + 1, len(QUANTILES)), dtype=np.int64)
+            np.cumsum(values * are_known, axis=1, out=sums[:, 1:])
+            numbers_known = np.zeros_like(sums)
+            np.cumsum(are_known, axis=1, out=numbers_known[:, 1:])
+            totals = sums[:, LEVEL_MARKS:-1] - sums[:, : -LEVEL_MARKS - 1]
+            known_sums = numbers_known[:, LEVEL_MARKS:-1] - numbers_known[:, : -LEVEL_MARKS - 1]
+            numerator, denominator = LEVEL_SHARE
+            level = np.rint(numerator * totals / np.maximum(denominator * known_sums, 1)).astype(np.int64)
+            level = np.clip(level, -BUCKETS_PER_OCTAVE, BUCKETS_PER_OCTAVE)
+            counted = known & (known_sums >= LEVEL_MIN_MARKS) & has_level[:, None, None]
+            squares = np.minimum((errors - level) ** 2, _MAX_SQUARE)
+            swings[:, 12:18:2] = _error((squares * counted).sum(axis=1), (variances * counted).sum(axis=1))
+            swings[:, 13:18:2] = counted.sum(axis=1)
+        measured = (sizes >= MIN_EVALUATED_TRACES) & is_predicted[:, None]
+        flat_windows = np.arange(table.sizes.size).reshape(table.sizes.shape)[window]
+        above = sizes - table.count_up_to(flat_windows, np.repeat(baseline[:, :1], MARKS, axis=1))
+        one = np.maximum(sizes, 2)
+        swings[:, ERROR_SUMS] = measured.sum(axis=1)
+        swings[:, ERROR_SUMS + 1] = (SHARE_UNITS * above // one * measured).sum(axis=1)
+        unlike = 2 * SHARE_UNITS * above * (sizes - above) // (one * (one - 1))
+        swings[:, ERROR_SUMS + 2] = (unlike * measured).sum(axis=1)
+        first, second = before[:, :MARKS], codes[position:, :MARKS]
+        both = (first > 0) & (second > 0)
+        first_positive, second_positive = (first > _ZERO) & both, (second > _ZERO) & both
+        swings[:, ERROR_SUMS + 3] = both.sum(axis=1)
+        swings[:, ERROR_SUMS + 4] = first_positive.sum(axis=1) + second_positive.sum(axis=1)
+        swings[:, ERROR_SUMS + 5] = (first_positive ^ second_positive).sum(axis=1)
+        swings[~is_predicted] = 0
+        self._swings = swings
+        earlier_swings = np.array(
+            [NO_SWINGS if each.quarantined else each.swings for each in evaluations], dtype=np.int64
+        ).reshape(position, _SWINGS)
+        self._all_swings = np.zeros((number + 1, _SWINGS), dtype=np.int64)
+        np.cumsum(np.concatenate([earlier_swings, swings]), axis=0, out=self._all_swings[1:])
+        # Which hours need a look.
+        reach = -(-parameters.max_window_seconds // HOUR_SECONDS)
+        follows = np.zeros(len(own), dtype=bool)
+        follows[1:] = mine[1:] - mine[:-1] == HOUR_SECONDS
+        is_whole = table.is_whole[window]
+        chain_ = is_predicted & is_whole
+        is_reached = chain_.copy()
+        for step in range(1, reach + 1):
+            is_reached[step:] &= chain_[:-step] & follows[1 : len(own) - step + 1]
+            is_reached[:step] = False
+        gates = _gates(baseline, parameters)
+        gate, small, stat = gates[..., 0], gates[..., 1], gates[..., 2]
+        has_small = has_long | has_level
+        self.is_usual = ~((table.own[position:, 0] <= 2 * baseline[:, 0] - gate[:, 0])) & (
+            table.own[position:] <= gate
+        ).all(axis=1)
+        gate_all, small_all, stat_all, has_small_all = gate.copy(), small.copy(), stat.copy(), has_small.copy()
+        small_any = np.where(has_small[:, None], small, _FAR)
+        for step in range(1, reach + 1):
+            gate_all[step:] = np.minimum(gate_all[step:], gate[:-step])
+            stat_all[step:] = np.minimum(stat_all[step:], stat[:-step])
+            small_all[step:] = np.minimum(small_all[step:], small[:-step])
+            has_small_all[step:] &= has_small[:-step]
+            small_any[step:] = np.minimum(small_any[step:], np.where(has_small[:-step, None], small[:-step], _FAR))
+        lowest = np.minimum(gate_all, small_any)
+        exceeds = (table.quantiles[window] > lowest[:, None, :]) & (sizes >= MIN_EXCEEDANCES)[:, :, None]
+        exceeds &= (is_reached & is_covered)[:, None, None]
+        self.needs_look = np.zeros(len(own), dtype=bool)
+        self._look(exceeds, flat_windows, sizes, table.long_sizes[window], gate_all, small_all, stat_all, has_small,
+                   has_small_all)
+        ends = mine + HOUR_SECONDS
+        settled = ends <= until - (reach + 1) * HOUR_SECONDS
+        self.status = np.where(
+            is_covered & is_whole & settled, np.where(is_predicted, np.where(is_reached, QUIET, SCALAR), LEARNING), SCALAR
+        ).tolist()
+        self.needs_look = self.needs_look.tolist()
+        self.is_usual = self.is_usual.tolist()
+        self._swing_rows = swings.tolist()
+        self._code_rows = codes[position:].tobytes()
+
+    def _is_sparse(self, low: Array, high: Array) -> Array:
+        table = self._table
+        traces = np.concatenate([[0], np.cumsum(table.counts)])
+        number = high - low
+        sparse = (number > 0) & (traces[high] - traces[low] <= MAX_TRACES_PER_HOUR * number)
+        if sparse.any():
+            runs = np.concatenate([[0], np.cumsum([hour.run_number for hour in table.hours])])
+            latest = np.maximum(low, high - OBSERVED_HOURS)
+            number = high - latest
+            sparse &= runs[high] - runs[latest] <= MAX_RUNS_PER_HOUR * number
+            sparse &= traces[high] - traces[latest] <= MAX_TRACES_PER_HOUR * number
+        return sparse
+
+    @staticmethod
+    def _known(sizes: Array) -> Array:
+        """For which quantiles windows have enough expected exceedances."""
+        enough = sizes[..., None] * (1 - _Q) >= MIN_SWING_EXCEEDANCES - _ROUNDING
+        return enough & (sizes >= MIN_EVALUATED_TRACES)[..., None]
+
+    def _look(
+        self, exceeds: Array, flat_windows: Array, sizes: Array, long_sizes: Array, gate: Array, small: Array,
+        stat: Array, has_small: Array, has_small_all: Array,
+    ) -> None:
+        table, parameters = self._table, self._parameters
+        rows, marks = np.nonzero(exceeds.any(axis=2))
+        if not len(rows):
+            return
+        n = sizes[rows, marks]
+        windows = flat_windows[rows, marks]
+        gated = table.at_ranks(windows, np.minimum(_ranks(_Q, n[:, None]), (n - MIN_EXCEEDANCES + 1)[:, None]))
+        over_gate = gated > gate[rows]
+        over_small = (gated > small[rows]) & has_small[rows][:, None]
+        certain = (over_gate.any(axis=1) & (n >= LADDER_MIN_TRACES)) | (
+            over_small.any(axis=1) & (~has_small_all[rows] | (long_sizes[rows, marks] >= LONG_WINDOW_MIN_TRACES))
+        )
+        self.needs_look[rows[certain]] = True
+        tested = (over_gate | over_small) & ~self.needs_look[rows][:, None]
+        which, quantiles = np.nonzero(tested)
+        if not len(which):
+            return
+        beyond = n[which] - table.count_up_to(windows[which], stat[rows[which], quantiles])
+        for row, slow, traces, quantile in zip(
+            rows[which].tolist(), beyond.tolist(), n[which].tolist(), quantiles.tolist(), strict=True
+        ):
+            if not self.needs_look[row]:
+                correlation = correlation_of(int(self._traces[row]))
+                if tail_probability(slow, traces, 1 - QUANTILES[quantile], correlation) < parameters.alpha:
+                    self.needs_look[row] = True
+
+    def _profiles(
+        self, codes: Array, quarantined: Array, evaluations: Sequence[HourEvaluation], low: Array, high: Array,
+        is_predicted: Array,
+    ) -> tuple[Array, Array]:
+        table, position = self._table, self._position
+        number = len(codes)
+        own = np.arange(position, number)
+        profile = np.zeros((len(own), MAX_LANES), dtype=np.int64)
+        has_profile = np.zeros(len(own), dtype=bool)
+        counted = codes * ~quarantined[:, None]
+
+        def sums(flags: Array) -> Array:
+            found = np.zeros((number + 1, MAX_LANES), dtype=np.int32)
+            np.cumsum(flags, axis=0, out=found[1:])
+            return found
+
+        known, above = sums(counted > 0), sums(counted > _ZERO + PATTERN_BUCKETS)
+        known_at, above_at = known[own] - known[low], above[own] - above[low]
+        found = (2 * above_at > known_at) & (known_at >= PROFILE_MIN_HOURS)
+        for row in np.flatnonzero(found.any(axis=1) & is_predicted).tolist():
+            profile[row] = _medians(counted[low[row] : position + row], found[row], known_at[row], PROFILE_MIN_HOURS)
+            has_profile[row] = True
+        # Patterns of one hour of the day.
+        hours_of_day = table.slots % 24
+        order = np.argsort(hours_of_day, kind="stable")
+        keys = hours_of_day[order] * number + order
+        mine = hours_of_day[position:] * number
+        begin, end = np.searchsorted(keys, mine + low), np.searchsorted(keys, mine + high)
+        enough = is_predicted & (end - begin >= DAILY_PATTERN_MIN_HOURS)
+        if not enough.any():
+            return profile.reshape(-1, len(QUANTILES), MARKS), has_profile
+        # Hours of the day as a matrix: for each of the hours the earlier ones, in time order.
+        rows = np.flatnonzero(enough)
+        places = begin[rows, None] + np.arange(int((end - begin)[rows].max()))
+        group = order[np.minimum(places, number - 1)]
+        is_usual = (places < end[rows, None]) & ~quarantined[group]
+        deviations = codes[group] * is_usual[:, :, None]
+        own_buckets, starts = table.own, table.starts
+        around = np.zeros(number, dtype=bool)
+        excess = np.zeros((number, len(QUANTILES)), dtype=np.int64)
+        if number > 2:
+            around[1:-1] = (starts[1:-1] - starts[:-2] == HOUR_SECONDS) & (starts[2:] - starts[1:-1] == HOUR_SECONDS)
+            # In half buckets.
+            excess[1:-1] = 2 * own_buckets[1:-1] - own_buckets[:-2] - own_buckets[2:]
+        weekend = table.slots[group] >= 24
+        earlier = np.where(weekend, (weekend & is_usual).cumsum(axis=1), (~weekend & is_usual).cumsum(axis=1))
+        exact = is_usual & (earlier > MATURE_WINDOWS)
+        used = exact & around[group] & (group > low[rows, None])
+        used &= (self._levels[rows] > FallbackLevel.EXACT)[:, None]
+        numbers = used.sum(axis=1)
+        raised = np.flatnonzero(numbers)
+        if len(raised):
+            ordered = np.sort(np.where(used[raised, :, None], excess[group[raised]], _FAR), axis=1)
+            middle, each = numbers[raised], np.arange(len(raised))
+            doubled = ordered[each, (middle - 1) // 2] + ordered[each, middle // 2]
+            by = np.maximum(np.rint(doubled / 4), 0).astype(np.int64)
+            before = deviations[raised]
+            more = np.minimum(before + np.repeat(by, MARKS, axis=1)[:, None, :], 2 * _ZERO - 1)
+            deviations[raised] = np.where((before > 0) & exact[raised, :, None], more, before)
+        known_at = (deviations > 0).sum(axis=1)
+        above_at = (deviations > _ZERO + DAILY_PATTERN_BUCKETS).sum(axis=1)
+        found = (2 * above_at > known_at) & (known_at >= DAILY_PATTERN_MIN_HOURS)
+        for index in np.flatnonzero(found.any(axis=1)).tolist():
+            pattern = _medians(deviations[index], found[index], known_at[index], DAILY_PATTERN_MIN_HOURS)
+            row = rows[index]
+            profile[row] = np.maximum(profile[row], pattern)
+            has_profile[row] = True
+        return profile.reshape(-1, len(QUANTILES), MARKS), has_profile
+
+    def evaluation(self, index: int) -> HourEvaluation:
+        """The evaluation of an hour."""
+        row = index - self._position
+        code = self._code_rows[row * MAX_LANES : (row + 1) * MAX_LANES].rstrip(b"\0")
+        return HourEvaluation(False, tuple(self._swing_rows[row]), code)
+
+    def stream_after(self, index: int, stream: StreamState) -> StreamState:
+        """The stream state after an hour."""
+        if stream == UNDECIDED and self._traces[index - self._position] >= _CERTAIN_TRACES:
+            return _REQUESTS
+        return stream
+
+    def prediction(self, index: int) -> Prediction:
+        """The prediction of an hour."""
+        row = index - self._position
+        table = self._table
+        counts = self._digests[row]
+        nonzero = np.flatnonzero(counts)
+        digest = Digest.of_ascending(
+            dict(zip(table.buckets[nonzero].tolist(), counts[nonzero].tolist(), strict=True))
+        )
+        hours = tuple([table.hours[each] for each in np.flatnonzero(self._pools[row]).tolist()])
+        pool = Pool(FallbackLevel(int(self._levels[row])), table.hours[index].slot, hours, True, (), digest)
+        swings = tuple((self._all_swings[index] - self._all_swings[self._low[row]]).tolist())
+        profile: HourProfile = ()
+        if self._has_profile[row]:
+            profile = tuple(map(tuple, self._profile[row].tolist()))
+        return Prediction(pool, swings, self._parameters, profile)
+
+
+def _medians(codes: Array, lanes: Array, known: Array, least: int) -> Array:
+    """The pattern in some lanes, and what higher quantiles inherit."""
+    found = np.zeros(MAX_LANES, dtype=np.int64)
+    numbers = np.flatnonzero(lanes)
+    ordered = np.sort(codes[:, numbers], axis=0)
+    counts = known[numbers]
+    rows = len(codes) - counts + (counts - 1) // 2
+    found[numbers] = ordered[rows, np.arange(len(numbers))].astype(np.int64) - _ZERO
+    is_found = lanes.copy()
+    for lane in range(MARKS, MAX_LANES, MARKS):
+        mine, lower = slice(lane, lane + MARKS), slice(lane - MARKS, lane)
+        inherits = ~is_found[mine] & is_found[lower] & (known[mine] < least)
+        found[mine] = np.where(inherits, found[lower], found[mine])
+        is_found[mine] |= inherits
+    return found
+
+
+def can_cover(detector: Detector, stream: StreamState) -> bool:
+    """Whether hours of a series can be evaluated with arrays."""
+    parameters = detector.parameters
+    return (
+        parameters.parts == ALL_PARTS
+        and detector.is_enabled
+        and detector.own_marks is None
+        and detector.hint.reason is None
+        and stream in (UNDECIDED, _REQUESTS)
+        and parameters.window_seconds % MARK_SECONDS == 0
+        and parameters.max_window_seconds % MARK_SECONDS == 0
+        and parameters.max_window_seconds >= parameters.window_seconds
+        and parameters.min_traces > 0
+    )
