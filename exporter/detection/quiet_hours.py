@@ -77,6 +77,7 @@ _SLOT_NUMBERS: Final = {slot: number for number, slot in enumerate(SLOTS)}
 _Q: Final = np.array(QUANTILES)
 _SWINGS: Final = len(NO_SWINGS)
 _FAR: Final = 1 << 40
+_ABOVE_ALL: Final = 2**15 - 1
 Array = Any
 
 
@@ -153,36 +154,40 @@ class HourTable:
         kept = (positions >= 0) & (positions <= end)
         if not kept.all():
             positions, own_columns = positions[kept], own_columns[kept]
-        by_mark = np.bincount(positions * width + own_columns, minlength=(end + 1) * width)
-        self._sums = np.zeros((end + 2, width), dtype=np.int32)
-        np.cumsum(by_mark.reshape(end + 1, width).astype(np.int32), axis=0, out=self._sums[1:])
-        self._total = self._sums.sum(axis=1).astype(np.int64)
+        order = np.argsort(positions, kind="stable")
+        ended = self.buckets[own_columns[order]].astype(np.int16)
+        # Sums of the traces that ended before each mark.
+        self._total = total = np.zeros(end + 2, dtype=np.int64)
+        np.cumsum(np.bincount(positions, minlength=end + 1), out=total[1:])
         # Evaluation windows, at the marks of each hour.
         own = self.starts[self.first :] // MARK_SECONDS - base
         now = own[:, None] + np.arange(1, MARKS + 1)
         last = now + 1
-        unextended = now - parameters.window_seconds // MARK_SECONDS + 1
-        longest = now - parameters.max_window_seconds // MARK_SECONDS + 1
-        enough = np.searchsorted(self._total[:-1], self._total[last] - parameters.min_traces, side="right") - 1
+        unextended = last - parameters.window_seconds // MARK_SECONDS
+        longest = last - parameters.max_window_seconds // MARK_SECONDS
+        enough = np.searchsorted(total[:-1], total[last] - parameters.min_traces, side="right") - 1
         first = np.where(enough < unextended, np.maximum(enough, longest), unextended)
-        first = np.minimum(np.maximum(first, 0), last)
-        self.window_since = (first - 1 + base) * MARK_SECONDS
-        self.sizes = self._total[last] - self._total[first]
-        windows = self._sums[last.ravel()] - self._sums[first.ravel()]
-        self._windows = windows.cumsum(axis=1, dtype=np.int32)
-        sizes_flat = self.sizes.ravel()
-        self.quantiles = self.buckets[
-            np.minimum(_columns_of(self._windows, _ranks(_Q, sizes_flat[:, None])), width - 1)
-        ].reshape(-1, MARKS, len(QUANTILES))
+        self.sizes = total[last] - total[first]
+        self._windows = _sorted_windows(ended, total[first].ravel(), self.sizes.ravel())
+        self.quantiles = self.at_ranks(
+            np.arange(self.sizes.size), _ranks(_Q, self.sizes.ravel()[:, None])
+        ).reshape(-1, MARKS, len(QUANTILES))
         # Windows of half an hour.
         ends = own[:, None] + np.array([LONG_WINDOW_MARKS, 2 * LONG_WINDOW_MARKS]) + 1
         begins = ends - LONG_WINDOW_MARKS
-        self.half_sizes = self._total[ends] - self._total[begins]
-        halves = (self._sums[ends.ravel()] - self._sums[begins.ravel()]).cumsum(axis=1)
-        self.half_quantiles = self.buckets[
-            np.minimum(_columns_of(halves, _ranks(_Q, self.half_sizes.ravel()[:, None])), width - 1)
-        ].reshape(-1, 2, len(QUANTILES))
-        self.long_sizes = self._total[last] - self._total[np.maximum(last - LONG_WINDOW_MARKS, 0)]
+        self.half_sizes = total[ends] - total[begins]
+        halves = _sorted_windows(ended, total[begins].ravel(), self.half_sizes.ravel())
+        ranks = np.minimum(_ranks(_Q, self.half_sizes.ravel()[:, None]), halves.shape[1])
+        self.half_quantiles = np.take_along_axis(halves, ranks - 1, axis=1).reshape(-1, 2, len(QUANTILES))
+        self.long_sizes = total[last] - total[last - LONG_WINDOW_MARKS]
+        self._runs: Array | None = None
+
+    @property
+    def runs(self) -> Array:
+        """Sums of the numbers of runs of the hours before each, computed on first use."""
+        if self._runs is None:
+            self._runs = np.concatenate([[0], np.cumsum([hour.run_number for hour in self.hours])])
+        return self._runs
 
     def _decode(self, hours: Sequence[SeriesHour], columns: Array, values: Array, skipped: int) -> tuple[Array, Array]:
         """Decode the marks of some hours; returns mark (in units of its length) and column of each of their traces."""
@@ -231,12 +236,21 @@ class HourTable:
 
     def at_ranks(self, windows: Array, ranks: Array) -> Array:
         """Buckets of the samples of some ranks (rows x ranks) in some windows, by flat number."""
-        return self.buckets[np.minimum(_columns_of(self._windows[windows], ranks), len(self.buckets) - 1)]
+        return self._windows[windows[:, None], np.minimum(ranks, self._windows.shape[1]) - 1].astype(np.int64)
 
     def count_up_to(self, windows: Array, buckets: Array) -> Array:
         """How many samples of some windows lie in buckets up to one."""
-        columns = np.searchsorted(self.buckets, buckets, side="right") - 1
-        return np.where(columns >= 0, self._windows[windows, np.maximum(columns, 0)], 0)
+        return np.count_nonzero(self._windows[windows] <= buckets[:, None].astype(np.int16), axis=1)
+
+
+def _sorted_windows(ended: Array, begins: Array, sizes: Array) -> Array:
+    """Return some ranges as rows in ascending order, which end with values above all."""
+    width = np.arange(max(1, int(sizes.max(initial=0))))
+    padded = np.concatenate([ended, np.zeros(len(width), dtype=np.int16)])
+    rows = padded[begins[:, None] + width]
+    rows[width >= sizes[:, None]] = _ABOVE_ALL
+    rows.sort(axis=1)
+    return rows
 
 
 @lru_cache(maxsize=64)
@@ -287,8 +301,8 @@ class QuietHours:
         in_range = (numbers >= low[:, None]) & (numbers < high[:, None])
         usable = in_range & ~quarantined
         pools = member[slots[position:]][:, :, slots] & usable[:, None, :]
-        pool_hours = pools.sum(axis=2)
-        pool_traces = (pools.reshape(-1, number) @ counts.astype(np.float64)).reshape(pool_hours.shape)
+        sums = pools.reshape(-1, number).astype(np.float64) @ np.stack([np.ones(number), counts], axis=1)
+        pool_hours, pool_traces = sums.astype(np.int64).T.reshape(2, *pools.shape[:2])
         pool_first = pools.argmax(axis=2)
         pool_last = number - 1 - pools[:, :, ::-1].argmax(axis=2)
         spans = starts[pool_last] - starts[pool_first] >= MATURE_SPAN_SECONDS
@@ -398,7 +412,7 @@ class QuietHours:
             swings[:, 13:18:2] = counted.sum(axis=1)
         measured = (sizes >= MIN_EVALUATED_TRACES) & is_predicted[:, None]
         flat_windows = np.arange(table.sizes.size).reshape(table.sizes.shape)[window]
-        above = sizes - table.count_up_to(flat_windows, np.repeat(baseline[:, :1], MARKS, axis=1))
+        above = sizes - table.count_up_to(flat_windows.ravel(), np.repeat(baseline[:, 0], MARKS)).reshape(sizes.shape)
         one = np.maximum(sizes, 2)
         swings[:, ERROR_SUMS] = measured.sum(axis=1)
         swings[:, ERROR_SUMS + 1] = (SHARE_UNITS * above // one * measured).sum(axis=1)
@@ -463,7 +477,7 @@ class QuietHours:
         number = high - low
         sparse = (number > 0) & (traces[high] - traces[low] <= MAX_TRACES_PER_HOUR * number)
         if sparse.any():
-            runs = np.concatenate([[0], np.cumsum([hour.run_number for hour in table.hours])])
+            runs = table.runs
             latest = np.maximum(low, high - OBSERVED_HOURS)
             number = high - latest
             sparse &= runs[high] - runs[latest] <= MAX_RUNS_PER_HOUR * number
@@ -526,7 +540,9 @@ class QuietHours:
         known_at, above_at = known[own] - known[low], above[own] - above[low]
         found = (2 * above_at > known_at) & (known_at >= PROFILE_MIN_HOURS)
         for row in np.flatnonzero(found.any(axis=1) & is_predicted).tolist():
-            profile[row] = _medians(counted[low[row] : position + row], found[row], known_at[row], PROFILE_MIN_HOURS)
+            (profile[row],) = _medians(
+                counted[None, low[row] : position + row], found[None, row], known_at[None, row], PROFILE_MIN_HOURS
+            )
             has_profile[row] = True
         # Patterns of one hour of the day.
         hours_of_day = table.slots % 24
@@ -568,11 +584,11 @@ class QuietHours:
         known_at = (deviations > 0).sum(axis=1)
         above_at = (deviations > _ZERO + DAILY_PATTERN_BUCKETS).sum(axis=1)
         found = (2 * above_at > known_at) & (known_at >= DAILY_PATTERN_MIN_HOURS)
-        for index in np.flatnonzero(found.any(axis=1)).tolist():
-            pattern = _medians(deviations[index], found[index], known_at[index], DAILY_PATTERN_MIN_HOURS)
-            row = rows[index]
-            profile[row] = np.maximum(profile[row], pattern)
-            has_profile[row] = True
+        daily = np.flatnonzero(found.any(axis=1))
+        if len(daily):
+            patterns = _medians(deviations[daily], found[daily], known_at[daily], DAILY_PATTERN_MIN_HOURS)
+            profile[rows[daily]] = np.maximum(profile[rows[daily]], patterns)
+            has_profile[rows[daily]] = True
         return profile.reshape(-1, len(QUANTILES), MARKS), has_profile
 
     def evaluation(self, index: int) -> HourEvaluation:
@@ -606,19 +622,24 @@ class QuietHours:
 
 
 def _medians(codes: Array, lanes: Array, known: Array, least: int) -> Array:
-    """The pattern in some lanes, and what higher quantiles inherit."""
-    found = np.zeros(MAX_LANES, dtype=np.int64)
-    numbers = np.flatnonzero(lanes)
-    ordered = np.sort(codes[:, numbers], axis=0)
-    counts = known[numbers]
-    rows = len(codes) - counts + (counts - 1) // 2
-    found[numbers] = ordered[rows, np.arange(len(numbers))].astype(np.int64) - _ZERO
+    """Return patterns: the medians in some lanes, and what higher quantiles inherit.
+
+    Args:
+        codes: encoded deviations by pattern, hour and lane; 0 where unknown.
+        lanes: which lanes of each pattern have a median above the limit.
+        known: the number of known deviations by pattern and lane.
+        least: minimum number for a median.
+    """
+    middle = codes.shape[1] - known + (known - 1) // 2
+    ordered = np.sort(codes, axis=1)
+    medians = np.take_along_axis(ordered, np.minimum(middle, codes.shape[1] - 1)[:, None, :], axis=1)[:, 0]
+    found = np.where(lanes, medians.astype(np.int64) - _ZERO, 0)
     is_found = lanes.copy()
     for lane in range(MARKS, MAX_LANES, MARKS):
         mine, lower = slice(lane, lane + MARKS), slice(lane - MARKS, lane)
-        inherits = ~is_found[mine] & is_found[lower] & (known[mine] < least)
-        found[mine] = np.where(inherits, found[lower], found[mine])
-        is_found[mine] |= inherits
+        inherits = ~is_found[:, mine] & is_found[:, lower] & (known[:, mine] < least)
+        found[:, mine] = np.where(inherits, found[:, lower], found[:, mine])
+        is_found[:, mine] |= inherits
     return found
 
 
