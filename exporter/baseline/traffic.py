@@ -99,12 +99,15 @@ class HourPattern(NamedTuple):
         pattern = HourPattern(self.hours + 1, counts, excess, squares)
         if pattern.hours < _PATTERN_MAX_HOURS:
             return pattern
-        # Old hours count for less and less.
+        return pattern.halved()
+
+    def halved(self) -> "HourPattern":
+        """Return the pattern with half the weight: old hours count for less and less."""
         return HourPattern(
-            pattern.hours // 2,
-            tuple(count // 2 for count in counts),
-            tuple(value // 2 for value in excess),
-            tuple(value // 2 for value in squares),
+            self.hours // 2,
+            tuple(count // 2 for count in self.counts),
+            tuple(value // 2 for value in self.excess),
+            tuple(value // 2 for value in self.squares),
         )
 
 

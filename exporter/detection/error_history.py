@@ -309,6 +309,24 @@ class ErrorTracker:
         self._settle(local_hour, hour, peak)
         self._discard(local_hour.end)
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether hours with too few failures to say anything change nothing but what the next windows contain."""
+        return self._flag == INACTIVE and self._run is None
+
+    def skip(self, hours: Iterable[tuple[SeriesHour, Sequence[tuple[int, int]]]], until: int) -> None:
+        """Take hours with too few failures to say anything, while nothing else is going on; see :attr:`is_calm`.
+
+        Args:
+            hours: hours with traffic, each with its marks as for :meth:`evaluate`.
+            until: end of the last one, Unix seconds.
+        """
+        self._discard(until)
+        oldest = self._oldest(until)
+        for hour, marks in hours:
+            if marks[-1][0] > oldest and (failures := hour.failures()) is not None:
+                self._add([(mark, count, failures.get(mark, 0)) for mark, count in marks if mark > oldest])
+
     def evaluate_normal(
         self, local_hour: LocalHour, hour: SeriesHour | None, marks: Iterable[tuple[int, int]], since: int, until: int
     ) -> float:
@@ -362,8 +380,10 @@ class ErrorTracker:
 
     def _discard(self, now: int) -> None:
         """Drop what no window that ends after ``now`` contains."""
-        oldest = now - max(self._parameters.max_window_seconds, self._parameters.window_seconds)
-        del self._recent[: bisect_left(self._recent, (oldest + 1,))]
+        del self._recent[: bisect_left(self._recent, (self._oldest(now) + 1,))]
+
+    def _oldest(self, now: int) -> int:
+        return now - max(self._parameters.max_window_seconds, self._parameters.window_seconds)
 
     def _windows(self, local_hour: LocalHour, now: int) -> tuple[ErrorWindows, int]:
         """Return the windows that end at a mark, and the instant after which the longest begins.

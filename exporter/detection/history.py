@@ -167,12 +167,7 @@ class _HistoryEvaluation:
         clock = self._detector.clock
         position = self._progress.state.until
         while (hour := clock.hour(position)).end <= until:
-            self._is_outdated = False
-            stream = self._stream
-            self._evaluate_hour(hour)
-            self._is_outdated |= self._stream != stream or bool(self._tolerances)
-            self._regression.evaluate(hour, is_judged=self._detector.is_judged(self._stream))
-            position = hour.end
+            position = self._evaluate_next(hour)
         self._recent.discard(position, self._detector.parameters)
         suspects = (start for start in self._tracker.suspects if start >= position - SUSPICION_SECONDS)
         self._progress.state = SeriesState(
@@ -199,6 +194,15 @@ class _HistoryEvaluation:
             self._progress.last = schedule[0]
         self._progress.flag_periods = self._errors.periods + ([] if self._traffic is None else self._traffic.periods)
         return self._progress
+
+    def _evaluate_next(self, hour: LocalHour) -> int:
+        """Evaluate an hour, and maybe hours after it; returns the end of the last one."""
+        self._is_outdated = False
+        stream = self._stream
+        self._evaluate_hour(hour)
+        self._is_outdated |= self._stream != stream or bool(self._tolerances)
+        self._regression.evaluate(hour, is_judged=self._detector.is_judged(self._stream))
+        return hour.end
 
     def _evaluate_hour(self, local_hour: LocalHour) -> None:
         parameters = self._detector.parameters
@@ -492,56 +496,115 @@ class _ArrayEvaluation(_HistoryEvaluation):
         self._table: quiet_hours.HourTable | None = None
         self._quiet: quiet_hours.QuietHours | None = None
         self._pending: list[int] = []
-        self._expected_evaluation: HourEvaluation | None = None
-        self._calm = 0
+        self._skipped: list[int] = []
         if quiet_hours.can_cover(detector, self._stream) and until - state.until >= 24 * HOUR_SECONDS:
             hours = [hour for hour in history if hour.start < until]
             try:
-                self._table = quiet_hours.HourTable(hours, state.until, self._recent, detector)
+                self._table = quiet_hours.HourTable(
+                    hours, state.until, self._recent, self._pattern, state.errors, detector
+                )
             except ValueError:
                 pass
         self._calm = 99
 
-    def _evaluate_hour(self, local_hour: LocalHour) -> None:
+    def _evaluate_next(self, hour: LocalHour) -> int:
         table = self._table
         if table is None:
-            super()._evaluate_hour(local_hour)
-            return
+            return super()._evaluate_next(hour)
         tracker = self._tracker
-        start = local_hour.start
-        is_calm = (
-            tracker.flag == INACTIVE
-            and not any(each >= start - SUSPICION_SECONDS for each in tracker.suspects)
-        )
+        start = hour.start
         index = table.index.get(start)
-        if self._quiet is None and is_calm and index is not None and self._calm >= 3 and self._until - start >= 12 * HOUR_SECONDS:
+        if index is None or tracker.flag != INACTIVE or any(
+            each >= start - SUSPICION_SECONDS for each in tracker.suspects
+        ):
+            return self._evaluate_slowly(hour, index)
+        if self._quiet is None and self._calm >= 3 and self._until - start >= 12 * HOUR_SECONDS:
             self._quiet = self._arrays.QuietHours(table, self._detector, index, self._until, self._changepoint)
+            if self._traffic is not None:
+                most = self._traffic.most_requests
+                if most is not None:
+                    self._quiet.find_stretches(most, self._detector.parameters)
         quiet = self._quiet
-        if quiet is not None and is_calm and index is not None:
-            status = quiet.status[index - quiet._position]
-            if status and not quiet.needs_look[index - quiet._position] and self._pass(local_hour, index, status):
-                self._calm += 1
-                return
+        if quiet is None:
+            return self._evaluate_slowly(hour, index)
+        row = index - quiet.position
+        if (
+            quiet.stretch_ends[row] > row
+            and not self._run
+            and not self._streak
+            and self._errors.is_calm
+            and (self._traffic is None or self._traffic.is_calm)
+        ):
+            return self._pass_stretch(row, quiet.stretch_ends[row])
+        status = quiet.status[row]
+        if not status or quiet.needs_look[row]:
+            return self._evaluate_slowly(hour, index)
+        self._catch_up_counts()
+        if not self._pass(hour, index, status):
+            return self._evaluate_slowly(hour, index)
+        self._regression.evaluate(hour, is_judged=True)
+        self._calm += 1
+        return hour.end
+
+    def _pass_stretch(self, row: int, behind: int) -> int:
+        quiet, table, clock = self._quiet, self._table, self._detector.clock
+        first = row + quiet.position
+        hours = table.hours[first : behind + quiet.position]
+        evaluations = self._progress.evaluations
+        for index, hour in enumerate(hours, first):
+            if quiet.status[index - quiet.position] == 1:
+                evaluations[hour.start] = hour.evaluation = quiet.evaluation(index)
+                self._stream = quiet.stream_after(index, self._stream)
+        self._pending += range(first, first + len(hours))
+        self._skipped += range(first, first + len(hours))
+        added = 0
+        for number, hour in enumerate(hours, 1):
+            if (hour.slot.hour + 1) % 6 == 0:
+                self._regression.add_all(hours[added:number])
+                added = number
+                self._regression.evaluate(clock.hour(hour.start), is_judged=True)
+        if added < len(hours):
+            self._regression.add_all(hours[added:])
+        self._calm += len(hours)
+        return hours[-1].start + HOUR_SECONDS
+
+    def _catch_up_counts(self) -> None:
+        skipped, table = self._skipped, self._table
+        if not skipped:
+            return
+        self._skipped = []
+        end = table.hours[skipped[-1]].start + HOUR_SECONDS
+        # Longer than any window.
+        oldest = end - 3 * HOUR_SECONDS - self._detector.parameters.max_window_seconds
+        hours = [(table.hours[index], table.requests[index - table.first]) for index in skipped
+                 if table.newest[index - table.first] > oldest]
+        self._errors.skip(hours, end)
+        if self._traffic is not None:
+            self._traffic.skip([requests for _, requests in hours], end)
+        self._pattern = table.patterns.before(skipped[-1] + 1 - table.first)
+
+    def _evaluate_slowly(self, hour: LocalHour, index: int | None) -> int:
+        quiet, table = self._quiet, self._table
+        self._catch_up_counts()
         self._catch_up()
-        self._expected_evaluation = None
-        super()._evaluate_hour(local_hour)
+        end = super()._evaluate_next(hour)
         if quiet is not None:
-            hour = None if index is None else self._history.at(start)
-            if self._quiet is not None and hour is not None and hour.evaluation != quiet.evaluation(index):
+            known = None if index is None else self._history.at(hour.start)
+            if self._quiet is not None and known is not None and known.evaluation != quiet.evaluation(index):
                 self._quiet = None
+            if self._stream not in self._arrays.COVERED_STREAMS:
+                self._quiet = self._table = None
             if self._quiet is None:
                 self._calm = 0
         self._calm += 1
+        return end
 
     def _pass(self, local_hour, index, status) -> bool:
         quiet, table, parameters = self._quiet, self._table, self._detector.parameters
-        row = index - quiet._position
+        row = index - quiet.position
         hour = table.hours[index]
         requests = table.requests[index - table.first]
         pattern = self._pattern
-        counts = [0] * 12
-        for mark, number in requests:
-            counts[((mark - local_hour.start) // MARK_SECONDS - 1) % 12] += number
         if status == 1 and (self._run or self._streak or not quiet.is_usual[row]):
             prediction = quiet.prediction(index)
             anomalous, elevated = self._classify(hour, prediction)
@@ -550,12 +613,12 @@ class _ArrayEvaluation(_HistoryEvaluation):
             run = extended_run(self._run, SettledHour(hour.start, anomalous, elevated)) if self._run else ()
             if run and is_new_baseline(run, parameters):
                 return False
-            streak, own = self._streak, self._streak
+            streak = self._streak
             if self._accepted_streak(hour, prediction):
-                self._streak = own
+                self._streak = streak
                 return False
             self._run = run
-        self._pattern = pattern.with_hour(counts)
+        self._pattern = table.patterns.before(index + 1 - table.first)
         self._pending.append(index)
         if status == 1:
             self._stream = quiet.stream_after(index, self._stream)
@@ -581,7 +644,7 @@ class _ArrayEvaluation(_HistoryEvaluation):
                 self._recent.add(table.hours[index].marks())
         reach = -(-parameters.max_window_seconds // HOUR_SECONDS)
         for index in pending[-reach - 1 :]:
-            row = index - quiet._position
+            row = index - quiet.position
             prediction = quiet.prediction(index) if quiet.status[row] == 1 else None
             self._schedule = self._schedule.followed_by(table.hours[index].start, prediction, parameters.max_window_seconds)
         self._history.add_evaluations([table.hours[index] for index in pending])

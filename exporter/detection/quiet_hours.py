@@ -27,7 +27,12 @@ from exporter.baseline.levels import (
     FallbackRules,
     Pool,
 )
+from exporter.baseline.traffic import MIN_USUAL_REQUESTS, NO_PATTERN, PATTERN_MIN_HOURS, HourPattern
+from exporter.baseline.traffic import _PATTERN_MAX_HOURS as PATTERN_MAX_HOURS
+from exporter.baseline.traffic import _ROUNDING as ROUNDING
 from exporter.detection.detector import Detector
+from exporter.detection.error_history import _LEAST_FAILURES as LEAST_FAILURES
+from exporter.detection.error_history import ErrorState
 from exporter.detection.likeness import SHARE_UNITS
 from exporter.detection.parameters import (
     ALL_PARTS,
@@ -110,7 +115,15 @@ def _error(square: Array, variance: Array) -> Array:
 class HourTable:
     """The hours of a series as arrays; those from ``since`` on with their marks."""
 
-    def __init__(self, hours: Sequence[SeriesHour], since: int, recent: MarkedTraces, detector: Detector) -> None:
+    def __init__(
+        self,
+        hours: Sequence[SeriesHour],
+        since: int,
+        recent: MarkedTraces,
+        pattern: HourPattern,
+        errors: ErrorState,
+        detector: Detector,
+    ) -> None:
         parameters = detector.parameters
         clock = detector.clock
         self.hours = hours
@@ -140,6 +153,8 @@ class HourTable:
         cumulative = self.digests.cumsum(axis=1)
         self.own = self.buckets[_columns_of(cumulative, _ranks(_Q, self.counts[:, None]))]
         later = hours[self.first :]
+        for hour, quantiles in zip(later, self.own[self.first :].tolist(), strict=True):
+            hour.set_quantile_buckets(tuple(quantiles))
         self.is_whole = np.array([clock.hour(hour.start).end == hour.start + HOUR_SECONDS for hour in later])
         reach = max(parameters.max_window_seconds, parameters.window_seconds)
         base = since // MARK_SECONDS - -(-reach // MARK_SECONDS)
@@ -181,6 +196,30 @@ class HourTable:
         self.half_quantiles = np.take_along_axis(halves, ranks - 1, axis=1).reshape(-1, 2, len(QUANTILES))
         self.long_sizes = total[last] - total[last - LONG_WINDOW_MARKS]
         self._runs: Array | None = None
+        self.by_mark = np.diff(total)[now]
+        self.before = np.diff(total)[now - MARKS]
+        self.patterns = _Patterns(pattern, self.of_hour)
+        self.has_few_failures = self._failures(later, base, end, errors, parameters)
+
+    def _failures(
+        self, hours: Sequence[SeriesHour], base: int, end: int, errors: ErrorState, parameters: Parameters
+    ) -> Array:
+        """For each hour, whether no window that ends in it has enough failures to say anything."""
+        failures = np.zeros(end + MARKS + 2, dtype=np.int64)
+        few = np.ones(len(hours), dtype=bool)
+        for index, hour in enumerate(hours):
+            for mark, count in (hour.failures() or {}).items() if hour.may_have_failures else ():
+                if mark > hour.start + 2 * HOUR_SECONDS:
+                    few[index:] = False
+                else:
+                    failures[mark // MARK_SECONDS - base] += count
+        reach = max(parameters.max_window_seconds, parameters.window_seconds) // MARK_SECONDS
+        sums = np.concatenate([[0], np.cumsum(failures)])
+        starts = self.starts[self.first :] // MARK_SECONDS - base
+        few &= sums[starts + 2 * MARKS + 1] - sums[starts - reach + 1] < LEAST_FAILURES
+        if errors.recent:
+            few[: reach // MARKS + 1] = False
+        return few
 
     @property
     def runs(self) -> Array:
@@ -227,6 +266,11 @@ class HourTable:
         by_digit = np.bincount(of_hour * 16 + digits, minlength=16 * number).reshape(number, 16)
         if ((by_digit > 0) != (np.arange(16) < known[:, None])).any():
             raise ValueError
+        starts = np.array([hour.start for hour in hours]) // MARK_SECONDS
+        minutes = (table - starts[:, None] - 1) % MARKS
+        self.of_hour = np.bincount(
+            (np.arange(number)[:, None] * MARKS + minutes).ravel(), weights=by_digit.ravel(), minlength=number * MARKS
+        ).astype(np.int64).reshape(number, MARKS)
         marks = (table * MARK_SECONDS).tolist()
         self.requests = [
             list(zip(mark[:size], count)) for mark, count, size in zip(marks, by_digit.tolist(), known.tolist())
@@ -241,6 +285,75 @@ class HourTable:
     def count_up_to(self, windows: Array, buckets: Array) -> Array:
         """How many samples of some windows lie in buckets up to one."""
         return np.count_nonzero(self._windows[windows] <= buckets[:, None].astype(np.int16), axis=1)
+
+
+class _Patterns:
+    """How the requests of a series were distributed within the hour, before each of its hours."""
+
+    def __init__(self, pattern: HourPattern, requests: Array) -> None:
+        number = len(requests)
+        self.hours = np.zeros(number + 1, dtype=np.int64)
+        self.counts = np.zeros((number + 1, MARKS), dtype=np.int64)
+        self.excess = np.zeros((number + 1, len(pattern.excess)), dtype=np.int64)
+        self.squares = np.zeros_like(self.excess)
+        self.shares = np.full((number + 1, MARKS), 1 / MARKS)
+        position = 0
+        while True:
+            size = min(number - position, PATTERN_MAX_HOURS - pattern.hours)
+            here, behind = slice(position, position + size), slice(position, position + size + 1)
+            added = requests[here]
+            self.hours[behind] = pattern.hours + np.arange(size + 1)
+            counts = np.concatenate([[pattern.counts or (0,) * MARKS], added]).cumsum(axis=0)
+            self.counts[behind] = counts
+            totals = counts.sum(axis=1)
+            if size and totals[0] == 0:
+                self.shares[position + 1 : position + size + 1] = counts[1:] / totals[1:, None]
+            else:
+                self.shares[behind] = counts / totals[:, None]
+            excess, squares = _excesses(added, self.shares[here])
+            is_known = (self.hours[here] >= PATTERN_MIN_HOURS)[:, None]
+            self.excess[behind] = np.concatenate([[pattern.excess], excess * is_known]).cumsum(axis=0)
+            self.squares[behind] = np.concatenate([[pattern.squares], squares * is_known]).cumsum(axis=0)
+            position += size
+            pattern = self.before(position)
+            if pattern.hours == PATTERN_MAX_HOURS:
+                pattern = pattern.halved()
+            if position == number:
+                self.last = pattern
+                return
+
+    def before(self, index: int) -> HourPattern:
+        """The pattern before an hour."""
+        if index == len(self.hours) - 1 and hasattr(self, "last"):
+            return self.last
+        if not self.hours[index]:
+            return NO_PATTERN
+        return HourPattern(
+            int(self.hours[index]),
+            tuple(self.counts[index].tolist()),
+            tuple(self.excess[index].tolist()),
+            tuple(self.squares[index].tolist()),
+        )
+
+
+def _excesses(requests: Array, shares: Array) -> tuple[Array, Array]:
+    totals = requests.sum(axis=1)[:, None]
+    excess, squares = [], []
+    for numbers, usual in zip(_by_scale(requests), _by_scale(shares), strict=True):
+        expected = totals * usual
+        difference = numbers - expected
+        terms = (difference * difference - expected * (1 - usual) + ROUNDING) - ROUNDING
+        excess.append(terms.sum(axis=1))
+        squares.append(((expected * expected + ROUNDING) - ROUNDING).sum(axis=1))
+    return np.stack(excess, axis=1).astype(np.int64), np.stack(squares, axis=1).astype(np.int64)
+
+
+def _by_scale(values: Array) -> tuple[Array, Array, Array]:
+    # In the order of exporter.baseline.traffic, so that sums of shares are rounded alike.
+    a, b, c, d, e, f, g, h, i, j, k, m = values.T
+    first, third = a + b + c, g + h + i
+    quarters, halves = [first, d + e + f, third, j + k + m], [first + d + e + f, third + j + k + m]
+    return values, np.stack(quarters, axis=1), np.stack(halves, axis=1)
 
 
 def _sorted_windows(ended: Array, begins: Array, sizes: Array) -> Array:
@@ -272,6 +385,7 @@ def _gates(buckets: Array, parameters: Parameters) -> Array:
 
 
 SCALAR, QUIET, LEARNING = 0, 1, 2
+COVERED_STREAMS: Final = (UNDECIDED, _REQUESTS)
 
 
 class QuietHours:
@@ -283,7 +397,7 @@ class QuietHours:
         self._table = table
         self._detector = detector
         self._parameters = parameters = detector.parameters
-        self._position = position
+        self.position = position
         rules = detector.rules
         starts, counts, slots = table.starts, table.counts, table.slots
         number = len(starts)
@@ -469,7 +583,39 @@ class QuietHours:
         self.needs_look = self.needs_look.tolist()
         self.is_usual = self.is_usual.tolist()
         self._swing_rows = swings.tolist()
+        self._is_plain = np.array(self.status) != SCALAR
+        self._is_plain &= ~np.array(self.needs_look) & (np.array(self.is_usual) | ~is_predicted)
+        self._is_plain &= table.has_few_failures[window]
+        self._follows = follows
+        self.find_stretches(None, parameters)
         self._code_rows = codes[position:].tobytes()
+
+    def find_stretches(self, most_requests: float | None, parameters: Parameters) -> None:
+        """Find the hours after one another in which nothing at all can happen.
+
+        Args:
+            most_requests: upper bound of the usual requests of an hour; None if traffic is not judged.
+            parameters: settings of the detector.
+        """
+        table = self._table
+        window = slice(self.position - table.first, None)
+        plain = self._is_plain.copy()
+        if most_requests is not None:
+            plain &= ~_may_drop(
+                np.concatenate([table.before[window], table.by_mark[window]], axis=1),
+                most_requests * table.patterns.shares[:-1][window],
+                parameters,
+            ) | (table.patterns.hours[:-1][window] < PATTERN_MIN_HOURS)
+            if self.position < table.first + 2:
+                plain[: table.first + 2 - self.position] = False
+        # A stretch ends where an hour is not plain, or does not follow the one before.
+        number = len(plain)
+        rows = np.arange(number)
+        ends_before = ~plain
+        breaks = np.flatnonzero(ends_before | ~self._follows)
+        following = np.searchsorted(breaks, rows, side="right")
+        ends = np.concatenate([breaks, [number]])[following]
+        self.stretch_ends = np.where(plain, ends, rows).tolist()
 
     def _is_sparse(self, low: Array, high: Array) -> Array:
         table = self._table
@@ -524,7 +670,7 @@ class QuietHours:
         self, codes: Array, quarantined: Array, evaluations: Sequence[HourEvaluation], low: Array, high: Array,
         is_predicted: Array,
     ) -> tuple[Array, Array]:
-        table, position = self._table, self._position
+        table, position = self._table, self.position
         number = len(codes)
         own = np.arange(position, number)
         profile = np.zeros((len(own), MAX_LANES), dtype=np.int64)
@@ -593,19 +739,19 @@ class QuietHours:
 
     def evaluation(self, index: int) -> HourEvaluation:
         """The evaluation of an hour."""
-        row = index - self._position
+        row = index - self.position
         code = self._code_rows[row * MAX_LANES : (row + 1) * MAX_LANES].rstrip(b"\0")
         return HourEvaluation(False, tuple(self._swing_rows[row]), code)
 
     def stream_after(self, index: int, stream: StreamState) -> StreamState:
         """The stream state after an hour."""
-        if stream == UNDECIDED and self._traces[index - self._position] >= _CERTAIN_TRACES:
+        if stream == UNDECIDED and self._traces[index - self.position] >= _CERTAIN_TRACES:
             return _REQUESTS
         return stream
 
     def prediction(self, index: int) -> Prediction:
         """The prediction of an hour."""
-        row = index - self._position
+        row = index - self.position
         table = self._table
         counts = self._digests[row]
         nonzero = np.flatnonzero(counts)
@@ -619,6 +765,31 @@ class QuietHours:
         if self._has_profile[row]:
             profile = tuple(map(tuple, self._profile[row].tolist()))
         return Prediction(pool, swings, self._parameters, profile)
+
+
+def _may_drop(counts: Array, most: Array, parameters: Parameters) -> Array:
+    """For which hours :func:`exporter.detection.traffic_history.may_drop` may be true, from the same upper bounds.
+
+    Args:
+        counts: requests by mark, those of the hour before and of the hour.
+        most: upper bounds of the usual requests at the marks of either.
+        parameters: settings of the detector.
+    """
+    # Sums are rounded in another order, so the margins are wider.
+    least, drop = MIN_USUAL_REQUESTS * (1 - 1e-8), parameters.traffic_drop * (1 + 1e-8)
+    shortest = -(-parameters.window_seconds // MARK_SECONDS)
+    twice = np.concatenate([most, most], axis=1)
+    may = np.zeros(len(counts), dtype=bool)
+    usual, requests = np.zeros_like(most), np.zeros_like(counts[:, MARKS:])
+    for length in range(1, MARKS + 1):
+        of_first = twice[:, MARKS - length + 1 : 2 * MARKS - length + 1]
+        usual = usual + of_first
+        requests = requests + counts[:, MARKS - length + 1 : 2 * MARKS - length + 1]
+        if length < shortest:
+            continue
+        limit = usual if length == shortest else np.minimum(usual, MIN_USUAL_REQUESTS + of_first)
+        may |= ((usual >= least) & (requests < drop * limit)).any(axis=1)
+    return may
 
 
 def _medians(codes: Array, lanes: Array, known: Array, least: int) -> Array:
@@ -651,7 +822,7 @@ def can_cover(detector: Detector, stream: StreamState) -> bool:
         and detector.is_enabled
         and detector.own_marks is None
         and detector.hint.reason is None
-        and stream in (UNDECIDED, _REQUESTS)
+        and stream in COVERED_STREAMS
         and parameters.window_seconds % MARK_SECONDS == 0
         and parameters.max_window_seconds % MARK_SECONDS == 0
         and parameters.max_window_seconds >= parameters.window_seconds

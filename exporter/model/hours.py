@@ -199,6 +199,15 @@ class SeriesHour:
             self._quantile_buckets = tuple(self.digest.quantile_buckets(QUANTILES))
         return self._quantile_buckets
 
+    def set_quantile_buckets(self, buckets: tuple[int, ...]) -> None:
+        """Set :attr:`quantile_buckets`, where they are known already."""
+        self._quantile_buckets = buckets
+
+    @property
+    def may_have_failures(self) -> bool:
+        """Whether some of the traces may have failed: False if none has, or where that is unknown."""
+        return any(window.failures for window in self._windows)
+
     @property
     def runs(self) -> Sequence[Run]:
         """Runs of the requests that started in the hour; one run if it has more than :data:`MAX_RUN_TRACES`.
