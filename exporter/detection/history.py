@@ -497,6 +497,7 @@ class _ArrayEvaluation(_HistoryEvaluation):
         self._quiet: quiet_hours.QuietHours | None = None
         self._pending: list[int] = []
         self._skipped: list[int] = []
+        self._skipped_traffic: list[int] = []
         if quiet_hours.can_cover(detector, self._stream) and until - state.until >= 24 * HOUR_SECONDS:
             hours = [hour for hour in history if hour.start < until]
             try:
@@ -518,7 +519,7 @@ class _ArrayEvaluation(_HistoryEvaluation):
             each >= start - SUSPICION_SECONDS for each in tracker.suspects
         ):
             return self._evaluate_slowly(hour, index)
-        if self._quiet is None and self._calm >= 3 and self._until - start >= 12 * HOUR_SECONDS:
+        if self._quiet is None and self._calm >= 1 and self._until - start >= 12 * HOUR_SECONDS:
             self._quiet = self._arrays.QuietHours(table, self._detector, index, self._until, self._changepoint)
             if self._traffic is not None:
                 most = self._traffic.most_requests
@@ -539,7 +540,6 @@ class _ArrayEvaluation(_HistoryEvaluation):
         status = quiet.status[row]
         if not status or quiet.needs_look[row]:
             return self._evaluate_slowly(hour, index)
-        self._catch_up_counts()
         if not self._pass(hour, index, status):
             return self._evaluate_slowly(hour, index)
         self._regression.evaluate(hour, is_judged=True)
@@ -557,6 +557,7 @@ class _ArrayEvaluation(_HistoryEvaluation):
                 self._stream = quiet.stream_after(index, self._stream)
         self._pending += range(first, first + len(hours))
         self._skipped += range(first, first + len(hours))
+        self._skipped_traffic += range(first, first + len(hours))
         added = 0
         for number, hour in enumerate(hours, 1):
             if (hour.slot.hour + 1) % 6 == 0:
@@ -568,24 +569,33 @@ class _ArrayEvaluation(_HistoryEvaluation):
         self._calm += len(hours)
         return hours[-1].start + HOUR_SECONDS
 
-    def _catch_up_counts(self) -> None:
-        skipped, table = self._skipped, self._table
-        if not skipped:
-            return
-        self._skipped = []
+    def _skipped_hours(self, skipped: list[int]) -> tuple[list[tuple[SeriesHour, list[tuple[int, int]]]], int]:
+        table = self._table
         end = table.hours[skipped[-1]].start + HOUR_SECONDS
         # Longer than any window.
         oldest = end - 3 * HOUR_SECONDS - self._detector.parameters.max_window_seconds
-        hours = [(table.hours[index], table.requests[index - table.first]) for index in skipped
-                 if table.newest[index - table.first] > oldest]
-        self._errors.skip(hours, end)
-        if self._traffic is not None:
+        hours = [
+            (table.hours[index], table.requests[index - table.first])
+            for index in skipped
+            if table.newest[index - table.first] > oldest
+        ]
+        skipped.clear()
+        return hours, end
+
+    def _catch_up_errors(self) -> None:
+        if self._skipped:
+            self._errors.skip(*self._skipped_hours(self._skipped))
+
+    def _catch_up_traffic(self) -> None:
+        if self._skipped_traffic:
+            hours, end = self._skipped_hours(self._skipped_traffic)
             self._traffic.skip([requests for _, requests in hours], end)
-        self._pattern = table.patterns.before(skipped[-1] + 1 - table.first)
 
     def _evaluate_slowly(self, hour: LocalHour, index: int | None) -> int:
         quiet, table = self._quiet, self._table
-        self._catch_up_counts()
+        self._catch_up_errors()
+        if self._traffic is not None:
+            self._catch_up_traffic()
         self._catch_up()
         end = super()._evaluate_next(hour)
         if quiet is not None:
@@ -604,7 +614,6 @@ class _ArrayEvaluation(_HistoryEvaluation):
         row = index - quiet.position
         hour = table.hours[index]
         requests = table.requests[index - table.first]
-        pattern = self._pattern
         if status == 1 and (self._run or self._streak or not quiet.is_usual[row]):
             prediction = quiet.prediction(index)
             anomalous, elevated = self._classify(hour, prediction)
@@ -618,12 +627,17 @@ class _ArrayEvaluation(_HistoryEvaluation):
                 self._streak = streak
                 return False
             self._run = run
-        self._pattern = table.patterns.before(index + 1 - table.first)
         self._pending.append(index)
         if status == 1:
             self._stream = quiet.stream_after(index, self._stream)
+        self._catch_up_errors()
         self._evaluate_errors(local_hour, hour, requests)
-        self._evaluate_traffic(local_hour, requests, pattern)
+        if self._traffic is not None:
+            if quiet.may_drop[row] or not self._traffic.is_calm:
+                self._catch_up_traffic()
+                self._evaluate_traffic(local_hour, requests, table.patterns.before(index - table.first))
+            else:
+                self._skipped_traffic.append(index)
         self._regression.add(hour)
         if status == 1:
             evaluation = quiet.evaluation(index)
@@ -639,14 +653,19 @@ class _ArrayEvaluation(_HistoryEvaluation):
         parameters = self._detector.parameters
         end = table.hours[pending[-1]].start + HOUR_SECONDS
         oldest = end - max(parameters.max_window_seconds, parameters.window_seconds) - 2 * HOUR_SECONDS
+        newer = [each for each in self._recent.by_mark(end, end + 10**9)]
         for index in pending:
-            if table.newest[index - table.first] > oldest:
-                self._recent.add(table.hours[index].marks())
+            if table.newest[index - table.first] > end:
+                newer += [each for each in table.hours[index].marks() if each[0] > end]
+        self._recent = MarkedTraces()
+        self._recent.add(table.ended(oldest, end))
+        self._recent.add(newer)
         reach = -(-parameters.max_window_seconds // HOUR_SECONDS)
         for index in pending[-reach - 1 :]:
             row = index - quiet.position
             prediction = quiet.prediction(index) if quiet.status[row] == 1 else None
             self._schedule = self._schedule.followed_by(table.hours[index].start, prediction, parameters.max_window_seconds)
+        self._pattern = table.patterns.before(pending[-1] + 1 - table.first)
         self._history.add_evaluations([table.hours[index] for index in pending])
 
     def _accept(self, changepoint: int, local_hour: LocalHour) -> None:

@@ -13,7 +13,7 @@ Only the worker process that evaluates long histories imports this module, becau
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -165,12 +165,16 @@ class HourTable:
             older_marks = np.repeat([mark for mark, _ in marked], [len(buckets) for _, buckets in marked])
             positions = np.concatenate([older_marks // MARK_SECONDS, positions])
             own_columns = np.concatenate([numbers[np.array(older) - ZERO_BUCKET], own_columns])
+        if end >= _ABOVE_ALL:
+            raise ValueError
         positions = positions - base
         kept = (positions >= 0) & (positions <= end)
         if not kept.all():
             positions, own_columns = positions[kept], own_columns[kept]
-        order = np.argsort(positions, kind="stable")
-        ended = self.buckets[own_columns[order]].astype(np.int16)
+        # Of 16 bits, by which numpy sorts in linear time.
+        order = np.argsort(positions.astype(np.int16), kind="stable")
+        self._base = base
+        self._ended = ended = self.buckets.astype(np.int16)[own_columns[order]]
         # Sums of the traces that ended before each mark.
         self._total = total = np.zeros(end + 2, dtype=np.int64)
         np.cumsum(np.bincount(positions, minlength=end + 1), out=total[1:])
@@ -277,6 +281,20 @@ class HourTable:
         ]
         self.newest = [each[-1][0] for each in self.requests]
         return table[of_hour, digits], np.repeat(columns[skipped:], values[skipped:])
+
+    def ended(self, since: int, until: int) -> list[tuple[int, list[int]]]:
+        """Return the traces that ended in ``(since, until]``, two marks, by mark, in ascending order.
+
+        Contains those of hours behind ``until`` only if the latter is not the end of an hour.
+        """
+        first, last = (each // MARK_SECONDS - self._base + 1 for each in (since, until))
+        total = self._total[max(first, 0) : last + 1].tolist()
+        found = []
+        for number, (begin, end) in enumerate(pairwise(total), max(first, 0)):
+            if begin < end:
+                buckets = np.sort(self._ended[begin:end]).tolist()
+                found.append(((number + self._base) * MARK_SECONDS, buckets))
+        return found
 
     def at_ranks(self, windows: Array, ranks: Array) -> Array:
         """Buckets of the samples of some ranks (rows x ranks) in some windows, by flat number."""
@@ -599,15 +617,16 @@ class QuietHours:
         """
         table = self._table
         window = slice(self.position - table.first, None)
-        plain = self._is_plain.copy()
+        has_traffic = np.zeros(len(self._is_plain), dtype=bool)
         if most_requests is not None:
-            plain &= ~_may_drop(
+            has_traffic = _may_drop(
                 np.concatenate([table.before[window], table.by_mark[window]], axis=1),
                 most_requests * table.patterns.shares[:-1][window],
                 parameters,
-            ) | (table.patterns.hours[:-1][window] < PATTERN_MIN_HOURS)
-            if self.position < table.first + 2:
-                plain[: table.first + 2 - self.position] = False
+            ) & (table.patterns.hours[:-1][window] >= PATTERN_MIN_HOURS)
+            has_traffic[: max(0, table.first + 2 - self.position)] = True
+        self.may_drop = has_traffic.tolist()
+        plain = self._is_plain & ~has_traffic
         # A stretch ends where an hour is not plain, or does not follow the one before.
         number = len(plain)
         rows = np.arange(number)
