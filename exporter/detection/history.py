@@ -12,7 +12,7 @@ from exporter.baseline.traffic import HourPattern, requests_by_mark
 from exporter.detection.detector import Detector, Expectation, SeriesState
 from exporter.detection.error_history import ErrorChange, ErrorTracker
 from exporter.detection.flag import INACTIVE, FlagPeriod
-from exporter.detection.parameters import LONG_WINDOW_MARKS, SUSPICION_SECONDS
+from exporter.detection.parameters import LEVEL_MARKS, LONG_WINDOW_MARKS, SUSPICION_SECONDS
 from exporter.detection.prediction import HourMeasurement, Prediction, SlowHour
 from exporter.detection.regression import RegressionChange, RegressionTracker
 from exporter.detection.schedule import HourThresholds, LazySchedule
@@ -218,18 +218,12 @@ class _HistoryEvaluation:
             self._evaluate_errors(local_hour, None, ())
             self._evaluate_traffic(local_hour, (), self._pattern)
             return
-        marks = [] if hour is None else hour.marks()
+        marks = [] if hour is None else self._marks(hour)
         recent.add(marks)
         pattern = self._pattern
         if hour is not None:
             self._pattern = pattern.with_hour(requests_by_mark(marks, local_hour.start))
-        expected = self._detector.expect(
-            self._history,
-            local_hour,
-            changepoint=self._changepoint,
-            stream=self._stream,
-            tolerances=self._tolerances,
-        )
+        expected = self._expect(local_hour)
         self._stream = expected.stream
         if expected.pool is not None:
             for recurring in expected.pool.released:
@@ -263,6 +257,18 @@ class _HistoryEvaluation:
                 and (accepted := self._accepted_streak(hour, expected.prediction))
             ):
                 self._accept(accepted[0].start, local_hour)
+
+    def _marks(self, hour: SeriesHour) -> Sequence[tuple[int, list[int]]]:
+        return hour.marks()
+
+    def _expect(self, local_hour: LocalHour) -> Expectation:
+        return self._detector.expect(
+            self._history,
+            local_hour,
+            changepoint=self._changepoint,
+            stream=self._stream,
+            tolerances=self._tolerances,
+        )
 
     def _evaluate_errors(
         self, local_hour: LocalHour, hour: SeriesHour | None, requests: Sequence[tuple[int, int]]
@@ -652,7 +658,7 @@ class _ArrayEvaluation(_HistoryEvaluation):
         self._pending = []
         parameters = self._detector.parameters
         end = table.hours[pending[-1]].start + HOUR_SECONDS
-        oldest = end - max(parameters.max_window_seconds, parameters.window_seconds) - 2 * HOUR_SECONDS
+        oldest = end - parameters.max_window_seconds - (LEVEL_MARKS + 2) * MARK_SECONDS
         newer = [each for each in self._recent.by_mark(end, end + 10**9)]
         for index in pending:
             if table.newest[index - table.first] > end:
@@ -667,6 +673,17 @@ class _ArrayEvaluation(_HistoryEvaluation):
             self._schedule = self._schedule.followed_by(table.hours[index].start, prediction, parameters.max_window_seconds)
         self._pattern = table.patterns.before(pending[-1] + 1 - table.first)
         self._history.add_evaluations([table.hours[index] for index in pending])
+
+    def _marks(self, hour: SeriesHour) -> Sequence[tuple[int, list[int]]]:
+        return hour.marks() if self._table is None else self._table.marks(self._table.index[hour.start])
+
+    def _expect(self, local_hour: LocalHour) -> Expectation:
+        index = None if self._quiet is None else self._table.index.get(local_hour.start)
+        if index is not None:
+            found = self._quiet.expectation(index, self._stream)
+            if found is not None:
+                return found
+        return super()._expect(local_hour)
 
     def _accept(self, changepoint: int, local_hour: LocalHour) -> None:
         super()._accept(changepoint, local_hour)

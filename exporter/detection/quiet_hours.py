@@ -30,7 +30,7 @@ from exporter.baseline.levels import (
 from exporter.baseline.traffic import MIN_USUAL_REQUESTS, NO_PATTERN, PATTERN_MIN_HOURS, HourPattern
 from exporter.baseline.traffic import _PATTERN_MAX_HOURS as PATTERN_MAX_HOURS
 from exporter.baseline.traffic import _ROUNDING as ROUNDING
-from exporter.detection.detector import Detector
+from exporter.detection.detector import Detector, Expectation
 from exporter.detection.error_history import _LEAST_FAILURES as LEAST_FAILURES
 from exporter.detection.error_history import ErrorState
 from exporter.detection.likeness import SHARE_UNITS
@@ -280,7 +280,20 @@ class HourTable:
             list(zip(mark[:size], count)) for mark, count, size in zip(marks, by_digit.tolist(), known.tolist())
         ]
         self.newest = [each[-1][0] for each in self.requests]
-        return table[of_hour, digits], np.repeat(columns[skipped:], values[skipped:])
+        self._digits, self._columns = digits, np.repeat(columns[skipped:], values[skipped:])
+        self._segments = np.concatenate([[0], np.cumsum(counts)]).tolist()
+        return table[of_hour, digits], self._columns
+
+    def marks(self, index: int) -> list[tuple[int, list[int]]]:
+        """Return what :meth:`.SeriesHour.marks` returns of an hour."""
+        own = slice(*self._segments[index - self.first : index - self.first + 2])
+        order = np.argsort(self._digits[own], kind="stable")
+        buckets = self.buckets[self._columns[own][order]].tolist()
+        found, begin = [], 0
+        for mark, count in self.requests[index - self.first]:
+            found.append((mark, buckets[begin : begin + count]))
+            begin += count
+        return found
 
     def ended(self, since: int, until: int) -> list[tuple[int, list[int]]]:
         """Return the traces that ended in ``(since, until]``, two marks, by mark, in ascending order.
@@ -593,6 +606,7 @@ class QuietHours:
         self.needs_look = np.zeros(len(own), dtype=bool)
         self._look(exceeds, flat_windows, sizes, table.long_sizes[window], gate_all, small_all, stat_all, has_small,
                    has_small_all)
+        self._is_known = (is_covered & is_predicted).tolist()
         ends = mine + HOUR_SECONDS
         settled = ends <= until - (reach + 1) * HOUR_SECONDS
         self.status = np.where(
@@ -768,6 +782,13 @@ class QuietHours:
             return _REQUESTS
         return stream
 
+    def expectation(self, index: int, stream: StreamState) -> Expectation | None:
+        """The baseline of an hour; None where it must be computed one by one."""
+        if not self._is_known[index - self.position]:
+            return None
+        prediction = self.prediction(index)
+        return Expectation(self._pool, prediction, self.stream_after(index, stream))
+
     def prediction(self, index: int) -> Prediction:
         """The prediction of an hour."""
         row = index - self.position
@@ -778,7 +799,7 @@ class QuietHours:
             dict(zip(table.buckets[nonzero].tolist(), counts[nonzero].tolist(), strict=True))
         )
         hours = tuple([table.hours[each] for each in np.flatnonzero(self._pools[row]).tolist()])
-        pool = Pool(FallbackLevel(int(self._levels[row])), table.hours[index].slot, hours, True, (), digest)
+        pool = self._pool = Pool(FallbackLevel(int(self._levels[row])), table.hours[index].slot, hours, True, (), digest)
         swings = tuple((self._all_swings[index] - self._all_swings[self._low[row]]).tolist())
         profile: HourProfile = ()
         if self._has_profile[row]:
