@@ -510,7 +510,7 @@ class _ArrayEvaluation(_HistoryEvaluation):
                 self._table = quiet_hours.HourTable(
                     hours, state.until, self._recent, self._pattern, state.errors, detector
                 )
-            except ValueError:
+            except quiet_hours.UnsuitableError:
                 pass
         self._calm = 99
 

@@ -13,7 +13,7 @@ Only the worker process that evaluates long histories imports this module, becau
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -63,9 +63,10 @@ from exporter.detection.streams import _CERTAIN_TRACES, _REQUESTS, _SHORTEST_CUT
 from exporter.detection.thresholds import correlation_of, floor_of
 from exporter.detection.window import MarkedTraces
 from exporter.model.calendar import HOUR_SECONDS
+from exporter.model.digest_arrays import UnsuitableError, decode_digests, decode_marks
 from exporter.model.deviations import _ZERO, MARKS, MAX_LANES, MOST_BUCKETS
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, HIGHEST_BUCKET, ZERO_BUCKET, Digest
-from exporter.model.histogram_codec import MARK_SECONDS, assigned, inflated
+from exporter.model.histogram_codec import MARK_SECONDS, MAX_ASSIGNED_MARKS
 from exporter.model.hours import (
     ERROR_SUMS,
     NO_SWINGS,
@@ -74,6 +75,7 @@ from exporter.model.hours import (
     HourEvaluation,
     HourProfile,
     SeriesHour,
+    StoredWindow,
 )
 
 _ROUNDING: Final = 1e-9
@@ -133,24 +135,32 @@ class HourTable:
         self.slots = np.array([_SLOT_NUMBERS[hour.slot] for hour in hours])
         self.days = np.array([hour.day for hour in hours])
         self.index = {hour.start: index for index, hour in enumerate(hours)}
-        decoded = [hour.counts for hour in hours]
-        lengths = [len(each) for each in decoded]
-        keys = np.fromiter(chain.from_iterable(decoded), dtype=np.int32, count=sum(lengths))
-        values = np.fromiter(
-            chain.from_iterable([each.values() for each in decoded]), dtype=np.int64, count=len(keys)
-        )
+        if self.first == len(hours):
+            raise UnsuitableError
+        windows = [window for hour in hours for window in hour.windows]
+        numbers_of_windows = [len(hour.windows) for hour in hours]
+        decoded = decode_digests([window.digest for window in windows])
         marked = recent.by_mark(0, _FAR)
         present = np.zeros(HIGHEST_BUCKET - ZERO_BUCKET + 1, dtype=bool)
-        present[keys - ZERO_BUCKET] = True
+        present[decoded.buckets - ZERO_BUCKET] = True
         for _, buckets in marked:
             present[np.array(buckets) - ZERO_BUCKET] = True
         self.buckets = np.flatnonzero(present) + ZERO_BUCKET
         numbers = np.cumsum(present) - 1
         width = len(self.buckets)
-        columns = numbers[keys - ZERO_BUCKET]
-        self.digests = np.zeros((len(hours), width))
-        self.digests[np.repeat(np.arange(len(hours)), lengths), columns] = values
+        columns = numbers[decoded.buckets - ZERO_BUCKET]
+        hour_of_window = np.repeat(np.arange(len(hours)), numbers_of_windows)
+        self.digests = (
+            np.bincount(
+                np.repeat(hour_of_window, decoded.lengths) * width + columns,
+                weights=decoded.counts,
+                minlength=len(hours) * width,
+            )
+            .reshape(len(hours), width)
+        )
         cumulative = self.digests.cumsum(axis=1)
+        if (cumulative[:, -1] != self.counts).any():
+            raise UnsuitableError
         self.own = self.buckets[_columns_of(cumulative, _ranks(_Q, self.counts[:, None]))]
         later = hours[self.first :]
         for hour, quantiles in zip(later, self.own[self.first :].tolist(), strict=True):
@@ -158,15 +168,23 @@ class HourTable:
         self.is_whole = np.array([clock.hour(hour.start).end == hour.start + HOUR_SECONDS for hour in later])
         reach = max(parameters.max_window_seconds, parameters.window_seconds)
         base = since // MARK_SECONDS - -(-reach // MARK_SECONDS)
-        end = (later[-1].start + HOUR_SECONDS) // MARK_SECONDS - base if later else 0
-        positions, own_columns = self._decode(later, columns, values, sum(lengths[: self.first]))
+        end = (later[-1].start + HOUR_SECONDS) // MARK_SECONDS - base
+        earlier_windows = sum(numbers_of_windows[: self.first])
+        skipped = int(decoded.lengths[:earlier_windows].sum())
+        own_columns = np.repeat(columns[skipped:], decoded.counts[skipped:])
+        positions = self._decode_marks(
+            windows[earlier_windows:],
+            hour_of_window[earlier_windows:] - self.first,
+            np.add.reduceat(decoded.counts, np.cumsum(decoded.lengths) - decoded.lengths)[earlier_windows:],
+            own_columns,
+        )
         older = [bucket for _, buckets in marked for bucket in buckets]
         if older:
             older_marks = np.repeat([mark for mark, _ in marked], [len(buckets) for _, buckets in marked])
             positions = np.concatenate([older_marks // MARK_SECONDS, positions])
             own_columns = np.concatenate([numbers[np.array(older) - ZERO_BUCKET], own_columns])
         if end >= _ABOVE_ALL:
-            raise ValueError
+            raise UnsuitableError
         positions = positions - base
         kept = (positions >= 0) & (positions <= end)
         if not kept.all():
@@ -232,57 +250,36 @@ class HourTable:
             self._runs = np.concatenate([[0], np.cumsum([hour.run_number for hour in self.hours])])
         return self._runs
 
-    def _decode(self, hours: Sequence[SeriesHour], columns: Array, values: Array, skipped: int) -> tuple[Array, Array]:
-        """Decode the marks of some hours; returns mark (in units of its length) and column of each of their traces."""
-        chunks: list[bytes] = []
-        sizes: list[int] = []
-        offsets: list[tuple[int, ...]] = []
-        first_marks: list[int] = []
-        odd: list[int] = []
-        for hour in hours:
-            (window,) = hour.windows
-            kind, data = inflated(window.marks)
-            if not kind & 2:
-                raise ValueError
-            of_window, digits = assigned(data)
-            if len(of_window) == 1:
-                digits = bytes(-(-hour.count // 2))
-            elif len(digits) != -(-hour.count // 2):
-                raise ValueError
-            chunks.append(digits)
-            sizes.append(hour.count)
-            offsets.append(of_window)
-            first_marks.append(window.first_mark // MARK_SECONDS)
-        packed = np.frombuffer(b"".join(chunks), dtype=np.uint8)
-        nibbles = np.empty(2 * len(packed), dtype=np.uint8)
-        nibbles[::2] = packed >> 4
-        nibbles[1::2] = packed & 15
-        counts = np.array(sizes)
-        number = len(hours)
-        lengths = -(-counts // 2) * 2
-        of_hour = np.repeat(np.arange(number), counts)
-        shift = (np.cumsum(lengths) - lengths) - (np.cumsum(counts) - counts)
-        digits = nibbles[np.arange(len(of_hour)) + shift[of_hour]]
-        table = np.zeros((number, 16), dtype=np.int64)
-        known = np.array([len(each) for each in offsets])
-        table[np.arange(16) < known[:, None]] = np.fromiter(chain.from_iterable(offsets), dtype=np.int64)
-        table += np.array(first_marks)[:, None]
-        by_digit = np.bincount(of_hour * 16 + digits, minlength=16 * number).reshape(number, 16)
-        if ((by_digit > 0) != (np.arange(16) < known[:, None])).any():
-            raise ValueError
-        starts = np.array([hour.start for hour in hours]) // MARK_SECONDS
-        minutes = (table - starts[:, None] - 1) % MARKS
-        self.of_hour = np.bincount(
-            (np.arange(number)[:, None] * MARKS + minutes).ravel(), weights=by_digit.ravel(), minlength=number * MARKS
-        ).astype(np.int64).reshape(number, MARKS)
-        marks = (table * MARK_SECONDS).tolist()
-        self.requests = [
-            list(zip(mark[:size], count)) for mark, count, size in zip(marks, by_digit.tolist(), known.tolist())
-        ]
-        self.newest = [each[-1][0] for each in self.requests]
-        self._digits, self._columns = digits, np.repeat(columns[skipped:], values[skipped:])
-        self._segments = np.concatenate([[0], np.cumsum(counts)]).tolist()
-        return table[of_hour, digits], self._columns
+    def _decode_marks(
+        self, windows: Sequence[StoredWindow], hours: Array, samples: Array, columns: Array
+    ) -> Array:
+        """Decode the marks of some windows; returns the mark of each of their traces, in units of its length."""
+        decoded = decode_marks([window.marks for window in windows], samples)
+        marks = decoded.offsets + np.array([window.first_mark for window in windows])[:, None] // MARK_SECONDS
+        number = len(self.hours) - self.first
+        starts = self.starts[self.first :][hours] // MARK_SECONDS
+        minutes = (marks - starts[:, None] - 1) % MARKS
+        self.of_hour = (
+            np.bincount(
+                (hours[:, None] * MARKS + minutes).ravel(),
+                weights=decoded.samples.ravel(),
+                minlength=number * MARKS,
+            )
+            .astype(np.int64)
+            .reshape(number, MARKS)
+        )
+        self.requests: list[list[tuple[int, int]]] = [[] for _ in range(number)]
+        rows = zip(hours.tolist(), (marks * MARK_SECONDS).tolist(), decoded.samples.tolist(), strict=True)
+        for hour, of_window, counts in rows:
+            size = len(counts) - counts.count(0)
+            self.requests[hour] += zip(of_window[:size], counts, strict=False)
+        self.newest = [max(each)[0] for each in self.requests]
+        of_window = np.repeat(np.arange(len(windows)), samples)
+        self._digits, self._columns = of_window * MAX_ASSIGNED_MARKS + decoded.indices, columns
+        self._segments = np.concatenate(
+            [[0], np.cumsum(np.bincount(hours, weights=samples, minlength=number)).astype(np.int64)]
+        ).tolist()
+        return marks[of_window, decoded.indices]
 
     def marks(self, index: int) -> list[tuple[int, list[int]]]:
         """Return what :meth:`.SeriesHour.marks` returns of an hour."""
@@ -718,9 +715,10 @@ class QuietHours:
         known, above = sums(counted > 0), sums(counted > _ZERO + PATTERN_BUCKETS)
         known_at, above_at = known[own] - known[low], above[own] - above[low]
         found = (2 * above_at > known_at) & (known_at >= PROFILE_MIN_HOURS)
+        by_lane = np.ascontiguousarray(counted.T)
         for row in np.flatnonzero(found.any(axis=1) & is_predicted).tolist():
             (profile[row],) = _medians(
-                counted[None, low[row] : position + row], found[None, row], known_at[None, row], PROFILE_MIN_HOURS
+                by_lane[None, :, low[row] : position + row], found[None, row], known_at[None, row], PROFILE_MIN_HOURS
             )
             has_profile[row] = True
         # Patterns of one hour of the day.
@@ -765,7 +763,7 @@ class QuietHours:
         found = (2 * above_at > known_at) & (known_at >= DAILY_PATTERN_MIN_HOURS)
         daily = np.flatnonzero(found.any(axis=1))
         if len(daily):
-            patterns = _medians(deviations[daily], found[daily], known_at[daily], DAILY_PATTERN_MIN_HOURS)
+            patterns = _medians(deviations[daily].transpose(0, 2, 1), found[daily], known_at[daily], DAILY_PATTERN_MIN_HOURS)
             profile[rows[daily]] = np.maximum(profile[rows[daily]], patterns)
             has_profile[rows[daily]] = True
         return profile.reshape(-1, len(QUANTILES), MARKS), has_profile
@@ -836,15 +834,17 @@ def _medians(codes: Array, lanes: Array, known: Array, least: int) -> Array:
     """Return patterns: the medians in some lanes, and what higher quantiles inherit.
 
     Args:
-        codes: encoded deviations by pattern, hour and lane; 0 where unknown.
+        codes: encoded deviations by pattern, lane and hour; 0 where unknown.
         lanes: which lanes of each pattern have a median above the limit.
         known: the number of known deviations by pattern and lane.
         least: minimum number for a median.
     """
-    middle = codes.shape[1] - known + (known - 1) // 2
-    ordered = np.sort(codes, axis=1)
-    medians = np.take_along_axis(ordered, np.minimum(middle, codes.shape[1] - 1)[:, None, :], axis=1)[:, 0]
-    found = np.where(lanes, medians.astype(np.int64) - _ZERO, 0)
+    patterns, numbers = np.nonzero(lanes)
+    ordered = np.sort(codes[patterns, numbers], axis=1)
+    counts = known[patterns, numbers]
+    found = np.zeros(lanes.shape, dtype=np.int64)
+    found[patterns, numbers] = ordered[np.arange(len(counts)), codes.shape[2] - counts + (counts - 1) // 2]
+    found[patterns, numbers] -= _ZERO
     is_found = lanes.copy()
     for lane in range(MARKS, MAX_LANES, MARKS):
         mine, lower = slice(lane, lane + MARKS), slice(lane - MARKS, lane)

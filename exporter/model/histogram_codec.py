@@ -174,6 +174,8 @@ _MIN_DEFLATED_BYTES: Final = 64
 _MAX_ASSIGNED_SAMPLES: Final = 1_500
 """With more samples, one digest for each mark is shorter."""
 _DIGITS: Final = "0123456789abcdef"
+MAX_ASSIGNED_MARKS: Final = len(_DIGITS)
+"""Each sample has four bits for the index of its mark."""
 
 
 def encode_marks(marks: Mapping[int, Digest]) -> bytes:
@@ -217,7 +219,7 @@ def decode_marks(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]
     try:
         if data[0] == _ASSIGNED:
             return _decode_assigned(data, 1, window)
-        kind, data = inflated(data)
+        kind, data = _inflated(data)
         return _decode_assigned(data, 0, window) if kind & _ASSIGNED else _decode_digests(data, window)
     except zlib.error as error:
         raise DamagedDigestError(str(error)) from None
@@ -237,7 +239,7 @@ def decode_offsets(data: bytes) -> tuple[int, ...]:
     try:
         if data[0] == _ASSIGNED:
             return _offsets(_varint(data, 1)[0])
-        kind, data = inflated(data)
+        kind, data = _inflated(data)
         return _offsets(_varint(data, 0)[0]) if kind & _ASSIGNED else tuple(_digests(data))
     except zlib.error as error:
         raise DamagedDigestError(str(error)) from None
@@ -245,7 +247,7 @@ def decode_offsets(data: bytes) -> tuple[int, ...]:
         raise _truncated(data) from None
 
 
-def inflated(data: bytes) -> tuple[int, bytes]:
+def _inflated(data: bytes) -> tuple[int, bytes]:
     """Return the flags of encoded marks, and what follows them."""
     kind, data = data[0], data[1:]
     if kind > (_ASSIGNED | _DEFLATED):
@@ -253,8 +255,22 @@ def inflated(data: bytes) -> tuple[int, bytes]:
     return kind, zlib.decompress(data, wbits=-zlib.MAX_WBITS) if kind & _DEFLATED else data
 
 
-def assigned(data: bytes) -> tuple[tuple[int, ...], bytes]:
-    """Return the offsets of assigned marks, ascending, and the half bytes that follow."""
+def assigned_marks(data: bytes) -> tuple[tuple[int, ...], bytes] | None:
+    """Return the offsets of assigned marks, in ascending order, and a half byte for each sample: which of them it is at.
+
+    There are no half bytes for a single mark. None for marks that are stored as digests.
+
+    Args:
+        data: result of :func:`encode_marks`.
+
+    Raises:
+        IndexError: the bytes are truncated.
+        zlib.error: they are damaged.
+        DamagedDigestError: they are damaged.
+    """
+    kind, data = _inflated(data)
+    if not kind & _ASSIGNED:
+        return None
     bits, position = _varint(data, 0)
     return _offsets(bits), data[position:]
 
