@@ -155,10 +155,11 @@ class HourTable:
                 np.repeat(hour_of_window, decoded.lengths) * width + columns,
                 weights=decoded.counts,
                 minlength=len(hours) * width,
-            )
-            .reshape(len(hours), width)
+            ).reshape(len(hours), width)
         )
-        cumulative = self.digests.cumsum(axis=1)
+        self._own_sums = np.zeros((len(hours), width + 1), dtype=np.int64)
+        np.cumsum(self.digests.astype(np.int64), axis=1, out=self._own_sums[:, 1:])
+        cumulative = self._own_sums[:, 1:]
         if (cumulative[:, -1] != self.counts).any():
             raise UnsuitableError
         self.own = self.buckets[_columns_of(cumulative, _ranks(_Q, self.counts[:, None]))]
@@ -309,6 +310,11 @@ class HourTable:
     def at_ranks(self, windows: Array, ranks: Array) -> Array:
         """Buckets of the samples of some ranks (rows x ranks) in some windows, by flat number."""
         return self._windows[windows[:, None], np.minimum(ranks, self._windows.shape[1]) - 1].astype(np.int64)
+
+    def own_up_to(self, position: int, buckets: Array) -> Array:
+        """How many samples of the hours from a position on lie in buckets up to some."""
+        columns = np.searchsorted(self.buckets, buckets, side="right")
+        return self._own_sums[np.arange(position, len(self.hours))[:, None], columns]
 
     def count_up_to(self, windows: Array, buckets: Array) -> Array:
         """How many samples of some windows lie in buckets up to one."""
@@ -586,9 +592,11 @@ class QuietHours:
         gates = _gates(baseline, parameters)
         gate, small, stat = gates[..., 0], gates[..., 1], gates[..., 2]
         has_small = has_long | has_level
-        self.is_usual = ~((table.own[position:, 0] <= 2 * baseline[:, 0] - gate[:, 0])) & (
-            table.own[position:] <= gate
-        ).all(axis=1)
+        # Of hours that are neither anomalous nor begin a streak, no more is asked.
+        slow = counts[position:, None] - table.own_up_to(position, gate)
+        fast = table.own_up_to(position, 2 * baseline[:, :1] - gate[:, :1])[:, 0]
+        self.is_usual = ((slow < MIN_EXCEEDANCES) | (table.own[position:] <= gate)).all(axis=1)
+        self.is_usual &= (2 * fast <= counts[position:]) & (2 * slow[:, 0] <= counts[position:])
         gate_all, small_all, stat_all, has_small_all = gate.copy(), small.copy(), stat.copy(), has_small.copy()
         small_any = np.where(has_small[:, None], small, _FAR)
         for step in range(1, reach + 1):
@@ -715,12 +723,14 @@ class QuietHours:
         known, above = sums(counted > 0), sums(counted > _ZERO + PATTERN_BUCKETS)
         known_at, above_at = known[own] - known[low], above[own] - above[low]
         found = (2 * above_at > known_at) & (known_at >= PROFILE_MIN_HOURS)
-        by_lane = np.ascontiguousarray(counted.T)
-        for row in np.flatnonzero(found.any(axis=1) & is_predicted).tolist():
-            (profile[row],) = _medians(
-                by_lane[None, :, low[row] : position + row], found[None, row], known_at[None, row], PROFILE_MIN_HOURS
-            )
-            has_profile[row] = True
+        found &= is_predicted[:, None]
+        raised = np.flatnonzero(found.any(axis=1))
+        if len(raised):
+            patterns, lanes = np.nonzero(found[raised])
+            each, numbers = raised[patterns, None], np.arange(number)
+            in_reach = (numbers >= low[each]) & (numbers < position + each)
+            profile[raised] = _medians(counted.T[lanes] * in_reach, found[raised], known_at[raised], PROFILE_MIN_HOURS)
+            has_profile[raised] = True
         # Patterns of one hour of the day.
         hours_of_day = table.slots % 24
         order = np.argsort(hours_of_day, kind="stable")
@@ -735,7 +745,7 @@ class QuietHours:
         places = begin[rows, None] + np.arange(int((end - begin)[rows].max()))
         group = order[np.minimum(places, number - 1)]
         is_usual = (places < end[rows, None]) & ~quarantined[group]
-        deviations = codes[group] * is_usual[:, :, None]
+        deviations = codes[group].astype(np.int16) * is_usual[:, :, None]
         own_buckets, starts = table.own, table.starts
         around = np.zeros(number, dtype=bool)
         excess = np.zeros((number, len(QUANTILES)), dtype=np.int64)
@@ -754,7 +764,7 @@ class QuietHours:
             ordered = np.sort(np.where(used[raised, :, None], excess[group[raised]], _FAR), axis=1)
             middle, each = numbers[raised], np.arange(len(raised))
             doubled = ordered[each, (middle - 1) // 2] + ordered[each, middle // 2]
-            by = np.maximum(np.rint(doubled / 4), 0).astype(np.int64)
+            by = np.maximum(np.rint(doubled / 4), 0).astype(np.int16)
             before = deviations[raised]
             more = np.minimum(before + np.repeat(by, MARKS, axis=1)[:, None, :], 2 * _ZERO - 1)
             deviations[raised] = np.where((before > 0) & exact[raised, :, None], more, before)
@@ -763,7 +773,10 @@ class QuietHours:
         found = (2 * above_at > known_at) & (known_at >= DAILY_PATTERN_MIN_HOURS)
         daily = np.flatnonzero(found.any(axis=1))
         if len(daily):
-            patterns = _medians(deviations[daily].transpose(0, 2, 1), found[daily], known_at[daily], DAILY_PATTERN_MIN_HOURS)
+            each, lanes = np.nonzero(found[daily])
+            patterns = _medians(
+                deviations[daily[each], :, lanes], found[daily], known_at[daily], DAILY_PATTERN_MIN_HOURS
+            )
             profile[rows[daily]] = np.maximum(profile[rows[daily]], patterns)
             has_profile[rows[daily]] = True
         return profile.reshape(-1, len(QUANTILES), MARKS), has_profile
@@ -834,17 +847,16 @@ def _medians(codes: Array, lanes: Array, known: Array, least: int) -> Array:
     """Return patterns: the medians in some lanes, and what higher quantiles inherit.
 
     Args:
-        codes: encoded deviations by pattern, lane and hour; 0 where unknown.
+        codes: encoded deviations of each lane that has a median, by hour; 0 where unknown.
         lanes: which lanes of each pattern have a median above the limit.
         known: the number of known deviations by pattern and lane.
         least: minimum number for a median.
     """
-    patterns, numbers = np.nonzero(lanes)
-    ordered = np.sort(codes[patterns, numbers], axis=1)
-    counts = known[patterns, numbers]
+    codes.sort(axis=1)
+    counts = known[lanes]
     found = np.zeros(lanes.shape, dtype=np.int64)
-    found[patterns, numbers] = ordered[np.arange(len(counts)), codes.shape[2] - counts + (counts - 1) // 2]
-    found[patterns, numbers] -= _ZERO
+    found[lanes] = codes[np.arange(len(counts)), codes.shape[1] - counts + (counts - 1) // 2]
+    found[lanes] -= _ZERO
     is_found = lanes.copy()
     for lane in range(MARKS, MAX_LANES, MARKS):
         mine, lower = slice(lane, lane + MARKS), slice(lane - MARKS, lane)
