@@ -67,7 +67,9 @@ from exporter.model.digest_arrays import UnsuitableError, decode_digests, decode
 from exporter.model.deviations import _ZERO, MARKS, MAX_LANES, MOST_BUCKETS
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, HIGHEST_BUCKET, ZERO_BUCKET, Digest
 from exporter.model.histogram_codec import MARK_SECONDS, MAX_ASSIGNED_MARKS
+from exporter.model.runs import count_runs
 from exporter.model.hours import (
+    MAX_RUN_TRACES,
     ERROR_SUMS,
     NO_SWINGS,
     PATTERN_BUCKETS,
@@ -248,7 +250,14 @@ class HourTable:
     def runs(self) -> Array:
         """Sums of the numbers of runs of the hours before each, computed on first use."""
         if self._runs is None:
-            self._runs = np.concatenate([[0], np.cumsum([hour.run_number for hour in self.hours])])
+            numbers = [hour.run_number for hour in self.hours[: self.first]]
+            for hour, requests in zip(self.hours[self.first :], self.requests, strict=True):
+                if hour.count > MAX_RUN_TRACES:
+                    numbers.append(hour.run_number)
+                else:
+                    marks = sorted({(mark - hour.start) // MARK_SECONDS for mark, _ in requests})
+                    numbers.append(count_runs(tuple(marks)))
+            self._runs = np.concatenate([[0], np.cumsum(numbers)])
         return self._runs
 
     def _decode_marks(
@@ -315,6 +324,11 @@ class HourTable:
         """How many samples of the hours from a position on lie in buckets up to some."""
         columns = np.searchsorted(self.buckets, buckets, side="right")
         return self._own_sums[np.arange(position, len(self.hours))[:, None], columns]
+
+    def count_all_up_to(self, hours: slice, buckets: Array) -> Array:
+        """How many samples of each window of some hours lie in buckets up to one of the hour."""
+        windows = self._windows.reshape(-1, MARKS, self._windows.shape[1])[hours]
+        return np.count_nonzero(windows <= buckets[:, None, None].astype(np.int16), axis=2)
 
     def count_up_to(self, windows: Array, buckets: Array) -> Array:
         """How many samples of some windows lie in buckets up to one."""
@@ -448,7 +462,7 @@ class QuietHours:
         numbers = np.arange(number)
         in_range = (numbers >= low[:, None]) & (numbers < high[:, None])
         usable = in_range & ~quarantined
-        pools = member[slots[position:]][:, :, slots] & usable[:, None, :]
+        pools = member[:, :, slots][slots[position:]] & usable[:, None, :]
         sums = pools.reshape(-1, number).astype(np.float64) @ np.stack([np.ones(number), counts], axis=1)
         pool_hours, pool_traces = sums.astype(np.int64).T.reshape(2, *pools.shape[:2])
         pool_first = pools.argmax(axis=2)
@@ -560,7 +574,7 @@ class QuietHours:
             swings[:, 13:18:2] = counted.sum(axis=1)
         measured = (sizes >= MIN_EVALUATED_TRACES) & is_predicted[:, None]
         flat_windows = np.arange(table.sizes.size).reshape(table.sizes.shape)[window]
-        above = sizes - table.count_up_to(flat_windows.ravel(), np.repeat(baseline[:, 0], MARKS)).reshape(sizes.shape)
+        above = sizes - table.count_all_up_to(window, baseline[:, 0])
         one = np.maximum(sizes, 2)
         swings[:, ERROR_SUMS] = measured.sum(axis=1)
         swings[:, ERROR_SUMS + 1] = (SHARE_UNITS * above // one * measured).sum(axis=1)
@@ -696,12 +710,12 @@ class QuietHours:
         if not len(which):
             return
         beyond = n[which] - table.count_up_to(windows[which], stat[rows[which], quantiles])
-        for row, slow, traces, quantile in zip(
-            rows[which].tolist(), beyond.tolist(), n[which].tolist(), quantiles.tolist(), strict=True
-        ):
+        tests = zip(rows[which].tolist(), quantiles.tolist(), n[which].tolist(), beyond.tolist(), strict=True)
+        alpha = parameters.alpha
+        for row, quantile, traces, slow in set(tests):
             if not self.needs_look[row]:
                 correlation = correlation_of(int(self._traces[row]))
-                if tail_probability(slow, traces, 1 - QUANTILES[quantile], correlation) < parameters.alpha:
+                if tail_probability(slow, traces, 1 - QUANTILES[quantile], correlation, enough=alpha) < alpha:
                     self.needs_look[row] = True
 
     def _profiles(
