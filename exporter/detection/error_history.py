@@ -325,7 +325,7 @@ class ErrorTracker:
         oldest = self._oldest(until)
         for hour, marks in hours:
             if marks[-1][0] > oldest and (failures := hour.failures()) is not None:
-                self._add([(mark, count, failures.get(mark, 0)) for mark, count in marks if mark > oldest])
+                self._add([(mark, count, failures.pop(mark, 0)) for mark, count in marks if mark > oldest])
 
     def evaluate_normal(
         self, local_hour: LocalHour, hour: SeriesHour | None, marks: Iterable[tuple[int, int]], since: int, until: int

@@ -169,7 +169,7 @@ class HourTable:
         for hour, quantiles in zip(later, self.own[self.first :].tolist(), strict=True):
             hour.set_quantile_buckets(tuple(quantiles))
         self.is_whole = np.array([clock.hour(hour.start).end == hour.start + HOUR_SECONDS for hour in later])
-        reach = max(parameters.max_window_seconds, parameters.window_seconds)
+        reach = max(parameters.max_window_seconds, parameters.window_seconds, HOUR_SECONDS)
         base = since // MARK_SECONDS - -(-reach // MARK_SECONDS)
         end = (later[-1].start + HOUR_SECONDS) // MARK_SECONDS - base
         earlier_windows = sum(numbers_of_windows[: self.first])
@@ -598,7 +598,7 @@ class QuietHours:
         follows = np.zeros(len(own), dtype=bool)
         follows[1:] = mine[1:] - mine[:-1] == HOUR_SECONDS
         is_whole = table.is_whole[window]
-        chain_ = is_predicted & is_whole
+        chain_ = is_predicted & is_whole & is_covered
         is_reached = chain_.copy()
         for step in range(1, reach + 1):
             is_reached[step:] &= chain_[:-step] & follows[1 : len(own) - step + 1]
@@ -658,6 +658,8 @@ class QuietHours:
                 parameters,
             ) & (table.patterns.hours[:-1][window] >= PATTERN_MIN_HOURS)
             has_traffic[: max(0, table.first + 2 - self.position)] = True
+            if parameters.traffic_surge is not None:
+                has_traffic[:] = True
         self.may_drop = has_traffic.tolist()
         plain = self._is_plain & ~has_traffic
         # A stretch ends where an hour is not plain, or does not follow the one before.
