@@ -48,7 +48,7 @@ from exporter.model.hours import SeriesHour, SeriesHours
 
 BURST_SECONDS: Final = 1500
 """A flag that fires for longer is an incident: what happened then does not become part of the swing."""
-_LEAST_FAILURES: Final = min(MIN_EXCEEDANCES, BURST_MIN_FAILURES)
+LEAST_FAILURES: Final = min(MIN_EXCEEDANCES, BURST_MIN_FAILURES)
 """With fewer failures a window says nothing."""
 
 
@@ -277,7 +277,7 @@ class ErrorTracker:
             self._add([(mark, requests, failures.pop(mark, 0)) for mark, requests in marks])
         elif failures is not None:
             self._add([(mark, requests, 0) for mark, requests in marks])
-        if self._flag == INACTIVE and sum([failed for _, _, failed in self._recent]) < _LEAST_FAILURES:
+        if self._flag == INACTIVE and sum([failed for _, _, failed in self._recent]) < LEAST_FAILURES:
             # Nearly always. No window can be a shift, or a burst.
             self._settle(local_hour, hour, Counts(0, 0))
             self._discard(local_hour.end)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from exporter.baseline.traffic import HourPattern, requests_by_mark
 from exporter.detection.detector import Detector, Expectation, SeriesState
 from exporter.detection.error_history import ErrorChange, ErrorTracker
-from exporter.detection.flag import INACTIVE, FlagPeriod
-from exporter.detection.parameters import LEVEL_MARKS, LONG_WINDOW_MARKS, SUSPICION_SECONDS
+from exporter.detection.flag import FlagPeriod
+from exporter.detection.parameters import LONG_WINDOW_MARKS, SUSPICION_SECONDS
 from exporter.detection.prediction import HourMeasurement, Prediction, SlowHour
 from exporter.detection.regression import RegressionChange, RegressionTracker
 from exporter.detection.schedule import HourThresholds, LazySchedule
@@ -85,7 +85,6 @@ def advance(
     *,
     suspects: Collection[int] = (),
     traffic: SeriesTraffic | None = None,
-    with_arrays: bool = False,
 ) -> HistoryProgress:
     """Evaluate the settled hours of a series that are not evaluated yet, in time order.
 
@@ -106,18 +105,21 @@ def advance(
     Raises:
         DamagedDigestError: stored bytes are damaged. The history is then partly evaluated and must not be used.
     """
-    if state is None:
-        for hour in history:
-            if hour.evaluation != NOT_EVALUATED:
-                history.set_evaluation(hour, NOT_EVALUATED)
-        first = next(iter(history), None)
-        state = SeriesState(until if first is None else min(first.start, until))
-    if with_arrays:
-        return _ArrayEvaluation(detector, history, state, suspects, traffic, until).run(until)
-    return _HistoryEvaluation(detector, history, state, suspects, traffic).run(until)
+    return HistoryEvaluation(detector, history, begun(history, until, state), suspects, traffic).run(until)
 
 
-class _HistoryEvaluation:
+def begun(history: SeriesHours, until: int, state: SeriesState | None) -> SeriesState:
+    """Return the state from which :func:`advance` begins; without one, the evaluations of the history become void."""
+    if state is not None:
+        return state
+    for hour in history:
+        if hour.evaluation != NOT_EVALUATED:
+            history.set_evaluation(hour, NOT_EVALUATED)
+    first = next(iter(history), None)
+    return SeriesState(until if first is None else min(first.start, until))
+
+
+class HistoryEvaluation:
     """Evaluation of one series, in progress."""
 
     def __init__(
@@ -481,215 +483,3 @@ class _HistoryEvaluation:
             self._regression.set_quarantined(hour.start, quarantined=evaluation.quarantined)
         self._progress.evaluations[hour.start] = evaluation
 
-
-class _ArrayEvaluation(_HistoryEvaluation):
-    """The same, with arrays for the hours in which nothing is unusual."""
-
-    def __init__(
-        self,
-        detector: Detector,
-        history: SeriesHours,
-        state: SeriesState,
-        suspects: Collection[int],
-        traffic: SeriesTraffic | None,
-        until: int,
-    ) -> None:
-        super().__init__(detector, history, state, suspects, traffic)
-        from exporter.detection import quiet_hours
-
-        self._arrays = quiet_hours
-        self._until = until
-        self._table: quiet_hours.HourTable | None = None
-        self._quiet: quiet_hours.QuietHours | None = None
-        self._pending: list[int] = []
-        self._skipped: list[int] = []
-        self._skipped_traffic: list[int] = []
-        if quiet_hours.can_cover(detector, self._stream) and until - state.until >= 24 * HOUR_SECONDS:
-            hours = [hour for hour in history if hour.start < until]
-            try:
-                self._table = quiet_hours.HourTable(
-                    hours, state.until, self._recent, self._pattern, state.errors, detector
-                )
-            except quiet_hours.UnsuitableError:
-                pass
-        self._calm = 99
-
-    def _evaluate_next(self, hour: LocalHour) -> int:
-        table = self._table
-        if table is None:
-            return super()._evaluate_next(hour)
-        tracker = self._tracker
-        start = hour.start
-        index = table.index.get(start)
-        if index is None or tracker.flag != INACTIVE or any(
-            each >= start - SUSPICION_SECONDS for each in tracker.suspects
-        ):
-            return self._evaluate_slowly(hour, index)
-        if self._quiet is None and self._calm >= 1 and self._until - start >= 12 * HOUR_SECONDS:
-            self._quiet = self._arrays.QuietHours(table, self._detector, index, self._until, self._changepoint)
-            if self._traffic is not None:
-                most = self._traffic.most_requests
-                if most is not None:
-                    self._quiet.find_stretches(most, self._detector.parameters)
-        quiet = self._quiet
-        if quiet is None:
-            return self._evaluate_slowly(hour, index)
-        row = index - quiet.position
-        if (
-            quiet.stretch_ends[row] > row
-            and not self._run
-            and not self._streak
-            and self._errors.is_calm
-            and (self._traffic is None or self._traffic.is_calm)
-        ):
-            return self._pass_stretch(row, quiet.stretch_ends[row])
-        status = quiet.status[row]
-        if not status or quiet.needs_look[row]:
-            return self._evaluate_slowly(hour, index)
-        if not self._pass(hour, index, status):
-            return self._evaluate_slowly(hour, index)
-        self._regression.evaluate(hour, is_judged=True)
-        self._calm += 1
-        return hour.end
-
-    def _pass_stretch(self, row: int, behind: int) -> int:
-        quiet, table, clock = self._quiet, self._table, self._detector.clock
-        first = row + quiet.position
-        hours = table.hours[first : behind + quiet.position]
-        evaluations = self._progress.evaluations
-        for index, hour in enumerate(hours, first):
-            if quiet.status[index - quiet.position] == 1:
-                evaluations[hour.start] = hour.evaluation = quiet.evaluation(index)
-                self._stream = quiet.stream_after(index, self._stream)
-        self._pending += range(first, first + len(hours))
-        self._skipped += range(first, first + len(hours))
-        self._skipped_traffic += range(first, first + len(hours))
-        added = 0
-        for number, hour in enumerate(hours, 1):
-            if (hour.slot.hour + 1) % 6 == 0:
-                self._regression.add_all(hours[added:number])
-                added = number
-                self._regression.evaluate(clock.hour(hour.start), is_judged=True)
-        if added < len(hours):
-            self._regression.add_all(hours[added:])
-        self._calm += len(hours)
-        return hours[-1].start + HOUR_SECONDS
-
-    def _skipped_hours(self, skipped: list[int]) -> tuple[list[tuple[SeriesHour, list[tuple[int, int]]]], int]:
-        table = self._table
-        end = table.hours[skipped[-1]].start + HOUR_SECONDS
-        # Longer than any window.
-        oldest = end - 3 * HOUR_SECONDS - self._detector.parameters.max_window_seconds
-        hours = [
-            (table.hours[index], table.requests[index - table.first])
-            for index in skipped
-            if table.newest[index - table.first] > oldest
-        ]
-        skipped.clear()
-        return hours, end
-
-    def _catch_up_errors(self) -> None:
-        if self._skipped:
-            self._errors.skip(*self._skipped_hours(self._skipped))
-
-    def _catch_up_traffic(self) -> None:
-        if self._skipped_traffic:
-            hours, end = self._skipped_hours(self._skipped_traffic)
-            self._traffic.skip([requests for _, requests in hours], end)
-
-    def _evaluate_slowly(self, hour: LocalHour, index: int | None) -> int:
-        quiet, table = self._quiet, self._table
-        self._catch_up_errors()
-        if self._traffic is not None:
-            self._catch_up_traffic()
-        self._catch_up()
-        end = super()._evaluate_next(hour)
-        if quiet is not None:
-            known = None if index is None else self._history.at(hour.start)
-            if self._quiet is not None and known is not None and known.evaluation != quiet.evaluation(index):
-                self._quiet = None
-            if self._stream not in self._arrays.COVERED_STREAMS:
-                self._quiet = self._table = None
-            if self._quiet is None:
-                self._calm = 0
-        self._calm += 1
-        return end
-
-    def _pass(self, local_hour, index, status) -> bool:
-        quiet, table, parameters = self._quiet, self._table, self._detector.parameters
-        row = index - quiet.position
-        hour = table.hours[index]
-        requests = table.requests[index - table.first]
-        if status == 1 and (self._run or self._streak or not quiet.is_usual[row]):
-            prediction = quiet.prediction(index)
-            anomalous, elevated = self._classify(hour, prediction)
-            if anomalous:
-                return False
-            run = extended_run(self._run, SettledHour(hour.start, anomalous, elevated)) if self._run else ()
-            if run and is_new_baseline(run, parameters):
-                return False
-            streak = self._streak
-            if self._accepted_streak(hour, prediction):
-                self._streak = streak
-                return False
-            self._run = run
-        self._pending.append(index)
-        if status == 1:
-            self._stream = quiet.stream_after(index, self._stream)
-        self._catch_up_errors()
-        self._evaluate_errors(local_hour, hour, requests)
-        if self._traffic is not None:
-            if quiet.may_drop[row] or not self._traffic.is_calm:
-                self._catch_up_traffic()
-                self._evaluate_traffic(local_hour, requests, table.patterns.before(index - table.first))
-            else:
-                self._skipped_traffic.append(index)
-        self._regression.add(hour)
-        if status == 1:
-            evaluation = quiet.evaluation(index)
-            hour.evaluation = evaluation
-            self._progress.evaluations[hour.start] = evaluation
-        return True
-
-    def _catch_up(self) -> None:
-        pending, quiet, table = self._pending, self._quiet, self._table
-        if not pending:
-            return
-        self._pending = []
-        parameters = self._detector.parameters
-        end = table.hours[pending[-1]].start + HOUR_SECONDS
-        oldest = end - parameters.max_window_seconds - (LEVEL_MARKS + 2) * MARK_SECONDS
-        newer = [each for each in self._recent.by_mark(end, end + 10**9)]
-        for index in pending:
-            if table.newest[index - table.first] > end:
-                newer += [each for each in table.hours[index].marks() if each[0] > end]
-        self._recent = MarkedTraces()
-        self._recent.add(table.ended(oldest, end))
-        self._recent.add(newer)
-        reach = -(-parameters.max_window_seconds // HOUR_SECONDS)
-        for index in pending[-reach - 1 :]:
-            row = index - quiet.position
-            prediction = quiet.prediction(index) if quiet.status[row] == 1 else None
-            self._schedule = self._schedule.followed_by(table.hours[index].start, prediction, parameters.max_window_seconds)
-        self._pattern = table.patterns.before(pending[-1] + 1 - table.first)
-        self._history.add_evaluations([table.hours[index] for index in pending])
-
-    def _marks(self, hour: SeriesHour) -> Sequence[tuple[int, list[int]]]:
-        return hour.marks() if self._table is None else self._table.marks(self._table.index[hour.start])
-
-    def _expect(self, local_hour: LocalHour) -> Expectation:
-        index = None if self._quiet is None else self._table.index.get(local_hour.start)
-        if index is not None:
-            found = self._quiet.expectation(index, self._stream)
-            if found is not None:
-                return found
-        return super()._expect(local_hour)
-
-    def _accept(self, changepoint: int, local_hour: LocalHour) -> None:
-        super()._accept(changepoint, local_hour)
-        self._quiet = None
-
-    def _set_evaluation(self, hour: SeriesHour, evaluation: HourEvaluation) -> None:
-        if evaluation.quarantined != hour.evaluation.quarantined:
-            self._quiet = None
-        super()._set_evaluation(hour, evaluation)
