@@ -162,6 +162,7 @@ class _ArrayEvaluation(HistoryEvaluation):
         row, hour = index - quiet.position, table.hours[index]
         if quiet.is_predicted[row] and not self._settle_quietly(quiet, index, hour):
             return False
+        self._forget_until(table, local_hour.start)
         self._take(quiet, index, hour)
         self._pending.append(index)
         self._catch_up_errors()
@@ -217,11 +218,20 @@ class _ArrayEvaluation(HistoryEvaluation):
         self._recent.add(table.ended(oldest, end))
         self._recent.add(late)
         longest = parameters.max_window_seconds
-        for index in pending[-(-longest // HOUR_SECONDS) - 1 :]:
+        reach = -(-longest // HOUR_SECONDS)
+        for index in pending[-reach - 1 :]:
             prediction = quiet.prediction(index) if quiet.is_predicted[index - quiet.position] else None
             self._schedule = self._schedule.followed_by(table.hours[index].start, prediction, longest)
         self._pattern = table.patterns.before(pending[-1] + 1 - table.first)
         self._history.add_evaluations([table.hours[index] for index in pending])
+        self._forget_until(table, table.hours[pending[-1]].start)
+
+    def _forget_until(self, table: HourTable, start: int) -> None:
+        """Drop the hours that are out of reach of an hour, as :meth:`.Detector.expect` does; the errors use the others."""
+        oldest = max(start - self._detector.rules.lookback_seconds, self._changepoint or 0)
+        if self._pending and table.hours[self._pending[0]].start < oldest:
+            self._catch_up()
+        self._history.discard_before(oldest)
 
     def _catch_up_errors(self) -> None:
         if self._pending_errors and self._table is not None:
@@ -252,6 +262,7 @@ class _ArrayEvaluation(HistoryEvaluation):
             index = table.index.get(local_hour.start)
             found = None if index is None else quiet.expectation(index, self._stream)
             if found is not None:
+                self._forget_until(table, local_hour.start)
                 return found
         return super()._expect(local_hour)
 
