@@ -134,11 +134,7 @@ def _with_excess(
 
 
 def requests_by_scale(values: Sequence[_Number]) -> tuple[Sequence[_Number], Sequence[_Number], Sequence[_Number]]:
-    """Return what belongs to the marks of an hour, and its sums over a quarter and over half of the hour.
-
-    Args:
-        values: what belongs to each mark: a number, or an array of them.
-    """
+    """Return what belongs to the marks of an hour, and its sums over a quarter and over half of the hour."""
     # Called twice for each hour: sum() would take ten times as long.
     a, b, c, d, e, f, g, h, i, j, k, m = values
     first, third = a + b + c, g + h + i

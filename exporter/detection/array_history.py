@@ -131,9 +131,9 @@ class _ArrayEvaluation(HistoryEvaluation):
         self._waited += 1
         if quiet is None:
             return end
-        if index is not None and (known := self._history.at(hour.start)) is not None:
-            if known.evaluation != quiet.evaluation(index):
-                self._quiet = None
+        known = None if index is None else self._history.at(hour.start)
+        if index is not None and known is not None and known.evaluation != quiet.evaluation(index):
+            self._quiet = None
         if not is_covered_stream(self._stream):
             self._table = self._quiet = None
         if self._quiet is None:
@@ -147,7 +147,7 @@ class _ArrayEvaluation(HistoryEvaluation):
         for index, hour in enumerate(hours, first):
             self._take(quiet, index, hour)
         for pending in (self._pending, self._pending_errors, self._pending_traffic):
-            pending += range(first, behind)
+            pending.extend(range(first, behind))
         added = 0
         for number, hour in enumerate(hours, 1):
             if number == len(hours) or (hour.slot.hour + 1) % EVALUATION_HOURS == 0:
@@ -179,7 +179,7 @@ class _ArrayEvaluation(HistoryEvaluation):
         return True
 
     def _settle_quietly(self, quiet: QuietHours, index: int, hour: SeriesHour) -> bool:
-        """Continue runs and streaks; returns False, and changes nothing, if the hour is anomalous or a change accepted."""
+        """Continue runs and streaks; returns False, and changes nothing, if an hour is anomalous or one is accepted."""
         if quiet.is_usual[index - quiet.position] and not self._run and not self._streak:
             return True
         prediction, streak = quiet.prediction(index), self._streak
@@ -212,7 +212,7 @@ class _ArrayEvaluation(HistoryEvaluation):
         oldest = end - parameters.max_window_seconds - (LEVEL_MARKS + 2) * MARK_SECONDS
         late = self._recent.by_mark(end, self._until + HOUR_SECONDS)
         for index in pending:
-            if max(table.requests[index - table.first])[0] > end:
+            if table.latest[index - table.first] > end:
                 late += [each for each in table.marks(index) if each[0] > end]
         self._recent = MarkedTraces()
         self._recent.add(table.ended(oldest, end))
@@ -227,7 +227,7 @@ class _ArrayEvaluation(HistoryEvaluation):
         self._forget_until(table, table.hours[pending[-1]].start)
 
     def _forget_until(self, table: HourTable, start: int) -> None:
-        """Drop the hours that are out of reach of an hour, as :meth:`.Detector.expect` does; the errors use the others."""
+        """Drop the hours that are out of reach of an hour, as :meth:`.Detector.expect` does for the errors, too."""
         oldest = max(start - self._detector.rules.lookback_seconds, self._changepoint or 0)
         if self._pending and table.hours[self._pending[0]].start < oldest:
             self._catch_up()
@@ -250,8 +250,12 @@ class _ArrayEvaluation(HistoryEvaluation):
         """Return those of some hours of which a window may contain requests, with these, and the end of the last."""
         end = table.hours[pending[-1]].start + HOUR_SECONDS
         oldest = end - max(HOUR_SECONDS, self._detector.parameters.max_window_seconds)
-        found = [(table.hours[index], table.requests[index - table.first]) for index in pending]
-        return [each for each in found if max(each[1])[0] > oldest], end
+        found = [
+            (table.hours[index], table.requests[index - table.first])
+            for index in pending
+            if table.latest[index - table.first] > oldest
+        ]
+        return found, end
 
     def _marks(self, hour: SeriesHour) -> Sequence[tuple[int, list[int]]]:
         return hour.marks() if self._table is None else self._table.marks(self._table.index[hour.start])

@@ -324,7 +324,8 @@ class ErrorTracker:
         self._discard(until)
         oldest = self._oldest(until)
         for hour, marks in hours:
-            if marks[-1][0] > oldest and (failures := hour.failures()) is not None:
+            failures = hour.failures()
+            if failures is not None:
                 self._add([(mark, count, failures.pop(mark, 0)) for mark, count in marks if mark > oldest])
 
     def evaluate_normal(

@@ -482,4 +482,3 @@ class HistoryEvaluation:
             self._history.set_evaluation(hour, evaluation)
             self._regression.set_quarantined(hour.start, quarantined=evaluation.quarantined)
         self._progress.evaluations[hour.start] = evaluation
-

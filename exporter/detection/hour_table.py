@@ -5,7 +5,7 @@ Nothing here depends on what the evaluation has found so far.
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from exporter.model.digest_arrays import UnsuitableError, decode_digests, decode
 from exporter.model.histogram import HIGHEST_BUCKET, ZERO_BUCKET
 from exporter.model.histogram_codec import MARK_SECONDS, MAX_ASSIGNED_MARKS
 from exporter.model.hours import MAX_RUN_TRACES, NOT_EVALUATED, QUANTILES, SeriesHour, StoredWindow
-from exporter.model.runs import count_runs
+from exporter.model.runs import MAX_RUN_SECONDS
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -37,11 +37,12 @@ SHARES: Final[Array] = np.array(QUANTILES)
 _ROUNDING: Final = 1e-9
 _ABOVE_ALL: Final = 2**15 - 1
 """Above all buckets, and above all marks: both have 16 bits, which numpy sorts in linear time."""
+_MARKS_OF_RUN: Final = MAX_RUN_SECONDS // MARK_SECONDS
 _SLOT_NUMBERS: Final = {slot: number for number, slot in enumerate(SLOTS)}
 
 
 def ranks_of(q: Array | float, numbers: Array) -> Array:
-    """Return the nearest ranks of quantiles among numbers of traces, counted from 1, as :func:`.window.rank_of` does."""
+    """Return the nearest ranks of quantiles among numbers of traces, counted from 1; see :func:`.window.rank_of`."""
     return np.maximum(np.ceil(q * numbers - _ROUNDING), 1).astype(np.int64)
 
 
@@ -93,6 +94,7 @@ class HourTable:
         halves: both windows of half an hour; from the first on.
         half_hour_sizes: number of traces in the half hour before each mark; from the first on.
         requests: marks in Unix seconds, with the number of requests that ended up to each; from the first on.
+        latest: the last of these marks, Unix seconds; from the first on.
         by_mark: requests that ended at the marks of the hour before and of the hour; from the first on.
         patterns: how the requests were distributed within the hour; from the first on.
     """
@@ -138,9 +140,11 @@ class HourTable:
         self.patterns = HourPatterns(pattern, self._requests_of_hour)
 
     def _decode(self, earlier: Sequence[int]) -> tuple[Array, Array]:
-        """Decode the hours; returns the buckets of earlier traces and of those to be evaluated, and marks of the latter.
+        """Decode the hours.
 
-        Marks are counted in units of their length.
+        Returns:
+            The buckets of earlier traces and of those to be evaluated, and of the latter the marks, in units of their
+            length.
         """
         number, first = len(self.hours), self.first
         windows = [window for hour in self.hours for window in hour.windows]
@@ -183,11 +187,15 @@ class HourTable:
         for hour, of_window, samples in rows:
             # Without those behind the last.
             self.requests[hour] += zip(of_window[: len(samples) - samples.count(0)], samples, strict=False)
+        latest = np.zeros(number, dtype=np.int64)
+        np.maximum.at(latest, hours, (marks * (decoded.samples > 0)).max(axis=1))
+        self.latest: list[int] = (latest * MARK_SECONDS).tolist()
         window_of_sample = np.repeat(np.arange(len(windows)), sizes)
         self._order_within = window_of_sample * MAX_ASSIGNED_MARKS + decoded.indices
         of_hour = np.bincount(hours, weights=sizes, minlength=number).astype(np.int64)
         self._bounds: list[int] = [0, *np.cumsum(of_hour).tolist()]
-        return marks[window_of_sample, decoded.indices]
+        of_samples: Array = marks[window_of_sample, decoded.indices]
+        return of_samples
 
     def _arrange(self, marks: Array, samples: Array, since: int, parameters: Parameters) -> None:
         """Order the traces by their marks, and find the windows that end in the hours to be evaluated."""
@@ -247,12 +255,14 @@ class HourTable:
         """Sum of the numbers of runs of the hours before each, and of all hours; computed on first use."""
         if self._runs is None:
             numbers = [hour.run_number for hour in self.hours[: self.first]]
-            for hour, requests in zip(self.hours[self.first :], self.requests, strict=True):
-                if hour.count > MAX_RUN_TRACES:
-                    numbers.append(hour.run_number)
-                else:
-                    offsets = sorted({(mark - hour.start) // MARK_SECONDS for mark, _ in requests})
-                    numbers.append(count_runs(tuple(offsets)))
+            # Within an hour the marks of a run follow one another; it counts once for each three.
+            positions = np.arange(MARKS)
+            is_busy = self._requests_of_hour > 0
+            begins = np.maximum.accumulate(np.where(is_busy, -1, positions), axis=1)
+            counted = (is_busy & ((positions - begins - 1) % _MARKS_OF_RUN == 0)).sum(axis=1).tolist()
+            for hour, latest, number in zip(self.hours[self.first :], self.latest, counted, strict=True):
+                is_within = latest <= hour.start + HOUR_SECONDS and hour.count <= MAX_RUN_TRACES
+                numbers.append(number if is_within else hour.run_number)
             self._runs = np.concatenate([[0], np.cumsum(numbers)])
         return self._runs
 
@@ -359,7 +369,9 @@ def _excess(requests: Array, shares: Array) -> tuple[Array, Array]:
     """Return what each hour adds to the excess and to the squares of a pattern, by scale."""
     totals = requests.sum(axis=1)
     found = []
-    for numbers, usual in zip(requests_by_scale(requests.T), requests_by_scale(shares.T), strict=True):
+    # Each number is that of all hours.
+    by_scale = (requests_by_scale(cast("Sequence[float]", each.T)) for each in (requests, shares))
+    for numbers, usual in zip(*by_scale, strict=True):
         expected = [totals * share for share in usual]
         # Term by term as in exporter.baseline.traffic: each is an integer, so that sums are exact in any order.
         excess = [

@@ -494,8 +494,7 @@ class Prediction:
         )
         for baseline, buckets, variances, weights in columns:
             squares = [
-                4 * (square if (square := (bucket - baseline) ** 2) < MAX_SQUARE else MAX_SQUARE)
-                for bucket in buckets
+                4 * (square if (square := (bucket - baseline) ** 2) < MAX_SQUARE else MAX_SQUARE) for bucket in buckets
             ]
             excess = sum(map(mul, weights, map(sub, squares, variances)))
             square_octaves = max(0.0, excess / _UNITS_PER_SQUARE_OCTAVE)

@@ -2,8 +2,9 @@
 
 Nearly all hours of a history are as usual. What the evaluation of such an hour yields depends on the hours before it
 only through which of them are quarantined. So for all hours of a series at once, arrays hold what
-:mod:`exporter.detection.history` would compute hour by hour: pools, predicted quantiles, the evaluation windows compared
-with them, patterns, and sums of squares. All of these are integers, so the results are the same to the last bit.
+:mod:`exporter.detection.history` would compute hour by hour: pools, predicted quantiles, the evaluation windows
+compared with them, patterns, and sums of squares. All of these are integers, so the results are the same to the last
+bit.
 
 :class:`QuietHours` also says for each hour whether any test could be positive, by the same lower bounds of thresholds.
 Such an hour, and whatever else is unusual, is evaluated on its own. If that changes which hours are quarantined, the
@@ -12,7 +13,6 @@ hours after it are computed again.
 This module needs numpy. Only the worker processes that evaluate long histories import it.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -26,7 +26,6 @@ from exporter.baseline.levels import (
     FallbackLevel,
     FallbackRules,
     Pool,
-    is_recurring,
 )
 from exporter.baseline.traffic import MIN_USUAL_REQUESTS, PATTERN_MIN_HOURS
 from exporter.detection.detector import Detector, Expectation, SeriesState
@@ -57,7 +56,7 @@ from exporter.detection.streams import CERTAIN_TRACES, REQUESTS, SHORTEST_CUT, U
 from exporter.detection.thresholds import correlation_of, floor_of
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.deviations import MARKS, MAX_LANES, MOST_BUCKETS, ZERO_CODE
-from exporter.model.histogram import BUCKETS_PER_OCTAVE, HIGHEST_BUCKET, ZERO_BUCKET, Digest
+from exporter.model.histogram import BUCKETS_PER_OCTAVE, ZERO_BUCKET, Digest
 from exporter.model.histogram_codec import MARK_SECONDS
 from exporter.model.hours import ERROR_SUMS, NO_SWINGS, PATTERN_BUCKETS, QUANTILES, HourEvaluation, HourProfile
 
@@ -164,9 +163,13 @@ class QuietHours:
         in_range = (position >= self._low[:, None]) & (position < self._high[:, None])
         members, levels, least = _members(rules)
         own_slots = slots[self.position :]
-        candidates = members[:, :, slots][own_slots] & (in_range & ~self._quarantined)[:, None, :]
-        figures = candidates.reshape(-1, len(counts)).astype(np.float64) @ np.stack([np.ones(len(counts)), counts], 1)
-        hours, traces = figures.astype(np.int64).T.reshape(2, *candidates.shape[:2])
+        is_usable = ~self._quarantined
+        candidates = members[:, :, slots].take(own_slots, axis=0) & (in_range & is_usable)[:, None, :]
+        # Numbers of hours and of traces by slot, of which those that a level pools are added.
+        of_slot = (slots[:, None] == np.arange(len(SLOTS))) & is_usable[:, None]
+        sums = [_sums_before(each) for each in (of_slot, of_slot * counts[:, None])]
+        by_slot = [each[self._high] - each[self._low] for each in sums]
+        hours, traces = (np.matmul(members[own_slots], each[:, :, None])[:, :, 0] for each in by_slot)
         first = candidates.argmax(axis=2)
         last = len(counts) - 1 - candidates[:, :, ::-1].argmax(axis=2)
         spans = starts[last] - starts[first] >= MATURE_SPAN_SECONDS
@@ -191,9 +194,8 @@ class QuietHours:
         if self._quarantined.any():
             exact = members[own_slots, 0][:, slots] & in_range
             quarantined = (exact & self._quarantined).sum(axis=1)
-            others = exact.sum(axis=1) - quarantined
-            released = [is_recurring(*each) for each in zip(quarantined.tolist(), others.tolist(), strict=True)]
-            self._is_simple &= ~np.array(released)
+            # They may recur, see levels.is_recurring(): then they are released.
+            self._is_simple &= (quarantined < MATURE_WINDOWS) | (2 * quarantined < exact.sum(axis=1))
 
     def _quantiles(self, shares: Array, rows: Array) -> Array:
         """Return quantiles of the pools of some rows; arbitrary without a pool."""
@@ -201,7 +203,8 @@ class QuietHours:
         rows = np.broadcast_to(rows, shares.shape)
         ranks = ranks_of(shares, self._traces[rows])
         found = np.searchsorted(self._cumulative, ranks + self._offsets[rows]) - rows * width
-        return self._table.buckets[np.minimum(found, width - 1)]
+        quantiles: Array = self._table.buckets[np.minimum(found, width - 1)]
+        return quantiles
 
     def _is_sparse(self) -> Array:
         """Return for which hours the series is evaluated by run, as :func:`.runs.is_sparse` does."""
@@ -370,7 +373,8 @@ class QuietHours:
         starts = self._table.starts
         previous = np.searchsorted(starts, self._starts - HOUR_SECONDS)
         is_there = (starts[previous] == self._starts - HOUR_SECONDS) & (previous >= self._low)
-        return self._codes[previous] * is_there[:, None]
+        codes: Array = self._codes[previous] * is_there[:, None]
+        return codes
 
     def _levels_of_now(self, errors: Array, before: Array) -> tuple[Array, Array]:
         """Return the level before each window in buckets, and where it is known; see :func:`.prediction.levels_of`."""
@@ -396,13 +400,14 @@ class QuietHours:
         is_early = self._starts + (self._reach + 2) * HOUR_SECONDS <= until
         is_covered = is_whole & is_early & self._is_simple & (is_complete | ~self._is_predicted)
         counts = table.counts[position:]
-        gate = _floors(self._baseline, self._parameters)[..., 0]
+        floors = _floors(self._baseline, self._parameters)
+        gate = floors[..., 0]
         slow = counts[:, None] - table.count_up_to(position, gate)
         fast = table.count_up_to(position, 2 * self._baseline[:, :1] - gate[:, :1])[:, 0]
         is_usual = ((slow < MIN_EXCEEDANCES) | (table.quantiles[position:] <= gate)).all(axis=1)
         is_usual &= (2 * fast <= counts) & (2 * slow[:, 0] <= counts)
         is_usual |= ~self._is_predicted
-        needs_look = self._find_looks(is_covered & self._is_predicted)
+        needs_look = self._find_looks(is_covered & self._is_predicted, floors)
         may_drop = np.zeros(self._count, dtype=bool)
         if most_requests is not None:
             patterns, parameters = table.patterns, self._parameters
@@ -423,14 +428,14 @@ class QuietHours:
         self.ends: list[int] = np.where(is_plain, behind, self._rows).tolist()
         self._has_expectation: list[bool] = (self._is_predicted & self._is_simple).tolist()
 
-    def _find_looks(self, rows: Array) -> Array:
+    def _find_looks(self, rows: Array, floors: Array) -> Array:
         """Return in which of some hours a test of a window may be positive.
 
         By the bounds of :func:`.verdict.can_be_shifted` and :func:`.small_shift.can_be_small_shift`: what these exclude
         is excluded here, but not the other way round.
         """
         parameters, sizes = self._parameters, self._sizes
-        floors = self._lowest(_floors(self._baseline, parameters))
+        floors = self._lowest(floors)
         gate, small, stat = floors[..., 0], floors[..., 1], floors[..., 2]
         has_small = self._has_long | self._has_level
         # Of a series that has small tests in an hour but not in the one before, all windows are looked at.
@@ -510,9 +515,7 @@ class QuietHours:
         row, table = index - self.position, self._table
         counts = self._digests[row]
         present = np.flatnonzero(counts)
-        digest = Digest.of_ascending(
-            dict(zip(table.buckets[present].tolist(), counts[present].tolist(), strict=True))
-        )
+        digest = Digest.of_ascending(dict(zip(table.buckets[present].tolist(), counts[present].tolist(), strict=True)))
         hours = tuple([table.hours[each] for each in np.flatnonzero(self._members[row]).tolist()])
         return Pool(FallbackLevel(int(self._levels[row])), table.hours[index].slot, hours, True, (), digest)
 
@@ -529,22 +532,12 @@ def _members(rules: FallbackRules) -> tuple[Array, Array, Array]:
     return members, np.array([int(level) for level, _ in levels]), np.array([least for _, least in levels])
 
 
-@lru_cache(maxsize=64)
-def _floor_table(ratio: float, min_delta_seconds: float) -> Array:
-    """Return a table of :func:`_floors` for each bucket, which is filled on first use; 0 where it is not."""
-    return np.zeros((HIGHEST_BUCKET - ZERO_BUCKET + 1, 3), dtype=np.int64)
-
-
 def _floors(buckets: Array, parameters: Parameters) -> Array:
     """Return the gate, the gate of small tests and the statistical threshold of some baselines for a swing of zero."""
-    table = _floor_table(parameters.ratio, parameters.min_delta_seconds)
-    numbers = buckets - ZERO_BUCKET
-    is_missing = ~table[numbers].any(axis=-1)
-    for bucket in np.unique(buckets[is_missing]).tolist():
-        floor = floor_of(bucket, parameters.ratio, parameters.min_delta_seconds)
-        table[bucket - ZERO_BUCKET] = floor.gate, floor.small_gate, floor.stat
-    found: Array = table[numbers]
-    return found
+    distinct, which = np.unique(buckets, return_inverse=True)
+    floors = [floor_of(bucket, parameters.ratio, parameters.min_delta_seconds) for bucket in distinct.tolist()]
+    found = np.array([(floor.gate, floor.small_gate, floor.stat) for floor in floors], dtype=np.int64)
+    return found[which.reshape(buckets.shape)]
 
 
 def _is_measurable(sizes: Array) -> Array:
@@ -563,7 +556,7 @@ def _squared(distances: Array, variances: Array, counted: Array) -> Array:
 
 def _sums_before(flags: Array) -> Array:
     """Return the sum of the rows before each, and of all."""
-    sums = np.zeros((len(flags) + 1, flags.shape[1]), dtype=np.int32)
+    sums = np.zeros((len(flags) + 1, flags.shape[1]), dtype=np.int64)
     np.cumsum(flags, axis=0, out=sums[1:])
     return sums
 

@@ -14,7 +14,9 @@ _NEGLIGIBLE: Final = 1e-12
 _ROUNDING: Final = 1e-9
 
 
-def tail_probability(k: int, n: int, p: float, correlation: float, *, cap: int = TAIL_CAP, enough: float = inf) -> float:
+def tail_probability(
+    k: int, n: int, p: float, correlation: float, *, cap: int = TAIL_CAP, enough: float = inf
+) -> float:
     """Return ``P(K >= k)`` for a beta-binomial K of n trials with mean probability p.
 
     With ``a = p (1/ρ - 1)`` and ``b = (1 - p) (1/ρ - 1)`` the probability of exactly j exceedances is

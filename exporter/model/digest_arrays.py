@@ -3,10 +3,10 @@
 What no encoder has written, and what an encoder writes only for very many samples, is left to that module.
 """
 
+import zlib
 from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
-from zlib import error as InflateError
 
 import numpy as np
 import numpy.typing as npt
@@ -130,7 +130,7 @@ def decode_marks(encoded: Sequence[bytes], samples: Integers) -> AssignedMarks:
                 raise UnsuitableError
             all_offsets.append(offsets)
             digits.append(of_window)
-    except (ValueError, IndexError, InflateError):
+    except (ValueError, IndexError, zlib.error):
         raise UnsuitableError from None
     packed = np.frombuffer(b"".join(digits), dtype=np.uint8)
     halves = np.empty(2 * len(packed), dtype=np.uint8)

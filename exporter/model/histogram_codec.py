@@ -256,7 +256,7 @@ def _inflated(data: bytes) -> tuple[int, bytes]:
 
 
 def assigned_marks(data: bytes) -> tuple[tuple[int, ...], bytes] | None:
-    """Return the offsets of assigned marks, in ascending order, and a half byte for each sample: which of them it is at.
+    """Return the offsets of assigned marks, in ascending order, and a half byte for each sample: the index of its mark.
 
     There are no half bytes for a single mark. None for marks that are stored as digests.
 
