@@ -149,8 +149,12 @@ def evaluate_history(path: Path) -> EvaluationCost:
 
 
 def evaluate_next_hour(path: Path) -> EvaluationCost:
-    """Evaluate what settled since, and build the table of the current hour, as an exporter does every hour."""
-    return _catch_up(path, time.time())
+    """Evaluate what settled since, and build the table of the current hour, as an exporter does every hour.
+
+    Like one that runs already, the process has built the table of the hour before.
+    """
+    now = time.time()
+    return _catch_up(path, now - HOUR_SECONDS, now)
 
 
 def evaluate_by_methods(series: int, seed: int = 1) -> tuple[float, float]:
@@ -183,10 +187,14 @@ def baseline_table(path: Path) -> BaselineTable:
     return manager.table(now)
 
 
-def _catch_up(path: Path, now: float) -> EvaluationCost:
+def _catch_up(path: Path, *instants: float) -> EvaluationCost:
+    """Catch up at some instants, one after the other; returns the cost of the last."""
     collect_seldom()
     store = Store.open(path)
+    *before, now = instants
     manager = _manager(store, now)
+    for each in before:
+        manager.catch_up(each)
     wall, cpu = time.monotonic(), _cpu_seconds()
     manager.catch_up(now)
     cost = EvaluationCost(time.monotonic() - wall, _cpu_seconds() - cpu, memory().most)

@@ -32,6 +32,8 @@ ROUNDING: Final = 1.5 * 2.0**52
 47 million."""
 _PEAK: Final = 1.5
 """A mark with this multiple of the mean has a peak; of part of such a mark, nothing is expected."""
+_LEAST_SPECIFIC: Final = FallbackLevel.NEARBY
+"""The other levels pool other times of the day, with other traffic: far below their median is any night."""
 _PRIOR_DISPERSION: Final = 0.02
 _PRIOR_HOURS: Final = 4.0
 _AFTER_MIDDLE: Final = tuple((mark % MARKS + 0.5) / MARKS - 0.5 for mark in range(MARKS // 2, MARKS))
@@ -667,6 +669,8 @@ class _Pools:
     def _find_usual(self, slot: Slot) -> _Usual | None:
         found: _Usual | None = None
         for level, min_samples, slots in self._rules.by_slot[slot]:
+            if level > _LEAST_SPECIFIC:
+                break
             pools = [pool for number in _numbers(slots) if number in self._hours and (pool := self.pooled(number))]
             requests = [hour.requests for pool in pools for hour in pool]
             total = sum(requests)

@@ -97,16 +97,23 @@ _NONE: Final[frozenset[int]] = frozenset()
 
 
 def source_history(
-    windows: Iterable[SourceWindow], clock: HourClock, lookback_seconds: int, since: int, until: int
+    windows: Iterable[SourceWindow],
+    clock: HourClock,
+    since: int,
+    until: int,
+    *,
+    lookback_seconds: int,
+    accept_after_seconds: int,
 ) -> SourceHistory:
     """Return the history of the source, without losses.
 
     Args:
         windows: windows of the ledger.
         clock: maps instants to local hours.
-        lookback_seconds: how far back hours are compared.
         since: start of the first hour with a verdict, Unix seconds.
         until: start of the last one.
+        lookback_seconds: how far back hours are compared.
+        accept_after_seconds: a change that lasts this long is the usual.
     """
     windows = sorted(windows)
     read = read_hours((clock.hour(window.start), window) for window in windows)
@@ -119,7 +126,7 @@ def source_history(
     hour = clock.hour(since)
     while hour.start <= until:
         first, last = bisect_left(starts, hour.start - lookback_seconds), bisect_left(starts, hour.start)
-        found = low_hours(read[first:last])
+        found = low_hours(read[first:last], accept_after_seconds)
         if found:
             # Most hours have the same ones: they share the object.
             before = low[hour.start] = before if found == before else found
@@ -279,13 +286,12 @@ def _lost(series: Sequence[SampledSeries], marks: Sequence[int], last: int, sour
         if first < 0 or any(mark not in source.coverage for mark in marks[first:last]):
             return NO_LOSSES
         found = [
-            (each, each.requests[last] - each.requests[first], usual)
-            for each in series
-            if (usual := each.usual[last] - each.usual[first]) >= SOURCE_MIN_USUAL
+            (each, each.requests[last] - each.requests[first], each.usual[last] - each.usual[first]) for each in series
         ]
-        if len(found) < SOURCE_MIN_SERIES:
+        ratios = [requests / usual for _, requests, usual in found if usual >= SOURCE_MIN_USUAL]
+        if len(ratios) < SOURCE_MIN_SERIES:
             continue
-        if middle_ratio([requests / usual for _, requests, usual in found]) >= SOURCE_RATIO:
+        if middle_ratio(ratios) >= SOURCE_RATIO:
             # Nearly always: the dispersion is not needed.
             return NO_LOSSES
         seconds = length * MARK_SECONDS

@@ -99,6 +99,14 @@ class TestBaseline:
         assert found is not None
         assert found.requests < 100
 
+    def test_other_times_of_the_day_are_not_the_usual(self) -> None:
+        by_day, by_night = [100.0] * 12, [10.0] * 12
+        found = usual(hours(*by_night, *by_day, *by_night, *by_day), MONDAY + 2 * DAY)
+        assert found is not None
+        assert (found.requests, found.level) == (10, FallbackLevel.NEARBY)
+        # These hours of a Saturday have not been seen yet.
+        assert usual(hours(*days(100, 100, 100, 100, 100)), MONDAY + 5 * DAY + 3 * HOUR_SECONDS) is None
+
     def test_a_first_day_has_none(self) -> None:
         assert usual(hours(*days(100)), MONDAY + DAY + 2 * HOUR_SECONDS) is None
 

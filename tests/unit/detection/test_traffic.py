@@ -172,6 +172,18 @@ class TestSource:
             assert found is not None
             assert found.is_lost
 
+    def test_the_source_has_lost_no_more_than_the_others_lack(self) -> None:
+        chain = [(10, 100, 0.02)] * 5
+        found = source_traffic([*chain, *[(26, 40, 0.0)] * 2, *[(6, 10, 0.0)] * 20])
+        assert found is not None
+        assert found.ratio == pytest.approx(0.6)
+        assert found.is_lost
+        # So few others may have that little traffic by chance.
+        found = source_traffic([*chain, *[(2, 3, 0.02)] * 10])
+        assert found is not None
+        assert found.ratio == pytest.approx(2 / 3)
+        assert not found.is_lost
+
     def test_restless_series_say_nothing(self) -> None:
         found = source_traffic([(60, 100, 2.0)] * 5)
         assert found is not None
@@ -187,7 +199,7 @@ class TestSource:
             (CLOCK.hour(start), SourceWindow(start, start + HOUR_SECONDS, requests, 1.0))
             for start, requests in zip(starts, (100, 110, 20, 90, 100), strict=True)
         ]
-        assert [source.hour.start for source in source_hours(windows)] == [
+        assert [source.hour.start for source in source_hours(windows, 24 * HOUR_SECONDS)] == [
             start for index, start in enumerate(starts) if index != 2
         ]
 
@@ -200,4 +212,4 @@ class TestSource:
                 SourceWindow(MONDAY + HOUR_SECONDS, MONDAY + 2 * HOUR_SECONDS, 10, None),
             ),
         ]
-        assert source_hours(windows) == ()
+        assert source_hours(windows, 24 * HOUR_SECONDS) == ()

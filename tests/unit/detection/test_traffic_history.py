@@ -70,6 +70,7 @@ class System:
         losses: whether the source is judged.
         parameters: settings of the detector.
         scale: how many requests there are, all together.
+        rates: requests of each series in five minutes.
     """
 
     days: float
@@ -79,6 +80,7 @@ class System:
     losses: bool = True
     parameters: Parameters = PARAMETERS
     scale: float = 1.0
+    rates: Sequence[float] = RATES
     counts: list[dict[int, int]] = field(init=False)
     source: SourceHistory = field(init=False)
 
@@ -92,7 +94,7 @@ class System:
                 )
                 for mark in range(MONDAY + MARK, self.end + 1, MARK)
             }
-            for series, rate in enumerate(RATES)
+            for series, rate in enumerate(self.rates)
         ]
         windows = [
             SourceWindow(
@@ -100,11 +102,18 @@ class System:
             )
             for start in range(MONDAY, self.end, HOUR)
         ]
-        self.source = source_history(windows, CLOCK, RULES.lookback_seconds, MONDAY, self.end)
+        self.source = source_history(
+            windows,
+            CLOCK,
+            MONDAY,
+            self.end,
+            lookback_seconds=RULES.lookback_seconds,
+            accept_after_seconds=self.parameters.accept_after_seconds,
+        )
         if self.losses:
             sample = [
                 SampledSeries(self.record(series), NO_PATTERN, self.counts[series], self.source)
-                for series in range(len(RATES))
+                for series in range(len(self.rates))
             ]
             self.source = self.source.with_losses(source_losses(sample, self.source, CLOCK, MONDAY, self.end))
 
@@ -289,6 +298,26 @@ class TestSource:
         system = System(5, between(106, 108, 0.0, 2))
         assert system.source.losses == {}
         assert fired(system.evaluate(2)[0])
+
+    def test_busy_series_that_fall_silent_together_are_not_the_source(self) -> None:
+        def share(mark: int, series: int) -> float:
+            return between(106, 108, 0.0, None)(mark, series) if series < 5 else 1.0
+
+        system = System(5, share, rates=(*[60.0] * 5, *[6.0] * 12))
+        assert system.source.losses == {}
+        assert all(fired(system.evaluate(series)[0]) for series in range(5))
+
+    def test_lasting_change_of_all_series_is_accepted(self) -> None:
+        """The sampling has changed for good."""
+
+        def share(mark: int, series: int) -> float:
+            return between(192, 999, 0.4, None)(mark, series) * between(230, 231, 0.0, 2)(mark, series)
+
+        system = System(10, share)
+        (*_, last) = sorted(system.source.losses)
+        assert 216 <= (last - MONDAY) / HOUR < 218
+        assert 230 < fired(system.evaluate(2)[0])[0] < 230.5
+        assert fired(system.evaluate(5)[0]) == []
 
     def test_hours_without_traffic_of_the_source_are_not_usual(self) -> None:
         system = System(5, between(58, 59, 0.0, None))
