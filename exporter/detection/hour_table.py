@@ -37,6 +37,9 @@ SHARES: Final[Array] = np.array(QUANTILES)
 _ROUNDING: Final = 1e-9
 _ABOVE_ALL: Final = 2**15 - 1
 """Above all buckets, and above all marks: both have 16 bits, which numpy sorts in linear time."""
+_MOST_HOURS: Final = 1_000
+_MOST_CELLS: Final = 8_000_000
+"""Bounds of the size of the arrays: those of the traces of all windows take at most 16 MB."""
 _MARKS_OF_RUN: Final = MAX_RUN_SECONDS // MARK_SECONDS
 _SLOT_NUMBERS: Final = {slot: number for number, slot in enumerate(SLOTS)}
 
@@ -61,9 +64,15 @@ class SortedWindows(NamedTuple):
 
     @classmethod
     def of(cls, buckets: Array, begins: Array, ends: Array) -> "SortedWindows":
-        """Take ranges of buckets."""
+        """Take ranges of buckets.
+
+        Raises:
+            UnsuitableError: some of them are too long.
+        """
         sizes = ends - begins
         width = np.arange(max(1, int(sizes.max(initial=0))))
+        if sizes.size * len(width) > _MOST_CELLS:
+            raise UnsuitableError
         padded = np.concatenate([buckets, np.zeros(len(width), dtype=buckets.dtype)])
         rows = padded[begins[..., None] + width]
         rows[width >= sizes[..., None]] = _ABOVE_ALL
@@ -124,7 +133,7 @@ class HourTable:
         self.starts = np.array([hour.start for hour in hours], dtype=np.int64)
         self.first = first = int(np.searchsorted(self.starts, since))
         later = hours[first:]
-        if not later or any(hour.evaluation != NOT_EVALUATED for hour in later):
+        if not later or len(hours) > _MOST_HOURS or any(hour.evaluation != NOT_EVALUATED for hour in later):
             raise UnsuitableError
         self.counts = np.array([hour.count for hour in hours], dtype=np.int64)
         self.slots = np.array([_SLOT_NUMBERS[hour.slot] for hour in hours])

@@ -31,6 +31,8 @@ from exporter.runtime.logs import LimitedLog, Log
 from exporter.store import SeriesEvaluation, Store, StoredSeries
 
 _SERIES_AT_ONCE: Final = 20
+_WORKER_BATCH: Final = 10
+"""Few, because a stop waits for the end of a batch."""
 _WORKERS_PAY_HOURS: Final = 100_000
 """With more hours than this left to evaluate, over all series, other processes pay: about twenty seconds of work."""
 _start_of = attrgetter("start")
@@ -205,7 +207,7 @@ class HistoryEvaluator:
         done = hours = 0
         while not should_stop():
             # Smaller towards the end, so that no process waits long for another.
-            size = max(1, min(_SERIES_AT_ONCE, (series_count - done) // 4)) if workers.is_running else 1
+            size = max(1, min(_WORKER_BATCH, (series_count - done) // 4)) if workers.is_running else 1
             batch = list(islice(histories, size))
             if not batch:
                 return [*baselines, *self._record([*results, *workers.finish()])]

@@ -71,7 +71,7 @@ def results(seed: int, advance: Advance, most_requests: int = _REQUESTS) -> Iter
         result = evaluate_series(task, StoredSeries(KEY, past, evaluations, suspects, state), advance)
         yield result
         if result.findings is not None:
-            evaluations = evaluations | result.findings.evaluations
+            evaluations |= result.findings.evaluations
             state = result.findings.state
         evaluated_until = present.start
         suspects = frozenset([present.start - HOUR_SECONDS]) if rng.random() < 0.1 else frozenset()
