@@ -7,8 +7,8 @@ compared with them, patterns, and sums of squares. All of these are integers, so
 bit.
 
 :class:`QuietHours` also says for each hour whether any test could be positive, by the same lower bounds of thresholds.
-Such an hour, and whatever else is unusual, is evaluated on its own. If that changes which hours are quarantined, the
-hours after it are computed again.
+Such an hour, and any other that is not as usual, is evaluated on its own. If that changes which hours are quarantined,
+the hours after it are computed again.
 
 This module needs numpy. Only the worker processes that evaluate long histories import it.
 """
@@ -369,7 +369,7 @@ class QuietHours:
         return swings
 
     def _codes_before(self) -> Array:
-        """Return the encoded deviations of the hour before each, all unknown where there is none."""
+        """Return the encoded deviations of the hour before each; all are unknown in hours without traffic."""
         starts = self._table.starts
         previous = np.searchsorted(starts, self._starts - HOUR_SECONDS)
         is_there = (starts[previous] == self._starts - HOUR_SECONDS) & (previous >= self._low)

@@ -1,4 +1,4 @@
-"""Long histories evaluated with arrays: the same results as hour by hour, whatever happens in them."""
+"""Long histories evaluated with arrays: the same results as hour by hour, regardless of what happens in them."""
 
 import random
 from collections.abc import Callable
@@ -74,7 +74,7 @@ def test_arrays_find_the_same_where_something_happens(slower: Callable[[float], 
 
 
 @pytest.mark.parametrize("position", [10, 80])
-def test_damage_is_told_alike(position: int) -> None:
+def test_damage_is_reported_alike(position: int) -> None:
     past = windows()
     past[position] = past[position]._replace(digest=past[position].digest[:-1])
     reasons = []
