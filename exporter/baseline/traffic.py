@@ -23,11 +23,11 @@ MIN_USUAL_REQUESTS: Final = 20
 """A window is judged if so many requests are usual in it."""
 PATTERN_MIN_HOURS: Final = 12
 """The pattern within the hour is known after so many hours with traffic."""
-_PATTERN_MAX_HOURS: Final = 672
+PATTERN_MAX_HOURS: Final = 672
 _SCALES: Final = (1, 3, 6)
 """Lengths in marks of the windows by which the dispersion within the hour is learned."""
 _SCALE_SECONDS: Final = tuple(marks * MARK_SECONDS for marks in _SCALES)
-_ROUNDING: Final = 1.5 * 2.0**52
+ROUNDING: Final = 1.5 * 2.0**52
 """Adding and subtracting this rounds a float to the nearest integer; exact up to 2^51, so for squared counts up to
 47 million."""
 _PEAK: Final = 1.5
@@ -95,18 +95,21 @@ class HourPattern(NamedTuple):
             return self
         excess, squares = self.excess, self.squares
         if self.is_known:
-            of_scales = zip(excess, squares, _by_scale(requests), _by_scale(self.shares), strict=True)
+            of_scales = zip(excess, squares, requests_by_scale(requests), requests_by_scale(self.shares), strict=True)
             excess, squares = zip(*[_with_excess(*of_scale, total) for of_scale in of_scales], strict=True)
         counts = tuple(map(add, self.counts or (0,) * MARKS, requests))
         pattern = HourPattern(self.hours + 1, counts, excess, squares)
-        if pattern.hours < _PATTERN_MAX_HOURS:
+        if pattern.hours < PATTERN_MAX_HOURS:
             return pattern
-        # Old hours count for less and less.
+        return pattern.halved()
+
+    def halved(self) -> "HourPattern":
+        """Return the pattern with half the weight: old hours count for less and less."""
         return HourPattern(
-            pattern.hours // 2,
-            tuple(count // 2 for count in counts),
-            tuple(value // 2 for value in excess),
-            tuple(value // 2 for value in squares),
+            self.hours // 2,
+            tuple(count // 2 for count in self.counts),
+            tuple(value // 2 for value in self.excess),
+            tuple(value // 2 for value in self.squares),
         )
 
 
@@ -127,12 +130,12 @@ def _with_excess(
         expected = total * share
         difference = number - expected
         # Each term is rounded to an integer, so that the sums are exact; round() would take five times as long.
-        more_excess += (difference * difference - expected * (1 - share) + _ROUNDING) - _ROUNDING
-        more_squares += (expected * expected + _ROUNDING) - _ROUNDING
+        more_excess += (difference * difference - expected * (1 - share) + ROUNDING) - ROUNDING
+        more_squares += (expected * expected + ROUNDING) - ROUNDING
     return excess + int(more_excess), squares + int(more_squares)
 
 
-def _by_scale(values: Sequence[_Number]) -> tuple[Sequence[_Number], Sequence[_Number], Sequence[_Number]]:
+def requests_by_scale(values: Sequence[_Number]) -> tuple[Sequence[_Number], Sequence[_Number], Sequence[_Number]]:
     """Return what belongs to the marks of an hour, and its sums over a quarter and over half of the hour."""
     # Called twice for each hour: sum() would take ten times as long.
     a, b, c, d, e, f, g, h, i, j, k, m = values

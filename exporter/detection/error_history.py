@@ -48,7 +48,7 @@ from exporter.model.hours import SeriesHour, SeriesHours
 
 BURST_SECONDS: Final = 1500
 """A flag that fires for longer is an incident: what happened then does not become part of the swing."""
-_LEAST_FAILURES: Final = min(MIN_EXCEEDANCES, BURST_MIN_FAILURES)
+LEAST_FAILURES: Final = min(MIN_EXCEEDANCES, BURST_MIN_FAILURES)
 """With fewer failures a window says nothing."""
 
 
@@ -277,7 +277,7 @@ class ErrorTracker:
             self._add([(mark, requests, failures.pop(mark, 0)) for mark, requests in marks])
         elif failures is not None:
             self._add([(mark, requests, 0) for mark, requests in marks])
-        if self._flag == INACTIVE and sum([failed for _, _, failed in self._recent]) < _LEAST_FAILURES:
+        if self._flag == INACTIVE and sum([failed for _, _, failed in self._recent]) < LEAST_FAILURES:
             # Nearly always. No window can be a shift, or a burst.
             self._settle(local_hour, hour, Counts(0, 0))
             self._discard(local_hour.end)
@@ -308,6 +308,25 @@ class ErrorTracker:
                 self._touch(local_hour, mark)
         self._settle(local_hour, hour, peak)
         self._discard(local_hour.end)
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether hours with too few failures to say anything change nothing but what the next windows contain."""
+        return self._flag == INACTIVE and self._run is None
+
+    def skip(self, hours: Iterable[tuple[SeriesHour, Sequence[tuple[int, int]]]], until: int) -> None:
+        """Take hours with too few failures to say anything, while nothing else is going on; see :attr:`is_calm`.
+
+        Args:
+            hours: hours with traffic, each with its marks as for :meth:`evaluate`.
+            until: end of the last one, Unix seconds.
+        """
+        self._discard(until)
+        oldest = self._oldest(until)
+        for hour, marks in hours:
+            failures = hour.failures()
+            if failures is not None:
+                self._add([(mark, count, failures.pop(mark, 0)) for mark, count in marks if mark > oldest])
 
     def evaluate_normal(
         self, local_hour: LocalHour, hour: SeriesHour | None, marks: Iterable[tuple[int, int]], since: int, until: int
@@ -362,8 +381,10 @@ class ErrorTracker:
 
     def _discard(self, now: int) -> None:
         """Drop what no window that ends after ``now`` contains."""
-        oldest = now - max(self._parameters.max_window_seconds, self._parameters.window_seconds)
-        del self._recent[: bisect_left(self._recent, (oldest + 1,))]
+        del self._recent[: bisect_left(self._recent, (self._oldest(now) + 1,))]
+
+    def _oldest(self, now: int) -> int:
+        return now - max(self._parameters.max_window_seconds, self._parameters.window_seconds)
 
     def _windows(self, local_hour: LocalHour, now: int) -> tuple[ErrorWindows, int]:
         """Return the windows that end at a mark, and the instant after which the longest begins.

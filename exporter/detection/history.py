@@ -105,16 +105,21 @@ def advance(
     Raises:
         DamagedDigestError: stored bytes are damaged. The history is then partly evaluated and must not be used.
     """
-    if state is None:
-        for hour in history:
-            if hour.evaluation != NOT_EVALUATED:
-                history.set_evaluation(hour, NOT_EVALUATED)
-        first = next(iter(history), None)
-        state = SeriesState(until if first is None else min(first.start, until))
-    return _HistoryEvaluation(detector, history, state, suspects, traffic).run(until)
+    return HistoryEvaluation(detector, history, begun(history, until, state), suspects, traffic).run(until)
 
 
-class _HistoryEvaluation:
+def begun(history: SeriesHours, until: int, state: SeriesState | None) -> SeriesState:
+    """Return the state from which :func:`advance` begins; without one, the evaluations of the history become void."""
+    if state is not None:
+        return state
+    for hour in history:
+        if hour.evaluation != NOT_EVALUATED:
+            history.set_evaluation(hour, NOT_EVALUATED)
+    first = next(iter(history), None)
+    return SeriesState(until if first is None else min(first.start, until))
+
+
+class HistoryEvaluation:
     """Evaluation of one series, in progress."""
 
     def __init__(
@@ -164,12 +169,7 @@ class _HistoryEvaluation:
         clock = self._detector.clock
         position = self._progress.state.until
         while (hour := clock.hour(position)).end <= until:
-            self._is_outdated = False
-            stream = self._stream
-            self._evaluate_hour(hour)
-            self._is_outdated |= self._stream != stream or bool(self._tolerances)
-            self._regression.evaluate(hour, is_judged=self._detector.is_judged(self._stream))
-            position = hour.end
+            position = self._evaluate_next(hour)
         self._recent.discard(position, self._detector.parameters)
         suspects = (start for start in self._tracker.suspects if start >= position - SUSPICION_SECONDS)
         self._progress.state = SeriesState(
@@ -197,6 +197,15 @@ class _HistoryEvaluation:
         self._progress.flag_periods = self._errors.periods + ([] if self._traffic is None else self._traffic.periods)
         return self._progress
 
+    def _evaluate_next(self, hour: LocalHour) -> int:
+        """Evaluate an hour, and maybe hours after it; returns the end of the last one."""
+        self._is_outdated = False
+        stream = self._stream
+        self._evaluate_hour(hour)
+        self._is_outdated |= self._stream != stream or bool(self._tolerances)
+        self._regression.evaluate(hour, is_judged=self._detector.is_judged(self._stream))
+        return hour.end
+
     def _evaluate_hour(self, local_hour: LocalHour) -> None:
         parameters = self._detector.parameters
         recent = self._recent
@@ -211,18 +220,12 @@ class _HistoryEvaluation:
             self._evaluate_errors(local_hour, None, ())
             self._evaluate_traffic(local_hour, (), self._pattern)
             return
-        marks = [] if hour is None else hour.marks()
+        marks = [] if hour is None else self._marks(hour)
         recent.add(marks)
         pattern = self._pattern
         if hour is not None:
             self._pattern = pattern.with_hour(requests_by_mark(marks, local_hour.start))
-        expected = self._detector.expect(
-            self._history,
-            local_hour,
-            changepoint=self._changepoint,
-            stream=self._stream,
-            tolerances=self._tolerances,
-        )
+        expected = self._expect(local_hour)
         self._stream = expected.stream
         if expected.pool is not None:
             for recurring in expected.pool.released:
@@ -256,6 +259,18 @@ class _HistoryEvaluation:
                 and (accepted := self._accepted_streak(hour, expected.prediction))
             ):
                 self._accept(accepted[0].start, local_hour)
+
+    def _marks(self, hour: SeriesHour) -> Sequence[tuple[int, list[int]]]:
+        return hour.marks()
+
+    def _expect(self, local_hour: LocalHour) -> Expectation:
+        return self._detector.expect(
+            self._history,
+            local_hour,
+            changepoint=self._changepoint,
+            stream=self._stream,
+            tolerances=self._tolerances,
+        )
 
     def _evaluate_errors(
         self, local_hour: LocalHour, hour: SeriesHour | None, requests: Sequence[tuple[int, int]]

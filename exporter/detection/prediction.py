@@ -95,13 +95,13 @@ from exporter.model.histogram import BUCKETS_PER_OCTAVE, ZERO_BUCKET
 from exporter.model.hours import ERROR_SUMS, NO_SWINGS, QUANTILES, HourProfile, SeriesHour, Swings
 
 _ROUNDING: Final = 1e-9
-_MAX_SQUARE: Final = (MAX_SWING_OCTAVES * BUCKETS_PER_OCTAVE) ** 2
+MAX_SQUARE: Final = (MAX_SWING_OCTAVES * BUCKETS_PER_OCTAVE) ** 2
 """Upper bound of a squared distance, in square buckets."""
 _UNITS_PER_SQUARE_OCTAVE: Final = (2 * BUCKETS_PER_OCTAVE) ** 2
 """Squares are in square half buckets, which are integers: distances are whole buckets, sampling errors half buckets."""
 _PRIOR: Final = PRIOR_SWING_OCTAVES**2
 _LEAST_SHARE: Final = 4
-_LEAST_JOINT_SHARE: Final = 8
+LEAST_JOINT_SHARE: Final = 8
 """Of the squared distances, at least this fraction counts as swing: of one window, and of those of an hour together."""
 _HALF_WEIGHT_EXCEEDANCES: Final = 2
 """An hour with this many expected exceedances has half the weight of one with unlimited traffic."""
@@ -223,7 +223,7 @@ class Prediction:
 
     def sampling_variances(self, n: int) -> list[int]:
         """Return the sampling variance s(n)² of each quantile of ``n`` traces, in square half buckets."""
-        bounds = iter(self._pooled.quantile_buckets(_standard_error_ranks(n)))
+        bounds = iter(self._pooled.quantile_buckets(standard_error_ranks(n)))
         return [(high - low) ** 2 for low, high in zip(bounds, bounds, strict=True)]
 
     def measure(
@@ -250,7 +250,7 @@ class Prediction:
         swings = list(NO_SWINGS)
         deviations: list[int | None] = [None] * MAX_LANES
         variances = [0] * MAX_LANES
-        median, most = self.baseline[0], _MAX_SQUARE
+        median, most = self.baseline[0], MAX_SQUARE
         # By quantile: the sum of the squared distances, and that of the sampling variances.
         squares, expected = [0] * len(QUANTILES), [0] * len(QUANTILES)
         is_joint = self._parameters.parts.joint_errors
@@ -285,7 +285,7 @@ class Prediction:
                 measured += weight
         if is_joint:
             swings[: 2 * len(QUANTILES) : 2] = [
-                _error(square, variance, _LEAST_JOINT_SHARE) for square, variance in zip(squares, expected, strict=True)
+                _error(square, variance, LEAST_JOINT_SHARE) for square, variance in zip(squares, expected, strict=True)
             ]
         if not is_plain:
             self._measure_errors(swings, deviations, variances, before)
@@ -524,8 +524,7 @@ class Prediction:
         )
         for baseline, buckets, variances, weights in columns:
             squares = [
-                4 * (square if (square := (bucket - baseline) ** 2) < _MAX_SQUARE else _MAX_SQUARE)
-                for bucket in buckets
+                4 * (square if (square := (bucket - baseline) ** 2) < MAX_SQUARE else MAX_SQUARE) for bucket in buckets
             ]
             excess = sum(map(mul, weights, map(sub, squares, variances)))
             square_octaves = max(0.0, excess / _UNITS_PER_SQUARE_OCTAVE)
@@ -533,7 +532,7 @@ class Prediction:
 
 
 @lru_cache(maxsize=4096)
-def _standard_error_ranks(n: int) -> tuple[float, ...]:
+def standard_error_ranks(n: int) -> tuple[float, ...]:
     """Return q - e and q + e for each quantile of ``n`` traces, with e the standard error of its rank."""
     errors = ((q, sqrt(q * (1 - q) / n)) for q in QUANTILES)
     return tuple(chain.from_iterable((max(0.0, q - error), min(1.0, q + error)) for q, error in errors))
@@ -541,9 +540,9 @@ def _standard_error_ranks(n: int) -> tuple[float, ...]:
 
 @lru_cache(maxsize=4096)
 def _measurable_ranks(n: int) -> tuple[tuple[float, float], ...]:
-    """Return :func:`_standard_error_ranks` of the quantiles for which ``n`` traces have enough expected exceedances."""
+    """Return :func:`standard_error_ranks` of the quantiles for which ``n`` traces have enough expected exceedances."""
     measurable = sum(n * (1 - q) >= MIN_SWING_EXCEEDANCES - _ROUNDING for q in QUANTILES)
-    ranks = iter(_standard_error_ranks(n)[: 2 * measurable] if n >= MIN_EVALUATED_TRACES else ())
+    ranks = iter(standard_error_ranks(n)[: 2 * measurable] if n >= MIN_EVALUATED_TRACES else ())
     return tuple(zip(ranks, ranks, strict=True))
 
 
@@ -606,15 +605,15 @@ def _squares(distances: Sequence[int | None], variances: Sequence[int], *, is_jo
     for distance, variance in zip(distances, variances, strict=True):
         if distance is not None:
             square = distance * distance
-            if square > _MAX_SQUARE:
-                square = _MAX_SQUARE
+            if square > MAX_SQUARE:
+                square = MAX_SQUARE
             number += 1
             if is_joint:
                 squares += square
                 expected += variance
             else:
                 total += _error(square, variance, _LEAST_SHARE)
-    return (_error(squares, expected, _LEAST_JOINT_SHARE) if is_joint else total), number
+    return (_error(squares, expected, LEAST_JOINT_SHARE) if is_joint else total), number
 
 
 def levels_of(deviations: Sequence[int | None], marks: Sequence[int]) -> list[int | None]:

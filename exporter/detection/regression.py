@@ -320,6 +320,22 @@ class RegressionTracker:
         self._slots.append(slot)
         self._counts.append(_count_code(count))
 
+    def add_all(self, hours: Sequence[SeriesHour]) -> None:
+        """Add hours one after another, as :meth:`add` does."""
+        starts = [hour.start for hour in hours]
+        oldest = self._starts[0] if self._starts else starts[0]
+        if starts[-1] - oldest >= MIN_REFERENCE_SECONDS:
+            for hour in hours:
+                self.add(hour)
+            return
+        # None of them has a reference.
+        self._starts += starts
+        self._slots += bytes([hour.slot.hour * 2 + (hour.slot.day_type is DayType.WEEKEND) for hour in hours])
+        self._counts += bytes([_count_code(hour.count) for hour in hours])
+        for index, buckets in enumerate(self._buckets):
+            buckets.extend([hour.quantile_buckets[index] for hour in hours])
+            self._residuals[index].extend([_UNKNOWN] * len(hours))
+
     def set_quarantined(self, start: int, *, quarantined: bool) -> None:
         """Change whether an hour was anomalous; an hour out of reach is ignored."""
         index = bisect_left(self._starts, start)

@@ -4,7 +4,7 @@ The traces of a window share hosts, caches and callers, so that exceedances are 
 than a binomial one. The beta-binomial distribution has the same mean and a given intra-class correlation.
 """
 
-from math import ceil, exp, lgamma
+from math import ceil, exp, inf, lgamma
 from typing import Final
 
 from exporter.detection.parameters import TAIL_CAP
@@ -14,7 +14,9 @@ _NEGLIGIBLE: Final = 1e-12
 _ROUNDING: Final = 1e-9
 
 
-def tail_probability(k: int, n: int, p: float, correlation: float, *, cap: int = TAIL_CAP) -> float:
+def tail_probability(
+    k: int, n: int, p: float, correlation: float, *, cap: int = TAIL_CAP, enough: float = inf
+) -> float:
     """Return ``P(K >= k)`` for a beta-binomial K of n trials with mean probability p.
 
     With ``a = p (1/ρ - 1)`` and ``b = (1 - p) (1/ρ - 1)`` the probability of exactly j exceedances is
@@ -27,6 +29,7 @@ def tail_probability(k: int, n: int, p: float, correlation: float, *, cap: int =
         p: probability of an exceedance, in (0, 1).
         correlation: intra-window correlation ρ, in (0, 1).
         cap: larger windows are scaled down to this number of traces, with ``k`` rounded up.
+        enough: if the probability is at least this, any number that is as well may be returned.
     """
     if n > cap:
         k = ceil(k * cap / n - _ROUNDING)
@@ -53,7 +56,7 @@ def tail_probability(k: int, n: int, p: float, correlation: float, *, cap: int =
     for j in range(k, n):
         term *= (n - j) / (j + 1) * (a + j) / (b + n - j - 1)
         total += term
-        if term < total * _NEGLIGIBLE:
+        if term < total * _NEGLIGIBLE or total >= enough:
             break
     return min(1.0, total)
 

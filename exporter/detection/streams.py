@@ -105,7 +105,7 @@ CUTS: Final = (
 
 MIN_TRACES: Final = 50
 """Traces from which durations say anything."""
-_CERTAIN_TRACES: Final = 200
+CERTAIN_TRACES: Final = 200
 """Traces from which durations also say that a series consists of requests; fewer may look so by chance."""
 _HOLD: Final = 14 * 24
 """Weight of contrary hours that changes what a series is: a day of clear hours, or two weeks of others."""
@@ -122,7 +122,7 @@ _MIN_EARLY: Final = 0.3
 _EARLY: Final = BUCKETS_PER_OCTAVE
 _CUT_WINDOWS: Final = tuple((bucket_of_seconds(0.999 * cut), bucket_of_seconds(1.02 * cut)) for cut in CUTS)
 _CUT_OF: Final = {bucket: window for window in _CUT_WINDOWS for bucket in range(window[0], window[1] + 1)}
-_SHORTEST_CUT: Final = _CUT_WINDOWS[0][0]
+SHORTEST_CUT: Final = _CUT_WINDOWS[0][0]
 _QUANTILES: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
 _STEPS: Final = (32, 40, 40, 32)
 """Least distance between these quantiles, in buckets: factors of 2 and 2.4."""
@@ -220,20 +220,20 @@ class StreamState(NamedTuple):
         """
         if digest.count < MIN_TRACES:
             return self
-        if self == _REQUESTS and 4 * digest.count_above(_SHORTEST_CUT - 1) < digest.count:
+        if self == REQUESTS and 4 * digest.count_above(SHORTEST_CUT - 1) < digest.count:
             # Nearly always, and history evaluation asks for every hour of every series.
             return self
         found = has_stream_durations(digest, is_suggested=is_suggested)
         if self.is_stream is None:
-            return StreamState(found) if found or digest.count >= _CERTAIN_TRACES else self
+            return StreamState(found) if found or digest.count >= CERTAIN_TRACES else self
         if found is self.is_stream:
             return StreamState(found, max(0, self.contrary - _CLEAR)) if self.contrary else self
-        is_clear = found or digest.quantile_bucket(0.75) < _SHORTEST_CUT
+        is_clear = found or digest.quantile_bucket(0.75) < SHORTEST_CUT
         contrary = self.contrary + (_CLEAR if is_clear else 1)
         return StreamState(self.is_stream, contrary) if contrary < _HOLD else StreamState(found)
 
 
-_REQUESTS: Final = StreamState(is_stream=False)
+REQUESTS: Final = StreamState(is_stream=False)
 UNDECIDED: Final = StreamState()
 """The state of a series without history."""
 
@@ -246,7 +246,7 @@ def has_stream_durations(digest: Digest, *, is_suggested: bool = False) -> bool:
         is_suggested: whether the name suggests a stream.
     """
     # The 75th percentile is at the cut if half of the durations are, and beyond a minute if the median is.
-    if digest.count < MIN_TRACES or (upper := digest.quantile_bucket(0.75)) < _SHORTEST_CUT:
+    if digest.count < MIN_TRACES or (upper := digest.quantile_bucket(0.75)) < SHORTEST_CUT:
         return False
     p10, _, p50, _, p90 = quantiles = digest.quantile_buckets(_QUANTILES)
     if is_suggested and p50 >= _SUGGESTED_MEDIAN and p90 >= _SUGGESTED_P90:

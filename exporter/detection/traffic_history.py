@@ -231,6 +231,40 @@ class TrafficTracker:
                 pass
         self._discard(hour.end)
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether hours in which no window may have too few requests change nothing but what the next windows contain.
+
+        Without quarantined hours no drop can be accepted.
+        """
+        return (
+            self._flag == INACTIVE
+            and not self._quarantined
+            and (not self._traffic.record.is_ever_busy or self._is_continued)
+        )
+
+    @property
+    def most_requests(self) -> float | None:
+        """Upper bound of the usual requests of an hour; None if no hour has enough for a verdict."""
+        return self._traffic.record.most_requests if self._traffic.record.is_ever_busy else None
+
+    def skip(self, hours: Iterable[Iterable[tuple[int, int]]], until: int) -> None:
+        """Take hours in which no window may have too few requests, while nothing is going on; see :attr:`is_calm`.
+
+        Args:
+            hours: marks at which the requests of each hour ended, with their number.
+            until: end of the last one, Unix seconds.
+        """
+        if not self._traffic.record.is_ever_busy:
+            self._is_continued = False
+            return
+        self._discard(until)
+        counts, oldest = self._counts, until - _REACH_SECONDS
+        for requests in hours:
+            for mark, count in requests:
+                if mark > oldest:
+                    counts[mark] = counts.get(mark, 0) + count
+
     def ticks(
         self, hour: LocalHour, requests: Iterable[tuple[int, int]], pattern: HourPattern, *, is_judged: bool
     ) -> list[TrafficTick]:

@@ -1,7 +1,7 @@
 """Evaluation of settled hours, in time order, so that no baseline learns an incident.
 
 Series are read and recorded in small batches: memory stays small, the database is never locked for long, and an
-interrupted run loses little. A long history is shared with a worker process.
+interrupted run loses little. A long history is left to worker processes.
 """
 
 from bisect import bisect_left
@@ -21,10 +21,9 @@ from exporter.evaluation.series import (
     EvaluationResult,
     EvaluationTask,
     SeriesBaselines,
-    evaluate_series,
 )
 from exporter.evaluation.stored_source import read_source_with_losses, sampled_keys
-from exporter.evaluation.worker_process import EvaluationWorker
+from exporter.evaluation.worker_process import EvaluationWorkers
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.span import SeriesKey
 from exporter.model.time_mark import NO_MARKS, TimeMarks
@@ -32,10 +31,10 @@ from exporter.runtime.logs import LimitedLog, Log
 from exporter.store import SeriesEvaluation, Store, StoredSeries
 
 _SERIES_AT_ONCE: Final = 20
-_MAX_WORKER_BATCH: Final = 60
-"""Large, because after each batch the worker idles until this process has evaluated its current series."""
-_WORKER_PAYS_HOURS: Final = 100_000
-"""With more hours than this left to evaluate, over all series, a second process pays: about ten seconds of work."""
+_WORKER_BATCH: Final = 10
+"""Few, because a stop waits for the end of a batch."""
+_WORKERS_PAY_HOURS: Final = 100_000
+"""With more hours than this left to evaluate, over all series, other processes pay: about twenty seconds of work."""
 _start_of = attrgetter("start")
 _SAMPLE_SECONDS: Final = 24 * HOUR_SECONDS
 """The series by which the source is judged are chosen again after this time."""
@@ -54,8 +53,8 @@ class HistoryEvaluator:
         log: Log,
         quiet_log: LimitedLog,
         *,
-        worker_pays_hours: int = _WORKER_PAYS_HOURS,
-        new_worker: Callable[[EvaluationTask, LimitedLog], EvaluationWorker] = EvaluationWorker,
+        workers_pay_hours: int = _WORKERS_PAY_HOURS,
+        new_workers: Callable[[EvaluationTask, LimitedLog], EvaluationWorkers] = EvaluationWorkers,
         marks: Callable[[], TimeMarks] = lambda: NO_MARKS,
         on_evaluated: Callable[[Sequence[SeriesEvaluation]], None] = lambda _: None,
         on_deleted: Callable[[Sequence[SeriesKey] | None], None] = lambda _: None,
@@ -68,8 +67,8 @@ class HistoryEvaluator:
             on_accepted: called for each lasting change that was accepted as the new baseline.
             log: receives accepted changes and released hours.
             quiet_log: receives what would otherwise repeat at every run.
-            worker_pays_hours: start the worker process if more hours than this are left.
-            new_worker: creates the worker of one run.
+            workers_pay_hours: start the worker process if more hours than this are left.
+            new_workers: creates the worker of one run.
             marks: returns what people know about ranges of time.
             on_evaluated: called with evaluations that were stored.
             on_deleted: called with the series whose evaluations were deleted; None means all.
@@ -84,8 +83,8 @@ class HistoryEvaluator:
         self._on_accepted = on_accepted
         self._log = log
         self._quiet_log = quiet_log
-        self._worker_pays_hours = worker_pays_hours
-        self._new_worker = new_worker
+        self._workers_pay_hours = workers_pay_hours
+        self._new_workers = new_workers
         self._marks = marks
         # The marks that all stored evaluations are known to agree with.
         self._evaluated_marks: TimeMarks | None = None
@@ -174,8 +173,8 @@ class HistoryEvaluator:
             self._store.history(outdated, 0, until, marks_from=0, at_once=_SERIES_AT_ONCE),
             self._store.history(others, since, until, marks_from=self._evaluated_until or 0, at_once=_SERIES_AT_ONCE),
         )
-        with self._new_worker(task, self._quiet_log) as worker:
-            baselines = self._evaluate_all(task, histories, len(keys), worker, should_stop)
+        with self._new_workers(task, self._quiet_log) as workers:
+            baselines = self._evaluate_all(histories, len(keys), workers, should_stop)
         if baselines is None:
             return None
         self._store.set_evaluated_until(until)
@@ -197,30 +196,26 @@ class HistoryEvaluator:
 
     def _evaluate_all(
         self,
-        task: EvaluationTask,
         histories: Iterator[StoredSeries],
         series_count: int,
-        worker: EvaluationWorker,
+        workers: EvaluationWorkers,
         should_stop: Callable[[], bool],
     ) -> Sequence[SeriesBaselines] | None:
-        """Evaluate and record all series, some of them in the worker; None if stopped before the end."""
+        """Evaluate and record all series, in other processes if many are left; None if stopped before the end."""
         baselines: list[SeriesBaselines] = []
         results: list[EvaluationResult] = []
         done = hours = 0
         while not should_stop():
-            if worker.is_free():
-                # Smaller towards the end, so that neither process waits long for the other.
-                batch = list(islice(histories, max(1, min(_MAX_WORKER_BATCH, (series_count - done) // 4))))
-                done += len(batch)
-                results += worker.exchange(batch)
-            stored = next(histories, None)
-            if stored is None:
-                return [*baselines, *self._record([*results, *worker.exchange([])])]
-            results.append(evaluate_series(task, stored))
-            done += 1
-            hours += self._count_unevaluated(stored)
-            if hours * (series_count / done - 1) > self._worker_pays_hours:
-                worker.start()
+            # Smaller towards the end, so that no process waits long for another.
+            size = max(1, min(_WORKER_BATCH, (series_count - done) // 4)) if workers.is_running else 1
+            batch = list(islice(histories, size))
+            if not batch:
+                return [*baselines, *self._record([*results, *workers.finish()])]
+            results += workers.exchange(batch)
+            done += len(batch)
+            hours += sum(map(self._count_unevaluated, batch))
+            if hours * (series_count / done - 1) > self._workers_pay_hours:
+                workers.start()
             if len(results) >= _SERIES_AT_ONCE:
                 baselines += self._record(results)
                 results = []

@@ -3,9 +3,9 @@
 Pure functions: no database and no log, so that a worker process can run them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from exporter.baseline.levels import Baseline
 from exporter.baseline.outlier import OutlierRule
@@ -13,7 +13,7 @@ from exporter.baseline.traffic import NO_PATTERN, TrafficBaseline
 from exporter.detection.detector import Detector, Expectation, SeriesState, decode_state, encode_state
 from exporter.detection.error_history import NO_ERROR_STATE, error_baseline
 from exporter.detection.errors import ErrorBaseline
-from exporter.detection.history import advance
+from exporter.detection.history import HistoryProgress, advance
 from exporter.detection.regression import NO_REGRESSION_STATE, RegressionChange
 from exporter.detection.schedule import HourThresholds
 from exporter.detection.source_history import SourceHistory
@@ -353,10 +353,31 @@ class EvaluationResult(NamedTuple):
     accepted_traffic: Sequence[int] = ()
 
 
-def evaluate_series(task: EvaluationTask, stored: StoredSeries) -> EvaluationResult:
+class Advance(Protocol):
+    """:func:`exporter.detection.history.advance`, or a function that returns the same in another way."""
+
+    def __call__(
+        self,
+        detector: Detector,
+        history: SeriesHours,
+        until: int,
+        state: SeriesState | None = None,
+        *,
+        suspects: Collection[int] = (),
+        traffic: SeriesTraffic | None = None,
+    ) -> HistoryProgress:
+        """Evaluate the settled hours of a series that are not evaluated yet."""
+
+
+def evaluate_series(task: EvaluationTask, stored: StoredSeries, advance: Advance = advance) -> EvaluationResult:
     """Evaluate the hours of a series that are not evaluated yet, and build the requested baselines.
 
     Building them here saves a second read: the whole history of the series is already in memory.
+
+    Args:
+        task: what to do.
+        stored: what is stored of the series.
+        advance: how hours are evaluated.
     """
     detector = task.detector.of(stored.key)
     state: SeriesState | None = None

@@ -1,7 +1,8 @@
-"""A second process that shares the first evaluation of a long history, which takes one processor too long.
+"""Processes that evaluate a long history, which takes one processor too long.
 
-The worker opens nothing and keeps no state. It receives batches of series over a pipe, returns one result for each,
-and exits when the pipe is closed, however the parent process ends.
+A worker opens nothing and keeps no state. It receives batches of series over a pipe, returns one result for each, and
+exits when the pipe is closed, however the parent process ends. It evaluates with arrays, which takes half the time; so
+the parent only reads and writes meanwhile.
 """
 
 import gc
@@ -19,6 +20,8 @@ from exporter.evaluation.series import EvaluationResult, EvaluationTask, evaluat
 from exporter.runtime.logs import LimitedLog
 from exporter.store import StoredSeries
 
+_MAX_PROCESSES: Final = 2
+"""With more, the parent process, which reads and writes the database, would be the slowest."""
 _COMMAND: Final = (sys.executable, "-m", "exporter.evaluation.worker_process")
 
 
@@ -62,9 +65,9 @@ class _ChildProcess:
         """The series whose results have not been received yet."""
         return self._batch
 
-    def is_free(self) -> bool:
-        """Whether the process waits for a batch, or for its results to be received."""
-        return not self._batch or bool(select.select([self._from], [], [], 0)[0])
+    def fileno(self) -> int:
+        """File that becomes readable as soon as the process returns results or ends; see :func:`select.select`."""
+        return self._from.fileno()
 
     def send_batch(self, batch: Sequence[StoredSeries]) -> None:
         """Let the process evaluate some series.
@@ -72,8 +75,8 @@ class _ChildProcess:
         Raises:
             _WorkerLostError: it has ended.
         """
-        self._batch = batch
         self._send(batch)
+        self._batch = batch
 
     def receive(self) -> list[EvaluationResult]:
         """Wait for the results of the last batch; empty if they were received already.
@@ -107,8 +110,8 @@ class _ChildProcess:
             raise _WorkerLostError(str(error)) from error
 
 
-class EvaluationWorker:
-    """Evaluates series in a second process once started. Without the process, the caller does the work itself."""
+class EvaluationWorkers:
+    """Evaluates series in other processes once started. Without these, the caller does the work itself."""
 
     def __init__(
         self,
@@ -122,62 +125,101 @@ class EvaluationWorker:
 
         Args:
             task: what to do with every series.
-            quiet_log: receives the loss of the process.
+            quiet_log: receives the loss of a process.
             processors: processors that this process may use, detected by default; with one, nothing is started.
-            command: the command line of the process.
+            command: the command line of a process.
         """
         self._task = task
         self._quiet_log = quiet_log
         self._command = command
-        self._may_start = (count_processors() if processors is None else processors) > 1
-        self._process: _ChildProcess | None = None
+        processors = count_processors() if processors is None else processors
+        self._startable = min(processors, _MAX_PROCESSES) if processors > 1 else 0
+        self._processes: list[_ChildProcess] = []
 
     def start(self) -> None:
-        """Start the process, unless it was started before or there is no processor for it."""
-        if self._may_start:
-            self._may_start = False
+        """Start the processes, unless they were started before or there is no processor for them."""
+        while self._startable:
+            self._startable -= 1
             try:
-                self._process = _ChildProcess(self._task, self._command)
+                self._processes.append(_ChildProcess(self._task, self._command))
             except _WorkerLostError as error:
-                self._lose(error)
+                self._startable = 0
+                self._warn(error)
 
     @property
-    def pid(self) -> int | None:
-        """Process id; None while there is no process."""
-        return None if self._process is None else self._process.pid
+    def pids(self) -> Sequence[int]:
+        """Ids of the processes."""
+        return [process.pid for process in self._processes]
 
-    def is_free(self) -> bool:
-        """Whether there is a process that can take a batch."""
-        return self._process is not None and self._process.is_free()
+    @property
+    def is_running(self) -> bool:
+        """Whether there is any process."""
+        return bool(self._processes)
 
     def exchange(self, batch: Sequence[StoredSeries]) -> list[EvaluationResult]:
-        """Hand over a batch, which may be empty, and return the results of the batch before.
+        """Hand over a batch as soon as a process can take it, and return the results of the one that it had before.
 
-        If the process is lost, both batches are evaluated here.
+        What a lost process leaves is evaluated here.
         """
-        if self._process is None:
-            return [evaluate_series(self._task, stored) for stored in batch]
         results: list[EvaluationResult] = []
-        unfinished = [*self._process.batch, *batch]
-        try:
-            results = self._process.receive()
-            unfinished = list(batch)
-            if batch:
-                self._process.send_batch(batch)
-        except _WorkerLostError as error:
-            self._lose(error)
-            results += self.exchange(unfinished)
+        while self._processes:
+            process = self._free_process()
+            results += self._received(process)
+            if self._is_sent(process, batch):
+                return results
+        return results + self._evaluated(batch)
+
+    def finish(self) -> list[EvaluationResult]:
+        """Wait for all processes, and return the results of all batches that have not been returned yet."""
+        results: list[EvaluationResult] = []
+        for process in list(self._processes):
+            results += self._received(process)
         return results
 
     def close(self) -> None:
-        """Kill the process, even if it is busy."""
-        if self._process is not None:
-            self._process.close()
-            self._process = None
+        """Kill the processes, even if they are busy."""
+        for process in self._processes:
+            process.close()
+        self._processes = []
 
-    def _lose(self, error: _WorkerLostError) -> None:
-        self._quiet_log.warning("worker_died", "worker process died; continuing in a single process", error=error)
-        self.close()
+    def _free_process(self) -> _ChildProcess:
+        """Wait for a process that can take a batch."""
+        for process in self._processes:
+            if not process.batch:
+                return process
+        ready, _, _ = select.select(self._processes, [], [])
+        found: _ChildProcess = ready[0]
+        return found
+
+    def _received(self, process: _ChildProcess) -> list[EvaluationResult]:
+        """Return the results of the batch of a process, which is given up if it is lost."""
+        try:
+            return process.receive()
+        except _WorkerLostError as error:
+            self._lose(process, error)
+            return self._evaluated(process.batch)
+
+    def _is_sent(self, process: _ChildProcess, batch: Sequence[StoredSeries]) -> bool:
+        """Hand over a batch; returns whether the process has taken it."""
+        if process not in self._processes:
+            return False
+        try:
+            process.send_batch(batch)
+        except _WorkerLostError as error:
+            self._lose(process, error)
+            return False
+        return True
+
+    def _evaluated(self, batch: Sequence[StoredSeries]) -> list[EvaluationResult]:
+        return [evaluate_series(self._task, stored) for stored in batch]
+
+    def _lose(self, process: _ChildProcess, error: _WorkerLostError) -> None:
+        self._warn(error)
+        self._processes.remove(process)
+        process.close()
+
+    def _warn(self, error: _WorkerLostError) -> None:
+        self._quiet_log.warning("worker_died", "worker process died; continuing without it", error=error)
 
     def __enter__(self) -> Self:
         return self
@@ -194,14 +236,20 @@ def count_processors() -> int:
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
-    """Run as the worker process until the parent closes the pipe."""
+    """Run as a worker process until the parent closes the pipe."""
+    # There are as many processes as processors already. Read by numpy when it is imported.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    # The parent must not load numpy, which takes 20 MB.
+    from exporter.detection.array_history import advance_with_arrays  # noqa: PLC0415
+
     try:
         task: EvaluationTask = pickle.load(source)  # noqa: S301 - the parent process wrote it
         # The evaluation creates no reference cycles, so collecting them would only cost time.
         gc.disable()
         while True:
             batch = pickle.load(source)  # noqa: S301 - the parent process wrote it
-            pickle.dump([evaluate_series(task, stored) for stored in batch], sink, pickle.HIGHEST_PROTOCOL)
+            results = [evaluate_series(task, stored, advance_with_arrays) for stored in batch]
+            pickle.dump(results, sink, pickle.HIGHEST_PROTOCOL)
             sink.flush()
     except (EOFError, BrokenPipeError):
         return

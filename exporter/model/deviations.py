@@ -18,7 +18,7 @@ MARKS: Final = HOUR_SECONDS // MARK_SECONDS
 MAX_LANES: Final = 3 * MARKS
 """Length of the encoding: one byte for each quantile and mark."""
 
-_ZERO: Final = 128
+ZERO_CODE: Final = 128
 MOST_BUCKETS: Final = 127
 """Deviations are clipped to so many buckets either way."""
 _FEW_HOURS: Final = 40
@@ -27,9 +27,9 @@ _LARGEST: Final = HIGHEST_BUCKET - ZERO_BUCKET
 _CODES: Final[dict[int | None, int]] = {
     None: 0,
     # Of any two buckets, so that encoding is one look-up for each mark.
-    **{each: _ZERO + max(-MOST_BUCKETS, min(MOST_BUCKETS, each)) for each in range(-_LARGEST, _LARGEST + 1)},
+    **{each: ZERO_CODE + max(-MOST_BUCKETS, min(MOST_BUCKETS, each)) for each in range(-_LARGEST, _LARGEST + 1)},
 }
-_DEVIATIONS: Final[list[int | None]] = [None, *range(1 - _ZERO, 256 - _ZERO)]
+_DEVIATIONS: Final[list[int | None]] = [None, *range(1 - ZERO_CODE, 256 - ZERO_CODE)]
 _LANE_BYTES: Final = 2
 _ONES: Final = int.from_bytes(b"\x01\x00" * MAX_LANES, "little")
 _SIGNS: Final = _ONES << 15
@@ -79,7 +79,7 @@ def _signs(encoded: bytes) -> tuple[int, int]:
     A bit for each mark is set in the lowest bit of its byte.
     """
     medians = encoded[:MARKS]
-    known, positive = medians.translate(_AT_LEAST[1]), medians.translate(_AT_LEAST[_ZERO + 1])
+    known, positive = medians.translate(_AT_LEAST[1]), medians.translate(_AT_LEAST[ZERO_CODE + 1])
     return int.from_bytes(known, "little"), int.from_bytes(positive, "little")
 
 
@@ -134,7 +134,7 @@ def medians_of(hours: Sequence[bytes], lanes: Iterable[int], least: int, *, inhe
 def median_deviation(hours: Iterable[bytes], lane: int, least: int) -> int | None:
     """Return the median (the lower of two) of the known deviations in a lane; None with fewer than ``least``."""
     known = sorted([each[lane] for each in hours if len(each) > lane and each[lane]])
-    return known[(len(known) - 1) // 2] - _ZERO if len(known) >= least else None
+    return known[(len(known) - 1) // 2] - ZERO_CODE if len(known) >= least else None
 
 
 class DeviationCounts:
@@ -160,13 +160,19 @@ class DeviationCounts:
         # All hours of a lane at once: far cheaper than adding hour by hour.
         encoded = b"".join([each.ljust(MAX_LANES, b"\0") for each in hours])
         self._known = _column_sums(encoded.translate(_AT_LEAST[1]))
-        self._above = _column_sums(encoded.translate(_AT_LEAST[_ZERO + limit + 1]))
+        self._above = _column_sums(encoded.translate(_AT_LEAST[ZERO_CODE + limit + 1]))
 
     def add(self, encoded: bytes) -> None:
         """Add an hour."""
         known, above = _flags(encoded, self._limit)
         self._known += known
         self._above += above
+
+    def add_all(self, hours: Collection[bytes]) -> None:
+        """Add some hours."""
+        others = DeviationCounts(self._limit, hours)
+        self._known += others._known
+        self._above += others._above
 
     def subtract(self, encoded: bytes) -> None:
         """Remove an hour that was added."""
@@ -201,5 +207,5 @@ def _flags(encoded: bytes, limit: int) -> tuple[int, int]:
     lanes = bytearray(_LANE_BYTES * len(encoded))
     lanes[::_LANE_BYTES] = encoded.translate(_AT_LEAST[1])
     known = int.from_bytes(lanes, "little")
-    lanes[::_LANE_BYTES] = encoded.translate(_AT_LEAST[_ZERO + limit + 1])
+    lanes[::_LANE_BYTES] = encoded.translate(_AT_LEAST[ZERO_CODE + limit + 1])
     return known, int.from_bytes(lanes, "little")

@@ -174,6 +174,8 @@ _MIN_DEFLATED_BYTES: Final = 64
 _MAX_ASSIGNED_SAMPLES: Final = 1_500
 """With more samples, one digest for each mark is shorter."""
 _DIGITS: Final = "0123456789abcdef"
+MAX_ASSIGNED_MARKS: Final = len(_DIGITS)
+"""Each sample has four bits for the index of its mark."""
 
 
 def encode_marks(marks: Mapping[int, Digest]) -> bytes:
@@ -251,6 +253,26 @@ def _inflated(data: bytes) -> tuple[int, bytes]:
     if kind > (_ASSIGNED | _DEFLATED):
         raise DamagedDigestError(f"unknown kind {kind} of marks")
     return kind, zlib.decompress(data, wbits=-zlib.MAX_WBITS) if kind & _DEFLATED else data
+
+
+def assigned_marks(data: bytes) -> tuple[tuple[int, ...], bytes] | None:
+    """Return the offsets of assigned marks, in ascending order, and a half byte for each sample: the index of its mark.
+
+    There are no half bytes for a single mark. None for marks that are stored as digests.
+
+    Args:
+        data: result of :func:`encode_marks`.
+
+    Raises:
+        IndexError: the bytes are truncated.
+        zlib.error: they are damaged.
+        DamagedDigestError: they are damaged.
+    """
+    kind, data = _inflated(data)
+    if not kind & _ASSIGNED:
+        return None
+    bits, position = _varint(data, 0)
+    return _offsets(bits), data[position:]
 
 
 def _digests(data: bytes) -> dict[int, dict[int, int]]:

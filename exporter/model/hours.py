@@ -167,6 +167,11 @@ class SeriesHour:
         return f"SeriesHour({self.start}, {self.slot}, count={self.count}, {self.evaluation})"
 
     @property
+    def windows(self) -> Sequence[StoredWindow]:
+        """The windows of the ledger that it consists of."""
+        return self._windows
+
+    @property
     def counts(self) -> dict[int, int]:
         """Counts by bucket in ascending order; must not be modified.
 
@@ -194,6 +199,15 @@ class SeriesHour:
         if self._quantile_buckets is None:
             self._quantile_buckets = tuple(self.digest.quantile_buckets(QUANTILES))
         return self._quantile_buckets
+
+    def set_quantile_buckets(self, buckets: tuple[int, ...]) -> None:
+        """Set :attr:`quantile_buckets`, where they are known already."""
+        self._quantile_buckets = buckets
+
+    @property
+    def may_have_failures(self) -> bool:
+        """Whether some of the traces may have failed: False if none has, or where that is unknown."""
+        return any(window.failures for window in self._windows)
 
     @property
     def runs(self) -> Sequence[Run]:
@@ -445,6 +459,14 @@ class SeriesHours:
             self._exclude(hour)
         hour.evaluation = evaluation
         self._include(hour)
+
+    def add_evaluations(self, hours: Sequence[SeriesHour]) -> None:
+        """Count hours, in time order, whose evaluation was set although it was not counted; none is quarantined."""
+        counted = [hour.evaluation for hour in hours if hour.evaluation.swings != NO_SWINGS]
+        if counted:
+            self._swings = tuple(map(sum, zip(self._swings, *[each.swings for each in counted], strict=True)))
+            self._deviations.add_all([each.deviations for each in counted])
+            self._latest_swing = max(self._latest_swing, hours[-1].start)
 
     def discard_before(self, start: int) -> None:
         """Drop the hours that began before an instant."""

@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
-from sqlite_utils import Database
-
 from exporter.runtime.locks import LockRank, new_rlock
 from exporter.runtime.telemetry import StorageFailure
+from exporter.store.library import Database
 from exporter.store.lock import DatabaseLock
 
 OnFailure = Callable[[StorageFailure], None]

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sqlite_utils import Database
+from exporter.store.library import Database
 
 
 class DatabaseVersionError(Exception):

@@ -26,14 +26,14 @@ from tests.support.detection_traffic import stored
 from tests.support.verdicts import BEGIN as _BEGIN
 from tests.support.verdicts import random_detector, random_requests
 
-_KEY = SeriesKey("shop", "GET /cart")
-_OUTLIER = OutlierRule(factor=2.0, k=5.0, mad_epsilon_seconds=0.001)
+KEY = SeriesKey("shop", "GET /cart")
+OUTLIER = OutlierRule(factor=2.0, k=5.0, mad_epsilon_seconds=0.001)
 _SERIES = 60
 _REQUESTS = 30_000
 """About how many requests a series has: busy ones are shorter."""
 
 
-def _with_failures(rng: random.Random, windows: Iterable[StoredWindow], hours: int) -> Iterator[StoredWindow]:
+def with_failures(rng: random.Random, windows: Iterable[StoredWindow], hours: int) -> Iterator[StoredWindow]:
     """Yield windows with failures: usual ones, bursts and incidents, some that recur every day, and unknown ones."""
     usual = rng.choice([0.0, 0.001, 0.01, 0.05, 0.4, 1.0])
     lengths = [0.1, 0.2, 0.5, 3, 30]
@@ -55,7 +55,7 @@ def _with_failures(rng: random.Random, windows: Iterable[StoredWindow], hours: i
         yield window._replace(failures=encode_failures(failures))
 
 
-def _with_gaps(rng: random.Random, windows: Iterable[StoredWindow], hours: int) -> list[StoredWindow]:
+def with_gaps(rng: random.Random, windows: Iterable[StoredWindow], hours: int) -> list[StoredWindow]:
     """Leave out the windows at some times: the traffic of the series has dropped."""
     gaps = [(rng.uniform(0, hours), rng.choice([0.3, 2, 30])) for _ in range(rng.choice([0, 2]))]
 
@@ -66,7 +66,7 @@ def _with_gaps(rng: random.Random, windows: Iterable[StoredWindow], hours: int) 
     return [window for window in windows if is_kept(window)]
 
 
-def _source(rng: random.Random, hours: int, batch_seconds: int, detector: Detector) -> SourceHistory:
+def random_source(rng: random.Random, hours: int, batch_seconds: int, detector: Detector) -> SourceHistory:
     """Return a source that is read incompletely at times, and that may lose traffic for three hours."""
     missing, sampled = rng.choice([0.0, 0.0, 0.02]), rng.choice([0.0, 0.0, 0.1])
     windows = []
@@ -95,7 +95,7 @@ def _source(rng: random.Random, hours: int, batch_seconds: int, detector: Detect
     )
 
 
-def _marks(rng: random.Random, hours: int) -> TimeMarks:
+def random_marks(rng: random.Random, hours: int) -> TimeMarks:
     found = []
     for _ in range(rng.choice([0, 0, 0, 3])):
         start = _BEGIN + rng.randrange(hours * 60) * 60
@@ -110,12 +110,12 @@ def found_in(seed: int, most_requests: int = _REQUESTS) -> str:
     per_hour = 60 * 0.05 * 4000 ** rng.random()
     hours = round(max(72.0, min(24.0 * rng.choice([5, 9, 22]), most_requests / per_hour)))
     batch_seconds = rng.choice([HOUR_SECONDS, HOUR_SECONDS, 300, 360])
-    read = _with_failures(rng, stored(random_requests(rng, hours, per_hour), batch_seconds), hours)
-    windows = _with_gaps(rng, read, hours)
+    read = with_failures(rng, stored(random_requests(rng, hours, per_hour), batch_seconds), hours)
+    windows = with_gaps(rng, read, hours)
     plain = random_detector(rng)
     parameters = replace(plain.parameters, traffic_surge=rng.choice([None, None, 3.0]))
-    detector = replace(plain, parameters=parameters, is_enabled=rng.random() < 0.95, marks=_marks(rng, hours))
-    source = _source(rng, hours, batch_seconds, detector)
+    detector = replace(plain, parameters=parameters, is_enabled=rng.random() < 0.95, marks=random_marks(rng, hours))
+    source = random_source(rng, hours, batch_seconds, detector)
     clock = detector.clock
     state: bytes | None = None
     evaluations: dict[int, HourEvaluation] = {}
@@ -134,9 +134,9 @@ def found_in(seed: int, most_requests: int = _REQUESTS) -> str:
         if not past:
             continue
         around = clock.hour(hour.start - 1), hour, clock.hour(hour.end)
-        request = BaselineRequest(around[:2], 0, _OUTLIER, True, source, around)
+        request = BaselineRequest(around[:2], 0, OUTLIER, True, source, around)
         task = EvaluationTask(detector, hour.start, request, source)
-        result = evaluate_series(task, StoredSeries(_KEY, past, evaluations, suspects, state))
+        result = evaluate_series(task, StoredSeries(KEY, past, evaluations, suspects, state))
         found.append(result)
         if result.findings is not None:
             evaluations |= result.findings.evaluations

@@ -1,4 +1,4 @@
-"""The worker process returns the same results as the parent, and its end loses nothing."""
+"""Worker processes return the same results as the parent, and their end loses nothing."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from exporter.detection.detector import Detector
 from exporter.detection.parameters import Parameters
 from exporter.evaluation.history import HistoryEvaluator
 from exporter.evaluation.series import EvaluationResult, EvaluationTask, evaluate_series
-from exporter.evaluation.worker_process import EvaluationWorker
+from exporter.evaluation.worker_process import EvaluationWorkers
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import LimitedLog, get_logger
@@ -49,14 +49,9 @@ def series() -> Iterator[list[StoredSeries]]:
     store.close()
 
 
-def new_worker(quiet_log: LimitedLog = QUIET) -> EvaluationWorker:
-    """A worker on a machine with two processors."""
-    return EvaluationWorker(TASK, quiet_log, processors=2)
-
-
-def process_id(worker: EvaluationWorker) -> int:
-    assert worker.pid is not None
-    return worker.pid
+def new_workers(quiet_log: LimitedLog = QUIET) -> EvaluationWorkers:
+    """Workers on a machine with two processors."""
+    return EvaluationWorkers(TASK, quiet_log, processors=2)
 
 
 def is_running(pid: int) -> bool:
@@ -67,41 +62,59 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def test_worker_returns_the_results_of_the_batch_before(series: list[StoredSeries]) -> None:
-    with new_worker() as worker:
-        assert not worker.is_free()
-        worker.start()
-        assert worker.is_free()
-        pid = process_id(worker)
-        assert worker.exchange(series[:20]) == []
-        results = worker.exchange(series[20:])
-        results += worker.exchange([])
-        assert worker.exchange([]) == []
-    assert results == [evaluate_series(TASK, each) for each in series]
+def by_key(results: Sequence[EvaluationResult]) -> dict[SeriesKey, EvaluationResult]:
+    return {result.key: result for result in results}
+
+
+def alone(series: Sequence[StoredSeries]) -> dict[SeriesKey, EvaluationResult]:
+    """Evaluate in this process."""
+    return by_key([evaluate_series(TASK, each) for each in series])
+
+
+def test_workers_return_the_results_of_all_batches(series: list[StoredSeries]) -> None:
+    with new_workers() as workers:
+        assert not workers.is_running
+        workers.start()
+        pids = workers.pids
+        assert len(pids) == 2
+        assert workers.exchange(series[:12]) == []
+        assert workers.exchange(series[12:20]) == []
+        results = workers.exchange(series[20:])
+        assert results
+        results += workers.finish()
+        assert workers.finish() == []
+    assert len(results) == len(series)
+    assert by_key(results) == alone(series)
     assert any(
         judgement.quarantined for result in results if result.findings for judgement in result.findings[1].values()
     )
-    assert not is_running(pid)
+    assert not any(map(is_running, pids))
 
 
+@pytest.mark.parametrize("lost", [1, 2])
 @pytest.mark.parametrize("has_batch", [True, False])
-def test_parent_evaluates_what_a_lost_worker_left_unfinished(
-    series: list[StoredSeries], caplog: pytest.LogCaptureFixture, has_batch: bool
+def test_what_a_lost_worker_left_unfinished_is_evaluated(
+    series: list[StoredSeries], caplog: pytest.LogCaptureFixture, has_batch: bool, lost: int
 ) -> None:
-    with new_worker(LOG.limited(600, Clock(0.0))) as worker:
-        worker.start()
+    results: list[EvaluationResult] = []
+    with new_workers(LOG.limited(0, Clock(0.0))) as workers:
+        workers.start()
         if has_batch:
-            assert worker.exchange(series[:3]) == []
-        os.kill(process_id(worker), signal.SIGKILL)
-        os.waitid(os.P_PID, process_id(worker), os.WEXITED | os.WNOWAIT)
-        results = worker.exchange(series[3:5])
-        results += worker.exchange([])
-        assert not worker.is_free()
-        worker.start()
-        assert not worker.is_free()
-    expected = series[:5] if has_batch else series[3:5]
-    assert results == [evaluate_series(TASK, each) for each in expected]
-    assert events(caplog, logging.WARNING) == ["worker_died"]
+            for batch in (series[:3], series[3:6]):
+                results += workers.exchange(batch)
+        for pid in workers.pids[:lost]:
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        for batch in (series[6:8], series[8:9], series[9:10]):
+            results += workers.exchange(batch)
+        results += workers.finish()
+        assert len(workers.pids) == 2 - lost
+        workers.start()
+        assert len(workers.pids) == 2 - lost
+    expected = series[:10] if has_batch else series[6:10]
+    assert len(results) == len(expected)
+    assert by_key(results) == alone(expected)
+    assert set(events(caplog, logging.WARNING)) == {"worker_died"}
 
 
 def test_process_exits_when_its_parent_closes_the_pipe() -> None:
@@ -114,27 +127,33 @@ def test_process_exits_when_its_parent_closes_the_pipe() -> None:
         assert process.wait(60) == 0
 
 
-def test_worker_is_not_started_with_one_processor(series: list[StoredSeries]) -> None:
-    with EvaluationWorker(TASK, QUIET, processors=1) as worker:
-        worker.start()
-        assert not worker.is_free()
-        assert worker.exchange(series[:1]) == [evaluate_series(TASK, series[0])]
+def test_workers_are_not_started_with_one_processor(series: list[StoredSeries]) -> None:
+    with EvaluationWorkers(TASK, QUIET, processors=1) as workers:
+        workers.start()
+        assert not workers.is_running
+        assert workers.exchange(series[:1]) == [evaluate_series(TASK, series[0])]
+        assert workers.finish() == []
 
 
-def test_worker_that_cannot_be_started_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_workers_that_cannot_be_started_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     quiet_log = LOG.limited(600, Clock(0.0))
-    with EvaluationWorker(TASK, quiet_log, processors=2, command=["/nowhere/python"]) as worker:
-        worker.start()
-        assert not worker.is_free()
+    with EvaluationWorkers(TASK, quiet_log, processors=2, command=["/nowhere/python"]) as workers:
+        workers.start()
+        assert not workers.is_running
     assert events(caplog, logging.WARNING) == ["worker_died"]
 
 
-class RecordingWorker(EvaluationWorker):
-    """Counts the series that its process has not returned yet.
+def test_only_workers_load_numpy() -> None:
+    loaded = "import sys; import exporter.app.build; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0
+
+
+class RecordingWorkers(EvaluationWorkers):
+    """Counts the series that the processes have not returned yet.
 
     Attributes:
         unfinished: that number.
-        unfinished_at_close: the same when the worker was closed; None until then and without a process.
+        unfinished_at_close: the same when they were closed; None until then and without processes.
     """
 
     def __init__(self, task: EvaluationTask, quiet_log: LimitedLog) -> None:
@@ -147,8 +166,13 @@ class RecordingWorker(EvaluationWorker):
         self.unfinished += len(batch) - len(results)
         return results
 
+    def finish(self) -> list[EvaluationResult]:
+        results = super().finish()
+        self.unfinished -= len(results)
+        return results
+
     def close(self) -> None:
-        if self.pid is not None:
+        if self.is_running:
             self.unfinished_at_close = self.unfinished
         super().close()
 
@@ -156,22 +180,22 @@ class RecordingWorker(EvaluationWorker):
 class EvaluatorBench:
     """An evaluator over a store of its own; ``workers`` are those of its runs."""
 
-    def __init__(self, worker_pays_hours: int) -> None:
+    def __init__(self, workers_pay_hours: int) -> None:
         self.store = Store.in_memory()
         write(self.store)
-        self.workers: list[RecordingWorker] = []
+        self.workers: list[RecordingWorkers] = []
         self.evaluator = HistoryEvaluator(
             self.store,
             DETECTOR,
             lambda: None,
             LOG,
             QUIET,
-            worker_pays_hours=worker_pays_hours,
-            new_worker=self._new_worker,
+            workers_pay_hours=workers_pay_hours,
+            new_workers=self._new_workers,
         )
 
-    def _new_worker(self, task: EvaluationTask, quiet_log: LimitedLog) -> RecordingWorker:
-        self.workers.append(RecordingWorker(task, quiet_log))
+    def _new_workers(self, task: EvaluationTask, quiet_log: LimitedLog) -> RecordingWorkers:
+        self.workers.append(RecordingWorkers(task, quiet_log))
         return self.workers[-1]
 
     def stored(self) -> list[StoredSeries]:
@@ -182,8 +206,8 @@ class EvaluatorBench:
 def new_bench() -> Iterator[Callable[[int], EvaluatorBench]]:
     benches: list[EvaluatorBench] = []
 
-    def make(worker_pays_hours: int) -> EvaluatorBench:
-        benches.append(EvaluatorBench(worker_pays_hours))
+    def make(workers_pay_hours: int) -> EvaluatorBench:
+        benches.append(EvaluatorBench(workers_pay_hours))
         return benches[-1]
 
     yield make
@@ -218,11 +242,11 @@ def test_evaluator_repeats_what_the_worker_had_not_returned_when_stopped(
     bench = new_bench(100)
     stops = iter([False, False, True])
     bench.evaluator.catch_up(NOON, lambda: next(stops))
-    (worker,) = bench.workers
-    assert worker.unfinished_at_close is not None
-    assert worker.unfinished_at_close > 0
+    (workers,) = bench.workers
+    assert workers.unfinished_at_close is not None
+    assert workers.unfinished_at_close > 0
     assert bench.store.evaluated_until() is None
-    assert sum(bool(series.evaluations) for series in bench.stored()) == 2
+    assert sum(bool(series.evaluations) for series in bench.stored()) == 1
     bench.evaluator.catch_up(NOON)
     assert bench.store.evaluated_until() == NOON
     assert all(series.evaluations for series in bench.stored())

@@ -45,7 +45,8 @@ NOTATION: Final = frozenset({"exporter.config.units", "exporter.config.wording"}
 
 LIBRARIES: Final = {
     "sqlite3": ("exporter.store.",),
-    "sqlite_utils": ("exporter.store.",),
+    "sqlite_utils": ("exporter.store.library",),
+    "numpy": ("exporter.detection.hour_table", "exporter.detection.quiet_hours", "exporter.model.digest_arrays"),
     # Besides Tempo's client: `verify` asks a running exporter.
     "requests": ("exporter.tempo.", "exporter.verify."),
     "urllib3": ("exporter.tempo.",),
@@ -135,7 +136,7 @@ def test_components_do_not_import_the_configuration() -> None:
 
 def test_pure_packages_import_nothing_impure() -> None:
     impure = {"os", "io", "pathlib", "time", "random", "threading", "subprocess", "socket", "logging", "sqlite3"}
-    allowed = {"msgspec", "re2", "dateutil.rrule"}
+    allowed = {"msgspec", "re2", "dateutil.rrule", "numpy", "numpy.typing"}
     wrong = [
         f"{module} imports {name}"
         for module, imported in IMPORTS.items()
