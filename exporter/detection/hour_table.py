@@ -28,7 +28,7 @@ from exporter.model.deviations import MARKS
 from exporter.model.digest_arrays import UnsuitableError, decode_digests, decode_marks
 from exporter.model.histogram import HIGHEST_BUCKET, ZERO_BUCKET
 from exporter.model.histogram_codec import MARK_SECONDS, MAX_ASSIGNED_MARKS
-from exporter.model.hours import MAX_RUN_TRACES, NOT_EVALUATED, QUANTILES, SeriesHour, StoredWindow
+from exporter.model.hours import LOW_QUANTILE, MAX_RUN_TRACES, NOT_EVALUATED, QUANTILES, SeriesHour, StoredWindow
 from exporter.model.runs import MAX_RUN_SECONDS
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -144,8 +144,9 @@ class HourTable:
         samples, marks = self._decode([each for _, buckets in earlier for each in buckets])
         marks = np.concatenate([_marks_of(earlier), marks])
         self._arrange(marks, samples, since, detector.parameters)
-        for each, quantiles in zip(later, self.quantiles[first:].tolist(), strict=True):
-            each.set_quantile_buckets(tuple(quantiles))
+        buckets = zip(self._low[first:].tolist(), self.quantiles[first:].tolist(), strict=True)
+        for each, (low, quantiles) in zip(later, buckets, strict=True):
+            each.set_quantile_buckets(low, tuple(quantiles))
         self.patterns = HourPatterns(pattern, self._requests_of_hour)
 
     def _decode(self, earlier: Sequence[int]) -> tuple[Array, Array]:
@@ -172,9 +173,10 @@ class HourTable:
         np.cumsum(self.digests.astype(np.int64), axis=1, out=self._sums[:, 1:])
         if (self._sums[:, -1] != self.counts).any():
             raise UnsuitableError
-        ranks = ranks_of(SHARES, self.counts[:, None])
-        below = [np.count_nonzero(self._sums[:, 1:] < ranks[:, [each]], axis=1) for each in range(len(QUANTILES))]
-        self.quantiles = self.buckets[np.stack(below, axis=1)]
+        ranks = ranks_of(np.array([LOW_QUANTILE, *QUANTILES]), self.counts[:, None])
+        below = [np.count_nonzero(self._sums[:, 1:] < rank[:, None], axis=1) for rank in ranks.T]
+        self._low, *quantiles = self.buckets[np.stack(below)]
+        self.quantiles = np.stack(quantiles, axis=1)
         begin = int(np.searchsorted(hour_of_window, first))
         behind = int(decoded.lengths[:begin].sum())
         sizes = np.add.reduceat(decoded.counts, np.cumsum(decoded.lengths) - decoded.lengths)[begin:]

@@ -150,6 +150,8 @@ class QuietHours:
         before = [NO_SWINGS if each.quarantined else each.swings for each in self._earlier]
         swings = np.concatenate([np.array(before, dtype=np.int64).reshape(position, len(NO_SWINGS)), self._swings])
         self._sums = np.concatenate([np.zeros((1, len(NO_SWINGS)), dtype=np.int64), swings.cumsum(axis=0)])
+        # Positions of the first hour of each local day.
+        self._days = np.flatnonzero(np.diff(table.days, prepend=-1))
         # A window may extend into so many hours before its own.
         self._reach = -(-detector.parameters.max_window_seconds // HOUR_SECONDS)
         self._find_exceptions(until, few_failures, most_requests)
@@ -493,11 +495,14 @@ class QuietHours:
 
     def _predict(self, index: int, pool: Pool) -> Prediction:
         row = index - self.position
-        swings = tuple((self._sums[index] - self._sums[self._low[row]]).tolist())
+        low = int(self._low[row])
+        swings = tuple((self._sums[index] - self._sums[low]).tolist())
+        days = self._days[(self._days > low) & (self._days < index)]
+        daily = np.diff(self._sums[[low, *days, index]], axis=0).tolist()
         profile: HourProfile = ()
         if self._has_profile[row]:
             profile = tuple(map(tuple, self._profile[row].tolist()))
-        return Prediction(pool, swings, self._parameters, profile)
+        return Prediction(pool, swings, self._parameters, profile, [tuple(of_day) for of_day in daily])
 
     def expectation(self, index: int, stream: StreamState) -> Expectation | None:
         """Return the baseline of an hour, by its position in the table; None where it is not simple.

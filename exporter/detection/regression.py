@@ -94,7 +94,6 @@ _WEIGHTS: Final = [count / (count + HALF_WEIGHT_REQUESTS) for count in _COUNTS] 
 """Weight of an hour by its stored number of requests; 0 in quarantine."""
 _WEIGHTS_OF_ALL: Final = _WEIGHTS[:_QUARANTINED] * 2
 _BYTES_PER_HOUR: Final = 16
-_QUANTILES: Final = (0.2, *QUANTILES[:2])
 _MEDIAN, _P90 = 1, 2
 _COMPARED: Final = QUANTILES[:2]
 """What a regression is reported of, for the level and for the p90."""
@@ -304,9 +303,7 @@ class RegressionTracker:
         slot = hour.slot.hour * 2 + (hour.slot.day_type is DayType.WEEKEND)
         reference, count = self._reference(hour.start, slot), hour.count
         residuals: list[int | None] = []
-        for mine, bucket, least in zip(
-            self._buckets, hour.digest.quantile_buckets(_QUANTILES), MIN_COUNTS, strict=True
-        ):
+        for mine, bucket, least in zip(self._buckets, _buckets_of(hour), MIN_COUNTS, strict=True):
             usual = None
             if reference and count >= least:
                 usual = _doubled_median([mine[i] for i in reference if self._count(i) >= least])
@@ -332,9 +329,10 @@ class RegressionTracker:
         self._starts += starts
         self._slots += bytes([hour.slot.hour * 2 + (hour.slot.day_type is DayType.WEEKEND) for hour in hours])
         self._counts += bytes([_count_code(hour.count) for hour in hours])
-        for index, buckets in enumerate(self._buckets):
-            buckets.extend([hour.quantile_buckets[index] for hour in hours])
-            self._residuals[index].extend([_UNKNOWN] * len(hours))
+        for column, buckets in zip(self._buckets, zip(*map(_buckets_of, hours), strict=True), strict=True):
+            column.extend(buckets)
+        for column in self._residuals:
+            column.extend([_UNKNOWN] * len(hours))
 
     def set_quarantined(self, start: int, *, quarantined: bool) -> None:
         """Change whether an hour was anomalous; an hour out of reach is ignored."""
@@ -597,6 +595,11 @@ def _around_trend(points: Sequence[tuple[int, float]]) -> tuple[float, int]:
     products = sum((x - x_mean) * (y - y_mean) for x, y in points)
     # Rounding may leave less than nothing.
     return max(0.0, y_squares - products * products / x_squares), count - 2
+
+
+def _buckets_of(hour: SeriesHour) -> tuple[int, ...]:
+    """Return the buckets of the 20th percentile, the median and the p90 of an hour."""
+    return hour.low_bucket, *hour.quantile_buckets[:2]
 
 
 def _clipped(value: int) -> int:

@@ -19,6 +19,9 @@ from exporter.model.runs import Run, count_runs, runs_of
 QUANTILES: Final = (0.5, 0.9, 0.99)
 """Quantiles that the shift test compares with the baseline."""
 
+LOW_QUANTILE: Final = 0.2
+"""A quantile of the faster requests, which moves with the median where all requests do."""
+
 Swings = tuple[int, ...]
 """Sums of squared prediction errors, as pairs of sum and number of terms.
 
@@ -134,6 +137,7 @@ class SeriesHour:
         "_decoded_windows",
         "_digest",
         "_failed",
+        "_low_bucket",
         "_quantile_buckets",
         "_run_number",
         "_runs",
@@ -159,6 +163,7 @@ class SeriesHour:
         self._counts: dict[int, int] | None = None
         self._digest: Digest | None = None
         self._quantile_buckets: tuple[int, ...] | None = None
+        self._low_bucket: int | None = None
         self._runs: Sequence[Run] | None = None
         self._run_number = _NOT_COUNTED
         self._failed: int | None = _NOT_COUNTED
@@ -200,9 +205,16 @@ class SeriesHour:
             self._quantile_buckets = tuple(self.digest.quantile_buckets(QUANTILES))
         return self._quantile_buckets
 
-    def set_quantile_buckets(self, buckets: tuple[int, ...]) -> None:
-        """Set :attr:`quantile_buckets`, where they are known already."""
-        self._quantile_buckets = buckets
+    @property
+    def low_bucket(self) -> int:
+        """Bucket of the hour's own :data:`LOW_QUANTILE`."""
+        if self._low_bucket is None:
+            self._low_bucket = self.digest.quantile_bucket(LOW_QUANTILE)
+        return self._low_bucket
+
+    def set_quantile_buckets(self, low: int, buckets: tuple[int, ...]) -> None:
+        """Set :attr:`low_bucket` and :attr:`quantile_buckets`, where they are known already."""
+        self._low_bucket, self._quantile_buckets = low, buckets
 
     @property
     def may_have_failures(self) -> bool:
@@ -462,10 +474,13 @@ class SeriesHours:
 
     def add_evaluations(self, hours: Sequence[SeriesHour]) -> None:
         """Count hours, in time order, whose evaluation was set although it was not counted; none is quarantined."""
-        counted = [hour.evaluation for hour in hours if hour.evaluation.swings != NO_SWINGS]
+        counted = [hour for hour in hours if hour.evaluation.swings != NO_SWINGS]
         if counted:
-            self._swings = tuple(map(sum, zip(self._swings, *[each.swings for each in counted], strict=True)))
-            self._deviations.add_all([each.deviations for each in counted])
+            for day, of_day in groupby(counted, key=_by_day):
+                swings = _sum_of([hour.evaluation.swings for hour in of_day])
+                self._daily[day] = tuple(map(add, self._daily.get(day, NO_SWINGS), swings))
+                self._swings = tuple(map(add, self._swings, swings))
+            self._deviations.add_all([hour.evaluation.deviations for hour in counted])
             self._latest_swing = max(self._latest_swing, hours[-1].start)
 
     def discard_before(self, start: int) -> None:
