@@ -143,12 +143,14 @@ def _patterns(of: Iterable[tuple[int, int, Counts]], limit: float) -> dict[int, 
     by_hour: dict[int, dict[int, Counts]] = {}
     for day, hour, counts in of:
         by_day = by_hour.setdefault(hour, {})
-        by_day[day] = max(by_day.get(day, counts), counts, key=_most_failures)
+        before = by_day.get(day)
+        by_day[day] = counts if before is None else max(before, counts, key=_most_failures)
     sums: dict[int, Counts] = {}
     for hour, by_day in by_hour.items():
         # Without the worst day: a single incident is no pattern.
-        without = sorted(by_day.values(), key=_most_failures)[:-1]
-        sums[hour] = Counts(sum(each.requests for each in without), sum(each.failures for each in without))
+        worst = max(by_day.values(), key=_most_failures)
+        requests = sum([each.requests for each in by_day.values()]) - worst.requests
+        sums[hour] = Counts(requests, sum([each.failures for each in by_day.values()]) - worst.failures)
     total = Counts(sum(each.requests for each in sums.values()), sum(each.failures for each in sums.values()))
     found: dict[int, float] = {}
     for hour, own in sums.items():
