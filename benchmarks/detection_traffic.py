@@ -192,7 +192,7 @@ def run_system(suite: str, method: str, seed: str, number: int) -> Outcome:
         is_judged = start >= _START + _LEARNED_DAYS * _DAY
         baselines = {}
         if is_judged:
-            comparable = source_hours(source)
+            comparable = source_hours(source, parameters.accept_after_seconds)
             around = (clock.hour(start - 1), hour, clock.hour(start + _HOUR))
             for key in keys:
                 baseline = _baseline(states[key], comparable, around, rules, parameters)
@@ -314,7 +314,14 @@ def _run_past(suite: str, seed: str, number: int) -> Outcome:
     windows = [
         SourceWindow(hour.start, hour.end, sum(sum(requests(marks, hour)) for marks in by_mark), 1.0) for hour in hours
     ]
-    source = source_history(windows, clock, rules.lookback_seconds, _START, end)
+    source = source_history(
+        windows,
+        clock,
+        _START,
+        end,
+        lookback_seconds=rules.lookback_seconds,
+        accept_after_seconds=parameters.accept_after_seconds,
+    )
     sample = [SampledSeries(record(marks), NO_PATTERN, marks, source) for marks in by_mark]
     source = source.with_losses(source_losses(sample, source, clock, _START, end))
     false = 0

@@ -91,7 +91,14 @@ class RecordedTraffic:
             for hour in self._hours
         ]
         since, clock = self._hours[0].start, detector.clock
-        source = source_history(windows, clock, detector.rules.lookback_seconds, since, self.end)
+        source = source_history(
+            windows,
+            clock,
+            since,
+            self.end,
+            lookback_seconds=detector.rules.lookback_seconds,
+            accept_after_seconds=detector.parameters.accept_after_seconds,
+        )
         busiest = sorted(self._counts, key=lambda name: (-self._counts[name].by_hour.total(), name))[:SOURCE_SERIES]
         sample = []
         for name in busiest:

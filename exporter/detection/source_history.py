@@ -97,16 +97,23 @@ _NONE: Final[frozenset[int]] = frozenset()
 
 
 def source_history(
-    windows: Iterable[SourceWindow], clock: HourClock, lookback_seconds: int, since: int, until: int
+    windows: Iterable[SourceWindow],
+    clock: HourClock,
+    since: int,
+    until: int,
+    *,
+    lookback_seconds: int,
+    accept_after_seconds: int,
 ) -> SourceHistory:
     """Return the history of the source, without losses.
 
     Args:
         windows: windows of the ledger.
         clock: maps instants to local hours.
-        lookback_seconds: how far back hours are compared.
         since: start of the first hour with a verdict, Unix seconds.
         until: start of the last one.
+        lookback_seconds: how far back hours are compared.
+        accept_after_seconds: a change that lasts this long is the usual.
     """
     windows = sorted(windows)
     read = read_hours((clock.hour(window.start), window) for window in windows)
@@ -119,7 +126,7 @@ def source_history(
     hour = clock.hour(since)
     while hour.start <= until:
         first, last = bisect_left(starts, hour.start - lookback_seconds), bisect_left(starts, hour.start)
-        found = low_hours(read[first:last])
+        found = low_hours(read[first:last], accept_after_seconds)
         if found:
             # Most hours have the same ones: they share the object.
             before = low[hour.start] = before if found == before else found

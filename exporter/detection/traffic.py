@@ -3,7 +3,7 @@
 Chance is the tail of the negative binomial distribution with the dispersion of the series' own history.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from math import exp, lgamma, log, log1p, sqrt
 from statistics import median
 from typing import Final, NamedTuple
@@ -12,7 +12,7 @@ from exporter.baseline.levels import FallbackLevel
 from exporter.baseline.traffic import MIN_USUAL_REQUESTS, SourceHour, TrafficBaseline
 from exporter.detection.flag import Flag, FlagEvent, advance_flag
 from exporter.detection.parameters import Parameters
-from exporter.model.calendar import LocalHour, Slot
+from exporter.model.calendar import HOUR_SECONDS, LocalHour, Slot
 
 ALPHA_SHARE: Final = 0.01
 """Share of ``detection.alpha`` below which chance is excluded: every window of every day is tested, not only those that
@@ -32,6 +32,8 @@ SOURCE_DEVIATIONS: Final = 4.0
 SOURCE_HOUR_RATIO: Final = 0.5
 """A past hour with less than this share of the median of its slot over all series is left out."""
 SOURCE_MIN_HOURS: Final = 3
+LASTING_SHARE: Final = 0.75
+"""A change of the source has lasted for a time if so many hours of it show it."""
 
 _MIN_DISPERSION: Final = 1e-6
 _NEGLIGIBLE: Final = 1e-12
@@ -318,8 +320,17 @@ def read_hours(windows: Iterable[tuple[LocalHour, SourceWindow]]) -> list[ReadHo
     return found
 
 
-def low_hours(hours: Iterable[ReadHour]) -> frozenset[int]:
-    """Return the starts of the hours in which the source had far less traffic than in the median of their slot."""
+def low_hours(hours: Iterable[ReadHour], accept_after_seconds: int) -> frozenset[int]:
+    """Return the starts of the hours in which the source had far less traffic than in the median of their slot.
+
+    Hours of a time as long as it takes to accept a change do not count as low if most hours of it are: that traffic is
+    the usual one now, or the sampling has changed for good.
+
+    Args:
+        hours: hours of the source, in time order.
+        accept_after_seconds: a change that lasts this long is the usual.
+    """
+    hours = list(hours)
     by_slot: dict[Slot, list[ReadHour]] = {}
     for each in hours:
         by_slot.setdefault(each.hour.hour.slot, []).append(each)
@@ -328,15 +339,34 @@ def low_hours(hours: Iterable[ReadHour]) -> frozenset[int]:
         if len(found) >= SOURCE_MIN_HOURS:
             least = SOURCE_HOUR_RATIO * median(each.requests for each in found)
             low.update(each.hour.hour.start for each in found if each.requests < least)
-    return frozenset(low)
+    if len(low) * HOUR_SECONDS < LASTING_SHARE * accept_after_seconds:
+        # Nearly always.
+        return frozenset(low)
+    return frozenset(low.difference(_lasting(hours, low, accept_after_seconds)))
 
 
-def source_hours(windows: Iterable[tuple[LocalHour, SourceWindow]]) -> tuple[SourceHour, ...]:
+def _lasting(hours: Sequence[ReadHour], low: Collection[int], accept_after_seconds: int) -> set[int]:
+    """Return the starts of the hours of each such time of which at least :data:`LASTING_SHARE` are low."""
+    lasting: set[int] = set()
+    first = low_ones = 0
+    for last, each in enumerate(hours):
+        low_ones += each.hour.hour.start in low
+        while each.hour.hour.end - hours[first].hour.hour.start > accept_after_seconds:
+            low_ones -= hours[first].hour.hour.start in low
+            first += 1
+        if low_ones * HOUR_SECONDS >= LASTING_SHARE * accept_after_seconds:
+            lasting.update(known.hour.hour.start for known in hours[first : last + 1])
+    return lasting
+
+
+def source_hours(
+    windows: Iterable[tuple[LocalHour, SourceWindow]], accept_after_seconds: int
+) -> tuple[SourceHour, ...]:
     """Return the hours whose counts can be compared, in time order.
 
     Left out are hours that were not read completely or with unknown coverage, and those in which the source had far
     less traffic than in the median of its slot.
     """
     read = read_hours(windows)
-    low = low_hours(read)
+    low = low_hours(read, accept_after_seconds)
     return tuple(each.hour for each in read if each.hour.hour.start not in low)

@@ -47,7 +47,14 @@ def read_source(store: Store, detector: Detector, since: int, until: int) -> Sou
         SourceWindow(entry.window.start, entry.window.end, entry.there, known_coverage(entry))
         for entry in store.ledger(since - lookback, until)
     ]
-    return source_history(windows, detector.clock, lookback, since, until)
+    return source_history(
+        windows,
+        detector.clock,
+        since,
+        until,
+        lookback_seconds=lookback,
+        accept_after_seconds=detector.parameters.accept_after_seconds,
+    )
 
 
 def read_source_with_losses(

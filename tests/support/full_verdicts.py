@@ -76,7 +76,14 @@ def _source(rng: random.Random, hours: int, batch_seconds: int, detector: Detect
         requests = 1_000 if rng.random() < 0.01 else 10_000
         windows.append(SourceWindow(start, start + batch_seconds, requests, coverage))
     end = _BEGIN + hours * HOUR_SECONDS
-    source = source_history(windows, detector.clock, detector.rules.lookback_seconds, _BEGIN, end)
+    source = source_history(
+        windows,
+        detector.clock,
+        _BEGIN,
+        end,
+        lookback_seconds=detector.rules.lookback_seconds,
+        accept_after_seconds=detector.parameters.accept_after_seconds,
+    )
     if rng.random() < 0.5:
         return source
     first = _BEGIN + int(rng.uniform(0.3, 1) * hours * 12) * MARK_SECONDS

@@ -199,7 +199,7 @@ class TestSource:
             (CLOCK.hour(start), SourceWindow(start, start + HOUR_SECONDS, requests, 1.0))
             for start, requests in zip(starts, (100, 110, 20, 90, 100), strict=True)
         ]
-        assert [source.hour.start for source in source_hours(windows)] == [
+        assert [source.hour.start for source in source_hours(windows, 24 * HOUR_SECONDS)] == [
             start for index, start in enumerate(starts) if index != 2
         ]
 
@@ -212,4 +212,4 @@ class TestSource:
                 SourceWindow(MONDAY + HOUR_SECONDS, MONDAY + 2 * HOUR_SECONDS, 10, None),
             ),
         ]
-        assert source_hours(windows) == ()
+        assert source_hours(windows, 24 * HOUR_SECONDS) == ()

@@ -102,7 +102,14 @@ class System:
             )
             for start in range(MONDAY, self.end, HOUR)
         ]
-        self.source = source_history(windows, CLOCK, RULES.lookback_seconds, MONDAY, self.end)
+        self.source = source_history(
+            windows,
+            CLOCK,
+            MONDAY,
+            self.end,
+            lookback_seconds=RULES.lookback_seconds,
+            accept_after_seconds=self.parameters.accept_after_seconds,
+        )
         if self.losses:
             sample = [
                 SampledSeries(self.record(series), NO_PATTERN, self.counts[series], self.source)
@@ -299,6 +306,18 @@ class TestSource:
         system = System(5, share, rates=(*[60.0] * 5, *[6.0] * 12))
         assert system.source.losses == {}
         assert all(fired(system.evaluate(series)[0]) for series in range(5))
+
+    def test_lasting_change_of_all_series_is_accepted(self) -> None:
+        """The sampling has changed for good."""
+
+        def share(mark: int, series: int) -> float:
+            return between(192, 999, 0.4, None)(mark, series) * between(230, 231, 0.0, 2)(mark, series)
+
+        system = System(10, share)
+        (*_, last) = sorted(system.source.losses)
+        assert 216 <= (last - MONDAY) / HOUR < 218
+        assert 230 < fired(system.evaluate(2)[0])[0] < 230.5
+        assert fired(system.evaluate(5)[0]) == []
 
     def test_hours_without_traffic_of_the_source_are_not_usual(self) -> None:
         system = System(5, between(58, 59, 0.0, None))
