@@ -85,6 +85,7 @@ MIN_CHANGED_HOURS: Final = 6
 
 _UNKNOWN: Final = -(2**15)
 _MIN_TREND_POINTS: Final = 3
+_NO_PRODUCTS: Final = (0.0, 0.0, 0.0, 0.0, 0.0)
 _HALVES: Final = 2
 _QUARANTINED: Final = 0x80
 _COUNT_STEPS: Final = 6
@@ -173,7 +174,7 @@ class RegressionState(NamedTuple):
     since: int = 0
     is_judged: bool = False
     current: Regression | None = None
-    products: tuple[float, ...] = ()
+    products: tuple[float, float, float, float, float] = _NO_PRODUCTS
 
 
 NO_REGRESSION_STATE: Final = RegressionState()
@@ -210,9 +211,9 @@ class _LevelWeights:
             and of the p90 from the median, with one another and with that of the median from the weeks before.
     """
 
-    def __init__(self, products: Sequence[float] = ()) -> None:
+    def __init__(self, products: tuple[float, float, float, float, float]) -> None:
         """Continue from such sums."""
-        self.products = tuple(products) or (0.0,) * 5
+        self.products = products
 
     def level(self, residuals: Sequence[int | None]) -> int | None:
         """Return the distance of the level from those of the quantiles, and learn from these.
@@ -230,8 +231,14 @@ class _LevelWeights:
         above = max(least, min(most, high - middle)) / _HALVES
         centre = max(least, min(most, middle)) / _HALVES
         kept = 1 - 1 / WEIGHT_HOURS
-        products = (below * below, below * above, above * above, below * centre, above * centre)
-        self.products = tuple(kept * total + product for total, product in zip(self.products, products, strict=True))
+        low_low, low_high, high_high, low_middle, high_middle = self.products
+        self.products = (
+            kept * low_low + below * below,
+            kept * low_high + below * above,
+            kept * high_high + above * above,
+            kept * low_middle + below * centre,
+            kept * high_middle + above * centre,
+        )
         return middle + round(of_low * (low - middle) + of_high * (high - middle))
 
     def _shares(self) -> tuple[float, float]:
