@@ -33,9 +33,9 @@ from exporter.baseline.traffic import (
 )
 from exporter.detection.flag import INACTIVE, Flag, FlagEvent, advance_flag
 from exporter.detection.parameters import Parameters
-from exporter.detection.source_history import SampledSeries, source_history, source_losses
-from exporter.detection.traffic import SourceWindow, source_hours
-from exporter.detection.traffic_history import NO_TRAFFIC_STATE, SeriesTraffic, TrafficTracker
+from exporter.detection.traffic.history import NO_TRAFFIC_STATE, SeriesTraffic, TrafficTracker
+from exporter.detection.traffic.source import SampledSeries, source_history, source_losses
+from exporter.detection.traffic.verdict import SourceWindow, source_hours
 from exporter.evaluation.live.traffic import CELL_SECONDS, LiveTraffic
 from exporter.model.calendar import Calendar, DayType, HourClock, LocalHour
 from exporter.model.span import SeriesKey

@@ -30,11 +30,11 @@ from benchmarks.detection.evaluation import METHODS
 from benchmarks.detection.results import Result, compared, header, poisson_interval
 from benchmarks.report import table
 from exporter.baseline.levels import FallbackRules
-from exporter.detection.error_history import NO_ERROR_STATE, ErrorState, ErrorTracker, error_baseline
-from exporter.detection.errors import ErrorBaseline
+from exporter.detection.errors.history import NO_ERROR_STATE, ErrorState, ErrorTracker, error_baseline
+from exporter.detection.errors.recent import RecentFailures
+from exporter.detection.errors.verdict import ErrorBaseline
 from exporter.detection.flag import INACTIVE, FlagEvent
 from exporter.detection.parameters import ALL_PARTS, Parameters, Parts
-from exporter.detection.recent_failures import RecentFailures
 from exporter.detection.window import RecentTraces
 from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock, LocalHour
 from exporter.model.histogram_codec import MARK_SECONDS, encode_failures

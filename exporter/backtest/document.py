@@ -13,11 +13,11 @@ from exporter.backtest.limits import nested
 from exporter.backtest.replay import SeriesReplay
 from exporter.backtest.report import BacktestReport, Episode, per_1000_series_days
 from exporter.backtest.score import Score
-from exporter.detection.errors import ErrorExplanation
+from exporter.detection.errors.verdict import ErrorExplanation
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagKind
 from exporter.detection.regression import RegressionEvent
-from exporter.detection.traffic import TrafficEvidence
+from exporter.detection.traffic.verdict import TrafficEvidence
 from exporter.explain.document import explanation_document
 
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from exporter.backtest.replay import FiringPeriod
 from exporter.config.units import format_duration
 from exporter.detection.detector import Detector
-from exporter.detection.errors import ErrorExplanation
+from exporter.detection.errors.verdict import ErrorExplanation
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagKind
 from exporter.detection.parameters import SMALL_SHIFT_RATIO, Parameters

@@ -8,16 +8,16 @@ from typing import Final
 from exporter.backtest.traffic import Requests, key_of
 from exporter.baseline.traffic import MARKS, NO_PATTERN, TrafficHour, TrafficRecord
 from exporter.detection.detector import Detector
-from exporter.detection.source_history import (
+from exporter.detection.streams import UNDECIDED
+from exporter.detection.traffic.history import NO_TRAFFIC_STATE, SeriesTraffic, TrafficChange, TrafficTracker
+from exporter.detection.traffic.source import (
     SOURCE_SERIES,
     SampledSeries,
     SourceHistory,
     source_history,
     source_losses,
 )
-from exporter.detection.streams import UNDECIDED
-from exporter.detection.traffic import SourceWindow
-from exporter.detection.traffic_history import NO_TRAFFIC_STATE, SeriesTraffic, TrafficChange, TrafficTracker
+from exporter.detection.traffic.verdict import SourceWindow
 from exporter.detection.window import end_second
 from exporter.model.calendar import HourClock, LocalHour
 from exporter.model.histogram_codec import MARK_SECONDS

@@ -10,18 +10,18 @@ from typing import Final, NamedTuple
 from exporter.backtest.recorded_traffic import RecordedTraffic
 from exporter.backtest.traffic import Requests, RequestSample, key_of, median_step_seconds
 from exporter.detection.detector import Detector
-from exporter.detection.error_history import ErrorChange
-from exporter.detection.errors import ErrorExplanation
+from exporter.detection.errors.history import ErrorChange
+from exporter.detection.errors.verdict import ErrorExplanation
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagEvent, FlagKind
 from exporter.detection.history import advance
 from exporter.detection.parameters import SUSPICION_SECONDS
 from exporter.detection.regression import Regression, RegressionChange, RegressionEvent
 from exporter.detection.replay import Replay
-from exporter.detection.source_history import SourceHistory
 from exporter.detection.tick import FlagChange
-from exporter.detection.traffic import TrafficEvidence
-from exporter.detection.traffic_history import TrafficChange
+from exporter.detection.traffic.history import TrafficChange
+from exporter.detection.traffic.source import SourceHistory
+from exporter.detection.traffic.verdict import TrafficEvidence
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.hours import HourEvaluation, SeriesHours, hours_of
 from exporter.store import StoredSeries

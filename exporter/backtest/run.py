@@ -23,7 +23,7 @@ from exporter.config.wording import hint
 from exporter.detection.detector import Detector
 from exporter.detection.flag import FlagKind
 from exporter.detection.parameters import Parameters
-from exporter.detection.source_history import SourceHistory
+from exporter.detection.traffic.source import SourceHistory
 from exporter.evaluation.stored_source import read_whole_source
 from exporter.model.calendar import HourClock
 from exporter.model.histogram_codec import DamagedDigestError

@@ -17,7 +17,7 @@ from exporter.cli.common import EXIT_FAILED, EXIT_USAGE, Shared, failed, run_opt
 from exporter.config import Config, ConfigError, effective_yaml, ignored_variables, load_config
 from exporter.config.files import file_problems
 from exporter.detection.flag import FlagKind
-from exporter.detection.traffic import ratio_text
+from exporter.detection.traffic.verdict import ratio_text
 from exporter.metrics.self_metrics import ReloadCollector, SelfMetrics
 from exporter.model.span import SeriesKey
 from exporter.runtime import logs

@@ -8,8 +8,8 @@ import msgspec
 
 from exporter.baseline.levels import SLOTS_OF_HOUR, FallbackLevel, FallbackRules, Pool, choose_pool
 from exporter.baseline.traffic import MARKS, NO_PATTERN, HourPattern
-from exporter.detection.error_history import NO_ERROR_STATE, ErrorState, error_baseline
-from exporter.detection.errors import ErrorBaseline
+from exporter.detection.errors.history import NO_ERROR_STATE, ErrorState, error_baseline
+from exporter.detection.errors.verdict import ErrorBaseline
 from exporter.detection.flag import INACTIVE, Flag
 from exporter.detection.parameters import DAILY_PATTERN_MIN_HOURS, PROFILE_MIN_HOURS, SUSPICION_SECONDS, Parameters
 from exporter.detection.policy import SeriesPolicies
@@ -19,7 +19,6 @@ from exporter.detection.regression import NO_REGRESSION_STATE, RegressionState, 
 from exporter.detection.runs import RunPrediction, predict_runs
 from exporter.detection.schedule import HourThresholds, LazySchedule
 from exporter.detection.settlement import SettledHour
-from exporter.detection.source_history import SourceHistory
 from exporter.detection.streams import (
     DEFAULT_STREAM_RULES,
     NO_HINT,
@@ -32,7 +31,8 @@ from exporter.detection.streams import (
 )
 from exporter.detection.thresholds import Thresholds
 from exporter.detection.tolerance import Tolerance, marks_in, with_tolerance
-from exporter.detection.traffic_history import NO_TRAFFIC_STATE, SeriesTraffic, TrafficState
+from exporter.detection.traffic.history import NO_TRAFFIC_STATE, SeriesTraffic, TrafficState
+from exporter.detection.traffic.source import SourceHistory
 from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour
 from exporter.model.histogram_codec import decode_counts
 from exporter.model.hours import HourEvaluation, HourProfile, SeriesHour, SeriesHours, StoredWindow, hours_of

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from exporter.baseline.traffic import HourPattern, requests_by_mark
 from exporter.detection.detector import Detector, Expectation, SeriesState
-from exporter.detection.error_history import ErrorChange, ErrorTracker
+from exporter.detection.errors.history import ErrorChange, ErrorTracker
 from exporter.detection.flag import FlagPeriod
 from exporter.detection.parameters import LONG_WINDOW_MARKS, SUSPICION_SECONDS
 from exporter.detection.prediction import HourMeasurement, Prediction, SlowHour
@@ -29,7 +29,7 @@ from exporter.detection.small_shift import can_be_small_shift, find_small_shift
 from exporter.detection.thresholds import Floors
 from exporter.detection.tick import FlagChange, FlagTracker
 from exporter.detection.tolerance import Tolerance, is_tolerant, raised_in, remembered, traffic_ratio
-from exporter.detection.traffic_history import SeriesTraffic, TrafficChange, TrafficTracker
+from exporter.detection.traffic.history import SeriesTraffic, TrafficChange, TrafficTracker
 from exporter.detection.verdict import can_be_shifted, exceeds_some
 from exporter.detection.window import MarkedTraces, SweptWindow, gated_positions
 from exporter.model.calendar import HOUR_SECONDS, LocalHour

@@ -17,7 +17,7 @@ class Parts(NamedTuple):
         streak: acceptance of lasting changes that no single hour shows.
         runs: evaluation of sparse series by run; see :mod:`exporter.detection.runs`.
         likeness: a correlation of exceedances that is learned from how alike the requests of a window are.
-        error_swing: the swing of errors; see :mod:`exporter.detection.errors`.
+        error_swing: the swing of errors; see :mod:`exporter.detection.errors.verdict`.
         error_patterns: hours of the day that are known to fail more often by all days together.
         error_margin: that the usual error ratio drifts, and that an hour contains the failures of a burst.
         inherited_swing: swing and pattern of a quantile that few windows measure, from a lower quantile.

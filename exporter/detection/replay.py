@@ -10,12 +10,12 @@ from itertools import repeat
 from typing import NamedTuple
 
 from exporter.detection.detector import Detector, Expectation, SeriesState
-from exporter.detection.error_history import ErrorChange
-from exporter.detection.errors import ErrorBaseline, ErrorExplanation
+from exporter.detection.errors.history import ErrorChange
+from exporter.detection.errors.recent import RecentFailures
+from exporter.detection.errors.verdict import ErrorBaseline, ErrorExplanation
 from exporter.detection.flag import INACTIVE, FlagEvent
 from exporter.detection.history import advance
 from exporter.detection.parameters import SUSPICION_SECONDS
-from exporter.detection.recent_failures import RecentFailures
 from exporter.detection.regression import RegressionChange
 from exporter.detection.schedule import LazySchedule
 from exporter.detection.small_shift import find_small_shift

@@ -13,7 +13,7 @@ import msgspec
 
 from exporter.baseline.levels import Baseline
 from exporter.baseline.traffic import TrafficBaseline
-from exporter.detection.errors import ErrorBaseline
+from exporter.detection.errors.verdict import ErrorBaseline
 from exporter.detection.regression import Regression
 from exporter.detection.runs import RunThresholds
 from exporter.detection.schedule import HourThresholds, Schedule

@@ -14,7 +14,7 @@ from typing import Final
 
 from exporter.detection.detector import Detector
 from exporter.detection.regression import RegressionChange, RegressionEvent
-from exporter.detection.source_history import SourceHistory
+from exporter.detection.traffic.source import SourceHistory
 from exporter.evaluation.past_incidents import PastIncidents
 from exporter.evaluation.series import (
     BaselineRequest,

@@ -13,7 +13,7 @@ from exporter.baseline.availability import SeriesAvailability, series_availabili
 from exporter.baseline.levels import SLOTS, Baseline, FallbackLevel, FallbackRules, Pool, choose_pool
 from exporter.baseline.traffic import MIN_USUAL_REQUESTS, TrafficBaseline
 from exporter.detection.detector import Detector
-from exporter.detection.errors import ErrorBaseline
+from exporter.detection.errors.verdict import ErrorBaseline
 from exporter.detection.parameters import Parameters
 from exporter.detection.policy import SeriesPolicy
 from exporter.detection.profile import minutes_of

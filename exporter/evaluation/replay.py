@@ -11,14 +11,14 @@ from typing import Final, NamedTuple
 
 from exporter.baseline.levels import Baseline
 from exporter.detection.detector import Detector, SeriesState
-from exporter.detection.errors import ErrorTick
+from exporter.detection.errors.recent import RecentFailures, drop_quiet
+from exporter.detection.errors.verdict import ErrorTick
 from exporter.detection.flag import INACTIVE, FlagKind
 from exporter.detection.history import advance
-from exporter.detection.recent_failures import RecentFailures, drop_quiet
-from exporter.detection.source_history import SourceHistory
 from exporter.detection.streams import StreamReason
 from exporter.detection.tick import FlagTracker
-from exporter.detection.traffic_history import SeriesTraffic, TrafficTick, TrafficTracker
+from exporter.detection.traffic.history import SeriesTraffic, TrafficTick, TrafficTracker
+from exporter.detection.traffic.source import SourceHistory
 from exporter.detection.window import EvaluationWindow, RecentTraces
 from exporter.evaluation.live.traffic import CurrentTraffic
 from exporter.evaluation.settings import EvaluationSettings

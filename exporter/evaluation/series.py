@@ -11,16 +11,16 @@ from exporter.baseline.levels import Baseline
 from exporter.baseline.outlier import OutlierRule
 from exporter.baseline.traffic import NO_PATTERN, TrafficBaseline
 from exporter.detection.detector import Detector, Expectation, SeriesState, decode_state, encode_state
-from exporter.detection.error_history import NO_ERROR_STATE, error_baseline
-from exporter.detection.errors import ErrorBaseline
+from exporter.detection.errors.history import NO_ERROR_STATE, error_baseline
+from exporter.detection.errors.verdict import ErrorBaseline
 from exporter.detection.history import HistoryProgress, advance
 from exporter.detection.regression import NO_REGRESSION_STATE, RegressionChange
 from exporter.detection.schedule import HourThresholds
-from exporter.detection.source_history import SourceHistory
 from exporter.detection.streams import UNDECIDED, StreamReason
 from exporter.detection.thresholds import Thresholds
 from exporter.detection.tolerance import tolerated_traffic
-from exporter.detection.traffic_history import NO_TRAFFIC_STATE, SeriesTraffic
+from exporter.detection.traffic.history import NO_TRAFFIC_STATE, SeriesTraffic
+from exporter.detection.traffic.source import SourceHistory
 from exporter.evaluation.baseline_table import SeriesBaseline
 from exporter.model.calendar import HOUR_SECONDS, LocalHour, Slot
 from exporter.model.histogram_codec import DamagedDigestError

@@ -6,7 +6,7 @@ from zlib import crc32
 
 from exporter.baseline.traffic import MARKS, MIN_USUAL_REQUESTS, NO_PATTERN
 from exporter.detection.detector import Detector, decode_state
-from exporter.detection.source_history import (
+from exporter.detection.traffic.source import (
     NO_LOSSES,
     SOURCE_SERIES,
     Losses,
@@ -15,7 +15,7 @@ from exporter.detection.source_history import (
     source_history,
     source_losses,
 )
-from exporter.detection.traffic import SourceWindow
+from exporter.detection.traffic.verdict import SourceWindow
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.histogram_codec import DamagedDigestError
 from exporter.model.hours import hours_of

@@ -240,7 +240,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     # There are as many processes as processors already. Read by numpy when it is imported.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     # The parent must not load numpy, which takes 20 MB.
-    from exporter.detection.array_history import advance_with_arrays  # noqa: PLC0415
+    from exporter.detection.arrays.history import advance_with_arrays  # noqa: PLC0415
 
     try:
         task: EvaluationTask = pickle.load(source)  # noqa: S301 - the parent process wrote it

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from exporter.baseline.availability import SlotAvailability
 from exporter.baseline.levels import Baseline, FallbackLevel
-from exporter.detection.errors import ErrorExplanation
+from exporter.detection.errors.verdict import ErrorExplanation
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagKind
 from exporter.detection.policy import SeriesPolicy

@@ -10,7 +10,7 @@ from exporter.baseline.levels import (
     MATURE_WINDOWS,
     FallbackLevel,
 )
-from exporter.detection.errors import percent
+from exporter.detection.errors.verdict import percent
 from exporter.detection.explanation import compared_with, duration, rise_text
 from exporter.detection.flag import FlagKind
 from exporter.detection.policy import SeriesPolicy

@@ -12,8 +12,8 @@ from hashlib import sha256
 
 from exporter.baseline.outlier import OutlierRule
 from exporter.detection.detector import Detector
-from exporter.detection.source_history import SourceHistory, source_history
-from exporter.detection.traffic import SourceWindow
+from exporter.detection.traffic.source import SourceHistory, source_history
+from exporter.detection.traffic.verdict import SourceWindow
 from exporter.evaluation.series import BaselineRequest, EvaluationResult, EvaluationTask, evaluate_series
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.histogram_codec import MARK_SECONDS, decode_counts, decode_marks, encode_failures

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
-from exporter.detection.array_history import advance_with_arrays
+from exporter.detection.arrays.history import advance_with_arrays
 from exporter.detection.detector import Detector
 from exporter.detection.history import advance
 from exporter.detection.parameters import ALL_PARTS

@@ -9,14 +9,14 @@ import pytest
 
 from exporter.baseline.levels import Baseline, FallbackLevel, FallbackRules
 from exporter.baseline.outlier import OutlierRule
-from exporter.detection.errors import ErrorBaseline, ErrorExplanation
+from exporter.detection.errors.verdict import ErrorBaseline, ErrorExplanation
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagKind
 from exporter.detection.parameters import Parameters
 from exporter.detection.regression import Regression
 from exporter.detection.service_shift import ServiceVerdict
 from exporter.detection.thresholds import QuantileThreshold, Thresholds
-from exporter.detection.traffic import TrafficEvidence, TrafficVerdict
+from exporter.detection.traffic.verdict import TrafficEvidence, TrafficVerdict
 from exporter.evaluation.live.edge import LiveEdge
 from exporter.evaluation.live.time_lost import TimeLost
 from exporter.evaluation.live.traffic import CurrentTraffic

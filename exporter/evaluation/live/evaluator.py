@@ -12,13 +12,13 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from exporter.baseline.traffic import TrafficBaseline
-from exporter.detection.errors import ErrorExplanation, ErrorTick
+from exporter.detection.errors.recent import drop_quiet
+from exporter.detection.errors.verdict import ErrorExplanation, ErrorTick
 from exporter.detection.explanation import explained
 from exporter.detection.flag import INACTIVE, Flag, FlagEvent, FlagKind, SeriesFlags, resumed_flag
 from exporter.detection.parameters import Parameters
-from exporter.detection.recent_failures import drop_quiet
 from exporter.detection.tick import Tick, tick
-from exporter.detection.traffic import tick_traffic
+from exporter.detection.traffic.verdict import tick_traffic
 from exporter.detection.window import EvaluationWindow, end_second, next_mark, past_mark
 from exporter.evaluation.baseline_table import BaselineTable, SeriesBaseline
 from exporter.evaluation.live.durations import DurationHistogram, DurationHistograms

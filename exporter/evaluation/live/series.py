@@ -2,11 +2,11 @@
 
 from typing import Final
 
-from exporter.detection.errors import ErrorExplanation
+from exporter.detection.errors.recent import RecentFailures
+from exporter.detection.errors.verdict import ErrorExplanation
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import INACTIVE, Flag, FlagKind, SeriesFlags
 from exporter.detection.policy import SeriesPolicy
-from exporter.detection.recent_failures import RecentFailures
 from exporter.detection.window import RecentTraces
 from exporter.evaluation.live.time_lost import TimeLost
 from exporter.evaluation.snapshot import NO_OUTLIERS, Exemplar

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from exporter.baseline.traffic import MIN_USUAL_REQUESTS, TrafficBaseline
 from exporter.detection.parameters import Parameters
-from exporter.detection.traffic import SourceTraffic, TrafficVerdict, WindowPart, judge_traffic, source_traffic
+from exporter.detection.traffic.verdict import SourceTraffic, TrafficVerdict, WindowPart, judge_traffic, source_traffic
 from exporter.model.span import SeriesKey
 
 CELL_SECONDS: Final = 30

@@ -6,7 +6,7 @@ from typing import Final
 
 import htpy as h
 
-from exporter.detection.errors import percent
+from exporter.detection.errors.verdict import percent
 from exporter.detection.explanation import duration
 from exporter.detection.flag import FlagKind
 from exporter.detection.parameters import Parameters

@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 import htpy as h
 
-from exporter.detection.errors import percent
+from exporter.detection.errors.verdict import percent
 from exporter.detection.explanation import compared_with, duration, minutes_text
 from exporter.detection.flag import FlagKind
 from exporter.detection.parameters import Parameters

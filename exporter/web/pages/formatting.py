@@ -7,7 +7,7 @@ from typing import Final
 
 import htpy as h
 
-from exporter.detection.errors import percent
+from exporter.detection.errors.verdict import percent
 from exporter.detection.explanation import duration
 from exporter.evaluation.snapshot import SeriesStatus
 from exporter.explain.words import coarse_duration

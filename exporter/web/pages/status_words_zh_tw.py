@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 import htpy as h
 
 from exporter.baseline.levels import FallbackLevel
-from exporter.detection.errors import percent
+from exporter.detection.errors.verdict import percent
 from exporter.detection.explanation import duration
 from exporter.detection.flag import FlagKind, FlagPeriod
 from exporter.detection.streams import StreamReason

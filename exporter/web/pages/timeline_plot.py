@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import htpy as h
 from htpy import line, path, rect, svg, text, title
 
-from exporter.detection.errors import percent
+from exporter.detection.errors.verdict import percent
 from exporter.detection.explanation import duration
 from exporter.detection.flag import FlagKind, FlagPeriod
 from exporter.evaluation.timeline import HeatMap, PointState, Timeline, TimelinePoint, heat_map

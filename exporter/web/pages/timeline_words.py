@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from exporter.detection.errors import percent
+from exporter.detection.errors.verdict import percent
 from exporter.detection.explanation import duration
 from exporter.detection.flag import FlagKind
 from exporter.evaluation.timeline import PointState, Timeline, TimelinePoint

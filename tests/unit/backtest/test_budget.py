@@ -20,7 +20,7 @@ from exporter.backtest.limits import Changes, ErrorLimits, Limits, TrafficLimits
 from exporter.backtest.replay import FiringPeriod, SeriesReplay
 from exporter.baseline.levels import Baseline, FallbackLevel
 from exporter.config.units import parse_duration
-from exporter.detection.errors import ErrorBaseline, ErrorExplanation
+from exporter.detection.errors.verdict import ErrorBaseline, ErrorExplanation
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagKind
 from exporter.detection.small_shift import ShiftTest

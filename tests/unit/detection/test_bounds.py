@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackLevel, FallbackRules
 from exporter.baseline.traffic import MIN_USUAL_REQUESTS, traffic_hours
-from exporter.detection import error_history, traffic_history
-from exporter.detection.error_bursts import BURST_MARKS, WHOLE_HOUR_MARKS
-from exporter.detection.errors import (
+from exporter.detection.errors import history as error_history
+from exporter.detection.errors.bursts import BURST_MARKS, WHOLE_HOUR_MARKS
+from exporter.detection.errors.verdict import (
     Counts,
     ErrorBaseline,
     ErrorWindow,
@@ -19,10 +19,11 @@ from exporter.detection.errors import (
     may_be_error_shift,
 )
 from exporter.detection.parameters import Parameters
-from exporter.detection.source_history import REACH_MARKS, SourceHistory
 from exporter.detection.tick import FlagTracker
-from exporter.detection.traffic import SourceWindow, read_hours
-from exporter.detection.traffic_history import SeriesTraffic, may_drop
+from exporter.detection.traffic import history as traffic_history
+from exporter.detection.traffic.history import SeriesTraffic, may_drop
+from exporter.detection.traffic.source import REACH_MARKS, SourceHistory
+from exporter.detection.traffic.verdict import SourceWindow, read_hours
 from exporter.evaluation.series import SeriesHistory
 from exporter.model.calendar import Calendar, DayType, HourClock, Slot
 from exporter.model.hours import StoredWindow

@@ -14,8 +14,8 @@ from exporter.detection.flag import FlagEvent
 from exporter.detection.history import HistoryProgress, advance
 from exporter.detection.parameters import Parameters
 from exporter.detection.replay import Replay
-from exporter.detection.source_history import SourceHistory
 from exporter.detection.tolerance import tolerated_traffic
+from exporter.detection.traffic.source import SourceHistory
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.hours import HourEvaluation, SeriesHours, StoredWindow
 from exporter.model.pattern import Pattern

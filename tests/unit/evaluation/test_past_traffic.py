@@ -10,7 +10,7 @@ from exporter.backtest.replay import replay_history
 from exporter.backtest.traffic import Requests
 from exporter.detection.detector import decode_state
 from exporter.detection.flag import FlagEvent, FlagKind
-from exporter.detection.traffic_history import TrafficState
+from exporter.detection.traffic.history import TrafficState
 from exporter.evaluation.replay import PastStatus, StatusReplay
 from exporter.evaluation.stored_source import read_whole_source, sampled_keys
 from exporter.metrics.families import SERIES_FAMILIES

@@ -6,7 +6,7 @@ import pytest
 
 from exporter.baseline.levels import FallbackLevel
 from exporter.detection.flag import FlagKind
-from exporter.detection.traffic import TrafficEvidence, TrafficVerdict
+from exporter.detection.traffic.verdict import TrafficEvidence, TrafficVerdict
 from exporter.evaluation.live.traffic import CurrentTraffic
 from exporter.evaluation.query import BaselineReport, NoVerdict
 from exporter.evaluation.snapshot import KindStatus, SeriesStatus

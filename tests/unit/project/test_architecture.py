@@ -46,7 +46,7 @@ NOTATION: Final = frozenset({"exporter.config.units", "exporter.config.wording"}
 LIBRARIES: Final = {
     "sqlite3": ("exporter.store.",),
     "sqlite_utils": ("exporter.store.library",),
-    "numpy": ("exporter.detection.hour_table", "exporter.detection.quiet_hours", "exporter.model.digest_arrays"),
+    "numpy": ("exporter.detection.arrays.", "exporter.model.digest_arrays"),
     # Besides Tempo's client: `verify` asks a running exporter.
     "requests": ("exporter.tempo.", "exporter.verify."),
     "urllib3": ("exporter.tempo.",),

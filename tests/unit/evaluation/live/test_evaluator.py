@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackLevel
-from exporter.detection.errors import ErrorBaseline
+from exporter.detection.errors.verdict import ErrorBaseline
 from exporter.detection.flag import Flag, FlagEvent, FlagKind, SeriesFlags
 from exporter.detection.policy import Override, OverrideValue, SeriesPolicies
 from exporter.detection.streams import StreamReason

@@ -1,4 +1,4 @@
-"""The hours of one series as arrays, for the evaluation of many at once; see :mod:`exporter.detection.quiet_hours`.
+"""The hours of one series as arrays, for the evaluation of many at once; see :mod:`.quiet_hours`.
 
 Nothing here depends on what the evaluation has found so far.
 """
@@ -20,7 +20,7 @@ from exporter.baseline.traffic import (
     requests_by_scale,
 )
 from exporter.detection.detector import Detector
-from exporter.detection.error_history import LEAST_FAILURES
+from exporter.detection.errors.history import LEAST_FAILURES
 from exporter.detection.parameters import LONG_WINDOW_MARKS, Parameters
 from exporter.detection.window import MarkedBuckets
 from exporter.model.calendar import HOUR_SECONDS

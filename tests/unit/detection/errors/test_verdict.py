@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackLevel, FallbackRules
 from exporter.detection.detector import Detector, decode_state, encode_state
-from exporter.detection.error_bursts import ErrorPeak, ErrorSwing, lower_bound, swing_of_days
-from exporter.detection.error_history import error_baseline
-from exporter.detection.errors import (
+from exporter.detection.errors.bursts import ErrorPeak, ErrorSwing, lower_bound, swing_of_days
+from exporter.detection.errors.history import error_baseline
+from exporter.detection.errors.verdict import (
     Counts,
     ErrorBaseline,
     ErrorExplanation,

@@ -6,15 +6,15 @@ This module needs numpy. Only the worker processes that evaluate long histories 
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from exporter.detection.arrays.hour_table import HourTable
+from exporter.detection.arrays.quiet_hours import QuietHours, can_cover, is_covered_stream
 from exporter.detection.detector import Detector, Expectation, SeriesState
 from exporter.detection.flag import INACTIVE
 from exporter.detection.history import HistoryEvaluation, HistoryProgress, begun
-from exporter.detection.hour_table import HourTable
 from exporter.detection.parameters import LEVEL_MARKS, SUSPICION_SECONDS
-from exporter.detection.quiet_hours import QuietHours, can_cover, is_covered_stream
 from exporter.detection.regression import EVALUATION_HOURS
 from exporter.detection.settlement import SettledHour, extended_run, is_new_baseline
-from exporter.detection.traffic_history import SeriesTraffic
+from exporter.detection.traffic.history import SeriesTraffic
 from exporter.detection.window import MarkedTraces
 from exporter.model.calendar import HOUR_SECONDS, LocalHour
 from exporter.model.digest_arrays import UnsuitableError

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Final
 
 from exporter.baseline.traffic import MIN_USUAL_REQUESTS, HourPattern, SourceHour, TrafficBaseline, TrafficRecord
-from exporter.detection.traffic import (
+from exporter.detection.traffic.verdict import (
     SOURCE_MIN_SERIES,
     SOURCE_MIN_USUAL,
     SOURCE_RATIO,

@@ -8,7 +8,7 @@ from itertools import compress
 from math import ceil
 from typing import Final
 
-from exporter.detection.errors import (
+from exporter.detection.errors.verdict import (
     LONG_SECONDS,
     NEWEST_SECONDS,
     SHORT_SECONDS,

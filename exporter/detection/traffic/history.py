@@ -22,9 +22,9 @@ from exporter.baseline.traffic import (
 )
 from exporter.detection.flag import INACTIVE, Flag, FlagEvent, FlagKind, FlagPeriod, FlagPeriods
 from exporter.detection.parameters import Parameters
-from exporter.detection.source_history import NO_LOSSES, REACH_MARKS, SourceHistory
 from exporter.detection.tolerance import Tolerance, tolerated_traffic
-from exporter.detection.traffic import TrafficEvidence, TrafficVerdict, WindowPart, judge_traffic, tick_traffic
+from exporter.detection.traffic.source import NO_LOSSES, REACH_MARKS, SourceHistory
+from exporter.detection.traffic.verdict import TrafficEvidence, TrafficVerdict, WindowPart, judge_traffic, tick_traffic
 from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour
 from exporter.model.histogram_codec import MARK_SECONDS
 from exporter.model.hours import StoredWindow

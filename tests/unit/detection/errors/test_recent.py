@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackLevel
-from exporter.detection.errors import Counts, ErrorBaseline
+from exporter.detection.errors.recent import RecentFailures
+from exporter.detection.errors.verdict import Counts, ErrorBaseline
 from exporter.detection.flag import INACTIVE
-from exporter.detection.recent_failures import RecentFailures
 from exporter.detection.window import RecentTraces
 from exporter.model.calendar import DayType, Slot
 from tests.support.samples import NOON, SETTINGS

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Final, NamedTuple
 
 from exporter.baseline.levels import FallbackRules, LevelRule, PoolSummary, choose_level, is_recurring
-from exporter.detection.error_bursts import (
+from exporter.detection.errors.bursts import (
     BURST_MARKS,
     BURST_MIN_FAILURES,
     SWING_FACTOR,
@@ -21,7 +21,7 @@ from exporter.detection.error_bursts import (
     lower_bound,
     swing_of_days,
 )
-from exporter.detection.errors import (
+from exporter.detection.errors.verdict import (
     LONG_SECONDS,
     Counts,
     ErrorBaseline,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 from typing import Final, NamedTuple
 
-from exporter.detection.errors import ERROR_CORRELATION, MAX_RATIO, Counts, drifted, error_limit
+from exporter.detection.errors.verdict import ERROR_CORRELATION, MAX_RATIO, Counts, drifted, error_limit
 from exporter.detection.parameters import MIN_EXCEEDANCES, Parameters
 from exporter.detection.significance import tail_probability
 from exporter.model.calendar import HOUR_SECONDS

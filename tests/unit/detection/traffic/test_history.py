@@ -12,9 +12,7 @@ from exporter.baseline.levels import FallbackRules
 from exporter.baseline.traffic import MARKS, NO_PATTERN, HourPattern, TrafficHour, TrafficRecord
 from exporter.detection.flag import FlagEvent
 from exporter.detection.parameters import Parameters
-from exporter.detection.source_history import SampledSeries, SourceHistory, source_history, source_losses
-from exporter.detection.traffic import SourceWindow
-from exporter.detection.traffic_history import (
+from exporter.detection.traffic.history import (
     NO_TRAFFIC_STATE,
     SeriesTraffic,
     TrafficChange,
@@ -22,6 +20,8 @@ from exporter.detection.traffic_history import (
     TrafficTick,
     TrafficTracker,
 )
+from exporter.detection.traffic.source import SampledSeries, SourceHistory, source_history, source_losses
+from exporter.detection.traffic.verdict import SourceWindow
 from exporter.evaluation.live.traffic import LiveTraffic
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.span import SeriesKey

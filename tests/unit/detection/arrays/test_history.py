@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackRules
-from exporter.detection.array_history import advance_with_arrays
+from exporter.detection.arrays.history import advance_with_arrays
 from exporter.detection.detector import Detector
 from exporter.detection.history import advance
 from exporter.detection.parameters import Parameters

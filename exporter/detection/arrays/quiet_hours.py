@@ -28,8 +28,8 @@ from exporter.baseline.levels import (
     Pool,
 )
 from exporter.baseline.traffic import MIN_USUAL_REQUESTS, PATTERN_MIN_HOURS
+from exporter.detection.arrays.hour_table import SHARES, Array, HourTable, ranks_of
 from exporter.detection.detector import Detector, Expectation, SeriesState
-from exporter.detection.hour_table import SHARES, Array, HourTable, ranks_of
 from exporter.detection.likeness import SHARE_UNITS
 from exporter.detection.parameters import (
     ALL_PARTS,
@@ -598,7 +598,7 @@ def _medians(codes: Array, lanes: Array, known: Array, least: int) -> Array:
 
 
 def _may_drop(counts: Array, most: Array, parameters: Parameters) -> Array:
-    """Return for which hours :func:`.traffic_history.may_drop` may be true.
+    """Return for which hours :func:`exporter.detection.traffic.history.may_drop` may be true.
 
     Args:
         counts: requests by mark, those of the hour before and of the hour.

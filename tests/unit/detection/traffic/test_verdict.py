@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from exporter.baseline.levels import FallbackLevel
 from exporter.baseline.traffic import MARKS, NO_PATTERN, TrafficBaseline
 from exporter.detection.parameters import Parameters
-from exporter.detection.traffic import (
+from exporter.detection.traffic.verdict import (
     SourceWindow,
     TrafficVerdict,
     WindowPart,

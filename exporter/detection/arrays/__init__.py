@@ -1,0 +1,1 @@
+"""Evaluation of long histories with arrays. Needs numpy: only worker processes import it."""

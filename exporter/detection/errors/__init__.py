@@ -1,0 +1,1 @@
+"""Errors: too many requests of an endpoint fail."""
