@@ -11,11 +11,10 @@ from exporter.baseline.levels import FallbackRules
 from exporter.demo.latency import Incident
 from exporter.demo.traffic import SeriesTraffic
 from exporter.detection.detector import Detector
-from exporter.detection.flag import FlagEvent
+from exporter.detection.flag import FlagChange, FlagEvent
 from exporter.detection.parameters import ALL_PARTS, NO_PARTS, Parts
 from exporter.detection.regression import Regression, RegressionEvent
 from exporter.detection.replay import Replay
-from exporter.detection.tick import FlagChange
 from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.model.calendar import HOUR_SECONDS, HourClock
 
@@ -151,7 +150,7 @@ def _response(
     requests: int,
     ends: Sequence[float],
     found: list[Episode],
-    changes: Sequence[FlagChange],
+    changes: Sequence[FlagChange[object]],
 ) -> Response:
     episode = finding(Event(incident.start, incident.end), found)
     seconds = incident.end - incident.start

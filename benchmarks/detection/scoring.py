@@ -4,8 +4,7 @@ from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Final, NamedTuple
 
-from exporter.detection.flag import FlagEvent
-from exporter.detection.tick import FlagChange
+from exporter.detection.flag import FlagChange, FlagEvent
 
 GRACE_SECONDS: Final = 300
 """An episode that starts this soon after an event still matches it."""
@@ -28,7 +27,7 @@ class Event(NamedTuple):
     ignored: bool = False
 
 
-def episodes(changes: Iterable[FlagChange], since: float = -inf) -> list[Episode]:
+def episodes(changes: Iterable[FlagChange[object]], since: float = -inf) -> list[Episode]:
     """Return the merged episodes of a flag's changes that start at or after ``since``."""
     found: list[Episode] = []
     fired: float | None = None

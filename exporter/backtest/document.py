@@ -10,11 +10,10 @@ from typing import Any
 
 from exporter.backtest.budget import Proposal
 from exporter.backtest.limits import nested
-from exporter.backtest.replay import SeriesReplay
+from exporter.backtest.replay import AnyExplanation, SeriesReplay
 from exporter.backtest.report import BacktestReport, Episode, per_1000_series_days
 from exporter.backtest.score import Score
 from exporter.detection.errors.verdict import ErrorExplanation
-from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagKind
 from exporter.detection.regression import RegressionEvent
 from exporter.detection.traffic.verdict import TrafficEvidence
@@ -94,7 +93,7 @@ def _episode(episode: Episode) -> dict[str, Any]:
     }
 
 
-def _explanation(explanation: Explanation | ErrorExplanation | TrafficEvidence) -> dict[str, Any]:
+def _explanation(explanation: AnyExplanation) -> dict[str, Any]:
     if isinstance(explanation, ErrorExplanation):
         return {
             "sentence": str(explanation),

@@ -8,8 +8,9 @@ from typing import Final
 from exporter.backtest.traffic import Requests, key_of
 from exporter.baseline.traffic import MARKS, NO_PATTERN, TrafficHour, TrafficRecord
 from exporter.detection.detector import Detector
+from exporter.detection.flag import FlagChange
 from exporter.detection.streams import UNDECIDED
-from exporter.detection.traffic.history import NO_TRAFFIC_STATE, SeriesTraffic, TrafficChange, TrafficTracker
+from exporter.detection.traffic.history import NO_TRAFFIC_STATE, SeriesTraffic, TrafficTracker
 from exporter.detection.traffic.source import (
     SOURCE_SERIES,
     SampledSeries,
@@ -17,7 +18,7 @@ from exporter.detection.traffic.source import (
     source_history,
     source_losses,
 )
-from exporter.detection.traffic.verdict import SourceWindow
+from exporter.detection.traffic.verdict import SourceWindow, TrafficEvidence
 from exporter.detection.window import end_second
 from exporter.model.calendar import HourClock, LocalHour
 from exporter.model.histogram_codec import MARK_SECONDS
@@ -61,7 +62,7 @@ class RecordedTraffic:
         self.hours = len(self._hours)
         self._source = self._read_source(detector)
 
-    def changes(self, name: str, detector: Detector) -> list[TrafficChange]:
+    def changes(self, name: str, detector: Detector) -> list[FlagChange[TrafficEvidence]]:
         """Return the transitions of the traffic flag of a series, to the end of the file.
 
         Args:

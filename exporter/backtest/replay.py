@@ -5,21 +5,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import starmap
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from exporter.backtest.recorded_traffic import RecordedTraffic
 from exporter.backtest.traffic import Requests, RequestSample, key_of, median_step_seconds
 from exporter.detection.detector import Detector
-from exporter.detection.errors.history import ErrorChange
 from exporter.detection.errors.verdict import ErrorExplanation
 from exporter.detection.explanation import Explanation
-from exporter.detection.flag import FlagEvent, FlagKind
+from exporter.detection.flag import FlagChange, FlagEvent, FlagKind
 from exporter.detection.history import advance
 from exporter.detection.parameters import SUSPICION_SECONDS
 from exporter.detection.regression import Regression, RegressionChange, RegressionEvent
 from exporter.detection.replay import Replay
-from exporter.detection.tick import FlagChange
-from exporter.detection.traffic.history import TrafficChange
 from exporter.detection.traffic.source import SourceHistory
 from exporter.detection.traffic.verdict import TrafficEvidence
 from exporter.model.calendar import HOUR_SECONDS
@@ -29,6 +26,8 @@ from exporter.store import StoredSeries
 _NS: Final = 1_000_000_000
 _OPEN_HOURS: Final = SUSPICION_SECONDS // HOUR_SECONDS + 2
 """Number of latest hours that may still be quarantined."""
+AnyExplanation: TypeAlias = Explanation | ErrorExplanation | TrafficEvidence
+"""What a flag of some kind is explained by."""
 
 
 class FiringPeriod(NamedTuple):
@@ -44,7 +43,7 @@ class FiringPeriod(NamedTuple):
 
     start: int
     end: int
-    explanation: Explanation | ErrorExplanation | TrafficEvidence | None
+    explanation: AnyExplanation | None
     ongoing: bool = False
     kind: FlagKind = FlagKind.SHIFT
 
@@ -230,11 +229,14 @@ def replay_requests(
 
 
 def _firing_periods(
-    changes: Iterable[FlagChange | ErrorChange | TrafficChange], since: int, end: int, kind: FlagKind = FlagKind.SHIFT
+    changes: Iterable[FlagChange[AnyExplanation]],
+    since: int,
+    end: int,
+    kind: FlagKind = FlagKind.SHIFT,
 ) -> tuple[FiringPeriod, ...]:
     """Pair flag changes into firing periods that start at or after ``since``; the traffic ends at ``end``."""
     firing_periods = []
-    firing: FlagChange | ErrorChange | TrafficChange | None = None
+    firing: FlagChange[AnyExplanation] | None = None
     for change in changes:
         if change.event is FlagEvent.FIRING:
             firing = change

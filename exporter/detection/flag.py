@@ -5,7 +5,7 @@ The states are those of a Prometheus alert with ``for`` and ``keep_firing_for``.
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -28,6 +28,23 @@ class FlagEvent(StrEnum):
 
     FIRING = "firing"
     RESOLVED = "resolved"
+
+
+_Explanation_co = TypeVar("_Explanation_co", covariant=True)
+
+
+class FlagChange(NamedTuple, Generic[_Explanation_co]):
+    """A transition of a flag while past traffic was replayed.
+
+    Attributes:
+        at: time of the tick, Unix seconds.
+        event: the transition.
+        explanation: explanation of the verdict, if it has evidence; ``str()`` is its sentence.
+    """
+
+    at: int
+    event: FlagEvent
+    explanation: _Explanation_co | None
 
 
 class Flag(NamedTuple):

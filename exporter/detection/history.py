@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 from exporter.baseline.traffic import HourPattern, requests_by_mark
 from exporter.detection.detector import Detector, Expectation, SeriesState
-from exporter.detection.errors.history import ErrorChange, ErrorTracker
-from exporter.detection.flag import FlagPeriod
+from exporter.detection.errors.history import ErrorTracker
+from exporter.detection.errors.verdict import ErrorExplanation
+from exporter.detection.explanation import Explanation
+from exporter.detection.flag import FlagChange, FlagPeriod
 from exporter.detection.parameters import LONG_WINDOW_MARKS, SUSPICION_SECONDS
 from exporter.detection.prediction import HourMeasurement, Prediction, SlowHour
 from exporter.detection.regression import RegressionChange, RegressionTracker
@@ -27,9 +29,10 @@ from exporter.detection.settlement import (
 )
 from exporter.detection.small_shift import can_be_small_shift, find_small_shift
 from exporter.detection.thresholds import Floors
-from exporter.detection.tick import FlagChange, FlagTracker
+from exporter.detection.tick import FlagTracker
 from exporter.detection.tolerance import Tolerance, is_tolerant, raised_in, remembered, traffic_ratio
-from exporter.detection.traffic.history import SeriesTraffic, TrafficChange, TrafficTracker
+from exporter.detection.traffic.history import SeriesTraffic, TrafficTracker
+from exporter.detection.traffic.verdict import TrafficEvidence
 from exporter.detection.verdict import can_be_shifted, exceeds_some
 from exporter.detection.window import MarkedTraces, SweptWindow, gated_positions
 from exporter.model.calendar import HOUR_SECONDS, LocalHour
@@ -66,13 +69,13 @@ class HistoryProgress:
     accepted: list[int] = field(default_factory=list)
     accepted_at: list[int] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
-    changes: list[FlagChange] = field(default_factory=list)
+    changes: list[FlagChange[Explanation]] = field(default_factory=list)
     shifts: list[ShiftPeriod] = field(default_factory=list)
     regressions: list[RegressionChange] = field(default_factory=list)
     flag_periods: list[FlagPeriod] = field(default_factory=list)
-    error_changes: list[ErrorChange] = field(default_factory=list)
+    error_changes: list[FlagChange[ErrorExplanation]] = field(default_factory=list)
     accepted_errors: list[int] = field(default_factory=list)
-    traffic_changes: list[TrafficChange] = field(default_factory=list)
+    traffic_changes: list[FlagChange[TrafficEvidence]] = field(default_factory=list)
     accepted_traffic: list[int] = field(default_factory=list)
     last: HourThresholds | None = field(default=None, repr=False, compare=False)
 

@@ -10,16 +10,16 @@ from itertools import repeat
 from typing import NamedTuple
 
 from exporter.detection.detector import Detector, Expectation, SeriesState
-from exporter.detection.errors.history import ErrorChange
 from exporter.detection.errors.recent import RecentFailures
 from exporter.detection.errors.verdict import ErrorBaseline, ErrorExplanation
-from exporter.detection.flag import INACTIVE, FlagEvent
+from exporter.detection.explanation import Explanation
+from exporter.detection.flag import INACTIVE, FlagChange, FlagEvent
 from exporter.detection.history import advance
 from exporter.detection.parameters import SUSPICION_SECONDS
 from exporter.detection.regression import RegressionChange
 from exporter.detection.schedule import LazySchedule
 from exporter.detection.small_shift import find_small_shift
-from exporter.detection.tick import FlagChange, FlagTracker
+from exporter.detection.tick import FlagTracker
 from exporter.detection.verdict import can_be_shifted, exceeds_some
 from exporter.detection.window import RecentTraces, end_second
 from exporter.model.calendar import HOUR_SECONDS, LocalHour
@@ -56,7 +56,7 @@ class Replay:
         self.evaluations: dict[int, HourEvaluation] = {}
         self.accepted: list[tuple[int, int]] = []
         self.regressions: list[RegressionChange] = []
-        self.error_changes: list[ErrorChange] = []
+        self.error_changes: list[FlagChange[ErrorExplanation]] = []
         self._detector = detector
         self._tick_seconds = tick_seconds
         self._history = SeriesHours()
@@ -69,7 +69,7 @@ class Replay:
         self._quiet: Sequence[tuple[int, int]] = ()
 
     @property
-    def changes(self) -> list[FlagChange]:
+    def changes(self) -> list[FlagChange[Explanation]]:
         """Transitions of the live flag."""
         return self._tracker.changes
 
@@ -192,12 +192,12 @@ class Replay:
         self._error_flag = result.flag
         if result.event is not None:
             explanation = ErrorExplanation.of(result.verdict, parameters)
-            self.error_changes.append(ErrorChange(now, result.event, explanation))
+            self.error_changes.append(FlagChange(now, result.event, explanation))
 
     def _reset_errors(self, at: int) -> None:
         """Make the error flag inactive at an instant, because a change was accepted or nothing is flagged."""
         if self._error_flag.firing:
-            self.error_changes.append(ErrorChange(at, FlagEvent.RESOLVED, None))
+            self.error_changes.append(FlagChange(at, FlagEvent.RESOLVED, None))
         self._error_flag = INACTIVE
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from exporter.baseline.levels import Baseline, Pool
 from exporter.detection.explanation import Explanation, explained
-from exporter.detection.flag import INACTIVE, Flag, FlagEvent, advance_flag, advance_flag_by_run
+from exporter.detection.flag import INACTIVE, Flag, FlagChange, FlagEvent, advance_flag, advance_flag_by_run
 from exporter.detection.parameters import MIN_EVALUATED_TRACES, Parameters
 from exporter.detection.runs import RunEvidence, RunPrediction, RunThresholds, evaluate_runs
 from exporter.detection.schedule import LazySchedule, Schedule
@@ -96,20 +96,6 @@ def _touched_hours(window: EvaluationWindow, schedule: Schedule) -> tuple[int, .
     return tuple(touched)
 
 
-class FlagChange(NamedTuple):
-    """A transition of a flag while past traffic was replayed.
-
-    Attributes:
-        at: time of the tick, Unix seconds.
-        event: the transition.
-        explanation: explanation of the verdict, if it has evidence.
-    """
-
-    at: int
-    event: FlagEvent
-    explanation: Explanation | None
-
-
 class FlagTracker:
     """The flag of one series while its past traffic is replayed, tick by tick.
 
@@ -129,7 +115,7 @@ class FlagTracker:
         self._parameters = parameters
         self.flag = flag
         self.suspects = set(suspects)
-        self.changes: list[FlagChange] = []
+        self.changes: list[FlagChange[Explanation]] = []
         self._ended: list[ShiftPeriod] = []
         self._peak_score = 0.0
 

@@ -33,7 +33,7 @@ from exporter.detection.errors.verdict import (
     may_be_error_shift,
     tick_errors,
 )
-from exporter.detection.flag import INACTIVE, Flag, FlagEvent, FlagKind, FlagPeriod, FlagPeriods
+from exporter.detection.flag import INACTIVE, Flag, FlagChange, FlagEvent, FlagKind, FlagPeriod, FlagPeriods
 from exporter.detection.parameters import (
     MIN_EXCEEDANCES,
     RUN_BREAK_HOURS,
@@ -92,20 +92,6 @@ class ErrorState(NamedTuple):
 
 
 NO_ERROR_STATE: Final = ErrorState()
-
-
-class ErrorChange(NamedTuple):
-    """A transition of the error flag while past traffic was replayed.
-
-    Attributes:
-        at: time of the tick, Unix seconds.
-        event: the transition.
-        explanation: the evidence, if there is any.
-    """
-
-    at: int
-    event: FlagEvent
-    explanation: ErrorExplanation | None
 
 
 def error_baseline(
@@ -214,7 +200,7 @@ class ErrorTracker:
 
     def __init__(self, rules: FallbackRules, parameters: Parameters, clock: HourClock, state: ErrorState) -> None:
         """Continue from a state."""
-        self.changes: list[ErrorChange] = []
+        self.changes: list[FlagChange[ErrorExplanation]] = []
         self.accepted: list[int] = []
         self._rules = rules
         self._parameters = parameters
@@ -303,7 +289,7 @@ class ErrorTracker:
             self._set_flag(result.flag, mark)
             if result.event is not None:
                 explanation = ErrorExplanation.of(result.verdict, self._parameters)
-                self.changes.append(ErrorChange(mark, result.event, explanation))
+                self.changes.append(FlagChange(mark, result.event, explanation))
             if self._flag.firing:
                 self._touch(local_hour, mark)
         self._settle(local_hour, hour, peak)
@@ -347,7 +333,7 @@ class ErrorTracker:
         if failures is not None:
             self._add([(mark, requests, failures.pop(mark, 0)) for mark, requests in marks])
         if self._flag.firing:
-            self.changes.append(ErrorChange(local_hour.start, FlagEvent.RESOLVED, None))
+            self.changes.append(FlagChange(local_hour.start, FlagEvent.RESOLVED, None))
         self._set_flag(INACTIVE, local_hour.start)
         most = 0.0
         peak = Counts(0, 0)
@@ -510,7 +496,7 @@ class ErrorTracker:
         self._quarantined = {start for start in self._quarantined if start < changepoint}
         self._peaks = {start: peak for start, peak in self._peaks.items() if start < changepoint}
         if self._flag.firing:
-            self.changes.append(ErrorChange(at, FlagEvent.RESOLVED, None))
+            self.changes.append(FlagChange(at, FlagEvent.RESOLVED, None))
         self._set_flag(INACTIVE, at)
         self.accepted.append(changepoint)
 

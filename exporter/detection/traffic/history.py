@@ -20,7 +20,7 @@ from exporter.baseline.traffic import (
     TrafficRecord,
     traffic_hours,
 )
-from exporter.detection.flag import INACTIVE, Flag, FlagEvent, FlagKind, FlagPeriod, FlagPeriods
+from exporter.detection.flag import INACTIVE, Flag, FlagChange, FlagEvent, FlagKind, FlagPeriod, FlagPeriods
 from exporter.detection.parameters import Parameters
 from exporter.detection.tolerance import Tolerance, tolerated_traffic
 from exporter.detection.traffic.source import NO_LOSSES, REACH_MARKS, SourceHistory
@@ -64,20 +64,6 @@ class TrafficState(NamedTuple):
 
 
 NO_TRAFFIC_STATE: Final = TrafficState()
-
-
-class TrafficChange(NamedTuple):
-    """A transition of the traffic flag while past traffic was replayed.
-
-    Attributes:
-        at: time of the tick, Unix seconds.
-        event: the transition.
-        explanation: the evidence, if there is any; ``str()`` is its sentence.
-    """
-
-    at: int
-    event: FlagEvent
-    explanation: TrafficEvidence | None
 
 
 class TrafficTick(NamedTuple):
@@ -165,7 +151,7 @@ class TrafficTracker:
 
     def __init__(self, traffic: SeriesTraffic, parameters: Parameters, clock: HourClock, state: TrafficState) -> None:
         """Continue from a state."""
-        self.changes: list[TrafficChange] = []
+        self.changes: list[FlagChange[TrafficEvidence]] = []
         self.accepted: list[int] = []
         self.tolerances: Sequence[Tolerance] = ()
         self._traffic = traffic
@@ -297,7 +283,7 @@ class TrafficTracker:
         self._quarantined = frozenset(start for start in self._quarantined if start < changepoint)
         self._changepoint = changepoint
         if self._flag.firing:
-            self.changes.append(TrafficChange(at, FlagEvent.RESOLVED, None))
+            self.changes.append(FlagChange(at, FlagEvent.RESOLVED, None))
         self._set_flag(INACTIVE, at)
         self.accepted.append(changepoint)
 
@@ -350,7 +336,7 @@ class TrafficTracker:
             flag, event = tick_traffic(verdict, mark, self._flag, parameters, is_known=baseline is not None)
             self._set_flag(flag, mark)
             if event is not None:
-                self.changes.append(TrafficChange(mark, event, None if verdict is None else verdict.evidence))
+                self.changes.append(FlagChange(mark, event, None if verdict is None else verdict.evidence))
             if self._flag.firing:
                 self._touch(hour, mark, MARK_SECONDS if verdict is None else verdict.evidence.seconds)
             usual = None

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackLevel, FallbackRules
 from exporter.detection.detector import Detector, SeriesState, decode_state, encode_state
-from exporter.detection.flag import FlagEvent
+from exporter.detection.explanation import Explanation
+from exporter.detection.flag import FlagChange, FlagEvent
 from exporter.detection.history import advance
 from exporter.detection.parameters import ALL_PARTS, Parameters
 from exporter.detection.replay import Replay
 from exporter.detection.runs import RunThresholds, evaluate_runs
 from exporter.detection.small_shift import ShiftTest
-from exporter.detection.tick import FlagChange
 from exporter.detection.window import RecentTraces
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, bucket_of_seconds
@@ -47,11 +47,11 @@ def history(made: Sequence[Request]) -> SeriesHours:
     return SeriesHours(hours_of(stored(made), CLOCK))
 
 
-def changes(made: Sequence[Request], detector: Detector = DETECTOR, days: float = 12) -> list[FlagChange]:
+def changes(made: Sequence[Request], detector: Detector = DETECTOR, days: float = 12) -> list[FlagChange[Explanation]]:
     return list(advance(detector, history(made), int(MONDAY + days * DAY)).changes)
 
 
-def events(found: Sequence[FlagChange], every: int = HOUR) -> list[tuple[FlagEvent, int]]:
+def events(found: Sequence[FlagChange[Explanation]], every: int = HOUR) -> list[tuple[FlagEvent, int]]:
     """Return changes with the number of the run after which they happened."""
     return [(change.event, (change.at - MONDAY) // every) for change in found]
 

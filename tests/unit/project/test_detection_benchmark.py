@@ -25,14 +25,13 @@ from benchmarks.detection.suites import (
     cases,
 )
 from exporter.demo.latency import Bimodal, HeavyTailed, LatencyShape, Lognormal
-from exporter.detection.flag import FlagEvent
+from exporter.detection.flag import FlagChange, FlagEvent
 from exporter.detection.parameters import Parameters
-from exporter.detection.tick import FlagChange
 from exporter.ingest.probes import is_probe
 from tests.support.detection_traffic import MONDAY, traffic
 
 
-def changes(*times: int) -> list[FlagChange]:
+def changes(*times: int) -> list[FlagChange[object]]:
     kinds = (FlagEvent.FIRING, FlagEvent.RESOLVED)
     return [FlagChange(at, kinds[index % 2], None) for index, at in enumerate(times)]
 

@@ -10,18 +10,17 @@ import pytest
 
 from exporter.baseline.levels import FallbackRules
 from exporter.baseline.traffic import MARKS, NO_PATTERN, HourPattern, TrafficHour, TrafficRecord
-from exporter.detection.flag import FlagEvent
+from exporter.detection.flag import FlagChange, FlagEvent
 from exporter.detection.parameters import Parameters
 from exporter.detection.traffic.history import (
     NO_TRAFFIC_STATE,
     SeriesTraffic,
-    TrafficChange,
     TrafficState,
     TrafficTick,
     TrafficTracker,
 )
 from exporter.detection.traffic.source import SampledSeries, SourceHistory, source_history, source_losses
-from exporter.detection.traffic.verdict import SourceWindow
+from exporter.detection.traffic.verdict import SourceWindow, TrafficEvidence
 from exporter.evaluation.live.traffic import LiveTraffic
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.span import SeriesKey
@@ -141,9 +140,11 @@ class System:
     def traffic(self, series: int) -> SeriesTraffic:
         return SeriesTraffic(self.record(series), self.source)
 
-    def evaluate(self, series: int = 0, *, hourly: bool = False) -> tuple[list[TrafficChange], TrafficState, list[int]]:
+    def evaluate(
+        self, series: int = 0, *, hourly: bool = False
+    ) -> tuple[list[FlagChange[TrafficEvidence]], TrafficState, list[int]]:
         """Evaluate the hours of a series at once, or each with the stored state of the one before."""
-        changes: list[TrafficChange] = []
+        changes: list[FlagChange[TrafficEvidence]] = []
         accepted: list[int] = []
         state, pattern = NO_TRAFFIC_STATE, NO_PATTERN
         tracker = TrafficTracker(self.traffic(series), self.parameters, CLOCK, state)
@@ -167,12 +168,12 @@ class System:
         return [(mark, self.counts[series][mark]) for mark in marks if self.counts[series][mark]]
 
 
-def fired(changes: Sequence[TrafficChange]) -> list[float]:
+def fired(changes: Sequence[FlagChange[TrafficEvidence]]) -> list[float]:
     """Return the hours since the start at which a flag fired."""
     return [(change.at - MONDAY) / HOUR for change in changes if change.event is FlagEvent.FIRING]
 
 
-def resolved(changes: Sequence[TrafficChange]) -> list[float]:
+def resolved(changes: Sequence[FlagChange[TrafficEvidence]]) -> list[float]:
     return [(change.at - MONDAY) / HOUR for change in changes if change.event is FlagEvent.RESOLVED]
 
 
