@@ -140,9 +140,10 @@ STAT_SWINGS: Final = 0.8
 """Multiples of `Parameters.swing` in the gate and in the statistical threshold. A quantile of a window exceeds its
 baseline by the swing and by chance, whose variances add: with standard deviations τ and s, by at most 4.5 times the
 square root of τ² + s². That is about the larger of 4.5 τ and of 2 τ plus what the test for chance takes, some 3 s."""
-JOINT_MIN_HOURLY_TRACES: Final = 100
+JOINT_MIN_HOURLY_TRACES: Final = 240
 """Minimum number of traces of an hour, on average over the pool, for these multiples in the test of the evaluation
-window. With fewer, chance takes more than the swing does, and both thresholds have the multiple 1."""
+window: 20 in five minutes. With fewer, chance takes more than the swing does, and both thresholds have the multiple
+1."""
 
 STAT_FLOOR_RATIO: Final = 1.1
 """Lower bound of the statistical threshold, relative to the baseline."""

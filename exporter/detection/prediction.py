@@ -24,7 +24,7 @@ The thresholds, as factors of ``x``:
 - gate: ``max(ratio, 1 + min_delta/x, 2^(g zτ))``; a quantile above it is practically significant,
 - clear: ``max(1.2, 1 + min_delta/2x, 2^(zτ/2))``, at most the gate; a quantile above it means that a shift persists.
 
-With 100 traces an hour or more in the pool, and in both tests for small shifts, s is 0.8 and g is 1.8, so that swing
+With 240 traces an hour or more in the pool, and in both tests for small shifts, s is 0.8 and g is 1.8, so that swing
 and chance are tolerated together; see :data:`.parameters.GATE_SWINGS`. Otherwise both are 1.
 
 Two further tests find small shifts; see :mod:`exporter.detection.small_shift`. Their swings are estimated like t1, from

@@ -184,7 +184,7 @@ class NaiveDetector:
                 denominator += weight
             disagreement = (max(0.0, numerator) + 0.01) / (denominator + 1) * (1 + 1 / len(chosen))
             tau = sqrt(max(errors, disagreement))
-            is_joint = p.parts.joint_tolerance and len(pool) >= 100 * len(chosen)
+            is_joint = p.parts.joint_tolerance and len(pool) >= 240 * len(chosen)
             stat_factor, gate_factor = self.tolerated(tau, is_joint)
             value = 2 ** ((baseline + 1) / 32)
             limits.baseline.append(baseline)

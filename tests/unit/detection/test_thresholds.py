@@ -99,7 +99,7 @@ def test_thresholds_of_a_baseline_of_zero() -> None:
     assert thresholds(steady(ZERO_BUCKET)).quantiles[0].gate == ZERO_BUCKET
 
 
-@pytest.mark.parametrize(("traces_an_hour", "stat", "gate"), [(99, 2.5, 2.5), (100, 2.0, 4.5)])
+@pytest.mark.parametrize(("traces_an_hour", "stat", "gate"), [(239, 2.5, 2.5), (240, 2.0, 4.5)])
 def test_prediction_errors_raise_all_thresholds(traces_an_hour: int, stat: float, gate: float) -> None:
     # 480 windows with an error of half an octave: variances of 48 times 0.01 and 480 times 0.25.
     swings = (480 * 4096 // 4, 480) * 3 + NO_SWINGS[6:]
