@@ -21,7 +21,7 @@ WIDE: Final = tuple(SeriesKey("search", f"GET /search/{kind}") for kind in ("boo
 
 NORMAL_SECONDS: Final = 0.2
 SLOW_SECONDS: Final = 1.0
-_TIMEOUT_SECONDS: Final = 60.0
+_TIMEOUT_SECONDS: Final = 120.0
 
 
 def incident() -> EndingIncident:

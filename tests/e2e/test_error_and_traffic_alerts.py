@@ -21,7 +21,7 @@ _PER_HOUR: Final = 240
 """Of the endpoint that falls silent: as many requests as a verdict on its traffic needs within five minutes."""
 _HISTORY_HOURS: Final = 8 * 24
 """Also on a Saturday there is a day before with the same traffic."""
-_TIMEOUT_SECONDS: Final = 60.0
+_TIMEOUT_SECONDS: Final = 120.0
 
 
 def incident() -> EndingIncident:
