@@ -10,7 +10,7 @@ the swing is τ = sqrt(max(t1, t2)) octaves. Two estimates of the variance enter
 
 - t1, the mean squared one-step-ahead prediction error of past evaluation windows on a typical day, with a prior π² of
   weight 48: ``t1 = (48 π² + M m) / (48 + M)``, with M the number of windows, and m the median, over these, of the mean
-  squared error of their day. The mean of all days would be that of one day which the baseline did not fit, such as
+  squared error of their day. A mean over all days would follow a single day that the baseline does not fit, such as
   the first one of a weekend. See :meth:`Prediction.measure` for the squared errors. The prior π of the median is 0.1
   octave. For the other quantiles, which few windows measure where traffic is low, it is the swing of the median, if
   that is more: what slows all requests down moves all quantiles.

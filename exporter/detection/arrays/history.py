@@ -41,18 +41,22 @@ def advance_with_arrays(
         DamagedDigestError: stored bytes are damaged. The history is then partly evaluated and must not be used.
     """
     state = begun(history, until, state)
-    evaluation = HistoryEvaluation(detector, history, state, suspects, traffic)
-    if until - state.until >= _LEAST_HOURS * HOUR_SECONDS and can_cover(detector, state):
-        hours = [hour for hour in history if hour.start < until]
-        try:
-            table = HourTable(
-                hours, state.until, MarkedTraces(state.recent).by_mark(0, until + 1), state.pattern, detector
-            )
-        except UnsuitableError:
-            pass
-        else:
-            evaluation = _ArrayEvaluation(detector, history, state, suspects, traffic, table, until)
-    return evaluation.run(until)
+    table = _table(detector, history, until, state)
+    if table is None:
+        return HistoryEvaluation(detector, history, state, suspects, traffic).run(until)
+    return _ArrayEvaluation(detector, history, state, suspects, traffic, table, until).run(until)
+
+
+def _table(detector: Detector, history: SeriesHours, until: int, state: SeriesState) -> HourTable | None:
+    """Return the hours as arrays; None where these do not pay or do not suit."""
+    if until - state.until < _LEAST_HOURS * HOUR_SECONDS or not can_cover(detector, state):
+        return None
+    hours = [hour for hour in history if hour.start < until]
+    earlier = MarkedTraces(state.recent).by_mark(0, until + 1)
+    try:
+        return HourTable(hours, state.until, earlier, state.pattern, detector)
+    except UnsuitableError:
+        return None
 
 
 class _ArrayEvaluation(HistoryEvaluation):

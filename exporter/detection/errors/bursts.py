@@ -110,7 +110,8 @@ def swing_of_days(
         chance = tail_probability(failures, requests, drifted(prior_ratio), ERROR_CORRELATION)
         return counts.ratio if chance < BURST_ALPHA else 0.0
 
-    windows = wholes = dict[int, float]()
+    windows: Mapping[int, float] = {}
+    wholes: Mapping[int, float] = {}
     if parameters.parts.error_patterns:
         windows = _patterns([(peak.day, peak.hour, peak.window) for peak in peaks], limit)
         wholes = _patterns([(peak.day, peak.hour, peak.whole) for peak in peaks], limit)
