@@ -145,7 +145,14 @@ def decode_flags(text: str) -> dict[FlagKind, Flag]:
 
 
 def advance_flag(
-    flag: Flag, now: float, *, shifted: bool, persists: bool, parameters: Parameters, holds: int = 1
+    flag: Flag,
+    now: float,
+    *,
+    shifted: bool,
+    persists: bool,
+    parameters: Parameters,
+    holds: int = 1,
+    is_certain: bool = True,
 ) -> tuple[Flag, FlagEvent | None]:
     """Return the flag after one more tick, and its transition, if any.
 
@@ -156,6 +163,7 @@ def advance_flag(
         persists: condition to keep firing: the newest traces are still slow.
         parameters: hold times.
         holds: number of hold times for which the condition must hold before the flag fires.
+        is_certain: whether it may fire at this tick; it stays pending until then.
     """
     if flag.firing:
         if persists:
@@ -167,7 +175,7 @@ def advance_flag(
     if not shifted:
         return INACTIVE, None
     pending_since = _earlier(now, flag.pending_since)
-    if now - pending_since >= holds * parameters.hold_seconds:
+    if is_certain and now - pending_since >= holds * parameters.hold_seconds:
         return Flag(firing=True, since=pending_since), FlagEvent.FIRING
     return Flag(pending_since=pending_since), None
 

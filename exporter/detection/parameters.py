@@ -26,6 +26,9 @@ class Parts(NamedTuple):
         joint_errors: sampling errors are taken out of the swing hour by hour, and not window by window.
         typical_swing: the swing is that of a typical day, and not of all days together.
         joint_tolerance: swing and chance are tolerated together, and not one on top of the other.
+        certain_firing: windows of few traces have to rule out chance further before a flag fires.
+        level_floor: the level of now is not below the baseline.
+        near_baselines: small shifts are only tested against the hour itself or the hours around it.
         regression_level: regressions by three quantiles together, and not by the median alone.
     """
 
@@ -45,6 +48,9 @@ class Parts(NamedTuple):
     joint_errors: bool = True
     typical_swing: bool = True
     joint_tolerance: bool = True
+    certain_firing: bool = True
+    level_floor: bool = True
+    near_baselines: bool = True
     regression_level: bool = True
 
 
@@ -102,6 +108,13 @@ class Parameters:
     traffic_surge: float | None = None
     parts: Parts = ALL_PARTS
 
+    def firing_alpha(self, traces: int) -> float:
+        """Return the tail probability below which a window of some traces may make the flag fire.
+
+        See :data:`CERTAIN_TRACES`.
+        """
+        return self.alpha * min(1.0, traces / CERTAIN_TRACES) if self.parts.certain_firing else self.alpha
+
     @property
     def needs_marks(self) -> bool:
         """Whether traces older than the evaluation window are needed, by mark."""
@@ -144,6 +157,12 @@ JOINT_MIN_HOURLY_TRACES: Final = 240
 """Minimum number of traces of an hour, on average over the pool, for these multiples in the test of the evaluation
 window: 20 in five minutes. With fewer, chance takes more than the swing does, and both thresholds have the multiple
 1."""
+
+CERTAIN_TRACES: Final = 50
+"""A window of fewer traces has to rule out chance with a proportionally lower tail probability before the flag fires.
+The swing accounts for most of what a large window deviates, chance for most of what a small one does: its thresholds
+are exceeded by chance alone once in many windows, and the same few traces stay in it for all of the hold time. Of a
+shift that lasts, the traces that arrive meanwhile are the further evidence."""
 
 STAT_FLOOR_RATIO: Final = 1.1
 """Lower bound of the statistical threshold, relative to the baseline."""

@@ -260,6 +260,9 @@ def _level_shifts(
         level = levels[index]
         if level is None:
             continue
+        if index and parameters.parts.level_floor:
+            # That a few requests were faster than usual says little about the next few.
+            level = max(0, level)
         slow = window.count_above(_level_gate(index, level, raised[index]))
         if slow < MIN_EXCEEDANCES or not exceeds(slow, window.traces, q):
             continue

@@ -65,7 +65,13 @@ def tick(
     verdict: Verdict = evaluate_window(recent, now, window, schedule, parameters, firing=flag.firing)
     shifted = verdict.shifted and verdict.persists
     flag, event = advance_flag(
-        flag, now, shifted=shifted, persists=verdict.persists, parameters=parameters, holds=verdict.holds
+        flag,
+        now,
+        shifted=shifted,
+        persists=verdict.persists,
+        parameters=parameters,
+        holds=verdict.holds,
+        is_certain=verdict.is_certain,
     )
     suspects: tuple[int, ...] = ()
     if event is FlagEvent.FIRING:

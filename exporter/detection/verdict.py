@@ -81,10 +81,11 @@ class Verdict(NamedTuple):
         traces: number of evaluated traces.
         score: maximum over the quantiles of the window's quantile divided by its gate; None with too few traces.
         shifted: whether the test is positive for some quantile.
-        holds: number of hold times for which it must stay positive before the flag fires.
         persists: whether the newest traces are slow, too, or not clearly faster while the flag fires; only computed if
             the window has shifted or the flag fires.
         evidence: test statistics; None where no quantile with enough exceedances lies above its gate.
+        holds: number of hold times for which the test must stay positive before the flag fires.
+        is_certain: whether the flag may fire once they are over; see :data:`.parameters.CERTAIN_TRACES`.
     """
 
     traces: int
@@ -93,6 +94,7 @@ class Verdict(NamedTuple):
     persists: bool
     evidence: Evidence | None
     holds: int = 1
+    is_certain: bool = False
 
 
 def can_be_shifted(buckets: Sequence[int], floors: Floors, parameters: Parameters) -> bool:
@@ -192,7 +194,8 @@ def evaluate_window(
         if firing and not persists and parameters.parts.continuation:
             slow = _slow_quantile(window, now, schedule)
             persists = slow is not None and not _is_faster(fresh, window, slow, raised[slow], schedule)
-    return Verdict(traces, 2.0 ** (highest / BUCKETS_PER_OCTAVE), shifted, persists, best, holds)
+    is_certain = shifted and best is not None and best.chance < parameters.firing_alpha(best.traces)
+    return Verdict(traces, 2.0 ** (highest / BUCKETS_PER_OCTAVE), shifted, persists, best, holds, is_certain)
 
 
 def _ladder_evidence(

@@ -1,12 +1,13 @@
 """The shift test on one window."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.detection.parameters import Parameters
+from exporter.detection.parameters import ALL_PARTS, Parameters
 from exporter.detection.schedule import HourThresholds, Schedule
 from exporter.detection.small_shift import ShiftTest
 from exporter.detection.thresholds import (
@@ -50,11 +51,12 @@ def verdict_on(
     recent: RecentTraces | Sequence[int],
     schedule: Schedule = (),
     now: float = NOW,
+    parameters: Parameters = PARAMETERS,
     **options: bool,
 ) -> Verdict:
     traces = recent if isinstance(recent, RecentTraces) else recent_of(recent)
     schedule = schedule or (HourThresholds(HOUR, thresholds()),)
-    return evaluate_window(traces, now, traces.window(now, PARAMETERS), schedule, PARAMETERS, **options)
+    return evaluate_window(traces, now, traces.window(now, parameters), schedule, parameters, **options)
 
 
 def test_window_like_the_baseline_is_not_shifted() -> None:
@@ -101,6 +103,23 @@ def test_exceedances_explained_by_chance_are_no_shift() -> None:
     assert not verdict.shifted
     assert verdict.evidence is not None
     assert verdict.evidence.chance > PARAMETERS.alpha
+
+
+def test_few_traces_have_to_rule_out_chance_further_before_the_flag_fires() -> None:
+    # Three of ten traces exceed the gate of the p99: a chance of 3e-4, of which a fifth of 1e-3 is allowed.
+    few = [BASELINE] * 7 + [BASELINE + 100] * 3
+    more = [BASELINE] * 8 + [BASELINE + 100] * 4
+    for buckets, is_certain in ((few, False), (more, True)):
+        verdict = verdict_on(buckets)
+        assert (verdict.shifted, verdict.persists, verdict.is_certain) == (True, True, is_certain)
+        without = replace(PARAMETERS, parts=ALL_PARTS._replace(certain_firing=False))
+        assert verdict_on(buckets, parameters=without).is_certain
+    # In a window of fifty the same chance is enough.
+    many = [BASELINE] * 35 + [BASELINE + 47] * 15
+    verdict = verdict_on(many)
+    assert verdict.evidence is not None
+    assert 2e-4 < verdict.evidence.chance < 1e-3
+    assert verdict.is_certain
 
 
 def test_significant_change_up_to_the_gate_is_no_shift() -> None:
@@ -278,6 +297,22 @@ def test_shift_from_the_level_of_now() -> None:
     assert not verdict_on(spread([BASELINE - 20] * 6 + [BASELINE + 14]), with_small(never, below)).shifted
     # Unknown without five of the six marks.
     assert not verdict_on(spread([BASELINE] * 4 + [BASELINE + 14]), with_small(never)).shifted
+
+
+def test_that_the_slowest_requests_were_faster_than_usual_is_not_expected_to_last() -> None:
+    limits = LevelThreshold(BASELINE + 6, BASELINE + 30, BASELINE + 5, BASELINE + 11, 8)
+    (start, plain), *_ = with_small((1000, 1000, 8), level=None)
+    assert plain.small is not None
+    before, after = [BASELINE - 40] * 6, [BASELINE + 14]
+    for index, is_shifted in ((0, True), (1, False)):
+        # Without the rule, the gate would be 28 buckets lower.
+        levels = [UNREACHABLE] * 3
+        levels[index] = limits
+        small = plain.small._replace(baseline=(BASELINE,) * 3, level=tuple(levels))
+        schedule = [HourThresholds(start, plain._replace(small=small))]
+        assert verdict_on(spread(before + after), schedule).shifted is is_shifted
+        without = replace(PARAMETERS, parts=ALL_PARTS._replace(level_floor=False))
+        assert verdict_on(spread(before + after), schedule, parameters=without).shifted
 
 
 def test_pattern_within_the_hour_raises_all_tests() -> None:
