@@ -26,7 +26,7 @@ class Parts(NamedTuple):
         joint_errors: sampling errors are taken out of the swing hour by hour, and not window by window.
         typical_swing: the swing is that of a typical day, and not of all days together.
         joint_tolerance: swing and chance are tolerated together, and not one on top of the other.
-        certain_firing: windows of few traces have to rule out chance further before a flag fires.
+        certain_firing: windows of few traces have to rule out chance further before a flag fires, or hold for longer.
         level_floor: the level of now is not below the baseline.
         near_baselines: small shifts are only tested against the hour itself or the hours around it.
         regression_level: regressions by three quantiles together, and not by the median alone.
@@ -108,13 +108,6 @@ class Parameters:
     traffic_surge: float | None = None
     parts: Parts = ALL_PARTS
 
-    def firing_alpha(self, traces: int) -> float:
-        """Return the tail probability below which a window of some traces may make the flag fire.
-
-        See :data:`CERTAIN_TRACES`.
-        """
-        return self.alpha * min(1.0, traces / CERTAIN_TRACES) if self.parts.certain_firing else self.alpha
-
     @property
     def needs_marks(self) -> bool:
         """Whether traces older than the evaluation window are needed, by mark."""
@@ -159,10 +152,12 @@ window: 20 in five minutes. With fewer, chance takes more than the swing does, a
 1."""
 
 CERTAIN_TRACES: Final = 50
-"""A window of fewer traces has to rule out chance with a proportionally lower tail probability before the flag fires.
-The swing accounts for most of what a large window deviates, chance for most of what a small one does: its thresholds
-are exceeded by chance alone once in many windows, and the same few traces stay in it for all of the hold time. Of a
-shift that lasts, the traces that arrive meanwhile are the further evidence."""
+CERTAIN_MIN_HOURLY_TRACES: Final = 100
+"""Before the flag fires within the hold time, a window of fewer traces than CERTAIN_TRACES has to rule out chance with
+a proportionally lower tail probability. Large windows deviate by the swing, small ones by chance: the same few traces
+stay in them for all of the hold time, and there is a new window every five minutes. Of a shift that lasts, the traces
+that arrive meanwhile are the further evidence. With less than CERTAIN_MIN_HOURLY_TRACES, on average over the pool,
+windows reach further back, so that there are fewer of them."""
 
 STAT_FLOOR_RATIO: Final = 1.1
 """Lower bound of the statistical threshold, relative to the baseline."""

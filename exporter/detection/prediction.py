@@ -50,6 +50,7 @@ from typing import Final, NamedTuple, cast
 from exporter.baseline.levels import FallbackLevel, Pool
 from exporter.detection.likeness import learned_correlation, shares_above
 from exporter.detection.parameters import (
+    CERTAIN_MIN_HOURLY_TRACES,
     CORRELATION,
     DAY_SWING_RATIO,
     JOINT_MIN_HOURLY_TRACES,
@@ -164,6 +165,7 @@ class Prediction:
         "_hours",
         "_is_joint",
         "_lowest_gates",
+        "_needs_certainty",
         "_parameters",
         "_pooled",
         "_small",
@@ -212,6 +214,7 @@ class Prediction:
         parts, traces, hours = parameters.parts, self._pooled.count, len(pool.hours)
         self.has_long_window = parts.long_window and traces >= LONG_WINDOW_MIN_HOURLY_TRACES * hours
         self.has_level = parts.level and traces >= LEVEL_MIN_TRACES * hours
+        self._needs_certainty = parts.certain_firing and traces >= CERTAIN_MIN_HOURLY_TRACES * hours
         is_near = pool.level <= FallbackLevel.NEARBY or not parts.near_baselines
         self.has_small = is_near and (self.has_long_window or self.has_level)
         self._is_joint = parts.joint_tolerance and traces >= JOINT_MIN_HOURLY_TRACES * hours
@@ -496,6 +499,7 @@ class Prediction:
             small=self.small,
             profile=self.profile,
             learned_correlation=learned,
+            needs_certainty=self._needs_certainty,
         )
 
     def _ladder(self, threshold: QuantileThreshold) -> tuple[float, ...]:

@@ -70,8 +70,7 @@ def tick(
         shifted=shifted,
         persists=verdict.persists,
         parameters=parameters,
-        holds=verdict.holds,
-        is_certain=verdict.is_certain,
+        hold_seconds=verdict.hold_seconds,
     )
     suspects: tuple[int, ...] = ()
     if event is FlagEvent.FIRING:

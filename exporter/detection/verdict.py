@@ -84,8 +84,7 @@ class Verdict(NamedTuple):
         persists: whether the newest traces are slow, too, or not clearly faster while the flag fires; only computed if
             the window has shifted or the flag fires.
         evidence: test statistics; None where no quantile with enough exceedances lies above its gate.
-        holds: number of hold times for which the test must stay positive before the flag fires.
-        is_certain: whether the flag may fire once they are over; see :data:`.parameters.CERTAIN_TRACES`.
+        hold_seconds: time for which the test must stay positive before the flag fires.
     """
 
     traces: int
@@ -93,8 +92,7 @@ class Verdict(NamedTuple):
     shifted: bool
     persists: bool
     evidence: Evidence | None
-    holds: int = 1
-    is_certain: bool = False
+    hold_seconds: float = 0.0
 
 
 def can_be_shifted(buckets: Sequence[int], floors: Floors, parameters: Parameters) -> bool:
@@ -194,8 +192,11 @@ def evaluate_window(
         if firing and not persists and parameters.parts.continuation:
             slow = _slow_quantile(window, now, schedule)
             persists = slow is not None and not _is_faster(fresh, window, slow, raised[slow], schedule)
-    is_certain = shifted and best is not None and best.chance < parameters.firing_alpha(best.traces)
-    return Verdict(traces, 2.0 ** (highest / BUCKETS_PER_OCTAVE), shifted, persists, best, holds, is_certain)
+    hold_seconds = holds * parameters.hold_seconds
+    if shifted and best is not None and best.chance >= parameters.alpha * newest.thresholds.certainty_of(best.traces):
+        # By then none of the traces is left that the window had when the condition began.
+        hold_seconds = max(hold_seconds, now - window.first_second)
+    return Verdict(traces, 2.0 ** (highest / BUCKETS_PER_OCTAVE), shifted, persists, best, hold_seconds)
 
 
 def _ladder_evidence(

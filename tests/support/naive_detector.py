@@ -69,6 +69,7 @@ class Limits:
     profile: list[list[int]] = field(default_factory=lambda: [[0] * 12 for _ in QUANTILES])
     long: list[tuple[int, int]] = field(default_factory=list)
     level: list[tuple[int, int, int, int]] = field(default_factory=list)
+    needs_certainty: bool = False
 
 
 @dataclass
@@ -154,6 +155,7 @@ class NaiveDetector:
         pool = [bucket for h in chosen for bucket in self.hours[h]]
         limits = Limits([], [], [], [], 0.003 + 2 / len(pool), pool)
         limits.least_rho = limits.rho
+        limits.needs_certainty = p.parts.certain_firing and len(pool) >= 100 * len(chosen)
         oldest = max(self.changepoint, hour - self.rules.lookback_seconds // 3600)
         good = [h for h in self.distances if oldest <= h < hour and h not in self.quarantined]
         if p.parts.likeness:
@@ -323,12 +325,14 @@ class NaiveDetector:
         window = self.window(traces, now, p.window_seconds, p.min_traces, p.max_window_seconds)
         evaluated = self.with_limits(window) if current is not None else []
         shifted = persists = False
+        first = now
         n = len(evaluated)
         holds = 1
         chances: list[tuple[float, int]] = []
         if current is not None and n >= 3:
             seconds = [second for second, _, _ in window if self.limits.get((second - 1) // 3600)]
-            up = all_up = self.raised(current, seconds[0], now)
+            first = seconds[0]
+            up = all_up = self.raised(current, first, now)
             for i, q in enumerate(QUANTILES):
                 slow = sum(bucket > limits.gate[i] + up[i] for bucket, limits in evaluated)
                 beyond = sum(bucket > limits.stat[i] + up[i] for bucket, limits in evaluated)
@@ -357,9 +361,15 @@ class NaiveDetector:
         if not flag.firing:
             if shifted and persists:
                 flag.pending_since = now if flag.pending_since is None else flag.pending_since
-                chance, n = min(chances)
-                is_certain = chance < p.alpha * (min(1.0, n / 50) if p.parts.certain_firing else 1.0)
-                if is_certain and now - flag.pending_since >= holds * p.hold_seconds:
+                needed = holds * p.hold_seconds
+                chance, traces_of_test = min(chances)
+                if (
+                    current is not None
+                    and current.needs_certainty
+                    and chance >= p.alpha * min(1.0, traces_of_test / 50)
+                ):
+                    needed = max(needed, now - first)
+                if now - flag.pending_since >= needed:
                     flag.firing, flag.keep_firing_since, change = True, None, True
                     seconds = [second for second, _, _ in window if self.limits.get((second - 1) // 3600)]
                     self.suspects |= set(range((seconds[0] - 1) // 3600, hour + 1))

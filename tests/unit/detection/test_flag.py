@@ -31,18 +31,17 @@ def test_hold_time_restarts_after_a_tick_without_the_condition() -> None:
     assert run((0, "!"), (45, "~"), (60, "!"), (120, "!")) == [(120, FlagEvent.FIRING)]
 
 
-def test_fires_once_the_condition_is_certain_and_is_pending_until_then() -> None:
+def test_hold_time_that_a_verdict_asks_for() -> None:
     flag = INACTIVE
     events = []
-    for now, is_certain in ((0.0, True), (60.0, False), (75.0, False), (90.0, True)):
-        flag, event = advance_flag(flag, now, shifted=True, persists=True, parameters=PARAMETERS, is_certain=is_certain)
+    for now, hold_seconds in ((0.0, 60.0), (60.0, 240.0), (120.0, 240.0), (135.0, 120.0)):
+        flag, event = advance_flag(
+            flag, now, shifted=True, persists=True, parameters=PARAMETERS, hold_seconds=hold_seconds
+        )
         events.append(event)
         assert flag.firing or flag.pending_since == 0
     assert events == [None, None, None, FlagEvent.FIRING]
     assert flag.since == 0
-    # A flag that fires does not resolve because its condition is less certain.
-    flag, event = advance_flag(flag, 300.0, shifted=True, persists=True, parameters=PARAMETERS, is_certain=False)
-    assert (flag.firing, event) == (True, None)
 
 
 def test_resolves_after_the_clear_hold_and_keeps_firing_while_the_shift_persists() -> None:

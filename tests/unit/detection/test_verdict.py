@@ -105,21 +105,22 @@ def test_exceedances_explained_by_chance_are_no_shift() -> None:
     assert verdict.evidence.chance > PARAMETERS.alpha
 
 
-def test_few_traces_have_to_rule_out_chance_further_before_the_flag_fires() -> None:
+def test_few_traces_have_to_rule_out_chance_further_or_hold_until_all_of_them_are_others() -> None:
     # Three of ten traces exceed the gate of the p99: a chance of 3e-4, of which a fifth of 1e-3 is allowed.
     few = [BASELINE] * 7 + [BASELINE + 100] * 3
     more = [BASELINE] * 8 + [BASELINE + 100] * 4
-    for buckets, is_certain in ((few, False), (more, True)):
-        verdict = verdict_on(buckets)
-        assert (verdict.shifted, verdict.persists, verdict.is_certain) == (True, True, is_certain)
-        without = replace(PARAMETERS, parts=ALL_PARTS._replace(certain_firing=False))
-        assert verdict_on(buckets, parameters=without).is_certain
     # In a window of fifty the same chance is enough.
     many = [BASELINE] * 35 + [BASELINE + 47] * 15
-    verdict = verdict_on(many)
-    assert verdict.evidence is not None
-    assert 2e-4 < verdict.evidence.chance < 1e-3
-    assert verdict.is_certain
+    plain = thresholds()
+    for buckets, seconds in ((few, 240.0), (more, 60.0), (many, 60.0)):
+        verdict = verdict_on(
+            recent_of(buckets, NOW - 240), [HourThresholds(HOUR, plain._replace(needs_certainty=True))]
+        )
+        assert (verdict.shifted, verdict.hold_seconds) == (True, seconds)
+        assert verdict_on(recent_of(buckets, NOW - 240), [HourThresholds(HOUR, plain)]).hold_seconds == 60
+        if buckets is not more:
+            assert verdict.evidence is not None
+            assert 2e-4 < verdict.evidence.chance < 1e-3
 
 
 def test_significant_change_up_to_the_gate_is_no_shift() -> None:
@@ -267,7 +268,7 @@ def test_half_an_hour_shows_a_small_shift() -> None:
     slow = BASELINE + 13
     schedule = with_small(level=None)
     verdict = verdict_on(spread([slow] * 6), schedule)
-    assert (verdict.shifted, verdict.persists, verdict.holds) == (True, True, 2)
+    assert (verdict.shifted, verdict.persists, verdict.hold_seconds) == (True, True, 120)
     assert verdict.score == 2 ** (2 / 32)
     assert verdict.evidence is not None
     evidence = verdict.evidence
@@ -283,7 +284,7 @@ def test_shift_from_the_level_of_now() -> None:
     never = (1000, 1000, 8)
     jump = spread([BASELINE] * 6 + [BASELINE + 14])
     verdict = verdict_on(jump, with_small(never))
-    assert (verdict.shifted, verdict.holds) == (True, 2)
+    assert (verdict.shifted, verdict.hold_seconds) == (True, 120)
     assert verdict.evidence is not None
     assert (verdict.evidence.test, verdict.evidence.level, verdict.evidence.traces) == (ShiftTest.LEVEL, 0, 20)
     # Seven of ten buckets above the baseline are the level, and the gate is raised by them.
@@ -341,7 +342,7 @@ def test_few_traces_far_above_the_gate() -> None:
     assert not verdict(()).shifted
     assert not verdict((0.1, 0.1, 0.1)).shifted
     found = verdict((0.1, 0.05, 0.002))
-    assert (found.shifted, found.holds) == (True, 1)
+    assert (found.shifted, found.hold_seconds) == (True, 60)
     assert found.evidence is not None
     evidence = found.evidence
     assert (evidence.test, evidence.slow, evidence.gate) == (ShiftTest.LADDER, 4, BASELINE + 80)
