@@ -13,6 +13,7 @@ from exporter.detection.verdict import Evidence
 from exporter.detection.window import rank_of
 from exporter.model.calendar import DayType, Slot
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, bucket_upper_seconds
+from exporter.model.hours import QUANTILES
 
 RISE_RATIO: Final = 2.0
 """From this multiple of the usual traffic on, a rise is named beside a shift."""
@@ -148,8 +149,10 @@ class Explanation:
             requests = f"of the {self.traces:,} requests of the last 30 minutes"
             swings = f"half hours swing up to × {self.swing_factor:.2g} here"
         elif self.test is ShiftTest.LEVEL:
+            # Levels of the higher quantiles below the baseline are not expected to last.
+            counts = ", which counts as 1 ×" if self.level_factor < 1 and self.quantile > QUANTILES[0] else ""
             swings = (
-                f"it was at {self.level_factor:.2g} × in the half hour before, "
+                f"it was at {self.level_factor:.2g} × in the half hour before{counts}, "
                 f"and swings around that up to × {self.swing_factor:.2g} are usual here"
             )
         if self.pattern_minutes:

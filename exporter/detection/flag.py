@@ -145,7 +145,13 @@ def decode_flags(text: str) -> dict[FlagKind, Flag]:
 
 
 def advance_flag(
-    flag: Flag, now: float, *, shifted: bool, persists: bool, parameters: Parameters, holds: int = 1
+    flag: Flag,
+    now: float,
+    *,
+    shifted: bool,
+    persists: bool,
+    parameters: Parameters,
+    hold_seconds: float | None = None,
 ) -> tuple[Flag, FlagEvent | None]:
     """Return the flag after one more tick, and its transition, if any.
 
@@ -155,7 +161,7 @@ def advance_flag(
         shifted: condition to fire: the window has shifted and the shift persists.
         persists: condition to keep firing: the newest traces are still slow.
         parameters: hold times.
-        holds: number of hold times for which the condition must hold before the flag fires.
+        hold_seconds: time for which the condition must hold before the flag fires; by default that of the settings.
     """
     if flag.firing:
         if persists:
@@ -167,7 +173,7 @@ def advance_flag(
     if not shifted:
         return INACTIVE, None
     pending_since = _earlier(now, flag.pending_since)
-    if now - pending_since >= holds * parameters.hold_seconds:
+    if now - pending_since >= (parameters.hold_seconds if hold_seconds is None else hold_seconds):
         return Flag(firing=True, since=pending_since), FlagEvent.FIRING
     return Flag(pending_since=pending_since), None
 

@@ -47,9 +47,10 @@ from math import sqrt
 from operator import mul, sub
 from typing import Final, NamedTuple, cast
 
-from exporter.baseline.levels import Pool
+from exporter.baseline.levels import FallbackLevel, Pool
 from exporter.detection.likeness import learned_correlation, shares_above
 from exporter.detection.parameters import (
+    CERTAIN_MIN_HOURLY_TRACES,
     CORRELATION,
     DAY_SWING_RATIO,
     JOINT_MIN_HOURLY_TRACES,
@@ -152,7 +153,8 @@ class Prediction:
         profile: the pattern within the hour.
         has_long_window: whether the series usually has enough traffic for the window of half an hour.
         has_level: whether the series usually has enough traffic for the level of now.
-        has_small: whether small shifts are tested.
+        has_small: whether small shifts are tested: there is such traffic, and the baseline is of the hour itself or of
+            the hours around it. Others pool times of the day at which other latencies are usual.
     """
 
     __slots__ = (
@@ -163,6 +165,7 @@ class Prediction:
         "_hours",
         "_is_joint",
         "_lowest_gates",
+        "_needs_certainty",
         "_parameters",
         "_pooled",
         "_small",
@@ -211,7 +214,9 @@ class Prediction:
         parts, traces, hours = parameters.parts, self._pooled.count, len(pool.hours)
         self.has_long_window = parts.long_window and traces >= LONG_WINDOW_MIN_HOURLY_TRACES * hours
         self.has_level = parts.level and traces >= LEVEL_MIN_TRACES * hours
-        self.has_small = self.has_long_window or self.has_level
+        self._needs_certainty = parts.certain_firing and traces >= CERTAIN_MIN_HOURLY_TRACES * hours
+        is_near = pool.level <= FallbackLevel.NEARBY or not parts.near_baselines
+        self.has_small = is_near and (self.has_long_window or self.has_level)
         self._is_joint = parts.joint_tolerance and traces >= JOINT_MIN_HOURLY_TRACES * hours
         ratio, min_delta_seconds = parameters.ratio, parameters.min_delta_seconds
         self._floor_by_quantile = [floor_of(bucket, ratio, min_delta_seconds) for bucket in self.baseline]
@@ -494,6 +499,7 @@ class Prediction:
             small=self.small,
             profile=self.profile,
             learned_correlation=learned,
+            needs_certainty=self._needs_certainty,
         )
 
     def _ladder(self, threshold: QuantileThreshold) -> tuple[float, ...]:

@@ -258,5 +258,5 @@ def advance_service_flag(
         shifted=verdict is not None and verdict.shifted,
         persists=verdict is not None and verdict.persists,
         parameters=parameters,
-        holds=SMALL_SHIFT_HOLDS,
+        hold_seconds=SMALL_SHIFT_HOLDS * parameters.hold_seconds,
     )

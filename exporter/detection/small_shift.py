@@ -260,13 +260,15 @@ def _level_shifts(
         level = levels[index]
         if level is None:
             continue
-        slow = window.count_above(_level_gate(index, level, raised[index]))
+        # That a few requests were faster than usual says little about the next few.
+        expected = max(0, level) if index and parameters.parts.level_floor else level
+        slow = window.count_above(_level_gate(index, expected, raised[index]))
         if slow < MIN_EXCEEDANCES or not exceeds(slow, window.traces, q):
             continue
-        beyond_swing = window.count_above(_level_stat(index, level, raised[index]))
+        beyond_swing = window.count_above(_level_stat(index, expected, raised[index]))
         chance = tail_probability(beyond_swing, window.traces, 1 - q, newest.correlation)
         if chance < parameters.alpha:
-            gate, bucket = _level_gate(index, level, raised[index])(newest), window.quantile_bucket(q)
+            gate, bucket = _level_gate(index, expected, raised[index])(newest), window.quantile_bucket(q)
             swing = _level(newest, index).swing
             yield SmallShift(
                 ShiftTest.LEVEL, index, window.traces, slow, gate, bucket, chance, swing, level, max(1, bucket - gate)

@@ -65,7 +65,12 @@ def tick(
     verdict: Verdict = evaluate_window(recent, now, window, schedule, parameters, firing=flag.firing)
     shifted = verdict.shifted and verdict.persists
     flag, event = advance_flag(
-        flag, now, shifted=shifted, persists=verdict.persists, parameters=parameters, holds=verdict.holds
+        flag,
+        now,
+        shifted=shifted,
+        persists=verdict.persists,
+        parameters=parameters,
+        hold_seconds=verdict.hold_seconds,
     )
     suspects: tuple[int, ...] = ()
     if event is FlagEvent.FIRING:

@@ -81,10 +81,10 @@ class Verdict(NamedTuple):
         traces: number of evaluated traces.
         score: maximum over the quantiles of the window's quantile divided by its gate; None with too few traces.
         shifted: whether the test is positive for some quantile.
-        holds: number of hold times for which it must stay positive before the flag fires.
         persists: whether the newest traces are slow, too, or not clearly faster while the flag fires; only computed if
             the window has shifted or the flag fires.
         evidence: test statistics; None where no quantile with enough exceedances lies above its gate.
+        hold_seconds: time for which the test must stay positive before the flag fires.
     """
 
     traces: int
@@ -92,7 +92,7 @@ class Verdict(NamedTuple):
     shifted: bool
     persists: bool
     evidence: Evidence | None
-    holds: int = 1
+    hold_seconds: float = 0.0
 
 
 def can_be_shifted(buckets: Sequence[int], floors: Floors, parameters: Parameters) -> bool:
@@ -192,7 +192,11 @@ def evaluate_window(
         if firing and not persists and parameters.parts.continuation:
             slow = _slow_quantile(window, now, schedule)
             persists = slow is not None and not _is_faster(fresh, window, slow, raised[slow], schedule)
-    return Verdict(traces, 2.0 ** (highest / BUCKETS_PER_OCTAVE), shifted, persists, best, holds)
+    hold_seconds = holds * parameters.hold_seconds
+    if shifted and best is not None and best.chance >= parameters.alpha * newest.thresholds.certainty_of(best.traces):
+        # By then none of the traces is left that the window had when the condition began.
+        hold_seconds = max(hold_seconds, now - window.first_second)
+    return Verdict(traces, 2.0 ** (highest / BUCKETS_PER_OCTAVE), shifted, persists, best, hold_seconds)
 
 
 def _ladder_evidence(

@@ -69,6 +69,7 @@ class Limits:
     profile: list[list[int]] = field(default_factory=lambda: [[0] * 12 for _ in QUANTILES])
     long: list[tuple[int, int]] = field(default_factory=list)
     level: list[tuple[int, int, int, int]] = field(default_factory=list)
+    needs_certainty: bool = False
 
 
 @dataclass
@@ -154,6 +155,7 @@ class NaiveDetector:
         pool = [bucket for h in chosen for bucket in self.hours[h]]
         limits = Limits([], [], [], [], 0.003 + 2 / len(pool), pool)
         limits.least_rho = limits.rho
+        limits.needs_certainty = p.parts.certain_firing and len(pool) >= 100 * len(chosen)
         oldest = max(self.changepoint, hour - self.rules.lookback_seconds // 3600)
         good = [h for h in self.distances if oldest <= h < hour and h not in self.quarantined]
         if p.parts.likeness:
@@ -199,6 +201,8 @@ class NaiveDetector:
                 shares = [max(0.5, above(pool, lowest + 32 * e)) / len(pool) for e in range(3)]
                 limits.ladder.append([min(float(1 - q), share) for share in shares])
             least = max(1.25, 1 + p.min_delta_seconds / value)
+            if self.level > 2 and p.parts.near_baselines:
+                continue
             if p.parts.long_window and len(pool) >= 100 * len(chosen):
                 tau = sqrt(self.variance(self.long_distances, good, index, 0.1))
                 stat_factor, gate_factor = self.tolerated(tau, p.parts.joint_tolerance)
@@ -321,23 +325,30 @@ class NaiveDetector:
         window = self.window(traces, now, p.window_seconds, p.min_traces, p.max_window_seconds)
         evaluated = self.with_limits(window) if current is not None else []
         shifted = persists = False
+        first = now
         n = len(evaluated)
         holds = 1
+        chances: list[tuple[float, int]] = []
         if current is not None and n >= 3:
             seconds = [second for second, _, _ in window if self.limits.get((second - 1) // 3600)]
-            up = all_up = self.raised(current, seconds[0], now)
+            first = seconds[0]
+            up = all_up = self.raised(current, first, now)
             for i, q in enumerate(QUANTILES):
                 slow = sum(bucket > limits.gate[i] + up[i] for bucket, limits in evaluated)
                 beyond = sum(bucket > limits.stat[i] + up[i] for bucket, limits in evaluated)
                 if slow > (1 - q) * n and slow >= 3:
                     chance = tail(beyond, n, 1 - q, current.rho)
-                    shifted |= chance < p.alpha
+                    chances.append((chance, n))
                     for e, share in enumerate(current.ladder[i] if current.ladder and n >= 20 else []):
                         steep = sum(bucket > limits.gate[i] + up[i] + 32 * e for bucket, limits in evaluated)
                         rare = max(tail(steep, n, Fraction(share), rho) for rho in (current.rho, current.least_rho))
-                        shifted |= steep >= 3 and rare < p.alpha
-            if not shifted and self.small_shift(traces, now, evaluated, current, up):
-                shifted, holds = True, 2
+                        if steep >= 3 and rare < p.alpha <= chance:
+                            chances.append((rare, n))
+                            break
+            shifted = min(chances, default=(1.0, 0))[0] < p.alpha
+            if not shifted:
+                chances, holds = self.small_shifts(traces, now, evaluated, current, up), 2
+                shifted = bool(chances)
             newest = self.window(traces, now, 120, 5, p.max_window_seconds)
             fresh = self.with_limits(newest)
             seconds = [second for second, _, _ in newest if self.limits.get((second - 1) // 3600)]
@@ -350,7 +361,15 @@ class NaiveDetector:
         if not flag.firing:
             if shifted and persists:
                 flag.pending_since = now if flag.pending_since is None else flag.pending_since
-                if now - flag.pending_since >= holds * p.hold_seconds:
+                needed = holds * p.hold_seconds
+                chance, traces_of_test = min(chances)
+                if (
+                    current is not None
+                    and current.needs_certainty
+                    and chance >= p.alpha * min(1.0, traces_of_test / 50)
+                ):
+                    needed = max(needed, now - first)
+                if now - flag.pending_since >= needed:
                     flag.firing, flag.keep_firing_since, change = True, None, True
                     seconds = [second for second, _, _ in window if self.limits.get((second - 1) // 3600)]
                     self.suspects |= set(range((seconds[0] - 1) // 3600, hour + 1))
@@ -401,15 +420,16 @@ class NaiveDetector:
         share = Fraction(before - slow_before + 1, before + 2)
         return tail(len(fresh) - slow, len(fresh), share, current.rho) < 0.2
 
-    def small_shift(
+    def small_shifts(
         self,
         traces: Sequence[Trace],
         now: int,
         evaluated: Sequence[tuple[int, Limits]],
         current: Limits,
         up: Sequence[int],
-    ) -> bool:
+    ) -> list[tuple[float, int]]:
         n = len(evaluated)
+        found = []
         begin = -(-now // 300) * 300 - 1800
         half_hour: list[tuple[int, Limits]] = []
         for i, q in enumerate(QUANTILES):
@@ -426,21 +446,25 @@ class NaiveDetector:
                     and slow >= 3
                     and slow_long > (1 - q) * len(half_hour)
                     and slow_long >= 3
-                    and tail(beyond, len(half_hour), 1 - q, current.rho) < self.parameters.alpha
+                    and (chance := tail(beyond, len(half_hour), 1 - q, current.rho)) < self.parameters.alpha
                 ):
-                    return True
+                    found.append((chance, len(half_hour)))
             level = self.level_at(traces, now // 300 * 300, i) if current.level else None
             if level is None:
                 continue
+            if i > 0 and self.parameters.parts.level_floor:
+                level = max(0, level)
             slow = beyond = 0
             for bucket, limits in evaluated:
                 if limits.level:
                     stat, gate, least_stat, least_gate = limits.level[i]
                     slow += bucket > max(gate + level, least_gate) + up[i]
                     beyond += bucket > max(stat + level, least_stat) + up[i]
-            if slow > (1 - q) * n and slow >= 3 and tail(beyond, n, 1 - q, current.rho) < self.parameters.alpha:
-                return True
-        return False
+            if slow > (1 - q) * n and slow >= 3:
+                chance = tail(beyond, n, 1 - q, current.rho)
+                if chance < self.parameters.alpha:
+                    found.append((chance, n))
+        return found
 
     def level_at(self, traces: Sequence[Trace], mark: int, index: int) -> int | None:
         """Return the level of a quantile in buckets, from the six marks before ``mark``."""

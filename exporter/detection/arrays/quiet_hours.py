@@ -440,6 +440,8 @@ class QuietHours:
         floors = self._lowest(floors)
         gate, small, stat = floors[..., 0], floors[..., 1], floors[..., 2]
         has_small = self._has_long | self._has_level
+        if parameters.parts.near_baselines:
+            has_small &= self._levels <= FallbackLevel.NEARBY
         # Of a series that has small tests in an hour but not in the one before, all windows are looked at.
         has_all_small = ~self._lowest(~has_small[:, None], np.maximum)[:, 0]
         lowest = np.where(has_small[:, None], np.minimum(gate, small), gate)

@@ -94,6 +94,11 @@ def test_sentence_of_a_shift_from_the_level() -> None:
         "are usual here)" in str(found)
     )
     assert found.level_factor == pytest.approx(1.067, abs=0.001)
+    # Only the median is expected to stay below its baseline.
+    lower = EVIDENCE._replace(test=ShiftTest.LEVEL, level=-12)
+    text = "it was at 0.77 × in the half hour before, which counts as 1 ×, and swings"
+    assert text in str(Explanation.of(lower, BASELINE))
+    assert text not in str(Explanation.of(lower._replace(threshold=lower.threshold._replace(q=0.5)), BASELINE))
 
 
 def test_sentence_of_requests_that_are_alike() -> None:

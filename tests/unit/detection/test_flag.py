@@ -31,6 +31,19 @@ def test_hold_time_restarts_after_a_tick_without_the_condition() -> None:
     assert run((0, "!"), (45, "~"), (60, "!"), (120, "!")) == [(120, FlagEvent.FIRING)]
 
 
+def test_hold_time_that_a_verdict_asks_for() -> None:
+    flag = INACTIVE
+    events = []
+    for now, hold_seconds in ((0.0, 60.0), (60.0, 240.0), (120.0, 240.0), (135.0, 120.0)):
+        flag, event = advance_flag(
+            flag, now, shifted=True, persists=True, parameters=PARAMETERS, hold_seconds=hold_seconds
+        )
+        events.append(event)
+        assert flag.firing or flag.pending_since == 0
+    assert events == [None, None, None, FlagEvent.FIRING]
+    assert flag.since == 0
+
+
 def test_resolves_after_the_clear_hold_and_keeps_firing_while_the_shift_persists() -> None:
     firing = [(0.0, "!"), (60.0, "!")]
     assert run(*firing, (75, "."), (180, ".")) == [(60, FlagEvent.FIRING)]

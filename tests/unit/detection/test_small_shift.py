@@ -1,9 +1,12 @@
 """Lower bounds of the thresholds for small shifts never leave out a window in which the tests are positive."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.detection.parameters import Parameters
+from exporter.baseline.levels import FallbackLevel
+from exporter.detection.parameters import ALL_PARTS, Parameters
 from exporter.detection.prediction import Prediction
 from exporter.detection.schedule import HourSmallThresholds
 from exporter.detection.small_shift import can_be_small_shift, find_small_shift
@@ -53,3 +56,15 @@ def test_bounds_separate_a_shift_from_usual_traffic() -> None:
     assert is_found(60, [30], 15) == (True, True)
     assert is_found(60, [0], 15) == (False, False)
     assert is_found(300, [16], 40, level=16) == (True, True)
+
+
+def test_small_shifts_need_a_baseline_of_the_hour_or_of_those_around_it() -> None:
+    pool = pool_of([list(SPREAD) * 25] * 5)
+    for level, has_small in zip(FallbackLevel, (True, True, False, False), strict=False):
+        prediction = Prediction(pool._replace(level=level), NO_SWINGS, PARAMETERS)
+        assert (prediction.has_small, prediction.small is not None) == (has_small, has_small)
+        # Their swings are measured all the same, for later hours.
+        assert prediction.has_long_window
+        assert prediction.has_level
+        without = replace(PARAMETERS, parts=ALL_PARTS._replace(near_baselines=False))
+        assert Prediction(pool._replace(level=level), NO_SWINGS, without).has_small

@@ -1,6 +1,7 @@
 """Thresholds from baseline, swing and practical significance."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
 from math import ceil, log2, sqrt
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackLevel, Pool
-from exporter.detection.parameters import MIN_EVALUATED_TRACES, NO_PARTS, Parameters
+from exporter.detection.parameters import ALL_PARTS, MIN_EVALUATED_TRACES, NO_PARTS, Parameters
 from exporter.detection.prediction import Prediction
 from exporter.detection.settlement import is_anomalous
 from exporter.detection.thresholds import Thresholds
@@ -300,3 +301,12 @@ def test_small_shifts_need_enough_traffic() -> None:
     assert (some.long, len(some.level)) == ((), 3)
     assert some.floors is not None
     assert some.floors.gates == tuple(each.least_gate for each in some.level)
+
+
+def test_few_traces_have_to_rule_out_chance_further_where_there_are_many_windows() -> None:
+    for traces, needs_certainty in ((99, False), (100, True)):
+        found = thresholds([[-100, -90] * (traces // 2) + [-100] * (traces % 2)] * 5)
+        assert found.needs_certainty is needs_certainty
+        assert [found.certainty_of(n) for n in (10, 50, 300)] == [0.2 if needs_certainty else 1.0, 1.0, 1.0]
+    without = replace(NO_DELTA, parts=ALL_PARTS._replace(certain_firing=False))
+    assert not thresholds([[-100, -90] * 60] * 5, parameters=without).needs_certainty

@@ -1,12 +1,13 @@
 """The shift test on one window."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.detection.parameters import Parameters
+from exporter.detection.parameters import ALL_PARTS, Parameters
 from exporter.detection.schedule import HourThresholds, Schedule
 from exporter.detection.small_shift import ShiftTest
 from exporter.detection.thresholds import (
@@ -50,11 +51,12 @@ def verdict_on(
     recent: RecentTraces | Sequence[int],
     schedule: Schedule = (),
     now: float = NOW,
+    parameters: Parameters = PARAMETERS,
     **options: bool,
 ) -> Verdict:
     traces = recent if isinstance(recent, RecentTraces) else recent_of(recent)
     schedule = schedule or (HourThresholds(HOUR, thresholds()),)
-    return evaluate_window(traces, now, traces.window(now, PARAMETERS), schedule, PARAMETERS, **options)
+    return evaluate_window(traces, now, traces.window(now, parameters), schedule, parameters, **options)
 
 
 def test_window_like_the_baseline_is_not_shifted() -> None:
@@ -101,6 +103,24 @@ def test_exceedances_explained_by_chance_are_no_shift() -> None:
     assert not verdict.shifted
     assert verdict.evidence is not None
     assert verdict.evidence.chance > PARAMETERS.alpha
+
+
+def test_few_traces_have_to_rule_out_chance_further_or_hold_until_all_of_them_are_others() -> None:
+    # Three of ten traces exceed the gate of the p99: a chance of 3e-4, of which a fifth of 1e-3 is allowed.
+    few = [BASELINE] * 7 + [BASELINE + 100] * 3
+    more = [BASELINE] * 8 + [BASELINE + 100] * 4
+    # In a window of fifty the same chance is enough.
+    many = [BASELINE] * 35 + [BASELINE + 47] * 15
+    plain = thresholds()
+    for buckets, seconds in ((few, 240.0), (more, 60.0), (many, 60.0)):
+        verdict = verdict_on(
+            recent_of(buckets, NOW - 240), [HourThresholds(HOUR, plain._replace(needs_certainty=True))]
+        )
+        assert (verdict.shifted, verdict.hold_seconds) == (True, seconds)
+        assert verdict_on(recent_of(buckets, NOW - 240), [HourThresholds(HOUR, plain)]).hold_seconds == 60
+        if buckets is not more:
+            assert verdict.evidence is not None
+            assert 2e-4 < verdict.evidence.chance < 1e-3
 
 
 def test_significant_change_up_to_the_gate_is_no_shift() -> None:
@@ -248,7 +268,7 @@ def test_half_an_hour_shows_a_small_shift() -> None:
     slow = BASELINE + 13
     schedule = with_small(level=None)
     verdict = verdict_on(spread([slow] * 6), schedule)
-    assert (verdict.shifted, verdict.persists, verdict.holds) == (True, True, 2)
+    assert (verdict.shifted, verdict.persists, verdict.hold_seconds) == (True, True, 120)
     assert verdict.score == 2 ** (2 / 32)
     assert verdict.evidence is not None
     evidence = verdict.evidence
@@ -264,7 +284,7 @@ def test_shift_from_the_level_of_now() -> None:
     never = (1000, 1000, 8)
     jump = spread([BASELINE] * 6 + [BASELINE + 14])
     verdict = verdict_on(jump, with_small(never))
-    assert (verdict.shifted, verdict.holds) == (True, 2)
+    assert (verdict.shifted, verdict.hold_seconds) == (True, 120)
     assert verdict.evidence is not None
     assert (verdict.evidence.test, verdict.evidence.level, verdict.evidence.traces) == (ShiftTest.LEVEL, 0, 20)
     # Seven of ten buckets above the baseline are the level, and the gate is raised by them.
@@ -278,6 +298,22 @@ def test_shift_from_the_level_of_now() -> None:
     assert not verdict_on(spread([BASELINE - 20] * 6 + [BASELINE + 14]), with_small(never, below)).shifted
     # Unknown without five of the six marks.
     assert not verdict_on(spread([BASELINE] * 4 + [BASELINE + 14]), with_small(never)).shifted
+
+
+def test_that_the_slowest_requests_were_faster_than_usual_is_not_expected_to_last() -> None:
+    limits = LevelThreshold(BASELINE + 6, BASELINE + 30, BASELINE + 5, BASELINE + 11, 8)
+    (start, plain), *_ = with_small((1000, 1000, 8), level=None)
+    assert plain.small is not None
+    before, after = [BASELINE - 40] * 6, [BASELINE + 14]
+    for index, is_shifted in ((0, True), (1, False)):
+        # Without the rule, the gate would be 28 buckets lower.
+        levels = [UNREACHABLE] * 3
+        levels[index] = limits
+        small = plain.small._replace(baseline=(BASELINE,) * 3, level=tuple(levels))
+        schedule = [HourThresholds(start, plain._replace(small=small))]
+        assert verdict_on(spread(before + after), schedule).shifted is is_shifted
+        without = replace(PARAMETERS, parts=ALL_PARTS._replace(level_floor=False))
+        assert verdict_on(spread(before + after), schedule, parameters=without).shifted
 
 
 def test_pattern_within_the_hour_raises_all_tests() -> None:
@@ -306,7 +342,7 @@ def test_few_traces_far_above_the_gate() -> None:
     assert not verdict(()).shifted
     assert not verdict((0.1, 0.1, 0.1)).shifted
     found = verdict((0.1, 0.05, 0.002))
-    assert (found.shifted, found.holds) == (True, 1)
+    assert (found.shifted, found.hold_seconds) == (True, 60)
     assert found.evidence is not None
     evidence = found.evidence
     assert (evidence.test, evidence.slow, evidence.gate) == (ShiftTest.LADDER, 4, BASELINE + 80)
