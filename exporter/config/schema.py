@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from exporter.config import values
+from exporter.config.problem import EntryProblem
 from exporter.config.values import (
     DEFAULT_ATTRIBUTES,
     Attribute,
@@ -301,19 +302,23 @@ class MarkSettings(Section):
         )
         return since, until
 
-    def problem(self, zone: tzinfo) -> str | None:
-        """Return what is wrong with its range, as the predicate of a sentence about it; None for nothing."""
+    def problem(self, zone: tzinfo) -> EntryProblem | None:
+        """Return what is wrong with its range, if anything is.
+
+        Args:
+            zone: time zone of times without an offset.
+        """
         since, until = (each.timestamp() for each in self.instants(zone))
         if until <= since:
-            return f"must end after it begins, not at {self.until.isoformat(' ')}"
+            return EntryProblem(("to",), f"must be after from, not {self.until.isoformat(' ')}")
         if not self.rrule:
             return None
         if until - since > MAX_RECURRING_SECONDS:
-            return "must be at most 31 days long to recur"
+            return EntryProblem(("to",), "must be at most 31 days after from, so that the range can recur")
         try:
             check_rule(self.rrule, self.instants(zone)[0])
         except ValueError as error:
-            return f"has an rrule that {error}"
+            return EntryProblem(("rrule",), str(error))
         return None
 
 
