@@ -33,7 +33,7 @@ from exporter.detection.errors.verdict import (
     may_be_error_shift,
     tick_errors,
 )
-from exporter.detection.flag import INACTIVE, Flag, FlagChange, FlagEvent, FlagKind, FlagPeriod, FlagPeriods
+from exporter.detection.flag import INACTIVE, Flag, FlagChange, FlagKind, FlagPeriod
 from exporter.detection.parameters import (
     MIN_EXCEEDANCES,
     RUN_BREAK_HOURS,
@@ -41,6 +41,7 @@ from exporter.detection.parameters import (
     RUN_MIN_ANOMALOUS,
     Parameters,
 )
+from exporter.detection.replayed_flag import ReplayedFlag
 from exporter.detection.tolerance import Tolerance, tolerated_errors
 from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour
 from exporter.model.histogram_codec import MARK_SECONDS
@@ -194,20 +195,17 @@ class ErrorTracker:
     """Evaluates the failures of one series, hour by hour.
 
     Attributes:
-        changes: transitions of the flag.
         accepted: changepoints of accepted changes.
     """
 
     def __init__(self, rules: FallbackRules, parameters: Parameters, clock: HourClock, state: ErrorState) -> None:
         """Continue from a state."""
-        self.changes: list[FlagChange[ErrorExplanation]] = []
         self.accepted: list[int] = []
         self._rules = rules
         self._parameters = parameters
         self._clock = clock
         self._changepoint = state.changepoint
-        self._flag = state.flag
-        self._periods = FlagPeriods(FlagKind.ERRORS)
+        self._flag: ReplayedFlag[ErrorExplanation] = ReplayedFlag(FlagKind.ERRORS, state.flag)
         self._recent = list(state.recent)
         self._quarantined = set(state.quarantined)
         self._peaks = {start: Counts(*window) for start, *window in state.peaks}
@@ -222,7 +220,12 @@ class ErrorTracker:
     @property
     def periods(self) -> list[FlagPeriod]:
         """The times in which the flag fired, in time order; the last one has no end while it fires."""
-        return self._periods.until(self._flag)
+        return self._flag.periods
+
+    @property
+    def changes(self) -> list[FlagChange[ErrorExplanation]]:
+        """The transitions of the flag, in time order."""
+        return self._flag.changes
 
     def state(self, position: int) -> ErrorState:
         """Return the state after the hours that ended by an instant (Unix seconds)."""
@@ -230,7 +233,7 @@ class ErrorTracker:
         oldest = position - self._rules.lookback_seconds
         return ErrorState(
             self._changepoint,
-            self._flag,
+            self._flag.present,
             tuple(self._recent),
             tuple(sorted(start for start in self._quarantined if start >= oldest)),
             tuple(sorted((start, *peak) for start, peak in self._peaks.items() if start >= oldest)),
@@ -263,7 +266,7 @@ class ErrorTracker:
             self._add([(mark, requests, failures.pop(mark, 0)) for mark, requests in marks])
         elif failures is not None:
             self._add([(mark, requests, 0) for mark, requests in marks])
-        if self._flag == INACTIVE and sum([failed for _, _, failed in self._recent]) < LEAST_FAILURES:
+        if self._flag.present == INACTIVE and sum([failed for _, _, failed in self._recent]) < LEAST_FAILURES:
             # Nearly always. No window can be a shift, or a burst.
             self._settle(local_hour, hour, Counts(0, 0))
             self._discard(local_hour.end)
@@ -276,21 +279,19 @@ class ErrorTracker:
             counts = sums.evaluation(mark)
             if counts.failures >= BURST_MIN_FAILURES:
                 peak = max(peak, counts, key=_badness)
-            if self._flag == INACTIVE and not sums.can_be_shift(mark, counts):
+            if self._flag.present == INACTIVE and not sums.can_be_shift(mark, counts):
                 continue
             windows, since = self._windows(local_hour, mark)
             touched = self._pools(history, local_hour, since, pools) if is_enabled else []
-            if self._flag == INACTIVE and not may_be_error_shift(
+            if self._flag.present == INACTIVE and not may_be_error_shift(
                 windows, [pool.baseline for _, pool in touched], (BURST_MARKS, WHOLE_HOUR_MARKS), self._parameters
             ):
                 continue
             usual = self._with_swings(history, touched, baselines)
-            result = tick_errors(windows, mark, usual, self._flag, self._parameters)
-            self._set_flag(result.flag, mark)
-            if result.event is not None:
-                explanation = ErrorExplanation.of(result.verdict, self._parameters)
-                self.changes.append(FlagChange(mark, result.event, explanation))
-            if self._flag.firing:
+            result = tick_errors(windows, mark, usual, self._flag.present, self._parameters)
+            explanation = None if result.event is None else ErrorExplanation.of(result.verdict, self._parameters)
+            self._flag.follow(result.flag, result.event, mark, explanation)
+            if self._flag.present.firing:
                 self._touch(local_hour, mark)
         self._settle(local_hour, hour, peak)
         self._discard(local_hour.end)
@@ -298,7 +299,7 @@ class ErrorTracker:
     @property
     def is_calm(self) -> bool:
         """Whether hours with too few failures to say anything change nothing but what the next windows contain."""
-        return self._flag == INACTIVE and self._run is None
+        return self._flag.present == INACTIVE and self._run is None
 
     def skip(self, hours: Iterable[tuple[SeriesHour, Sequence[tuple[int, int]]]], until: int) -> None:
         """Take hours with too few failures to say anything, while nothing else is going on; see :attr:`is_calm`.
@@ -332,9 +333,7 @@ class ErrorTracker:
         failures = None if hour is None else hour.failures()
         if failures is not None:
             self._add([(mark, requests, failures.pop(mark, 0)) for mark, requests in marks])
-        if self._flag.firing:
-            self.changes.append(FlagChange(local_hour.start, FlagEvent.RESOLVED, None))
-        self._set_flag(INACTIVE, local_hour.start)
+        self._flag.reset(local_hour.start)
         most = 0.0
         peak = Counts(0, 0)
         for mark in range(local_hour.start + MARK_SECONDS, local_hour.end + 1, MARK_SECONDS):
@@ -379,7 +378,7 @@ class ErrorTracker:
         """
         parameters = self._parameters
         evaluation = self._window(local_hour, now, parameters.window_seconds, parameters.min_traces)
-        if not evaluation.counts.failures and self._flag == INACTIVE:
+        if not evaluation.counts.failures and self._flag.present == INACTIVE:
             return ErrorWindows(evaluation, partial(self._newest, now)), now - evaluation.seconds
         others = tuple(self._window(local_hour, now, seconds, 0) for seconds in self._lengths)
         since = now - max(each.seconds for each in (evaluation, *others))
@@ -456,8 +455,9 @@ class ErrorTracker:
     def _touch(self, local_hour: LocalHour, mark: int) -> None:
         """Quarantine the hours that the firing flag touches; in a long incident, forget their peaks."""
         since = mark - max(MARK_SECONDS, self._parameters.window_seconds)
-        begin = min(float(since), mark if self._flag.since is None else self._flag.since)
-        is_incident = self._flag.since is not None and mark - self._flag.since >= BURST_SECONDS
+        fires_since = self._flag.present.since
+        begin = min(float(since), mark if fires_since is None else fires_since)
+        is_incident = fires_since is not None and mark - fires_since >= BURST_SECONDS
         hour = local_hour
         while True:
             if hour.end > since:
@@ -495,14 +495,8 @@ class ErrorTracker:
         self._run = None
         self._quarantined = {start for start in self._quarantined if start < changepoint}
         self._peaks = {start: peak for start, peak in self._peaks.items() if start < changepoint}
-        if self._flag.firing:
-            self.changes.append(FlagChange(at, FlagEvent.RESOLVED, None))
-        self._set_flag(INACTIVE, at)
+        self._flag.reset(at)
         self.accepted.append(changepoint)
-
-    def _set_flag(self, flag: Flag, at: int) -> None:
-        self._periods.follow(self._flag, flag, at)
-        self._flag = flag
 
 
 class _Sums:
