@@ -201,7 +201,9 @@ class RegressionSettings(Section):
     """``detection.regression``."""
 
     ratio: Real = _key(
-        1.15, "Minimum factor by which a regression must slow the median or p90, compared with the weeks before.", gt=1
+        1.15,
+        "Minimum factor by which a regression must raise the latency level or the p90, compared with the weeks before.",
+        gt=1,
     )
     min_delta: Duration = _key("1ms", "Minimum time by which a regression must slow it.")
     accept_after: PositiveDuration = _key(

@@ -63,8 +63,8 @@ def summary(notification: Notification) -> dict[str, Any]:
     }
 
 
-def told(notifications: Iterable[Notification]) -> dict[tuple[str, str], list[str]]:
-    """Return what was told of each alert, by its name and span name; what is only repeated is left out."""
+def statuses(notifications: Iterable[Notification]) -> dict[tuple[str, str], list[str]]:
+    """Return the notified statuses of each alert, by its name and span name; repetitions are left out."""
     found: dict[tuple[str, str], list[str]] = {}
     for notification in notifications:
         for alert in notification.alerts:
@@ -165,11 +165,11 @@ def test_each_incident_sends_one_firing_notification_and_resolves_it(tmp_path: P
         # What resolves within some seconds may come in several notifications, since the interval of this test is short,
         # and the alert about failures may outlast the one that inhibits it. But each alert fires and resolves once.
         eventually(
-            lambda: told(webhook.received).items() >= RESOLVED.items() and not prometheus.firing(),
+            lambda: statuses(webhook.received).items() >= RESOLVED.items() and not prometheus.firing(),
             state,
             _TIMEOUT_SECONDS,
         )
-        found = told(webhook.received)
+        found = statuses(webhook.received)
         failing = ("TempoAnomalyErrors", SLOW.span_name)
         assert found.pop(failing, ["resolved"]) in (["resolved"], ["firing", "resolved"]), state()
         of_search = [("TempoAnomalyLatencyShift", endpoint.span_name) for endpoint in WIDE]
