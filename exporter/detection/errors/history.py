@@ -33,7 +33,7 @@ from exporter.detection.errors.verdict import (
     may_be_error_shift,
     tick_errors,
 )
-from exporter.detection.flag import INACTIVE, Flag, FlagChange, FlagKind, FlagPeriod
+from exporter.detection.flag import INACTIVE, Flag, FlagChange, FlagEvent, FlagKind, FlagPeriod
 from exporter.detection.parameters import (
     MIN_EXCEEDANCES,
     RUN_BREAK_HOURS,
@@ -49,6 +49,7 @@ from exporter.model.hours import SeriesHour, SeriesHours
 
 BURST_SECONDS: Final = 1500
 """A flag that fires for longer is an incident: what happened then does not become part of the swing."""
+_NEVER: Final = -HOUR_SECONDS
 LEAST_FAILURES: Final = min(MIN_EXCEEDANCES, BURST_MIN_FAILURES)
 """With fewer failures a window says nothing."""
 
@@ -82,6 +83,7 @@ class ErrorState(NamedTuple):
         peaks: start of an hour, and requests and failures of its worst evaluation window; only those with some
             failures.
         run: hours of a change that may be accepted.
+        resolved_at: when the flag was resolved, if that was in the last hour.
     """
 
     changepoint: int | None = None
@@ -90,6 +92,7 @@ class ErrorState(NamedTuple):
     quarantined: tuple[int, ...] = ()
     peaks: tuple[tuple[int, int, int], ...] = ()
     run: ErrorRun | None = None
+    resolved_at: int | None = None
 
 
 NO_ERROR_STATE: Final = ErrorState()
@@ -210,6 +213,8 @@ class ErrorTracker:
         self._quarantined = set(state.quarantined)
         self._peaks = {start: Counts(*window) for start, *window in state.peaks}
         self._run = state.run
+        # Longer windows begin then: what the flag was about is over.
+        self._resolved_at = _NEVER if state.resolved_at is None else state.resolved_at
         self._incident_hours: set[int] = set()
         self._tolerances: Sequence[Tolerance] = ()
         # Of the windows that are longer than the evaluation window.
@@ -238,6 +243,7 @@ class ErrorTracker:
             tuple(sorted(start for start in self._quarantined if start >= oldest)),
             tuple(sorted((start, *peak) for start, peak in self._peaks.items() if start >= oldest)),
             self._run,
+            self._resolved_at if self._resolved_at > position - LONG_SECONDS[-1] else None,
         )
 
     def evaluate(
@@ -279,7 +285,7 @@ class ErrorTracker:
             counts = sums.evaluation(mark)
             if counts.failures >= BURST_MIN_FAILURES:
                 peak = max(peak, counts, key=_badness)
-            if self._flag.present == INACTIVE and not sums.can_be_shift(mark, counts):
+            if self._flag.present == INACTIVE and not sums.can_be_shift(mark, counts, self._resolved_at):
                 continue
             windows, since = self._windows(local_hour, mark)
             touched = self._pools(history, local_hour, since, pools) if is_enabled else []
@@ -291,6 +297,8 @@ class ErrorTracker:
             result = tick_errors(windows, mark, usual, self._flag.present, self._parameters)
             explanation = None if result.event is None else ErrorExplanation.of(result.verdict, self._parameters)
             self._flag.follow(result.flag, result.event, mark, explanation)
+            if result.event is FlagEvent.RESOLVED:
+                self._resolved_at = mark
             if self._flag.present.firing:
                 self._touch(local_hour, mark)
         self._settle(local_hour, hour, peak)
@@ -380,7 +388,8 @@ class ErrorTracker:
         evaluation = self._window(local_hour, now, parameters.window_seconds, parameters.min_traces)
         if not evaluation.counts.failures and self._flag.present == INACTIVE:
             return ErrorWindows(evaluation, partial(self._newest, now)), now - evaluation.seconds
-        others = tuple(self._window(local_hour, now, seconds, 0) for seconds in self._lengths)
+        lengths = _lengths_after(self._resolved_at, now, self._lengths, parameters)
+        others = tuple(self._window(local_hour, now, seconds, 0) for seconds in lengths)
         since = now - max(each.seconds for each in (evaluation, *others))
         marks = tuple(Counts(count, failed) for _, count, failed in self._between(since, now))
         return ErrorWindows(evaluation, partial(self._newest, now), others, marks), since
@@ -524,19 +533,34 @@ class _Sums:
             first = min(first, max(oldest, bisect_right(requests, most) - 1))
         return Counts(requests[last] - requests[first], self._failures[last] - self._failures[first])
 
-    def can_be_shift(self, now: int, evaluation: Counts) -> bool:
-        """Whether :func:`can_be_error_shift` holds for the windows that end at a mark, while no flag fires."""
+    def can_be_shift(self, now: int, evaluation: Counts, resolved_at: int) -> bool:
+        """Whether :func:`can_be_error_shift` holds for the windows that end at a mark, while no flag fires.
+
+        Args:
+            now: the mark, Unix seconds.
+            evaluation: counts of the evaluation window.
+            resolved_at: when the flag was resolved last.
+        """
         if not evaluation.failures:
             return False
         if is_large(evaluation, self._parameters):
             return True
         marks, last = self._marks, bisect_right(self._marks, now)
-        for seconds in self._lengths:
+        for seconds in _lengths_after(resolved_at, now, self._lengths, self._parameters):
             first = bisect_right(marks, now - seconds)
             counts = Counts(self._requests[last] - self._requests[first], self._failures[last] - self._failures[first])
             if is_large(counts, self._parameters):
                 return True
         return False
+
+
+def _lengths_after(resolved_at: int, now: int, lengths: Sequence[int], parameters: Parameters) -> Sequence[int]:
+    """Return the lengths of the windows that end at a mark and begin after a flag was resolved."""
+    longest = now - resolved_at
+    if longest >= LONG_SECONDS[-1]:
+        # Nearly always.
+        return lengths
+    return [min(seconds, longest) for seconds in lengths] if longest > parameters.window_seconds else []
 
 
 def _badness(counts: Counts) -> tuple[float, int]:
