@@ -66,7 +66,7 @@ bench-detection: install ## measure detection quality against the targets (long:
 	$(BIN)/python -m benchmarks.marks
 	$(BIN)/python -m benchmarks.service_shifts
 
-bench-cause: install ## measure how often the right cause is named, on labelled faults (one minute)
+bench-cause: install ## measure how often the right cause is named, on labelled faults (five minutes)
 	$(BIN)/python -m benchmarks.cause
 
 bench-incidents: install ## count the notifications of days on which many endpoints are flagged at once (two minutes)

@@ -21,15 +21,21 @@ from exporter.cause.profile import Component, TraceProfile, profile_of
 from exporter.cause.rare_kinds import MAX_TRACES, KindTraces, RareKind
 from exporter.cause.sampling import ChosenPairs, choose_alike, choose_pairs
 from exporter.cause.verdict import CauseVerdict, Outcome
-from exporter.detection.parameters import CORRELATION, MIN_EXCEEDANCES, PRIOR_SWING_OCTAVES, Parameters
-from exporter.detection.significance import exceeds, tail_probability
+from exporter.detection.parameters import PRIOR_SWING_OCTAVES, Parameters
+from exporter.detection.schedule import HourThresholds
+from exporter.detection.thresholds import quantile_threshold, thresholds_of
+from exporter.detection.verdict import evaluate_window
+from exporter.detection.window import RecentTraces
 from exporter.model.critical_path import TraceSpan, critical_path
+from exporter.model.histogram import Digest, bucket_of_ns
 from exporter.model.hours import QUANTILES
 
 _DATA: Final = Path(__file__).parent / "data" / "cause.json.gz"
 _LATENCY: Final = frozenset({"network_delay", "cpu_contention", "cpu_consumed"})
 """Faults that make requests take longer; the others are there for what must not be claimed."""
 _SEEDS: Final = 10
+_NOW: Final = 1800
+"""An instant within the first hour."""
 _MIN_HEALTHY: Final = 40
 
 
@@ -76,20 +82,20 @@ class Fault:
 
 
 def is_shifted(durations: Sequence[int], reference: Sequence[int]) -> bool:
-    """Apply the shift test of docs/detection.md to durations in nanoseconds, without buckets."""
-    parameters = Parameters()
-    usual = sorted(reference)
-    swing_factor = 2 ** (parameters.swing * PRIOR_SWING_OCTAVES)
-    for q in QUANTILES:
-        baseline = usual[min(len(usual) - 1, int(q * len(usual)))]
-        gate = baseline * max(parameters.ratio, 1 + parameters.min_delta_seconds * 1e9 / max(1, baseline), swing_factor)
-        slow = sum(each > gate for each in durations)
-        beyond = sum(each > baseline * max(1.1, swing_factor) for each in durations)
-        if slow < MIN_EXCEEDANCES or not exceeds(slow, len(durations), q):
-            continue
-        if tail_probability(beyond, len(durations), 1 - q, CORRELATION + 2 / len(usual)) < parameters.alpha:
-            return True
-    return False
+    """Apply the shift test to one window of durations, with the swing of a series without history.
+
+    Args:
+        durations: those of the window, in nanoseconds.
+        reference: those of the baseline.
+    """
+    pool, parameters = Digest.of_ns(reference), Parameters()
+    quantiles = tuple(
+        quantile_threshold(q, pool.quantile_bucket(q), PRIOR_SWING_OCTAVES, parameters) for q in QUANTILES
+    )
+    schedule = (HourThresholds(0, thresholds_of(quantiles, pool.count)),)
+    recent = RecentTraces()
+    recent.extend(_NOW, [bucket_of_ns(each) for each in durations])
+    return evaluate_window(recent, _NOW, recent.window(_NOW, parameters), schedule, parameters).shifted
 
 
 def load(path: Path) -> list[Fault]:

@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo
 
 from exporter.app.settings import label_names
 from exporter.config import Config, ConfigError
-from exporter.config.load import load_marks, validate_marks
+from exporter.config.load import load_marks, validate_mark
+from exporter.config.problem import dotted
 from exporter.config.schema import MarkSettings
 from exporter.evaluation.silences import read_silences
 from exporter.evaluation.time_marks import MarkTelemetry, TimeMarkRegistry, stored_marks
@@ -18,6 +19,7 @@ from exporter.model.pattern import Pattern
 from exporter.model.time_mark import MarkKind, MarkSource, TimeMark, TimeMarks
 from exporter.runtime.logs import get_logger
 from exporter.store import Store
+from exporter.web.api.parameters import BadParametersError, ParameterError
 
 ENDPOINT_ALERTS: Final = (
     "TempoAnomalyLatencyShift",
@@ -82,18 +84,19 @@ def mark_of_json(body: bytes, zone: tzinfo) -> TimeMark:
     """Read a mark from the body of a request: an object with the keys of an item of ``marks``.
 
     Raises:
-        ConfigError: it is none; the message lists all errors.
+        BadParametersError: it is none.
     """
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise ConfigError(["it must be a JSON object with match, from, to and as"], "the mark")
-    marks, problems = validate_marks({"marks": [document]}, zone)
-    if problems:
-        raise ConfigError([each.removeprefix("marks[0]").lstrip(". ") for each in problems], "the mark")
-    return time_marks(marks, zone, MarkSource.API)[0]
+        raise BadParametersError([ParameterError("body", "must be a JSON object with match, from, to and as")])
+    settings, problems = validate_mark(document, zone)
+    if settings is None or problems:
+        raise BadParametersError([ParameterError(dotted(each.path), each.text) for each in problems])
+    (mark,) = time_marks([settings], zone, MarkSource.API)
+    return mark
 
 
 def marks_for_command(config: Config, store: Store | None) -> TimeMarks:

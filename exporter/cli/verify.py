@@ -40,8 +40,9 @@ from exporter.verify.client import UnreachableError
 from exporter.verify.roundtrip import LATE_SECONDS, RoundTrip, RoundTripSettings, run_filter
 from exporter.verify.state import collect_state
 
-_WIDTH: Final = 110
-_INDENT: Final = " " * 22
+_WIDTH: Final = 111
+_NAME_WIDTH: Final = 15
+_INDENT: Final = " " * (_NAME_WIDTH + 8)
 _TEMPO_OPTIONS: Final = ("otlp_url", "headers", "timeout")
 _GIVE_UP_SECONDS: Final = 30.0
 """How long writing to an OTLP receiver is tried."""
@@ -192,7 +193,7 @@ def _print(url: str, results: Sequence[CheckResult], totals: Counter[Outcome]) -
     click.echo(f"{printable(url)}\n")
     for result in results:
         first, *rest = textwrap.wrap(result.detail, _WIDTH - len(_INDENT)) or [""]
-        click.echo(f"{click.style(result.outcome, fg=_COLORS[result.outcome])}  {result.name:<14}  {first}")
+        click.echo(f"{click.style(result.outcome, fg=_COLORS[result.outcome])}  {result.name:<{_NAME_WIDTH}}  {first}")
         advice = (
             textwrap.wrap(f"-> {result.advice}", _WIDTH - len(_INDENT), subsequent_indent="   ")
             if result.advice

@@ -32,8 +32,8 @@ def _marks(config: Config) -> Iterator[Contradiction]:
     """Yield the marks whose range is none in the local time zone, and marks by users without a password."""
     zone = ZoneInfo(config.timezone)
     for index, mark in enumerate(config.marks):
-        if problem := mark.problem(zone):
-            yield Contradiction((f"marks[{index}]", "timezone"), f"marks[{index}] {problem}")
+        if found := mark.problem(zone):
+            yield Contradiction((f"marks[{index}]", "timezone"), found.within(("marks", index)).message({}))
     if config.web.allow_marks and config.web.config_file is None:
         yield Contradiction(
             ("web.allow_marks", "web.config_file"),

@@ -11,7 +11,7 @@ from exporter.config import keys
 from exporter.config.contradictions import contradictions
 from exporter.config.document import Document, EntryPath, read_document
 from exporter.config.environment import read_environment
-from exporter.config.problem import dotted, error_path, problem
+from exporter.config.problem import EntryProblem, dotted, error_path
 from exporter.config.schema import Config, Detection, MarkSettings, MarksFile, Override
 from exporter.config.wording import nearest
 
@@ -47,8 +47,9 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
         origins[key] = f"environment variable {keys.KEYS[key].variable}"
     config, errors = _validate(tree)
     for error in errors:
-        entry = error_path(error)
-        problems.append(f"{dotted(entry)}{_origin(entry, origins)} {problem(error, _suggest)}")
+        found = EntryProblem.of(error, _suggest)
+        entry = found.path
+        problems.append(found.message(origins))
         invalid_keys.add(dotted(entry))
         if error["type"] == "extra_forbidden" and (suggestion := _suggest(entry)):
             invalid_keys.add(suggestion)
@@ -81,41 +82,38 @@ def load_marks(path: Path, zone: tzinfo) -> Sequence[MarkSettings]:
         if not isinstance(document.tree, dict):
             raise ConfigError([f"{path} must contain marks: and a list"], "marks_file")
         origins: dict[EntryPath, str] = {entry: f"{path} line {line}" for entry, line in document.lines.items()}
-        marks, found = validate_marks(document.tree, zone, origins)
-        problems += found
+        marks, found = _validate_marks(document.tree, zone)
+        problems += [each.message(origins) for each in found]
     if problems:
         raise ConfigError(problems, "marks_file")
     return marks
 
 
-def validate_marks(
-    tree: Mapping[str, object], zone: tzinfo, origins: Mapping[EntryPath, str] | None = None
-) -> tuple[Sequence[MarkSettings], list[str]]:
-    """Validate the content of ``marks_file``.
-
-    Args:
-        tree: a mapping with the key ``marks``.
-        zone: time zone of times without an offset.
-        origins: where entries were written.
-
-    Returns:
-        The marks, and all problems.
-    """
-    origins = origins or {}
+def _validate_marks(tree: Mapping[str, object], zone: tzinfo) -> tuple[Sequence[MarkSettings], Sequence[EntryProblem]]:
     try:
         marks = MarksFile.model_validate(tree).marks
     except ValidationError as invalid:
-        errors = invalid.errors(include_url=False)
-        return (), [
-            f"{dotted(entry)}{_origin(entry, origins)} {problem(error, _suggest)}"
-            for error in errors
-            for entry in (error_path(error),)
-        ]
-    return marks, [
-        f"marks[{index}]{_origin(('marks', index), origins)} {found}"
-        for index, mark in enumerate(marks)
-        if (found := mark.problem(zone))
-    ]
+        return (), [EntryProblem.of(error, _suggest) for error in invalid.errors(include_url=False)]
+    found = [(index, mark.problem(zone)) for index, mark in enumerate(marks)]
+    return marks, [each.within(("marks", index)) for index, each in found if each is not None]
+
+
+def validate_mark(item: Mapping[str, object], zone: tzinfo) -> tuple[MarkSettings | None, Sequence[EntryProblem]]:
+    """Validate an item of ``marks`` by itself.
+
+    Args:
+        item: its keys and values.
+        zone: time zone of times without an offset.
+
+    Returns:
+        The mark, and all problems; paths begin in the item.
+    """
+    try:
+        mark = MarkSettings.model_validate(item)
+    except ValidationError as invalid:
+        return None, [EntryProblem.of(error, _suggest_in_mark) for error in invalid.errors(include_url=False)]
+    found = mark.problem(zone)
+    return mark, [] if found is None else [found]
 
 
 def _sections(
@@ -128,8 +126,9 @@ def _sections(
         if value is None:
             return {}
         if not isinstance(value, dict):
-            name = f"{dotted(path)}{_origin(path, origins)}" if path else str(file)
-            invalid[dotted(path)] = f"{name} must be a mapping of keys to values"
+            text = "must be a mapping of keys to values"
+            message = EntryProblem(path, text).message(origins) if path else f"{file} {text}"
+            invalid[dotted(path)] = message
             return {}
         return {
             name: clean(entry, (*path, name)) if (*path, name) in keys.SECTIONS else entry
@@ -171,12 +170,6 @@ def _entry(path: EntryPath) -> EntryPath:
     return next((key for key in keys.KEYS if path[: len(key)] == key), path)
 
 
-def _origin(path: EntryPath, origins: Mapping[EntryPath, str]) -> str:
-    """Return where an entry, or the closest one around it, was written."""
-    origin = next((origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origins), None)
-    return f" ({origin})" if origin else ""
-
-
 def _suggest(path: EntryPath) -> str | None:
     """Return the valid path for an unknown one: a sibling with a similar name, else the same name elsewhere."""
     name, parent = str(path[-1]), path[:-1]
@@ -186,12 +179,16 @@ def _suggest(path: EntryPath) -> str | None:
             return dotted((*parent, sibling))
         return dotted((*path[:2], "detection", name)) if name in Detection.model_fields else None
     if path[0] == "marks" and len(path) > 1:
-        sibling = nearest(name, [field.alias or key for key, field in MarkSettings.model_fields.items()])
-        return dotted((*parent, sibling)) if sibling else None
+        return _suggest_in_mark(path)
     siblings = [path[-1] for path in (*keys.SECTIONS, *keys.KEYS) if path[:-1] == parent]
     if sibling := nearest(name, siblings):
         return dotted((*parent, sibling))
     return next((key.dotted for key in keys.KEYS.values() if key.path[-1] == name), None)
+
+
+def _suggest_in_mark(path: EntryPath) -> str | None:
+    sibling = nearest(str(path[-1]), [field.alias or key for key, field in MarkSettings.model_fields.items()])
+    return dotted((*path[:-1], sibling)) if sibling else None
 
 
 def _contains(entry: str, key: str) -> bool:

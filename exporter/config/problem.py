@@ -1,7 +1,7 @@
 """Validation errors of pydantic as messages of this configuration: where the mistake is and what to write."""
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
 
 from pydantic_core import ErrorDetails
 
@@ -26,6 +26,43 @@ _BOUNDS: Final = {
 }
 
 
+class EntryProblem(NamedTuple):
+    """What is wrong with one entry.
+
+    Attributes:
+        path: path of the entry.
+        text: the predicate of a sentence about it.
+    """
+
+    path: EntryPath
+    text: str
+
+    @classmethod
+    def of(cls, error: ErrorDetails, suggest: Callable[[EntryPath], str | None]) -> "EntryProblem":
+        """Take a validation error.
+
+        Args:
+            error: the error.
+            suggest: returns the valid path that is most similar to an unknown one, if any.
+        """
+        return cls(error_path(error), _predicate(error, suggest))
+
+    def within(self, parent: EntryPath) -> "EntryProblem":
+        """Return the problem of the same entry where its path begins further up."""
+        return self._replace(path=(*parent, *self.path))
+
+    def message(self, origins: Mapping[EntryPath, str]) -> str:
+        """Return the sentence.
+
+        Args:
+            origins: where entries were written, such as ``exporter.yaml line 3``. That of the closest entry around it
+                serves where its own is unknown.
+        """
+        ends = range(len(self.path), 0, -1)
+        origin = next((origins[self.path[:end]] for end in ends if self.path[:end] in origins), None)
+        return f"{dotted(self.path)}{f' ({origin})' if origin else ''} {self.text}"
+
+
 def error_path(error: ErrorDetails) -> EntryPath:
     """Return the path of the entry, without the marker that pydantic adds when the key itself is invalid."""
     path = error["loc"]
@@ -38,13 +75,8 @@ def dotted(path: EntryPath) -> str:
     return "".join(names).removeprefix(".")
 
 
-def problem(error: ErrorDetails, suggest: Callable[[EntryPath], str | None]) -> str:
-    """Return the predicate of a sentence whose subject is the key: "must be at least 1, not 0".
-
-    Args:
-        error: the validation error.
-        suggest: returns the valid path that is most similar to an unknown one, if any.
-    """
+def _predicate(error: ErrorDetails, suggest: Callable[[EntryPath], str | None]) -> str:
+    """Return the predicate of a sentence whose subject is the key: "must be at least 1, not 0"."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "extra_forbidden":
         suggestion = suggest(error_path(error))

@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from exporter.config import values
+from exporter.config.problem import EntryProblem
 from exporter.config.values import (
     DEFAULT_ATTRIBUTES,
     Attribute,
@@ -200,7 +201,9 @@ class RegressionSettings(Section):
     """``detection.regression``."""
 
     ratio: Real = _key(
-        1.15, "Minimum factor by which a regression must slow the median or p90, compared with the weeks before.", gt=1
+        1.15,
+        "Minimum factor by which a regression must raise the latency level or the p90, compared with the weeks before.",
+        gt=1,
     )
     min_delta: Duration = _key("1ms", "Minimum time by which a regression must slow it.")
     accept_after: PositiveDuration = _key(
@@ -301,19 +304,23 @@ class MarkSettings(Section):
         )
         return since, until
 
-    def problem(self, zone: tzinfo) -> str | None:
-        """Return what is wrong with its range, as the predicate of a sentence about it; None for nothing."""
+    def problem(self, zone: tzinfo) -> EntryProblem | None:
+        """Return what is wrong with its range, if anything is.
+
+        Args:
+            zone: time zone of times without an offset.
+        """
         since, until = (each.timestamp() for each in self.instants(zone))
         if until <= since:
-            return f"must end after it begins, not at {self.until.isoformat(' ')}"
+            return EntryProblem(("to",), f"must be after from, not {self.until.isoformat(' ')}")
         if not self.rrule:
             return None
         if until - since > MAX_RECURRING_SECONDS:
-            return "must be at most 31 days long to recur"
+            return EntryProblem(("to",), "must be at most 31 days after from, so that the range can recur")
         try:
             check_rule(self.rrule, self.instants(zone)[0])
         except ValueError as error:
-            return f"has an rrule that {error}"
+            return EntryProblem(("rrule",), str(error))
         return None
 
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 
 from exporter.config.document import EntryPath, read_document
 from exporter.config.load import ConfigError
-from exporter.config.problem import dotted, error_path, problem
+from exporter.config.problem import EntryProblem, dotted
 from exporter.config.schema import Section
 from exporter.config.values import Boolean, FilePath, HeaderText
 from exporter.config.wording import hint, nearest, shown
@@ -169,12 +169,11 @@ def load_web_config(path: Path) -> WebConfig:
         try:
             config = WebConfig.model_validate(sections)
         except ValidationError as invalid:
+            origins = {entry: f"line {line}" for entry, line in document.lines.items()}
             for error in invalid.errors(include_url=False):
-                entry = error_path(error)
-                unsupported = _UNSUPPORTED.get(".".join(map(str, entry)))
-                problems.append(
-                    f"{dotted(entry)}{_line(entry, document.lines)} {unsupported or problem(error, _suggest)}"
-                )
+                found = EntryProblem.of(error, _suggest)
+                unsupported = _UNSUPPORTED.get(".".join(map(str, found.path)))
+                problems.append(found._replace(text=unsupported or found.text).message(origins))
         else:
             problems += _contradictions(config)
     if problems:
@@ -199,12 +198,6 @@ def _contradictions(config: WebConfig) -> Iterator[str]:
         yield f"{section}.cipher_suites lists no suite of TLS 1.2: add one, or set min_version: TLS13"
     if len(tls.curve_preferences) > 1:
         yield f"{section}.curve_preferences must list a single curve: Python's TLS cannot order several"
-
-
-def _line(path: EntryPath, lines: Mapping[EntryPath, int]) -> str:
-    """Return the line of an entry, or of the closest one around it."""
-    line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
-    return f" (line {line})" if line else ""
 
 
 def _suggest(path: EntryPath) -> str | None:

@@ -10,9 +10,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from math import inf
 from typing import Final, NamedTuple, Protocol, get_args
 
 from exporter.detection.regression import Regression
+from exporter.evaluation.attempts import Attempts
 from exporter.evaluation.wakeup import Wakeup, run_steps
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import Log
@@ -110,8 +112,12 @@ class VersionSearch:
             StoppedError: the exporter is stopping.
         """
         began, over = regression.began_after, regression.began_before
+
+        def before_it(seconds: int) -> tuple[int, int]:
+            return began - seconds, began
+
         after = self._sample(key, lambda seconds: (over, min(now, over + seconds)))
-        before = self._sample(key, lambda seconds: (began - seconds, began)) if after else []
+        before = self._sample(key, before_it) if after else []
         if not before:
             return RegressionVersion("no_traces")
         earlier, later = Counter(before), Counter(filter(None, after))
@@ -121,47 +127,37 @@ class VersionSearch:
         for version, count in later.most_common():
             # A sample of the earlier ones may have missed it.
             is_new = count >= _MIN_SHARE * len(after) and version not in earlier
-            if is_new and not self._sample(key, lambda seconds: (began - seconds, began), version):
+            if is_new and not self._has_version(key, before_it, version):
                 return RegressionVersion("appeared", version[:_MAX_CHARACTERS], usual[:_MAX_CHARACTERS])
         ((most, _),) = later.most_common(1)
         return RegressionVersion("same", most[:_MAX_CHARACTERS], usual[:_MAX_CHARACTERS])
 
-    def _sample(
-        self, key: SeriesKey, range_of: Callable[[int], tuple[int, int]], version: str | None = None
-    ) -> list[str]:
+    def _sample(self, key: SeriesKey, range_of: Callable[[int], tuple[int, int]]) -> list[str]:
         """Return the versions of some spans in a range; in the longer one where the shorter one has none."""
-        limit = 1 if version is not None else _SAMPLED_TRACES
-        longest = max(_SAMPLE_SECONDS)
-        for seconds in _SAMPLE_SECONDS if version is None else _SAMPLE_SECONDS[-1:]:
-            for _ in range(2):
-                start, end = range_of(min(seconds, longest))
-                if end <= start:
-                    return []
-                try:
-                    found = self._tempo.sample_versions(key, start, end, limit, loop="version", version=version)
-                except RangeTooLongError as error:
-                    if error.max_seconds >= min(seconds, longest):
-                        raise
-                    longest = error.max_seconds
-                    continue
-                if found:
-                    return found
-                break
+        for seconds in _SAMPLE_SECONDS:
+            try:
+                found = self._search(key, range_of(seconds))
+            except RangeTooLongError as error:
+                if error.max_seconds >= seconds:
+                    raise
+                return self._search(key, range_of(error.max_seconds))
+            if found:
+                return found
         return []
 
+    def _has_version(self, key: SeriesKey, range_of: Callable[[int], tuple[int, int]], version: str) -> bool:
+        """Whether a span in the longer range has a version."""
+        try:
+            return bool(self._search(key, range_of(max(_SAMPLE_SECONDS)), version))
+        except RangeTooLongError as error:
+            return bool(self._search(key, range_of(error.max_seconds), version))
 
-class _Attempts(NamedTuple):
-    """Attempts to find the version of a regression.
-
-    Attributes:
-        raised_at: when the regression was found, Unix seconds, by which it is known.
-        due_at: when the next attempt is due, monotonic seconds; None if there will be none.
-        failed: number of attempts that failed.
-    """
-
-    raised_at: int
-    due_at: float | None
-    failed: int = 0
+    def _search(self, key: SeriesKey, range_: tuple[int, int], version: str | None = None) -> list[str]:
+        start, end = range_
+        limit = _SAMPLED_TRACES if version is None else 1
+        if end <= start:
+            return []
+        return self._tempo.sample_versions(key, start, end, limit, loop="version", version=version)
 
 
 class RegressionVersions:
@@ -200,7 +196,7 @@ class RegressionVersions:
         # Both are replaced as a whole, never changed.
         self._regressions: Mapping[SeriesKey, Regression] = {}
         self._known: Mapping[SeriesKey, tuple[int, RegressionVersion]] = {}
-        self._attempts: dict[SeriesKey, _Attempts] = {}
+        self._attempts = Attempts(monotonic)
 
     def use(self, search: VersionSearch | None) -> None:
         """Look for versions with another search from the next one on. Thread-safe."""
@@ -241,40 +237,33 @@ class RegressionVersions:
         now, search, regressions = self._monotonic(), self._search, self._regressions
         if search is None:
             return _IDLE_SECONDS
-        self._attempts = {key: each for key, each in self._attempts.items() if key in regressions}
+        self._attempts.retain(regressions)
         self._known = {key: each for key, each in self._known.items() if key in regressions}
-        due: list[tuple[float, SeriesKey]] = []
         for key, regression in regressions.items():
-            attempts = self._attempts.get(key)
-            if attempts is None or attempts.raised_at != regression.raised_at:
-                attempts = self._attempts[key] = _Attempts(regression.raised_at, 0.0)
-                if self._recall(key, regression):
-                    attempts = self._attempts[key] = attempts._replace(due_at=None)
-            if attempts.due_at is not None:
-                due.append((attempts.due_at, key))
+            if not self._attempts.has(key, regression.raised_at):
+                is_stored = self._recall(key, regression)
+                self._attempts.end(key, regression.raised_at, inf if is_stored else 0.0, is_settled=is_stored)
+        next_at = {key: self._attempts.of(key, each.raised_at).due_at for key, each in regressions.items()}
+        due = [(at, key) for key, at in next_at.items() if at < inf]
         if not due:
             return _IDLE_SECONDS
-        due.sort()
-        due_at, key = due[0]
+        due_at, key = min(due)
         if due_at > now:
             return due_at - now
         self._look_at(search, key, regressions[key])
         return 0.0
 
     def _look_at(self, search: VersionSearch, key: SeriesKey, regression: Regression) -> None:
-        failed = self._attempts[key].failed + 1
-        is_last = failed >= MAX_ATTEMPTS
-        # Marked before: a response that breaks something must not be asked for again without a pause.
-        self._attempts[key] = _Attempts(
-            regression.raised_at, None if is_last else self._monotonic() + RETRY_SECONDS, failed
-        )
+        raised_at = regression.raised_at
+        is_last = self._attempts.of(key, raised_at).number + 1 >= MAX_ATTEMPTS
+        self._attempts.begin(key, raised_at, inf if is_last else RETRY_SECONDS)
         fields: dict[str, object] = {}
         try:
             found = search.find(key, regression, int(self._clock()))
         except TempoError as error:
             found, fields["error"] = RegressionVersion("failed"), error
         self._telemetry.version_sought(found.outcome)
-        self._known = {**self._known, key: (regression.raised_at, found)}
+        self._known = {**self._known, key: (raised_at, found)}
         self._log.info(
             "regression_version",
             found.sentence,
@@ -284,8 +273,9 @@ class RegressionVersions:
             version_before=found.before or None,
             **fields,
         )
-        if found.outcome != "failed" or is_last:
-            self._attempts[key] = _Attempts(regression.raised_at, None, failed)
+        is_settled = found.outcome != "failed" or is_last
+        self._attempts.end(key, raised_at, inf if is_settled else RETRY_SECONDS, is_settled=is_settled)
+        if is_settled:
             self._keep(key, regression, found)
 
     def _recall(self, key: SeriesKey, regression: Regression) -> bool:

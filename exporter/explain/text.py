@@ -16,6 +16,8 @@ from exporter.explain.words import (
     hour_ranges,
     instant_text,
     mark_text,
+    regression_measure,
+    regression_reference,
     run_limits_text,
     series_name,
     traffic_limits_text,
@@ -82,9 +84,9 @@ def _facts(report: BaselineReport, calendar: Calendar) -> Iterator[str]:
         regression = report.regression
         yield _line(
             "regression",
-            f"p{100 * regression.quantile:g} {regression.ratio:.2f} × the {duration(regression.before_seconds)} of the "
-            f"weeks before, began {instant_text(regression.began_after, calendar)} to "
-            f"{instant_text(regression.began_before, calendar)}",
+            f"{regression_measure(regression)} {regression.ratio:.2f} × "
+            f"{regression_reference(regression, 'the weeks before')}, began "
+            f"{instant_text(regression.began_after, calendar)} to {instant_text(regression.began_before, calendar)}",
         )
         if report.regression_version is not None:
             yield _line("", report.regression_version.sentence)

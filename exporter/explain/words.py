@@ -31,6 +31,8 @@ SHORT_SECONDS: Final = 60
 _MOST_MARKS: Final = 3
 """Marks of one instant that are described; there may be thousands."""
 
+LATENCY_LEVEL: Final = "latency level"
+"""The 20th percentile, median and p90 of durations, taken together; see :mod:`exporter.detection.regression`."""
 LEVEL_NAMES: Final = {
     FallbackLevel.EXACT: "exact hour",
     FallbackLevel.NEARBY: "nearby hours",
@@ -179,13 +181,26 @@ def run_limits_text(limits: RunLimits) -> str:
 
 def regression_sentence(regression: Regression, local: Callable[[float], datetime]) -> str:
     """Say since when the latency is higher, by how much, and how certain that is."""
-    name = "median" if regression.quantile == 0.5 else f"p{100 * regression.quantile:g}"
+    measure = regression_measure(regression)
+    name = f"{measure} (p20, median and p90 together)" if measure == LATENCY_LEVEL else measure
     began = _interval_text(local(regression.began_after), local(regression.began_before))
     return (
         f"Since {began} its {name} is higher than in the weeks before: in the last {regression.hours} hours "
-        f"{regression.ratio:.2f} × the {duration(regression.before_seconds)} of the same hours (when it was found, "
+        f"{regression.ratio:.2f} × {regression_reference(regression, 'the same hours')} (when it was found, "
         f"{regression.deviations:.1f} times as far off as such means usually are)."
     )
+
+
+def regression_measure(regression: Regression) -> str:
+    """Return what a regression has raised: the level of the durations, or the p90 alone."""
+    return LATENCY_LEVEL if regression.quantile == 0.5 else f"p{100 * regression.quantile:g}"
+
+
+def regression_reference(regression: Regression, of: str) -> str:
+    """Return what a regression is relative to, such as ``that of the weeks before, whose median was 200 ms``."""
+    before = duration(regression.before_seconds)
+    is_level = regression_measure(regression) == LATENCY_LEVEL
+    return f"that of {of}, whose median was {before}" if is_level else f"the {before} of {of}"
 
 
 def _interval_text(first: datetime, last: datetime) -> str:

@@ -94,7 +94,11 @@ class TempoCounts:
                         # A day of dense traffic takes long to count; a part of it may not.
                         self._range_seconds = max(windows[0].seconds, self._range_seconds // 6)
                         continue
-                    self._pause("Tempo cannot say how many traces it has; everything works without that", error=error)
+                    if error.reason == "connection":
+                        message = "Tempo could not be asked how many traces it has; it will be asked again later"
+                    else:
+                        message = "Tempo cannot say how many traces it has; everything works without that"
+                    self._pause(message, error=error)
                     return False
 
     def renew(self, windows: Sequence[Window]) -> None:

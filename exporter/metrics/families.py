@@ -344,7 +344,7 @@ SERIES_FAMILIES: Final[Sequence[Family]] = (
     ),
     Family(
         PREFIX + "regression_ratio",
-        "Median or p90 of the last days relative to the weeks before; present only during a regression.",
+        "Latency level or p90 of the last days relative to the weeks before; present only during a regression.",
         "gauge",
         _of_regression(lambda regression: regression.ratio),
     ),

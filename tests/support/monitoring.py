@@ -309,6 +309,10 @@ class Notification:
         """Return the sorted names of its alerts."""
         return sorted(alert["labels"]["alertname"] for alert in self.alerts)
 
+    def services(self) -> set[str]:
+        """Return the services that its alerts are about."""
+        return {alert["labels"]["service_name"] for alert in self.alerts if "service_name" in alert["labels"]}
+
 
 class WebhookReceiver:
     """Receives notifications on loopback.

@@ -33,7 +33,7 @@ from exporter.detection.errors.verdict import (
     may_be_error_shift,
     tick_errors,
 )
-from exporter.detection.flag import INACTIVE, Flag, FlagChange, FlagEvent, FlagKind, FlagPeriod, FlagPeriods
+from exporter.detection.flag import INACTIVE, Flag, FlagChange, FlagEvent, FlagKind, FlagPeriod
 from exporter.detection.parameters import (
     MIN_EXCEEDANCES,
     RUN_BREAK_HOURS,
@@ -41,6 +41,7 @@ from exporter.detection.parameters import (
     RUN_MIN_ANOMALOUS,
     Parameters,
 )
+from exporter.detection.replayed_flag import ReplayedFlag
 from exporter.detection.tolerance import Tolerance, tolerated_errors
 from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour
 from exporter.model.histogram_codec import MARK_SECONDS
@@ -48,6 +49,7 @@ from exporter.model.hours import SeriesHour, SeriesHours
 
 BURST_SECONDS: Final = 1500
 """A flag that fires for longer is an incident: what happened then does not become part of the swing."""
+_NEVER: Final = -HOUR_SECONDS
 LEAST_FAILURES: Final = min(MIN_EXCEEDANCES, BURST_MIN_FAILURES)
 """With fewer failures a window says nothing."""
 
@@ -81,6 +83,7 @@ class ErrorState(NamedTuple):
         peaks: start of an hour, and requests and failures of its worst evaluation window; only those with some
             failures.
         run: hours of a change that may be accepted.
+        resolved_at: when the flag was resolved, if that was in the last hour.
     """
 
     changepoint: int | None = None
@@ -89,6 +92,7 @@ class ErrorState(NamedTuple):
     quarantined: tuple[int, ...] = ()
     peaks: tuple[tuple[int, int, int], ...] = ()
     run: ErrorRun | None = None
+    resolved_at: int | None = None
 
 
 NO_ERROR_STATE: Final = ErrorState()
@@ -194,24 +198,23 @@ class ErrorTracker:
     """Evaluates the failures of one series, hour by hour.
 
     Attributes:
-        changes: transitions of the flag.
         accepted: changepoints of accepted changes.
     """
 
     def __init__(self, rules: FallbackRules, parameters: Parameters, clock: HourClock, state: ErrorState) -> None:
         """Continue from a state."""
-        self.changes: list[FlagChange[ErrorExplanation]] = []
         self.accepted: list[int] = []
         self._rules = rules
         self._parameters = parameters
         self._clock = clock
         self._changepoint = state.changepoint
-        self._flag = state.flag
-        self._periods = FlagPeriods(FlagKind.ERRORS)
+        self._flag: ReplayedFlag[ErrorExplanation] = ReplayedFlag(FlagKind.ERRORS, state.flag)
         self._recent = list(state.recent)
         self._quarantined = set(state.quarantined)
         self._peaks = {start: Counts(*window) for start, *window in state.peaks}
         self._run = state.run
+        # Longer windows begin then: what the flag was about is over.
+        self._resolved_at = _NEVER if state.resolved_at is None else state.resolved_at
         self._incident_hours: set[int] = set()
         self._tolerances: Sequence[Tolerance] = ()
         # Of the windows that are longer than the evaluation window.
@@ -222,7 +225,12 @@ class ErrorTracker:
     @property
     def periods(self) -> list[FlagPeriod]:
         """The times in which the flag fired, in time order; the last one has no end while it fires."""
-        return self._periods.until(self._flag)
+        return self._flag.periods
+
+    @property
+    def changes(self) -> list[FlagChange[ErrorExplanation]]:
+        """The transitions of the flag, in time order."""
+        return self._flag.changes
 
     def state(self, position: int) -> ErrorState:
         """Return the state after the hours that ended by an instant (Unix seconds)."""
@@ -230,11 +238,12 @@ class ErrorTracker:
         oldest = position - self._rules.lookback_seconds
         return ErrorState(
             self._changepoint,
-            self._flag,
+            self._flag.present,
             tuple(self._recent),
             tuple(sorted(start for start in self._quarantined if start >= oldest)),
             tuple(sorted((start, *peak) for start, peak in self._peaks.items() if start >= oldest)),
             self._run,
+            self._resolved_at if self._resolved_at > position - LONG_SECONDS[-1] else None,
         )
 
     def evaluate(
@@ -263,7 +272,7 @@ class ErrorTracker:
             self._add([(mark, requests, failures.pop(mark, 0)) for mark, requests in marks])
         elif failures is not None:
             self._add([(mark, requests, 0) for mark, requests in marks])
-        if self._flag == INACTIVE and sum([failed for _, _, failed in self._recent]) < LEAST_FAILURES:
+        if self._flag.present == INACTIVE and sum([failed for _, _, failed in self._recent]) < LEAST_FAILURES:
             # Nearly always. No window can be a shift, or a burst.
             self._settle(local_hour, hour, Counts(0, 0))
             self._discard(local_hour.end)
@@ -276,21 +285,21 @@ class ErrorTracker:
             counts = sums.evaluation(mark)
             if counts.failures >= BURST_MIN_FAILURES:
                 peak = max(peak, counts, key=_badness)
-            if self._flag == INACTIVE and not sums.can_be_shift(mark, counts):
+            if self._flag.present == INACTIVE and not sums.can_be_shift(mark, counts, self._resolved_at):
                 continue
             windows, since = self._windows(local_hour, mark)
             touched = self._pools(history, local_hour, since, pools) if is_enabled else []
-            if self._flag == INACTIVE and not may_be_error_shift(
+            if self._flag.present == INACTIVE and not may_be_error_shift(
                 windows, [pool.baseline for _, pool in touched], (BURST_MARKS, WHOLE_HOUR_MARKS), self._parameters
             ):
                 continue
             usual = self._with_swings(history, touched, baselines)
-            result = tick_errors(windows, mark, usual, self._flag, self._parameters)
-            self._set_flag(result.flag, mark)
-            if result.event is not None:
-                explanation = ErrorExplanation.of(result.verdict, self._parameters)
-                self.changes.append(FlagChange(mark, result.event, explanation))
-            if self._flag.firing:
+            result = tick_errors(windows, mark, usual, self._flag.present, self._parameters)
+            explanation = None if result.event is None else ErrorExplanation.of(result.verdict, self._parameters)
+            self._flag.follow(result.flag, result.event, mark, explanation)
+            if result.event is FlagEvent.RESOLVED:
+                self._resolved_at = mark
+            if self._flag.present.firing:
                 self._touch(local_hour, mark)
         self._settle(local_hour, hour, peak)
         self._discard(local_hour.end)
@@ -298,7 +307,7 @@ class ErrorTracker:
     @property
     def is_calm(self) -> bool:
         """Whether hours with too few failures to say anything change nothing but what the next windows contain."""
-        return self._flag == INACTIVE and self._run is None
+        return self._flag.present == INACTIVE and self._run is None
 
     def skip(self, hours: Iterable[tuple[SeriesHour, Sequence[tuple[int, int]]]], until: int) -> None:
         """Take hours with too few failures to say anything, while nothing else is going on; see :attr:`is_calm`.
@@ -332,9 +341,7 @@ class ErrorTracker:
         failures = None if hour is None else hour.failures()
         if failures is not None:
             self._add([(mark, requests, failures.pop(mark, 0)) for mark, requests in marks])
-        if self._flag.firing:
-            self.changes.append(FlagChange(local_hour.start, FlagEvent.RESOLVED, None))
-        self._set_flag(INACTIVE, local_hour.start)
+        self._flag.reset(local_hour.start)
         most = 0.0
         peak = Counts(0, 0)
         for mark in range(local_hour.start + MARK_SECONDS, local_hour.end + 1, MARK_SECONDS):
@@ -379,9 +386,10 @@ class ErrorTracker:
         """
         parameters = self._parameters
         evaluation = self._window(local_hour, now, parameters.window_seconds, parameters.min_traces)
-        if not evaluation.counts.failures and self._flag == INACTIVE:
+        if not evaluation.counts.failures and self._flag.present == INACTIVE:
             return ErrorWindows(evaluation, partial(self._newest, now)), now - evaluation.seconds
-        others = tuple(self._window(local_hour, now, seconds, 0) for seconds in self._lengths)
+        lengths = _lengths_after(self._resolved_at, now, self._lengths, parameters)
+        others = tuple(self._window(local_hour, now, seconds, 0) for seconds in lengths)
         since = now - max(each.seconds for each in (evaluation, *others))
         marks = tuple(Counts(count, failed) for _, count, failed in self._between(since, now))
         return ErrorWindows(evaluation, partial(self._newest, now), others, marks), since
@@ -456,8 +464,9 @@ class ErrorTracker:
     def _touch(self, local_hour: LocalHour, mark: int) -> None:
         """Quarantine the hours that the firing flag touches; in a long incident, forget their peaks."""
         since = mark - max(MARK_SECONDS, self._parameters.window_seconds)
-        begin = min(float(since), mark if self._flag.since is None else self._flag.since)
-        is_incident = self._flag.since is not None and mark - self._flag.since >= BURST_SECONDS
+        fires_since = self._flag.present.since
+        begin = min(float(since), mark if fires_since is None else fires_since)
+        is_incident = fires_since is not None and mark - fires_since >= BURST_SECONDS
         hour = local_hour
         while True:
             if hour.end > since:
@@ -495,14 +504,8 @@ class ErrorTracker:
         self._run = None
         self._quarantined = {start for start in self._quarantined if start < changepoint}
         self._peaks = {start: peak for start, peak in self._peaks.items() if start < changepoint}
-        if self._flag.firing:
-            self.changes.append(FlagChange(at, FlagEvent.RESOLVED, None))
-        self._set_flag(INACTIVE, at)
+        self._flag.reset(at)
         self.accepted.append(changepoint)
-
-    def _set_flag(self, flag: Flag, at: int) -> None:
-        self._periods.follow(self._flag, flag, at)
-        self._flag = flag
 
 
 class _Sums:
@@ -530,19 +533,34 @@ class _Sums:
             first = min(first, max(oldest, bisect_right(requests, most) - 1))
         return Counts(requests[last] - requests[first], self._failures[last] - self._failures[first])
 
-    def can_be_shift(self, now: int, evaluation: Counts) -> bool:
-        """Whether :func:`can_be_error_shift` holds for the windows that end at a mark, while no flag fires."""
+    def can_be_shift(self, now: int, evaluation: Counts, resolved_at: int) -> bool:
+        """Whether :func:`can_be_error_shift` holds for the windows that end at a mark, while no flag fires.
+
+        Args:
+            now: the mark, Unix seconds.
+            evaluation: counts of the evaluation window.
+            resolved_at: when the flag was resolved last.
+        """
         if not evaluation.failures:
             return False
         if is_large(evaluation, self._parameters):
             return True
         marks, last = self._marks, bisect_right(self._marks, now)
-        for seconds in self._lengths:
+        for seconds in _lengths_after(resolved_at, now, self._lengths, self._parameters):
             first = bisect_right(marks, now - seconds)
             counts = Counts(self._requests[last] - self._requests[first], self._failures[last] - self._failures[first])
             if is_large(counts, self._parameters):
                 return True
         return False
+
+
+def _lengths_after(resolved_at: int, now: int, lengths: Sequence[int], parameters: Parameters) -> Sequence[int]:
+    """Return the lengths of the windows that end at a mark and begin after a flag was resolved."""
+    longest = now - resolved_at
+    if longest >= LONG_SECONDS[-1]:
+        # Nearly always.
+        return lengths
+    return [min(seconds, longest) for seconds in lengths] if longest > parameters.window_seconds else []
 
 
 def _badness(counts: Counts) -> tuple[float, int]:

@@ -20,7 +20,7 @@ from exporter.detection.errors.verdict import (
     ErrorWindows,
     tick_errors,
 )
-from exporter.detection.flag import INACTIVE, Flag
+from exporter.detection.flag import INACTIVE, Flag, FlagEvent
 from exporter.detection.parameters import FRESH_SECONDS, FRESH_TRACES, Parameters
 from exporter.detection.window import EvaluationWindow, RecentTraces, next_mark
 from exporter.model.calendar import HOUR_SECONDS
@@ -37,7 +37,7 @@ class RecentFailures:
     Most series have hardly any, so a request that did not fail is only counted, by mark.
     """
 
-    __slots__ = ("_known", "_marks", "_seconds", "_unknown_until", "total")
+    __slots__ = ("_known", "_marks", "_resolved_until", "_seconds", "_unknown_until", "total")
 
     def __init__(self) -> None:
         """Start without requests."""
@@ -45,6 +45,7 @@ class RecentFailures:
         # Ascending: number of the mark, requests and failures, packed into one integer each.
         self._marks = array("q")
         self._unknown_until = _NEVER
+        self._resolved_until = _NEVER
         self._known = False
         self.total = 0
 
@@ -155,6 +156,8 @@ class RecentFailures:
     ) -> ErrorTick:
         """Evaluate the failures of an evaluation window that ends at ``now``, and advance the error flag.
 
+        Longer windows begin after the mark in which the flag was resolved last: what it was about is over.
+
         Args:
             recent: the recent traces of the series.
             window: its evaluation window.
@@ -167,7 +170,10 @@ class RecentFailures:
         # Of the hours that a window touches, the one that allows most applies; each touches the newest.
         least = baselines[0].limit(parameters) if baselines else 1.0
         windows = self._windows(recent, window, now, parameters, hour_start, flag, least)
-        return tick_errors(windows, now, baselines, flag, parameters)
+        result = tick_errors(windows, now, baselines, flag, parameters)
+        if result.event is FlagEvent.RESOLVED:
+            self._resolved_until = next_mark(now)
+        return result
 
     def _windows(
         self,
@@ -194,7 +200,7 @@ class RecentFailures:
         if flag == INACTIVE and failures / window.traces < least_ratio:
             # The other windows only count where the evaluation window shows a shift that matters.
             return ErrorWindows(evaluation, newest)
-        marks = self._by_mark(now - parameters.max_window_seconds, now)
+        marks = self._by_mark(max(now - parameters.max_window_seconds, self._resolved_until), now)
         others = []
         if parameters.window_seconds > SHORT_SECONDS:
             short = recent.newest(now, SHORT_SECONDS, 0, parameters)
@@ -208,8 +214,9 @@ class RecentFailures:
                         _hours(since, hour_start),
                     )
                 )
-        for seconds in LONG_SECONDS:
-            if not parameters.window_seconds < seconds <= parameters.max_window_seconds:
+        for longest in LONG_SECONDS:
+            seconds = min(longest, int(now) - self._resolved_until)
+            if longest > parameters.max_window_seconds or seconds <= parameters.window_seconds:
                 continue
             if self._unknown_until > now - seconds:
                 continue

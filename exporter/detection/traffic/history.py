@@ -20,8 +20,9 @@ from exporter.baseline.traffic import (
     TrafficRecord,
     traffic_hours,
 )
-from exporter.detection.flag import INACTIVE, Flag, FlagChange, FlagEvent, FlagKind, FlagPeriod, FlagPeriods
+from exporter.detection.flag import INACTIVE, Flag, FlagChange, FlagKind, FlagPeriod
 from exporter.detection.parameters import Parameters
+from exporter.detection.replayed_flag import ReplayedFlag
 from exporter.detection.tolerance import Tolerance, tolerated_traffic
 from exporter.detection.traffic.source import NO_LOSSES, REACH_MARKS, SourceHistory
 from exporter.detection.traffic.verdict import TrafficEvidence, TrafficVerdict, WindowPart, judge_traffic, tick_traffic
@@ -144,21 +145,18 @@ class TrafficTracker:
     """Evaluates the traffic of one series, hour by hour.
 
     Attributes:
-        changes: transitions of the flag.
         accepted: changepoints of accepted drops.
         tolerances: what was marked as normal.
     """
 
     def __init__(self, traffic: SeriesTraffic, parameters: Parameters, clock: HourClock, state: TrafficState) -> None:
         """Continue from a state."""
-        self.changes: list[FlagChange[TrafficEvidence]] = []
         self.accepted: list[int] = []
         self.tolerances: Sequence[Tolerance] = ()
         self._traffic = traffic
         self._parameters = parameters
         self._clock = clock
-        self._flag = state.flag
-        self._periods = FlagPeriods(FlagKind.TRAFFIC)
+        self._flag: ReplayedFlag[TrafficEvidence] = ReplayedFlag(FlagKind.TRAFFIC, state.flag)
         self._quarantined = frozenset(state.quarantined)
         self._changepoint = state.changepoint
         self._counts = state.counts
@@ -169,17 +167,22 @@ class TrafficTracker:
     @property
     def periods(self) -> list[FlagPeriod]:
         """The times in which the flag fired, in time order; the last one has no end while it fires."""
-        return self._periods.until(self._flag)
+        return self._flag.periods
+
+    @property
+    def changes(self) -> list[FlagChange[TrafficEvidence]]:
+        """The transitions of the flag, in time order."""
+        return self._flag.changes
 
     def state(self, position: int, lookback_seconds: int) -> TrafficState:
         """Return the state after the hours that ended by an instant (Unix seconds)."""
         if not self._is_continued:
-            return TrafficState(self._flag, self._kept(position - lookback_seconds), self._changepoint)
+            return TrafficState(self._flag.present, self._kept(position - lookback_seconds), self._changepoint)
         self._discard(position)
         recent = tuple(((mark - position) // MARK_SECONDS, self._counts[mark]) for mark in sorted(self._counts))
         losses = self._traffic.source.losses.get(position, NO_LOSSES)
         return TrafficState(
-            self._flag,
+            self._flag.present,
             self._kept(position - lookback_seconds),
             self._changepoint,
             position,
@@ -201,18 +204,18 @@ class TrafficTracker:
             pattern: pattern within the hour, as it was known before.
             is_judged: whether the series gets verdicts.
         """
-        if self._flag == INACTIVE and not self._traffic.record.is_ever_busy:
+        if self._flag.present == INACTIVE and not self._traffic.record.is_ever_busy:
             # Most series: no hour has enough requests for a verdict.
             self._is_continued = False
             return
         self._begin(hour, requests)
         is_judged = is_judged and self._parameters.traffic_enabled
-        if self._flag == INACTIVE and (not is_judged or not pattern.is_known):
+        if self._flag.present == INACTIVE and (not is_judged or not pattern.is_known):
             self._discard(hour.end)
             return
         self._traffic.move_to(hour.start, self._quarantined)
         self._accept(hour.start)
-        if self._flag != INACTIVE or self._may_change(hour, pattern):
+        if self._flag.present != INACTIVE or self._may_change(hour, pattern):
             for _ in self._tick_through(hour, pattern, is_judged=is_judged, every_mark=False):
                 pass
         self._discard(hour.end)
@@ -224,7 +227,7 @@ class TrafficTracker:
         Without quarantined hours no drop can be accepted.
         """
         return (
-            self._flag == INACTIVE
+            self._flag.present == INACTIVE
             and not self._quarantined
             and (not self._traffic.record.is_ever_busy or self._is_continued)
         )
@@ -282,14 +285,8 @@ class TrafficTracker:
         changepoint = record.changepoint
         self._quarantined = frozenset(start for start in self._quarantined if start < changepoint)
         self._changepoint = changepoint
-        if self._flag.firing:
-            self.changes.append(FlagChange(at, FlagEvent.RESOLVED, None))
-        self._set_flag(INACTIVE, at)
+        self._flag.reset(at)
         self.accepted.append(changepoint)
-
-    def _set_flag(self, flag: Flag, at: int) -> None:
-        self._periods.follow(self._flag, flag, at)
-        self._flag = flag
 
     def _may_change(self, hour: LocalHour, pattern: HourPattern) -> bool:
         """Whether some window that ends in an hour may differ enough from the usual, while no flag fires."""
@@ -325,7 +322,7 @@ class TrafficTracker:
         for mark in range(hour.start + MARK_SECONDS, hour.end + 1, MARK_SECONDS):
             if (
                 not every_mark
-                and self._flag == INACTIVE
+                and self._flag.present == INACTIVE
                 and (windows is None or not windows.may_change(mark, parameters))
             ):
                 continue
@@ -333,16 +330,14 @@ class TrafficTracker:
                 windows.baseline = baseline = self._tolerant(record.baseline(around, pattern), around)
                 is_complete = True
             verdict = None if windows is None else windows.judge(mark, parameters)
-            flag, event = tick_traffic(verdict, mark, self._flag, parameters, is_known=baseline is not None)
-            self._set_flag(flag, mark)
-            if event is not None:
-                self.changes.append(FlagChange(mark, event, None if verdict is None else verdict.evidence))
-            if self._flag.firing:
+            flag, event = tick_traffic(verdict, mark, self._flag.present, parameters, is_known=baseline is not None)
+            self._flag.follow(flag, event, mark, None if verdict is None else verdict.evidence)
+            if self._flag.present.firing:
                 self._touch(hour, mark, MARK_SECONDS if verdict is None else verdict.evidence.seconds)
             usual = None
             if verdict is not None and baseline is not None:
                 usual = baseline.expected(mark - verdict.evidence.seconds, mark)
-            yield TrafficTick(mark, usual, verdict, self._flag)
+            yield TrafficTick(mark, usual, verdict, self._flag.present)
 
     def _tolerant(self, baseline: TrafficBaseline | None, around: Sequence[LocalHour]) -> TrafficBaseline | None:
         if baseline is None or not self.tolerances:
@@ -351,7 +346,8 @@ class TrafficTracker:
 
     def _touch(self, hour: LocalHour, mark: int, seconds: float) -> None:
         """Quarantine the hours that the firing flag touches."""
-        since = min(mark - seconds, mark if self._flag.since is None else self._flag.since)
+        fires_since = self._flag.present.since
+        since = min(mark - seconds, mark if fires_since is None else fires_since)
         touched = {hour.start}
         while hour.start > since and hour.start > mark - 2 * HOUR_SECONDS:
             hour = self._clock.hour(hour.start - 1)

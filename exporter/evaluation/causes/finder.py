@@ -8,9 +8,10 @@ while it fires.
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from exporter.cause.verdict import Outcome
+from exporter.evaluation.attempts import Attempt, Attempts
 from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.wakeup import Wakeup, run_steps
 from exporter.model.span import SeriesKey
@@ -35,20 +36,6 @@ class CauseSource(Protocol):
 
     def find(self, shift: Shift, *, loop: Loop) -> ShiftCause:
         """Look for the cause; raises StoppedError."""
-
-
-class _Looked(NamedTuple):
-    """A shift that was looked at.
-
-    Attributes:
-        since: since when it lasts, Unix seconds.
-        due_at: when it is looked at again, monotonic seconds.
-        is_pending: whether there is no result yet, because the first attempt is under way or is repeated soon.
-    """
-
-    since: float | None
-    due_at: float
-    is_pending: bool
 
 
 class CauseFinder:
@@ -86,7 +73,7 @@ class CauseFinder:
         self._shifts: Mapping[SeriesKey, Shift] = {}
         self._first_seen: Mapping[SeriesKey, float] = {}
         self._causes: Mapping[SeriesKey, ShiftCause] = {}
-        self._looked: dict[SeriesKey, _Looked] = {}
+        self._attempts = Attempts(monotonic)
 
     def use(self, search: CauseSource) -> None:
         """Look for causes with another search from the next one on. Thread-safe."""
@@ -104,7 +91,7 @@ class CauseFinder:
         return frozenset(
             key
             for key, shift in self._shifts.items()
-            if self._first_seen.get(key, oldest) > oldest and self._is_pending(shift)
+            if self._first_seen.get(key, oldest) > oldest and not self._attempts_at(shift).is_settled
         )
 
     def observe(self, shifts: Sequence[Shift]) -> None:
@@ -141,49 +128,37 @@ class CauseFinder:
         """
         now = self._monotonic()
         shifts = self._shifts
-        self._forget(shifts)
+        self._attempts.retain(shifts)
         # A flag that belongs to no incident has an alert of its own.
         due = sorted(
-            shifts.values(),
+            [shift for shift in shifts.values() if self._attempts_at(shift).due_at <= now],
             key=lambda shift: (self._was_looked_at(shift), shift.in_incident, -shift.score, shift.key),
         )
-        due = [shift for shift in due if self._due_at(shift) <= now]
         self._telemetry.causes_pending(sum(not self._was_looked_at(shift) for shift in due))
         if due:
             self._look_at(due[0])
             self._telemetry.causes_pending(sum(not self._was_looked_at(shift) for shift in due[1:]))
             if len(due) > 1:
                 return 0.0
-        return max(0.0, min((self._due_at(shift) for shift in shifts.values()), default=now + _IDLE_SECONDS) - now)
+        next_at = min((self._attempts_at(shift).due_at for shift in shifts.values()), default=now + _IDLE_SECONDS)
+        return max(0.0, next_at - now)
+
+    def _attempts_at(self, shift: Shift) -> Attempt:
+        return self._attempts.of(shift.key, shift.since)
 
     def _was_looked_at(self, shift: Shift) -> bool:
-        looked = self._looked.get(shift.key)
-        return looked is not None and looked.since == shift.since
-
-    def _is_pending(self, shift: Shift) -> bool:
-        looked = self._looked.get(shift.key)
-        return looked is None or looked.since != shift.since or looked.is_pending
-
-    def _due_at(self, shift: Shift) -> float:
-        looked = self._looked.get(shift.key)
-        return looked.due_at if looked is not None and looked.since == shift.since else 0.0
-
-    def _forget(self, shifts: Mapping[SeriesKey, Shift]) -> None:
-        for key in [key for key in self._looked if key not in shifts]:
-            del self._looked[key]
+        return self._attempts_at(shift).number > 0
 
     def _look_at(self, shift: Shift) -> None:
-        # Marked before: a shift whose traces break something must not be looked at without a pause.
-        is_first = not self._was_looked_at(shift)
-        self._looked[shift.key] = _Looked(shift.since, self._monotonic() + UNKNOWN_SECONDS, is_first)
+        number = self._attempts.begin(shift.key, shift.since, UNKNOWN_SECONDS)
         cause = self._search.find(replace(shift, at=self._clock()), loop="cause")
-        is_repeated_soon = is_first and cause.verdict.outcome is Outcome.FAILED
+        is_repeated_soon = number == 1 and cause.verdict.outcome is Outcome.FAILED
         seconds = UNKNOWN_SECONDS
         if cause.verdict.outcome is Outcome.KNOWN:
             seconds = KNOWN_SECONDS
         elif is_repeated_soon:
             seconds = FAILED_SECONDS
-        self._looked[shift.key] = _Looked(shift.since, self._monotonic() + seconds, is_repeated_soon)
+        self._attempts.end(shift.key, shift.since, seconds, is_settled=not is_repeated_soon)
         self._telemetry.cause_sought(cause.verdict.outcome.value, cause.seconds)
         before = self._causes.get(shift.key)
         if before is not None and before.shift.since == shift.since and _is_better(before, cause):

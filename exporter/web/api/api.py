@@ -115,8 +115,8 @@ class Api:
             drilldown: builds links to comparisons in Grafana.
             running: admits as many requests at once as may block the workers; shared with pages that do.
             marks: what people know about ranges of time.
-            parse_mark: reads a mark from a body; raises an exception with a message for people. None if clients may
-                neither add nor delete marks.
+            parse_mark: reads a mark from a body; raises BadParametersError. None if clients may neither add nor delete
+                marks.
         """
         self._marks = marks
         self._parse_mark = parse_mark
@@ -173,12 +173,12 @@ class Api:
             )
         try:
             added = marks.add(parse(request.body))
+        except BadParametersError as error:
+            return _bad_request(error)
         except MarkLimitError as error:
             return problem_response(HTTPStatus.CONFLICT, str(error))
         except StoreError as error:
             return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, str(error), reason=error.reason)
-        except Exception as error:  # noqa: BLE001 - what is wrong with the mark
-            return problem_response(HTTPStatus.BAD_REQUEST, str(error))
         return HttpResponse(json.dumps(mark_document(added)).encode(), _JSON, HTTPStatus.CREATED)
 
     def _delete_mark(self, marks: TimeMarkRegistry, request: HttpRequest) -> HttpResponse:
@@ -188,8 +188,7 @@ class Api:
             parameters.finish()
             is_deleted = marks.remove(mark_id)
         except BadParametersError as error:
-            errors = [each._asdict() for each in error.errors]
-            return problem_response(HTTPStatus.BAD_REQUEST, str(error), errors=errors)
+            return _bad_request(error)
         except StoreError as error:
             return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, str(error), reason=error.reason)
         if not is_deleted:
@@ -209,8 +208,7 @@ class Api:
                 document = endpoint(Parameters(request.query))
                 return HttpResponse(json.dumps(document, allow_nan=False).encode(), _JSON)
             except BadParametersError as error:
-                errors = [each._asdict() for each in error.errors]
-                return problem_response(HTTPStatus.BAD_REQUEST, str(error), errors=errors)
+                return _bad_request(error)
             except _UnknownSeriesError as error:
                 return problem_response(HTTPStatus.NOT_FOUND, str(error), nearest=error.nearest)
             except AmbiguousSeriesError as error:
@@ -453,6 +451,10 @@ class Api:
         if key is None:
             raise _UnknownSeriesError(given, [*stored, *live])
         return key, live.get(key)
+
+
+def _bad_request(error: BadParametersError) -> HttpResponse:
+    return problem_response(HTTPStatus.BAD_REQUEST, str(error), errors=[each._asdict() for each in error.errors])
 
 
 class _BusyError(Exception):

@@ -21,7 +21,7 @@ KEYS: Final[dict[str, str]] = {
         "what the contrast is of: `time` (calls with the value take longer) or `frequency` (the incident has "
         "it more often)"
     ),
-    "before_seconds": "the quantile in the same hours of the weeks before a regression",
+    "before_seconds": "the median, or the p90, in the same hours of the weeks before a regression",
     "began_after_unix": "earliest plausible instant at which a regression began",
     "began_before_unix": "latest plausible instant at which it began",
     "begins_seconds": (
@@ -202,11 +202,11 @@ KEYS: Final[dict[str, str]] = {
     "points": "the steps of a timeline, in time order without a gap",
     "pooled_hours": "the hours that the baseline is built from",
     "present": "whether the instant is now",
-    "quantile": "0.5, 0.9 or 0.99",
+    "quantile": "0.5, 0.9 or 0.99; in `regression` 0.9, or 0.5 for the latency level: p20, median and p90 together",
     "quarantined": "whether the hour is kept out of the baseline",
     "raised_at_unix": "when the regression was found",
     "range": "as requested",
-    "ratio": "the quantile in the last days relative to the weeks before",
+    "ratio": "the latency level, or the p90, in the last days relative to the weeks before",
     "reconstructed": "whether the incident was found in the history, where its cause is not known",
     "reference": "which time the healthy traces are from",
     "reference_share": "share of the healthy requests",

@@ -604,15 +604,21 @@ _NAMES_OF_SERIES: Final[Schema] = {
 }
 _PARAMETER_ERROR: Final[Schema] = {
     "type": "object",
-    "properties": {"parameter": _TEXT, "detail": _TEXT},
+    "properties": {
+        "parameter": {
+            **_TEXT,
+            "description": "the parameter, or the key of the request body; `body` for the body as a whole",
+        },
+        "detail": {**_TEXT, "description": "the problem, worded to follow the name"},
+    },
     "required": ["parameter", "detail"],
 }
 _ERRORS: Final[Mapping[str, tuple[str, Schema]]] = {
     "400": (
-        "Parameters are missing, unknown, repeated or invalid, or several endpoints have these names.",
+        "Parameters or keys of the body are missing, unknown or invalid, or several endpoints have these names.",
         _problem(
             {
-                "errors": {**_list(_PARAMETER_ERROR), "description": "all invalid parameters"},
+                "errors": {**_list(_PARAMETER_ERROR), "description": "everything that is invalid"},
                 "matching": {**_list(_NAMES_OF_SERIES), "description": "the endpoints that have these names"},
             }
         ),

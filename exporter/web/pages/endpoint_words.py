@@ -17,6 +17,7 @@ from exporter.explain.words import (
     coarse_duration,
     counted,
     disabled_by,
+    regression_measure,
     run_limits_text,
 )
 from exporter.model.calendar import HOUR_SECONDS, Slot
@@ -335,15 +336,16 @@ def _traffic_standing(status: SeriesStatus, parameters: Parameters) -> KindStand
 
 def _regression_standing(status: SeriesStatus, parameters: Parameters, times: Times) -> KindStanding:
     found = status.regression
+    now, before = UNKNOWN if status.regressed is None else "no", UNKNOWN
+    if found is not None:
+        since = f"{times.local(found.began_before):%Y-%m-%d}"
+        now = f"{regression_measure(found)} × {factor(found.ratio)} since {since}"
+        before = f"p{100 * found.quantile:g} {duration(found.before_seconds)} in the weeks before"
     return KindStanding(
         "Regression",
         found is not None,
-        UNKNOWN
-        if status.regressed is None
-        else "no"
-        if found is None
-        else f"p{100 * found.quantile:g} × {factor(found.ratio)} since {times.local(found.began_before):%Y-%m-%d}",
-        UNKNOWN if found is None else f"{duration(found.before_seconds)} in the weeks before",
+        now,
+        before,
         f"The last days take {parameters.regression_ratio:g} times as long as the same hours of the weeks "
         "before, lastingly. A ticket, never a page.",
     )

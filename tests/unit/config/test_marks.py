@@ -20,6 +20,7 @@ from exporter.config import ConfigError, effective_yaml, load_config
 from exporter.evaluation.time_marks import encode_mark
 from exporter.model.time_mark import MarkKind, MarkSource
 from exporter.store import Store
+from exporter.web.api.parameters import BadParametersError
 
 BERLIN = ZoneInfo("Europe/Berlin")
 ONE = "{match: ^checkout/, from: 2026-11-24T14:00, to: 2026-11-24T16:30, as: expected}"
@@ -61,7 +62,7 @@ def test_marks_are_local_unless_they_say_otherwise(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("item", "problem"),
     [
-        (ONE.replace("16:30", "13:00"), "marks[0] must end after it begins, not at 2026-11-24 13:00:00"),
+        (ONE.replace("16:30", "13:00"), "marks[0].to must be after from, not 2026-11-24 13:00:00"),
         (
             ONE.replace("expected", "wanted"),
             "marks[0].as (line 1) must be one of expected, incident, normal, not 'wanted'",
@@ -70,10 +71,14 @@ def test_marks_are_local_unless_they_say_otherwise(tmp_path: Path) -> None:
         (ONE.replace("from:", "form:"), "marks[0].form (line 1) is not a known key; did you mean marks[0].from?"),
         (ONE.replace("2026-11-24T14:00", "noon"), "marks[0].from (line 1) must be a time such as 2026-11-24T14:00"),
         (ONE.replace("}", ", rrule: hourly}"), "marks[0].rrule (line 1) must be a recurrence rule of RFC 5545"),
+        (
+            ONE.replace("}", ", rrule: FREQ=HOURLY}"),
+            "marks[0].rrule (line 1) must contain FREQ with one of DAILY, WEEKLY",
+        ),
         (ONE.replace("16:30", "16:30Z").replace("24T16", "29T16").replace("}", ", rrule: FREQ=DAILY}"), ""),
         (
             ONE.replace("11-24T16:30", "12-26T16:30").replace("}", ", rrule: FREQ=DAILY}"),
-            "marks[0] must be at most 31 days long to recur",
+            "marks[0].to must be at most 31 days after from, so that the range can recur",
         ),
     ],
 )
@@ -95,7 +100,7 @@ def test_marks_over_the_api_need_passwords(tmp_path: Path) -> None:
         ("[1]", "must contain marks: and a list"),
         ("marks: [{match: x}]", "marks[0].from"),
         (f"marks: [{ONE}]\nother: 1", "other"),
-        (f"marks: [{ONE.replace('16:30', '10:00')}]", "line 1) must end after it begins"),
+        (f"marks: [{ONE.replace('16:30', '10:00')}]", "marks[0].to ({path} line 1) must be after from"),
         ("marks: [", "not valid YAML"),
     ],
 )
@@ -104,7 +109,7 @@ def test_broken_file_says_what_is_wrong(tmp_path: Path, text: str, problem: str)
     path.write_text(text)
     with pytest.raises(ConfigError) as error:
         marks_of_file(path, BERLIN)
-    assert problem in str(error.value)
+    assert problem.format(path=path) in str(error.value)
     assert str(error.value).startswith("1 problem in marks_file") or "problems in marks_file" in str(error.value)
 
 
@@ -121,10 +126,15 @@ def test_mark_is_read_from_json() -> None:
     )
     assert (mark.kind, mark.end - mark.start, mark.source) == (MarkKind.NORMAL, 3600, MarkSource.API)
     for body in (b"", b"[]", b"{", b'"x"', b"[" * 100_000):
-        with pytest.raises(ConfigError, match="must be a JSON object"):
+        with pytest.raises(BadParametersError, match=r"^body must be a JSON object"):
             mark_of_json(body, BERLIN)
-    with pytest.raises(ConfigError, match=r"(?s)from.*is missing.*as.*must be one of"):
-        mark_of_json(b'{"match": "pay", "to": "2026-11-24T15:00", "as": 7}', BERLIN)
+    with pytest.raises(BadParametersError) as refused:
+        mark_of_json(b'{"match": "pay", "form": 1, "to": "2026-11-24T15:00", "as": 7}', BERLIN)
+    assert {each.parameter: each.detail.partition(",")[0] for each in refused.value.errors} == {
+        "form": "is not a known key; did you mean from?",
+        "from": "is missing",
+        "as": "must be one of expected",
+    }
 
 
 def test_commands_use_the_marks_of_configuration_file_and_history(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,8 +102,10 @@ def test_traces_further_away_serve_where_there_are_no_nearer_ones() -> None:
 
 
 def test_shorter_ranges_are_searched_where_tempo_allows_no_longer_ones() -> None:
-    spans = around(["1.0"], ["1.1"])
-    assert found(*spans, max_range_seconds=2 * HOUR_SECONDS) == RegressionVersion("appeared", "1.1", "1.0")
+    tempo = Tempo(around(["1.0"], ["1.1"]), max_range_seconds=2 * HOUR_SECONDS)
+    assert VersionSearch(tempo).find(KEY, REGRESSION, NOW) == RegressionVersion("appeared", "1.1", "1.0")
+    # Each is refused once, and then searched once.
+    assert [(end - start) // HOUR_SECONDS for start, end in tempo.asked] == [6, 2, 6, 2, 24, 2]
 
 
 def test_hostile_version_is_cut_and_escaped() -> None:
@@ -209,6 +211,43 @@ def test_failures_end_some_day(store: Store) -> None:
         tested.clock.advance(RETRY_SECONDS)
     assert tested.telemetry.versions == ["failed"] * MAX_ATTEMPTS
     assert stored_version(store, KEY, REGRESSION) == RegressionVersion("failed")
+
+
+def test_what_breaks_the_search_is_not_searched_for_forever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    tested = bench(store)
+    attempts = []
+
+    def broken(*_: Any) -> RegressionVersion:
+        attempts.append(tested.clock.monotonic())
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(VersionSearch, "find", broken)
+    tested.versions.observe({KEY: REGRESSION})
+    for _ in range(2 * MAX_ATTEMPTS):
+        with suppress(RuntimeError):
+            tested.look()
+        tested.clock.advance(RETRY_SECONDS)
+    assert len(attempts) == MAX_ATTEMPTS
+
+
+def test_store_is_asked_once_about_each_regression(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = bench(store)
+    first.versions.observe({KEY: REGRESSION})
+    first.look()
+    asked = []
+    regression_version = store.regression_version
+
+    def counted(key: SeriesKey, raised_at: int) -> str | None:
+        asked.append(key)
+        return regression_version(key, raised_at)
+
+    monkeypatch.setattr(store, "regression_version", counted)
+    tested = bench(store)
+    tested.versions.observe({KEY: REGRESSION, OTHER: REGRESSION})
+    for _ in range(4):
+        tested.look()
+    assert sorted(asked) == [KEY, OTHER]
+    assert tested.telemetry.versions == ["appeared"]
 
 
 def test_without_a_search_nothing_is_known(store: Store) -> None:

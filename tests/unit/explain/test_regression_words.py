@@ -13,8 +13,9 @@ from tests.support.samples import DAY, HOUR, KEY, NOON, REGRESSION
 
 def test_sentence_says_since_when_by_how_much_and_how_certain() -> None:
     assert regression_sentence(REGRESSION, Calendar().local) == (
-        "Since Sunday 2026-11-15 10:00–12:00 UTC its median is higher than in the weeks before: in the last 24 hours "
-        "1.25 × the 200 ms of the same hours (when it was found, 6.5 times as far off as such means usually are)."
+        "Since Sunday 2026-11-15 10:00–12:00 UTC its latency level (p20, median and p90 together) is higher than in "
+        "the weeks before: in the last 24 hours 1.25 × that of the same hours, whose median was 200 ms (when it was "
+        "found, 6.5 times as far off as such means usually are)."
     )
 
 
@@ -22,7 +23,8 @@ def test_sentence_has_local_times_and_names_both_days_of_a_long_interval() -> No
     long = REGRESSION._replace(quantile=0.9, began_before=REGRESSION.began_after + 2 * DAY + 3 * HOUR)
     text = regression_sentence(long, Calendar(ZoneInfo("Asia/Tokyo")).local)
     assert text.startswith(
-        "Since a time between Sunday 2026-11-15 19:00 and Tuesday 2026-11-17 22:00 JST its p90 is higher"
+        "Since a time between Sunday 2026-11-15 19:00 and Tuesday 2026-11-17 22:00 JST its p90 is higher than in the "
+        "weeks before: in the last 24 hours 1.25 × the 200 ms of the same hours (when"
     )
 
 

@@ -10,6 +10,7 @@ from exporter.ingest.tempo_counts import TempoCounts
 from exporter.model.ledger import Window
 from exporter.model.span import SeriesKey, Span
 from exporter.runtime.logs import get_logger
+from exporter.runtime.telemetry import FailureReason
 from exporter.tempo.counts import SpanCounts
 from exporter.tempo.errors import TempoError
 from tests.support.fakes import KEY, FakeTempo, Recorder, span
@@ -97,6 +98,23 @@ def test_missing_counts_are_unknown_and_requested_again_after_a_pause(
     bench.clock.now = 901.0
     assert bench.counts.learn([hour(1)], [])
     assert bench.telemetry.source_counts == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"), [("connection", "could not be asked"), ("server_error", "everything works without that")]
+)
+def test_an_unreachable_tempo_is_not_said_to_do_without_counts(
+    reason: FailureReason, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tempo = FakeTempo(traffic(3), counting="exact")
+
+    def failing(*_: Any, **__: Any) -> SpanCounts:
+        raise TempoError("failed", reason=reason, retryable=True)
+
+    tempo.count = failing  # type: ignore[method-assign]
+    caplog.set_level(logging.INFO)
+    assert not CountsBench(tempo).counts.learn([hour(1)], [])
+    assert said in caplog.records[-1].getMessage()
 
 
 def test_pause_between_count_requests_grows_while_tempo_does_not_count() -> None:

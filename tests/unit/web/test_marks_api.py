@@ -11,11 +11,13 @@ from exporter.app.marks import mark_of_json
 from exporter.evaluation.query import BaselineQuerier
 from exporter.evaluation.timeline_query import TimelineQuerier
 from exporter.model.calendar import Calendar, HourClock
+from exporter.model.time_mark import TimeMark
 from exporter.runtime.logs import get_logger
 from exporter.store import Store
 from exporter.web.api.api import Api
 from exporter.web.http import Site
 from tests.support.causes import two_that_share_a_cause
+from tests.support.openapi import undescribed
 from tests.support.samples import HOUR, NOON, SETTINGS
 from tests.support.wsgi import WsgiResponse, ask
 from tests.unit.web.test_api import NAMED, Bench
@@ -95,23 +97,51 @@ def test_incident_shows_marks_of_its_time(bench: MarksBench) -> None:
     assert mark["end_unix"] == NOON + HOUR // 2
 
 
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_other_content_type_is_refused(bench: MarksBench, content_type: str) -> None:
+    response = bench.post(BODY, content_type)
+    document = json.loads(response.body)
+    assert (document["status"], response.headers["Content-Type"]) == (415, "application/problem+json")
+    assert "Content-Type: application/json" in document["detail"]
+    assert bench.get("marks")["marks"] == []
+
+
 @pytest.mark.parametrize(
-    ("body", "content_type", "status", "detail"),
+    ("body", "errors"),
     [
-        (BODY, "text/plain", 415, "Content-Type: application/json"),
-        (BODY, "application/x-www-form-urlencoded", 415, "Content-Type"),
-        (b"{", "application/json", 400, "must be a JSON object"),
-        ({**BODY, "as": "x"}, "application/json", 400, "must be one of expected, incident, normal"),
-        ({**BODY, "to": "2026-11-17T09:00"}, "application/json", 400, "must end after it begins"),
-        ({**BODY, "match": "("}, "application/json", 400, "must be a regular expression"),
+        (b"{", {"body": "must be a JSON object"}),
+        ({**BODY, "as": "x"}, {"as": "must be one of expected, incident, normal"}),
+        ({**BODY, "to": "2026-11-17T09:00"}, {"to": "must be after from, not 2026-11-17 09:00"}),
+        ({**BODY, "match": "(", "rrule": "x"}, {"match": "must be a regular expression", "rrule": "must be a recur"}),
+        ({**BODY, "rrule": "FREQ=HOURLY"}, {"rrule": "must contain FREQ with one of DAILY"}),
+        (
+            {"match": "x", "form": "2026-11-17", "to": "2026-11-18", "as": "normal"},
+            {"from": "is missing", "form": "is not a known key; did you mean from?"},
+        ),
     ],
 )
-def test_other_body_is_refused(bench: MarksBench, body: Any, content_type: str, status: int, detail: str) -> None:
-    response = bench.post(body, content_type)
+def test_what_is_wrong_with_a_mark_is_reported_as_for_parameters(
+    bench: MarksBench, body: Any, errors: dict[str, str]
+) -> None:
+    response = bench.post(body)
     document = json.loads(response.body)
-    assert (document["status"], response.headers["Content-Type"]) == (status, "application/problem+json")
-    assert detail in document["detail"]
+    assert (document["status"], response.headers["Content-Type"]) == (400, "application/problem+json")
+    found = {each["parameter"]: each["detail"] for each in document["errors"]}
+    assert found.keys() == errors.keys()
+    assert all(found[key].startswith(detail) for key, detail in errors.items()), found
+    assert document["detail"] == "; ".join(f"{each['parameter']} {each['detail']}" for each in document["errors"])
+    assert undescribed("marks", "400", document, "post") == []
     assert bench.get("marks")["marks"] == []
+
+
+def test_a_defect_is_not_blamed_on_the_mark(bench: MarksBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: TimeMark) -> TimeMark:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(bench.marks, "add", broken)
+    response = bench.post(BODY)
+    assert response.status == "500 Internal Server Error"
+    assert b"a defect" not in response.body
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE"])

@@ -304,9 +304,13 @@ class TestKinds:
             assert part in text
 
     def test_a_regression_is_named(self) -> None:
-        status = replace(STATUS, regressed=True, regression=REGRESSION)
-        pages = pages_of(snapshot=Snapshot(NOON, series=(status,)))
-        assert "Regression p50 × 1.2 since 2026-11-15 200 ms in the weeks before" in section_text(read(pages), "kinds")
+        for regression, expected in (
+            (REGRESSION, "latency level × 1.2 since 2026-11-15 p50 200 ms in the weeks before"),
+            (REGRESSION._replace(quantile=0.9), "p90 × 1.2 since 2026-11-15 p90 200 ms in the weeks before"),
+        ):
+            status = replace(STATUS, regressed=True, regression=regression)
+            pages = pages_of(snapshot=Snapshot(NOON, series=(status,)))
+            assert f"Regression {expected}" in section_text(read(pages), "kinds")
 
     def test_what_is_not_judged_says_so(self) -> None:
         stream = SeriesStatus(KEY, baseline(), stream=StreamReason.NAME)

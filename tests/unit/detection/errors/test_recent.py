@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from exporter.baseline.levels import FallbackLevel
 from exporter.detection.errors.recent import RecentFailures
 from exporter.detection.errors.verdict import Counts, ErrorBaseline
-from exporter.detection.flag import INACTIVE
+from exporter.detection.flag import INACTIVE, Flag, FlagEvent
 from exporter.detection.window import RecentTraces
 from exporter.model.calendar import DayType, Slot
 from tests.support.samples import NOON, SETTINGS
@@ -117,6 +117,25 @@ def test_long_windows_are_counted_by_mark_and_failures_within_a_minute_are_a_bur
         assert verdict is not None
         assert verdict.shifted is not is_burst
         assert verdict.chance is not None
+
+
+def test_long_windows_begin_after_the_flag_was_resolved() -> None:
+    usual = [ErrorBaseline(FallbackLevel.EXACT, Slot(12, DayType.WEEKDAY), 6, 1200, 60)] * 3
+    begin, end, now = NOON + 600, NOON + 2400, NOON + 3600
+    for is_resolved in (False, True):
+        bench, flag = Bench(), Flag(firing=True, since=begin, keep_firing_since=end)
+        for second in range(NOON + 30, now + 1, 30):
+            if is_resolved and second == NOON + 2700:
+                window = bench.traces.window(second, SETTINGS.shift)
+                tick = bench.failures.tick(bench.traces, window, second, usual, flag, SETTINGS.shift, NOON)
+                assert tick.event is FlagEvent.RESOLVED
+            fails = second % 90 == 0 if begin < second <= end else second in (now - 240, now - 60, now - 30)
+            bench.add(second, fails)
+        window = bench.traces.window(now, SETTINGS.shift)
+        verdict = bench.failures.tick(bench.traces, window, now, usual, INACTIVE, SETTINGS.shift, NOON).verdict
+        assert verdict is not None
+        # By themselves the last failures may be chance.
+        assert (verdict.shifted, verdict.persists) == (not is_resolved, not is_resolved)
 
 
 def test_dropped_failures_are_no_part_of_any_window() -> None:

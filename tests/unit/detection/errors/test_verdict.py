@@ -326,6 +326,8 @@ def evaluated(stored: Iterable[StoredWindow], days: int, detector: Detector = DE
 class TestHistory:
     INCIDENT: Final = dict.fromkeys(range(12 * 24 * 8 + 12 * 10, 12 * 24 * 8 + 12 * 11 + 6), 0.3)
     """An hour and a half from 10:00 on the ninth day."""
+    LATER: Final = dict.fromkeys([12 * 24 * 8 + 12 * 12 + 2], 0.2)
+    """A mark that ends at 12:15, within an hour of the incident."""
 
     def test_an_incident_is_found_and_kept_out_of_the_usual_ratio(self) -> None:
         stored = windows_with_failures(10, self.INCIDENT)
@@ -350,8 +352,22 @@ class TestHistory:
         assert baseline.ratio < 0.005
         assert baseline.windows == 6
 
-    def test_it_makes_no_difference_where_evaluation_paused_and_in_which_order_windows_came(self) -> None:
-        stored = windows_with_failures(9, self.INCIDENT)
+    def test_what_an_incident_left_in_long_windows_does_not_fire_the_flag_again(self) -> None:
+        stored = windows_with_failures(9, {**self.INCIDENT, **self.LATER}, 10)
+        assert [each.event for each in evaluated(stored, 9).error_changes] == [FlagEvent.FIRING, FlagEvent.RESOLVED]
+
+    def test_another_incident_within_an_hour_fires_the_flag_again(self) -> None:
+        again = dict.fromkeys(range(12 * 24 * 8 + 12 * 12 + 2, 12 * 24 * 8 + 12 * 12 + 8), 0.3)
+        stored = windows_with_failures(9, {**self.INCIDENT, **again}, 10)
+        changes = evaluated(stored, 9).error_changes
+        assert [each.event for each in changes] == [FlagEvent.FIRING, FlagEvent.RESOLVED] * 2
+        assert changes[2].at - MONDAY - 24 * HOUR * 8 <= 12 * HOUR + 30 * 60
+
+    @pytest.mark.parametrize(("later", "per_mark"), [({}, 40), (LATER, 10)])
+    def test_it_makes_no_difference_where_evaluation_paused_and_in_which_order_windows_came(
+        self, later: dict[int, float], per_mark: int
+    ) -> None:
+        stored = windows_with_failures(9, {**self.INCIDENT, **later}, per_mark)
         whole = evaluated(reversed(stored), 9)
         state, changes = None, []
         periods: dict[float, FlagPeriod] = {}

@@ -149,6 +149,22 @@ def test_a_new_shift_is_pending_until_the_first_result_that_stands_or_for_three_
     assert bench.finder.pending == frozenset()
 
 
+def test_a_new_shift_is_pending_while_its_first_failure_is_repeated() -> None:
+    pending = []
+
+    def answer(shift: Shift) -> ShiftCause:
+        pending.append(bench.finder.pending)
+        return outcome(Outcome.FAILED)(shift)
+
+    bench = Bench(answer)
+    bench.finder.observe([SHIFT])
+    for _ in range(2):
+        bench.finder.look_at_next()
+        bench.clock.advance(FAILED_SECONDS)
+    assert pending == [{CHECKOUT}, {CHECKOUT}]
+    assert bench.finder.pending == frozenset()
+
+
 def test_first_failure_is_followed_by_another_attempt_soon_and_the_next_one_is_not() -> None:
     bench = Bench(outcome(Outcome.FAILED))
     bench.finder.observe([SHIFT])
