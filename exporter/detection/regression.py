@@ -19,7 +19,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from functools import lru_cache
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from math import log2, sqrt
 from operator import mul, sub
 from typing import Final, NamedTuple
@@ -60,19 +60,19 @@ HALF_WEIGHT_REQUESTS: Final = 20
 
 MIN_KNOWN_SECONDS: Final = 2 * DAY_SECONDS
 """Days that can be compared must be known for this time: the days before show how much days differ."""
-SIGNIFICANCE: Final = (2.7, 3.6)
+SIGNIFICANCE: Final = (2.2, 2.95)
 """Number of standard deviations from which a distance is significant, where these are known exactly, of the level and
 of the p90. Nearly all regressions show in the level, and the p90 is a second chance for a false one."""
-SIZE_DEVIATIONS: Final = 0.5
-"""A distance that is smaller than the least one by less than so many standard deviations may be as large."""
-UNCERTAIN_DAYS: Final = 8
+UNCERTAIN_DAYS: Final = 12
 """With so many degrees of freedom, those of the prior included, twice as many standard deviations are required; with
 twice as many degrees half more."""
-PRIOR_DAY_BUCKETS: Final = 1.6
-"""How much the means of whole days differ in a series without history: 0.05 octave."""
-PRIOR_DAYS: Final = 4
-"""Weight of that, in days."""
-MAX_INDEPENDENT_DAYS: Final = 4
+BLOCK_HOURS: Final = 6
+"""Length of the parts of a day whose means show how much the hours of a series differ; a divisor of all lengths."""
+PRIOR_DAY_BUCKETS: Final = 1.4
+"""How much whole days differ beyond what their hours explain, in a series without history: 0.044 octave."""
+PRIOR_DAYS: Final = 6
+"""Weight of that and of what the hours explain, in days."""
+MAX_INDEPENDENT_DAYS: Final = 2
 """Days drift: the mean of a week is not more certain than that of so many independent days."""
 MAX_EARLIER_DAYS: Final = 20
 """How many earlier days show how much days differ."""
@@ -87,6 +87,9 @@ _UNKNOWN: Final = -(2**15)
 _MIN_TREND_POINTS: Final = 3
 _NO_PRODUCTS: Final = (0.0, 0.0, 0.0, 0.0, 0.0)
 _HALVES: Final = 2
+_BLOCK_SECONDS: Final = BLOCK_HOURS * HOUR_SECONDS
+_BLOCKS_PER_DAY: Final = DAY_SECONDS // _BLOCK_SECONDS
+_BLOCKS: Final = WINDOW_HOURS[-1] // BLOCK_HOURS + MAX_EARLIER_DAYS * _BLOCKS_PER_DAY
 _QUARANTINED: Final = 0x80
 _COUNT_STEPS: Final = 6
 """Steps of the stored number of requests per octave."""
@@ -198,6 +201,20 @@ class _Distance(NamedTuple):
     usual_bucket: float
     weekend_share: float
     noise: float
+
+
+class _Block(NamedTuple):
+    """Some hours of a day.
+
+    Attributes:
+        hours: how many of them are known.
+        weight: sum of their weights.
+        half_buckets: sum of their weighted residuals, in half buckets.
+    """
+
+    hours: int
+    weight: float
+    half_buckets: float
 
 
 class _LevelWeights:
@@ -378,13 +395,13 @@ class RegressionTracker:
         for of_day in latest:
             if of_day is None or of_day.buckets < RESOLVE_SHARE * gate:
                 continue
+            blocks: list[_Block] = []
             for hours in WINDOW_HOURS:
                 distance = of_day if hours == WINDOW_HOURS[0] else self._distance(now, hours, of_day.quantile)
-                if distance is None or not self._is_large(distance):
+                if distance is None or distance.buckets < gate or not self._is_large(distance):
                     continue
-                deviation, uncertainty = self._deviation(now, distance)
-                if distance.buckets < gate - SIZE_DEVIATIONS * deviation:
-                    continue
+                blocks = blocks or self._blocks(now, of_day.quantile)
+                deviation, uncertainty = self._deviation(now, distance, blocks)
                 score = distance.buckets / (uncertainty * deviation)
                 if score >= SIGNIFICANCE[distance.quantile] and (found is None or score > found[0]):
                     found = score, distance
@@ -477,17 +494,19 @@ class RegressionTracker:
         table = _WEIGHTS_OF_ALL if is_rule else _WEIGHTS
         return [table[code] for code in codes]
 
-    def _deviation(self, now: int, distance: _Distance) -> tuple[float, float]:
+    def _deviation(self, now: int, distance: _Distance, blocks: Sequence[_Block]) -> tuple[float, float]:
         """Return the standard deviation of such a distance, from how the days before differ from one to the next.
 
-        They are compared with their trend, because a steady drift does not make them uncertain. The second value is by
-        how much more a distance must exceed it because few days show it.
+        They are compared with their trend, because a steady drift does not make them uncertain. There are few days, but
+        many hours: the prior is what the hours explain, and something for what they do not show. The second value is by
+        how much more a distance must exceed the deviation because few days show it.
         """
-        until = now - distance.hours * HOUR_SECONDS
-        means = [self._day_mean(until - day * DAY_SECONDS, distance.quantile) for day in range(MAX_EARLIER_DAYS)]
-        squares, freedom = _around_trend([(day, mean) for day, mean in enumerate(means) if mean is not None])
+        first = distance.hours // BLOCK_HOURS
+        before = blocks[first : first + MAX_EARLIER_DAYS * _BLOCKS_PER_DAY]
+        squares, freedom = _around_trend(_day_means(before))
         freedom += PRIOR_DAYS
-        variance = (PRIOR_DAYS * PRIOR_DAY_BUCKETS**2 + squares) / freedom
+        prior = PRIOR_DAY_BUCKETS**2 + _block_variance(before) / _BLOCKS_PER_DAY
+        variance = (PRIOR_DAYS * prior + squares) / freedom
         of_means = variance / min(distance.hours * HOUR_SECONDS / DAY_SECONDS, MAX_INDEPENDENT_DAYS)
         weeks = max(1.0, (now - self._first_reference(now)) / (7 * DAY_SECONDS) - 1)
         share = distance.weekend_share
@@ -496,22 +515,22 @@ class RegressionTracker:
         uncertainty = 1 + UNCERTAIN_DAYS / freedom
         return sqrt(max(of_means, distance.noise**2) + of_reference), uncertainty
 
+    def _blocks(self, now: int, quantile: int) -> list[_Block]:
+        """Return the parts of the days up to an instant, the latest first; quarantined hours are left out."""
+        first, last = bisect_left(self._starts, now - _BLOCKS * _BLOCK_SECONDS), bisect_left(self._starts, now)
+        hours, weights, sums = [0] * _BLOCKS, [0.0] * _BLOCKS, [0.0] * _BLOCKS
+        residuals = self._residuals[quantile][first:last]
+        for start, code, residual in zip(self._starts[first:last], self._counts[first:last], residuals, strict=True):
+            if residual != _UNKNOWN and code < _QUARANTINED:
+                position = (now - start - 1) // _BLOCK_SECONDS
+                hours[position] += 1
+                weights[position] += _WEIGHTS[code]
+                sums[position] += _WEIGHTS[code] * residual
+        return list(map(_Block, hours, weights, sums))
+
     def _first_reference(self, now: int) -> int:
         first = bisect_left(self._starts, self._since)
         return self._starts[first] if first < len(self._starts) else now
-
-    def _day_mean(self, end: int, quantile: int) -> float | None:
-        """Return the mean residual of the day that ends at an instant, in buckets; None if it has too few hours."""
-        first, last = bisect_left(self._starts, end - DAY_SECONDS), bisect_left(self._starts, end)
-        pairs = [
-            (_WEIGHTS[code], each)
-            for code, each in zip(self._counts[first:last], self._residuals[quantile][first:last], strict=True)
-            if each != _UNKNOWN and code < _QUARANTINED
-        ]
-        if len(pairs) < MIN_DAY_HOURS:
-            return None
-        total = sum(weight for weight, _ in pairs)
-        return sum(weight * each for weight, each in pairs) / total / _HALVES if total else None
 
     def _beginning(self, now: int, distance: _Distance) -> tuple[int, int]:
         """Return the earliest and the latest plausible instant at which a regression began."""
@@ -602,6 +621,31 @@ def _around_trend(points: Sequence[tuple[int, float]]) -> tuple[float, int]:
     products = sum((x - x_mean) * (y - y_mean) for x, y in points)
     # Rounding may leave less than nothing.
     return max(0.0, y_squares - products * products / x_squares), count - 2
+
+
+def _day_means(blocks: Sequence[_Block]) -> list[tuple[int, float]]:
+    """Return the mean residual of each day, in buckets, with its number; days with too few hours are left out."""
+    means = []
+    for day in range(len(blocks) // _BLOCKS_PER_DAY):
+        hours, weights, sums = zip(*blocks[day * _BLOCKS_PER_DAY : (day + 1) * _BLOCKS_PER_DAY], strict=True)
+        if sum(hours) >= MIN_DAY_HOURS and sum(weights):
+            means.append((day, sum(sums) / sum(weights) / _HALVES))
+    return means
+
+
+def _block_variance(blocks: Sequence[_Block]) -> float:
+    """Return the variance of the mean residual of a block, from how adjacent blocks differ; 0 if none are known.
+
+    Half of the mean square of these differences (von Neumann, Annals of Mathematical Statistics 12, 1941), which a
+    trend and differences of whole days hardly affect.
+    """
+    squares, pairs = 0.0, 0
+    for later, earlier in pairwise(blocks):
+        if later.weight and earlier.weight:
+            difference = later.half_buckets / later.weight - earlier.half_buckets / earlier.weight
+            squares += (difference / _HALVES) ** 2
+            pairs += 1
+    return squares / pairs / 2 if pairs else 0.0
 
 
 def _buckets_of(hour: SeriesHour) -> tuple[int, ...]:

@@ -96,6 +96,15 @@ class TwoDurations(Traffic):
         return SeriesHour(CLOCK.hour(start), [StoredWindow(start, self._requests, encode_digest(Digest(counts)))])
 
 
+class Restless(Traffic):
+    """Hours that wander by six hours, and as far back: the means of whole days do not show it."""
+
+    def hour(self, number: int, slower: float = 1.0) -> SeriesHour:
+        half_day, part = divmod(number % DAY, 12)
+        buckets = random.Random(f"{self._seed}/wander/{number // DAY}/{half_day}").gauss(0, 14)
+        return super().hour(number, slower * 2 ** ((buckets if part < 6 else -buckets) / BUCKETS_PER_OCTAVE))
+
+
 def in_hours(change: RegressionChange) -> float:
     return (change.at - MONDAY) / HOUR_SECONDS
 
@@ -127,7 +136,19 @@ class TestStep:
         assert change.regression.ratio == pytest.approx(1.25, abs=0.13)
         without = replace(PARAMETERS, parts=ALL_PARTS._replace(regression_level=False))
         by_median = follow(TwoDurations(seed), STEP + 2 * DAY, {range(STEP, 10**6): 1.25}, without).changes
-        assert not any(change.regression.ratio == pytest.approx(1.25, abs=0.13) for change in by_median)
+        raised = [change.regression.ratio for change in by_median if change.event is RAISED]
+        assert not any(ratio == pytest.approx(1.25, abs=0.13) for ratio in raised)
+
+    def test_hours_that_wander_make_days_uncertain(self) -> None:
+        parameters = replace(PARAMETERS, regression_ratio=1.05)
+        begin, slower = 3 * WEEK, {range(3 * WEEK, 10**6): 1.15}
+
+        def found(kind: type[Traffic]) -> int:
+            all_changes = [follow(kind(seed), begin + 2 * DAY, slower, parameters).changes for seed in range(4)]
+            return sum(any(in_hours(change) - begin > 0 for change in changes) for changes in all_changes)
+
+        assert found(Traffic) == 4
+        assert found(Restless) <= 1
 
     def test_goes_away_by_itself(self) -> None:
         tracker = follow(Traffic(), STEP + 6 * DAY, {range(STEP, STEP + 3 * DAY): 1.25})
