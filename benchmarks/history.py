@@ -161,7 +161,7 @@ def evaluate_next_hour(path: Path) -> EvaluationCost:
 def _now() -> float:
     """Return the present instant, or the end of the last hour as long as that has not settled.
 
-    An exporter evaluates an hour a few minutes after its end. In these minutes there is none to evaluate.
+    An exporter evaluates an hour some minutes after its end: until then no further hour could be evaluated.
     """
     now, settle = time.time(), load_config(None, {}).polling.settle.total_seconds()
     return now if now % HOUR_SECONDS > settle else now - now % HOUR_SECONDS - 1
