@@ -101,7 +101,7 @@ def entry(window: Window, traces: int) -> LedgerEntry:
 def write_history(path: Path, series: int, days: int | None = None, seed: int = 1) -> None:
     """Write a database with all wanted windows, without evaluating any; see :func:`settled_windows` for ``days``."""
     random_ = random.Random(seed)
-    windows = settled_windows(time.time(), days)
+    windows = settled_windows(_now(), days)
     kinds = [_rows(random_, traces) for traces, _ in KINDS]
     kind_of = random_.choices(kinds, [share for _, share in KINDS], k=series)
     store = Store.open(path)
@@ -144,17 +144,27 @@ def _series_ids(path: Path) -> dict[SeriesKey, int]:
 
 
 def evaluate_history(path: Path) -> EvaluationCost:
-    """Evaluate what had settled an hour ago, and build the baseline table of that hour."""
-    return _catch_up(path, time.time() - HOUR_SECONDS)
+    """Evaluate what had settled two hours ago, and build the baseline table of that hour."""
+    return _catch_up(path, _now() - 2 * HOUR_SECONDS)
 
 
 def evaluate_next_hour(path: Path) -> EvaluationCost:
-    """Evaluate what settled since, and build the table of the current hour, as an exporter does every hour.
+    """Evaluate what settled since an hour ago, and build the table of the current hour, as an exporter does every hour.
 
-    Like one that runs already, the process has built the table of the hour before.
+    Like one that runs already, the process has evaluated the hour before, for which it chose the series by which the
+    source is judged; that is done once a day.
     """
-    now = time.time()
+    now = _now()
     return _catch_up(path, now - HOUR_SECONDS, now)
+
+
+def _now() -> float:
+    """Return the present instant, or the end of the last hour as long as that has not settled.
+
+    An exporter evaluates an hour some minutes after its end: until then no further hour could be evaluated.
+    """
+    now, settle = time.time(), load_config(None, {}).polling.settle.total_seconds()
+    return now if now % HOUR_SECONDS > settle else now - now % HOUR_SECONDS - 1
 
 
 def evaluate_by_methods(series: int, seed: int = 1) -> tuple[float, float]:

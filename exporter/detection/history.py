@@ -173,6 +173,7 @@ class HistoryEvaluation:
         position = self._progress.state.until
         while (hour := clock.hour(position)).end <= until:
             position = self._evaluate_next(hour)
+        self._complete()
         self._recent.discard(position, self._detector.parameters)
         suspects = (start for start in self._tracker.suspects if start >= position - SUSPICION_SECONDS)
         self._progress.state = SeriesState(
@@ -199,6 +200,9 @@ class HistoryEvaluation:
             self._progress.last = schedule[0]
         self._progress.flag_periods = self._errors.periods + ([] if self._traffic is None else self._traffic.periods)
         return self._progress
+
+    def _complete(self) -> None:
+        """Bring up to date what the state consists of, after the last hour."""
 
     def _evaluate_next(self, hour: LocalHour) -> int:
         """Evaluate an hour, and maybe hours after it; returns the end of the last one."""

@@ -5,7 +5,7 @@ interrupted run loses little. A long history is left to worker processes.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -331,8 +331,11 @@ class HistoryEvaluator:
                 hours=result.released,
             )
 
-    def _unreported_acceptances(self, key: SeriesKey, changepoints: Iterable[int]) -> Iterator[int]:
+    def _unreported_acceptances(self, key: SeriesKey, changepoints: Sequence[int]) -> Iterator[int]:
         """Return the changepoints that were not accepted before history was evaluated again."""
+        if not changepoints:
+            # Nearly always.
+            return iter(())
         reported, apart = self._reported_until, self._detector.of(key).parameters.accept_after_seconds
         return (each for each in changepoints if reported is None or each + apart > reported)
 

@@ -164,8 +164,8 @@ def _counts(stored: StoredSeries, detector: Detector, since: int) -> dict[int, i
     """Return the requests of a series by mark, of those that began at or after an instant."""
     counts: dict[int, int] = {}
     for hour in hours_of([window for window in stored.windows if window.start >= since], detector.clock):
-        for mark, buckets in hour.marks():
-            counts[mark] = counts.get(mark, 0) + len(buckets)
+        for mark, requests in hour.requests():
+            counts[mark] = counts.get(mark, 0) + requests
     return counts
 
 

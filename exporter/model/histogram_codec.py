@@ -38,6 +38,8 @@ MARK_SECONDS: Final = 300
 
 _MAX_BITS: Final = 63
 _WIDTHS: Final = ("", "B", "H", "I")
+_CODE_OF_LENGTH: Final = bytes((length > 0) + (length > 8) + (length > 16) for length in range(256))
+"""The widths of numbers by their length in bits, as positions in :data:`_WIDTHS`."""
 """Formats of the numbers of each width, for :mod:`struct`."""
 
 
@@ -227,6 +229,35 @@ def decode_marks(data: bytes, window: Mapping[int, int]) -> dict[int, list[int]]
         raise _truncated(data) from None
 
 
+def count_marks(data: bytes, samples: int) -> dict[int, int]:
+    """Decode the number of samples alone, by offset.
+
+    Args:
+        data: result of :func:`encode_marks`.
+        samples: number of samples in the window.
+
+    Raises:
+        DamagedDigestError: the bytes are not a result of :func:`encode_marks`, or belong to another window.
+    """
+    try:
+        assigned = assigned_marks(data)
+        if assigned is None:
+            counts = {offset: sum(counts.values()) for offset, counts in _digests(_inflated(data)[1]).items()}
+        else:
+            offsets, half_bytes = assigned
+            digits = half_bytes.hex() if len(offsets) > 1 else _DIGITS[0] * (samples + samples % 2)
+            if len(digits) != samples + samples % 2:
+                raise DamagedDigestError(f"{len(digits)} half bytes do not assign {samples} samples")
+            counts = {offset: digits.count(digit, 0, samples) for offset, digit in zip(offsets, _DIGITS, strict=False)}
+    except zlib.error as error:
+        raise DamagedDigestError(str(error)) from None
+    except IndexError:
+        raise _truncated(data) from None
+    if sum(counts.values()) != samples:
+        raise DamagedDigestError("the marks and the window differ in their number of samples")
+    return counts
+
+
 def decode_offsets(data: bytes) -> tuple[int, ...]:
     """Decode the offsets alone, in ascending order.
 
@@ -391,12 +422,16 @@ def decode_failures(data: bytes, samples: int) -> dict[int, int]:
 
 def encode_numbers(numbers: Sequence[int]) -> bytes:
     """Encode at least two integers in the range of 32 bits without a sign; zeros take two bits."""
-    widths = 0
-    for number in reversed(numbers):
-        widths = widths << 2 | (number > 0) + (number > 0xFF) + (number > 0xFFFF)
-    head = widths.to_bytes(-(-len(numbers) // 4), "little")
-    layout, _ = _layout(head, len(numbers))
+    head, layout = _head(bytes(map(int.bit_length, numbers)).translate(_CODE_OF_LENGTH))
     return head + layout.pack(*filter(None, numbers))
+
+
+@lru_cache(maxsize=4096)
+def _head(codes: bytes) -> tuple[bytes, struct.Struct]:
+    """Return the encoded widths of some numbers, and how those that are not zero are packed."""
+    widths = sum(code << 2 * index for index, code in enumerate(codes))
+    head = widths.to_bytes(-(-len(codes) // 4), "little")
+    return head, _layout(head, len(codes))[0]
 
 
 def decode_numbers(data: bytes, count: int) -> tuple[tuple[int, ...], bytes]:

@@ -13,7 +13,14 @@ from typing import Final, NamedTuple
 from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour, Slot
 from exporter.model.deviations import MARKS, DeviationCounts, medians_of
 from exporter.model.histogram import Digest, RollingDigest
-from exporter.model.histogram_codec import MARK_SECONDS, decode_counts, decode_failures, decode_marks, decode_offsets
+from exporter.model.histogram_codec import (
+    MARK_SECONDS,
+    count_marks,
+    decode_counts,
+    decode_failures,
+    decode_marks,
+    decode_offsets,
+)
 from exporter.model.runs import Run, count_runs, runs_of
 
 QUANTILES: Final = (0.5, 0.9, 0.99)
@@ -276,6 +283,20 @@ class SeriesHour:
                 found += [(first + offset * MARK_SECONDS, buckets) for offset, buckets in decoded.items()]
         return found
 
+    def requests(self) -> list[tuple[int, int]]:
+        """Return the same marks with the numbers of the traces alone, without decoding the digest.
+
+        Raises:
+            DamagedDigestError: the stored marks are damaged.
+        """
+        found: list[tuple[int, int]] = []
+        for window in self._windows:
+            if window.marks:
+                first = window.first_mark
+                counts = count_marks(window.marks, window.traces)
+                found += [(first + offset * MARK_SECONDS, count) for offset, count in counts.items()]
+        return found
+
     def failures(self) -> dict[int, int] | None:
         """Return how many of the traces failed, by mark in Unix seconds; None where that is unknown of any window.
 
@@ -338,16 +359,21 @@ def hours_of(
         evaluations: results of evaluated hours, by start of the hour.
     """
     evaluations = evaluations or {}
+    hour_of, evaluation_of = clock.hour, evaluations.get
+    counted = [(hour_of(window.start), window) for window in windows if window.traces]
+    starts = [hour.start for hour, _ in counted]
+    if len(set(starts)) == len(starts):
+        # Nearly always: a window for each hour.
+        hours = [SeriesHour(hour, [window], evaluation_of(hour.start, NOT_EVALUATED)) for hour, window in counted]
+        return sorted(hours, key=_by_start)
     parts: dict[int, tuple[LocalHour, list[StoredWindow]]] = {}
-    for window in windows:
-        if window.traces:
-            hour = clock.hour(window.start)
-            part = parts.get(hour.start)
-            if part is None:
-                parts[hour.start] = hour, [window]
-            else:
-                part[1].append(window)
-    return [SeriesHour(*parts[start], evaluations.get(start, NOT_EVALUATED)) for start in sorted(parts)]
+    for hour, window in counted:
+        part = parts.get(hour.start)
+        if part is None:
+            parts[hour.start] = hour, [window]
+        else:
+            part[1].append(window)
+    return [SeriesHour(*parts[start], evaluation_of(start, NOT_EVALUATED)) for start in sorted(parts)]
 
 
 class HourGroup:

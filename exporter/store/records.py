@@ -1,7 +1,7 @@
 """Records that the store returns and accepts, and their conversion to and from rows."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -206,20 +206,33 @@ def flag_period_from_row(kind: str, since: float, until: float | None) -> FlagPe
     return FlagPeriod(FlagKind(kind), since, until) if kind in set(FlagKind) else None
 
 
-def evaluation_from_row(quarantined: int, swings: bytes) -> HourEvaluation:
-    """Build the evaluation of an hour from a row of ``judgements``.
+def evaluations_from_rows(
+    rows: Iterable[tuple[int, int, bytes]], on_damage: Callable[[], None]
+) -> dict[int, HourEvaluation]:
+    """Build the evaluations of hours from rows of ``judgements``, by start of the hour.
 
-    Raises:
-        DamagedDigestError: the encoded swings are damaged.
+    Args:
+        rows: start of the hour, whether it is quarantined, and encoded swings.
+        on_damage: called for each damaged row; its hour counts as not evaluated.
     """
-    numbers, deviations = decode_numbers(swings, len(NO_SWINGS))
-    if len(deviations) > MAX_LANES:
-        raise DamagedDigestError(f"{len(deviations)} deviations exceed {MAX_LANES}")
-    return HourEvaluation(bool(quarantined), numbers, deviations)
+    evaluations = {}
+    count, new = len(NO_SWINGS), tuple.__new__
+    for hour, quarantined, swings in rows:
+        try:
+            numbers, deviations = decode_numbers(swings, count)
+        except DamagedDigestError:
+            on_damage()
+            continue
+        if len(deviations) > MAX_LANES:
+            on_damage()
+        else:
+            # As HourEvaluation._make() does, in half the time.
+            evaluations[hour] = new(HourEvaluation, (quarantined != 0, numbers, deviations))
+    return evaluations
 
 
 def encode_swings(evaluation: HourEvaluation) -> bytes:
-    """Encode the swings and deviations of an hour for :func:`evaluation_from_row`."""
+    """Encode the swings and deviations of an hour for :func:`evaluations_from_rows`."""
     # An hour has a dozen windows, so its sums have at most 18 bits.
     return encode_numbers(evaluation.swings) + evaluation.deviations
 

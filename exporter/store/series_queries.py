@@ -6,13 +6,13 @@ released and writers need not wait for that.
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import starmap
-from typing import Any, NamedTuple
+from itertools import repeat
+from typing import Any, NamedTuple, cast
 
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import MAX_RUN_TRACES, HourEvaluation, StoredWindow
+from exporter.model.hours import MAX_RUN_TRACES, StoredWindow
 from exporter.model.span import SeriesKey
-from exporter.store.records import StoredSeries, StoredTraffic, deviations_from_row, evaluation_from_row
+from exporter.store.records import StoredSeries, StoredTraffic, deviations_from_row, evaluations_from_rows
 
 _RowsBySeries = Mapping[int, Sequence[tuple[Any, ...]]]
 
@@ -149,8 +149,9 @@ def stored_series(
             key=keys[series_id],
             windows=[_window(row, other_failures) for row in windows]
             if other_failures
-            else list(starmap(StoredWindow, windows)),
-            evaluations=_evaluations(rows.evaluations.get(series_id, ()), on_damage),
+            # As StoredWindow._make() does, in half the time.
+            else cast("list[StoredWindow]", list(map(tuple.__new__, repeat(StoredWindow), windows))),
+            evaluations=evaluations_from_rows(rows.evaluations.get(series_id, ()), on_damage),
             suspects=rows.suspected_hours(series_id),
             state=rows.state(series_id),
         )
@@ -195,14 +196,3 @@ def _by_series(
     """Return the rows of each series that has any, from a query whose first parameter is its id."""
     found = ((series_id, db.execute(query, (series_id, *parameters)).fetchall()) for series_id in ids)
     return {series_id: rows for series_id, rows in found if rows}
-
-
-def _evaluations(rows: Iterable[tuple[Any, ...]], on_damage: Callable[[], None]) -> dict[int, HourEvaluation]:
-    """Convert rows of ``judgements``; an hour with a damaged row counts as not evaluated."""
-    evaluations = {}
-    for hour, quarantined, swings in rows:
-        try:
-            evaluations[hour] = evaluation_from_row(quarantined, swings)
-        except DamagedDigestError:
-            on_damage()
-    return evaluations

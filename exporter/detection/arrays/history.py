@@ -12,10 +12,11 @@ from exporter.detection.detector import Detector, Expectation, SeriesState
 from exporter.detection.flag import INACTIVE
 from exporter.detection.history import HistoryEvaluation, HistoryProgress, begun
 from exporter.detection.parameters import LEVEL_MARKS, SUSPICION_SECONDS
+from exporter.detection.prediction import HourMeasurement
 from exporter.detection.regression import EVALUATION_HOURS
 from exporter.detection.settlement import SettledHour, extended_run, is_new_baseline
 from exporter.detection.traffic.history import SeriesTraffic
-from exporter.detection.window import MarkedTraces
+from exporter.detection.window import MarkedTraces, SweptWindow
 from exporter.model.calendar import HOUR_SECONDS, LocalHour
 from exporter.model.digest_arrays import UnsuitableError
 from exporter.model.histogram_codec import MARK_SECONDS
@@ -105,6 +106,9 @@ class _ArrayEvaluation(HistoryEvaluation):
             return hour.end
         return self._evaluate_alone(hour, index)
 
+    def _complete(self) -> None:
+        self._catch_up(is_last=True)
+
     def _is_calm(self, start: int) -> bool:
         """Whether no flag is active or can still quarantine an hour that begins from now on."""
         suspects = self._tracker.suspects
@@ -170,7 +174,7 @@ class _ArrayEvaluation(HistoryEvaluation):
         self._take(quiet, index, hour)
         self._pending.append(index)
         self._catch_up_errors()
-        requests = table.requests[index - table.first]
+        requests = table.requests(index)
         self._evaluate_errors(local_hour, hour, requests)
         if self._traffic is not None:
             if self._traffic.is_calm and not quiet.may_drop[row]:
@@ -201,9 +205,16 @@ class _ArrayEvaluation(HistoryEvaluation):
         """Take the result of an hour from the arrays."""
         if quiet.is_predicted[index - quiet.position]:
             hour.evaluation = self._progress.evaluations[hour.start] = quiet.evaluation(index)
-            self._stream = quiet.stream_after(index, self._stream)
+            stream = self._stream
+            self._stream = quiet.stream_after(index, stream)
+            self._is_outdated = self._stream != stream
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, *, is_last: bool = False) -> None:
+        """Bring everything up to date.
+
+        Args:
+            is_last: whether no hour follows, of which a window could need fewer thresholds.
+        """
         self._catch_up_errors()
         self._catch_up_traffic()
         pending, quiet, table = self._pending, self._quiet, self._table
@@ -223,7 +234,7 @@ class _ArrayEvaluation(HistoryEvaluation):
         self._recent.add(late)
         longest = parameters.max_window_seconds
         reach = -(-longest // HOUR_SECONDS)
-        for index in pending[-reach - 1 :]:
+        for index in pending[-reach - is_last :]:
             prediction = quiet.prediction(index) if quiet.is_predicted[index - quiet.position] else None
             self._schedule = self._schedule.followed_by(table.hours[index].start, prediction, longest)
         self._pattern = table.patterns.before(pending[-1] + 1 - table.first)
@@ -255,7 +266,7 @@ class _ArrayEvaluation(HistoryEvaluation):
         end = table.hours[pending[-1]].start + HOUR_SECONDS
         oldest = end - max(HOUR_SECONDS, self._detector.parameters.max_window_seconds)
         found = [
-            (table.hours[index], table.requests[index - table.first])
+            (table.hours[index], table.requests(index))
             for index in pending
             if table.latest[index - table.first] > oldest
         ]
@@ -273,6 +284,15 @@ class _ArrayEvaluation(HistoryEvaluation):
                 self._forget_until(table, local_hour.start)
                 return found
         return super()._expect(local_hour)
+
+    def _measure(self, local_hour: LocalHour, expected: Expectation, windows: list[SweptWindow]) -> HourMeasurement:
+        quiet, table = self._quiet, self._table
+        if quiet is not None and table is not None:
+            index = table.index.get(local_hour.start)
+            if index is not None and quiet.is_measured[index - quiet.position]:
+                evaluation = quiet.evaluation(index)
+                return HourMeasurement(evaluation.swings, evaluation.deviations)
+        return super()._measure(local_hour, expected, windows)
 
     def _accept(self, changepoint: int, local_hour: LocalHour) -> None:
         super()._accept(changepoint, local_hour)

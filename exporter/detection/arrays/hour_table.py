@@ -35,7 +35,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 SHARES: Final[Array] = np.array(QUANTILES)
 _ROUNDING: Final = 1e-9
-_ABOVE_ALL: Final = 2**15 - 1
+ABOVE_ALL: Final = 2**15 - 1
 """Above all buckets, and above all marks: both have 16 bits, which numpy sorts in linear time."""
 _MOST_HOURS: Final = 1_000
 _MOST_CELLS: Final = 8_000_000
@@ -75,7 +75,7 @@ class SortedWindows(NamedTuple):
             raise UnsuitableError
         padded = np.concatenate([buckets, np.zeros(len(width), dtype=buckets.dtype)])
         rows = padded[begins[..., None] + width]
-        rows[width >= sizes[..., None]] = _ABOVE_ALL
+        rows[width >= sizes[..., None]] = ABOVE_ALL
         rows.sort(axis=-1)
         ranks = np.minimum(ranks_of(SHARES, sizes[..., None]), len(width))
         quantiles = np.take_along_axis(rows, ranks - 1, axis=-1).astype(np.int64)
@@ -102,8 +102,7 @@ class HourTable:
         windows: the evaluation windows at the marks of the hours; from the first on.
         halves: both windows of half an hour; from the first on.
         half_hour_sizes: number of traces in the half hour before each mark; from the first on.
-        requests: marks in Unix seconds, with the number of requests that ended up to each; from the first on.
-        latest: the last of these marks, Unix seconds; from the first on.
+        latest: the last marks at which requests of the hours ended, Unix seconds; from the first on.
         by_mark: requests that ended at the marks of the hour before and of the hour; from the first on.
         patterns: how the requests were distributed within the hour; from the first on.
     """
@@ -193,11 +192,8 @@ class HourTable:
         within = hours[:, None] * MARKS + (marks - starts[hours][:, None] - 1) % MARKS
         counts = np.bincount(within.ravel(), weights=decoded.samples.ravel(), minlength=number * MARKS)
         self._requests_of_hour = counts.astype(np.int64).reshape(number, MARKS)
-        self.requests: list[list[tuple[int, int]]] = [[] for _ in range(number)]
-        rows = zip(hours.tolist(), (marks * MARK_SECONDS).tolist(), decoded.samples.tolist(), strict=True)
-        for hour, of_window, samples in rows:
-            # Without those behind the last.
-            self.requests[hour] += zip(of_window[: len(samples) - samples.count(0)], samples, strict=False)
+        self._marks, self._requests = marks * MARK_SECONDS, decoded.samples
+        self._first_windows: list[int] = np.searchsorted(hours, np.arange(number + 1)).tolist()
         latest = np.zeros(number, dtype=np.int64)
         np.maximum.at(latest, hours, (marks * (decoded.samples > 0)).max(axis=1))
         self.latest: list[int] = (latest * MARK_SECONDS).tolist()
@@ -213,7 +209,7 @@ class HourTable:
         reach = max(parameters.max_window_seconds, parameters.window_seconds, HOUR_SECONDS)
         self._base = since // MARK_SECONDS - -(-reach // MARK_SECONDS)
         end = int(self.starts[-1] + HOUR_SECONDS) // MARK_SECONDS - self._base
-        if end >= _ABOVE_ALL:
+        if end >= ABOVE_ALL:
             raise UnsuitableError
         positions = marks - self._base
         kept = (positions >= 0) & (positions <= end)
@@ -230,10 +226,17 @@ class HourTable:
         longest = last - parameters.max_window_seconds // MARK_SECONDS
         enough = np.searchsorted(total[:-1], total[last] - parameters.min_traces, side="right") - 1
         first = np.where(enough < unextended, np.maximum(enough, longest), unextended)
-        self.windows = SortedWindows.of(self._ended, total[first], total[last])
+        self._begins, self._ends = total[first], total[last]
+        self.windows = SortedWindows.of(self._ended, self._begins, self._ends)
         self.half_hour_sizes = total[last] - total[last - LONG_WINDOW_MARKS]
         ends = own + 1 + np.array([LONG_WINDOW_MARKS, 2 * LONG_WINDOW_MARKS])
         self.halves = SortedWindows.of(self._ended, total[ends - LONG_WINDOW_MARKS], total[ends])
+
+    def windows_within(self, index: int) -> SortedWindows:
+        """Return the evaluation windows of an hour to be evaluated without what ended before it."""
+        row = index - self.first
+        before = self._total[self.starts[index] // MARK_SECONDS - self._base + 1]
+        return SortedWindows.of(self._ended, np.maximum(self._begins[row], before), self._ends[row])
 
     def has_few_failures(self, parameters: Parameters, *, are_earlier: bool) -> Array:
         """Return for each hour, from the first on, whether no window that ends in it has enough failures for a verdict.
@@ -287,13 +290,26 @@ class HourTable:
         columns = np.searchsorted(self.buckets, buckets, side="right")
         return self._sums[np.arange(position, len(self.hours))[:, None], columns]
 
+    def count_above(self, index: int, bucket: int) -> int:
+        """Return how many traces of an hour lie in buckets above one."""
+        return int(self.counts[index] - self._sums[index, np.searchsorted(self.buckets, bucket, side="right")])
+
+    def requests(self, index: int) -> list[tuple[int, int]]:
+        """Return the marks of an hour to be evaluated, in Unix seconds, with how many requests ended up to each."""
+        found: list[tuple[int, int]] = []
+        for window in range(*self._first_windows[index - self.first : index - self.first + 2]):
+            marks, requests = self._marks[window].tolist(), self._requests[window].tolist()
+            # Without those behind the last.
+            found += zip(marks[: len(requests) - requests.count(0)], requests, strict=False)
+        return found
+
     def marks(self, index: int) -> list[tuple[int, list[int]]]:
         """Return what :meth:`.SeriesHour.marks` returns of an hour to be evaluated."""
         begin, end = self._bounds[index - self.first : index - self.first + 2]
         order = np.argsort(self._order_within[begin:end], kind="stable")
         buckets = self._samples[begin:end][order].tolist()
         found, position = [], 0
-        for mark, count in self.requests[index - self.first]:
+        for mark, count in self.requests(index):
             found.append((mark, buckets[position : position + count]))
             position += count
         return found

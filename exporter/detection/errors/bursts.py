@@ -101,6 +101,8 @@ def swing_of_days(
         prior_ratio: the same, above 0.
         parameters: settings of the detector.
     """
+    if not peaks:
+        return ErrorSwing()
     limit = error_limit(usual, parameters)
 
     def burst(counts: Counts) -> float:

@@ -100,7 +100,7 @@ class SeriesTraffic:
         cls, windows: Sequence[StoredWindow], source: SourceHistory, rules: FallbackRules, parameters: Parameters
     ) -> "SeriesTraffic":
         """Take the stored windows of a series."""
-        most = max([max(each.traces, each.requests or 0) for each in windows], default=0)
+        most = max([0, *[each.traces for each in windows], *[each.requests or 0 for each in windows]])
         hours = traffic_hours(windows, source.hours)
         return cls(_record(hours, rules, parameters, most * source.most_windows * _ABOVE), source)
 

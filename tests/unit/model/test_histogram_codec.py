@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from exporter.model.histogram import HIGHEST_BUCKET, ZERO_BUCKET, Digest
 from exporter.model.histogram_codec import (
     DamagedDigestError,
+    count_marks,
     decode_counts,
     decode_digest,
     decode_failures,
@@ -44,9 +45,13 @@ def test_digest_round_trip(by_bucket: dict[int, int]) -> None:
 
 @given(marks)
 def test_marks_round_trip(by_offset: dict[int, Digest]) -> None:
-    decoded = decode_marks(encode_marks(by_offset), _window(by_offset))
+    window = _window(by_offset)
+    decoded = decode_marks(encode_marks(by_offset), window)
     assert _digests(decoded) == by_offset
     assert all(samples == sorted(samples) for samples in decoded.values())
+    assert list(count_marks(encode_marks(by_offset), sum(window.values())).items()) == [
+        (offset, len(samples)) for offset, samples in decoded.items()
+    ]
 
 
 @given(st.dictionaries(st.integers(0, 3000), st.one_of(st.integers(1, 70), st.integers(1, 2**40)), max_size=20))
@@ -160,6 +165,8 @@ def test_truncated_marks_are_rejected(by_offset: dict[int, Digest], data: st.Dat
     cut = data.draw(st.integers(0, len(encoded) - 1))
     with pytest.raises(DamagedDigestError):
         decode_marks(encoded[:cut], _window(by_offset))
+    with pytest.raises(DamagedDigestError):
+        count_marks(encoded[:cut], sum(_window(by_offset).values()))
 
 
 def _flipped(draw: Callable[[st.SearchStrategy[int]], int], encoded: bytes) -> bytes:
@@ -200,6 +207,28 @@ def test_marks_with_flipped_bits_are_rejected_or_usable(by_offset: dict[int, Dig
     for offset, samples in decoded.items():
         assert 0 <= offset < 2**63
         _assert_usable(Counter(samples))
+
+
+@given(marks, st.data())
+def test_counts_of_marks_with_flipped_bits_are_rejected_or_complete(
+    by_offset: dict[int, Digest], data: st.DataObject
+) -> None:
+    samples = sum(_window(by_offset).values())
+    damaged = _flipped(data.draw, encode_marks(by_offset))
+    try:
+        counts = count_marks(damaged, samples)
+    except DamagedDigestError:
+        return
+    assert sum(counts.values()) == samples
+
+
+@given(marks, st.integers(0, 1000))
+def test_marks_of_another_number_of_samples_are_rejected(by_offset: dict[int, Digest], other: int) -> None:
+    samples = sum(_window(by_offset).values())
+    # Of a single mark the number is not stored.
+    assume(other != samples and len(by_offset) != 1)
+    with pytest.raises(DamagedDigestError):
+        count_marks(encode_marks(by_offset), other)
 
 
 @given(marks, marks)

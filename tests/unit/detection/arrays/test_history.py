@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -9,10 +10,12 @@ from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackRules
 from exporter.detection.arrays.history import advance_with_arrays
+from exporter.detection.arrays.hour_table import HourTable
+from exporter.detection.arrays.quiet_hours import QuietHours
 from exporter.detection.detector import Detector
-from exporter.detection.history import advance
+from exporter.detection.history import HistoryEvaluation, advance
 from exporter.detection.parameters import Parameters
-from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
+from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock, LocalHour
 from exporter.model.histogram_codec import DamagedDigestError
 from exporter.model.hours import SeriesHours, StoredWindow, hours_of
 from tests.support.detection_traffic import stored
@@ -71,6 +74,27 @@ def test_arrays_find_the_same_where_something_happens(slower: Callable[[float], 
     by_hour = advance(DETECTOR, history(past), until)
     assert advance_with_arrays(DETECTOR, history(past), until) == by_hour
     assert len(by_hour.evaluations) > 3 * 24
+
+
+def test_arrays_are_computed_once_where_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    positions, alone = [], []
+
+    class Counted(QuietHours):
+        def __init__(self, table: HourTable, detector: Detector, position: int, *rest: Any) -> None:
+            positions.append(position)
+            super().__init__(table, detector, position, *rest)
+
+    def evaluate_hour(evaluation: HistoryEvaluation, hour: LocalHour) -> None:
+        alone.append(hour.start)
+        by_hour(evaluation, hour)
+
+    by_hour = HistoryEvaluation._evaluate_hour
+    monkeypatch.setattr(HistoryEvaluation, "_evaluate_hour", evaluate_hour)
+    monkeypatch.setattr("exporter.detection.arrays.history.QuietHours", Counted)
+    advance_with_arrays(DETECTOR, history(windows()), BEGIN + DAYS * 24 * HOUR_SECONDS)
+    assert positions == [0]
+    # The first hour with a prediction: its windows do not extend into the hour before.
+    assert len(alone) == 1
 
 
 @pytest.mark.parametrize("position", [10, 80])
