@@ -32,6 +32,11 @@ the errors of their own windows, and so are independent of τ. The tests of a sm
 
 - ``p_e``, the share of the pool above ``gate · 2^e / max(1.1, 2^(zτ))``, at least ``0.5 / N`` and at most 1 - q.
 
+The slowest traces are counted above ``gate · 2^e`` for a swing of zero. With ``c(f)`` the traces of the pool above
+``gate · 2^e / max(1.1, f)``, the share ``(c(2^(s zτ)) + 1) / N`` enters the test there, and the share
+``(c(2^(g zτ)) + 1) / N`` is within the normal variation. τ is the swing of the p99 of half hours; where few of these
+have been measured, at least that of the evaluation windows. See :mod:`exporter.detection.tail_shift`.
+
 All thresholds are for times of the hour at which the series has no pattern; see :mod:`exporter.detection.profile`.
 
 The sampling error of a quantile of n traces is half the width of its distribution-free interval at one standard error
@@ -68,6 +73,9 @@ from exporter.detection.parameters import (
     PRIOR_SWING_WEIGHT,
     SMALL_SHIFT_RATIO,
     STAT_FLOOR_RATIO,
+    TAIL_MAX_CORRELATION,
+    TAIL_MIN_HOURLY_TRACES,
+    TAIL_STEPS,
     Parameters,
 )
 from exporter.detection.thresholds import (
@@ -78,6 +86,7 @@ from exporter.detection.thresholds import (
     LongThreshold,
     QuantileThreshold,
     SmallShiftThresholds,
+    TailThreshold,
     Thresholds,
     Tolerated,
     buckets_of,
@@ -152,7 +161,8 @@ class Prediction:
         profile: the pattern within the hour.
         has_long_window: whether the series usually has enough traffic for the window of half an hour.
         has_level: whether the series usually has enough traffic for the level of now.
-        has_small: whether small shifts are tested.
+        has_tail: whether the slowest traces of longer windows are counted, unless they are alike.
+        has_small: whether any of these is tested.
     """
 
     __slots__ = (
@@ -174,6 +184,7 @@ class Prediction:
         "has_level",
         "has_long_window",
         "has_small",
+        "has_tail",
         "profile",
     )
 
@@ -211,7 +222,9 @@ class Prediction:
         parts, traces, hours = parameters.parts, self._pooled.count, len(pool.hours)
         self.has_long_window = parts.long_window and traces >= LONG_WINDOW_MIN_HOURLY_TRACES * hours
         self.has_level = parts.level and traces >= LEVEL_MIN_TRACES * hours
-        self.has_small = self.has_long_window or self.has_level
+        is_tail_known = traces >= TAIL_MIN_HOURLY_TRACES * hours and self.baseline[-1] != ZERO_BUCKET
+        self.has_tail = parts.tail and is_tail_known
+        self.has_small = self.has_long_window or self.has_level or self.has_tail
         self._is_joint = parts.joint_tolerance and traces >= JOINT_MIN_HOURLY_TRACES * hours
         ratio, min_delta_seconds = parameters.ratio, parameters.min_delta_seconds
         self._floor_by_quantile = [floor_of(bucket, ratio, min_delta_seconds) for bucket in self.baseline]
@@ -381,6 +394,7 @@ class Prediction:
                 long=tuple(map(self._long_threshold, range(len(QUANTILES)))) if self.has_long_window else (),
                 level=tuple(map(self._level_threshold, range(len(QUANTILES)))) if self.has_level else (),
                 profile=self.profile,
+                tail=self._tail_thresholds(),
             )
         return self._small
 
@@ -444,6 +458,29 @@ class Prediction:
             least_gate=scaled(baseline, least_ratio(baseline, self._parameters.min_delta_seconds)),
             swing=buckets_of(factors.gate),
         )
+
+    def _tail_thresholds(self) -> tuple[TailThreshold, ...]:
+        if not self.has_tail or self._learned_correlation > TAIL_MAX_CORRELATION:
+            return ()
+        return tuple(map(self._tail_threshold, range(TAIL_STEPS)))
+
+    def _tail_threshold(self, step: int) -> TailThreshold:
+        index = len(QUANTILES) - 1
+        square_octaves = self._variance(_LONG, index, PRIOR_SWING_OCTAVES)
+        if self._swings[_LONG + 2 * index + 1] < PRIOR_SWING_WEIGHT:
+            square_octaves = max(square_octaves, self._variance(0, index, PRIOR_SWING_OCTAVES))
+        is_joint = self._parameters.parts.joint_tolerance
+        factors = tolerated(sqrt(square_octaves), self._parameters, is_joint=is_joint)
+        bucket = self._floor_by_quantile[index].gate + step * BUCKETS_PER_OCTAVE
+        stat, gate = (buckets_of(max(STAT_FLOOR_RATIO, factor)) for factor in (factors.stat, factors.gate))
+        # What is behind the slowest trace of the pool is unknown.
+        expected, most = ((self._pooled.count_above(bucket - swing) + 1) / self.traces for swing in (stat, gate))
+        return TailThreshold(bucket, expected, most, gate)
+
+    @property
+    def lowest_tail(self) -> int | None:
+        """The lowest bucket above which the slowest traces are counted; None if they are not."""
+        return self._floor_by_quantile[-1].gate if self.has_tail else None
 
     @property
     def floor_thresholds(self) -> Thresholds:

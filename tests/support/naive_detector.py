@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import asin, ceil, comb, exp, lgamma, log2, pi, sqrt
+from math import asin, ceil, comb, exp, factorial, lgamma, log2, pi, sqrt
 from statistics import median, median_low
 
 from exporter.baseline.levels import FallbackRules
@@ -69,6 +69,7 @@ class Limits:
     profile: list[list[int]] = field(default_factory=lambda: [[0] * 12 for _ in QUANTILES])
     long: list[tuple[int, int]] = field(default_factory=list)
     level: list[tuple[int, int, int, int]] = field(default_factory=list)
+    slowest: list[tuple[int, float, float]] = field(default_factory=list)
 
 
 @dataclass
@@ -211,6 +212,16 @@ class NaiveDetector:
                 factors = (max(1.1, stat_factor), max(1.25, gate_factor), 1.1, least)
                 stat, gate, least_stat, least_gate = (self.scaled(baseline, factor) for factor in factors)
                 limits.level.append((stat, gate, least_stat, least_gate))
+        if p.parts.tail and len(pool) >= 60 * len(chosen) and limits.rho - limits.least_rho <= 0.003:
+            tau = sqrt(self.variance(self.long_distances, good, 2, 0.1))
+            if sum(i == 2 for h in good for i, _, _ in self.long_distances[h]) < 48:
+                tau = max(tau, sqrt(self.variance(self.distances, good, 2, 0.1)))
+            value = 2 ** ((limits.baseline[2] + 1) / 32)
+            lowest = self.scaled(limits.baseline[2], max(p.ratio, 1 + p.min_delta_seconds / value))
+            lowered = [self.scaled(0, max(1.1, factor)) for factor in self.tolerated(tau, p.parts.joint_tolerance)]
+            for limit in (lowest, lowest + 32, lowest + 64):
+                expected, most = ((above(pool, limit - by) + 1) / len(pool) for by in lowered)
+                limits.slowest.append((limit, expected, most))
         return limits
 
     def excess_over_hours_around(self, same_hour: Sequence[int]) -> dict[int, tuple[int, ...]]:
@@ -346,6 +357,12 @@ class NaiveDetector:
             if flag.firing and not persists and p.parts.continuation:
                 index = self.slow_quantile(evaluated, all_up, current)
                 persists = index is not None and not self.is_faster(fresh, evaluated, current, index, all_up[index])
+            has_slow = any(limits.slowest and bucket > limits.slowest[0][0] for bucket, limits in evaluated)
+            is_due = current.slowest and (has_slow or flag.firing or flag.pending_since is not None)
+            persists = persists and (shifted or flag.firing)
+            if not persists and is_due and self.slowest_shift(traces, now, n if flag.firing else None):
+                holds = holds if shifted else 2
+                shifted = persists = True
         change = None
         if not flag.firing:
             if shifted and persists:
@@ -366,6 +383,45 @@ class NaiveDetector:
                 if now - flag.keep_firing_since >= p.clear_hold_seconds:
                     flag.firing, flag.pending_since, flag.keep_firing_since, change = False, None, None, False
         return change
+
+    def slowest_shift(self, traces: Sequence[Trace], now: int, firing_with: int | None) -> bool:
+        """Whether the last half hour or hour has too many very slow requests."""
+        newest = -(-now // 300) * 300
+        for marks in (6, 12):
+            counted: dict[int, list[tuple[int, Limits]]] = defaultdict(list)
+            for trace in traces:
+                if newest - 300 * marks < trace[0] <= now:
+                    counted[-(-trace[0] // 300) * 300] += [e for e in self.with_limits([trace]) if e[1].slowest]
+            number = sum(map(len, counted.values()))
+            has_lasted = True
+            for e in range(3):
+                slow = {
+                    mark: sum(
+                        bucket > limits.slowest[e][0] + limits.profile[2][(mark - 1) % 3600 // 300]
+                        for bucket, limits in ended
+                    )
+                    for mark, ended in counted.items()
+                }
+                above = sum(slow.values())
+                independent = max(above - max(slow.values(), default=0), sum(n > 0 for n in slow.values()))
+                if independent < 3:
+                    break
+                needed = Fraction(3 * number, above)
+                last: list[int] = []
+                for mark in sorted(counted, reverse=True):
+                    if sum(len(counted[m]) for m in last) < needed:
+                        last.append(mark)
+                has_enough = sum(slow[m] for m in last) >= sum(len(counted[m]) for m in last) / needed
+                has_lasted = has_lasted and needed > (firing_with or 0) and has_enough
+                expected, most = (
+                    sum(limits.slowest[e][which] for ended in counted.values() for _, limits in ended)
+                    for which in (1, 2)
+                )
+                if has_lasted and number >= 60 and independent > expected and above > most:
+                    chance = 1 - sum(exp(-expected) * expected**k / factorial(k) for k in range(independent))
+                    if chance < (self.parameters.alpha / 10 if firing_with is None else 0.2):
+                        return True
+        return False
 
     # -- small shifts ---------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from exporter.baseline.levels import (
     Pool,
 )
 from exporter.baseline.traffic import MIN_USUAL_REQUESTS, PATTERN_MIN_HOURS
-from exporter.detection.arrays.hour_table import SHARES, Array, HourTable, ranks_of
+from exporter.detection.arrays.hour_table import ABOVE_ALL, SHARES, Array, HourTable, ranks_of
 from exporter.detection.detector import Detector, Expectation, SeriesState
 from exporter.detection.likeness import SHARE_UNITS
 from exporter.detection.parameters import (
@@ -47,13 +47,18 @@ from exporter.detection.parameters import (
     MIN_EXCEEDANCES,
     MIN_SWING_EXCEEDANCES,
     PROFILE_MIN_HOURS,
+    STAT_FLOOR_RATIO,
+    TAIL_ALPHA_SHARE,
+    TAIL_MIN_HOURLY_TRACES,
+    TAIL_STEPS,
+    TAIL_WINDOWS_MARKS,
     Parameters,
 )
 from exporter.detection.prediction import LEAST_JOINT_SHARE, MAX_SQUARE, Prediction, standard_error_ranks
 from exporter.detection.runs import MAX_RUNS_PER_HOUR, MAX_TRACES_PER_HOUR, OBSERVED_HOURS
 from exporter.detection.significance import tail_probability
 from exporter.detection.streams import CERTAIN_TRACES, REQUESTS, SHORTEST_CUT, UNDECIDED, StreamState
-from exporter.detection.thresholds import correlation_of, floor_of
+from exporter.detection.thresholds import buckets_of, correlation_of, floor_of
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.deviations import MARKS, MAX_LANES, MOST_BUCKETS, ZERO_CODE
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, ZERO_BUCKET, Digest
@@ -65,6 +70,7 @@ _ALL: Final = len(QUANTILES)
 _LONG, _LEVEL = 2 * _ALL, 4 * _ALL
 """Positions of the sums for the windows of half an hour and for the level in `Swings`, as in `prediction`."""
 _NEVER: Final = 1 << 40
+_TINY, _MARGIN = 1e-12, 1e-6
 _HOURS_OF_DAY: Final = 24
 _COVERED_STREAMS: Final = (UNDECIDED, REQUESTS)
 """What a series is whose durations say that its spans are requests, or nothing yet."""
@@ -410,6 +416,7 @@ class QuietHours:
         is_usual &= (2 * fast <= counts) & (2 * slow[:, 0] <= counts)
         is_usual |= ~self._is_predicted
         needs_look = self._find_looks(is_covered & self._is_predicted, floors)
+        needs_look |= self._find_tails(is_covered & self._is_predicted, floors)
         may_drop = np.zeros(self._count, dtype=bool)
         if most_requests is not None:
             patterns, parameters = table.patterns, self._parameters
@@ -470,6 +477,52 @@ class QuietHours:
                 chance = tail_probability(slow, of, 1 - QUANTILES[quantile], correlation, enough=parameters.alpha)
                 needs_look[row] = chance < parameters.alpha
         return needs_look
+
+    def _find_tails(self, rows: Array, floors: Array) -> Array:
+        """Return in which of some hours the test of the slowest traces may be positive; see :mod:`.tail_shift`.
+
+        It is not where a single term of the tail probability is too high, with the lowest share that may be expected.
+        """
+        table, alpha = self._table, TAIL_ALPHA_SHARE * self._parameters.alpha
+        gates = floors[:, -1, 0]
+        has_tail = self._is_predicted & (self._traces >= TAIL_MIN_HOURLY_TRACES * self._hours)
+        limits = np.where(has_tail, gates, ABOVE_ALL)
+        # Most windows contain no such trace.
+        sizes, buckets = self._sizes, table.windows.rows[self._own]
+        highest = np.take_along_axis(buckets, np.maximum(sizes - 1, 0)[:, :, None], axis=2)[:, :, 0]
+        has_slow = (sizes > 0) & (highest > self._lowest(limits[:, None]))
+        has_slow &= rows[:, None]
+        needs_look = np.zeros(self._count, dtype=bool)
+        if not has_slow.any():
+            return needs_look
+        hours, numbers, above = table.count_by_mark(self._starts, limits, TAIL_STEPS)
+        positions = table.position_of(self._starts)[:, None] + np.arange(MARKS)
+        of_hours, totals = np.arange(self._count), _sums_of(numbers)
+        logarithms = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, int(numbers.sum()) + 2)))])
+        for step in range(TAIL_STEPS):
+            slow = above[step]
+            limit = limits + step * BUCKETS_PER_OCTAVE - buckets_of(STAT_FLOOR_RATIO)
+            columns = np.searchsorted(table.buckets, limit, side="right")
+            up_to = np.where(columns > 0, self._cumulative_of(of_hours, columns - 1), 0)
+            shares = (self._traces - up_to + 1) / np.maximum(self._traces, 1)
+            means, counts, marks = _sums_of(numbers * shares[hours]), _sums_of(slow), _sums_of(slow > 0)
+            for length in TAIL_WINDOWS_MARKS:
+                most = slow.copy()
+                for shift in range(1, length):
+                    np.maximum(most[shift:], slow[:-shift], out=most[shift:])
+                begins, ends = positions + 1 - length, positions + 1
+                k = np.maximum(counts[ends] - counts[begins] - most[positions], marks[ends] - marks[begins])
+                mean = np.maximum(means[ends] - means[begins], _TINY)
+                term = np.exp(k * np.log(mean) - mean - logarithms[k])
+                may_be = has_slow & (k >= MIN_EXCEEDANCES) & (totals[ends] - totals[begins] >= TAIL_MIN_HOURLY_TRACES)
+                needs_look |= (may_be & (k > mean) & (term < alpha * (1 + _MARGIN))).any(axis=1)
+        return needs_look
+
+    def _cumulative_of(self, rows: Array, columns: Array) -> Array:
+        """Return the number of pooled traces of some rows up to the buckets at some positions, which may be -1."""
+        width = len(self._table.buckets)
+        found: Array = self._cumulative[rows * width + np.maximum(columns, 0)] - self._offsets[rows]
+        return found
 
     def _lowest(self, values: Array, choose: np.ufunc = np.minimum) -> Array:
         """Return the lowest of each hour and of those before that its windows extend into."""
@@ -557,6 +610,11 @@ def _squared(distances: Array, variances: Array, counted: Array) -> Array:
     expected = (variances * counted).sum(axis=1)
     errors = np.maximum(4 * squares // LEAST_JOINT_SHARE, 4 * squares - expected)
     return np.stack([errors, counted.sum(axis=1)], axis=2).reshape(len(errors), -1)
+
+
+def _sums_of(values: Array) -> Array:
+    """Return the sum of the values before each, and of all."""
+    return np.concatenate([[0], np.cumsum(values)])
 
 
 def _sums_before(flags: Array) -> Array:
