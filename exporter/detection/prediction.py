@@ -462,20 +462,26 @@ class Prediction:
     def _tail_thresholds(self) -> tuple[TailThreshold, ...]:
         if not self.has_tail or self._learned_correlation > TAIL_MAX_CORRELATION:
             return ()
-        return tuple(map(self._tail_threshold, range(TAIL_STEPS)))
-
-    def _tail_threshold(self, step: int) -> TailThreshold:
         index = len(QUANTILES) - 1
         square_octaves = self._variance(_LONG, index, PRIOR_SWING_OCTAVES)
         if self._swings[_LONG + 2 * index + 1] < PRIOR_SWING_WEIGHT:
             square_octaves = max(square_octaves, self._variance(0, index, PRIOR_SWING_OCTAVES))
         is_joint = self._parameters.parts.joint_tolerance
         factors = tolerated(sqrt(square_octaves), self._parameters, is_joint=is_joint)
-        bucket = self._floor_by_quantile[index].gate + step * BUCKETS_PER_OCTAVE
-        stat, gate = (buckets_of(max(STAT_FLOOR_RATIO, factor)) for factor in (factors.stat, factors.gate))
+        stat, gate = [buckets_of(max(STAT_FLOOR_RATIO, factor)) for factor in (factors.stat, factors.gate)]
+        pooled, traces, lowest = self._pooled, self.traces, self._floor_by_quantile[index].gate
         # What is behind the slowest trace of the pool is unknown.
-        expected, most = ((self._pooled.count_above(bucket - swing) + 1) / self.traces for swing in (stat, gate))
-        return TailThreshold(bucket, expected, most, gate)
+        return tuple(
+            [
+                TailThreshold(
+                    bucket,
+                    (pooled.count_above(bucket - stat) + 1) / traces,
+                    (pooled.count_above(bucket - gate) + 1) / traces,
+                    gate,
+                )
+                for bucket in range(lowest, lowest + TAIL_STEPS * BUCKETS_PER_OCTAVE, BUCKETS_PER_OCTAVE)
+            ]
+        )
 
     @property
     def lowest_tail(self) -> int | None:

@@ -14,10 +14,10 @@ K is more than m, k is at least 3, and the probability ``P(X >= k)`` of a Poisso
 tenth of alpha. There is no correlation in this: a swing that all traces share is part of λ, and series whose traces
 are alike are left out.
 
-The shift must last. Of the newest marks, as many as contain enough traces for three slow ones at the ratio K/N of the
-window must have at least a third of that ratio, above this threshold and the lower ones. A flag that fires continues
-by this where the evaluation window contains too few traces to tell, with a tail probability of up to 0.2; see
-:mod:`exporter.detection.verdict`.
+The shift must last. The newest marks, as many as contain enough traces for three slow ones at the ratio (K - λ) / N of
+the rest of the window, must have at least a third of that ratio beyond what is expected there, above this threshold and
+the lower ones. A flag that fires continues by this where the evaluation window contains too few traces to tell, with a
+tail probability of up to 0.2; see :mod:`exporter.detection.verdict`.
 
 Traces are counted by mark, and compared with the thresholds of the hour in which they ended, raised by the pattern
 within that hour.
@@ -93,6 +93,10 @@ class _Mark(NamedTuple):
         slowest = self.tail.slowest
         return len(slowest) - bisect_right(slowest, self.thresholds.tail[step].bucket + self.raised)
 
+    def expected(self, step: int) -> float:
+        """Return the number of traces above it that is expected."""
+        return self.tail.traces * self.thresholds.tail[step].expected
+
 
 class _Candidate(NamedTuple):
     """A window and a threshold that show a shift: the number of marks that have traces, and the test statistics."""
@@ -121,6 +125,8 @@ def find_tail_shift(
     if not schedule or not schedule[0].thresholds.tail:
         return None
     marks = _marks(traces, now, schedule)
+    if not marks:
+        return None
     newest = next_mark(now)
     numbers = [
         sum([mark.tail.mark > newest - length * MARK_SECONDS for mark in marks]) for length in TAIL_WINDOWS_MARKS
@@ -133,7 +139,7 @@ def find_tail_shift(
             # Above higher thresholds there are no more.
             break
         # After a shift of most traces there are few above the highest threshold. It is over where it is at the lowest.
-        numbers = [number for number in numbers if _lasts(marks[:number], slow, firing_with or 0)]
+        numbers = [number for number in numbers if _lasts(marks[:number], slow, step, firing_with or 0)]
         for number in numbers:
             candidate = _candidate(marks[:number], slow[:number], step)
             if candidate is not None and candidate.chance < most_chance:
@@ -142,22 +148,25 @@ def find_tail_shift(
 
 
 def _marks(traces: Traces, now: float, schedule: SmallSchedule) -> list[_Mark]:
-    """Return the marks of the longest window that have traces and thresholds, newest first."""
+    """Return the marks of the longest window that have traces and thresholds, newest first; none with too few slow."""
     since, past = next_mark(now) - TAIL_WINDOWS_MARKS[-1] * MARK_SECONDS, past_mark(now)
     limit = min([thresholds.tail[0].bucket for _, thresholds in schedule if thresholds.tail])
     # What ended up to the last mark is the same for all ticks up to the next.
     tails = traces.tails(since, past, limit)
     if past < now:
         tails = [*tails, *traces.tails(past, now, limit)]
-    found = []
+    found: list[_Mark] = []
+    if _independent([len(tail.slowest) for tail in tails]) < MIN_EXCEEDANCES:
+        # Nearly always.
+        return found
     for tail in reversed(tails):
-        hour = next((hour for hour in schedule if hour.start < tail.mark), None)
-        if hour is not None and hour.thresholds.tail:
-            start, thresholds = hour
-            raised = 0
-            if thresholds.profile:
-                raised = thresholds.profile[-1][((tail.mark - start) // MARK_SECONDS - 1) % MARKS]
-            found.append(_Mark(tail, thresholds, raised))
+        for start, thresholds in schedule:
+            if start < tail.mark:
+                if thresholds.tail:
+                    profile = thresholds.profile
+                    raised = profile[-1][((tail.mark - start) // MARK_SECONDS - 1) % MARKS] if profile else 0
+                    found.append(_Mark(tail, thresholds, raised))
+                break
     return found
 
 
@@ -167,35 +176,43 @@ def _independent(slow: Sequence[int]) -> int:
 
 
 def _candidate(marks: Sequence[_Mark], slow: Sequence[int], step: int) -> _Candidate | None:
-    sizes = [mark.tail.traces for mark in marks]
-    traces, above, independent = sum(sizes), sum(slow), _independent(slow)
+    traces, above, independent = sum([mark.tail.traces for mark in marks]), sum(slow), _independent(slow)
     if independent < MIN_EXCEEDANCES or traces < TAIL_MIN_HOURLY_TRACES:
         return None
-    mean = sum([size * mark.thresholds.tail[step].expected for size, mark in zip(sizes, marks, strict=True)])
-    most = sum([size * mark.thresholds.tail[step].most for size, mark in zip(sizes, marks, strict=True)])
+    mean = sum([mark.expected(step) for mark in marks])
+    most = sum([mark.tail.traces * mark.thresholds.tail[step].most for mark in marks])
     if independent <= mean or above <= most:
         return None
     return _Candidate(poisson_tail(independent, mean), step, len(marks), traces, above, most)
 
 
-def _lasts(marks: Sequence[_Mark], slow: Sequence[int], more_than: int) -> bool:
-    """Whether the newest traces contain slow ones as well, and not far fewer than the window.
+def _lasts(marks: Sequence[_Mark], slow: Sequence[int], step: int, more_than: int) -> bool:
+    """Whether the newest traces contain slow ones beyond those that are expected, and not far fewer than the rest.
+
+    Also true where the window has none beyond those that are expected.
 
     Args:
         marks: the marks of a window, newest first.
-        slow: slow traces by mark, maybe of older ones as well.
+        slow: traces above the threshold by mark, maybe of older ones as well.
+        step: the threshold.
         more_than: False if so many traces are enough for three slow ones.
     """
-    traces, above = sum([mark.tail.traces for mark in marks]), sum(slow[: len(marks)])
-    if TAIL_NEWEST_SLOW * traces <= more_than * above:
+    sizes = [mark.tail.traces for mark in marks]
+    excesses = [of_mark - mark.expected(step) for mark, of_mark in zip(marks, slow, strict=False)]
+    traces, excess = sum(sizes), sum(excesses)
+    if excess <= 0:
+        return True
+    if TAIL_NEWEST_SLOW * traces <= more_than * excess:
         return False
-    newest = newest_slow = 0
-    for mark, of_mark in zip(marks, slow, strict=False):
-        newest += mark.tail.traces
-        newest_slow += of_mark
-        if newest * above >= TAIL_NEWEST_SLOW * traces:
-            break
-    return TAIL_NEWEST_SLOW * newest_slow * traces >= newest * above
+    newest = 0
+    newest_excess = 0.0
+    for size, of_mark in zip(sizes, excesses, strict=True):
+        newest += size
+        newest_excess += of_mark
+        rest, rest_excess = traces - newest, excess - newest_excess
+        if rest and newest * rest_excess >= TAIL_NEWEST_SLOW * rest:
+            return TAIL_NEWEST_SLOW * newest_excess * rest >= newest * rest_excess
+    return True
 
 
 def _shift(best: _Candidate, marks: Sequence[_Mark], traces: Traces, now: float) -> TailShift:

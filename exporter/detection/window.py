@@ -104,10 +104,6 @@ class MarkedTail(NamedTuple):
     slowest: Sequence[int]
 
 
-def _tail_of(mark: int, ordered: Sequence[int], limit: int) -> MarkedTail:
-    return MarkedTail(mark, len(ordered), ordered[bisect_right(ordered, limit) :])
-
-
 class RecentTraces:
     """Traces of one series in order of their end.
 
@@ -221,13 +217,12 @@ class RecentTraces:
             oldest = min(oldest, past_mark(now) - _RUN_SECONDS)
         del self._old[: bisect_left(self._old, _pack(oldest + 1, ZERO_BUCKET, 0))]
 
-    def by_mark(self, since: int, until: float, *, keep: bool = True) -> list[MarkedBuckets]:
+    def by_mark(self, since: int, until: float) -> list[MarkedBuckets]:
         """Return the traces that ended in ``(since, until]`` by mark, in order; marks without traces are left out.
 
         Args:
             since: a mark, Unix seconds.
             until: Unix seconds.
-            keep: whether the result may be kept for the next call.
 
         Returns:
             Must not be modified.
@@ -246,7 +241,7 @@ class RecentTraces:
             found.setdefault(mark, []).extend(self._buckets[first:middle])
             first = middle
         marked = [(mark, sorted(found[mark])) for mark in sorted(found)]
-        if keep and until % MARK_SECONDS == 0:
+        if until % MARK_SECONDS == 0:
             self._by_mark = since, until, marked
         return marked
 
@@ -263,7 +258,24 @@ class RecentTraces:
         """
         if self._tails is not None and self._tails[:3] == (since, until, limit):
             return self._tails[3]
-        found = [_tail_of(mark, buckets, limit) for mark, buckets in self.by_mark(since, until, keep=False)]
+        counts: dict[int, int] = {}
+        slowest: dict[int, list[int]] = {}
+        for mark, bucket, count in map(_unpack, self._old[bisect_left(self._old, _pack(since + 1, ZERO_BUCKET, 0)) :]):
+            if mark > until:
+                break
+            counts[mark] = counts.get(mark, 0) + count
+            if bucket > limit:
+                slowest.setdefault(mark, []).extend([bucket] * count)
+        first, last = bisect_right(self._seconds, since), bisect_right(self._seconds, ceil(until))
+        while first < last:
+            mark = next_mark(self._seconds[first])
+            middle = bisect_right(self._seconds, mark, first, last)
+            counts[mark] = counts.get(mark, 0) + middle - first
+            above = [bucket for bucket in self._buckets[first:middle] if bucket > limit]
+            if above:
+                slowest.setdefault(mark, []).extend(above)
+            first = middle
+        found = [MarkedTail(mark, counts[mark], sorted(slowest.get(mark, ()))) for mark in sorted(counts)]
         if until % MARK_SECONDS == 0:
             self._tails = since, until, limit, found
         return found
@@ -535,7 +547,14 @@ class MarkedTraces:
 
     def tails(self, since: int, until: float, limit: int) -> list[MarkedTail]:
         """Return the slowest traces that ended in ``(since, until]`` by mark, as :meth:`RecentTraces.tails` does."""
-        return [_tail_of(mark, buckets, limit) for mark, buckets in self.by_mark(since, until)]
+        marks, starts, buckets, base = self._marks, self._starts, self._buckets, self._starts[0]
+        found = []
+        for i in range(bisect_right(marks, since), bisect_right(marks, until)):
+            first, last = starts[i] - base, starts[i + 1] - base
+            if first < last:
+                slowest = buckets[bisect_right(buckets, limit, first, last) : last]
+                found.append(MarkedTail(marks[i], last - first, slowest))
+        return found
 
     def between(self, since: int, until: float) -> list[int]:
         """Return the buckets of the traces that ended in ``(since, until]``, in ascending order."""

@@ -5,7 +5,7 @@ in which it ended, the hour in which it started, its bucket.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import asin, ceil, comb, exp, factorial, lgamma, log2, pi, sqrt
@@ -406,22 +406,30 @@ class NaiveDetector:
                 independent = max(above - max(slow.values(), default=0), sum(n > 0 for n in slow.values()))
                 if independent < 3:
                     break
-                needed = Fraction(3 * number, above)
-                last: list[int] = []
-                for mark in sorted(counted, reverse=True):
-                    if sum(len(counted[m]) for m in last) < needed:
-                        last.append(mark)
-                has_enough = sum(slow[m] for m in last) >= sum(len(counted[m]) for m in last) / needed
-                has_lasted = has_lasted and needed > (firing_with or 0) and has_enough
-                expected, most = (
-                    sum(limits.slowest[e][which] for ended in counted.values() for _, limits in ended)
-                    for which in (1, 2)
-                )
+                usual = {m: sum(limits.slowest[e][1] for _, limits in ended) for m, ended in counted.items()}
+                expected = sum(usual.values())
+                most = sum(limits.slowest[e][2] for ended in counted.values() for _, limits in ended)
+                if above > expected:
+                    is_enough = 3 * number > (firing_with or 0) * (above - expected)
+                    has_lasted &= is_enough and self.has_lasted(counted, slow, usual)
                 if has_lasted and number >= 60 and independent > expected and above > most:
                     chance = 1 - sum(exp(-expected) * expected**k / factorial(k) for k in range(independent))
                     if chance < (self.parameters.alpha / 10 if firing_with is None else 0.2):
                         return True
         return False
+
+    @staticmethod
+    def has_lasted(
+        counted: Mapping[int, Sequence[object]], slow: Mapping[int, int], usual: Mapping[int, float]
+    ) -> bool:
+        """Whether the newest marks have a third of the slow requests that the rest has, once three are expected."""
+        for since in sorted(counted, reverse=True):
+            newest, rest = ([m for m in counted if (m >= since) is which] for which in (True, False))
+            n, n_rest = (sum(len(counted[m]) for m in marks) for marks in (newest, rest))
+            beyond, beyond_rest = (sum(slow[m] - usual[m] for m in marks) for marks in (newest, rest))
+            if n_rest and n * beyond_rest / n_rest >= 3:
+                return beyond / n >= beyond_rest / n_rest / 3
+        return True
 
     # -- small shifts ---------------------------------------------------------------------------------------------
 

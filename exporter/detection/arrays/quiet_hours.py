@@ -484,38 +484,42 @@ class QuietHours:
         It is not where a single term of the tail probability is too high, with the lowest share that may be expected.
         """
         table, alpha = self._table, TAIL_ALPHA_SHARE * self._parameters.alpha
-        gates = floors[:, -1, 0]
-        has_tail = self._is_predicted & (self._traces >= TAIL_MIN_HOURLY_TRACES * self._hours)
-        limits = np.where(has_tail, gates, ABOVE_ALL)
-        # Most windows contain no such trace.
-        sizes, buckets = self._sizes, table.windows.rows[self._own]
-        highest = np.take_along_axis(buckets, np.maximum(sizes - 1, 0)[:, :, None], axis=2)[:, :, 0]
-        has_slow = (sizes > 0) & (highest > self._lowest(limits[:, None]))
-        has_slow &= rows[:, None]
         needs_look = np.zeros(self._count, dtype=bool)
-        if not has_slow.any():
+        has_tail = self._is_predicted & (self._traces >= TAIL_MIN_HOURLY_TRACES * self._hours)
+        if not has_tail.any():
             return needs_look
+        limits = np.where(has_tail, floors[:, -1, 0], ABOVE_ALL)
+        # Most windows contain no such trace.
+        last = np.maximum(self._sizes - 1, 0)[:, :, None]
+        highest = np.take_along_axis(table.windows.rows[self._own], last, axis=2)[:, :, 0]
+        has_slow = rows[:, None] & (self._sizes > 0) & (highest > self._lowest(limits[:, None]))
+        of_hours, marks = np.nonzero(has_slow)
         hours, numbers, above = table.count_by_mark(self._starts, limits, TAIL_STEPS)
-        positions = table.position_of(self._starts)[:, None] + np.arange(MARKS)
-        of_hours, totals = np.arange(self._count), _sums_of(numbers)
-        logarithms = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, int(numbers.sum()) + 2)))])
+        ends = table.position_of(self._starts)[of_hours] + marks + 1
+        begins = ends - TAIL_WINDOWS_MARKS[-1]
+        counts = _sums_of(above[0])
+        is_enough = counts[ends] - counts[begins] >= MIN_EXCEEDANCES
+        of_hours, ends = of_hours[is_enough], ends[is_enough]
+        if not len(ends):
+            return needs_look
+        totals = _sums_of(numbers)
+        logarithms = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, int(above[0].max()) * MARKS + 2)))])
+        each = np.arange(self._count)
         for step in range(TAIL_STEPS):
             slow = above[step]
             limit = limits + step * BUCKETS_PER_OCTAVE - buckets_of(STAT_FLOOR_RATIO)
             columns = np.searchsorted(table.buckets, limit, side="right")
-            up_to = np.where(columns > 0, self._cumulative_of(of_hours, columns - 1), 0)
+            up_to = np.where(columns > 0, self._cumulative_of(each, columns - 1), 0)
             shares = (self._traces - up_to + 1) / np.maximum(self._traces, 1)
-            means, counts, marks = _sums_of(numbers * shares[hours]), _sums_of(slow), _sums_of(slow > 0)
+            means, counts, present = _sums_of(numbers * shares[hours]), _sums_of(slow), _sums_of(slow > 0)
             for length in TAIL_WINDOWS_MARKS:
-                most = slow.copy()
-                for shift in range(1, length):
-                    np.maximum(most[shift:], slow[:-shift], out=most[shift:])
-                begins, ends = positions + 1 - length, positions + 1
-                k = np.maximum(counts[ends] - counts[begins] - most[positions], marks[ends] - marks[begins])
+                begins = ends - length
+                of_marks = slow[begins[:, None] + np.arange(length)]
+                k = np.maximum(counts[ends] - counts[begins] - of_marks.max(axis=1), present[ends] - present[begins])
                 mean = np.maximum(means[ends] - means[begins], _TINY)
-                term = np.exp(k * np.log(mean) - mean - logarithms[k])
-                may_be = has_slow & (k >= MIN_EXCEEDANCES) & (totals[ends] - totals[begins] >= TAIL_MIN_HOURLY_TRACES)
-                needs_look |= (may_be & (k > mean) & (term < alpha * (1 + _MARGIN))).any(axis=1)
+                may_be = (k >= MIN_EXCEEDANCES) & (totals[ends] - totals[begins] >= TAIL_MIN_HOURLY_TRACES)
+                may_be &= (k > mean) & (np.exp(k * np.log(mean) - mean - logarithms[k]) < alpha * (1 + _MARGIN))
+                needs_look[of_hours[may_be]] = True
         return needs_look
 
     def _cumulative_of(self, rows: Array, columns: Array) -> Array:
