@@ -4,6 +4,9 @@
 durations, the level and load of each minute, and the factor of the incident, and adds up logarithms of likelihood
 ratios without a limited window (CUSUM; E. S. Page, 1954; optimal by G. V. Moustakides, 1986). A real detector has to
 learn all of these from history.
+
+Of incidents of a few requests it only knows beyond which duration these lie, how many they are, and how many usually
+lie there, by the true level of each minute.
 """
 
 import argparse
@@ -11,22 +14,28 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
+from itertools import accumulate
 from math import ceil, erf, exp, inf, log, pi, sqrt
 from statistics import median
 from typing import Final
 
 from benchmarks.detection.__main__ import SERIES_PER_RATE
 from benchmarks.detection.results import is_steady
-from benchmarks.detection.suites import CRONS, KINDS, Case, Kind, Suite, cases
+from benchmarks.detection.suites import CRONS, KINDS, TAIL, TIMEOUTS, Case, Kind, Suite, cases
 from benchmarks.report import table
 from exporter.demo.latency import HOUR_SECONDS, Bimodal, HeavyTailed, Incident, LatencyShape, Lognormal
 from exporter.demo.traffic import SeriesTraffic
 
-FALSE_PER_DAY: Final = {Suite.INCIDENTS: 0.003, Suite.CRON: 0.005, Suite.DAILY_CRON: 0.005}
+FALSE_PER_DAY: Final = {Suite.INCIDENTS: 0.003, Suite.PARTIAL: 0.003, Suite.CRON: 0.005, Suite.DAILY_CRON: 0.005}
 """False episodes of a healthy series that are allowed, per day: the targets."""
 _NS: Final = 1_000_000_000
 _DRAWS: Final = 400
 _HOLD_SECONDS: Final = 60.0
+
+_STEPS, _END = 100, 15
+"""A grid of logarithms: points in one unit, and the last one on both sides."""
+_TAIL_MARGIN: Final = 0.8
+"""The slowest requests of an hour are not those that are slowest compared with their minute."""
 
 LogRatio = Callable[[float], float]
 """Logarithm of the likelihood ratio of a duration, given as the logarithm of its ratio to the level of its minute."""
@@ -69,6 +78,58 @@ def log_ratio(shape: LatencyShape, factor: float) -> LogRatio:
     return lambda z: at(round(100 * z))
 
 
+def shares_beyond(shape: LatencyShape) -> list[float]:
+    """Return the probabilities that the logarithm of a factor of the median exceeds the points of a grid."""
+    points = range(_END * _STEPS, -_END * _STEPS - 1, -1)
+    densities = [density(shape, point / _STEPS) / _STEPS for point in points]
+    return [min(1.0, share) for share in accumulate(densities)][::-1]
+
+
+def share_beyond(shares: Sequence[float], z: float) -> float:
+    """Return the probability that the logarithm exceeds a value."""
+    return shares[round(_STEPS * (min(max(z, -_END), _END) + _END))]
+
+
+def quantile(shares: Sequence[float], q: float) -> float:
+    """Return a quantile of the logarithm."""
+    return next(point for point, share in enumerate(shares) if share <= 1 - q) / _STEPS - _END
+
+
+def exceedance_ratio(limit: float, usual: float, share: float) -> LogRatio:
+    """Return the logarithm of the likelihood ratio of whether a request exceeds a limit.
+
+    Args:
+        limit: logarithm of the limit divided by the level.
+        usual: probability that a request exceeds it.
+        share: the same during the incident.
+    """
+    usual = max(usual, 1e-9)
+    slow, fast = log(max(share, usual) / usual), log((1 - max(share, usual)) / (1 - usual))
+    return lambda z: slow if z >= limit else fast
+
+
+def ratio_of(case: Case, kind: Kind) -> Callable[[float], LogRatio]:
+    """Return the likelihood ratio of the requests of a minute by its level in nanoseconds."""
+    shape = case.profile.shape
+    if kind not in (TIMEOUTS, TAIL):
+        ratio = log_ratio(shape, kind.factor)
+        return lambda _: ratio
+    shares = shares_beyond(shape)
+    if kind is TIMEOUTS:
+        assert kind.fixed_factor is not None, "time-outs have a duration"
+        longest_ns = 0.99 * kind.fixed_factor * case.profile.base_seconds * _NS
+
+        def of_timeouts(level_ns: float) -> LogRatio:
+            limit = log(longest_ns / level_ns)
+            usual = share_beyond(shares, limit)
+            return exceedance_ratio(limit, usual, kind.share + (1 - kind.share) * usual)
+
+        return of_timeouts
+    limit = quantile(shares, kind.ranks[0]) + log(_TAIL_MARGIN * kind.factor)
+    of_tail = exceedance_ratio(limit, share_beyond(shares, limit), kind.ranks[1] - kind.ranks[0])
+    return lambda _: of_tail
+
+
 class _Series:
     """A series and its true level."""
 
@@ -77,7 +138,7 @@ class _Series:
         self._traffic = SeriesTraffic(case.profile, case.seed)
         self._levels = lru_cache(maxsize=8)(self._traffic.durations_ns)
 
-    def ratios(self, incident: Incident, ratio: LogRatio) -> Iterator[tuple[int, float, float]]:
+    def ratios(self, incident: Incident, ratio_of: Callable[[float], LogRatio]) -> Iterator[tuple[int, float, float]]:
         """Yield the hour, the end in seconds and the log likelihood ratio of each request of an incident, by end."""
         last = int(min(incident.end, self.case.end) - 1) // HOUR_SECONDS
         for hour in range(int(incident.start) // HOUR_SECONDS, last + 1):
@@ -85,7 +146,8 @@ class _Series:
             for start_ns, duration_ns in self._traffic.hour(hour):
                 if incident.start * _NS <= start_ns < incident.end * _NS:
                     level_ns = self._levels(hour)[start_ns // (60 * _NS) % 60]
-                    found.append((hour, (start_ns + duration_ns) / _NS, ratio(log(max(1, duration_ns) / level_ns))))
+                    value = ratio_of(level_ns)(log(max(1, duration_ns) / level_ns))
+                    found.append((hour, (start_ns + duration_ns) / _NS, value))
             yield from sorted(found, key=lambda each: each[1])
 
 
@@ -96,7 +158,7 @@ def delays(case: Case, kind: Kind) -> list[tuple[int, float | None]]:
     than there are. It must hold it for as long as the detector.
     """
     series, found = _Series(case), []
-    ratio = log_ratio(case.profile.shape, kind.factor)
+    ratio = ratio_of(case, kind)
     least = log(case.profile.rate_per_minute * 1440 / FALSE_PER_DAY[case.suite])
     for incident, of_kind in zip(case.profile.incidents, case.kinds, strict=True):
         if of_kind != kind:
@@ -116,7 +178,7 @@ def run_ratios(case: Case) -> list[float]:
     (incident,) = case.profile.incidents
     ratio = log_ratio(case.profile.shape, incident.factor)
     sums: dict[int, float] = {}
-    for hour, _, value in _Series(case).ratios(incident, ratio):
+    for hour, _, value in _Series(case).ratios(incident, lambda _: ratio):
         sums[hour] = sums.get(hour, 0.0) + value
     return [sums[hour] for hour in sorted(sums)]
 
@@ -172,8 +234,10 @@ def _cron_rows(per_rate: int, seed: str) -> Iterator[tuple[str, ...]]:
                 yield f"{suite} × 3, {what}: found by the second run", f"{sum(some) / len(some):.0%}", str(len(some))
 
 
-def _delay_rows(per_rate: int, seed: str, kind: Kind, rates: Sequence[float]) -> Iterator[tuple[str, ...]]:
-    series = [case for case in cases(Suite.INCIDENTS, per_rate, seed) if case.profile.rate_per_minute in rates]
+def _delay_rows(
+    suite: Suite, per_rate: int, seed: str, kind: Kind, rates: Sequence[float]
+) -> Iterator[tuple[str, ...]]:
+    series = [case for case in cases(suite, per_rate, seed) if case.profile.rate_per_minute in rates]
     results = [each for case in series for each in delays(case, kind)]
     for least in (100, 1000):
         some = [delay for requests, delay in results if requests >= least]
@@ -194,7 +258,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     per_rate = ceil(SERIES_PER_RATE[Suite.INCIDENTS] * options.share)
     for kind in KINDS:
         if kind.factor in (1.5, 2.0):
-            rows += _delay_rows(per_rate, options.seed, kind, options.rate or [10.0])
+            rows += _delay_rows(Suite.INCIDENTS, per_rate, options.seed, kind, options.rate or [10.0])
+    per_rate = ceil(SERIES_PER_RATE[Suite.PARTIAL] * options.share)
+    for kind in (TAIL, TIMEOUTS):
+        rows += _delay_rows(Suite.PARTIAL, per_rate, options.seed, kind, options.rate or [10.0])
     print(table(("what", "reached", "based on"), rows))
     return 0
 

@@ -90,7 +90,7 @@ class Explanation:
         """Convert evidence from buckets into seconds and factors."""
         threshold = evidence.threshold
         allowed = evidence.traces - rank_of(threshold.q, evidence.traces)
-        if evidence.test is ShiftTest.LADDER:
+        if evidence.test in (ShiftTest.LADDER, ShiftTest.TAIL):
             allowed = min(allowed, ceil(evidence.expected * evidence.traces))
         return cls(
             quantile=threshold.q,
@@ -147,6 +147,8 @@ class Explanation:
         swings = f"swings up to × {self.swing_factor:.2g} are usual here"
         if self.test is ShiftTest.LONG:
             requests = f"of the {self.traces:,} requests of the last 30 minutes"
+            swings = f"half hours swing up to × {self.swing_factor:.2g} here"
+        elif self.test is ShiftTest.TAIL:
             swings = f"half hours swing up to × {self.swing_factor:.2g} here"
         elif self.test is ShiftTest.LEVEL:
             # Levels of the higher quantiles below the baseline are not expected to last.

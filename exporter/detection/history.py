@@ -28,6 +28,7 @@ from exporter.detection.settlement import (
     is_new_baseline,
 )
 from exporter.detection.small_shift import can_be_small_shift, find_small_shift
+from exporter.detection.tail_shift import find_tail_shift
 from exporter.detection.thresholds import Floors
 from exporter.detection.tick import FlagTracker
 from exporter.detection.tolerance import Tolerance, is_tolerant, raised_in, remembered, traffic_ratio
@@ -36,6 +37,7 @@ from exporter.detection.traffic.verdict import TrafficEvidence
 from exporter.detection.verdict import can_be_shifted, exceeds_some
 from exporter.detection.window import MarkedTraces, SweptWindow, gated_positions
 from exporter.model.calendar import HOUR_SECONDS, LocalHour
+from exporter.model.histogram import HIGHEST_BUCKET
 from exporter.model.histogram_codec import MARK_SECONDS
 from exporter.model.hours import NOT_EVALUATED, HourEvaluation, SeriesHour, SeriesHours, ShiftPeriod
 
@@ -361,7 +363,9 @@ class HistoryEvaluation:
                     self._tick(mark, expected)
             return HourMeasurement()
         windows = self._swept(marks)
-        gates = self._schedule.lowest_gates()
+        gates, tail = self._schedule.lowest_gates(), self._schedule.lowest_tail
+        # No trace is above it where the slowest ones are not counted.
+        tail = HIGHEST_BUCKET if tail is None else tail
         is_active = self._tracker.needs_tick(can_be_shifted=False)
         for instants, buckets, since in windows:
             if not is_active:
@@ -370,8 +374,9 @@ class HistoryEvaluation:
                     if buckets[position] > gate:
                         break
                 else:
-                    continue
-            self._tick_window(instants, buckets, since, expected)
+                    if not buckets or buckets[-1] <= tail:
+                        continue
+            self._tick_window(instants, buckets, since, expected, has_tail=bool(buckets) and buckets[-1] > tail)
             is_active = self._tracker.needs_tick(can_be_shifted=False)
         return self._measure(local_hour, expected, windows)
 
@@ -385,13 +390,28 @@ class HistoryEvaluation:
         halves = self._halves(local_hour) if prediction.has_long_window else []
         return prediction.measure(windows, halves, self._deviations_before(local_hour))
 
-    def _tick_window(self, instants: Sequence[int], buckets: Sequence[int], since: int, expected: Expectation) -> None:
-        """Tick at the instants that share an evaluation window, if a test can be positive or the flag is active."""
+    def _tick_window(
+        self, instants: Sequence[int], buckets: Sequence[int], since: int, expected: Expectation, *, has_tail: bool
+    ) -> None:
+        """Tick at the instants that share an evaluation window, if a test can be positive or the flag is active.
+
+        Args:
+            instants: marks.
+            buckets: buckets of the window in ascending order.
+            since: the window begins after this second.
+            expected: the baseline.
+            has_tail: whether the window contains one of the slowest traces, those that are counted in longer windows.
+        """
         floors, small_floors = self._schedule.bounds
         possible = floors is not None and can_be_shifted(buckets, floors, self._detector.parameters)
-        if not possible and small_floors is not None and exceeds_some(buckets, small_floors.gates):
+        is_small = not possible and small_floors is not None and exceeds_some(buckets, small_floors.gates)
+        if not possible and (is_small or has_tail):
             for mark in instants:
-                if self._tracker.needs_tick(self._is_small_shift(mark, buckets, since, small_floors)):
+                if (
+                    self._tracker.needs_tick(can_be_shifted=False)
+                    or (is_small and small_floors and self._is_small_shift(mark, buckets, since, small_floors))
+                    or (has_tail and self._is_tail_shift(mark))
+                ):
                     self._tick(mark, expected)
         elif self._tracker.needs_tick(possible):
             for mark in instants:
@@ -406,6 +426,9 @@ class HistoryEvaluation:
             if not can_be_small_shift(buckets, long_traces, floors, parameters):
                 return False
         return find_small_shift(self._recent, mark, since, self._schedule.small(), parameters) is not None
+
+    def _is_tail_shift(self, mark: int) -> bool:
+        return find_tail_shift(self._recent, mark, self._schedule.small(), self._detector.parameters) is not None
 
     def _halves(self, local_hour: LocalHour) -> list[list[int]]:
         """Return the sorted buckets of the windows of half an hour that end in an hour."""

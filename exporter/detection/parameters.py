@@ -14,6 +14,7 @@ class Parts(NamedTuple):
         ladder: tests of a small share of the traces at higher thresholds.
         long_window: the second evaluation window of half an hour.
         level: the level of the last half hour.
+        tail: the slowest requests of the last half hour and hour; see :mod:`exporter.detection.tail_shift`.
         streak: acceptance of lasting changes that no single hour shows.
         runs: evaluation of sparse series by run; see :mod:`exporter.detection.runs`.
         likeness: a correlation of exceedances that is learned from how alike the requests of a window are.
@@ -36,6 +37,7 @@ class Parts(NamedTuple):
     ladder: bool = True
     long_window: bool = True
     level: bool = True
+    tail: bool = True
     streak: bool = True
     runs: bool = True
     likeness: bool = True
@@ -111,7 +113,8 @@ class Parameters:
     @property
     def needs_marks(self) -> bool:
         """Whether traces older than the evaluation window are needed, by mark."""
-        return self.parts.long_window or self.parts.level or self.parts.runs
+        parts = self.parts
+        return parts.long_window or parts.level or parts.tail or parts.runs
 
 
 # The constants below are part of the method and not meant to be tuned.
@@ -199,6 +202,19 @@ LEVEL_SHARE: Final = (7, 10)
 """Share of the mean deviation that counts as level, as a fraction."""
 LEVEL_SWING_OCTAVES: Final = 0.07
 """Swing around the level of a series without history."""
+
+TAIL_WINDOWS_MARKS: Final = (6, 12)
+"""Lengths of the windows of the slowest traces in marks, ascending: half an hour, and an hour."""
+TAIL_STEPS: Final = 3
+"""Thresholds beyond which the slowest traces are counted: the gate without the swing, twice that, and so on."""
+TAIL_MIN_HOURLY_TRACES: Final = 60
+"""Minimum number of traces of an hour, on average over the pool, and of a window of the slowest traces."""
+TAIL_MAX_CORRELATION: Final = 0.006
+"""Where the learned correlation is higher, the slowest traces are not counted: they are alike, and not independent."""
+TAIL_ALPHA_SHARE: Final = 0.1
+"""Share of `Parameters.alpha` for each window and threshold: there are six of them."""
+TAIL_NEWEST_SLOW: Final = 3
+"""The newest traces in which slow ones must still appear are so many that this number is to be expected."""
 
 FRESH_SECONDS: Final = 120
 FRESH_TRACES: Final = 5

@@ -32,6 +32,11 @@ the errors of their own windows, and so are independent of τ. The tests of a sm
 
 - ``p_e``, the share of the pool above ``gate · 2^e / max(1.1, 2^(zτ))``, at least ``0.5 / N`` and at most 1 - q.
 
+The slowest traces are counted above ``gate · 2^e`` for a swing of zero. With ``c(f)`` the traces of the pool above
+``gate · 2^e / max(1.1, f)``, the share ``(c(2^(s zτ)) + 1) / N`` enters the test there, and the share
+``(c(2^(g zτ)) + 1) / N`` is within the normal variation. τ is the swing of the p99 of half hours; where few of these
+have been measured, at least that of the evaluation windows. See :mod:`exporter.detection.tail_shift`.
+
 All thresholds are for times of the hour at which the series has no pattern; see :mod:`exporter.detection.profile`.
 
 The sampling error of a quantile of n traces is half the width of its distribution-free interval at one standard error
@@ -69,6 +74,9 @@ from exporter.detection.parameters import (
     PRIOR_SWING_WEIGHT,
     SMALL_SHIFT_RATIO,
     STAT_FLOOR_RATIO,
+    TAIL_MAX_CORRELATION,
+    TAIL_MIN_HOURLY_TRACES,
+    TAIL_STEPS,
     Parameters,
 )
 from exporter.detection.thresholds import (
@@ -79,6 +87,7 @@ from exporter.detection.thresholds import (
     LongThreshold,
     QuantileThreshold,
     SmallShiftThresholds,
+    TailThreshold,
     Thresholds,
     Tolerated,
     buckets_of,
@@ -153,8 +162,9 @@ class Prediction:
         profile: the pattern within the hour.
         has_long_window: whether the series usually has enough traffic for the window of half an hour.
         has_level: whether the series usually has enough traffic for the level of now.
-        has_small: whether small shifts are tested: there is such traffic, and the baseline is of the hour itself or of
-            the hours around it. Others pool times of the day at which other latencies are usual.
+        has_tail: whether the slowest traces of longer windows are counted, unless they are alike.
+        has_small: whether any of these is tested: the baseline is of the hour itself or of the hours around it. Others
+            pool times of the day at which other latencies are usual.
     """
 
     __slots__ = (
@@ -177,6 +187,7 @@ class Prediction:
         "has_level",
         "has_long_window",
         "has_small",
+        "has_tail",
         "profile",
     )
 
@@ -215,8 +226,10 @@ class Prediction:
         self.has_long_window = parts.long_window and traces >= LONG_WINDOW_MIN_HOURLY_TRACES * hours
         self.has_level = parts.level and traces >= LEVEL_MIN_TRACES * hours
         self._needs_certainty = parts.certain_firing and traces >= CERTAIN_MIN_HOURLY_TRACES * hours
+        is_tail_known = traces >= TAIL_MIN_HOURLY_TRACES * hours and self.baseline[-1] != ZERO_BUCKET
+        self.has_tail = parts.tail and is_tail_known
         is_near = pool.level <= FallbackLevel.NEARBY or not parts.near_baselines
-        self.has_small = is_near and (self.has_long_window or self.has_level)
+        self.has_small = is_near and (self.has_long_window or self.has_level or self.has_tail)
         self._is_joint = parts.joint_tolerance and traces >= JOINT_MIN_HOURLY_TRACES * hours
         ratio, min_delta_seconds = parameters.ratio, parameters.min_delta_seconds
         self._floor_by_quantile = [floor_of(bucket, ratio, min_delta_seconds) for bucket in self.baseline]
@@ -386,6 +399,7 @@ class Prediction:
                 long=tuple(map(self._long_threshold, range(len(QUANTILES)))) if self.has_long_window else (),
                 level=tuple(map(self._level_threshold, range(len(QUANTILES)))) if self.has_level else (),
                 profile=self.profile,
+                tail=self._tail_thresholds(),
             )
         return self._small
 
@@ -449,6 +463,35 @@ class Prediction:
             least_gate=scaled(baseline, least_ratio(baseline, self._parameters.min_delta_seconds)),
             swing=buckets_of(factors.gate),
         )
+
+    def _tail_thresholds(self) -> tuple[TailThreshold, ...]:
+        if not self.has_tail or self._learned_correlation > TAIL_MAX_CORRELATION:
+            return ()
+        index = len(QUANTILES) - 1
+        square_octaves = self._variance(_LONG, index, PRIOR_SWING_OCTAVES)
+        if self._swings[_LONG + 2 * index + 1] < PRIOR_SWING_WEIGHT:
+            square_octaves = max(square_octaves, self._variance(0, index, PRIOR_SWING_OCTAVES))
+        is_joint = self._parameters.parts.joint_tolerance
+        factors = tolerated(sqrt(square_octaves), self._parameters, is_joint=is_joint)
+        stat, gate = [buckets_of(max(STAT_FLOOR_RATIO, factor)) for factor in (factors.stat, factors.gate)]
+        pooled, traces, lowest = self._pooled, self.traces, self._floor_by_quantile[index].gate
+        # What is behind the slowest trace of the pool is unknown.
+        return tuple(
+            [
+                TailThreshold(
+                    bucket,
+                    (pooled.count_above(bucket - stat) + 1) / traces,
+                    (pooled.count_above(bucket - gate) + 1) / traces,
+                    gate,
+                )
+                for bucket in range(lowest, lowest + TAIL_STEPS * BUCKETS_PER_OCTAVE, BUCKETS_PER_OCTAVE)
+            ]
+        )
+
+    @property
+    def lowest_tail(self) -> int | None:
+        """The lowest bucket above which the slowest traces are counted; None if they are not."""
+        return self._floor_by_quantile[-1].gate if self.has_tail else None
 
     @property
     def floor_thresholds(self) -> Thresholds:

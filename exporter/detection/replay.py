@@ -19,6 +19,7 @@ from exporter.detection.parameters import SUSPICION_SECONDS
 from exporter.detection.regression import RegressionChange
 from exporter.detection.schedule import LazySchedule
 from exporter.detection.small_shift import find_small_shift
+from exporter.detection.tail_shift import find_tail_shift
 from exporter.detection.tick import FlagTracker
 from exporter.detection.verdict import can_be_shifted, exceeds_some
 from exporter.detection.window import RecentTraces, end_second
@@ -138,8 +139,8 @@ class Replay:
         since = schedule.since
         floors = schedule.floors()
         bounds: tuple[int, int] | None = None
-        suspicious = may_be_small = False
-        small_floors = schedule.small_floors()
+        suspicious = may_be_small = has_tail = False
+        small_floors, tail = schedule.small_floors(), schedule.lowest_tail
         window = recent.between(0, 0)
         position = 0
         error_baselines: list[ErrorBaseline] | None = None
@@ -176,12 +177,15 @@ class Replay:
                     and window.traces > 0
                     and exceeds_some(window.buckets, small_floors.gates)
                 )
-            if may_be_small:
-                found = find_small_shift(recent, now, window.first_second - 1, schedule.small(), parameters)
-                if tracker.needs_tick(found is not None):
-                    tracker.tick(recent, now, schedule, expected.pool)
-                continue
-            if tracker.needs_tick(suspicious):
+                has_tail = tail is not None and window.traces > 0 and window.buckets[-1] > tail
+            if (
+                tracker.needs_tick(suspicious)
+                or (
+                    may_be_small
+                    and find_small_shift(recent, now, window.first_second - 1, schedule.small(), parameters) is not None
+                )
+                or (has_tail and find_tail_shift(recent, now, schedule.small(), parameters) is not None)
+            ):
                 tracker.tick(recent, now, schedule, expected.pool)
         del upcoming[:position]
 

@@ -113,6 +113,17 @@ class LazySchedule:
         return since
 
     @property
+    def lowest_tail(self) -> int | None:
+        """The lowest bucket of any hour above which the slowest traces are counted; None where they are not."""
+        lowest = []
+        for _, source in self._sources:
+            if isinstance(source, Prediction):
+                lowest.append(source.lowest_tail)
+            elif source.small is not None and source.small.tail:
+                lowest.append(source.small.tail[0].bucket)
+        return min([each for each in lowest if each is not None], default=None)
+
+    @property
     def bounds(self) -> tuple[Floors | None, Floors | None]:
         """:meth:`floors` and :meth:`small_floors`, computed on first use."""
         if self._bounds is None:

@@ -4,7 +4,7 @@ The traces of a window share hosts, caches and callers, so that exceedances are 
 than a binomial one. The beta-binomial distribution has the same mean and a given intra-class correlation.
 """
 
-from math import ceil, exp, inf, lgamma
+from math import ceil, exp, inf, lgamma, log
 from typing import Final
 
 from exporter.detection.parameters import TAIL_CAP
@@ -58,6 +58,18 @@ def tail_probability(
         total += term
         if term < total * _NEGLIGIBLE or total >= enough:
             break
+    return min(1.0, total)
+
+
+def poisson_tail(k: int, mean: float) -> float:
+    """Return ``P(K >= k)`` for a Poisson variable K with a positive mean."""
+    if k <= 0:
+        return 1.0
+    term = total = exp(k * log(mean) - mean - lgamma(k + 1))
+    while term > total * _NEGLIGIBLE:
+        k += 1
+        term *= mean / k
+        total += term
     return min(1.0, total)
 
 

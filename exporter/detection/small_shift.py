@@ -55,6 +55,8 @@ class ShiftTest(StrEnum):
     """The last half hour against the baseline."""
     LEVEL = "level"
     """The evaluation window against the level of the half hour before."""
+    TAIL = "tail"
+    """The slowest traces of the last half hour or hour against the baseline."""
     RUNS = "runs"
     """The last runs of a series with little traffic against past runs."""
 

@@ -90,6 +90,22 @@ class LevelThreshold(NamedTuple):
     swing: int = 0
 
 
+class TailThreshold(NamedTuple):
+    """A threshold beyond which the slowest traces are counted.
+
+    Attributes:
+        bucket: traces above this bucket are counted.
+        expected: share of the traces above it that enters the statistical test.
+        most: share of the traces above it within the normal variation of the series.
+        swing: by how many buckets that takes all traces to be slower than the pool.
+    """
+
+    bucket: int
+    expected: float
+    most: float
+    swing: int
+
+
 UNREACHABLE: Final = LevelThreshold(_NEVER, _NEVER, _NEVER, _NEVER)
 UNREACHABLE_LONG: Final = LongThreshold(_NEVER, _NEVER)
 """Stand for a level and a long window that are not tested."""
@@ -104,6 +120,7 @@ class SmallShiftThresholds(NamedTuple):
         long: for the window of half an hour, by quantile; empty if it is not tested.
         level: relative to the level of now, by quantile; empty if it is not tested.
         profile: the pattern within the hour; empty without any.
+        tail: thresholds of the slowest traces, ascending; empty if these are not counted.
     """
 
     baseline: tuple[int, ...]
@@ -111,6 +128,7 @@ class SmallShiftThresholds(NamedTuple):
     long: tuple[LongThreshold, ...] = ()
     level: tuple[LevelThreshold, ...] = ()
     profile: HourProfile = ()
+    tail: tuple[TailThreshold, ...] = ()
 
     @property
     def floors(self) -> "Floors | None":

@@ -62,7 +62,9 @@ def tick(
     if not schedule:
         flag, event = advance_flag(flag, now, shifted=False, persists=False, parameters=parameters)
         return Tick(window, None, None, flag, event, ())
-    verdict: Verdict = evaluate_window(recent, now, window, schedule, parameters, firing=flag.firing)
+    verdict: Verdict = evaluate_window(
+        recent, now, window, schedule, parameters, firing=flag.firing, pending=flag.pending_since is not None
+    )
     shifted = verdict.shifted and verdict.persists
     flag, event = advance_flag(
         flag,

@@ -10,7 +10,8 @@ threshold, the window has shifted if
 Where the first two hold, the window has also shifted if for the gate, twice the gate or four times the gate, with k_e
 the exceedances of it and p_e the share of traces that is expected above it, ``k_e >= 3`` and ``P(K >= k_e) < alpha``
 with K of mean p_e. This finds a few traces that are very slow, such as time-outs. If neither holds, two further tests
-look for small shifts; see :mod:`exporter.detection.small_shift`.
+look for small shifts; see :mod:`exporter.detection.small_shift`. One more counts the slowest traces of longer windows;
+see :mod:`exporter.detection.tail_shift`.
 
 A shift persists if the newest traces show it as well. They are few, and of a shift of some requests they often happen
 to contain none, so a flag that fires also continues while the whole window is slow, unless the share of slow traces is
@@ -34,6 +35,7 @@ from exporter.detection.profile import minutes_of, raised_at
 from exporter.detection.schedule import Schedule, small_schedule
 from exporter.detection.significance import exceeds, tail_probability
 from exporter.detection.small_shift import ShiftTest, SmallShift, exceeds_small_gate, find_small_shift
+from exporter.detection.tail_shift import TailShift, find_tail_shift
 from exporter.detection.thresholds import Floors, QuantileThreshold, Thresholds
 from exporter.detection.window import EvaluationWindow, RecentTraces, gated_positions, rank_of
 from exporter.model.histogram import BUCKETS_PER_OCTAVE
@@ -135,6 +137,7 @@ def evaluate_window(
     parameters: Parameters,
     *,
     firing: bool = False,
+    pending: bool = False,
     always_evidence: bool = False,
 ) -> Verdict:
     """Apply the shift test to the part of a window for which there are thresholds.
@@ -146,6 +149,7 @@ def evaluate_window(
         schedule: thresholds by hour, not empty; each trace is compared with those of the hour in which it ended.
         parameters: settings of the detector.
         firing: whether the flag is firing.
+        pending: whether the flag fires soon if the window has shifted for some time.
         always_evidence: also return evidence if no quantile lies above its gate.
     """
     window = window.after(schedule[-1].start)
@@ -192,6 +196,15 @@ def evaluate_window(
         if firing and not persists and parameters.parts.continuation:
             slow = _slow_quantile(window, now, schedule)
             persists = slow is not None and not _is_faster(fresh, window, slow, raised[slow], schedule)
+    if not persists and (firing or pending or _has_tail(parts)):
+        # A flag that fires continues by this only where the evaluation window has too few traces to tell.
+        small, firing_with = small_schedule(schedule), traces if firing else None
+        tail = find_tail_shift(recent, now, small, parameters, firing_with=firing_with)
+        if tail is not None:
+            if not shifted or best is None:
+                holds, best = SMALL_SHIFT_HOLDS, _tail_evidence(tail, newest.thresholds)
+                highest = max(highest, 1, tail.bucket - tail.gate)
+            shifted = persists = True
     hold_seconds = holds * parameters.hold_seconds
     if shifted and best is not None and best.chance >= parameters.alpha * newest.thresholds.certainty_of(best.traces):
         # By then none of the traces is left that the window had when the condition began.
@@ -220,6 +233,29 @@ def _ladder_evidence(
             gate = newest.quantiles[index].gate + above
             return evidence._replace(slow=slow, chance=chance, test=ShiftTest.LADDER, gate=gate, expected=expected)
     return None
+
+
+def _has_tail(parts: Sequence["_Part"]) -> bool:
+    """Whether some trace is one of those that are counted in longer windows."""
+    for thresholds, buckets in parts:
+        small = thresholds.small
+        if small is not None and small.tail and buckets and buckets[-1] > small.tail[0].bucket:
+            return True
+    return False
+
+
+def _tail_evidence(found: TailShift, thresholds: Thresholds) -> Evidence:
+    return Evidence(
+        thresholds.quantiles[-1],
+        found.traces,
+        found.slow,
+        found.bucket,
+        found.chance,
+        ShiftTest.TAIL,
+        found.gate,
+        found.expected,
+        2.0 ** (found.swing / BUCKETS_PER_OCTAVE),
+    )
 
 
 def _small_evidence(found: SmallShift, thresholds: Thresholds, raised: Sequence[int]) -> Evidence:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, compress, pairwise, repeat
 from math import ceil
-from typing import Final
+from typing import Final, NamedTuple
 
 from exporter.detection.parameters import (
     FRESH_SECONDS,
@@ -22,6 +22,7 @@ from exporter.detection.parameters import (
     LEVEL_MARKS,
     MIN_EVALUATED_TRACES,
     MIN_EXCEEDANCES,
+    TAIL_WINDOWS_MARKS,
     Parameters,
 )
 from exporter.model.calendar import HOUR_SECONDS
@@ -80,8 +81,27 @@ def _marks_reach(now: float) -> tuple[int, int]:
     return newest - MARK_SECONDS, newest
 
 
+def _tail_reach(now: float) -> int:
+    """Return the mark up to which traces are too old for the windows of the slowest ones, for ticks behind ``now``."""
+    return past_mark(now) - TAIL_WINDOWS_MARKS[-1] * MARK_SECONDS
+
+
 MarkedBuckets = tuple[int, list[int]]
 """The traces that ended up to a mark (Unix seconds), and after the one before: their buckets in ascending order."""
+
+
+class MarkedTail(NamedTuple):
+    """The slowest traces that ended up to a mark, and after the one before.
+
+    Attributes:
+        mark: Unix seconds.
+        traces: number of all that ended then.
+        slowest: buckets above some limit, in ascending order.
+    """
+
+    mark: int
+    traces: int
+    slowest: Sequence[int]
 
 
 class RecentTraces:
@@ -91,12 +111,14 @@ class RecentTraces:
     counted by mark, for the long window and the level.
     """
 
-    __slots__ = ("_buckets", "_by_mark", "_old", "_seconds")
+    __slots__ = ("_buckets", "_by_mark", "_old", "_seconds", "_tails")
 
     def __init__(self, entries: Iterable[tuple[int, int, int]] = ()) -> None:
         """Add traces given as second, bucket and count, as yielded by iteration."""
         # The last result of by_mark() up to a mark: all ticks within five minutes ask for the same, to know the level.
         self._by_mark: tuple[int, float, list[MarkedBuckets]] | None = None
+        # The same of tails(), with the limit.
+        self._tails: tuple[int, float, int, list[MarkedTail]] | None = None
         self._seconds = array("q")
         self._buckets = array("h")
         # Ascending: mark, bucket and count, packed into one integer each.
@@ -126,6 +148,8 @@ class RecentTraces:
         """Add traces that ended in a second (see :func:`end_second`), in any order."""
         if self._by_mark is not None and second <= self._by_mark[1]:
             self._by_mark = None
+        if self._tails is not None and second <= self._tails[1]:
+            self._tails = None
         seconds = self._seconds
         if not seconds or second >= seconds[-1]:
             seconds.extend([second] * count)
@@ -141,7 +165,7 @@ class RecentTraces:
             for bucket in buckets:
                 self.add(second, bucket)
         else:
-            self._by_mark = None
+            self._forget()
             self._buckets.extend(buckets)
             self._seconds.extend([second] * len(buckets))
 
@@ -160,7 +184,7 @@ class RecentTraces:
         kept = max(self._start_of_second(needed), bisect_right(seconds, now - parameters.max_window_seconds))
         first = min(first, kept)
         if first > 0:
-            self._by_mark = None
+            self._forget()
             if parameters.needs_marks:
                 self._age(first, now, parameters)
             del seconds[:first]
@@ -187,6 +211,8 @@ class RecentTraces:
                 break
             traces += count
             previous = mark
+        if parameters.parts.tail:
+            oldest = min(oldest, _tail_reach(now))
         if parameters.parts.runs and len(self._old) <= _RUN_ENTRIES:
             oldest = min(oldest, past_mark(now) - _RUN_SECONDS)
         del self._old[: bisect_left(self._old, _pack(oldest + 1, ZERO_BUCKET, 0))]
@@ -219,12 +245,50 @@ class RecentTraces:
             self._by_mark = since, until, marked
         return marked
 
+    def tails(self, since: int, until: float, limit: int) -> list[MarkedTail]:
+        """Return the slowest traces that ended in ``(since, until]`` by mark; marks without traces are left out.
+
+        Args:
+            since: a mark, Unix seconds.
+            until: Unix seconds.
+            limit: traces above this bucket are returned, others only counted.
+
+        Returns:
+            Must not be modified.
+        """
+        if self._tails is not None and self._tails[:3] == (since, until, limit):
+            return self._tails[3]
+        counts: dict[int, int] = {}
+        slowest: dict[int, list[int]] = {}
+        for mark, bucket, count in map(_unpack, self._old[bisect_left(self._old, _pack(since + 1, ZERO_BUCKET, 0)) :]):
+            if mark > until:
+                break
+            counts[mark] = counts.get(mark, 0) + count
+            if bucket > limit:
+                slowest.setdefault(mark, []).extend([bucket] * count)
+        first, last = bisect_right(self._seconds, since), bisect_right(self._seconds, ceil(until))
+        while first < last:
+            mark = next_mark(self._seconds[first])
+            middle = bisect_right(self._seconds, mark, first, last)
+            counts[mark] = counts.get(mark, 0) + middle - first
+            above = [bucket for bucket in self._buckets[first:middle] if bucket > limit]
+            if above:
+                slowest.setdefault(mark, []).extend(above)
+            first = middle
+        found = [MarkedTail(mark, counts[mark], sorted(slowest.get(mark, ()))) for mark in sorted(counts)]
+        if until % MARK_SECONDS == 0:
+            self._tails = since, until, limit, found
+        return found
+
+    def _forget(self) -> None:
+        self._by_mark = self._tails = None
+
     def keep(self, predicate: Callable[[int], bool]) -> None:
         """Keep only the traces that ended in seconds for which ``predicate(start of the second)`` holds.
 
         Old traces have no second, so they are dropped.
         """
-        self._by_mark = None
+        self._forget()
         self._old = array("q")
         seconds = self._seconds
         kept = {second for second in set(seconds) if predicate(second - 1)}
@@ -234,7 +298,7 @@ class RecentTraces:
 
     def drop(self, since: int, until: int) -> None:
         """Drop the traces that ended in ``(since, until]``, and old ones of which some may have."""
-        self._by_mark = None
+        self._forget()
         first, last = bisect_right(self._seconds, since), bisect_right(self._seconds, until)
         del self._seconds[first:last], self._buckets[first:last]
         if any(since < mark and mark - MARK_SECONDS < until for mark, _, _ in map(_unpack, self._old)):
@@ -447,6 +511,8 @@ class MarkedTraces:
         first = self._first_needed(now - length, now, needed, parameters)
         if parameters.needs_marks:
             first = min(first, self._first_needed(*_marks_reach(now), parameters.min_traces, parameters))
+        if parameters.parts.tail:
+            first = min(first, bisect_right(self._marks, _tail_reach(now)))
         if first > 0:
             self._recent = None
             del self._buckets[: self._starts[first] - self._starts[0]]
@@ -478,6 +544,17 @@ class MarkedTraces:
             for i in range(first, last)
             if starts[i] < starts[i + 1]
         ]
+
+    def tails(self, since: int, until: float, limit: int) -> list[MarkedTail]:
+        """Return the slowest traces that ended in ``(since, until]`` by mark, as :meth:`RecentTraces.tails` does."""
+        marks, starts, buckets, base = self._marks, self._starts, self._buckets, self._starts[0]
+        found = []
+        for i in range(bisect_right(marks, since), bisect_right(marks, until)):
+            first, last = starts[i] - base, starts[i + 1] - base
+            if first < last:
+                slowest = buckets[bisect_right(buckets, limit, first, last) : last]
+                found.append(MarkedTail(marks[i], last - first, slowest))
+        return found
 
     def between(self, since: int, until: float) -> list[int]:
         """Return the buckets of the traces that ended in ``(since, until]``, in ascending order."""

@@ -5,10 +5,10 @@ in which it ended, the hour in which it started, its bucket.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import asin, ceil, comb, exp, lgamma, log2, pi, sqrt
+from math import asin, ceil, comb, exp, factorial, lgamma, log2, pi, sqrt
 from statistics import median, median_low
 
 from exporter.baseline.levels import FallbackRules
@@ -70,6 +70,7 @@ class Limits:
     long: list[tuple[int, int]] = field(default_factory=list)
     level: list[tuple[int, int, int, int]] = field(default_factory=list)
     needs_certainty: bool = False
+    slowest: list[tuple[int, float, float]] = field(default_factory=list)
 
 
 @dataclass
@@ -215,6 +216,18 @@ class NaiveDetector:
                 factors = (max(1.1, stat_factor), max(1.25, gate_factor), 1.1, least)
                 stat, gate, least_stat, least_gate = (self.scaled(baseline, factor) for factor in factors)
                 limits.level.append((stat, gate, least_stat, least_gate))
+        is_near = self.level <= 2 or not p.parts.near_baselines
+        is_tail_known = len(pool) >= 60 * len(chosen) and limits.rho - limits.least_rho <= 0.003
+        if p.parts.tail and is_near and is_tail_known:
+            tau = sqrt(self.variance(self.long_distances, good, 2, 0.1))
+            if sum(i == 2 for h in good for i, _, _ in self.long_distances[h]) < 48:
+                tau = max(tau, sqrt(self.variance(self.distances, good, 2, 0.1)))
+            value = 2 ** ((limits.baseline[2] + 1) / 32)
+            lowest = self.scaled(limits.baseline[2], max(p.ratio, 1 + p.min_delta_seconds / value))
+            lowered = [self.scaled(0, max(1.1, factor)) for factor in self.tolerated(tau, p.parts.joint_tolerance)]
+            for limit in (lowest, lowest + 32, lowest + 64):
+                expected, most = ((above(pool, limit - by) + 1) / len(pool) for by in lowered)
+                limits.slowest.append((limit, expected, most))
         return limits
 
     def excess_over_hours_around(self, same_hour: Sequence[int]) -> dict[int, tuple[int, ...]]:
@@ -357,18 +370,21 @@ class NaiveDetector:
             if flag.firing and not persists and p.parts.continuation:
                 index = self.slow_quantile(evaluated, all_up, current)
                 persists = index is not None and not self.is_faster(fresh, evaluated, current, index, all_up[index])
+            has_slow = any(limits.slowest and bucket > limits.slowest[0][0] for bucket, limits in evaluated)
+            is_due = current.slowest and (has_slow or flag.firing or flag.pending_since is not None)
+            persists = persists and (shifted or flag.firing)
+            if not persists and is_due and self.slowest_shift(traces, now, n if flag.firing else None):
+                holds, chances = (holds, chances) if shifted else (2, [])
+                shifted = persists = True
         change = None
         if not flag.firing:
             if shifted and persists:
                 flag.pending_since = now if flag.pending_since is None else flag.pending_since
                 needed = holds * p.hold_seconds
-                chance, traces_of_test = min(chances)
-                if (
-                    current is not None
-                    and current.needs_certainty
-                    and chance >= p.alpha * min(1.0, traces_of_test / 50)
-                ):
-                    needed = max(needed, now - first)
+                if current is not None and current.needs_certainty and chances:
+                    chance, traces_of_test = min(chances)
+                    if chance >= p.alpha * min(1.0, traces_of_test / 50):
+                        needed = max(needed, now - first)
                 if now - flag.pending_since >= needed:
                     flag.firing, flag.keep_firing_since, change = True, None, True
                     seconds = [second for second, _, _ in window if self.limits.get((second - 1) // 3600)]
@@ -385,6 +401,53 @@ class NaiveDetector:
                 if now - flag.keep_firing_since >= p.clear_hold_seconds:
                     flag.firing, flag.pending_since, flag.keep_firing_since, change = False, None, None, False
         return change
+
+    def slowest_shift(self, traces: Sequence[Trace], now: int, firing_with: int | None) -> bool:
+        """Whether the last half hour or hour has too many very slow requests."""
+        newest = -(-now // 300) * 300
+        for marks in (6, 12):
+            counted: dict[int, list[tuple[int, Limits]]] = defaultdict(list)
+            for trace in traces:
+                if newest - 300 * marks < trace[0] <= now:
+                    counted[-(-trace[0] // 300) * 300] += [e for e in self.with_limits([trace]) if e[1].slowest]
+            number = sum(map(len, counted.values()))
+            has_lasted = True
+            for e in range(3):
+                slow = {
+                    mark: sum(
+                        bucket > limits.slowest[e][0] + limits.profile[2][(mark - 1) % 3600 // 300]
+                        for bucket, limits in ended
+                    )
+                    for mark, ended in counted.items()
+                }
+                above = sum(slow.values())
+                independent = max(above - max(slow.values(), default=0), sum(n > 0 for n in slow.values()))
+                if independent < 3:
+                    break
+                usual = {m: sum(limits.slowest[e][1] for _, limits in ended) for m, ended in counted.items()}
+                expected = sum(usual.values())
+                most = sum(limits.slowest[e][2] for ended in counted.values() for _, limits in ended)
+                if above > expected:
+                    is_enough = 3 * number > (firing_with or 0) * (above - expected)
+                    has_lasted &= is_enough and self.has_lasted(counted, slow, usual)
+                if has_lasted and number >= 60 and independent > expected and above > most:
+                    chance = 1 - sum(exp(-expected) * expected**k / factorial(k) for k in range(independent))
+                    if chance < (self.parameters.alpha / 10 if firing_with is None else 0.2):
+                        return True
+        return False
+
+    @staticmethod
+    def has_lasted(
+        counted: Mapping[int, Sequence[object]], slow: Mapping[int, int], usual: Mapping[int, float]
+    ) -> bool:
+        """Whether the newest marks have a third of the slow requests that the rest has, once three are expected."""
+        for since in sorted(counted, reverse=True):
+            newest, rest = ([m for m in counted if (m >= since) is which] for which in (True, False))
+            n, n_rest = (sum(len(counted[m]) for m in marks) for marks in (newest, rest))
+            beyond, beyond_rest = (sum(slow[m] - usual[m] for m in marks) for marks in (newest, rest))
+            if n_rest and n * beyond_rest / n_rest >= 3:
+                return beyond / n >= beyond_rest / n_rest / 3
+        return True
 
     # -- small shifts ---------------------------------------------------------------------------------------------
 

@@ -48,11 +48,20 @@ def _events(rng: random.Random, hours: int) -> list[_Factor]:
     return rng.sample(possible, rng.randint(1, 3))
 
 
+def _slowed(hours: int, per_hour: float) -> _Factor:
+    """Return what happens to a few of the requests of one series: some take much longer for some hours."""
+    # With random numbers of its own, so that the rest of the series does not depend on it.
+    rng = random.Random(f"{hours}/{per_hour}")
+    at, length, share = rng.uniform(0.5, 0.9) * hours, rng.choice([0.7, 2.0, 5.0]), rng.choice([0.0, 0.02, 0.05])
+    return lambda now: rng.choice([5.0, 20.0]) if at <= now < at + length and rng.random() < share else 1.0
+
+
 def random_requests(rng: random.Random, hours: int, per_hour: float) -> Iterator[Request]:
     """Yield the requests of a random series in some hours, with so many an hour."""
     sigma, median_ns = rng.choice([0.05, 0.3, 0.5, 0.9]), rng.choice([0.0, 2e5, 8e7, 3e9, 6e10])
     tail, quiet = rng.choice([0.0, 0.0, 0.05]), rng.choice([0.0, 0.0, 0.4])
     events = _events(rng, hours)
+    slowed = _slowed(hours, per_hour)
     now = 0.0
     while (now := now + rng.expovariate(per_hour)) < hours:
         if int(now / 7) % 5 == 0 and rng.random() < quiet:
@@ -61,6 +70,7 @@ def random_requests(rng: random.Random, hours: int, per_hour: float) -> Iterator
         slower = 10.0 if rng.random() < tail else 1.0
         for event in events:
             slower *= event(now)
+        slower *= slowed(now)
         yield int((BEGIN + now * HOUR_SECONDS) * 1e9), int(median_ns * slower * rng.lognormvariate(0, sigma))
 
 

@@ -11,7 +11,7 @@ from exporter.detection.arrays.quiet_hours import QuietHours, can_cover, is_cove
 from exporter.detection.detector import Detector, Expectation, SeriesState
 from exporter.detection.flag import INACTIVE
 from exporter.detection.history import HistoryEvaluation, HistoryProgress, begun
-from exporter.detection.parameters import LEVEL_MARKS, SUSPICION_SECONDS
+from exporter.detection.parameters import LEVEL_MARKS, SUSPICION_SECONDS, TAIL_WINDOWS_MARKS
 from exporter.detection.prediction import HourMeasurement
 from exporter.detection.regression import EVALUATION_HOURS
 from exporter.detection.settlement import SettledHour, extended_run, is_new_baseline
@@ -223,8 +223,10 @@ class _ArrayEvaluation(HistoryEvaluation):
         self._pending = []
         parameters = self._detector.parameters
         end = table.hours[pending[-1]].start + HOUR_SECONDS
-        # As far as the oldest window of the level can reach.
-        oldest = end - parameters.max_window_seconds - (LEVEL_MARKS + 2) * MARK_SECONDS
+        # As far as the oldest window of the level can reach, and the longest one of the slowest traces.
+        oldest = end - max(
+            parameters.max_window_seconds + (LEVEL_MARKS + 2) * MARK_SECONDS, TAIL_WINDOWS_MARKS[-1] * MARK_SECONDS
+        )
         late = self._recent.by_mark(end, self._until + HOUR_SECONDS)
         for index in pending:
             if table.latest[index - table.first] > end:

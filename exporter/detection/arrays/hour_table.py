@@ -26,7 +26,7 @@ from exporter.detection.window import MarkedBuckets
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.deviations import MARKS
 from exporter.model.digest_arrays import UnsuitableError, decode_digests, decode_marks
-from exporter.model.histogram import HIGHEST_BUCKET, ZERO_BUCKET
+from exporter.model.histogram import BUCKETS_PER_OCTAVE, HIGHEST_BUCKET, ZERO_BUCKET
 from exporter.model.histogram_codec import MARK_SECONDS, MAX_ASSIGNED_MARKS
 from exporter.model.hours import LOW_QUANTILE, MAX_RUN_TRACES, NOT_EVALUATED, QUANTILES, SeriesHour, StoredWindow
 from exporter.model.runs import MAX_RUN_SECONDS
@@ -301,6 +301,37 @@ class HourTable:
             marks, requests = self._marks[window].tolist(), self._requests[window].tolist()
             # Without those behind the last.
             found += zip(marks[: len(requests) - requests.count(0)], requests, strict=False)
+        return found
+
+    def count_by_mark(self, hours: Array, limits: Array, steps: int) -> tuple[Array, Array, Array]:
+        """Count the traces that ended up to the marks of some hours, and those above limits.
+
+        Args:
+            hours: starts of the hours, Unix seconds, from the first to be evaluated on.
+            limits: bucket above which traces of each hour are counted; one above all where the hour does not count.
+            steps: number of limits, an octave apart.
+
+        Returns:
+            By mark, the row of its hour, or -1 where it does not count; and the numbers of traces of all marks that
+            count, and of those above each limit.
+            The marks of an hour follow on the position that :meth:`position_of` returns.
+        """
+        number = len(self._total) - 1
+        positions = self.position_of(hours)[:, None] + np.arange(MARKS)
+        rows = np.full(number, -1)
+        rows[positions] = np.arange(len(hours))[:, None]
+        rows[rows >= 0] = np.where(limits[rows[rows >= 0]] < ABOVE_ALL, rows[rows >= 0], -1)
+        sizes = np.diff(self._total)
+        of_traces = np.repeat(np.where(rows >= 0, limits[rows], ABOVE_ALL), sizes)
+        above = np.zeros((steps, number), dtype=np.int64)
+        for step in range(steps):
+            sums = np.concatenate([[0], np.cumsum(self._ended > of_traces + step * BUCKETS_PER_OCTAVE)])
+            above[step] = np.diff(sums[self._total])
+        return rows, sizes * (rows >= 0), above
+
+    def position_of(self, hours: Array) -> Array:
+        """Return the position of the first mark of some hours, given by their starts."""
+        found: Array = hours // MARK_SECONDS - self._base + 1
         return found
 
     def marks(self, index: int) -> list[tuple[int, list[int]]]:

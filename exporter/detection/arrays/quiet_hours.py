@@ -56,6 +56,11 @@ from exporter.detection.parameters import (
     MIN_EXCEEDANCES,
     MIN_SWING_EXCEEDANCES,
     PROFILE_MIN_HOURS,
+    STAT_FLOOR_RATIO,
+    TAIL_ALPHA_SHARE,
+    TAIL_MIN_HOURLY_TRACES,
+    TAIL_STEPS,
+    TAIL_WINDOWS_MARKS,
     Parameters,
 )
 from exporter.detection.prediction import (
@@ -67,7 +72,7 @@ from exporter.detection.prediction import (
 from exporter.detection.runs import MAX_RUNS_PER_HOUR, MAX_TRACES_PER_HOUR, OBSERVED_HOURS
 from exporter.detection.significance import tail_probability
 from exporter.detection.streams import CERTAIN_TRACES, REQUESTS, SHORTEST_CUT, UNDECIDED, StreamState
-from exporter.detection.thresholds import correlation_of, floor_of
+from exporter.detection.thresholds import buckets_of, correlation_of, floor_of
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.deviations import MARKS, MAX_LANES, MOST_BUCKETS, ZERO_CODE
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, ZERO_BUCKET, Digest
@@ -79,6 +84,7 @@ _ALL: Final = len(QUANTILES)
 _LONG, _LEVEL = 2 * _ALL, 4 * _ALL
 """Positions of the sums for the windows of half an hour and for the level in `Swings`, as in `prediction`."""
 _NEVER: Final = 1 << 40
+_TINY, _MARGIN = 1e-12, 1e-6
 _HOURS_OF_DAY: Final = 24
 _COVERED_STREAMS: Final = (UNDECIDED, REQUESTS)
 """What a series is whose durations say that its spans are requests, or nothing yet."""
@@ -444,6 +450,7 @@ class QuietHours:
         for row in np.flatnonzero(~is_usual & is_covered & (2 * slow[:, 0] <= counts)).tolist():
             is_usual[row] = not self._is_significant(row, is_above[row], fast[row], floors[row, :, 2])
         needs_look = self._find_looks(is_covered & self._is_predicted, floors)
+        needs_look |= self._find_tails(is_covered & self._is_predicted, floors)
         may_drop = np.zeros(self._count, dtype=bool)
         if most_requests is not None:
             patterns, parameters = table.patterns, self._parameters
@@ -529,6 +536,56 @@ class QuietHours:
                 chance = tail_probability(slow, of, 1 - QUANTILES[quantile], correlation, enough=parameters.alpha)
                 needs_look[row] = chance < parameters.alpha
         return needs_look
+
+    def _find_tails(self, rows: Array, floors: Array) -> Array:
+        """Return in which of some hours the test of the slowest traces may be positive; see :mod:`.tail_shift`.
+
+        It is not where a single term of the tail probability is too high, with the lowest share that may be expected.
+        """
+        table, alpha = self._table, TAIL_ALPHA_SHARE * self._parameters.alpha
+        needs_look = np.zeros(self._count, dtype=bool)
+        has_tail = self._is_predicted & (self._traces >= TAIL_MIN_HOURLY_TRACES * self._hours)
+        if not has_tail.any():
+            return needs_look
+        limits = np.where(has_tail, floors[:, -1, 0], ABOVE_ALL)
+        # Most windows contain no such trace.
+        last = np.maximum(self._sizes - 1, 0)[:, :, None]
+        highest = np.take_along_axis(table.windows.rows[self._own], last, axis=2)[:, :, 0]
+        has_slow = rows[:, None] & (self._sizes > 0) & (highest > self._lowest(limits[:, None]))
+        of_hours, marks = np.nonzero(has_slow)
+        hours, numbers, above = table.count_by_mark(self._starts, limits, TAIL_STEPS)
+        ends = table.position_of(self._starts)[of_hours] + marks + 1
+        begins = ends - TAIL_WINDOWS_MARKS[-1]
+        counts = _sums_of(above[0])
+        is_enough = counts[ends] - counts[begins] >= MIN_EXCEEDANCES
+        of_hours, ends = of_hours[is_enough], ends[is_enough]
+        if not len(ends):
+            return needs_look
+        totals = _sums_of(numbers)
+        logarithms = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, int(above[0].max()) * MARKS + 2)))])
+        each = np.arange(self._count)
+        for step in range(TAIL_STEPS):
+            slow = above[step]
+            limit = limits + step * BUCKETS_PER_OCTAVE - buckets_of(STAT_FLOOR_RATIO)
+            columns = np.searchsorted(table.buckets, limit, side="right")
+            up_to = np.where(columns > 0, self._cumulative_of(each, columns - 1), 0)
+            shares = (self._traces - up_to + 1) / np.maximum(self._traces, 1)
+            means, counts, present = _sums_of(numbers * shares[hours]), _sums_of(slow), _sums_of(slow > 0)
+            for length in TAIL_WINDOWS_MARKS:
+                begins = ends - length
+                of_marks = slow[begins[:, None] + np.arange(length)]
+                k = np.maximum(counts[ends] - counts[begins] - of_marks.max(axis=1), present[ends] - present[begins])
+                mean = np.maximum(means[ends] - means[begins], _TINY)
+                may_be = (k >= MIN_EXCEEDANCES) & (totals[ends] - totals[begins] >= TAIL_MIN_HOURLY_TRACES)
+                may_be &= (k > mean) & (np.exp(k * np.log(mean) - mean - logarithms[k]) < alpha * (1 + _MARGIN))
+                needs_look[of_hours[may_be]] = True
+        return needs_look
+
+    def _cumulative_of(self, rows: Array, columns: Array) -> Array:
+        """Return the number of pooled traces of some rows up to the buckets at some positions, which may be -1."""
+        width = len(self._table.buckets)
+        found: Array = self._cumulative[rows * width + np.maximum(columns, 0)] - self._offsets[rows]
+        return found
 
     def _lowest(self, values: Array, choose: np.ufunc = np.minimum) -> Array:
         """Return the lowest of each hour and of those before that its windows extend into."""
@@ -629,6 +686,11 @@ def _squared(distances: Array, variances: Array, counted: Array) -> Array:
     expected = (variances * counted).sum(axis=1)
     errors = np.maximum(4 * squares // LEAST_JOINT_SHARE, 4 * squares - expected)
     return np.stack([errors, counted.sum(axis=1)], axis=2).reshape(len(errors), -1)
+
+
+def _sums_of(values: Array) -> Array:
+    """Return the sum of the values before each, and of all."""
+    return np.concatenate([[0], np.cumsum(values)])
 
 
 def _sums_before(flags: Array) -> Array:

@@ -79,6 +79,14 @@ def test_sentence_of_a_few_requests_far_above_the_limit() -> None:
     assert "where at most 2 would be" in str(Explanation.of(evidence, BASELINE))
 
 
+def test_sentence_of_the_slowest_requests() -> None:
+    evidence = EVIDENCE._replace(test=ShiftTest.TAIL, traces=612, slow=9, expected=0.004, swing_factor=1.3)
+    assert str(Explanation.of(evidence, BASELINE)).startswith(
+        "9 of the last 612 requests took longer than 173 ms (1.4 × the usual p90 of 122 ms; half hours swing up to "
+        "× 1.3 here), where at most 3 would be"
+    )
+
+
 def test_sentence_of_the_long_window() -> None:
     evidence = EVIDENCE._replace(test=ShiftTest.LONG, traces=2000, slow=400, swing_factor=1.13)
     assert str(Explanation.of(evidence, BASELINE)).startswith(

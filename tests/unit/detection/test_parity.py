@@ -1,5 +1,6 @@
 """The detector agrees with the reference implementation on every transition and every quarantined hour."""
 
+import random
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -62,7 +63,21 @@ def test_agrees_on_requests_that_share_durations() -> None:
     _agree(batched, 4, Parameters())
 
 
-def _agree(made: Mapping[int, Sequence[tuple[int, int]]], days: float, parameters: Parameters) -> None:
+def test_agrees_on_a_few_slow_requests() -> None:
+    made = traffic(11, 2, 150, {(46.0, 46.5): 6.0}, sigma=0.4)
+    rng = random.Random(10)
+    slower = {
+        hour: [(start, took * (12 if 38 <= hour < 41 and rng.random() < 0.05 else 1)) for start, took in requests]
+        for hour, requests in made.items()
+    }
+    with_tail = _agree(slower, 2, Parameters())
+    assert with_tail != _agree(slower, 2, Parameters(parts=ALL_PARTS._replace(tail=False)))
+    assert any(MONDAY_HOUR + 38 < at / 3600 < MONDAY_HOUR + 41 for at, _ in with_tail)
+
+
+def _agree(
+    made: Mapping[int, Sequence[tuple[int, int]]], days: float, parameters: Parameters
+) -> list[tuple[int, bool]]:
     naive = NaiveDetector(RULES, parameters)
     naive.run(
         [
@@ -84,3 +99,4 @@ def _agree(made: Mapping[int, Sequence[tuple[int, int]]], days: float, parameter
     assert quarantined == naive.quarantined
     assert [changepoint // 3600 for changepoint, _ in replay.accepted] == naive.changepoints
     assert naive.changes
+    return naive.changes

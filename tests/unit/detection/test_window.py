@@ -71,7 +71,7 @@ def test_discard_drops_old_traces() -> None:
 def test_old_traces_are_counted_by_mark() -> None:
     recent = recent_of([(second, second % 2) for second in range(1, 6001)])
     recent.discard(6000, WITHOUT_RUNS)
-    assert len(recent) == 6 * 2 + 300
+    assert len(recent) == 11 * 2 + 300
     assert recent.by_mark(4200, 6000) == [(mark, [0] * 150 + [1] * 150) for mark in range(4500, 6001, 300)]
     recent.add(5000, 7)
     recent.discard(6300, WITHOUT_RUNS)
@@ -86,7 +86,7 @@ def test_runs_are_kept_for_four_hours_unless_they_have_many_different_durations(
     assert sparse.by_mark(0, 3600 * 8) == [(3600 * hour, [hour]) for hour in range(5, 9)]
     dense = recent_of([(300 * mark, bucket) for mark in range(1, 97) for bucket in range(20)])
     dense.discard(3600 * 8, PARAMETERS)
-    assert [mark for mark, _ in dense.by_mark(0, 3600 * 8)] == list(range(3600 * 8 - 6 * 300, 3600 * 8 + 1, 300))
+    assert [mark for mark, _ in dense.by_mark(0, 3600 * 8)] == list(range(3600 * 8 - 11 * 300, 3600 * 8 + 1, 300))
 
 
 @given(traces)

@@ -181,6 +181,23 @@ def test_oracle_knows_the_density_of_each_distribution(shape: LatencyShape) -> N
     assert sum(exp(ratio(log(sample()))) for _ in range(20_000)) / 20_000 == pytest.approx(1, abs=0.15)
 
 
+def test_oracle_of_incidents_of_some_requests_counts_what_is_beyond_a_limit() -> None:
+    shares = oracle.shares_beyond(Lognormal(0.5))
+    assert oracle.quantile(shares, 0.98) == pytest.approx(0.5 * 2.054, abs=0.02)
+    assert oracle.share_beyond(shares, 0.5 * 2.054) == pytest.approx(0.02, rel=0.05)
+    assert oracle.share_beyond(shares, -99) == pytest.approx(1, abs=1e-3)
+    assert oracle.share_beyond(shares, 99) < 1e-9
+    ratio = oracle.exceedance_ratio(1.0, 0.001, 0.02)
+    assert ratio(1.0) == pytest.approx(log(20))
+    assert ratio(0.9) == pytest.approx(log(0.98 / 0.999))
+    # A share that is no larger than usual shows nothing.
+    assert oracle.exceedance_ratio(1.0, 0.05, 0.02)(1.0) == 0
+    case = next(each for each in cases(Suite.PARTIAL, 1, "oracle") if each.profile.rate_per_minute == 10)
+    found = oracle.delays(case, TAIL)
+    assert len(found) == 2
+    assert all(delay is None or delay > 60 for _, delay in found)
+
+
 def test_oracle_finds_what_varies_little_and_says_after_how_many_seconds() -> None:
     steady = [case for case in cases(Suite.CRON, 6, "test") if is_steady(case)]
     assert {oracle.found_by_second_run(case) for case in steady} <= {True, None}
