@@ -283,7 +283,8 @@ KEYS: Final[dict[str, str]] = {
     "test": (
         "which test these are the figures of: `window` (the evaluation window), `ladder` (a few of its "
         "requests, far above the limit), `long_window` (the last 30 minutes), `level` (against the half hour "
-        "before), `runs` (the last runs of an endpoint with little traffic)"
+        "before), `tail` (the slowest requests of the last 30 or 60 minutes), `runs` (the last runs of an endpoint "
+        "with little traffic)"
     ),
     "threshold_ratio": "the duration divided by the outlier threshold",
     "time_lost": (
