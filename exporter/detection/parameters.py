@@ -28,7 +28,7 @@ class Parts(NamedTuple):
         typical_swing: the swing is that of a typical day, and not of all days together.
         joint_tolerance: swing and chance are tolerated together, and not one on top of the other.
         certain_firing: windows of few traces have to rule out chance further before a flag fires, or hold for longer.
-        level_floor: the level of now is not below the baseline.
+        level_floor: of the p90 and the p99, the level of now is not below the baseline.
         near_baselines: small shifts are only tested against the hour itself or the hours around it.
         regression_level: regressions by three quantiles together, and not by the median alone.
     """
@@ -154,13 +154,13 @@ JOINT_MIN_HOURLY_TRACES: Final = 240
 window: 20 in five minutes. With fewer, chance takes more than the swing does, and both thresholds have the multiple
 1."""
 
-CERTAIN_TRACES: Final = 50
+CERTAIN_WINDOW_TRACES: Final = 50
 CERTAIN_MIN_HOURLY_TRACES: Final = 100
-"""Before the flag fires within the hold time, a window of fewer traces than CERTAIN_TRACES has to rule out chance with
-a proportionally lower tail probability. Large windows deviate by the swing, small ones by chance: the same few traces
-stay in them for all of the hold time, and there is a new window every five minutes. Of a shift that lasts, the traces
-that arrive meanwhile are the further evidence. With less than CERTAIN_MIN_HOURLY_TRACES, on average over the pool,
-windows reach further back, so that there are fewer of them."""
+"""Before the flag fires within the hold time, a window of fewer traces than CERTAIN_WINDOW_TRACES has to rule out
+chance with a proportionally lower tail probability. Large windows deviate by the swing, small ones by chance: the same
+few traces stay in them for all of the hold time, and there is a new window every five minutes. Of a shift that lasts,
+the traces that arrive meanwhile are the further evidence. With less than CERTAIN_MIN_HOURLY_TRACES, on average over the
+pool, windows reach further back, so that there are fewer of them."""
 
 STAT_FLOOR_RATIO: Final = 1.1
 """Lower bound of the statistical threshold, relative to the baseline."""

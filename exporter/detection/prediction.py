@@ -226,9 +226,9 @@ class Prediction:
         self.has_long_window = parts.long_window and traces >= LONG_WINDOW_MIN_HOURLY_TRACES * hours
         self.has_level = parts.level and traces >= LEVEL_MIN_TRACES * hours
         self._needs_certainty = parts.certain_firing and traces >= CERTAIN_MIN_HOURLY_TRACES * hours
-        is_tail_known = traces >= TAIL_MIN_HOURLY_TRACES * hours and self.baseline[-1] != ZERO_BUCKET
-        self.has_tail = parts.tail and is_tail_known
         is_near = pool.level <= FallbackLevel.NEARBY or not parts.near_baselines
+        is_busy = traces >= TAIL_MIN_HOURLY_TRACES * hours
+        self.has_tail = parts.tail and is_near and is_busy and self.baseline[-1] != ZERO_BUCKET
         self.has_small = is_near and (self.has_long_window or self.has_level or self.has_tail)
         self._is_joint = parts.joint_tolerance and traces >= JOINT_MIN_HOURLY_TRACES * hours
         ratio, min_delta_seconds = parameters.ratio, parameters.min_delta_seconds

@@ -195,7 +195,7 @@ def _lasts(marks: Sequence[_Mark], slow: Sequence[int], step: int, more_than: in
         marks: the marks of a window, newest first.
         slow: traces above the threshold by mark, maybe of older ones as well.
         step: the threshold.
-        more_than: False if so many traces are enough for three slow ones.
+        more_than: the result is False where so many traces are enough to contain three slow ones.
     """
     sizes = [mark.tail.traces for mark in marks]
     excesses = [of_mark - mark.expected(step) for mark, of_mark in zip(marks, slow, strict=False)]

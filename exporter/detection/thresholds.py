@@ -11,7 +11,7 @@ from math import ceil, log2
 from typing import Final, NamedTuple
 
 from exporter.detection.parameters import (
-    CERTAIN_TRACES,
+    CERTAIN_WINDOW_TRACES,
     CLEAR_RATIO,
     CORRELATION,
     GATE_SWINGS,
@@ -156,7 +156,8 @@ class Thresholds(NamedTuple):
         small: thresholds for small shifts; None if there are no such tests.
         profile: the pattern within the hour; empty without any.
         learned_correlation: the ρ of it that is learned; see :mod:`exporter.detection.likeness`.
-        needs_certainty: whether windows of few traces have to rule out chance further; see :data:`CERTAIN_TRACES`.
+        needs_certainty: whether windows of few traces have to rule out chance further; see
+            :data:`CERTAIN_WINDOW_TRACES`.
     """
 
     quantiles: tuple[QuantileThreshold, ...]
@@ -169,7 +170,7 @@ class Thresholds(NamedTuple):
 
     def certainty_of(self, traces: int) -> float:
         """Return the share of alpha below which chance is ruled out at once in a window of some traces."""
-        return min(1.0, traces / CERTAIN_TRACES) if self.needs_certainty else 1.0
+        return min(1.0, traces / CERTAIN_WINDOW_TRACES) if self.needs_certainty else 1.0
 
     @property
     def correlations(self) -> tuple[float, ...]:

@@ -229,17 +229,7 @@ class RecentTraces:
         """
         if self._by_mark is not None and self._by_mark[:2] == (since, until):
             return self._by_mark[2]
-        found: dict[int, list[int]] = {}
-        for mark, bucket, count in map(_unpack, self._old[bisect_left(self._old, _pack(since + 1, ZERO_BUCKET, 0)) :]):
-            if mark > until:
-                break
-            found.setdefault(mark, []).extend([bucket] * count)
-        first, last = bisect_right(self._seconds, since), bisect_right(self._seconds, ceil(until))
-        while first < last:
-            mark = next_mark(self._seconds[first])
-            middle = bisect_right(self._seconds, mark, first, last)
-            found.setdefault(mark, []).extend(self._buckets[first:middle])
-            first = middle
+        found = self._grouped(since, until)
         marked = [(mark, sorted(found[mark])) for mark in sorted(found)]
         if until % MARK_SECONDS == 0:
             self._by_mark = since, until, marked
@@ -258,26 +248,28 @@ class RecentTraces:
         """
         if self._tails is not None and self._tails[:3] == (since, until, limit):
             return self._tails[3]
-        counts: dict[int, int] = {}
-        slowest: dict[int, list[int]] = {}
+        grouped = self._grouped(since, until)
+        found = [
+            MarkedTail(mark, len(grouped[mark]), sorted([bucket for bucket in grouped[mark] if bucket > limit]))
+            for mark in sorted(grouped)
+        ]
+        if until % MARK_SECONDS == 0:
+            self._tails = since, until, limit, found
+        return found
+
+    def _grouped(self, since: int, until: float) -> dict[int, list[int]]:
+        """Return the buckets of the traces that ended in ``(since, until]`` by mark, in any order."""
+        found: dict[int, list[int]] = {}
         for mark, bucket, count in map(_unpack, self._old[bisect_left(self._old, _pack(since + 1, ZERO_BUCKET, 0)) :]):
             if mark > until:
                 break
-            counts[mark] = counts.get(mark, 0) + count
-            if bucket > limit:
-                slowest.setdefault(mark, []).extend([bucket] * count)
+            found.setdefault(mark, []).extend([bucket] * count)
         first, last = bisect_right(self._seconds, since), bisect_right(self._seconds, ceil(until))
         while first < last:
             mark = next_mark(self._seconds[first])
             middle = bisect_right(self._seconds, mark, first, last)
-            counts[mark] = counts.get(mark, 0) + middle - first
-            above = [bucket for bucket in self._buckets[first:middle] if bucket > limit]
-            if above:
-                slowest.setdefault(mark, []).extend(above)
+            found.setdefault(mark, []).extend(self._buckets[first:middle])
             first = middle
-        found = [MarkedTail(mark, counts[mark], sorted(slowest.get(mark, ()))) for mark in sorted(counts)]
-        if until % MARK_SECONDS == 0:
-            self._tails = since, until, limit, found
         return found
 
     def _forget(self) -> None:

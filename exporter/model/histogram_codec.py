@@ -38,9 +38,9 @@ MARK_SECONDS: Final = 300
 
 _MAX_BITS: Final = 63
 _WIDTHS: Final = ("", "B", "H", "I")
+"""Formats of the numbers of each width, for :mod:`struct`."""
 _CODE_OF_LENGTH: Final = bytes((length > 0) + (length > 8) + (length > 16) for length in range(256))
 """The widths of numbers by their length in bits, as positions in :data:`_WIDTHS`."""
-"""Formats of the numbers of each width, for :mod:`struct`."""
 
 
 class DamagedDigestError(ValueError):

@@ -44,6 +44,12 @@ _MARKS_OF_RUN: Final = MAX_RUN_SECONDS // MARK_SECONDS
 _SLOT_NUMBERS: Final = {slot: number for number, slot in enumerate(SLOTS)}
 
 
+def sums_of(values: Array) -> Array:
+    """Return the sum of the values before each, and of all."""
+    found: Array = np.concatenate([[0], np.cumsum(values)])
+    return found
+
+
 def ranks_of(q: Array | float, numbers: Array) -> Array:
     """Return the nearest ranks of quantiles among numbers of traces, counted from 1; see :func:`.window.rank_of`."""
     return np.maximum(np.ceil(q * numbers - _ROUNDING), 1).astype(np.int64)
@@ -217,7 +223,7 @@ class HourTable:
         self._ended = samples[np.argsort(positions, kind="stable")]
         by_mark = np.bincount(positions, minlength=end + 1)
         # Of the traces that ended before each mark.
-        self._total = total = np.concatenate([[0], np.cumsum(by_mark)])
+        self._total = total = sums_of(by_mark)
         own = self.starts[self.first :, None] // MARK_SECONDS - self._base
         # Behind the mark at which a window ends.
         last = own + np.arange(2, MARKS + 2)
@@ -256,7 +262,7 @@ class HourTable:
                     else:
                         failures[mark // MARK_SECONDS - self._base] += count
         # What ended in the next hour counts from now on; of that, some may have begun later.
-        sums = np.concatenate([[0], np.cumsum(failures)])
+        sums = sums_of(failures)
         starts = self.starts[self.first :] // MARK_SECONDS - self._base
         reach = -(-max(parameters.max_window_seconds, parameters.window_seconds) // MARK_SECONDS)
         few &= sums[starts + 2 * MARKS + 1] - sums[starts - reach + 1] < LEAST_FAILURES
@@ -277,7 +283,7 @@ class HourTable:
             for hour, latest, number in zip(self.hours[self.first :], self.latest, counted, strict=True):
                 is_within = latest <= hour.start + HOUR_SECONDS and hour.count <= MAX_RUN_TRACES
                 numbers.append(number if is_within else hour.run_number)
-            self._runs = np.concatenate([[0], np.cumsum(numbers)])
+            self._runs = sums_of(np.array(numbers))
         return self._runs
 
     def count_up_to(self, position: int, buckets: Array) -> Array:
@@ -325,7 +331,7 @@ class HourTable:
         of_traces = np.repeat(np.where(rows >= 0, limits[rows], ABOVE_ALL), sizes)
         above = np.zeros((steps, number), dtype=np.int64)
         for step in range(steps):
-            sums = np.concatenate([[0], np.cumsum(self._ended > of_traces + step * BUCKETS_PER_OCTAVE)])
+            sums = sums_of(self._ended > of_traces + step * BUCKETS_PER_OCTAVE)
             above[step] = np.diff(sums[self._total])
         return rows, sizes * (rows >= 0), above
 

@@ -30,14 +30,7 @@ from exporter.baseline.levels import (
     Pool,
 )
 from exporter.baseline.traffic import MIN_USUAL_REQUESTS, PATTERN_MIN_HOURS
-from exporter.detection.arrays.hour_table import (
-    ABOVE_ALL,
-    SHARES,
-    Array,
-    HourTable,
-    SortedWindows,
-    ranks_of,
-)
+from exporter.detection.arrays.hour_table import ABOVE_ALL, SHARES, Array, HourTable, SortedWindows, ranks_of, sums_of
 from exporter.detection.detector import Detector, Expectation, SeriesState
 from exporter.detection.likeness import SHARE_UNITS
 from exporter.detection.parameters import (
@@ -63,12 +56,7 @@ from exporter.detection.parameters import (
     TAIL_WINDOWS_MARKS,
     Parameters,
 )
-from exporter.detection.prediction import (
-    LEAST_JOINT_SHARE,
-    MAX_SQUARE,
-    Prediction,
-    standard_error_ranks,
-)
+from exporter.detection.prediction import LEAST_JOINT_SHARE, MAX_SQUARE, Prediction, standard_error_ranks
 from exporter.detection.runs import MAX_RUNS_PER_HOUR, MAX_TRACES_PER_HOUR, OBSERVED_HOURS
 from exporter.detection.significance import tail_probability
 from exporter.detection.streams import CERTAIN_TRACES, REQUESTS, SHORTEST_CUT, UNDECIDED, StreamState
@@ -85,6 +73,7 @@ _LONG, _LEVEL = 2 * _ALL, 4 * _ALL
 """Positions of the sums for the windows of half an hour and for the level in `Swings`, as in `prediction`."""
 _NEVER: Final = 1 << 40
 _TINY, _MARGIN = 1e-12, 1e-6
+"""Stands for a mean of zero, which has no logarithm; and by how much rounding may raise a probability."""
 _HOURS_OF_DAY: Final = 24
 _COVERED_STREAMS: Final = (UNDECIDED, REQUESTS)
 """What a series is whose durations say that its spans are requests, or nothing yet."""
@@ -235,7 +224,7 @@ class QuietHours:
     def _is_sparse(self) -> Array:
         """Return for which hours the series is evaluated by run, as :func:`.runs.is_sparse` does."""
         low, high = self._low, self._high
-        traces = np.concatenate([[0], np.cumsum(self._table.counts)])
+        traces = sums_of(self._table.counts)
         hours = high - low
         found: Array = (hours > 0) & (traces[high] - traces[low] <= MAX_TRACES_PER_HOUR * hours)
         if found.any():
@@ -556,12 +545,12 @@ class QuietHours:
         hours, numbers, above = table.count_by_mark(self._starts, limits, TAIL_STEPS)
         ends = table.position_of(self._starts)[of_hours] + marks + 1
         begins = ends - TAIL_WINDOWS_MARKS[-1]
-        counts = _sums_of(above[0])
+        counts = sums_of(above[0])
         is_enough = counts[ends] - counts[begins] >= MIN_EXCEEDANCES
         of_hours, ends = of_hours[is_enough], ends[is_enough]
         if not len(ends):
             return needs_look
-        totals = _sums_of(numbers)
+        totals = sums_of(numbers)
         logarithms = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, int(above[0].max()) * MARKS + 2)))])
         each = np.arange(self._count)
         for step in range(TAIL_STEPS):
@@ -570,7 +559,7 @@ class QuietHours:
             columns = np.searchsorted(table.buckets, limit, side="right")
             up_to = np.where(columns > 0, self._cumulative_of(each, columns - 1), 0)
             shares = (self._traces - up_to + 1) / np.maximum(self._traces, 1)
-            means, counts, present = _sums_of(numbers * shares[hours]), _sums_of(slow), _sums_of(slow > 0)
+            means, counts, present = sums_of(numbers * shares[hours]), sums_of(slow), sums_of(slow > 0)
             for length in TAIL_WINDOWS_MARKS:
                 begins = ends - length
                 of_marks = slow[begins[:, None] + np.arange(length)]
@@ -686,11 +675,6 @@ def _squared(distances: Array, variances: Array, counted: Array) -> Array:
     expected = (variances * counted).sum(axis=1)
     errors = np.maximum(4 * squares // LEAST_JOINT_SHARE, 4 * squares - expected)
     return np.stack([errors, counted.sum(axis=1)], axis=2).reshape(len(errors), -1)
-
-
-def _sums_of(values: Array) -> Array:
-    """Return the sum of the values before each, and of all."""
-    return np.concatenate([[0], np.cumsum(values)])
 
 
 def _sums_before(flags: Array) -> Array:
