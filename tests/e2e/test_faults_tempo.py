@@ -84,7 +84,8 @@ def test_history_is_exact_when_every_search_fails_once(tmp_path: Path) -> None:
             tempo.url, tempo={"limit": 50, "timeout": "1s", "max_concurrency": 16}, polling={"backfill_duration": "24h"}
         )
         with ExporterProcess(tmp_path, configuration) as running:
-            page = running.wait_until_filled()
+            # Every search fails once, some after a second, and slow ones are split into more that fail once.
+            page = running.wait_until_filled(240)
             assert failures(page, "backfill").keys() == {
                 "rate_limited", "server_error", "connection", "malformed", "timeout",
             }  # fmt: skip

@@ -16,6 +16,8 @@ from exporter.runtime.telemetry import SkipReason, Telemetry
 from exporter.tempo.errors import TempoError
 
 _REPEAT_SECONDS: Final = 600
+_OLDER_SECONDS: Final = 30
+"""How long the first cycle reads traffic before the evaluation window. Nothing is published until it ends."""
 _HALF_LIFE_SECONDS: Final = 600
 """After this time, spans count for half in ratios."""
 
@@ -140,7 +142,7 @@ class CycleReader:
         if self._schedule.settled is None:
             deadline = began + 2 * settings.window_seconds
             newest = self._read(now, _back(now, settings.window_seconds), deadline, traces_per_hour)
-            older = self._read_older(now - settings.window_seconds, newest, deadline, traces_per_hour)
+            older = self._read_older(now - settings.window_seconds, newest, traces_per_hour)
             if older is not None:
                 newest = replace(
                     newest,
@@ -210,16 +212,19 @@ class CycleReader:
         self,
         now: float,
         newest: CycleReading,
-        deadline: float,
         traces_per_hour: Callable[[], Mapping[SeriesKey, float]],
     ) -> CycleReading | None:
-        """Read the older traffic that series with little traffic need; a failure is logged and ignored."""
+        """Read the older traffic that series with little traffic need, as far as time allows.
+
+        A failure is logged and ignored.
+        """
         seconds = self._settings.max_window_seconds - self._settings.window_seconds
         is_affordable = (self._reader.density or 0) * seconds <= self._settings.affordable_traces
         if seconds <= 0 or not is_affordable or not newest.sample.is_whole:
             return None
+        deadline = self._monotonic() + _OLDER_SECONDS
         try:
-            return self._read(now, _back(now, seconds), deadline, traces_per_hour)
+            return self._read(now, _back(now, seconds), deadline, traces_per_hour, kind="older traffic")
         except TempoError as error:
             self._log.warning(
                 "poll_history_failed",
@@ -234,6 +239,7 @@ class CycleReader:
         ranges: Sequence[tuple[int, int]],
         deadline: float,
         traces_per_hour: Callable[[], Mapping[SeriesKey, float]],
+        kind: str = "current traffic",
     ) -> CycleReading:
         began = self._monotonic()
         reading = self._reader.read(
@@ -257,13 +263,13 @@ class CycleReader:
         if reading.unread and not self._stop.is_set():
             self._telemetry.truncated("poll")
             message = (
-                "current traffic cannot be read in time"
+                f"{kind} cannot be read in time"
                 if reading.overlap is None
                 else "traces last longer than their requests, and more of them overlap one second than a search returns"
             )
             self._quiet_log.warning(
                 "poll_truncated",
-                f"{message}; part of current traffic is not evaluated; raise tempo.limit or lower "
+                f"{message}; part of {kind} is not evaluated; raise tempo.limit or lower "
                 "polling.max_traces_per_poll",
                 unread_ranges=reading.unread,
                 traces=None if reading.overlap is None else reading.overlap.traces,

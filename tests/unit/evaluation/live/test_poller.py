@@ -282,6 +282,26 @@ class TestReading:
         assert events(caplog) == ["poll_history_failed"]
         assert bench.cycle(15) == (True, [(-136, 2)])
 
+    def test_first_cycle_waits_for_older_traffic_for_half_a_minute_at_most(self, caplog: pytest.LogCaptureFixture) -> None:
+        def search_slowly(start: int, end: int) -> None:
+            bench.monotonic.now += 20
+
+        bench = Bench(FakeTempo([span(number, NOW - 10 * number) for number in range(360)], max_limit=70))
+        bench.tempo.before_search = search_slowly
+        complete, searches = bench.cycle()
+        assert complete
+        newest, *older = searches
+        assert newest == (-300, 2)
+        assert len(older) == 2
+        assert older[0][1] == -298
+        # The oldest part is left out, and what was read counts.
+        assert older[1][0] > -3600
+        (snapshot,) = bench.published
+        assert snapshot.evaluated_at == NOW
+        assert events(caplog) == ["poll_truncated"]
+        assert "older traffic" in caplog.records[-1].getMessage()
+        assert bench.telemetry.truncated_windows["poll"] == 1
+
     @pytest.mark.parametrize(
         ("pause", "back"), [(15, 136), (16, 137), (75, 196), (1815, 1936), (4000, 3600), (100_000, 3600), (-500, 121)]
     )
