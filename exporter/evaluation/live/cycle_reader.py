@@ -269,8 +269,7 @@ class CycleReader:
             )
             self._quiet_log.warning(
                 "poll_truncated",
-                f"{message}; part of {kind} is not evaluated; raise tempo.limit or lower "
-                "polling.max_traces_per_poll",
+                f"{message}; part of {kind} is not evaluated; raise tempo.limit or lower polling.max_traces_per_poll",
                 unread_ranges=reading.unread,
                 traces=None if reading.overlap is None else reading.overlap.traces,
                 began_there=None if reading.overlap is None else reading.overlap.began,

@@ -282,8 +282,10 @@ class TestReading:
         assert events(caplog) == ["poll_history_failed"]
         assert bench.cycle(15) == (True, [(-136, 2)])
 
-    def test_first_cycle_waits_for_older_traffic_for_half_a_minute_at_most(self, caplog: pytest.LogCaptureFixture) -> None:
-        def search_slowly(start: int, end: int) -> None:
+    def test_first_cycle_waits_for_older_traffic_for_half_a_minute_at_most(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def search_slowly(_start: int, _end: int) -> None:
             bench.monotonic.now += 20
 
         bench = Bench(FakeTempo([span(number, NOW - 10 * number) for number in range(360)], max_limit=70))
