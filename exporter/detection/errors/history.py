@@ -30,6 +30,8 @@ from exporter.detection.errors.verdict import (
     ErrorWindows,
     can_be_error_shift,
     is_large,
+    long_windows,
+    long_windows_after,
     may_be_error_shift,
     tick_errors,
 )
@@ -217,10 +219,7 @@ class ErrorTracker:
         self._resolved_at = _NEVER if state.resolved_at is None else state.resolved_at
         self._incident_hours: set[int] = set()
         self._tolerances: Sequence[Tolerance] = ()
-        # Of the windows that are longer than the evaluation window.
-        self._lengths = tuple(
-            seconds for seconds in LONG_SECONDS if parameters.window_seconds < seconds <= parameters.max_window_seconds
-        )
+        self._lengths = long_windows(parameters)
 
     @property
     def periods(self) -> list[FlagPeriod]:
@@ -388,7 +387,7 @@ class ErrorTracker:
         evaluation = self._window(local_hour, now, parameters.window_seconds, parameters.min_traces)
         if not evaluation.counts.failures and self._flag.present == INACTIVE:
             return ErrorWindows(evaluation, partial(self._newest, now)), now - evaluation.seconds
-        lengths = _lengths_after(self._resolved_at, now, self._lengths, parameters)
+        lengths = long_windows_after(self._resolved_at, now, self._lengths, parameters)
         others = tuple(self._window(local_hour, now, seconds, 0) for seconds in lengths)
         since = now - max(each.seconds for each in (evaluation, *others))
         marks = tuple(Counts(count, failed) for _, count, failed in self._between(since, now))
@@ -546,21 +545,12 @@ class _Sums:
         if is_large(evaluation, self._parameters):
             return True
         marks, last = self._marks, bisect_right(self._marks, now)
-        for seconds in _lengths_after(resolved_at, now, self._lengths, self._parameters):
+        for seconds in long_windows_after(resolved_at, now, self._lengths, self._parameters):
             first = bisect_right(marks, now - seconds)
             counts = Counts(self._requests[last] - self._requests[first], self._failures[last] - self._failures[first])
             if is_large(counts, self._parameters):
                 return True
         return False
-
-
-def _lengths_after(resolved_at: int, now: int, lengths: Sequence[int], parameters: Parameters) -> Sequence[int]:
-    """Return the lengths of the windows that end at a mark and begin after a flag was resolved."""
-    longest = now - resolved_at
-    if longest >= LONG_SECONDS[-1]:
-        # Nearly always.
-        return lengths
-    return [min(seconds, longest) for seconds in lengths] if longest > parameters.window_seconds else []
 
 
 def _badness(counts: Counts) -> tuple[float, int]:

@@ -9,7 +9,6 @@ from math import ceil
 from typing import Final
 
 from exporter.detection.errors.verdict import (
-    LONG_SECONDS,
     NEWEST_SECONDS,
     SHORT_SECONDS,
     WORST_SECONDS,
@@ -18,6 +17,8 @@ from exporter.detection.errors.verdict import (
     ErrorTick,
     ErrorWindow,
     ErrorWindows,
+    long_windows,
+    long_windows_after,
     tick_errors,
 )
 from exporter.detection.flag import INACTIVE, Flag, FlagEvent
@@ -214,10 +215,7 @@ class RecentFailures:
                         _hours(since, hour_start),
                     )
                 )
-        for longest in LONG_SECONDS:
-            seconds = min(longest, int(now) - self._resolved_until)
-            if longest > parameters.max_window_seconds or seconds <= parameters.window_seconds:
-                continue
+        for seconds in long_windows_after(self._resolved_until, int(now), long_windows(parameters), parameters):
             if self._unknown_until > now - seconds:
                 continue
             of = [counts for mark, counts in marks if mark > now - seconds]

@@ -101,6 +101,29 @@ class ErrorWindows(NamedTuple):
     marks: tuple[Counts, ...] = ()
 
 
+def long_windows(parameters: Parameters) -> tuple[int, ...]:
+    """Return the lengths of the windows that are longer than the evaluation window, in seconds."""
+    return tuple(
+        seconds for seconds in LONG_SECONDS if parameters.window_seconds < seconds <= parameters.max_window_seconds
+    )
+
+
+def long_windows_after(resolved_at: int, now: int, lengths: Sequence[int], parameters: Parameters) -> Sequence[int]:
+    """Shorten long windows so that they begin after a flag was resolved: what it was about is over.
+
+    Args:
+        resolved_at: when the flag was resolved last, Unix seconds.
+        now: the end of the windows, Unix seconds.
+        lengths: as :func:`long_windows` returns them.
+        parameters: settings of the detector.
+    """
+    longest = now - resolved_at
+    if longest >= LONG_SECONDS[-1]:
+        # Nearly always.
+        return lengths
+    return [min(seconds, longest) for seconds in lengths] if longest > parameters.window_seconds else []
+
+
 class ErrorBaseline(NamedTuple):
     """The usual failures of a series in one local hour, and the hours that they are from.
 
