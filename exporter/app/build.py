@@ -285,7 +285,6 @@ def _build_evaluation(
     durations: DurationHistograms | None,
 ) -> Evaluation:
     config = context.config
-    settings = evaluation_settings(config)
     polling = poll_settings(config)
     flag_store = FlagStore(context.store, monotonic=context.monotonic, log=get_logger("baselines"))
     poll_now = Wakeup()
@@ -299,32 +298,13 @@ def _build_evaluation(
     )
     manager = build_manager(context, ingest, signal, marks, poll_now, baseline_patience_seconds)
     handover = BaselineHandover(manager)
-    live = LiveEvaluator(
-        settings,
-        ingest.series_filter.resolve,
-        started_at=context.clock(),
-        remembered_seconds=polling.remembered_seconds,
-        flags={**flag_store.load(), **flags},
-        max_pause_seconds=polling.max_pause_seconds,
-        durations=durations,
-        is_wanted=ingest.series_filter.wants,
-        marks=lambda: marks.current,
-    )
+    live = _build_live_evaluator(context, ingest, {**flag_store.load(), **flags}, durations, marks)
     services = LiveServices(
-        settings.shift,
+        evaluation_settings(config).shift,
         ServiceFlagStore(context.store, monotonic=context.monotonic, log=get_logger("baselines")),
         get_logger("poller"),
         max_pause_seconds=polling.max_pause_seconds,
     )
-    reader = LiveReader(
-        ingest.client,
-        context.metrics,
-        polling.budget,
-        poll_seconds=polling.lookback_seconds,
-        hold_seconds=polling.window_seconds,
-        identity=series_identity(config),
-    )
-
     search = _build_cause_search(context, ingest)
     causes = None
     if config.cause.enabled:
@@ -359,7 +339,7 @@ def _build_evaluation(
         ingest.wake()
 
     poller = Poller(
-        reader,
+        _build_live_reader(context, ingest),
         live,
         handover,
         flag_store,
@@ -396,6 +376,39 @@ def _build_evaluation(
         versions,
         incidents,
         marks,
+    )
+
+
+def _build_live_evaluator(
+    context: Context,
+    ingest: Ingest,
+    flags: Mapping[SeriesKey, SeriesFlags],
+    durations: DurationHistograms | None,
+    marks: TimeMarkRegistry,
+) -> LiveEvaluator:
+    polling = poll_settings(context.config)
+    return LiveEvaluator(
+        evaluation_settings(context.config),
+        ingest.series_filter.resolve,
+        started_at=context.clock(),
+        remembered_seconds=polling.remembered_seconds,
+        flags=flags,
+        max_pause_seconds=polling.max_pause_seconds,
+        durations=durations,
+        is_wanted=ingest.series_filter.wants,
+        marks=lambda: marks.current,
+    )
+
+
+def _build_live_reader(context: Context, ingest: Ingest) -> LiveReader:
+    polling = poll_settings(context.config)
+    return LiveReader(
+        ingest.client,
+        context.metrics,
+        polling.budget,
+        poll_seconds=polling.lookback_seconds,
+        hold_seconds=polling.window_seconds,
+        identity=series_identity(context.config),
     )
 
 
