@@ -154,10 +154,10 @@ class Api:
         return {PREFIX + name: self._handler(endpoint) for name, endpoint in endpoints.items()}
 
     def writers(self) -> Mapping[tuple[str, str], Handler]:
-        """The handlers that write, by method and path; none if clients may not."""
-        if self._marks is None or self._parse_mark is None:
-            return {}
+        """The handlers that write, by method and path; where clients may not, they refuse and say why."""
         path = f"{PREFIX}marks"
+        if self._marks is None or self._parse_mark is None:
+            return {("POST", path): _refuse_marks, ("DELETE", path): _refuse_marks}
         return {
             ("POST", path): partial(self._add_mark, self._marks, self._parse_mark),
             ("DELETE", path): partial(self._delete_mark, self._marks),
@@ -451,6 +451,14 @@ class Api:
         if key is None:
             raise _UnknownSeriesError(given, [*stored, *live])
         return key, live.get(key)
+
+
+def _refuse_marks(_request: HttpRequest) -> HttpResponse:
+    return problem_response(
+        HTTPStatus.FORBIDDEN,
+        "marks over the API are off: set web.allow_marks to true, with a password in web.config_file, and restart; "
+        "or add the mark to marks or marks_file in the configuration",
+    )
 
 
 def _bad_request(error: BadParametersError) -> HttpResponse:

@@ -624,6 +624,7 @@ _ERRORS: Final[Mapping[str, tuple[str, Schema]]] = {
         ),
     ),
     "401": ("A valid user name and password are required.", _problem({})),
+    "403": ("Clients may not write; the detail says what allows it.", _problem({})),
     "404": (
         "The endpoint, trace or incident does not exist.",
         _problem({"nearest": {**_list(_NAMES_OF_SERIES), "description": "endpoints with similar names"}}),
@@ -720,13 +721,13 @@ _WRITING_MARKS: Final[Schema] = {
     "post": _writing(
         "Add a mark, where `web.allow_marks` allows it",
         ("201", "The mark as it was stored.", _ref("Mark")),
-        ("400", "401", "503", "default"),
+        ("400", "401", "403", "503", "default"),
         requestBody={"required": True, "content": {"application/json": {"schema": _ref("NewMark")}}},
     ),
     "delete": _writing(
         "Delete a mark that was added over the API, where `web.allow_marks` allows it",
         ("200", "Its id.", {"type": "object", "properties": {"deleted": _TEXT}, "required": ["deleted"]}),
-        ("400", "401", "404", "503", "default"),
+        ("400", "401", "403", "404", "503", "default"),
         parameters=[_parameter("id", _TEXT, "The id of the mark.", required=True)],
     ),
 }
