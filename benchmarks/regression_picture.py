@@ -13,7 +13,7 @@ from exporter.demo.latency import Incident, Lognormal
 from exporter.demo.traffic import DAY_SECONDS, SeriesProfile, SeriesTraffic
 from exporter.detection.detector import Detector
 from exporter.detection.parameters import Parameters
-from exporter.detection.regression import RegressionChange, RegressionEvent
+from exporter.detection.regression.verdict import RegressionChange, RegressionEvent
 from exporter.detection.replay import Replay
 from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
 from exporter.model.histogram import Digest

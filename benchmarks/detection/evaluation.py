@@ -13,7 +13,7 @@ from exporter.demo.traffic import SeriesTraffic
 from exporter.detection.detector import Detector
 from exporter.detection.flag import FlagChange, FlagEvent
 from exporter.detection.parameters import ALL_PARTS, NO_PARTS, Parts
-from exporter.detection.regression import Regression, RegressionEvent
+from exporter.detection.regression.verdict import Regression, RegressionEvent
 from exporter.detection.replay import Replay
 from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.model.calendar import HOUR_SECONDS, HourClock

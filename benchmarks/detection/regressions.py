@@ -24,7 +24,8 @@ from benchmarks.report import table
 from exporter.demo.latency import Incident
 from exporter.demo.traffic import DAY_SECONDS, SeriesProfile, SeriesTraffic
 from exporter.detection.parameters import Parameters
-from exporter.detection.regression import Regression, RegressionEvent, RegressionState, RegressionTracker
+from exporter.detection.regression.tracker import RegressionState, RegressionTracker
+from exporter.detection.regression.verdict import Regression, RegressionEvent
 from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import encode_digest

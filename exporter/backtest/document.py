@@ -15,7 +15,7 @@ from exporter.backtest.report import BacktestReport, Episode, per_1000_series_da
 from exporter.backtest.score import Score
 from exporter.detection.errors.verdict import ErrorExplanation
 from exporter.detection.flag import FlagKind
-from exporter.detection.regression import RegressionEvent
+from exporter.detection.regression.verdict import RegressionEvent
 from exporter.detection.traffic.verdict import TrafficEvidence
 from exporter.explain.document import explanation_document
 

@@ -15,7 +15,7 @@ from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagChange, FlagEvent, FlagKind
 from exporter.detection.history import advance
 from exporter.detection.parameters import SUSPICION_SECONDS
-from exporter.detection.regression import Regression, RegressionChange, RegressionEvent
+from exporter.detection.regression.verdict import Regression, RegressionChange, RegressionEvent
 from exporter.detection.replay import Replay
 from exporter.detection.traffic.source import SourceHistory
 from exporter.detection.traffic.verdict import TrafficEvidence

@@ -11,7 +11,7 @@ from exporter.backtest.report import BacktestReport, Episode, per_1000_series_da
 from exporter.backtest.score import DAY_SECONDS, Score
 from exporter.config.units import format_duration
 from exporter.detection.flag import FlagKind
-from exporter.detection.regression import RegressionEvent
+from exporter.detection.regression.verdict import RegressionEvent
 from exporter.explain.words import counted, hour_ranges, regression_sentence
 from exporter.model.calendar import Calendar
 from exporter.runtime.terminal import printable

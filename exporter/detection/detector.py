@@ -15,7 +15,7 @@ from exporter.detection.parameters import DAILY_PATTERN_MIN_HOURS, PROFILE_MIN_H
 from exporter.detection.policy import SeriesPolicies
 from exporter.detection.prediction import Prediction, SlowHour
 from exporter.detection.profile import deviations_from_hours_around, highest, pattern_of_hour
-from exporter.detection.regression import NO_REGRESSION_STATE, RegressionState, RegressionTracker
+from exporter.detection.regression.tracker import NO_REGRESSION_STATE, RegressionState, RegressionTracker
 from exporter.detection.runs import RunPrediction, predict_runs
 from exporter.detection.schedule import HourThresholds, LazySchedule
 from exporter.detection.settlement import SettledHour

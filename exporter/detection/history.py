@@ -16,7 +16,8 @@ from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagChange, FlagPeriod
 from exporter.detection.parameters import LONG_WINDOW_MARKS, SUSPICION_SECONDS
 from exporter.detection.prediction import HourMeasurement, Prediction, SlowHour
-from exporter.detection.regression import RegressionChange, RegressionTracker
+from exporter.detection.regression.tracker import RegressionTracker
+from exporter.detection.regression.verdict import RegressionChange
 from exporter.detection.schedule import HourThresholds, LazySchedule
 from exporter.detection.settlement import (
     SettledHour,

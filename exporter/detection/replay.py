@@ -16,7 +16,7 @@ from exporter.detection.explanation import Explanation
 from exporter.detection.flag import INACTIVE, FlagChange, FlagEvent
 from exporter.detection.history import advance
 from exporter.detection.parameters import SUSPICION_SECONDS
-from exporter.detection.regression import RegressionChange
+from exporter.detection.regression.verdict import RegressionChange
 from exporter.detection.schedule import LazySchedule
 from exporter.detection.small_shift import find_small_shift
 from exporter.detection.tail_shift import find_tail_shift

@@ -14,7 +14,7 @@ import msgspec
 from exporter.baseline.levels import Baseline
 from exporter.baseline.traffic import TrafficBaseline
 from exporter.detection.errors.verdict import ErrorBaseline
-from exporter.detection.regression import Regression
+from exporter.detection.regression.verdict import Regression
 from exporter.detection.runs import RunThresholds
 from exporter.detection.schedule import HourThresholds, Schedule
 from exporter.detection.service_shift import ServiceBaseline

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Final
 
 from exporter.detection.detector import Detector
-from exporter.detection.regression import RegressionChange, RegressionEvent
+from exporter.detection.regression.verdict import RegressionChange, RegressionEvent
 from exporter.detection.traffic.source import SourceHistory
 from exporter.evaluation.past_incidents import PastIncidents
 from exporter.evaluation.series import (

@@ -17,7 +17,7 @@ from exporter.detection.errors.verdict import ErrorBaseline
 from exporter.detection.parameters import Parameters
 from exporter.detection.policy import SeriesPolicy
 from exporter.detection.profile import minutes_of
-from exporter.detection.regression import Regression
+from exporter.detection.regression.verdict import Regression
 from exporter.detection.runs import RunThresholds
 from exporter.detection.streams import StreamReason
 from exporter.detection.thresholds import Thresholds

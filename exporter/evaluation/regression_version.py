@@ -13,7 +13,7 @@ from contextlib import suppress
 from math import inf
 from typing import Final, NamedTuple, Protocol, get_args
 
-from exporter.detection.regression import Regression
+from exporter.detection.regression.verdict import Regression
 from exporter.evaluation.attempts import Attempts
 from exporter.evaluation.wakeup import Wakeup, run_steps
 from exporter.model.span import SeriesKey

@@ -14,7 +14,8 @@ from exporter.detection.detector import Detector, Expectation, SeriesState, deco
 from exporter.detection.errors.history import NO_ERROR_STATE, error_baseline
 from exporter.detection.errors.verdict import ErrorBaseline
 from exporter.detection.history import HistoryProgress, advance
-from exporter.detection.regression import NO_REGRESSION_STATE, RegressionChange
+from exporter.detection.regression.tracker import NO_REGRESSION_STATE
+from exporter.detection.regression.verdict import RegressionChange
 from exporter.detection.schedule import HourThresholds
 from exporter.detection.streams import UNDECIDED, StreamReason
 from exporter.detection.thresholds import Thresholds

@@ -12,7 +12,7 @@ from exporter.cause.incidents import Role
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagKind
 from exporter.detection.policy import SeriesPolicy
-from exporter.detection.regression import Regression
+from exporter.detection.regression.verdict import Regression
 from exporter.detection.service_shift import ServiceVerdict
 from exporter.detection.streams import StreamReason
 from exporter.evaluation.causes.shift_cause import ShiftCause

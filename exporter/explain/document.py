@@ -14,7 +14,7 @@ from exporter.detection.errors.verdict import ErrorExplanation
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagKind
 from exporter.detection.policy import SeriesPolicy
-from exporter.detection.regression import Regression
+from exporter.detection.regression.verdict import Regression
 from exporter.detection.streams import StreamReason
 from exporter.evaluation.query import BaselineReport, SlotBaseline
 from exporter.evaluation.regression_version import RegressionVersion

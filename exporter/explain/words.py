@@ -14,7 +14,7 @@ from exporter.detection.errors.verdict import percent
 from exporter.detection.explanation import compared_with, duration, rise_text
 from exporter.detection.flag import FlagKind
 from exporter.detection.policy import SeriesPolicy
-from exporter.detection.regression import Regression
+from exporter.detection.regression.verdict import Regression
 from exporter.detection.streams import StreamReason
 from exporter.evaluation.live.time_lost import TimeLost
 from exporter.evaluation.query import BaselineReport, ErrorLimits, LevelSupply, NoVerdict, RunLimits, TrafficLimits

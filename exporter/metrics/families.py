@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 from exporter.baseline.levels import Baseline
 from exporter.detection.flag import FlagKind
 from exporter.detection.policy import SEVERITIES
-from exporter.detection.regression import Regression
+from exporter.detection.regression.verdict import Regression
 from exporter.evaluation.live.durations import DurationHistogram
 from exporter.evaluation.live.traffic import CurrentTraffic
 from exporter.evaluation.snapshot import Exemplar, SeriesStatus, ServiceStatus

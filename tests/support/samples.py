@@ -13,7 +13,7 @@ from exporter.detection.errors.verdict import ErrorBaseline, ErrorExplanation
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagKind
 from exporter.detection.parameters import Parameters
-from exporter.detection.regression import Regression
+from exporter.detection.regression.verdict import Regression
 from exporter.detection.service_shift import ServiceVerdict
 from exporter.detection.thresholds import QuantileThreshold, Thresholds
 from exporter.detection.traffic.verdict import TrafficEvidence, TrafficVerdict

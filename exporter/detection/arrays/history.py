@@ -13,7 +13,7 @@ from exporter.detection.flag import INACTIVE
 from exporter.detection.history import HistoryEvaluation, HistoryProgress, begun
 from exporter.detection.parameters import LEVEL_MARKS, SUSPICION_SECONDS, TAIL_WINDOWS_MARKS
 from exporter.detection.prediction import HourMeasurement
-from exporter.detection.regression import EVALUATION_HOURS
+from exporter.detection.regression.tracker import EVALUATION_HOURS
 from exporter.detection.settlement import SettledHour, extended_run, is_new_baseline
 from exporter.detection.traffic.history import SeriesTraffic
 from exporter.detection.window import MarkedTraces, SweptWindow

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
 from exporter.detection.flag import SeriesFlags
-from exporter.detection.regression import Regression
+from exporter.detection.regression.verdict import Regression
 from exporter.evaluation.baseline_table import BaselineTable
 from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.live.cycle_reader import CycleReader, CycleReading

@@ -9,14 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.detection.parameters import ALL_PARTS, Parameters
-from exporter.detection.regression import (
-    NO_REGRESSION_STATE,
-    Regression,
-    RegressionChange,
-    RegressionEvent,
-    RegressionState,
-    RegressionTracker,
-)
+from exporter.detection.regression.tracker import NO_REGRESSION_STATE, RegressionState, RegressionTracker
+from exporter.detection.regression.verdict import Regression, RegressionChange, RegressionEvent
 from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, Digest, bucket_of_seconds
 from exporter.model.histogram_codec import encode_digest

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from exporter.detection.detector import decode_state, encode_state
-from exporter.detection.regression import NO_REGRESSION_STATE
+from exporter.detection.regression.tracker import NO_REGRESSION_STATE
 from exporter.detection.streams import StreamReason, StreamRules
 from exporter.evaluation.causes.shift_cause import Shift
 from exporter.evaluation.incident_tracker import IncidentTracker

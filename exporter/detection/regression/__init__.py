@@ -1,0 +1,1 @@
+"""Regressions: small lasting changes of latency, and slow drift."""
