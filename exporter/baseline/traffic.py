@@ -190,12 +190,12 @@ def traffic_hours(stored: Iterable[StoredWindow], source: Iterable[SourceHour]) 
         stored: its windows.
         source: the hours whose counts can be compared, in time order.
     """
-    by_start = {window.start: window for window in stored if window.traces}
+    window_at = {window.start: window for window in stored if window.traces}.get
     is_first = True
     for hour, windows in source:
         requests = 0.0
         for start, coverage in windows:
-            window = by_start.get(start)
+            window = window_at(start)
             if window is None:
                 continue
             if coverage >= 1 and window.requests is None:
@@ -204,7 +204,8 @@ def traffic_hours(stored: Iterable[StoredWindow], source: Iterable[SourceHour]) 
                 requests += window_traffic(window.traces, window.requests, coverage).requests or 0.0
         if requests or not is_first:
             is_first = False
-            yield TrafficHour(hour, requests)
+            # As TrafficHour() does, in half the time.
+            yield tuple.__new__(TrafficHour, (hour, requests))
 
 
 class TrafficBaseline(NamedTuple):
@@ -611,7 +612,9 @@ class _Pools:
             self._hours[number].append(hour)
         else:
             self._hours[number] = [hour]
-        self._forget(number)
+        if self._pooled:
+            # While a history is loaded there are no figures to forget: all others follow from pooled hours.
+            self._forget(number)
         return number
 
     def discard_first(self, hour: TrafficHour) -> None:

@@ -26,8 +26,8 @@ from exporter.detection.parameters import (
     Parameters,
 )
 from exporter.model.calendar import HOUR_SECONDS
-from exporter.model.histogram import ZERO_BUCKET, Digest, bucket_middle_seconds
-from exporter.model.histogram_codec import MARK_SECONDS, decode_counts, encode_digest
+from exporter.model.histogram import ZERO_BUCKET, bucket_middle_seconds
+from exporter.model.histogram_codec import MARK_SECONDS, decode_counts, encode_counts
 from exporter.model.hours import QUANTILES
 
 _NANOSECONDS: Final = 1_000_000_000
@@ -468,7 +468,7 @@ class MarkedTraces:
     def encoded(self) -> tuple[tuple[int, bytes], ...]:
         """Return the marks, each with the encoded digest of its traces."""
         traces = self.by_mark(self._marks[0] - 1, self._marks[-1]) if self._marks else []
-        return tuple([(mark, encode_digest(Digest.of_ascending(_counted(buckets)))) for mark, buckets in traces])
+        return tuple([(mark, encode_counts(_counted(buckets))) for mark, buckets in traces])
 
     def add(self, traces: Iterable[tuple[int, Sequence[int]]]) -> None:
         """Add traces given as marks with their sorted buckets."""

@@ -54,15 +54,14 @@ def _put_varint(out: bytearray, value: int) -> None:
     out.append(value)
 
 
-def _put_digest(out: bytearray, digest: Digest) -> None:
-    entries = list(digest)
-    _put_varint(out, len(entries))
-    if not entries:
+def _put_counts(out: bytearray, counts: Mapping[int, int]) -> None:
+    _put_varint(out, len(counts))
+    if not counts:
         return
-    previous = entries[0][0]
+    previous = next(iter(counts))
     _put_varint(out, previous << 1 if previous >= 0 else (-previous << 1) - 1)
     previous -= 1
-    for bucket, count in entries:
+    for bucket, count in counts.items():
         gap = bucket - previous - 1
         _put_varint(out, count << 1 | (gap > 0))
         if gap:
@@ -141,8 +140,13 @@ def _expect_end(data: bytes, position: int) -> None:
 
 def encode_digest(digest: Digest) -> bytes:
     """Encode a digest."""
+    return encode_counts(dict(digest))
+
+
+def encode_counts(counts: Mapping[int, int]) -> bytes:
+    """Encode a digest, given as positive counts in ascending order of buckets."""
     out = bytearray()
-    _put_digest(out, digest)
+    _put_counts(out, counts)
     return bytes(out)
 
 
@@ -200,7 +204,7 @@ def encode_marks(marks: Mapping[int, Digest]) -> bytes:
         _put_varint(out, len(marks))
         for offset in sorted(marks):
             _put_varint(out, offset)
-            _put_digest(out, marks[offset])
+            _put_counts(out, dict(marks[offset]))
     if len(out) >= _MIN_DEFLATED_BYTES:
         deflated = zlib.compress(out, wbits=-zlib.MAX_WBITS)
         if len(deflated) < len(out):

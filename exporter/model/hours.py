@@ -530,7 +530,10 @@ class SeriesHours:
         group = self._groups.get(slots)
         if group is None:
             members = list(chain.from_iterable([self._by_slot[slot] for slot in slots if slot in self._by_slot]))
-            if len(slots) > 1:
+            if len(members) == len(self._all):
+                # Those of all slots are in time order already.
+                members = self._all.copy()
+            elif len(slots) > 1:
                 members.sort(key=_by_start)
             group = self._groups[slots] = HourGroup(members)
         return group

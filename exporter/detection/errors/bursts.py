@@ -103,13 +103,13 @@ def swing_of_days(
     """
     if not peaks:
         return ErrorSwing()
-    limit = error_limit(usual, parameters)
+    limit, most = error_limit(usual, parameters), drifted(prior_ratio)
 
     def burst(counts: Counts) -> float:
         requests, failures = counts
         if failures < BURST_MIN_FAILURES or failures < limit * requests:
             return 0.0
-        chance = tail_probability(failures, requests, drifted(prior_ratio), ERROR_CORRELATION)
+        chance = tail_probability(failures, requests, most, ERROR_CORRELATION, enough=BURST_ALPHA)
         return counts.ratio if chance < BURST_ALPHA else 0.0
 
     windows: Mapping[int, float] = {}
@@ -148,24 +148,28 @@ def _patterns(of: Iterable[tuple[int, int, Counts]], limit: float) -> dict[int, 
         by_day = by_hour.setdefault(hour, {})
         before = by_day.get(day)
         by_day[day] = counts if before is None else max(before, counts, key=_most_failures)
-    sums: dict[int, Counts] = {}
-    for hour, by_day in by_hour.items():
-        # Without the worst day: a single incident is no pattern.
-        worst = max(by_day.values(), key=_most_failures)
-        requests = sum([each.requests for each in by_day.values()]) - worst.requests
-        sums[hour] = Counts(requests, sum([each.failures for each in by_day.values()]) - worst.failures)
-    total = Counts(sum(each.requests for each in sums.values()), sum(each.failures for each in sums.values()))
+    recurring = {hour: _without_worst_day(by_day) for hour, by_day in by_hour.items() if len(by_day) >= SWING_DAYS}
+    worse = {hour: own for hour, own in recurring.items() if own.ratio >= limit}
+    if not worse:
+        # Mostly: no hour of the day is worse than the others.
+        return {}
+    sums = [recurring.get(hour) or _without_worst_day(by_day) for hour, by_day in by_hour.items()]
+    total = Counts(sum([each.requests for each in sums]), sum([each.failures for each in sums]))
     found: dict[int, float] = {}
-    for hour, own in sums.items():
+    for hour, own in worse.items():
         others = Counts(total.requests - own.requests, total.failures - own.failures)
         usual = min(MAX_RATIO, max(PATTERN_LEAST_RATIO, others.ratio))
-        if (
-            len(by_hour[hour]) >= SWING_DAYS
-            and own.ratio >= limit
-            and tail_probability(own.failures, own.requests, usual, ERROR_CORRELATION) < PATTERN_ALPHA
-        ):
+        chance = tail_probability(own.failures, own.requests, usual, ERROR_CORRELATION, enough=PATTERN_ALPHA)
+        if chance < PATTERN_ALPHA:
             found[hour] = own.ratio
     return found
+
+
+def _without_worst_day(by_day: Mapping[int, Counts]) -> Counts:
+    """Return the sum of all days but the worst one: a single incident is no pattern."""
+    worst = max(by_day.values(), key=_most_failures)
+    requests = sum([each.requests for each in by_day.values()]) - worst.requests
+    return Counts(requests, sum([each.failures for each in by_day.values()]) - worst.failures)
 
 
 def _bursts(

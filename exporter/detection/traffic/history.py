@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from exporter.baseline.levels import FallbackRules
@@ -30,6 +31,8 @@ from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour
 from exporter.model.histogram_codec import MARK_SECONDS
 from exporter.model.hours import StoredWindow
 
+_traces_of = attrgetter("traces")
+_requests_of = attrgetter("requests")
 _REACH_SECONDS: Final = REACH_MARKS * MARK_SECONDS
 _ABOVE: Final = 1 + 1e-9
 _BELOW: Final = 1 - 1e-9
@@ -100,7 +103,7 @@ class SeriesTraffic:
         cls, windows: Sequence[StoredWindow], source: SourceHistory, rules: FallbackRules, parameters: Parameters
     ) -> "SeriesTraffic":
         """Take the stored windows of a series."""
-        most = max([0, *[each.traces for each in windows], *[each.requests or 0 for each in windows]])
+        most = max(max(map(_traces_of, windows), default=0), max(filter(None, map(_requests_of, windows)), default=0))
         hours = traffic_hours(windows, source.hours)
         return cls(_record(hours, rules, parameters, most * source.most_windows * _ABOVE), source)
 

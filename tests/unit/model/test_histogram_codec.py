@@ -18,6 +18,7 @@ from exporter.model.histogram_codec import (
     decode_marks,
     decode_numbers,
     decode_offsets,
+    encode_counts,
     encode_digest,
     encode_failures,
     encode_marks,
@@ -41,6 +42,7 @@ def test_digest_round_trip(by_bucket: dict[int, int]) -> None:
     data = encode_digest(Digest(by_bucket))
     assert decode_digest(data) == Digest(by_bucket)
     assert decode_counts(data) == by_bucket
+    assert encode_counts(dict(sorted(by_bucket.items()))) == data
 
 
 @given(marks)
