@@ -271,7 +271,7 @@ def choose_pool(
     excluded: Collection[int] = suspects
     if history.quarantined:
         own, _ = history.group(level_rules[0].slots).between(since, until)
-        quarantined = [hour for hour in own if hour.evaluation.quarantined]
+        quarantined = [hour for hour in own if hour.is_quarantined]
         if is_recurring(len(quarantined), len(own) - len(quarantined)):
             released = quarantined
         excluded = history.quarantined.difference([hour.start for hour in released]).union(suspects)

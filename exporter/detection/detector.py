@@ -33,9 +33,17 @@ from exporter.detection.thresholds import Thresholds
 from exporter.detection.tolerance import Tolerance, marks_in, with_tolerance
 from exporter.detection.traffic.history import NO_TRAFFIC_STATE, SeriesTraffic, TrafficState
 from exporter.detection.traffic.source import SourceHistory
+from exporter.detection.window import decoded_traces
 from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour
-from exporter.model.histogram_codec import decode_counts
-from exporter.model.hours import HourEvaluation, HourProfile, SeriesHour, SeriesHours, StoredWindow, hours_of
+from exporter.model.hours import (
+    EncodedEvaluation,
+    HourEvaluation,
+    HourProfile,
+    SeriesHour,
+    SeriesHours,
+    StoredWindow,
+    hours_of,
+)
 from exporter.model.span import SeriesKey
 from exporter.model.time_mark import LEFT_OUT, NO_MARKS, MarkKind, MarkRange, SeriesMarks, TimeMarks
 
@@ -90,8 +98,7 @@ def decode_state(data: bytes) -> SeriesState:
         ValueError: the bytes are damaged; the series' history must be evaluated from the beginning.
     """
     state = msgspec.msgpack.decode(data, type=SeriesState)
-    for _, digest in state.recent:
-        decode_counts(digest)
+    decoded_traces(state.recent)
     RegressionTracker.check(state.regression)
     state.pattern.check()
     return state
@@ -162,7 +169,9 @@ class Detector:
         return replace(detector, rules=policy.rules, parameters=policy.parameters, is_enabled=policy.is_enabled)
 
     def hours(
-        self, windows: Sequence[StoredWindow], evaluations: Mapping[int, HourEvaluation] | None = None
+        self,
+        windows: Sequence[StoredWindow],
+        evaluations: Mapping[int, HourEvaluation | EncodedEvaluation] | None = None,
     ) -> list[SeriesHour]:
         """Group the windows of the series into local hours, without those that a mark leaves out.
 
@@ -278,7 +287,7 @@ class Detector:
             profile = history.profile(hour.start, PROFILE_MIN_HOURS, pool.released, inherit=inherit)
             same_hour = history.of_slots(SLOTS_OF_HOUR[hour.slot.hour], hour.start - HOUR_SECONDS)
             if len(same_hour) >= DAILY_PATTERN_MIN_HOURS:
-                usual = [each for each in same_hour if not each.evaluation.quarantined or each in pool.released]
+                usual = [each for each in same_hour if not each.is_quarantined or each in pool.released]
                 if self.parameters.parts.pattern_transfer and pool.level > FallbackLevel.EXACT:
                     deviations = deviations_from_hours_around(history, usual)
                 else:

@@ -155,7 +155,7 @@ class HistoryEvaluation:
             for hour in history:
                 if hour.start < state.until:
                     self._regression.add(hour)
-                    self._regression.set_quarantined(hour.start, quarantined=hour.evaluation.quarantined)
+                    self._regression.set_quarantined(hour.start, quarantined=hour.is_quarantined)
         self._errors = ErrorTracker(detector.rules, detector.parameters, detector.clock, state.errors)
         self._progress = HistoryProgress(
             state,

@@ -477,9 +477,9 @@ def _excluded(history: SeriesHours, since: int, until: int) -> set[int]:
         return set()
     hours, _ = history.group(_EVERYTHING).between(since, until)
     total = Counter([hour.slot for hour in hours])
-    quarantined = Counter([hour.slot for hour in hours if hour.evaluation.quarantined])
+    quarantined = Counter([hour.slot for hour in hours if hour.is_quarantined])
     recurring = {slot for slot, number in quarantined.items() if is_recurring(number, total[slot] - number)}
-    return {hour.start for hour in hours if hour.evaluation.quarantined and hour.slot not in recurring}
+    return {hour.start for hour in hours if hour.is_quarantined and hour.slot not in recurring}
 
 
 def _latest_runs(history: SeriesHours, until: int, clock: HourClock) -> Sequence[Run]:

@@ -417,6 +417,16 @@ class EvaluationWindow:
         return parts
 
 
+@lru_cache(maxsize=1)
+def decoded_traces(traces: tuple[tuple[int, bytes], ...]) -> tuple[MarkedBuckets, ...]:
+    """Decode traces as returned by :meth:`MarkedTraces.encoded`; those of a state are checked first, then used.
+
+    Raises:
+        DamagedDigestError: the bytes are damaged.
+    """
+    return tuple([(mark, _expanded(decode_counts(digest))) for mark, digest in traces])
+
+
 def _counted(buckets: Iterable[int]) -> dict[int, int]:
     """Return how often each bucket occurs, in the same order."""
     # Counter() takes as long for a few buckets as this for fifty.
@@ -444,7 +454,7 @@ class MarkedTraces:
 
     __slots__ = ("_buckets", "_marks", "_recent", "_starts")
 
-    def __init__(self, traces: Iterable[tuple[int, bytes]] = ()) -> None:
+    def __init__(self, traces: tuple[tuple[int, bytes], ...] = ()) -> None:
         """Add traces as returned by :meth:`encoded`.
 
         Raises:
@@ -456,7 +466,7 @@ class MarkedTraces:
         self._buckets: list[int] = []
         self._starts: list[int] = [0]
         self._recent: RecentTraces | None = None
-        self.add((mark, _expanded(decode_counts(digest))) for mark, digest in traces)
+        self.add(decoded_traces(traces))
 
     def __len__(self) -> int:
         return len(self._buckets)

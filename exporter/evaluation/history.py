@@ -25,6 +25,7 @@ from exporter.evaluation.series import (
 from exporter.evaluation.stored_source import read_source_with_losses, sampled_keys
 from exporter.evaluation.worker_process import EvaluationWorkers
 from exporter.model.calendar import HOUR_SECONDS
+from exporter.model.hours import EvaluationSums
 from exporter.model.span import SeriesKey
 from exporter.model.time_mark import NO_MARKS, TimeMarks
 from exporter.runtime.logs import LimitedLog, Log
@@ -96,6 +97,8 @@ class HistoryEvaluator:
         self._evaluated_until = store.evaluated_until()
         self._reported_until = self._evaluated_until
         self._acceptances: Mapping[SeriesKey, Sequence[int]] = {}
+        # Those of the last evaluation of each series.
+        self._sums: dict[SeriesKey, EvaluationSums] = {}
         # After a change of the time zone, stored results may refer to hours that do not exist any more.
         self._has_other_hours = (
             self._evaluated_until is not None
@@ -121,6 +124,10 @@ class HistoryEvaluator:
             and not self._store.has_outdated_evaluations()
             and not self._outdated_by_marks(self._marks())
         )
+
+    def with_sums(self, stored: StoredSeries) -> StoredSeries:
+        """Return what is stored of a series with the sums over its evaluations, if these are known."""
+        return stored._replace(sums=self._sums.get(stored.key))
 
     def catch_up(
         self, until: int, should_stop: Callable[[], bool] = lambda: False, request: BaselineRequest | None = None
@@ -151,7 +158,7 @@ class HistoryEvaluator:
                 return None
         if outdated:
             self._store.delete_evaluations_of(outdated)
-            self._on_deleted(outdated)
+            self._forget(outdated)
             self._log.info("marks_reevaluated", "the history of marked series is evaluated again", series=len(outdated))
             self._has_new_shifts = True
         self._acceptances = self._store.acceptances()
@@ -174,11 +181,14 @@ class HistoryEvaluator:
             self._store.history(others, since, until, marks_from=self._evaluated_until or 0, at_once=_SERIES_AT_ONCE),
         )
         with self._new_workers(task, self._quiet_log) as workers:
-            baselines = self._evaluate_all(histories, len(keys), workers, should_stop)
+            baselines = self._evaluate_all(map(self.with_sums, histories), len(keys), workers, should_stop)
         if baselines is None:
             return None
         self._store.set_evaluated_until(until)
         self._evaluated_until = until
+        if len(self._sums) > len(keys):
+            # Retention has deleted series.
+            self._sums = {key: self._sums[key] for key in keys if key in self._sums}
         if outdated:
             self._store.forget_void_marks()
         self._evaluated_marks = marks
@@ -233,6 +243,11 @@ class HistoryEvaluator:
         findings = [result.findings for result in results if result.findings is not None]
         self._store.save_evaluations(findings)
         self._on_evaluated(findings)
+        for result in results:
+            if result.sums is not None:
+                self._sums[result.key] = result.sums
+            elif result.findings is not None:
+                self._sums.pop(result.key, None)
         if any(each.shifts for each in findings):
             self._has_new_shifts = True
         for result in results:
@@ -252,10 +267,16 @@ class HistoryEvaluator:
             self._evaluated_marks = marks
         return outdated
 
+    def _forget(self, keys: Sequence[SeriesKey] | None) -> None:
+        """Note that the evaluations of some series were deleted; None means all."""
+        for key in list(self._sums) if keys is None else keys:
+            self._sums.pop(key, None)
+        self._on_deleted(keys)
+
     def _reset(self) -> None:
         """Delete all results: they are no longer valid."""
         self._store.delete_evaluations()
-        self._on_deleted(None)
+        self._forget(None)
         self._log.info("history_reevaluated", _OTHER_HOURS if self._has_other_hours else _READ_LATE)
         self._has_other_hours = False
         self._has_new_shifts = True

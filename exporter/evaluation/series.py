@@ -25,7 +25,7 @@ from exporter.detection.traffic.source import SourceHistory
 from exporter.evaluation.baseline_table import SeriesBaseline
 from exporter.model.calendar import HOUR_SECONDS, LocalHour, Slot
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import SeriesHours, StoredWindow
+from exporter.model.hours import EvaluationSums, SeriesHours, StoredWindow
 from exporter.model.span import SeriesKey
 from exporter.store import SeriesEvaluation, StoredSeries
 
@@ -77,7 +77,7 @@ class SeriesHistory:
     def of(cls, stored: StoredSeries, detector: Detector) -> "SeriesHistory":
         """Read the history of a series as it is stored; the detector is that of all series."""
         detector = detector.of(stored.key)
-        hours = SeriesHours(detector.hours(stored.windows, stored.evaluations))
+        hours = SeriesHours(detector.hours(stored.windows, stored.evaluations), stored.sums)
         return cls(detector, hours, _decoded(stored.state), stored.suspects)
 
     def expect(self, civil: LocalHour) -> Expectation:
@@ -339,6 +339,7 @@ class EvaluationResult(NamedTuple):
         baselines: the requested baselines.
         accepted_errors: changepoints of accepted changes of the error ratio.
         accepted_traffic: changepoints of accepted drops of traffic.
+        sums: sums over the evaluated hours, for :attr:`.StoredSeries.sums` of the next evaluation.
     """
 
     key: SeriesKey
@@ -352,6 +353,7 @@ class EvaluationResult(NamedTuple):
     baselines: SeriesBaselines | None = None
     accepted_errors: Sequence[int] = ()
     accepted_traffic: Sequence[int] = ()
+    sums: EvaluationSums | None = None
 
 
 class Advance(Protocol):
@@ -391,7 +393,7 @@ def evaluate_series(task: EvaluationTask, stored: StoredSeries, advance: Advance
     result = EvaluationResult(stored.key, reset_reason=reset_reason)
     if task.until <= (stored.windows[0].start if state is None else state.until):
         return _with_baselines(result, task, stored)
-    hours = SeriesHours(detector.hours(stored.windows, stored.evaluations))
+    hours = SeriesHours(detector.hours(stored.windows, stored.evaluations), stored.sums)
     traffic: SeriesTraffic | None = None
     if task.source is not None:
         traffic = detector.traffic(stored.windows, task.source)
@@ -425,7 +427,9 @@ def evaluate_series(task: EvaluationTask, stored: StoredSeries, advance: Advance
         is_stream=None if bool(is_stream) is bool(was_stream) else is_stream,
     )
     history = SeriesHistory(detector, hours, progress.state, stored.suspects.difference(settled), progress.last)
-    return _with_baselines(result, task, stored, history, traffic)
+    result = _with_baselines(result, task, stored, history, traffic)
+    # Only now: the hours that the next evaluation reads are those that the baselines have left.
+    return result._replace(sums=hours.sums())
 
 
 def _with_baselines(
@@ -453,6 +457,7 @@ def _updated(stored: StoredSeries, evaluation: SeriesEvaluation) -> StoredSeries
     """What the store will hold of a series once the findings are recorded."""
     return stored._replace(
         evaluations={**stored.evaluations, **evaluation.evaluations},
+        sums=None,
         suspects=stored.suspects.difference(evaluation.settled_suspects),
         state=evaluation.state,
     )

@@ -85,7 +85,8 @@ class BaselineTableBuilder:
         histories = self._store.history(self._store.series(), request.since, hour.start)
         wanted = takewhile(lambda _: not should_stop(), histories)
         detector = replace(self._detector, marks=self._marks())
-        table = self._table(request, (build_baselines(request, stored, detector) for stored in wanted))
+        known = map(self._evaluator.with_sums, wanted)
+        table = self._table(request, (build_baselines(request, stored, detector) for stored in known))
         return None if should_stop() else table
 
     def evaluate_and_build(self, hour: LocalHour, should_stop: Callable[[], bool]) -> BaselineTable | None:

@@ -183,7 +183,7 @@ class TimelineQuerier:
         hours = [] if stored is None else hours_of(stored.windows, self._hour_clock, stored.evaluations)
         in_range = [hour for hour in hours if hour.start >= start]
         step_seconds = step_of(sum(hour.count for hour in in_range), len(in_range), range_)
-        quarantined = {hour.start for hour in hours if hour.evaluation.quarantined}
+        quarantined = {hour.start for hour in hours if hour.is_quarantined}
         past = SeriesPast(
             key=key,
             hours=hours,

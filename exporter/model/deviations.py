@@ -7,7 +7,7 @@ hour with little traffic takes a few bytes or none.
 
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, Self
 
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.histogram import HIGHEST_BUCKET, ZERO_BUCKET
@@ -161,6 +161,18 @@ class DeviationCounts:
         encoded = b"".join([each.ljust(MAX_LANES, b"\0") for each in hours])
         self._known = _column_sums(encoded.translate(_AT_LEAST[1]))
         self._above = _column_sums(encoded.translate(_AT_LEAST[ZERO_CODE + limit + 1]))
+
+    @classmethod
+    def of(cls, limit: int, counts: tuple[int, int]) -> Self:
+        """Continue from the :attr:`counts` of an object with the same limit."""
+        self = cls(limit)
+        self._known, self._above = counts
+        return self
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Numbers of known deviations, and of those above the limit, in 16 bits for each lane."""
+        return self._known, self._above
 
     def add(self, encoded: bytes) -> None:
         """Add an hour."""

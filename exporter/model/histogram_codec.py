@@ -434,7 +434,7 @@ def encode_numbers(numbers: Sequence[int]) -> bytes:
 def _head(codes: bytes) -> tuple[bytes, struct.Struct]:
     """Return the encoded widths of some numbers, and how those that are not zero are packed."""
     widths = sum(code << 2 * index for index, code in enumerate(codes))
-    head = widths.to_bytes(-(-len(codes) // 4), "little")
+    head = widths.to_bytes(head_bytes(len(codes)), "little")
     return head, _layout(head, len(codes))[0]
 
 
@@ -448,7 +448,7 @@ def decode_numbers(data: bytes, count: int) -> tuple[tuple[int, ...], bytes]:
     Raises:
         DamagedDigestError: the bytes are truncated.
     """
-    size = -(-count // 4)
+    size = head_bytes(count)
     head = data[:size]
     if len(head) < size:
         raise _truncated(data)
@@ -458,6 +458,22 @@ def decode_numbers(data: bytes, count: int) -> tuple[tuple[int, ...], bytes]:
     except struct.error:
         raise _truncated(data) from None
     return found, data[size + layout.size :]
+
+
+def head_bytes(count: int) -> int:
+    """Return the length of the widths of some numbers, with which the result of :func:`encode_numbers` begins."""
+    return -(-count // 4)
+
+
+@lru_cache(maxsize=4096)
+def size_of_numbers(head: bytes, count: int) -> int:
+    """Return the length of the result of :func:`encode_numbers`.
+
+    Args:
+        head: its first :func:`head_bytes`; fewer yield more than there are.
+        count: how many numbers were encoded.
+    """
+    return head_bytes(count) + _layout(head, count)[0].size
 
 
 @lru_cache(maxsize=4096)

@@ -41,7 +41,6 @@ from exporter.store.records import (
     StoredMark,
     StoredSeries,
     StoredTraffic,
-    encode_swings,
     entry_from_row,
     entry_to_row,
     flag_period_from_row,
@@ -352,10 +351,7 @@ class Store:
                 db.executemany(
                     "INSERT OR REPLACE INTO judgements (series_id, hour_start, quarantined, swings)"
                     " VALUES (?, ?, ?, ?)",
-                    (
-                        (series_id, hour, evaluation.quarantined, encode_swings(evaluation))
-                        for hour, evaluation in result.evaluations.items()
-                    ),
+                    ((series_id, hour, *evaluation.encoded()) for hour, evaluation in result.evaluations.items()),
                 )
                 db.execute("INSERT OR REPLACE INTO states (series_id, state) VALUES (?, ?)", (series_id, result.state))
                 db.executemany(

@@ -68,6 +68,28 @@ class TestCatchUp:
         assert facts.storage_bytes is not None
         assert facts.storage_bytes > 0
 
+    def test_a_process_that_knows_the_hours_before_finds_the_same_as_one_that_was_just_started(self) -> None:
+        hours = hours_with_an_incident()
+        found = []
+        for is_restarted in (False, True):
+            with closing(Store.in_memory()) as store:
+                bench = ManagerBench(store, settled_until=NOON - 14 * HOUR)
+                for start, durations in hours.items():
+                    bench.write(start, durations)
+                tables = []
+                for settled_until in range(NOON - 14 * HOUR, NOON + 1, HOUR):
+                    if is_restarted:
+                        bench = ManagerBench(store)
+                    bench.settled_until = settled_until
+                    bench.manager.catch_up(settled_until + 600.0)
+                    bench.manager.prepare_next_table(settled_until + HOUR - 60.0)
+                    for now in (settled_until, settled_until + HOUR):
+                        table = bench.table(now)
+                        tables.append((table.start, table.series, table.before))
+                found.append((tables, list(store.history([KEY], 0, NOON))))
+        assert found[0] == found[1]
+        assert any(each.quarantined for each in found[0][1][0].evaluations.values())
+
     def test_evaluates_no_hour_after_a_gap_in_the_ledger(self, store: WatchedStore) -> None:
         bench = ManagerBench(store, settled_until=NOON - 4 * HOUR)
         bench.write_days(8)

@@ -9,9 +9,11 @@ import pytest
 
 from exporter.baseline.levels import FallbackLevel
 from exporter.detection.detector import decode_state
+from exporter.model.calendar import HourClock
+from exporter.model.hours import hours_of
 from exporter.model.span import SeriesKey
 from exporter.store import Store
-from tests.support.evaluation import STRICTER, ManagerBench, WatchedStore, ledger_status
+from tests.support.evaluation import STRICTER, UTC_CALENDAR, ManagerBench, WatchedStore, ledger_status
 from tests.support.samples import DAY, HOUR, KEY, NOON, SETTINGS, around, commit_hour, events
 
 OTHER = SeriesKey("checkout", "POST /pay")
@@ -138,8 +140,11 @@ class TestTable:
         bench.manager.catch_up(NOW)
         (stored,) = store.history([KEY], 0, NOON)
         assert stored.state is not None
-        assert stored.evaluations[NOON - HOUR].swings[0] > 10 * stored.evaluations[NOON - 2 * HOUR].swings[0]
-        assert not stored.evaluations[NOON - HOUR].quarantined
+        *_, before, last = [
+            hour.evaluation for hour in hours_of(stored.windows, HourClock(UTC_CALENDAR), stored.evaluations)
+        ]
+        assert last.swings[0] > 10 * before.swings[0]
+        assert not last.quarantined
         assert bench.table(NOW).schedule(KEY)[1] == decode_state(stored.state).schedule[0]
 
     def test_has_no_thresholds_while_the_evaluation_is_more_than_three_hours_behind(self, store: Store) -> None:

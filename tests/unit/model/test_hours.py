@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.model.calendar import Calendar, DayType, HourClock, Slot
+from exporter.model.deviations import MAX_LANES
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import DamagedDigestError, encode_digest, encode_marks
 from exporter.model.hours import NO_SWINGS, HourEvaluation, SeriesHour, SeriesHours, StoredWindow, hours_of
@@ -104,6 +105,52 @@ def test_swings_sum_over_hours_that_are_not_quarantined() -> None:
     assert [member.start for member in history] == [MONDAY + 2 * HOUR, MONDAY + 3 * HOUR]
     assert len(history) == 2
     assert not history.quarantined
+
+
+evaluations = st.builds(
+    HourEvaluation,
+    quarantined=st.sampled_from([False, False, False, True]),
+    swings=st.one_of(st.just(NO_SWINGS), st.tuples(*[st.integers(0, 2**18)] * len(NO_SWINGS))),
+    deviations=st.one_of(st.just(b""), st.binary(min_size=MAX_LANES, max_size=MAX_LANES)),
+)
+
+
+def sums_of(history: SeriesHours, until: int) -> tuple[object, ...]:
+    return history.swings(until), set(history.daily_swings(until)), history.profile(until, 1), history.quarantined
+
+
+@given(st.lists(evaluations, max_size=60), evaluations, st.integers(0, 70))
+def test_known_sums_replace_the_evaluations_that_they_are_of(
+    found: list[HourEvaluation], next_one: HourEvaluation, dropped: int
+) -> None:
+    windows = [stored(MONDAY + number * HOUR, 1) for number in range(len(found) + 1)]
+    by_start = {window.start: each for window, each in zip(windows, found, strict=False)}
+    encoded = {start: each.encoded() for start, each in by_start.items()}
+    sums = SeriesHours(hours_of(windows, CLOCK, by_start)).sums()
+    assert sums is not None
+    plain = SeriesHours(hours_of(windows, CLOCK, by_start))
+    known = SeriesHours(hours_of(windows, CLOCK, encoded), sums)
+    end = MONDAY + 100 * HOUR
+    for history in (plain, known):
+        last = history.at(windows[-1].start)
+        assert last is not None
+        history.set_evaluation(last, next_one)
+        history.discard_before(MONDAY + dropped * HOUR)
+    for until in (end, MONDAY + 30 * HOUR):
+        assert sums_of(known, until) == sums_of(plain, until)
+    assert [hour.evaluation for hour in known] == [hour.evaluation for hour in plain]
+    later = [window for window in windows if window.start >= MONDAY + dropped * HOUR]
+    encoded[windows[-1].start] = next_one.encoded()
+    # As the next evaluation reads them, and with the sums from before.
+    for each in (known.sums(), sums):
+        again = SeriesHours(hours_of(later, CLOCK, encoded), each)
+        assert sums_of(again, end) == sums_of(plain, end)
+
+
+def test_absurd_sums_are_not_kept() -> None:
+    most = HourEvaluation(swings=(2**32 - 1, *[1] * (len(NO_SWINGS) - 1)))
+    windows = [stored(MONDAY + number * HOUR, 1) for number in range(2)]
+    assert SeriesHours(hours_of(windows, CLOCK, {window.start: most for window in windows})).sums() is None
 
 
 def test_hours_of_slots_that_began_before_an_instant() -> None:

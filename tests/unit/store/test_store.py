@@ -22,7 +22,7 @@ from exporter.detection.flag import FlagKind, FlagPeriod
 from exporter.model.accumulator import Accumulator, WindowContent
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import decode_counts, decode_digest, decode_marks, encode_failures
-from exporter.model.hours import MAX_RUN_TRACES, HourEvaluation, ShiftPeriod
+from exporter.model.hours import MAX_RUN_TRACES, EncodedEvaluation, HourEvaluation, ShiftPeriod
 from exporter.model.ledger import LedgerEntry, Window, WindowState
 from exporter.model.span import SeriesKey
 from exporter.runtime.telemetry import StorageFailure
@@ -517,6 +517,10 @@ def test_rules_of_series_are_stored_with_the_next_window_unless_they_are_the_def
 # Evaluations and flags
 
 
+def encoded(evaluations: Mapping[int, HourEvaluation | EncodedEvaluation]) -> list[EncodedEvaluation]:
+    return [each for each in evaluations.values() if isinstance(each, EncodedEvaluation)]
+
+
 def test_evaluations_are_part_of_the_history(store: Store) -> None:
     for ago in (1, 2, 3):
         put(store, window(ago), {CART: [0.1], LOGIN: [0.1]})
@@ -528,13 +532,14 @@ def test_evaluations_are_part_of_the_history(store: Store) -> None:
         ]
     )
     history = history_by_key(store)
-    assert history[CART].evaluations == {window(3).start: NORMAL, window(2).start: ANOMALOUS}
+    assert history[CART].evaluations == {window(3).start: NORMAL.encoded(), window(2).start: ANOMALOUS.encoded()}
+    assert [each.decoded() for each in encoded(history[CART].evaluations)] == [NORMAL, ANOMALOUS]
     assert history[CART].suspects == {window(2).start}
     assert history[CART].state == b"at two"
     assert (history[LOGIN].evaluations, history[LOGIN].suspects) == ({}, frozenset({window(1).start}))
     assert history[LOGIN].state == b"\0\xff"
     (later,) = store.history([CART], window(2).start, NOON)
-    assert later.evaluations == {window(2).start: ANOMALOUS}
+    assert later.evaluations == {window(2).start: ANOMALOUS.encoded()}
 
 
 def test_deviations_of_usual_hours_by_series(store: Store) -> None:
@@ -579,7 +584,7 @@ def test_save_evaluations_replaces_earlier_ones(store: Store) -> None:
     store.save_evaluations([SeriesEvaluation(CART, {window(1).start: ANOMALOUS}, b"one")])
     store.save_evaluations([SeriesEvaluation(CART, {window(1).start: NORMAL}, b"two")])
     history = history_by_key(store)[CART]
-    assert (history.evaluations, history.state) == ({window(1).start: NORMAL}, b"two")
+    assert (history.evaluations, history.state) == ({window(1).start: NORMAL.encoded()}, b"two")
 
 
 def test_delete_evaluations_keeps_suspects_and_flags(store: Store) -> None:
@@ -653,7 +658,7 @@ def test_damaged_evaluation_is_reported_and_left_out(tmp_path: Path) -> None:
         with closing(sqlite3.connect(path)) as other, other:
             other.execute("UPDATE judgements SET swings = x'ff' WHERE hour_start = ?", (window(2).start,))
             other.execute("UPDATE judgements SET swings = x'0102' WHERE hour_start = ?", (window(1).start,))
-        assert history_by_key(store)[CART].evaluations == {window(3).start: ANOMALOUS}
+        assert history_by_key(store)[CART].evaluations == {window(3).start: ANOMALOUS.encoded()}
         assert failures == ["corrupt", "corrupt"]
 
 
