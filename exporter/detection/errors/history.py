@@ -279,11 +279,12 @@ class ErrorTracker:
         baselines: dict[int, ErrorBaseline] = {}
         pools: dict[int, _ErrorPool | None] = {}
         peak = Counts(0, 0)
+        worst = _badness(peak)
         sums = _Sums(self._recent, self._parameters, self._lengths)
         for mark in range(local_hour.start + MARK_SECONDS, local_hour.end + 1, MARK_SECONDS):
             counts = sums.evaluation(mark)
-            if counts.failures >= BURST_MIN_FAILURES:
-                peak = max(peak, counts, key=_badness)
+            if counts.failures >= BURST_MIN_FAILURES and (badness := _badness(counts)) > worst:
+                peak, worst = counts, badness
             if self._flag.present == INACTIVE and not sums.can_be_shift(mark, counts, self._resolved_at):
                 continue
             windows, since = self._windows(local_hour, mark)
