@@ -516,22 +516,20 @@ class EvaluationSums(NamedTuple):
     Attributes:
         hours: number of these hours.
         starts: sum of their starts, Unix seconds: with the number it tells whether other hours are the same.
-        days: local days of these hours.
-        swings: sums of their swings for each of these days, one day after another. In 32 bits each: there are as many
-            of these objects as series.
+        days: each local day of these hours, and behind it the sums of its swings. In 32 bits each: there are as many of
+            these objects as series.
         deviations: counts of their deviations; see :attr:`.DeviationCounts.counts`.
     """
 
     hours: int
     starts: int
-    days: tuple[int, ...]
-    swings: bytes
+    days: bytes
     deviations: tuple[int, int]
 
     def by_day(self) -> dict[int, Swings]:
         """Return the sums of the swings by local day."""
-        numbers = iter(array("I", self.swings))
-        return dict(zip(self.days, zip(*[numbers] * len(NO_SWINGS), strict=True), strict=True))
+        numbers = iter(array("I", self.days))
+        return {day: tuple(swings) for day, *swings in zip(*[numbers] * (1 + len(NO_SWINGS)), strict=True)}
 
 
 class SeriesHours:
@@ -626,10 +624,10 @@ class SeriesHours:
     def sums(self) -> EvaluationSums | None:
         """Return the sums over the hours that are counted, for the next evaluation; None in the case of absurd ones."""
         try:
-            swings = array("I", chain.from_iterable(self._daily.values())).tobytes()
+            days = array("I", chain.from_iterable([(day, *swings) for day, swings in self._daily.items()])).tobytes()
         except OverflowError:
             return None
-        return EvaluationSums(self._counted, self._counted_starts, tuple(self._daily), swings, self._deviations.counts)
+        return EvaluationSums(self._counted, self._counted_starts, days, self._deviations.counts)
 
     def discard_before(self, start: int) -> None:
         """Drop the hours that began before an instant."""
