@@ -18,7 +18,8 @@ from exporter.detection.replay import Replay
 from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.model.calendar import HOUR_SECONDS, HourClock
 
-_PARTS_SINCE_2_2: Final = ("certain_firing", "level_floor", "near_baselines", "tail")
+_PARTS_SINCE_2_3: Final = ("busy_swing",)
+_PARTS_SINCE_2_2: Final = ("certain_firing", "level_floor", "near_baselines", "tail", *_PARTS_SINCE_2_3)
 _PARTS_SINCE_2_1: Final = ("typical_swing", "joint_tolerance", *_PARTS_SINCE_2_2)
 _PARTS_SINCE_2_0: Final = (
     "inherited_swing",

@@ -11,9 +11,15 @@ from exporter.baseline.traffic import MARKS, NO_PATTERN, HourPattern
 from exporter.detection.errors.history import NO_ERROR_STATE, ErrorState, error_baseline
 from exporter.detection.errors.verdict import ErrorBaseline
 from exporter.detection.flag import INACTIVE, Flag
-from exporter.detection.parameters import DAILY_PATTERN_MIN_HOURS, PROFILE_MIN_HOURS, SUSPICION_SECONDS, Parameters
+from exporter.detection.parameters import (
+    BUSY_SWING_HOURS,
+    DAILY_PATTERN_MIN_HOURS,
+    PROFILE_MIN_HOURS,
+    SUSPICION_SECONDS,
+    Parameters,
+)
 from exporter.detection.policy import SeriesPolicies
-from exporter.detection.prediction import Prediction, SlowHour
+from exporter.detection.prediction import Prediction, SlowHour, least_busy
 from exporter.detection.profile import deviations_from_hours_around, highest, pattern_of_hour
 from exporter.detection.regression.tracker import NO_REGRESSION_STATE, RegressionState, RegressionTracker
 from exporter.detection.runs import RunPrediction, predict_runs
@@ -297,7 +303,12 @@ class Detector:
             is_sparse = pool.digest.count < len(pool.hours) * self.parameters.min_traces * MARKS
             profile = with_tolerance(profile, tolerances, hour, is_sparse=is_sparse)
         daily = history.daily_swings(hour.start, pool.released) if self.parameters.parts.typical_swing else ()
-        return Expectation(pool, Prediction(pool, swings, self.parameters, profile, daily), stream)
+        busy: Sequence[SeriesHour] = ()
+        if (least := least_busy(pool, self.parameters)) is not None:
+            busy = history.busy(hour.start, least, BUSY_SWING_HOURS, pool.released)
+        # Evaluations may be replaced later, so that what counts now is taken from them.
+        of_busy = [(each.day, each.evaluation.swings) for each in busy]
+        return Expectation(pool, Prediction(pool, swings, self.parameters, profile, daily, of_busy), stream)
 
     @property
     def judges_errors(self) -> bool:

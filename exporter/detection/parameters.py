@@ -26,6 +26,7 @@ class Parts(NamedTuple):
         continuation: a flag keeps firing while its window is shifted, unless the newest traces are clearly faster.
         joint_errors: sampling errors are taken out of the swing hour by hour, and not window by window.
         typical_swing: the swing is that of a typical day, and not of all days together.
+        busy_swing: in busy hours, the swing is that of hours with at least half as much traffic.
         joint_tolerance: swing and chance are tolerated together, and not one on top of the other.
         certain_firing: windows of few traces have to rule out chance further before a flag fires, or hold for longer.
         level_floor: of the p90 and the p99, the level of now is not below the baseline.
@@ -49,6 +50,7 @@ class Parts(NamedTuple):
     continuation: bool = True
     joint_errors: bool = True
     typical_swing: bool = True
+    busy_swing: bool = True
     joint_tolerance: bool = True
     certain_firing: bool = True
     level_floor: bool = True
@@ -141,6 +143,12 @@ PRIOR_SWING_WEIGHT: Final = 48.0
 """Weight of the prior swing, in evaluation windows."""
 MAX_SWING_OCTAVES: Final = 2
 """Upper bound of a single prediction error."""
+BUSY_SWING_SHARE: Final = 2
+BUSY_SWING_HOURS: Final = 4
+"""Where the pool has JOINT_MIN_HOURLY_TRACES an hour, on average, the swing is that of the hours with at least one in
+BUSY_SWING_SHARE of that traffic, if these are at least one in BUSY_SWING_HOURS of all: the windows of quieter hours
+differ by chance, and that cannot be taken out of them entirely. Daily work that brings its own traffic would leave too
+few hours to tell."""
 MIN_SWING_EXCEEDANCES: Final = 0.5
 """A window of n traces has a prediction error for quantile q if n(1 - q) is at least this."""
 

@@ -47,14 +47,15 @@ with Q the quantiles of the pool.
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate, chain
+from itertools import accumulate, chain, groupby
 from math import sqrt
-from operator import mul, sub
+from operator import itemgetter, mul, sub
 from typing import Final, NamedTuple, cast
 
 from exporter.baseline.levels import FallbackLevel, Pool
 from exporter.detection.likeness import learned_correlation, shares_above
 from exporter.detection.parameters import (
+    BUSY_SWING_SHARE,
     CERTAIN_MIN_HOURLY_TRACES,
     CORRELATION,
     DAY_SWING_RATIO,
@@ -168,6 +169,7 @@ class Prediction:
     """
 
     __slots__ = (
+        "_busy",
         "_daily_swings",
         "_floor_by_quantile",
         "_floor_thresholds",
@@ -181,6 +183,7 @@ class Prediction:
         "_small",
         "_small_floors",
         "_squares",
+        "_summed",
         "_swings",
         "_thresholds",
         "baseline",
@@ -198,6 +201,7 @@ class Prediction:
         parameters: Parameters,
         profile: HourProfile = (),
         daily_swings: Collection[Swings] = (),
+        busy: Sequence[tuple[int, Swings]] = (),
     ) -> None:
         """Predict from a mature pool.
 
@@ -207,11 +211,14 @@ class Prediction:
             parameters: settings of the detector.
             profile: the pattern within the hour, from the same hours.
             daily_swings: the same sums for each day; empty if all hours count as one.
+            busy: local day and sums of each hour that tells the swing, in time order; empty if all hours do.
         """
         self.profile = profile
         self._small: SmallShiftThresholds | None = None
         self._swings = swings
         self._daily_swings = daily_swings
+        self._busy = busy
+        self._summed: tuple[Swings, Collection[Swings]] | None = None
         self._squares: dict[int, float] = {}
         self._parameters = parameters
         self._thresholds: Thresholds | None = None
@@ -416,6 +423,19 @@ class Prediction:
     def _learned_correlation(self) -> float:
         return learned_correlation(self._swings[ERROR_SUMS:]) if self._parameters.parts.likeness else CORRELATION
 
+    @property
+    def _errors(self) -> tuple[Swings, Collection[Swings]]:
+        """The sums of the hours that tell the swing: of all, and of each day, computed on first use."""
+        if self._summed is None:
+            if self._busy:
+                of_days = [[swings for _, swings in hours] for _, hours in groupby(self._busy, key=itemgetter(0))]
+                daily = [tuple(map(sum, zip(*of_day, strict=True))) for of_day in of_days]
+                swings = tuple(map(sum, zip(*daily, strict=True)))
+                self._summed = swings, daily if self._parameters.parts.typical_swing else ()
+            else:
+                self._summed = self._swings, self._daily_swings
+        return self._summed
+
     def _variance(self, first: int, index: int, prior_octaves: float) -> float:
         """Return t1 of a quantile in square octaves.
 
@@ -428,10 +448,11 @@ class Prediction:
         if index and self._parameters.parts.inherited_swing:
             prior = max(prior, self._variance(first, 0, prior_octaves))
         position = first + 2 * index
-        windows = self._swings[position + 1]
+        swings, daily = self._errors
+        windows = swings[position + 1]
         square = self._squares.get(position)
         if square is None:
-            of_days = [each[position : position + 2] for each in self._daily_swings or (self._swings,)]
+            of_days = [each[position : position + 2] for each in daily or (swings,)]
             square = self._squares[position] = _typical_square(of_days) / _UNITS_PER_SQUARE_OCTAVE
         return (PRIOR_SWING_WEIGHT * prior + windows * square) / (PRIOR_SWING_WEIGHT + windows)
 
@@ -469,7 +490,7 @@ class Prediction:
             return ()
         index = len(QUANTILES) - 1
         square_octaves = self._variance(_LONG, index, PRIOR_SWING_OCTAVES)
-        if self._swings[_LONG + 2 * index + 1] < PRIOR_SWING_WEIGHT:
+        if self._errors[0][_LONG + 2 * index + 1] < PRIOR_SWING_WEIGHT:
             square_octaves = max(square_octaves, self._variance(0, index, PRIOR_SWING_OCTAVES))
         is_joint = self._parameters.parts.joint_tolerance
         factors = tolerated(sqrt(square_octaves), self._parameters, is_joint=is_joint)
@@ -578,6 +599,14 @@ class Prediction:
             excess = sum(map(mul, weights, map(sub, squares, variances)))
             square_octaves = max(0.0, excess / _UNITS_PER_SQUARE_OCTAVE)
             yield (square_octaves + _PRIOR) / (sum(weights) + 1) * (1 + 1 / len(hours))
+
+
+def least_busy(pool: Pool, parameters: Parameters) -> int | None:
+    """Return with how many traces an hour tells the swing in the hour of a pool; None if all hours do."""
+    traces, hours = pool.digest.count, len(pool.hours)
+    if not parameters.parts.busy_swing or traces < JOINT_MIN_HOURLY_TRACES * hours:
+        return None
+    return -(-traces // (BUSY_SWING_SHARE * hours))
 
 
 @lru_cache(maxsize=4096)

@@ -697,6 +697,20 @@ class SeriesHours:
             daily[hour.day] = tuple(map(add, daily.get(hour.day, NO_SWINGS), hour.evaluation.swings))
         return tuple(daily.values())
 
+    def busy(self, until: int, least: int, share: int, released: Collection[SeriesHour] = ()) -> list[SeriesHour]:
+        """Return the hours of :meth:`swings` that had some traffic.
+
+        Args:
+            until: Unix seconds.
+            least: minimum number of traces.
+            share: if fewer than one in so many of all hours had as many, there are none.
+            released: quarantined hours before ``until`` that are added nevertheless.
+        """
+        starts = {hour.start for hour in released}
+        counted = [hour for hour in self._all if hour.start < until and (_counts(hour) or hour.start in starts)]
+        busy = [hour for hour in counted if hour.count >= least]
+        return busy if share * len(busy) >= len(counted) else []
+
     def profile(
         self, until: int, least: int, released: Collection[SeriesHour] = (), *, inherit: bool = True
     ) -> HourProfile:

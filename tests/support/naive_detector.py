@@ -175,6 +175,10 @@ class NaiveDetector:
             )
             for i, m in [*hourly, *daily]:
                 limits.profile[i][m] = max(hourly.get((i, m), 0), daily.get((i, m), 0))
+        if p.parts.busy_swing and len(pool) >= 240 * len(chosen):
+            counted = [h for h in good if self.distances[h] or self.shares[h]]
+            busy = [h for h in counted if 2 * len(self.hours[h]) * len(chosen) >= len(pool)]
+            good = busy if 4 * len(busy) >= len(counted) and busy else good
         for index, q in enumerate(QUANTILES):
             baseline = quantile(pool, float(q))
             errors = self.variance(self.distances, good, index, 0.1)

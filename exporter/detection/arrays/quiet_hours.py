@@ -35,6 +35,7 @@ from exporter.detection.detector import Detector, Expectation, SeriesState
 from exporter.detection.likeness import SHARE_UNITS
 from exporter.detection.parameters import (
     ALL_PARTS,
+    BUSY_SWING_HOURS,
     DAILY_PATTERN_BUCKETS,
     DAILY_PATTERN_MIN_HOURS,
     LADDER_MIN_TRACES,
@@ -56,7 +57,7 @@ from exporter.detection.parameters import (
     TAIL_WINDOWS_MARKS,
     Parameters,
 )
-from exporter.detection.prediction import LEAST_JOINT_SHARE, MAX_SQUARE, Prediction, standard_error_ranks
+from exporter.detection.prediction import LEAST_JOINT_SHARE, MAX_SQUARE, Prediction, least_busy, standard_error_ranks
 from exporter.detection.runs import MAX_RUNS_PER_HOUR, MAX_TRACES_PER_HOUR, OBSERVED_HOURS
 from exporter.detection.significance import tail_probability
 from exporter.detection.streams import CERTAIN_TRACES, REQUESTS, SHORTEST_CUT, UNDECIDED, StreamState
@@ -162,6 +163,8 @@ class QuietHours:
         before = [NO_SWINGS if each.quarantined else each.swings for each in self._earlier]
         swings = np.concatenate([np.array(before, dtype=np.int64).reshape(position, len(NO_SWINGS)), self._swings])
         self._sums = np.concatenate([np.zeros((1, len(NO_SWINGS)), dtype=np.int64), swings.cumsum(axis=0)])
+        self._of_hours = swings
+        self._is_counted = np.asarray(swings.any(axis=1))
         # Positions of the first hour of each local day, and the sums of all days but the last.
         days = np.flatnonzero(np.diff(table.days, prepend=-1))
         self._days: list[int] = days.tolist()
@@ -617,7 +620,18 @@ class QuietHours:
         profile: HourProfile = ()
         if self._has_profile[row]:
             profile = tuple(map(tuple, self._profile[row].tolist()))
-        return Prediction(pool, swings, self._parameters, profile, daily)
+        return Prediction(pool, swings, self._parameters, profile, daily, self._busy(pool, low, index))
+
+    def _busy(self, pool: Pool, low: int, index: int) -> list[tuple[int, Swings]]:
+        """Return day and sums of the hours that tell the swing, as :meth:`.SeriesHours.busy` finds them."""
+        least = least_busy(pool, self._parameters)
+        if least is None:
+            return []
+        table, counted = self._table, self._is_counted[low:index]
+        busy = low + np.flatnonzero(counted & (table.counts[low:index] >= least))
+        if BUSY_SWING_HOURS * len(busy) < counted.sum():
+            return []
+        return list(zip(table.days[busy].tolist(), map(tuple, self._of_hours[busy].tolist()), strict=True))
 
     def _sum(self, first: int, behind: int) -> Swings:
         return tuple((self._sums[behind] - self._sums[first]).tolist())

@@ -75,6 +75,13 @@ def test_agrees_on_a_few_slow_requests() -> None:
     assert any(MONDAY_HOUR + 38 < at / 3600 < MONDAY_HOUR + 41 for at, _ in with_tail)
 
 
+def test_agrees_on_busy_hours_and_quiet_nights() -> None:
+    made = traffic(12, 2.5, 300, {(58.0, 58.5): 1.9}, sigma=0.9)
+    by_day = {hour: requests[:: 1 if 8 <= hour % 24 < 20 else 10] for hour, requests in made.items()}
+    found = _agree(by_day, 2.5, Parameters())
+    assert found != _agree(by_day, 2.5, Parameters(parts=ALL_PARTS._replace(busy_swing=False)))
+
+
 def _agree(
     made: Mapping[int, Sequence[tuple[int, int]]], days: float, parameters: Parameters
 ) -> list[tuple[int, bool]]:

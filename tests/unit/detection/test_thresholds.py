@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackLevel, Pool
 from exporter.detection.parameters import ALL_PARTS, MIN_EVALUATED_TRACES, NO_PARTS, Parameters
-from exporter.detection.prediction import Prediction
+from exporter.detection.prediction import Prediction, least_busy
 from exporter.detection.settlement import is_anomalous
 from exporter.detection.thresholds import Thresholds
 from exporter.model.calendar import DayType, LocalHour, Slot
@@ -127,6 +127,28 @@ def test_one_day_does_not_change_the_swing() -> None:
     assert swing_of([usual] * 2 + [other] * 5) == pytest.approx(swing_of([other] * 7))
     # Days count by their windows.
     assert swing_of([(10 * 4096, 10, *NO_SWINGS[2:])] * 5 + [usual]) < swing_of([other])
+
+
+def test_in_busy_hours_the_swing_is_that_of_busy_hours() -> None:
+    busy = [(day, (144 * 4096 // 64, 144, *NO_SWINGS[2:])) for day in (1, 2, 2, 3)]
+    total = (5000 * 4096 // 4, 5000, *NO_SWINGS[2:])
+    tau = sqrt((48 * 0.01 + 576 / 64) / (48 + 576))
+    found = Prediction(pool_of([[-100] * 240] * 5), total, NO_DELTA, (), [total], busy).thresholds.quantiles[0]
+    assert found.swing_octaves == pytest.approx(tau)
+    # As with all hours, the swing is that of a typical day, of which the days before have half of the windows.
+    other = [*busy, (4, (288 * 4096, 288, *NO_SWINGS[2:]))]
+    found = Prediction(pool_of([[-100] * 240] * 5), total, NO_DELTA, (), [total], other).thresholds.quantiles[0]
+    assert found.swing_octaves == pytest.approx(sqrt((48 * 0.01 + 864 / 64) / (48 + 864)))
+    assert thresholds([[-100] * 240] * 5, total).quantiles[0].swing_octaves > 0.49
+
+
+@pytest.mark.parametrize(
+    ("traces", "least"), [([239] * 5, None), ([240] * 5, 120), ([300] * 4 + [301], 151), ([2000, 10, 10], 337)]
+)
+def test_an_hour_is_busy_with_half_of_the_traffic_of_the_pool(traces: Sequence[int], least: int | None) -> None:
+    pool = pool_of([[-100] * number for number in traces])
+    assert least_busy(pool, PARAMETERS) == least
+    assert least_busy(pool, Parameters(parts=ALL_PARTS._replace(busy_swing=False))) is None
 
 
 def test_a_quantile_that_no_window_measures_swings_like_the_median() -> None:

@@ -83,6 +83,32 @@ def test_damaged_bytes_raise_on_first_use() -> None:
         list(damaged.marks())
 
 
+def test_busy_hours_are_those_with_enough_traffic_unless_they_are_few() -> None:
+    counts = [30, 100, 30, 100, 99, 200, 30, 500, 500]
+    history = SeriesHours(
+        SeriesHour(
+            CLOCK.hour(MONDAY + index * HOUR),
+            [stored(MONDAY + index * HOUR, count)],
+            # The hour before the last is quarantined, and the last one had no prediction.
+            HourEvaluation(index == 7, (index + 1, *[0] * 23) if index < 8 else NO_SWINGS),
+        )
+        for index, count in enumerate(counts)
+    )
+    end = MONDAY + 9 * HOUR
+
+    def busy(least: int, share: int = 4, until: int = end, released: tuple[int, ...] = ()) -> list[int]:
+        hours = [hour for index in released if (hour := history.at(MONDAY + index * HOUR)) is not None]
+        return [(hour.start - MONDAY) // HOUR for hour in history.busy(until, least, share, hours)]
+
+    assert busy(100) == [1, 3, 5]
+    assert busy(100, until=MONDAY + 5 * HOUR) == [1, 3]
+    assert busy(100, released=(7,)) == [1, 3, 5, 7]
+    # One of seven hours, and two of eight.
+    assert busy(200) == []
+    assert busy(200, share=7) == [5]
+    assert busy(200, released=(7,)) == [5, 7]
+
+
 def test_swings_sum_over_hours_that_are_not_quarantined() -> None:
     def swinging(index: int, quarantined: bool) -> SeriesHour:
         start = MONDAY + index * HOUR
