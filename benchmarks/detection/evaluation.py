@@ -18,7 +18,7 @@ from exporter.detection.replay import Replay
 from exporter.ingest.series_filter import SeriesFilter, SeriesRules
 from exporter.model.calendar import HOUR_SECONDS, HourClock
 
-_PARTS_SINCE_2_3: Final = ("busy_swing",)
+_PARTS_SINCE_2_3: Final = ("busy_swing", "single_hold")
 _PARTS_SINCE_2_2: Final = ("certain_firing", "level_floor", "near_baselines", "tail", *_PARTS_SINCE_2_3)
 _PARTS_SINCE_2_1: Final = ("typical_swing", "joint_tolerance", *_PARTS_SINCE_2_2)
 _PARTS_SINCE_2_0: Final = (
@@ -34,9 +34,10 @@ METHODS: Final = {
     "2.0": ALL_PARTS._replace(**dict.fromkeys(_PARTS_SINCE_2_0, False)),
     "2.1": ALL_PARTS._replace(**dict.fromkeys(_PARTS_SINCE_2_1, False)),
     "2.2": ALL_PARTS._replace(**dict.fromkeys(_PARTS_SINCE_2_2, False)),
+    "2.3": ALL_PARTS._replace(**dict.fromkeys(_PARTS_SINCE_2_3, False)),
     "2": ALL_PARTS,
 } | {f"2 without {part.replace('_', ' ')}": ALL_PARTS._replace(**{part: False}) for part in Parts._fields}
-"""The detector's method by name: 1 is that of the first release, 2 the present one, 2.0 to 2.2 those without the parts
+"""The detector's method by name: 1 is that of the first release, 2 the present one, 2.0 to 2.3 those without the parts
 that were added later, and others lack a part."""
 
 _NS: Final = 1_000_000_000

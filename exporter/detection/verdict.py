@@ -28,6 +28,7 @@ from exporter.detection.parameters import (
     LADDER_MIN_TRACES,
     MIN_EVALUATED_TRACES,
     MIN_EXCEEDANCES,
+    SINGLE_HOLD_ALPHA_SHARE,
     SMALL_SHIFT_HOLDS,
     Parameters,
 )
@@ -187,7 +188,7 @@ def evaluate_window(
         # Otherwise the tests look at these same traces, and no quantile lies above a gate.
         found = find_small_shift(recent, now, window.first_second - 1, small, parameters)
         if found is not None:
-            shifted, holds, highest = True, SMALL_SHIFT_HOLDS, max(highest, found.excess)
+            shifted, holds, highest = True, _holds_of(found, parameters), max(highest, found.excess)
             best = _small_evidence(found, newest.thresholds, raised)
     persists = False
     if firing or shifted:
@@ -210,6 +211,12 @@ def evaluate_window(
         # By then none of the traces is left that the window had when the condition began.
         hold_seconds = max(hold_seconds, now - window.first_second)
     return Verdict(traces, 2.0 ** (highest / BUCKETS_PER_OCTAVE), shifted, persists, best, hold_seconds)
+
+
+def _holds_of(found: SmallShift, parameters: Parameters) -> int:
+    """Return for how many hold times a small shift must last."""
+    is_certain = found.chance < SINGLE_HOLD_ALPHA_SHARE * parameters.alpha
+    return 1 if is_certain and parameters.parts.single_hold else SMALL_SHIFT_HOLDS
 
 
 def _ladder_evidence(

@@ -366,6 +366,8 @@ class NaiveDetector:
             if not shifted:
                 chances, holds = self.small_shifts(traces, now, evaluated, current, up), 2
                 shifted = bool(chances)
+                if shifted and p.parts.single_hold and min(chances)[0] < p.alpha / 100:
+                    holds = 1
             newest = self.window(traces, now, 120, 5, p.max_window_seconds)
             fresh = self.with_limits(newest)
             seconds = [second for second, _, _ in newest if self.limits.get((second - 1) // 3600)]

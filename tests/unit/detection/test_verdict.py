@@ -268,7 +268,7 @@ def test_half_an_hour_shows_a_small_shift() -> None:
     slow = BASELINE + 13
     schedule = with_small(level=None)
     verdict = verdict_on(spread([slow] * 6), schedule)
-    assert (verdict.shifted, verdict.persists, verdict.hold_seconds) == (True, True, 120)
+    assert (verdict.shifted, verdict.persists, verdict.hold_seconds) == (True, True, 60)
     assert verdict.score == 2 ** (2 / 32)
     assert verdict.evidence is not None
     evidence = verdict.evidence
@@ -280,11 +280,25 @@ def test_half_an_hour_shows_a_small_shift() -> None:
     assert not verdict_on(spread([slow] * 4), schedule).shifted
 
 
+@pytest.mark.parametrize(("fast", "hold_seconds"), [(0, 60), (2, 120)])
+def test_small_shifts_that_may_be_chance_hold_twice_as_long(fast: int, hold_seconds: float) -> None:
+    recent = spread([BASELINE] * 6 + [BASELINE + 14])
+    recent.drop(NOW - 20, NOW)
+    recent.add(NOW - 10, BASELINE, fast)
+    recent.add(NOW - 10, BASELINE + 14, 20 - fast)
+    verdict = verdict_on(recent, with_small((1000, 1000, 8)))
+    assert verdict.evidence is not None
+    assert (verdict.evidence.test, verdict.evidence.chance < 1e-5) == (ShiftTest.LEVEL, fast == 0)
+    assert verdict.hold_seconds == hold_seconds
+    without = replace(PARAMETERS, parts=ALL_PARTS._replace(single_hold=False))
+    assert verdict_on(recent, with_small((1000, 1000, 8)), parameters=without).hold_seconds == 120
+
+
 def test_shift_from_the_level_of_now() -> None:
     never = (1000, 1000, 8)
     jump = spread([BASELINE] * 6 + [BASELINE + 14])
     verdict = verdict_on(jump, with_small(never))
-    assert (verdict.shifted, verdict.hold_seconds) == (True, 120)
+    assert (verdict.shifted, verdict.hold_seconds) == (True, 60)
     assert verdict.evidence is not None
     assert (verdict.evidence.test, verdict.evidence.level, verdict.evidence.traces) == (ShiftTest.LEVEL, 0, 20)
     # Seven of ten buckets above the baseline are the level, and the gate is raised by them.
