@@ -14,9 +14,8 @@ the swing is τ = sqrt(max(t1, t2)) octaves. Two estimates of the variance enter
   the first one of a weekend. See :meth:`Prediction.measure` for the squared errors. The prior π of the median is 0.1
   octave. For the other quantiles, which few windows measure where traffic is low, it is the swing of the median, if
   that is more: what slows all requests down moves all quantiles.
-  With 240 traces an hour or more in the pool, windows are those of hours with at least half as many: chance is taken out
-  of an hour's errors as far as they exceed it, so that hours with few traces keep some; see
-  :data:`.parameters.BUSY_SWING_SHARE`. That holds for all swings.
+  With 240 traces an hour or more in the pool, only windows of hours with at least half as many count, in all swings:
+  hours with few traces differ by more chance than can be taken out; see :data:`.parameters.BUSY_SWING_SHARE`.
 - t2, the variance between the pooled hours, corrected for sampling: with n the traces of an hour, d the distance of its
   own quantile from ``b`` in octaves (at most 2), s(n) the sampling error of that quantile and ``w = m / (m + 2)``,
   ``m = n (1 - q)``: ``t2 = (max(0, Σ w (d² - s²)) + 0.1²) / (Σ w + 1) · (1 + 1/H)``.
