@@ -147,10 +147,10 @@ MAX_SWING_OCTAVES: Final = 2
 """Upper bound of a single prediction error."""
 BUSY_SWING_SHARE: Final = 2
 BUSY_SWING_HOURS: Final = 4
-"""Where the pool has JOINT_MIN_HOURLY_TRACES an hour, on average, the swing is that of the hours with at least one in
-BUSY_SWING_SHARE of that traffic, if these are at least one in BUSY_SWING_HOURS of all: the windows of quieter hours
-differ by chance, and that cannot be taken out of them entirely. Daily work that brings its own traffic would leave too
-few hours to tell."""
+"""Where the hours of the pool have JOINT_MIN_HOURLY_TRACES on average, the swing is that of hours with at least
+1/BUSY_SWING_SHARE of that traffic, if these are at least 1/BUSY_SWING_HOURS of all: the windows of quieter hours differ
+by chance, which cannot be taken out of them entirely. Where daily work brings its own traffic, too few hours would be
+left to tell."""
 MIN_SWING_EXCEEDANCES: Final = 0.5
 """A window of n traces has a prediction error for quantile q if n(1 - q) is at least this."""
 
