@@ -26,7 +26,7 @@ class Parts(NamedTuple):
         continuation: a flag keeps firing while its window is shifted, unless the newest traces are clearly faster.
         joint_errors: sampling errors are taken out of the swing hour by hour, and not window by window.
         typical_swing: the swing is that of a typical day, and not of all days together.
-        busy_swing: in busy hours, the swing is that of hours with at least half as much traffic.
+        busy_swing: in busy hours, the swing of the median is that of hours with at least half as much traffic.
         single_hold: small shifts that are far beyond chance hold for one hold time instead of two.
         joint_tolerance: swing and chance are tolerated together, and not one on top of the other.
         certain_firing: windows of few traces have to rule out chance further before a flag fires, or hold for longer.
@@ -147,10 +147,10 @@ MAX_SWING_OCTAVES: Final = 2
 """Upper bound of a single prediction error."""
 BUSY_SWING_SHARE: Final = 2
 BUSY_SWING_HOURS: Final = 4
-"""Where the hours of the pool have JOINT_MIN_HOURLY_TRACES on average, the swing is that of hours with at least
-1/BUSY_SWING_SHARE of that traffic, if these are at least 1/BUSY_SWING_HOURS of all: the windows of quieter hours differ
-by chance, which cannot be taken out of them entirely. Where daily work brings its own traffic, too few hours would be
-left to tell."""
+"""Where the hours of the pool have JOINT_MIN_HOURLY_TRACES on average, the swing of the median is that of hours with at
+least 1/BUSY_SWING_SHARE of that traffic, if these are at least 1/BUSY_SWING_HOURS of all: the windows of quieter hours
+differ by chance, which cannot be taken out of them entirely. Where daily work brings its own traffic, too few hours
+would be left to tell. The other quantiles are measured by large windows anyway."""
 MIN_SWING_EXCEEDANCES: Final = 0.5
 """A window of n traces has a prediction error for quantile q if n(1 - q) is at least this."""
 

@@ -14,7 +14,7 @@ the swing is τ = sqrt(max(t1, t2)) octaves. Two estimates of the variance enter
   the first one of a weekend. See :meth:`Prediction.measure` for the squared errors. The prior π of the median is 0.1
   octave. For the other quantiles, which few windows measure where traffic is low, it is the swing of the median, if
   that is more: what slows all requests down moves all quantiles.
-  With 240 traces an hour or more in the pool, only windows of hours with at least half as many count, in all swings:
+  With 240 traces an hour or more in the pool, only windows of hours with at least half as many count for the median:
   hours with few traces differ by more chance than can be taken out; see :data:`.parameters.BUSY_SWING_SHARE`.
 - t2, the variance between the pooled hours, corrected for sampling: with n the traces of an hour, d the distance of its
   own quantile from ``b`` in octaves (at most 2), s(n) the sampling error of that quantile and ``w = m / (m + 2)``,
@@ -157,6 +157,46 @@ class HourMeasurement(NamedTuple):
     deviations: bytes = b""
 
 
+class _Errors:
+    """Squared errors of past windows: the sum over all of them, and of each local day."""
+
+    __slots__ = ("_daily", "_squares", "_swings")
+
+    def __init__(self, swings: Swings, daily: Collection[Swings]) -> None:
+        """Take both sums; without any days, all windows count as one day."""
+        self._swings, self._daily = swings, daily
+        self._squares: dict[int, float] = {}
+
+    def at(self, position: int) -> tuple[int, float]:
+        """Return the number of windows at a position in :data:`Swings`, and their square in square octaves."""
+        square = self._squares.get(position)
+        if square is None:
+            of_days = [each[position : position + 2] for each in self._daily or (self._swings,)]
+            square = self._squares[position] = _typical_square(of_days) / _UNITS_PER_SQUARE_OCTAVE
+        return self._swings[position + 1], square
+
+
+class _BusyErrors(_Errors):
+    """The same of some hours, which are added up on first use: most hours of history need no thresholds."""
+
+    __slots__ = ("_hours", "_is_typical")
+
+    def __init__(self, hours: Sequence[tuple[int, Swings]], *, is_typical: bool) -> None:
+        """Take day and sums of each hour, in time order; if no day is typical, they count as one day."""
+        super().__init__(NO_SWINGS, ())
+        self._hours, self._is_typical = hours, is_typical
+
+    def at(self, position: int) -> tuple[int, float]:
+        """Return the same as that of all hours does."""
+        if self._hours:
+            of_days = [[swings for _, swings in hours] for _, hours in groupby(self._hours, key=itemgetter(0))]
+            daily = [tuple(map(sum, zip(*of_day, strict=True))) for of_day in of_days]
+            self._swings = tuple(map(sum, zip(*daily, strict=True)))
+            self._daily = daily if self._is_typical else ()
+            self._hours = ()
+        return super().at(position)
+
+
 class Prediction:
     """Predicted quantiles of one hour, and the thresholds derived from them.
 
@@ -171,8 +211,8 @@ class Prediction:
     """
 
     __slots__ = (
+        "_all",
         "_busy",
-        "_daily_swings",
         "_floor_by_quantile",
         "_floor_thresholds",
         "_floors",
@@ -184,8 +224,6 @@ class Prediction:
         "_pooled",
         "_small",
         "_small_floors",
-        "_squares",
-        "_summed",
         "_swings",
         "_thresholds",
         "baseline",
@@ -213,15 +251,13 @@ class Prediction:
             parameters: settings of the detector.
             profile: the pattern within the hour, from the same hours.
             daily_swings: the same sums for each day; empty if all hours count as one.
-            busy: local day and sums of each hour that tells the swing, in time order; empty if all hours do.
+            busy: local day and sums of each hour that tells the swing of the median, in time order; empty if all do.
         """
         self.profile = profile
         self._small: SmallShiftThresholds | None = None
         self._swings = swings
-        self._daily_swings = daily_swings
-        self._busy = busy
-        self._summed: tuple[Swings, Collection[Swings]] | None = None
-        self._squares: dict[int, float] = {}
+        self._all = _Errors(swings, daily_swings)
+        self._busy = _BusyErrors(busy, is_typical=bool(daily_swings)) if busy else self._all
         self._parameters = parameters
         self._thresholds: Thresholds | None = None
         self._floor_thresholds: Thresholds | None = None
@@ -425,19 +461,6 @@ class Prediction:
     def _learned_correlation(self) -> float:
         return learned_correlation(self._swings[ERROR_SUMS:]) if self._parameters.parts.likeness else CORRELATION
 
-    @property
-    def _errors(self) -> tuple[Swings, Collection[Swings]]:
-        """The sums of the hours that tell the swing: of all, and of each day, computed on first use."""
-        if self._summed is None:
-            if self._busy:
-                of_days = [[swings for _, swings in hours] for _, hours in groupby(self._busy, key=itemgetter(0))]
-                daily = [tuple(map(sum, zip(*of_day, strict=True))) for of_day in of_days]
-                swings = tuple(map(sum, zip(*daily, strict=True)))
-                self._summed = swings, daily if self._parameters.parts.typical_swing else ()
-            else:
-                self._summed = self._swings, self._daily_swings
-        return self._summed
-
     def _variance(self, first: int, index: int, prior_octaves: float) -> float:
         """Return t1 of a quantile in square octaves.
 
@@ -448,14 +471,13 @@ class Prediction:
         """
         prior = prior_octaves**2
         if index and self._parameters.parts.inherited_swing:
-            prior = max(prior, self._variance(first, 0, prior_octaves))
-        position = first + 2 * index
-        swings, daily = self._errors
-        windows = swings[position + 1]
-        square = self._squares.get(position)
-        if square is None:
-            of_days = [each[position : position + 2] for each in daily or (swings,)]
-            square = self._squares[position] = _typical_square(of_days) / _UNITS_PER_SQUARE_OCTAVE
+            prior = max(prior, self._variance_of(self._all, first, prior))
+        return self._variance_of(self._all if index else self._busy, first + 2 * index, prior)
+
+    @staticmethod
+    def _variance_of(errors: "_Errors", position: int, prior: float) -> float:
+        """Return t1 of the errors at a position in :data:`Swings`, with a prior variance."""
+        windows, square = errors.at(position)
         return (PRIOR_SWING_WEIGHT * prior + windows * square) / (PRIOR_SWING_WEIGHT + windows)
 
     def _tolerated(self, first: int, index: int, prior_octaves: float) -> Tolerated:
@@ -492,7 +514,7 @@ class Prediction:
             return ()
         index = len(QUANTILES) - 1
         square_octaves = self._variance(_LONG, index, PRIOR_SWING_OCTAVES)
-        if self._errors[0][_LONG + 2 * index + 1] < PRIOR_SWING_WEIGHT:
+        if self._swings[_LONG + 2 * index + 1] < PRIOR_SWING_WEIGHT:
             square_octaves = max(square_octaves, self._variance(0, index, PRIOR_SWING_OCTAVES))
         is_joint = self._parameters.parts.joint_tolerance
         factors = tolerated(sqrt(square_octaves), self._parameters, is_joint=is_joint)
@@ -604,7 +626,7 @@ class Prediction:
 
 
 def least_busy(pool: Pool, parameters: Parameters) -> int | None:
-    """Return with how many traces an hour tells the swing in the hour of a pool; None if all hours do."""
+    """Return with how many traces an hour tells the swing of the median in the hour of a pool; None if all do."""
     traces, hours = pool.digest.count, len(pool.hours)
     if not parameters.parts.busy_swing or traces < JOINT_MIN_HOURLY_TRACES * hours:
         return None

@@ -175,13 +175,14 @@ class NaiveDetector:
             )
             for i, m in [*hourly, *daily]:
                 limits.profile[i][m] = max(hourly.get((i, m), 0), daily.get((i, m), 0))
+        telling = good
         if p.parts.busy_swing and len(pool) >= 240 * len(chosen):
             counted = [h for h in good if self.distances[h] or self.shares[h]]
             busy = [h for h in counted if 2 * len(self.hours[h]) * len(chosen) >= len(pool)]
-            good = busy if 4 * len(busy) >= len(counted) and busy else good
+            telling = busy if 4 * len(busy) >= len(counted) and busy else good
         for index, q in enumerate(QUANTILES):
             baseline = quantile(pool, float(q))
-            errors = self.variance(self.distances, good, index, 0.1)
+            errors = self.variance(self.distances, good if index else telling, index, 0.1)
             numerator = denominator = 0.0
             for h in chosen:
                 n = len(self.hours[h])
@@ -209,13 +210,13 @@ class NaiveDetector:
             if self.level > 2 and p.parts.near_baselines:
                 continue
             if p.parts.long_window and len(pool) >= 100 * len(chosen):
-                tau = sqrt(self.variance(self.long_distances, good, index, 0.1))
+                tau = sqrt(self.variance(self.long_distances, good if index else telling, index, 0.1))
                 stat_factor, gate_factor = self.tolerated(tau, p.parts.joint_tolerance)
                 stat = self.scaled(baseline, max(1.1, stat_factor))
                 gate = self.scaled(baseline, max(least, gate_factor))
                 limits.long.append((stat, gate))
             if p.parts.level and len(pool) >= 40 * len(chosen):
-                tau = sqrt(self.variance(self.level_distances, good, index, 0.07))
+                tau = sqrt(self.variance(self.level_distances, good if index else telling, index, 0.07))
                 stat_factor, gate_factor = self.tolerated(tau, p.parts.joint_tolerance)
                 factors = (max(1.1, stat_factor), max(1.25, gate_factor), 1.1, least)
                 stat, gate, least_stat, least_gate = (self.scaled(baseline, factor) for factor in factors)
