@@ -27,7 +27,7 @@ class Parts(NamedTuple):
         joint_errors: sampling errors are taken out of the swing hour by hour, and not window by window.
         typical_swing: the swing is that of a typical day, and not of all days together.
         busy_swing: in busy hours, the swing of the median is that of hours with at least half as much traffic.
-        single_hold: small shifts that are far beyond chance hold for one hold time instead of two.
+        single_hold: shifts from the level that are far beyond chance hold for one hold time instead of two.
         joint_tolerance: swing and chance are tolerated together, and not one on top of the other.
         certain_firing: windows of few traces have to rule out chance further before a flag fires, or hold for longer.
         level_floor: of the p90 and the p99, the level of now is not below the baseline.
@@ -194,8 +194,8 @@ SMALL_SHIFT_RATIO: Final = 1.25
 SMALL_SHIFT_HOLDS: Final = 2
 """Shifts that only these two show must hold for this many hold times."""
 SINGLE_HOLD_ALPHA_SHARE: Final = 0.01
-"""One hold time is enough for them where the tail probability is below this share of `Parameters.alpha`: the other one
-is for shifts that may still be chance."""
+"""One hold time is enough for a shift from the level whose tail probability is below this share of `Parameters.alpha`:
+the other one is for shifts that may still be chance, and for long windows that still contain what is over."""
 LONG_WINDOW_MARKS: Final = 6
 """Length of the long window in marks: half an hour."""
 LONG_WINDOW_MIN_TRACES: Final = 100

@@ -215,8 +215,9 @@ def evaluate_window(
 
 def _holds_of(found: SmallShift, parameters: Parameters) -> int:
     """Return for how many hold times a small shift must last."""
-    is_certain = found.chance < SINGLE_HOLD_ALPHA_SHARE * parameters.alpha
-    return 1 if is_certain and parameters.parts.single_hold else SMALL_SHIFT_HOLDS
+    # What makes a long window significant may be over.
+    is_now = parameters.parts.single_hold and found.test is ShiftTest.LEVEL
+    return 1 if is_now and found.chance < SINGLE_HOLD_ALPHA_SHARE * parameters.alpha else SMALL_SHIFT_HOLDS
 
 
 def _ladder_evidence(

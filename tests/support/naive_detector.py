@@ -346,7 +346,7 @@ class NaiveDetector:
         first = now
         n = len(evaluated)
         holds = 1
-        chances: list[tuple[float, int]] = []
+        chances: list[tuple[float, int, bool]] = []
         if current is not None and n >= 3:
             seconds = [second for second, _, _ in window if self.limits.get((second - 1) // 3600)]
             first = seconds[0]
@@ -356,18 +356,18 @@ class NaiveDetector:
                 beyond = sum(bucket > limits.stat[i] + up[i] for bucket, limits in evaluated)
                 if slow > (1 - q) * n and slow >= 3:
                     chance = tail(beyond, n, 1 - q, current.rho)
-                    chances.append((chance, n))
+                    chances.append((chance, n, False))
                     for e, share in enumerate(current.ladder[i] if current.ladder and n >= 20 else []):
                         steep = sum(bucket > limits.gate[i] + up[i] + 32 * e for bucket, limits in evaluated)
                         rare = max(tail(steep, n, Fraction(share), rho) for rho in (current.rho, current.least_rho))
                         if steep >= 3 and rare < p.alpha <= chance:
-                            chances.append((rare, n))
+                            chances.append((rare, n, False))
                             break
-            shifted = min(chances, default=(1.0, 0))[0] < p.alpha
+            shifted = min(chances, default=(1.0, 0, False))[0] < p.alpha
             if not shifted:
                 chances, holds = self.small_shifts(traces, now, evaluated, current, up), 2
                 shifted = bool(chances)
-                if shifted and p.parts.single_hold and min(chances)[0] < p.alpha / 100:
+                if shifted and p.parts.single_hold and min(chances)[0] < p.alpha / 100 and min(chances)[2]:
                     holds = 1
             newest = self.window(traces, now, 120, 5, p.max_window_seconds)
             fresh = self.with_limits(newest)
@@ -389,7 +389,7 @@ class NaiveDetector:
                 flag.pending_since = now if flag.pending_since is None else flag.pending_since
                 needed = holds * p.hold_seconds
                 if current is not None and current.needs_certainty and chances:
-                    chance, traces_of_test = min(chances)
+                    chance, traces_of_test, _ = min(chances)
                     if chance >= p.alpha * min(1.0, traces_of_test / 50):
                         needed = max(needed, now - first)
                 if now - flag.pending_since >= needed:
@@ -497,7 +497,7 @@ class NaiveDetector:
         evaluated: Sequence[tuple[int, Limits]],
         current: Limits,
         up: Sequence[int],
-    ) -> list[tuple[float, int]]:
+    ) -> list[tuple[float, int, bool]]:
         n = len(evaluated)
         found = []
         begin = -(-now // 300) * 300 - 1800
@@ -518,7 +518,7 @@ class NaiveDetector:
                     and slow_long >= 3
                     and (chance := tail(beyond, len(half_hour), 1 - q, current.rho)) < self.parameters.alpha
                 ):
-                    found.append((chance, len(half_hour)))
+                    found.append((chance, len(half_hour), False))
             level = self.level_at(traces, now // 300 * 300, i) if current.level else None
             if level is None:
                 continue
@@ -533,7 +533,7 @@ class NaiveDetector:
             if slow > (1 - q) * n and slow >= 3:
                 chance = tail(beyond, n, 1 - q, current.rho)
                 if chance < self.parameters.alpha:
-                    found.append((chance, n))
+                    found.append((chance, n, True))
         return found
 
     def level_at(self, traces: Sequence[Trace], mark: int, index: int) -> int | None:

@@ -268,7 +268,7 @@ def test_half_an_hour_shows_a_small_shift() -> None:
     slow = BASELINE + 13
     schedule = with_small(level=None)
     verdict = verdict_on(spread([slow] * 6), schedule)
-    assert (verdict.shifted, verdict.persists, verdict.hold_seconds) == (True, True, 60)
+    assert (verdict.shifted, verdict.persists, verdict.hold_seconds) == (True, True, 120)
     assert verdict.score == 2 ** (2 / 32)
     assert verdict.evidence is not None
     evidence = verdict.evidence
@@ -281,7 +281,7 @@ def test_half_an_hour_shows_a_small_shift() -> None:
 
 
 @pytest.mark.parametrize(("fast", "hold_seconds"), [(0, 60), (2, 120)])
-def test_small_shifts_that_may_be_chance_hold_twice_as_long(fast: int, hold_seconds: float) -> None:
+def test_shifts_from_the_level_that_may_be_chance_hold_twice_as_long(fast: int, hold_seconds: float) -> None:
     recent = spread([BASELINE] * 6 + [BASELINE + 14])
     recent.drop(NOW - 20, NOW)
     recent.add(NOW - 10, BASELINE, fast)
