@@ -707,7 +707,7 @@ class SeriesHours:
             released: quarantined hours before ``until`` that are added nevertheless.
         """
         starts = {hour.start for hour in released}
-        counted = [hour for hour in self._all if hour.start < until and (_counts(hour) or hour.start in starts)]
+        counted = [hour for hour in self._all if hour.start < until and (hour.is_counted or hour.start in starts)]
         busy = [hour for hour in counted if hour.count >= least]
         return busy if share * len(busy) >= len(counted) else []
 
