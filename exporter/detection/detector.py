@@ -48,6 +48,7 @@ from exporter.model.hours import (
     SeriesHour,
     SeriesHours,
     StoredWindow,
+    Swings,
     hours_of,
 )
 from exporter.model.span import SeriesKey
@@ -303,12 +304,10 @@ class Detector:
             is_sparse = pool.digest.count < len(pool.hours) * self.parameters.min_traces * MARKS
             profile = with_tolerance(profile, tolerances, hour, is_sparse=is_sparse)
         daily = history.daily_swings(hour.start, pool.released) if self.parameters.parts.typical_swing else ()
-        busy: Sequence[SeriesHour] = ()
+        busy: Collection[Swings] = ()
         if (least := least_busy(pool, self.parameters)) is not None:
-            busy = history.busy(hour.start, least, BUSY_SWING_HOURS, pool.released)
-        # Evaluations may be replaced later, so that what counts now is taken from them.
-        of_busy = [(each.day, each.evaluation.swings) for each in busy]
-        return Expectation(pool, Prediction(pool, swings, self.parameters, profile, daily, of_busy), stream)
+            busy = history.busy_swings(hour.start, least, BUSY_SWING_HOURS, pool.released)
+        return Expectation(pool, Prediction(pool, swings, self.parameters, profile, daily, busy), stream)
 
     @property
     def judges_errors(self) -> bool:

@@ -49,9 +49,9 @@ with Q the quantiles of the pool.
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate, chain, groupby
+from itertools import accumulate, chain
 from math import sqrt
-from operator import itemgetter, mul, sub
+from operator import mul, sub
 from typing import Final, NamedTuple, cast
 
 from exporter.baseline.levels import FallbackLevel, Pool
@@ -176,27 +176,6 @@ class _Errors:
         return self._swings[position + 1], square
 
 
-class _BusyErrors(_Errors):
-    """The same of some hours, which are added up on first use: most hours of history need no thresholds."""
-
-    __slots__ = ("_hours", "_is_typical")
-
-    def __init__(self, hours: Sequence[tuple[int, Swings]], *, is_typical: bool) -> None:
-        """Take day and sums of each hour, in time order; if no day is typical, they count as one day."""
-        super().__init__(NO_SWINGS, ())
-        self._hours, self._is_typical = hours, is_typical
-
-    def at(self, position: int) -> tuple[int, float]:
-        """Return the same as that of all hours does."""
-        if self._hours:
-            of_days = [[swings for _, swings in hours] for _, hours in groupby(self._hours, key=itemgetter(0))]
-            daily = [tuple(map(sum, zip(*of_day, strict=True))) for of_day in of_days]
-            self._swings = tuple(map(sum, zip(*daily, strict=True)))
-            self._daily = daily if self._is_typical else ()
-            self._hours = ()
-        return super().at(position)
-
-
 class Prediction:
     """Predicted quantiles of one hour, and the thresholds derived from them.
 
@@ -241,7 +220,7 @@ class Prediction:
         parameters: Parameters,
         profile: HourProfile = (),
         daily_swings: Collection[Swings] = (),
-        busy: Sequence[tuple[int, Swings]] = (),
+        busy: Collection[Swings] = (),
     ) -> None:
         """Predict from a mature pool.
 
@@ -251,13 +230,15 @@ class Prediction:
             parameters: settings of the detector.
             profile: the pattern within the hour, from the same hours.
             daily_swings: the same sums for each day; empty if all hours count as one.
-            busy: local day and sums of each hour that tells the swing of the median, in time order; empty if all do.
+            busy: sums for each day of the hours that tell the swing of the median; empty if all hours do.
         """
         self.profile = profile
         self._small: SmallShiftThresholds | None = None
         self._swings = swings
         self._all = _Errors(swings, daily_swings)
-        self._busy = _BusyErrors(busy, is_typical=bool(daily_swings)) if busy else self._all
+        self._busy = self._all
+        if busy:
+            self._busy = _Errors(tuple(map(sum, zip(*busy, strict=True))), busy if daily_swings else ())
         self._parameters = parameters
         self._thresholds: Thresholds | None = None
         self._floor_thresholds: Thresholds | None = None

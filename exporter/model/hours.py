@@ -683,33 +683,48 @@ class SeriesHours:
 
     def daily_swings(self, until: int, released: Collection[SeriesHour] = ()) -> Collection[Swings]:
         """Return the sums of :meth:`swings` for each local day that has any."""
+        return tuple(self._sums_of_days(until, released).values())
+
+    def _sums_of_days(self, until: int, released: Collection[SeriesHour]) -> Mapping[int, Swings]:
+        """Return the same by local day."""
         later = []
         if self._latest_swing >= until:
             later = [
                 hour for hour in takewhile(lambda hour: hour.start >= until, reversed(self._all)) if hour.is_counted
             ]
         if not later and not released:
-            return tuple(self._daily.values())
+            return self._daily
         daily = dict(self._daily)
         for hour in later:
             daily[hour.day] = tuple(map(sub, daily[hour.day], hour.evaluation.swings))
         for hour in released:
             daily[hour.day] = tuple(map(add, daily.get(hour.day, NO_SWINGS), hour.evaluation.swings))
-        return tuple(daily.values())
+        return daily
 
-    def busy(self, until: int, least: int, share: int, released: Collection[SeriesHour] = ()) -> list[SeriesHour]:
-        """Return the hours of :meth:`swings` that had some traffic.
+    def busy_swings(
+        self, until: int, least: int, share: int, released: Collection[SeriesHour] = ()
+    ) -> Collection[Swings]:
+        """Return the sums of :meth:`daily_swings` over the hours that had some traffic; empty if these are few.
 
         Args:
             until: Unix seconds.
             least: minimum number of traces.
-            share: if fewer than one in so many of all hours had as many, there are none.
+            share: they are few if fewer than one in so many of all hours.
             released: quarantined hours before ``until`` that are added nevertheless.
         """
         starts = {hour.start for hour in released}
         counted = [hour for hour in self._all if hour.start < until and (hour.is_counted or hour.start in starts)]
-        busy = [hour for hour in counted if hour.count >= least]
-        return busy if share * len(busy) >= len(counted) else []
+        quiet = [hour for hour in counted if hour.count < least]
+        busy = len(counted) - len(quiet)
+        if share * busy < len(counted):
+            return ()
+        # Whichever are fewer are looked at one by one, because that decodes their evaluations.
+        is_rest = len(quiet) <= busy
+        daily = dict(self._sums_of_days(until, released)) if is_rest else {}
+        combine = sub if is_rest else add
+        for hour in quiet if is_rest else [hour for hour in counted if hour.count >= least]:
+            daily[hour.day] = tuple(map(combine, daily.get(hour.day, NO_SWINGS), hour.evaluation.swings))
+        return tuple(daily.values())
 
     def profile(
         self, until: int, least: int, released: Collection[SeriesHour] = (), *, inherit: bool = True

@@ -622,16 +622,17 @@ class QuietHours:
             profile = tuple(map(tuple, self._profile[row].tolist()))
         return Prediction(pool, swings, self._parameters, profile, daily, self._busy(pool, low, index))
 
-    def _busy(self, pool: Pool, low: int, index: int) -> list[tuple[int, Swings]]:
-        """Return day and sums of the hours that tell the swing, as :meth:`.SeriesHours.busy` finds them."""
+    def _busy(self, pool: Pool, low: int, index: int) -> list[Swings]:
+        """Return the sums for each day of the hours that tell the swing, as :meth:`.SeriesHours.busy_swings` does."""
         least = least_busy(pool, self._parameters)
         if least is None:
             return []
         table, counted = self._table, self._is_counted[low:index]
         busy = low + np.flatnonzero(counted & (table.counts[low:index] >= least))
-        if BUSY_SWING_HOURS * len(busy) < counted.sum():
+        if BUSY_SWING_HOURS * len(busy) < counted.sum() or not len(busy):
             return []
-        return list(zip(table.days[busy].tolist(), map(tuple, self._of_hours[busy].tolist()), strict=True))
+        of_days = np.add.reduceat(self._of_hours[busy], np.flatnonzero(np.diff(table.days[busy], prepend=-1)))
+        return list(map(tuple, of_days.tolist()))
 
     def _sum(self, first: int, behind: int) -> Swings:
         return tuple((self._sums[behind] - self._sums[first]).tolist())

@@ -130,13 +130,13 @@ def test_one_day_does_not_change_the_swing() -> None:
 
 
 def test_in_busy_hours_the_swing_is_that_of_busy_hours() -> None:
-    busy = [(day, (144 * 4096 // 64, 144, *NO_SWINGS[2:])) for day in (1, 2, 2, 3)]
+    busy = [(windows * 4096 // 64, windows, *NO_SWINGS[2:]) for windows in (144, 288, 144)]
     total = (5000 * 4096 // 4, 5000, *NO_SWINGS[2:])
     tau = sqrt((48 * 0.01 + 576 / 64) / (48 + 576))
     found = Prediction(pool_of([[-100] * 240] * 5), total, NO_DELTA, (), [total], busy).thresholds.quantiles[0]
     assert found.swing_octaves == pytest.approx(tau)
     # As with all hours, the swing is that of a typical day, of which the days before have half of the windows.
-    other = [*busy, (4, (288 * 4096, 288, *NO_SWINGS[2:]))]
+    other = [*busy, (288 * 4096, 288, *NO_SWINGS[2:])]
     found = Prediction(pool_of([[-100] * 240] * 5), total, NO_DELTA, (), [total], other).thresholds.quantiles[0]
     assert found.swing_octaves == pytest.approx(sqrt((48 * 0.01 + 864 / 64) / (48 + 864)))
     assert thresholds([[-100] * 240] * 5, total).quantiles[0].swing_octaves > 0.49

@@ -90,23 +90,30 @@ def test_busy_hours_are_those_with_enough_traffic_unless_they_are_few() -> None:
             CLOCK.hour(MONDAY + index * HOUR),
             [stored(MONDAY + index * HOUR, count)],
             # The hour before the last is quarantined, and the last one had no prediction.
-            HourEvaluation(index == 7, (index + 1, *[0] * 23) if index < 8 else NO_SWINGS),
+            HourEvaluation(index == 7, (1 << index, *[0] * 23) if index < 8 else NO_SWINGS),
         )
         for index, count in enumerate(counts)
     )
     end = MONDAY + 9 * HOUR
 
-    def busy(least: int, share: int = 4, until: int = end, released: tuple[int, ...] = ()) -> list[int]:
+    def busy(least: int, share: int = 4, until: int = end, released: tuple[int, ...] = ()) -> int:
+        """Each hour has its own bit in the sum."""
         hours = [hour for index in released if (hour := history.at(MONDAY + index * HOUR)) is not None]
-        return [(hour.start - MONDAY) // HOUR for hour in history.busy(until, least, share, hours)]
+        return sum(day[0] for day in history.busy_swings(until, least, share, hours))
 
-    assert busy(100) == [1, 3, 5]
-    assert busy(100, until=MONDAY + 5 * HOUR) == [1, 3]
-    assert busy(100, released=(7,)) == [1, 3, 5, 7]
+    def bits(*hours: int) -> int:
+        return sum(1 << hour for hour in hours)
+
+    assert busy(100) == bits(1, 3, 5)
+    assert busy(100, until=MONDAY + 5 * HOUR) == bits(1, 3)
+    assert busy(100, released=(7,)) == bits(1, 3, 5, 7)
+    # Most of them, and all.
+    assert busy(99) == bits(1, 3, 4, 5)
+    assert busy(1) == bits(*range(7))
     # One of seven hours, and two of eight.
-    assert busy(200) == []
-    assert busy(200, share=7) == [5]
-    assert busy(200, released=(7,)) == [5, 7]
+    assert busy(200) == 0
+    assert busy(200, share=7) == bits(5)
+    assert busy(200, released=(7,)) == bits(5, 7)
 
 
 def test_swings_sum_over_hours_that_are_not_quarantined() -> None:
