@@ -32,7 +32,9 @@ demo: install ## run the exporter on a week of synthetic traffic
 # One worker more than two processors: tests of real processes mostly wait.
 # Without byte code, every worker of every run compiles all tests again: several seconds each.
 unexport PYTHONDONTWRITEBYTECODE
-PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+# In the order of their names, tests of real processes, each a file that takes long, come first and not at the end, where
+# one worker would be left with them.
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: install ## run all tests
 	$(PYTEST)
