@@ -73,8 +73,8 @@ def _cause(verdict: CauseVerdict, account: Account) -> Iterator[str]:
     )
     yield from _own_work(verdict, part)
     yield from _failures(verdict)
-    for contrast in verdict.contrasts[:_MAX_CONTRASTS]:
-        yield _contrast(contrast)
+    # Where the root span and those of the component share an attribute, both contrasts may say the same.
+    yield from list(dict.fromkeys(map(_contrast, verdict.contrasts)))[:_MAX_CONTRASTS]
 
 
 def _own_work(verdict: CauseVerdict, part: CausePart) -> Iterator[str]:

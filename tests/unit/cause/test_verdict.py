@@ -1,10 +1,12 @@
 """The verdict on two sets of traces, and its sentence."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from exporter.cause.attributes import AttributeContrast
 from exporter.cause.profile import TraceProfile
 from exporter.cause.sentence import sentence
 from exporter.cause.verdict import CauseKind, CauseVerdict, Outcome, compare
@@ -95,6 +97,18 @@ def test_a_slow_pod_is_named() -> None:
         for number in range(21)
     ]
     assert "Calls with k8s.pod.name payments-0 take " in sentence(compare(now, traces(2, 21), "seed"))
+
+
+def test_what_root_and_component_share_is_said_once() -> None:
+    found = verdict(insert_ms=640)
+    of_calls, of_requests = (
+        AttributeContrast("k8s.pod.name", "payments-0", of_root, "frequency", None, 0.6, 0.15, 1e-3)
+        for of_root in (False, True)
+    )
+    other = replace(of_requests, value="payments-1")
+    text = sentence(replace(found, contrasts=[of_calls, of_requests, other]))
+    assert text.count("60% have k8s.pod.name payments-0, before 15%.") == 1
+    assert "60% have k8s.pod.name payments-1, before 15%." in text
 
 
 def test_other_requests_than_usual() -> None:
