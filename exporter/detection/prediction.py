@@ -167,13 +167,14 @@ class _Errors:
         self._swings, self._daily = swings, daily
         self._squares: dict[int, float] = {}
 
-    def at(self, position: int) -> tuple[int, float]:
-        """Return the number of windows at a position in :data:`Swings`, and their square in square octaves."""
+    def variance(self, position: int, prior: float) -> float:
+        """Return t1 of the errors at a position in :data:`Swings` with a prior variance, in square octaves."""
         square = self._squares.get(position)
         if square is None:
             of_days = [each[position : position + 2] for each in self._daily or (self._swings,)]
             square = self._squares[position] = _typical_square(of_days) / _UNITS_PER_SQUARE_OCTAVE
-        return self._swings[position + 1], square
+        windows = self._swings[position + 1]
+        return (PRIOR_SWING_WEIGHT * prior + windows * square) / (PRIOR_SWING_WEIGHT + windows)
 
 
 class Prediction:
@@ -452,14 +453,8 @@ class Prediction:
         """
         prior = prior_octaves**2
         if index and self._parameters.parts.inherited_swing:
-            prior = max(prior, self._variance_of(self._all, first, prior))
-        return self._variance_of(self._all if index else self._busy, first + 2 * index, prior)
-
-    @staticmethod
-    def _variance_of(errors: "_Errors", position: int, prior: float) -> float:
-        """Return t1 of the errors at a position in :data:`Swings`, with a prior variance."""
-        windows, square = errors.at(position)
-        return (PRIOR_SWING_WEIGHT * prior + windows * square) / (PRIOR_SWING_WEIGHT + windows)
+            prior = max(prior, self._all.variance(first, prior))
+        return (self._all if index else self._busy).variance(first + 2 * index, prior)
 
     def _tolerated(self, first: int, index: int, prior_octaves: float) -> Tolerated:
         """Return by how much a quantile may swing in a small test."""

@@ -685,13 +685,15 @@ class SeriesHours:
         """Return the sums of :meth:`swings` for each local day that has any."""
         return tuple(self._sums_of_days(until, released).values())
 
+    def _counted_since(self, start: int) -> list[SeriesHour]:
+        """Return the hours that count for the sums and began at an instant or later, the latest first."""
+        if self._latest_swing < start:
+            return []
+        return [hour for hour in takewhile(lambda hour: hour.start >= start, reversed(self._all)) if hour.is_counted]
+
     def _sums_of_days(self, until: int, released: Collection[SeriesHour]) -> Mapping[int, Swings]:
         """Return the same by local day."""
-        later = []
-        if self._latest_swing >= until:
-            later = [
-                hour for hour in takewhile(lambda hour: hour.start >= until, reversed(self._all)) if hour.is_counted
-            ]
+        later = self._counted_since(until)
         if not later and not released:
             return self._daily
         daily = dict(self._daily)
@@ -741,11 +743,7 @@ class SeriesHours:
             For each quantile the median deviation in buckets by mark, 0 up to :data:`PATTERN_BUCKETS`; empty if all
             are 0.
         """
-        later = []
-        if self._latest_swing >= until:
-            later = [
-                hour for hour in takewhile(lambda hour: hour.start >= until, reversed(self._all)) if hour.is_counted
-            ]
+        later = self._counted_since(until)
         for hour in later:
             self._deviations.subtract(hour.evaluation.deviations)
         for hour in released:
