@@ -156,8 +156,6 @@ def measure_restart(context: Context, series: int) -> Restart:
     polling = {
         # Nothing new settles during the measurement: every search for history is for a window read before.
         "settle": "2h",
-        # Nor is it time to look for spans that came late, which is a search, too.
-        "late": "2h",
         "tempo_interval": f"{context.poll_seconds}s",
     }
     changed: Mapping[str, Mapping[str, Any]] = {"polling": polling, "detection": {"ratio": 1.5}}

@@ -3,7 +3,15 @@
 import pytest
 
 from benchmarks.__main__ import NAMES, main
+from benchmarks.history import entry, settled_windows
 from benchmarks.report import Budget, Figure, Reference, table
+from exporter.ingest.backfill_queue import BackfillQueue, Wait
+from exporter.ingest.late_spans import LatePolicy
+from exporter.model.calendar import Calendar
+from exporter.model.ledger import BatchRules, wanted
+
+_HOUR = 1_767_225_600
+_SETTLE_SECONDS = 7200.0
 
 
 def test_unknown_benchmark_is_refused_and_known_ones_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,3 +46,22 @@ def test_row_shows_figure_reference_and_budget() -> None:
         "| 1 | long |",
         "|   | 2    |",
     ]
+
+
+@pytest.mark.parametrize("minute", [0, 1, 2, 30, 59])
+def test_prepared_database_leaves_an_exporter_nothing_to_search_for(minute: int) -> None:
+    now = _HOUR + 60.0 * minute
+    calendar = Calendar()
+    range_ = wanted(now, calendar, duration_seconds=7 * 86_400, settle_seconds=_SETTLE_SECONDS, batch_seconds=3600)
+    late = LatePolicy(_SETTLE_SECONDS, 120)
+    queue = BackfillQueue(
+        range_,
+        [entry(window, 1) for window in settled_windows(now)],
+        calendar,
+        settle_seconds=_SETTLE_SECONDS,
+        clock=lambda: now,
+        monotonic=lambda: now,
+        first_late_check=lambda entry, now: None if late.is_last(entry.window, now) else now,
+    )
+    work = queue.take(BatchRules(limit=1000, most_traces=1000, usual_windows=1, longest_seconds=3600))
+    assert isinstance(work, Wait)
