@@ -270,6 +270,7 @@ class CycleReader:
             self._quiet_log.warning(
                 "poll_truncated",
                 f"{message}; part of {kind} is not evaluated; raise tempo.limit or lower polling.max_traces_per_poll",
+                per=kind,
                 unread_ranges=reading.unread,
                 traces=None if reading.overlap is None else reading.overlap.traces,
                 began_there=None if reading.overlap is None else reading.overlap.began,

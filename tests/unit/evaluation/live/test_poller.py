@@ -303,6 +303,11 @@ class TestReading:
         assert events(caplog) == ["poll_truncated"]
         assert "older traffic" in caplog.records[-1].getMessage()
         assert bench.telemetry.truncated_windows["poll"] == 1
+        # That does not hide that current traffic cannot be read in time either.
+        bench.tempo.spans += [span(1000 + number, NOW + number) for number in range(200)]
+        assert bench.cycle(200)[0] is False
+        assert events(caplog)[-1] == "poll_truncated"
+        assert "current traffic" in caplog.records[-1].getMessage()
 
     @pytest.mark.parametrize(
         ("pause", "back"), [(15, 136), (16, 137), (75, 196), (1815, 1936), (4000, 3600), (100_000, 3600), (-500, 121)]
