@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from signal import SIGTERM, Signals
 from types import TracebackType
@@ -24,6 +25,7 @@ _END_SECONDS: Final = 60.0
 _CHECK_SECONDS: Final = 0.02
 _HTTP_SECONDS: Final = 30.0
 _TAIL_LINES: Final = 20
+_DEFECT_SIGNS: Final = ("unexpectedly", "Traceback", "page_failed", "worker_died")
 
 
 def settings(tempo_url: str, **changes: Any) -> dict[str, Any]:
@@ -67,6 +69,10 @@ def run(*arguments: str, directory: Path, timeout: float = 180, **environ: str) 
         text=True,
         timeout=timeout,
     )
+
+
+def _is_no_record(line: str) -> bool:
+    return not line.startswith("{")
 
 
 class Lines:
@@ -177,8 +183,10 @@ class ExporterProcess:
         return [record for record in records if event in (None, record.get("event"))]
 
     def defects(self) -> list[str]:
-        """Return the log lines that only a bug of the exporter causes."""
-        return [line for line in self.lines if "unexpectedly" in line or "Traceback" in line or "page_failed" in line]
+        """Return what is logged only because of a bug of the exporter, each with its traceback."""
+        lines = list(self.lines)
+        starts = [number for number, line in enumerate(lines) if any(sign in line for sign in _DEFECT_SIGNS)]
+        return ["\n".join([lines[start], *takewhile(_is_no_record, lines[start + 1 :])]) for start in starts]
 
     # Requests
 
