@@ -19,7 +19,7 @@ from exporter.detection.parameters import (
     Parameters,
 )
 from exporter.detection.policy import SeriesPolicies
-from exporter.detection.prediction import Prediction, SlowHour, least_busy
+from exporter.detection.prediction import Prediction, SlowHour
 from exporter.detection.profile import deviations_from_hours_around, highest, pattern_of_hour
 from exporter.detection.regression.tracker import NO_REGRESSION_STATE, RegressionState, RegressionTracker
 from exporter.detection.runs import RunPrediction, predict_runs
@@ -35,6 +35,7 @@ from exporter.detection.streams import (
     StreamState,
     has_stream_durations,
 )
+from exporter.detection.swing import least_busy
 from exporter.detection.thresholds import Thresholds
 from exporter.detection.tolerance import Tolerance, marks_in, with_tolerance
 from exporter.detection.traffic.history import NO_TRAFFIC_STATE, SeriesTraffic, TrafficState

@@ -14,8 +14,9 @@ from exporter.detection.errors.history import ErrorTracker
 from exporter.detection.errors.verdict import ErrorExplanation
 from exporter.detection.explanation import Explanation
 from exporter.detection.flag import FlagChange, FlagPeriod
+from exporter.detection.measurement import HourMeasurement, measure_hour
 from exporter.detection.parameters import LONG_WINDOW_MARKS, SUSPICION_SECONDS
-from exporter.detection.prediction import HourMeasurement, Prediction, SlowHour
+from exporter.detection.prediction import Prediction, SlowHour
 from exporter.detection.regression.tracker import RegressionTracker
 from exporter.detection.regression.verdict import RegressionChange
 from exporter.detection.schedule import HourThresholds, LazySchedule
@@ -389,7 +390,7 @@ class HistoryEvaluation:
         if prediction is None:
             return HourMeasurement()
         halves = self._halves(local_hour) if prediction.has_long_window else []
-        return prediction.measure(windows, halves, self._deviations_before(local_hour))
+        return measure_hour(prediction.reference, windows, halves, self._deviations_before(local_hour))
 
     def _tick_window(
         self, instants: Sequence[int], buckets: Sequence[int], since: int, expected: Expectation, *, has_tail: bool

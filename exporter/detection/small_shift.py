@@ -17,6 +17,7 @@ from enum import StrEnum
 from itertools import chain
 from typing import NamedTuple, Protocol
 
+from exporter.detection.measurement import levels_of, measurable_quantiles
 from exporter.detection.parameters import (
     LEVEL_MARKS,
     LONG_WINDOW_MARKS,
@@ -25,7 +26,6 @@ from exporter.detection.parameters import (
     MIN_EXCEEDANCES,
     Parameters,
 )
-from exporter.detection.prediction import levels_of, measurable_quantiles
 from exporter.detection.profile import raised_at
 from exporter.detection.schedule import SmallSchedule
 from exporter.detection.significance import exceeds, tail_probability

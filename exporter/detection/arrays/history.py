@@ -11,8 +11,8 @@ from exporter.detection.arrays.quiet_hours import QuietHours, can_cover, is_cove
 from exporter.detection.detector import Detector, Expectation, SeriesState
 from exporter.detection.flag import INACTIVE
 from exporter.detection.history import HistoryEvaluation, HistoryProgress, begun
+from exporter.detection.measurement import HourMeasurement
 from exporter.detection.parameters import LEVEL_MARKS, SUSPICION_SECONDS, TAIL_WINDOWS_MARKS
-from exporter.detection.prediction import HourMeasurement
 from exporter.detection.regression.tracker import EVALUATION_HOURS
 from exporter.detection.settlement import SettledHour, extended_run, is_new_baseline
 from exporter.detection.traffic.history import SeriesTraffic

@@ -33,6 +33,7 @@ from exporter.baseline.traffic import MIN_USUAL_REQUESTS, PATTERN_MIN_HOURS
 from exporter.detection.arrays.hour_table import ABOVE_ALL, SHARES, Array, HourTable, SortedWindows, ranks_of, sums_of
 from exporter.detection.detector import Detector, Expectation, SeriesState
 from exporter.detection.likeness import SHARE_UNITS
+from exporter.detection.measurement import LEAST_JOINT_SHARE, MAX_SQUARE, standard_error_ranks
 from exporter.detection.parameters import (
     ALL_PARTS,
     BUSY_SWING_HOURS,
@@ -57,10 +58,11 @@ from exporter.detection.parameters import (
     TAIL_WINDOWS_MARKS,
     Parameters,
 )
-from exporter.detection.prediction import LEAST_JOINT_SHARE, MAX_SQUARE, Prediction, least_busy, standard_error_ranks
+from exporter.detection.prediction import Prediction
 from exporter.detection.runs import MAX_RUNS_PER_HOUR, MAX_TRACES_PER_HOUR, OBSERVED_HOURS
 from exporter.detection.significance import tail_probability
 from exporter.detection.streams import CERTAIN_TRACES, REQUESTS, SHORTEST_CUT, UNDECIDED, StreamState
+from exporter.detection.swing import least_busy
 from exporter.detection.thresholds import buckets_of, correlation_of, floor_of
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.deviations import MARKS, MAX_LANES, MOST_BUCKETS, ZERO_CODE
@@ -363,7 +365,7 @@ class QuietHours:
         deviations[raised] = np.where((before > 0) & is_exact[raised, :, None], after, before)
 
     def _measure(self) -> Array:
-        """Return the swings of all hours, as :meth:`.Prediction.measure` does."""
+        """Return the swings of all hours, as :func:`.measure_hour` does."""
         swings = np.zeros((self._count, len(NO_SWINGS)), dtype=np.int64)
         known, sizes = self._known, self._sizes
         errors = self._distances - self._profile.transpose(0, 2, 1)

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.baseline.levels import FallbackLevel, Pool
+from exporter.detection.measurement import measure_hour
 from exporter.detection.parameters import ALL_PARTS, MIN_EVALUATED_TRACES, NO_PARTS, Parameters
-from exporter.detection.prediction import Prediction, least_busy
+from exporter.detection.prediction import Prediction
 from exporter.detection.settlement import is_anomalous
+from exporter.detection.swing import least_busy
 from exporter.detection.thresholds import Thresholds
 from exporter.model.calendar import DayType, LocalHour, Slot
 from exporter.model.deviations import deviations_of, encode_deviations
@@ -257,7 +259,8 @@ def test_measured_swings_follow_the_definition(hours: list[list[int]], window: l
         expected.append(4096 * max(distance**2 / 8, distance**2 - sampling**2))
     measured = expected if n >= MIN_EVALUATED_TRACES else []
     # A window shared by two marks counts twice.
-    found = Prediction(pool_of(hours), NO_SWINGS, NO_DELTA).measure([([300, 600], sorted(window), 0)]).swings
+    reference = Prediction(pool_of(hours), NO_SWINGS, NO_DELTA).reference
+    found = measure_hour(reference, [([300, 600], sorted(window), 0)]).swings
     squares, marks = found[:6:2], found[1:6:2]
     assert [square for square, times in zip(squares, marks, strict=True) if times] == [2 * each for each in measured]
     assert set(marks) <= {0, 2}
@@ -283,7 +286,7 @@ def test_windows_are_compared_with_the_baseline_raised_by_the_pattern() -> None:
     profile = ((0,) * 3 + (32,) + (0,) * 8,) * 3
     prediction = Prediction(pool_of(steady(-100)), NO_SWINGS, NO_DELTA, profile)
     windows = [([300 * (mark + 1)], [-100 + (33 if mark == 3 else 1)] * 40, 300 * mark) for mark in range(12)]
-    found = prediction.measure(windows)
+    found = measure_hour(prediction.reference, windows)
     # 11 windows and the one of the pattern deviate by one bucket: four square half buckets each.
     assert found.swings[:4] == (48, 12, 48, 12)
     assert deviations_of(found.deviations, 0) == [1, 1, 1, 33, *[1] * 8]
@@ -294,16 +297,17 @@ def test_level_is_measured_from_the_sixth_mark_with_known_deviations() -> None:
     prediction = Prediction(pool_of(steady(-100)), NO_SWINGS, NO_DELTA)
     windows = [([300 * (mark + 1)], [-90] * 40, 300 * mark) for mark in range(12)]
     # The level is 7 of the 10 buckets, known from five marks on.
-    alone = prediction.measure(windows).swings[12:14]
+    alone = measure_hour(prediction.reference, windows).swings[12:14]
     assert alone == (7 * 4 * 3**2, 7)
-    after = prediction.measure(windows, before=encode_deviations([10] * 12)).swings[12:14]
+    after = measure_hour(prediction.reference, windows, before=encode_deviations([10] * 12)).swings[12:14]
     assert after == (12 * 4 * 3**2, 12)
 
 
 def test_half_hours_have_a_swing_of_their_own() -> None:
-    assert Prediction(pool_of([[-100] * 99] * 5), NO_SWINGS, NO_DELTA).measure([], [[-95] * 30]).swings == NO_SWINGS
+    too_few = Prediction(pool_of([[-100] * 99] * 5), NO_SWINGS, NO_DELTA)
+    assert measure_hour(too_few.reference, [], [[-95] * 30]).swings == NO_SWINGS
     prediction = Prediction(pool_of([[-100] * 100] * 5), NO_SWINGS, NO_DELTA)
-    assert prediction.measure([], [[-95] * 30, [-100] * 9]).swings[6:10] == (4 * 25, 1, 4 * 25, 1)
+    assert measure_hour(prediction.reference, [], [[-95] * 30, [-100] * 9]).swings[6:10] == (4 * 25, 1, 4 * 25, 1)
 
 
 def test_ladder_expects_the_shares_of_the_pool() -> None:
