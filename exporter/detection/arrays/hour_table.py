@@ -50,6 +50,13 @@ def sums_of(values: Array) -> Array:
     return found
 
 
+def sums_before(flags: Array) -> Array:
+    """Return the sum of the rows before each, and of all."""
+    sums = np.zeros((len(flags) + 1, flags.shape[1]), dtype=np.int64)
+    np.cumsum(flags, axis=0, out=sums[1:])
+    return sums
+
+
 def ranks_of(q: Array | float, numbers: Array) -> Array:
     """Return the nearest ranks of quantiles among numbers of traces, counted from 1; see :func:`.window.rank_of`."""
     return np.maximum(np.ceil(q * numbers - _ROUNDING), 1).astype(np.int64)
