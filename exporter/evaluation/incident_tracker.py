@@ -90,7 +90,7 @@ class IncidentTracker:
         self._monotonic = monotonic
         self._log = log
         self._quiet_log = log.limited(_REPEAT_SECONDS, monotonic)
-        loaded = [each for row in store.open_incidents() if (each := self._decoded(row)) is not None]
+        loaded = [each for row in store.incidents.unended() if (each := self._decoded(row)) is not None]
         # Replaced as a whole, never changed: other threads read it.
         self._open: Mapping[str, Incident] = {each.id: each for each in loaded}
         self._saved: dict[str, Incident] = dict(self._open)
@@ -192,7 +192,7 @@ class IncidentTracker:
             self._unsaved = {} if is_due else self._unsaved
             return
         try:
-            self._store.save_incidents([encode_incident(each) for each in changed])
+            self._store.incidents.save([encode_incident(each) for each in changed])
         except StoreError as error:
             self._quiet_log.error("incidents_not_saved", "cannot save incidents; they are saved later", error=error)
             return
@@ -211,7 +211,7 @@ class IncidentTracker:
         Raises:
             StoreError: the store cannot be read.
         """
-        rows = self._store.incidents(limit + 1, before)
+        rows = self._store.incidents.newest(limit + 1, before)
         shown = [self._current(row) for row in rows[:limit]]
         last = rows[limit - 1] if len(rows) > limit else None
         return IncidentPage([each for each in shown if each is not None], last and (last.start, last.id))
@@ -225,7 +225,7 @@ class IncidentTracker:
         is_open = self._open.get(incident_id)
         if is_open is not None:
             return is_open
-        row = self._store.incident(incident_id)
+        row = self._store.incidents.get(incident_id)
         return None if row is None else self._decoded(row)
 
     def _current(self, row: StoredIncident) -> Incident | None:

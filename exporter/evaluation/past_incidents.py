@@ -49,7 +49,7 @@ class PastIncidents:
         return True
 
     def _rebuild(self) -> None:
-        before = {row.id: row for row in self._store.reconstructed_incidents()}
+        before = {row.id: row for row in self._store.incidents.reconstructed()}
         shifts = [PastShift(*each) for each in self._store.shifts(_MAX_SHIFTS)]
         found = past_incidents(shifts, self._seen(shifts))
         if found:
@@ -61,7 +61,7 @@ class PastIncidents:
         deleted = before.keys() - rows.keys()
         if not changed and not deleted:
             return
-        self._store.replace_reconstructed(changed, deleted)
+        self._store.incidents.replace_reconstructed(changed, deleted)
         self._log.info(
             "past_incidents_found",
             "the incidents of the evaluated history have changed",
@@ -75,6 +75,6 @@ class PastIncidents:
         if not shifts:
             return []
         start = min(each.period.since for each in shifts)
-        rows = self._store.seen_incidents(start - NEAR_SECONDS)
+        rows = self._store.incidents.seen(start - NEAR_SECONDS)
         decoded = (decode_incident(row, self._quiet_log) for row in rows)
         return [each for each in decoded if each is not None]

@@ -104,7 +104,7 @@ class TimeMarkRegistry:
         self._silences_due: float | None = None
         self._by_source: dict[MarkSource, tuple[TimeMark, ...]] = dict.fromkeys(MarkSource, ())
         self._by_source[MarkSource.CONFIGURATION] = tuple(configured)
-        for row in store.marks():
+        for row in store.marks.all():
             mark = decode_mark(row)
             if mark is None:
                 self._quiet_log.warning("mark_unreadable", "a stored mark is unreadable; it is left out", mark=row.id)
@@ -139,7 +139,7 @@ class TimeMarkRegistry:
             known = self._by_source[MarkSource.API]
             if len(known) >= _MAX_STORED:
                 raise MarkLimitError(f"there are {_MAX_STORED:,} marks already; delete some")
-            self._store.save_marks([encode_mark(mark)])
+            self._store.marks.save([encode_mark(mark)])
             is_changed = self._replace(MarkSource.API, (*known, mark))
         self._log.info("mark_added", "a mark was added", **_fields(mark))
         self._announce(is_changed)
@@ -153,7 +153,7 @@ class TimeMarkRegistry:
         """
         with self._lock:
             known = self._by_source[MarkSource.API]
-            is_deleted = self._store.delete_mark(mark_id, MarkSource.API)
+            is_deleted = self._store.marks.delete(mark_id, MarkSource.API)
             is_changed = self._replace(MarkSource.API, [mark for mark in known if mark.id != mark_id])
         if is_deleted:
             self._log.info("mark_deleted", "a mark was deleted", mark=mark_id)
@@ -195,7 +195,7 @@ class TimeMarkRegistry:
     def _save_file_marks(self, marks: Sequence[TimeMark]) -> None:
         """Remember the marks of a valid file, for a start with one that is not."""
         try:
-            self._store.replace_marks(MarkSource.FILE, [encode_mark(mark) for mark in marks])
+            self._store.marks.replace(MarkSource.FILE, [encode_mark(mark) for mark in marks])
         except StoreError as error:
             self._quiet_log.error("marks_not_saved", "cannot remember the marks of marks_file", error=error)
 
@@ -237,7 +237,7 @@ class TimeMarkRegistry:
                         max=_MAX_STORED,
                     )
                     return
-                self._store.save_marks([encode_mark(mark) for mark in changed])
+                self._store.marks.save([encode_mark(mark) for mark in changed])
                 is_changed = self._replace(MarkSource.ALERTMANAGER, tuple(kept.values()))
         except StoreError as error:
             self._quiet_log.error("silences_not_saved", "cannot save silences; they are read again", error=error)
@@ -289,7 +289,7 @@ def stored_marks(store: Store) -> list[TimeMark]:
     Raises:
         StoreError: the store cannot be read.
     """
-    found = (decode_mark(row) for row in store.marks() if row.source != MarkSource.FILE)
+    found = (decode_mark(row) for row in store.marks.all() if row.source != MarkSource.FILE)
     return [mark for mark in found if mark is not None]
 
 

@@ -28,17 +28,16 @@ from exporter.model.span import SeriesKey
 from exporter.model.time_mark import REACH_SECONDS
 from exporter.store.connection import Connection, OnDamage, OnFailure
 from exporter.store.database_file import check_file
+from exporter.store.incident_table import IncidentTable
+from exporter.store.mark_table import MarkTable
 from exporter.store.records import (
     ENTRY_COLUMNS,
-    INCIDENT_COLUMNS,
     KEY_COLUMNS,
     VOID_MARKS,
     EvaluatedMarks,
     HistoryTotals,
     PruneResult,
     SeriesEvaluation,
-    StoredIncident,
-    StoredMark,
     StoredSeries,
     StoredTraffic,
     entry_from_row,
@@ -59,8 +58,6 @@ from exporter.store.series_queries import (
     stored_traffic,
 )
 
-_LATEST: Final = 1e15
-"""Later than any beginning, Unix seconds."""
 _LATER_SECONDS: Final = 24 * HOUR_SECONDS
 """Shifts are deleted this much later than the incidents that are assembled from them."""
 _PAST_FLAGS: Final = ("shifts", "past_flag_periods")
@@ -80,7 +77,12 @@ _PRUNED_AT_ONCE: Final = 500
 
 
 class Store:
-    """Stored history in SQLite. Thread-safe."""
+    """Stored history in SQLite. Thread-safe.
+
+    Attributes:
+        incidents: the incidents.
+        marks: the marks on time.
+    """
 
     def __init__(self, connection: Connection) -> None:
         """Migrate the database if necessary; see :meth:`open` and :meth:`in_memory`.
@@ -90,6 +92,8 @@ class Store:
             StoreError: it cannot be read or migrated.
         """
         self._connection = connection
+        self.incidents = IncidentTable(connection)
+        self.marks = MarkTable(connection)
         self._reading: str | None = None
         self._identity: str | None = None
         self._failure_rule: str | None = None
@@ -668,121 +672,6 @@ class Store:
                 "SELECT document FROM regression_versions WHERE series_id = ? AND raised_at = ?", (series_id, raised_at)
             ).fetchone()
         return None if row is None else str(row[0])
-
-    # Incidents
-
-    def save_incidents(self, incidents: Sequence[StoredIncident]) -> None:
-        """Store incidents, replacing those with the same ids.
-
-        Raises:
-            StoreError: nothing was written.
-        """
-        with self._writing("saving incidents") as db:
-            db.executemany(f"INSERT OR REPLACE INTO incidents ({INCIDENT_COLUMNS}) VALUES (?, ?, ?, ?, ?)", incidents)
-
-    def replace_reconstructed(self, incidents: Sequence[StoredIncident], deleted: Collection[str]) -> None:
-        """Store incidents that were found in the history, and delete others of that kind.
-
-        An incident that was seen in current traffic is never changed, even if it has the same id.
-
-        Args:
-            incidents: new ones, and those that have changed.
-            deleted: ids of those that are no longer found.
-
-        Raises:
-            StoreError: nothing was written.
-        """
-        with self._writing("saving incidents of the past") as db:
-            db.executemany(
-                "DELETE FROM incidents WHERE id = ? AND is_reconstructed", ((incident_id,) for incident_id in deleted)
-            )
-            db.executemany(
-                f"INSERT INTO incidents ({INCIDENT_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
-                " ON CONFLICT (id) DO UPDATE SET start = excluded.start, end = excluded.end,"
-                " document = excluded.document WHERE is_reconstructed",
-                (each._replace(is_reconstructed=True) for each in incidents),
-            )
-
-    def reconstructed_incidents(self) -> list[StoredIncident]:
-        """Return all incidents that were found in the history."""
-        with self._connection.reading("reading the incidents of the past") as db:
-            rows = db.execute(f"SELECT {INCIDENT_COLUMNS} FROM incidents WHERE is_reconstructed ORDER BY start, id")
-            return [StoredIncident(*row) for row in rows]
-
-    def seen_incidents(self, since: float) -> list[StoredIncident]:
-        """Return the incidents seen in current traffic that had not ended at an instant (Unix seconds)."""
-        with self._connection.reading("reading the incidents of current traffic") as db:
-            rows = db.execute(
-                f"SELECT {INCIDENT_COLUMNS} FROM incidents"
-                " WHERE NOT is_reconstructed AND (end IS NULL OR end >= ?) ORDER BY start, id",
-                (since,),
-            )
-            return [StoredIncident(*row) for row in rows]
-
-    def open_incidents(self) -> list[StoredIncident]:
-        """Return the incidents that have no end."""
-        with self._connection.reading("reading the open incidents") as db:
-            rows = db.execute(f"SELECT {INCIDENT_COLUMNS} FROM incidents WHERE end IS NULL ORDER BY start, id")
-            return [StoredIncident(*row) for row in rows]
-
-    def incidents(self, limit: int, before: tuple[float, str] | None = None) -> list[StoredIncident]:
-        """Return the newest incidents, the newest first.
-
-        Args:
-            limit: how many at most.
-            before: beginning and id of the incident after which the list continues.
-        """
-        start, incident_id = before or (_LATEST, "")
-        with self._connection.reading("reading incidents") as db:
-            rows = db.execute(
-                f"SELECT {INCIDENT_COLUMNS} FROM incidents WHERE (start, id) < (?, ?)"
-                " ORDER BY start DESC, id DESC LIMIT ?",
-                (start, incident_id, limit),
-            )
-            return [StoredIncident(*row) for row in rows]
-
-    def incident(self, incident_id: str) -> StoredIncident | None:
-        """Return one incident; None if the id is unknown."""
-        with self._connection.reading("reading an incident") as db:
-            row = db.execute(f"SELECT {INCIDENT_COLUMNS} FROM incidents WHERE id = ?", (incident_id,)).fetchone()
-        return None if row is None else StoredIncident(*row)
-
-    # Marks on time
-
-    def save_marks(self, marks: Sequence[StoredMark]) -> None:
-        """Store marks on time, replacing those with the same ids.
-
-        Raises:
-            StoreError: nothing was written.
-        """
-        with self._writing("saving marks") as db:
-            db.executemany("INSERT OR REPLACE INTO time_marks (id, source, until, document) VALUES (?, ?, ?, ?)", marks)
-
-    def replace_marks(self, source: str, marks: Sequence[StoredMark]) -> None:
-        """Store the marks of a source instead of those stored before.
-
-        Raises:
-            StoreError: nothing was written.
-        """
-        with self._writing("replacing marks") as db:
-            db.execute("DELETE FROM time_marks WHERE source = ?", (source,))
-            db.executemany("INSERT OR REPLACE INTO time_marks (id, source, until, document) VALUES (?, ?, ?, ?)", marks)
-
-    def delete_mark(self, mark_id: str, source: str) -> bool:
-        """Delete a mark of a source; returns whether there was one.
-
-        Raises:
-            StoreError: nothing was deleted.
-        """
-        with self._writing("deleting a mark") as db:
-            cursor = db.execute("DELETE FROM time_marks WHERE id = ? AND source = ?", (mark_id, source))
-            return cursor.rowcount > 0
-
-    def marks(self) -> list[StoredMark]:
-        """Return all stored marks on time."""
-        with self._connection.reading("reading the marks") as db:
-            rows = db.execute("SELECT id, source, until, document FROM time_marks ORDER BY id").fetchall()
-        return [StoredMark(*row) for row in rows]
 
     # Totals and retention
 

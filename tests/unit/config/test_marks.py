@@ -143,7 +143,7 @@ def test_commands_use_the_marks_of_configuration_file_and_history(tmp_path: Path
     path.write_text(f"marks_file: {file}\nmarks: [{ONE}]")
     config = load_config(path, {})
     store = Store.in_memory()
-    store.save_marks([encode_mark(replace(configured_marks(config)[0], source=MarkSource.API, id="a"))])
+    store.marks.save([encode_mark(replace(configured_marks(config)[0], source=MarkSource.API, id="a"))])
     found = marks_for_command(config, store)
     assert [mark.source for mark in found.marks] == [MarkSource.CONFIGURATION, MarkSource.FILE, MarkSource.API]
     assert len(marks_for_command(config, None).marks) == 2

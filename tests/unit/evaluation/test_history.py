@@ -496,7 +496,7 @@ class TestIncidentsOfThePast:
                 bench.write(start, {KEY: slowed, self.CANCEL: slowed, OTHER: around(0.1, 60)})
 
     def stored(self, store: Store) -> list[StoredIncident]:
-        return store.incidents(99)
+        return store.incidents.newest(99)
 
     def test_two_endpoints_of_a_service_are_one_with_the_right_times(
         self, store: Store, caplog: pytest.LogCaptureFixture
@@ -593,7 +593,7 @@ class TestIncidentsOfThePast:
         bench = ManagerBench(store)
         self.write(bench)
         with monkeypatch.context() as patched:
-            patched.setattr(store, "replace_reconstructed", refuse)
+            patched.setattr(store.incidents, "replace_reconstructed", refuse)
             bench.manager.catch_up(NOW)
         assert "past_incidents_not_saved" in events(caplog)
         assert store.evaluated_until() == NOON

@@ -133,7 +133,7 @@ def test_scores_and_time_lost_are_saved_once_a_minute_and_other_changes_at_once(
     bench = Bench(store)
 
     def stored() -> float:
-        (row,) = store.incidents(1)
+        (row,) = store.incidents.newest(1)
         return float(json.loads(row.document)["endpoints"][0]["lost_seconds"])
 
     bench.cycle(flagged(CHECKOUT, CAUSE, lost=1.0))
@@ -161,19 +161,19 @@ def test_incidents_that_cannot_be_saved_are_saved_later(
         raise StoreError("full", "the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "save_incidents", refuse)
+        patch.setattr(store.incidents, "save", refuse)
         bench.cycle(flagged(CHECKOUT, CAUSE))
         bench.cycle()
         bench.cycle(after=QUIET_SECONDS)
     assert events(caplog) == ["incident_started", "incidents_not_saved"]
     bench.cycle()
-    (row,) = store.incidents(5)
+    (row,) = store.incidents.newest(5)
     assert row.end == NOON + 30.0
 
 
 def test_damaged_incident_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     store = Store.in_memory()
-    store.save_incidents([StoredIncident("a", 1.0, None, "{"), StoredIncident("b", 2.0, 3.0, '{"id": 7}')])
+    store.incidents.save([StoredIncident("a", 1.0, None, "{"), StoredIncident("b", 2.0, 3.0, '{"id": 7}')])
     bench = Bench(store)
     assert bench.tracker.open == []
     assert bench.tracker.newest(5) == ([], None)
@@ -193,7 +193,7 @@ def test_account_is_stored_with_the_incident_and_is_small() -> None:
         CAUSE, text=100_000 * "w", verdict=replace(verdict, account=replace(verdict.account, changes=changes))
     )
     bench.cycle(flagged(CHECKOUT, wide))
-    (row,) = store.incidents(1)
+    (row,) = store.incidents.newest(1)
     assert len(json.loads(row.document)["endpoints"][0]["finding"]["account"]["changes"]) == 10
     incident = decode_incident(row, get_logger("incidents").limited(1.0, bench.clock))
     assert incident == bench.tracker.open[0]

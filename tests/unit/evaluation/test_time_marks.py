@@ -292,7 +292,7 @@ class TestRegistry:
         ["", "[]", '{"kind": "other"}', '{"kind":"normal","start":0,"end":1,"zone":"UTC","pattern":"("}', '{"kind":1}'],
     )
     def test_unreadable_mark_is_left_out(self, store: Store, document: str) -> None:
-        store.save_marks([StoredMark("a", "api", None, document)])
+        store.marks.save([StoredMark("a", "api", None, document)])
         assert Bench(store).build().current.marks == ()
 
     @pytest.mark.parametrize(
@@ -314,4 +314,4 @@ class TestRegistry:
             registry.add(TimeMark(MarkKind.EXPECTED, Pattern(""), start, start + HOUR, rule=rule))
         commit_hour(store, NOON - 50 * DAY, {KEY: around(0.1, 5)})
         store.prune(NOON - 28 * DAY)
-        assert len(store.marks()) == 2
+        assert len(store.marks.all()) == 2

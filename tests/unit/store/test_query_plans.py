@@ -66,9 +66,11 @@ def test_no_statement_scans_a_large_table(tmp_path: Path) -> None:
         store.flags()
         store.baseline_table(0)
         assert store.totals().quarantined == len(KEYS)
-        store.save_incidents([StoredIncident("a", 0.0, HOUR, "{}"), StoredIncident("b", 1.0, None, "{}")])
-        assert [each.id for each in store.incidents(1)] == [each.id for each in store.open_incidents()] == ["b"]
-        assert store.incident("a") is not None
+        store.incidents.save([StoredIncident("a", 0.0, HOUR, "{}"), StoredIncident("b", 1.0, None, "{}")])
+        assert (
+            [each.id for each in store.incidents.newest(1)] == [each.id for each in store.incidents.unended()] == ["b"]
+        )
+        assert store.incidents.get("a") is not None
         store.prune(2 * HOUR)
         connection.set_trace_callback(None)
 

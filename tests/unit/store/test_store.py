@@ -817,20 +817,20 @@ def test_incidents_are_listed_newest_first_and_replaced_by_id(tmp_path: Path) ->
         StoredIncident(name, start, None, "{}") for name, start in (("b", 1.5), ("a", 2.0), ("c", 2.0))
     )
     with closing(Store.open(tmp_path / "history.db")) as store:
-        store.save_incidents([first, second, third])
-        store.save_incidents([second._replace(end=9.0, document="[]")])
+        store.incidents.save([first, second, third])
+        store.incidents.save([second._replace(end=9.0, document="[]")])
     with closing(Store.open(tmp_path / "history.db")) as store:
-        assert store.incidents(2) == [third, second._replace(end=9.0, document="[]")]
-        assert store.incidents(2, (2.0, "a")) == [first]
-        assert store.open_incidents() == [first, third]
-        assert store.incident("b") == first
-        assert store.incident("nothing") is None
+        assert store.incidents.newest(2) == [third, second._replace(end=9.0, document="[]")]
+        assert store.incidents.newest(2, (2.0, "a")) == [first]
+        assert store.incidents.unended() == [first, third]
+        assert store.incidents.get("b") == first
+        assert store.incidents.get("nothing") is None
 
 
 def test_prune_deletes_incidents_that_ended_but_not_open_ones_with_or_without_old_windows(store: Store) -> None:
-    store.save_incidents([StoredIncident(name, 1.0, end, "{}") for name, end in (("a", 5.0), ("b", 6.0), ("c", None))])
+    store.incidents.save([StoredIncident(name, 1.0, end, "{}") for name, end in (("a", 5.0), ("b", 6.0), ("c", None))])
     assert store.prune(5) == (0, ())
-    assert [each.id for each in store.incidents(9)] == ["c", "b"]
+    assert [each.id for each in store.incidents.newest(9)] == ["c", "b"]
 
 
 def test_database_without_incidents_gets_the_table(tmp_path: Path) -> None:
@@ -839,7 +839,7 @@ def test_database_without_incidents_gets_the_table(tmp_path: Path) -> None:
         line = put(store, window(1), {CART: [0.1]})
     make_older(path, 6)
     with closing(Store.open(path)) as store:
-        assert store.open_incidents() == []
+        assert store.incidents.unended() == []
         assert store.ledger(0, NOON) == [line]
 
 
@@ -848,13 +848,13 @@ def test_database_without_past_shifts_keeps_its_incidents_and_is_evaluated_again
     seen = StoredIncident("a", 1.0, None, "{}")
     with closing(Store.open(path)) as store:
         put(store, window(1), {CART: [0.1]})
-        store.save_incidents([seen])
+        store.incidents.save([seen])
         store.save_evaluations([SeriesEvaluation(CART, {window(1).start: ANOMALOUS}, b"state")])
         store.set_evaluated_until(NOON)
     make_older(path, 7)
     with closing(Store.open(path)) as store:
-        assert store.open_incidents() == [seen]
-        assert (store.shifts(9), store.reconstructed_incidents(), store.evaluated_until()) == ([], [], None)
+        assert store.incidents.unended() == [seen]
+        assert (store.shifts(9), store.incidents.reconstructed(), store.evaluated_until()) == ([], [], None)
 
 
 def test_windows_of_a_database_that_had_an_index_of_them_can_be_replaced(
@@ -913,14 +913,14 @@ def test_shifts_outlive_the_incidents_of_their_time_by_a_day(store: Store) -> No
 def test_incidents_of_the_past_are_replaced_and_never_change_one_that_was_seen(store: Store) -> None:
     seen = StoredIncident("a", 1.0, 9.0, "seen")
     past = [StoredIncident(name, 1.0, 5.0, "past", is_reconstructed=True) for name in "abc"]
-    store.save_incidents([seen])
-    store.replace_reconstructed(past, [])
-    assert store.reconstructed_incidents() == past[1:]
-    store.replace_reconstructed([past[1]._replace(document="again", end=6.0)], ["a", "c"])
-    assert store.incidents(9) == [past[1]._replace(document="again", end=6.0), seen]
-    assert (store.seen_incidents(9.0), store.seen_incidents(9.5)) == ([seen], [])
+    store.incidents.save([seen])
+    store.incidents.replace_reconstructed(past, [])
+    assert store.incidents.reconstructed() == past[1:]
+    store.incidents.replace_reconstructed([past[1]._replace(document="again", end=6.0)], ["a", "c"])
+    assert store.incidents.newest(9) == [past[1]._replace(document="again", end=6.0), seen]
+    assert (store.incidents.seen(9.0), store.incidents.seen(9.5)) == ([seen], [])
     store.prune(6)
-    assert store.incidents(9) == [seen]
+    assert store.incidents.newest(9) == [seen]
 
 
 def failures(store: Store, key: SeriesKey = CART) -> dict[int, bytes | None]:

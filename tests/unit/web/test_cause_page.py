@@ -153,7 +153,7 @@ class TestResolvedFlag:
             [PastShift(SeriesKey("checkout", name), ShiftPeriod(1.0, 2.0, 3.0)) for name in ("GET /a", "POST /pay")], []
         )
         store = Store.in_memory()
-        store.replace_reconstructed([encode_incident(each) for each in past], [])
+        store.incidents.replace_reconstructed([encode_incident(each) for each in past], [])
         page = Pages(self.CALM, incidents=incident_tracker(store)).read("/cause", self.NAMED)
         assert "found in the history, so no traces were compared" in page.text
 

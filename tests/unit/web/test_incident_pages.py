@@ -65,7 +65,7 @@ def test_incident_of_the_past_says_that_its_cause_is_not_known() -> None:
     (incident,) = past_incidents(
         [PastShift(SeriesKey("checkout", name), ShiftPeriod(NOON - 900.0, NOON - 60.0, 3.0)) for name in ("a", "b")], []
     )
-    store.replace_reconstructed([encode_incident(incident)], [])
+    store.incidents.replace_reconstructed([encode_incident(incident)], [])
     pages = Pages(incidents=incident_tracker(store))
     listed = pages.read("/incidents").text
     assert "checkout, cause not known: 2 endpoints" in listed

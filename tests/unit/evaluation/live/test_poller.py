@@ -100,8 +100,8 @@ class Bench:
         self.history = FakeHistory({KEY: SeriesBaseline(NOW, baseline(), 0.4, thresholds())})
         self.backfill: BackfillStatus | None = None
         self.causes = FakeCauses()
-        self.incidents = Store.in_memory()
-        service_flags = ServiceFlagStore(self.incidents, monotonic=self.monotonic, log=get_logger("test"))
+        self.store = Store.in_memory()
+        service_flags = ServiceFlagStore(self.store, monotonic=self.monotonic, log=get_logger("test"))
         self.published: list[Snapshot] = []
         self.on_publish: Callable[[], None] = lambda: None
         self.new_tables: list[int] = []
@@ -134,7 +134,7 @@ class Bench:
             wakeup=self.wakeup,
             causes=self.causes,
             incidents=IncidentTracker(
-                self.incidents,
+                self.store,
                 renamed=lambda key: key,
                 monotonic=self.monotonic,
                 log=get_logger("test"),
@@ -483,7 +483,7 @@ class TestPublishing:
     def test_incident_is_saved_after_the_snapshot_is_published(self) -> None:
         bench = Bench(FakeTempo())
         saved_before: list[int] = []
-        bench.on_publish = lambda: saved_before.append(len(bench.incidents.incidents(9)))
+        bench.on_publish = lambda: saved_before.append(len(bench.store.incidents.newest(9)))
         for cycle in range(6):
             now = NOW + 15 * cycle
             bench.tempo.spans += [span(int(now) - back, now - back, 0.5) for back in range(15)]
@@ -491,7 +491,7 @@ class TestPublishing:
         bench.causes.causes = {KEY: a_cause(bench.causes.shifts[0])}
         bench.cycle(15)
         assert saved_before == [0] * 7
-        (row,) = bench.incidents.incidents(9)
+        (row,) = bench.store.incidents.newest(9)
         assert bench.status().incident == (row.id, "victim")
 
     def test_outage_publishes_the_last_verdict_while_its_window_counts(self, caplog: pytest.LogCaptureFixture) -> None:
