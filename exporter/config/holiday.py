@@ -1,9 +1,10 @@
-"""Public holidays of a country or subdivision, from the ``holidays`` library."""
+"""Public holidays of a country or subdivision, from the ``holidays`` library.
+
+The library takes 3 MB of memory. It is imported only where a region is configured.
+"""
 
 from datetime import date
 from typing import Self
-
-import holidays
 
 from exporter.config.wording import hint, shown
 from exporter.runtime.locks import LockRank, new_lock
@@ -18,6 +19,8 @@ def canonical_region(text: str) -> str:
     Raises:
         ValueError: the library does not know the country or subdivision.
     """
+    import holidays  # noqa: PLC0415
+
     country, dash, subdivision = text.partition("-")
     supported = holidays.list_supported_countries()
     country = country.upper()
@@ -60,6 +63,8 @@ class HolidayLookup:
         return day in (self._fill(day.year) if days is None else days)
 
     def _fill(self, year: int) -> frozenset[date]:
+        import holidays  # noqa: PLC0415
+
         with self._lock:
             if year not in self._years:
                 table = holidays.country_holidays(self._country, subdiv=self._subdivision, years=year, expand=False)

@@ -143,8 +143,9 @@ def test_workers_that_cannot_be_started_are_logged(caplog: pytest.LogCaptureFixt
     assert events(caplog, logging.WARNING) == ["worker_died"]
 
 
-def test_only_workers_load_numpy() -> None:
-    loaded = "import sys; import exporter.app.build; sys.exit('numpy' in sys.modules)"
+@pytest.mark.parametrize("library", ["numpy", "holidays"])
+def test_exporter_does_not_load_what_it_does_not_need(library: str) -> None:
+    loaded = f"import sys; import exporter.app.build; sys.exit({library!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0
 
 
