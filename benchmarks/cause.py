@@ -28,7 +28,7 @@ from exporter.detection.verdict import evaluate_window
 from exporter.detection.window import RecentTraces
 from exporter.model.critical_path import TraceSpan, critical_path
 from exporter.model.histogram import Digest, bucket_of_ns
-from exporter.model.hours import QUANTILES
+from exporter.model.hour_evaluation import QUANTILES
 
 _DATA: Final = Path(__file__).parent / "data" / "cause.json.gz"
 _LATENCY: Final = frozenset({"network_delay", "cpu_contention", "cpu_consumed"})

@@ -24,8 +24,9 @@ from exporter.model.accumulator import Accumulator
 from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
 from exporter.model.histogram import Digest, bucket_upper_seconds
 from exporter.model.histogram_codec import encode_digest, encode_marks
-from exporter.model.hours import SeriesHours, StoredWindow, hours_of
+from exporter.model.hours import SeriesHours, hours_of
 from exporter.model.ledger import Window
+from exporter.model.series_hour import StoredWindow
 from exporter.model.span import SeriesKey, Span
 
 _SEED: Final = 20

@@ -28,8 +28,9 @@ from exporter.model.accumulator import WindowContent, WindowDigest
 from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import MARK_SECONDS, encode_digest, encode_failures, encode_marks
-from exporter.model.hours import SeriesHours, StoredWindow, hours_of
+from exporter.model.hours import SeriesHours, hours_of
 from exporter.model.ledger import LedgerEntry, Wanted, Window, WindowState, pending, wanted
+from exporter.model.series_hour import StoredWindow
 from exporter.model.span import SeriesKey
 from exporter.runtime.tuning import collect_seldom
 from exporter.store import Store

@@ -38,7 +38,8 @@ from exporter.detection.parameters import ALL_PARTS, Parameters, Parts
 from exporter.detection.window import RecentTraces
 from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock, LocalHour
 from exporter.model.histogram_codec import MARK_SECONDS, encode_failures
-from exporter.model.hours import SeriesHour, SeriesHours, StoredWindow
+from exporter.model.hours import SeriesHours
+from exporter.model.series_hour import SeriesHour, StoredWindow
 
 STEP_SECONDS: Final = 15
 _STEPS_PER_HOUR: Final = HOUR_SECONDS // STEP_SECONDS

@@ -29,7 +29,7 @@ from exporter.detection.regression.verdict import Regression, RegressionEvent
 from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import encode_digest
-from exporter.model.hours import SeriesHour, StoredWindow
+from exporter.model.series_hour import SeriesHour, StoredWindow
 
 STEPS: Final = ((1.2, 1.15, 0.9), (1.1, 1.05, 0.5))
 """Factor of a step, ``detection.regression.ratio``, and the share that should be found."""

@@ -22,7 +22,7 @@ from exporter.evaluation.snapshot import SeriesStatus
 from exporter.model.calendar import HOUR_SECONDS, Calendar, DayType, HourClock, Slot
 from exporter.model.deviations import MAX_LANES, encode_deviations
 from exporter.model.histogram import bucket_middle_seconds
-from exporter.model.hours import HourEvaluation
+from exporter.model.hour_evaluation import HourEvaluation
 from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey
 from exporter.runtime.logs import get_logger

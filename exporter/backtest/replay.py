@@ -20,7 +20,8 @@ from exporter.detection.replay import Replay
 from exporter.detection.traffic.source import SourceHistory
 from exporter.detection.traffic.verdict import TrafficEvidence
 from exporter.model.calendar import HOUR_SECONDS
-from exporter.model.hours import HourEvaluation, SeriesHours, hours_of
+from exporter.model.hour_evaluation import HourEvaluation
+from exporter.model.hours import SeriesHours, hours_of
 from exporter.store import StoredSeries
 
 _NS: Final = 1_000_000_000

@@ -12,7 +12,8 @@ from typing import Final, NamedTuple, TypeVar
 
 from exporter.model.calendar import HOUR_SECONDS, DayType, LocalHour, Slot
 from exporter.model.histogram import Digest
-from exporter.model.hours import HourGroup, SeriesHour, SeriesHours
+from exporter.model.hours import HourGroup, SeriesHours
+from exporter.model.series_hour import SeriesHour
 
 # A pool serves a shift verdict only if it is mature. These bounds are not configurable.
 MATURE_WINDOWS: Final = 3

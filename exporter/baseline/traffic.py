@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeVar
 from exporter.baseline.levels import FallbackLevel, FallbackRules, is_mature, is_recurring
 from exporter.model.calendar import HOUR_SECONDS, DayType, LocalHour, Slot
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import StoredWindow
+from exporter.model.series_hour import StoredWindow
 from exporter.model.traffic import window_traffic
 
 MARKS: Final = HOUR_SECONDS // MARK_SECONDS

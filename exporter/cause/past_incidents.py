@@ -20,7 +20,7 @@ from exporter.cause.incidents import (
     Severity,
     hashed_id,
 )
-from exporter.model.hours import ShiftPeriod
+from exporter.model.hour_evaluation import ShiftPeriod
 from exporter.model.span import SeriesKey
 
 MAX_PAST_INCIDENTS: Final = 1000

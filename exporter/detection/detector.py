@@ -42,16 +42,9 @@ from exporter.detection.traffic.history import NO_TRAFFIC_STATE, SeriesTraffic, 
 from exporter.detection.traffic.source import SourceHistory
 from exporter.detection.window import decoded_traces
 from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour
-from exporter.model.hours import (
-    EncodedEvaluation,
-    HourEvaluation,
-    HourProfile,
-    SeriesHour,
-    SeriesHours,
-    StoredWindow,
-    Swings,
-    hours_of,
-)
+from exporter.model.hour_evaluation import EncodedEvaluation, HourEvaluation, HourProfile, Swings
+from exporter.model.hours import SeriesHours, hours_of
+from exporter.model.series_hour import SeriesHour, StoredWindow
 from exporter.model.span import SeriesKey
 from exporter.model.time_mark import LEFT_OUT, NO_MARKS, MarkKind, MarkRange, SeriesMarks, TimeMarks
 

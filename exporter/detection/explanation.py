@@ -13,7 +13,7 @@ from exporter.detection.verdict import Evidence
 from exporter.detection.window import rank_of
 from exporter.model.calendar import DayType, Slot
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, bucket_upper_seconds
-from exporter.model.hours import QUANTILES
+from exporter.model.hour_evaluation import QUANTILES
 
 RISE_RATIO: Final = 2.0
 """From this multiple of the usual traffic on, a rise is named beside a shift."""

@@ -41,7 +41,9 @@ from exporter.detection.window import MarkedTraces, SweptWindow, gated_positions
 from exporter.model.calendar import HOUR_SECONDS, LocalHour
 from exporter.model.histogram import HIGHEST_BUCKET
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import NOT_EVALUATED, HourEvaluation, SeriesHour, SeriesHours, ShiftPeriod
+from exporter.model.hour_evaluation import NOT_EVALUATED, HourEvaluation, ShiftPeriod
+from exporter.model.hours import SeriesHours
+from exporter.model.series_hour import SeriesHour
 
 
 @dataclass(slots=True)

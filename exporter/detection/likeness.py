@@ -67,7 +67,7 @@ def learned_correlation(sums: Sequence[int]) -> float:
     """Return the correlation ρ of exceedances within a window, at least :data:`CORRELATION`.
 
     Args:
-        sums: the last six of :data:`exporter.model.hours.Swings`.
+        sums: the last six of :data:`exporter.model.hour_evaluation.Swings`.
     """
     windows, shares, unlike_shares, pairs, above, unlike = sums
     within = likeness(windows, shares / SHARE_UNITS, unlike_shares / SHARE_UNITS)

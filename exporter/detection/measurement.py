@@ -31,7 +31,7 @@ from exporter.detection.parameters import (
 from exporter.detection.window import SweptWindow, quantile_positions
 from exporter.model.deviations import MARKS, MAX_LANES, compare_medians, deviations_of, encode_deviations
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, ZERO_BUCKET, Digest
-from exporter.model.hours import ERROR_SUMS, NO_SWINGS, QUANTILES, HourProfile, Swings
+from exporter.model.hour_evaluation import ERROR_SUMS, NO_SWINGS, QUANTILES, HourProfile, Swings
 
 MAX_SQUARE: Final = (MAX_SWING_OCTAVES * BUCKETS_PER_OCTAVE) ** 2
 """Upper bound of a squared distance, in square buckets."""

@@ -79,7 +79,8 @@ from exporter.detection.thresholds import (
     tolerated,
 )
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, ZERO_BUCKET
-from exporter.model.hours import ERROR_SUMS, QUANTILES, HourProfile, SeriesHour, Swings
+from exporter.model.hour_evaluation import ERROR_SUMS, QUANTILES, HourProfile, Swings
+from exporter.model.series_hour import SeriesHour
 
 _DAY_SWING_BUCKETS: Final = buckets_of(DAY_SWING_RATIO)
 

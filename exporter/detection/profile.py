@@ -16,7 +16,9 @@ from exporter.detection.window import next_mark
 from exporter.model.calendar import HOUR_SECONDS, Slot
 from exporter.model.deviations import MARKS, lanes_above, raised_deviations
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import QUANTILES, HourProfile, SeriesHour, SeriesHours
+from exporter.model.hour_evaluation import QUANTILES, HourProfile
+from exporter.model.hours import SeriesHours
+from exporter.model.series_hour import SeriesHour
 
 NOT_RAISED = (0,) * len(QUANTILES)
 

@@ -26,7 +26,9 @@ from exporter.detection.window import RecentTraces, end_second
 from exporter.model.calendar import HOUR_SECONDS, LocalHour
 from exporter.model.histogram import Digest, bucket_of_ns
 from exporter.model.histogram_codec import MARK_SECONDS, encode_digest, encode_failures, encode_marks
-from exporter.model.hours import HourEvaluation, SeriesHour, SeriesHours, StoredWindow
+from exporter.model.hour_evaluation import HourEvaluation
+from exporter.model.hours import SeriesHours
+from exporter.model.series_hour import SeriesHour, StoredWindow
 
 
 class _Ended(NamedTuple):

@@ -46,8 +46,9 @@ from exporter.model.histogram import (
     bucket_upper_seconds,
 )
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import MAX_RUN_TRACES, SeriesHours, merged_marks
+from exporter.model.hours import SeriesHours
 from exporter.model.runs import Run, runs_of
+from exporter.model.series_hour import MAX_RUN_TRACES, merged_marks
 
 MAX_RUNS_PER_HOUR: Final = 1.25
 MAX_TRACES_PER_HOUR: Final = 40

@@ -40,7 +40,7 @@ from exporter.detection.profile import raised_at
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.deviations import MARKS, MOST_BUCKETS, lanes_above, medians_over_series
 from exporter.model.histogram import BUCKETS_PER_OCTAVE
-from exporter.model.hours import PATTERN_BUCKETS
+from exporter.model.hour_evaluation import PATTERN_BUCKETS
 
 MIN_ENDPOINTS: Final = 4
 """With fewer endpoints in the evaluation window, the deviation of a service is unknown."""

@@ -41,7 +41,7 @@ from exporter.detection.window import MarkedBuckets, gated_positions, next_mark,
 from exporter.model.deviations import MARKS
 from exporter.model.histogram import ZERO_BUCKET
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import QUANTILES
+from exporter.model.hour_evaluation import QUANTILES
 
 
 class ShiftTest(StrEnum):

@@ -29,7 +29,7 @@ from exporter.detection.parameters import (
     Parameters,
 )
 from exporter.model.histogram import Digest
-from exporter.model.hours import QUANTILES, Swings
+from exporter.model.hour_evaluation import QUANTILES, Swings
 
 _PRIOR: Final = PRIOR_SWING_OCTAVES**2
 _HALF_WEIGHT_EXCEEDANCES: Final = 2

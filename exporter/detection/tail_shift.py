@@ -44,7 +44,7 @@ from exporter.detection.thresholds import SmallShiftThresholds
 from exporter.detection.window import MarkedBuckets, MarkedTail, next_mark, past_mark, rank_of
 from exporter.model.deviations import MARKS
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import QUANTILES
+from exporter.model.hour_evaluation import QUANTILES
 
 _Q: Final = QUANTILES[-1]
 

@@ -27,7 +27,7 @@ from exporter.model.histogram import (
     bucket_of_seconds,
     bucket_upper_seconds,
 )
-from exporter.model.hours import QUANTILES, HourProfile
+from exporter.model.hour_evaluation import QUANTILES, HourProfile
 
 _ROUNDING: Final = 1e-9
 _NEVER: Final = 2 * HIGHEST_BUCKET
@@ -149,7 +149,7 @@ class Thresholds(NamedTuple):
     """Thresholds of a series in one hour.
 
     Attributes:
-        quantiles: one for each of :data:`exporter.model.hours.QUANTILES`.
+        quantiles: one for each of :data:`exporter.model.hour_evaluation.QUANTILES`.
         correlation: correlation ρ of exceedances within a window, ``ρ + 2/N``: a small pool is itself uncertain. See
             :mod:`exporter.detection.likeness`.
         fast: a median at or below this bucket is significantly faster than the baseline; mirrors the median's gate.

@@ -15,7 +15,7 @@ from exporter.detection.runs import RunEvidence, RunPrediction, RunThresholds, e
 from exporter.detection.schedule import LazySchedule, Schedule
 from exporter.detection.verdict import Evidence, Verdict, evaluate_window
 from exporter.detection.window import EvaluationWindow, RecentTraces
-from exporter.model.hours import ShiftPeriod
+from exporter.model.hour_evaluation import ShiftPeriod
 
 
 class Tick(NamedTuple):

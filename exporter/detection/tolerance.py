@@ -16,7 +16,8 @@ from exporter.model.calendar import HOUR_SECONDS, LocalHour
 from exporter.model.deviations import MARKS, deviations_of
 from exporter.model.histogram import BUCKETS_PER_OCTAVE
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import QUANTILES, HourProfile, SeriesHours
+from exporter.model.hour_evaluation import QUANTILES, HourProfile
+from exporter.model.hours import SeriesHours
 
 TOLERATED_SECONDS: Final = 28 * 24 * HOUR_SECONDS
 """How long a mark is remembered."""

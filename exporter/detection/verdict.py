@@ -40,7 +40,7 @@ from exporter.detection.tail_shift import TailShift, find_tail_shift
 from exporter.detection.thresholds import Floors, QuantileThreshold, Thresholds
 from exporter.detection.window import EvaluationWindow, RecentTraces, gated_positions, rank_of
 from exporter.model.histogram import BUCKETS_PER_OCTAVE
-from exporter.model.hours import QUANTILES
+from exporter.model.hour_evaluation import QUANTILES
 
 
 class Evidence(NamedTuple):

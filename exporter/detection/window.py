@@ -28,7 +28,7 @@ from exporter.detection.parameters import (
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.histogram import ZERO_BUCKET, bucket_middle_seconds
 from exporter.model.histogram_codec import MARK_SECONDS, decode_counts, encode_counts
-from exporter.model.hours import QUANTILES
+from exporter.model.hour_evaluation import QUANTILES
 
 _NANOSECONDS: Final = 1_000_000_000
 _ROUNDING: Final = 1e-9

@@ -25,7 +25,8 @@ from exporter.detection.traffic.source import SourceHistory
 from exporter.evaluation.baseline_table import SeriesBaseline
 from exporter.model.calendar import HOUR_SECONDS, LocalHour, Slot
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import EvaluationSums, SeriesHours, StoredWindow
+from exporter.model.hours import EvaluationSums, SeriesHours
+from exporter.model.series_hour import StoredWindow
 from exporter.model.span import SeriesKey
 from exporter.store import SeriesEvaluation, StoredSeries
 

@@ -15,7 +15,7 @@ from exporter.detection.flag import FlagPeriod
 from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour
 from exporter.model.histogram import HIGHEST_BUCKET, ZERO_BUCKET, Digest
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import SeriesHour
+from exporter.model.series_hour import SeriesHour
 from exporter.model.span import SeriesKey
 from exporter.model.time_mark import MarkRange
 

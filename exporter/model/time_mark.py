@@ -16,8 +16,8 @@ from typing import Any, Final, NamedTuple
 from dateutil.rrule import rrule, rrulestr
 
 from exporter.model.calendar import HOUR_SECONDS, HourClock
-from exporter.model.hours import StoredWindow
 from exporter.model.pattern import Pattern
+from exporter.model.series_hour import StoredWindow
 from exporter.model.span import SeriesKey
 
 _DAY_SECONDS: Final = 24 * HOUR_SECONDS

@@ -10,16 +10,10 @@ import msgspec
 
 from exporter.detection.flag import FlagKind, FlagPeriod
 from exporter.model.histogram_codec import decode_numbers
-from exporter.model.hours import (
-    NO_SWINGS,
-    EncodedEvaluation,
-    EvaluationSums,
-    HourEvaluation,
-    ShiftPeriod,
-    StoredWindow,
-    is_evaluation,
-)
+from exporter.model.hour_evaluation import NO_SWINGS, EncodedEvaluation, HourEvaluation, ShiftPeriod, is_evaluation
+from exporter.model.hours import EvaluationSums
 from exporter.model.ledger import LedgerEntry, Window, WindowState
+from exporter.model.series_hour import StoredWindow
 from exporter.model.span import SeriesKey
 
 ENTRY_COLUMNS: Final = (

@@ -10,7 +10,7 @@ from itertools import repeat
 from typing import Any, NamedTuple, cast
 
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import MAX_RUN_TRACES, StoredWindow
+from exporter.model.series_hour import MAX_RUN_TRACES, StoredWindow
 from exporter.model.span import SeriesKey
 from exporter.store.records import StoredSeries, StoredTraffic, deviations_from_row, evaluations_from_rows
 

@@ -22,7 +22,7 @@ from exporter.model.histogram_codec import (
     encode_failures,
     encode_marks,
 )
-from exporter.model.hours import ShiftPeriod
+from exporter.model.hour_evaluation import ShiftPeriod
 from exporter.model.ledger import LedgerEntry, Window
 from exporter.model.span import SeriesKey
 from exporter.model.time_mark import REACH_SECONDS

@@ -8,7 +8,7 @@ from math import exp
 from exporter.detection.window import end_second
 from exporter.model.histogram import Digest, bucket_of_ns, bucket_of_seconds
 from exporter.model.histogram_codec import MARK_SECONDS, encode_digest, encode_failures, encode_marks
-from exporter.model.hours import StoredWindow
+from exporter.model.series_hour import StoredWindow
 
 MONDAY_HOUR = 490992
 """Monday, 2026-01-05 00:00 UTC, in hours of the Unix epoch."""

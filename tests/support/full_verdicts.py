@@ -17,14 +17,10 @@ from exporter.detection.traffic.verdict import SourceWindow
 from exporter.evaluation.series import BaselineRequest, EvaluationResult, EvaluationTask, evaluate_series
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.histogram_codec import MARK_SECONDS, decode_counts, decode_marks, encode_failures
-from exporter.model.hours import (
-    MAX_RUN_TRACES,
-    EncodedEvaluation,
-    EvaluationSums,
-    HourEvaluation,
-    StoredWindow,
-)
+from exporter.model.hour_evaluation import EncodedEvaluation, HourEvaluation
+from exporter.model.hours import EvaluationSums
 from exporter.model.pattern import Pattern
+from exporter.model.series_hour import MAX_RUN_TRACES, StoredWindow
 from exporter.model.span import SeriesKey
 from exporter.model.time_mark import MarkKind, TimeMark, TimeMarks
 from exporter.store import StoredSeries

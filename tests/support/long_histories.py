@@ -14,7 +14,8 @@ from exporter.detection.history import advance
 from exporter.detection.parameters import ALL_PARTS
 from exporter.evaluation.series import Advance, BaselineRequest, EvaluationResult, EvaluationTask, evaluate_series
 from exporter.model.calendar import HOUR_SECONDS
-from exporter.model.hours import MAX_RUN_TRACES, HourEvaluation
+from exporter.model.hour_evaluation import HourEvaluation
+from exporter.model.series_hour import MAX_RUN_TRACES
 from exporter.model.time_mark import NO_MARKS
 from exporter.store import StoredSeries
 from tests.support.detection_traffic import stored

@@ -28,7 +28,7 @@ from exporter.ingest.backfill_queue import BackfillStatus
 from exporter.model.accumulator import Accumulator
 from exporter.model.calendar import Calendar, DayType, HourClock, Slot
 from exporter.model.histogram import bucket_of_seconds
-from exporter.model.hours import QUANTILES
+from exporter.model.hour_evaluation import QUANTILES
 from exporter.model.ledger import LedgerEntry, LedgerProgress, Window, WindowState
 from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey, Span

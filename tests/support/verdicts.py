@@ -15,7 +15,8 @@ from exporter.detection.detector import Detector, SeriesState, decode_state, enc
 from exporter.detection.history import advance
 from exporter.detection.parameters import ALL_PARTS, NO_PARTS, Parameters
 from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
-from exporter.model.hours import HourEvaluation, SeriesHours, hours_of
+from exporter.model.hour_evaluation import HourEvaluation
+from exporter.model.hours import SeriesHours, hours_of
 from tests.support.detection_traffic import Request, stored
 
 BEGIN = 1_792_364_400

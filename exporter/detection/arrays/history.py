@@ -20,7 +20,9 @@ from exporter.detection.window import MarkedTraces, SweptWindow
 from exporter.model.calendar import HOUR_SECONDS, LocalHour
 from exporter.model.digest_arrays import UnsuitableError
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import HourEvaluation, SeriesHour, SeriesHours
+from exporter.model.hour_evaluation import HourEvaluation
+from exporter.model.hours import SeriesHours
+from exporter.model.series_hour import SeriesHour
 
 _LEAST_HOURS: Final = 12
 """Arrays do not pay for fewer hours."""

@@ -28,8 +28,9 @@ from exporter.model.deviations import MARKS
 from exporter.model.digest_arrays import UnsuitableError, decode_digests, decode_marks
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, HIGHEST_BUCKET, ZERO_BUCKET
 from exporter.model.histogram_codec import MARK_SECONDS, MAX_ASSIGNED_MARKS
-from exporter.model.hours import LOW_QUANTILE, MAX_RUN_TRACES, NOT_EVALUATED, QUANTILES, SeriesHour, StoredWindow
+from exporter.model.hour_evaluation import LOW_QUANTILE, NOT_EVALUATED, QUANTILES
 from exporter.model.runs import MAX_RUN_SECONDS
+from exporter.model.series_hour import MAX_RUN_TRACES, SeriesHour, StoredWindow
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -28,7 +28,7 @@ from exporter.detection.thresholds import buckets_of, correlation_of, floor_of
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.deviations import MARKS
 from exporter.model.histogram import BUCKETS_PER_OCTAVE
-from exporter.model.hours import QUANTILES
+from exporter.model.hour_evaluation import QUANTILES
 
 _TINY, _MARGIN = 1e-12, 1e-6
 """Stands for a mean of zero, which has no logarithm; and by how much rounding may raise a probability."""

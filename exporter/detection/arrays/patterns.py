@@ -10,7 +10,7 @@ from exporter.detection.arrays.pools import HourPools
 from exporter.detection.parameters import DAILY_PATTERN_BUCKETS, DAILY_PATTERN_MIN_HOURS, PROFILE_MIN_HOURS
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.deviations import MARKS, MAX_LANES, MOST_BUCKETS, ZERO_CODE
-from exporter.model.hours import PATTERN_BUCKETS, QUANTILES
+from exporter.model.hour_evaluation import PATTERN_BUCKETS, QUANTILES
 
 _NEVER: Final = 1 << 40
 _HOURS_OF_DAY: Final = 24

@@ -22,7 +22,7 @@ from exporter.detection.runs import MAX_RUNS_PER_HOUR, MAX_TRACES_PER_HOUR, OBSE
 from exporter.detection.streams import SHORTEST_CUT
 from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.histogram import ZERO_BUCKET, Digest
-from exporter.model.hours import QUANTILES
+from exporter.model.hour_evaluation import QUANTILES
 
 _UPPER_QUARTILE: Final = 0.75
 

@@ -50,7 +50,7 @@ from exporter.model.calendar import HOUR_SECONDS
 from exporter.model.deviations import MARKS, MAX_LANES, MOST_BUCKETS, ZERO_CODE
 from exporter.model.histogram import BUCKETS_PER_OCTAVE
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import ERROR_SUMS, NO_SWINGS, QUANTILES, HourEvaluation, HourProfile, Swings
+from exporter.model.hour_evaluation import ERROR_SUMS, NO_SWINGS, QUANTILES, HourEvaluation, HourProfile, Swings
 
 _ROUNDING: Final = 1e-9
 _ALL: Final = len(QUANTILES)

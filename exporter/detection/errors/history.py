@@ -47,7 +47,8 @@ from exporter.detection.replayed_flag import ReplayedFlag
 from exporter.detection.tolerance import Tolerance, tolerated_errors
 from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import SeriesHour, SeriesHours
+from exporter.model.hours import SeriesHours
+from exporter.model.series_hour import SeriesHour
 
 BURST_SECONDS: Final = 1500
 """A flag that fires for longer is an incident: what happened then does not become part of the swing."""

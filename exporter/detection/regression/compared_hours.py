@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from exporter.detection.change_point import find_change_point
 from exporter.detection.regression.level import HALVES, NO_PRODUCTS, LevelWeights, Products
 from exporter.model.calendar import HOUR_SECONDS, DayType
-from exporter.model.hours import SeriesHour
+from exporter.model.series_hour import SeriesHour
 
 DAY_SECONDS: Final = 24 * HOUR_SECONDS
 REACH_SECONDS: Final = 28 * DAY_SECONDS

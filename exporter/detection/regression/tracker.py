@@ -28,7 +28,8 @@ from exporter.detection.regression.uncertainty import blocks_before, deviation_o
 from exporter.detection.regression.verdict import Regression, RegressionChange, RegressionEvent
 from exporter.model.calendar import LocalHour
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, bucket_middle_seconds
-from exporter.model.hours import QUANTILES, SeriesHour
+from exporter.model.hour_evaluation import QUANTILES
+from exporter.model.series_hour import SeriesHour
 
 # The constants of this package are part of the method and not meant to be tuned.
 

@@ -29,7 +29,7 @@ from exporter.detection.traffic.source import NO_LOSSES, REACH_MARKS, SourceHist
 from exporter.detection.traffic.verdict import TrafficEvidence, TrafficVerdict, WindowPart, judge_traffic, tick_traffic
 from exporter.model.calendar import HOUR_SECONDS, HourClock, LocalHour
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import StoredWindow
+from exporter.model.series_hour import StoredWindow
 
 _traces_of = attrgetter("traces")
 _requests_of = attrgetter("requests")

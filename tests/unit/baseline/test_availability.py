@@ -10,7 +10,9 @@ from exporter.baseline.levels import SLOTS, FallbackLevel, FallbackRules, choose
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import encode_digest
-from exporter.model.hours import HourEvaluation, SeriesHour, SeriesHours, StoredWindow
+from exporter.model.hour_evaluation import HourEvaluation
+from exporter.model.hours import SeriesHours
+from exporter.model.series_hour import SeriesHour, StoredWindow
 from tests.support.samples import DAY, HOUR, NOON
 
 CLOCK = HourClock(Calendar())

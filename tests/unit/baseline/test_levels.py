@@ -22,7 +22,9 @@ from exporter.baseline.levels import (
 from exporter.model.calendar import Calendar, DayType, HourClock, Slot
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import encode_digest
-from exporter.model.hours import HourEvaluation, SeriesHour, SeriesHours, StoredWindow, hours_of
+from exporter.model.hour_evaluation import HourEvaluation
+from exporter.model.hours import SeriesHours, hours_of
+from exporter.model.series_hour import SeriesHour, StoredWindow
 
 HOUR = 3600
 DAY = 24 * HOUR

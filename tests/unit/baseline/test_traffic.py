@@ -20,7 +20,7 @@ from exporter.baseline.traffic import (
     traffic_hours,
 )
 from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock, LocalHour
-from exporter.model.hours import StoredWindow
+from exporter.model.series_hour import StoredWindow
 
 CLOCK = HourClock(Calendar())
 MONDAY = 1_750_636_800

@@ -20,7 +20,7 @@ from exporter.cause.incidents import (
     advance,
 )
 from exporter.cause.past_incidents import MAX_PAST_INCIDENTS, PastShift, past_incidents
-from exporter.model.hours import ShiftPeriod
+from exporter.model.hour_evaluation import ShiftPeriod
 from exporter.model.span import SeriesKey
 
 AT = 10_000.0

@@ -26,7 +26,7 @@ from exporter.detection.traffic.source import REACH_MARKS, SourceHistory
 from exporter.detection.traffic.verdict import SourceWindow, read_hours
 from exporter.evaluation.series import SeriesHistory
 from exporter.model.calendar import Calendar, DayType, HourClock, Slot
-from exporter.model.hours import StoredWindow
+from exporter.model.series_hour import StoredWindow
 from tests.support.detection_traffic import MONDAY
 from tests.support.full_verdicts import found_in
 

@@ -14,7 +14,9 @@ from exporter.detection.history import HistoryProgress, advance
 from exporter.detection.parameters import Parameters
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import HourEvaluation, SeriesHours, ShiftPeriod, StoredWindow, hours_of
+from exporter.model.hour_evaluation import HourEvaluation, ShiftPeriod
+from exporter.model.hours import SeriesHours, hours_of
+from exporter.model.series_hour import StoredWindow
 from tests.support.detection_traffic import MONDAY, Request, stored, traffic
 
 DETECTOR = Detector(FallbackRules(), Parameters(), HourClock(Calendar()))

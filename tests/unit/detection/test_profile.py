@@ -7,7 +7,9 @@ from exporter.model.calendar import DayType, LocalHour, Slot
 from exporter.model.deviations import MARKS, deviations_of, encode_deviations
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import encode_digest
-from exporter.model.hours import HourEvaluation, HourProfile, SeriesHour, SeriesHours, StoredWindow
+from exporter.model.hour_evaluation import HourEvaluation, HourProfile
+from exporter.model.hours import SeriesHours
+from exporter.model.series_hour import SeriesHour, StoredWindow
 
 HOUR = 1_767_571_200
 SLOT = Slot(0, DayType.WEEKDAY)

@@ -14,7 +14,7 @@ from exporter.detection.regression.verdict import Regression, RegressionChange, 
 from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, Digest, bucket_of_seconds
 from exporter.model.histogram_codec import encode_digest
-from exporter.model.hours import SeriesHour, StoredWindow
+from exporter.model.series_hour import SeriesHour, StoredWindow
 from tests.support.detection_traffic import MONDAY
 
 CLOCK = HourClock(Calendar())

@@ -15,7 +15,7 @@ from exporter.detection.settlement import (
 )
 from exporter.detection.thresholds import QuantileThreshold, Thresholds
 from exporter.model.histogram import Digest
-from exporter.model.hours import QUANTILES
+from exporter.model.hour_evaluation import QUANTILES
 
 PARAMETERS = Parameters()
 THRESHOLDS = Thresholds(

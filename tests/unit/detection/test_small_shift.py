@@ -12,7 +12,7 @@ from exporter.detection.schedule import HourSmallThresholds
 from exporter.detection.small_shift import can_be_small_shift, find_small_shift
 from exporter.detection.window import RecentTraces
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import NO_SWINGS
+from exporter.model.hour_evaluation import NO_SWINGS
 from tests.unit.detection.test_thresholds import pool_of
 
 PARAMETERS = Parameters(min_delta_seconds=0)

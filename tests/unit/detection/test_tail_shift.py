@@ -19,7 +19,7 @@ from exporter.detection.tick import FlagTracker, tick
 from exporter.detection.verdict import Verdict, evaluate_window
 from exporter.detection.window import MarkedTraces, RecentTraces
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import ERROR_SUMS, NO_SWINGS, HourProfile
+from exporter.model.hour_evaluation import ERROR_SUMS, NO_SWINGS, HourProfile
 from tests.unit.detection.test_thresholds import pool_of
 from tests.unit.detection.test_verdict import BASELINE, HOUR, thresholds
 

@@ -21,7 +21,8 @@ from exporter.model.calendar import DayType, LocalHour, Slot
 from exporter.model.deviations import deviations_of, encode_deviations
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, ZERO_BUCKET, Digest, bucket_of_seconds
 from exporter.model.histogram_codec import encode_digest
-from exporter.model.hours import NO_SWINGS, SeriesHour, StoredWindow, Swings
+from exporter.model.hour_evaluation import NO_SWINGS, Swings
+from exporter.model.series_hour import SeriesHour, StoredWindow
 from tests.support.naive_detector import QUANTILES, NaiveDetector, quantile
 
 SLOT = Slot(0, DayType.WEEKDAY)

@@ -12,7 +12,7 @@ from exporter.detection.thresholds import QuantileThreshold, Thresholds
 from exporter.detection.tick import FlagTracker, tick
 from exporter.detection.verdict import can_be_shifted
 from exporter.detection.window import RecentTraces
-from exporter.model.hours import QUANTILES
+from exporter.model.hour_evaluation import QUANTILES
 
 HOUR = 1_767_571_200
 NOW = HOUR + 1800

@@ -17,8 +17,10 @@ from exporter.detection.replay import Replay
 from exporter.detection.tolerance import tolerated_traffic
 from exporter.detection.traffic.source import SourceHistory
 from exporter.model.calendar import Calendar, HourClock
-from exporter.model.hours import HourEvaluation, SeriesHours, StoredWindow
+from exporter.model.hour_evaluation import HourEvaluation
+from exporter.model.hours import SeriesHours
 from exporter.model.pattern import Pattern
+from exporter.model.series_hour import StoredWindow
 from exporter.model.span import SeriesKey
 from exporter.model.time_mark import MarkKind, TimeMark, TimeMarks
 from tests.support.detection_traffic import MONDAY, Incidents, stored, traffic, windows_with_failures

@@ -22,7 +22,7 @@ from exporter.detection.thresholds import (
 from exporter.detection.verdict import Verdict, can_be_shifted, evaluate_window
 from exporter.detection.window import RecentTraces
 from exporter.model.histogram_codec import MARK_SECONDS
-from exporter.model.hours import QUANTILES, HourProfile
+from exporter.model.hour_evaluation import QUANTILES, HourProfile
 
 HOUR = 1_767_571_200
 NOW = HOUR + 1800

@@ -23,9 +23,9 @@ from exporter.model.accumulator import Accumulator
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.histogram import bucket_middle_seconds, bucket_of_ns
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import StoredWindow
 from exporter.model.ledger import Window
 from exporter.model.pattern import Pattern
+from exporter.model.series_hour import StoredWindow
 from exporter.model.span import SeriesKey, Span
 from exporter.model.time_mark import MarkKind, TimeMark, TimeMarks
 from exporter.runtime.logs import get_logger

@@ -6,7 +6,7 @@ import pytest
 from exporter.evaluation.service_history import REACH_SECONDS, ServiceHistory
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.deviations import MARKS, encode_deviations
-from exporter.model.hours import HourEvaluation
+from exporter.model.hour_evaluation import HourEvaluation
 from exporter.model.service import ServiceKey
 from exporter.model.span import SeriesKey
 from exporter.store import SeriesEvaluation, Store

@@ -28,9 +28,10 @@ from exporter.evaluation.timeline_query import TimelineQuerier
 from exporter.model.accumulator import Accumulator
 from exporter.model.calendar import Calendar, HourClock
 from exporter.model.histogram import BUCKETS_PER_OCTAVE, Digest, bucket_of_seconds, bucket_upper_seconds
-from exporter.model.hours import SeriesHour, hours_of
+from exporter.model.hours import hours_of
 from exporter.model.ledger import LedgerEntry, Window, WindowState
 from exporter.model.pattern import Pattern
+from exporter.model.series_hour import SeriesHour
 from exporter.model.span import SeriesKey, Span
 from exporter.model.time_mark import MarkKind, MarkRange, TimeMark, TimeMarks
 from exporter.store import Store

@@ -14,8 +14,8 @@ from exporter.model.accumulator import Accumulator, WindowContent
 from exporter.model.calendar import HourClock
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import encode_digest, encode_failures, encode_marks
-from exporter.model.hours import SeriesHour, StoredWindow
 from exporter.model.ledger import Window
+from exporter.model.series_hour import SeriesHour, StoredWindow
 from exporter.model.span import FilterReason, SeriesKey, Span
 from tests.support.fakes import NS, span
 from tests.support.ledgers import HOUR, NOON, UTC_CALENDAR

@@ -11,7 +11,9 @@ from exporter.model.calendar import Calendar, DayType, HourClock, Slot
 from exporter.model.deviations import MAX_LANES
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import DamagedDigestError, encode_digest, encode_marks
-from exporter.model.hours import NO_SWINGS, HourEvaluation, SeriesHour, SeriesHours, StoredWindow, hours_of
+from exporter.model.hour_evaluation import NO_SWINGS, HourEvaluation
+from exporter.model.hours import SeriesHours, hours_of
+from exporter.model.series_hour import SeriesHour, StoredWindow
 
 HOUR = 3600
 MONDAY = int(datetime(2026, 1, 5, tzinfo=UTC).timestamp())

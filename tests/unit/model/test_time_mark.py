@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.model.calendar import Calendar, HourClock
-from exporter.model.hours import StoredWindow
 from exporter.model.pattern import Pattern
+from exporter.model.series_hour import StoredWindow
 from exporter.model.span import SeriesKey
 from exporter.model.time_mark import (
     REACH_SECONDS,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exporter.model.accumulator import WindowContent, WindowDigest
 from exporter.model.histogram import Digest
-from exporter.model.hours import HourEvaluation, ShiftPeriod
+from exporter.model.hour_evaluation import HourEvaluation, ShiftPeriod
 from exporter.model.ledger import LedgerEntry, Window, WindowState
 from exporter.model.span import SeriesKey
 from exporter.store import Connection, SeriesEvaluation, Store, StoredIncident

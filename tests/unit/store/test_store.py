@@ -22,8 +22,9 @@ from exporter.detection.flag import FlagKind, FlagPeriod
 from exporter.model.accumulator import Accumulator, WindowContent
 from exporter.model.histogram import Digest
 from exporter.model.histogram_codec import decode_counts, decode_digest, decode_marks, encode_failures
-from exporter.model.hours import MAX_RUN_TRACES, EncodedEvaluation, HourEvaluation, ShiftPeriod
+from exporter.model.hour_evaluation import EncodedEvaluation, HourEvaluation, ShiftPeriod
 from exporter.model.ledger import LedgerEntry, Window, WindowState
+from exporter.model.series_hour import MAX_RUN_TRACES
 from exporter.model.span import SeriesKey
 from exporter.runtime.telemetry import StorageFailure
 from exporter.store import (

@@ -11,7 +11,7 @@ from exporter.evaluation.causes.shift_cause import Shift, ShiftCause
 from exporter.evaluation.incident_tracker import IncidentPage, IncidentTracker, encode_incident
 from exporter.evaluation.snapshot import SeriesStatus, Snapshot
 from exporter.explain.drilldown import Drilldown
-from exporter.model.hours import ShiftPeriod
+from exporter.model.hour_evaluation import ShiftPeriod
 from exporter.model.span import SeriesKey
 from exporter.store import Store, StoreError
 from tests.support.causes import CHECKOUT, two_that_share_a_cause, with_cause

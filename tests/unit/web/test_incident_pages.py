@@ -9,7 +9,7 @@ from exporter.cause.past_incidents import PastShift, past_incidents
 from exporter.evaluation.causes.shift_cause import Shift
 from exporter.evaluation.incident_tracker import IncidentPage, encode_incident
 from exporter.evaluation.snapshot import SeriesStatus
-from exporter.model.hours import ShiftPeriod
+from exporter.model.hour_evaluation import ShiftPeriod
 from exporter.model.span import SeriesKey
 from exporter.store import Store, StoreError
 from tests.support.causes import a_cause, two_that_share_a_cause

@@ -17,7 +17,8 @@ from exporter.detection.history import HistoryEvaluation, advance
 from exporter.detection.parameters import Parameters
 from exporter.model.calendar import HOUR_SECONDS, Calendar, HourClock, LocalHour
 from exporter.model.histogram_codec import DamagedDigestError
-from exporter.model.hours import SeriesHours, StoredWindow, hours_of
+from exporter.model.hours import SeriesHours, hours_of
+from exporter.model.series_hour import StoredWindow
 from tests.support.detection_traffic import stored
 from tests.support.long_histories import is_same
 from tests.support.verdicts import BEGIN

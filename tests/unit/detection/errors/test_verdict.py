@@ -27,7 +27,8 @@ from exporter.detection.flag import INACTIVE, FlagEvent, FlagKind, FlagPeriod
 from exporter.detection.history import HistoryProgress, advance
 from exporter.detection.parameters import ALL_PARTS, Parameters
 from exporter.model.calendar import Calendar, DayType, HourClock, Slot
-from exporter.model.hours import SeriesHours, StoredWindow, hours_of
+from exporter.model.hours import SeriesHours, hours_of
+from exporter.model.series_hour import StoredWindow
 from tests.support.detection_traffic import MONDAY, windows_with_failures
 
 HOUR: Final = 3600
