@@ -25,10 +25,10 @@ from statistics import median
 from typing import Final, NamedTuple
 
 from exporter.detection.flag import Flag, FlagEvent, advance_flag
+from exporter.detection.measurement import MAX_SQUARE
 from exporter.detection.parameters import (
     DAILY_PATTERN_BUCKETS,
     DAILY_PATTERN_MIN_HOURS,
-    MAX_SWING_OCTAVES,
     PRIOR_SWING_OCTAVES,
     PRIOR_SWING_WEIGHT,
     PROFILE_MIN_HOURS,
@@ -55,7 +55,6 @@ medians vary by chance, so their median does, and that is part of its swing."""
 _DAY_SECONDS: Final = 24 * HOUR_SECONDS
 _ZERO: Final = 128
 _UNKNOWN: Final = 0
-_MAX_SQUARE: Final = (MAX_SWING_OCTAVES * BUCKETS_PER_OCTAVE) ** 2
 _NO_PATTERN: Final = (0,) * MARKS
 
 
@@ -184,7 +183,7 @@ def _sum_of_squares(deviations: bytes, pattern: tuple[int, ...]) -> int:
 @lru_cache(maxsize=512)
 def _squares_around(raised: int) -> list[int]:
     """Return the squared distance from a pattern, in square buckets, by code of the deviation; 0 where unknown."""
-    return [0, *(min(_MAX_SQUARE, (code - _ZERO - raised) ** 2) for code in range(1, 256))]
+    return [0, *(min(MAX_SQUARE, (code - _ZERO - raised) ** 2) for code in range(1, 256))]
 
 
 _SQUARES: Final = _squares_around(0)
