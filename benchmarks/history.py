@@ -41,6 +41,7 @@ _VARIANTS: Final = 200
 _ERROR_RATIOS: Final = (0.0, 0.001, 0.01)
 _SLOW_SHARE: Final = 0.005
 """Share of hours in which an incident tripled the latency."""
+_LATE_CHECK_SECONDS: Final = 365 * 24 * HOUR_SECONDS
 _MARKS: Final = HOUR_SECONDS // MARK_SECONDS
 
 
@@ -95,8 +96,7 @@ def settled_windows(now: float, days: int | None = None) -> list[Window]:
 
 
 def entry(window: Window, traces: int) -> LedgerEntry:
-    """Return the ledger entry of a window that was read, and that is not checked for late spans while we measure."""
-    late_check_at = window.end + 365 * 24 * HOUR_SECONDS
+    """Return the ledger entry of a window that was read, and whose check for late spans is not due in a measurement."""
     return LedgerEntry(
         window,
         WindowState.DONE,
@@ -104,7 +104,7 @@ def entry(window: Window, traces: int) -> LedgerEntry:
         traces=traces,
         stored=traces,
         coverage=1.0,
-        late_check_at=late_check_at,
+        late_check_at=window.end + _LATE_CHECK_SECONDS,
     )
 
 

@@ -14,7 +14,7 @@ with Q the quantiles of the pool.
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from functools import lru_cache
-from itertools import accumulate, chain
+from itertools import accumulate
 from math import sqrt
 from typing import Final, NamedTuple, cast
 
@@ -97,7 +97,7 @@ def measure_hour(
     # Called for millions of windows, so that everything that only depends on their size is computed once per size.
     sizes = {len(buckets) for _, buckets, _ in windows}
     long_windows = [buckets for buckets in halves if len(buckets) >= LONG_SWING_MIN_TRACES]
-    references = _references(reference, sizes.union(map(len, long_windows)))
+    by_size = _by_size(reference, sizes.union(map(len, long_windows)))
     swings = list(NO_SWINGS)
     deviations: list[int | None] = [None] * MAX_LANES
     variances = [0] * MAX_LANES
@@ -109,7 +109,7 @@ def measure_hour(
     is_plain = not reference.profile and not reference.has_level
     for instants, buckets, _ in windows:
         weight, traces = len(instants), len(buckets)
-        for offset, lane, position, baseline, variance in references[traces]:
+        for offset, lane, position, baseline, variance in by_size[traces]:
             distance = buckets[position] - baseline
             if weight == 1:
                 deviations[lane + mark] = distance
@@ -145,7 +145,7 @@ def measure_hour(
             found = [
                 (half_hour[position] - baseline, variance)
                 for half_hour in long_windows
-                for _, _, position, baseline, variance in references[len(half_hour)][index : index + 1]
+                for _, _, position, baseline, variance in by_size[len(half_hour)][index : index + 1]
             ]
             if found:
                 swings[LONG_SUMS + 2 * index : LONG_SUMS + 2 * index + 2] = _squares(
@@ -190,10 +190,10 @@ def _measure_errors(
             swings[first : first + 2] = _squares(errors, own_variances, is_joint=is_joint)
 
 
-def _references(reference: Reference, sizes: Collection[int]) -> dict[int, list[tuple[int, int, int, int, int]]]:
+def _by_size(reference: Reference, sizes: Collection[int]) -> dict[int, list[tuple[int, int, int, int, int]]]:
     """Return, by number of traces, what windows are compared with.
 
-    A tuple for each quantile with enough expected exceedances: its offset in :data:`Swings`, its first lane, its
+    A tuple for each quantile with enough expected exceedances: its offset in :data:`.Swings`, its first lane, its
     index in the sorted window, its baseline bucket, and its sampling variance.
     """
     # All at once, because each call takes as long as two or three widths.
@@ -210,23 +210,22 @@ def _references(reference: Reference, sizes: Collection[int]) -> dict[int, list[
 
 
 @lru_cache(maxsize=4096)
-def standard_error_ranks(n: int) -> tuple[float, ...]:
+def standard_error_ranks(n: int) -> tuple[tuple[float, float], ...]:
     """Return q - e and q + e for each quantile of ``n`` traces, with e the standard error of its rank."""
     errors = ((q, sqrt(q * (1 - q) / n)) for q in QUANTILES)
-    return tuple(chain.from_iterable((max(0.0, q - error), min(1.0, q + error)) for q, error in errors))
+    return tuple((max(0.0, q - error), min(1.0, q + error)) for q, error in errors)
 
 
 @lru_cache(maxsize=4096)
 def _measurable_ranks(n: int) -> tuple[tuple[float, float], ...]:
     """Return :func:`standard_error_ranks` of the quantiles for which ``n`` traces have enough expected exceedances."""
     measurable = sum(n * (1 - q) >= MIN_SWING_EXCEEDANCES - _ROUNDING for q in QUANTILES)
-    ranks = iter(standard_error_ranks(n)[: 2 * measurable] if n >= MIN_EVALUATED_TRACES else ())
-    return tuple(zip(ranks, ranks, strict=True))
+    return standard_error_ranks(n)[:measurable] if n >= MIN_EVALUATED_TRACES else ()
 
 
 @lru_cache(maxsize=4096)
 def measurable_quantiles(n: int) -> tuple[tuple[int, int, int], ...]:
-    """Return the same quantiles as index, offset in :data:`Swings`, and index in the sorted window."""
+    """Return the same quantiles as index, offset in :data:`.Swings`, and index in the sorted window."""
     offsets = _OFFSETS[: len(_measurable_ranks(n))]
     return tuple((index, offset, quantile_positions(n)[index]) for index, offset in enumerate(offsets))
 

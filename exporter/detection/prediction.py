@@ -105,7 +105,7 @@ class Prediction:
     """Predicted quantiles of one hour, and the thresholds derived from them.
 
     Attributes:
-        baseline: bucket of each of :data:`QUANTILES` in the pool.
+        baseline: bucket of each of :data:`.QUANTILES` in the pool.
         profile: the pattern within the hour.
         has_long_window: whether the series usually has enough traffic for the window of half an hour.
         has_level: whether the series usually has enough traffic for the level of now.
@@ -246,7 +246,7 @@ class Prediction:
         """Return t1 of a quantile in square octaves.
 
         Args:
-            first: position in :data:`Swings` of the sums of the median.
+            first: position in :data:`.Swings` of the sums of the median.
             index: the quantile.
             prior_octaves: prior swing of the median.
         """

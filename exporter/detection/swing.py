@@ -90,8 +90,7 @@ def least_busy(pool: Pool, parameters: Parameters) -> int | None:
 
 def _sampling_variances(pooled: Digest, n: int) -> list[int]:
     """Return the sampling variance s(n)² of each quantile of ``n`` traces, in square half buckets."""
-    bounds = iter(pooled.quantile_buckets(standard_error_ranks(n)))
-    return [(high - low) ** 2 for low, high in zip(bounds, bounds, strict=True)]
+    return [width * width for width in pooled.quantile_widths(standard_error_ranks(n))]
 
 
 @lru_cache(maxsize=4096)

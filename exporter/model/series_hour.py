@@ -109,7 +109,7 @@ class SeriesHour:
 
     @property
     def evaluation(self) -> HourEvaluation:
-        """Result of the detector; set by :meth:`SeriesHours.set_evaluation`."""
+        """Result of the detector; set by :meth:`.SeriesHours.set_evaluation`."""
         evaluation = self._evaluation
         if isinstance(evaluation, EncodedEvaluation):
             evaluation = self._evaluation = evaluation.decoded()
@@ -158,14 +158,14 @@ class SeriesHour:
 
     @property
     def quantile_buckets(self) -> tuple[int, ...]:
-        """Buckets of the hour's own :data:`QUANTILES`."""
+        """Buckets of the hour's own :data:`.QUANTILES`."""
         if self._quantile_buckets is None:
             self._quantile_buckets = tuple(self.digest.quantile_buckets(QUANTILES))
         return self._quantile_buckets
 
     @property
     def low_bucket(self) -> int:
-        """Bucket of the hour's own :data:`LOW_QUANTILE`."""
+        """Bucket of the hour's own :data:`.LOW_QUANTILE`."""
         if self._low_bucket is None:
             self._low_bucket = self.digest.quantile_bucket(LOW_QUANTILE)
         return self._low_bucket

@@ -11,8 +11,6 @@ from exporter.detection.arrays.hour_table import ABOVE_ALL, SHARES, Array, HourT
 from exporter.detection.arrays.pools import HourPools
 from exporter.detection.parameters import (
     LADDER_MIN_TRACES,
-    LEVEL_MIN_TRACES,
-    LONG_WINDOW_MIN_HOURLY_TRACES,
     LONG_WINDOW_MIN_TRACES,
     MIN_EVALUATED_TRACES,
     MIN_EXCEEDANCES,
@@ -47,7 +45,6 @@ class Looks:
             parameters: settings of the detector.
         """
         self._table, self._pools, self._windows, self._parameters = table, pools, windows, parameters
-        self._own = slice(pools.position - table.first, None)
         self._floors = _floors(pools.baseline, parameters)
         # A window may extend into so many hours before its own.
         self.reach = -(-parameters.max_window_seconds // HOUR_SECONDS)
@@ -78,7 +75,7 @@ class Looks:
         parameters, windows, sizes = self._parameters, self._windows, self._windows.sizes
         floors = self._lowest(self._floors)
         gate, small, stat = floors[..., 0], floors[..., 1], floors[..., 2]
-        has_small = self._pools.have_traffic(LONG_WINDOW_MIN_HOURLY_TRACES) | self._pools.have_traffic(LEVEL_MIN_TRACES)
+        has_small = self._pools.has_long_window | self._pools.has_level
         if parameters.parts.near_baselines:
             has_small &= self._pools.levels <= FallbackLevel.NEARBY
         # Of a series that has small tests in an hour but not in the one before, all windows are looked at.
@@ -95,7 +92,7 @@ class Looks:
         gated = np.take_along_axis(buckets, ranks - 1, axis=1)
         exceeds_gate = gated > gate[rows]
         exceeds_small = (gated > small[rows]) & has_small[rows, None]
-        half_hours = self._table.half_hour_sizes[self._own][rows, marks]
+        half_hours = self._table.half_hour_sizes[self._pools.own][rows, marks]
         is_certain = exceeds_gate.any(axis=1) & (traces >= LADDER_MIN_TRACES)
         is_certain |= exceeds_small.any(axis=1) & (~has_all_small[rows] | (half_hours >= LONG_WINDOW_MIN_TRACES))
         needs_look[rows[is_certain]] = True
@@ -119,13 +116,12 @@ class Looks:
         table, pools, sizes = self._table, self._pools, self._windows.sizes
         alpha = TAIL_ALPHA_SHARE * self._parameters.alpha
         needs_look = np.zeros(pools.count, dtype=bool)
-        has_tail = pools.have_traffic(TAIL_MIN_HOURLY_TRACES)
-        if not has_tail.any():
+        if not pools.has_tail.any():
             return needs_look
-        limits = np.where(has_tail, self._floors[:, -1, 0], ABOVE_ALL)
+        limits = np.where(pools.has_tail, self._floors[:, -1, 0], ABOVE_ALL)
         # Most windows contain no such trace.
         last = np.maximum(sizes - 1, 0)[:, :, None]
-        highest = np.take_along_axis(table.windows.rows[self._own], last, axis=2)[:, :, 0]
+        highest = np.take_along_axis(table.windows.rows[pools.own], last, axis=2)[:, :, 0]
         has_slow = rows[:, None] & (sizes > 0) & (highest > self._lowest(limits[:, None]))
         of_hours, marks = np.nonzero(has_slow)
         hours, numbers, above = table.count_by_mark(pools.starts, limits, TAIL_STEPS)
@@ -138,12 +134,11 @@ class Looks:
             return needs_look
         totals = sums_of(numbers)
         logarithms = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, int(above[0].max()) * MARKS + 2)))])
-        each = pools.rows
         for step in range(TAIL_STEPS):
             slow = above[step]
             limit = limits + step * BUCKETS_PER_OCTAVE - buckets_of(STAT_FLOOR_RATIO)
             columns = np.searchsorted(table.buckets, limit, side="right")
-            up_to = np.where(columns > 0, pools.up_to(each, columns - 1), 0)
+            up_to = np.where(columns > 0, pools.up_to(pools.rows, columns - 1), 0)
             shares = (pools.traces - up_to + 1) / np.maximum(pools.traces, 1)
             means, counts, present = sums_of(numbers * shares[hours]), sums_of(slow), sums_of(slow > 0)
             for length in TAIL_WINDOWS_MARKS:

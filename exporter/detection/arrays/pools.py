@@ -18,6 +18,7 @@ from exporter.baseline.levels import (
     Pool,
 )
 from exporter.detection.arrays.hour_table import SHARES, Array, HourTable, ranks_of, sums_before, sums_of
+from exporter.detection.parameters import LEVEL_MIN_TRACES, LONG_WINDOW_MIN_HOURLY_TRACES, TAIL_MIN_HOURLY_TRACES
 from exporter.detection.runs import MAX_RUNS_PER_HOUR, MAX_TRACES_PER_HOUR, OBSERVED_HOURS
 from exporter.detection.streams import SHORTEST_CUT
 from exporter.model.calendar import HOUR_SECONDS
@@ -34,6 +35,7 @@ class HourPools:
 
     Attributes:
         position: position of the first hour in the table.
+        own: these hours in the arrays of the table that have a row for each hour to be evaluated.
         count: number of hours.
         rows: their numbers.
         starts: their starts, Unix seconds.
@@ -45,6 +47,9 @@ class HourPools:
         levels: fallback level of the pool.
         hours: number of pooled hours.
         traces: number of pooled traces.
+        has_long_window: whether the pooled hours have enough traffic for the window of half an hour, on average.
+        has_level: whether they have enough for the level of now.
+        has_tail: whether they have enough for the slowest traces to be counted.
         baseline: bucket of each of :data:`.QUANTILES` in the pool.
     """
 
@@ -67,7 +72,12 @@ class HourPools:
         since = np.maximum(self.starts - rules.lookback_seconds, changepoint or 0)
         self.low = np.searchsorted(table.starts, since)
         self.high = np.maximum(np.searchsorted(table.starts, self.starts - HOUR_SECONDS), self.low)
+        self.own = slice(position - table.first, None)
         self._choose(rules, quarantined)
+        self.has_long_window, self.has_level, self.has_tail = (
+            self.is_predicted & (self.traces >= hourly_traces * self.hours)
+            for hourly_traces in (LONG_WINDOW_MIN_HOURLY_TRACES, LEVEL_MIN_TRACES, TAIL_MIN_HOURLY_TRACES)
+        )
 
     def _choose(self, rules: FallbackRules, quarantined: Array) -> None:
         """Choose the pool of each hour, and find out for which hours everything else is simple."""
@@ -109,11 +119,6 @@ class HourPools:
             number = (exact & quarantined).sum(axis=1)
             # They may recur, see levels.is_recurring(): then they are released.
             self.is_simple &= (number < MATURE_WINDOWS) | (2 * number < exact.sum(axis=1))
-
-    def have_traffic(self, hourly_traces: float) -> Array:
-        """Return which hours have a baseline of so many traces an hour, on average over the pooled hours."""
-        found: Array = self.is_predicted & (self.traces >= hourly_traces * self.hours)
-        return found
 
     def quantiles(self, shares: Array, rows: Array) -> Array:
         """Return quantiles of the pools of some rows; arbitrary without a pool."""

@@ -35,10 +35,8 @@ from exporter.detection.parameters import (
     BUSY_SWING_HOURS,
     LEVEL_MARKS,
     LEVEL_MIN_MARKS,
-    LEVEL_MIN_TRACES,
     LEVEL_SHARE,
     LONG_SWING_MIN_TRACES,
-    LONG_WINDOW_MIN_HOURLY_TRACES,
     MIN_EVALUATED_TRACES,
     MIN_SWING_EXCEEDANCES,
     Parameters,
@@ -122,7 +120,6 @@ class QuietHours:
         """
         self.position = position
         self._table, self._parameters = table, detector.parameters
-        self._own = slice(position - table.first, None)
         self._earlier = [hour.evaluation for hour in table.hours[:position]]
         quarantined = np.zeros(len(table.hours), dtype=bool)
         quarantined[:position] = [each.quarantined for each in self._earlier]
@@ -146,8 +143,8 @@ class QuietHours:
 
     def _own_windows(self) -> SortedWindows:
         """Return the evaluation windows; they do not extend into an hour without a prediction."""
-        windows = SortedWindows(*[each[self._own] for each in self._table.windows])
-        is_whole = self._table.is_whole[self._own]
+        windows = SortedWindows(*[each[self._pools.own] for each in self._table.windows])
+        is_whole = self._table.is_whole[self._pools.own]
         has_none = np.concatenate([[False], (self._pools.is_simple & ~self._pools.is_predicted)[:-1]])
         self._is_first = self._pools.is_predicted & self._pools.is_simple & is_whole & has_none & self._follows
         if self._is_first.any():
@@ -167,7 +164,7 @@ class QuietHours:
             the evaluation windows and of those of half an hour.
         """
         windows, halves = self._windows, self._table.halves
-        self._sizes, self._half_sizes = windows.sizes, halves.sizes[self._own]
+        self._sizes, self._half_sizes = windows.sizes, halves.sizes[self._pools.own]
         self._distances = windows.quantiles - self._pools.baseline[:, None, :]
         self._known = _is_measurable(self._sizes) & self._pools.is_predicted[:, None, None]
         # Sampling variances depend on the pool and on the size only.
@@ -177,8 +174,8 @@ class QuietHours:
         rows, of_pairs = pairs // most, np.maximum(pairs % most, MIN_EVALUATED_TRACES)
         distinct, which = np.unique(of_pairs, return_inverse=True)
         shares = np.array([standard_error_ranks(size) for size in distinct.tolist()])[which]
-        bounds = self._pools.quantiles(shares, rows[:, None])
-        variances = ((bounds[:, 1::2] - bounds[:, ::2]) ** 2)[inverse.reshape(sizes.shape)]
+        bounds = self._pools.quantiles(shares, rows[:, None, None])
+        variances = ((bounds[..., 1] - bounds[..., 0]) ** 2)[inverse.reshape(sizes.shape)]
         codes = np.zeros((len(self._table.hours), MAX_LANES), dtype=np.uint8)
         for row, evaluation in zip(codes, self._earlier):  # noqa: B905 - those before the first hour
             row[: len(evaluation.deviations)] = np.frombuffer(evaluation.deviations, dtype=np.uint8)
@@ -192,12 +189,11 @@ class QuietHours:
         known, sizes = self._known, self._sizes
         errors = self._distances - self._profile.transpose(0, 2, 1)
         swings[:, :LONG_SUMS] = _squared(errors, self._variances, known)
-        has_long = self._pools.have_traffic(LONG_WINDOW_MIN_HOURLY_TRACES)
-        has_level = self._pools.have_traffic(LEVEL_MIN_TRACES)
+        has_long, has_level = self._pools.has_long_window, self._pools.has_level
         if has_long.any():
             counted = _is_measurable(self._half_sizes) & (self._half_sizes >= LONG_SWING_MIN_TRACES)[:, :, None]
             counted &= has_long[:, None, None]
-            distances = self._table.halves.quantiles[self._own] - self._pools.baseline[:, None, :]
+            distances = self._table.halves.quantiles[self._pools.own] - self._pools.baseline[:, None, :]
             swings[:, LONG_SUMS:LEVEL_SUMS] = _squared(distances, self._half_variances, counted)
         before = self._codes_before()
         if has_level.any():
@@ -247,36 +243,36 @@ class QuietHours:
     def _find_exceptions(self, until: int, few_failures: Array, most_requests: float | None) -> None:
         """Find out which hours can be taken from here, and in which of them something may happen."""
         table, pools, follows = self._table, self._pools, self._follows
-        is_whole = table.is_whole[self._own]
+        is_whole = table.is_whole[pools.own]
         # Windows are complete where all hours that they extend into have predictions.
-        is_complete = has_prediction = self._pools.is_predicted & is_whole & self._pools.is_simple
+        is_complete = has_prediction = pools.is_predicted & is_whole & pools.is_simple
         looks = Looks(table, pools, self._windows, self._parameters)
         for _ in range(looks.reach):
             is_complete = has_prediction & follows & np.concatenate([[False], is_complete[:-1]])
-        is_settled = self._pools.starts + HOUR_SECONDS <= until
-        is_covered = is_whole & is_settled & self._pools.is_simple & (is_complete | ~self._pools.is_predicted)
+        is_settled = pools.starts + HOUR_SECONDS <= until
+        is_covered = is_whole & is_settled & pools.is_simple & (is_complete | ~pools.is_predicted)
         is_usual = looks.are_usual(is_covered)
         needs_look = looks.at_windows(is_covered & pools.is_predicted) | looks.at_tails(is_covered & pools.is_predicted)
-        may_drop = np.zeros(self._pools.count, dtype=bool)
+        may_drop = np.zeros(pools.count, dtype=bool)
         if most_requests is not None:
             patterns, parameters = table.patterns, self._parameters
-            most = most_requests * patterns.shares[:-1][self._own]
-            may_drop = _may_drop(table.by_mark[self._own], most, parameters)
+            most = most_requests * patterns.shares[:-1][pools.own]
+            may_drop = _may_drop(table.by_mark[pools.own], most, parameters)
             may_drop |= parameters.traffic_surge is not None
-            may_drop &= patterns.hours[:-1][self._own] >= PATTERN_MIN_HOURS
+            may_drop &= patterns.hours[:-1][pools.own] >= PATTERN_MIN_HOURS
             # Before the first hours, requests are not known.
             may_drop[: max(0, table.first + 2 - self.position)] = True
-        is_plain = is_covered & is_usual & ~needs_look & ~may_drop & few_failures[self._own]
+        is_plain = is_covered & is_usual & ~needs_look & ~may_drop & few_failures[pools.own]
         breaks = np.flatnonzero(~is_plain | ~follows)
-        behind = np.append(breaks, self._pools.count)[np.searchsorted(breaks, self._pools.rows, side="right")]
+        behind = np.append(breaks, pools.count)[np.searchsorted(breaks, pools.rows, side="right")]
         self.is_covered: list[bool] = is_covered.tolist()
         self.is_measured: list[bool] = (is_complete | self._is_first).tolist()
-        self.is_predicted: list[bool] = self._pools.is_predicted.tolist()
+        self.is_predicted: list[bool] = pools.is_predicted.tolist()
         self.needs_look: list[bool] = needs_look.tolist()
         self.is_usual: list[bool] = is_usual.tolist()
         self.may_drop: list[bool] = may_drop.tolist()
-        self.ends: list[int] = np.where(is_plain, behind, self._pools.rows).tolist()
-        self._has_expectation: list[bool] = (self._pools.is_predicted & self._pools.is_simple).tolist()
+        self.ends: list[int] = np.where(is_plain, behind, pools.rows).tolist()
+        self._has_expectation: list[bool] = (pools.is_predicted & pools.is_simple).tolist()
 
     def evaluation(self, index: int) -> HourEvaluation:
         """Return the evaluation of an hour, by its position in the table."""
